@@ -1,0 +1,99 @@
+"""Between Paddle's parameters and the canonical state of `parity.weights`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+
+from parity.recipe import Optimizer
+from parity.weights import State, check, slot_names
+
+if TYPE_CHECKING:
+    from paddle_impl.model import Model
+
+NAMES = {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"}
+"""Canonical array name of a batch norm -> Paddle's; other layers use the canonical names."""
+
+SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
+"""Canonical optimizer slot -> Paddle's."""
+
+TRANSPOSED: tuple[type[nn.Layer], ...] = (nn.Linear,)  # DIFFERS: Linear weight is [in, out]
+"""Layers whose weight is stored transposed."""
+
+
+def tensors(model: Model) -> dict[str, Tensor]:
+    """The model's parameters and statistics by canonical name, in the network's order."""
+    found = {}
+    for name in model.network.parameters:
+        layer, _, array = name.partition(".")
+        found[name] = getattr(getattr(model, layer), NAMES.get(array, array))
+    return found
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A copy of `tensor`, as it is."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
+    """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
+    array = to_numpy(tensor)
+    return np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+
+
+def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
+    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
+    array = np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    with paddle.no_grad():
+        paddle.assign(paddle.to_tensor(array, tensor.dtype), tensor)
+
+
+def _is_transposed(model: Model, name: str) -> bool:
+    layer, _, array = name.partition(".")
+    return array == "weight" and isinstance(getattr(model, layer), TRANSPOSED)
+
+
+def get_weights(model: Model) -> State:
+    """Parameters and statistics as canonical arrays."""
+    return {name: export_array(model, name, tensor) for name, tensor in tensors(model).items()}
+
+
+def set_weights(model: Model, state: State) -> None:
+    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
+    check(model.network, state)
+    for name, tensor in tensors(model).items():
+        import_array(model, name, tensor, state[name])
+
+
+def slots(model: Model, optimizer: paddle.optimizer.Optimizer, settings: Optimizer) -> dict[str, tuple[str, Tensor]]:
+    """Canonical slot name -> (parameter name, the optimizer's own tensor); made, as zeros, where there is none yet."""
+    parameters, found = tensors(model), {}
+    trainable = [parameters[name] for name in slot_names(model.network, ["slot"]).values()]
+    # Paddle makes its accumulators in the first step, by this call, and has no public name for them.
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), trainable)
+    for slot, name in slot_names(model.network, settings.slots).items():
+        found[slot] = (name, optimizer._accumulators[SLOTS[slot.split(".")[1]]][parameters[name].name])
+    return found
+
+
+def get_slots(model: Model, optimizer: paddle.optimizer.Optimizer, settings: Optimizer) -> State:
+    """Optimizer slots as canonical arrays (zeros before the first update)."""
+    found = slots(model, optimizer, settings)
+    return {slot: export_array(model, name, tensor) for slot, (name, tensor) in found.items()}
+
+
+def set_slots(
+    model: Model, optimizer: paddle.optimizer.Optimizer, settings: Optimizer, state: State, updates: int
+) -> None:
+    """Overwrites the optimizer slots with what they were after `updates` updates."""
+    for slot, (name, tensor) in slots(model, optimizer, settings).items():
+        import_array(model, name, tensor, state[slot])
+    if settings.kind == "adam":
+        # DIFFERS: Adam counts by running products of beta, one a parameter; they are multiplied out again, bit for bit.
+        for key, beta in (("beta1_pow_acc", settings.beta1), ("beta2_pow_acc", settings.beta2)):
+            for tensor in optimizer._accumulators[key].values():
+                factors = np.full(updates + 1, beta, to_numpy(tensor).dtype)
+                paddle.assign(paddle.to_tensor(factors.cumprod()[-1:]), tensor)

@@ -1,0 +1,128 @@
+"""Nodes of a network as Paddle layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import paddle
+import paddle.nn.functional as F  # noqa: N812 - Paddle's own convention
+from paddle import Tensor, nn
+
+from parity import nodes
+from parity.nodes import Shape
+
+
+class BatchNorm(nn.BatchNorm2D):
+    """`nodes.BatchNorm` for [N,C] and [N,C,H,W]: moves the running statistics by the node's own convention."""
+
+    def __init__(self, node: nodes.BatchNorm, shape: Shape) -> None:
+        # DIFFERS: momentum is the weight of the OLD value.
+        super().__init__(shape[0], epsilon=node.eps, momentum=node.decay)
+        self.node = node
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises by the batch in training, by the running statistics in inference."""
+        if not self.training:
+            return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, False, 0.0, self._epsilon)
+        mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
+        # With momentum 0 the "running" statistics are the batch's own: the kernel's convention stays out of ours.
+        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.0, self._epsilon)
+        with paddle.no_grad():
+            count = x.size // x.shape[1]
+            # DIFFERS: the kernel yields the biased variance on CPU, the unbiased one through cuDNN.
+            if self.node.variance == "biased" and kernel_variance(x.place.is_gpu_place()) == "unbiased":
+                variance = times(variance, (count - 1) / count)
+            elif self.node.variance == "unbiased" and kernel_variance(x.place.is_gpu_place()) == "biased":
+                variance = times(variance, count / (count - 1))
+            paddle.assign(times(self._mean, self.node.decay) + times(mean, 1 - self.node.decay), self._mean)
+            paddle.assign(times(self._variance, self.node.decay) + times(variance, 1 - self.node.decay), self._variance)
+        return out
+
+
+class Dropout(nn.Layer):
+    """`nodes.Dropout`, either kind, with a mask given (0/1, the input's shape) or drawn."""
+
+    def __init__(self, node: nodes.Dropout) -> None:
+        super().__init__()
+        self.node = node
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Masks in training, scales as the kind asks."""
+        if not self.training:
+            return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
+        if mask is None:
+            mask = paddle.rand(x.shape, x.dtype) >= self.node.rate
+        out = x * mask.astype(x.dtype)
+        return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
+
+
+def times(x: Tensor, factor: float) -> Tensor:
+    """`x` * `factor` in the precision of `x`."""
+    # DIFFERS: Tensor * float goes through a kernel attribute of float32.
+    return x * paddle.full([], factor, x.dtype)
+
+
+@cache
+def kernel_variance(gpu: bool) -> str:
+    """Which batch variance the batch norm kernel of the current device writes: "biased" or "unbiased", measured.
+
+    `gpu` only keys the cache.
+    """
+    mean, variance, ones = paddle.zeros([1]), paddle.zeros([1]), paddle.ones([1])
+    F.batch_norm(paddle.to_tensor([[-1.0], [1.0]]), mean, variance, ones, ones, True, 0.0, 1e-5)
+    return "biased" if abs(variance.item() - 1) < 0.1 else "unbiased"
+
+
+def conv(node: nodes.Conv, shape: Shape) -> nn.Layer:
+    """2-D convolution."""
+    bias = None if node.bias else False
+    return nn.Conv2D(shape[0], node.filters, node.kernel, node.stride, node.padding, groups=node.groups, bias_attr=bias)
+
+
+def linear(node: nodes.Linear, shape: Shape) -> nn.Layer:
+    """Fully connected layer."""
+    return nn.Linear(shape[0], node.units, bias_attr=None if node.bias else False)
+
+
+def batch_norm(node: nodes.BatchNorm, shape: Shape) -> nn.Layer:
+    """Batch norm."""
+    return BatchNorm(node, shape)
+
+
+def relu(node: nodes.ReLU, shape: Shape) -> nn.Layer:
+    """ReLU."""
+    return nn.ReLU()
+
+
+def max_pool(node: nodes.MaxPool, shape: Shape) -> nn.Layer:
+    """Max pooling."""
+    return nn.MaxPool2D(node.size, node.stride, node.padding, ceil_mode=node.ceil)
+
+
+def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Layer:
+    """Average pooling."""
+    return nn.AvgPool2D(node.size, node.stride, node.padding, ceil_mode=node.ceil, exclusive=True)
+
+
+def dropout(node: nodes.Dropout, shape: Shape) -> nn.Layer:
+    """Dropout."""
+    return Dropout(node)
+
+
+def flatten(node: nodes.Flatten, shape: Shape) -> nn.Layer:
+    """Flatten."""
+    return nn.Flatten()
+
+
+LAYERS: dict[type[nodes.Node], Callable[..., nn.Layer]] = {
+    nodes.Conv: conv,
+    nodes.Linear: linear,
+    nodes.BatchNorm: batch_norm,
+    nodes.ReLU: relu,
+    nodes.MaxPool: max_pool,
+    nodes.AvgPool: avg_pool,
+    nodes.Dropout: dropout,
+    nodes.Flatten: flatten,
+}
+"""How each kind of node is spelled."""

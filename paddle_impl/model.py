@@ -1,0 +1,48 @@
+"""A network as a Paddle layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from paddle import Tensor, nn
+
+from paddle_impl import checkpoint
+from paddle_impl.layers import LAYERS, Dropout
+from parity.network import Network
+from parity.weights import State, check, initialise
+
+
+class Model(nn.Layer):
+    """`network` as a layer: one sublayer a layer, under the layer's name. [N,C,H,W] -> logits [N,classes]."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        for node in network.nodes:
+            self.add_sublayer(node.name, LAYERS[type(node)](node, network.inputs[node.name]))
+
+    def forward(
+        self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
+    ) -> Tensor:
+        """Logits of the images `x`.
+
+        `masks` gives the dropout masks by layer (drawn by Paddle otherwise); `watch(layer, output)` sees every layer's output.
+        """
+        for node in self.network.nodes:
+            layer = getattr(self, node.name)
+            x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+            if watch:
+                watch(node.name, x)
+        return x
+
+
+def build(network: Network, state: State | int = 0, dtype: str = "float32") -> Model:
+    """The layer of `network` with the weights of a canonical `state`, or fresh ones from a seed.
+
+    `dtype` is float32 or float64. `InputError` if the state does not fit.
+    """
+    state = initialise(network, state) if isinstance(state, int) else state
+    check(network, state)
+    model = Model(network).to(dtype=dtype)
+    checkpoint.set_weights(model, state)
+    return model

@@ -1,0 +1,38 @@
+"""Process-wide settings of Paddle: device, threads, versions. Paddle's CPU settings are read when it is imported."""
+
+from __future__ import annotations
+
+import os
+
+from parity import machine
+from parity.errors import InputError
+
+# DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
+os.environ.update({name: value for name, value in machine.paddle_environment().items() if name not in os.environ})
+
+import paddle  # noqa: E402
+
+
+def start(device: str = "auto", threads: int | None = None) -> str:
+    """Sets the number of CPU `threads` (None: leave it) and returns the device to use: "cpu" or "gpu".
+
+    `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
+    """
+    if threads:
+        paddle.base.core.set_num_threads(threads)
+    found = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "gpu" and not found:
+        raise InputError("Paddle finds no GPU here: use --device cpu or auto")
+    chosen = "gpu" if found and device != "cpu" else "cpu"
+    paddle.set_device(chosen)
+    return chosen
+
+
+def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
+    """Paddle's name for our device name."""
+    return paddle.CUDAPlace(0) if device == "gpu" else paddle.CPUPlace()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the framework and of what it computes with."""
+    return {"paddle": paddle.__version__, "cuda": str(paddle.version.cuda()) if paddle.device.is_compiled_with_cuda() else "none"}

@@ -1,0 +1,119 @@
+"""One training step, and inference, in Paddle. The loop around them is `parity.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F  # noqa: N812 - Paddle's own convention
+from paddle import Tensor
+
+from paddle_impl import checkpoint, runtime
+from paddle_impl.layers import times
+from paddle_impl.model import Model, build
+from parity.network import Network
+from parity.recipe import Optimizer
+from parity.weights import State
+
+
+class Trainer:
+    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.train.Side` describes the methods."""
+
+    def __init__(
+        self, network: Network, settings: Optimizer, state: State | int = 0, dtype: str = "float32", device: str = "cpu"
+    ) -> None:
+        self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
+        self.model = build(network, state, dtype)
+        self.optimizer = make_optimizer(self.model, settings)
+
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: dict[str, np.ndarray] | None = None,
+    ) -> tuple[float, int]:
+        """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
+
+        Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
+        (`forward/LAYER`), their gradients (`backward/LAYER`), the parameters' gradients (`gradient/PARAMETER`) and `loss`.
+        """
+        model, outputs = self.model, {}
+        model.train()
+
+        def watch(layer: str, output: Tensor) -> None:
+            output.retain_grads()
+            outputs[layer] = output
+
+        given = {layer: self._tensor(mask) for layer, mask in masks.items()}
+        logits = model(self._images(images), given, None if record is None else watch)
+        target = self._tensor(labels)
+        cost = F.cross_entropy(logits, target, reduction="sum")
+        loss = times(cost, 1 / divisor)
+        self.optimizer.clear_grad(set_to_zero=False)
+        loss.backward()
+        parameters = checkpoint.tensors(model)
+        if record is not None:
+            record["loss"] = checkpoint.to_numpy(loss)
+            for layer, output in outputs.items():
+                record[f"forward/{layer}"] = checkpoint.to_numpy(output)
+                record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
+        for name in model.network.zero_gradients:
+            parameters[name].clear_gradient(set_to_zero=True)
+        self.optimizer.set_lr(rate)
+        self.optimizer.step()
+        wrong = int((logits.argmax(1) != target).sum())
+        return cost.item(), wrong
+
+    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Inference: logits [N,classes]. `record` receives the activations (`eval/LAYER`)."""
+        model = self.model
+        model.eval()
+
+        def watch(layer: str, output: Tensor) -> None:
+            assert record is not None
+            record[f"eval/{layer}"] = checkpoint.to_numpy(output)
+
+        with paddle.no_grad():
+            return checkpoint.to_numpy(model(self._images(images), None, None if record is None else watch))
+
+    def scale_velocity(self, factor: float) -> None:
+        """Multiplies the momentum buffers by `factor`."""
+        with paddle.no_grad():
+            for _, tensor in checkpoint.slots(self.model, self.optimizer, self.settings).values():
+                paddle.assign(times(tensor, factor), tensor)
+
+    def state(self) -> State:
+        """Parameters, statistics and optimizer slots, canonical."""
+        return checkpoint.get_weights(self.model) | checkpoint.get_slots(self.model, self.optimizer, self.settings)
+
+    def load(self, state: State, updates: int) -> None:
+        """Takes over a canonical `state` (`state()` of either side) reached after `updates` updates."""
+        weights = {name: state[name] for name in self.model.network.parameters if name in state}
+        checkpoint.set_weights(self.model, weights)
+        checkpoint.set_slots(self.model, self.optimizer, self.settings, state, updates)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return paddle.to_tensor(array, place=self.place)
+
+    def _images(self, images: np.ndarray) -> Tensor:
+        return self._tensor(images.astype(self.dtype, copy=False))
+
+
+def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:
+    """Paddle's optimizer for `settings` over every trainable parameter."""
+    # DIFFERS: parameters() contains the running statistics.
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    decay = settings.weight_decay or None
+    if settings.kind == "adam":
+        betas = (settings.beta1, settings.beta2)
+        return paddle.optimizer.Adam(settings.rate, *betas, settings.eps, parameters, weight_decay=decay)
+    return paddle.optimizer.Momentum(
+        settings.rate, settings.momentum, parameters, settings.nesterov, weight_decay=decay
+    )

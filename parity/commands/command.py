@@ -1,0 +1,73 @@
+"""What all commands share: the parser that explains in one line, the exit codes, the JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from parity.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit code 2."""
+
+    def __init__(self, description: str, examples: str) -> None:
+        super().__init__(
+            description=description, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr")
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong and how to get help; exit code 2."""
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+positive.__name__ = natural.__name__ = "whole number"
+
+
+class Failed(Exception):
+    """The check or the run failed: exit code 1."""
+
+
+def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
+    """Runs `command`, prints its result as JSON if wanted, and returns the exit code.
+
+    0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback.
+    """
+    try:
+        result = command()
+    except InputError as error:
+        return _say(2, f"error: {error}")
+    except Failed as error:
+        return _say(1, f"failed: {error}")
+    except KeyboardInterrupt as error:
+        return _say(130, str(error) or "interrupted")
+    except MemoryError:
+        return _say(1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25")
+    if as_json and result is not None:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+def _say(code: int, message: str) -> int:
+    print(" ".join(message.split()) if code == 2 else message, file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,248 @@
+"""`scripts/train_paddle.py` and `scripts/train_torch.py`."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import __version__, data, machine, networks, plots, recipes
+from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.data import Dataset
+from parity.errors import InputError
+from parity.network import Network
+from parity.progress import Console, duration
+from parity.recipe import Experiment, Preprocessing, Recipe, changed
+from parity.run import Position, Run, read_checkpoint
+from parity.side import FRAMEWORKS, implementation, trainer
+from parity.train import Diverged, Stopped, evaluate, train
+from parity.weights import initialise
+
+CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.25", "vgg16_bn_drop", "quick"
+"""What a run without arguments trains."""
+
+FIXED_ON_RESUME = ("network", "recipe", "data", "epochs", "batch_size", "seed", "train_limit", "test_limit", "out", "eval_only")
+
+
+def main(framework: str, arguments: list[str] | None = None) -> int:
+    """Trains, resumes or tests in `framework` ("paddle" or "torch"); returns the exit code."""
+    options = parser(framework).parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(framework, options, console), options.json)
+
+
+def parser(framework: str) -> Parser:
+    """The flags, the same for both frameworks."""
+    script = f"python scripts/train_{framework}.py"
+    flags = Parser(
+        f"Train a network of the articles in {FRAMEWORKS[framework]}. Without arguments: the best that this machine does in minutes.",
+        f"  {script}\n"
+        f"  {script} --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json\n"
+        f"  {script} --network vgg16_bn_drop --recipe article        (the article's 200 passes)\n"
+        f"  {script} --resume runs/RUN\n"
+        f"  {script} --eval-only runs/RUN",
+    )
+    add = flags.add_argument
+    add("--network", metavar="NAME", help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.25)")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE})")
+    add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
+    add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
+    add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
+    add("--batch-size", type=positive, help="images per update (default: the recipe's)")
+    add("--seed", type=natural, help="start of all random numbers (default: 0)")
+    add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
+    add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
+    add("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    add("--threads", type=positive, help="CPU threads (default: all cores)")
+    add("--out", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
+    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    add("--eval-only", type=Path, metavar="RUN|FILE", help="test a run's last checkpoint, or a .safetensors file, and stop")
+    add("--checkpoint-every", type=natural, default=60, metavar="SECONDS", help="at most this between checkpoints (default: 60)")
+    add("--tensorboard", action="store_true", help="also write TensorBoard events into the run folder")
+    return flags
+
+
+def _command(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    started = time.perf_counter()
+    runtime = implementation(framework, "runtime", options.threads)
+    device = runtime.start(options.device, options.threads or machine.cores())
+    if options.eval_only:
+        return _evaluate_only(framework, options, console, device)
+    run, dataset = _resume(options, console) if options.resume else _begin(framework, options, console, device, runtime)
+    state, position = run.restore()
+    experiment = run.experiment
+    if options.tensorboard:
+        run.watchers.append(plots.tensorboard(run.folder))
+    side = trainer(framework, experiment.network, experiment.recipe.optimizer, initialise(experiment.network, experiment.seed), device=device)
+    if state is not None:
+        side.load(state, position.update)
+    if options.resume:
+        console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at pass {position.epoch}, batch {position.batch}")
+    try:
+        train(side, run, dataset, position, console, options.checkpoint_every)
+    except Stopped:
+        again = f"python scripts/train_{framework}.py --resume {run.folder}"
+        raise KeyboardInterrupt(f"stopped after pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
+    except Diverged as error:
+        raise Failed(str(error)) from None
+    finally:
+        plots.curves(run)
+    return _summary(framework, run, position, dataset, device, console, runtime.versions(), time.perf_counter() - started)
+
+
+def _begin(framework: str, options: argparse.Namespace, console: Console, device: str, runtime: Any) -> tuple[Run, Dataset]:
+    """A new run: chooses what was not given, says so, and makes its folder."""
+    default = GPU_NETWORK if device == "gpu" else CPU_NETWORK
+    network = networks.get(options.network or default)
+    recipe = changed(recipes.get(options.recipe or RECIPE), epochs=options.epochs, batch_size=options.batch_size)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
+    dataset, reason = _data(options, console)
+    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, options.train_limit, options.test_limit)
+    dataset = dataset.limit(options.train_limit, options.test_limit)
+    _check_fit(network, dataset)
+    context = {
+        "framework": framework,
+        "versions": runtime.versions() | {"vgg-parity": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "machine": machine.describe(),
+        "device": device,
+        "threads": options.threads or machine.cores(),
+        "command": " ".join(sys.argv),
+    }
+    run = Run.create(folder, experiment, context)
+    console.say(f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device} ({machine.describe()}); run folder {folder}")
+    console.say(reason)
+    console.say(f"Network: {network.name}, {network.trainable_count:,} parameters" + (_why(network, device) if not options.network else ""))
+    count = len(dataset.train_labels)
+    console.say(f"Recipe: {recipe.name}, {recipe.epochs} passes of {count:,} images in batches of {recipe.batch_size}")
+    if not options.network and device == "cpu":
+        console.say(_article(framework, dataset))
+    return run, dataset
+
+
+def _why(network: Network, device: str) -> str:
+    if device == "gpu":
+        return ""
+    full = networks.get(GPU_NETWORK)
+    share = full.multiply_adds / network.multiply_adds
+    return f": {GPU_NETWORK} with a quarter of the filters, since this is a CPU (1/{share:.0f} of the multiply-adds)"
+
+
+def _article(framework: str, dataset: Dataset, count: int = 16) -> str:
+    """What the article's 200 passes would take here, from two timed steps of its network."""
+    network, recipe = networks.get(GPU_NETWORK), recipes.get("article")
+    side = trainer(framework, network, recipe.optimizer, 0)
+    images, labels = np.zeros((count, *network.input_shape), np.float32), dataset.train_labels[:count]
+    for step in range(3):
+        if step == 1:
+            started = time.perf_counter()
+        side.step(images, labels, {}, 0.0, recipe.batch_size)
+    speed = 2 * count / (time.perf_counter() - started)
+    total = recipe.epochs * 50_000 / speed
+    return (
+        f"The article's run (--network {network.name} --recipe article, {recipe.epochs} passes) would take about {duration(total)} here "
+        f"({speed:.0f} images/s over 2 steps of {count}): python scripts/train_{framework}.py --network {network.name} --recipe article"
+    )
+
+
+def _data(options: argparse.Namespace, console: Console) -> tuple[Dataset, str]:
+    if options.data in (None, "auto"):
+        return data.load_auto(options.data_dir, console.say)
+    dataset = data.load(options.data, options.data_dir, console.say)
+    return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
+
+
+def _check_fit(network: Network, dataset: Dataset) -> None:
+    if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) != network.classes:
+        raise InputError(
+            f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
+            f"but {dataset.name} has images {dataset.train_images.shape[1:]} of {len(dataset.classes)} classes"
+        )
+
+
+def _resume(options: argparse.Namespace, console: Console) -> tuple[Run, Dataset]:
+    for name in FIXED_ON_RESUME:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} cannot be given with --resume: the run's config.json decides it")
+    run = Run.open(options.resume)
+    experiment = run.experiment
+    dataset = data.load(experiment.data, options.data_dir, console.say)
+    dataset = dataset.limit(experiment.train_limit, experiment.test_limit)
+    _check_fit(experiment.network, dataset)
+    return run, dataset
+
+
+def _evaluate_only(framework: str, options: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
+    experiment, network, state = read_checkpoint(options.eval_only)
+    if options.network and networks.get(options.network) != network:
+        raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
+    if options.data in (None, "auto") and experiment:
+        dataset = data.load(experiment.data, options.data_dir, console.say)
+    else:
+        dataset, _ = _data(options, console)
+    dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
+    _check_fit(network, dataset)
+    recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
+    started = time.perf_counter()
+    cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())
+    seconds = time.perf_counter() - started
+    count = len(dataset.test_labels)
+    console.say(f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images ({cost=:.4f}, {count / seconds:.0f} images/s)")
+    return {
+        "framework": framework,
+        "network": network.name,
+        "recipe": recipe.name if recipe else None,
+        "data": dataset.name,
+        "device": device,
+        "test_accuracy": accuracy,
+        "test_cost": cost,
+        "test_images": count,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(count / seconds, 2),
+        "parameters": network.trainable_count,
+        "checkpoint": str(options.eval_only),
+    }
+
+
+def _summary(
+    framework: str, run: Run, position: Position, dataset: Dataset, device: str, console: Console, versions: dict[str, str], wall: float
+) -> dict[str, Any]:
+    passes, experiment = run.metrics("pass"), run.experiment
+    speed = position.samples / position.seconds
+    console.say(
+        f"Trained {duration(position.seconds)} at {speed:.1f} images/s; data feeding took {position.feed_seconds / position.seconds:.1%} "
+        f"and dropout masks {position.mask_seconds / position.seconds:.1%} of it; peak memory {machine.peak_memory() / 1e9:.2f} GB"
+    )
+    console.say(f"Curves, metrics and checkpoints: {run.folder}")
+    accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
+    console.say(f"Test accuracy {accuracy:.2%} on all {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes")
+    return {
+        "framework": framework,
+        "network": experiment.network.name,
+        "recipe": experiment.recipe.name,
+        "data": dataset.name,
+        "device": device,
+        "epochs": experiment.recipe.epochs,
+        "seed": experiment.seed,
+        "test_accuracy": accuracy,
+        "best_accuracy": position.best,
+        "test_cost": passes[-1]["test_cost"],
+        "test_images": count,
+        "train_images": len(dataset.train_labels),
+        "seconds": round(position.seconds, 3),
+        "wall_seconds": round(wall, 3),
+        "images_per_second": round(speed, 2),
+        "feed_share": round(position.feed_seconds / position.seconds, 5),
+        "mask_share": round(position.mask_seconds / position.seconds, 5),
+        "peak_memory_bytes": machine.peak_memory(),
+        "parameters": experiment.network.trainable_count,
+        "versions": versions,
+        "run_dir": str(run.folder),
+    }

@@ -1,0 +1,53 @@
+"""The data sets: numpy arrays by name, the same for both frameworks.
+
+To add a data set: write a module here with a `load(data_dir, say) -> Dataset`, and add a line to `DATASETS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from parity.data import cifar10, shapes10
+from parity.data.dataset import Dataset, Say
+from parity.errors import InputError
+
+__all__ = ["DATASETS", "Dataset", "Say", "load", "load_auto"]
+
+DATASETS: dict[str, Callable[[Path | None, Say], Dataset]] = {
+    "cifar10": cifar10.load,
+    "shapes10": shapes10.load,
+}
+"""Every data set by name. A loader takes the folder or file that the user named (None: none) and `say`."""
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
+    """Load the data set called `name`.
+
+    `data_dir` is a file or folder that holds it; None means the cache or the network. `say` receives one-line
+    messages for people (default: stderr). Raises InputError for an unknown name, for data that is missing or
+    damaged, and where nothing could be fetched.
+    """
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name](data_dir, say)
+
+
+def load_auto(data_dir: Path | None = None, say: Say = _say) -> tuple[Dataset, str]:
+    """Load CIFAR-10 if it can be had, else shapes10; return it with a sentence that says which, and why.
+
+    A `data_dir` was meant: what it lacks is an InputError, not a reason to train on something else.
+    """
+    try:
+        dataset = cifar10.load(data_dir, say)
+    except InputError:
+        if data_dir is not None:
+            raise
+        reason = "CIFAR-10 is neither in the cache nor reachable (--data-dir takes it from a file)"
+        return shapes10.load(None, say), f"Data: shapes10, generated pictures, because {reason}."
+    return dataset, f"Data: CIFAR-10 from {dataset.source}, because it is what the articles trained on and it is at hand."

@@ -1,0 +1,51 @@
+"""What every data set looks like once it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.errors import InputError
+
+Say = Callable[[str], None]
+"""Receives messages for people, one line each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled pictures in memory: a training and a test set.
+
+    `train_images` and `test_images` are uint8 [N, 3, H, W], planes in RGB order; `train_labels` and
+    `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    source: str = ""
+
+    def limit(self, train: int | None, test: int | None) -> Dataset:
+        """Return the data set cut to its first `train` and `test` pictures; None keeps them all.
+
+        Raises InputError where a number is below 1 or above what there is.
+        """
+        _check_limit(self.name, "training", train, len(self.train_images))
+        _check_limit(self.name, "test", test, len(self.test_images))
+        return replace(
+            self,
+            train_images=self.train_images[:train],
+            train_labels=self.train_labels[:train],
+            test_images=self.test_images[:test],
+            test_labels=self.test_labels[:test],
+        )
+
+
+def _check_limit(name: str, kind: str, wanted: int | None, available: int) -> None:
+    if wanted is not None and not 1 <= wanted <= available:
+        raise InputError(f"cannot take {wanted} {kind} images of {name}: give a number from 1 to {available}")

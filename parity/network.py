@@ -1,0 +1,256 @@
+"""A network is a value: a name, an input shape and a sequence of nodes. Shapes and counts are computed from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from parity.errors import InputError
+from parity.nodes import (
+    KINDS,
+    MSRA,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Init,
+    Linear,
+    MaxPool,
+    Node,
+    Parameter,
+    ReLU,
+    Shape,
+)
+
+Nodes = tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A sequence of `nodes` that maps an image of `input_shape` (channels, height, width) to logits [classes].
+
+    Frozen, comparable, hashable, and serialisable with `to_json` / `from_json`. Building one checks that names are unique and that
+    every shape fits (`InputError` otherwise). `source` says where the network was published.
+    """
+
+    name: str
+    input_shape: Shape
+    nodes: Nodes
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        names = [node.name for node in self.nodes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice or not names or not all(name.isidentifier() for name in names):
+            raise InputError(f"network {self.name}: layer names must be unique identifiers, at least one (wrong: {twice or names})")
+        for node in self.nodes:
+            for field in dataclasses.fields(node):
+                value = getattr(node, field.name)
+                if type(value) is int and value < (field.name != "padding"):
+                    raise InputError(f"network {self.name}: {node.name}.{field.name} = {value} is too small")
+        if len(self.shapes[names[-1]]) != 1:
+            raise InputError(f"network {self.name}: the last layer {names[-1]} must yield a vector of class scores")
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Output shape of every layer, by name, in order."""
+        shapes, shape = {}, self.input_shape
+        for node in self.nodes:
+            shapes[node.name] = shape = node.output(shape)
+        return shapes
+
+    @cached_property
+    def inputs(self) -> dict[str, Shape]:
+        """Input shape of every layer, by name, in order."""
+        return dict(zip(self.shapes, [self.input_shape, *self.shapes.values()][:-1], strict=True))
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """Every array of the canonical state, by name, in order: trainable parameters and running statistics."""
+        return {p.name: p for node in self.nodes for p in node.parameters(self.inputs[node.name])}
+
+    @cached_property
+    def dropouts(self) -> dict[str, tuple[Shape, float]]:
+        """Mask shape (one image) and rate of every dropout layer."""
+        return {n.name: (self.inputs[n.name], n.rate) for n in self.nodes if isinstance(n, Dropout)}
+
+    @cached_property
+    def zero_gradients(self) -> frozenset[str]:
+        """Parameters whose training gradient is zero in exact arithmetic: a bias that a batch norm subtracts again.
+
+        What a framework computes for them is rounding noise, which Adam would amplify to full steps, so training sets these
+        gradients to 0 on both sides (the article's L2 decay still acts on them).
+        """
+        pairs = zip(self.nodes, self.nodes[1:], strict=False)
+        return frozenset(
+            f"{a.name}.bias" for a, b in pairs if isinstance(b, BatchNorm) and isinstance(a, Conv | Linear) and a.bias
+        )
+
+    @property
+    def classes(self) -> int:
+        """Number of scores that the last layer yields."""
+        return self.shapes[self.nodes[-1].name][0]
+
+    @property
+    def trainable_count(self) -> int:
+        """Number of trainable scalars."""
+        return sum(math.prod(p.shape) for p in self.parameters.values() if p.trainable)
+
+    @property
+    def statistics_count(self) -> int:
+        """Number of running-statistics scalars."""
+        return sum(math.prod(p.shape) for p in self.parameters.values() if not p.trainable)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-accumulates for one image in inference, convolutions and linear layers."""
+        return sum(node.multiply_adds(self.inputs[node.name]) for node in self.nodes)
+
+    def shrink(self, width: float) -> Network:
+        """A cousin with every filter and unit count times `width` (at least 4, the class scores kept), named `NAME@WIDTH`."""
+        if not 0 < width <= 1:
+            raise InputError(f"width {width:g} is not above 0 and at most 1")
+        last = max(i for i, node in enumerate(self.nodes) if isinstance(node, Linear | Conv))
+        nodes = tuple(n if i == last else _narrow(n, width) for i, n in enumerate(self.nodes))
+        return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the JSON: two networks are the same exactly when their digests are."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The whole network as one line of JSON with sorted keys."""
+        nodes = [{"node": type(node).__name__} | dataclasses.asdict(node) for node in self.nodes]
+        document = {"name": self.name, "input_shape": self.input_shape, "nodes": nodes, "source": self.source}
+        return json.dumps(document, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Network:
+        """The network that `to_json` wrote; `InputError` names what is missing, unknown or of a wrong type."""
+        document = parse_json(text, "network")
+        nodes = document.get("nodes")
+        if not isinstance(nodes, list):
+            raise InputError("network JSON: 'nodes' must be a list")
+        return from_fields(Network, document | {"nodes": tuple(_node(node) for node in nodes)}, "network")
+
+
+def _narrow(node: Node, width: float) -> Node:
+    def scaled(count: int) -> int:
+        return max(4, round(count * width))
+
+    if isinstance(node, Conv):
+        return replace(node, filters=scaled(node.filters))
+    return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node
+
+
+def _node(document: Any) -> Node:
+    kind = document.get("node") if isinstance(document, dict) else document
+    if not isinstance(document, dict) or kind not in KINDS:
+        raise InputError(f"network JSON: unknown node {kind!r}; known: {', '.join(KINDS)}")
+    fields = {
+        key: from_fields(Init, value, f"{document.get('name')}.{key}") if isinstance(value, dict) else value
+        for key, value in document.items()
+        if key != "node"
+    }
+    return from_fields(KINDS[kind], fields, f"node {document.get('name')}")
+
+
+def parse_json(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in `text`; `InputError` naming `what` where it is not one."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{what} JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
+    return document
+
+
+_Value = typing.TypeVar("_Value")
+
+
+def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
+    """`cls(**fields)` for a dataclass read from JSON, strictly: unknown, missing or mistyped fields are an `InputError`."""
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    needed = {n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    if wrong := sorted(set(fields) - set(known)) or sorted(needed - set(fields)):
+        raise InputError(f"{what}: {'unknown' if wrong[0] in fields else 'missing'} field {wrong[0]!r}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise InputError(f"{what}: {key} = {value!r} is not of type {known[key].type}")
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether `value` may stand where the annotation `hint` does: scalars, X | None, tuple[X, ...] and dataclasses."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if arguments:
+        return any(_fits(value, argument) for argument in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def img_conv_group(
+    input: Nodes,  # noqa: A002 - the v2 argument names are the point
+    conv_num_filter: Sequence[int],
+    pool_size: int,
+    num_channels: int | None = None,
+    conv_padding: int = 1,
+    conv_filter_size: int = 3,
+    conv_act: str = "linear",
+    conv_with_batchnorm: bool | Sequence[bool] = False,
+    conv_batchnorm_drop_rate: float | Sequence[float] = 0.0,
+    pool_stride: int = 1,
+    pool_type: str = "max",
+    param_attr: Init = MSRA,
+    batch_norm: BatchNorm | None = None,
+    dropout_kind: str = "downscale_in_infer",
+) -> Nodes:
+    """Appends a group of convolutions and a pooling layer to the nodes `input` and returns all of them.
+
+    The arguments are those of PaddlePaddle v2 (v0.11 `trainer_config_helpers/networks.py`). With batch norm on, a convolution is
+    linear and its activation moves behind the batch norm: conv -> batch norm -> activation -> dropout. Pooling
+    rounds up, as v2 does. `num_channels` only documents the input's channels here, since shapes are computed.
+    `batch_norm` is a template for the batch norms (the v2 one by default: decay 0.9, eps 1e-5, biased variance from 0).
+    """
+    del num_channels
+    if conv_act not in ("linear", "relu") or pool_type not in ("max", "avg"):
+        raise InputError(f"img_conv_group: conv_act {conv_act!r} is linear or relu, pool_type {pool_type!r} is max or avg")
+    count = len(conv_num_filter)
+    norms, rates = _per_conv(conv_with_batchnorm, count), _per_conv(conv_batchnorm_drop_rate, count)
+    template = batch_norm or BatchNorm("template", variance="biased", start_variance=0.0)
+    group = 1 + sum(isinstance(node, MaxPool) for node in input)
+    nodes: list[Node] = list(input)
+    for i, (filters, norm, rate) in enumerate(zip(conv_num_filter, norms, rates, strict=True), start=1):
+        suffix = f"{group}_{i}"
+        nodes.append(Conv(f"conv{suffix}", filters, conv_filter_size, padding=conv_padding, init=param_attr))
+        if norm:
+            nodes.append(replace(template, name=f"bn{suffix}"))
+        if conv_act == "relu":
+            nodes.append(ReLU(f"relu{suffix}"))
+        if norm and rate:
+            nodes.append(Dropout(f"drop{suffix}", rate, dropout_kind))
+    pool = MaxPool if pool_type == "max" else AvgPool
+    return (*nodes, pool(f"pool{group}", pool_size, pool_stride, ceil=True))
+
+
+def _per_conv(value: Any, count: int) -> tuple[Any, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * count
+    if len(values) != count:
+        raise InputError(f"img_conv_group: {len(values)} values for {count} convolutions")
+    return values

@@ -1,0 +1,72 @@
+"""What a command says while it works: lines for people, and a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Console:
+    """Lines for people: on stdout, or on stderr where stdout is kept for JSON."""
+
+    def __init__(self, json: bool = False) -> None:
+        self.file = sys.stderr if json else sys.stdout
+
+    def say(self, line: str) -> None:
+        """Prints one line at once, above a progress bar."""
+        tqdm.write(line, file=self.file)
+        self.file.flush()
+
+
+class Progress:
+    """A bar over the batches of a run with the time left: batches left x their mean time + tests left x the last test's.
+
+    Silent where stderr is no terminal.
+    """
+
+    def __init__(self, console: Console, total: int, done: int, tests: int) -> None:
+        self.total, self.tests, self.done, self.first = total, tests, done, done
+        self.test_seconds = 0.0
+        self.spent_testing = 0.0
+        self.started = time.perf_counter()
+        form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches {elapsed}{postfix}"
+        self.bar = tqdm(total=total, initial=done, disable=None, bar_format=form, file=sys.stderr, leave=False)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def left(self) -> float:
+        """Seconds that the rest will take, as far as is known."""
+        training = time.perf_counter() - self.started - self.spent_testing
+        return training / max(self.done - self.first, 1) * (self.total - self.done) + self.tests * self.test_seconds
+
+    def advance(self) -> None:
+        """One batch is done."""
+        self.done += 1
+        self.bar.set_postfix_str(f"{duration(self.left())} left", refresh=False)
+        self.bar.update()
+
+    def tested(self, seconds: float) -> None:
+        """One test is done and took `seconds`."""
+        self.tests -= 1
+        self.test_seconds = seconds
+        self.spent_testing += seconds
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: 42 s, 3 min 20 s, 5 h 10 min, 6.1 days."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,176 @@
+"""How to train, as data: optimizer, schedule, augmentation, preprocessing; and `Experiment`, which puts it all together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from parity.errors import InputError
+from parity.network import Network, from_fields, parse_json
+from parity.nodes import float32
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
+
+    The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
+    biases, gamma and beta too. Scalars are rounded to float32 (see `parity.nodes.float32`), Adam's are not: both
+    frameworks keep them exact. `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the rate changes, the
+    momentum buffer of today's frameworks is multiplied by old rate / new rate.
+    """
+
+    kind: str
+    rate: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    velocity_holds_rate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("momentum", "adam"):
+            raise InputError(f"optimizer is momentum or adam, not {self.kind!r}")
+        for field in ("rate", "momentum", "weight_decay"):
+            object.__setattr__(self, field, float32(getattr(self, field)))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the arrays kept per trainable parameter, in the canonical state under `optimizer.SLOT.PARAMETER`."""
+        return ("velocity",) if self.kind == "momentum" else ("moment1", "moment2")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a fraction of the optimizer's, from the number of samples seen, the current batch included.
+
+    - `constant`: 1.
+    - `discexp` (Paddle v2): factor ** floor(samples / every).
+    - `one_cycle`: linear from 0 to 1 over the first `warmup` of the run, then linear to 0 at its end.
+    """
+
+    kind: str = "constant"
+    factor: float = 0.1
+    every: int = 5_000_000
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("constant", "discexp", "one_cycle"):
+            raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
+
+    def fraction(self, samples: int, total: int) -> float:
+        """The fraction after `samples` of the run's `total` samples."""
+        if self.kind == "discexp":
+            return self.factor ** (samples // self.every)
+        if self.kind == "one_cycle":
+            progress = min(samples / total, 1.0)
+            return progress / self.warmup if progress < self.warmup else (1 - progress) / (1 - self.warmup)
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """uint8 pixel -> (pixel / 255 - mean) / std, per channel."""
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2."""
+
+    crop_padding: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that training needs to know besides the network and the data.
+
+    `divisor` is what the summed cross-entropy of a batch is divided by: "batch_size" (Paddle v2: the nominal size, also for a smaller
+    last batch) or "count" (the number of images: the mean).
+    """
+
+    name: str
+    optimizer: Optimizer
+    epochs: int
+    batch_size: int = 128
+    schedule: Schedule = Schedule()
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    divisor: str = "count"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.divisor not in ("batch_size", "count"):
+            raise InputError(f"recipe {self.name}: divisor is batch_size or count, not {self.divisor!r}")
+        for what in ("epochs", "batch_size"):
+            if getattr(self, what) < 1:
+                raise InputError(f"{what.replace('_', ' ')} must be at least 1, not {getattr(self, what)}")
+
+    def rate(self, samples: int, total: int) -> float:
+        """Learning rate of the update that brings the samples seen to `samples` of `total`, rounded to float32."""
+        return float32(self.optimizer.rate * self.schedule.fraction(samples, total))
+
+    def loss_divisor(self, count: int) -> int:
+        """What the summed cross-entropy of a batch of `count` images is divided by."""
+        return self.batch_size if self.divisor == "batch_size" else count
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run, fully determined: network, recipe, data set, seed, and how much of the data (None: all)."""
+
+    network: Network
+    recipe: Recipe
+    data: str
+    seed: int = 0
+    train_limit: int | None = None
+    test_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
+
+    def batches(self, images: int) -> int:
+        """Batches of one pass over `images` training images; the last one may be smaller."""
+        return math.ceil(images / self.recipe.batch_size)
+
+    def to_json(self) -> str:
+        """The experiment as one line of JSON; the network is a string of JSON within."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps(fields | {"network": json.loads(self.network.to_json()), "recipe": dataclasses.asdict(self.recipe)})
+
+    @staticmethod
+    def from_json(text: str) -> Experiment:
+        """The experiment that `to_json` wrote; `InputError` names what does not fit."""
+        fields = parse_json(text, "experiment")
+        network = Network.from_json(json.dumps(fields.get("network")))
+        return from_fields(Experiment, fields | {"network": network, "recipe": read_recipe(fields.get("recipe"))}, "experiment")
+
+
+_PARTS: dict[str, type[Any]] = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "preprocessing": Preprocessing,
+    "augmentation": Augmentation,
+}
+
+
+def read_recipe(fields: Any) -> Recipe:
+    """The recipe in a parsed JSON object (what `dataclasses.asdict` made of it); `InputError` names what does not fit."""
+    if not isinstance(fields, dict):
+        raise InputError("recipe JSON: an object is needed")
+    parts = {key: from_fields(cls, fields[key], f"recipe {key}") for key, cls in _PARTS.items() if key in fields}
+    return from_fields(Recipe, fields | parts, "recipe")
+
+
+def changed(recipe: Recipe, **fields: Any) -> Recipe:
+    """`recipe` with those fields replaced that are not None."""
+    return replace(recipe, **{key: value for key, value in fields.items() if value is not None})

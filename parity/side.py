@@ -1,0 +1,68 @@
+"""One side of the comparison: the implementation in one framework, and what the shared code asks of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+
+from parity import machine
+from parity.errors import InputError
+from parity.network import Network
+from parity.recipe import Optimizer
+from parity.weights import State
+
+FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
+"""The frameworks, by the name that their packages and scripts carry."""
+
+
+class Side(Protocol):
+    """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
+
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: dict[str, np.ndarray] | None = None,
+    ) -> tuple[float, int]:
+        """One update; returns the summed cross-entropy and the number of wrong images."""
+
+    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Logits in inference mode."""
+
+    def scale_velocity(self, factor: float) -> None:
+        """Multiplies the momentum buffers."""
+
+    def state(self) -> State:
+        """The canonical state with optimizer slots."""
+
+    def load(self, state: State, updates: int) -> None:
+        """Takes a canonical state over."""
+
+
+def implementation(framework: str, part: str, threads: int | None = None) -> ModuleType:
+    """The module `part` (runtime, model, train, ...) of the implementation in `framework`.
+
+    `threads` (None: all cores) only counts before the framework's first import. `InputError` if it is not installed.
+    """
+    machine.set_threads(threads)
+    try:
+        return importlib.import_module(f"{framework}_impl.{part}")
+    except ModuleNotFoundError as error:
+        if error.name != framework:
+            raise
+        raise InputError(f'{FRAMEWORKS[framework]} is not installed here: pip install -e ".[cpu]" brings it') from None
+
+
+def trainer(
+    framework: str, network: Network, settings: Optimizer, state: State | int, dtype: str = "float32", device: str = "cpu"
+) -> Side:
+    """A `Side` in this process, on a `device` that `runtime.start` has chosen."""
+    side: Side = implementation(framework, "train").Trainer(network, settings, state, dtype, device)
+    return side

@@ -1,0 +1,182 @@
+"""The training loop, the same for both frameworks: batches in, metrics and checkpoints out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import numpy as np
+
+from parity.data import Dataset
+from parity.data.batches import Batches, preprocess
+from parity.progress import Console, Progress
+from parity.randomness import masks
+from parity.recipe import Experiment, Preprocessing
+from parity.run import Position, Run
+from parity.side import Side
+
+EVERY = 100
+"""Batches between two lines of the log, as in the article's event handler."""
+
+
+class Diverged(Exception):
+    """The cost is no longer a finite number: the run failed."""
+
+
+class Stopped(Exception):
+    """The user asked to stop; the run is saved."""
+
+
+def train(side: Side, run: Run, dataset: Dataset, position: Position, console: Console, checkpoint_seconds: float = 60.0) -> None:
+    """Trains from `position` to the end of the experiment, saving at least after every pass.
+
+    `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
+    current batch, and `Diverged` if the cost is not finite.
+    """
+    experiment = run.experiment
+    recipe = experiment.recipe
+    batches = Batches(dataset.train_images, dataset.train_labels, recipe.batch_size, recipe.augmentation, experiment.seed)
+    progress = Progress(console, recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch)
+    saved = time.monotonic()
+    with progress, _stop_request() as stop:
+        while position.epoch < recipe.epochs:
+            started, seconds = time.perf_counter(), position.seconds
+            for images, labels in _timed(batches.epoch(position.epoch, position.batch), position):
+                _one_batch(side, experiment, images, labels, position, recipe.epochs * len(batches.labels))
+                position.seconds = seconds + time.perf_counter() - started
+                progress.advance()
+                if (position.batch - 1) % EVERY == 0:
+                    _log_batch(run, dataset, position, console)
+                if stop or time.monotonic() - saved >= checkpoint_seconds:
+                    run.save(side.state(), position)
+                    saved = time.monotonic()
+                if stop:
+                    raise Stopped
+            _end_pass(side, run, dataset, position, console, progress)
+            saved = time.monotonic()
+
+
+def _timed(batches: Iterator[tuple[np.ndarray, np.ndarray]], position: Position) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Passes the batches on and adds the time that making them took to `position.feed_seconds`."""
+    while True:
+        started = time.perf_counter()
+        batch = next(batches, None)
+        position.feed_seconds += time.perf_counter() - started
+        if batch is None:
+            return
+        yield batch
+
+
+def _one_batch(
+    side: Side, experiment: Experiment, images: np.ndarray, labels: np.ndarray, position: Position, total: int
+) -> None:
+    recipe, count = experiment.recipe, len(labels)
+    started = time.perf_counter()
+    position.stream = hashlib.sha256(position.stream.encode() + images.tobytes() + labels.tobytes()).hexdigest()
+    pixels = preprocess(images, recipe.preprocessing)
+    fed = time.perf_counter()
+    position.update += 1
+    position.samples += count
+    dropped = masks(experiment.seed, position.update, range(count), experiment.network.dropouts)
+    masked = time.perf_counter()
+    rate = recipe.rate(position.samples, total)
+    if recipe.optimizer.velocity_holds_rate and position.rate not in (0.0, rate):
+        side.scale_velocity(position.rate / rate)
+    cost, wrong = side.step(pixels, labels, dropped, rate, recipe.loss_divisor(count))
+    if not math.isfinite(cost):
+        raise Diverged(f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe")
+    position.rate = rate
+    position.batch += 1
+    position.cost += cost
+    position.wrong += wrong
+    position.seen += count
+    position.feed_seconds += fed - started
+    position.mask_seconds += masked - fed
+    position.step_seconds += time.perf_counter() - masked
+
+
+def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console) -> None:
+    cost, error = position.cost / position.seen, position.wrong / position.seen
+    run.log(
+        position,
+        event="batch",
+        epoch=position.epoch,
+        batch=position.batch - 1,
+        update=position.update,
+        cost=cost,
+        error=error,
+        rate=position.rate,
+        samples=position.samples,
+        passes=position.epoch + position.seen / len(dataset.train_labels),
+        seconds=round(position.seconds, 3),
+    )
+    console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f}")
+
+
+def _end_pass(
+    side: Side, run: Run, dataset: Dataset, position: Position, console: Console, progress: Progress
+) -> None:
+    started = time.perf_counter()
+    test_cost, test_accuracy = evaluate(side, dataset, run.experiment.recipe.preprocessing)
+    progress.tested(time.perf_counter() - started)
+    console.say(f"Test with Pass {position.epoch}, Cost {test_cost:.6f}, Error {1 - test_accuracy:.4f}")
+    run.log(
+        position,
+        event="pass",
+        epoch=position.epoch,
+        update=position.update,
+        samples=position.samples,
+        passes=position.epoch + 1,
+        cost=position.cost / position.seen,
+        error=position.wrong / position.seen,
+        test_cost=test_cost,
+        test_error=1 - test_accuracy,
+        test_accuracy=test_accuracy,
+        rate=position.rate,
+        seconds=round(position.seconds, 3),
+        test_seconds=round(time.perf_counter() - started, 3),
+        stream=position.stream,
+    )
+    state = side.state()
+    if test_accuracy > position.best:
+        position.best = test_accuracy
+        run.save_best(state, test_accuracy)
+    position.epoch, position.batch = position.epoch + 1, 0
+    position.cost, position.wrong, position.seen, position.stream = 0.0, 0, 0, ""
+    run.save(state, position)
+
+
+def evaluate(side: Side, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250) -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode."""
+    cost, right = 0.0, 0
+    for first in range(0, len(dataset.test_labels), batch_size):
+        part = slice(first, first + batch_size)
+        labels = dataset.test_labels[part]
+        logits = side.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        cost += float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum())
+        right += int((logits.argmax(axis=1) == labels).sum())
+    return cost / len(dataset.test_labels), right / len(dataset.test_labels)
+
+
+@contextmanager
+def _stop_request() -> Iterator[list[int]]:
+    """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once."""
+    request: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request:
+            raise KeyboardInterrupt
+        request.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

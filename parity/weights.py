@@ -1,0 +1,111 @@
+"""The canonical state: every array of a network under its layer's name, in one layout, and its safetensors files.
+
+Layouts: conv weights OIHW, linear weights [out, in], batch norm `gamma`, `beta`, `mean`, `variance` [channels], optimizer slots as
+`optimizer.SLOT.PARAMETER` in their parameter's shape. No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import Parameter
+from parity.randomness import stream
+
+State = dict[str, np.ndarray]
+
+
+def initialise(network: Network, seed: int) -> State:
+    """Fresh float32 parameters and statistics of `network`; the same bits for the same seed on both sides."""
+    return {name: _fresh(parameter, seed) for name, parameter in network.parameters.items()}
+
+
+def _fresh(parameter: Parameter, seed: int) -> np.ndarray:
+    init = parameter.init
+    scale = init.scale / np.sqrt(parameter.fan_in) if init.fan == "in" else init.scale
+    if init.distribution == "constant":
+        return np.full(parameter.shape, scale, np.float32)
+    random = stream(seed, "init", parameter.name)
+    draw = random.standard_normal(parameter.shape) if init.distribution == "normal" else random.uniform(-1, 1, parameter.shape)
+    return (scale * draw).astype(np.float32)
+
+
+def slot_names(network: Network, slots: Iterable[str]) -> dict[str, str]:
+    """Canonical name of every optimizer slot -> name of the parameter it belongs to."""
+    trainable = [name for name, parameter in network.parameters.items() if parameter.trainable]
+    return {f"optimizer.{slot}.{name}": name for slot in slots for name in trainable}
+
+
+def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str] = ()) -> None:
+    """`InputError` unless `state` holds exactly the arrays of `network` (and of its optimizer `slots`), in their shapes."""
+    shapes = {name: parameter.shape for name, parameter in network.parameters.items()}
+    shapes |= {slot: shapes[name] for slot, name in slot_names(network, slots).items()}
+    if missing := [name for name in shapes if name not in state]:
+        raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are not of network {network.name}")
+    if extra := [name for name in state if name not in shapes]:
+        raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such in all)")
+    for name, shape in shapes.items():
+        if state[name].shape != shape:
+            raise InputError(f"{name} has shape {state[name].shape}, network {network.name} needs {shape}")
+
+
+def encode(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file."""
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in state.items()}, dict(metadata))
+
+
+def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
+    """Arrays and metadata of safetensors bytes; `InputError` naming `what` where they are damaged."""
+    try:
+        state = safetensors.numpy.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{what} is not a whole safetensors file ({error}): take another copy") from None
+    return state, header.get("__metadata__", {})
+
+
+def save(path: Path, network: Network, state: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes `state` atomically, the network's JSON (and `metadata`) in the header."""
+    write_atomically(path, encode(state, {"network": network.to_json(), **(metadata or {})}))
+
+
+def load(path: Path) -> tuple[Network, State, dict[str, str]]:
+    """Network, arrays and metadata of a file that `save` wrote; `InputError` where it is missing, damaged or without a network."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    state, metadata = decode(data, str(path))
+    if "network" not in metadata:
+        raise InputError(f"{path} has no network in its metadata: it was not written by this project")
+    return Network.from_json(metadata["network"]), state, metadata
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data` as one step: a reader, or a crash at any moment, finds the old or the new file, whole.
+
+    `InputError` where the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,9 @@
+#!/usr/bin/env python
+"""Train, resume or test in PaddlePaddle; see --help."""
+
+import sys
+
+from parity.commands.train import main
+
+if __name__ == "__main__":
+    sys.exit(main("paddle"))

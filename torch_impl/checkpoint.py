@@ -1,0 +1,96 @@
+"""Between PyTorch's parameters and the canonical state of `parity.weights`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from parity.recipe import Optimizer
+from parity.weights import State, check, slot_names
+
+if TYPE_CHECKING:
+    from torch_impl.model import Model
+
+NAMES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
+"""Canonical array name of a batch norm -> PyTorch's; other layers use the canonical names."""
+
+SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
+"""Canonical optimizer slot -> PyTorch's."""
+
+TRANSPOSED: tuple[type[nn.Module], ...] = ()
+"""Layers whose weight is stored transposed."""
+
+
+def tensors(model: Model) -> dict[str, Tensor]:
+    """The model's parameters and statistics by canonical name, in the network's order."""
+    found = {}
+    for name in model.network.parameters:
+        layer, _, array = name.partition(".")
+        found[name] = getattr(getattr(model, layer), NAMES.get(array, array))
+    return found
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A copy of `tensor`, as it is."""
+    return tensor.detach().cpu().numpy().copy()
+
+
+def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
+    """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
+    array = to_numpy(tensor)
+    return np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+
+
+def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
+    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
+    array = np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    with torch.no_grad():
+        tensor.copy_(torch.from_numpy(array))
+
+
+def _is_transposed(model: Model, name: str) -> bool:
+    layer, _, array = name.partition(".")
+    return array == "weight" and isinstance(getattr(model, layer), TRANSPOSED)
+
+
+def get_weights(model: Model) -> State:
+    """Parameters and statistics as canonical arrays."""
+    return {name: export_array(model, name, tensor) for name, tensor in tensors(model).items()}
+
+
+def set_weights(model: Model, state: State) -> None:
+    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
+    check(model.network, state)
+    for name, tensor in tensors(model).items():
+        import_array(model, name, tensor, state[name])
+
+
+def slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer) -> dict[str, tuple[str, Tensor]]:
+    """Canonical slot name -> (parameter name, the optimizer's own tensor); made, as zeros, where there is none yet."""
+    parameters, found = tensors(model), {}
+    for slot, name in slot_names(model.network, settings.slots).items():
+        held = optimizer.state[parameters[name]]
+        if settings.kind == "adam":
+            held.setdefault("step", torch.tensor(0.0))
+        key = SLOTS[slot.split(".")[1]]
+        if held.get(key) is None:
+            held[key] = torch.zeros_like(parameters[name])
+        found[slot] = (name, held[key])
+    return found
+
+
+def get_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer) -> State:
+    """Optimizer slots as canonical arrays (zeros before the first update)."""
+    found = slots(model, optimizer, settings)
+    return {slot: export_array(model, name, tensor) for slot, (name, tensor) in found.items()}
+
+
+def set_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer, state: State, updates: int) -> None:
+    """Overwrites the optimizer slots with what they were after `updates` updates."""
+    for slot, (name, tensor) in slots(model, optimizer, settings).items():
+        import_array(model, name, tensor, state[slot])
+        if settings.kind == "adam":
+            optimizer.state[tensors(model)[name]]["step"] = torch.tensor(float(updates))

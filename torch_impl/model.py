@@ -1,0 +1,49 @@
+"""A network as a PyTorch module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from parity.network import Network
+from parity.weights import State, check, initialise
+from torch_impl import checkpoint
+from torch_impl.layers import LAYERS, Dropout
+
+
+class Model(nn.Module):
+    """`network` as a module: one submodule a layer, under the layer's name. [N,C,H,W] -> logits [N,classes]."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        for node in network.nodes:
+            self.add_module(node.name, LAYERS[type(node)](node, network.inputs[node.name]))
+
+    def forward(
+        self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
+    ) -> Tensor:
+        """Logits of the images `x`.
+
+        `masks` gives the dropout masks by layer (drawn by PyTorch otherwise); `watch(layer, output)` sees every layer's output.
+        """
+        for node in self.network.nodes:
+            layer = getattr(self, node.name)
+            x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+            if watch:
+                watch(node.name, x)
+        return x
+
+
+def build(network: Network, state: State | int = 0, dtype: str = "float32") -> Model:
+    """The module of `network` with the weights of a canonical `state`, or fresh ones from a seed.
+
+    `dtype` is float32 or float64. `InputError` if the state does not fit.
+    """
+    state = initialise(network, state) if isinstance(state, int) else state
+    check(network, state)
+    model = Model(network).to(getattr(torch, dtype))
+    checkpoint.set_weights(model, state)
+    return model

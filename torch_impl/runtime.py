@@ -1,0 +1,30 @@
+"""Process-wide settings of PyTorch: device, threads, versions."""
+
+from __future__ import annotations
+
+import torch
+
+from parity.errors import InputError
+
+
+def start(device: str = "auto", threads: int | None = None) -> str:
+    """Sets the number of CPU `threads` (None: leave it) and returns the device to use: "cpu" or "gpu".
+
+    `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    found = torch.cuda.is_available()
+    if device == "gpu" and not found:
+        raise InputError("PyTorch finds no GPU here: use --device cpu or auto")
+    return "gpu" if found and device != "cpu" else "cpu"
+
+
+def place(device: str) -> torch.device:
+    """PyTorch's name for our device name."""
+    return torch.device("cuda" if device == "gpu" else "cpu")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the framework and of what it computes with."""
+    return {"torch": torch.__version__, "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "none"}
