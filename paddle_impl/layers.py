@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 import paddle
-import paddle.nn.functional as F  # noqa: N812 - Paddle's own convention
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from parity import nodes

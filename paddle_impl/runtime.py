@@ -10,7 +10,7 @@ from parity.errors import InputError
 # DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
 os.environ.update({name: value for name, value in machine.paddle_environment().items() if name not in os.environ})
 
-import paddle  # noqa: E402
+import paddle
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:
@@ -35,4 +35,7 @@ def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
 
 def versions() -> dict[str, str]:
     """Versions of the framework and of what it computes with."""
-    return {"paddle": paddle.__version__, "cuda": str(paddle.version.cuda()) if paddle.device.is_compiled_with_cuda() else "none"}
+    return {
+        "paddle": paddle.__version__,
+        "cuda": str(paddle.version.cuda()) if paddle.device.is_compiled_with_cuda() else "none",
+    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F  # noqa: N812 - Paddle's own convention
+import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_impl import checkpoint, runtime

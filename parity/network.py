@@ -49,7 +49,9 @@ class Network:
         names = [node.name for node in self.nodes]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not names or not all(name.isidentifier() for name in names):
-            raise InputError(f"network {self.name}: layer names must be unique identifiers, at least one (wrong: {twice or names})")
+            raise InputError(
+                f"network {self.name}: layer names must be unique identifiers, at least one (wrong: {twice or names})"
+            )
         for node in self.nodes:
             for field in dataclasses.fields(node):
                 value = getattr(node, field.name)
@@ -114,7 +116,10 @@ class Network:
         return sum(node.multiply_adds(self.inputs[node.name]) for node in self.nodes)
 
     def shrink(self, width: float) -> Network:
-        """A cousin with every filter and unit count times `width` (at least 4, the class scores kept), named `NAME@WIDTH`."""
+        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (at least 4; the class scores stay).
+
+        Dropout rates shrink alike: a net with few filters has none to spare.
+        """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
         last = max(i for i, node in enumerate(self.nodes) if isinstance(node, Linear | Conv))
@@ -148,6 +153,8 @@ def _narrow(node: Node, width: float) -> Node:
 
     if isinstance(node, Conv):
         return replace(node, filters=scaled(node.filters))
+    if isinstance(node, Dropout):
+        return replace(node, rate=node.rate * width)
     return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node
 
 
@@ -181,7 +188,9 @@ def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
     """`cls(**fields)` for a dataclass read from JSON, strictly: unknown, missing or mistyped fields are an `InputError`."""
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
-    needed = {n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    needed = {
+        n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     if wrong := sorted(set(fields) - set(known)) or sorted(needed - set(fields)):
         raise InputError(f"{what}: {'unknown' if wrong[0] in fields else 'missing'} field {wrong[0]!r}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
@@ -206,7 +215,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def img_conv_group(
-    input: Nodes,  # noqa: A002 - the v2 argument names are the point
+    input: Nodes,
     conv_num_filter: Sequence[int],
     pool_size: int,
     num_channels: int | None = None,
@@ -230,7 +239,9 @@ def img_conv_group(
     """
     del num_channels
     if conv_act not in ("linear", "relu") or pool_type not in ("max", "avg"):
-        raise InputError(f"img_conv_group: conv_act {conv_act!r} is linear or relu, pool_type {pool_type!r} is max or avg")
+        raise InputError(
+            f"img_conv_group: conv_act {conv_act!r} is linear or relu, pool_type {pool_type!r} is max or avg"
+        )
     count = len(conv_num_filter)
     norms, rates = _per_conv(conv_with_batchnorm, count), _per_conv(conv_batchnorm_drop_rate, count)
     template = batch_norm or BatchNorm("template", variance="biased", start_variance=0.0)

@@ -40,7 +40,9 @@ class Init:
 
     def __post_init__(self) -> None:
         if self.distribution not in ("normal", "uniform", "constant") or self.fan not in ("none", "in"):
-            raise InputError(f"unknown initialiser {self.distribution}/{self.fan}: normal, uniform or constant; none or in")
+            raise InputError(
+                f"unknown initialiser {self.distribution}/{self.fan}: normal, uniform or constant; none or in"
+            )
 
 
 ZEROS = Init("constant", 0.0)
@@ -85,7 +87,9 @@ class Node:
 
 def _image(node: Node, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise InputError(f"{node.name} needs an image (channels, height, width) but gets {shape}: a Flatten stands too early")
+        raise InputError(
+            f"{node.name} needs an image (channels, height, width) but gets {shape}: a Flatten stands too early"
+        )
     return shape
 
 
@@ -113,7 +117,9 @@ class Conv(Node):
         """(filters, height, width) of the feature map."""
         channels, *sizes = _image(self, shape)
         if channels % self.groups or self.filters % self.groups:
-            raise InputError(f"{self.name}: {self.groups} groups do not divide {channels} channels and {self.filters} filters")
+            raise InputError(
+                f"{self.name}: {self.groups} groups do not divide {channels} channels and {self.filters} filters"
+            )
         return (self.filters, *(_window(self, size, self.kernel, self.stride, self.padding) for size in sizes))
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:

@@ -24,8 +24,15 @@ def curves(run: Run) -> None:
     if not batches:
         return
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    for axis, key, title in zip(axes, ("cost", "error"), ("cross-entropy (nats)", "classification error"), strict=False):
-        axis.plot([b["passes"] for b in batches], [b[key] for b in batches], label="training, mean since the pass began", alpha=0.6)
+    for axis, key, title in zip(
+        axes, ("cost", "error"), ("cross-entropy (nats)", "classification error"), strict=False
+    ):
+        axis.plot(
+            [b["passes"] for b in batches],
+            [b[key] for b in batches],
+            label="training, mean since the pass began",
+            alpha=0.6,
+        )
         axis.plot([p["passes"] for p in passes], [p[f"test_{key}"] for p in passes], "o-", label="test")
         axis.set(title=title, xlabel="passes", ylim=(0, None))
         axis.grid(alpha=0.3)
@@ -35,14 +42,19 @@ def curves(run: Run) -> None:
     axes[2].grid(alpha=0.3)
     experiment = run.experiment
     final = f", test accuracy {passes[-1]['test_accuracy']:.2%}" if passes else ""
-    figure.suptitle(f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}")
+    figure.suptitle(
+        f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}"
+    )
     picture = io.BytesIO()
     figure.savefig(picture, dpi=110, format="png")
     plt.close(figure)
     write_atomically(run.folder / "curves.png", picture.getvalue())
 
 
-SCALARS = {"batch": ("train", ("cost", "error", "rate")), "pass": ("test", ("test_cost", "test_error", "test_accuracy"))}
+SCALARS = {
+    "batch": ("train", ("cost", "error", "rate")),
+    "pass": ("test", ("test_cost", "test_error", "test_accuracy")),
+}
 
 
 def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:

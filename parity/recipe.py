@@ -19,8 +19,8 @@ class Optimizer:
 
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
     biases, gamma and beta too. Scalars are rounded to float32 (see `parity.nodes.float32`), Adam's are not: both
-    frameworks keep them exact. `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the rate changes, the
-    momentum buffer of today's frameworks is multiplied by old rate / new rate.
+    frameworks keep them exact. `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the
+    rate changes, the momentum buffer of today's frameworks is multiplied by old rate / new rate.
     """
 
     kind: str
@@ -145,14 +145,18 @@ class Experiment:
     def to_json(self) -> str:
         """The experiment as one line of JSON; the network is a string of JSON within."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps(fields | {"network": json.loads(self.network.to_json()), "recipe": dataclasses.asdict(self.recipe)})
+        return json.dumps(
+            fields | {"network": json.loads(self.network.to_json()), "recipe": dataclasses.asdict(self.recipe)}
+        )
 
     @staticmethod
     def from_json(text: str) -> Experiment:
         """The experiment that `to_json` wrote; `InputError` names what does not fit."""
         fields = parse_json(text, "experiment")
         network = Network.from_json(json.dumps(fields.get("network")))
-        return from_fields(Experiment, fields | {"network": network, "recipe": read_recipe(fields.get("recipe"))}, "experiment")
+        return from_fields(
+            Experiment, fields | {"network": network, "recipe": read_recipe(fields.get("recipe"))}, "experiment"
+        )
 
 
 _PARTS: dict[str, type[Any]] = {

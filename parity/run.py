@@ -56,7 +56,9 @@ class Run:
         """A new run; `context` (framework, versions, machine, command) goes to config.json. `InputError` if the folder is taken."""
         try:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
+                raise InputError(
+                    f"{folder} exists and is not empty: continue it with --resume, or choose another --out"
+                )
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write {folder}: {error.strerror}") from None

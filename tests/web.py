@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -24,6 +27,14 @@ class Site(ThreadingHTTPServer):
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
+    def publish(self, name: str, version: str, content: bytes) -> None:
+        """Serve `content` as npm package `name`, so that `url("/")` is a registry."""
+        digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        dist = {"tarball": self.url("/package.tgz"), "integrity": f"sha512-{digest}"}
+        about = {"name": name, "version": version, "dist": dist}
+        listing = {"name": name, "dist-tags": {"latest": version}, "versions": {version: about}}
+        self.files |= {"/package.tgz": content, f"/{name}": json.dumps(listing).encode()}
+
     def handle_error(self, request, client_address):
         pass  # clients hang up on purpose here
 
@@ -38,6 +49,9 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.requests.append((self.path, wanted))
         fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault == "hangs up":
+            self.close_connection = True
+            return
         data = self.server.files.get(self.path)
         if data is None or fault.isdigit():
             self.send_error(int(fault or 404))
@@ -57,10 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault != "tells no length":
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault in ("drops", "stalls") else body)
+        self.wfile.write(body[: len(body) // 2])
         self.wfile.flush()
-        if fault == "stalls":
-            self.server.over.wait(20)
+        if fault in ("pauses", "stalls"):
+            self.server.over.wait(1.5 if fault == "pauses" else 30)
+        if fault not in ("drops", "stalls"):
+            self.wfile.write(body[len(body) // 2 :])
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 
 from parity.network import Network

@@ -16,9 +16,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str, examples: str) -> None:
         super().__init__(
-            description=description, epilog=f"examples:\n{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
+            description=description,
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.add_argument("--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr")
+        self.add_argument(
+            "--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong and how to get help; exit code 2."""
@@ -62,7 +66,9 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     except KeyboardInterrupt as error:
         return _say(130, str(error) or "interrupted")
     except MemoryError:
-        return _say(1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25")
+        return _say(
+            1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25"
+        )
     if as_json and result is not None:
         print(json.dumps(result), flush=True)
     return 0

@@ -27,7 +27,18 @@ from parity.weights import initialise
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.25", "vgg16_bn_drop", "quick"
 """What a run without arguments trains."""
 
-FIXED_ON_RESUME = ("network", "recipe", "data", "epochs", "batch_size", "seed", "train_limit", "test_limit", "out", "eval_only")
+FIXED_ON_RESUME = (
+    "network",
+    "recipe",
+    "data",
+    "epochs",
+    "batch_size",
+    "seed",
+    "train_limit",
+    "test_limit",
+    "out",
+    "eval_only",
+)
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -49,7 +60,11 @@ def parser(framework: str) -> Parser:
         f"  {script} --eval-only runs/RUN",
     )
     add = flags.add_argument
-    add("--network", metavar="NAME", help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.25)")
+    add(
+        "--network",
+        metavar="NAME",
+        help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.25)",
+    )
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE})")
     add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
@@ -62,8 +77,19 @@ def parser(framework: str) -> Parser:
     add("--threads", type=positive, help="CPU threads (default: all cores)")
     add("--out", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
     add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
-    add("--eval-only", type=Path, metavar="RUN|FILE", help="test a run's last checkpoint, or a .safetensors file, and stop")
-    add("--checkpoint-every", type=natural, default=60, metavar="SECONDS", help="at most this between checkpoints (default: 60)")
+    add(
+        "--eval-only",
+        type=Path,
+        metavar="RUN|FILE",
+        help="test a run's last checkpoint, or a .safetensors file, and stop",
+    )
+    add(
+        "--checkpoint-every",
+        type=natural,
+        default=60,
+        metavar="SECONDS",
+        help="at most this between checkpoints (default: 60)",
+    )
     add("--tensorboard", action="store_true", help="also write TensorBoard events into the run folder")
     return flags
 
@@ -79,24 +105,38 @@ def _command(framework: str, options: argparse.Namespace, console: Console) -> d
     experiment = run.experiment
     if options.tensorboard:
         run.watchers.append(plots.tensorboard(run.folder))
-    side = trainer(framework, experiment.network, experiment.recipe.optimizer, initialise(experiment.network, experiment.seed), device=device)
+    side = trainer(
+        framework,
+        experiment.network,
+        experiment.recipe.optimizer,
+        initialise(experiment.network, experiment.seed),
+        device=device,
+    )
     if state is not None:
         side.load(state, position.update)
     if options.resume:
-        console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at pass {position.epoch}, batch {position.batch}")
+        console.say(
+            f"Resuming {run.folder} in {FRAMEWORKS[framework]} at pass {position.epoch}, batch {position.batch}"
+        )
     try:
         train(side, run, dataset, position, console, options.checkpoint_every)
     except Stopped:
         again = f"python scripts/train_{framework}.py --resume {run.folder}"
-        raise KeyboardInterrupt(f"stopped after pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
+        raise KeyboardInterrupt(
+            f"stopped after pass {position.epoch}, batch {position.batch}; continue with: {again}"
+        ) from None
     except Diverged as error:
         raise Failed(str(error)) from None
     finally:
         plots.curves(run)
-    return _summary(framework, run, position, dataset, device, console, runtime.versions(), time.perf_counter() - started)
+    return _summary(
+        framework, run, position, dataset, device, console, runtime.versions(), time.perf_counter() - started
+    )
 
 
-def _begin(framework: str, options: argparse.Namespace, console: Console, device: str, runtime: Any) -> tuple[Run, Dataset]:
+def _begin(
+    framework: str, options: argparse.Namespace, console: Console, device: str, runtime: Any
+) -> tuple[Run, Dataset]:
     """A new run: chooses what was not given, says so, and makes its folder."""
     default = GPU_NETWORK if device == "gpu" else CPU_NETWORK
     network = networks.get(options.network or default)
@@ -109,16 +149,22 @@ def _begin(framework: str, options: argparse.Namespace, console: Console, device
     _check_fit(network, dataset)
     context = {
         "framework": framework,
-        "versions": runtime.versions() | {"vgg-parity": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": runtime.versions()
+        | {"vgg-parity": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "machine": machine.describe(),
         "device": device,
         "threads": options.threads or machine.cores(),
         "command": " ".join(sys.argv),
     }
     run = Run.create(folder, experiment, context)
-    console.say(f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device} ({machine.describe()}); run folder {folder}")
+    console.say(
+        f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device} ({machine.describe()}); run folder {folder}"
+    )
     console.say(reason)
-    console.say(f"Network: {network.name}, {network.trainable_count:,} parameters" + (_why(network, device) if not options.network else ""))
+    console.say(
+        f"Network: {network.name}, {network.trainable_count:,} parameters"
+        + (_why(network, device) if not options.network else "")
+    )
     count = len(dataset.train_labels)
     console.say(f"Recipe: {recipe.name}, {recipe.epochs} passes of {count:,} images in batches of {recipe.batch_size}")
     if not options.network and device == "cpu":
@@ -169,7 +215,9 @@ def _check_fit(network: Network, dataset: Dataset) -> None:
 def _resume(options: argparse.Namespace, console: Console) -> tuple[Run, Dataset]:
     for name in FIXED_ON_RESUME:
         if getattr(options, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} cannot be given with --resume: the run's config.json decides it")
+            raise InputError(
+                f"--{name.replace('_', '-')} cannot be given with --resume: the run's config.json decides it"
+            )
     run = Run.open(options.resume)
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
@@ -194,7 +242,9 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
     cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())
     seconds = time.perf_counter() - started
     count = len(dataset.test_labels)
-    console.say(f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images ({cost=:.4f}, {count / seconds:.0f} images/s)")
+    console.say(
+        f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images ({cost=:.4f}, {count / seconds:.0f} images/s)"
+    )
     return {
         "framework": framework,
         "network": network.name,
@@ -212,7 +262,14 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
 
 
 def _summary(
-    framework: str, run: Run, position: Position, dataset: Dataset, device: str, console: Console, versions: dict[str, str], wall: float
+    framework: str,
+    run: Run,
+    position: Position,
+    dataset: Dataset,
+    device: str,
+    console: Console,
+    versions: dict[str, str],
+    wall: float,
 ) -> dict[str, Any]:
     passes, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds
@@ -222,7 +279,9 @@ def _summary(
     )
     console.say(f"Curves, metrics and checkpoints: {run.folder}")
     accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
-    console.say(f"Test accuracy {accuracy:.2%} on all {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes")
+    console.say(
+        f"Test accuracy {accuracy:.2%} on all {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes"
+    )
     return {
         "framework": framework,
         "network": experiment.network.name,

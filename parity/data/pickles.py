@@ -88,7 +88,8 @@ _ADMITTED: dict[tuple[str, str], object] = {
 }
 
 
-class _BatchUnpickler(pickle.Unpickler):
+# The unpickler written in Python: the one in C sets aside whatever memory a damaged memo index asks for.
+class _BatchUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise InputError(f"a pickle that asks for {(module, name)}, which no CIFAR-10 batch needs")

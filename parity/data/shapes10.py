@@ -45,9 +45,11 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
     test_images, test_labels = _generate("test", TEST)
     found = hashlib.sha256()
     for array in (train_images, train_labels, test_images, test_labels):
-        found.update(array)
+        found.update(array.data)
     if found.hexdigest() != SHA256:
-        raise RuntimeError(f"shapes10 came out differently on this machine (SHA-256 {found.hexdigest()}): a bug of ours")
+        raise RuntimeError(
+            f"shapes10 came out differently on this machine (SHA-256 {found.hexdigest()}): a bug of ours"
+        )
     train, test = train_labels.astype(np.int64), test_labels.astype(np.int64)
     return Dataset("shapes10", CLASSES, train_images, train, test_images, test, "our generator")
 
@@ -68,7 +70,9 @@ def _generate(split: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uin
     return images[shuffled], labels[shuffled]
 
 
-def _draw(shape: Callable[[Plane, Plane, Plane], Plane], draws: NDArray[np.uint64], noise: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _draw(
+    shape: Callable[[Plane, Plane, Plane], Plane], draws: NDArray[np.uint64], noise: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """Return pictures uint8 [n, 3, SIZE, SIZE] of one class: background, slope, dots, shape, noise."""
     angle, place, colour, contrast, slope, *dots = draws.T
     picture = np.empty((len(draws), 3, SIZE, SIZE), np.int16)
@@ -114,7 +118,7 @@ def _centred(draw: NDArray[np.uint64], radius: Plane) -> tuple[Plane, Plane]:
 
 
 def _turn(y: Plane, x: Plane, draw: NDArray[np.uint64]) -> tuple[Plane, Plane]:
-    """Turn by a random angle whose sine and cosine are rational in `t`: within a half circle, and on a coin toss beyond."""
+    """Turn by a random angle: within a half circle, where sine and cosine are rational in `t`, or on a toss beyond."""
     t = 2 * _unit(draw, 0) - 1
     side = np.where(_unit(draw, 1) < 0.5, np.float32(-1), np.float32(1))
     cosine, sine = side * (1 - t * t) / (1 + t * t), side * (2 * t) / (1 + t * t)
@@ -142,8 +146,8 @@ def _paint(picture: NDArray[np.int16], inside: Plane, colour: NDArray[np.int16])
     picture += (colour - picture) * cover >> 6
 
 
-# The shapes. Each takes x, y and the radius of a circle that it fills and stays within, and returns how far a pixel lies
-# inside the edge, in pixels; below 0 is outside.
+# The shapes. Each takes x, y and the radius of a circle that it fills and stays within, and returns how far inside the
+# edge a pixel lies; below 0 is outside.
 
 
 def _disc(x: Plane, y: Plane, r: Plane) -> Plane:

@@ -17,7 +17,9 @@ def get(name: str) -> Network:
     """
     base, at, width = name.partition("@")
     if base not in NETWORKS:
-        raise InputError(f"unknown network {base!r}; known: {', '.join(NETWORKS)}, each also as NAME@WIDTH, e.g. vgg_mini@0.25")
+        raise InputError(
+            f"unknown network {base!r}; known: {', '.join(NETWORKS)}, each also as NAME@WIDTH, e.g. vgg_mini@0.25"
+        )
     if not at:
         return NETWORKS[base]
     try:

@@ -7,17 +7,18 @@ from itertools import groupby
 from parity.network import Network
 from parity.nodes import FAN_IN_UNIFORM, AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, ReLU
 
-PLAN = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+PLAN: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
 def vgg_mini() -> Network:
     """Convolutions with filters of `PLAN` ("M" pools), batch norm and ReLU; PyTorch's initialisers; 9,231,114 parameters."""
     nodes: list[Node] = []
-    groups = [list(group) for pool, group in groupby(PLAN, key=lambda entry: entry == "M") if not pool]
+    runs = groupby(PLAN, key=lambda entry: isinstance(entry, int))
+    groups = [[int(filters) for filters in run] for convolutions, run in runs if convolutions]
     for g, group in enumerate(groups, start=1):
         for i, filters in enumerate(group, start=1):
             nodes += [
-                Conv(f"conv{g}_{i}", int(filters), init=FAN_IN_UNIFORM, bias_init=FAN_IN_UNIFORM),
+                Conv(f"conv{g}_{i}", filters, init=FAN_IN_UNIFORM, bias_init=FAN_IN_UNIFORM),
                 BatchNorm(f"bn{g}_{i}"),
                 ReLU(f"relu{g}_{i}"),
             ]
@@ -27,4 +28,6 @@ def vgg_mini() -> Network:
         Flatten("flatten"),
         Linear("fc", 10, init=FAN_IN_UNIFORM, bias_init=FAN_IN_UNIFORM),
     ]
-    return Network("vgg_mini", (3, 32, 32), tuple(nodes), source="third article of the set (2018): VGG-like net for CIFAR-10")
+    return Network(
+        "vgg_mini", (3, 32, 32), tuple(nodes), source="third article of the set (2018): VGG-like net for CIFAR-10"
+    )

@@ -1,0 +1,83 @@
+"""Errors between two sides' arrays. Nothing here averages a tensor away, and nothing passes because it was not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.network import Network
+
+ZERO_GRADIENT_BOUND = 1e-12
+"""How large a gradient that is zero in exact arithmetic may be, relative to its layer's weight gradient, in float64."""
+
+
+class NothingCompared(AssertionError):
+    """A comparison without a single tensor: an error, never a success."""
+
+
+class Incomparable(AssertionError):
+    """The two sides do not hold the same tensors in the same shapes."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed."""
+
+    name: str
+    error: float
+    bound: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether the error is within the bound; never for NaN."""
+        return self.error <= self.bound
+
+
+def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
+    """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
+    if reference.shape != other.shape:
+        raise Incomparable(f"shapes {reference.shape} and {other.shape}")
+    a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    size = float(np.linalg.norm(a))
+    return float(np.linalg.norm(b - a)) / (size or 1.0)
+
+
+def compare(
+    reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], bound: float | Callable[[str], float]
+) -> list[Difference]:
+    """A `Difference` for every tensor, in the reference's order.
+
+    `NothingCompared` if there is none, `Incomparable` naming a tensor that one side lacks or that is shaped differently.
+    """
+    if not reference and not other:
+        raise NothingCompared("nothing was recorded on either side")
+    for here, there, side in ((reference, other, "second"), (other, reference, "first")):
+        if missing := [name for name in here if name not in there]:
+            raise Incomparable(f"the {side} side lacks {missing[0]} ({len(missing)} in all)")
+    differences = []
+    for name, array in reference.items():
+        try:
+            error = relative_l2(array, other[name])
+        except Incomparable as problem:
+            raise Incomparable(f"{name}: {problem}") from None
+        differences.append(Difference(name, error, bound(name) if callable(bound) else bound))
+    return differences
+
+
+def split_zero_gradients(
+    network: Network, record: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Takes the gradients that are zero in exact arithmetic out of a step's `record`.
+
+    Returns the rest, and each such gradient's norm relative to its layer's weight gradient (to hold against `ZERO_GRADIENT_BOUND`).
+    """
+    zero = {f"gradient/{name}" for name in network.zero_gradients}
+    sizes = {}
+    for name in sorted(zero & set(record)):
+        weight = record[name.removesuffix("bias") + "weight"]
+        sizes[name] = float(np.linalg.norm(record[name]) / np.linalg.norm(weight))
+    return {name: array for name, array in record.items() if name not in zero}, sizes

@@ -1,0 +1,224 @@
+"""One process per framework: a worker that holds one `Side`, and the client that drives it over pipes.
+
+Loading both frameworks into one process crashes with some versions and pins their dependencies to each other. A message is eight bytes of
+length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.network import Network, from_fields
+from parity.recipe import Optimizer
+from parity.side import FRAMEWORKS, Side, implementation
+from parity.weights import State, decode, encode
+
+Record = dict[str, np.ndarray]
+
+
+class WorkerFailed(RuntimeError):
+    """The worker raised an error or died; the message holds its traceback or the last lines it wrote."""
+
+
+class Worker:
+    """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
+
+    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Use as a context manager. Methods
+    are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
+    """
+
+    def __init__(self, framework: str, python: str | Path | None = None, threads: int | None = None) -> None:
+        if framework not in FRAMEWORKS:
+            raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
+        self.framework = framework
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._process = subprocess.Popen(
+                [str(python or sys.executable), "-m", "parity.worker", framework, str(threads or 0)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            )
+        except OSError as error:
+            raise InputError(f"cannot run {python}: {error.strerror}") from None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the framework and of Python."""
+        versions: dict[str, str] = self.call("versions")[1]
+        return versions
+
+    def start(self, network: Network, settings: Optimizer, state: State, dtype: str = "float64") -> None:
+        """Builds the network with the weights `state` and a fresh optimizer."""
+        self.call("start", state, network=network.to_json(), settings=dataclasses.asdict(settings), dtype=dtype)
+
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: Iterable[str] = (),
+    ) -> tuple[Record, float, int]:
+        """One update. Returns what was recorded, the summed cross-entropy and the number of wrong images.
+
+        `record` names the phases wanted: forward, loss, backward, gradient, and update for the canonical state after it.
+        """
+        arrays = {"images": images, "labels": labels} | {f"mask/{layer}": mask for layer, mask in masks.items()}
+        found, (cost, wrong) = self.call("step", arrays, rate=rate, divisor=divisor, record=list(record))
+        return found, cost, wrong
+
+    def predict(self, images: np.ndarray, record: bool = False) -> Record:
+        """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
+        return self.call("predict", {"images": images}, record=record)[0]
+
+    def scale_velocity(self, factor: float) -> None:
+        """Multiplies the momentum buffers."""
+        self.call("scale_velocity", factor=factor)
+
+    def state(self) -> State:
+        """The canonical state with optimizer slots."""
+        return self.call("state")[0]
+
+    def load(self, state: State, updates: int) -> None:
+        """Takes a canonical state over."""
+        self.call("load", state, updates=updates)
+
+    def call(self, name: str, arrays: Mapping[str, np.ndarray] | None = None, **arguments: Any) -> tuple[Record, Any]:
+        """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            _send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
+            found, answer = _receive(self._process.stdout)
+        except (EOFError, OSError):
+            self._process.wait(timeout=10)
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
+            reason = "\n".join(lines) or "it wrote nothing"
+            raise WorkerFailed(
+                f"the {self.framework} worker died (exit code {self._process.returncode}):\n{reason}"
+            ) from None
+        if "input_error" in answer:
+            raise InputError(answer["input_error"])
+        if "error" in answer:
+            raise WorkerFailed(f"the {self.framework} worker failed:\n{answer['error']}")
+        return found, answer["result"]
+
+
+def _send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, Any]) -> None:
+    blob = encode(arrays, {"message": json.dumps(message)})
+    file.write(len(blob).to_bytes(8, "little"))
+    file.write(blob)
+    file.flush()
+
+
+def _receive(file: IO[bytes]) -> tuple[Record, dict[str, Any]]:
+    length = file.read(8)
+    if len(length) < 8:
+        raise EOFError
+    blob = file.read(size := int.from_bytes(length, "little"))
+    if len(blob) < size:
+        raise EOFError
+    arrays, metadata = decode(blob, "the message")
+    return arrays, json.loads(metadata["message"])
+
+
+class _Server:
+    """The worker's end: one method a call, (arrays, arguments) -> (arrays, result)."""
+
+    def __init__(self, framework: str, threads: int | None) -> None:
+        self.framework = framework
+        self.runtime = implementation(framework, "runtime", threads)
+        self.runtime.start("cpu", threads)
+        self.side: Side
+
+    def versions(self, arrays: Record) -> tuple[Record, Any]:
+        return {}, self.runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
+
+    def start(self, arrays: Record, network: str, settings: dict[str, Any], dtype: str) -> tuple[Record, Any]:
+        trainer = implementation(self.framework, "train").Trainer
+        self.side = trainer(Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype)
+        return {}, None
+
+    def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
+        masks = {name.removeprefix("mask/"): array for name, array in arrays.items() if name.startswith("mask/")}
+        found: Record | None = {} if record else None
+        result = self.side.step(arrays["images"], arrays["labels"], masks, rate, divisor, found)
+        kept = {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}
+        if "update" in record:
+            kept |= {f"update/{name}": array for name, array in self.side.state().items()}
+        return kept, result
+
+    def predict(self, arrays: Record, record: bool) -> tuple[Record, Any]:
+        found: Record | None = {} if record else None
+        logits = self.side.predict(arrays["images"], found)
+        return {"logits": logits} | (found or {}), None
+
+    def scale_velocity(self, arrays: Record, factor: float) -> tuple[Record, Any]:
+        self.side.scale_velocity(factor)
+        return {}, None
+
+    def state(self, arrays: Record) -> tuple[Record, Any]:
+        return self.side.state(), None
+
+    def load(self, arrays: Record, updates: int) -> tuple[Record, Any]:
+        self.side.load(arrays, updates)
+        return {}, None
+
+
+def serve(framework: str, threads: int | None) -> None:
+    """Answers calls from stdin on stdout until stdin ends."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a framework prints must not end up between the messages
+    server = _Server(framework, threads)
+    while True:
+        try:
+            arrays, message = _receive(source)
+        except EOFError:
+            return
+        try:
+            found, result = getattr(server, message["call"])(arrays, **message["arguments"])
+            answer = {"result": result}
+        except InputError as error:
+            found, answer = {}, {"input_error": str(error)}
+        except Exception:
+            found, answer = {}, {"error": traceback.format_exc()}
+        _send(sink, found, answer)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]) or None)

@@ -1,0 +1,141 @@
+"""One training step of both networks, Paddle against PyTorch, on CIFAR-10 images: every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from parity import data, networks, recipes
+from parity.compare import ZERO_GRADIENT_BOUND, Difference, compare, split_zero_gradients
+from parity.data.batches import Batches, preprocess
+from parity.randomness import masks
+from parity.twin import perturb
+from parity.weights import initialise
+from parity.worker import Record, Worker
+
+PHASES = ("forward", "loss", "backward", "gradient", "update")
+BATCH = 8
+CASES = [("vgg16_bn_drop", "article"), ("vgg_mini", "adam"), ("vgg_mini", "quick")]
+
+
+@pytest.fixture(scope="module")
+def images() -> data.Dataset:
+    return data.load("cifar10").limit(64, 16)
+
+
+def one_step(
+    worker: Worker, network: str, recipe: str, dataset: data.Dataset, dtype: str, twin: bool = False
+) -> tuple[Record, Record]:
+    """Eval forward before the update, and everything that one update does."""
+    net, how = networks.get(network), recipes.get(recipe)
+    batches = Batches(dataset.train_images, dataset.train_labels, BATCH, how.augmentation, seed=1)
+    pixels, labels = next(batches.epoch(0))
+    inputs = preprocess(pixels, how.preprocessing, dtype)
+    state = initialise(net, seed=1)
+    if twin:
+        state, inputs = perturb(state, 0), perturb({"images": inputs}, 0)["images"]
+    worker.start(net, how.optimizer, state, dtype)
+    before = worker.predict(inputs, record=True)
+    dropped = masks(1, 1, range(BATCH), net.dropouts)
+    record, cost, wrong = worker.step(inputs, labels, dropped, how.optimizer.rate, how.loss_divisor(BATCH), PHASES)
+    record |= {"loss": record["loss"], "cost": np.float64(cost).reshape(1), "wrong": np.float64(wrong).reshape(1)}
+    return before, record
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
+def float64_step(
+    request: pytest.FixtureRequest, workers: dict[str, Worker], images: data.Dataset
+) -> tuple[str, str, dict[str, tuple[Record, Record]]]:
+    network, recipe = request.param
+    return (
+        network,
+        recipe,
+        {name: one_step(worker, network, recipe, images, "float64") for name, worker in workers.items()},
+    )
+
+
+def adam_bound(reference: Record, other: Record, name: str) -> float:
+    """1e-12, and what Adam's first step makes of the gradients' own rounding.
+
+    The step is rate * g / (|g| + eps), of slope rate * eps / (|g| + eps)^2: a gradient that happens to lie within 1e-8 of zero has
+    its rounding error multiplied by up to rate / eps = 1e5. The factor 2 is for the slope between the two gradients.
+    """
+    gradient = name.replace("update/", "gradient/")
+    if gradient not in reference:
+        return 1e-12
+    settings = recipes.get("adam").optimizer
+    a, b = reference[gradient], other[gradient]
+    slope = settings.rate * settings.eps / (np.abs(a) + settings.eps) ** 2
+    return 1e-12 + 2 * float(np.linalg.norm(slope * (b - a)) / np.linalg.norm(reference[name]))
+
+
+def assert_equal(reference: Record, other: Record, bound: float | Callable[[str], float]) -> None:
+    differences = compare(reference, other, bound)
+    wrong = [d for d in differences if not d.equal]
+    assert not wrong, f"{len(wrong)} of {len(differences)} differ, first {wrong[0]}"
+
+
+def test_inference_of_fresh_networks_agrees_in_float64(float64_step) -> None:
+    *_, steps = float64_step
+    assert_equal(steps["torch"][0], steps["paddle"][0], 1e-12)
+
+
+@pytest.mark.parametrize("phase", ["forward", "loss", "backward", "gradient", "update", "cost", "wrong"])
+def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
+    name, recipe, steps = float64_step
+    network = networks.get(name)
+    records = {side: split_zero_gradients(network, step[1])[0] for side, step in steps.items()}
+    chosen = {side: {n: a for n, a in r.items() if n.split("/")[0] == phase} for side, r in records.items()}
+    if recipe == "adam" and phase == "update":
+        assert_equal(
+            chosen["torch"], chosen["paddle"], lambda key: adam_bound(records["torch"], records["paddle"], key)
+        )
+    else:
+        assert_equal(chosen["torch"], chosen["paddle"], 1e-12)
+
+
+def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float64_step, framework: str) -> None:
+    name, _, steps = float64_step
+    network = networks.get(name)
+    _, sizes = split_zero_gradients(network, steps[framework][1])
+    assert set(sizes) == {f"gradient/{parameter}" for parameter in network.zero_gradients}
+    assert max(sizes.values()) <= ZERO_GRADIENT_BOUND
+
+
+def test_an_update_records_every_parameter_statistic_and_slot(float64_step, framework: str) -> None:
+    name, _, steps = float64_step
+    network = networks.get(name)
+    updated = {key.removeprefix("update/") for key in steps[framework][1] if key.startswith("update/")}
+    assert set(network.parameters) < updated
+    slots = {key.split(".", 2)[2] for key in updated if key.startswith("optimizer.")}
+    assert slots == {key for key, parameter in network.parameters.items() if parameter.trainable}
+
+
+def worst(differences: list[Difference]) -> dict[str, float]:
+    """The largest error of each phase."""
+    phases: dict[str, float] = {}
+    for d in differences:
+        phase = d.name.split("/")[0]
+        phases[phase] = max(phases.get(phase, 0.0), d.error)
+    return phases
+
+
+KINK = 1e-3
+"""What a few ReLUs or pool winners that rounding flips may change downstream, whether or not the twin flips any."""
+
+
+@pytest.mark.parametrize(("network", "recipe"), [(f"{network}@0.25", recipe) for network, recipe in CASES])
+def test_one_step_in_float32_errs_no_more_than_rounding_explains(
+    network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
+) -> None:
+    # Where a flip strikes is a matter of luck, so not a tensor's own error but a phase's worst is held against the twin's.
+    net, worker = networks.get(network), workers[framework]
+    reference = split_zero_gradients(net, one_step(workers["torch"], network, recipe, images, "float64")[1])[0]
+    measured = split_zero_gradients(net, one_step(worker, network, recipe, images, "float32")[1])[0]
+    twin = split_zero_gradients(net, one_step(worker, network, recipe, images, "float32", twin=True)[1])[0]
+    errors, noise = worst(compare(reference, measured, 0)), worst(compare(measured, twin, 0))
+    floors = dict.fromkeys(("backward", "gradient", "update"), KINK)
+    wrong = {p: (error, noise[p]) for p, error in errors.items() if error > 10 * max(noise[p], floors.get(p, 2**-24))}
+    assert not wrong

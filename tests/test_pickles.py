@@ -1,0 +1,111 @@
+"""What the archive's pickles may say, and that nothing else is listened to."""
+
+import contextlib
+import os
+import pickle
+
+import cifar_files
+import numpy as np
+import pytest
+from cifar_files import quiet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parity import data
+from parity.data import pickles
+from parity.errors import InputError
+
+pytest_plugins = ["cifar_fixtures"]
+
+
+class _Runs:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def gadgets(marker):
+    code = f"open({str(marker)!r}, 'w')"
+    stack_global = b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c" + bytes([len(code)]) + code.encode() + b"\x85R."
+    return {
+        "system": pickle.dumps(_Runs(os.system, f"touch {marker}"), 2),
+        "eval": pickle.dumps({b"data": _Runs(eval, code)}, 2),
+        "stack global": stack_global,
+        "instance": b"(S'touch " + str(marker).encode() + b"'\nios\nsystem\n.",
+        "attribute of an admitted module": b"cnumpy.core.multiarray\nfromfile\n(U\x01xtR.",
+        "nested name": b"\x80\x04\x8c\x05numpy\x8c\x0bdtype.mro.x\x93.",
+        "extension": b"\x80\x02\x82\x01.",
+        "persistent": b"\x80\x02U\x01xQ.",
+    }
+
+
+@pytest.mark.parametrize("gadget", gadgets("x"))
+def test_a_pickle_that_wants_to_run_code_is_refused_and_nothing_runs(gadget, batches, tmp_path):
+    marker = tmp_path / "ran"
+    batches["data_batch_4"] = gadgets(marker)[gadget]
+    archive = cifar_files.archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    for place in (archive, cifar_files.folder(tmp_path / "unpacked", batches)):
+        with pytest.raises(InputError, match="data_batch_4 is"):
+            data.load("cifar10", place, quiet)
+    assert not marker.exists()
+
+
+def test_the_same_pickles_do_run_where_pickle_is_trusted(tmp_path):
+    with contextlib.suppress(Exception):
+        pickle.loads(gadgets(tmp_path / "ran")["system"])
+    assert (tmp_path / "ran").exists()
+
+
+def pickled_array(rows=b"K\x02", columns=b"K\x01", kind=b"u1", order=b"\x89", raw=b"ab"):
+    """A dict of one array, by default uint8 [2, 1], of which each part can be replaced."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nU" + bytes([len(kind)]) + kind + b"K\x00K\x01\x87R" if kind else b"N"
+    state = b"(K\x01" + rows + columns + b"\x86" + dtype + order + b"U" + bytes([len(raw)]) + raw + b"tb"
+    return b"\x80\x02}U\x04data" + array + state + b"s."
+
+
+def test_a_plain_array_is_read():
+    assert pickles.read_batch(pickled_array())["data"].tolist() == [[97], [98]]
+
+
+MINUS_ONE, MINUS_TWO = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
+
+
+@pytest.mark.parametrize(
+    "written",
+    {
+        "an array of objects": pickled_array(kind=b"O8"),
+        "an array of floats": pickled_array(kind=b"f4"),
+        "an array of no type": pickled_array(kind=b""),
+        "an array in Fortran order": pickled_array(order=b"\x88"),
+        "an array longer than its bytes": pickled_array(rows=b"K\x03"),
+        "an array shorter than its bytes": pickled_array(rows=b"K\x01"),
+        "an array of negative sizes": pickled_array(rows=MINUS_ONE, columns=MINUS_TWO),
+        "an array of huge sizes": pickled_array(rows=b"\x8a\x09" + b"\xff" * 8 + b"\x00"),
+        "a string in another encoding": b"\x80\x02}c_codecs\nencode\nX\1\0\0\0xX\5\0\0\0rot13\x86RNs.",
+        "a memo of four thousand million places": b"\x80\x02]r\xff\xff\xff\xff.",
+        "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
+        "a number": b"\x80\x02K\x01.",
+        "no end": b"}" * 1000,
+        "nothing": b"",
+    }.items(),
+    ids=lambda written: written[0],
+)
+def test_a_pickle_of_another_content_is_refused(written):
+    with pytest.raises(InputError):
+        pickles.read_batch(written[1])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_pickle_damaged_in_any_way_is_read_or_refused_and_nothing_else(draw):
+    images = np.arange(3 * 3072, dtype=np.uint8).reshape(3, 3, 32, 32)
+    content = bytearray(cifar_files.python2_pickle(images, [1, 2, 3]))
+    body = content.index(images.tobytes())
+    places = st.one_of(st.integers(0, body), st.integers(body + images.size, len(content) - 1))
+    for place in draw.draw(st.lists(places, min_size=1, max_size=4)):
+        content[place] = draw.draw(st.integers(0, 255))
+    with contextlib.suppress(InputError):
+        assert isinstance(pickles.read_batch(bytes(content)), dict)
