@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import time
 from collections.abc import Callable
@@ -51,6 +52,12 @@ def curves(run: Run) -> None:
     write_atomically(run.folder / "curves.png", picture.getvalue())
 
 
+def check_tensorboard() -> None:
+    """`InputError` where the package that `tensorboard` needs is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise InputError('--tensorboard needs the package: pip install "vgg-parity[tensorboard]"')
+
+
 SCALARS = {
     "batch": ("train", ("cost", "error", "rate")),
     "pass": ("test", ("test_cost", "test_error", "test_accuracy")),
@@ -62,12 +69,11 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
 
     `InputError` where the package is missing.
     """
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError:
-        raise InputError('--tensorboard needs the package: pip install "vgg-parity[tensorboard]"') from None
+    check_tensorboard()
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
     writer = EventFileWriter(str(folder))
 
     def write(line: dict[str, Any]) -> None:

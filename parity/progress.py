@@ -24,12 +24,12 @@ class Console:
 class Progress:
     """A bar over the batches of a run with the time left: batches left x their mean time + tests left x the last test's.
 
-    Silent where stderr is no terminal.
+    Until a test was timed, it counts as `test_batches` batches. Silent where stderr is no terminal.
     """
 
-    def __init__(self, console: Console, total: int, done: int, tests: int) -> None:
+    def __init__(self, total: int, done: int, tests: int, test_batches: float) -> None:
         self.total, self.tests, self.done, self.first = total, tests, done, done
-        self.test_seconds = 0.0
+        self.test_batches, self.test_seconds = test_batches, 0.0
         self.spent_testing = 0.0
         self.started = time.perf_counter()
         form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches {elapsed}{postfix}"
@@ -46,7 +46,8 @@ class Progress:
     def left(self) -> float:
         """Seconds that the rest will take, as far as is known."""
         training = time.perf_counter() - self.started - self.spent_testing
-        return training / max(self.done - self.first, 1) * (self.total - self.done) + self.tests * self.test_seconds
+        batch = training / max(self.done - self.first, 1)
+        return batch * (self.total - self.done) + self.tests * (self.test_seconds or batch * self.test_batches)
 
     def advance(self) -> None:
         """One batch is done."""

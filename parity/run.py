@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,23 @@ class Position:
     feed_seconds: float = 0.0
     mask_seconds: float = 0.0
 
+    def fits(self, experiment: Experiment, images: int) -> bool:
+        """Whether a run of `experiment` on `images` training images can stand here."""
+        recipe, batches = experiment.recipe, experiment.batches(images)
+        seen = min(self.batch * recipe.batch_size, images)
+        last = batches if self.epoch < recipe.epochs else 0
+        amounts = (self.rate, self.cost, self.seconds, self.step_seconds, self.feed_seconds, self.mask_seconds)
+        return (
+            0 <= self.epoch <= recipe.epochs
+            and 0 <= self.batch <= last
+            and self.update == self.epoch * batches + self.batch
+            and self.samples == self.epoch * images + seen
+            and self.seen == seen >= self.wrong >= 0
+            and all(0 <= amount < math.inf for amount in amounts)
+            and (self.seconds > 0 or not self.update)
+            and -1 <= self.best <= 1
+        )
+
 
 class Run:
     """The folder of one run of `experiment`."""
@@ -54,14 +73,11 @@ class Run:
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> Run:
         """A new run; `context` (framework, versions, machine, command) goes to config.json. `InputError` if the folder is taken."""
+        check_free(folder)
         try:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise InputError(
-                    f"{folder} exists and is not empty: continue it with --resume, or choose another --out"
-                )
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write {folder}: {error.strerror}") from None
+            raise InputError(f"cannot write {folder} ({error.strerror}): choose another --out") from None
         config = {"experiment": json.loads(experiment.to_json())} | context
         weights.write_atomically(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         return Run(folder, experiment)
@@ -72,9 +88,12 @@ class Run:
         try:
             text = (folder / "config.json").read_text()
         except (OSError, UnicodeDecodeError):
-            raise InputError(f"{folder} is not a run folder: it has no readable config.json") from None
-        experiment = parse_json(text, f"{folder}/config.json").get("experiment")
-        return Run(folder, Experiment.from_json(json.dumps(experiment)))
+            raise InputError(
+                f"{folder} is not a run folder: it has no readable config.json; give the folder that a run was written to"
+            ) from None
+        with _about(folder / "config.json", "mend it, or start a new run"):
+            experiment = parse_json(text, "run").get("experiment")
+            return Run(folder, Experiment.from_json(json.dumps(experiment)))
 
     def save(self, state: State, position: Position) -> None:
         """Writes the last checkpoint atomically."""
@@ -87,32 +106,60 @@ class Run:
         metadata = {"experiment": self.experiment.to_json(), "test_accuracy": repr(accuracy)}
         weights.save(self.best, self.experiment.network, kept, metadata)
 
-    def restore(self) -> tuple[State | None, Position]:
-        """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if there is none yet."""
+    def restore(self, images: int) -> tuple[State | None, Position]:
+        """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if there is none yet.
+
+        `images` is the number of training images. `InputError`, with nothing changed, where checkpoint, config.json and
+        metrics.jsonl are not of one run.
+        """
         state, position = None, Position()
         if self.last.exists():
-            network, state, metadata = weights.load(self.last)
-            self._same(network)
-            weights.check(network, state, self.experiment.recipe.optimizer.slots)
-            fields = parse_json(metadata.get("position", "null"), f"{self.last}: position")
-            position = from_fields(Position, fields, f"{self.last}: position")
-        if self.metrics_file.exists():
-            lines = self.metrics_file.read_bytes().splitlines(keepends=True)
-            weights.write_atomically(self.metrics_file, b"".join(lines[: position.lines]))
+            state, position = self._load(images)
+        lines = self._lines(position)
+        for rest in self.folder.glob(".*.safetensors.*"):  # of a process that was killed while it wrote
+            rest.unlink(missing_ok=True)
+        weights.write_atomically(self.metrics_file, b"".join(lines))
         return state, position
 
-    def _same(self, network: Network) -> None:
-        if network != self.experiment.network:
+    def _load(self, images: int) -> tuple[State, Position]:
+        network, state, metadata = weights.load(self.last)
+        with _about(self.last, "put the run's own checkpoint back, or remove the file to start the run afresh"):
+            if network != self.experiment.network:
+                raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
+            weights.check(network, state, self.experiment.recipe.optimizer.slots)
+            fields = parse_json(metadata.get("position", "null"), "position")
+            position = from_fields(Position, fields, "position")
+            if not position.fits(self.experiment, images):
+                raise InputError(f"its position is none that config.json and {images} training images lead to")
+        return state, position
+
+    def _lines(self, position: Position) -> list[bytes]:
+        """The lines of metrics.jsonl up to `position`."""
+        try:
+            lines = self.metrics_file.read_bytes().splitlines(keepends=True)[: max(position.lines, 0)]
+            events = [json.loads(line)["event"] for line in lines if line.endswith(b"\n")]
+        except FileNotFoundError:
+            lines, events = [], []
+        except OSError as error:
+            raise InputError(f"cannot read {self.metrics_file}: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            events = []
+        if len(events) != position.lines or events.count("pass") != position.epoch:
             raise InputError(
-                f"{self.last} holds network {network.name}, the run is of {self.experiment.network.name}: it is another run's checkpoint"
+                f"{self.metrics_file} lacks lines of the {position.lines} that were there at {self.last.name}: "
+                "put the whole file back, or start a new run"
             )
+        return lines
 
     def log(self, position: Position, **values: Any) -> None:
         """Appends one line to metrics.jsonl, on disk when this returns."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(values) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot write {self.metrics_file}: {error.strerror}") from None
         position.lines += 1
         for watch in self.watchers:
             watch(values)
@@ -127,8 +174,30 @@ class Run:
 
 def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
     """Weights of a run folder (its last checkpoint) or of a safetensors file; the experiment where the file names one."""
-    network, state, metadata = weights.load(path / "last.safetensors" if path.is_dir() else path)
-    kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
-    weights.check(network, kept)
-    experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
+    file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises
+    if file != path and not file.exists():
+        raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
+    network, state, metadata = weights.load(file)
+    with _about(file, "take another copy"):
+        kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
+        weights.check(network, kept)
+        experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
     return experiment, network, kept
+
+
+def check_free(folder: Path) -> None:
+    """`InputError` unless `folder` is empty or does not exist."""
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
+    except OSError as error:
+        raise InputError(f"cannot read {folder} ({error.strerror}): choose another --out") from None
+
+
+@contextmanager
+def _about(path: Path, way_out: str) -> Iterator[None]:
+    """Adds the file and a way out to every `InputError` from within."""
+    try:
+        yield
+    except (InputError, RecursionError) as error:
+        raise InputError(f"{path}: {error}; {way_out}") from None

@@ -45,7 +45,8 @@ def train(
     batches = Batches(
         dataset.train_images, dataset.train_labels, recipe.batch_size, recipe.augmentation, experiment.seed
     )
-    progress = Progress(console, recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch)
+    test_batches = len(dataset.test_labels) / recipe.batch_size / 3  # of training: a third of the work is forward
+    progress = Progress(recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches)
     saved = time.monotonic()
     with progress, _stop_request() as stop:
         while position.epoch < recipe.epochs:
@@ -158,15 +159,18 @@ def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, consol
 
 
 def evaluate(side: Side, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode."""
+    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite."""
     cost, right = 0.0, 0
     for first in range(0, len(dataset.test_labels), batch_size):
         part = slice(first, first + batch_size)
         labels = dataset.test_labels[part]
         logits = side.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # infinite scores make the cost NaN, which is told below
+            logits -= logits.max(axis=1, keepdims=True)
         cost += float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum())
         right += int((logits.argmax(axis=1) == labels).sum())
+    if not math.isfinite(cost):
+        raise Diverged(f"the cost on the test images is {cost}: the weights have diverged; try a lower learning rate")
     return cost / len(dataset.test_labels), right / len(dataset.test_labels)
 
 

@@ -26,22 +26,27 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong and how to get help; exit code 2."""
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+LARGEST = 2**63 - 1
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    value = int(text)
+    """A whole number from 1 to `LARGEST`."""
+    value = natural(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
 
 
 def natural(text: str) -> int:
-    """A whole number of at least 0."""
+    """A whole number from 0 to `LARGEST`."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"{value} is above 2**63 - 1")
     return value
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import platform
+import shlex
 import sys
 import time
 from datetime import datetime
@@ -17,9 +19,10 @@ from parity.commands.command import Failed, Parser, execute, natural, positive
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
+from parity.nodes import BatchNorm
 from parity.progress import Console, duration
 from parity.recipe import Experiment, Preprocessing, Recipe, changed
-from parity.run import Position, Run, read_checkpoint
+from parity.run import Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
 from parity.train import Diverged, Stopped, evaluate, train
 from parity.weights import initialise
@@ -39,6 +42,13 @@ FIXED_ON_RESUME = (
     "out",
     "eval_only",
 )
+TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorboard")
+"""Flags that mean nothing to --eval-only."""
+
+KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "json")
+"""Flags that config.json does not hold: the command that continues a run repeats them."""
+
+MOST_THREADS = 1024
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -96,12 +106,16 @@ def parser(framework: str) -> Parser:
 
 def _command(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
-    runtime = implementation(framework, "runtime", options.threads)
-    device = runtime.start(options.device, options.threads or machine.cores())
+    _check_flags(options)
     if options.eval_only:
-        return _evaluate_only(framework, options, console, device)
-    run, dataset = _resume(options, console) if options.resume else _begin(framework, options, console, device, runtime)
-    state, position = run.restore()
+        return _evaluate_only(framework, options, console)
+    if options.resume:
+        run, dataset = _resume(options, console)
+        state, position = run.restore(len(dataset.train_labels))
+        runtime, device = _start(framework, options)
+    else:
+        run, dataset, runtime, device = _begin(framework, options, console)
+        state, position = None, Position()
     experiment = run.experiment
     if options.tensorboard:
         run.watchers.append(plots.tensorboard(run.folder))
@@ -115,38 +129,80 @@ def _command(framework: str, options: argparse.Namespace, console: Console) -> d
     if state is not None:
         side.load(state, position.update)
     if options.resume:
-        console.say(
-            f"Resuming {run.folder} in {FRAMEWORKS[framework]} at pass {position.epoch}, batch {position.batch}"
-        )
+        place = f"pass {position.epoch}, batch {position.batch}"
+        done = "its end: nothing is left to train" if position.epoch == experiment.recipe.epochs else place
+        console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at {done}")
+    again = _command_to_resume(framework, options, run)
     try:
-        train(side, run, dataset, position, console, options.checkpoint_every)
+        try:
+            train(side, run, dataset, position, console, options.checkpoint_every)
+        finally:
+            plots.curves(run)
     except Stopped:
-        again = f"python scripts/train_{framework}.py --resume {run.folder}"
         raise KeyboardInterrupt(
-            f"stopped after pass {position.epoch}, batch {position.batch}; continue with: {again}"
+            f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}"
         ) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; continue from the last checkpoint with: {again}") from None
     except Diverged as error:
         raise Failed(str(error)) from None
-    finally:
-        plots.curves(run)
     return _summary(
         framework, run, position, dataset, device, console, runtime.versions(), time.perf_counter() - started
     )
 
 
-def _begin(
-    framework: str, options: argparse.Namespace, console: Console, device: str, runtime: Any
-) -> tuple[Run, Dataset]:
-    """A new run: chooses what was not given, says so, and makes its folder."""
-    default = GPU_NETWORK if device == "gpu" else CPU_NETWORK
-    network = networks.get(options.network or default)
+def _check_flags(options: argparse.Namespace) -> None:
+    """`InputError` for flags that do not go together or that nothing here can serve."""
+    modes = {
+        "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
+        "eval_only": (TRAINING_ONLY, "it only tests"),
+    }
+    for mode, (refused, why) in modes.items():
+        for name in refused if getattr(options, mode) is not None else ():
+            if getattr(options, name) is not None and getattr(options, name) is not False:
+                raise InputError(f"{_flag(name)} cannot be given with {_flag(mode)}: {why}")
+    if (options.threads or 1) > MOST_THREADS:
+        raise InputError(f"--threads is at most {MOST_THREADS}; this machine has {machine.cores()} cores")
+    if options.tensorboard:
+        plots.check_tensorboard()
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _command_to_resume(framework: str, options: argparse.Namespace, run: Run) -> str:
+    """What continues `run` in the way that `options` ask for."""
+    words, default = ["python", f"scripts/train_{framework}.py", "--resume", str(run.folder)], parser(framework)
+    for name in KEPT_ON_RESUME:
+        value = getattr(options, name)
+        if value != default.get_default(name):
+            words += [_flag(name)] if value is True else [_flag(name), str(value)]
+    return shlex.join(words)
+
+
+def _start(framework: str, options: argparse.Namespace) -> tuple[Any, str]:
+    """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
+    runtime = implementation(framework, "runtime", options.threads)
+    return runtime, runtime.start(options.device, options.threads or machine.cores())
+
+
+def _begin(framework: str, options: argparse.Namespace, console: Console) -> tuple[Run, Dataset, Any, str]:
+    """A new run: chooses what was not given, says so, and makes its folder; with the framework's runtime and the device."""
+    asked = networks.get(options.network) if options.network else None
     recipe = changed(recipes.get(options.recipe or RECIPE), epochs=options.epochs, batch_size=options.batch_size)
+    if options.out:
+        check_free(options.out)
+    dataset, reason = _data(options, console)
+    dataset = dataset.limit(options.train_limit, options.test_limit)
+    if asked:
+        _check_fit(asked, dataset, recipe)
+    runtime, device = _start(framework, options)
+    network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
+    _check_fit(network, dataset, recipe)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
-    dataset, reason = _data(options, console)
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, options.train_limit, options.test_limit)
-    dataset = dataset.limit(options.train_limit, options.test_limit)
-    _check_fit(network, dataset)
     context = {
         "framework": framework,
         "versions": runtime.versions()
@@ -169,7 +225,7 @@ def _begin(
     console.say(f"Recipe: {recipe.name}, {recipe.epochs} passes of {count:,} images in batches of {recipe.batch_size}")
     if not options.network and device == "cpu":
         console.say(_article(framework, dataset))
-    return run, dataset
+    return run, dataset, runtime, device
 
 
 def _why(network: Network, device: str) -> str:
@@ -204,29 +260,32 @@ def _data(options: argparse.Namespace, console: Console) -> tuple[Dataset, str]:
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(network: Network, dataset: Dataset) -> None:
+def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None = None) -> None:
+    """`InputError` unless `network` can classify `dataset` and, if a `recipe` is given, be trained on it."""
     if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) != network.classes:
         raise InputError(
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
             f"but {dataset.name} has images {dataset.train_images.shape[1:]} of {len(dataset.classes)} classes"
         )
+    norms = [math.prod(network.inputs[node.name][1:]) for node in network.nodes if isinstance(node, BatchNorm)]
+    count = len(dataset.train_labels)
+    if recipe and 1 in norms and 1 in (recipe.batch_size, count % recipe.batch_size or recipe.batch_size):
+        raise InputError(
+            f"{count} images in batches of {recipe.batch_size} make a batch of one image, from which the batch norm of "
+            f"{network.name} learns nothing: choose another --batch-size or --train-limit"
+        )
 
 
 def _resume(options: argparse.Namespace, console: Console) -> tuple[Run, Dataset]:
-    for name in FIXED_ON_RESUME:
-        if getattr(options, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} cannot be given with --resume: the run's config.json decides it"
-            )
     run = Run.open(options.resume)
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
     dataset = dataset.limit(experiment.train_limit, experiment.test_limit)
-    _check_fit(experiment.network, dataset)
+    _check_fit(experiment.network, dataset, experiment.recipe)
     return run, dataset
 
 
-def _evaluate_only(framework: str, options: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
+def _evaluate_only(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     experiment, network, state = read_checkpoint(options.eval_only)
     if options.network and networks.get(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
@@ -237,9 +296,13 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
     _check_fit(network, dataset)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    _, device = _start(framework, options)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
-    cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())
+    try:
+        cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())
+    except Diverged as error:
+        raise Failed(f"{options.eval_only}: {error}") from None
     seconds = time.perf_counter() - started
     count = len(dataset.test_labels)
     console.say(
@@ -279,8 +342,9 @@ def _summary(
     )
     console.say(f"Curves, metrics and checkpoints: {run.folder}")
     accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
+    which = "all" if experiment.test_limit is None else "the first"
     console.say(
-        f"Test accuracy {accuracy:.2%} on all {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes"
+        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes"
     )
     return {
         "framework": framework,

@@ -1,0 +1,90 @@
+"""Networks for the tests: one with every kind of node, and a hypothesis strategy that generates valid ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from hypothesis import strategies as st
+
+from parity import networks
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import FAN_IN_UNIFORM, AvgPool, BatchNorm, Conv, Dropout, Flatten, Init, Linear, MaxPool, Node, ReLU
+
+EVERY_KIND = Network(
+    "every_kind",
+    (4, 9, 7),
+    (
+        Conv("conv", 8, kernel=3, stride=1, padding=1, groups=2),
+        BatchNorm("norm"),
+        ReLU("relu"),
+        MaxPool("peak", size=2, stride=2, ceil=True),
+        AvgPool("mean", size=2, stride=1, padding=1),
+        Dropout("drop", 0.25),
+        Flatten("flat"),
+        Linear("fc", 5, init=FAN_IN_UNIFORM, bias_init=FAN_IN_UNIFORM),
+    ),
+    source="made for the tests",
+)
+NETWORKS = [*networks.NETWORKS.values(), *(networks.get(f"{name}@0.25") for name in networks.NETWORKS), EVERY_KIND]
+"""Every network of the project, whole and shrunk, and the one above."""
+
+
+def kinds(nodes: tuple[Node, ...]) -> list[str]:
+    """The nodes' kinds by name."""
+    return [type(node).__name__ for node in nodes]
+
+
+@st.composite
+def generated(draw: st.DrawFn) -> Network:
+    """A valid network of up to eight layers on images, a Flatten, and up to four on vectors."""
+    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(1, 12)))
+    scale = st.floats(0, 10, allow_subnormal=False)
+    inits = st.builds(Init, st.sampled_from(["normal", "uniform", "constant"]), scale, st.sampled_from(["none", "in"]))
+    name, nodes, here = iter(range(99)), [], shape
+    shared = {
+        BatchNorm: lambda n: st.builds(
+            BatchNorm,
+            st.just(n),
+            st.floats(0.01, 0.99),
+            st.floats(1e-6, 1),
+            st.sampled_from(["biased", "unbiased"]),
+            st.sampled_from([0.0, 1.0]),
+        ),
+        ReLU: lambda n: st.builds(ReLU, st.just(n)),
+        Dropout: lambda n: st.builds(
+            Dropout, st.just(n), st.floats(0.01, 0.99), st.sampled_from(["downscale_in_infer", "upscale_in_train"])
+        ),
+    }
+    size = st.integers(1, 3)
+    image: dict[type, Callable[[str], st.SearchStrategy[Node]]] = shared | {
+        Conv: lambda n: st.builds(
+            Conv,
+            st.just(n),
+            st.integers(1, 4).map(lambda k: k * 2),
+            st.integers(1, 3),
+            size,
+            st.integers(0, 1),
+            st.sampled_from([1, 2] if here[0] % 2 == 0 else [1]),
+            st.booleans(),
+            inits,
+            inits,
+        ),
+        MaxPool: lambda n: st.builds(MaxPool, st.just(n), size, size, st.just(0), st.booleans()),
+        AvgPool: lambda n: st.builds(AvgPool, st.just(n), size, size, st.just(0), st.booleans()),
+    }
+    vector = shared | {Linear: lambda n: st.builds(Linear, st.just(n), st.integers(1, 9), st.booleans(), inits, inits)}
+    for layers, stage in ((draw(st.integers(0, 8)), image), (draw(st.integers(1, 4)), vector)):
+        for _ in range(layers):
+            kind = draw(st.sampled_from(sorted(stage, key=str)))
+            node = draw(stage[kind](f"{kind.__name__.lower()}_{next(name)}"))
+            try:
+                here = node.output(here)
+            except InputError:
+                continue
+            nodes.append(node)
+        if stage is image:
+            nodes.append(Flatten("flatten"))
+            here = (math.prod(here),)
+    return Network(draw(st.text(max_size=9)), shape, tuple(nodes), draw(st.text(max_size=9)))

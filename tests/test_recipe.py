@@ -1,0 +1,316 @@
+"""How to train, as data: the article's learning rate to the letter, divisors, schedules, JSON, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity import networks, recipes
+from parity.errors import InputError
+from parity.recipe import Augmentation, Experiment, Optimizer, Preprocessing, Recipe, Schedule, changed, read_recipe
+
+ARTICLE, QUICK, ADAM = (recipes.get(name) for name in ("article", "quick", "adam"))
+IMAGES, PASSES, BATCHES_A_PASS = 50_000, 200, 391
+
+
+def rounded(value: float) -> float:
+    return float(np.float32(value))
+
+
+def counts() -> Iterator[int]:
+    """Images of every batch of the article's run."""
+    for _ in range(PASSES):
+        yield from [128] * 390
+        yield 80
+
+
+# ------------------------------------------------------------------------------------------------- the article's recipe
+
+
+def test_the_articles_rate_drops_with_the_last_update_of_pass_index_99_and_of_pass_index_199() -> None:
+    samples, rates = 0, []
+    for count in counts():
+        samples += count
+        rates.append(ARTICLE.rate(samples, PASSES * IMAGES))
+    assert samples == PASSES * IMAGES
+    drops = [update for update in range(2, len(rates) + 1) if rates[update - 1] != rates[update - 2]]
+    assert drops == [39_100, 78_200]
+    assert 100 * BATCHES_A_PASS == 39_100
+    assert rates[39_098] == rounded(0.1)
+    assert rates[39_099] == rounded(0.01)
+    assert rates[78_198] == rounded(0.01)
+    assert rates[78_199] == rounded(0.001)
+
+
+def test_the_articles_rate_changes_at_five_million_samples_the_current_batch_included() -> None:
+    total = PASSES * IMAGES
+    assert [ARTICLE.rate(samples, total) for samples in (1, 4_999_999)] == [rounded(0.1)] * 2
+    assert [ARTICLE.rate(samples, total) for samples in (5_000_000, 9_999_999)] == [rounded(0.01)] * 2
+
+
+def test_the_article_divides_by_128_even_the_last_batch_of_80_images() -> None:
+    assert ARTICLE.loss_divisor(128) == 128
+    assert ARTICLE.loss_divisor(80) == 128
+    assert [QUICK.loss_divisor(80), ADAM.loss_divisor(80)] == [80, 80]
+
+
+def test_the_article_is_followed_to_the_letter() -> None:
+    optimizer = ARTICLE.optimizer
+    assert (optimizer.kind, optimizer.nesterov, optimizer.velocity_holds_rate) == ("momentum", False, True)
+    assert (optimizer.rate, optimizer.momentum, optimizer.weight_decay) == (rounded(0.1), rounded(0.9), rounded(2e-4))
+    assert (ARTICLE.epochs, ARTICLE.batch_size, ARTICLE.divisor) == (200, 128, "batch_size")
+    assert ARTICLE.schedule == Schedule("discexp", factor=0.1, every=5_000_000)
+    assert ARTICLE.preprocessing == Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert ARTICLE.augmentation == Augmentation(0, False)
+
+
+def test_adam_is_the_third_articles_run() -> None:
+    optimizer = ADAM.optimizer
+    assert (optimizer.kind, optimizer.rate, optimizer.weight_decay) == ("adam", rounded(1e-3), 0.0)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert (ADAM.epochs, ADAM.batch_size, ADAM.divisor, ADAM.schedule.kind) == (10, 128, "count", "constant")
+    assert ADAM.preprocessing == Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert ADAM.augmentation == Augmentation(4, True)
+
+
+# ------------------------------------------------------------------------------------------------- rounding
+
+
+def test_scalars_are_rounded_to_float32_once_and_adams_are_not() -> None:
+    optimizer = Optimizer("adam", rate=0.1, momentum=0.9, weight_decay=2e-4, beta1=0.9, beta2=0.999, eps=1e-8)
+    for field in ("rate", "momentum", "weight_decay"):
+        value = getattr(optimizer, field)
+        assert value == rounded(value)
+    assert optimizer.rate != 0.1
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
+
+
+@pytest.mark.parametrize("recipe", [ARTICLE, QUICK, ADAM], ids=lambda recipe: recipe.name)
+def test_the_rate_is_the_exact_product_rounded_to_float32_a_single_time(recipe: Recipe) -> None:
+    total = recipe.epochs * IMAGES
+    base, warmup = Fraction(recipe.optimizer.rate), Fraction(recipe.schedule.warmup)
+    for samples in range(128, total, total // 997):
+        progress = Fraction(samples, total)
+        exact = {
+            "constant": base,
+            "discexp": base * Fraction(1, 10) ** (samples // 5_000_000),
+            "one_cycle": base * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)),
+        }[recipe.schedule.kind]
+        rate = recipe.rate(samples, total)
+        assert rate == rounded(rate)
+        half = Fraction(float(np.spacing(np.float32(rate)))) / 2
+        assert abs(Fraction(rate) - exact) <= half * Fraction(1_000_001, 1_000_000)
+
+
+# ------------------------------------------------------------------------------------------------- schedules
+
+
+def test_one_cycle_rises_from_zero_to_the_full_rate_and_ends_at_zero() -> None:
+    schedule, total = Schedule("one_cycle", warmup=0.3), 1000
+    fractions = [schedule.fraction(samples, total) for samples in range(total + 1)]
+    assert fractions[0] == 0.0
+    assert fractions[300] == 1.0
+    assert fractions[total] == 0.0
+    assert all(a < b for a, b in pairwise(fractions[:301]))
+    assert all(a > b for a, b in pairwise(fractions[300:]))
+    assert fractions[150] == pytest.approx(0.5)
+    assert fractions[650] == pytest.approx(0.5)
+
+
+def test_one_cycle_stays_at_zero_past_the_end() -> None:
+    assert Schedule("one_cycle").fraction(1001, 1000) == 0.0
+
+
+def test_one_cycle_without_warmup_starts_at_the_full_rate() -> None:
+    schedule = Schedule("one_cycle", warmup=0.0)
+    assert [schedule.fraction(samples, 100) for samples in (0, 25, 100)] == [1.0, 0.75, 0.0]
+
+
+def test_one_cycle_that_is_all_warmup_ends_at_the_full_rate_or_is_refused() -> None:
+    try:
+        schedule = Schedule("one_cycle", warmup=1.0)
+    except InputError:
+        return
+    assert schedule.fraction(100, 100) == 1.0
+
+
+def test_a_constant_schedule_is_constant() -> None:
+    assert {Schedule().fraction(samples, 100) for samples in (1, 50, 100)} == {1.0}
+
+
+def test_discexp_multiplies_by_its_factor_every_so_many_samples() -> None:
+    schedule = Schedule("discexp", factor=0.5, every=10)
+    assert [schedule.fraction(samples, 99) for samples in (9, 10, 19, 20, 35)] == [1.0, 0.5, 0.5, 0.25, 0.125]
+
+
+# ------------------------------------------------------------------------------------------------- experiments
+
+
+@pytest.mark.parametrize("network", [*networks.NETWORKS, "vgg16_bn_drop@0.25"])
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_an_experiment_of_every_network_and_recipe_goes_to_json_and_back(network: str, recipe: str) -> None:
+    experiment = Experiment(networks.get(network), recipes.get(recipe), "cifar10", 7, 1000, None)
+    text = experiment.to_json()
+    back = Experiment.from_json(text)
+    assert back == experiment
+    assert hash(back) == hash(experiment)
+    assert back.to_json() == text
+    assert back.recipe.rate(128, 1000) == experiment.recipe.rate(128, 1000)
+    assert "\n" not in text
+
+
+def other(value: Any) -> Any:
+    """Another allowed value for a field of a recipe."""
+    words = {"momentum": "adam", "count": "batch_size", "constant": "one_cycle"}
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return words.get(value, value + "x")
+    if isinstance(value, tuple):
+        return tuple(item + 0.5 for item in value)
+    return value * 2 if value else 1
+
+
+PLAIN = Recipe("plain", Optimizer("momentum", rate=0.01, weight_decay=0.001), epochs=2)
+PARTS = ("optimizer", "schedule", "preprocessing", "augmentation")
+FRACTIONS = {"momentum": 0.5, "beta1": 0.5, "beta2": 0.5, "warmup": 0.5, "factor": 0.5}
+FIELDS = [
+    *((part, field.name) for part in PARTS for field in dataclasses.fields(getattr(PLAIN, part))),
+    *((None, field.name) for field in dataclasses.fields(Recipe) if field.name not in PARTS),
+]
+
+
+@pytest.mark.parametrize("part,field", FIELDS)
+def test_every_field_of_a_recipe_goes_to_json_and_back(part: str | None, field: str) -> None:
+    held = getattr(PLAIN, part) if part else PLAIN
+    new = dataclasses.replace(held, **{field: FRACTIONS.get(field) or other(getattr(held, field))})
+    recipe = dataclasses.replace(PLAIN, **{part: new}) if part else new
+    assert recipe != PLAIN
+    assert read_recipe(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_experiments_and_recipes_are_frozen() -> None:
+    experiment = Experiment(networks.get("vgg_mini"), ARTICLE, "cifar10")
+    for thing, field in ((experiment, "seed"), (ARTICLE, "epochs"), (ARTICLE.optimizer, "rate")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(thing, field, 1)
+
+
+def test_a_pass_has_a_last_smaller_batch() -> None:
+    experiment = Experiment(networks.get("vgg_mini"), ARTICLE, "cifar10")
+    assert [experiment.batches(images) for images in (50_000, 128, 129, 1)] == [391, 1, 2, 1]
+
+
+def test_changed_replaces_what_is_given_and_keeps_the_rest() -> None:
+    recipe = changed(ARTICLE, epochs=3, batch_size=None)
+    assert (recipe.epochs, recipe.batch_size) == (3, 128)
+    assert changed(recipe, epochs=200) == ARTICLE
+
+
+def test_optimizers_name_their_slots() -> None:
+    assert ARTICLE.optimizer.slots == ("velocity",)
+    assert ADAM.optimizer.slots == ("moment1", "moment2")
+
+
+# ------------------------------------------------------------------------------------------------- strictness
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_is_found_by_its_name(name: str) -> None:
+    assert recipes.get(name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "Article", "sgd"])
+def test_an_unknown_recipe_is_an_input_error_that_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(InputError, match=r"^unknown recipe") as caught:
+        recipes.get(name)
+    assert all(known in str(caught.value) for known in recipes.RECIPES)
+
+
+NAN = float("nan")
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "optimizer": (lambda: Optimizer("sgd", 0.1), "'sgd'"),
+    "negative rate": (lambda: Optimizer("momentum", -0.1), "rate"),
+    "rate not a number": (lambda: Optimizer("momentum", NAN), "rate"),
+    "rate beyond float32": (lambda: Optimizer("momentum", 1e300), "rate"),
+    "negative momentum": (lambda: Optimizer("momentum", 0.1, momentum=-0.9), "momentum"),
+    "negative weight decay": (lambda: Optimizer("momentum", 0.1, weight_decay=-1e-4), "weight_decay"),
+    "beta1 of 1": (lambda: Optimizer("adam", 0.1, beta1=1.0), "beta1"),
+    "negative beta2": (lambda: Optimizer("adam", 0.1, beta2=-0.5), "beta2"),
+    "negative eps": (lambda: Optimizer("adam", 0.1, eps=-1e-8), "eps"),
+    "nesterov without momentum": (lambda: Optimizer("momentum", 0.1, momentum=0.0, nesterov=True), "nesterov"),
+    "schedule": (lambda: Schedule("cosine"), "'cosine'"),
+    "discexp every 0 samples": (lambda: Schedule("discexp", every=0), "every"),
+    "warmup of twice the run": (lambda: Schedule("one_cycle", warmup=2.0), "warmup"),
+    "negative warmup": (lambda: Schedule("one_cycle", warmup=-0.1), "warmup"),
+    "deviation 0": (lambda: Preprocessing(std=(1.0, 0.0, 1.0)), "std"),
+    "means and deviations of other lengths": (lambda: Preprocessing(mean=(0.0, 0.0)), "mean"),
+    "negative crop": (lambda: Augmentation(crop_padding=-4), "crop"),
+    "divisor": (lambda: Recipe("r", PLAIN.optimizer, 1, divisor="sum"), "'sum'"),
+    "no epochs": (lambda: Recipe("r", PLAIN.optimizer, 0), "epochs"),
+    "negative epochs": (lambda: Recipe("r", PLAIN.optimizer, -3), "epochs"),
+    "no batch": (lambda: Recipe("r", PLAIN.optimizer, 1, batch_size=0), "batch size"),
+    "negative seed": (lambda: Experiment(networks.get("vgg_mini"), PLAIN, "cifar10", -1), "seed"),
+    "a seed of 64 bits": (lambda: Experiment(networks.get("vgg_mini"), PLAIN, "cifar10", 2**63), "seed"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_value_that_makes_no_sense_is_an_input_error_that_names_it(wrong: str) -> None:
+    make, culprit = WRONG[wrong]
+    with pytest.raises(InputError) as caught:
+        make()
+    assert culprit in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+DOCUMENT = Experiment(networks.get("vgg_mini@0.05"), PLAIN, "cifar10").to_json()
+DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "unknown field": (lambda d: d.update(dataset="cifar10"), "'dataset'"),
+    "data missing": (lambda d: d.pop("data"), "'data'"),
+    "network missing": (lambda d: d.pop("network"), "network"),
+    "recipe missing": (lambda d: d.pop("recipe"), "recipe"),
+    "recipe a list": (lambda d: d.update(recipe=[]), "recipe"),
+    "data a number": (lambda d: d.update(data=3), "data"),
+    "seed a float": (lambda d: d.update(seed=1.5), "seed"),
+    "seed true": (lambda d: d.update(seed=True), "seed"),
+    "limit a text": (lambda d: d.update(train_limit="all"), "train_limit"),
+    "a damaged network": (lambda d: d["network"]["nodes"][0].update(kernel="3"), "kernel"),
+    "unknown field of the recipe": (lambda d: d["recipe"].update(batch=3), "'batch'"),
+    "epochs missing": (lambda d: d["recipe"].pop("epochs"), "'epochs'"),
+    "epochs a float": (lambda d: d["recipe"].update(epochs=3.0), "epochs"),
+    "optimizer null": (lambda d: d["recipe"].update(optimizer=None), "optimizer"),
+    "optimizer a number": (lambda d: d["recipe"].update(optimizer=0.1), "optimizer"),
+    "schedule a text": (lambda d: d["recipe"].update(schedule="constant"), "schedule"),
+    "rate missing": (lambda d: d["recipe"]["optimizer"].pop("rate"), "'rate'"),
+    "rate a text": (lambda d: d["recipe"]["optimizer"].update(rate="0.1"), "rate"),
+    "nesterov a number": (lambda d: d["recipe"]["optimizer"].update(nesterov=1), "nesterov"),
+    "unknown field of the schedule": (lambda d: d["recipe"]["schedule"].update(step=3), "'step'"),
+    "a text among means": (lambda d: d["recipe"]["preprocessing"].update(mean=[0.1, "0.2", 0.3]), "mean"),
+    "mean a number": (lambda d: d["recipe"]["preprocessing"].update(mean=0.5), "mean"),
+    "crop a float": (lambda d: d["recipe"]["augmentation"].update(crop_padding=4.0), "crop_padding"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_json_of_an_experiment_that_does_not_fit_is_an_input_error_that_names_the_culprit(damage: str) -> None:
+    change, culprit = DAMAGES[damage]
+    document = json.loads(DOCUMENT)
+    change(document)
+    with pytest.raises(InputError) as caught:
+        Experiment.from_json(json.dumps(document))
+    assert culprit in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "7", "{}"])
+def test_garbage_instead_of_an_experiment_is_an_input_error(text: str) -> None:
+    with pytest.raises(InputError, match="JSON"):
+        Experiment.from_json(text)
