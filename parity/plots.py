@@ -30,7 +30,7 @@ def curves(run: Run) -> None:
     ):
         axis.plot(
             [b["passes"] for b in batches],
-            [b[key] for b in batches],
+            [b[f"mean_{key}"] for b in batches],
             label="training, mean since the pass began",
             alpha=0.6,
         )

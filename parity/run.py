@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,8 +123,8 @@ class Run:
         return state, position
 
     def _load(self, images: int) -> tuple[State, Position]:
-        network, state, metadata = weights.load(self.last)
         with _about(self.last, "put the run's own checkpoint back, or remove the file to start the run afresh"):
+            network, state, metadata = weights.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
             weights.check(network, state, self.experiment.recipe.optimizer.slots)
@@ -177,8 +178,8 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
     file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises
     if file != path and not file.exists():
         raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
-    network, state, metadata = weights.load(file)
     with _about(file, "take another copy"):
+        network, state, metadata = weights.load(file)
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         weights.check(network, kept)
         experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
@@ -186,18 +187,20 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
 
 
 def check_free(folder: Path) -> None:
-    """`InputError` unless `folder` is empty or does not exist."""
+    """`InputError` unless `folder` is empty or does not exist, and can be written, as far as can be told before."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
+        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        raise InputError(f"cannot read {folder} ({error.strerror}): choose another --out") from None
+        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --out") from None
 
 
 @contextmanager
 def _about(path: Path, way_out: str) -> Iterator[None]:
-    """Adds the file and a way out to every `InputError` from within."""
+    """Adds the file and a way out to every `InputError` from within that does not name it already."""
     try:
         yield
     except (InputError, RecursionError) as error:
-        raise InputError(f"{path}: {error}; {way_out}") from None
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}; {way_out}") from None

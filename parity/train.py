@@ -52,11 +52,11 @@ def train(
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds
             for images, labels in _timed(batches.epoch(position.epoch, position.batch), position):
-                _one_batch(side, experiment, images, labels, position, recipe.epochs * len(batches.labels))
+                cost, error = _one_batch(side, experiment, images, labels, position, recipe.epochs * len(batches.labels))
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
-                    _log_batch(run, dataset, position, console)
+                    _log_batch(run, dataset, position, console, cost, error)
                 if stop or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(side.state(), position)
                     saved = time.monotonic()
@@ -81,7 +81,8 @@ def _timed(
 
 def _one_batch(
     side: Side, experiment: Experiment, images: np.ndarray, labels: np.ndarray, position: Position, total: int
-) -> None:
+) -> tuple[float, float]:
+    """One update, counted in `position`; returns the batch's mean cross-entropy and error."""
     recipe, count = experiment.recipe, len(labels)
     started = time.perf_counter()
     position.stream = hashlib.sha256(position.stream.encode() + images.tobytes() + labels.tobytes()).hexdigest()
@@ -92,7 +93,7 @@ def _one_batch(
     dropped = masks(experiment.seed, position.update, range(count), experiment.network.dropouts)
     masked = time.perf_counter()
     rate = recipe.rate(position.samples, total)
-    if recipe.optimizer.velocity_holds_rate and position.rate not in (0.0, rate):
+    if recipe.optimizer.velocity_holds_rate and position.rate not in (0.0, rate) and rate:
         side.scale_velocity(position.rate / rate)
     cost, wrong = side.step(pixels, labels, dropped, rate, recipe.loss_divisor(count))
     if not math.isfinite(cost):
@@ -107,10 +108,11 @@ def _one_batch(
     position.feed_seconds += fed - started
     position.mask_seconds += masked - fed
     position.step_seconds += time.perf_counter() - masked
+    return cost / count, wrong / count
 
 
-def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console) -> None:
-    cost, error = position.cost / position.seen, position.wrong / position.seen
+def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console, cost: float, error: float) -> None:
+    mean_cost, mean_error = position.cost / position.seen, position.wrong / position.seen
     run.log(
         position,
         event="batch",
@@ -119,12 +121,15 @@ def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console)
         update=position.update,
         cost=cost,
         error=error,
+        mean_cost=mean_cost,
+        mean_error=mean_error,
         rate=position.rate,
         samples=position.samples,
         passes=position.epoch + position.seen / len(dataset.train_labels),
         seconds=round(position.seconds, 3),
     )
-    console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f}")
+    so_far = f"so far in this pass {mean_cost:.4f}, {mean_error:.4f}"
+    console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f} ({so_far})")
 
 
 def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, console: Console, progress: Progress) -> None:

@@ -54,7 +54,11 @@ positive.__name__ = natural.__name__ = "whole number"
 
 
 class Failed(Exception):
-    """The check or the run failed: exit code 1."""
+    """The check or the run failed: exit code 1. `result` is what --json prints all the same."""
+
+    def __init__(self, message: str, result: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
@@ -67,6 +71,8 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     except InputError as error:
         return _say(2, f"error: {error}")
     except Failed as error:
+        if as_json and error.result is not None:
+            print(json.dumps(error.result), flush=True)
         return _say(1, f"failed: {error}")
     except KeyboardInterrupt as error:
         return _say(130, str(error) or "interrupted")
