@@ -24,8 +24,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "quick",
-            Optimizer("momentum", rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
-            epochs=3,
+            Optimizer("momentum", rate=0.2, momentum=0.9, nesterov=True, weight_decay=5e-4),
+            epochs=1,
             batch_size=128,
             schedule=Schedule("one_cycle", warmup=0.3),
             preprocessing=CIFAR10_STATISTICS,
