@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 from paddle import Tensor, nn
+from paddle.base.layer_helper import LayerHelper
 
 from parity.recipe import Optimizer
 from parity.weights import State, check, slot_names
@@ -72,7 +73,8 @@ def slots(model: Model, optimizer: paddle.optimizer.Optimizer, settings: Optimiz
     """Canonical slot name -> (parameter name, the optimizer's own tensor); made, as zeros, where there is none yet."""
     parameters, found = tensors(model), {}
     trainable = [parameters[name] for name in slot_names(model.network, ["slot"]).values()]
-    # Paddle makes its accumulators in the first step, by this call, and has no public name for them.
+    # Paddle makes its accumulators in the first step, by these lines, and has no public name for them.
+    optimizer.helper = optimizer.helper or LayerHelper(type(optimizer).__name__)
     optimizer._create_accumulators(paddle.static.default_main_program().global_block(), trainable)
     for slot, name in slot_names(model.network, settings.slots).items():
         found[slot] = (name, optimizer._accumulators[SLOTS[slot.split(".")[1]]][parameters[name].name])

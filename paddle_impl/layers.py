@@ -31,9 +31,9 @@ class BatchNorm(nn.BatchNorm2D):
         with paddle.no_grad():
             count = x.size // x.shape[1]
             # DIFFERS: the kernel yields the biased variance on CPU, the unbiased one through cuDNN.
-            if self.node.variance == "biased" and kernel_variance(x.place.is_gpu_place()) == "unbiased":
+            if self.node.variance == "biased" and _kernel_variance(x.place.is_gpu_place()) == "unbiased":
                 variance = times(variance, (count - 1) / count)
-            elif self.node.variance == "unbiased" and kernel_variance(x.place.is_gpu_place()) == "biased":
+            elif self.node.variance == "unbiased" and _kernel_variance(x.place.is_gpu_place()) == "biased":
                 variance = times(variance, count / (count - 1))
             paddle.assign(times(self._mean, self.node.decay) + times(mean, 1 - self.node.decay), self._mean)
             paddle.assign(times(self._variance, self.node.decay) + times(variance, 1 - self.node.decay), self._variance)
@@ -57,6 +57,21 @@ class Dropout(nn.Layer):
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 
 
+class _AvgPool(nn.AvgPool2D):
+    """Average pooling whose padding does not count, with the gradient of its dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if x.dtype != paddle.float64:
+            return out
+        # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.
+        size = self.ksize**2
+        shares = F.avg_pool2d(paddle.ones_like(x), self.ksize, self.stride, self.padding, self.ceil_mode, exclusive=False)
+        count = (shares * size).round()
+        repair = 1 / (count * (1 / count).astype("float32").astype(x.dtype))
+        return out * repair + (out * (1 - repair)).detach()
+
+
 class _Conv(nn.Conv2D):
     """Paddle's Conv2D with the bias added as [C,1,1]: the kernels for its own [1,C,1,1] are five to ten times slower on CPU."""
 
@@ -72,7 +87,7 @@ def times(x: Tensor, factor: float) -> Tensor:
 
 
 @cache
-def kernel_variance(gpu: bool) -> str:
+def _kernel_variance(gpu: bool) -> str:
     """Which batch variance the batch norm kernel of the current device writes: "biased" or "unbiased", measured.
 
     `gpu` only keys the cache.
@@ -110,7 +125,7 @@ def max_pool(node: nodes.MaxPool, shape: Shape) -> nn.Layer:
 
 def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Layer:
     """Average pooling."""
-    return nn.AvgPool2D(node.size, node.stride, node.padding, ceil_mode=node.ceil, exclusive=True)
+    return _AvgPool(node.size, node.stride, node.padding, ceil_mode=node.ceil, exclusive=True)
 
 
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Layer:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor
 
 from paddle_impl import checkpoint, runtime
@@ -39,19 +38,22 @@ class Trainer:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
         Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
-        (`forward/LAYER`), their gradients (`backward/LAYER`), the parameters' gradients (`gradient/PARAMETER`) and `loss`.
+        (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
+        (`gradient/PARAMETER`) and `loss`.
         """
         model, outputs = self.model, {}
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
-            output.retain_grads()
+            if not output.stop_gradient:
+                output.retain_grads()
             outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         logits = model(self._images(images), given, None if record is None else watch)
         target = self._tensor(labels)
-        cost = F.cross_entropy(logits, target, reduction="sum")
+        # DIFFERS: cross_entropy counts at most 64 nats an image.
+        cost = (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
         loss = times(cost, 1 / divisor)
         self.optimizer.clear_grad(set_to_zero=False)
         loss.backward()
@@ -60,7 +62,8 @@ class Trainer:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
-                record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+                if output.grad is not None:
+                    record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)

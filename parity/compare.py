@@ -34,6 +34,13 @@ class Difference:
         """Whether the error is within the bound; never for NaN."""
         return self.error <= self.bound
 
+    @property
+    def used(self) -> float:
+        """Error over bound: above 1 where the sides differ."""
+        if not self.bound:
+            return float("inf") if self.error else 0.0
+        return self.error / self.bound
+
 
 def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
     """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""

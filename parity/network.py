@@ -116,13 +116,13 @@ class Network:
         return sum(node.multiply_adds(self.inputs[node.name]) for node in self.nodes)
 
     def shrink(self, width: float) -> Network:
-        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (at least 4; the class scores stay).
+        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores).
 
         Dropout rates shrink alike: a net with few filters has none to spare.
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
-        last = max(i for i, node in enumerate(self.nodes) if isinstance(node, Linear | Conv))
+        last = max((i for i, node in enumerate(self.nodes) if isinstance(node, Linear | Conv)), default=None)
         nodes = tuple(n if i == last else _narrow(n, width) for i, n in enumerate(self.nodes))
         return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
 
@@ -149,7 +149,7 @@ class Network:
 
 def _narrow(node: Node, width: float) -> Node:
     def scaled(count: int) -> int:
-        return max(4, round(count * width))
+        return max(min(4, count), round(count * width))
 
     if isinstance(node, Conv):
         return replace(node, filters=scaled(node.filters))
@@ -186,6 +186,8 @@ _Value = typing.TypeVar("_Value")
 
 def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
     """`cls(**fields)` for a dataclass read from JSON, strictly: unknown, missing or mistyped fields are an `InputError`."""
+    if not isinstance(fields, dict):
+        raise InputError(f"{what}: an object is needed, not {type(fields).__name__}")
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     needed = {

@@ -23,7 +23,8 @@ def float32(value: float) -> float:
     Paddle's kernels keep some scalar attributes in float32. They are rounded once, here, so that both frameworks compute
     with the same number in every dtype; rounding only one side is worse than none (docs/differences.md).
     """
-    return float(np.float32(value))
+    with np.errstate(over="ignore"):  # infinity, which whoever asked refuses
+        return float(np.float32(value))
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,10 @@ def _window(node: Node, size: int, kernel: int, stride: int, padding: int, ceil:
     span = size + 2 * padding - kernel
     if span < 0:
         raise InputError(f"{node.name}: a window of {kernel} does not fit an input of {size} padded by {padding}")
-    return (-(-span // stride) if ceil else span // stride) + 1
+    steps = -(-span // stride) if ceil else span // stride
+    if ceil and steps * stride >= size + padding:
+        raise InputError(f"{node.name}: rounded up, its last window lies in the padding behind an input of {size}")
+    return steps + 1
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,8 @@ class MaxPool(Node):
     def output(self, shape: Shape) -> Shape:
         """(channels, height, width) after pooling."""
         channels, *sizes = _image(self, shape)
+        if 2 * self.padding > self.size:
+            raise InputError(f"{self.name}: padding {self.padding} is more than half of a window of {self.size}")
         return (channels, *(_window(self, s, self.size, self.stride, self.padding, self.ceil) for s in sizes))
 
 

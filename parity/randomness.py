@@ -37,7 +37,7 @@ def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: fl
     bits = _philox(seed, "dropout", update, layer)
     bits.advance(rows.start * blocks)
     draws = bits.random_raw(len(rows) * blocks * 4).view(np.uint16)
-    kept = draws.reshape(len(rows), -1)[:, : math.prod(shape)] >= round(rate * 65536)
+    kept = draws.reshape(len(rows), blocks * _DRAWS_PER_BLOCK)[:, : math.prod(shape)] >= round(rate * 65536)
     return kept.reshape(len(rows), *shape)
 
 

@@ -13,6 +13,12 @@ from parity.network import Network, from_fields, parse_json
 from parity.nodes import float32
 
 
+def _within(what: str, value: float, low: float, high: float) -> None:
+    """`InputError` unless `low` <= `value` < `high`; NaN never is."""
+    if not low <= value < high:
+        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {value:g}")
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
@@ -38,11 +44,22 @@ class Optimizer:
             raise InputError(f"optimizer is momentum or adam, not {self.kind!r}")
         for field in ("rate", "momentum", "weight_decay"):
             object.__setattr__(self, field, float32(getattr(self, field)))
+        for field in ("rate", "weight_decay", "eps"):
+            _within(f"optimizer {field}", getattr(self, field), 0, math.inf)
+        for field in ("momentum", "beta1", "beta2"):
+            _within(f"optimizer {field}", getattr(self, field), 0, 1)
+        if self.nesterov and not self.momentum:
+            raise InputError("optimizer nesterov needs a momentum above 0")
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the arrays kept per trainable parameter, in the canonical state under `optimizer.SLOT.PARAMETER`."""
-        return ("velocity",) if self.kind == "momentum" else ("moment1", "moment2")
+        """Names of the arrays kept per trainable parameter, in the canonical state under `optimizer.SLOT.PARAMETER`.
+
+        None where the momentum is 0: Paddle then keeps the last gradient as a velocity that nobody reads, PyTorch keeps nothing.
+        """
+        if self.kind == "adam":
+            return ("moment1", "moment2")
+        return ("velocity",) if self.momentum else ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "discexp", "one_cycle"):
             raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
+        _within("schedule factor", self.factor, 0, math.inf)
+        _within("schedule every", self.every, 1, math.inf)
+        _within("schedule warmup", self.warmup, 0, 1)
 
     def fraction(self, samples: int, total: int) -> float:
         """The fraction after `samples` of the run's `total` samples."""
@@ -80,6 +100,10 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(0 < deviation < math.inf for deviation in self.std):
+            raise InputError(f"preprocessing needs as many std, all above 0, as mean: {self.std} and {self.mean}")
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -87,6 +111,9 @@ class Augmentation:
 
     crop_padding: int = 0
     flip: bool = False
+
+    def __post_init__(self) -> None:
+        _within("augmentation crop_padding", self.crop_padding, 0, math.inf)
 
 
 @dataclass(frozen=True)

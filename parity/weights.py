@@ -49,7 +49,7 @@ def slot_names(network: Network, slots: Iterable[str]) -> dict[str, str]:
 
 
 def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str] = ()) -> None:
-    """`InputError` unless `state` holds exactly the arrays of `network` (and of its optimizer `slots`), in their shapes."""
+    """`InputError` unless `state` holds exactly the arrays of `network` (and of its optimizer `slots`), in their shapes, as floats."""
     shapes = {name: parameter.shape for name, parameter in network.parameters.items()}
     shapes |= {slot: shapes[name] for slot, name in slot_names(network, slots).items()}
     if missing := [name for name in shapes if name not in state]:
@@ -61,6 +61,8 @@ def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str
     for name, shape in shapes.items():
         if state[name].shape != shape:
             raise InputError(f"{name} has shape {state[name].shape}, network {network.name} needs {shape}")
+        if state[name].dtype.kind != "f":
+            raise InputError(f"{name} holds {state[name].dtype}, not floats")
 
 
 def encode(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -75,7 +77,7 @@ def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{what} is not a whole safetensors file ({error}): take another copy") from None
-    return state, header.get("__metadata__", {})
+    return state, header.get("__metadata__") or {}
 
 
 def save(
@@ -90,10 +92,10 @@ def load(path: Path) -> tuple[Network, State, dict[str, str]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {path}: {error.strerror}; give a .safetensors file that a run wrote") from None
     state, metadata = decode(data, str(path))
     if "network" not in metadata:
-        raise InputError(f"{path} has no network in its metadata: it was not written by this project")
+        raise InputError(f"{path} has no network in its metadata: give a .safetensors file that a run wrote")
     return Network.from_json(metadata["network"]), state, metadata
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -110,6 +111,10 @@ class Worker:
         """Multiplies the momentum buffers."""
         self.call("scale_velocity", factor=factor)
 
+    def patch(self, name: str, *arguments: str) -> None:
+        """Changes the side itself by the function `name` of `parity.faults.patches`."""
+        self.call("patch", patch=name, words=list(arguments))
+
     def state(self) -> State:
         """The canonical state with optimizer slots."""
         return self.call("state")[0]
@@ -190,6 +195,10 @@ class _Server:
 
     def scale_velocity(self, arrays: Record, factor: float) -> tuple[Record, Any]:
         self.side.scale_velocity(factor)
+        return {}, None
+
+    def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:
+        getattr(importlib.import_module("parity.faults.patches"), patch)(self.side, *words)
         return {}, None
 
     def state(self, arrays: Record) -> tuple[Record, Any]:

@@ -217,6 +217,7 @@ def test_changed_replaces_what_is_given_and_keeps_the_rest() -> None:
 def test_optimizers_name_their_slots() -> None:
     assert ARTICLE.optimizer.slots == ("velocity",)
     assert ADAM.optimizer.slots == ("moment1", "moment2")
+    assert Optimizer("momentum", 0.1, momentum=0.0).slots == ()
 
 
 # ------------------------------------------------------------------------------------------------- strictness

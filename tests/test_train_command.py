@@ -106,7 +106,8 @@ def test_the_output_is_that_of_the_articles_event_handler(runs: Runs, framework:
     expected = []
     for line in metrics(folder):
         if line["event"] == "batch":
-            expected.append(f"Pass {line['epoch']}, Batch 0, Cost {line['cost']:.6f}, Error {line['error']:.4f}")
+            so_far = f"(so far in this pass {line['mean_cost']:.4f}, {line['mean_error']:.4f})"
+            expected.append(f"Pass {line['epoch']}, Batch 0, Cost {line['cost']:.6f}, Error {line['error']:.4f} {so_far}")
         else:
             expected.append(
                 f"Test with Pass {line['epoch']}, Cost {line['test_cost']:.6f}, Error {line['test_error']:.4f}"

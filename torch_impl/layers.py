@@ -31,9 +31,9 @@ class BatchNorm(nn.BatchNorm2d):
             count = x.numel() // x.shape[1]
             # DIFFERS: the kernel yields the unbiased variance.
             if self.node.variance == "biased":
-                variance = variance * ((count - 1) / count)
-            self.running_mean.mul_(self.node.decay).add_(mean * (1 - self.node.decay))
-            self.running_var.mul_(self.node.decay).add_(variance * (1 - self.node.decay))
+                variance = times(variance, (count - 1) / count)
+            self.running_mean.copy_(times(self.running_mean, self.node.decay) + times(mean, 1 - self.node.decay))
+            self.running_var.copy_(times(self.running_var, self.node.decay) + times(variance, 1 - self.node.decay))
         return out
 
 
@@ -47,11 +47,16 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Masks in training, scales as the kind asks."""
         if not self.training:
-            return x * self.node.test_scale if self.node.test_scale != 1 else x
+            return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
             mask = torch.rand_like(x) >= self.node.rate
         out = x * mask.to(x.dtype)
-        return out * self.node.train_scale if self.node.train_scale != 1 else out
+        return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
+
+
+def times(x: Tensor, factor: float) -> Tensor:
+    """`x` * `factor` in the precision of `x`."""
+    return x * factor
 
 
 def conv(node: nodes.Conv, shape: Shape) -> nn.Module:

@@ -13,6 +13,7 @@ from parity.network import Network
 from parity.recipe import Optimizer
 from parity.weights import State
 from torch_impl import checkpoint, runtime
+from torch_impl.layers import times
 from torch_impl.model import Model, build
 
 
@@ -38,19 +39,21 @@ class Trainer:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
         Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
-        (`forward/LAYER`), their gradients (`backward/LAYER`), the parameters' gradients (`gradient/PARAMETER`) and `loss`.
+        (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
+        (`gradient/PARAMETER`) and `loss`.
         """
         model, outputs = self.model.train(), {}
 
         def watch(layer: str, output: Tensor) -> None:
-            output.retain_grad()
+            if output.requires_grad:
+                output.retain_grad()
             outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         logits = model(self._images(images), given, None if record is None else watch)
         target = self._tensor(labels)
         cost = F.cross_entropy(logits, target, reduction="sum")
-        loss = cost / divisor
+        loss = times(cost, 1 / divisor)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = checkpoint.tensors(model)
@@ -58,7 +61,8 @@ class Trainer:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
-                record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+                if output.grad is not None:
+                    record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
@@ -85,7 +89,7 @@ class Trainer:
         """Multiplies the momentum buffers by `factor`."""
         with torch.no_grad():
             for _, tensor in checkpoint.slots(self.model, self.optimizer, self.settings).values():
-                tensor.mul_(factor)
+                tensor.copy_(times(tensor, factor))
 
     def state(self) -> State:
         """Parameters, statistics and optimizer slots, canonical."""

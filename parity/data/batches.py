@@ -45,8 +45,24 @@ class Batches:
             yield batch, self.labels[order[part]]
 
 
+def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
+    """uint8 -> float64: every pixel moved within its own grey level, by up to half of one, as a function of seed and place.
+
+    Areas of one colour (the black of padded crops, clipped lights) make exact ties in max pooling, which each framework's rounding breaks
+    in its own way: the gradients of activations then part, though both are right. Dithered pictures have no ties.
+    """
+    return images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
+
+
 def preprocess(images: np.ndarray, preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
-    """uint8 [N,C,H,W] -> `dtype` [N,C,H,W]: (pixel / 255 - mean) / std, by a table of the 256 values of each channel."""
+    """uint8 [N,C,H,W] -> `dtype` [N,C,H,W]: (pixel / 255 - mean) / std, by a table of the 256 values of each channel.
+
+    Floats on the scale of 0 to 255 (see `dither`) are taken too, and computed in float64.
+    """
+    if images.dtype != np.uint8:
+        mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (preprocessing.mean, preprocessing.std))
+        scaled: np.ndarray = ((images / 255 - mean) / std).astype(dtype)
+        return scaled
     levels = np.arange(256, dtype=np.float64) / 255
     tables = [((levels - m) / s).astype(dtype) for m, s in zip(preprocessing.mean, preprocessing.std, strict=True)]
     return np.stack([np.take(table, images[:, c]) for c, table in enumerate(tables)], axis=1)

@@ -1,0 +1,238 @@
+"""The likely cause of a difference: hypotheses in numpy of what the other side did, each a sentence and the tensor it predicts.
+
+A hypothesis is named if its prediction matches what the other side recorded. Nothing is guessed from the size of an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity import nodes
+from parity.causes_update import update_hypotheses
+from parity.compare import relative_l2
+from parity.feed import Given
+from parity.network import Network
+from parity.recipe import Optimizer
+
+Record = Mapping[str, np.ndarray]
+Hypothesis = tuple[str, np.ndarray]
+
+MATCH = 1e-6
+"""Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known at the first divergence: both sides' records of this step and of the one before (empty at step 1).
+
+    `given` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    given: Given
+    rates: tuple[float, float, float]
+    reference: Record
+    other: Record
+    reference_before: Record
+    other_before: Record
+
+
+def likely_cause(evidence: Evidence, name: str) -> str | None:
+    """What the other side seems to have done to the tensor `name`; None if no hypothesis fits."""
+    if name not in evidence.other:
+        return "the other side has no such tensor"
+    if name not in evidence.reference:
+        return "only the other side has such a tensor"
+    a, b = evidence.reference[name], evidence.other[name]
+    if a.shape != b.shape:
+        return f"shapes {a.shape} and {b.shape}"
+    if not np.isfinite(b).all():
+        return "not finite on the other side"
+    needed = relative_l2(b, a) / 100
+    for sentence, prediction in _hypotheses(evidence, name):
+        if prediction.shape == b.shape and relative_l2(b, prediction) <= min(MATCH, needed):
+            return sentence
+    return None
+
+
+def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
+    phase, _, tensor = name.partition("/")
+    if phase in ("eval", "forward") and not tensor.endswith(".mask"):
+        yield from _of_a_layer(evidence, phase, tensor)
+    if phase == "update":
+        yield from update_hypotheses(evidence, tensor)
+    if phase == "gradient" and name in evidence.other_before:
+        sum_of_both = evidence.reference[name] + evidence.other_before[name]
+        yield "the gradient of the step before was not cleared", sum_of_both
+    yield from _of_any_tensor(evidence, name)
+
+
+def _of_any_tensor(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
+    a, b = evidence.reference[name].astype(np.float64), evidence.other[name].astype(np.float64)
+    yield "zero on the other side", np.zeros_like(a)
+    yield from _rearranged(a)
+    if not name.startswith("loss/"):
+        yield from _exchanged(evidence, name)
+    yield from _rounded(a)
+    if (a >= 0).all():
+        yield "square root of what it should be (a deviation for a variance)", np.sqrt(a)
+    yield from _scaled(evidence, a, b)
+    if a.ndim and a.size > 1 and np.array_equal(np.sort(a, axis=0), np.sort(b, axis=0)):
+        yield "the same samples in another order", b
+    if np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
+        yield "the same numbers in another order", b
+
+
+def _rearranged(a: np.ndarray) -> Iterator[Hypothesis]:
+    if a.ndim == 2 and a.shape[0] == a.shape[1]:
+        yield "transposed", a.T
+    if a.ndim == 4:
+        yield "channel order reversed (RGB against BGR)", a[:, ::-1]
+        yield "flipped left to right", a[..., ::-1]
+        yield "flipped upside down", a[..., ::-1, :]
+        yield "rotated by 180 degrees (true convolution against cross-correlation)", a[..., ::-1, ::-1]
+        yield "height and width exchanged", np.swapaxes(a, 2, 3)
+        if a.shape[0] == a.shape[1]:
+            yield "input and output channels exchanged", np.swapaxes(a, 0, 1)
+        n, c, h, w = a.shape
+        yield "channels last read as channels first", a.transpose(0, 2, 3, 1).reshape(n, c, h, w)
+
+
+def _exchanged(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
+    phase = name.partition("/")[0] + "/"
+    for other, array in evidence.reference.items():
+        if other != name and other.startswith(phase) and array.shape == evidence.reference[name].shape:
+            yield f"it holds what belongs to {other.partition('/')[2]}", array
+
+
+def _rounded(a: np.ndarray) -> Iterator[Hypothesis]:
+    with np.errstate(over="ignore"):
+        yield "rounded to float16", a.astype(np.float16).astype(np.float64)
+    bits = a.astype(np.float32).view(np.uint32)
+    yield "cut to bfloat16", (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
+def _scaled(evidence: Evidence, a: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+    size = float(np.vdot(a, a))
+    if not size:
+        return
+    ratio = float(np.vdot(a, b)) / size
+    for sentence, factor in _factors(evidence, a):
+        if abs(ratio - factor) <= MATCH * abs(factor - 1):
+            yield sentence, a * ratio
+    yield f"a constant factor of {ratio:.7g}", a * ratio
+    shift = float(np.mean(b - a))
+    yield f"a constant offset of {shift:.7g}", a + shift
+
+
+def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
+    count = len(evidence.given.labels)
+    yield "the sign is reversed", -1.0
+    yield "not divided by 255", 255.0
+    yield "divided by 255 twice", 1 / 255
+    yield "divided by 256 instead of 255", 255 / 256
+    yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
+    yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
+    yield "divided by the batch's own size instead of the nominal one", evidence.given.divisor / count
+    for rate in sorted({rate for _, rate in evidence.network.dropouts.values()}):
+        yield f"ratio 1-p of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 - rate
+        yield f"ratio 1/(1-p) of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 / (1 - rate)
+
+
+def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
+    """What the other side's layer may have made of the other side's own input."""
+    names = list(evidence.network.shapes)
+    place = names.index(layer)
+    x = evidence.other.get(f"{phase}/{names[place - 1]}") if place else evidence.given.images
+    if x is None:
+        return
+    x, node = x.astype(np.float64), evidence.network.nodes[place]
+    b = evidence.other[f"{phase}/{layer}"].astype(np.float64)
+    yield f"{layer} does nothing: its output is its input", x
+    if isinstance(node, nodes.Flatten) and x.ndim == 4:
+        yield "channels last: flattened as height, width, channels", x.transpose(0, 2, 3, 1).reshape(b.shape)
+    if isinstance(node, nodes.ReLU):
+        yield from _relu(x, b)
+    if isinstance(node, nodes.BatchNorm):
+        yield from _batch_norm(evidence, node, x, b)
+    if isinstance(node, nodes.Dropout):
+        yield from _dropout(evidence, phase, node, x, b)
+    if isinstance(node, nodes.MaxPool) and not node.padding:
+        yield from _pool(node, x, evidence.network.shapes[layer])
+    if isinstance(node, nodes.Conv | nodes.Linear) and node.bias:
+        bias = _parameter(evidence, f"{layer}.bias")
+        if bias is not None:
+            yield "the bias is missing", evidence.reference[f"{phase}/{layer}"] - _per_channel(bias, b)
+
+
+def _relu(x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+    negative = x < 0
+    if negative.any():
+        slope = float(np.mean(b[negative] / x[negative]))
+        yield f"negative values keep a slope of {slope:.3g} (leaky ReLU)", np.where(negative, slope * x, x)
+    yield "capped at 6 (ReLU6)", np.clip(x, 0, 6)
+
+
+def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+    arrays = [_parameter(evidence, f"{node.name}.{array}") for array in ("gamma", "beta", "mean", "variance")]
+    if any(array is None for array in arrays):
+        return
+    gamma, beta, mean, variance = (_per_channel(array, b) for array in arrays if array is not None)
+    axes = (0, *range(2, x.ndim))
+    own_mean, own_variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    count = x.size // x.shape[1]
+    ways = {
+        "by the batch's own statistics": (own_mean, own_variance),
+        "by the running statistics": (mean, variance),
+        "by the unbiased variance, ratio n/(n-1)": (own_mean, own_variance * count / max(count - 1, 1)),
+    }
+    for sentence, (centre, spread) in ways.items():
+        yield f"it normalises {sentence}", gamma * (x - centre) / np.sqrt(spread + node.eps) + beta
+        yield f"it normalises {sentence}, without gamma and beta", (x - centre) / np.sqrt(spread + node.eps)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.sqrt(np.sum((b - beta) ** 2, axes) / np.sum((gamma * (x - centre)) ** 2, axes))
+            eps = float(np.median(1 / scale**2 - spread.reshape(-1)))
+            prediction = gamma * (x - centre) / np.sqrt(spread + eps) + beta
+        if np.isfinite(prediction).all():
+            yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
+
+
+def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+    if phase == "eval":
+        yield f"inference scales by p = {node.rate:g} instead of 1-p", x * node.rate
+        yield f"inference scales by 1-p = {1 - node.rate:g} (downscale_in_infer)", x * (1 - node.rate)
+        if not node.test_scale == 1 and ((b == 0) & (x != 0)).any():
+            yield "dropout acts in inference", np.where(b == 0, 0, x)
+        return
+    mask = evidence.given.masks.get(node.name)
+    if mask is not None:
+        yield f"training scales the kept by 1/(1-p), p = {node.rate:g} (upscale_in_train)", x * mask / (1 - node.rate)
+        yield "training does not scale the kept (downscale_in_infer)", x * mask
+        yield "the mask is inverted: what should be kept is dropped", x * ~mask.astype(bool)
+
+
+def _pool(node: nodes.MaxPool, x: np.ndarray, shape: nodes.Shape) -> Iterator[Hypothesis]:
+    size, stride = node.size, node.stride
+    rows, columns = shape[1:]
+    pad = ((0, 0), (0, 0), (0, max(0, (rows - 1) * stride + size - x.shape[2])), (0, max(0, (columns - 1) * stride + size - x.shape[3])))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad, constant_values=np.nan), (size, size), (2, 3))  # type: ignore[call-overload]
+    windows = windows[:, :, ::stride, ::stride][:, :, :rows, :columns]
+    yield "it takes the maximum", np.nanmax(windows, (4, 5))
+    yield "it takes the average", np.nanmean(windows, (4, 5))
+    yield "it takes the top left pixel", windows[..., 0, 0]
+
+
+def _parameter(evidence: Evidence, name: str) -> np.ndarray | None:
+    """What the other side's parameter was before this step's update."""
+    for record, key in ((evidence.other_before, f"update/{name}"), (evidence.other, f"start/{name}")):
+        if key in record:
+            return record[key].astype(np.float64)
+    return None
+
+
+def _per_channel(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return array.reshape(1, -1, *[1] * (like.ndim - 2))

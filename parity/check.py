@@ -1,0 +1,203 @@
+"""One comparison from beginning to end: two workers in lock-step, a verdict for every stage, and where they part first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from parity import causes
+from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, split_zero_gradients
+from parity.data import Dataset
+from parity.feed import Feed, feed, twin
+from parity.lockstep import PHASES, Step, in_order, lockstep
+from parity.network import Network
+from parity.recipe import Optimizer, Recipe
+from parity.stages import DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, weight_distance
+from parity.weights import State
+from parity.worker import Record, Worker
+
+ONE_STEP = 1e-12
+"""Bound in float64 on one step (relative L2). Step n may stand at n times it: 1e-10 at step 100."""
+
+TWIN = 10.0
+"""How much farther apart the sides may be than a side and its one-ULP twin."""
+
+Plant = Callable[[Feed], Feed]
+"""Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What to compare: training `network` by `recipe` on `dataset`, for `steps` steps in `dtype`, and the `stages` wanted.
+
+    `state` is where both sides start (None: fresh weights from the seed).
+    """
+
+    network: Network
+    recipe: Recipe
+    dataset: Dataset
+    steps: int = 3
+    dtype: str = "float64"
+    seed: int = 0
+    stages: tuple[str, ...] = tuple(STAGES)
+    state: State | None = None
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases to record."""
+        wanted = {phase for stage in self.stages for phase in STAGES[stage]}
+        return PHASES if "trajectory" in self.stages else tuple(phase for phase in PHASES if phase in wanted)
+
+    @property
+    def length(self) -> int:
+        """The steps to run: one, unless the trajectory is asked for."""
+        return self.steps if "trajectory" in self.stages else 1
+
+    def feed(self, dtype: str | None = None) -> Feed:
+        """What every side is given."""
+        total = self.length * self.recipe.batch_size
+        made = feed(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
+        if self.state is None:
+            return made
+        return replace(made, state={name: array.astype(made.dtype) for name, array in self.state.items()})
+
+
+@dataclass
+class Outcome:
+    """What a check found. `trajectory` holds a row a step: number, rate, error, bound, twin, loss of either side."""
+
+    check: Check
+    sides: tuple[str, str]
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    trajectory: list[dict[str, Any]] = field(default_factory=list)
+    isolated: list[dict[str, Any]] | None = None
+    seconds: float = 0.0
+
+    @property
+    def first(self) -> Divergence | None:
+        """Where the sides part first; None if they are equal."""
+        return self.verdicts.first
+
+    @property
+    def verdict(self) -> str:
+        """Of all stages together."""
+        return DIFFERENT if any(stage["verdict"] == DIFFERENT for stage in self.stages().values()) else EQUAL
+
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The summaries of the stages that were asked for; `NothingCompared` where one saw no tensor."""
+        found = self.verdicts.stages
+        if missing := [name for name in self.check.stages if name not in found]:
+            raise NothingCompared(f"stage {missing[0]} compared nothing")
+        return {name: found[name].summary() for name in STAGES if name in self.check.stages}
+
+
+def run(
+    check: Check,
+    workers: Mapping[str, Worker],
+    plant: Plant | None = None,
+    common: Plant | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Compares the second of the `workers` with the first; a third, of the first's framework, runs the first's one-ULP twin.
+
+    `plant` changes what the second side is given, `common` what all are given. `say` hears a line a step.
+    """
+    started = time.monotonic()
+    reference, other, *rest = workers
+    outcome = Outcome(check, (reference, other))
+    both = common(check.feed()) if common else check.feed()
+    feeds = {reference: both, other: both}
+    if plant:
+        feeds[other] = plant(feeds[other])
+    if rest:
+        feeds[rest[0]] = twin(feeds[reference])
+    sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
+    watch = _Watch(outcome, feeds[reference])
+    for step in lockstep(sides, check.length, check.phases):
+        watch.step(step, rest[0] if rest else None)
+        say(watch.line())
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+class _Watch:
+    """Goes through the steps of one run; remembers only the step before."""
+
+    def __init__(self, outcome: Outcome, feed: Feed) -> None:
+        self.outcome, self.feed = outcome, feed
+        self.before: tuple[Record, Record] = ({}, {})
+        self.samples, self.rate = 0, 0.0
+        self.trainable = [name for name, p in feed.network.parameters.items() if p.trainable]
+
+    def step(self, step: Step, twin_name: str | None) -> None:
+        names = self.outcome.sides
+        given = step.given[names[0]]
+        self.samples += len(given.labels)
+        first, second = (step.records[name] for name in names)
+        following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
+        evidence = causes.Evidence(
+            self.feed.network, self.feed.optimizer, given, (self.rate, given.rate, following), first, second, *self.before
+        )
+        for difference in differences(self.feed.network, names, step, self._bound(step, first, second)):
+            self.outcome.verdicts.add(step.number, difference, lambda d: causes.likely_cause(evidence, d.name))
+        if "update" in self.outcome.check.phases:
+            self._trajectory(step, first, second, step.records[twin_name] if twin_name else None)
+        self.before, self.rate = (first, second), given.rate
+
+    def _bound(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
+        rate = step.given[self.outcome.sides[0]].rate
+
+        def bound(name: str) -> float:
+            if name.startswith(("start/", "input/")):
+                return 0.0  # copied, not computed
+            return ONE_STEP * step.number + adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
+
+        return bound
+
+    def _trajectory(self, step: Step, first: Record, second: Record, moved: Record | None) -> None:
+        error = weight_distance(self.trainable, first, second)
+        apart = weight_distance(self.trainable, first, moved) if moved else None
+        losses = {name: float(step.records[name]["loss/loss"][0]) for name in self.outcome.sides if "loss/loss" in step.records[name]}
+        row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": ONE_STEP * step.number, "twin": apart}
+        self.outcome.trajectory.append(row | {"loss": losses})
+
+    def rate_of(self, step: Step) -> float:
+        return step.given[self.outcome.sides[0]].rate
+
+    def line(self) -> str:
+        row = self.outcome.trajectory[-1] if self.outcome.trajectory else {}
+        twin_text = f", twin {row['twin']:.1e}" if row.get("twin") is not None else ""
+        return f"step {row['step']}: weights apart by {row['error']:.1e}{twin_text}" if row else "step 1"
+
+
+def differences(
+    network: Network, names: Sequence[str], step: Step, bound: Callable[[str], float]
+) -> Iterator[Difference]:
+    """Every tensor of one step on two sides, in the order of computation; a tensor that one side lacks differs by infinity."""
+    (first, sizes), (second, other_sizes) = (split_zero_gradients(network, step.records[name]) for name in names)
+    common = [name for name in first if name in second and first[name].shape == second[name].shape]
+    found = {d.name: d for d in compare({n: first[n] for n in common}, {n: second[n] for n in common}, bound)}
+    for name, size in (sizes | other_sizes).items():
+        found[name] = Difference(name, max(size, sizes.get(name, size)), ZERO_GRADIENT_BOUND)
+    for name in in_order(network, list({**first, **second, **found})):
+        yield found.get(name) or Difference(name, float("inf"), bound(name))
+
+
+def adam_amplification(
+    settings: Optimizer, rate: float, step: int, reference: Record, other: Record, name: str
+) -> float:
+    """What Adam's first step may make of the gradients' own rounding, relative to the updated parameter `update/NAME`.
+
+    The step is rate * g / (|g| + eps), of slope rate * eps / (|g| + eps)^2: a gradient within 1e-8 of zero has its rounding
+    multiplied by up to rate / eps = 1e5 (docs/differences.md). 0 for other optimizers, arrays and steps.
+    """
+    gradient = name.replace("update/", "gradient/")
+    if settings.kind != "adam" or step != 1 or gradient == name or gradient not in reference:
+        return 0.0
+    a, b = reference[gradient], other[gradient]
+    slope = rate * settings.eps / (np.abs(a) + settings.eps) ** 2
+    return 2 * float(np.linalg.norm(slope * (b - a)) / np.linalg.norm(reference[name]))

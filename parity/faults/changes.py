@@ -1,0 +1,205 @@
+"""How to change what a side is given: the vocabulary that faults and innocent changes are written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity.check import Check, Plant
+from parity.data.batches import Batches
+from parity.feed import After, Feed, Given, Pixels, dithered
+from parity.network import Network
+from parity.nodes import Node
+from parity.randomness import masks
+from parity.recipe import Augmentation, Recipe
+from parity.weights import State, initialise
+
+Change = Callable[[Check], Plant]
+"""A plant may need to know the check: its data, its seed."""
+
+
+def on_feed(plant: Plant) -> Change:
+    """A change that needs no check."""
+    return lambda check: plant
+
+
+def array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """One array of the starting state is another."""
+    return states(lambda state: state | {name: np.ascontiguousarray(change(state[name]))})
+
+
+def states(change: Callable[[State], State]) -> Change:
+    """The starting state is another."""
+    return on_feed(lambda feed: replace(feed, state=change(feed.state)))
+
+
+def exchanged(one: str, other: str) -> Change:
+    """Two arrays of the starting state are exchanged."""
+    return states(lambda state: state | {one: state[other], other: state[one]})
+
+
+def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
+    """Some layers start from other initialisers."""
+
+    def plant(feed: Feed) -> Feed:
+        fresh = initialise(_with_nodes(feed.network, change), 0)
+        new = {n: a.astype(feed.dtype) for n, a in fresh.items() if n.startswith(tuple(f"{x}." for x in layers))}
+        return replace(feed, state=feed.state | new)
+
+    return on_feed(plant)
+
+
+def node(name: str, /, **fields: Any) -> Change:
+    """Some fields of one node are others."""
+    return nodes(lambda node: replace(node, **fields) if node.name == name else node)
+
+
+def nodes(change: Callable[[Node], Node]) -> Change:
+    """The network's nodes are others; masks are drawn for them."""
+    return on_feed(lambda feed: _built(feed, _with_nodes(feed.network, change)))
+
+
+def kinds(kind: type[Node], /, **fields: Any) -> Change:
+    """Some fields of all nodes of one kind are others."""
+    return nodes(lambda node: replace(node, **fields) if type(node) is kind else node)
+
+
+def without(name: str) -> Change:
+    """A node is missing."""
+    return on_feed(
+        lambda feed: _built(feed, replace(feed.network, nodes=tuple(n for n in feed.network.nodes if n.name != name)))
+    )
+
+
+def swapped(one: str, other: str) -> Change:
+    """Two nodes stand in each other's place."""
+
+    def plant(feed: Feed) -> Feed:
+        by_name = {node.name: node for node in feed.network.nodes}
+        order = [{one: other, other: one}.get(name, name) for name in by_name]
+        return _built(feed, replace(feed.network, nodes=tuple(by_name[name] for name in order)))
+
+    return on_feed(plant)
+
+
+def _with_nodes(network: Network, change: Callable[[Node], Node]) -> Network:
+    return replace(network, nodes=tuple(change(node) for node in network.nodes))
+
+
+def _built(feed: Feed, network: Network) -> Feed:
+    kept = {name: value for name, value in feed.state.items() if name in network.parameters}
+    same = network.dropouts == feed.network.dropouts
+    draw = feed.masks if same else lambda update, count: masks(0, update, range(count), network.dropouts)
+    return replace(feed, network=network, state=kept, masks=draw)
+
+
+def both(*changes: Change) -> Change:
+    """One change after the other."""
+
+    def made(check: Check) -> Plant:
+        def plant(feed: Feed) -> Feed:
+            for change in changes:
+                feed = change(check)(feed)
+            return feed
+
+        return plant
+
+    return made
+
+
+def patch(*words: str) -> Change:
+    """The side itself is changed in its worker by a function of `parity.faults.patches`."""
+    return on_feed(lambda feed: replace(feed, patches=(*feed.patches, words)))
+
+
+def settings(**fields: Any) -> Change:
+    """Some settings of the optimizer are others."""
+    return on_feed(lambda feed: replace(feed, optimizer=replace(feed.optimizer, **fields)))
+
+
+def field(**fields: Any) -> Change:
+    """Fields of the feed itself are others."""
+    return on_feed(lambda feed: replace(feed, **fields))
+
+
+def rates(change: Callable[[Callable[[int], float], int], float]) -> Change:
+    """The learning rate after so many samples is `change(the right function, samples)`."""
+    return on_feed(lambda feed: replace(feed, rate=lambda samples: change(feed.rate, samples)))
+
+
+def mask(change: Callable[[Callable[[int, int], Mapping[str, np.ndarray]], int, int], Mapping[str, np.ndarray]]) -> Change:
+    """The masks of an update are `change(the right function, update, count)`."""
+    return on_feed(lambda feed: replace(feed, masks=lambda update, count: change(feed.masks, update, count)))
+
+
+def pixels(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """The preprocessed images are others."""
+    return on_feed(lambda feed: replace(feed, pixels=lambda images: change(feed.pixels(images))))
+
+
+def raw(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """The images before preprocessing are others."""
+    return on_feed(lambda feed: replace(feed, pixels=lambda images: feed.pixels(change(images))))
+
+
+def batches(change: Callable[[Pixels], Pixels]) -> Change:
+    """Every batch is another."""
+
+    def plant(feed: Feed) -> Feed:
+        def epoch(number: int) -> Iterator[Pixels]:
+            return (change(batch) for batch in feed.epoch(number))
+
+        return replace(feed, epoch=epoch)
+
+    return on_feed(plant)
+
+
+def epochs(change: Callable[[Check, int], Iterator[Pixels]]) -> Change:
+    """The batches of a pass are others."""
+    return lambda check: lambda feed: replace(feed, epoch=lambda number: change(check, number))
+
+
+def epoch(check: Check, number: int, augmentation: Augmentation | None = None, seed: int | None = None) -> Iterator[Pixels]:
+    """A pass over the check's batches with another augmentation or seed."""
+    data, recipe = check.dataset, check.recipe
+    chosen = recipe.augmentation if augmentation is None else augmentation
+    start = check.seed if seed is None else seed
+    return dithered(Batches(data.train_images, data.train_labels, recipe.batch_size, chosen, start), start, number)
+
+
+def recipes(change: Callable[[Recipe], Recipe]) -> Change:
+    """The side follows another recipe throughout."""
+
+    def made(check: Check) -> Plant:
+        other = replace(check, recipe=change(check.recipe)).feed()
+        return lambda feed: replace(other, dtype=feed.dtype, state=feed.state)
+
+    return made
+
+
+def after(change: After) -> Change:
+    """The state behind every update is another: what a wrong optimizer would have made."""
+    return on_feed(lambda feed: replace(feed, after=change))
+
+
+def velocity(change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray | None], decay: float = 0.0) -> Change:
+    """A momentum update goes otherwise.
+
+    `change(weight before, velocity before x momentum, gradient with decay)` returns the velocity that a wrong optimizer makes of them, or
+    None where it makes the right one; `decay` acts on the weight alone.
+    """
+
+    def follow(before: State, behind: State, given: Given) -> State:
+        state = dict(behind)
+        for slot in [name for name in behind if name.startswith("optimizer.velocity.")]:
+            name = slot.removeprefix("optimizer.velocity.")
+            old = np.float32(0.9).astype(float) * before[slot] * given.factor
+            wrong = change(before[name], old, behind[slot] - old)
+            if wrong is not None:
+                state |= {slot: wrong, name: (1 - given.rate * decay) * before[name] - given.rate * wrong}
+        return state
+
+    return after(follow)

@@ -1,0 +1,147 @@
+"""Changes of a side inside its worker, in words that tensors of both frameworks understand. `Worker.patch` applies them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Side = Any
+"""`paddle_impl.train.Trainer` or `torch_impl.train.Trainer`."""
+
+Tensor = Any
+
+
+def _wrap(side: Side, layer: str, change: Callable[..., Tensor]) -> None:
+    """Puts `change(original forward, x, ...)` in the place of a layer's forward."""
+    module = getattr(side.model, layer)
+    original = module.forward
+    module.forward = lambda *arguments: change(original, *arguments)
+
+
+def scale_output(side: Side, layer: str, error: str) -> None:
+    """The layer's output comes out too large by the relative error."""
+    _wrap(side, layer, lambda forward, *x: forward(*x) * (1 + float(error)))
+
+
+def identity(side: Side, layer: str) -> None:
+    """The layer does nothing."""
+    _wrap(side, layer, lambda forward, x, *mask: x)
+
+
+def leaky_relu(side: Side, layer: str) -> None:
+    """The ReLU lets 1% of negative values through."""
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        out = forward(x)
+        return out + (x - out) * 0.01
+
+    _wrap(side, layer, change)
+
+
+def capped_relu(side: Side, layer: str) -> None:
+    """The ReLU stops at 1 (ReLU6 stops at 6, which few activations reach)."""
+    _wrap(side, layer, lambda forward, x: forward(x).clip(max=1))
+
+
+def flatten_channels_last(side: Side, layer: str) -> None:
+    """Flattens (height, width, channels)."""
+    _wrap(side, layer, lambda forward, x: x.moveaxis(1, -1).flatten(1))
+
+
+def count_padding(side: Side, layer: str) -> None:
+    """An average pool divides by the whole window in the padding too."""
+    node = next(node for node in side.model.network.nodes if node.name == layer)
+    _, height, width = side.model.network.inputs[layer]
+    ones = np.pad(np.ones((height, width)), node.padding)
+    view = np.lib.stride_tricks.sliding_window_view(ones, (node.size, node.size))[:: node.stride, :: node.stride]
+    share = side._tensor((view.sum((2, 3)) / node.size**2).astype(side.dtype))
+    _wrap(side, layer, lambda forward, x: forward(x) * share)
+
+
+def softmax(side: Side, layer: str) -> None:
+    """The last layer yields probabilities, of which cross-entropy takes the softmax again."""
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        powers = forward(x).exp()
+        return powers / powers.sum(-1, keepdim=True)
+
+    _wrap(side, layer, change)
+
+
+def always_training(side: Side, layer: str) -> None:
+    """The layer acts in inference as in training: eval() was forgotten."""
+    _set_mode(side, layer, True)
+
+
+def never_training(side: Side, layer: str) -> None:
+    """The layer acts in training as in inference: it is frozen."""
+    _set_mode(side, layer, False)
+
+
+def _set_mode(side: Side, layer: str, training: bool) -> None:
+    module = getattr(side.model, layer)
+
+    def change(forward: Callable[..., Tensor], *x: Tensor) -> Tensor:
+        module.training = training
+        return forward(*x)
+
+    _wrap(side, layer, change)
+
+
+def forward_twice(side: Side, layer: str) -> None:
+    """The layer runs twice in training: a batch norm moves its statistics twice."""
+    module = getattr(side.model, layer)
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        if module.training:
+            forward(x)
+        return forward(x)
+
+    _wrap(side, layer, change)
+
+
+def keep_gradients(side: Side) -> None:
+    """Gradients are not cleared before the next step."""
+    for name in ("zero_grad", "clear_grad"):
+        if hasattr(side.optimizer, name):
+            setattr(side.optimizer, name, lambda *_, **__: None)
+
+
+def masked_relu(side: Side, layer: str) -> None:
+    """The same function in another spelling: x * (x > 0)."""
+    _wrap(side, layer, lambda forward, x: x * (x > 0).astype(x.dtype) if hasattr(x, "astype") else x * (x > 0))
+
+
+def predict_between(side: Side) -> None:
+    """Runs inference in the middle of training, before every step."""
+    step, network = side.step, side.model.network
+
+    def between(*arguments: Any, **named: Any) -> Any:
+        side.predict(np.zeros((2, *network.input_shape)))
+        return step(*arguments, **named)
+
+    side.step = between
+
+
+def reload(side: Side) -> None:
+    """Takes the side's own state out and in again before every step, as a resumed run does."""
+    step, updates = side.step, [0]
+
+    def between(*arguments: Any, **named: Any) -> Any:
+        side.load(side.state(), updates[0])
+        updates[0] += 1
+        return step(*arguments, **named)
+
+    side.step = between
+
+
+def warm_up(side: Side) -> None:
+    """Warms the kernels up with a step on other numbers, then goes back to the start."""
+    start = side.state()
+    network = side.model.network
+    masks = {name: np.ones((2, *shape), bool) for name, (shape, _) in network.dropouts.items()}
+    images = np.random.default_rng(0).random((2, *network.input_shape))
+    side.step(images, np.zeros(2, np.int64), masks, 0.1, 2)
+    side.load(start, 0)

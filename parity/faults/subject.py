@@ -1,0 +1,68 @@
+"""What the faults are planted in: a small network with every kind of node, trained for four steps that show every habit of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from parity.check import Check
+from parity.data import Dataset
+from parity.network import Network
+from parity.networks.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
+from parity.nodes import AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.randomness import stream
+from parity.recipe import Recipe, Schedule, changed
+from parity.recipes import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
+from parity.weights import State, initialise
+
+BATCH, IMAGES, STEPS = 8, 20, 4
+"""Batches of 8, 8 and 4 images, then the next pass."""
+
+
+def network() -> Network:
+    """Convolutions with batch norm, ReLU and dropout, all poolings, square linear layers behind a 2x2 map."""
+    nodes: list[Node] = []
+    for number, after in enumerate(
+        (MaxPool("pool1", 3, 2, ceil=True), None, AvgPool("pool3", 3, 2, padding=1), MaxPool("pool4")), start=1
+    ):
+        nodes += [
+            Conv(f"conv{number}", 8, stride=2 if number == 3 else 1),
+            replace(V2_BATCH_NORM, name=f"bn{number}"),
+            ReLU(f"relu{number}"),
+            Dropout(f"drop{number}", 0.3, V2_DROPOUT),
+            *([after] if after else []),
+        ]
+    nodes += [
+        Flatten("flatten"),
+        Linear("fc1", 32),
+        replace(V2_BATCH_NORM, name="bn_fc1"),
+        ReLU("relu_fc1"),
+        Dropout("drop_fc1", 0.5, V2_DROPOUT),
+        Linear("fc2", 32),
+        Linear("fc3", 10),
+    ]
+    return Network("porting", (3, 32, 32), tuple(nodes), source="ours: one of every node")
+
+
+def state(seed: int = 0) -> State:
+    """Weights as after some training: no array is constant, no statistic is trivial."""
+    fresh = initialise(network(), seed)
+    ranges = {"beta": (-0.5, 0.5), "bias": (-0.5, 0.5), "gamma": (0.5, 1.5), "mean": (-0.5, 0.5), "variance": (0.5, 1.5)}
+    for name, array in fresh.items():
+        kind = name.partition(".")[2]
+        if kind in ranges:
+            fresh[name] = stream(seed, "subject", name).uniform(*ranges[kind], array.shape).astype(np.float32)
+    return fresh
+
+
+def recipe(name: str = "article") -> Recipe:
+    """The recipe with a small batch, augmentation and normalisation; the article's rate drops at step 2."""
+    chosen = replace(RECIPES[name], batch_size=BATCH, augmentation=CROP_AND_FLIP, preprocessing=CIFAR10_STATISTICS)
+    return changed(chosen, schedule=Schedule("discexp", every=2 * BATCH) if name == "article" else None)
+
+
+def subject(dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64") -> Check:
+    """The check that every fault must fail and every innocent change must pass."""
+    few = dataset.limit(IMAGES, 1)
+    return Check(network(), recipe(recipe_name), few, STEPS, dtype, seed, state=state(seed))

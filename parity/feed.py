@@ -1,0 +1,120 @@
+"""What one side of a lock-step run is given: its starting state, and batch, masks, rate and divisor of every step.
+
+All sides' feeds are alike unless somebody changes one, as the planted faults do: every decision is a field that can be replaced.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from parity.data import Dataset
+from parity.data.batches import Batches, dither, preprocess
+from parity.network import Network
+from parity.randomness import masks
+from parity.recipe import Optimizer, Recipe
+from parity.twin import perturb
+from parity.weights import State, initialise
+
+Pixels = tuple[np.ndarray, np.ndarray]
+"""Images float64 [N,C,H,W] from 0 to 255, dithered, and labels int64 [N]."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer."""
+
+    number: int
+    images: np.ndarray
+    labels: np.ndarray
+    masks: Mapping[str, np.ndarray]
+    rate: float
+    divisor: int
+    factor: float
+
+    def record(self) -> dict[str, np.ndarray]:
+        """As tensors of the phase `input`. Rate and divisor stay out: an update shows them, and says more."""
+        return {"input/images": self.images, "input/labels": self.labels}
+
+
+After = Callable[[State, State, Given], State]
+"""(state before an update, after it, what was given) -> the state that the side goes on with."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One side's part of a run; `feed` makes the right one.
+
+    `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
+    `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
+    rescales the momentum buffers when the rate changes; `after` may change the state behind an update; `patch` names functions of
+    `parity.faults.patches` that change the side itself, with their arguments.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    dtype: str
+    state: State
+    epoch: Callable[[int], Iterator[Pixels]]
+    pixels: Callable[[np.ndarray], np.ndarray]
+    masks: Callable[[int, int], Mapping[str, np.ndarray]]
+    rate: Callable[[int], float]
+    divisor: Callable[[int], int]
+    factor: Callable[[float, float], float]
+    after: After | None = None
+    patches: tuple[tuple[str, ...], ...] = ()
+
+    def steps(self) -> Iterator[Given]:
+        """What is given to step 1, 2, ..., without end."""
+        samples, previous = 0, 0.0
+        batches = itertools.chain.from_iterable(self.epoch(number) for number in itertools.count())
+        for number, (images, labels) in enumerate(batches, start=1):
+            count = len(labels)
+            samples += count
+            rate = self.rate(samples)
+            factor = self.factor(previous, rate) if previous and rate else 1.0
+            masks = self.masks(number, count)
+            yield Given(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor)
+            previous = rate
+
+
+def feed(
+    network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
+) -> Feed:
+    """The feed of training `network` by `recipe` on `dataset`, as `parity.train` does it.
+
+    `total` is the number of samples of the whole run, for the schedule (None: the recipe's passes over the data).
+    """
+    images, labels = dataset.train_images, dataset.train_labels
+    batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
+    return Feed(
+        network=network,
+        optimizer=recipe.optimizer,
+        dtype=dtype,
+        state={name: array.astype(dtype) for name, array in initialise(network, seed).items()},
+        epoch=lambda number: dithered(batches, seed, number),
+        pixels=lambda pixels: preprocess(pixels, recipe.preprocessing, dtype),
+        masks=lambda update, count: masks(seed, update, range(count), network.dropouts),
+        rate=lambda samples: recipe.rate(samples, total or recipe.epochs * len(labels)),
+        divisor=recipe.loss_divisor,
+        factor=lambda old, new: old / new if recipe.optimizer.velocity_holds_rate else 1.0,
+    )
+
+
+def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
+    """The batches of pass `number`, dithered."""
+    for place, (images, labels) in enumerate(batches.epoch(number)):
+        yield dither(images, seed, number, place), labels
+
+
+def twin(original: Feed, seed: int = 0, inputs: bool = False) -> Feed:
+    """The same feed with every weight moved by one unit in the last place; every pixel too if `inputs`."""
+
+    def pixels(images: np.ndarray) -> np.ndarray:
+        return perturb({"images": original.pixels(images)}, seed)["images"]
+
+    moved = replace(original, state=perturb(original.state, seed))
+    return replace(moved, pixels=pixels) if inputs else moved

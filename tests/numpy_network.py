@@ -1,0 +1,128 @@
+"""A network in numpy, straight from the definitions of its nodes, differentiated by complex steps: slow, plain, exact to rounding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from parity.network import Network
+from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.weights import State
+
+Array = np.ndarray
+STEP = 1e-30
+
+
+def slopes(function: Callable[[Array], Any], array: Array) -> Array:
+    """The gradient of a scalar `function` of `array`: Im f(x + ih) / h, which subtracts nothing and so loses no digit."""
+    found = np.empty(array.shape)
+    for place in np.ndindex(array.shape):
+        moved = array.astype(complex)
+        moved[place] += STEP * 1j
+        found[place] = function(moved).imag / STEP
+    return found
+
+
+def outputs(
+    network: Network,
+    state: State,
+    images: Array,
+    masks: Mapping[str, Array] | None = None,
+    replaced: tuple[str, Array] | None = None,
+) -> dict[str, Array]:
+    """Every layer's output: in training where `masks` (of the dropouts, maybe none) are given, else in inference.
+
+    `replaced` puts an array in the place of one layer's output.
+    """
+    found, x = {}, images
+    for node in network.nodes:
+        own = {name.partition(".")[2]: array for name, array in state.items() if name.partition(".")[0] == node.name}
+        x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
+        if replaced and replaced[0] == node.name:
+            x = replaced[1]
+        found[node.name] = x
+    return found
+
+
+def loss(logits: Array, labels: Array, divisor: int) -> Any:
+    """Summed cross-entropy / `divisor`."""
+    return (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum() / divisor
+
+
+def batch_statistics(x: Array, kind: str) -> tuple[Array, Array]:
+    """Mean and "biased" or "unbiased" variance per channel."""
+    rows = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+    mean = rows.mean(axis=0)
+    return mean, ((rows - mean) ** 2).sum(axis=0) / (len(rows) - (kind == "unbiased"))
+
+
+def _conv(node: Conv, x: Array, own: State, training: Any) -> Array:
+    edge = (node.padding, node.padding)
+    x = np.pad(x, ((0, 0), (0, 0), edge, edge))
+    height, width = ((size - node.kernel) // node.stride + 1 for size in x.shape[2:])
+    y = np.empty((len(x), node.filters, height, width), np.result_type(x, own["weight"]))
+    inputs, filters = x.shape[1] // node.groups, node.filters // node.groups
+    for i, j in np.ndindex(height, width):
+        top, left = i * node.stride, j * node.stride
+        patch = x[:, :, top : top + node.kernel, left : left + node.kernel]
+        for group in range(node.groups):
+            outs = slice(group * filters, (group + 1) * filters)
+            seen = patch[:, group * inputs : (group + 1) * inputs].reshape(len(x), -1)
+            y[:, outs, i, j] = seen @ own["weight"][outs].reshape(filters, -1).T
+    return y + own["bias"][:, None, None] if node.bias else y
+
+
+def _linear(node: Linear, x: Array, own: State, training: Any) -> Array:
+    y = np.einsum("ni,oi->no", x, own["weight"])
+    return y + own["bias"] if node.bias else y
+
+
+def _batch_norm(node: BatchNorm, x: Array, own: State, training: Any) -> Array:
+    mean, variance = (own["mean"], own["variance"]) if training is None else batch_statistics(x, "biased")
+    whole = (slice(None), *[None] * (x.ndim - 2))
+    return (x - mean[whole]) / np.sqrt(variance[whole] + node.eps) * own["gamma"][whole] + own["beta"][whole]
+
+
+def _relu(node: ReLU, x: Array, own: State, training: Any) -> Array:
+    return np.where(x.real > 0, x, 0)
+
+
+def _windows(node: MaxPool, size: int) -> Iterator[slice]:
+    """What each window sees along one side of the map: padding is not seen."""
+    steps = (size + 2 * node.padding - node.size) / node.stride
+    for i in range((math.ceil if node.ceil else math.floor)(steps) + 1):
+        start = i * node.stride - node.padding
+        yield slice(max(start, 0), start + node.size)
+
+
+def _pool(node: MaxPool, x: Array, choose: Callable[[Array], Array]) -> Array:
+    rows, columns = (list(_windows(node, size)) for size in x.shape[2:])
+    return np.stack([np.stack([choose(x[:, :, r, c]) for c in columns], axis=-1) for r in rows], axis=-2)
+
+
+def _first_largest(patch: Array) -> Array:
+    flat = patch.reshape(*patch.shape[:2], -1)
+    return np.take_along_axis(flat, flat.real.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+
+
+def _dropout(node: Dropout, x: Array, own: State, mask: Any) -> Array:
+    upscale, kept = node.kind == "upscale_in_train", np.float32(1 - node.rate)
+    if mask is None:
+        return x if upscale else x * float(kept)
+    return x * mask * (float(np.float32(1 / (1 - node.rate))) if upscale else 1)
+
+
+NODES: dict[type[Node], Callable[..., Array]] = {
+    Conv: _conv,
+    Linear: _linear,
+    BatchNorm: _batch_norm,
+    ReLU: _relu,
+    MaxPool: lambda node, x, own, training: _pool(node, x, _first_largest),
+    AvgPool: lambda node, x, own, training: _pool(node, x, lambda patch: patch.mean(axis=(2, 3))),
+    Dropout: _dropout,
+    Flatten: lambda node, x, own, training: x.reshape(len(x), -1),
+}
+"""Each kind of node: (node, input, its own arrays, dropout mask or True in training and None in inference) -> output."""
