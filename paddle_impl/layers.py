@@ -65,11 +65,15 @@ class _AvgPool(nn.AvgPool2D):
         if x.dtype != paddle.float64:
             return out
         # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.
-        size = self.ksize**2
-        shares = F.avg_pool2d(paddle.ones_like(x), self.ksize, self.stride, self.padding, self.ceil_mode, exclusive=False)
-        count = (shares * size).round()
+        rows, columns = (self._seen(*sizes) for sizes in zip(x.shape[2:], out.shape[2:], strict=True))
+        count = (rows.unsqueeze(1) * columns).astype(x.dtype)
         repair = 1 / (count * (1 / count).astype("float32").astype(x.dtype))
         return out * repair + (out * (1 - repair)).detach()
+
+    def _seen(self, size: int, windows: int) -> Tensor:
+        """How many of `size` pixels, padding left out, each window covers along one side."""
+        start = paddle.arange(windows) * self.stride - self.padding
+        return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
 class _Conv(nn.Conv2D):

@@ -28,6 +28,14 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     return chosen
 
 
+def be_exact() -> None:
+    """On a GPU: no TF32, deterministic algorithms only."""
+    if paddle.device.is_compiled_with_cuda():
+        # DIFFERS: TF32 is an environment variable of CUDA's libraries, read when they are first used.
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
+
+
 def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
     """Paddle's name for our device name."""
     return paddle.CUDAPlace(0) if device == "gpu" else paddle.CPUPlace()

@@ -86,6 +86,31 @@ class Trainer:
         with paddle.no_grad():
             return checkpoint.to_numpy(model(self._images(images), None, None if record is None else watch))
 
+    def isolate(
+        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """One layer alone, on the training input `x` with the `gradient` of its output, and on the `inference` input.
+
+        Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`, and `update/STATISTIC` as training moves it.
+        """
+        model, module = self.model, getattr(self.model, layer)
+        model.eval()
+        with paddle.no_grad():
+            record = {f"eval/{layer}": checkpoint.to_numpy(module(self._images(inference)))}
+        model.train()
+        self.optimizer.clear_grad(set_to_zero=False)
+        given = self._images(x)
+        given.stop_gradient = False
+        output = module(given) if mask is None else module(given, self._tensor(mask))
+        output.backward(self._images(gradient))
+        record |= {f"forward/{layer}": checkpoint.to_numpy(output), f"backward/{layer}": checkpoint.to_numpy(given.grad)}
+        for name, tensor in checkpoint.tensors(model).items():
+            if name.startswith(f"{layer}."):
+                moved = tensor.grad is None
+                value = checkpoint.export_array(model, name, tensor if moved else tensor.grad)
+                record[f"{'update' if moved else 'gradient'}/{name}"] = value
+        return record
+
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers by `factor`."""
         with paddle.no_grad():

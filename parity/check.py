@@ -13,15 +13,20 @@ from parity import causes
 from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, split_zero_gradients
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
+from parity.isolate import isolate
 from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import Network
+from parity.noise import float32_step
 from parity.recipe import Optimizer, Recipe
-from parity.stages import DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, weight_distance
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, weight_distance
 from parity.weights import State
 from parity.worker import Record, Worker
 
-ONE_STEP = 1e-12
-"""Bound in float64 on one step (relative L2). Step n may stand at n times it: 1e-10 at step 100."""
+ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
+"""Bound on every tensor of the first step (relative L2)."""
+
+MANY_STEPS = 1e-10
+"""Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`."""
 
 TWIN = 10.0
 """How much farther apart the sides may be than a side and its one-ULP twin."""
@@ -85,7 +90,21 @@ class Outcome:
     @property
     def verdict(self) -> str:
         """Of all stages together."""
-        return DIFFERENT if any(stage["verdict"] == DIFFERENT for stage in self.stages().values()) else EQUAL
+        found = [stage["verdict"] for stage in self.stages().values()]
+        return next((verdict for verdict in (DIFFERENT, CHAOTIC) if verdict in found), EQUAL)
+
+    def layers(self) -> list[dict[str, Any]]:
+        """By layer, in the network's order, the largest error at step 1 of every phase, and its bound."""
+        found = self.verdicts.layers
+        rows = [(layer, found[layer]) for layer in self.check.network.shapes if layer in found]
+        return [
+            {
+                "layer": layer,
+                "errors": {phase: difference.error for phase, difference in worst.items()},
+                "bounds": {phase: difference.bound for phase, difference in worst.items()},
+            }
+            for layer, worst in rows
+        ]
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The summaries of the stages that were asked for; `NothingCompared` where one saw no tensor."""
@@ -100,11 +119,13 @@ def run(
     workers: Mapping[str, Worker],
     plant: Plant | None = None,
     common: Plant | None = None,
+    isolated: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Compares the second of the `workers` with the first; a third, of the first's framework, runs the first's one-ULP twin.
 
-    `plant` changes what the second side is given, `common` what all are given. `say` hears a line a step.
+    `plant` changes what the second side is given, `common` what all are given. `isolated` also compares layer by layer, each on
+    the first's input. `say` hears a line a step.
     """
     started = time.monotonic()
     reference, other, *rest = workers
@@ -116,10 +137,18 @@ def run(
     if rest:
         feeds[rest[0]] = twin(feeds[reference])
     sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
-    watch = _Watch(outcome, feeds[reference])
-    for step in lockstep(sides, check.length, check.phases):
-        watch.step(step, rest[0] if rest else None)
-        say(watch.line())
+    if check.dtype == "float32":
+        exact = replace(check, dtype="float64").feed()
+        for _, difference in float32_step(workers, feeds, common(exact) if common else exact, check.phases):
+            outcome.verdicts.add(1, difference)
+    if check.dtype == "float64" or "trajectory" in check.stages:
+        watch = _Watch(outcome, feeds[reference])
+        phases = check.phases if check.dtype == "float64" else ("loss", "update")
+        for step in lockstep(sides, check.length, phases, dict.fromkeys(rest, ("update",))):
+            watch.step(step, rest[0] if rest else None)
+            say(watch.line())
+    if isolated:
+        outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -138,15 +167,20 @@ class _Watch:
         given = step.given[names[0]]
         self.samples += len(given.labels)
         first, second = (step.records[name] for name in names)
+        if self.feed.dtype == "float64":
+            self._tensors(step, first, second)
+        if "update" in self.outcome.check.phases:
+            self._trajectory(step, first, second, step.records[twin_name] if twin_name else None)
+        self.before, self.rate = (first, second), given.rate
+
+    def _tensors(self, step: Step, first: Record, second: Record) -> None:
+        names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
         evidence = causes.Evidence(
             self.feed.network, self.feed.optimizer, given, (self.rate, given.rate, following), first, second, *self.before
         )
         for difference in differences(self.feed.network, names, step, self._bound(step, first, second)):
             self.outcome.verdicts.add(step.number, difference, lambda d: causes.likely_cause(evidence, d.name))
-        if "update" in self.outcome.check.phases:
-            self._trajectory(step, first, second, step.records[twin_name] if twin_name else None)
-        self.before, self.rate = (first, second), given.rate
 
     def _bound(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
         rate = step.given[self.outcome.sides[0]].rate
@@ -154,7 +188,8 @@ class _Watch:
         def bound(name: str) -> float:
             if name.startswith(("start/", "input/")):
                 return 0.0  # copied, not computed
-            return ONE_STEP * step.number + adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
+            within = ONE_STEP["float64"] if step.number == 1 else max(MANY_STEPS, ONE_STEP["float64"] * step.number)
+            return within + adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
 
         return bound
 
@@ -162,8 +197,13 @@ class _Watch:
         error = weight_distance(self.trainable, first, second)
         apart = weight_distance(self.trainable, first, moved) if moved else None
         losses = {name: float(step.records[name]["loss/loss"][0]) for name in self.outcome.sides if "loss/loss" in step.records[name]}
-        row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": ONE_STEP * step.number, "twin": apart}
+        bound = ONE_STEP[self.feed.dtype] * step.number
+        row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": bound, "twin": apart}
         self.outcome.trajectory.append(row | {"loss": losses})
+        if apart is not None:
+            # In float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do.
+            allowed = TWIN * apart if self.feed.dtype == "float64" else max(TWIN * apart, bound)
+            self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=error > bound)
 
     def rate_of(self, step: Step) -> float:
         return step.given[self.outcome.sides[0]].rate

@@ -46,11 +46,21 @@ def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
     """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
     if reference.shape != other.shape:
         raise Incomparable(f"shapes {reference.shape} and {other.shape}")
-    a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    size, distance = norm(reference), norm_of_difference(reference, other)
+    if not (np.isfinite(size) and np.isfinite(distance)):
         return float("inf")
-    size = float(np.linalg.norm(a))
-    return float(np.linalg.norm(b - a)) / (size or 1.0)
+    return distance / (size or 1.0)
+
+
+def norm(array: np.ndarray) -> float:
+    """L2 norm in float64, of any shape."""
+    flat = array.astype(np.float64, copy=False).ravel()
+    return float(np.sqrt(np.dot(flat, flat)))
+
+
+def norm_of_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """L2 norm of b - a in float64; not finite where either holds NaN or infinity."""
+    return norm(np.subtract(b, a, dtype=np.float64))
 
 
 def compare(

@@ -29,9 +29,16 @@ class Step:
 
 
 def lockstep(
-    sides: Mapping[str, tuple[Worker, Feed]], steps: int, phases: tuple[str, ...] = PHASES
+    sides: Mapping[str, tuple[Worker, Feed]],
+    steps: int,
+    phases: tuple[str, ...] = PHASES,
+    fewer: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Iterator[Step]:
-    """Yields every step with the records of all `sides`, whose workers run at the same time."""
+    """Yields every step with the records of all `sides`, whose workers run at the same time.
+
+    `phases` are recorded, on a side named in `fewer` only those that stand there.
+    """
+    wanted = {name: (fewer or {}).get(name, phases) for name in sides}
     with ThreadPoolExecutor(len(sides)) as pool:
 
         def everywhere(act: Callable[[str], Record]) -> dict[str, Record]:
@@ -42,9 +49,9 @@ def lockstep(
         feeds = {name: feed.steps() for name, (_, feed) in sides.items()}
         for number in range(1, steps + 1):
             given = {name: next(steps_of) for name, steps_of in feeds.items()}
-            records = everywhere(lambda name, given=given: one_step(*sides[name], given[name], phases))  # type: ignore[misc]
-            if number == 1 and "start" in phases:
-                records = {name: started[name] | record for name, record in records.items()}
+            records = everywhere(lambda name, given=given: one_step(*sides[name], given[name], wanted[name]))  # type: ignore[misc]
+            if number == 1:
+                records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
             yield Step(number, given, records)
 
 

@@ -24,8 +24,7 @@ class Optimizer:
     """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
 
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
-    biases, gamma and beta too. Scalars are rounded to float32 (see `parity.nodes.float32`), Adam's are not: both
-    frameworks keep them exact. `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the
+    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the
     rate changes, the momentum buffer of today's frameworks is multiplied by old rate / new rate.
     """
 
@@ -42,7 +41,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.kind not in ("momentum", "adam"):
             raise InputError(f"optimizer is momentum or adam, not {self.kind!r}")
-        for field in ("rate", "momentum", "weight_decay"):
+        for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps"):
             object.__setattr__(self, field, float32(getattr(self, field)))
         for field in ("rate", "weight_decay", "eps"):
             _within(f"optimizer {field}", getattr(self, field), 0, math.inf)

@@ -127,6 +127,8 @@ class Run:
             network, state, metadata = weights.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
+            if Experiment.from_json(metadata.get("experiment", "null")) != self.experiment:
+                raise InputError("it is of a run with another recipe, seed or data than config.json says")
             weights.check(network, state, self.experiment.recipe.optimizer.slots)
             fields = parse_json(metadata.get("position", "null"), "position")
             position = from_fields(Position, fields, "position")
@@ -191,7 +193,8 @@ def check_free(folder: Path) -> None:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
-        nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        places = (folder, *folder.absolute().parents)
+        nearest = next(place for place in places if place.exists() or place.is_symlink())
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --out") from None

@@ -36,6 +36,11 @@ class Side(Protocol):
     def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Logits in inference mode."""
 
+    def isolate(
+        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """One layer alone, forward and backward."""
+
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from parity.compare import Difference, NothingCompared
+from parity.compare import Difference, NothingCompared, norm, norm_of_difference
 from parity.lockstep import layer_of
 
 STAGES = {
@@ -62,6 +63,7 @@ class Stage:
     name: str
     compared: int = 0
     different: int = 0
+    chaotic: bool = False
     worst: Difference | None = None
 
     def add(self, difference: Difference) -> None:
@@ -76,7 +78,7 @@ class Stage:
         if self.worst is None:
             raise NothingCompared(f"stage {self.name} compared nothing")
         return {
-            "verdict": DIFFERENT if self.different else EQUAL,
+            "verdict": DIFFERENT if self.different else CHAOTIC if self.chaotic else EQUAL,
             "compared": self.compared,
             "different": self.different,
             "max_error": self.worst.error,
@@ -94,11 +96,19 @@ class Verdicts:
     first: Divergence | None = None
     layers: dict[str, dict[str, Difference]] = field(default_factory=dict)
 
-    def add(self, step: int, difference: Difference, cause: Callable[[Difference], str | None] | None = None) -> None:
-        """Counts one tensor; the first that is not equal gets a `cause`."""
+    def add(
+        self,
+        step: int,
+        difference: Difference,
+        cause: Callable[[Difference], str | None] | None = None,
+        chaotic: bool = False,
+    ) -> None:
+        """Counts one tensor; the first that is not equal gets a `cause`. `chaotic`: only the twin's distance excuses it."""
         phase, _, tensor = difference.name.partition("/")
         name = stage_of(step, phase)
-        self.stages.setdefault(name, Stage(name)).add(difference)
+        stage = self.stages.setdefault(name, Stage(name))
+        stage.add(difference)
+        stage.chaotic |= chaotic
         if self.first is None and not difference.equal:
             self.first = Divergence.of(step, difference, cause(difference) if cause else None)
         if step == 1:
@@ -110,5 +120,4 @@ class Verdicts:
 def weight_distance(trainable: list[str], reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
     """Relative L2 distance of all trainable parameters after an update, taken as one vector."""
     pairs = [(reference[f"update/{name}"], other[f"update/{name}"]) for name in trainable]
-    size = np.sqrt(sum(float(np.sum(a.astype(np.float64) ** 2)) for a, _ in pairs))
-    return float(np.sqrt(sum(float(np.sum((b.astype(np.float64) - a) ** 2)) for a, b in pairs)) / size)
+    return math.hypot(*(norm_of_difference(a, b) for a, b in pairs)) / math.hypot(*(norm(a) for a, _ in pairs))

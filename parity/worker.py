@@ -25,7 +25,7 @@ from parity.errors import InputError
 from parity.network import Network, from_fields
 from parity.recipe import Optimizer
 from parity.side import FRAMEWORKS, Side, implementation
-from parity.weights import State, decode, encode
+from parity.weights import State
 
 Record = dict[str, np.ndarray]
 
@@ -41,7 +41,9 @@ class Worker:
     are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
-    def __init__(self, framework: str, python: str | Path | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, framework: str, python: str | Path | None = None, threads: int | None = None, device: str = "cpu"
+    ) -> None:
         if framework not in FRAMEWORKS:
             raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
         self.framework = framework
@@ -49,7 +51,7 @@ class Worker:
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", "parity.worker", framework, str(threads or 0)],
+                [str(python or sys.executable), "-m", "parity.worker", framework, str(threads or 0), device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -107,6 +109,13 @@ class Worker:
         """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
         return self.call("predict", {"images": images}, record=record)[0]
 
+    def isolate(
+        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
+    ) -> Record:
+        """One layer alone, forward and backward."""
+        arrays = {"x": x, "inference": inference, "gradient": gradient} | ({} if mask is None else {"mask": mask})
+        return self.call("isolate", arrays, layer=layer)[0]
+
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""
         self.call("scale_velocity", factor=factor)
@@ -144,31 +153,60 @@ class Worker:
         return found, answer["result"]
 
 
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
+"""safetensors' names of dtypes -> numpy's."""
+
+_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+
 def _send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, Any]) -> None:
-    blob = encode(arrays, {"message": json.dumps(message)})
-    file.write(len(blob).to_bytes(8, "little"))
-    file.write(blob)
+    """Writes one message. The arrays go from their own memory into the pipe: a step of a whole network is hundreds of megabytes."""
+    header: dict[str, Any] = {"__metadata__": {"message": json.dumps(message)}}
+    parts, end = [np.ascontiguousarray(array) for array in arrays.values()], 0
+    for name, part in zip(arrays, parts, strict=True):
+        start, end = end, end + part.nbytes
+        header[name] = {"dtype": _NAMES[part.dtype], "shape": arrays[name].shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write((8 + len(text) + end).to_bytes(8, "little") + len(text).to_bytes(8, "little") + text)
+    for part in parts:
+        file.write(part.reshape(-1).view(np.uint8).data)
     file.flush()
 
 
 def _receive(file: IO[bytes]) -> tuple[Record, dict[str, Any]]:
-    length = file.read(8)
-    if len(length) < 8:
-        raise EOFError
-    blob = file.read(size := int.from_bytes(length, "little"))
-    if len(blob) < size:
-        raise EOFError
-    arrays, metadata = decode(blob, "the message")
-    return arrays, json.loads(metadata["message"])
+    """Reads one message. The arrays are views of its one buffer."""
+    size = int.from_bytes(_read(file, 8), "little")
+    blob = _read(file, size)
+    start = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8:start].tobytes())
+    message: dict[str, Any] = json.loads(header.pop("__metadata__")["message"])
+    arrays = {}
+    for name, entry in header.items():
+        first, last = (start + offset for offset in entry["data_offsets"])
+        arrays[name] = blob[first:last].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays, message
+
+
+def _read(file: IO[bytes], size: int) -> np.ndarray:
+    buffer = np.empty(size, np.uint8)
+    done = 0
+    while done < size:
+        count = file.readinto(buffer[done:].data)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        done += count
+    return buffer
 
 
 class _Server:
     """The worker's end: one method a call, (arrays, arguments) -> (arrays, result)."""
 
-    def __init__(self, framework: str, threads: int | None) -> None:
+    def __init__(self, framework: str, threads: int | None, device: str) -> None:
         self.framework = framework
         self.runtime = implementation(framework, "runtime", threads)
-        self.runtime.start("cpu", threads)
+        self.device = self.runtime.start(device, threads)
+        self.runtime.be_exact()
         self.side: Side
 
     def versions(self, arrays: Record) -> tuple[Record, Any]:
@@ -176,7 +214,7 @@ class _Server:
 
     def start(self, arrays: Record, network: str, settings: dict[str, Any], dtype: str) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
-        self.side = trainer(Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype)
+        self.side = trainer(Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype, self.device)
         return {}, None
 
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
@@ -192,6 +230,10 @@ class _Server:
         found: Record | None = {} if record else None
         logits = self.side.predict(arrays["images"], found)
         return {"logits": logits} | (found or {}), None
+
+    def isolate(self, arrays: Record, layer: str) -> tuple[Record, Any]:
+        x, inference, gradient = (arrays[name] for name in ("x", "inference", "gradient"))
+        return self.side.isolate(layer, x, inference, arrays.get("mask"), gradient), None
 
     def scale_velocity(self, arrays: Record, factor: float) -> tuple[Record, Any]:
         self.side.scale_velocity(factor)
@@ -209,16 +251,16 @@ class _Server:
         return {}, None
 
 
-def serve(framework: str, threads: int | None) -> None:
+def serve(framework: str, threads: int | None, device: str) -> None:
     """Answers calls from stdin on stdout until stdin ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints must not end up between the messages
-    server = _Server(framework, threads)
+    server = _Server(framework, threads, device)
     while True:
         try:
             arrays, message = _receive(source)
         except EOFError:
-            return
+            os._exit(0)  # there is nothing to save, and taking a framework down takes seconds
         try:
             found, result = getattr(server, message["call"])(arrays, **message["arguments"])
             answer = {"result": result}
@@ -230,4 +272,4 @@ def serve(framework: str, threads: int | None) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]) or None)
+    serve(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3])

@@ -74,7 +74,7 @@ def test_the_article_is_followed_to_the_letter() -> None:
 def test_adam_is_the_third_articles_run() -> None:
     optimizer = ADAM.optimizer
     assert (optimizer.kind, optimizer.rate, optimizer.weight_decay) == ("adam", rounded(1e-3), 0.0)
-    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (rounded(0.9), rounded(0.999), rounded(1e-8))
     assert (ADAM.epochs, ADAM.batch_size, ADAM.divisor, ADAM.schedule.kind) == (10, 128, "count", "constant")
     assert ADAM.preprocessing == Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     assert ADAM.augmentation == Augmentation(4, True)
@@ -83,13 +83,13 @@ def test_adam_is_the_third_articles_run() -> None:
 # ------------------------------------------------------------------------------------------------- rounding
 
 
-def test_scalars_are_rounded_to_float32_once_and_adams_are_not() -> None:
+def test_scalars_are_rounded_to_float32_once() -> None:
     optimizer = Optimizer("adam", rate=0.1, momentum=0.9, weight_decay=2e-4, beta1=0.9, beta2=0.999, eps=1e-8)
-    for field in ("rate", "momentum", "weight_decay"):
+    for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps"):
         value = getattr(optimizer, field)
         assert value == rounded(value)
-    assert optimizer.rate != 0.1
-    assert (optimizer.beta1, optimizer.beta2, optimizer.eps) == (0.9, 0.999, 1e-8)
+    # 1 - 0.999 is 1.3e-5 off where 0.999 was rounded before: in float32 Paddle's Adam does that, PyTorch's does not.
+    assert optimizer.rate != 0.1 and optimizer.beta2 != 0.999
 
 
 @pytest.mark.parametrize("recipe", [ARTICLE, QUICK, ADAM], ids=lambda recipe: recipe.name)

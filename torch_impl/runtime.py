@@ -20,6 +20,13 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     return "gpu" if found and device != "cpu" else "cpu"
 
 
+def be_exact() -> None:
+    """On a GPU: no TF32, deterministic algorithms only."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def place(device: str) -> torch.device:
     """PyTorch's name for our device name."""
     return torch.device("cuda" if device == "gpu" else "cpu")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import contextlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from parity import data, networks, recipes
+from parity import data, machine, networks, recipes, report
+from parity.check import Check, Outcome, Plant, run
 from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.data import Dataset
 from parity.errors import InputError
-from parity.lockstep import Plan, lockstep
+from parity.faults.changes import perturbed
+from parity.network import Network
 from parity.progress import Console
-from parity.recipe import Experiment, changed
-from parity.stages import STAGES, Verdicts
-from parity.worker import Worker
-
-ALL_STAGES = (*STAGES, "trajectory")
+from parity.recipe import Recipe, changed
+from parity.run import read_checkpoint
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.worker import Worker, WorkerFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,79 +35,179 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> Parser:
     """The flags."""
+    script = "python scripts/check_parity.py"
     flags = Parser(
-        "Train a network in Paddle and in PyTorch in lock-step, in float64, and compare every tensor of every step.",
-        "  python scripts/check_parity.py --network vgg16_bn_drop --json\n"
-        "  python scripts/check_parity.py --network vgg_mini@0.25 --recipe adam --steps 10\n"
-        "  python scripts/check_parity.py --network vgg16_bn_drop --paddle-python ../paddle3/bin/python",
+        "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.",
+        f"  {script} --network vgg16_bn_drop --json\n"
+        f"  {script} --network vgg_mini --recipe adam --steps 20 --report report\n"
+        f"  {script} --network vgg_mini --perturb conv3_1:weight:1e-6\n"
+        f"  {script} --network my_network.json --isolate\n"
+        f"  {script} --paddle-python paddle3/bin/python       (a Paddle of another environment)\n"
+        f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)",
     )
-    add = flags.add_argument
-    add("--network", default="vgg16_bn_drop", metavar="NAME", help=f"{', '.join(networks.NETWORKS)}, NAME@WIDTH (default: vgg16_bn_drop)")
+    add, known = flags.add_argument, ", ".join(networks.NETWORKS)
+    add("--network", default="vgg16_bn_drop", metavar="NAME", help=f"{known}, NAME@WIDTH, a JSON file, or all (default: vgg16_bn_drop)")
     add("--recipe", metavar="NAME", default="article", help=f"{', '.join(recipes.RECIPES)} (default: article)")
-    add("--stages", default=",".join(ALL_STAGES), metavar="LIST", help=f"some of {','.join(ALL_STAGES)} (default: all)")
-    add("--steps", type=positive, default=3, help="training steps (default: 3)")
+    add("--stages", default=",".join(STAGES), metavar="LIST", help=f"some of {','.join(STAGES)} (default: all)")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="float64 proves; float32 is held against its one-ULP twins")
+    add("--steps", type=positive, default=3, help="training steps, for the trajectory (default: 3)")
     add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
     add("--seed", type=natural, default=0)
+    add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
     add("--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)")
     add("--data-dir", type=Path, metavar="PATH")
-    add("--threads", type=positive, default=1, help="CPU threads of each side (default: 1; both sides run at once)")
-    for framework in ("paddle", "torch"):
-        add(f"--{framework}-python", type=Path, metavar="EXE", help=f"the interpreter that has {framework} (default: this one)")
+    add("--isolate", action="store_true", help="also compare layer by layer, each on the reference's own input")
+    add("--perturb", metavar="LAYER:TENSOR:EPS", help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found")
+    add("--report", type=Path, metavar="DIR", help="write report.json, junit.xml and report.html")
+    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu")
+    add("--threads", type=positive, default=1, help="CPU threads of each side, which run at once (default: 1)")
+    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
+    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
+    add("--against-paddle", type=Path, metavar="EXE", help="compare with the Paddle of this interpreter instead of PyTorch")
     return flags
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    started = time.perf_counter()
-    stages = options.stages.split(",")
-    if unknown := [stage for stage in stages if stage not in ALL_STAGES]:
-        raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(ALL_STAGES)}")
-    if "trajectory" in stages and options.steps < 2:
-        raise InputError("the stage trajectory needs --steps of at least 2")
-    network, recipe = networks.get(options.network), recipes.get(options.recipe)
-    dataset = _data(options, console.say)
-    experiment = Experiment(network, changed(recipe, batch_size=options.batch_size), dataset.name, options.seed)
-    phases = tuple(phase for stage, kept in STAGES.items() if stage in stages or "trajectory" in stages for phase in kept)
-    plan = Plan(experiment, options.steps if "trajectory" in stages else 1, "float64", phases)
-    verdicts = Verdicts(plan)
+    checks = _checks(options, console.say)
+    plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
+    with contextlib.ExitStack() as stack, _failures():
+        workers = {name: stack.enter_context(worker) for name, worker in _workers(options)}
+        lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
+        results = [_one(options, check, workers, lanes, plant, console) for check in checks]
+    verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
+    whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
+    if options.report:
+        report.write(options.report, whole)
+        console.say(f"Report: {options.report / 'report.html'}")
+    whole = report.plain(whole)
+    if verdict == DIFFERENT:
+        named = [f"{r['network']} at {r['first_divergence']['sentence']}" for r in results if r["first_divergence"]]
+        raise Failed(f"the implementations differ: {'; '.join(named)}", whole)
+    return whole
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """A worker that dies is a failed check."""
+    try:
+        yield
+    except WorkerFailed as error:
+        raise Failed(str(error)) from None
+
+
+def _workers(options: argparse.Namespace) -> list[tuple[str, Worker]]:
+    """The reference, the other side, and the reference's twin."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
-    with Worker("torch", pythons["torch"], options.threads) as torch, Worker("paddle", pythons["paddle"], options.threads) as paddle:
-        sides = {"torch": torch, "paddle": paddle}
-        lanes = {name: worker.versions() for name, worker in sides.items()}
-        console.say(f"{network.name}, recipe {recipe.name}: PyTorch {lanes['torch']['torch']} and Paddle {lanes['paddle']['paddle']} in float64")
-        for step in lockstep(sides, plan, dataset):
-            verdicts.add(step, "torch", "paddle")
-            console.say(f"step {step.number}: " + ", ".join(f"{k} {v:.1e}" for k, v in verdicts.history[-1].items() if k != "step"))
-    result = _result(options, verdicts, lanes, [stage for stage in ALL_STAGES if stage in stages])
-    result["seconds"] = round(time.perf_counter() - started, 2)
-    for name, stage in result["stages"].items():
-        console.say(f"{name:10s} {stage['verdict']:9s} {stage['compared']:6d} tensors, worst {stage['max_error']:.2e} of {stage['bound']:.0e} at {stage['worst']}")
-    if result["verdict"] == "different":
-        assert verdicts.first
-        raise Failed(f"the implementations differ, first at {verdicts.first.sentence()}", result)
-    console.say(f"equal: {network.name} is one network in both frameworks ({result['seconds']:.0f} s)")
-    return result
+    reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
+    name = "paddle (reference)" if options.against_paddle else "torch"
+    rest = (options.threads, options.device)
+    return [
+        (name, Worker(reference, python, *rest)),
+        ("paddle", Worker("paddle", pythons["paddle"], *rest)),
+        ("twin", Worker(reference, python, *rest)),
+    ]
 
 
-def _data(options: argparse.Namespace, say: Callable[[str], None]) -> data.Dataset:
+def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Check]:
+    """What to compare: one check a network. `InputError` before any worker starts."""
+    stages = tuple(options.stages.split(","))
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
+    if "trajectory" in stages and options.steps < 2:
+        raise InputError("the stage trajectory needs --steps of at least 2: give more, or leave it out of --stages")
+    if options.batch_size < 2:
+        raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
+    if options.network == "all" and (options.weights or options.perturb):
+        raise InputError("--weights and --perturb are for one network: name it with --network")
+    chosen = [networks.get(name) for name in (networks.NETWORKS if options.network == "all" else [options.network])]
+    state = None
+    if options.weights:
+        _, network, state = read_checkpoint(options.weights)
+        if network != chosen[0]:
+            raise InputError(f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network")
+    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size)
+    dataset = _data(options, say)
+    length = options.steps if "trajectory" in stages else 1
+    few = dataset.limit(min(few_images(length, options.batch_size), len(dataset.train_labels)), 1)
+    return [
+        Check(_fitting(network, dataset), compressed(recipe, length), few, options.steps, options.dtype, options.seed, stages, state)
+        for network in chosen
+    ]
+
+
+def few_images(steps: int, batch: int) -> int:
+    """Training images for a check: a pass ends half-way through it, with a batch of half the size."""
+    short = batch // 2 if batch >= 4 else 0
+    return batch * max(1, steps // 2) + short
+
+
+def compressed(recipe: Recipe, steps: int) -> Recipe:
+    """`recipe` with its schedule squeezed into `steps` steps, so that a check sees the learning rate drop."""
+    if recipe.schedule.kind != "discexp" or steps < 2:
+        return recipe
+    return replace(recipe, schedule=replace(recipe.schedule, every=steps * recipe.batch_size // 2 + 1))
+
+
+def _data(options: argparse.Namespace, say: Callable[[str], None]) -> Dataset:
     if options.data == "auto":
         return data.load_auto(options.data_dir, say)[0]
     return data.load(options.data, options.data_dir, say)
 
 
-def _result(options: argparse.Namespace, verdicts: Verdicts, lanes: dict[str, Any], stages: list[str]) -> dict[str, Any]:
-    found = {name: verdicts.stages[name].summary() for name in stages if name in verdicts.stages}
-    if missing := [name for name in stages if name not in found]:
-        raise Failed(f"stage {missing[0]} compared nothing")
-    first = verdicts.first
+def _fitting(network: Network, dataset: Dataset) -> Network:
+    if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) > network.classes:
+        shape = dataset.train_images.shape[1:]
+        raise InputError(
+            f"network {network.name} maps {network.input_shape} to {network.classes} classes, but {dataset.name} has "
+            f"images {shape} of {len(dataset.classes)} classes: choose another --data"
+        )
+    return network
+
+
+def _one(
+    options: argparse.Namespace,
+    check: Check,
+    workers: dict[str, Worker],
+    lanes: dict[str, dict[str, str]],
+    plant: Plant | None,
+    console: Console,
+) -> dict[str, Any]:
+    versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
+    console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
+    started = datetime.now().isoformat(timespec="seconds")
+    outcome = run(check, workers, plant, isolated=options.isolate, say=console.say)
+    for name, stage in outcome.stages().items():
+        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
+        console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+    for row in outcome.isolated or []:
+        if row["verdict"] == DIFFERENT:
+            console.say(f"  {row['layer']} differs by itself: forward {row['forward']:.1e}, backward {row['backward']:.1e}")
+    if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
+        console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
+    console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)")
+    return describe(options, outcome) | {"lanes": lanes, "started": started}
+
+
+def describe(options: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+    """The outcome as JSON: what `--json` prints and the report shows."""
+    check, first = outcome.check, outcome.first
     return {
-        "network": verdicts.plan.experiment.network.name,
-        "recipe": verdicts.plan.experiment.recipe.name,
-        "dtype": verdicts.plan.dtype,
-        "steps": verdicts.plan.steps,
-        "batch_size": verdicts.plan.experiment.recipe.batch_size,
-        "seed": options.seed,
-        "lanes": lanes,
-        "stages": found,
-        "verdict": "different" if any(stage["verdict"] == "different" for stage in found.values()) else "equal",
-        "first_divergence": first and vars(first),
+        "command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]]),
+        "network": check.network.name,
+        "recipe": check.recipe.name,
+        "data": check.dataset.name,
+        "dtype": check.dtype,
+        "steps": check.length,
+        "batch_size": check.recipe.batch_size,
+        "seed": check.seed,
+        "device": options.device,
+        "threads": options.threads,
+        "machine": machine.describe(),
+        "seconds": round(outcome.seconds, 2),
+        "verdict": outcome.verdict,
+        "first_divergence": first and (vars(first) | {"sentence": first.sentence()}),
+        "stages": outcome.stages(),
+        "layers": outcome.layers(),
+        "trajectory": outcome.trajectory,
+        "isolated": outcome.isolated,
     }

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.check import Check, Plant
 from parity.data.batches import Batches
+from parity.errors import InputError
 from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network import Network
 from parity.nodes import Node
@@ -19,6 +20,35 @@ from parity.weights import State, initialise
 
 Change = Callable[[Check], Plant]
 """A plant may need to know the check: its data, its seed."""
+
+
+def perturbed(text: str, network: Network) -> Plant:
+    """The plant of "LAYER:TENSOR:EPS": a relative error EPS in a parameter, or in the layer's `output`.
+
+    `InputError` where there is no such layer or tensor, or EPS is no positive number.
+    """
+    layer, _, rest = text.partition(":")
+    tensor, _, number = rest.partition(":")
+    if layer not in network.shapes:
+        raise InputError(f"--perturb: {network.name} has no layer {layer!r}; it has {', '.join(network.shapes)}")
+    known = [name.partition(".")[2] for name in network.parameters if name.startswith(f"{layer}.")] + ["output"]
+    if tensor not in known:
+        raise InputError(f"--perturb: {layer} has no tensor {tensor!r}; it has {', '.join(known)}")
+    try:
+        error = float(number)
+    except ValueError:
+        error = -1.0
+    if not 0 < error < np.inf:
+        raise InputError(f"--perturb: {number!r} is not a positive number; write LAYER:TENSOR:EPS, e.g. {layer}:{tensor}:1e-6")
+    if tensor == "output":
+        return lambda feed: replace(feed, patches=(*feed.patches, ("scale_output", layer, number)))
+    name = f"{layer}.{tensor}"
+
+    def plant(feed: Feed) -> Feed:
+        values = feed.state[name]
+        return replace(feed, state=feed.state | {name: values * (1 + error) if values.any() else values + error})
+
+    return plant
 
 
 def on_feed(plant: Plant) -> Change:

@@ -15,7 +15,8 @@ from xml.etree.ElementTree import Element
 
 from parity.report.markup import above, limit, real, scroll, shown, tag
 
-AXIS, ROW, HEIGHT, TOP, PITCH = 58, 22, 264, 26, 18
+AXIS, ROW, HEIGHT, TOP, WIDTH = 58, 28, 264, 26, 1080
+NARROWEST, WIDEST = 18, 44  # columns of layers; a network of more than 60 layers scrolls
 EXPONENTS = range(-40, 41)  # beyond, a point stands at the edge
 LONGEST_NAME = 28
 
@@ -94,16 +95,17 @@ def layers_chart(layers: Sequence[dict[str, Any]], marked: str | None) -> Elemen
     names = phases(layers)
     errors = [real(error) for layer in layers for error in layer["errors"].values()]
     scale = Scale.of([*errors, *(real(bound) for layer in layers for bound in layer["bounds"].values())])
-    centres = [PITCH * (index + 0.5) for index in range(len(layers))]
-    series = [_phase(name, layers, centres, 2.9 * (i - (len(names) - 1) / 2)) for i, name in enumerate(names)]
-    lines, legend = _bounds(layers, names, scale, centres)
-    stripes = [_stripe(x, scale, layer["layer"] == marked) for x, layer in zip(centres, layers, strict=True)]
+    pitch = min(max(WIDTH // len(layers), NARROWEST), WIDEST)
+    centres = [pitch * (index + 0.5) for index in range(len(layers))]
+    series = [_phase(name, layers, centres, pitch * 0.16 * (i - (len(names) - 1) / 2)) for i, name in enumerate(names)]
+    lines, legend = _bounds(layers, names, scale, pitch)
+    stripes = [_stripe(x, pitch, scale, layer["layer"] == marked) for x, layer in zip(centres, layers, strict=True)]
     labels = [
         _layer_name(x, scale, layer["layer"], layer["layer"] == marked)
         for x, layer in zip(centres, layers, strict=True)
     ]
     depth = 12 + 6.7 * min(max(len(layer["layer"]) for layer in layers), LONGEST_NAME)
-    width = max(PITCH * len(layers), 240)
+    width = max(pitch * len(layers), 240)
     parts = [*stripes, *_grid(scale, width), *lines, *(_points(one, scale) for one in series), *labels]
     legends = [_legend_point(one) for one in series] + legend
     return _chart("Error per layer, logarithmic", scale, width, depth, parts, legends)
@@ -127,7 +129,7 @@ def _phase(name: str, layers: Sequence[dict[str, Any]], centres: Sequence[float]
 
 
 def _bounds(
-    layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale, centres: Sequence[float]
+    layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale, pitch: float
 ) -> tuple[list[Element], list[Element]]:
     """A line, and its entry in the legend, for every course that the bounds of some phases take together."""
     profiles: dict[str, list[float | None]] = {
@@ -143,7 +145,7 @@ def _bounds(
             same[0].append(name)
             same[1][:] = [a if a is not None else b for a, b in zip(same[1], profile, strict=True)]
     lines = [
-        tag("path", d=_steps(course, scale, centres), class_=f"bound b{i % 3}") for i, (_, course) in enumerate(courses)
+        tag("path", d=_steps(course, scale, pitch), class_=f"bound b{i % 3}") for i, (_, course) in enumerate(courses)
     ]
     texts = ["bound"] if len(courses) == 1 else [f"bound of {', '.join(members)}" for members, _ in courses]
     return lines, [_legend_line(f"bound b{i % 3}", text) for i, text in enumerate(texts)]
@@ -153,22 +155,22 @@ def _agree(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
     return all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
 
 
-def _steps(bounds: Sequence[float | None], scale: Scale, centres: Sequence[float]) -> str:
+def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
     """A path as wide as a layer at every bound, joined where neighbours have one."""
     path, joined = [], False
-    for x, bound in zip(centres, bounds, strict=True):
+    for index, bound in enumerate(bounds):
         if bound is not None:
             y = scale.y(bound)
-            path.append(f"{'L' if joined else 'M'}{x - PITCH / 2:g} {y:.1f}H{x + PITCH / 2:g}")
+            path.append(f"{'L' if joined else 'M'}{pitch * index:g} {y:.1f}H{pitch * (index + 1):g}")
         joined = bound is not None
     return "".join(path)
 
 
-def _stripe(x: float, scale: Scale, marked: bool) -> Element | None:
-    if not marked and int(x / PITCH) % 2:
+def _stripe(x: float, pitch: float, scale: Scale, marked: bool) -> Element | None:
+    if not marked and int(x / pitch) % 2:
         return None
     style = "marked" if marked else "stripe"
-    return tag("rect", x=f"{x - PITCH / 2:g}", y=TOP, width=PITCH, height=f"{scale.bottom - TOP:g}", class_=style)
+    return tag("rect", x=f"{x - pitch / 2:g}", y=TOP, width=pitch, height=f"{scale.bottom - TOP:g}", class_=style)
 
 
 def _layer_name(x: float, scale: Scale, name: str, marked: bool) -> Element:
@@ -180,7 +182,7 @@ def _layer_name(x: float, scale: Scale, name: str, marked: bool) -> Element:
 def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Element:
     """Error of every step beside its bound and beside the twin's distance; a line wherever the rate changed."""
     values = [real(step[key]) for step in steps for key in ("error", "bound", "twin") if step.get(key) is not None]
-    scale, width = Scale.of(values), min(max(26 * len(steps), 620), 1080)
+    scale, width = Scale.of(values), min(max(26 * len(steps), 620), WIDTH)
     first, last = steps[0]["step"], steps[-1]["step"]
     places = {step["step"]: 14 + (width - 28) * (step["step"] - first) / max(last - first, 1) for step in steps}
     error = [_step_point(step, "error", places, f"bound {limit(step['bound'])}") for step in steps]

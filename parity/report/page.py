@@ -71,7 +71,7 @@ def _overview_row(result: dict[str, Any], index: int) -> list[Child]:
         result["recipe"],
         result["dtype"],
         number,
-        first["sentence"] if first else "–",
+        tag("span", first["sentence"] if first else "–", class_="wrap"),
     ]
 
 

@@ -94,6 +94,8 @@ def _divergence(result: dict[str, Any], heading: str) -> Element | None:
         tag("p", "Most likely cause: ", tag("strong", known))
         if known
         else tag("p", "Most likely cause: no known signature fits.")
+        if different
+        else None
     )
     keys = [key for key in ("step", "phase", "layer", "tensor") if key in first]
     facts: list[tuple[str, Child]] = [(key, tag("code", str(first[key]))) for key in keys]
@@ -114,7 +116,7 @@ def _divergence(result: dict[str, Any], heading: str) -> Element | None:
 
 
 def _ratio(a: Any, b: Any) -> str:
-    return shown(real(a) / real(b)) if a is not None and b is not None and real(b) else "–"
+    return limit(real(a) / real(b)) if a is not None and b is not None and real(b) else "–"
 
 
 def _facts(facts: list[tuple[str, Child]]) -> Element:
@@ -145,7 +147,7 @@ def _stage(name: str, stage: dict[str, Any]) -> list[Child]:
         measured(stage["max_error"], stage["bound"]),
         _number(limit(stage["bound"])),
         _number(shown(stage["smallest_bound_that_passes"])),
-        tag("code", str(stage["worst"])),
+        tag("code", str(stage["worst"]), class_="wrap"),
     ]
 
 
@@ -156,7 +158,7 @@ def _number(text: str) -> Element:
 def _layers(layers: list[dict[str, Any]], first: dict[str, Any] | None) -> list[Child]:
     if not layers:
         return []
-    marked = first["layer"] if first and any(layer["layer"] == first["layer"] for layer in layers) else None
+    marked = first["layer"] if first and first["step"] == 1 else None
     names = charts.phases(layers)
     rows: list[list[Child]] = [
         [

@@ -1,0 +1,101 @@
+"""What rounding alone does in float32: derived bounds for every tensor of one step.
+
+A side's float32 tensor is compared with the float64 one. Its bound is a small multiple of what the same side's tensor changes by when every
+weight and pixel moves by one unit in the last place, and of what the kinks add: where rounding moves a number across zero in front of a ReLU, or
+makes another pixel the largest of its pool, the gradient changes by a whole element, however small the rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from parity.compare import Difference, relative_l2
+from parity.feed import Feed, twin
+from parity.lockstep import in_order, layer_of, lockstep
+from parity.network import Network
+from parity.worker import Record, Worker
+
+FACTOR = 10.0
+"""Bound over noise: the twins round like the side itself, at other places and fewer."""
+
+TWINS = 3
+
+HALF_ULP = 2.0**-24
+"""The relative error of writing a number down in float32."""
+
+ZERO_GRADIENT_BOUND = 1e-12 * 2.0**29
+"""`compare.ZERO_GRADIENT_BOUND`, which is for float64, in units of float32."""
+
+
+def float32_step(
+    workers: Mapping[str, Worker], feeds: Mapping[str, Feed], reference: Feed, phases: tuple[str, ...]
+) -> Iterator[tuple[str, Difference]]:
+    """(side, difference) of every tensor that one float32 step records on the first two `workers`, against float64 on the first.
+
+    `feeds` are in float32, `reference` is the first side's in float64. Starts all workers afresh.
+    """
+    names = list(workers)[:2]
+    network = reference.network
+    exact = next(lockstep({names[0]: (workers[names[0]], reference)}, 1, phases)).records[names[0]]
+    sides = {name: (workers[name], feeds[name]) for name in names}
+    own = next(lockstep(sides, 1, phases)).records
+    noise: dict[str, dict[str, float]] = {name: {} for name in names}
+    for seed in range(TWINS):
+        moved = {name: (worker, twin(feed, seed, inputs=True)) for name, (worker, feed) in sides.items()}
+        for name, record in next(lockstep(moved, 1, phases)).records.items():
+            for tensor, array in record.items():
+                error = _error(own[name].get(tensor), array)
+                noise[name][tensor] = max(noise[name].get(tensor, 0.0), error)
+    for name in names:
+        yield from ((name, d) for d in _differences(network, exact, own, name, names[0], noise[name]))
+
+
+def _differences(
+    network: Network, exact: Record, own: Mapping[str, Record], side: str, first: str, noise: Mapping[str, float]
+) -> Iterator[Difference]:
+    record, added = own[side], kinks(network, exact, own[side])
+    for tensor in in_order(network, list({**exact, **record})):
+        name = tensor.partition("/")[2]
+        if tensor.startswith(("start/", "input/")) or tensor.endswith(".mask"):
+            if side != first:  # copied, not computed: the same bits on both sides
+                yield Difference(tensor, _error(own[first].get(tensor), record.get(tensor)), 0.0)
+        elif tensor.startswith("gradient/") and name in network.zero_gradients:
+            weight = record[tensor.removesuffix("bias") + "weight"]
+            yield Difference(tensor, float(np.linalg.norm(record[tensor]) / np.linalg.norm(weight)), ZERO_GRADIENT_BOUND)
+        else:
+            bound = FACTOR * max(noise.get(tensor, 0.0) + added.get(layer_of(name), 0.0) * _share(tensor, exact), HALF_ULP)
+            yield Difference(tensor, _error(exact.get(tensor), record.get(tensor)), bound)
+
+
+def _error(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    if a is None or b is None or a.shape != b.shape:
+        return float("inf")
+    return relative_l2(a, b)
+
+
+def kinks(network: Network, exact: Record, own: Record) -> dict[str, float]:
+    """By layer, the part of the gradient that elements carry which only one of the two lets through, here or further up the net.
+
+    Such elements are those whose sign, or whose place as the largest of a pool, rounding has changed.
+    """
+    found, square = {}, 0.0
+    for layer in reversed(network.shapes):
+        a, b = exact.get(f"backward/{layer}"), own.get(f"backward/{layer}")
+        if a is not None and b is not None and a.shape == b.shape and a.any():
+            crossed = (a == 0) != (b == 0)
+            square += float(np.sum((b - a)[crossed] ** 2) / np.sum(a**2))
+        found[layer] = float(np.sqrt(square))
+    return found
+
+
+def _share(tensor: str, exact: Record) -> float:
+    """How much of a relative error in the gradient arrives in `tensor`: all, none (forward), or a step's part of a weight."""
+    phase, _, name = tensor.partition("/")
+    if phase in ("backward", "gradient") or name.startswith("optimizer."):
+        return 1.0
+    before, after = exact.get(f"start/{name}"), exact.get(tensor)
+    if phase != "update" or before is None or after is None:
+        return 0.0
+    return float(np.linalg.norm(after - before) / (np.linalg.norm(after) or 1.0))

@@ -1,0 +1,53 @@
+"""What the tests of bad input share: the one line of an error, a run that has just begun, a pickle that runs code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from parity import networks, recipes
+from parity.recipe import Experiment, changed
+from parity.run import Position, Run
+from parity.weights import initialise, slot_names
+
+NETWORK = networks.get("vgg16_bn_drop@0.03125")
+EXPERIMENT = Experiment(NETWORK, changed(recipes.get("article"), epochs=2, batch_size=8), "shapes10", 3, 20, 10)
+
+Refused = Callable[..., str]
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below `folder` with its bytes, everything else with None."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def the_error(lines: list[str]) -> str:
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    assert "not installed" not in lines[0], "the framework was asked for before the input was checked"
+    return lines[0].removeprefix("error: ")
+
+
+class Payload:
+    """A pickle of it makes a folder when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> Run:
+    """A run that has just begun: a position at the start, fresh weights, slots of zeros."""
+    run = Run.create(folder, experiment, {})
+    state = initialise(experiment.network, 0)
+    state |= {
+        slot: state[name] * 0
+        for slot, name in slot_names(experiment.network, experiment.recipe.optimizer.slots).items()
+    }
+    run.save(state, Position())
+    run.save_best(state, 0.5)
+    run.metrics_file.write_bytes(b"")
+    return run
