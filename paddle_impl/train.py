@@ -91,7 +91,8 @@ class Trainer:
     ) -> dict[str, np.ndarray]:
         """One layer alone, on the training input `x` with the `gradient` of its output, and on the `inference` input.
 
-        Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`, and `update/STATISTIC` as training moves it.
+        Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`,
+        and `update/STATISTIC` as training moves it.
         """
         model, module = self.model, getattr(self.model, layer)
         model.eval()
@@ -103,7 +104,10 @@ class Trainer:
         given.stop_gradient = False
         output = module(given) if mask is None else module(given, self._tensor(mask))
         output.backward(self._images(gradient))
-        record |= {f"forward/{layer}": checkpoint.to_numpy(output), f"backward/{layer}": checkpoint.to_numpy(given.grad)}
+        record |= {
+            f"forward/{layer}": checkpoint.to_numpy(output),
+            f"backward/{layer}": checkpoint.to_numpy(given.grad),
+        }
         for name, tensor in checkpoint.tensors(model).items():
             if name.startswith(f"{layer}."):
                 moved = tensor.grad is None

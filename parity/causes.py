@@ -140,7 +140,10 @@ def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
     yield "divided by the batch's own size instead of the nominal one", evidence.given.divisor / count
     for rate in sorted({rate for _, rate in evidence.network.dropouts.values()}):
         yield f"ratio 1-p of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 - rate
-        yield f"ratio 1/(1-p) of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 / (1 - rate)
+        yield (
+            f"ratio 1/(1-p) of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)",
+            1 / (1 - rate),
+        )
 
 
 def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
@@ -205,7 +208,7 @@ def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray,
     if phase == "eval":
         yield f"inference scales by p = {node.rate:g} instead of 1-p", x * node.rate
         yield f"inference scales by 1-p = {1 - node.rate:g} (downscale_in_infer)", x * (1 - node.rate)
-        if not node.test_scale == 1 and ((b == 0) & (x != 0)).any():
+        if node.test_scale != 1 and ((b == 0) & (x != 0)).any():
             yield "dropout acts in inference", np.where(b == 0, 0, x)
         return
     mask = evidence.given.masks.get(node.name)
@@ -218,7 +221,12 @@ def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray,
 def _pool(node: nodes.MaxPool, x: np.ndarray, shape: nodes.Shape) -> Iterator[Hypothesis]:
     size, stride = node.size, node.stride
     rows, columns = shape[1:]
-    pad = ((0, 0), (0, 0), (0, max(0, (rows - 1) * stride + size - x.shape[2])), (0, max(0, (columns - 1) * stride + size - x.shape[3])))
+    pad = (
+        (0, 0),
+        (0, 0),
+        (0, max(0, (rows - 1) * stride + size - x.shape[2])),
+        (0, max(0, (columns - 1) * stride + size - x.shape[3])),
+    )
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad, constant_values=np.nan), (size, size), (2, 3))  # type: ignore[call-overload]
     windows = windows[:, :, ::stride, ::stride][:, :, :rows, :columns]
     yield "it takes the maximum", np.nanmax(windows, (4, 5))

@@ -64,8 +64,20 @@ def _variants(evidence: Evidence) -> Iterator[Variant]:
     if factor != 1:
         yield "the momentum buffer was not rescaled when the learning rate changed", right, rate, 1.0, ""
     if last and last != rate:
-        yield f"the learning rate of the step before ({last:g} instead of {rate:g}): schedule off by one", right, last, factor, ""
-        yield f"the learning rate of the step before ({last:g} instead of {rate:g}): schedule off by one", right, last, 1.0, ""
+        yield (
+            f"the learning rate of the step before ({last:g} instead of {rate:g}): schedule off by one",
+            right,
+            last,
+            factor,
+            "",
+        )
+        yield (
+            f"the learning rate of the step before ({last:g} instead of {rate:g}): schedule off by one",
+            right,
+            last,
+            1.0,
+            "",
+        )
     if following != rate:
         changed = rate / following if right.velocity_holds_rate and following else 1.0
         sentence = f"the learning rate of the next step ({following:g} instead of {rate:g}): schedule off by one"

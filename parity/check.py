@@ -177,7 +177,13 @@ class _Watch:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
         evidence = causes.Evidence(
-            self.feed.network, self.feed.optimizer, given, (self.rate, given.rate, following), first, second, *self.before
+            self.feed.network,
+            self.feed.optimizer,
+            given,
+            (self.rate, given.rate, following),
+            first,
+            second,
+            *self.before,
         )
         for difference in differences(self.feed.network, names, step, self._bound(step, first, second)):
             self.outcome.verdicts.add(step.number, difference, lambda d: causes.likely_cause(evidence, d.name))
@@ -196,7 +202,11 @@ class _Watch:
     def _trajectory(self, step: Step, first: Record, second: Record, moved: Record | None) -> None:
         error = weight_distance(self.trainable, first, second)
         apart = weight_distance(self.trainable, first, moved) if moved else None
-        losses = {name: float(step.records[name]["loss/loss"][0]) for name in self.outcome.sides if "loss/loss" in step.records[name]}
+        losses = {
+            name: float(step.records[name]["loss/loss"][0])
+            for name in self.outcome.sides
+            if "loss/loss" in step.records[name]
+        }
         bound = ONE_STEP[self.feed.dtype] * step.number
         row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": bound, "twin": apart}
         self.outcome.trajectory.append(row | {"loss": losses})

@@ -1,8 +1,9 @@
 """What rounding alone does in float32: derived bounds for every tensor of one step.
 
-A side's float32 tensor is compared with the float64 one. Its bound is a small multiple of what the same side's tensor changes by when every
-weight and pixel moves by one unit in the last place, and of what the kinks add: where rounding moves a number across zero in front of a ReLU, or
-makes another pixel the largest of its pool, the gradient changes by a whole element, however small the rounding.
+A side's float32 tensor is compared with the float64 one. Its bound is a small multiple of what the same side's tensor
+changes by when every weight and pixel moves by one unit in the last place, and of what the kinks add: where rounding moves a
+number across zero in front of a ReLU, or makes another pixel the largest of its pool, the gradient changes by a whole
+element, however small the rounding.
 """
 
 from __future__ import annotations
@@ -63,9 +64,13 @@ def _differences(
                 yield Difference(tensor, _error(own[first].get(tensor), record.get(tensor)), 0.0)
         elif tensor.startswith("gradient/") and name in network.zero_gradients:
             weight = record[tensor.removesuffix("bias") + "weight"]
-            yield Difference(tensor, float(np.linalg.norm(record[tensor]) / np.linalg.norm(weight)), ZERO_GRADIENT_BOUND)
+            yield Difference(
+                tensor, float(np.linalg.norm(record[tensor]) / np.linalg.norm(weight)), ZERO_GRADIENT_BOUND
+            )
         else:
-            bound = FACTOR * max(noise.get(tensor, 0.0) + added.get(layer_of(name), 0.0) * _share(tensor, exact), HALF_ULP)
+            bound = FACTOR * max(
+                noise.get(tensor, 0.0) + added.get(layer_of(name), 0.0) * _share(tensor, exact), HALF_ULP
+            )
             yield Difference(tensor, _error(exact.get(tensor), record.get(tensor)), bound)
 
 

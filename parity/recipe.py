@@ -24,8 +24,9 @@ class Optimizer:
     """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
 
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
-    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows Paddle v2, whose velocity contains the learning rate: when the
-    rate changes, the momentum buffer of today's frameworks is multiplied by old rate / new rate.
+    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows
+    Paddle v2, whose velocity contains the learning rate: when the rate changes, the momentum buffer of today's frameworks is
+    multiplied by old rate / new rate.
     """
 
     kind: str

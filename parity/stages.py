@@ -117,7 +117,9 @@ class Verdicts:
                 worst[phase] = difference
 
 
-def weight_distance(trainable: list[str], reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
+def weight_distance(
+    trainable: list[str], reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
+) -> float:
     """Relative L2 distance of all trainable parameters after an update, taken as one vector."""
     pairs = [(reference[f"update/{name}"], other[f"update/{name}"]) for name in trainable]
     return math.hypot(*(norm_of_difference(a, b) for a, b in pairs)) / math.hypot(*(norm(a) for a, _ in pairs))

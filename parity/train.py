@@ -52,7 +52,9 @@ def train(
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds
             for images, labels in _timed(batches.epoch(position.epoch, position.batch), position):
-                cost, error = _one_batch(side, experiment, images, labels, position, recipe.epochs * len(batches.labels))
+                cost, error = _one_batch(
+                    side, experiment, images, labels, position, recipe.epochs * len(batches.labels)
+                )
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:

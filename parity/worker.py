@@ -214,7 +214,9 @@ class _Server:
 
     def start(self, arrays: Record, network: str, settings: dict[str, Any], dtype: str) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
-        self.side = trainer(Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype, self.device)
+        self.side = trainer(
+            Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype, self.device
+        )
         return {}, None
 
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:

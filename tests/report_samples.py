@@ -154,6 +154,8 @@ def edges() -> dict[str, Any]:
     made[8]["errors"] |= {"forward": math.inf, "backward": math.nan}
     made[9]["bounds"]["update"] = 3e-11
     made[10]["bounds"] = {}
+    for layer in made[:2]:  # what both sides are given is compared too, and must be the same bits
+        layer["errors"]["start"], layer["bounds"]["start"] = 0.0, 0.0
     steps = [
         step(1, 0.0, 1e-12, 0.0),
         step(2, math.nan, 2e-12, 1e-16, 0.01, math.nan),

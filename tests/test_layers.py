@@ -104,7 +104,7 @@ def expected(case: str) -> tuple[Record, Record]:
         scores = reference.outputs(net, state, images, masks, replaced)["scores"]
         return np.asarray(reference.loss(scores, labels, DIVISOR))
 
-    record = {"loss": loss(state).reshape(1)} | {f"forward/{layer}": value for layer, value in values.items()}
+    record = {"loss": loss(state)} | {f"forward/{layer}": value for layer, value in values.items()}
     for layer, value in values.items():
         record[f"backward/{layer}"] = slopes(lambda moved, layer=layer: loss(state, (layer, moved)), value)
     for name, parameter in net.parameters.items():
@@ -126,7 +126,7 @@ def test_training_computes_and_differentiates_what_numpy_does(case: str, worker:
     record, cost, wrong = worker.step(*batch(net), PLAIN.rate, DIVISOR, PHASES)
     wanted, labels = expected(case)[0], batch(net)[1]
     assert_equal(record, wanted, "forward", "loss", "backward", "gradient")
-    assert cost == pytest.approx(wanted["loss"][0] * DIVISOR, rel=BOUND)
+    assert cost == pytest.approx(wanted["loss"].item() * DIVISOR, rel=BOUND)
     assert wrong == (wanted["forward/scores"].argmax(axis=1) != labels).sum()
 
 
@@ -239,7 +239,7 @@ def test_a_cost_of_many_nats_counts_in_full(worker: Worker) -> None:
     images, labels = np.eye(CLASSES), np.array([0, 1, 0])
     record, cost, wrong = worker.step(images, labels, {}, PLAIN.rate, DIVISOR, ("loss",))
     assert (cost, wrong) == (pytest.approx(200.0, rel=BOUND), 1)
-    assert record["loss"][0] == pytest.approx(200 / DIVISOR, rel=BOUND)
+    assert record["loss"].item() == pytest.approx(200 / DIVISOR, rel=BOUND)
 
 
 def test_layers_before_the_first_parameter_have_outputs_and_no_gradients(worker: Worker) -> None:

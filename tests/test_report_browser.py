@@ -27,7 +27,8 @@ const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) *
 const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
 const light = c => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
 const opaque = c => c.length < 4 || c[3] === 1;
-const back = e => { for (; e; e = e.parentElement) { const c = numbers(getComputedStyle(e).backgroundColor); if (opaque(c)) return c; } return [255, 255, 255]; };
+const own = e => numbers(getComputedStyle(e).backgroundColor);
+const back = e => { for (; e; e = e.parentElement) if (opaque(own(e))) return own(e); return [255, 255, 255]; };
 const found = [];
 for (const e of document.querySelectorAll(arguments[0])) {
   if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
@@ -66,6 +67,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", LOGS)
     made = webdriver.Chrome(options=options, service=Service(driver))
+    made.get("about:blank")  # away from the browser's own start page, which loads much
     yield made
     made.quit()
 
@@ -91,13 +93,16 @@ def unfold(browser: Any) -> None:
     browser.execute_script("for (const e of document.querySelectorAll('details')) e.open = true")
 
 
-def requests(browser: Any) -> list[str]:
-    """What was asked for since the page was opened; an inline data: picture asks nobody."""
+def requests(browser: Any, page: str) -> list[str]:
+    """What was asked for since the page was opened.
+
+    An inline picture asks nobody; what the browser's own start page (chrome:) still asks for is not the page's doing.
+    """
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
-    ]
-    return [url for url in asked if not url.startswith("data:")]
+    asked = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    own = [one["request"]["url"] for one in asked if not one["documentURL"].startswith(("chrome", "about:"))]
+    assert page in own
+    return [url for url in own[own.index(page) :] if not url.startswith("data:")]
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -105,8 +110,22 @@ def requests(browser: Any) -> list[str]:
 def test_a_page_asks_for_nothing_but_itself_and_logs_no_error(browser: Any, page: str, width: int, scheme: str) -> None:
     open_page(browser, page, width, scheme)
     unfold(browser)
-    assert requests(browser) == [page]
+    assert requests(browser, page) == [page]
     assert browser.get_log("browser") == []
+
+
+def test_a_request_and_an_error_would_be_seen(browser: Any, tmp_path: Path) -> None:
+    report.write(tmp_path, SAMPLES["equal"]())
+    spoilt = tmp_path / "report.html"
+    html = (
+        spoilt.read_text("utf-8")
+        .replace("img-src data:", "img-src file:")
+        .replace("</main>", '<img src="other.png"></main>')
+    )
+    spoilt.write_text(html, "utf-8")
+    open_page(browser, spoilt.as_uri(), 1280)
+    assert requests(browser, spoilt.as_uri()) == [spoilt.as_uri(), (tmp_path / "other.png").as_uri()]
+    assert browser.get_log("browser") != []
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,9 @@ def test_the_output_is_that_of_the_articles_event_handler(runs: Runs, framework:
     for line in metrics(folder):
         if line["event"] == "batch":
             so_far = f"(so far in this pass {line['mean_cost']:.4f}, {line['mean_error']:.4f})"
-            expected.append(f"Pass {line['epoch']}, Batch 0, Cost {line['cost']:.6f}, Error {line['error']:.4f} {so_far}")
+            expected.append(
+                f"Pass {line['epoch']}, Batch 0, Cost {line['cost']:.6f}, Error {line['error']:.4f} {so_far}"
+            )
         else:
             expected.append(
                 f"Test with Pass {line['epoch']}, Cost {line['test_cost']:.6f}, Error {line['test_error']:.4f}"
@@ -255,7 +258,7 @@ def test_both_frameworks_start_at_the_same_cost_and_stay_near_each_other(runs: R
 def test_a_run_killed_twice_in_the_middle_of_a_pass_ends_with_the_same_bits(runs: Runs, framework: str) -> None:
     folder, places = runs.killed(framework)
     assert len(places) == 2
-    assert all(0 < place["batch"] and 0 < place["update"] < 2 * PASSES * 5 for place in places)
+    assert all(place["batch"] > 0 and 0 < place["update"] < 2 * PASSES * 5 for place in places)
     same_end(runs.whole(framework)[0], folder)
 
 
@@ -298,7 +301,7 @@ def test_the_command_that_continues_a_run_repeats_the_flags_that_config_json_doe
 
 def test_a_resumed_run_says_where_it_continues(runs: Runs, framework: str) -> None:
     folder, ends = runs.stopped(framework)
-    for before, after in zip(ends[1:], ends[2:], strict=False):
+    for before, after in pairwise(ends[1:]):
         place = before.stderr.splitlines()[-1].removeprefix("stopped at ").partition(";")[0]
         assert f"Resuming {folder} in {FRAMEWORKS[framework]} at {place}\n" in after.stdout
 

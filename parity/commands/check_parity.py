@@ -46,24 +46,45 @@ def parser() -> Parser:
         f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)",
     )
     add, known = flags.add_argument, ", ".join(networks.NETWORKS)
-    add("--network", default="vgg16_bn_drop", metavar="NAME", help=f"{known}, NAME@WIDTH, a JSON file, or all (default: vgg16_bn_drop)")
+    add(
+        "--network",
+        default="vgg16_bn_drop",
+        metavar="NAME",
+        help=f"{known}, NAME@WIDTH, a JSON file, or all (default: vgg16_bn_drop)",
+    )
     add("--recipe", metavar="NAME", default="article", help=f"{', '.join(recipes.RECIPES)} (default: article)")
     add("--stages", default=",".join(STAGES), metavar="LIST", help=f"some of {','.join(STAGES)} (default: all)")
-    add("--dtype", choices=("float64", "float32"), default="float64", help="float64 proves; float32 is held against its one-ULP twins")
+    add(
+        "--dtype",
+        choices=("float64", "float32"),
+        default="float64",
+        help="float64 proves; float32 is held against its one-ULP twins",
+    )
     add("--steps", type=positive, default=3, help="training steps, for the trajectory (default: 3)")
     add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
     add("--seed", type=natural, default=0)
     add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
-    add("--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)")
+    add(
+        "--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)"
+    )
     add("--data-dir", type=Path, metavar="PATH")
     add("--isolate", action="store_true", help="also compare layer by layer, each on the reference's own input")
-    add("--perturb", metavar="LAYER:TENSOR:EPS", help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found")
+    add(
+        "--perturb",
+        metavar="LAYER:TENSOR:EPS",
+        help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found",
+    )
     add("--report", type=Path, metavar="DIR", help="write report.json, junit.xml and report.html")
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu")
     add("--threads", type=positive, default=1, help="CPU threads of each side, which run at once (default: 1)")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
-    add("--against-paddle", type=Path, metavar="EXE", help="compare with the Paddle of this interpreter instead of PyTorch")
+    add(
+        "--against-paddle",
+        type=Path,
+        metavar="EXE",
+        help="compare with the Paddle of this interpreter instead of PyTorch",
+    )
     return flags
 
 
@@ -124,13 +145,24 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
     if options.weights:
         _, network, state = read_checkpoint(options.weights)
         if network != chosen[0]:
-            raise InputError(f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network")
+            raise InputError(
+                f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"
+            )
     recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size)
     dataset = _data(options, say)
     length = options.steps if "trajectory" in stages else 1
     few = dataset.limit(min(few_images(length, options.batch_size), len(dataset.train_labels)), 1)
     return [
-        Check(_fitting(network, dataset), compressed(recipe, length), few, options.steps, options.dtype, options.seed, stages, state)
+        Check(
+            _fitting(network, dataset),
+            compressed(recipe, length),
+            few,
+            options.steps,
+            options.dtype,
+            options.seed,
+            stages,
+            state,
+        )
         for network in chosen
     ]
 
@@ -181,7 +213,9 @@ def _one(
         console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            console.say(f"  {row['layer']} differs by itself: forward {row['forward']:.1e}, backward {row['backward']:.1e}")
+            console.say(
+                f"  {row['layer']} differs by itself: forward {row['forward']:.1e}, backward {row['backward']:.1e}"
+            )
     if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
         console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
     console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)")

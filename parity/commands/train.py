@@ -222,10 +222,15 @@ def _begin(framework: str, options: argparse.Namespace, console: Console) -> tup
         + (_why(network, device) if not options.network else "")
     )
     count = len(dataset.train_labels)
-    console.say(f"Recipe: {recipe.name}, {recipe.epochs} passes of {count:,} images in batches of {recipe.batch_size}")
+    console.say(f"Recipe: {recipe.name}, {passes(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}")
     if not options.network and device == "cpu":
         console.say(_article(framework, dataset))
     return run, dataset, runtime, device
+
+
+def passes(count: int) -> str:
+    """"1 pass", "2 passes"."""
+    return f"{count} pass{'' if count == 1 else 'es'}"
 
 
 def _why(network: Network, device: str) -> str:
@@ -233,7 +238,10 @@ def _why(network: Network, device: str) -> str:
         return ""
     full = networks.get(GPU_NETWORK)
     share = full.multiply_adds / network.multiply_adds
-    return f": {GPU_NETWORK} with an eighth of the filters and of the dropout rates, since this is a CPU (1/{share:.0f} of the multiply-adds)"
+    return (
+        f": {GPU_NETWORK} with an eighth of the filters and of the dropout rates, "
+        f"since this is a CPU (1/{share:.0f} of the multiply-adds)"
+    )
 
 
 def _article(framework: str, dataset: Dataset, count: int = 16) -> str:
@@ -344,7 +352,7 @@ def _summary(
     accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
     which = "all" if experiment.test_limit is None else "the first"
     console.say(
-        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {experiment.recipe.epochs} passes"
+        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {passes(experiment.recipe.epochs)}"
     )
     return {
         "framework": framework,

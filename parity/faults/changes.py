@@ -39,7 +39,9 @@ def perturbed(text: str, network: Network) -> Plant:
     except ValueError:
         error = -1.0
     if not 0 < error < np.inf:
-        raise InputError(f"--perturb: {number!r} is not a positive number; write LAYER:TENSOR:EPS, e.g. {layer}:{tensor}:1e-6")
+        raise InputError(
+            f"--perturb: {number!r} is not a positive number; write LAYER:TENSOR:EPS, e.g. {layer}:{tensor}:1e-6"
+        )
     if tensor == "output":
         return lambda feed: replace(feed, patches=(*feed.patches, ("scale_output", layer, number)))
     name = f"{layer}.{tensor}"
@@ -160,7 +162,9 @@ def rates(change: Callable[[Callable[[int], float], int], float]) -> Change:
     return on_feed(lambda feed: replace(feed, rate=lambda samples: change(feed.rate, samples)))
 
 
-def mask(change: Callable[[Callable[[int, int], Mapping[str, np.ndarray]], int, int], Mapping[str, np.ndarray]]) -> Change:
+def mask(
+    change: Callable[[Callable[[int, int], Mapping[str, np.ndarray]], int, int], Mapping[str, np.ndarray]],
+) -> Change:
     """The masks of an update are `change(the right function, update, count)`."""
     return on_feed(lambda feed: replace(feed, masks=lambda update, count: change(feed.masks, update, count)))
 
@@ -192,7 +196,9 @@ def epochs(change: Callable[[Check, int], Iterator[Pixels]]) -> Change:
     return lambda check: lambda feed: replace(feed, epoch=lambda number: change(check, number))
 
 
-def epoch(check: Check, number: int, augmentation: Augmentation | None = None, seed: int | None = None) -> Iterator[Pixels]:
+def epoch(
+    check: Check, number: int, augmentation: Augmentation | None = None, seed: int | None = None
+) -> Iterator[Pixels]:
     """A pass over the check's batches with another augmentation or seed."""
     data, recipe = check.dataset, check.recipe
     chosen = recipe.augmentation if augmentation is None else augmentation

@@ -101,10 +101,16 @@ SETTINGS = (
 SPELLING = (
     Innocent("network_through_json", "one side's network went through JSON", one=c.on_feed(_reread)),
     Innocent("weights_through_a_file", "one side's weights went through a file", one=c.states(_through_a_file)),
-    Innocent("weights_in_another_order", "one side's weights come in another order",
-             one=c.states(lambda s: dict(sorted(s.items(), reverse=True)))),
-    Innocent("masks_as_numbers", "one side gets its masks as numbers",
-             one=c.mask(lambda right, u, k: {x: m.astype(np.float64) for x, m in right(u, k).items()})),
+    Innocent(
+        "weights_in_another_order",
+        "one side's weights come in another order",
+        one=c.states(lambda s: dict(sorted(s.items(), reverse=True))),
+    ),
+    Innocent(
+        "masks_as_numbers",
+        "one side gets its masks as numbers",
+        one=c.mask(lambda right, u, k: {x: m.astype(np.float64) for x, m in right(u, k).items()}),
+    ),
     Innocent("strided_pictures", "one side's pictures lie in another order in memory", one=c.pixels(_strided)),
     Innocent("relu_as_product", "one side's ReLU is x * (x > 0)", one=c.patch("masked_relu", "relu2")),
     Innocent("inference_between", "one side runs inference between its steps", one=c.patch("predict_between")),

@@ -48,7 +48,13 @@ def network() -> Network:
 def state(seed: int = 0) -> State:
     """Weights as after some training: no array is constant, no statistic is trivial."""
     fresh = initialise(network(), seed)
-    ranges = {"beta": (-0.5, 0.5), "bias": (-0.5, 0.5), "gamma": (0.5, 1.5), "mean": (-0.5, 0.5), "variance": (0.5, 1.5)}
+    ranges = {
+        "beta": (-0.5, 0.5),
+        "bias": (-0.5, 0.5),
+        "gamma": (0.5, 1.5),
+        "mean": (-0.5, 0.5),
+        "variance": (0.5, 1.5),
+    }
     for name, array in fresh.items():
         kind = name.partition(".")[2]
         if kind in ranges:

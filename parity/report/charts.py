@@ -27,9 +27,11 @@ SHAPES = (
     "M0 -4.8L4.3 0L0 4.8L-4.3 0z",
     "M0 4.4L4.2 -3.4L-4.2 -3.4z",
     "M-4 -1.4H-1.4V-4H1.4V-1.4H4V1.4H1.4V4H-1.4V1.4H-4z",
+    "M-3.9 -2.5L-2.5 -3.9L0 -1.4L2.5 -3.9L3.9 -2.5L1.4 0L3.9 2.5L2.5 3.9L0 1.4L-2.5 3.9L-3.9 2.5L-1.4 0z",
 )
-PHASES = ("eval", "forward", "backward", "gradient", "update", "loss")
-"""The phases that have a shape and a colour of their own; another phase takes the next ones in turn."""
+PHASES = {"start": 6, "input": 5, "eval": 0, "forward": 1, "loss": 5, "backward": 2, "gradient": 3, "update": 4}
+"""Phase, in the order of computation -> its shape and colour. Input and loss share theirs: no layer has both."""
+OTHER = 6
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,7 @@ def _phase(name: str, layers: Sequence[dict[str, Any]], centres: Sequence[float]
             error, bound = layer["errors"][name], layer["bounds"].get(name)
             text = f"{layer['layer']}, {name}: error {shown(error)}, bound {limit(bound)}"
             points.append((x + offset, real(error), above(error, bound), text))
-    style = PHASES.index(name) if name in PHASES else len(name)
-    return Series(name, style % len(SHAPES), points)
+    return Series(name, PHASES.get(name, OTHER), points)
 
 
 def _bounds(

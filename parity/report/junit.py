@@ -43,7 +43,7 @@ def _suite(result: dict[str, Any]) -> Element:
 
 
 def _properties(result: dict[str, Any]) -> Element:
-    keys = ("command", "recipe", "data", "steps", "batch_size", "seed", "threads", "machine", "verdict")
+    keys = ("command", "recipe", "data", "steps", "batch_size", "seed", "device", "threads", "machine", "verdict")
     found = {key: result[key] for key in keys if key in result}
     found |= {
         f"{lane}.{key}": value for lane, versions in result.get("lanes", {}).items() for key, value in versions.items()

@@ -272,7 +272,7 @@ def _run(result: dict[str, Any]) -> list[Child]:
         "batch_size": "images per step",
         "seed": "seed",
     }
-    names |= {"threads": "threads per side", "machine": "machine", "started": "started"}
+    names |= {"device": "device", "threads": "threads per side", "machine": "machine", "started": "started"}
     facts: list[tuple[str, Child]] = [
         (said, str(result[key])) for key, said in names.items() if result.get(key) is not None
     ]

@@ -1,0 +1,35 @@
+"""A fault, as data: what it changes, and where and how the suite must find it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parity.faults.changes import Change
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A mistake on one side.
+
+    The suite must find it first in `stage`, in `phase`, at `layer` ("" where it belongs to none), and name a cause that contains `cause`.
+    """
+
+    name: str
+    area: str
+    sentence: str
+    change: Change
+    stage: str
+    phase: str
+    layer: str = ""
+    cause: str = ""
+    recipe: str = "article"
+
+
+def at_start(name: str, area: str, sentence: str, change: Change, layer: str, cause: str = "") -> Fault:
+    """A fault that shows in the starting state."""
+    return Fault(name, area, sentence, change, "forward", "start", layer, cause)
+
+
+def at_layer(name: str, area: str, sentence: str, change: Change, phase: str, layer: str, cause: str = "") -> Fault:
+    """A fault that shows in the forward pass of the first step."""
+    return Fault(name, area, sentence, change, "forward", phase, layer, cause)

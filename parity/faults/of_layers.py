@@ -1,0 +1,226 @@
+"""How layers go wrong: activations, dropout, batch norm, pooling."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity import nodes as n
+from parity.faults import changes as c
+from parity.faults.fault import Fault, at_layer
+
+LAYERS = (
+    at_layer(
+        "relu_missing",
+        "layers",
+        "an activation is missing",
+        c.without("relu_fc1"),
+        "eval",
+        "relu_fc1",
+        "no such tensor",
+    ),
+    at_layer(
+        "leaky_relu",
+        "layers",
+        "a leaky ReLU stands for a ReLU",
+        c.patch("leaky_relu", "relu2"),
+        "eval",
+        "relu2",
+        "slope of 0.01",
+    ),
+    at_layer("capped_relu", "layers", "a ReLU is capped", c.patch("capped_relu", "relu2"), "eval", "relu2"),
+    at_layer(
+        "relu_before_norm",
+        "layers",
+        "activation and batch norm stand in the other order",
+        c.swapped("bn2", "relu2"),
+        "eval",
+        "bn2",
+    ),
+    at_layer(
+        "stride_elsewhere",
+        "layers",
+        "a convolution strides where the next one should",
+        c.both(c.node("conv3", stride=1), c.node("pool3", stride=4)),
+        "eval",
+        "conv3",
+        "shapes",
+    ),
+    at_layer(
+        "flatten_channels_last",
+        "layers",
+        "maps are flattened channels last",
+        c.patch("flatten_channels_last", "flatten"),
+        "eval",
+        "flatten",
+        "channels last",
+    ),
+    at_layer(
+        "output_scaled",
+        "layers",
+        "a layer's output is off by one part in ten million",
+        c.patch("scale_output", "conv4", "1e-7"),
+        "eval",
+        "conv4",
+        "constant factor",
+    ),
+)
+
+
+DROPOUT = (
+    at_layer(
+        "upscale_in_train",
+        "dropout",
+        "upscale_in_train instead of downscale_in_infer",
+        c.kinds(n.Dropout, kind="upscale_in_train"),
+        "eval",
+        "drop1",
+        "does nothing",
+    ),
+    at_layer(
+        "rate_is_keep",
+        "dropout",
+        "the rate is taken as the probability to keep",
+        c.node("drop1", rate=0.7),
+        "eval",
+        "drop1",
+        "by p = 0.3",
+    ),
+    at_layer(
+        "dropout_missing",
+        "dropout",
+        "a dropout does nothing",
+        c.patch("identity", "drop2"),
+        "eval",
+        "drop2",
+        "does nothing",
+    ),
+    at_layer(
+        "dropout_in_inference",
+        "dropout",
+        "dropout acts in inference",
+        c.patch("always_training", "drop1"),
+        "eval",
+        "drop1",
+        "dropout acts in inference",
+    ),
+    at_layer(
+        "whole_channels",
+        "dropout",
+        "whole channels are dropped",
+        c.mask(
+            lambda right, u, k: {
+                x: np.broadcast_to(m[..., :1, :1], m.shape) if m.ndim == 4 else m for x, m in right(u, k).items()
+            }
+        ),
+        "forward",
+        "drop1",
+    ),
+    at_layer(
+        "one_mask_for_all",
+        "dropout",
+        "all images of a batch share one mask",
+        c.mask(lambda right, u, k: {x: np.broadcast_to(m[:1], m.shape) for x, m in right(u, k).items()}),
+        "forward",
+        "drop1",
+    ),
+    Fault(
+        "same_mask_every_step",
+        "dropout",
+        "the mask is drawn once",
+        c.mask(lambda right, u, k: right(1, k)),
+        "trajectory",
+        "forward",
+        "drop1",
+    ),
+)
+
+
+BATCH_NORM = (
+    at_layer("eps", "bn", "eps is 1e-3 instead of 1e-5", c.kinds(n.BatchNorm, eps=1e-3), "eval", "bn1", "eps 0.001"),
+    at_layer(
+        "eps_of_one_layer", "bn", "eps of one layer is 1.1e-5", c.node("bn3", eps=1.1e-5), "eval", "bn3", "eps 1.1e-05"
+    ),
+    at_layer(
+        "batch_statistics_in_inference",
+        "bn",
+        "a batch norm uses the batch in inference",
+        c.patch("always_training", "bn2"),
+        "eval",
+        "bn2",
+        "batch's own statistics",
+    ),
+    at_layer(
+        "frozen",
+        "bn",
+        "a batch norm is frozen in training",
+        c.patch("never_training", "bn2"),
+        "forward",
+        "bn2",
+        "running statistics",
+    ),
+    Fault(
+        "momentum_convention",
+        "bn",
+        "0.9 weighs the new value",
+        c.kinds(n.BatchNorm, decay=0.1),
+        "update",
+        "statistics",
+        "bn1",
+        "momentum convention",
+    ),
+    Fault(
+        "unbiased_variance",
+        "bn",
+        "the unbiased variance enters the running one",
+        c.kinds(n.BatchNorm, variance="unbiased"),
+        "update",
+        "statistics",
+        "bn1",
+        "n/(n-1)",
+    ),
+    Fault(
+        "decay_of_one_layer",
+        "bn",
+        "one layer decays by 0.99",
+        c.node("bn4", decay=0.99),
+        "update",
+        "statistics",
+        "bn4",
+        "decay 0.99",
+    ),
+    Fault(
+        "statistics_moved_twice",
+        "bn",
+        "a layer runs twice a step",
+        c.patch("forward_twice", "bn3"),
+        "update",
+        "statistics",
+        "bn3",
+        "twice",
+    ),
+)
+
+
+POOLING = (
+    at_layer(
+        "average_for_maximum",
+        "pooling",
+        "average instead of maximum",
+        c.nodes(lambda x: n.AvgPool("pool4") if x.name == "pool4" else x),
+        "eval",
+        "pool4",
+        "average",
+    ),
+    at_layer(
+        "floor_for_ceil",
+        "pooling",
+        "the size of a pooled map is rounded down",
+        c.node("pool1", ceil=False),
+        "eval",
+        "pool1",
+        "shapes",
+    ),
+    at_layer(
+        "padding_counts", "pooling", "padding counts in an average", c.patch("count_padding", "pool3"), "eval", "pool3"
+    ),
+)

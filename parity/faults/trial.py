@@ -1,0 +1,38 @@
+"""Tries the suite on a fault, or on an innocent change, between two workers."""
+
+from __future__ import annotations
+
+from parity.check import Outcome, run
+from parity.data import Dataset
+from parity.faults.fault import Fault
+from parity.faults.innocent import Innocent
+from parity.faults.subject import subject
+from parity.stages import stage_of
+from parity.worker import Worker
+
+
+def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
+    """The outcome with `fault` on the second side of the `pair`."""
+    check = subject(dataset, fault.recipe, dtype=dtype)
+    return run(check, pair, fault.change(check))
+
+
+def complaint(fault: Fault, outcome: Outcome) -> str:
+    """What is wrong with how the suite found `fault`; empty if it stands at the right stage and layer with the right cause."""
+    first = outcome.first
+    if first is None:
+        return f"{fault.name} was not caught"
+    stage = stage_of(first.step, "update" if first.phase == "statistics" else first.phase)
+    if (stage, first.phase, first.layer) != (fault.stage, fault.phase, fault.layer):
+        return f"{fault.name} should be found in {fault.stage}, {fault.phase}, at {fault.layer}; it was at {first.sentence()}"
+    if fault.cause not in (first.cause or ""):
+        return f"{fault.name} should be explained by {fault.cause!r}; it was {first.sentence()}"
+    return ""
+
+
+def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
+    """The outcome with `change`, on the second side of the `pair` where it is of one side."""
+    check = change.check(subject(dataset, dtype=dtype))
+    if change.reverse:
+        pair = dict(reversed(pair.items()))
+    return run(check, pair, change.one and change.one(check), change.common and change.common(check))

@@ -1,0 +1,90 @@
+"""The suite finds every planted fault, at the right stage and layer, and calls no innocent change a fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from parity import data
+from parity.faults import trial
+from parity.faults.catalogue import FAULTS
+from parity.faults.innocent import INNOCENT
+from parity.worker import Worker
+
+AREAS = {
+    "weights", "layers", "dropout", "bn", "pooling", "init", "loss", "optimizer", "schedule", "data", "augmentation",
+    "preprocessing", "conversion",
+}  # fmt: skip
+
+QUICK_FAULTS = [
+    "linear_not_transposed", "layers_exchanged", "variance_starts_at_one", "relu_missing", "output_scaled", "upscale_in_train",
+    "same_mask_every_step", "eps_of_one_layer", "momentum_convention", "unbiased_variance", "floor_for_ceil", "padding_counts",
+    "mean_of_a_short_batch", "only_kernels_decay", "velocity_not_rescaled", "rate_not_rounded", "adam_beta2", "one_step_late",
+    "same_order_every_pass", "flipped_upside_down", "bgr",
+]  # fmt: skip
+"""At least one of every area; `-m slow` plants all of them, on either side."""
+
+QUICK_INNOCENT = [
+    "seed_1", "batch_of_5", "recipe_adam", "recipe_quick", "other_names", "other_reference", "more_threads",
+    "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset() -> data.Dataset:
+    return data.load("cifar10")
+
+
+def pair_of(workers: dict[str, Worker], planted: str) -> dict[str, Worker]:
+    """The planted side stands second."""
+    return {name: workers[name] for name in sorted(workers, key=lambda name: name == planted)}
+
+
+def test_the_catalogue_has_forty_faults_and_forty_innocent_changes_and_covers_every_area() -> None:
+    assert len(FAULTS) >= 40
+    assert len(INNOCENT) >= 40
+    assert {fault.area for fault in FAULTS.values()} == AREAS == {FAULTS[name].area for name in QUICK_FAULTS}
+    assert not [name for name, times in Counter(fault.sentence for fault in FAULTS.values()).items() if times > 1]
+
+
+@pytest.mark.parametrize("name", QUICK_FAULTS)
+def test_a_planted_fault_is_found_where_it_is_and_explained(
+    name: str, workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    fault = FAULTS[name]
+    outcome = trial.plant(fault, pair_of(workers, "paddle"), dataset)
+    assert not trial.complaint(fault, outcome)
+    assert outcome.verdict == "different"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_planted_fault_is_found_where_it_is_and_explained(
+    name: str, framework: str, workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    fault = FAULTS[name]
+    assert not trial.complaint(fault, trial.plant(fault, pair_of(workers, framework), dataset))
+
+
+def check_innocent(name: str, planted: str, workers: dict[str, Worker], dataset: data.Dataset) -> None:
+    change, pair = INNOCENT[name], pair_of(workers, planted)
+    if change.threads == 1:
+        outcome = trial.innocent(change, pair, dataset)
+    else:
+        with Worker(planted, threads=change.threads) as threaded:
+            outcome = trial.innocent(change, pair | {planted: threaded}, dataset)
+    assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
+
+
+@pytest.mark.parametrize("name", QUICK_INNOCENT)
+def test_an_innocent_change_is_called_equal(name: str, workers: dict[str, Worker], dataset: data.Dataset) -> None:
+    check_innocent(name, "paddle", workers, dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INNOCENT)
+def test_every_innocent_change_is_called_equal(
+    name: str, framework: str, workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    check_innocent(name, framework, workers, dataset)
