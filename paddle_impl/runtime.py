@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
+import warnings
 
 from parity import machine
 from parity.errors import InputError
@@ -10,7 +14,16 @@ from parity.errors import InputError
 # DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
 os.environ.update({name: value for name, value in machine.paddle_environment().items() if name not in os.environ})
 
-import paddle
+# Paddle warns, at import, of every thread count but one, and of a missing compiler cache: neither is of use to anybody here.
+warnings.filterwarnings("ignore", "No ccache found")
+with contextlib.redirect_stderr(io.StringIO()) as _said:
+    import paddle
+print(
+    *(line for line in _said.getvalue().splitlines() if "OMP_NUM_THREADS" not in line),
+    sep="\n",
+    end="",
+    file=sys.stderr,
+)
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:

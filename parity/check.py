@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import causes
+from parity import causes, data, networks, recipes
 from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, split_zero_gradients
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
@@ -17,7 +17,7 @@ from parity.isolate import isolate
 from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import Network
 from parity.noise import float32_step
-from parity.recipe import Optimizer, Recipe
+from parity.recipe import Optimizer, Recipe, changed
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, weight_distance
 from parity.weights import State
 from parity.worker import Record, Worker
@@ -222,6 +222,41 @@ class _Watch:
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {}
         twin_text = f", twin {row['twin']:.1e}" if row.get("twin") is not None else ""
         return f"step {row['step']}: weights apart by {row['error']:.1e}{twin_text}" if row else "step 1"
+
+
+def few_images(steps: int, batch: int) -> int:
+    """Training images for a check: a pass ends half-way through it, with a batch of half the size."""
+    short = batch // 2 if batch >= 4 else 0
+    return batch * max(1, steps // 2) + short
+
+
+def compressed(recipe: Recipe, steps: int) -> Recipe:
+    """`recipe` with its schedule squeezed into `steps` steps, so that a check sees the learning rate drop."""
+    if recipe.schedule.kind != "discexp" or steps < 2:
+        return recipe
+    return replace(recipe, schedule=replace(recipe.schedule, every=steps * recipe.batch_size // 2 + 1))
+
+
+def assert_parity(
+    network: str | Network, recipe: str = "article", steps: int = 3, batch_size: int = 8, **checked: Any
+) -> Outcome:
+    """Raises `AssertionError` unless Paddle and PyTorch train `network` alike, tensor by tensor; returns what was compared.
+
+    `network` is a `Network`, a known name or the path of a network's JSON file; `checked` are further fields of `Check` (`seed`, `dtype`,
+    `stages`, `state`, `dataset`; by default CIFAR-10, else the embedded shapes10). Both frameworks must be installed, each gets its own
+    process. `InputError` for a network or recipe that is not known.
+    """
+    made = networks.get(network) if isinstance(network, str) else network
+    few = few_images(steps, batch_size)
+    dataset = checked.pop("dataset", None) or data.load_auto()[0]
+    how = compressed(changed(recipes.get(recipe), batch_size=batch_size), steps)
+    check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
+    with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
+        outcome = run(check, {"torch": torch, "paddle": paddle})
+    if outcome.first is not None:
+        raise AssertionError(f"{made.name} is not one network in both frameworks: {outcome.first.sentence()}")
+    outcome.stages()
+    return outcome
 
 
 def differences(

@@ -7,20 +7,20 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from parity import data, machine, networks, recipes, report
-from parity.check import Check, Outcome, Plant, run
+from parity.check import Check, Outcome, Plant, compressed, few_images, run
 from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
 from parity.network import Network
 from parity.progress import Console
-from parity.recipe import Recipe, changed
+from parity.recipe import changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker, WorkerFailed
@@ -109,10 +109,10 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _failures() -> Iterator[None]:
-    """A worker that dies is a failed check."""
+    """A worker that dies is a failed check, and so is a comparison of nothing."""
     try:
         yield
-    except WorkerFailed as error:
+    except (WorkerFailed, NothingCompared) as error:
         raise Failed(str(error)) from None
 
 
@@ -165,19 +165,6 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         )
         for network in chosen
     ]
-
-
-def few_images(steps: int, batch: int) -> int:
-    """Training images for a check: a pass ends half-way through it, with a batch of half the size."""
-    short = batch // 2 if batch >= 4 else 0
-    return batch * max(1, steps // 2) + short
-
-
-def compressed(recipe: Recipe, steps: int) -> Recipe:
-    """`recipe` with its schedule squeezed into `steps` steps, so that a check sees the learning rate drop."""
-    if recipe.schedule.kind != "discexp" or steps < 2:
-        return recipe
-    return replace(recipe, schedule=replace(recipe.schedule, every=steps * recipe.batch_size // 2 + 1))
 
 
 def _data(options: argparse.Namespace, say: Callable[[str], None]) -> Dataset:

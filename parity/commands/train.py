@@ -222,15 +222,17 @@ def _begin(framework: str, options: argparse.Namespace, console: Console) -> tup
         + (_why(network, device) if not options.network else "")
     )
     count = len(dataset.train_labels)
-    console.say(f"Recipe: {recipe.name}, {passes(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}")
+    console.say(
+        f"Recipe: {recipe.name}, {count_of(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
+    )
     if not options.network and device == "cpu":
         console.say(_article(framework, dataset))
     return run, dataset, runtime, device
 
 
-def passes(count: int) -> str:
-    """"1 pass", "2 passes"."""
-    return f"{count} pass{'' if count == 1 else 'es'}"
+def count_of(passes: int) -> str:
+    """For people: 1 pass, 2 passes."""
+    return f"{passes} pass{'' if passes == 1 else 'es'}"
 
 
 def _why(network: Network, device: str) -> str:
@@ -352,7 +354,7 @@ def _summary(
     accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
     which = "all" if experiment.test_limit is None else "the first"
     console.say(
-        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {passes(experiment.recipe.epochs)}"
+        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {count_of(experiment.recipe.epochs)}"
     )
     return {
         "framework": framework,

@@ -1,0 +1,130 @@
+"""`check_parity.py`: its contract on the command line, and `assert_parity` in somebody else's tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parity import networks
+from parity.commands.check_parity import main
+from parity.faults.subject import network
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--network", "vgg_mini@0.0625", "--recipe", "adam", "--data", "shapes10")
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/check_parity.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture(scope="module")
+def equal(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    report = tmp_path_factory.mktemp("report")
+    return check(*SMALL, "--json", "--isolate", "--report", str(report)), report
+
+
+@pytest.fixture(scope="module")
+def different() -> subprocess.CompletedProcess[str]:
+    return check(*SMALL, "--json", "--perturb", "conv3_1:output:1e-6", "--isolate")
+
+
+def test_equal_implementations_end_with_0_and_json_of_every_stage(
+    equal: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    ended, _ = equal
+    assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines()
+    result = json.loads(line)
+    assert result["verdict"] == "equal"
+    assert result["first_divergence"] is None
+    assert (result["network"], result["dtype"], result["steps"]) == ("vgg_mini@0.0625", "float64", 3)
+    assert result["lanes"]["torch"]["torch"] and result["lanes"]["paddle"]["paddle"]
+    assert list(result["stages"]) == ["forward", "backward", "update", "trajectory"]
+    for stage in result["stages"].values():
+        assert stage["verdict"] == "equal"
+        assert stage["compared"] > 0
+        assert 0 < stage["max_error"] <= stage["bound"]
+        assert stage["worst"]
+    assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(networks.get("vgg_mini").nodes)
+
+
+def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    ended, folder = equal
+    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "report.html", "report.json"]
+    assert json.loads((folder / "report.json").read_text()) == json.loads(ended.stdout)
+    assert "vgg_mini@0.0625" in (folder / "report.html").read_text()
+
+
+def test_a_planted_error_ends_with_1_and_is_named_at_its_layer(different: subprocess.CompletedProcess[str]) -> None:
+    assert different.returncode == 1
+    result = json.loads(different.stdout.splitlines()[-1])
+    assert result["verdict"] == "different"
+    first = result["first_divergence"]
+    assert (first["step"], first["phase"], first["layer"]) == (1, "eval", "conv3_1")
+    assert first["error"] == pytest.approx(1e-6, rel=1e-3)
+    assert "constant factor of 1.000001" in first["cause"]
+    assert [row["layer"] for row in result["isolated"] if row["verdict"] == "different"] == ["conv3_1"]
+    assert "failed: the implementations differ: vgg_mini@0.0625 at step 1, eval, layer conv3_1" in different.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--network", "vgg99"), "unknown network 'vgg99'"),
+        (("--recipe", "slow"), "unknown recipe 'slow'"),
+        (("--stages", "forward,sideways"), "unknown stage 'sideways'"),
+        (("--steps", "1"), "--steps of at least 2"),
+        (("--steps", "-3"), "-3 is negative"),
+        (("--batch-size", "1"), "at least 2"),
+        (("--data", "imagenet"), "unknown data set 'imagenet'"),
+        (("--dtype", "float16"), "invalid choice: 'float16'"),
+        (("--perturb", "conv9_9:weight:1e-6"), "no layer 'conv9_9'"),
+        (("--perturb", "conv1_1:colour:1e-6"), "no tensor 'colour'; it has weight, bias, output"),
+        (("--perturb", "conv1_1:weight:lots"), "'lots' is not a positive number"),
+        (("--network", "all", "--perturb", "conv1_1:weight:1"), "are for one network"),
+        (("--network", "missing.json"), "cannot read missing.json"),
+        (("--weights", "missing.safetensors"), "missing.safetensors"),
+        (("--torch-python", "/nowhere/python"), "cannot run /nowhere/python"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_line(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["--data", "shapes10", *arguments])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+
+
+def test_a_json_file_that_holds_no_network_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "network.json"
+    file.write_text('{"name": "mine"}')
+    assert main(["--data", "shapes10", "--network", str(file)]) == 2
+    assert f"error: {file}: " in capsys.readouterr().err
+
+
+DOWNSTREAM = """
+from parity.check import assert_parity
+
+def test_my_network_is_one_network_in_both_frameworks():
+    assert_parity("my_network.json", recipe="article")
+"""
+"""The test of the README, for a project of somebody else's."""
+
+
+def test_the_readmes_five_lines_prove_a_network_file_of_another_project(tmp_path: Path) -> None:
+    assert DOWNSTREAM.strip() in (ROOT / "README.md").read_text()
+    (tmp_path / "my_network.json").write_text(network().to_json())
+    (tmp_path / "test_parity.py").write_text(DOWNSTREAM)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_parity.py"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
