@@ -124,7 +124,7 @@ def _scaled(evidence: Evidence, a: np.ndarray, b: np.ndarray) -> Iterator[Hypoth
     for sentence, factor in _factors(evidence, a):
         if abs(ratio - factor) <= MATCH * abs(factor - 1):
             yield sentence, a * ratio
-    yield f"a constant factor of {ratio:.7g}", a * ratio
+    yield f"a constant factor of {ratio:.10g}", a * ratio
     shift = float(np.mean(b - a))
     yield f"a constant offset of {shift:.7g}", a + shift
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
+from typing import TypeVar
 
 from tqdm import tqdm
+
+_Thing = TypeVar("_Thing")
 
 
 class Console:
@@ -19,6 +23,12 @@ class Console:
         """Prints one line at once, above a progress bar."""
         tqdm.write(line, file=self.file)
         self.file.flush()
+
+
+def bar(things: Iterable[_Thing], what: str) -> Iterable[_Thing]:
+    """Passes `things` on under a progress bar; silent where stderr is no terminal."""
+    passed: Iterable[_Thing] = tqdm(list(things), desc=what, disable=None, file=sys.stderr, leave=False)
+    return passed
 
 
 class Progress:

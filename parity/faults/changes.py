@@ -77,9 +77,10 @@ def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
     """Some layers start from other initialisers."""
 
     def plant(feed: Feed) -> Feed:
-        fresh = initialise(_with_nodes(feed.network, change), 0)
-        new = {n: a.astype(feed.dtype) for n, a in fresh.items() if n.startswith(tuple(f"{x}." for x in layers))}
-        return replace(feed, state=feed.state | new)
+        right, wrong = (initialise(made, 0) for made in (feed.network, _with_nodes(feed.network, change)))
+        drawn_otherwise = [name for name in right if not np.array_equal(right[name], wrong[name])]
+        mine = [name for name in drawn_otherwise if name.partition(".")[0] in layers]
+        return replace(feed, state=feed.state | {name: wrong[name].astype(feed.dtype) for name in mine})
 
     return on_feed(plant)
 

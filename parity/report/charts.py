@@ -228,7 +228,9 @@ def _rates(steps: Sequence[dict[str, Any]], places: dict[int, float], scale: Sca
             )
             found.append(line)
         if x >= free:
-            found.append(tag("text", text, x=f"{x - 4:.1f}", y=TOP - 8))
+            last = x + 7 * len(text) > max(places.values())  # it would stick out at the right
+            place = {"x": f"{x + 4:.1f}", "class_": "end"} if last and index else {"x": f"{x - 4:.1f}"}
+            found.append(tag("text", text, y=TOP - 8, **place))
             free = x + 7 * len(text) + 8
     return found
 

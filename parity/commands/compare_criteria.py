@@ -1,0 +1,165 @@
+"""`scripts/compare_criteria.py`: how many planted faults this suite catches, and how many other people's criteria would."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import data
+from parity.check import Check, Plant
+from parity.commands.command import Failed, Parser, execute
+from parity.criteria import CRITERIA, UNCHANGED, Run
+from parity.data import Dataset
+from parity.errors import InputError
+from parity.faults import trial
+from parity.faults.catalogue import FAULTS
+from parity.faults.fault import Fault
+from parity.faults.innocent import INNOCENT
+from parity.faults.subject import subject
+from parity.feed import Feed
+from parity.lockstep import lockstep
+from parity.progress import Console, bar
+from parity.stages import Divergence
+from parity.weights import write_atomically
+from parity.worker import Record, Worker
+
+OURS = "this suite"
+
+Row = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Plants everything, prints the tables; exit code 1 if this suite missed a fault or raised a false alarm."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/compare_criteria.py"
+    flags = Parser(
+        "Plant every fault and every innocent change of the catalogue, and ask this suite and others what they say.",
+        f"  {script}\n  {script} --update README.md      (replaces the tables between its markers)",
+    )
+    add = flags.add_argument
+    add(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help="put the tables between <!-- faults --> and <!-- /faults --> of FILE",
+    )
+    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
+    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
+    return flags
+
+
+def _command(options: argparse.Namespace, console: Console) -> Row:
+    text = _marked(options.update) if options.update else ("", "")
+    dataset = data.load_auto(None, console.say)[0]
+    with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
+        pair = {"torch": torch, "paddle": paddle}
+        faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
+        changes = [name for name, change in INNOCENT.items() if change.threads == 1]
+        alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
+    tables = f"{summary(faults, alarms)}\n{listing(faults)}"
+    if options.update:
+        write_atomically(options.update, f"{text[0]}\n{tables}\n{text[1]}".encode())
+        console.say(f"{options.update} is up to date")
+    else:
+        console.say(tables)
+    result = {"faults": faults, "innocent": alarms}
+    wrong = [row["complaint"] for row in faults if row["complaint"]] + [r["name"] for r in alarms if r["alarms"][OURS]]
+    if wrong:
+        raise Failed(f"this suite is wrong about {len(wrong)}: {'; '.join(wrong)}", result)
+    return result
+
+
+def _marked(file: Path) -> tuple[str, str]:
+    """What stands before and behind the tables of `file`, markers included."""
+    try:
+        found = re.match(r"(.*<!-- faults -->\n).*(\n<!-- /faults -->.*)", file.read_text(), re.DOTALL)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file} ({error}): give a text file") from None
+    if not found:
+        raise InputError(f"{file} has no <!-- faults --> and <!-- /faults -->: put them where the tables belong")
+    return found[1], found[2]
+
+
+def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
+    outcome = trial.plant(fault, pair, dataset)
+    check = subject(dataset, fault.recipe, dtype="float32")
+    records = list(_records(check, pair, fault.change(check)))
+    run = Run(records, check.network.nodes[-1].name, fault.area)
+    return {
+        "name": fault.name,
+        "area": fault.area,
+        "sentence": fault.sentence,
+        "found": outcome.first and _where(outcome.first),
+        "cause": outcome.first and outcome.first.cause,
+        "complaint": trial.complaint(fault, outcome),
+        "caught": {OURS: outcome.first is not None} | {c.name: c.judge(run) for c in CRITERIA},
+    }
+
+
+def _innocent(name: str, pair: dict[str, Worker], dataset: Dataset) -> Row:
+    change = INNOCENT[name]
+    outcome = trial.innocent(change, pair, dataset)
+    check = change.check(subject(dataset, dtype="float32"))
+    records = list(_records(check, pair, change.one and change.one(check), change.common and change.common(check)))
+    run = Run(records, check.network.nodes[-1].name, UNCHANGED)
+    alarms = {OURS: outcome.first is not None} | {c.name: c.judge(run) for c in CRITERIA}
+    return {"name": name, "sentence": change.sentence, "alarms": alarms}
+
+
+def _records(
+    check: Check, pair: dict[str, Worker], plant: Plant | None = None, common: Plant | None = None
+) -> Iterator[tuple[Record, Record]]:
+    """A float32 run's records of both sides, step by step, with the learning rate, which the other tools log."""
+    both = common(check.feed()) if common else check.feed()
+    feeds: dict[str, Feed] = dict.fromkeys(pair, both)
+    if plant:
+        feeds[list(pair)[1]] = plant(both)
+    for step in lockstep({name: (worker, feeds[name]) for name, worker in pair.items()}, check.steps):
+        first, second = (
+            record | {"input/rate": np.array([step.given[name].rate])} for name, record in step.records.items()
+        )
+        yield first, second
+
+
+def _where(first: Divergence) -> str:
+    return f"step {first.step}, {first.phase}, {first.tensor}"
+
+
+def summary(faults: list[Row], alarms: list[Row]) -> str:
+    """The table of all criteria: faults caught in every area, and false alarms."""
+    names = list(faults[0]["caught"])
+    areas = list(dict.fromkeys(row["area"] for row in faults))
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+    for area in areas:
+        rows = [row for row in faults if row["area"] == area]
+        lines.append(f"| {area} ({len(rows)}) | {_counts(rows, 'caught', names)} |")
+    lines.append(f"| **all faults ({len(faults)})** | {_counts(faults, 'caught', names)} |")
+    lines.append(f"| **false alarms ({len(alarms)} innocent changes)** | {_counts(alarms, 'alarms', names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counts(rows: list[Row], key: str, names: list[str]) -> str:
+    return " | ".join(str(sum(row[key][name] for row in rows)) for name in names)
+
+
+def listing(faults: list[Row]) -> str:
+    """The table of all faults, folded."""
+    lines = [
+        f"<details><summary>All {len(faults)} faults, where the suite finds them, and what it says</summary>\n",
+        "| fault | | found at | likely cause named |",
+        "|---|---|---|---|",
+    ]
+    for row in faults:
+        lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {row['cause'] or ''} |")
+    return "\n".join([*lines, "\n</details>"])
