@@ -67,6 +67,7 @@ def parser() -> Parser:
     add(
         "--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)"
     )
+    add("--augment", action="store_true", help="crop and flip the images, whether or not the recipe does")
     add("--data-dir", type=Path, metavar="PATH")
     add("--isolate", action="store_true", help="also compare layer by layer, each on the reference's own input")
     add(
@@ -148,7 +149,8 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
             raise InputError(
                 f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"
             )
-    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size)
+    augmentation = recipes.CROP_AND_FLIP if options.augment else None
+    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size, augmentation=augmentation)
     dataset = _data(options, say)
     length = options.steps if "trajectory" in stages else 1
     few = dataset.limit(min(few_images(length, options.batch_size), len(dataset.train_labels)), 1)
