@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity import causes, data, networks, recipes
-from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, split_zero_gradients
+from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, norm, split_zero_gradients
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
 from parity.isolate import isolate
@@ -26,10 +27,17 @@ ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """Bound on every tensor of the first step (relative L2)."""
 
 MANY_STEPS = 1e-10
-"""Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`."""
+"""Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
+
+Where the one-ULP twin itself has come near to `CALM`, the bound is ten times what the twin's tensors of that phase stand
+apart, if that is more; the verdict then says so: chaotic but equal.
+"""
 
 TWIN = 10.0
 """How much farther apart the sides may be than a side and its one-ULP twin."""
+
+CALM = 1e-11
+"""Twins that are closer than this have not been parted by chaos: then the bounds above hold by themselves."""
 
 Plant = Callable[[Feed], Feed]
 """Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
@@ -135,17 +143,17 @@ def run(
     if plant:
         feeds[other] = plant(feeds[other])
     if rest:
-        feeds[rest[0]] = twin(feeds[reference])
+        feeds[rest[0]] = twin(feeds[reference], inputs=True)
     sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
     if check.dtype == "float32":
         exact = replace(check, dtype="float64").feed()
         for _, difference in float32_step(workers, feeds, common(exact) if common else exact, check.phases):
             outcome.verdicts.add(1, difference)
     if check.dtype == "float64" or "trajectory" in check.stages:
-        watch = _Watch(outcome, feeds[reference])
+        watch = _Watch(outcome, feeds[reference], rest[0] if rest else None)
         phases = check.phases if check.dtype == "float64" else ("loss", "update")
-        for step in lockstep(sides, check.length, phases, dict.fromkeys(rest, ("update",))):
-            watch.step(step, rest[0] if rest else None)
+        for step in lockstep(sides, check.length, phases, watch.fewer):
+            watch.step(step)
             say(watch.line())
     if isolated:
         outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
@@ -156,13 +164,14 @@ def run(
 class _Watch:
     """Goes through the steps of one run; remembers only the step before."""
 
-    def __init__(self, outcome: Outcome, feed: Feed) -> None:
-        self.outcome, self.feed = outcome, feed
+    def __init__(self, outcome: Outcome, feed: Feed, twin_name: str | None) -> None:
+        self.outcome, self.feed, self.twin = outcome, feed, twin_name
+        self.fewer = {twin_name: ("update",)} if twin_name else {}
         self.before: tuple[Record, Record] = ({}, {})
-        self.samples, self.rate = 0, 0.0
+        self.samples, self.rate, self.carried = 0, 0.0, 0.0
         self.trainable = [name for name, p in feed.network.parameters.items() if p.trainable]
 
-    def step(self, step: Step, twin_name: str | None) -> None:
+    def step(self, step: Step) -> None:
         names = self.outcome.sides
         given = step.given[names[0]]
         self.samples += len(given.labels)
@@ -170,50 +179,75 @@ class _Watch:
         if self.feed.dtype == "float64":
             self._tensors(step, first, second)
         if "update" in self.outcome.check.phases:
-            self._trajectory(step, first, second, step.records[twin_name] if twin_name else None)
+            self._trajectory(step, first, second)
         self.before, self.rate = (first, second), given.rate
 
     def _tensors(self, step: Step, first: Record, second: Record) -> None:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
-        evidence = causes.Evidence(
-            self.feed.network,
-            self.feed.optimizer,
-            given,
-            (self.rate, given.rate, following),
-            first,
-            second,
-            *self.before,
-        )
-        for difference in differences(self.feed.network, names, step, self._bound(step, first, second)):
-            self.outcome.verdicts.add(step.number, difference, lambda d: causes.likely_cause(evidence, d.name))
+        rates = (self.rate, given.rate, following)
+        evidence = causes.Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, *self.before)
+        bound = self._bound(step, first, second)
+        within = self._within(step.number)
+        for difference in differences(self.feed.network, names, step, bound):
+            self.outcome.verdicts.add(
+                step.number,
+                difference,
+                lambda d: causes.likely_cause(evidence, d.name),
+                chaotic=step.number > 1 and within < difference.error <= difference.bound,
+            )
+
+    def _within(self, step: int) -> float:
+        """The bound on a tensor of a step where chaos plays no part."""
+        one = ONE_STEP[self.feed.dtype]
+        return one if step == 1 else max(MANY_STEPS, one * step)
 
     def _bound(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
-        rate = step.given[self.outcome.sides[0]].rate
+        rate, network, within = self.rate_of(step), self.feed.network, self._within(step.number)
+        noise: dict[str, float] = {}
+        if self.twin and self.twin not in self.fewer:  # it has been parted by chaos, and records everything
+            for d in differences(network, (self.outcome.sides[0], self.twin), step, lambda name: 0.0):
+                phase = d.name.partition("/")[0]
+                noise[phase] = max(noise.get(phase, 0.0), d.error)
 
         def bound(name: str) -> float:
             if name.startswith(("start/", "input/")):
                 return 0.0  # copied, not computed
-            within = ONE_STEP["float64"] if step.number == 1 else max(MANY_STEPS, ONE_STEP["float64"] * step.number)
-            return within + adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
+            amplified = adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
+            return max(within, TWIN * noise.get(name.partition("/")[0], 0.0)) + amplified
 
         return bound
 
-    def _trajectory(self, step: Step, first: Record, second: Record, moved: Record | None) -> None:
+    def _trajectory(self, step: Step, first: Record, second: Record) -> None:
         error = weight_distance(self.trainable, first, second)
-        apart = weight_distance(self.trainable, first, moved) if moved else None
+        apart = weight_distance(self.trainable, first, step.records[self.twin]) if self.twin else None
         losses = {
             name: float(step.records[name]["loss/loss"][0])
             for name in self.outcome.sides
             if "loss/loss" in step.records[name]
         }
-        bound = ONE_STEP[self.feed.dtype] * step.number
+        bound = self._within(step.number)
         row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": bound, "twin": apart}
         self.outcome.trajectory.append(row | {"loss": losses})
-        if apart is not None:
-            # In float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do.
-            allowed = TWIN * apart if self.feed.dtype == "float64" else max(TWIN * apart, bound)
-            self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=error > bound)
+        self.carried = max(self.carried, self._amplified(step, first, second))
+        if apart is None:
+            return
+        # In float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do.
+        floor = 0.0 if self.feed.dtype == "float64" else ONE_STEP["float32"] * step.number
+        allowed = max(TWIN * apart + self.carried, floor)
+        chaotic = error > max(bound, floor)
+        self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
+        if apart > CALM / 10 and self.feed.dtype == "float64":
+            self.fewer.pop(self.twin or "", None)
+
+    def _amplified(self, step: Step, first: Record, second: Record) -> float:
+        """What Adam's first step may have made of the gradients' rounding, in all weights together; it stays."""
+        found = [
+            adam_amplification(self.feed.optimizer, self.rate_of(step), step.number, first, second, f"update/{name}")
+            * norm(first[f"update/{name}"])
+            for name in self.trainable
+        ]
+        return math.hypot(*found) / math.hypot(*(norm(first[f"update/{name}"]) for name in self.trainable))
 
     def rate_of(self, step: Step) -> float:
         return step.given[self.outcome.sides[0]].rate

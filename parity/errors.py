@@ -1,4 +1,4 @@
-"""The one error that a user can cause."""
+"""The one error that a user can cause, and the range check that raises it most."""
 
 from __future__ import annotations
 
@@ -9,3 +9,10 @@ class InputError(ValueError):
     The message is one line that names the problem and the way out. Every script turns it into
     `error: <message>` on stderr and exit code 2; any other exception is a bug of ours.
     """
+
+
+def within(what: str, value: float, low: float, high: float) -> float:
+    """`value` as a float; `InputError` naming `what` unless `low` <= `value` < `high`, which NaN never is."""
+    if not low <= value < high:
+        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {value:g}")
+    return float(value) + 0.0  # 0 for -0: equal values are written alike

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -36,9 +37,9 @@ def lockstep(
 ) -> Iterator[Step]:
     """Yields every step with the records of all `sides`, whose workers run at the same time.
 
-    `phases` are recorded, on a side named in `fewer` only those that stand there.
+    `phases` are recorded, on a side named in `fewer` only those that stand there; `fewer` may change between the steps.
     """
-    wanted = {name: (fewer or {}).get(name, phases) for name in sides}
+    fewer = fewer or {}
     with ThreadPoolExecutor(len(sides)) as pool:
 
         def everywhere(act: Callable[[str], Record]) -> dict[str, Record]:
@@ -48,11 +49,21 @@ def lockstep(
         started = everywhere(lambda name: begin(*sides[name]))
         feeds = {name: feed.steps() for name, (_, feed) in sides.items()}
         for number in range(1, steps + 1):
+            wanted = {name: fewer.get(name, phases) for name in sides}
             given = {name: next(steps_of) for name, steps_of in feeds.items()}
-            records = everywhere(lambda name, given=given: one_step(*sides[name], given[name], wanted[name]))  # type: ignore[misc]
+            records = everywhere(partial(_one_of, sides, given, wanted))
             if number == 1:
                 records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
             yield Step(number, given, records)
+
+
+def _one_of(
+    sides: Mapping[str, tuple[Worker, Feed]],
+    given: Mapping[str, Given],
+    wanted: Mapping[str, tuple[str, ...]],
+    name: str,
+) -> Record:
+    return one_step(*sides[name], given[name], wanted[name])
 
 
 def begin(worker: Worker, feed: Feed) -> Record:

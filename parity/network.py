@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from reprlib import repr as short
 from typing import Any
 
 from parity.errors import InputError
@@ -50,15 +52,17 @@ class Network:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not names or not all(name.isidentifier() for name in names):
             raise InputError(
-                f"network {self.name}: layer names must be unique identifiers, at least one (wrong: {twice or names})"
+                f"network {self.name!r}: layer names must be unique identifiers, at least one (wrong: {twice or names})"
             )
+        if min(self.input_shape, default=0) < 1:
+            raise InputError(f"network {self.name!r}: input_shape = {self.input_shape} must be sizes of at least 1")
         for node in self.nodes:
             for field in dataclasses.fields(node):
                 value = getattr(node, field.name)
                 if type(value) is int and value < (field.name != "padding"):
-                    raise InputError(f"network {self.name}: {node.name}.{field.name} = {value} is too small")
+                    raise InputError(f"network {self.name!r}: {node.name}.{field.name} = {value} is too small")
         if len(self.shapes[names[-1]]) != 1:
-            raise InputError(f"network {self.name}: the last layer {names[-1]} must yield a vector of class scores")
+            raise InputError(f"network {self.name!r}: the last layer {names[-1]} must yield a vector of class scores")
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -160,21 +164,22 @@ def _narrow(node: Node, width: float) -> Node:
 
 def _node(document: Any) -> Node:
     kind = document.get("node") if isinstance(document, dict) else document
-    if not isinstance(document, dict) or kind not in KINDS:
-        raise InputError(f"network JSON: unknown node {kind!r}; known: {', '.join(KINDS)}")
+    if not isinstance(document, dict) or not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(f"network JSON: unknown node {short(kind)}; known: {', '.join(KINDS)}")
+    what = f"node {short(document.get('name'))}"
     fields = {
-        key: from_fields(Init, value, f"{document.get('name')}.{key}") if isinstance(value, dict) else value
+        key: from_fields(Init, value, f"{what}: {key}") if isinstance(value, dict) else value
         for key, value in document.items()
         if key != "node"
     }
-    return from_fields(KINDS[kind], fields, f"node {document.get('name')}")
+    return from_fields(KINDS[kind], fields, what)
 
 
 def parse_json(text: str, what: str) -> dict[str, Any]:
     """The JSON object in `text`; `InputError` naming `what` where it is not one."""
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{what} JSON: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
@@ -198,7 +203,7 @@ def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     for key, value in values.items():
         if not _fits(value, hints[key]):
-            raise InputError(f"{what}: {key} = {value!r} is not of type {known[key].type}")
+            raise InputError(f"{what}: {key} = {short(value)} is not of type {known[key].type}")
     return cls(**values)
 
 
@@ -210,7 +215,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if arguments:
         return any(_fits(value, argument) for argument in arguments)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -221,9 +226,9 @@ def img_conv_group(
     conv_num_filter: Sequence[int],
     pool_size: int,
     num_channels: int | None = None,
-    conv_padding: int = 1,
-    conv_filter_size: int = 3,
-    conv_act: str = "linear",
+    conv_padding: int | Sequence[int] = 1,
+    conv_filter_size: int | Sequence[int] = 3,
+    conv_act: str | Sequence[str] = "relu",
     conv_with_batchnorm: bool | Sequence[bool] = False,
     conv_batchnorm_drop_rate: float | Sequence[float] = 0.0,
     pool_stride: int = 1,
@@ -234,36 +239,37 @@ def img_conv_group(
 ) -> Nodes:
     """Appends a group of convolutions and a pooling layer to the nodes `input` and returns all of them.
 
-    The arguments are those of PaddlePaddle v2 (v0.11 `trainer_config_helpers/networks.py`). With batch norm on, a convolution is
-    linear and its activation moves behind the batch norm: conv -> batch norm -> activation -> dropout. Pooling
-    rounds up, as v2 does. `num_channels` only documents the input's channels here, since shapes are computed.
+    The arguments and their defaults are those of PaddlePaddle v2 (v0.11 `trainer_config_helpers/networks.py`); a sequence
+    holds one value for each convolution. With batch norm on, a convolution is linear and its activation moves behind the
+    batch norm: conv -> batch norm -> activation -> dropout. As in v2, a drop rate below 1e-5 means no dropout, and pooling
+    rounds up. `num_channels` only documents the input's channels here, since shapes are computed.
     `batch_norm` is a template for the batch norms (the v2 one by default: decay 0.9, eps 1e-5, biased variance from 0).
     """
     del num_channels
-    if conv_act not in ("linear", "relu") or pool_type not in ("max", "avg"):
-        raise InputError(
-            f"img_conv_group: conv_act {conv_act!r} is linear or relu, pool_type {pool_type!r} is max or avg"
-        )
-    count = len(conv_num_filter)
-    norms, rates = _per_conv(conv_with_batchnorm, count), _per_conv(conv_batchnorm_drop_rate, count)
+    settings = (conv_padding, conv_filter_size, conv_act, conv_with_batchnorm, conv_batchnorm_drop_rate)
+    columns = [_per_conv(setting, len(conv_num_filter)) for setting in settings]
     template = batch_norm or BatchNorm("template", variance="biased", start_variance=0.0)
     group = 1 + sum(isinstance(node, MaxPool) for node in input)
     nodes: list[Node] = list(input)
-    for i, (filters, norm, rate) in enumerate(zip(conv_num_filter, norms, rates, strict=True), start=1):
+    for i, (filters, padding, size, act, norm, rate) in enumerate(zip(conv_num_filter, *columns, strict=True), start=1):
         suffix = f"{group}_{i}"
-        nodes.append(Conv(f"conv{suffix}", filters, conv_filter_size, padding=conv_padding, init=param_attr))
+        nodes.append(Conv(f"conv{suffix}", filters, size, padding=padding, init=param_attr))
         if norm:
             nodes.append(replace(template, name=f"bn{suffix}"))
-        if conv_act == "relu":
+        if act not in ("linear", "relu"):
+            raise InputError(f"img_conv_group: conv_act is linear or relu, not {act!r}")
+        if act == "relu":
             nodes.append(ReLU(f"relu{suffix}"))
-        if norm and rate:
+        if norm and not abs(rate) < 1e-5:  # a rate that is no number goes on to Dropout, which refuses it
             nodes.append(Dropout(f"drop{suffix}", rate, dropout_kind))
+    if pool_type not in ("max", "avg"):
+        raise InputError(f"img_conv_group: pool_type is max or avg, not {pool_type!r}")
     pool = MaxPool if pool_type == "max" else AvgPool
     return (*nodes, pool(f"pool{group}", pool_size, pool_stride, ceil=True))
 
 
 def _per_conv(value: Any, count: int) -> tuple[Any, ...]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * count
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * count
     if len(values) != count:
         raise InputError(f"img_conv_group: {len(values)} values for {count} convolutions")
     return values

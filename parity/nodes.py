@@ -8,11 +8,12 @@ list it in `KINDS`, and spell it in `paddle_impl/layers.py` and `torch_impl/laye
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 
-from parity.errors import InputError
+from parity.errors import InputError, within
 
 Shape = tuple[int, ...]
 
@@ -32,7 +33,7 @@ class Init:
     """How a parameter starts: `distribution` is normal, uniform or constant.
 
     The standard deviation (normal), bound (uniform, symmetric) or value (constant) is `scale`, divided by the square root of
-    the fan when `fan` is "in" (inputs of one output unit) rather than "none".
+    the fan when `fan` is "in" (inputs of one output unit) rather than "none". It is finite, and negative only as a constant.
     """
 
     distribution: str
@@ -42,8 +43,10 @@ class Init:
     def __post_init__(self) -> None:
         if self.distribution not in ("normal", "uniform", "constant") or self.fan not in ("none", "in"):
             raise InputError(
-                f"unknown initialiser {self.distribution}/{self.fan}: normal, uniform or constant; none or in"
+                f"unknown initialiser {self.distribution!r}, {self.fan!r}: normal, uniform or constant; none or in"
             )
+        low = -sys.float_info.max if self.distribution == "constant" else 0
+        object.__setattr__(self, "scale", within("initialiser scale", self.scale, low, math.inf))
 
 
 ZEROS = Init("constant", 0.0)
@@ -173,7 +176,7 @@ class BatchNorm(Node):
     Training normalises with the biased variance of the batch and moves the running statistics:
     running = decay * running + (1 - decay) * batch. `variance` says which batch variance enters the running one: "biased" (sum / n, the
     article's CPU kernel) or "unbiased" (sum / (n - 1), PyTorch). The running mean starts at 0, the running variance at
-    `start_variance` (0 in Paddle v2, 1 elsewhere).
+    `start_variance` (0 in Paddle v2, 1 elsewhere). All scalars are rounded to float32 (see `float32`).
     """
 
     decay: float = 0.9
@@ -183,9 +186,10 @@ class BatchNorm(Node):
 
     def __post_init__(self) -> None:
         if self.variance not in ("biased", "unbiased"):
-            raise InputError(f"{self.name}: running variance is 'biased' or 'unbiased', not {self.variance!r}")
-        for field in ("decay", "eps"):
-            object.__setattr__(self, field, float32(getattr(self, field)))
+            raise InputError(f"{self.name!r}: running variance is 'biased' or 'unbiased', not {self.variance!r}")
+        for field, high in (("decay", 1), ("eps", math.inf), ("start_variance", math.inf)):
+            value = within(f"{self.name!r}: {field}", float32(getattr(self, field)), 0, high)
+            object.__setattr__(self, field, value)
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         """`gamma`, `beta` and the two statistics `mean`, `variance`."""
@@ -238,9 +242,11 @@ class Dropout(Node):
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
-            raise InputError(f"{self.name}: dropout rate {self.rate} is not between 0 and 1")
+            raise InputError(f"{self.name!r}: dropout rate {self.rate} is not between 0 and 1")
         if self.kind not in ("downscale_in_infer", "upscale_in_train"):
-            raise InputError(f"{self.name}: dropout kind is downscale_in_infer or upscale_in_train, not {self.kind!r}")
+            raise InputError(
+                f"{self.name!r}: dropout kind is downscale_in_infer or upscale_in_train, not {self.kind!r}"
+            )
 
     @property
     def train_scale(self) -> float:

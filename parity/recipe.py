@@ -8,15 +8,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from parity.errors import InputError
+from parity.errors import InputError, within
 from parity.network import Network, from_fields, parse_json
 from parity.nodes import float32
-
-
-def _within(what: str, value: float, low: float, high: float) -> None:
-    """`InputError` unless `low` <= `value` < `high`; NaN never is."""
-    if not low <= value < high:
-        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {value:g}")
 
 
 @dataclass(frozen=True)
@@ -45,9 +39,9 @@ class Optimizer:
         for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps"):
             object.__setattr__(self, field, float32(getattr(self, field)))
         for field in ("rate", "weight_decay", "eps"):
-            _within(f"optimizer {field}", getattr(self, field), 0, math.inf)
+            within(f"optimizer {field}", getattr(self, field), 0, math.inf)
         for field in ("momentum", "beta1", "beta2"):
-            _within(f"optimizer {field}", getattr(self, field), 0, 1)
+            within(f"optimizer {field}", getattr(self, field), 0, 1)
         if self.nesterov and not self.momentum:
             raise InputError("optimizer nesterov needs a momentum above 0")
 
@@ -79,9 +73,9 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "discexp", "one_cycle"):
             raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
-        _within("schedule factor", self.factor, 0, math.inf)
-        _within("schedule every", self.every, 1, math.inf)
-        _within("schedule warmup", self.warmup, 0, 1)
+        within("schedule factor", self.factor, 0, math.inf)
+        within("schedule every", self.every, 1, math.inf)
+        within("schedule warmup", self.warmup, 0, 1)
 
     def fraction(self, samples: int, total: int) -> float:
         """The fraction after `samples` of the run's `total` samples."""
@@ -113,7 +107,7 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        _within("augmentation crop_padding", self.crop_padding, 0, math.inf)
+        within("augmentation crop_padding", self.crop_padding, 0, math.inf)
 
 
 @dataclass(frozen=True)

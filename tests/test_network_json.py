@@ -45,6 +45,7 @@ def test_generated_networks_go_to_json_and_back(network: Network) -> None:
 
 
 ALLOWED = {
+    ("norm", "decay"): {"decay": 0.5},
     ("peak", "stride"): {"stride": 1},
     ("peak", "padding"): {"padding": 1, "ceil": False},  # rounded up, its last window would lie in the padding
     ("mean", "padding"): {"padding": 0},
