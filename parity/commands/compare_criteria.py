@@ -60,7 +60,8 @@ def parser() -> Parser:
 
 
 def _command(options: argparse.Namespace, console: Console) -> Row:
-    text = _marked(options.update) if options.update else ("", "")
+    if options.update:
+        _marked(options.update)
     dataset = data.load_auto(None, console.say)[0]
     with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
         pair = {"torch": torch, "paddle": paddle}
@@ -69,7 +70,8 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
         alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
     tables = f"{summary(faults, alarms)}\n{listing(faults)}"
     if options.update:
-        write_atomically(options.update, f"{text[0]}\n{tables}\n{text[1]}".encode())
+        text = _marked(options.update)  # it may have been edited in the meantime
+        write_atomically(options.update, f"{text[0]}\n{tables}\n\n{text[1]}".encode())
         console.say(f"{options.update} is up to date")
     else:
         console.say(tables)
@@ -83,7 +85,7 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
 def _marked(file: Path) -> tuple[str, str]:
     """What stands before and behind the tables of `file`, markers included."""
     try:
-        found = re.match(r"(.*<!-- faults -->\n).*(\n<!-- /faults -->.*)", file.read_text(), re.DOTALL)
+        found = re.match(r"(.*<!-- faults -->\n)(?:.*\n)?(<!-- /faults -->.*)", file.read_text(), re.DOTALL)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file} ({error}): give a text file") from None
     if not found:
