@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity import causes, data, networks, recipes
+from parity.cancellation import magnifications
 from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, norm, split_zero_gradients
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
@@ -187,14 +188,13 @@ class _Watch:
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
         rates = (self.rate, given.rate, following)
         evidence = causes.Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, *self.before)
-        bound = self._bound(step, first, second)
-        within = self._within(step.number)
-        for difference in differences(self.feed.network, names, step, bound):
+        calm = self._calm(step, first, second)
+        for difference in differences(self.feed.network, names, step, self._bound(step, calm)):
             self.outcome.verdicts.add(
                 step.number,
                 difference,
                 lambda d: causes.likely_cause(evidence, d.name),
-                chaotic=step.number > 1 and within < difference.error <= difference.bound,
+                chaotic=step.number > 1 and calm(difference.name) < difference.error <= difference.bound,
             )
 
     def _within(self, step: int) -> float:
@@ -202,21 +202,27 @@ class _Watch:
         one = ONE_STEP[self.feed.dtype]
         return one if step == 1 else max(MANY_STEPS, one * step)
 
-    def _bound(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
-        rate, network, within = self.rate_of(step), self.feed.network, self._within(step.number)
-        noise: dict[str, float] = {}
-        if self.twin and self.twin not in self.fewer:  # it has been parted by chaos, and records everything
-            for d in differences(network, (self.outcome.sides[0], self.twin), step, lambda name: 0.0):
-                phase = d.name.partition("/")[0]
-                noise[phase] = max(noise.get(phase, 0.0), d.error)
+    def _calm(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
+        """The bound on every tensor of a step where chaos plays no part."""
+        rate, within = self.rate_of(step), self._within(step.number)
+        given = step.given[self.outcome.sides[0]]
+        magnified = magnifications(self.feed.network, first, given.labels, given.divisor)
 
         def bound(name: str) -> float:
             if name.startswith(("start/", "input/")):
                 return 0.0  # copied, not computed
             amplified = adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
-            return max(within, TWIN * noise.get(name.partition("/")[0], 0.0)) + amplified
+            return within * magnified.get(name, 1.0) + amplified
 
         return bound
+
+    def _bound(self, step: Step, calm: Callable[[str], float]) -> Callable[[str], float]:
+        noise: dict[str, float] = {}
+        if self.twin and self.twin not in self.fewer:  # it has been parted by chaos, and records everything
+            for d in differences(self.feed.network, (self.outcome.sides[0], self.twin), step, lambda name: 0.0):
+                phase = d.name.partition("/")[0]
+                noise[phase] = max(noise.get(phase, 0.0), d.error)
+        return lambda name: max(calm(name), TWIN * noise.get(name.partition("/")[0], 0.0))
 
     def _trajectory(self, step: Step, first: Record, second: Record) -> None:
         error = weight_distance(self.trainable, first, second)
