@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
+from parity import pickles
+from parity.errors import InputError
 from parity.recipe import Optimizer
-from parity.weights import State, check, slot_names
+from parity.weights import State, check, slot_names, write_atomically
 
 if TYPE_CHECKING:
     from paddle_impl.model import Model
@@ -99,3 +103,39 @@ def set_slots(
             for tensor in optimizer._accumulators[key].values():
                 factors = np.full(updates + 1, beta, to_numpy(tensor).dtype)
                 paddle.assign(paddle.to_tensor(factors.cumprod()[-1:]), tensor)
+
+
+def read_file(path: Path) -> State:
+    """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
+
+    A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
+    `InputError` unless it holds named arrays of floats and nothing else.
+    """
+    data = path.read_bytes()
+    # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
+    content = pickles.read(data)
+    content.pop("StructuredToParameterName@@", None)
+    return _canonical(content, len(data))
+
+
+def _canonical(content: dict[str, Any], size: int) -> State:
+    """What a file of `size` bytes holds, in canonical names and layouts; `InputError` unless that is named arrays of floats."""
+    statistics, found = {NAMES[key]: key for key in ("mean", "variance")}, {}
+    for name, array in content.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
+        layer, dot, spelled = str(name).rpartition(".")
+        key = layer + dot + statistics.get(spelled, spelled)
+        if key in found:
+            raise InputError(f"{key} is in it twice")
+        found[key] = array.T if array.ndim == 2 and nn.Linear in TRANSPOSED else array
+    if sum(array.nbytes for array in found.values()) > size:
+        raise InputError("its arrays share their numbers, and are larger together than the file")
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def write_file(path: Path, model: Model) -> None:
+    """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    buffer = io.BytesIO()
+    paddle.save(model.state_dict(), buffer)
+    write_atomically(path, buffer.getvalue())

@@ -85,4 +85,6 @@ def _ratio(size: np.ndarray | np.floating, difference: np.ndarray | np.floating)
     """`size` / `difference`, at most `LARGEST`; 1 for what is not finite, which no bound excuses."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.asarray(size / difference)
-    return np.where(np.isfinite(size) & np.isfinite(difference), np.minimum(np.nan_to_num(ratio, nan=1.0), LARGEST), 1.0)
+    return np.where(
+        np.isfinite(size) & np.isfinite(difference), np.minimum(np.nan_to_num(ratio, nan=1.0), LARGEST), 1.0
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from parity import causes, data, networks, recipes
 from parity.cancellation import magnifications
+from parity.closure import closure, inputs, trained
 from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, norm, split_zero_gradients
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
@@ -30,15 +31,18 @@ ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 MANY_STEPS = 1e-10
 """Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
 
-Where the one-ULP twin itself has come near to `CALM`, the bound is ten times what the twin's tensors of that phase stand
+Where the one-ULP twin is farther apart than `CALM`, the bound is ten times what the twin's tensors of that phase stand
 apart, if that is more; the verdict then says so: chaotic but equal.
 """
 
 TWIN = 10.0
 """How much farther apart the sides may be than a side and its one-ULP twin."""
 
-CALM = 1e-11
-"""Twins that are closer than this have not been parted by chaos: then the bounds above hold by themselves."""
+CALM = 1e-14
+"""Twins whose weights are closer than this have not been parted by chaos: then the bounds above hold by themselves.
+
+A gradient has been seen to stand 1,000 times as far apart as the weights it is of; this allows for 10,000 times.
+"""
 
 Plant = Callable[[Feed], Feed]
 """Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
@@ -146,20 +150,35 @@ def run(
     if rest:
         feeds[rest[0]] = twin(feeds[reference], inputs=True)
     sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
-    if check.dtype == "float32":
+    if check.phases and check.dtype == "float32":
         exact = replace(check, dtype="float64").feed()
         for _, difference in float32_step(workers, feeds, common(exact) if common else exact, check.phases):
             outcome.verdicts.add(1, difference)
-    if check.dtype == "float64" or "trajectory" in check.stages:
+    if check.phases and (check.dtype == "float64" or "trajectory" in check.stages):
         watch = _Watch(outcome, feeds[reference], rest[0] if rest else None)
         phases = check.phases if check.dtype == "float64" else ("loss", "update")
         for step in lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
             say(watch.line())
+    if "onnx" in check.stages:
+        for difference in _onnx(check, workers, plant, common):
+            outcome.verdicts.add(1, difference)
     if isolated:
         outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def _onnx(
+    check: Check, workers: Mapping[str, Worker], plant: Plant | None, common: Plant | None
+) -> Iterator[Difference]:
+    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
+    reference, other, *_ = workers
+    both = common(check.feed("float32")) if common else check.feed("float32")
+    if check.state is None:
+        both = replace(both, state=trained(workers[reference], both))
+    feeds = {reference: both, other: plant(both) if plant else both}
+    yield from closure(workers, feeds, inputs(check.dataset, check.recipe.preprocessing))
 
 
 class _Watch:
@@ -243,7 +262,7 @@ class _Watch:
         allowed = max(TWIN * apart + self.carried, floor)
         chaotic = error > max(bound, floor)
         self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
-        if apart > CALM / 10 and self.feed.dtype == "float64":
+        if apart > CALM and self.feed.dtype == "float64":
             self.fewer.pop(self.twin or "", None)
 
     def _amplified(self, step: Step, first: Record, second: Record) -> float:

@@ -8,7 +8,7 @@ element, however small the rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from parity.compare import Difference, relative_l2
 from parity.feed import Feed, twin
 from parity.lockstep import in_order, layer_of, lockstep
 from parity.network import Network
+from parity.twin import perturb
+from parity.weights import State
 from parity.worker import Record, Worker
 
 FACTOR = 10.0
@@ -51,6 +53,21 @@ def float32_step(
                 noise[name][tensor] = max(noise[name].get(tensor, 0.0), error)
     for name in names:
         yield from ((name, d) for d in _differences(network, exact, own, name, names[0], noise[name]))
+
+
+def inference_noise(
+    predict: Callable[[State, Mapping[str, np.ndarray]], Record], state: State, pictures: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """By tensor, the bound on the float32 error of what `predict(state, pictures)` computes in inference.
+
+    `FACTOR` times what moving every weight and pixel by one ULP changes it by, or the rounding of the result where that is more.
+    """
+    own = predict(state, pictures)
+    found: dict[str, float] = {}
+    for seed in range(TWINS):
+        for tensor, array in predict(perturb(state, seed), perturb(pictures, seed)).items():
+            found[tensor] = max(found.get(tensor, HALF_ULP), _error(own[tensor], array))
+    return {tensor: FACTOR * error for tensor, error in found.items()}
 
 
 def _differences(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity import weights
+from parity import v2_tar, weights
 from parity.errors import InputError
 from parity.network import Network, from_fields, parse_json
 from parity.recipe import Experiment
@@ -70,6 +70,7 @@ class Run:
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
+        self.keeps_passes = False
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> Run:
@@ -92,7 +93,7 @@ class Run:
             raise InputError(
                 f"{folder} is not a run folder: it has no readable config.json; give the folder that a run was written to"
             ) from None
-        with _about(folder / "config.json", "mend it, or start a new run"):
+        with about(folder / "config.json", "mend it, or start a new run"):
             experiment = parse_json(text, "run").get("experiment")
             return Run(folder, Experiment.from_json(json.dumps(experiment)))
 
@@ -107,6 +108,13 @@ class Run:
         metadata = {"experiment": self.experiment.to_json(), "test_accuracy": repr(accuracy)}
         weights.save(self.best, self.experiment.network, kept, metadata)
 
+    def save_pass(self, state: State, epoch: int) -> None:
+        """Where `keeps_passes` is set, writes the weights after pass `epoch` as Paddle v2's `params_pass_N.tar`, as the article does."""
+        if self.keeps_passes:
+            kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
+            data = v2_tar.encode(self.experiment.network, kept)
+            weights.write_atomically(self.folder / f"params_pass_{epoch}.tar", data)
+
     def restore(self, images: int) -> tuple[State | None, Position]:
         """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if there is none yet.
 
@@ -117,13 +125,14 @@ class Run:
         if self.last.exists():
             state, position = self._load(images)
         lines = self._lines(position)
-        for rest in self.folder.glob(".*.safetensors.*"):  # of a process that was killed while it wrote
-            rest.unlink(missing_ok=True)
+        for kind in ("safetensors", "tar"):
+            for rest in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
+                rest.unlink(missing_ok=True)
         weights.write_atomically(self.metrics_file, b"".join(lines))
         return state, position
 
     def _load(self, images: int) -> tuple[State, Position]:
-        with _about(self.last, "put the run's own checkpoint back, or remove the file to start the run afresh"):
+        with about(self.last, "put the run's own checkpoint back, or remove the file to start the run afresh"):
             network, state, metadata = weights.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
@@ -180,12 +189,20 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
     file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises
     if file != path and not file.exists():
         raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
-    with _about(file, "take another copy"):
+    with about(file, "take another copy"):
         network, state, metadata = weights.load(file)
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         weights.check(network, kept)
         experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
     return experiment, network, kept
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a run folder's last checkpoint, or of a safetensors file, that `read_checkpoint` has found whole."""
+    with (path / "last.safetensors" if path.is_dir() else path).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
 
 
 def check_free(folder: Path) -> None:
@@ -201,7 +218,7 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def _about(path: Path, way_out: str) -> Iterator[None]:
+def about(path: Path, way_out: str) -> Iterator[None]:
     """Adds the file and a way out to every `InputError` from within that does not name it already."""
     try:
         yield

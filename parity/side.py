@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +20,14 @@ FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 """The frameworks, by the name that their packages and scripts carry."""
 
 
+EXPORTERS = ("paddle2onnx", "onnxscript")
+"""What only an export to ONNX needs."""
+
+
 class Side(Protocol):
     """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
+
+    model: Any
 
     def step(
         self,
@@ -60,9 +67,20 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
     try:
         return importlib.import_module(f"{framework}_impl.{part}")
     except ModuleNotFoundError as error:
+        if error.name in EXPORTERS:
+            raise InputError(f'{error.name} is not installed here: pip install -e ".[cpu]" brings it') from None
         if error.name != framework:
             raise
         raise InputError(f'{FRAMEWORKS[framework]} is not installed here: pip install -e ".[cpu]" brings it') from None
+
+
+def installed() -> str:
+    """The first framework of `FRAMEWORKS` that is installed here; `InputError` where none is."""
+    found = next((name for name in FRAMEWORKS if importlib.util.find_spec(name)), None)
+    if found is None:
+        names = " nor ".join(FRAMEWORKS.values())
+        raise InputError(f'neither {names} is installed here: pip install -e ".[cpu]" brings both')
+    return found
 
 
 def trainer(

@@ -17,8 +17,12 @@ STAGES = {
     "backward": ("backward", "gradient"),
     "update": ("update",),
     "trajectory": (),
+    "onnx": ("onnx",),
 }
-"""Stage -> the phases of step 1 that it holds. Every later step belongs to the last one."""
+"""Stage -> the phases of step 1 that it holds. Every later step belongs to the trajectory; `onnx` is inference after training."""
+
+TRAINING = ("forward", "backward", "update", "trajectory")
+"""The stages of training, without `onnx`."""
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
 """The verdicts. Chaotic: the sides part as fast as one side parts from its own one-ULP twin, not faster."""

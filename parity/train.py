@@ -160,6 +160,7 @@ def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, consol
     if test_accuracy > position.best:
         position.best = test_accuracy
         run.save_best(state, test_accuracy)
+    run.save_pass(state, position.epoch)
     position.epoch, position.batch = position.epoch + 1, 0
     position.cost, position.wrong, position.seen, position.stream = 0.0, 0, 0, ""
     run.save(state, position)

@@ -132,6 +132,18 @@ class Worker:
         """Takes a canonical state over."""
         self.call("load", state, updates=updates)
 
+    def export(self) -> bytes:
+        """The inference graph as the framework's exporter writes it; `InputError` where a package that it needs is missing."""
+        return self.call("export")[0]["onnx"].tobytes()
+
+    def read_file(self, path: Path) -> State:
+        """The arrays of a state dict's file, as the framework's `checkpoint.read_file` gives them."""
+        return self.call("read_file", path=str(path.absolute()))[0]
+
+    def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
+        """Writes the file of a state dict that the framework's own load reads, in `dtype`."""
+        self.call("write_file", state, path=str(path.absolute()), network=network.to_json(), dtype=dtype)
+
     def call(self, name: str, arrays: Mapping[str, np.ndarray] | None = None, **arguments: Any) -> tuple[Record, Any]:
         """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
         assert self._process.stdin and self._process.stdout
@@ -252,12 +264,29 @@ class _Server:
         self.side.load(arrays, updates)
         return {}, None
 
+    def export(self, arrays: Record) -> tuple[Record, Any]:
+        data = implementation(self.framework, "export").to_onnx(self.side.model)
+        return {"onnx": np.frombuffer(data, np.uint8)}, None
+
+    def read_file(self, arrays: Record, path: str) -> tuple[Record, Any]:
+        return implementation(self.framework, "checkpoint").read_file(Path(path)), None
+
+    def write_file(self, arrays: Record, path: str, network: str, dtype: str) -> tuple[Record, Any]:
+        model = implementation(self.framework, "model").build(Network.from_json(network), arrays, dtype)
+        implementation(self.framework, "checkpoint").write_file(Path(path), model)
+        return {}, None
+
 
 def serve(framework: str, threads: int | None, device: str) -> None:
     """Answers calls from stdin on stdout until stdin ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints must not end up between the messages
-    server = _Server(framework, threads, device)
+    try:
+        server = _Server(framework, threads, device)
+    except InputError as error:  # the framework is not installed: the answer to the first call
+        _receive(source)
+        _send(sink, {}, {"input_error": str(error)})
+        return
     while True:
         try:
             arrays, message = _receive(source)

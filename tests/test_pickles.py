@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity import data
+from parity import pickles as plain_pickles
 from parity.data import pickles
 from parity.errors import InputError
 
@@ -70,6 +71,32 @@ def test_a_plain_array_is_read():
     assert pickles.read_batch(pickled_array())["data"].tolist() == [[97], [98]]
 
 
+@pytest.mark.parametrize("protocol", range(2, 5))
+def test_arrays_of_floats_are_read_bit_for_bit_in_every_protocol_shape_and_order(protocol):
+    numbers = np.random.default_rng(0).standard_normal((2, 3, 4))
+    kinds = [numbers.astype(kind) for kind in ("<f2", "<f4", "<f8")]
+    shapes = [numbers[0].T, np.asfortranarray(numbers), np.array(3.5), numbers[:, ::2]]
+    written = {f"{i}": array for i, array in enumerate([*kinds, *shapes])}
+    read = plain_pickles.read(pickle.dumps(written, protocol))
+    assert list(read) == list(written)
+    for name, array in written.items():
+        assert (read[name].dtype, read[name].shape) == (array.dtype, array.shape)
+        assert np.array_equal(read[name], array)
+        assert not read[name].flags.writeable
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_arrays_of_either_numpy_are_read(module):
+    written = pickle.dumps({"a": np.arange(3.0)}, 2)
+    own = next(name for name in (b"numpy._core.multiarray", b"numpy.core.multiarray") if name in written)
+    assert plain_pickles.read(written.replace(own, module))["a"].tolist() == [0, 1, 2]
+
+
+def test_floats_of_another_byte_order_are_refused():
+    with pytest.raises(InputError, match="byte order"):
+        plain_pickles.read(pickle.dumps({"a": np.arange(3, dtype=">f4")}, 2))
+
+
 MINUS_ONE, MINUS_TWO = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
 
 
@@ -79,7 +106,8 @@ MINUS_ONE, MINUS_TWO = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
         "an array of objects": pickled_array(kind=b"O8"),
         "an array of floats": pickled_array(kind=b"f4"),
         "an array of no type": pickled_array(kind=b""),
-        "an array in Fortran order": pickled_array(order=b"\x88"),
+        "bytes of a length that is a lie": b"\x80\x05}\x96" + (2**40).to_bytes(8, "little") + b"Ns.",
+        "an array of no order": pickled_array(order=b"N"),
         "an array longer than its bytes": pickled_array(rows=b"K\x03"),
         "an array shorter than its bytes": pickled_array(rows=b"K\x01"),
         "an array of negative sizes": pickled_array(rows=MINUS_ONE, columns=MINUS_TWO),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parity.errors import InputError
 from parity.recipe import Optimizer
-from parity.weights import State, check, slot_names
+from parity.weights import State, check, slot_names, write_atomically
 
 if TYPE_CHECKING:
     from torch_impl.model import Model
@@ -94,3 +98,58 @@ def set_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimize
         import_array(model, name, tensor, state[slot])
         if settings.kind == "adam":
             optimizer.state[tensors(model)[name]]["step"] = torch.tensor(float(updates))
+
+
+def read_file(path: Path) -> State:
+    """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
+
+    A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
+    `InputError` unless it holds named arrays of floats and nothing else.
+    """
+    try:
+        _check_members(path)
+        content = {name: _array(value) for name, value in torch.load(path, "cpu", weights_only=True).items()}
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way, RecursionError and MemoryError included
+        raise InputError(f"not a readable file of named tensors ({type(error).__name__})") from None
+    # DIFFERS: batch norms also count their batches, in an integer that nothing here reads.
+    kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
+    return _canonical(kept, path.stat().st_size)
+
+
+def _array(value: Any) -> Any:
+    """A view of a tensor of floats; anything else as it is."""
+    floats = (torch.float16, torch.float32, torch.float64)
+    return value.detach().numpy() if isinstance(value, Tensor) and value.dtype in floats else value
+
+
+def _check_members(path: Path) -> None:
+    """`InputError` for a zip that would unpack to more than it is: the framework's own files are never compressed."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+                raise InputError("a zip file whose members are larger than itself")
+
+
+def _canonical(content: dict[str, Any], size: int) -> State:
+    """What a file of `size` bytes holds, in canonical names and layouts; `InputError` unless that is named arrays of floats."""
+    statistics, found = {NAMES[key]: key for key in ("mean", "variance")}, {}
+    for name, array in content.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
+        layer, dot, spelled = str(name).rpartition(".")
+        key = layer + dot + statistics.get(spelled, spelled)
+        if key in found:
+            raise InputError(f"{key} is in it twice")
+        found[key] = array.T if array.ndim == 2 and nn.Linear in TRANSPOSED else array
+    if sum(array.nbytes for array in found.values()) > size:
+        raise InputError("its arrays share their numbers, and are larger together than the file")
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+
+
+def write_file(path: Path, model: Model) -> None:
+    """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    write_atomically(path, buffer.getvalue())

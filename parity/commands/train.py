@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, networks, plots, recipes
+from parity import __version__, data, machine, networks, plots, recipes, v2_tar
 from parity.commands.command import Failed, Parser, execute, natural, positive
 from parity.data import Dataset
 from parity.errors import InputError
@@ -42,10 +42,10 @@ FIXED_ON_RESUME = (
     "out",
     "eval_only",
 )
-TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorboard")
+TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorboard", "save_v2_tar")
 """Flags that mean nothing to --eval-only."""
 
-KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "json")
+KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
 """Flags that config.json does not hold: the command that continues a run repeats them."""
 
 MOST_THREADS = 1024
@@ -101,6 +101,11 @@ def parser(framework: str) -> Parser:
         help="at most this between checkpoints (default: 60)",
     )
     add("--tensorboard", action="store_true", help="also write TensorBoard events into the run folder")
+    add(
+        "--save-v2-tar",
+        action="store_true",
+        help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
+    )
     return flags
 
 
@@ -119,6 +124,9 @@ def _command(framework: str, options: argparse.Namespace, console: Console) -> d
     experiment = run.experiment
     if options.tensorboard:
         run.watchers.append(plots.tensorboard(run.folder))
+    if options.save_v2_tar:
+        v2_tar.names(experiment.network)  # `InputError` now, not after the first pass
+        run.keeps_passes = True
     side = trainer(
         framework,
         experiment.network,

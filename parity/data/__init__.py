@@ -1,6 +1,6 @@
 """The data sets: numpy arrays by name, the same for both frameworks.
 
-To add a data set: write a module here with a `load(data_dir, say) -> Dataset`, and add a line to `DATASETS`.
+To add a data set: write a module here with a `load(data_dir, say) -> Dataset`, and add a line to `DATASETS` and one to `CLASSES`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,19 @@ from parity.data import cifar10, shapes10
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
 
-__all__ = ["DATASETS", "Dataset", "Say", "load", "load_auto"]
+__all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
 
 DATASETS: dict[str, Callable[[Path | None, Say], Dataset]] = {
     "cifar10": cifar10.load,
     "shapes10": shapes10.load,
 }
 """Every data set by name. A loader takes the folder or file that the user named (None: none) and `say`."""
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "cifar10": cifar10.CLASSES,
+    "shapes10": shapes10.CLASSES,
+}
+"""The class names of every data set, known without loading it."""
 
 
 def _say(message: str) -> None:

@@ -14,6 +14,7 @@ from parity.nodes import AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node,
 from parity.randomness import stream
 from parity.recipe import Recipe, Schedule, changed
 from parity.recipes import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
+from parity.stages import TRAINING
 from parity.weights import State, initialise
 
 BATCH, IMAGES, STEPS = 8, 20, 4
@@ -71,4 +72,4 @@ def recipe(name: str = "article") -> Recipe:
 def subject(dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64") -> Check:
     """The check that every fault must fail and every innocent change must pass."""
     few = dataset.limit(IMAGES, 1)
-    return Check(network(), recipe(recipe_name), few, STEPS, dtype, seed, state=state(seed))
+    return Check(network(), recipe(recipe_name), few, STEPS, dtype, seed, TRAINING, state(seed))

@@ -1,0 +1,146 @@
+"""The stage `onnx`: both frameworks, ONNX Runtime on the export of either, and onnx.reference compute the same inference.
+
+In float32 every tensor is held against the float64 one of the first framework, within what rounding explains (`parity.noise`); all
+pairs against the sum of both. In float64 onnx.reference and the frameworks agree as the proof asks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from onnx import ModelProto
+
+from parity.compare import Difference, relative_l2
+from parity.data import Dataset
+from parity.data.batches import preprocess
+from parity.feed import Feed
+from parity.lockstep import begin, one_step
+from parity.noise import inference_noise
+from parity.onnx import sessions
+from parity.onnx.exporting import export
+from parity.onnx.reading import NotTheNetwork
+from parity.recipe import Preprocessing
+from parity.weights import State
+from parity.worker import Record, Worker
+
+BATCHES = (1, 2, 7, 128)
+
+EXACT = 1e-12
+"""Bound in float64 (relative L2), as on the first step of training."""
+
+TRAINED_STEPS = 10
+"""Updates that a fresh network gets, so that no running statistic is trivial."""
+
+
+def trained(worker: Worker, feed: Feed, steps: int = TRAINED_STEPS) -> State:
+    """The state after `steps` updates of the feed."""
+    begin(worker, feed)
+    for given in itertools.islice(feed.steps(), steps):
+        one_step(worker, feed, given, ())
+    return {name: array for name, array in worker.state().items() if name in feed.network.parameters}
+
+
+def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+    """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel)."""
+    images = dataset.train_images
+    found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
+    extremes = np.zeros((4, *images.shape[1:]), np.uint8)
+    extremes[1], extremes[2], extremes[3, :, 0, 0] = 255, 128, 255
+    return {name: preprocess(pixels, preprocessing) for name, pixels in {**found, "extremes": extremes}.items()}
+
+
+def closure(
+    workers: Mapping[str, Worker], feeds: Mapping[str, Feed], pictures: Mapping[str, np.ndarray]
+) -> Iterator[Difference]:
+    """Every comparison between the first two `workers`, whose `feeds`, in float32, hold trained weights, on `pictures`.
+
+    Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Starts both workers afresh.
+    """
+    names = list(workers)[:2]
+    reference, network = names[0], feeds[names[0]].network
+    last, few = list(network.shapes)[-1], pictures["2"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        eager = dict(
+            zip(names, pool.map(lambda name: _eager(workers[name], feeds[name], pictures), names), strict=True)
+        )
+        exports = list(pool.map(lambda name: _export(workers[name], feeds[name]), names))
+    models: dict[str, ModelProto] = {}
+    for name, exported in zip(names, exports, strict=True):
+        if isinstance(exported, NotTheNetwork):
+            yield Difference(f"onnx/{exported.layer or last}.export of {name}: {exported}", np.inf, 0.0)
+        else:
+            models[name] = exported
+    exact = {name: _exact(workers[name], feeds[name], pictures) for name in names}
+    noise = _noise(workers[reference], feeds[reference], pictures)
+    parties = {name: eager[name] for name in names}
+    for name, model in models.items():
+        layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, few).items()}
+        scores = {f"scores/{kind}": sessions.run(model, images) for kind, images in pictures.items()}
+        parties[f"runtime({name})"] = layers | scores
+    for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
+        yield from _float32(
+            tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
+        )
+    for name, model in models.items():
+        neutral = sessions.reference_layers(model, few)
+        for layer, array in neutral.items():
+            for side in names:
+                error = _error(exact[side].get(f"layers/{layer}"), array)
+                yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, EXACT)
+
+
+def _float32(
+    tensor: str, last: str, found: Mapping[str, np.ndarray | None], exact: Record, noise: Mapping[str, float]
+) -> Iterator[Difference]:
+    """One tensor of all parties that have it, each against the float64 one, then pairwise."""
+    kind, _, name = tensor.partition("/")
+    layer = name if kind == "layers" else last
+    what = "2 images" if kind == "layers" else f"scores of {name}" + ("" if name == "extremes" else " images")
+    # An operator that inference leaves out is in no export.
+    present = {party: array for party, array in found.items() if array is not None}
+    for party, array in present.items():
+        yield Difference(f"onnx/{layer}.{party}, {what}", _error(exact[tensor], array), noise[tensor])
+    for (one, a), (other, b) in itertools.combinations(present.items(), 2):
+        yield Difference(f"onnx/{layer}.{one}, {other}, {what}", _error(a, b), 2 * noise[tensor])
+
+
+def _error(a: np.ndarray | None, b: np.ndarray | None) -> float:
+    return relative_l2(a, b) if a is not None and b is not None and a.shape == b.shape else float("inf")
+
+
+def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
+    """Scores by the pictures' name, and every layer on the two images."""
+    found = {f"scores/{kind}": worker.predict(images)["logits"] for kind, images in pictures.items()}
+    layers = worker.predict(pictures["2"], record=True)
+    return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
+
+
+def _eager(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
+    begin(worker, feed)
+    return _predictions(worker, pictures)
+
+
+def _export(worker: Worker, feed: Feed) -> ModelProto | NotTheNetwork:
+    try:
+        return export(worker.export(), feed.network, feed.state)
+    except NotTheNetwork as error:
+        return error
+
+
+def _exact(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
+    """In float64, from the float32 weights and pictures."""
+    worker.start(feed.network, feed.optimizer, feed.state, "float64")
+    for patch in feed.patches:
+        worker.patch(*patch)
+    return _predictions(worker, {kind: images.astype(np.float64) for kind, images in pictures.items()})
+
+
+def _noise(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def predict(state: State, images: Mapping[str, np.ndarray]) -> Record:
+        worker.start(feed.network, feed.optimizer, state, "float32")
+        return _predictions(worker, images)
+
+    return inference_noise(predict, feed.state, pictures)

@@ -1,0 +1,198 @@
+"""`scripts/convert_weights.py`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from parity import foreign, networks, v2_tar, weights
+from parity.commands.command import Failed, Parser, execute
+from parity.errors import InputError
+from parity.network import Network
+from parity.progress import Console
+from parity.run import about
+from parity.weights import State
+from parity.worker import Worker, WorkerFailed
+
+FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
+"""Suffix -> the framework whose state dict such a file holds; it runs in a process of its own."""
+
+SUFFIXES = (".safetensors", ".tar", *FRAMEWORK)
+
+ROOM = 2**20
+"""Bytes that a file may have besides its numbers, and 4096 more for each array."""
+
+
+class _Weights(NamedTuple):
+    network: Network
+    state: State
+    metadata: dict[str, str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Converts one file; returns the exit code."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/convert_weights.py"
+    flags = Parser(
+        "Convert weights, bit for bit, between .safetensors (ours), .pdparams (Paddle), .pt (PyTorch) and .tar (PaddlePaddle v2).",
+        f"  {script} params_pass_199.tar vgg.safetensors\n"
+        f"  {script} runs/RUN vgg.pdparams           (for paddle.load and set_state_dict)\n"
+        f"  {script} vgg.pdparams vgg.pt             (for torch.load and load_state_dict)\n"
+        f"  {script} --network my_vgg.json torchvision_vgg.pt my_vgg.tar",
+    )
+    add, known = flags.add_argument, ", ".join(networks.NETWORKS)
+    add("source", type=Path, metavar="SRC", help=f"a run folder, or a file that ends in {', '.join(SUFFIXES)}")
+    add("destination", type=Path, metavar="DST", help="the file to write; its end says what; replaced if it exists")
+    add(
+        "--network",
+        metavar="NAME",
+        help=f"the weights' network: {known}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that fits)",
+    )
+    return flags
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    source, destination = options.source, options.destination
+    if os.path.isdir(source):  # noqa: PTH112 - never raises
+        source = source / "last.safetensors"
+    _check_places(source, destination)
+    asked = networks.get(options.network) if options.network else None
+    try:
+        found = _read(source, asked)
+        kept, left_out = _write(destination, found)
+    except WorkerFailed as error:
+        raise Failed(str(error)) from None
+    count = sum(array.size for array in kept.values())
+    dtypes = sorted({str(array.dtype) for array in kept.values()})
+    console.say(
+        f"Wrote {destination}: {found.network.name}, {len(kept)} arrays of {count:,} numbers, {', '.join(dtypes)}"
+    )
+    if left_out:
+        console.say(f"Left out {left_out} arrays of the optimizer: a {destination.suffix} file holds weights only")
+    return {
+        "source": str(source),
+        "destination": str(destination),
+        "network": found.network.name,
+        "arrays": len(kept),
+        "numbers": count,
+        "dtypes": dtypes,
+        "left_out": left_out,
+    }
+
+
+def _check_places(source: Path, destination: Path) -> None:
+    for path in (source, destination):
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
+    if not os.path.isfile(source):  # noqa: PTH113 - never raises
+        raise InputError(f"{source} is no file: give a run folder that has a checkpoint, or a file of weights")
+    if os.path.realpath(source) == os.path.realpath(destination):
+        raise InputError(f"{destination} is the source itself: choose another DST")
+
+
+def _read(path: Path, asked: Network | None) -> _Weights:
+    """What `path` holds; of the network that is named in it, `asked` for, or the only known one that fits."""
+    candidates = [asked] if asked else list(networks.NETWORKS.values())
+    with about(path, "take another copy"):
+        metadata = _metadata(path) if path.suffix == ".safetensors" else {}
+        if "network" in metadata:
+            candidates = [Network.from_json(metadata["network"])]
+            if asked and asked != candidates[0]:
+                raise InputError(f"{path} holds network {candidates[0].name}, not {asked.name}: leave out --network")
+        arrays, fit = _arrays(path, _most_bytes(candidates))
+    with about(path, "name its network with --network"):
+        return _Weights(*_fitted(candidates, arrays, fit), metadata)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file, of which nothing else is read yet."""
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error})") from None
+
+
+def _most_bytes(candidates: Sequence[Network]) -> int:
+    """The largest file that weights of one of the `candidates` and two slots of an optimizer may come in, in float64."""
+    arrays = [network.parameters.values() for network in candidates]
+    return ROOM + max(sum(24 * math.prod(p.shape) + 4096 for p in parameters) for parameters in arrays)
+
+
+_Fit = Callable[[Network, Mapping[str, np.ndarray]], State]
+
+
+def _arrays(path: Path, most: int) -> tuple[State, _Fit]:
+    """The arrays of a file by the names in it, and what makes a canonical state of them."""
+    try:
+        if (size := path.stat().st_size) > most:
+            raise InputError(f"it has {size:,} bytes, more than its network can fill")
+        if path.suffix in FRAMEWORK:
+            with Worker(FRAMEWORK[path.suffix]) as worker:
+                return worker.read_file(path), foreign.fit
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return (v2_tar.read(data), v2_tar.fit) if path.suffix == ".tar" else (weights.decode(data, str(path))[0], _checked)
+
+
+def _checked(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
+    """`arrays`, which have canonical names, with the slots of an optimizer if there are any."""
+    slots = {name.split(".")[1] for name in arrays if name.startswith("optimizer.")}
+    weights.check(network, arrays, sorted(slots))
+    return dict(arrays)
+
+
+def _fitted(candidates: Sequence[Network], arrays: State, fit: _Fit) -> tuple[Network, State]:
+    """The only one of the `candidates` that the arrays fit, and its state."""
+    found, names = [], ", ".join(network.name for network in candidates)
+    for network in candidates:
+        try:
+            found.append((network, fit(network, arrays)))
+        except InputError:
+            if len(candidates) == 1:
+                raise
+    if len(found) == 1:
+        return found[0]
+    fitting = " and ".join(network.name for network, _ in found)
+    raise InputError(f"it fits {fitting} alike" if found else f"it is of none of the known networks ({names})")
+
+
+def _write(path: Path, found: _Weights) -> tuple[State, int]:
+    """Writes what `path` can hold; returns that, and how many arrays of the optimizer are left out."""
+    network, state, metadata = found
+    kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
+    if path.suffix == ".safetensors":
+        weights.save(path, network, state, metadata)
+        return state, 0
+    if path.suffix == ".tar":
+        weights.write_atomically(path, v2_tar.encode(network, kept))
+    else:
+        dtype = _dtype(kept, path.suffix)
+        with Worker(FRAMEWORK[path.suffix]) as worker:
+            worker.write_file(path, network, kept, dtype)
+    return kept, len(state) - len(kept)
+
+
+def _dtype(state: State, suffix: str) -> str:
+    """The one dtype of all arrays, float32 or float64."""
+    first = next(iter(state.values())).dtype if state else np.dtype("float32")
+    for name, array in state.items():
+        if array.dtype not in ("float32", "float64") or array.dtype != first:
+            raise InputError(
+                f"{name} holds {array.dtype}: a {suffix} file needs all weights in float32 or all in float64"
+            )
+    return str(first)

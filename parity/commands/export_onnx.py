@@ -1,0 +1,273 @@
+"""`scripts/export_onnx.py`: a trained or fresh network as an ONNX file, or in its framework's own inference format."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import __version__, data, machine, networks, recipes
+from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.compare import Difference
+from parity.errors import InputError
+from parity.network import Network
+from parity.predict import softmax
+from parity.progress import Console
+from parity.recipe import Experiment, Preprocessing, Recipe
+from parity.run import Run, read_checkpoint, read_metadata
+from parity.side import FRAMEWORKS, implementation, installed, trainer
+from parity.weights import State, initialise, write_atomically
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exports; exit code 0 done, 1 the export is not the network (nothing is kept), 2 bad usage or bad input."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/export_onnx.py"
+    flags = Parser(
+        "Export a network to ONNX. The file is proven to be the network and compared with its framework before it is kept.",
+        f"  {script} --run runs/RUN --output vgg.onnx\n"
+        f"  {script} --framework torch --weights best.safetensors --preprocess --softmax --output vgg.onnx\n"
+        f"  {script} --network vgg16_bn_drop --seed 0 --opset 17 --fold-batch-norm --output fresh.onnx\n"
+        f"  {script} --framework paddle --run runs/RUN --to static --output inference/",
+    )
+    add, sources = flags.add_argument, flags.add_mutually_exclusive_group(required=True)
+    sources.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its last checkpoint")
+    sources.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file of ours")
+    sources.add_argument(
+        "--network", metavar="NAME", help=f"fresh weights of {', '.join(networks.NETWORKS)}, NAME@WIDTH or a JSON file"
+    )
+    add("--seed", type=natural, help="of the fresh weights (default: 0)")
+    add("--output", type=Path, required=True, metavar="FILE", help="what to write (with --to static: a new folder)")
+    add("--framework", choices=tuple(FRAMEWORKS), help="which exports (default: whichever is installed, paddle first)")
+    add("--to", choices=("onnx", "static"), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
+    add("--opset", type=positive, help="17 to 21 (default: 18)")
+    add("--softmax", action="store_true", help="yield probabilities instead of logits")
+    add("--preprocess", action="store_true", help="take uint8 [N,H,W,3] and scale inside the graph as the recipe does")
+    add("--fold-batch-norm", action="store_true", help="multiply batch norms into the layers before them")
+    add("--threads", type=positive, help="CPU threads (default: all cores)")
+    return flags
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported, and what is known of it."""
+
+    network: Network
+    state: State
+    experiment: Experiment | None = None
+    accuracy: str | None = None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How it was trained, if that is known."""
+        return self.experiment.recipe if self.experiment else None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The recipe's; pixels / 255 where there is none."""
+        return self.recipe.preprocessing if self.recipe else Preprocessing()
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    started = time.perf_counter()
+    _check_flags(options)
+    source = _source(options)
+    framework = options.framework or installed()
+    threads = options.threads or machine.cores()
+    runtime = implementation(framework, "runtime", threads)
+    runtime.start("cpu", threads)
+    write = _static if options.to == "static" else _onnx
+    result = write(options, source, framework, threads, console)
+    result |= {
+        "framework": framework,
+        "network": source.network.name,
+        "parameters": source.network.trainable_count,
+        "output": str(options.output),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    console.say(f"Written: {options.output}, checked against {FRAMEWORKS[framework]} in {result['seconds']:.1f} s")
+    return result
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    from parity.onnx.writing import OPSETS
+
+    if options.opset and options.opset not in OPSETS:
+        raise InputError(f"--opset {options.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+    if options.seed is not None and not options.network:
+        raise InputError("--seed is of fresh weights: it goes with --network")
+    if options.to == "static":
+        for name in ("opset", "softmax", "preprocess", "fold_batch_norm"):
+            if getattr(options, name):
+                raise InputError(f"--{name.replace('_', '-')} is of ONNX files: leave it out with --to static")
+        if options.output.exists():
+            raise InputError(f"{options.output} exists: choose another --output")
+    elif options.output.is_dir() or options.output.suffix != ".onnx":
+        raise InputError(f"--output {options.output} is not the name of an .onnx file")
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.network:
+        network = networks.get(options.network)
+        return Source(network, initialise(network, options.seed or 0))
+    path = options.run or options.weights
+    if options.run and not path.is_dir():
+        raise InputError(f"{path} is not a run folder: give a file with --weights")
+    experiment, network, state = read_checkpoint(path)
+    wide = next((name for name, array in state.items() if array.dtype != np.float32), None)
+    if wide:
+        raise InputError(f"{path}: {wide} holds {state[wide].dtype}, and an export is of float32 weights")
+    accuracy = read_metadata(path).get("test_accuracy") if options.weights else _accuracy_of_run(path)
+    return Source(network, state, experiment, accuracy)
+
+
+def _accuracy_of_run(folder: Path) -> str | None:
+    """The test accuracy of the last checkpoint; None where it stands within a pass."""
+    position = json.loads(read_metadata(folder).get("position", "{}"))
+    passes = Run.open(folder).metrics("pass")
+    if position.get("batch") != 0 or not passes or len(passes) < position["epoch"]:
+        return None
+    return repr(passes[position["epoch"] - 1]["test_accuracy"])
+
+
+def _predict(framework: str, network: Network, optimizer: Any) -> Any:
+    def predict(state: State, images: np.ndarray) -> np.ndarray:
+        return trainer(framework, network, optimizer, state).predict(images)
+
+    return predict
+
+
+def _onnx(
+    options: argparse.Namespace, source: Source, framework: str, threads: int, console: Console
+) -> dict[str, Any]:
+    from parity.onnx.exporting import compared, export, scores
+    from parity.onnx.reading import NotTheNetwork
+    from parity.onnx.writing import DEFAULT_OPSET
+
+    model = implementation(framework, "model").build(source.network, source.state)
+    raw = implementation(framework, "export").to_onnx(model)
+    try:
+        made = export(
+            raw,
+            source.network,
+            source.state,
+            options.fold_batch_norm,
+            opset=options.opset or DEFAULT_OPSET,
+            softmax=options.softmax,
+            preprocessing=source.preprocessing if options.preprocess else None,
+            metadata=_metadata(source, framework),
+        )
+    except NotTheNetwork as error:
+        raise Failed(f"{FRAMEWORKS[framework]}'s export of {source.network.name} is not the network: {error}") from None
+    predict = _predict(framework, source.network, recipes.get("article").optimizer)
+    scaled = (lambda state, images: softmax(predict(state, images))) if options.softmax else predict
+    difference = compared(
+        lambda pictures: scores(made, pictures, source.preprocessing, threads),
+        scaled,
+        source.network,
+        source.state,
+        source.preprocessing,
+    )
+    _must_be_equal(difference, "ONNX Runtime", framework)
+    payload = made.SerializeToString()
+    write_atomically(options.output, payload)
+    kinds = dict(Counter(node.op_type for node in made.graph.node).most_common())
+    for line in _table(source, kinds, len(payload)):
+        console.say(line)
+    return {
+        "format": "onnx",
+        "opset": made.opset_import[0].version,
+        "ir_version": made.ir_version,
+        "nodes": kinds,
+        "bytes": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+        "check": {"error": difference.error, "bound": difference.bound},
+        "test_accuracy": float(source.accuracy) if source.accuracy else None,
+    }
+
+
+def _static(
+    options: argparse.Namespace, source: Source, framework: str, threads: int, console: Console
+) -> dict[str, Any]:
+    from parity.data.batches import preprocess
+    from parity.onnx.exporting import compared
+
+    exporter = implementation(framework, "export")
+    model = implementation(framework, "model").build(source.network, source.state)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=options.output.parent, prefix=f".{options.output.name}."))
+    except OSError as error:
+        raise InputError(f"cannot write {options.output}: {error.strerror}") from None
+    try:
+        files = exporter.to_static(model, scratch)
+        difference = compared(
+            lambda pictures: exporter.from_static(scratch, preprocess(pictures, source.preprocessing)),
+            _predict(framework, source.network, recipes.get("article").optimizer),
+            source.network,
+            source.state,
+            source.preprocessing,
+        )
+        _must_be_equal(difference, "the static program", framework)
+        sizes = {path.name: path.stat().st_size for path in files}
+        scratch.chmod(0o755)
+        scratch.rename(options.output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for name, size in sizes.items():
+        console.say(f"  {name:<24} {size:>12,} bytes")
+    return {
+        "format": "static",
+        "files": sizes,
+        "bytes": sum(sizes.values()),
+        "check": {"error": difference.error, "bound": difference.bound},
+    }
+
+
+def _must_be_equal(difference: Difference, what: str, framework: str) -> None:
+    if not difference.equal:
+        raise Failed(
+            f"{what} and {FRAMEWORKS[framework]} differ by {difference.error:.2e} (bound {difference.bound:.2e}): "
+            "the export is not kept"
+        )
+
+
+def _metadata(source: Source, framework: str) -> dict[str, str]:
+    """What the file says of itself."""
+    versions = implementation(framework, "runtime").versions() | {"vgg-parity": __version__}
+    experiment = source.experiment
+    known = {
+        "network": source.network.to_json(),
+        "network_sha256": source.network.digest,
+        "framework": framework,
+        "versions": json.dumps(versions),
+    }
+    if experiment:
+        known |= {"recipe": json.dumps(asdict(experiment.recipe)), "data": experiment.data}
+        if experiment.data in data.CLASSES:
+            known["classes"] = json.dumps(data.CLASSES[experiment.data])
+    return known | ({"test_accuracy": source.accuracy} if source.accuracy else {})
+
+
+def _table(source: Source, kinds: Mapping[str, int], size: int) -> list[str]:
+    network = source.network
+    rows = [(kind, f"{count:,}") for kind, count in kinds.items()]
+    rows += [("parameters", f"{network.trainable_count:,}"), ("statistics", f"{network.statistics_count:,}")]
+    rows += [("multiply-adds an image", f"{network.multiply_adds:,}"), ("file", f"{size:,} bytes")]
+    return [f"{network.name}:", *(f"  {name:<24} {value:>20}" for name, value in rows)]

@@ -1,0 +1,109 @@
+"""Reads pictures for a network: any size and mode in, uint8 planes of the network's size out, every failure one line.
+
+As the article's `load_image` does, a picture is resized as a whole, whatever its aspect ratio, with PIL's LANCZOS filter. Before that it is
+turned upright as its EXIF says, laid on white where it is transparent, and converted to RGB, whatever its mode; of an
+animation, the first picture counts. Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from parity.errors import InputError
+from parity.nodes import Shape
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
+"""What is read. PIL knows more, but for some of it runs other programs (EPS) or lets C libraries write to stderr (TIFF)."""
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".webp"})
+"""What counts as a picture in a folder."""
+
+MOST_BYTES = 100_000_000
+"""A larger file is refused unread."""
+
+_ALPHA = ("LA", "PA", "RGBA")
+
+
+def listed(paths: Iterable[Path]) -> list[Path]:
+    """`paths` with every folder replaced by the pictures in it, sorted by name; `InputError` for a folder without any."""
+    files: list[Path] = []
+    for path in paths:
+        files += _pictures(path) if os.path.isdir(path) else [path]  # noqa: PTH112 - never raises
+    return files
+
+
+def _pictures(folder: Path) -> list[Path]:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}; give pictures, or a folder of pictures") from None
+    if not found:
+        raise InputError(f"{folder} holds no pictures ({' '.join(sorted(SUFFIXES))}): give another folder")
+    return found
+
+
+def read(path: Path, size: Shape) -> np.ndarray:
+    """The picture in `path` as uint8 [C,H,W] for `size` = (C, H, W): RGB planes where C is 3, grey (ITU-R 601) where it is 1.
+
+    `InputError` naming the file where it is missing, too large, damaged or no picture of `FORMATS`.
+    """
+    data = _bytes(path)
+    channels, height, width = size
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's remarks about metadata would be lines beside the one
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                picture = _rgb(ImageOps.exif_transpose(file))
+        if channels == 1:
+            picture = picture.convert("L")
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    except UnidentifiedImageError:
+        raise InputError(f"{path} is no picture that can be read here ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(
+            f"{path} unpacks to more than {Image.MAX_IMAGE_PIXELS:,} pixels: give a smaller picture"
+        ) from None
+    except Exception as error:  # a damaged file can make PIL's decoders fail in any way
+        raise InputError(
+            f"{path} cannot be decoded ({str(error) or type(error).__name__}): take another copy"
+        ) from None
+    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path} is a folder where a picture was expected")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file: give a picture's file")
+        if status.st_size > MOST_BYTES:
+            raise InputError(f"{path} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give pictures, or a folder of pictures") from None
+    if not data:
+        raise InputError(f"{path} is empty: take another copy")
+    return data
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """`picture` of any mode as RGB, on white where it is transparent."""
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats without a scale")
+    if picture.mode.startswith("I"):  # 16 bits; PIL's own conversion clips them to 255 in some versions
+        grey = (np.asarray(picture).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if picture.mode in _ALPHA or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

@@ -1,0 +1,65 @@
+"""From an exporter's bytes to the model that is kept: read back, proven to be the network, written anew, run and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from parity.compare import Difference, relative_l2
+from parity.data.batches import preprocess
+from parity.network import Network
+from parity.nodes import Shape
+from parity.noise import inference_noise
+from parity.onnx import operators, reading, sessions, writing
+from parity.randomness import stream
+from parity.recipe import Preprocessing
+from parity.weights import State
+
+Predict = Callable[[State, np.ndarray], np.ndarray]
+"""(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], by the framework."""
+
+
+def export(raw: bytes, network: Network, state: State, fold: bool = False, **written: Any) -> ModelProto:
+    """The model of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
+
+    `fold` multiplies batch norms into the layers before them; `written` are further arguments of `parity.onnx.writing.write`.
+    `NotTheNetwork` names the layer where the exported graph is not the network, to the bit.
+    """
+    chain = operators.operators(network, state)
+    reading.prove(reading.read(reading.load(raw)), chain)
+    return writing.write(network, operators.folded(chain) if fold else chain, **written)
+
+
+def check_pictures(shape: Shape) -> np.ndarray:
+    """uint8 [12,*shape]: eight of noise, black, white, grey, and one white pixel on black."""
+    noise = stream(0, "pictures for checks").integers(0, 256, (8, *shape), np.uint8)
+    extremes = np.zeros((4, *shape), np.uint8)
+    extremes[1], extremes[2], extremes[3, :, 0, 0] = 255, 128, 255
+    return np.concatenate([noise, extremes])
+
+
+def compared(
+    run: Callable[[np.ndarray], np.ndarray], predict: Predict, network: Network, state: State, how: Preprocessing
+) -> Difference:
+    """The framework's scores of `check_pictures`, preprocessed by `how`, against those of `run`, which gets the uint8 pictures.
+
+    Both may err by what rounding explains (`parity.noise`).
+    """
+    pictures = check_pictures(network.input_shape)
+    given = {"scores": preprocess(pictures, how)}
+
+    def eager(weights: State, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: predict(weights, array) for name, array in images.items()}
+
+    bound = 2 * inference_noise(eager, state, given)["scores"]
+    return Difference("scores", relative_l2(eager(state, given)["scores"], run(pictures)), bound)
+
+
+def scores(model: ModelProto, pictures: np.ndarray, how: Preprocessing, threads: int = 1) -> np.ndarray:
+    """What ONNX Runtime says of uint8 pictures [N,C,H,W], preprocessed here or in the graph."""
+    inside = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    given = np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if inside else preprocess(pictures, how)
+    return sessions.run(model, given, threads)

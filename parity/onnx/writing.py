@@ -1,0 +1,120 @@
+"""Writes a chain of operators as an ONNX model: one form for both frameworks, values named after the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from parity.errors import InputError
+from parity.network import Network
+from parity.onnx.operators import Operator
+from parity.recipe import Preprocessing
+
+OPSETS = range(17, 22)
+"""The opsets that a file can be written for: in all of them the operators used here mean the same."""
+
+DEFAULT_OPSET = 18
+
+INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+
+
+def write(
+    network: Network,
+    chain: list[Operator],
+    opset: int = DEFAULT_OPSET,
+    softmax: bool = False,
+    preprocessing: Preprocessing | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> ModelProto:
+    """The model of a `chain` that belongs to `network`, checked by onnx.checker with full shape inference.
+
+    Input `image` float32 [N,C,H,W], preprocessed; with `preprocessing` it is uint8 [N,H,W,C], and the scaling is in the graph. Output
+    `logits` [N,classes], or `probabilities` with `softmax`. `InputError` for an opset outside `OPSETS`.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+    channels, height, width = network.input_shape
+    parts: list[NodeProto] = []
+    tensors: dict[str, np.ndarray] = {}
+    value, first = INPUT, helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, height, width])
+    if preprocessing is not None:
+        first = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, channels])
+        value = _preprocess(preprocessing, parts, tensors)
+    last = chain[-1].layer
+    for operator in chain:
+        out = LOGITS if operator.layer == last else value_name(operator.layer)
+        names = [f"{operator.layer}.{name}" for name in operator.arrays]
+        tensors |= dict(zip(names, operator.arrays.values(), strict=True))
+        parts.append(helper.make_node(operator.kind, [value, *names], [out], operator.layer, **operator.attributes))
+        value = out
+    if softmax:
+        parts.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], f"{PROBABILITIES}.", axis=1))
+        value = PROBABILITIES
+    output = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", network.classes])
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
+    graph = helper.make_graph(parts, network.name or "network", [first], [output], initializers)
+    imports = [helper.make_opsetid("", opset)]
+    # The oldest format that holds the opset, for the oldest runtimes.
+    version = helper.find_min_ir_version_for(imports)
+    model = helper.make_model(graph, producer_name="vgg-parity", opset_imports=imports, ir_version=version)
+    helper.set_model_props(model, dict(metadata or {}))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def value_name(layer: str) -> str:
+    """The name of a layer's output: its own, unless an input or output of the model is called so."""
+    return f"{layer}." if layer in (INPUT, LOGITS, PROBABILITIES) else layer
+
+
+def _preprocess(preprocessing: Preprocessing, parts: list[NodeProto], tensors: dict[str, np.ndarray]) -> str:
+    """uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W]; steps that do nothing are left out. Returns the last value's name."""
+    parts.append(helper.make_node("Cast", [INPUT], ["pixels."], "pixels.", to=TensorProto.FLOAT))
+    parts.append(helper.make_node("Transpose", ["pixels."], ["planes."], "planes.", perm=[0, 3, 1, 2]))
+    value = "planes."
+    mean, std = (
+        np.reshape(values, (-1, 1, 1)).astype(np.float32) for values in (preprocessing.mean, preprocessing.std)
+    )
+    for kind, name, constant, idle in (
+        ("Div", "scaled.", np.float32(255), False),
+        ("Sub", "centred.", mean, not mean.any()),
+        ("Div", "normalised.", std, bool((std == 1).all())),
+    ):
+        if not idle:
+            tensors[f"{name}by"] = np.asarray(constant, np.float32)
+            parts.append(helper.make_node(kind, [value, f"{name}by"], [name], name))
+            value = name
+    return value
+
+
+def in_float64(model: ModelProto) -> ModelProto:
+    """The same graph with all floats as float64: exact, since every float32 is one."""
+    wide = ModelProto()
+    wide.CopyFrom(model)
+    for tensor in wide.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for value in (*wide.graph.input, *wide.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in wide.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    return wide
+
+
+def with_every_layer(model: ModelProto) -> ModelProto:
+    """The same graph with the output of every operator as an output of the model, in order."""
+    open_model = ModelProto()
+    open_model.CopyFrom(model)
+    known = {value.name for value in model.graph.output}
+    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    extra = [inferred[name] for node in model.graph.node for name in node.output if name not in known]
+    outputs = [*extra, *model.graph.output]
+    del open_model.graph.output[:]
+    open_model.graph.output.extend(outputs)
+    return open_model

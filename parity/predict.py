@@ -1,0 +1,253 @@
+"""Class probabilities of pictures, from a run, a safetensors file or an ONNX file: the same pixels and numbers by every route."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import data, machine, recipes
+from parity.data.batches import preprocess
+from parity.errors import InputError
+from parity.network import Network, parse_json
+from parity.nodes import Shape
+from parity.recipe import Preprocessing, read_recipe
+from parity.run import about, read_checkpoint
+from parity.side import implementation, installed, trainer
+from parity.train import Diverged
+
+SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
+"""A small trained network that comes with the project."""
+
+MOST_IMAGES, MOST_PIXELS, MOST_SIDE = 128, 2**20, 4096
+"""Images and pixels of a batch (large pictures make smaller batches); height and width of a network's input."""
+
+Forward = Callable[[np.ndarray], np.ndarray]
+"""uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`.
+
+    `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,
+    `origin` says what it was trained on, and `notes`, one line each, what the file leaves open and was assumed. `start` loads
+    the framework, which takes seconds, so that bad pictures are found before.
+    """
+
+    path: Path
+    route: str
+    network: str | None
+    size: Shape
+    classes: tuple[str, ...]
+    origin: str
+    notes: tuple[str, ...]
+    batch: int
+    start: Callable[[], Forward]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. `Diverged` where they are no finite numbers."""
+        forward = self.start()
+        parts = [forward(images[first : first + self.batch]) for first in range(0, len(images), self.batch)]
+        found = np.concatenate(parts)
+        if not np.isfinite(found).all():
+            raise Diverged(f"{self.path} yields scores that are no finite numbers: its weights have diverged")
+        return found
+
+
+def load(path: Path, framework: str | None = None) -> Model:
+    """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
+
+    `framework` (None: whichever is installed, paddle first) computes a checkpoint; an ONNX file goes through onnxruntime.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        if framework:
+            raise InputError(f"--framework cannot be given with {path}: onnxruntime runs ONNX files")
+        try:
+            return _onnx(path)
+        except UnicodeDecodeError:  # onnxruntime decodes names and metadata when they are asked for
+            raise InputError(f"{path} holds names that are no text: take another copy") from None
+    if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
+        raise InputError(f"{path} is not a model: give a run folder, a .safetensors or a .onnx file")
+    return _checkpoint(path, framework)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities float64 [N,K] of scores [N,K]."""
+    scores = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinite scores make NaN, which `Model.probabilities` tells
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    chances: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return chances
+
+
+def _checkpoint(path: Path, framework: str | None) -> Model:
+    experiment, network, state = read_checkpoint(path)
+    size = network.input_shape
+    _check_size(path, size)
+    preprocessing = experiment.recipe.preprocessing if experiment else None
+    names = data.CLASSES.get(experiment.data) if experiment else None
+    notes = _notes(path, preprocessing, names)
+    pixels = _fitting(path, preprocessing, size)
+    classes = _classes(path, names, network.classes)
+    origin = f"trained on {experiment.data}" if experiment else "not said on what it was trained"
+    chosen = framework or installed()
+
+    def start() -> Forward:
+        runtime = implementation(chosen, "runtime")
+        device = runtime.start("cpu", machine.cores())  # so that all routes agree; a few pictures need no GPU
+        side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=device)
+        return lambda images: softmax(side.predict(preprocess(images, pixels)))
+
+    return Model(path, chosen, network.name, size, classes, origin, notes, _batch(size), start)
+
+
+def _onnx(path: Path) -> Model:
+    """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
+    session = _session(path)
+    size, batch, whole = _input(path, session)
+    told = session.get_modelmeta().custom_metadata_map
+    with about(path, "take another copy"):
+        network = Network.from_json(told["network"]) if "network" in told else None
+        recipe = read_recipe(parse_json(told["recipe"], "recipe")) if "recipe" in told else None
+        names = _names(told)
+    if network and (network.input_shape != size or network.digest != told.get("network_sha256", network.digest)):
+        raise InputError(f"{path}: its graph is not of the network {network.name} that its metadata holds")
+    preprocessing = Preprocessing() if whole else recipe.preprocessing if recipe else None
+    notes = _notes(path, preprocessing, names)
+    output = session.get_outputs()[0].name
+    if output not in ("logits", "probabilities"):
+        notes = (*notes, f"{path} does not say what its output {output} is: taken for scores before the softmax")
+    forward = _forward(path, session, None if whole else _fitting(path, preprocessing, size), batch)
+    count = forward(np.zeros((1, *size), np.uint8)).shape[1]
+    return Model(
+        path,
+        "onnxruntime",
+        network.name if network else None,
+        size,
+        _classes(path, names, count),
+        _origin(told),
+        notes,
+        batch or _batch(size),
+        lambda: forward,
+    )
+
+
+def _session(path: Path) -> Any:
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError:
+        raise InputError('onnxruntime is not installed here: pip install -e ".[cpu]" brings it') from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its messages go to stderr, and the error is told in one line here
+    options.intra_op_num_threads = machine.cores()
+    try:
+        path.open("rb").close()
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give a model with --model") from None
+    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+        raise InputError(f"{path} is not an ONNX file that onnxruntime can load ({_brief(error)})") from None
+
+
+def _input(path: Path, session: Any) -> tuple[Shape, int | None, bool]:
+    """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C]."""
+    inputs = session.get_inputs()
+    fits = len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(uint8)") and len(inputs[0].shape) == 4
+    if not fits or not all(isinstance(side, int) for side in inputs[0].shape[1:]):
+        found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "nothing"
+        raise InputError(
+            f"{path} takes {found}: it needs one input, float [N,C,H,W] or uint8 [N,H,W,C], with fixed C, H and W"
+        )
+    batch, *rest = inputs[0].shape
+    whole = inputs[0].type == "tensor(uint8)"
+    size = (rest[2], *rest[:2]) if whole else tuple(rest)
+    _check_size(path, size)
+    return size, batch if isinstance(batch, int) else None, whole
+
+
+def _forward(path: Path, session: Any, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
+    """Images through `session`: as they are, channels last, where `preprocessing` is None; padded to `batch` where it is fixed."""
+    name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    convert = np.asarray if output == "probabilities" else softmax
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        fed = preprocess(images, preprocessing) if preprocessing else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        try:
+            (scores,) = session.run([output], {name: np.resize(fed, (batch or len(fed), *fed.shape[1:]))})
+        except Exception as error:  # as above
+            raise InputError(f"{path}: onnxruntime cannot run it ({_brief(error)})") from None
+        if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
+            raise InputError(f"{path}: its output {output} is not a row of scores for each picture")
+        return convert(scores[: len(images)].astype(np.float64))
+
+    return forward
+
+
+def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The class names in an ONNX file's metadata, None where there are none."""
+    if "classes" not in told:
+        return None
+    try:
+        names = json.loads(told["classes"])
+    except ValueError as error:
+        raise InputError(f"classes JSON: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("classes JSON: a list of names is needed")
+    return tuple(names)
+
+
+def _origin(told: Mapping[str, str]) -> str:
+    """Data set and accuracy in an ONNX file's metadata."""
+    try:
+        accuracy = f", test accuracy {float(told['test_accuracy']):.2%}"
+    except (KeyError, ValueError):
+        accuracy = ""
+    return f"trained on {told['data']}{accuracy}" if "data" in told else "not said on what it was trained"
+
+
+def _classes(path: Path, names: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
+    if names is not None and len(names) != count:
+        raise InputError(
+            f"{path} is of other classes: it scores {count}, and names {len(names)} ({', '.join(names[:3])}, ...)"
+        )
+    return names or tuple(map(str, range(count)))
+
+
+def _notes(path: Path, preprocessing: Preprocessing | None, names: tuple[str, ...] | None) -> tuple[str, ...]:
+    notes = []
+    if preprocessing is None:
+        notes.append(f"{path} does not say how its pictures were preprocessed: pixel / 255 is fed")
+    if names is None:
+        notes.append(f"{path} does not name its classes: they are numbered")
+    return tuple(notes)
+
+
+def _fitting(path: Path, preprocessing: Preprocessing | None, size: Shape) -> Preprocessing:
+    """`preprocessing`, or pixel / 255 where there is none; `InputError` unless it is for as many channels as `size` has."""
+    fitting = preprocessing or Preprocessing((0.0,) * size[0], (1.0,) * size[0])
+    if len(fitting.mean) != size[0]:
+        raise InputError(f"{path}: its preprocessing is for {len(fitting.mean)} channels, its network takes {size[0]}")
+    return fitting
+
+
+def _check_size(path: Path, size: Shape) -> None:
+    if len(size) != 3 or size[0] not in (1, 3) or not all(1 <= side <= MOST_SIDE for side in size[1:]):
+        raise InputError(
+            f"{path} takes inputs of {size}: pictures have 1 or 3 channels and at most {MOST_SIDE} pixels a side"
+        )
+
+
+def _batch(size: Shape) -> int:
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // (size[1] * size[2])))
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,245 @@
+"""The parameter files of PaddlePaddle v2: `parameters.to_tar`, the article's `params_pass_N.tar`.
+
+A plain tar. Per parameter a member NAME, which holds struct "<IIQ" (0, 4, count) and `count` float32 numbers, and a member
+NAME.protobuf, a serialized ParameterConfig. Shapes and names are those of v0.11 (python/paddle/v2/parameters.py,
+python/paddle/trainer/config_parser.py): a linear weight is [in, out], a convolution's weight is a row of its OIHW numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
+from parity.weights import State, check
+
+KINDS: dict[type[Node], str] = {Conv: "conv", BatchNorm: "batch_norm", Linear: "fc_layer"}
+"""Node -> what v2 calls its layers, which it counts from 0."""
+
+ARRAYS = {"weight": "w0", "bias": "wbias", "gamma": "w0", "mean": "w1", "variance": "w2", "beta": "wbias"}
+"""Canonical array name -> v2's."""
+
+HEADER = struct.Struct("<IIQ")
+"""In front of the numbers: format version 0, 4 bytes a number, how many."""
+
+NAME, SIZE, DIMS = 1, 2, 9
+"""Fields of ParameterConfig."""
+
+LARGEST_CONFIG = 4096
+"""Bytes of a ParameterConfig; v2's have about a hundred."""
+
+LONGEST_VARINT = 10
+"""Bytes of 64 bits, seven a byte."""
+
+PLAIN = re.compile(r"\w[\w.-]*", re.ASCII)
+"""What a parameter may be called: nothing that leads to another folder."""
+
+BLOCK, CONFIG = tarfile.BLOCKSIZE, ".protobuf"
+
+
+def names(network: Network) -> dict[str, str]:
+    """Canonical name of every parameter and statistic -> v2's, such as `___conv_0__.w0`.
+
+    `InputError` for a node with parameters that v2 has no name for.
+    """
+    counts, found = Counter[str](), {}
+    for node in network.nodes:
+        own = node.parameters(network.inputs[node.name])
+        if not own:
+            continue
+        if type(node) not in KINDS:
+            raise InputError(f"{node.name}: Paddle v2 has no name for the parameters of a {type(node).__name__}")
+        kind = KINDS[type(node)]
+        for parameter in own:
+            found[parameter.name] = f"___{kind}_{counts[kind]}__.{ARRAYS[parameter.name.rpartition('.')[2]]}"
+        counts[kind] += 1
+    return found
+
+
+def encode(network: Network, state: Mapping[str, np.ndarray]) -> bytes:
+    """The tar of a canonical `state`, the same bytes for the same numbers.
+
+    `InputError` unless it fits `network` and all its numbers are float32 numbers, whatever their dtype.
+    """
+    check(network, state)
+    known, buffer = names(network), io.BytesIO()
+    with tarfile.TarFile(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, parameter in network.parameters.items():
+            values = _float32(name, state[name])
+            values = np.ascontiguousarray(values.T if values.ndim == 2 else values)
+            config = _config(known[name], values.size, _dims(parameter, known[name]))
+            _add(tar, known[name], HEADER.pack(0, 4, values.size) + values.tobytes())
+            _add(tar, known[name] + CONFIG, config)
+    return buffer.getvalue()
+
+
+def _float32(name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = array.astype("<f4")
+    if not np.array_equal(rounded, array, equal_nan=True):
+        raise InputError(
+            f"{name} holds {array.dtype} numbers that float32 would round: a tar of Paddle v2 holds float32"
+        )
+    return rounded
+
+
+def _dims(parameter: Parameter, name: str) -> Shape:
+    """The dims that v2's config_parser gives a parameter: none for what is a convolution's or batch norm's w0."""
+    if len(parameter.shape) == 2:
+        return parameter.shape[::-1]
+    if name.endswith(".w0"):
+        return ()
+    return (*parameter.shape, 1) if name.startswith("___conv") else (1, *parameter.shape)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # of time 0 and user 0, as v2 wrote them
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def decode(data: bytes, network: Network, what: str) -> State:
+    """The canonical state in a tar; `InputError` naming `what` where it is damaged or not exactly of `network`."""
+    try:
+        return fit(network, read(data))
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+
+
+def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
+    """The canonical state of what `read` found; `InputError` unless it is exactly of `network`."""
+    known = names(network)
+    if missing := [name for name in known.values() if name not in arrays]:
+        raise InputError(f"{missing[0]} is missing ({len(missing)} in all): it is not of network {network.name}")
+    if extra := sorted(set(arrays) - set(known.values())):
+        raise InputError(f"{extra[0]} is no parameter of network {network.name} ({len(extra)} such in all)")
+    return {
+        name: _fitted(parameter, known[name], arrays[known[name]]) for name, parameter in network.parameters.items()
+    }
+
+
+def _fitted(parameter: Parameter, name: str, array: np.ndarray) -> np.ndarray:
+    matrix = len(parameter.shape) == 2
+    if (matrix and array.shape != parameter.shape[::-1]) or array.size != math.prod(parameter.shape):
+        raise InputError(f"{name} has shape {array.shape}, {parameter.name} of {parameter.shape} needs another")
+    return np.array(array.T if matrix else array.reshape(parameter.shape), np.float32, order="C")
+
+
+def read(data: bytes) -> dict[str, np.ndarray]:
+    """Every parameter in a tar by its v2 name, in the shape that v2 gives it: its dims, or (1, size).
+
+    The arrays are views of `data`: nothing is set aside for what a header claims. `InputError` names what is wrong.
+    """
+    members = _members(data)
+    if not members:
+        raise InputError("it holds no parameters")
+    found = {}
+    for name, raw in members.items():
+        if not name.endswith(CONFIG):
+            if name + CONFIG not in members:
+                raise InputError(f"{name} has no {name}{CONFIG}")
+            values = _values(name, raw)
+            found[name] = values.reshape(_shape(name, members[name + CONFIG], values.size))
+        elif name.removesuffix(CONFIG) not in members:
+            raise InputError(f"{name} has no {name.removesuffix(CONFIG)}")
+    return found
+
+
+def _members(data: bytes) -> dict[str, memoryview]:
+    """Every file in a tar. tarfile's own loop would also follow links and read extended headers of any length: none is needed here."""
+    found: dict[str, memoryview] = {}
+    place, view = 0, memoryview(data)
+    while any(block := data[place : place + BLOCK]):
+        try:
+            info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+        except (tarfile.TarError, ValueError) as error:
+            raise InputError(f"it is no whole tar ({error} at byte {place})") from None
+        start, name = place + BLOCK, info.name
+        place = start - (-info.size // BLOCK) * BLOCK
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise InputError(f"{name!r} in it is no plain file, but of type {info.type.decode('latin1')!r}")
+        if not PLAIN.fullmatch(name):
+            raise InputError(f"{name!r} in it is no parameter's name")
+        if info.size < 0 or place > len(data):
+            raise InputError(f"{name} claims {info.size} bytes, but {len(data) - start} are left")
+        if name in found:
+            raise InputError(f"{name} is in it twice")
+        found[name] = view[start : start + info.size]
+    if data.count(0, place) != max(len(data) - place, 0):
+        raise InputError(f"something follows its end at byte {place}")
+    return found
+
+
+def _values(name: str, raw: memoryview) -> np.ndarray:
+    if len(raw) < HEADER.size:
+        raise InputError(f"{name} has {len(raw)} bytes, its header alone needs {HEADER.size}")
+    version, width, count = HEADER.unpack_from(raw)
+    if (version, width) != (0, 4):
+        raise InputError(f"{name} has a header of version {version} and {width} bytes a number, not 0 and 4")
+    if HEADER.size + 4 * count != len(raw):
+        raise InputError(f"{name} claims {count} numbers, but {len(raw) - HEADER.size} bytes follow")
+    return np.frombuffer(raw, "<f4", offset=HEADER.size)
+
+
+def _shape(name: str, config: memoryview, count: int) -> Shape:
+    """The shape in a ParameterConfig, which must describe the parameter `name` of `count` numbers."""
+    if len(config) > LARGEST_CONFIG:
+        raise InputError(f"{name}{CONFIG} has {len(config)} bytes, more than {LARGEST_CONFIG}")
+    fields = list(_fields(name, config))
+    called, size = ([value for number, value in fields if number == wanted] for wanted in (NAME, SIZE))
+    dims = [value for number, value in fields if number == DIMS]
+    if called != [name.encode()] or size != [count] or not all(isinstance(value, int) for value in dims):
+        raise InputError(f"{name}{CONFIG} is of another parameter: name {called}, size {size}")
+    shape = tuple(value for value in dims or (1, count) if isinstance(value, int))
+    if len(shape) != 2 or math.prod(shape) != count:
+        raise InputError(f"{name}{CONFIG} has dims {shape}, but {count} numbers")
+    return shape
+
+
+def _config(name: str, size: int, dims: Shape) -> bytes:
+    """A ParameterConfig in the wire format of protobuf: what v2 requires, and dims."""
+    text = name.encode()
+    parts = [_varint(NAME << 3 | 2), _varint(len(text)), text, _varint(SIZE << 3), _varint(size)]
+    return b"".join(parts + [_varint(DIMS << 3) + _varint(side) for side in dims])
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; all bytes but the last have the eighth bit."""
+    low, rest = value & 0x7F, value >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+def _fields(name: str, data: memoryview) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of every field of a protobuf message: whole numbers, and the bytes of everything else."""
+    place = 0
+    while place < len(data):
+        key, place = _read_varint(name, data, place)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, place = _read_varint(name, data, place)
+            yield number, value
+            continue
+        length, place = _read_varint(name, data, place) if wire == 2 else ({1: 8, 5: 4}.get(wire, -1), place)
+        if not 0 <= length <= len(data) - place:
+            raise InputError(f"{name}{CONFIG} is damaged")
+        yield number, bytes(data[place : place + length])
+        place += length
+
+
+def _read_varint(name: str, data: memoryview, place: int) -> tuple[int, int]:
+    """The number at `place`, and the place behind it."""
+    value = 0
+    for count, byte in enumerate(data[place : place + LONGEST_VARINT]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, place + count + 1
+    raise InputError(f"{name}{CONFIG} is damaged")
