@@ -11,8 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.compare import norm, norm_of_difference
 from parity.network import Network
 from parity.nodes import BatchNorm
+from parity.recipe import Optimizer
 
 LARGEST = 1e290
 """Most that a bound is multiplied by: the bound stays finite, and what is not finite stays above it."""
@@ -34,6 +36,38 @@ def magnifications(
     if f"backward/{last}" in record:
         found |= _of_gradients(network, record, _of_images(record[f"backward/{last}"] * divisor, labels))
     return {name: factor for name, factor in found.items() if factor > 1}
+
+
+class Inherited:
+    """What the optimizer's slots keep of the rounding of magnified gradients: measured, and forgotten as the slots forget."""
+
+    def __init__(self, settings: Optimizer) -> None:
+        self._keep = {"velocity": settings.momentum, "moment1": settings.beta1, "moment2": settings.beta2}
+        self._take = {"velocity": 1.0, "moment1": 1 - settings.beta1, "moment2": 1 - settings.beta2}
+        self._slots = settings.slots
+        self._held: dict[str, float] = {}
+
+    def step(
+        self,
+        magnified: Mapping[str, float],
+        first: Mapping[str, np.ndarray],
+        second: Mapping[str, np.ndarray],
+        factor: float,
+    ) -> None:
+        """Takes over what two sides recorded of one step, whose slots were multiplied by `factor` before it."""
+        for name in (name for name in first if name.startswith("gradient/")):
+            a, b = first[name], second.get(name)
+            counts = name in magnified and b is not None and b.shape == a.shape
+            for slot in self._slots:
+                power = 2 if slot == "moment2" else 1
+                apart = norm_of_difference(a**power, b**power) if counts and b is not None else 0.0
+                key = f"update/optimizer.{slot}.{name.removeprefix('gradient/')}"
+                self._held[key] = factor * self._keep[slot] * self._held.get(key, 0.0) + self._take[slot] * apart
+
+    def share(self, name: str, record: Mapping[str, np.ndarray]) -> float:
+        """How much of the recorded slot `name` that is; 0 for everything else."""
+        held = self._held.get(name, 0.0)
+        return held / (norm(record[name]) or 1.0) if held and name in record else 0.0
 
 
 def _of_images(residual: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity import causes, data, networks, recipes
-from parity.cancellation import magnifications
+from parity.cancellation import Inherited, magnifications
 from parity.closure import closure, inputs, trained
 from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, norm, split_zero_gradients
 from parity.data import Dataset
@@ -189,6 +189,7 @@ class _Watch:
         self.fewer = {twin_name: ("update",)} if twin_name else {}
         self.before: tuple[Record, Record] = ({}, {})
         self.samples, self.rate, self.carried = 0, 0.0, 0.0
+        self.inherited = Inherited(feed.optimizer)
         self.trainable = [name for name, p in feed.network.parameters.items() if p.trainable]
 
     def step(self, step: Step) -> None:
@@ -226,12 +227,13 @@ class _Watch:
         rate, within = self.rate_of(step), self._within(step.number)
         given = step.given[self.outcome.sides[0]]
         magnified = magnifications(self.feed.network, first, given.labels, given.divisor)
+        self.inherited.step(magnified, first, second, given.factor)
 
         def bound(name: str) -> float:
             if name.startswith(("start/", "input/")):
                 return 0.0  # copied, not computed
             amplified = adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
-            return within * magnified.get(name, 1.0) + amplified
+            return within * magnified.get(name, 1.0) + amplified + self.inherited.share(name, first)
 
         return bound
 

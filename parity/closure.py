@@ -24,7 +24,7 @@ from parity.onnx.exporting import export
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe import Preprocessing
 from parity.weights import State
-from parity.worker import Record, Worker
+from parity.worker import Record, Worker, WorkerFailed
 
 BATCHES = (1, 2, 7, 128)
 
@@ -128,6 +128,8 @@ def _export(worker: Worker, feed: Feed) -> ModelProto | NotTheNetwork:
         return export(worker.export(), feed.network, feed.state)
     except NotTheNetwork as error:
         return error
+    except WorkerFailed as error:
+        return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
 
 
 def _exact(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:

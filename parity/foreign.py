@@ -23,9 +23,8 @@ def layers(network: Network) -> tuple[dict[str, str], ...]:
     nodes = [node.name for node in network.nodes]
     end = next((i for i, node in enumerate(network.nodes) if isinstance(node, Flatten)), len(nodes))
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
-    return {name: name for name in nodes}, features | {
-        name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])
-    }
+    classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
+    return {name: name for name in nodes}, features | classifier
 
 
 def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:

@@ -103,6 +103,7 @@ VALUES = {
     "out": "new",
     "eval_only": "other",
     "tensorboard": "",
+    "save_v2_tar": "",
 }
 PAIRS = [("--resume", name) for name in FIXED_ON_RESUME] + [("--eval-only", name) for name in TRAINING_ONLY]
 

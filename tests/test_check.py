@@ -16,7 +16,7 @@ from parity.faults.subject import network, subject
 from parity.feed import dithered, feed, twin
 from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.recipe import changed
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING
 from parity.worker import Worker, WorkerFailed
 
 
@@ -40,7 +40,7 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
     outcome = run(subject(dataset), three)
     assert outcome.verdict == EQUAL
     stages = outcome.stages()
-    assert list(stages) == list(STAGES)
+    assert list(stages) == list(TRAINING)
     for stage in stages.values():
         assert stage["compared"] > 1 and 0 < stage["max_error"] <= stage["bound"]
     assert [row["step"] for row in outcome.trajectory] == [1, 2, 3, 4]

@@ -30,7 +30,17 @@ SHAPES = (
     "M-3.9 -2.5L-2.5 -3.9L0 -1.4L2.5 -3.9L3.9 -2.5L1.4 0L3.9 2.5L2.5 3.9L0 1.4L-2.5 3.9L-3.9 2.5L-1.4 0z",
     "M-4.6 0L-1.2 -1.2L0 -4.6L1.2 -1.2L4.6 0L1.2 1.2L0 4.6L-1.2 1.2z",
 )
-PHASES = {"start": 6, "input": 5, "eval": 0, "forward": 1, "loss": 5, "backward": 2, "gradient": 3, "update": 4, "onnx": 7}
+PHASES = {
+    "start": 6,
+    "input": 5,
+    "eval": 0,
+    "forward": 1,
+    "loss": 5,
+    "backward": 2,
+    "gradient": 3,
+    "update": 4,
+    "onnx": 7,
+}
 """Phase, in the order of computation -> its shape and colour. Input and loss share theirs: no layer has both."""
 OTHER = 6
 

@@ -1,0 +1,37 @@
+"""What the tests of conversion share: a small network, its numbers down to the bit, and a process for one framework alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from parity import networks
+from parity.weights import State
+
+ROOT = Path(__file__).parents[1]
+NAME = "vgg16_bn_drop@0.03125"
+NETWORK = networks.get(NAME)
+SUFFIXES = {"paddle": ".pdparams", "torch": ".pt"}
+
+
+def special(dtype: str = "float32") -> State:
+    """Random numbers, and among them those that arithmetic would change."""
+    random, tiny = np.random.default_rng(3), {"float32": 1e-45, "float64": 5e-324}[dtype]
+    state = {name: random.standard_normal(p.shape).astype(dtype) for name, p in NETWORK.parameters.items()}
+    for array in state.values():
+        array.ravel()[:4] = [np.nan, -np.inf, -0.0, tiny]
+    return state
+
+
+def bits(state: State) -> dict[str, bytes]:
+    return {name: f"{array.dtype}{array.shape}".encode() + array.tobytes() for name, array in state.items()}
+
+
+def alone(program: str, *arguments: object) -> None:
+    """Runs `program` in a process of its own: two frameworks in one do not live together."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
