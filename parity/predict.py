@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.network import Network, parse_json
 from parity.nodes import Shape
+from parity.onnx import runtime
 from parity.recipe import Preprocessing, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
@@ -101,8 +101,9 @@ def _checkpoint(path: Path, framework: str | None) -> Model:
     chosen = framework or installed()
 
     def start() -> Forward:
-        runtime = implementation(chosen, "runtime")
-        device = runtime.start("cpu", machine.cores())  # so that all routes agree; a few pictures need no GPU
+        device = implementation(chosen, "runtime").start(
+            "cpu", machine.cores()
+        )  # so that all routes agree; a few pictures need no GPU
         side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=device)
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
@@ -111,7 +112,7 @@ def _checkpoint(path: Path, framework: str | None) -> Model:
 
 def _onnx(path: Path) -> Model:
     """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
-    session = _session(path)
+    session = runtime.session(path, machine.cores())
     size, batch, whole = _input(path, session)
     told = session.get_modelmeta().custom_metadata_map
     with about(path, "take another copy"):
@@ -140,23 +141,6 @@ def _onnx(path: Path) -> Model:
     )
 
 
-def _session(path: Path) -> Any:
-    try:
-        onnxruntime = importlib.import_module("onnxruntime")
-    except ModuleNotFoundError:
-        raise InputError('onnxruntime is not installed here: pip install -e ".[cpu]" brings it') from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its messages go to stderr, and the error is told in one line here
-    options.intra_op_num_threads = machine.cores()
-    try:
-        path.open("rb").close()
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; give a model with --model") from None
-    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-        raise InputError(f"{path} is not an ONNX file that onnxruntime can load ({_brief(error)})") from None
-
-
 def _input(path: Path, session: Any) -> tuple[Shape, int | None, bool]:
     """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C]."""
     inputs = session.get_inputs()
@@ -183,7 +167,7 @@ def _forward(path: Path, session: Any, preprocessing: Preprocessing | None, batc
         try:
             (scores,) = session.run([output], {name: np.resize(fed, (batch or len(fed), *fed.shape[1:]))})
         except Exception as error:  # as above
-            raise InputError(f"{path}: onnxruntime cannot run it ({_brief(error)})") from None
+            raise InputError(f"{path}: onnxruntime cannot run it ({runtime.brief(error)})") from None
         if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
             raise InputError(f"{path}: its output {output} is not a row of scores for each picture")
         return convert(scores[: len(images)].astype(np.float64))
@@ -247,7 +231,3 @@ def _check_size(path: Path, size: Shape) -> None:
 
 def _batch(size: Shape) -> int:
     return max(1, min(MOST_IMAGES, MOST_PIXELS // (size[1] * size[2])))
-
-
-def _brief(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -18,7 +18,7 @@ from training import ROOT, Ended, execute, succeed
 from parity import data, networks, recipes
 from parity.data.batches import preprocess
 from parity.network import Network
-from parity.onnx import sessions
+from parity.onnx.runtime import session
 from parity.recipe import read_recipe
 from parity.run import Run, read_checkpoint
 from parity.side import FRAMEWORKS
@@ -74,7 +74,7 @@ def test_both_frameworks_export_one_graph_and_say_what_it_holds(files: dict[str,
 
 def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str) -> None:
     path, _ = files[framework]
-    told = sessions.session(path).get_modelmeta().custom_metadata_map
+    told = session(path).get_modelmeta().custom_metadata_map
     network = Network.from_json(told["network"])
     assert network == networks.get(SMALL)
     assert told["network_sha256"] == network.digest
@@ -88,9 +88,7 @@ def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path
     experiment = Run.open(run).experiment
     dataset = data.load("cifar10").limit(None, LIMIT)
     images = preprocess(dataset.test_images, experiment.recipe.preprocessing)
-    labels = {
-        name: sessions.session(path).run(None, {"image": images})[0].argmax(1) for name, (path, _) in files.items()
-    }
+    labels = {name: session(path).run(None, {"image": images})[0].argmax(1) for name, (path, _) in files.items()}
     assert np.array_equal(labels["paddle"], labels["torch"])
     assert (labels["torch"] == dataset.test_labels).mean() == Run.open(run).metrics("pass")[-1]["test_accuracy"]
 
@@ -106,7 +104,7 @@ def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> N
     for framework in FRAMEWORKS:
         path = tmp_path / f"{framework}.onnx"
         exported("--framework", framework, "--run", tmp_path / "run", "--output", path)
-        opened = sessions.session(path)
+        opened = session(path)
         with Worker(framework, threads=1) as worker:
             worker.start(network, experiment.recipe.optimizer, state, "float32")
             parts = [preprocess(dataset.test_images[i : i + 500], how) for i in range(0, 10_000, 500)]
@@ -140,7 +138,7 @@ def alone(python: list[str], path: str, model: Path, folder: Path) -> None:
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
     )
     assert done.returncode == 0, done.stderr
-    here = sessions.session(model).run(None, {"image": images})[0]
+    here = session(model).run(None, {"image": images})[0]
     np.testing.assert_allclose(np.load(folder / "scores.npy"), here, rtol=1e-5, atol=1e-5)
 
 
@@ -217,7 +215,7 @@ def test_probabilities_of_uint8_pictures_with_folded_batch_norms(framework: str,
     said = exported("--framework", framework, "--run", run, "--output", tmp_path / "a.onnx", *flags)
     assert "BatchNormalization" not in said["nodes"] and said["nodes"]["Softmax"] == 1 and said["opset"] == 17
     dataset = data.load("cifar10").limit(None, 20)
-    opened = sessions.session(tmp_path / "a.onnx")
+    opened = session(tmp_path / "a.onnx")
     chances = opened.run(None, {"image": np.ascontiguousarray(dataset.test_images.transpose(0, 2, 3, 1))})[0]
     assert chances.shape == (20, 10)
     np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)

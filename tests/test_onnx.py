@@ -20,6 +20,7 @@ from parity.nodes import Conv, Dropout, Flatten, Linear, ReLU
 from parity.onnx import operators, sessions, writing
 from parity.onnx.exporting import check_pictures, export, scores
 from parity.onnx.reading import NotTheNetwork
+from parity.onnx.runtime import session
 from parity.randomness import stream
 from parity.recipe import Preprocessing
 from parity.recipes import CIFAR10_STATISTICS
@@ -203,7 +204,7 @@ def test_other_opsets_are_refused(opset: int) -> None:
 
 
 def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_images_goes(model: ModelProto) -> None:
-    run = sessions.session(model)
+    run = session(model.SerializeToString())
     (given,), (made,) = run.get_inputs(), run.get_outputs()
     assert (given.name, given.type, given.shape) == ("image", "tensor(float)", ["N", 3, 32, 32])
     assert (made.name, made.type, made.shape) == ("logits", "tensor(float)", ["N", 10])
@@ -224,7 +225,7 @@ def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
 )
 def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
     made, pictures = writing.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
-    assert sessions.session(made).get_inputs()[0].type == "tensor(uint8)"
+    assert session(made.SerializeToString()).get_inputs()[0].type == "tensor(uint8)"
     assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
 
 
@@ -274,7 +275,7 @@ def test_dropout_that_does_nothing_in_inference_is_in_no_graph_and_the_articles_
 
 def test_metadata_is_kept(model: ModelProto) -> None:
     made = writing.write(network(), CHAIN, metadata={"network": network().to_json(), "classes": '["a"]'})
-    told = sessions.session(made).get_modelmeta().custom_metadata_map
+    told = session(made.SerializeToString()).get_modelmeta().custom_metadata_map
     assert Network.from_json(told["network"]) == network()
     assert told["classes"] == '["a"]'
 

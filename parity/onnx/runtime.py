@@ -1,0 +1,36 @@
+"""ONNX Runtime on the CPU. Imports nothing else, so that a prediction starts at once."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from parity.errors import InputError
+
+
+def session(model: Path | bytes, threads: int = 1) -> Any:
+    """An `InferenceSession` of a file or of a model's bytes; `InputError` where ONNX Runtime is missing or cannot load it."""
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError:
+        raise InputError('onnxruntime is not installed here: pip install -e ".[cpu]" brings it') from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its messages go to stderr, and the error is told in one line here
+    options.intra_op_num_threads = threads
+    name = model if isinstance(model, Path) else "the model"
+    try:
+        if isinstance(model, Path):
+            model.open("rb").close()
+        return onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+        )
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}; give an .onnx file that there is") from None
+    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+        raise InputError(f"{name} is not an ONNX file that onnxruntime can load ({brief(error)})") from None
+
+
+def brief(error: Exception) -> str:
+    """The first line of what onnxruntime says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
