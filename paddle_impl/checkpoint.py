@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
-from parity import pickles
-from parity.errors import InputError
+from parity import foreign, pickles
 from parity.recipe import Optimizer
 from parity.weights import State, check, slot_names, write_atomically
 
@@ -115,23 +114,7 @@ def read_file(path: Path) -> State:
     # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
     content = pickles.read(data)
     content.pop("StructuredToParameterName@@", None)
-    return _canonical(content, len(data))
-
-
-def _canonical(content: dict[str, Any], size: int) -> State:
-    """What a file of `size` bytes holds, in canonical names and layouts; `InputError` unless that is named arrays of floats."""
-    statistics, found = {NAMES[key]: key for key in ("mean", "variance")}, {}
-    for name, array in content.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
-        layer, dot, spelled = str(name).rpartition(".")
-        key = layer + dot + statistics.get(spelled, spelled)
-        if key in found:
-            raise InputError(f"{key} is in it twice")
-        found[key] = array.T if array.ndim == 2 and nn.Linear in TRANSPOSED else array
-    if sum(array.nbytes for array in found.values()) > size:
-        raise InputError("its arrays share their numbers, and are larger together than the file")
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+    return foreign.canonical(content, len(data), NAMES, nn.Linear in TRANSPOSED)
 
 
 def write_file(path: Path, model: Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,27 @@ def layers(network: Network) -> tuple[dict[str, str], ...]:
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
     classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
     return {name: name for name in nodes}, features | classifier
+
+
+def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], transposed: bool) -> State:
+    """The arrays in a state dict's file of `size` bytes, running statistics called `mean` and `variance`, linear weights [out, in].
+
+    `names` are the framework's own of batch norm arrays, `transposed` says whether it keeps linear weights [in, out]. `InputError` unless
+    `content` is named arrays of floats and nothing else, no larger together than the file.
+    """
+    statistics = {names[key]: key for key in ("mean", "variance")}
+    found: State = {}
+    for name, array in content.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
+        layer, dot, spelled = str(name).rpartition(".")
+        key = layer + dot + statistics.get(spelled, spelled)
+        if key in found:
+            raise InputError(f"{key} is in it twice")
+        found[key] = array.T if array.ndim == 2 and transposed else array
+    if sum(array.nbytes for array in found.values()) > size:
+        raise InputError("its arrays share their numbers, and are larger together than the file")
+    return {name: np.ascontiguousarray(array) for name, array in found.items()}
 
 
 def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:

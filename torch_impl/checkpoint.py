@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parity import foreign
 from parity.errors import InputError
 from parity.recipe import Optimizer
 from parity.weights import State, check, slot_names, write_atomically
@@ -115,7 +116,7 @@ def read_file(path: Path) -> State:
         raise InputError(f"not a readable file of named tensors ({type(error).__name__})") from None
     # DIFFERS: batch norms also count their batches, in an integer that nothing here reads.
     kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
-    return _canonical(kept, path.stat().st_size)
+    return foreign.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def _array(value: Any) -> Any:
@@ -130,22 +131,6 @@ def _check_members(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
                 raise InputError("a zip file whose members are larger than itself")
-
-
-def _canonical(content: dict[str, Any], size: int) -> State:
-    """What a file of `size` bytes holds, in canonical names and layouts; `InputError` unless that is named arrays of floats."""
-    statistics, found = {NAMES[key]: key for key in ("mean", "variance")}, {}
-    for name, array in content.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
-        layer, dot, spelled = str(name).rpartition(".")
-        key = layer + dot + statistics.get(spelled, spelled)
-        if key in found:
-            raise InputError(f"{key} is in it twice")
-        found[key] = array.T if array.ndim == 2 and nn.Linear in TRANSPOSED else array
-    if sum(array.nbytes for array in found.values()) > size:
-        raise InputError("its arrays share their numbers, and are larger together than the file")
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
 
 
 def write_file(path: Path, model: Model) -> None:
