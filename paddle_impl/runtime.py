@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 import warnings
 
 from parity import machine
@@ -60,3 +61,14 @@ def versions() -> dict[str, str]:
         "paddle": paddle.__version__,
         "cuda": str(paddle.version.cuda()) if paddle.device.is_compiled_with_cuda() else "none",
     }
+
+
+def multiply_peak(size: int = 2048, times: int = 8) -> float:
+    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached here and now."""
+    a = paddle.rand([size, size])
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds) / 1e9

@@ -55,3 +55,8 @@ def peak_memory() -> int:
     """Peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def load() -> float:
+    """Processes that wanted a core during the last minute, on average: a machine for measuring has less than one."""
+    return os.getloadavg()[0]

@@ -83,3 +83,35 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
         writer.flush()
 
     return write
+
+
+def speeds(result: dict[str, Any]) -> bytes:
+    """A PNG of what `scripts/bench.py` found: a bar of median images/s a contestant, a whisker from the least to the most."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tables = result["tables"]
+    widest = max(len(table["speeds"]) for table in tables.values())
+    size = (5.2 * len(tables), 1.6 + 0.55 * widest)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, layout="constrained", squeeze=False)
+    for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
+        rows = table["speeds"]
+        medians = [row["images_per_second"] for row in rows.values()]
+        whiskers = [[row["images_per_second"] - row["least"] for row in rows.values()]]
+        whiskers.append([row["most"] - row["images_per_second"] for row in rows.values()])
+        labels = [
+            contestant if len(contestant) < 30 else f"{contestant[:12]}…{contestant[-16:]}" for contestant in rows
+        ]
+        drawn = axis.barh(labels, medians, xerr=whiskers, capsize=4, height=0.6, color="#2f6fde", ecolor="#1d2733")
+        axis.bar_label(drawn, [f"{median:.1f}" for median in medians], label_type="center", color="white")
+        axis.set(title=f"{result['what']}, {name}", xlabel="images/s, median, least to most", xlim=(0, None))
+        axis.invert_yaxis()
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_axisbelow(True)
+    figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=110, format="png")
+    plt.close(figure)
+    return picture.getvalue()

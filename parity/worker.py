@@ -21,11 +21,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from parity import machine
+from parity.bench import Bench
 from parity.errors import InputError
 from parity.network import Network, from_fields
-from parity.recipe import Optimizer
+from parity.recipe import Optimizer, Recipe, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
-from parity.weights import State
+from parity.weights import State, initialise
 
 Record = dict[str, np.ndarray]
 
@@ -132,6 +134,24 @@ class Worker:
         """Takes a canonical state over."""
         self.call("load", state, updates=updates)
 
+    def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> None:
+        """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W]."""
+        arrays = initialise(network, 0) | {"bench/images": images, "bench/labels": labels}
+        self.call("bench", arrays, network=network.to_json(), recipe=dataclasses.asdict(recipe))
+
+    def bench_train(self, steps: int, fed: bool) -> float:
+        """Images/s of `parity.bench.Bench.train`."""
+        return float(self.call("bench_train", steps=steps, fed=fed)[1])
+
+    def bench_infer(self, steps: int, count: int) -> float:
+        """Images/s of `parity.bench.Bench.infer`."""
+        return float(self.call("bench_infer", steps=steps, count=count)[1])
+
+    def peak(self) -> dict[str, float]:
+        """`gigaflops` of the framework's float32 matrix multiplication, measured now, and `bytes`, the peak memory so far."""
+        found: dict[str, float] = self.call("peak")[1]
+        return found
+
     def export(self) -> bytes:
         """The inference graph as the framework's exporter writes it; `InputError` where a package that it needs is missing."""
         return self.call("export")[0]["onnx"].tobytes()
@@ -220,6 +240,7 @@ class _Server:
         self.device = self.runtime.start(device, threads)
         self.runtime.be_exact()
         self.side: Side
+        self.timed: Bench
 
     def versions(self, arrays: Record) -> tuple[Record, Any]:
         return {}, self.runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
@@ -263,6 +284,24 @@ class _Server:
     def load(self, arrays: Record, updates: int) -> tuple[Record, Any]:
         self.side.load(arrays, updates)
         return {}, None
+
+    def bench(self, arrays: Record, network: str, recipe: dict[str, Any]) -> tuple[Record, Any]:
+        images, labels = arrays.pop("bench/images"), arrays.pop("bench/labels")
+        how, net = read_recipe(recipe), Network.from_json(network)
+        trainer = implementation(self.framework, "train").Trainer
+        self.side = trainer(net, how.optimizer, arrays, "float32", self.device)
+        self.timed = Bench(self.side, net, how, images, labels)
+        return {}, None
+
+    def bench_train(self, arrays: Record, steps: int, fed: bool) -> tuple[Record, Any]:
+        return {}, self.timed.train(steps, fed)
+
+    def bench_infer(self, arrays: Record, steps: int, count: int) -> tuple[Record, Any]:
+        return {}, self.timed.infer(steps, count)
+
+    def peak(self, arrays: Record) -> tuple[Record, Any]:
+        memory = machine.peak_memory()
+        return {}, {"gigaflops": self.runtime.multiply_peak(), "bytes": memory}
 
     def export(self, arrays: Record) -> tuple[Record, Any]:
         data = implementation(self.framework, "export").to_onnx(self.side.model)

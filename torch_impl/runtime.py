@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from parity.errors import InputError
@@ -35,3 +37,14 @@ def place(device: str) -> torch.device:
 def versions() -> dict[str, str]:
     """Versions of the framework and of what it computes with."""
     return {"torch": torch.__version__, "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "none"}
+
+
+def multiply_peak(size: int = 2048, times: int = 8) -> float:
+    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached here and now."""
+    a = torch.rand(size, size)
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds) / 1e9

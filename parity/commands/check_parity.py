@@ -92,7 +92,7 @@ def parser() -> Parser:
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
-    with contextlib.ExitStack() as stack, _failures():
+    with contextlib.ExitStack() as stack, failures():
         workers = {name: stack.enter_context(worker) for name, worker in _workers(options)}
         lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
         results = [_one(options, check, workers, lanes, plant, console) for check in checks]
@@ -109,7 +109,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _failures() -> Iterator[None]:
+def failures() -> Iterator[None]:
     """A worker that dies is a failed check, and so is a comparison of nothing."""
     try:
         yield

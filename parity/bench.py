@@ -1,0 +1,144 @@
+"""Timing: contestants in processes of their own take turns, round after round; medians, spreads and bootstrap intervals of ratios.
+
+A round gives every contestant the machine for itself for a few steps. What drifts (clock, neighbours) then drifts for all, and a ratio is
+taken within a round.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity import machine
+from parity.data.batches import Batches, preprocess
+from parity.errors import InputError
+from parity.network import Network
+from parity.randomness import masks, stream
+from parity.recipe import Recipe
+from parity.side import Side
+
+Turn = Callable[[], float]
+"""One turn of a contestant; returns its images per second."""
+
+RESAMPLES = 10_000
+
+TRAINING_FLOPS = 6
+"""Floating-point operations of a training step per multiply-add and image: two forward, four backward."""
+
+
+@dataclass
+class Contest:
+    """Contestants by name, and what their turns gave: images/s by round."""
+
+    turns: Mapping[str, Turn]
+    speeds: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self, rounds: Iterable[int]) -> None:
+        """One turn of everybody each round; the order turns round, so that nobody is always after the same one."""
+        names = list(self.turns)
+        for number in rounds:
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                self.speeds.setdefault(name, []).append(self.turns[name]())
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """By contestant: median, smallest and largest images/s, and all of them."""
+        return {
+            name: {
+                "images_per_second": float(np.median(found)),
+                "least": min(found),
+                "most": max(found),
+                "rounds": [round(speed, 3) for speed in found],
+            }
+            for name, found in self.speeds.items()
+        }
+
+    def ratios(self, reference: str) -> dict[str, dict[str, float]]:
+        """By contestant, its speed over the reference's: the median of the rounds' ratios and its 95% bootstrap interval."""
+        found = {}
+        for name in self.speeds:
+            if name != reference:
+                pairs = np.array(self.speeds[name]) / np.array(self.speeds[reference])
+                low, high = interval(pairs)
+                found[name] = {"ratio": float(np.median(pairs)), "low": low, "high": high, "n": len(pairs)}
+        return found
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% percentile-bootstrap interval of the median (Efron 1979) of `values` [n]."""
+    draws = stream(seed, "bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+class Bench:
+    """What a worker times: steps of a `side` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`."""
+
+    def __init__(
+        self, side: Side, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, seed: int = 0
+    ) -> None:
+        self.side, self.network, self.recipe, self.seed = side, network, recipe, seed
+        self.update = 0
+        batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
+        self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
+        self._given = self._feed()
+
+    def _feed(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        images, labels = next(self._batches)
+        self.update += 1
+        dropped = masks(self.seed, self.update, range(len(labels)), self.network.dropouts)
+        return preprocess(images, self.recipe.preprocessing), labels, dropped
+
+    def train(self, steps: int, fed: bool) -> float:
+        """Images/s of `steps` updates: on one batch that lies ready, or, `fed`, with making batches and dropout masks."""
+        images = 0
+        started = time.perf_counter()
+        for _ in range(steps):
+            pixels, labels, dropped = self._feed() if fed else self._given
+            self.side.step(pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels)))
+            images += len(labels)
+        return images / (time.perf_counter() - started)
+
+    def infer(self, steps: int, count: int) -> float:
+        """Images/s of `steps` predictions of `count` images."""
+        images = np.resize(self._given[0], (count, *self.network.input_shape))
+        started = time.perf_counter()
+        for _ in range(steps):
+            self.side.predict(images)
+        return steps * count / (time.perf_counter() - started)
+
+
+def command(line: str) -> Turn:
+    """A turn of another program: the last `N images/s` that it prints, or the `images_per_second` of its last line of JSON."""
+    words = shlex.split(line)
+
+    def turn() -> float:
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise InputError(f"--against: cannot run {words[0]}: {error.strerror}") from None
+        found = re.findall(r"([0-9.]+) images/s|\"images_per_second\": *([0-9.]+)", done.stdout)
+        if done.returncode or not found:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["nothing"]
+            raise InputError(f"--against: {line!r} printed no images/s (exit code {done.returncode}): {last[0]}")
+        return float(next(filter(None, found[-1])))
+
+    return turn
+
+
+def gigaflops(network: Network, images_per_second: float, training: bool) -> float:
+    """Arithmetic of convolutions and linear layers in 1e9 operations a second."""
+    return network.multiply_adds * (TRAINING_FLOPS if training else 2) * images_per_second / 1e9
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {"machine": machine.describe(), "cores": machine.cores(), "load_before": machine.load()}

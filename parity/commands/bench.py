@@ -1,0 +1,273 @@
+"""`scripts/bench.py`: how fast is training, and inference, in either framework, on the same weights, batches and threads?"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import data, machine, networks, recipes
+from parity.bench import Contest, Turn, command, gigaflops
+from parity.commands.check_parity import failures
+from parity.commands.command import Parser, execute, positive
+from parity.errors import InputError
+from parity.network import Network
+from parity.onnx.runtime import session
+from parity.plots import speeds
+from parity.progress import Console, bar
+from parity.recipe import Recipe, changed
+from parity.side import FRAMEWORKS
+from parity.weights import write_atomically
+from parity.worker import Worker
+
+WARM_UP = 2
+"""Steps, or predictions, of everybody before the first round."""
+
+MOST_IMAGES = 5120
+"""Training images that the benchmark draws its batches from."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Times; exit code 0 done, 1 a contestant failed, 2 bad usage."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/bench.py"
+    cache = "~/.cache/vgg-parity/cifar10.safetensors"
+    flags = Parser(
+        "Time training or inference: contestants in processes of their own take turns, and ratios are taken within a round.",
+        f"  {script} train\n"
+        f"  {script} train --network vgg_mini --frameworks torch --rounds 7 --report bench/\n"
+        f"  {script} train --against 'python scripts/baselines/plain_torch.py --data {cache}'\n"
+        f"  {script} infer --batch-sizes 1,128",
+    )
+    add = flags.add_argument
+    add("what", choices=("train", "infer"))
+    add("--network", default="vgg16_bn_drop", metavar="NAME", help="default: vgg16_bn_drop")
+    add("--recipe", default="article", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: article)")
+    add("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
+    add("--batch-size", type=positive, default=128, help="images of a training step (default: 128)")
+    add("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
+    add("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
+    add("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
+    add("--against", action="append", default=[], metavar="COMMAND", help="a program that prints images/s")
+    add("--data", default="auto", metavar="NAME")
+    add("--data-dir", type=Path, metavar="PATH")
+    add("--threads", type=positive, help="CPU threads of everybody (default: all cores)")
+    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
+    add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and bench.png")
+    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
+    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
+    return flags
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    frameworks, sizes = _frameworks(options), _sizes(options)
+    network = networks.get(options.network)
+    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size)
+    threads = options.threads or machine.cores()
+    images, labels = _images(options, console, network)
+    before = machine.load()
+    console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load before: {before:.2f}")
+    with contextlib.ExitStack() as stack, failures():
+        workers = {
+            name: stack.enter_context(_worker(options, name, threads)) for name in frameworks if name in FRAMEWORKS
+        }
+        versions = {name: worker.versions() for name, worker in workers.items()}
+        for worker in workers.values():
+            worker.bench(network, recipe, images, labels)
+        if options.what == "train":
+            tables = _train(options, console, workers)
+        else:
+            tables = _infer(options, console, workers, frameworks, sizes, images, recipe, threads)
+        peaks = {name: worker.peak() for name, worker in workers.items()}
+    result = {
+        "command": shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]),
+        "what": options.what,
+        "network": network.name,
+        "batch_size": options.batch_size,
+        "threads": threads,
+        "device": options.device,
+        "machine": machine.describe(),
+        "load_before": round(before, 2),
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "versions": versions,
+        "multiply_gigaflops": {name: round(peak["gigaflops"], 1) for name, peak in peaks.items()},
+        "peak_memory_bytes": {name: int(peak["bytes"]) for name, peak in peaks.items()},
+        "tables": {
+            name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
+        },
+    }
+    text = markdown(result)
+    for line in text.splitlines():
+        console.say(line)
+    if options.report:
+        write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(options.report / "bench.md", text.encode())
+        write_atomically(options.report / "bench.png", speeds(result))
+        console.say(f"Report: {options.report / 'bench.md'}")
+    return result
+
+
+def _frameworks(options: argparse.Namespace) -> list[str]:
+    known = [*FRAMEWORKS, *(["onnx"] if options.what == "infer" else [])]
+    chosen = options.frameworks.split(",") if options.frameworks else known
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}")
+    if options.against and options.what == "infer":
+        raise InputError("--against is of training: leave it out of infer")
+    if len(chosen) > len(set(chosen)):
+        raise InputError(f"--frameworks names {max(chosen, key=chosen.count)} twice")
+    if options.what == "infer" and "onnx" in chosen and not set(chosen) & set(FRAMEWORKS):
+        raise InputError("--frameworks onnx needs paddle or torch beside it, which exports the network")
+    return chosen
+
+
+def _sizes(options: argparse.Namespace) -> list[int]:
+    try:
+        return [positive(text) for text in options.batch_sizes.split(",")]
+    except (ValueError, argparse.ArgumentTypeError):
+        raise InputError(f"--batch-sizes {options.batch_sizes!r} is no list of whole numbers such as 1,128") from None
+
+
+def _images(options: argparse.Namespace, console: Console, network: Network) -> tuple[np.ndarray, np.ndarray]:
+    auto = options.data == "auto"
+    found = (
+        data.load_auto(options.data_dir, console.say)[0]
+        if auto
+        else data.load(options.data, options.data_dir, console.say)
+    )
+    if found.train_images.shape[1:] != network.input_shape or len(found.classes) > network.classes:
+        raise InputError(f"network {network.name} does not take the images of {found.name}: choose another --data")
+    if options.batch_size > MOST_IMAGES:
+        raise InputError(f"--batch-size is at most {MOST_IMAGES}")
+    return found.train_images[:MOST_IMAGES], found.train_labels[:MOST_IMAGES]
+
+
+def _worker(options: argparse.Namespace, framework: str, threads: int) -> Worker:
+    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework]
+    return Worker(framework, python, threads, options.device)
+
+
+def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> dict[str, Any]:
+    contest = Contest(turns)
+    contest.run(bar(range(rounds), what))
+    return {"reference": reference, "speeds": contest.summary(), "ratios": contest.ratios(reference)}
+
+
+def _train(options: argparse.Namespace, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
+    """Compute only: on one batch that lies ready. End to end: with making batches and masks, beside the other programs."""
+    for worker in workers.values():
+        worker.bench_train(WARM_UP, True)
+    reference = next(reversed(workers))
+    alone: dict[str, Turn] = {
+        name: partial(worker.bench_train, options.steps, False) for name, worker in workers.items()
+    }
+    whole: dict[str, Turn] = {
+        name: partial(worker.bench_train, options.steps, True) for name, worker in workers.items()
+    }
+    whole |= {_called(line, options.against): command(line) for line in options.against}
+    return {
+        "compute only": _contest(alone, options.rounds, "compute only", reference),
+        "end to end": _contest(whole, options.rounds, "end to end", reference),
+    }
+
+
+def _called(line: str, lines: list[str]) -> str:
+    """A program's name in the tables: its script's, where that is no other's."""
+    scripts = {one: next((Path(word).name for word in shlex.split(one) if word.endswith(".py")), one) for one in lines}
+    return line if list(scripts.values()).count(scripts[line]) > 1 else scripts[line]
+
+
+def _infer(
+    options: argparse.Namespace,
+    console: Console,
+    workers: dict[str, Worker],
+    frameworks: list[str],
+    sizes: list[int],
+    images: np.ndarray,
+    recipe: Recipe,
+    threads: int,
+) -> dict[str, Any]:
+    from parity.data.batches import preprocess
+    from parity.onnx.exporting import export
+    from parity.weights import initialise
+
+    network = networks.get(options.network)
+    opened = None
+    if "onnx" in frameworks:
+        raw = next(iter(workers.values())).export()
+        opened = session(export(raw, network, initialise(network, 0)).SerializeToString(), threads)
+    tables = {}
+    for size in sizes:
+        turns: dict[str, Turn] = {
+            name: partial(worker.bench_infer, options.steps, size) for name, worker in workers.items()
+        }
+        if opened:
+            given = preprocess(np.resize(images, (size, *images.shape[1:])), recipe.preprocessing)
+            turns["onnx"] = partial(_runtime_turn, opened, given, options.steps)
+        for turn in turns.values():
+            turn()
+        what = f"{size} image{'s' if size > 1 else ''} at a time"
+        tables[what] = _contest(turns, options.rounds, what, "torch" if "torch" in workers else next(iter(workers)))
+    return tables
+
+
+def _runtime_turn(opened: Any, given: np.ndarray, steps: int) -> float:
+    import time
+
+    started = time.perf_counter()
+    for _ in range(steps):
+        opened.run(None, {"image": given})
+    return steps * len(given) / (time.perf_counter() - started)
+
+
+def _with_arithmetic(
+    table: dict[str, Any], network: Network, peaks: dict[str, dict[str, float]], training: bool
+) -> dict[str, Any]:
+    """Adds GFLOP/s, and their share of the best matrix multiplication measured here."""
+    best = max(peak["gigaflops"] for peak in peaks.values())
+    for row in table["speeds"].values():
+        row["gigaflops"] = round(gigaflops(network, row["images_per_second"], training), 1)
+        row["share_of_peak"] = round(row["gigaflops"] / best, 3)
+    return table
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as Markdown: a table a contest, and what it was measured on."""
+    lines = []
+    for name, table in result["tables"].items():
+        head = f"{result['what']}, {name}"
+        lines += [
+            f"| {head} | images/s, median (least to most) | GFLOP/s | of the matrix peak | against {table['reference']} (95% interval) |",
+            "|---|---:|---:|---:|---:|",
+        ]
+        for contestant, row in table["speeds"].items():
+            ratio = table["ratios"].get(contestant)
+            against = f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "1"
+            speed = f"{row['images_per_second']:.1f} ({row['least']:.1f} to {row['most']:.1f})"
+            lines.append(
+                f"| {contestant} | {speed} | {row['gigaflops']:.0f} | {row['share_of_peak']:.0%} | {against} |"
+            )
+        lines.append("")
+    rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
+    versions = ", ".join(f"{name} {found[name]}" for name, found in result["versions"].items())
+    memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
+    unproven = "" if result["device"] == "cpu" else " Figures of a GPU: nobody has proven this path yet."
+    lines.append(
+        f"`{result['command']}`: {result['network']}, {rounds} rounds, {result['threads']} threads, {result['machine']}, {versions}; "
+        f"load before {result['load_before']}; peak memory {memory}.{unproven}"
+    )
+    return "\n".join(lines) + "\n"
