@@ -1,0 +1,189 @@
+"""Benchmarks: turns, ratios and intervals are what they say, contestants compute what training does, bad usage is one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from training import ROOT
+
+from parity import bench, data, networks, recipes
+from parity.bench import Bench, Contest, command, gigaflops, interval
+from parity.commands.bench import main, markdown
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import Flatten, Linear
+from parity.recipe import changed
+
+NET = networks.get("vgg_mini@0.0625")
+PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
+
+
+def test_everybody_has_a_turn_each_round_and_nobody_is_always_first() -> None:
+    seen: list[str] = []
+
+    def turn(name: str) -> bench.Turn:
+        return lambda: float(seen.append(name) or len(seen))
+
+    contest = Contest({name: turn(name) for name in "abc"})
+    contest.run(range(3))
+    assert "".join(seen) == "abc" "bca" "cab"  # fmt: skip
+    assert contest.speeds == {"a": [1, 6, 8], "b": [2, 4, 9], "c": [3, 5, 7]}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    contest = Contest({}, {"slow": [10.0, 20.0, 40.0], "fast": [20.0, 40.0, 80.0]})
+    assert contest.ratios("slow") == {"fast": {"ratio": 2.0, "low": 2.0, "high": 2.0, "n": 3}}
+    summary = contest.summary()["slow"]
+    assert (summary["images_per_second"], summary["least"], summary["most"]) == (20.0, 10.0, 40.0)
+
+
+def test_the_interval_holds_the_median_and_narrows_with_more_rounds() -> None:
+    draws = np.random.default_rng(0).normal(2, 0.1, 400)
+    few, many = interval(draws[:10]), interval(draws)
+    assert few[0] < 2 < few[1] and many[0] < 2 < many[1]
+    assert many[1] - many[0] < (few[1] - few[0]) / 2
+    assert interval(draws[:10]) == few  # the same numbers give the same interval
+
+
+class Counting:
+    """A side that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[bytes, tuple[str, ...], int]] = []
+
+    def step(self, images: np.ndarray, labels: np.ndarray, masks: Any, rate: float, divisor: int) -> tuple[float, int]:
+        self.given.append((images.tobytes(), tuple(masks), len(labels)))
+        return 1.0, 0
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        self.given.append((images.tobytes(), (), len(images)))
+        return images
+
+
+def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
+    side, dataset = Counting(), data.load("shapes10").limit(40, 1)
+    net, how = networks.get("vgg16_bn_drop@0.125"), changed(recipes.get("article"), batch_size=16)
+    timed = Bench(side, net, how, dataset.train_images, dataset.train_labels)  # type: ignore[arg-type]
+    assert timed.train(4, fed=False) > 0
+    assert len({images for images, _, _ in side.given}) == 1
+    side.given.clear()
+    assert timed.train(5, fed=True) > 0
+    assert len({images for images, _, _ in side.given}) == 5
+    assert [count for _, _, count in side.given] == [16, 8, 16, 16, 8]  # passes end with a short batch
+    assert all(masks == tuple(net.dropouts) for _, masks, _ in side.given)
+    side.given.clear()
+    timed.infer(2, 5)
+    assert [count for _, _, count in side.given] == [5, 5]
+
+
+def test_arithmetic_counts_two_operations_forward_and_four_backward() -> None:
+    net = Network("one", (1, 1, 5), (Flatten("flatten"), Linear("fc", 4)))
+    assert gigaflops(net, 1e9, training=False) == 2 * 20
+    assert gigaflops(net, 1e9, training=True) == 6 * 20
+
+
+def test_another_programs_last_figure_counts() -> None:
+    assert command(PLAIN)() == 12.5
+    assert command(f'{sys.executable} -c "print(\'{{\\"images_per_second\\": 7.25}}\')"')() == 7.25
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/nowhere/program", "cannot run /nowhere/program"),
+        (f"{sys.executable} -c pass", "printed no images/s (exit code 0): nothing"),
+        (f"{sys.executable} -c 'raise SystemExit(\"no data\")'", "(exit code 1): no data"),
+    ],
+)
+def test_a_program_that_prints_no_figure_is_bad_input(line: str, said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        command(line)()
+    assert said in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    report = tmp_path_factory.mktemp("bench")
+    line = ["train", "--network", NET.name, "--data", "shapes10", "--batch-size", "8", "--rounds", "2", "--steps", "1"]
+    words = [sys.executable, "scripts/bench.py", *line, "--json", "--threads", "1", "--against", PLAIN]
+    ended = subprocess.run([*words, "--report", report], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout), report
+
+
+def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[dict[str, Any], Path]) -> None:
+    result, _ = trained
+    tables = result["tables"]
+    assert {name: list(table["speeds"]) for name, table in tables.items()} == {
+        "compute only": ["paddle", "torch"],
+        "end to end": ["paddle", "torch", PLAIN],
+    }
+    for table in tables.values():
+        assert table["reference"] == "torch"
+        for row in table["speeds"].values():
+            assert len(row["rounds"]) == 2 and 0 < row["least"] <= row["images_per_second"] <= row["most"]
+    assert tables["end to end"]["speeds"][PLAIN]["images_per_second"] == 12.5
+    assert all(figure > 0 for figure in result["multiply_gigaflops"].values())
+    assert all(size > 50e6 for size in result["peak_memory_bytes"].values())
+
+
+def test_the_report_is_the_result(trained: tuple[dict[str, Any], Path]) -> None:
+    result, folder = trained
+    assert sorted(path.name for path in folder.iterdir()) == ["bench.json", "bench.md", "bench.png"]
+    assert json.loads((folder / "bench.json").read_text()) == result
+    assert (folder / "bench.md").read_text() == markdown(result)
+    assert Image.open(folder / "bench.png").size[0] > 800
+
+
+def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest.CaptureFixture[str]) -> None:
+    line = [
+        "infer",
+        "--network",
+        NET.name,
+        "--data",
+        "shapes10",
+        "--rounds",
+        "2",
+        "--steps",
+        "1",
+        "--batch-sizes",
+        "1,4",
+    ]
+    assert main([*line, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["tables"]) == ["1 image at a time", "4 images at a time"]
+    assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("race",), "invalid choice: 'race'"),
+        (("train", "--frameworks", "jax"), "'jax' is not one of paddle, torch for train"),
+        (("train", "--frameworks", "onnx"), "'onnx' is not one of paddle, torch for train"),
+        (("infer", "--frameworks", "onnx"), "needs paddle or torch beside it"),
+        (("infer", "--frameworks", "torch,torch"), "names torch twice"),
+        (("infer", "--against", "true"), "--against is of training"),
+        (("infer", "--batch-sizes", "1,many"), "is no list of whole numbers"),
+        (("train", "--network", "vgg99"), "unknown network 'vgg99'"),
+        (("train", "--batch-size", "9999"), "--batch-size is at most"),
+        (("train", "--torch-python", "/nowhere/python"), "cannot run /nowhere/python"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_line(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main([*arguments, "--data", "shapes10"])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
