@@ -148,7 +148,7 @@ def run(
     if plant:
         feeds[other] = plant(feeds[other])
     if rest:
-        feeds[rest[0]] = twin(feeds[reference], inputs=True, every_step=True)
+        feeds[rest[0]] = twin(feeds[reference], inputs=True)
     sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
     if check.phases and check.dtype == "float32":
         exact = replace(check, dtype="float64").feed()

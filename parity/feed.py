@@ -110,16 +110,11 @@ def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
         yield dither(images, seed, number, place), labels
 
 
-def twin(original: Feed, seed: int = 0, inputs: bool = False, every_step: bool = False) -> Feed:
-    """The same feed with every weight moved by one unit in the last place.
-
-    `inputs` moves every pixel too, `every_step` everything that an update leaves (weights, statistics, slots), as every update
-    rounds: over many steps a twin that was moved at its start alone parts from its side less than another framework does.
-    """
+def twin(original: Feed, seed: int = 0, inputs: bool = False) -> Feed:
+    """The same feed with every weight moved by one unit in the last place; every pixel too if `inputs`."""
 
     def pixels(images: np.ndarray) -> np.ndarray:
         return perturb({"images": original.pixels(images)}, seed)["images"]
 
-    patches = (*original.patches, ("round_again", str(seed))) if every_step else original.patches
-    moved = replace(original, state=perturb(original.state, seed), patches=patches)
+    moved = replace(original, state=perturb(original.state, seed))
     return replace(moved, pixels=pixels) if inputs else moved
