@@ -141,6 +141,17 @@ def dropped_in_training(made: ModelProto) -> None:
     made.graph.node.insert(len(made.graph.node) - 1, dropout)
 
 
+def exchanged(made: ModelProto) -> None:
+    """The square linear layer multiplies from the other side."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in made.graph.initializer}
+    shapes |= {
+        node.output[0]: tuple(node.attribute[0].t.dims) for node in made.graph.node if node.op_type == "Constant"
+    }
+    node = next(node for node in made.graph.node if len(node.input) > 1 and shapes.get(node.input[1]) == (32, 32))
+    first, second = node.input[:2]
+    node.input[0], node.input[1] = second, first
+
+
 BROKEN: list[tuple[Callable[[ModelProto], None], str]] = [
     (set_attribute("BatchNormalization", "training_mode", 1), "training_mode = 1"),
     (set_attribute("BatchNormalization", "epsilon", 1e-3), "layer bn1: epsilon is 0.001"),
@@ -152,6 +163,7 @@ BROKEN: list[tuple[Callable[[ModelProto], None], str]] = [
     (set_attribute("Conv", "group", 2), "layer conv1: group is 2"),
     (one_bit, "weight is not the network's own, to the bit"),
     (dropped_in_training, "Dropout"),
+    (exchanged, "takes the image as another input"),
     (lambda made: setattr(node_of(made, "Relu"), "op_type", "Sigmoid"), "operator Sigmoid"),
     (lambda made: setattr(node_of(made, "Relu"), "op_type", "Identity"), "layer relu1: the export has Mul"),
 ]

@@ -52,6 +52,10 @@ IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
 """Attributes without meaning in inference."""
 
 
+COMMUTATIVE = ("Add", "Mul")
+"""Operators whose inputs may be exchanged."""
+
+
 def read(model: ModelProto) -> list[Operator]:
     """The operators on the way from the one input to the one output of `model`, without layer names.
 
@@ -60,7 +64,7 @@ def read(model: ModelProto) -> list[Operator]:
     """
     constants = _constants(model)
     chain: list[Operator] = []
-    for node in _path(model, constants):
+    for node in _path(model):
         if node.op_type not in READERS:
             raise NotTheNetwork(f"operator {node.op_type} ({node.name}) belongs to no layer in inference")
         READERS[node.op_type](node, [constants[name] for name in node.input if name in constants], chain)
@@ -78,7 +82,7 @@ def _constants(model: ModelProto) -> dict[str, np.ndarray]:
     return found
 
 
-def _path(model: ModelProto, constants: dict[str, np.ndarray]) -> list[NodeProto]:
+def _path(model: ModelProto) -> list[NodeProto]:
     """The nodes that the image passes through, in order. Shape computations branch off and are left out."""
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise NotTheNetwork("the graph has not one input and one output")
@@ -87,6 +91,8 @@ def _path(model: ModelProto, constants: dict[str, np.ndarray]) -> list[NodeProto
         takers = [node for node in model.graph.node if value in node.input and node.op_type != "Shape"]
         if len(takers) != 1:
             raise NotTheNetwork(f"value {value} goes to {len(takers)} operators, not to one")
+        if takers[0].input[0] != value and takers[0].op_type not in COMMUTATIVE:
+            raise NotTheNetwork(f"operator {takers[0].op_type} ({takers[0].name}) takes the image as another input")
         path.append(takers[0])
         value = takers[0].output[0]
     return path
@@ -127,7 +133,7 @@ def _gemm(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> No
 
 
 def _matmul(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    if len(given) != 1 or node.input[1] == "":
+    if len(given) != 1:
         raise NotTheNetwork(f"operator MatMul ({node.name}) has no constant weight")
     chain.append(Operator("", "Gemm", {"transB": 1}, {"weight": given[0].T}))
 
