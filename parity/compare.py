@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Whether the error is within the bound; never for NaN."""
-        return self.error <= self.bound
+        """Whether the error is within the bound; never for NaN or infinity, whatever the bound."""
+        return self.error <= self.bound and math.isfinite(self.error)
 
     @property
     def used(self) -> float:

@@ -128,6 +128,7 @@ def test_what_is_not_finite_is_never_equal_even_to_itself(value: float) -> None:
     array = np.array([1.0, value])
     assert relative_l2(array, array) == np.inf
     assert not Difference("forward/conv1", relative_l2(array, array), 1e300).equal
+    assert not Difference("forward/conv1", relative_l2(array, array), np.inf).equal
 
 
 def test_a_run_that_becomes_nan_on_both_sides_is_different(workers: dict[str, Worker], dataset: data.Dataset) -> None:
