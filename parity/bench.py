@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from parity import machine
 from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
 from parity.network import Network
@@ -137,8 +136,3 @@ def command(line: str) -> Turn:
 def gigaflops(network: Network, images_per_second: float, training: bool) -> float:
     """Arithmetic of convolutions and linear layers in 1e9 operations a second."""
     return network.multiply_adds * (TRAINING_FLOPS if training else 2) * images_per_second / 1e9
-
-
-def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {"machine": machine.describe(), "cores": machine.cores(), "load_before": machine.load()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
@@ -20,7 +21,7 @@ from parity.feed import Feed
 from parity.lockstep import begin, one_step
 from parity.noise import inference_noise
 from parity.onnx import sessions
-from parity.onnx.exporting import export
+from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe import Preprocessing
 from parity.weights import State
@@ -47,9 +48,8 @@ def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarr
     """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel)."""
     images = dataset.train_images
     found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
-    extremes = np.zeros((4, *images.shape[1:]), np.uint8)
-    extremes[1], extremes[2], extremes[3, :, 0, 0] = 255, 128, 255
-    return {name: preprocess(pixels, preprocessing) for name, pixels in {**found, "extremes": extremes}.items()}
+    found["extremes"] = extremes(images.shape[1:])
+    return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}
 
 
 def closure(
@@ -74,7 +74,7 @@ def closure(
         else:
             models[name] = exported
     exact = {name: _exact(workers[name], feeds[name], pictures) for name in names}
-    noise = _noise(workers[reference], feeds[reference], pictures)
+    noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
     parties = {name: eager[name] for name in names}
     for name, model in models.items():
         layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, few).items()}
@@ -134,15 +134,12 @@ def _export(worker: Worker, feed: Feed) -> ModelProto | NotTheNetwork:
 
 def _exact(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
     """In float64, from the float32 weights and pictures."""
-    worker.start(feed.network, feed.optimizer, feed.state, "float64")
-    for patch in feed.patches:
-        worker.patch(*patch)
-    return _predictions(worker, {kind: images.astype(np.float64) for kind, images in pictures.items()})
+    wide = {kind: images.astype(np.float64) for kind, images in pictures.items()}
+    return _eager(worker, replace(feed, dtype="float64"), wide)
 
 
-def _noise(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _noise(worker: Worker, feed: Feed, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
     def predict(state: State, images: Mapping[str, np.ndarray]) -> Record:
-        worker.start(feed.network, feed.optimizer, state, "float32")
-        return _predictions(worker, images)
+        return _eager(worker, replace(feed, state=state), images)
 
-    return inference_noise(predict, feed.state, pictures)
+    return inference_noise(predict, own, feed.state, pictures)

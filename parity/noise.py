@@ -56,13 +56,15 @@ def float32_step(
 
 
 def inference_noise(
-    predict: Callable[[State, Mapping[str, np.ndarray]], Record], state: State, pictures: Mapping[str, np.ndarray]
+    predict: Callable[[State, Mapping[str, np.ndarray]], Record],
+    own: Record,
+    state: State,
+    pictures: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """By tensor, the bound on the float32 error of what `predict(state, pictures)` computes in inference.
+    """By tensor, the bound on the float32 error of `own`, which `predict(state, pictures)` computed in inference.
 
     `FACTOR` times what moving every weight and pixel by one ULP changes it by, or the rounding of the result where that is more.
     """
-    own = predict(state, pictures)
     found: dict[str, float] = {}
     for seed in range(TWINS):
         for tensor, array in predict(perturb(state, seed), perturb(pictures, seed)).items():

@@ -33,12 +33,17 @@ def export(raw: bytes, network: Network, state: State, fold: bool = False, **wri
     return writing.write(network, operators.folded(chain) if fold else chain, **written)
 
 
+def extremes(shape: Shape) -> np.ndarray:
+    """uint8 [4,*shape]: black, white, grey, and one white pixel on black."""
+    pictures = np.zeros((4, *shape), np.uint8)
+    pictures[1], pictures[2], pictures[3, :, 0, 0] = 255, 128, 255
+    return pictures
+
+
 def check_pictures(shape: Shape) -> np.ndarray:
-    """uint8 [12,*shape]: eight of noise, black, white, grey, and one white pixel on black."""
+    """uint8 [12,*shape]: eight of noise, then the `extremes`."""
     noise = stream(0, "pictures for checks").integers(0, 256, (8, *shape), np.uint8)
-    extremes = np.zeros((4, *shape), np.uint8)
-    extremes[1], extremes[2], extremes[3, :, 0, 0] = 255, 128, 255
-    return np.concatenate([noise, extremes])
+    return np.concatenate([noise, extremes(shape)])
 
 
 def compared(
@@ -54,8 +59,9 @@ def compared(
     def eager(weights: State, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: predict(weights, array) for name, array in images.items()}
 
-    bound = 2 * inference_noise(eager, state, given)["scores"]
-    return Difference("scores", relative_l2(eager(state, given)["scores"], run(pictures)), bound)
+    own = eager(state, given)
+    bound = 2 * inference_noise(eager, own, state, given)["scores"]
+    return Difference("scores", relative_l2(own["scores"], run(pictures)), bound)
 
 
 def scores(model: ModelProto, pictures: np.ndarray, how: Preprocessing, threads: int = 1) -> np.ndarray:
