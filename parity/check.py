@@ -31,12 +31,12 @@ ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 MANY_STEPS = 1e-10
 """Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
 
-Where the one-ULP twin is farther apart than `CALM`, the bound is ten times what the twin's tensors of that phase stand
+Where a one-ULP twin is farther apart than `CALM`, the bound is ten times what the twins' tensors of that phase stand
 apart, if that is more; the verdict then says so: chaotic but equal.
 """
 
 TWIN = 10.0
-"""How much farther apart the sides may be than a side and its one-ULP twin."""
+"""How much farther apart the sides may be than a side and the farthest of its one-ULP twins."""
 
 CALM = 1e-14
 """Twins whose weights are closer than this have not been parted by chaos: then the bounds above hold by themselves.
@@ -135,7 +135,9 @@ def run(
     isolated: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Compares the second of the `workers` with the first; a third, of the first's framework, runs the first's one-ULP twin.
+    """Compares the second of the `workers` with the first; all others, of the first's framework, run one-ULP twins of the first.
+
+    One twin may be lucky: moved along what the network forgets, it stays near for long. The farthest of several is the yardstick.
 
     `plant` changes what the second side is given, `common` what all are given. `isolated` also compares layer by layer, each on
     the first's input. `say` hears a line a step.
@@ -147,15 +149,14 @@ def run(
     feeds = {reference: both, other: both}
     if plant:
         feeds[other] = plant(feeds[other])
-    if rest:
-        feeds[rest[0]] = twin(feeds[reference], inputs=True)
-    sides = {name: (worker, feeds[name]) for name, worker in workers.items() if name in feeds}
+    feeds |= {name: twin(feeds[reference], seed, inputs=True) for seed, name in enumerate(rest)}
+    sides = {name: (worker, feeds[name]) for name, worker in workers.items()}
     if check.phases and check.dtype == "float32":
         exact = replace(check, dtype="float64").feed()
         for _, difference in float32_step(workers, feeds, common(exact) if common else exact, check.phases):
             outcome.verdicts.add(1, difference)
     if check.phases and (check.dtype == "float64" or "trajectory" in check.stages):
-        watch = _Watch(outcome, feeds[reference], rest[0] if rest else None)
+        watch = _Watch(outcome, feeds[reference], rest)
         phases = check.phases if check.dtype == "float64" else ("loss", "update")
         for step in lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
@@ -184,9 +185,9 @@ def _onnx(
 class _Watch:
     """Goes through the steps of one run; remembers only the step before."""
 
-    def __init__(self, outcome: Outcome, feed: Feed, twin_name: str | None) -> None:
-        self.outcome, self.feed, self.twin = outcome, feed, twin_name
-        self.fewer = {twin_name: ("update",)} if twin_name else {}
+    def __init__(self, outcome: Outcome, feed: Feed, twins: Sequence[str]) -> None:
+        self.outcome, self.feed, self.twins = outcome, feed, twins
+        self.fewer: dict[str, tuple[str, ...]] = dict.fromkeys(twins, ("update",))
         self.before: tuple[Record, Record] = ({}, {})
         self.samples, self.rate, self.carried = 0, 0.0, 0.0
         self.inherited = Inherited(feed.optimizer)
@@ -239,15 +240,16 @@ class _Watch:
 
     def _bound(self, step: Step, calm: Callable[[str], float]) -> Callable[[str], float]:
         noise: dict[str, float] = {}
-        if self.twin and self.twin not in self.fewer:  # it has been parted by chaos, and records everything
-            for d in differences(self.feed.network, (self.outcome.sides[0], self.twin), step, lambda name: 0.0):
+        for name in (name for name in self.twins if name not in self.fewer):  # parted by chaos, it records everything
+            for d in differences(self.feed.network, (self.outcome.sides[0], name), step, lambda name: 0.0):
                 phase = d.name.partition("/")[0]
                 noise[phase] = max(noise.get(phase, 0.0), d.error)
         return lambda name: max(calm(name), TWIN * noise.get(name.partition("/")[0], 0.0))
 
     def _trajectory(self, step: Step, first: Record, second: Record) -> None:
         error = weight_distance(self.trainable, first, second)
-        apart = weight_distance(self.trainable, first, step.records[self.twin]) if self.twin else None
+        distances = [weight_distance(self.trainable, first, step.records[name]) for name in self.twins]
+        apart = max(distances, default=None)
         losses = {
             name: float(step.records[name]["loss/loss"][0])
             for name in self.outcome.sides
@@ -265,7 +267,7 @@ class _Watch:
         chaotic = error > max(bound, floor)
         self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
         if apart > CALM and self.feed.dtype == "float64":
-            self.fewer.pop(self.twin or "", None)
+            self.fewer.clear()
 
     def _amplified(self, step: Step, first: Record, second: Record) -> float:
         """What Adam's first step may have made of the gradients' rounding, in all weights together; it stays."""

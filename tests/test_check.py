@@ -66,6 +66,14 @@ def test_a_twin_that_is_overtaken_tenfold_makes_the_weights_different(
     assert outcome.first.tensor == "weights"
 
 
+def test_of_several_twins_the_farthest_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
+    one = run(subject(dataset), three).trajectory
+    with Worker("torch", threads=1) as second, Worker("torch", threads=1) as third:
+        more = run(subject(dataset), three | {"second twin": second, "third twin": third}).trajectory
+    assert all(row["twin"] >= alone["twin"] for row, alone in zip(more, one, strict=True))
+    assert any(row["twin"] > alone["twin"] for row, alone in zip(more, one, strict=True))
+
+
 def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, Worker], dataset: data.Dataset) -> None:
     for check in (
         subject(dataset, dtype="float32"),

@@ -25,6 +25,9 @@ from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker, WorkerFailed
 
+SHORT = 10
+"""Steps in which chaos has not been seen to part twins, so that one of them will do."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the comparison; exit code 0 equal, 1 different, 2 bad usage."""
@@ -63,6 +66,12 @@ def parser() -> Parser:
     add("--steps", type=positive, default=3, help="training steps, for the trajectory (default: 3)")
     add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
     add("--seed", type=natural, default=0)
+    add(
+        "--twins",
+        type=natural,
+        metavar="N",
+        help=f"one-ULP twins beside it, the farthest of which counts (default: 1, beyond {SHORT} steps 3)",
+    )
     add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
     add(
         "--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)"
@@ -118,15 +127,16 @@ def failures() -> Iterator[None]:
 
 
 def _workers(options: argparse.Namespace) -> list[tuple[str, Worker]]:
-    """The reference, the other side, and the reference's twin."""
+    """The reference, the other side, and the reference's twins."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
     name = "paddle (reference)" if options.against_paddle else "torch"
     rest = (options.threads, options.device)
+    twins = options.twins if options.twins is not None else 1 if options.steps <= SHORT else 3
     return [
         (name, Worker(reference, python, *rest)),
         ("paddle", Worker("paddle", pythons["paddle"], *rest)),
-        ("twin", Worker(reference, python, *rest)),
+        *((f"twin {number}", Worker(reference, python, *rest)) for number in range(1, twins + 1)),
     ]
 
 
