@@ -161,6 +161,7 @@ def run(
         for step in lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
             say(watch.line())
+            del step
     if "onnx" in check.stages:
         for difference in _onnx(check, workers, plant, common):
             outcome.verdicts.add(1, difference)
