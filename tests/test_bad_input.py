@@ -64,7 +64,7 @@ def test_a_number_that_is_none_or_out_of_range_is_named_with_its_flag(flag: str,
 
 
 def test_more_threads_than_any_machine_has_are_refused(refused: Refused) -> None:
-    assert "--threads is at most 1024" in refused("--threads", 1025)
+    assert "--threads: 1025 is above 1024" in refused("--threads", 1025)
 
 
 @pytest.mark.parametrize(("flag", "most"), [("--train-limit", 10_000), ("--test-limit", 2_000)])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from parity import machine
 from parity.errors import InputError
 
 
@@ -31,6 +32,9 @@ class Parser(argparse.ArgumentParser):
 
 LARGEST = 2**63 - 1
 
+MOST_THREADS = 1024
+"""More than any machine has cores."""
+
 
 def positive(text: str) -> int:
     """A whole number from 1 to `LARGEST`."""
@@ -50,7 +54,15 @@ def natural(text: str) -> int:
     return value
 
 
-positive.__name__ = natural.__name__ = "whole number"
+def threads(text: str) -> int:
+    """A number of CPU threads, from 1 to `MOST_THREADS`."""
+    value = positive(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is above {MOST_THREADS}; this machine has {machine.cores()} cores")
+    return value
+
+
+positive.__name__ = natural.__name__ = threads.__name__ = "whole number"
 
 
 class Failed(Exception):
@@ -67,7 +79,7 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback.
     """
     try:
-        result = command()
+        result = _interruptible(command)
     except InputError as error:
         return _say(2, f"error: {error}")
     except Failed as error:
@@ -83,6 +95,19 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     if as_json and result is not None:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _interruptible(command: Callable[[], Any]) -> Any:
+    """`command()`; where a library made an error of its own of a KeyboardInterrupt, the KeyboardInterrupt is raised."""
+    try:
+        return command()
+    except Exception as error:
+        behind: list[BaseException] = [error]
+        for one in behind:  # which grows meanwhile
+            if isinstance(one, KeyboardInterrupt):
+                raise one from None
+            behind += [other for other in (one.__cause__, one.__context__) if other and other not in behind]
+        raise
 
 
 def _say(code: int, message: str) -> int:
