@@ -17,7 +17,7 @@ import numpy as np
 from parity import data, machine, networks, recipes
 from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands.check_parity import failures
-from parity.commands.command import Parser, execute, positive, threads
+from parity.commands.command import Failed, Parser, execute, positive, threads
 from parity.errors import InputError
 from parity.network import Network
 from parity.onnx.runtime import session
@@ -203,13 +203,18 @@ def _infer(
 ) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx.exporting import export
+    from parity.onnx.reading import NotTheNetwork
     from parity.weights import initialise
 
     network = networks.get(options.network)
     opened = None
     if "onnx" in frameworks:
-        raw = next(iter(workers.values())).export()
-        opened = session(export(raw, network, initialise(network, 0)).SerializeToString(), threads)
+        exporter, worker = next(iter(workers.items()))
+        try:
+            model = export(worker.export(), network, initialise(network, 0))
+        except NotTheNetwork as error:
+            raise Failed(f"{FRAMEWORKS[exporter]}'s export of {network.name} is not the network: {error}") from None
+        opened = session(model.SerializeToString(), threads)
     tables = {}
     for size in sizes:
         turns: dict[str, Turn] = {

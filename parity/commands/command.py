@@ -73,6 +73,10 @@ class Failed(Exception):
         self.result = result
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the command, and the message says how to go on. Those of libraries say nothing of use."""
+
+
 def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     """Runs `command`, prints its result as JSON if wanted, and returns the exit code.
 
@@ -87,7 +91,7 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
             print(json.dumps(error.result), flush=True)
         return _say(1, f"failed: {error}")
     except KeyboardInterrupt as error:
-        return _say(130, str(error) or "interrupted")
+        return _say(130, str(error) if isinstance(error, Interrupted) else "interrupted")
     except MemoryError:
         return _say(
             1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25"

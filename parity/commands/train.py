@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity import __version__, data, machine, networks, plots, recipes, v2_tar
-from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.commands.command import Failed, Interrupted, Parser, execute, natural, positive, threads
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
@@ -145,11 +145,9 @@ def _command(framework: str, options: argparse.Namespace, console: Console) -> d
         finally:
             plots.curves(run)
     except Stopped:
-        raise KeyboardInterrupt(
-            f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}"
-        ) from None
+        raise Interrupted(f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue from the last checkpoint with: {again}") from None
+        raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
     except Diverged as error:
         raise Failed(str(error)) from None
     return _summary(
