@@ -179,7 +179,7 @@ def test_an_export_that_is_not_the_network_is_a_failure(
     monkeypatch.setattr(parity.commands.bench, "_worker", lambda options, name, threads: nullcontext(workers[name]))
     monkeypatch.setattr(weights, "initialise", lambda network, seed: initialise(network, seed + 1))
     assert main(["infer", "--frameworks", "torch,onnx", "--network", NET.name, "--data", "shapes10"]) == 1
-    assert f"\nfailed: PyTorch's export of {NET.name} is not the network: layer conv1" in capsys.readouterr().err
+    assert f"failed: PyTorch's export of {NET.name} is not the network: layer conv1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,9 @@ CASES: dict[str, Case] = {
     "a network of vectors": Case(onnx("--network", "vector.json"), 2, "vector.json takes (7,): an export is of networks of pictures"),
     "a static network of vectors": Case(static("--network", "vector.json"), 2, "an export is of networks of pictures"),
     "a recipe of other channels": Case(onnx("--weights", "mono for four.safetensors"), 2, "its preprocessing is for 1 channels"),
-    "weights of NaN": Case(onnx("--weights", "nan.safetensors", "--json"), 2, "nan.safetensors: fc.weight holds numbers that are not finite: the weights"),
-    "infinite weights": Case(static("--weights", "infinite.safetensors", "--json"), 2, "fc.weight holds numbers that are not finite"),
-    "weights that lead to infinite scores": Case(onnx("--weights", "huge.safetensors", "--json"), 2, "yields scores that are not finite: the weights have"),
+    "weights of NaN": Case(onnx("--weights", "nan.safetensors"), 2, "nan.safetensors: fc.weight holds numbers that are not finite:"),
+    "infinite weights": Case(static("--weights", "infinite.safetensors"), 2, "fc.weight holds numbers that are not finite"),
+    "weights that lead to infinite scores": Case(onnx("--weights", "huge.safetensors"), 2, "grey yields scores that are not finite"),
     "an output of 300 characters": Case((*FRESH, "--output", f"{LONG}.onnx"), 2, f"cannot write {LONG}.onnx: File name too long"),
     "a static output of 300 characters": Case((*FRESH, "--to", "static", "--output", LONG), 2, f"cannot write {LONG}: File name too long"),
     "an output of 300 characters, no .onnx": Case((*FRESH, "--output", LONG), 2, "is not the name of an .onnx file"),
@@ -134,7 +134,6 @@ def test_a_call_ends_as_it_should_and_leaves_nothing_half_written(what: str, fra
         assert len(lines) == 1 and case.said.format(FRAMEWORKS[framework]) in lines[0], found.stderr
         assert lines[0].startswith({1: "failed: ", 2: "error: ", 130: "interrupted"}[found.code])
         assert found.left == []
-        assert "--json" not in case.arguments or found.stdout == ""
     elif case.command == "export":
         assert found.left == [case.arguments[-1]]
 

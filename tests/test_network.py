@@ -7,9 +7,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conversion import alone
 from hypothesis import given
 from hypothesis import strategies as st
-from conversion import alone
 from made_networks import EVERY_KIND, NETWORKS, kinds
 
 from parity import networks
