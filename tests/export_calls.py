@@ -87,7 +87,7 @@ FAULTS: dict[str, Callable[[str], list[AbstractContextManager[Any]]]] = {
     "its exporter is interrupted": _exporter_that(_is_interrupted),
     "it exports other weights": _exports_other_weights,
     "it computes otherwise": _computes_otherwise,
-    "its disk is full": lambda framework: [files_end_at(2_000)],
+    "its disk is full": lambda framework: [files_end_at(4_000)],
 }
 
 

@@ -35,7 +35,8 @@ def picture_network(name: str, channels: int) -> Network:
     return Network(name, (channels, 6, 5), (Conv("conv", 4), ReLU("relu"), Flatten("flatten"), Linear("fc", 3)))
 
 
-GREY, FOUR = picture_network("grey", 1), picture_network("four", 4)
+GREY = picture_network("grey", 1)
+FOUR = replace(picture_network("four", 4), source="a file of more than 4000 bytes " * 99)
 VECTOR = Network("vector", (7,), (Linear("fc", 3),))
 BARE = Network("bare", (3, 4, 4), (ReLU("relu"), Flatten("flatten")))
 WIDE_EPS = Network("wide_eps", (3, 4, 4), (BatchNorm("norm", eps=0.01), Flatten("flatten"), Linear("fc", 3)))
@@ -95,7 +96,8 @@ CASES: dict[str, Case] = {
     "a static output of 300 characters": Case((*FRESH, "--to", "static", "--output", LONG), 2, f"cannot write {LONG}: File name too long"),
     "an output of 300 characters, no .onnx": Case((*FRESH, "--output", LONG), 2, "is not the name of an .onnx file"),
     "a run of 300 characters": Case(onnx("--run", LONG), 2, "is not a run folder"),
-    "a static export on a full disk": Case(static(*FRESH), None, "", "its disk is full"),
+    "an export on a full disk": Case(onnx("--network", "four.json"), None, "", "its disk is full"),
+    "a static export on a full disk": Case(static("--network", "four.json"), None, "", "its disk is full"),
     "grey pictures": Case((*FRESH, "--output", "grey.onnx"), 0),
     "a recipe of grey pictures, in the graph": Case(("--weights", "mono.safetensors", "--preprocess", "--output", "mono.onnx"), 0),
     "four channels, in the graph": Case(("--network", "four.json", "--preprocess", "--softmax", "--output", "four.onnx"), 0),

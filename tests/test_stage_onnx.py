@@ -31,11 +31,12 @@ def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_com
     check: Check, torch_first: dict[str, Worker]
 ) -> None:
     paddle = torch_first["paddle"]._process.pid
-    unlimited = resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    soft, hard = resource.prlimit(paddle, resource.RLIMIT_FSIZE)
+    resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, hard))
     try:
         outcome = run(check, torch_first)  # Paddle's exporter needs files, and nothing else here does
     finally:
-        resource.prlimit(paddle, resource.RLIMIT_FSIZE, unlimited)
+        resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.first is not None and "export of paddle: its exporter failed, " in outcome.first.tensor
     stage = outcome.stages()["onnx"]
     assert stage["verdict"] == "different" and stage["compared"] > 100
