@@ -75,7 +75,7 @@ def test_every_command_with_threads_refuses_more_than_any_machine_has(
 ) -> None:
     arguments = {bench: ["train"], export_onnx: ["--network", "vgg_mini", "--output", "a.onnx"]}.get(command, [])
     with pytest.raises(SystemExit) as ended:
-        command.main([*arguments, "--threads", "1025"])
+        command.parser().parse_args([*arguments, "--threads", "1025"])
     assert ended.value.code == 2
     assert "argument --threads: 1025 is above 1024" in the_error(capsys.readouterr().err.splitlines())
     assert command.parser().parse_args([*arguments, "--threads", "1024"]).threads == 1024
