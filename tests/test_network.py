@@ -315,8 +315,8 @@ def test_no_layer_can_be_called_like_an_attribute_that_a_module_has_anyway(frame
     alone(TAKEN, framework)
 
 
-@pytest.mark.parametrize("name", sorted(RESERVED))
-def test_a_reserved_name_is_refused_and_the_same_with_a_number_is_not(name: str) -> None:
-    with pytest.raises(InputError, match=f"a layer cannot be called {name}, "):
-        Network("net", (3,), (Linear(name, 2),))
-    assert Network("net", (3,), (Linear(f"{name}1", 2),)).shapes == {f"{name}1": (2,)}
+def test_every_reserved_name_is_refused_and_the_same_with_a_number_is_not() -> None:
+    for name in sorted(RESERVED):
+        with pytest.raises(InputError, match=f"a layer cannot be called {name}, "):
+            Network("net", (3,), (Linear(name, 2),))
+        assert Network("net", (3,), (Linear(f"{name}1", 2),)).shapes == {f"{name}1": (2,)}
