@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import paddle
@@ -11,6 +12,7 @@ from paddle import Tensor
 from paddle_impl import checkpoint, runtime
 from paddle_impl.layers import times
 from paddle_impl.model import Model, build
+from parity.errors import InputError
 from parity.network import Network
 from parity.recipe import Optimizer
 from parity.weights import State
@@ -24,7 +26,11 @@ class Trainer:
     ) -> None:
         self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
         self.model = build(network, state, dtype)
-        self.optimizer = make_optimizer(self.model, settings)
+
+    @cached_property
+    def optimizer(self) -> paddle.optimizer.Optimizer:
+        """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
+        return make_optimizer(self.model, self.settings)
 
     def step(
         self,
@@ -139,9 +145,11 @@ class Trainer:
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:
-    """Paddle's optimizer for `settings` over every trainable parameter."""
+    """Paddle's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
     # DIFFERS: parameters() contains the running statistics.
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    if not parameters:
+        raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
     decay = settings.weight_decay or None
     if settings.kind == "adam":
         betas = (settings.beta1, settings.beta2)

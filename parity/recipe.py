@@ -99,6 +99,14 @@ class Preprocessing:
             raise InputError(f"preprocessing needs as many std, all above 0, as mean: {self.std} and {self.mean}")
 
 
+def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing:
+    """`preprocessing`, or pixel / 255 where there is none; `InputError` unless it is for as many `channels`."""
+    found = preprocessing or Preprocessing((0.0,) * channels, (1.0,) * channels)
+    if len(found.mean) != channels:
+        raise InputError(f"its preprocessing is for {len(found.mean)} channels, its network takes {channels}")
+    return found
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2."""

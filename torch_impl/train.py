@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity.errors import InputError
 from parity.network import Network
 from parity.recipe import Optimizer
 from parity.weights import State
@@ -25,7 +27,11 @@ class Trainer:
     ) -> None:
         self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
         self.model = build(network, state, dtype).to(self.place)
-        self.optimizer = make_optimizer(self.model, settings)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
+        return make_optimizer(self.model, self.settings)
 
     def step(
         self,
@@ -137,8 +143,10 @@ class Trainer:
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
-    """PyTorch's optimizer for `settings` over every trainable parameter."""
+    """PyTorch's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
     parameters = list(model.parameters())
+    if not parameters:
+        raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
     if settings.kind == "adam":
         betas = (settings.beta1, settings.beta2)
         return torch.optim.Adam(parameters, settings.rate, betas, settings.eps, weight_decay=settings.weight_decay)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity import __version__, data, machine, networks, plots, recipes, v2_tar
-from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.commands.command import Failed, Interrupted, Parser, execute, natural, positive, threads
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
@@ -47,8 +47,6 @@ TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorbo
 
 KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
 """Flags that config.json does not hold: the command that continues a run repeats them."""
-
-MOST_THREADS = 1024
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -84,7 +82,7 @@ def parser(framework: str) -> Parser:
     add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
     add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
     add("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    add("--threads", type=positive, help="CPU threads (default: all cores)")
+    add("--threads", type=threads, help="CPU threads (default: all cores)")
     add("--out", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
     add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
     add(
@@ -147,11 +145,9 @@ def _command(framework: str, options: argparse.Namespace, console: Console) -> d
         finally:
             plots.curves(run)
     except Stopped:
-        raise KeyboardInterrupt(
-            f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}"
-        ) from None
+        raise Interrupted(f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue from the last checkpoint with: {again}") from None
+        raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
     except Diverged as error:
         raise Failed(str(error)) from None
     return _summary(
@@ -169,8 +165,6 @@ def _check_flags(options: argparse.Namespace) -> None:
         for name in refused if getattr(options, mode) is not None else ():
             if getattr(options, name) is not None and getattr(options, name) is not False:
                 raise InputError(f"{_flag(name)} cannot be given with {_flag(mode)}: {why}")
-    if (options.threads or 1) > MOST_THREADS:
-        raise InputError(f"--threads is at most {MOST_THREADS}; this machine has {machine.cores()} cores")
     if options.tensorboard:
         plots.check_tensorboard()
 
@@ -304,7 +298,7 @@ def _resume(options: argparse.Namespace, console: Console) -> tuple[Run, Dataset
 
 
 def _evaluate_only(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    experiment, network, state = read_checkpoint(options.eval_only)
+    experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and networks.get(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
     if options.data in (None, "auto") and experiment:
