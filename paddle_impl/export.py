@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle2onnx
+from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.static import InputSpec
 
 from paddle_impl.model import Model
@@ -77,6 +78,9 @@ def _inference(model: Model) -> Iterator[None]:
         for layer, attributes in before.items():
             vars(layer).clear()
             vars(layer).update(attributes)
+        # DIFFERS: a program of Paddle 2 that could not be traced leaves its parameters, under an address that another may get.
+        if recorder := getattr(ProgramTranslator.get_instance(), "_params_recorder", None):
+            recorder.params_dict.clear()
 
 
 @contextlib.contextmanager
