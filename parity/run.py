@@ -184,6 +184,22 @@ class Run:
         return [line for line in lines if line["event"] == event]
 
 
+class Follower(Run):
+    """The run as a process knows it that does not lead (see `parity.world`): it writes nothing."""
+
+    def save(self, state: State, position: Position) -> None:
+        """Nothing."""
+
+    def save_best(self, state: State, accuracy: float) -> None:
+        """Nothing."""
+
+    def save_pass(self, state: State, epoch: int) -> None:
+        """Nothing."""
+
+    def log(self, position: Position, **values: Any) -> None:
+        """Nothing."""
+
+
 def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
     """Weights of a run folder (its last checkpoint) or of a safetensors file; the experiment where the file names one."""
     file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises

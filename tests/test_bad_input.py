@@ -16,7 +16,7 @@ from refusals import Payload, Refused, contents, saved_run, the_error
 from training import Ended, execute, script
 
 from parity import data, networks, recipes
-from parity.commands.train import FIXED_ON_RESUME, TRAINING_ONLY
+from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
 
 pytest_plugins = ["cifar_fixtures", "refusal_fixtures"]
