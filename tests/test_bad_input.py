@@ -104,6 +104,7 @@ VALUES = {
     "eval_only": "other",
     "tensorboard": "",
     "save_v2_tar": "",
+    "amp": "off",
 }
 PAIRS = [("--resume", name) for name in FIXED_ON_RESUME] + [("--eval-only", name) for name in TRAINING_ONLY]
 
