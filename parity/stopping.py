@@ -42,12 +42,14 @@ def stop_request(world: World, lost: str = "") -> Iterator[list[int]]:
         yield request
     finally:
         done.set()
+        if world.size > 1:
+            signal.set_wakeup_fd(-1)  # nobody reads any more
         for number, handler in before.items() if world.size == 1 else ():
             signal.signal(number, handler)
 
 
 def _signals() -> socket.socket:
-    """Yields a byte at each signal, also while the main thread is in a framework's call and runs no handler."""
+    """A socket that yields a byte at each signal, also while the main thread is in a framework's call and runs no handler."""
     source, sink = socket.socketpair()
     sink.setblocking(False)
     signal.set_wakeup_fd(sink.detach(), warn_on_full_buffer=False)

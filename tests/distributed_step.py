@@ -1,6 +1,7 @@
 """Three float64 updates of small networks, by as many processes as start this: `distributed_step.py FRAMEWORK FILE`.
 
-Process 0 writes FILE: the gradients of every step, the cost and the state behind it, as `CASE/STEP/TENSOR`. One process alone computes what several must yield.
+Process 0 writes FILE: the gradients of every step, the cost and the state behind it, as `CASE/STEP/TENSOR`. One process alone computes
+what several must yield.
 """
 
 from __future__ import annotations
