@@ -211,7 +211,7 @@ NETWORK = Network(
 )
 IMAGES, BATCH, PASSES = 150, 33, 30
 GENTLE = dataclasses.replace(recipes.get("article").optimizer, rate=0.003)
-RECIPE = dataclasses.replace(recipes.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES)
+RECIPE = dataclasses.replace(recipes.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count")
 LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "
 
 
@@ -247,7 +247,7 @@ def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_
     whole, parts, logs = begun(tmp_path / "whole"), begun(tmp_path / "parts"), tmp_path / "logs"
     succeed(script(framework, "--resume", whole))
     ended, _ = interrupted(framework, parts, logs, ctrl_c)
-    line = next(line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # told by one
     assert f"; continue with: {again(framework, parts)}" in line
     assert 3 <= position(parts)["update"] < PASSES * 5
     place = f"pass {position(parts)['epoch']}, batch {position(parts)['batch']}"
