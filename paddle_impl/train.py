@@ -72,9 +72,8 @@ class Trainer:
         self.optimizer.clear_grad(set_to_zero=False)
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
-        trainable, statistics = self._split(parameters)
         if self.world.size > 1:
-            distributed.sum_gradients(self.wrapped, trainable)
+            distributed.sum_gradients(self.wrapped, self._tensors(trainable=True))
         if record is not None:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
@@ -90,7 +89,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.world.size > 1:
-            distributed.average_statistics(statistics, len(labels))
+            distributed.average_statistics(self._tensors(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
         return cost.item(), wrong
 
@@ -155,12 +154,10 @@ class Trainer:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
 
-    def _split(self, tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The trainable parameters and the running statistics of `tensors`, the model's by canonical name."""
-        trainable: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in self.model.network.parameters.items():
-            trainable[parameter.trainable].append(tensors[name])
-        return trainable[True], trainable[False]
+    def _tensors(self, trainable: bool) -> list[Tensor]:
+        """The trainable parameters, or else the running statistics."""
+        kinds = self.model.network.parameters
+        return [tensor for name, tensor in checkpoint.tensors(self.model).items() if kinds[name].trainable == trainable]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return paddle.to_tensor(array, place=self.place)

@@ -61,7 +61,7 @@ def parser(framework: str) -> Parser:
     add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
     add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
-    add("--batch-size", type=positive, help="images per update (default: the recipe's)")
+    add("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)")
     add("--seed", type=natural, help="start of all random numbers (default: 0)")
     add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
     add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
