@@ -24,8 +24,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stop_request(world: World, lost: str = "") -> Iterator[list[int]]:
     """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once.
 
-    Of several processes each takes signals for as long as it lives, and as often as they come: launchers repeat them. One that waits for
-    another in vain ends `PATIENCE` after a signal, with exit code 1 and the line `lost` on stderr.
+    Of several processes each takes signals as often as they come, since launchers repeat them, and none any more behind the training. One
+    that waits for another in vain ends `PATIENCE` after a signal, with exit code 1 and the line `lost` on stderr.
     """
     request: list[int] = []
 
@@ -38,13 +38,15 @@ def stop_request(world: World, lost: str = "") -> Iterator[list[int]]:
     done = threading.Event()
     if world.size > 1:
         threading.Thread(target=_watch, args=(_signals(), done, lost), daemon=True).start()
+        # Behind the training nothing is left to stop, and a launcher's signals would only blur how this process ended.
+        before = dict.fromkeys(_SIGNALS, signal.SIG_IGN)
     try:
         yield request
     finally:
         done.set()
         if world.size > 1:
             signal.set_wakeup_fd(-1)  # nobody reads any more
-        for number, handler in before.items() if world.size == 1 else ():
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

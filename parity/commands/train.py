@@ -68,14 +68,17 @@ def _command(framework: str, options: argparse.Namespace, world: World) -> dict[
         check_flags(options, world)
     if options.eval_only:
         return _evaluate_only(framework, options, world, console)
+    lost = f"failed: {LOST} before the training began; what it wrote says why"
     try:
         job = _prepare(framework, options, world, console)
+        again = command_to_resume(framework, options, job.run, world)
+        lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
+        with _told_once(world):
+            _train(framework, options, world, console, job, again, lost)
     except RuntimeError as error:
         if is_loss(world, error):
-            give_up(f"failed: {LOST} before the training began; what it wrote says why")
+            give_up(lost)
         raise
-    with _told_once(world):
-        _train(framework, options, world, console, job)
     if world.size > 1:
         implementation(framework, "distributed").stop()
     return _summary(framework, job, world, console, time.perf_counter() - started) if world.leads else None
@@ -119,8 +122,10 @@ def _from_first(framework: str, place: Any, message: bytes) -> bytes:
     return bytes(implementation(framework, "distributed").from_first(message, place))
 
 
-def _train(framework: str, options: argparse.Namespace, world: World, console: Console, job: _Job) -> None:
-    """Trains to the end; stopped, interrupted or failed, it says how to go on."""
+def _train(
+    framework: str, options: argparse.Namespace, world: World, console: Console, job: _Job, again: str, lost: str
+) -> None:
+    """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.stopping`."""
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and world.leads:
         run.watchers.append(plots.tensorboard(run.folder))
@@ -132,26 +137,21 @@ def _train(framework: str, options: argparse.Namespace, world: World, console: C
     side = trainer(framework, experiment.network, settings, start, "float32", job.device, world, amp)
     if job.state.keys() != start.keys():
         side.load(job.state, position.update)
-    again = command_to_resume(framework, options, run, world)
-    lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
     try:
         try:
             train(side, run, job.dataset, position, console, options.checkpoint_every, lost)
         finally:
             if world.leads:
                 plots.curves(run)
-    except Stopped:
+    except (Stopped, Diverged) as error:
+        side.total(0.0)  # waits for all: launchers kill the leading process soon after another has ended
+        if isinstance(error, Diverged):
+            raise Failed(str(error)) from None
         raise KeyboardInterrupt(
             f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}"
         ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; continue from the last checkpoint with: {again}") from None
-    except Diverged as error:
-        raise Failed(str(error)) from None
-    except RuntimeError as error:
-        if is_loss(world, error):
-            give_up(lost)
-        raise
 
 
 def _start(framework: str, options: argparse.Namespace, world: World) -> tuple[Any, str]:
