@@ -280,6 +280,18 @@ def test_a_killed_process_ends_the_other_which_says_how_to_go_on(tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_a_run_that_diverges_ends_all_processes_alike_and_one_tells(tmp_path: Path, framework: str) -> None:
+    wild = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(GENTLE, rate=1e9))
+    Run.create(tmp_path / "run", Experiment(NETWORK, wild, "shapes10", 3, IMAGES, 60), {})
+    logs = tmp_path / "logs"
+    ended, _ = launching.end(launching.start(launching.training(framework, logs, "--resume", tmp_path / "run")), logs)
+    assert ended.code == 1
+    assert len([line for line in ended.stderr.splitlines() if line.startswith("failed: the cost became nan")]) == 1
+    assert LOST not in ended.stderr
+    assert str(ROOT / "parity") not in ended.stderr, "a traceback"
+
+
+@pytest.mark.slow
 def test_the_leading_process_killed_ends_the_other_too(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
     ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[0], signal.SIGKILL))
