@@ -25,6 +25,7 @@ def start(world: World, device: str) -> None:
     """
     if device == "gpu" and world.local_rank >= paddle.device.cuda.device_count():
         raise InputError(f"{world.local_size} processes share {paddle.device.cuda.device_count()} GPUs: start fewer")
+    # DIFFERS: over gloo a process waits 30 s for another one, then takes it for lost; nothing sets that.
     dist.init_parallel_env()
 
 

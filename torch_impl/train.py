@@ -72,7 +72,7 @@ class Trainer:
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
         if self.world.size > 1:
-            distributed.sum_gradients(self.wrapped, self._tensors(trainable=True))
+            distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
@@ -89,7 +89,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.world.size > 1:
-            distributed.average_statistics(self._tensors(trainable=False), len(labels))
+            distributed.average_statistics(self._parameters(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
         return cost.item(), wrong
 
@@ -152,7 +152,7 @@ class Trainer:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
 
-    def _tensors(self, trainable: bool) -> list[Tensor]:
+    def _parameters(self, trainable: bool) -> list[Tensor]:
         """The trainable parameters, or else the running statistics."""
         kinds = self.model.network.parameters
         return [tensor for name, tensor in checkpoint.tensors(self.model).items() if kinds[name].trainable == trainable]
