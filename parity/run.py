@@ -208,6 +208,22 @@ class Run:
             return proportion(passes[position.epoch - 1].get("test_accuracy"))
 
 
+class Follower(Run):
+    """The run as a process knows it that does not lead (see `parity.world`): it writes nothing."""
+
+    def save(self, state: State, position: Position) -> None:
+        """Nothing."""
+
+    def save_best(self, state: State, accuracy: float) -> None:
+        """Nothing."""
+
+    def save_pass(self, state: State, epoch: int) -> None:
+        """Nothing."""
+
+    def log(self, position: Position, **values: Any) -> None:
+        """Nothing."""
+
+
 def proportion(value: Any) -> float:
     """A test accuracy as a number; `InputError` unless it is one from 0 to 1, or the text of one."""
     try:

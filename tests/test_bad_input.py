@@ -18,7 +18,7 @@ from training import Ended, execute, script
 
 from parity import data, networks, recipes
 from parity.commands import bench, check_parity, export_onnx
-from parity.commands.train import FIXED_ON_RESUME, TRAINING_ONLY
+from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
 
 pytest_plugins = ["cifar_fixtures", "refusal_fixtures"]
@@ -118,6 +118,7 @@ VALUES = {
     "eval_only": "other",
     "tensorboard": "",
     "save_v2_tar": "",
+    "amp": "off",
 }
 PAIRS = [("--resume", name) for name in FIXED_ON_RESUME] + [("--eval-only", name) for name in TRAINING_ONLY]
 
