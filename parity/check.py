@@ -31,8 +31,9 @@ ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 MANY_STEPS = 1e-10
 """Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
 
-Where a one-ULP twin is farther apart than `CALM`, the bound is ten times what the twins' tensors of that phase stand
-apart, if that is more; the verdict then says so: chaotic but equal.
+Where a one-ULP twin is farther apart than `CALM`, the bound is ten times what the farthest twin's tensors of that phase stand
+apart, if that is more; the verdict then says so: chaotic but equal. What a step computes differs as its weights do, so where the
+sides' weights stood farther apart before the step than the twin's (ten times at most, see `TWIN`), its tensors are taken as many times.
 """
 
 TWIN = 10.0
@@ -247,9 +248,11 @@ class _Watch:
         for name in (
             name for name in self.twins if name not in self.fewer
         ):  # parted by chaos, the farthest records all
+            before = self.outcome.trajectory[-1]
+            farther = min(TWIN, max(1.0, before["error"] / before["twin"]))
             for d in differences(self.feed.network, (self.outcome.sides[0], name), step, lambda name: 0.0):
                 phase = d.name.partition("/")[0]
-                noise[phase] = max(noise.get(phase, 0.0), d.error)
+                noise[phase] = max(noise.get(phase, 0.0), farther * d.error)
         return lambda name: max(calm(name), TWIN * noise.get(name.partition("/")[0], 0.0))
 
     def _trajectory(self, step: Step, first: Record, second: Record) -> None:
