@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -135,6 +136,10 @@ def test_a_training_benchmark_keeps_compute_and_end_to_end_apart(trained: tuple[
             assert len(row["rounds"]) == 2 and 0 < row["least"] <= row["images_per_second"] <= row["most"]
     assert tables["end to end"]["speeds"][PLAIN]["images_per_second"] == 12.5
     assert all(figure > 0 for figure in result["multiply_gigaflops"].values())
+    assert {name: seconds > 0 for name, seconds in result["first_step_seconds"].items()} == {
+        "paddle": True,
+        "torch": True,
+    }
     assert all(size > 50e6 for size in result["peak_memory_bytes"].values())
 
 
@@ -166,6 +171,26 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
 
 
+ACCURACY = ["accuracy", "--network", "vgg_mini@0.0625", "--data", "shapes10", "--threads", "1", "--rounds", "1"]
+
+
+def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
+    framework: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*ACCURACY, "--frameworks", framework, "--target", "0.12", "--epochs", "4", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["frameworks"][framework]
+    (run,) = row["runs"]
+    assert run["test_accuracy"] >= 0.12 and 1 <= run["passes"] <= 4
+    assert 0 < run["seconds"] == row["seconds"] == row["least"] == row["most"]
+
+
+def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ACCURACY, "--frameworks", "torch", "--target", "1", "--epochs", "1"]) == 1
+    assert re.search(
+        r"failed: PyTorch reached [0-9.]+% in 1 passes, not 100.00%: more --epochs", capsys.readouterr().err
+    )
+
+
 def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["train", "--frameworks", "torch", "--torch-python", "/bin/false", "--data", "shapes10"]
     assert main([*line, "--json"]) == 1
@@ -186,6 +211,9 @@ def test_an_export_that_is_not_the_network_is_a_failure(
     ("arguments", "said"),
     [
         (("race",), "invalid choice: 'race'"),
+        (("accuracy", "--target", "2"), "--target 2 is not an accuracy between 0 and 1"),
+        (("accuracy", "--against", "x"), "--against is of training steps"),
+        (("accuracy", "--frameworks", "torch", "--network", "nothing"), "nothing"),
         (("train", "--frameworks", "jax"), "'jax' is not one of paddle, torch for train"),
         (("train", "--frameworks", "onnx"), "'onnx' is not one of paddle, torch for train"),
         (("infer", "--frameworks", "onnx"), "needs paddle or torch beside it"),

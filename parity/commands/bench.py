@@ -16,6 +16,8 @@ import numpy as np
 
 from parity import data, machine, networks, recipes
 from parity.bench import Contest, Turn, command, gigaflops
+from parity.commands import bench_accuracy
+from parity.commands.bench_accuracy import to_accuracy
 from parity.commands.check_parity import failures
 from parity.commands.command import Failed, Parser, execute, positive, threads
 from parity.errors import InputError
@@ -27,6 +29,9 @@ from parity.recipe import Recipe, changed
 from parity.side import FRAMEWORKS
 from parity.weights import write_atomically
 from parity.worker import Worker
+
+NETWORK, RECIPE = "vgg16_bn_drop", "article"
+"""What is timed unless the user says otherwise."""
 
 WARM_UP = 2
 """Steps, or predictions, of everybody before the first round."""
@@ -51,12 +56,15 @@ def parser() -> Parser:
         f"  {script} train\n"
         f"  {script} train --network vgg_mini --frameworks torch --rounds 7 --report bench/\n"
         f"  {script} train --against 'python scripts/baselines/plain_torch.py --data {cache}'\n"
-        f"  {script} infer --batch-sizes 1,128",
+        f"  {script} infer --batch-sizes 1,128\n"
+        f"  {script} accuracy --target 0.55 --rounds 3",
     )
     add = flags.add_argument
-    add("what", choices=("train", "infer"))
-    add("--network", default="vgg16_bn_drop", metavar="NAME", help="default: vgg16_bn_drop")
-    add("--recipe", default="article", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: article)")
+    add("what", choices=("train", "infer", "accuracy"))
+    add("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE}; for accuracy quick)")
+    add("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
+    add("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
     add("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
     add("--batch-size", type=positive, default=128, help="images of a training step (default: 128)")
     add("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
@@ -75,8 +83,10 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     frameworks, sizes = _frameworks(options), _sizes(options)
-    network = networks.get(options.network)
-    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size)
+    if options.what == "accuracy":
+        return to_accuracy(options, frameworks, console)
+    network = networks.get(options.network or NETWORK)
+    recipe = changed(recipes.get(options.recipe or RECIPE), batch_size=options.batch_size)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load()
@@ -88,10 +98,12 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         versions = {name: worker.versions() for name, worker in workers.items()}
         for worker in workers.values():
             worker.bench(network, recipe, images, labels)
+        first: dict[str, float] = {}
         if options.what == "train":
+            first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             tables = _train(options, console, workers)
         else:
-            tables = _infer(options, console, workers, frameworks, sizes, images, recipe, threads)
+            tables = _infer(options, network, workers, frameworks, sizes, images, recipe, threads)
         peaks = {name: worker.peak() for name, worker in workers.items()}
     result = {
         "command": shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]),
@@ -104,6 +116,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "load_before": round(before, 2),
         "started": datetime.now().isoformat(timespec="seconds"),
         "versions": versions,
+        "first_step_seconds": first,
         "multiply_gigaflops": {name: round(peak["gigaflops"], 1) for name, peak in peaks.items()},
         "peak_memory_bytes": {name: int(peak["bytes"]) for name, peak in peaks.items()},
         "tables": {
@@ -161,6 +174,11 @@ def _worker(options: argparse.Namespace, framework: str, threads: int) -> Worker
     return Worker(framework, python, threads, options.device)
 
 
+def _first_step(worker: Worker, count: int) -> float:
+    """Seconds of the first update: with whatever a framework compiles, loads and allocates then."""
+    return round(count / worker.bench_train(1, False), 2)
+
+
 def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> dict[str, Any]:
     contest = Contest(turns)
     contest.run(bar(range(rounds), what))
@@ -193,7 +211,7 @@ def _called(line: str, lines: list[str]) -> str:
 
 def _infer(
     options: argparse.Namespace,
-    console: Console,
+    network: Network,
     workers: dict[str, Worker],
     frameworks: list[str],
     sizes: list[int],
@@ -206,7 +224,6 @@ def _infer(
     from parity.onnx.reading import NotTheNetwork
     from parity.weights import initialise
 
-    network = networks.get(options.network)
     opened = None
     if "onnx" in frameworks:
         exporter, worker = next(iter(workers.items()))
@@ -270,6 +287,9 @@ def markdown(result: dict[str, Any]) -> str:
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
     versions = ", ".join(f"{name} {found[name]}" for name, found in result["versions"].items())
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
+    first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
+    if first:
+        lines.append(f"First training step, with what is compiled, loaded and allocated then: {first}.\n")
     unproven = "" if result["device"] == "cpu" else " Figures of a GPU: nobody has proven this path yet."
     lines.append(
         f"`{result['command']}`: {result['network']}, {rounds} rounds, {result['threads']} threads, {result['machine']}, {versions}; "

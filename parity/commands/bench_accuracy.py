@@ -1,0 +1,109 @@
+"""`scripts/bench.py accuracy`: how long does either framework train until the test accuracy is reached?"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import machine
+from parity.commands.command import Failed
+from parity.errors import InputError
+from parity.progress import Console, bar
+from parity.run import Run
+from parity.side import FRAMEWORKS
+
+NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
+"""What is trained unless the user says otherwise: what a training script trains on a CPU."""
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def to_accuracy(options: argparse.Namespace, frameworks: list[str], console: Console) -> dict[str, Any]:
+    """Trains in turns, `options.rounds` times each with another seed, one process at a time; by framework, what every run took.
+
+    Seconds are of training, without evaluation, up to the end of the first pass whose accuracy on the test images is at least
+    `options.target`. `Failed` where a run does not get there.
+    """
+    if not 0 < options.target <= 1:
+        raise InputError(f"--target {options.target:g} is not an accuracy between 0 and 1")
+    if options.against:
+        raise InputError("--against is of training steps: leave it out of accuracy")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
+    for number in bar(range(options.rounds), "time to accuracy"):
+        for name in frameworks if number % 2 == 0 else frameworks[::-1]:
+            found[name].append(_one(options, name, number))
+    rows = {}
+    for name, runs in found.items():
+        seconds = [run["seconds"] for run in runs]
+        rows[name] = {
+            "seconds": float(np.median(seconds)),
+            "least": min(seconds),
+            "most": max(seconds),
+            "runs": runs,
+        }
+    result = {
+        "what": "accuracy",
+        "network": options.network or NETWORK,
+        "recipe": options.recipe or RECIPE,
+        "target": options.target,
+        "machine": machine.describe(),
+        "threads": options.threads or machine.cores(),
+        "frameworks": rows,
+    }
+    for line in markdown(result).splitlines():
+        console.say(line)
+    return result
+
+
+def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, Any]:
+    """One run of the training script, which leaves nothing behind."""
+    chosen = {
+        "network": options.network or NETWORK,
+        "recipe": options.recipe or RECIPE,
+        "epochs": options.epochs,
+        "data": options.data,
+        "data-dir": options.data_dir,
+        "threads": options.threads,
+        "device": options.device,
+        "seed": seed,
+    }
+    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework] or sys.executable
+    flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        words = [str(python), str(SCRIPTS / f"train_{framework}.py"), *flags, "--out", str(out)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            refused = InputError if done.returncode == 2 else Failed
+            raise refused(last.removeprefix("error: ").removeprefix("failed: "))
+        passes = Run.open(out).metrics("pass")
+    reached = next((row for row in passes if row["test_accuracy"] >= options.target), None)
+    if reached is None:
+        best = max(row["test_accuracy"] for row in passes)
+        raise Failed(
+            f"{FRAMEWORKS[framework]} reached {best:.2%} in {len(passes)} passes, not {options.target:.2%}: more --epochs?"
+        )
+    return {"seconds": reached["seconds"], "passes": reached["epoch"] + 1, "test_accuracy": reached["test_accuracy"]}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table in Markdown."""
+    lines = [
+        f"| until {result['target']:.0%} on the test images | seconds of training, median (least to most) | passes | runs |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, row in result["frameworks"].items():
+        passes = sorted({run["passes"] for run in row["runs"]})
+        told = f"{passes[0]}" if len(passes) == 1 else f"{passes[0]} to {passes[-1]}"
+        lines.append(
+            f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {told} | {len(row['runs'])} |"
+        )
+    lines.append(f"\n{result['network']}, recipe {result['recipe']}, {result['threads']} threads, {result['machine']}")
+    return "\n".join(lines) + "\n"
