@@ -37,24 +37,28 @@ class Trainer:
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
-        Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
+        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
+        cross-entropy of the network itself and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`.
         """
         model, outputs = self.model, {}
+        heads = model.network.heads
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
-            if not output.stop_gradient:
+            if record is not None and not output.stop_gradient:
                 output.retain_grads()
-            outputs[layer] = output
+            if record is not None or layer in heads:
+                outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
-        logits = model(self._images(images), given, None if record is None else watch)
+        logits = model(self._images(images), given, watch)
         target = self._tensor(labels)
-        # DIFFERS: cross_entropy counts at most 64 nats an image.
-        cost = (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
+        cost = cross_entropy(logits, target)
         loss = times(cost, 1 / divisor)
+        for head, weight in heads.items():
+            loss = loss + times(cross_entropy(outputs[head], target), weight / divisor)
         self.optimizer.clear_grad(set_to_zero=False)
         loss.backward()
         parameters = checkpoint.tensors(model)
@@ -136,6 +140,12 @@ class Trainer:
 
     def _images(self, images: np.ndarray) -> Tensor:
         return self._tensor(images.astype(self.dtype, copy=False))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
+    # DIFFERS: the function of this name counts at most 64 nats an image.
+    return (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:

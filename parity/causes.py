@@ -16,6 +16,7 @@ from parity.compare import relative_l2
 from parity.feed import Given
 from parity.network import Network
 from parity.recipe import Optimizer
+from parity.wiring import input_of
 
 Record = Mapping[str, np.ndarray]
 Hypothesis = tuple[str, np.ndarray]
@@ -148,12 +149,10 @@ def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
 
 def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
     """What the other side's layer may have made of the other side's own input."""
-    names = list(evidence.network.shapes)
-    place = names.index(layer)
-    x = evidence.other.get(f"{phase}/{names[place - 1]}") if place else evidence.given.images
+    x = input_of(evidence.network, layer, evidence.other, phase, evidence.given.images)
     if x is None:
         return
-    x, node = x.astype(np.float64), evidence.network.nodes[place]
+    x, node = x.astype(np.float64), evidence.network.layers[layer].node
     b = evidence.other[f"{phase}/{layer}"].astype(np.float64)
     yield f"{layer} does nothing: its output is its input", x
     if isinstance(node, nodes.Flatten) and x.ndim == 4:

@@ -38,22 +38,27 @@ class Trainer:
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
-        Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
+        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
+        cross-entropy of the network itself and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`.
         """
         model, outputs = self.model.train(), {}
+        heads = model.network.heads
 
         def watch(layer: str, output: Tensor) -> None:
-            if output.requires_grad:
+            if record is not None and output.requires_grad:
                 output.retain_grad()
-            outputs[layer] = output
+            if record is not None or layer in heads:
+                outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
-        logits = model(self._images(images), given, None if record is None else watch)
+        logits = model(self._images(images), given, watch)
         target = self._tensor(labels)
-        cost = F.cross_entropy(logits, target, reduction="sum")
+        cost = cross_entropy(logits, target)
         loss = times(cost, 1 / divisor)
+        for head, weight in heads.items():
+            loss = loss + times(cross_entropy(outputs[head], target), weight / divisor)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         parameters = checkpoint.tensors(model)
@@ -134,6 +139,11 @@ class Trainer:
 
     def _images(self, images: np.ndarray) -> Tensor:
         return self._tensor(images.astype(self.dtype, copy=False))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
+    return F.cross_entropy(logits, target, reduction="sum")
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:

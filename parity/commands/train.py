@@ -285,7 +285,7 @@ def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None = None)
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
             f"but {dataset.name} has images {dataset.train_images.shape[1:]} of {len(dataset.classes)} classes"
         )
-    norms = [math.prod(network.inputs[node.name][1:]) for node in network.nodes if isinstance(node, BatchNorm)]
+    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
     count = len(dataset.train_labels)
     if recipe and 1 in norms and 1 in (recipe.batch_size, count % recipe.batch_size or recipe.batch_size):
         raise InputError(
