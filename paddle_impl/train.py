@@ -42,13 +42,14 @@ class Trainer:
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`.
         """
-        model, outputs = self.model, {}
+        model, outputs, gradients = self.model, {}, {}
         heads = model.network.heads
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
             if record is not None and not output.stop_gradient:
-                output.retain_grads()
+                # DIFFERS: a retained gradient may share its memory with one that others are yet added to.
+                output.register_hook(lambda gradient: gradients.update({layer: checkpoint.to_numpy(gradient)}))
             if record is not None or layer in heads:
                 outputs[layer] = output
 
@@ -66,8 +67,8 @@ class Trainer:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
-                if output.grad is not None:
-                    record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+                if layer in gradients:
+                    record[f"backward/{layer}"] = gradients[layer]
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
