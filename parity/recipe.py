@@ -166,8 +166,13 @@ class Recipe:
                 raise InputError(f"{what.replace('_', ' ')} must be at least 1, not {getattr(self, what)}")
 
     def seen(self, shape: Shape) -> Shape:
-        """Shape of what the network gets of an image of `shape` (channels, height, width); `InputError` where it is too small."""
-        crop = self.preprocessing.crop
+        """Shape of what the network gets of an image of `shape` (channels, height, width).
+
+        `InputError` where the image is too small, or has other channels than the means are for.
+        """
+        crop, means = self.preprocessing.crop, self.preprocessing.mean
+        if len(set(means)) > 1 and len(means) != shape[0]:
+            raise InputError(f"recipe {self.name} has means of {len(means)} channels, the images have {shape[0]}")
         if crop > min(shape[1:]):
             raise InputError(f"recipe {self.name} crops {crop} by {crop} pixels of images of {shape[1]} by {shape[2]}")
         return (shape[0], crop, crop) if crop else shape

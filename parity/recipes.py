@@ -94,6 +94,6 @@ def get(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def fitting(network: Network) -> Recipe:
-    """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else `article`."""
-    return RECIPES[OF.get(network.name.partition("@")[0], "article")]
+def fitting(network: Network, otherwise: str = "article") -> Recipe:
+    """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else the one called `otherwise`."""
+    return RECIPES[OF.get(network.name.partition("@")[0], otherwise)]

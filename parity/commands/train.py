@@ -75,7 +75,7 @@ def parser(framework: str) -> Parser:
         metavar="NAME",
         help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
     )
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE})")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
     add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
     add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
@@ -198,10 +198,11 @@ def _start(framework: str, options: argparse.Namespace) -> tuple[Any, str]:
 def _begin(framework: str, options: argparse.Namespace, console: Console) -> tuple[Run, Dataset, Any, str]:
     """A new run: chooses what was not given, says so, and makes its folder; with the framework's runtime and the device."""
     asked = networks.get(options.network) if options.network else None
-    recipe = changed(recipes.get(options.recipe or RECIPE), epochs=options.epochs, batch_size=options.batch_size)
+    chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
+    recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
     if options.out:
         check_free(options.out)
-    dataset, reason = _data(options, console)
+    dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
         _check_fit(asked, dataset, recipe)
@@ -271,23 +272,26 @@ def _article(framework: str, dataset: Dataset, count: int = 16) -> str:
     )
 
 
-def _data(options: argparse.Namespace, console: Console) -> tuple[Dataset, str]:
+def _data(options: argparse.Namespace, console: Console, network: Network | None) -> tuple[Dataset, str]:
     if options.data in (None, "auto"):
-        return data.load_auto(options.data_dir, console.say)
+        return data.load_auto(options.data_dir, console.say, network.input_shape[0] if network else 3)
     dataset = data.load(options.data, options.data_dir, console.say)
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None = None) -> None:
-    """`InputError` unless `network` can classify `dataset` and, if a `recipe` is given, be trained on it."""
-    if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) != network.classes:
+def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None, trained: bool = True) -> None:
+    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it."""
+    shape = dataset.train_images.shape[1:]
+    seen = recipe.seen(shape) if recipe else shape
+    if seen != network.input_shape or len(dataset.classes) != network.classes:
+        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
         raise InputError(
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
-            f"but {dataset.name} has images {dataset.train_images.shape[1:]} of {len(dataset.classes)} classes"
+            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
         )
     norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
     count = len(dataset.train_labels)
-    if recipe and 1 in norms and 1 in (recipe.batch_size, count % recipe.batch_size or recipe.batch_size):
+    if recipe and trained and 1 in norms and 1 in (recipe.batch_size, count % recipe.batch_size or recipe.batch_size):
         raise InputError(
             f"{count} images in batches of {recipe.batch_size} make a batch of one image, from which the batch norm of "
             f"{network.name} learns nothing: choose another --batch-size or --train-limit"
@@ -310,10 +314,10 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
     if options.data in (None, "auto") and experiment:
         dataset = data.load(experiment.data, options.data_dir, console.say)
     else:
-        dataset, _ = _data(options, console)
+        dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
-    _check_fit(network, dataset)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    _check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
