@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parity import pattern
 from parity.errors import InputError
 from parity.network import Network
 from parity.networks.alexnet import alexnet, alexnet_cifar
@@ -45,13 +46,15 @@ def small(network: Network) -> Network:
 
 
 def get(name: str) -> Network:
-    """The network called `name`; `FILE.json` is one of your own.
+    """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.pattern`).
 
     `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. `InputError` lists
     the known names.
     """
     if name.endswith(".json"):
         return read(Path(name))
+    if name.startswith(pattern.INPUT):
+        return pattern.network(name)
     base, at, width = name.partition("@")
     if base not in NETWORKS:
         raise InputError(
