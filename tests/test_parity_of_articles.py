@@ -76,6 +76,29 @@ def test_an_error_where_branches_end_or_in_a_head_is_found_there(layer: str, wor
     assert [row["layer"] for row in outcome.isolated or [] if row["verdict"] == "different"] == [layer]
 
 
+CAUSES = {
+    "alpha / 5": (changes.node("lrn2", alpha=2e-5), "lrn2", "alpha is divided by the size 5"),
+    "alpha * 5": (changes.node("lrn1", alpha=5e-4), "lrn1", "alpha is multiplied by the size 5"),
+    "PyTorch's k": (changes.node("lrn1", k=1.0), "lrn1", "k = 1 instead of 2"),
+    "branches in another order": (
+        changes.nodes(lambda n: n.with_parts(n.parts[::-1]) if n.name == "inception_3b" else n),
+        "inception_3b",
+        "another order",
+    ),
+    "heads weigh too little": (changes.kinds(Auxiliary, weight=0.29), "loss", ""),
+}
+
+
+@pytest.mark.parametrize("what", CAUSES)
+def test_a_mistake_that_googlenet_invites_is_found_and_explained(what: str, workers: dict[str, Worker]) -> None:
+    change, layer, cause = CAUSES[what]
+    checked = check(GOOGLENET)
+    outcome = run(checked, workers, change(checked))
+    assert outcome.first is not None
+    assert layer in (outcome.first.layer, outcome.first.phase)
+    assert cause in (outcome.first.cause or "")
+
+
 def weighted(network: Network, weight: float) -> Network:
     """The network with another weight of its auxiliary heads."""
     return replace(
