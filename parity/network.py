@@ -167,7 +167,7 @@ class Network:
         """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores).
 
         Dropout rates shrink alike: a net with few filters has none to spare. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of
-        so many pixels. A pool that covered its whole map, or is now too large for it, then covers the whole map.
+        so many pixels. An average pool that covered its whole map, and any pool that is now too large for it, then covers the whole map.
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
@@ -223,7 +223,8 @@ def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
         fitted = node.with_parts(tuple(_fitted(part, before, new)[0] for part in node.parts))
         if isinstance(fitted, MaxPool):
             pad = fitted.padding if isinstance(fitted.padding, int) else fitted.size
-            if fitted.size >= min(before[1:]) or fitted.size > min(new[1:]) + 2 * pad:
+            overall = isinstance(fitted, AvgPool) and fitted.size >= min(before[1:])
+            if overall or fitted.size > min(new[1:]) + 2 * pad:
                 fitted = replace(fitted, size=min(new[1:]), padding=0)
         made.append(fitted)
         new = fitted.output(new)

@@ -104,6 +104,7 @@ def generated(draw: st.DrawFn) -> Network:
             st.sampled_from([0.0, 1.0]),
         ),
         ReLU: lambda n: st.builds(ReLU, st.just(n)),
+        Tanh: lambda n: st.builds(Tanh, st.just(n)),
         Dropout: lambda n: st.builds(
             Dropout, st.just(n), st.floats(0.01, 0.99), st.sampled_from(["downscale_in_infer", "upscale_in_train"])
         ),
@@ -116,13 +117,17 @@ def generated(draw: st.DrawFn) -> Network:
             st.integers(1, 4).map(lambda k: k * 2),
             st.integers(1, 3),
             size,
-            st.integers(0, 1),
+            st.sampled_from([0, 1, "same"]),
             st.sampled_from([1, 2] if here[0] % 2 == 0 else [1]),
             st.booleans(),
             inits,
             inits,
         ),
-        MaxPool: lambda n: st.builds(MaxPool, st.just(n), size, size, st.just(0), st.booleans()),
+        LRN: lambda n: st.builds(LRN, st.just(n), size, st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 2)),
+        Branches: lambda n: st.builds(
+            lambda *own: Branches(n, tuple((Conv(f"{n}_{i}", k),) for i, k in enumerate(own))), size, size
+        ),
+        MaxPool: lambda n: st.builds(MaxPool, st.just(n), size, size, st.sampled_from([0, "same"]), st.booleans()),
         AvgPool: lambda n: st.builds(AvgPool, st.just(n), size, size, st.just(0), st.booleans()),
     }
     vector = shared | {Linear: lambda n: st.builds(Linear, st.just(n), st.integers(1, 9), st.booleans(), inits, inits)}

@@ -201,11 +201,14 @@ def test_every_network_has_a_small_cousin_whose_name_leads_back_to_it(name: str)
     assert small.classes == network.classes
 
 
-def test_a_pool_over_a_whole_map_still_covers_it_in_a_cousin_for_smaller_images() -> None:
+def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_another_size() -> None:
     network = networks.get("googlenet@0.25x96")
     pool = network.layers["avgpool"].node
     assert isinstance(pool, AvgPool)
     assert (network.inputs["avgpool"], pool.size) == ((256, 3, 3), 3)
+    larger = networks.get("vgg_mini@1x64")
+    assert larger.layers["pool5"].node == networks.get("vgg_mini").layers["pool5"].node
+    assert (larger.inputs["avgpool"][1], larger.layers["avgpool"].node.size) == (2, 2)  # type: ignore[attr-defined]
     head = network.layers["aux1_pool"]  # 5x5 on a map of 6: it fits as it is
     assert (head.input[1], head.node) == (6, AvgPool("aux1_pool", 5, 3))
 
