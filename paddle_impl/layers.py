@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from parity import nodes
 from parity.nodes import Shape
+from parity.threads import THREADS
 from parity.windows import Pad
 
 
@@ -118,16 +122,78 @@ class _AvgPool(nn.AvgPool2D):
         return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
+_FEW_PIXELS = 4
+"""Of a convolution's output: so few that unfolding many images at once is faster (docs/performance.md)."""
+
+
 class _Conv(nn.Conv2D):
-    """Paddle's Conv2D with the bias added as [C,1,1]: the kernels for its own [1,C,1,1] are five to ten times slower on CPU."""
+    """Paddle's Conv2D with the bias added as [C,1,1]: the kernels for its own [1,C,1,1] are five to ten times slower on CPU.
+
+    On CPU the images are shared out to the threads, see `_Shared`, since Paddle's kernel unfolds them on one. Where only a few pixels
+    are left, its product of one image at a time spends its time reading weights, so many images are unfolded into one product.
+    """
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         padding, bias = _padding(node.pads(shape)), None if node.bias else False
         super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias_attr=bias)
+        # Height and width of the output, where it is one group's and evenly padded, as unfolding needs it.
+        self.map = node.output(shape)[1:] if node.groups == 1 and len(padding) == 2 else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.conv2d(x, self.weight, None, self._stride, self._padding, self._dilation, self._groups)
+        sizes = THREADS.sizes(x.shape[0]) if x.place.is_cpu_place() and paddle.in_dynamic_mode() else []
+        if len(sizes) < 2:
+            out = self.product(x, self.weight)
+        elif paddle.is_grad_enabled():
+            out = _Shared.apply(x, self.weight, self, sizes)
+        else:
+            out = paddle.concat(THREADS.map(lambda part: self.product(part, self.weight), paddle.split(x, sizes)))
         return out if self.bias is None else out + self.bias.reshape([-1, 1, 1])
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The convolution without bias."""
+        if not (
+            self.map
+            and math.prod(self.map) <= _FEW_PIXELS
+            and x.shape[0] >= 8
+            and x.place.is_cpu_place()
+            and paddle.in_dynamic_mode()
+        ):
+            return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
+        columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
+        out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
+        return out.reshape([weight.shape[0], x.shape[0], *self.map]).transpose([1, 0, 2, 3])
+
+
+class _Shared(PyLayer):
+    """A convolution whose images are shared out to the threads in parts of `sizes`, forward and backward.
+
+    Each thread builds a graph of its own part; the gradients of the weight are added in the order of the parts, so that
+    every run with as many threads rounds alike.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: _Conv, sizes: list[int]) -> Tensor:
+        def one(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            given, own = part.detach(), weight.detach()
+            given.stop_gradient, own.stop_gradient = x.stop_gradient, False
+            with paddle.enable_grad():
+                return given, own, layer.product(given, own)
+
+        ctx.sizes, ctx.parts = sizes, THREADS.map(one, paddle.split(x, sizes))
+        return paddle.concat([out.detach() for _, _, out in ctx.parts])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        def one(part: tuple[tuple[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor | None, Tensor]:
+            (given, own, out), share = part
+            out.backward(share)
+            return given.grad, own.grad
+
+        shares = paddle.split(gradient, ctx.sizes)
+        found = THREADS.map(one, list(zip(ctx.parts, shares, strict=True)))
+        ctx.parts = []
+        inputs, weights = zip(*found, strict=True)
+        return None if inputs[0] is None else paddle.concat(list(inputs)), sum(weights[1:], weights[0])
 
 
 def _padding(pads: tuple[Pad, Pad]) -> list[int]:

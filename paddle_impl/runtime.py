@@ -11,6 +11,7 @@ import warnings
 
 from parity import machine
 from parity.errors import InputError
+from parity.threads import THREADS
 
 # DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
 os.environ.update({name: value for name, value in machine.paddle_environment().items() if name not in os.environ})
@@ -33,7 +34,9 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
     """
     if threads:
-        paddle.base.core.set_num_threads(threads)
+        # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
+        THREADS.use(threads)
+        paddle.base.core.set_num_threads(1)
     found = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not found:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")

@@ -161,6 +161,7 @@ def run(
         for step in lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
             say(watch.line())
+            del step
     if "onnx" in check.stages:
         for difference in _onnx(check, workers, plant, common):
             outcome.verdicts.add(1, difference)
@@ -202,7 +203,10 @@ class _Watch:
             self._tensors(step, first, second)
         if "update" in self.outcome.check.phases:
             self._trajectory(step, first, second)
-        self.before, self.rate = (first, second), given.rate
+        calm = len(self.fewer) == len(
+            self.twins
+        )  # else another record is in memory, and no cause would be told from rounding
+        self.before, self.rate = (first, second) if calm else ({}, {}), given.rate
 
     def _tensors(self, step: Step, first: Record, second: Record) -> None:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
@@ -240,7 +244,9 @@ class _Watch:
 
     def _bound(self, step: Step, calm: Callable[[str], float]) -> Callable[[str], float]:
         noise: dict[str, float] = {}
-        for name in (name for name in self.twins if name not in self.fewer):  # parted by chaos, it records everything
+        for name in (
+            name for name in self.twins if name not in self.fewer
+        ):  # parted by chaos, the farthest records all
             for d in differences(self.feed.network, (self.outcome.sides[0], name), step, lambda name: 0.0):
                 phase = d.name.partition("/")[0]
                 noise[phase] = max(noise.get(phase, 0.0), d.error)
@@ -267,7 +273,9 @@ class _Watch:
         chaotic = error > max(bound, floor)
         self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
         if apart > CALM and self.feed.dtype == "float64":
-            self.fewer.clear()
+            farthest = self.twins[distances.index(apart)]
+            self.fewer |= dict.fromkeys(self.twins, ("update",))
+            del self.fewer[farthest]
 
     def _amplified(self, step: Step, first: Record, second: Record) -> float:
         """What Adam's first step may have made of the gradients' rounding, in all weights together; it stays."""

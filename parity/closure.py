@@ -1,11 +1,14 @@
 """The stage `onnx`: both frameworks, ONNX Runtime on the export of either, and onnx.reference compute the same inference.
 
+ONNX Runtime runs both what the framework's exporter wrote (`raw`) and the file that is made of it (`runtime`).
+
 In float32 every tensor is held against the float64 one of the first framework, within what rounding explains (`parity.noise`); all
 pairs against the sum of both. In float64 onnx.reference and the frameworks agree as the proof asks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +20,7 @@ from onnx import ModelProto
 from parity.compare import Difference, relative_l2
 from parity.data import Dataset
 from parity.data.batches import preprocess
+from parity.errors import InputError
 from parity.feed import Feed
 from parity.lockstep import begin, one_step
 from parity.noise import inference_noise
@@ -67,7 +71,7 @@ def closure(
             zip(names, pool.map(lambda name: _eager(workers[name], feeds[name], pictures), names), strict=True)
         )
         exports = list(pool.map(lambda name: _export(workers[name], feeds[name]), names))
-    models: dict[str, ModelProto] = {}
+    models: dict[str, tuple[bytes, ModelProto]] = {}
     for name, exported in zip(names, exports, strict=True):
         if isinstance(exported, NotTheNetwork):
             yield Difference(f"onnx/{exported.layer or last}.export of {name}: {exported}", np.inf, 0.0)
@@ -76,15 +80,15 @@ def closure(
     exact = {name: _exact(workers[name], feeds[name], pictures) for name in names}
     noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
     parties = {name: eager[name] for name in names}
-    for name, model in models.items():
+    for name, (raw, model) in models.items():
         layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, few).items()}
-        scores = {f"scores/{kind}": sessions.run(model, images) for kind, images in pictures.items()}
-        parties[f"runtime({name})"] = layers | scores
+        parties[f"runtime({name})"] = layers | _scores(model, pictures)
+        parties[f"raw({name})"] = _scores(raw, pictures)
     for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
         )
-    for name, model in models.items():
+    for name, (_, model) in models.items():
         neutral = sessions.reference_layers(model, few)
         for layer, array in neutral.items():
             for side in names:
@@ -95,12 +99,12 @@ def closure(
 def _float32(
     tensor: str, last: str, found: Mapping[str, np.ndarray | None], exact: Record, noise: Mapping[str, float]
 ) -> Iterator[Difference]:
-    """One tensor of all parties that have it, each against the float64 one, then pairwise."""
+    """One tensor of all parties that have it, each against the float64 one, then pairwise; no party lacks scores."""
     kind, _, name = tensor.partition("/")
     layer = name if kind == "layers" else last
     what = "2 images" if kind == "layers" else f"scores of {name}" + ("" if name == "extremes" else " images")
-    # An operator that inference leaves out is in no export.
-    present = {party: array for party, array in found.items() if array is not None}
+    # An operator that inference leaves out is in no export, and a raw export's values have names of their own.
+    present = {party: array for party, array in found.items() if array is not None or kind == "scores"}
     for party, array in present.items():
         yield Difference(f"onnx/{layer}.{party}, {what}", _error(exact[tensor], array), noise[tensor])
     for (one, a), (other, b) in itertools.combinations(present.items(), 2):
@@ -123,9 +127,20 @@ def _eager(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Re
     return _predictions(worker, pictures)
 
 
-def _export(worker: Worker, feed: Feed) -> ModelProto | NotTheNetwork:
+def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Record:
+    """What ONNX Runtime says of those pictures that it can run the model on."""
+    found = {}
+    for kind, images in pictures.items():
+        with contextlib.suppress(InputError):
+            found[f"scores/{kind}"] = sessions.run(model, images)
+    return found
+
+
+def _export(worker: Worker, feed: Feed) -> tuple[bytes, ModelProto] | NotTheNetwork:
+    """What the exporter wrote, and the model that is made of it."""
     try:
-        return export(worker.export(), feed.network, feed.state)
+        raw = worker.export()
+        return raw, export(raw, feed.network, feed.state)
     except NotTheNetwork as error:
         return error
     except WorkerFailed as error:

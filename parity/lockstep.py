@@ -55,6 +55,7 @@ def lockstep(
             if number == 1:
                 records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
             yield Step(number, given, records)
+            del given, records  # of a whole network they are gigabytes, and the next ones come while these are held
 
 
 def _one_of(

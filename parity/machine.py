@@ -28,20 +28,32 @@ def describe() -> str:
     return f"{cpu_name()}, {cores()} cores, Python {platform.python_version()}"
 
 
-def is_amd() -> bool:
-    """Whether the processor is AMD's."""
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "AMD" in platform.processor()
+MKL_KINDS = {"avx512f avx512dq avx512bw avx512vl": "7", "avx2 fma": "5"}
+"""Instructions -> MKL's number for Intel's processors that have them."""
+
+
+def mkl_kind(cpuinfo: str) -> str | None:
+    """The value of MKL_DEBUG_CPU_TYPE for the AMD processor that `cpuinfo` (/proc/cpuinfo) describes; None for another one."""
+    flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    kinds = (kind for needed, kind in MKL_KINDS.items() if set(needed.split()) <= set(flags))
+    return next(kinds, None) if "AuthenticAMD" in cpuinfo else None
 
 
 def paddle_environment() -> dict[str, str]:
     """Environment variables that Paddle must find when it is imported.
 
-    Its old MKL takes a slow path on AMD processors unless it is told their kind: 2.4x in VGG16 training (docs/performance.md).
+    Its old MKL takes a slow path on AMD processors unless it is told which of Intel's they are like (docs/performance.md).
     """
-    return {"GLOG_minloglevel": "2"} | ({"MKL_DEBUG_CPU_TYPE": "5"} if is_amd() else {})
+    try:
+        kind = mkl_kind(Path("/proc/cpuinfo").read_text())
+    except OSError:
+        kind = None
+    return {"GLOG_minloglevel": "2"} | ({"MKL_DEBUG_CPU_TYPE": kind} if kind else {})
+
+
+def torch_environment() -> dict[str, str]:
+    """Environment variables that PyTorch must find when it is imported: large tensors lie on large pages (docs/performance.md)."""
+    return {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def set_threads(threads: int | None) -> int:

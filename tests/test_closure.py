@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx_graphs import CHAIN
 
 from parity import data
-from parity.check import Check, run
-from parity.closure import BATCHES, TRAINED_STEPS, inputs, trained
+from parity.check import Check, Plant, run
+from parity.closure import BATCHES, TRAINED_STEPS, _export, _float32, _scores, closure, inputs, trained
 from parity.faults import changes
 from parity.faults.subject import network, subject
+from parity.feed import Feed
+from parity.onnx import writing
+from parity.onnx.reading import NotTheNetwork
 from parity.recipe import Preprocessing
 from parity.worker import Worker
 
@@ -27,10 +31,10 @@ def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[
     outcome = run(check, workers)
     assert outcome.verdict == "equal", outcome.first
     stage = outcome.stages()["onnx"]
-    # Every operator of both exports on every party and pair, the scores of every batch, and onnx.reference against both sides.
-    layers, operators, kinds = len(network().nodes), len(network().nodes), len(BATCHES) + 1
-    assert stage["compared"] == 10 * (operators + kinds) + 4 * operators
-    assert layers == operators
+    # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
+    # onnx.reference on both exports against both sides.
+    operators, kinds = len(CHAIN), len(BATCHES) + 1
+    assert stage["compared"] == 10 * operators + 21 * kinds + 4 * operators
     assert 0 < stage["max_error"] <= stage["bound"] < 1e-4
 
 
@@ -80,3 +84,56 @@ def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check
 
 def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
     assert run(replace(check, dtype="float32"), workers).verdict == "equal"
+
+
+@pytest.fixture(scope="module")
+def pictures(check: Check) -> dict[str, np.ndarray]:
+    return inputs(check.dataset, check.recipe.preprocessing)
+
+
+def both_sides(check: Check, plant: Plant | None = None) -> dict[str, Feed]:
+    feed = check.feed("float32")
+    return {"torch": feed, "paddle": plant(feed) if plant else feed}
+
+
+def test_in_float64_the_bound_is_that_of_one_step_and_pairs_may_differ_twice_as_much(
+    check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
+) -> None:
+    found = {d.name: d for d in closure(workers, both_sides(check), pictures)}
+    exact = [d for name, d in found.items() if name.endswith("float64")]
+    assert len(exact) == 4 * len(CHAIN) and {d.bound for d in exact} == {1e-12}
+    for what in ("fc3.{}, 2 images", "fc3.{}, scores of 128 images", "fc3.{}, scores of extremes"):
+        alone = {found[f"onnx/{what.format(party)}"].bound for party in ("torch", "paddle", "runtime(paddle)")}
+        pair = found[f"onnx/{what.format('paddle, runtime(torch)')}"]
+        assert {pair.bound / 2} == alone and 1e-7 < pair.bound < 1e-4
+    for party in ("raw(torch)", "raw(paddle)"):
+        assert found[f"onnx/fc3.{party}, scores of 7 images"].equal
+
+
+def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
+    check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
+) -> None:
+    feeds = both_sides(check, changes.perturbed("conv3:output:1e-9", network()))
+    found = {d.name: d for d in closure(workers, feeds, pictures)}
+    here = found["onnx/conv3.paddle, reference(torch), float64"]
+    assert 1e-12 < here.error < 1e-8 and not here.equal
+    assert found["onnx/conv2.paddle, reference(torch), float64"].equal
+    assert found["onnx/conv3.torch, reference(torch), float64"].equal
+
+
+def test_a_graph_that_runs_on_some_batches_only_differs_on_the_others(pictures: dict[str, np.ndarray]) -> None:
+    made = writing.write(network(), CHAIN)
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    found = _scores(made.SerializeToString(), pictures)
+    assert list(found) == ["scores/2"]
+    scores = {party: found.get("scores/7") for party in ("torch", "raw(torch)")}
+    exact = {"scores/7": np.ones((7, 10))}
+    assert [d.error for d in _float32("scores/7", "fc3", scores, exact, {"scores/7": 1.0})] == [np.inf] * 3
+
+
+def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> None:
+    with Worker("torch", threads=1) as worker:
+        worker.versions()
+        worker._process.kill()
+        found = _export(worker, check.feed("float32"))
+    assert isinstance(found, NotTheNetwork) and "its exporter failed" in str(found)

@@ -9,47 +9,25 @@ import numpy as np
 import onnx
 import pytest
 from made_networks import EVERY_KIND
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx_graphs import CHAIN, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
 from parity import networks, recipes
 from parity.compare import relative_l2
+from parity.data.batches import preprocess
 from parity.errors import InputError
-from parity.faults.subject import network, state
+from parity.faults.subject import network
 from parity.network import Network
 from parity.nodes import Conv, Dropout, Flatten, Linear, ReLU
+from parity.noise import inference_noise
 from parity.onnx import operators, sessions, writing
-from parity.onnx.exporting import check_pictures, export, scores
-from parity.onnx.reading import NotTheNetwork
+from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session
 from parity.randomness import stream
 from parity.recipe import Preprocessing
 from parity.recipes import CIFAR10_STATISTICS
 from parity.weights import State, initialise
 from parity.worker import Worker
-
-CHAIN = operators.operators(network(), state())
-
-
-def weights_of(net: Network) -> State:
-    """Weights as after some training: no statistic is trivial."""
-    if net == network():
-        return state()
-    fresh = initialise(net, 0)
-    for name, array in fresh.items():
-        if name.endswith((".mean", ".variance", ".gamma", ".beta")):
-            fresh[name] = stream(1, name).uniform(0.5, 1.5, array.shape).astype(np.float32)
-    return fresh
-
-
-def raw_export(worker: Worker, net: Network) -> bytes:
-    worker.start(net, recipes.get("article").optimizer, weights_of(net), "float32")
-    return worker.export()
-
-
-@pytest.fixture(scope="module")
-def raw(workers: dict[str, Worker]) -> dict[str, bytes]:
-    """What either framework's exporter writes of the network that has every habit of the articles'."""
-    return {name: raw_export(worker, network()) for name, worker in workers.items()}
 
 
 @pytest.fixture
@@ -64,7 +42,11 @@ def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
 # ----------------------------------------------------------------------------------- exports are the network
 
 
-@pytest.mark.parametrize("net", [network(), EVERY_KIND, networks.get("vgg_mini@0.125")], ids=lambda net: net.name)
+@pytest.mark.parametrize(
+    "net",
+    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, networks.get("vgg_mini@0.125")],
+    ids=lambda net: net.name,
+)
 def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
     files = {
         name: export(raw_export(worker, net), net, weights_of(net)).SerializeToString()
@@ -81,117 +63,20 @@ def test_exporting_ten_times_gives_ten_equal_graphs(worker: Worker) -> None:
     assert len(made) == 1
 
 
-def test_an_export_runs_as_the_framework_does(framework: str, workers: dict[str, Worker]) -> None:
-    worker, images = workers[framework], pixels(5, EVERY_KIND.input_shape)
-    made = export(raw_export(worker, EVERY_KIND), EVERY_KIND, weights_of(EVERY_KIND))
+@pytest.mark.parametrize("net", [EVERY_KIND, ROUNDED_UP], ids=lambda net: net.name)
+def test_an_export_runs_as_the_framework_does(net: Network, framework: str, workers: dict[str, Worker]) -> None:
+    worker, images = workers[framework], pixels(5, net.input_shape)
+    made = export(raw_export(worker, net), net, weights_of(net))
     eager = worker.predict(images, record=True)
     layers = sessions.run_layers(made, images)
-    assert list(layers) == [node.name for node in EVERY_KIND.nodes if node.name != "drop"]
+    assert list(layers) == [node.name for node in net.nodes if node.name != "drop"]
     for layer, array in layers.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 2e-6, layer
     exact = sessions.reference_layers(made, images)
-    worker.start(EVERY_KIND, recipes.get("article").optimizer, weights_of(EVERY_KIND), "float64")
+    worker.start(net, recipes.get("article").optimizer, weights_of(net), "float64")
     eager = worker.predict(images.astype(np.float64), record=True)
     for layer, array in exact.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 1e-13, layer
-
-
-def changed(data: bytes, change: Callable[[ModelProto], None]) -> bytes:
-    made = onnx.load_from_string(data)
-    change(made)
-    return bytes(made.SerializeToString())
-
-
-def node_of(made: ModelProto, kind: str) -> onnx.NodeProto:
-    return next(node for node in made.graph.node if node.op_type == kind)
-
-
-def set_attribute(kind: str, name: str, value: object) -> Callable[[ModelProto], None]:
-    def change(made: ModelProto) -> None:
-        node = node_of(made, kind)
-        kept = [entry for entry in node.attribute if entry.name != name]
-        del node.attribute[:]
-        node.attribute.extend([*kept, helper.make_attribute(name, value)])
-
-    return change
-
-
-def one_bit(made: ModelProto) -> None:
-    """The smallest change of one convolution's weight, wherever the exporter keeps it."""
-    for holder in [
-        *made.graph.initializer,
-        *(node.attribute[0].t for node in made.graph.node if node.op_type == "Constant"),
-    ]:
-        if list(holder.dims) == [8, 8, 3, 3]:
-            array = numpy_helper.to_array(holder).copy()
-            array.flat[0] = np.nextafter(array.flat[0], np.float32(9))
-            holder.CopyFrom(numpy_helper.from_array(array, holder.name))
-            return
-    raise AssertionError("no such weight")
-
-
-def dropped_in_training(made: ModelProto) -> None:
-    """A Dropout that acts stands in front of the last operator."""
-    last = made.graph.node[-1]
-    flag = numpy_helper.from_array(np.array(True), "training")
-    rate = numpy_helper.from_array(np.array(0.5, np.float32), "rate")
-    made.graph.initializer.extend([flag, rate])
-    dropout = helper.make_node("Dropout", [last.input[0], "rate", "training"], ["dropped"])
-    last.input[0] = "dropped"
-    made.graph.node.insert(len(made.graph.node) - 1, dropout)
-
-
-def exchanged(made: ModelProto) -> None:
-    """The square linear layer multiplies from the other side."""
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in made.graph.initializer}
-    shapes |= {
-        node.output[0]: tuple(node.attribute[0].t.dims) for node in made.graph.node if node.op_type == "Constant"
-    }
-    node = next(node for node in made.graph.node if len(node.input) > 1 and shapes.get(node.input[1]) == (32, 32))
-    first, second = node.input[:2]
-    node.input[0], node.input[1] = second, first
-
-
-BROKEN: list[tuple[Callable[[ModelProto], None], str]] = [
-    (set_attribute("BatchNormalization", "training_mode", 1), "training_mode = 1"),
-    (set_attribute("BatchNormalization", "epsilon", 1e-3), "layer bn1: epsilon is 0.001"),
-    (set_attribute("MaxPool", "ceil_mode", 0), "layer pool1: ceil_mode is 0 in the export, 1"),
-    (set_attribute("MaxPool", "pads", [1, 1, 1, 1]), "layer pool1: pads"),
-    (set_attribute("AveragePool", "count_include_pad", 1), "layer pool3: count_include_pad is 1"),
-    (set_attribute("Conv", "strides", [2, 2]), "layer conv1: strides"),
-    (set_attribute("Conv", "dilations", [2, 2]), "dilations = [2, 2]"),
-    (set_attribute("Conv", "group", 2), "layer conv1: group is 2"),
-    (one_bit, "weight is not the network's own, to the bit"),
-    (dropped_in_training, "Dropout"),
-    (exchanged, "takes the image as another input"),
-    (lambda made: setattr(node_of(made, "Relu"), "op_type", "Sigmoid"), "operator Sigmoid"),
-    (lambda made: setattr(node_of(made, "Relu"), "op_type", "Identity"), "layer relu1: the export has Mul"),
-]
-
-
-@pytest.mark.parametrize(("change", "said"), BROKEN, ids=[said for _, said in BROKEN])
-def test_an_export_that_is_not_the_network_is_refused_at_its_layer(
-    change: Callable[[ModelProto], None], said: str, framework: str, raw: dict[str, bytes]
-) -> None:
-    with pytest.raises(NotTheNetwork, match=said.replace("[", r"\[").replace("]", r"\]")):
-        export(changed(raw[framework], change), network(), state())
-
-
-def test_an_export_of_other_weights_or_of_another_network_is_refused(framework: str, raw: dict[str, bytes]) -> None:
-    with pytest.raises(NotTheNetwork, match="layer conv1: bias is not the network's own"):
-        export(raw[framework], network(), state(seed=1))
-    longer = replace(network(), nodes=(*network().nodes[:-1], ReLU("extra"), network().nodes[-1]))
-    with pytest.raises(NotTheNetwork, match="layer extra: the export has Gemm where Relu belongs"):
-        export(raw[framework], longer, state())
-
-
-def test_a_graph_with_two_ways_is_refused(raw: dict[str, bytes], framework: str) -> None:
-    def fork(made: ModelProto) -> None:
-        relu = node_of(made, "Relu")
-        made.graph.node.append(helper.make_node("Sigmoid", [relu.output[0]], ["elsewhere"]))
-
-    with pytest.raises(NotTheNetwork, match="goes to 2 operators"):
-        export(changed(raw[framework], fork), network(), state())
 
 
 # ------------------------------------------------------------------------------------------- what is written
@@ -249,6 +134,23 @@ def test_folding_takes_every_batch_norm_behind_a_layer_away_and_changes_rounding
     assert relative_l2(sessions.run(model, pixels(8)), sessions.run(made, pixels(8))) < 2e-6
 
 
+@pytest.mark.parametrize(("name", "value"), [("variance", -1.0), ("variance", np.nan), ("gamma", 3e38)])
+def test_a_fold_that_float32_cannot_hold_is_refused_in_one_line(name: str, value: float) -> None:
+    norm = next(operator for operator in CHAIN if operator.kind == "BatchNormalization")
+    broken = {**norm.arrays, name: np.full_like(norm.arrays[name], value)}
+    broken |= {"variance": np.full_like(broken["variance"], 1e-30)} if name == "gamma" else {}
+    chain = [replace(operator, arrays=broken) if operator is norm else operator for operator in CHAIN]
+    with pytest.raises(InputError, match=f"{norm.layer} cannot be folded: with its smallest variance"):
+        operators.folded(chain)
+
+
+def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
+    fc = next(operator for operator in CHAIN if operator.layer == "fc1")
+    narrow = replace(fc, arrays={**fc.arrays, "weight": fc.arrays["weight"][:, 1:]})
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        writing.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
+
+
 def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
     nodes = (
         networks.get("vgg_mini").nodes[1],
@@ -290,6 +192,36 @@ def test_metadata_is_kept(model: ModelProto) -> None:
     told = session(made.SerializeToString()).get_modelmeta().custom_metadata_map
     assert Network.from_json(told["network"]) == network()
     assert told["classes"] == '["a"]'
+
+
+def test_pictures_for_checks_are_noise_and_the_extremes() -> None:
+    found = check_pictures((3, 4, 5))
+    assert found.shape == (12, 3, 4, 5) and found.dtype == np.uint8
+    assert all(len(np.unique(picture)) > 20 for picture in found[:8])
+    assert [len(np.unique(picture)) for picture in found[8:]] == [1, 1, 1, 2]
+    assert [picture[0, 1, 1] for picture in found[8:]] == [0, 255, 128, 0]
+
+
+def test_the_scores_of_a_framework_are_held_against_every_run_within_what_rounding_explains() -> None:
+    net, weights, how = (
+        network(),
+        {"w": np.linspace(-1, 1, 10 * 3072, dtype=np.float32).reshape(3072, 10)},
+        Preprocessing(),
+    )
+
+    def predict(given: State, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1) @ given["w"]
+
+    def off(by: float) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda pictures: predict(weights, preprocess(pictures, how)) * np.float32(1 + by)
+
+    found = compared({"same": off(0), "far": off(1e-3)}, predict, net, weights, how)
+    given = {"scores": preprocess(check_pictures(net.input_shape), how)}
+    own = {"scores": predict(weights, given["scores"])}
+    noise = inference_noise(lambda w, g: {"scores": predict(w, g["scores"])}, own, weights, given)["scores"]
+    assert [difference.name for difference in found] == ["same", "far"]
+    assert [difference.equal for difference in found] == [True, False]
+    assert {difference.bound for difference in found} == {2 * noise} and 1e-7 < noise < 1e-4
 
 
 def test_the_float64_graph_holds_the_same_numbers(model: ModelProto) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-import torch
-
+from parity import machine
 from parity.errors import InputError
+
+os.environ.update({name: value for name, value in machine.torch_environment().items() if name not in os.environ})
+
+import torch
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:

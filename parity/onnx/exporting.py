@@ -29,7 +29,7 @@ def export(raw: bytes, network: Network, state: State, fold: bool = False, **wri
     `NotTheNetwork` names the layer where the exported graph is not the network, to the bit.
     """
     chain = operators.operators(network, state)
-    reading.prove(reading.read(reading.load(raw)), chain)
+    reading.prove(reading.read(reading.load(raw), network.input_shape), chain)
     return writing.write(network, operators.folded(chain) if fold else chain, **written)
 
 
@@ -47,11 +47,15 @@ def check_pictures(shape: Shape) -> np.ndarray:
 
 
 def compared(
-    run: Callable[[np.ndarray], np.ndarray], predict: Predict, network: Network, state: State, how: Preprocessing
-) -> Difference:
-    """The framework's scores of `check_pictures`, preprocessed by `how`, against those of `run`, which gets the uint8 pictures.
+    runs: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    predict: Predict,
+    network: Network,
+    state: State,
+    how: Preprocessing,
+) -> list[Difference]:
+    """The framework's scores of `check_pictures`, preprocessed by `how`, against those of each of the `runs`, by name.
 
-    Both may err by what rounding explains (`parity.noise`).
+    `runs` get the uint8 pictures. Both sides may err by what rounding explains (`parity.noise`).
     """
     pictures = check_pictures(network.input_shape)
     given = {"scores": preprocess(pictures, how)}
@@ -61,7 +65,7 @@ def compared(
 
     own = eager(state, given)
     bound = 2 * inference_noise(eager, own, state, given)["scores"]
-    return Difference("scores", relative_l2(own["scores"], run(pictures)), bound)
+    return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
 
 
 def scores(model: ModelProto, pictures: np.ndarray, how: Preprocessing, threads: int = 1) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""A network in inference as a chain of ONNX operators: what an export must say, whichever framework wrote it."""
+"""A network in inference as a list of ONNX operators: what an export must say, whichever framework wrote it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,12 +17,19 @@ from parity.weights import State
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: the layer it comes from, its ONNX type, its attributes, and its constant inputs in ONNX's order."""
+    """One operator: the layer it comes from, its ONNX type, its attributes, and its constant inputs in ONNX's order.
+
+    `inputs` are the places, in the list of operators, of those whose outputs it takes before the constants; `IMAGE` is the input.
+    """
 
     layer: str
     kind: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    inputs: tuple[int, ...] = (-1,)
+
+
+IMAGE = -1
 
 
 Spelling = tuple[str, dict[str, Any], dict[str, np.ndarray]]
@@ -29,16 +37,13 @@ Spelling = tuple[str, dict[str, Any], dict[str, np.ndarray]]
 
 def operators(network: Network, state: State) -> list[Operator]:
     """What `network` with the float32 weights `state` computes in inference. A layer that then does nothing has no operator."""
-    found = []
+    found: list[Operator] = []
     for node in network.nodes:
-        own = {name.partition(".")[2]: state[name] for name in _names(network, node)}
+        parameters = node.parameters(network.inputs[node.name])
+        own = {parameter.name.partition(".")[2]: state[parameter.name] for parameter in parameters}
         if spelled := SPELLED[type(node)](node, own):
-            found.append(Operator(node.name, *spelled))
+            found.append(Operator(node.name, *spelled, inputs=(len(found) - 1,)))
     return found
-
-
-def _names(network: Network, node: nodes.Node) -> list[str]:
-    return [parameter.name for parameter in node.parameters(network.inputs[node.name])]
 
 
 def _conv(node: nodes.Conv, own: dict[str, np.ndarray]) -> Spelling:
@@ -92,31 +97,39 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
 
 
 def folded(chain: list[Operator]) -> list[Operator]:
-    """The chain with every batch norm multiplied into the convolution or linear layer before it, where there is one.
+    """The operators with every batch norm multiplied into the convolution or linear layer before it, where there is one.
 
-    Computed in float64 and rounded once. The layer's bias is made where it has none.
+    Computed in float64 and rounded once. The layer's bias is made where it has none. `InputError` where float32 cannot hold it.
     """
     found: list[Operator] = []
-    for operator in chain:
-        before = found[-1] if found else None
-        if operator.kind == "BatchNormalization" and before and before.kind in ("Conv", "Gemm"):
-            found[-1] = _fold(before, operator)
+    takers = Counter(place for operator in chain for place in operator.inputs)
+    places = {IMAGE: IMAGE}
+    for old, operator in enumerate(chain):
+        before = found[places[operator.inputs[0]]] if operator.inputs[0] != IMAGE else None
+        alone = takers[operator.inputs[0]] == 1
+        if operator.kind == "BatchNormalization" and alone and before and before.kind in ("Conv", "Gemm"):
+            places[old] = places[operator.inputs[0]]
+            found[places[old]] = _fold(before, operator)
         else:
-            found.append(operator)
+            places[old] = len(found)
+            found.append(replace(operator, inputs=tuple(places[place] for place in operator.inputs)))
     return found
 
 
 def _fold(layer: Operator, norm: Operator) -> Operator:
-    gamma, beta, mean, variance = (np.float64(norm.arrays[name]) for name in ("gamma", "beta", "mean", "variance"))
-    weight = np.float64(layer.arrays["weight"])
-    factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])
-    bias = np.float64(layer.arrays["bias"]) if "bias" in layer.arrays else 0.0
-    arrays = {
-        "weight": (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),
-        "bias": ((bias - mean) * factor + beta).astype(np.float32),
-    }
+    gamma, beta, mean, variance = (norm.arrays[name].astype(float) for name in ("gamma", "beta", "mean", "variance"))
+    weight = layer.arrays["weight"].astype(float)
+    bias = layer.arrays["bias"].astype(float) if "bias" in layer.arrays else 0.0
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])
+        arrays = {
+            "weight": (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),
+            "bias": ((bias - mean) * factor + beta).astype(np.float32),
+        }
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise InputError(
-            f"{norm.layer} cannot be folded: its variance and eps are too small; leave batch norms as they are"
+            f"{norm.layer} cannot be folded: with its smallest variance {variance.min():.3g} and eps "
+            f"{norm.attributes['epsilon']:.3g} the weights of {layer.layer} become infinite or no numbers; "
+            "leave batch norms as they are"
         )
     return replace(layer, arrays=arrays)

@@ -1,16 +1,20 @@
-"""Reads an exporter's graph back as a chain of operators, and holds it against the network, bit for bit."""
+"""Reads an exporter's graph back as a list of operators, and holds it against the network, bit for bit."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from parity.onnx.operators import Operator
+from parity.nodes import Shape
+from parity.onnx.operators import IMAGE, Operator
+from parity.onnx.runtime import brief
 
 
 class NotTheNetwork(Exception):
@@ -56,46 +60,103 @@ COMMUTATIVE = ("Add", "Mul")
 """Operators whose inputs may be exchanged."""
 
 
-def read(model: ModelProto) -> list[Operator]:
-    """The operators on the way from the one input to the one output of `model`, without layer names.
+def read(model: ModelProto, shape: Shape) -> list[Operator]:
+    """The operators on the way from the one input, float32 [N,*shape], to the one output of `model`, without layer names.
 
-    Constants are computed, copies left out, a bias that is added goes into its layer, a MatMul becomes a Gemm and a Reshape a
-    Flatten. `NotTheNetwork` names an operator that no network here has in inference, such as dropout that acts.
+    Every operator stands behind those it takes its inputs from. Constants are computed, copies left out, a bias that is added goes
+    into its layer, a MatMul becomes a Gemm and a Reshape a Flatten: the numbers it makes are the network's in any case, and whether
+    it keeps the images apart is left to a run of the graph. `NotTheNetwork` names an operator that no network here has in
+    inference, such as dropout that acts.
     """
-    constants = _constants(model)
-    chain: list[Operator] = []
-    for node in _path(model):
-        if node.op_type not in READERS:
-            raise NotTheNetwork(f"operator {node.op_type} ({node.name}) belongs to no layer in inference")
-        READERS[node.op_type](node, [constants[name] for name in node.input if name in constants], chain)
-    return chain
+    try:
+        _must_take(model, shape)
+        return _Reader(model).operators()
+    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, RuntimeError) as error:
+        # onnx evaluates the constants of a graph that nobody has checked yet
+        raise NotTheNetwork(f"its graph cannot be read ({type(error).__name__}: {brief(error)})") from None
 
 
-def _constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """Every value that does not depend on the input."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "Shape" and all(name in found for name in node.input):
-            evaluator = ReferenceEvaluator(node, opsets={entry.domain: entry.version for entry in model.opset_import})
-            outputs = evaluator.run(None, {name: found[name] for name in node.input})
-            found |= dict(zip(node.output, outputs, strict=True))
-    return found
-
-
-def _path(model: ModelProto) -> list[NodeProto]:
-    """The nodes that the image passes through, in order. Shape computations branch off and are left out."""
+def _must_take(model: ModelProto, shape: Shape) -> None:
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise NotTheNetwork("the graph has not one input and one output")
-    value, path = model.graph.input[0].name, []
-    while value != model.graph.output[0].name:
-        takers = [node for node in model.graph.node if value in node.input and node.op_type != "Shape"]
-        if len(takers) != 1:
-            raise NotTheNetwork(f"value {value} goes to {len(takers)} operators, not to one")
-        if takers[0].input[0] != value and takers[0].op_type not in COMMUTATIVE:
-            raise NotTheNetwork(f"operator {takers[0].op_type} ({takers[0].name}) takes the image as another input")
-        path.append(takers[0])
-        value = takers[0].output[0]
-    return path
+    if model.functions or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
+        raise NotTheNetwork("the graph has operators that are not ONNX's own")
+    given = model.graph.input[0].type.tensor_type
+    count, *sizes = given.shape.dim
+    if given.elem_type != TensorProto.FLOAT or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
+        said = [size.dim_value or size.dim_param or "?" for size in given.shape.dim]
+        raise NotTheNetwork(f"the graph takes {said}, not float32 ['N', {', '.join(map(str, shape))}]")
+
+
+class _Reader:
+    """Follows the output of one graph back to its input. `found` is in order; `places` says which operator yields a value."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.constants, self.shapes = _computable(model)
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.takers = Counter(name for node in model.graph.node if node.op_type != "Shape" for name in node.input)
+        self.found: list[Operator] = []
+        self.places = {model.graph.input[0].name: IMAGE}
+
+    def operators(self) -> list[Operator]:
+        self.follow(self.model.graph.output[0].name)
+        return self.found
+
+    def follow(self, value: str) -> int:
+        """The place of the operator that yields `value`: behind all that it needs, these in the order of its inputs."""
+        if value not in self.places:
+            if value not in self.makers:
+                raise NotTheNetwork(f"value {value} does not come from the image")
+            for name in self.data(self.makers[value]):
+                self.follow(name)
+            self.places[value] = self.one(self.makers[value])
+        return self.places[value]
+
+    def data(self, node: NodeProto) -> list[str]:
+        """The values that `node` takes and that depend on the image's numbers, not on its shape alone."""
+        return [name for name in node.input if name and name not in self.constants and name not in self.shapes]
+
+    def one(self, node: NodeProto) -> int:
+        """Reads one operator; returns its place, or its input's where it adds none."""
+        if node.op_type not in READERS:
+            raise NotTheNetwork(f"operator {node.op_type} ({node.name}) belongs to no layer in inference")
+        data = self.data(node)
+        given = [self.constants[name] for name in node.input if name in self.constants]
+        if len(data) != 1 or (len(given) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape"):
+            raise NotTheNetwork(
+                f"operator {node.op_type} ({node.name}) takes other inputs than one value and constants"
+            )
+        if node.input[0] != data[0] and node.op_type not in COMMUTATIVE:
+            raise NotTheNetwork(f"operator {node.op_type} ({node.name}) takes the image as another input")
+        source = self.places[data[0]]
+        read = READERS[node.op_type](node, given)
+        if read is None:
+            return source
+        if node.op_type == "Add":
+            if source == IMAGE or self.takers[data[0]] != 1:
+                raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
+            self.found[source] = _with_bias(node, self.found[source], read.arrays["bias"])
+            return source
+        self.found.append(replace(read, inputs=(source,)))
+        return len(self.found) - 1
+
+
+def _computable(model: ModelProto) -> tuple[dict[str, np.ndarray], set[str]]:
+    """Every value that does not depend on the input, computed, and the names of those that depend on its shape alone."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    shapes: set[str] = set()
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    for node in model.graph.node:
+        needed = [name for name in node.input if name]
+        if node.op_type == "CastLike" and needed[0] in found:
+            found[node.output[0]] = found[needed[0]].astype(np.float32)  # all values that depend on the image are
+        elif all(name in found for name in needed):
+            outputs = ReferenceEvaluator(node, opsets=opsets).run(None, {name: found[name] for name in needed})
+            found |= dict(zip(node.output, outputs, strict=True))
+        elif node.op_type == "Shape" or all(name in found or name in shapes for name in needed):
+            shapes |= set(node.output)
+    return found, shapes
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
@@ -116,77 +177,75 @@ def _must(node: NodeProto, attributes: dict[str, Any], **wanted: Any) -> dict[st
     return attributes
 
 
-Read = Callable[[NodeProto, list[np.ndarray], list[Operator]], None]
-
-
-def _conv(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _conv(node: NodeProto, given: list[np.ndarray]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
-    chain.append(Operator("", "Conv", attributes, dict(zip(("weight", "bias"), given, strict=False))))
+    return Operator("", "Conv", attributes, dict(zip(("weight", "bias"), given, strict=False)))
 
 
-def _gemm(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _gemm(node: NodeProto, given: list[np.ndarray]) -> Operator:
     attributes = _must(node, _attributes(node), alpha=1.0, beta=1.0, transA=0)
     weight, *bias = given
     if not attributes["transB"]:
         weight = weight.T
-    chain.append(Operator("", "Gemm", {"transB": 1}, dict(zip(("weight", "bias"), (weight, *bias), strict=False))))
+    return Operator("", "Gemm", {"transB": 1}, dict(zip(("weight", "bias"), (weight, *bias), strict=False)))
 
 
-def _matmul(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    if len(given) != 1:
-        raise NotTheNetwork(f"operator MatMul ({node.name}) has no constant weight")
-    chain.append(Operator("", "Gemm", {"transB": 1}, {"weight": given[0].T}))
+def _matmul(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    return Operator("", "Gemm", {"transB": 1}, {"weight": given[0].T})
 
 
-def _add(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    """A bias: [C] of a linear layer, [C,1,1] of a convolution."""
-    layer = chain[-1] if chain else None
-    if len(given) != 1 or layer is None or layer.kind not in ("Conv", "Gemm") or "bias" in layer.arrays:
+def _add(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    return Operator("", "Add", {}, {"bias": given[0]})
+
+
+def _with_bias(node: NodeProto, layer: Operator, bias: np.ndarray) -> Operator:
+    """`layer` with a bias of [C] (a linear layer; [1,C] too) or [C,1,1] ([1,C,1,1] too) of a convolution."""
+    if layer.kind not in ("Conv", "Gemm") or "bias" in layer.arrays:
         raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
-    channels, ndim = len(layer.arrays["weight"]), 3 if layer.kind == "Conv" else 1
-    if given[0].shape[-ndim:] != (channels, *[1] * (ndim - 1)) or given[0].size != channels:
-        raise NotTheNetwork(f"operator Add ({node.name}) adds {given[0].shape} behind {channels} channels")
-    chain[-1] = Operator("", layer.kind, layer.attributes, {**layer.arrays, "bias": given[0].reshape(-1)})
+    channels = (len(layer.arrays["weight"]), *([1, 1] if layer.kind == "Conv" else []))
+    if bias.shape not in (channels, (1, *channels)):
+        raise NotTheNetwork(f"operator Add ({node.name}) adds {bias.shape} behind {channels[0]} channels")
+    return replace(layer, arrays={**layer.arrays, "bias": bias.reshape(-1)})
 
 
-def _batch_norm(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _batch_norm(node: NodeProto, given: list[np.ndarray]) -> Operator:
     attributes = _must(node, _attributes(node), training_mode=0)
-    arrays = dict(zip(("gamma", "beta", "mean", "variance"), given, strict=True))
-    chain.append(Operator("", "BatchNormalization", attributes, arrays))
+    return Operator(
+        "", "BatchNormalization", attributes, dict(zip(("gamma", "beta", "mean", "variance"), given, strict=True))
+    )
 
 
-def _pool(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _pool(node: NodeProto, given: list[np.ndarray]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
     attributes.pop("storage_order", None)  # of the indices, which nobody asks for
-    chain.append(Operator("", node.op_type, attributes))
+    return Operator("", node.op_type, attributes)
 
 
-def _relu(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    chain.append(Operator("", "Relu", _attributes(node)))
+def _relu(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    return Operator("", "Relu", _attributes(node))
 
 
-def _mul(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    if len(given) != 1 or given[0].size != 1:
+def _mul(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    if given[0].size != 1 or given[0].ndim > 2:  # of more dimensions, it would make a vector an image
         raise NotTheNetwork(f"operator Mul ({node.name}) multiplies by no single constant")
-    chain.append(Operator("", "Mul", {}, {"scale": given[0].reshape(())}))
+    return Operator("", "Mul", {}, {"scale": given[0].reshape(())})
 
 
-def _flatten(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
-    attributes = _attributes(node) if node.op_type == "Flatten" else {"axis": 1}
-    chain.append(Operator("", "Flatten", attributes))
+def _flatten(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    return Operator("", "Flatten", _attributes(node) if node.op_type == "Flatten" else {"axis": 1})
 
 
-def _identity(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _identity(node: NodeProto, given: list[np.ndarray]) -> None:
     """Nothing."""
 
 
-def _dropout(node: NodeProto, given: list[np.ndarray], chain: list[Operator]) -> None:
+def _dropout(node: NodeProto, given: list[np.ndarray]) -> None:
     """Nothing in inference: the third input says whether it trains."""
-    if len(node.input) > 2 and node.input[2] and not (len(given) == len(node.input) - 1 and not given[-1]):
+    if len(node.input) > 2 and node.input[2] and given[-1]:
         raise NotTheNetwork(f"operator Dropout ({node.name}) acts: it was exported in training mode")
 
 
-READERS: dict[str, Read] = {
+READERS: dict[str, Callable[[NodeProto, list[np.ndarray]], Operator | None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
@@ -204,24 +263,31 @@ READERS: dict[str, Read] = {
 
 
 def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
-    """`NotTheNetwork`, naming the layer, unless both chains are the same, attributes and arrays to the bit."""
+    """`NotTheNetwork`, naming the layer, unless both say the same: operators, their inputs and attributes, and arrays to the bit.
+
+    A bias of zeros that only `found` has is none.
+    """
     found, wanted = list(found), list(wanted)
     for here, there in zip(found, wanted, strict=False):
         if here.kind != there.kind:
             raise NotTheNetwork(f"the export has {here.kind} where {there.kind} belongs", there.layer)
+        if here.inputs != there.inputs:
+            raise NotTheNetwork("in the export it takes the output of another layer", there.layer)
         for name in sorted({*here.attributes, *there.attributes}):
             values = (here.attributes.get(name), there.attributes.get(name))
             if not _alike(*values):
                 raise NotTheNetwork(f"{name} is {values[0]} in the export, {values[1]} in the network", there.layer)
         for name in sorted({*here.arrays, *there.arrays}):
+            if name == "bias" and name not in there.arrays and not here.arrays[name].any():
+                continue
             if name not in here.arrays or name not in there.arrays:
                 side = "network" if name in here.arrays else "export"
                 raise NotTheNetwork(f"the {side} has no {name}", there.layer)
             a, b = here.arrays[name], there.arrays[name]
-            if a.dtype != b.dtype or not np.array_equal(a, b, equal_nan=True):
+            if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes()):
                 raise NotTheNetwork(f"{name} is not the network's own, to the bit", there.layer)
     if len(found) != len(wanted):
-        rest = (found + wanted)[min(len(found), len(wanted))]
+        rest = max(found, wanted, key=len)[min(len(found), len(wanted))]
         raise NotTheNetwork(f"the export has {len(found)} operators, the network {len(wanted)} ({rest.kind})")
 
 

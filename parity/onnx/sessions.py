@@ -6,13 +6,18 @@ import numpy as np
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 
-from parity.onnx.runtime import session
-from parity.onnx.writing import INPUT, in_float64, with_every_layer
+from parity.errors import InputError
+from parity.onnx.runtime import brief, session
+from parity.onnx.writing import INPUT, in_float64, with_every_layer, with_plain_pools
 
 
-def run(model: ModelProto, images: np.ndarray, threads: int = 1) -> np.ndarray:
-    """The first output of ONNX Runtime for `images`, as the model wants them."""
-    output: np.ndarray = session(model.SerializeToString(), threads).run(None, {INPUT: images})[0]
+def run(model: ModelProto | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:
+    """The first output of ONNX Runtime for `images`, as the model, or its file's bytes, wants them. `InputError` where it fails."""
+    opened = session(model if isinstance(model, bytes) else model.SerializeToString(), threads)
+    try:
+        output: np.ndarray = opened.run(None, {opened.get_inputs()[0].name: images})[0]
+    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+        raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
     return output
 
 
@@ -26,7 +31,7 @@ def run_layers(model: ModelProto, images: np.ndarray, threads: int = 1) -> dict[
 def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
     """By layer, what onnx.reference computes in float64 for `images`."""
     opened = with_every_layer(model)
-    outputs = ReferenceEvaluator(in_float64(opened)).run(None, {INPUT: images.astype(np.float64)})
+    outputs = ReferenceEvaluator(in_float64(with_plain_pools(opened))).run(None, {INPUT: images.astype(np.float64)})
     return _by_layer(opened, outputs)
 
 

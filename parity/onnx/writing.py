@@ -1,4 +1,4 @@
-"""Writes a chain of operators as an ONNX model: one form for both frameworks, values named after the layers."""
+"""Writes a list of operators as an ONNX model: one form for both frameworks, values named after the layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parity.errors import InputError
 from parity.network import Network
-from parity.onnx.operators import Operator
+from parity.onnx.operators import IMAGE, Operator
 from parity.recipe import Preprocessing
 
 OPSETS = range(17, 22)
@@ -29,7 +29,7 @@ def write(
     preprocessing: Preprocessing | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
-    """The model of a `chain` that belongs to `network`, checked by onnx.checker with full shape inference.
+    """The model of the operators `chain` of `network`, checked by onnx.checker with full shape inference.
 
     Input `image` float32 [N,C,H,W], preprocessed; with `preprocessing` it is uint8 [N,H,W,C], and the scaling is in the graph. Output
     `logits` [N,classes], or `probabilities` with `softmax`. `InputError` for an opset outside `OPSETS`.
@@ -43,13 +43,13 @@ def write(
     if preprocessing is not None:
         first = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, channels])
         value = _preprocess(preprocessing, parts, tensors)
-    last = chain[-1].layer
-    for operator in chain:
-        out = LOGITS if operator.layer == last else value_name(operator.layer)
+    outputs = [*(value_name(operator.layer) for operator in chain[:-1]), LOGITS]
+    for operator, out in zip(chain, outputs, strict=True):
         names = [f"{operator.layer}.{name}" for name in operator.arrays]
         tensors |= dict(zip(names, operator.arrays.values(), strict=True))
-        parts.append(helper.make_node(operator.kind, [value, *names], [out], operator.layer, **operator.attributes))
-        value = out
+        taken = [value if place == IMAGE else outputs[place] for place in operator.inputs]
+        parts.append(helper.make_node(operator.kind, [*taken, *names], [out], operator.layer, **operator.attributes))
+    value = LOGITS
     if softmax:
         parts.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], f"{PROBABILITIES}.", axis=1))
         value = PROBABILITIES
@@ -95,16 +95,33 @@ def in_float64(model: ModelProto) -> ModelProto:
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for value in (*wide.graph.input, *wide.graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    for node in wide.graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.DOUBLE
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return wide
+
+
+def with_plain_pools(model: ModelProto) -> ModelProto:
+    """The same graph with every pool that rounds up written as one that rounds down, with as much more padding behind.
+
+    onnx.reference 1.17 and 1.23 get some windows that rounding up adds wrong, and others not at all (docs/differences.md).
+    """
+    plain = ModelProto()
+    plain.CopyFrom(model)
+    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    known |= {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    for node in plain.graph.node:
+        attributes = {entry.name: entry for entry in node.attribute}
+        if "ceil_mode" not in attributes or not attributes["ceil_mode"].i:
+            continue
+        before, after = (known[name].type.tensor_type.shape.dim[2:] for name in (node.input[0], node.output[0]))
+        kernel, strides, pads = (list(attributes[name].ints) for name in ("kernel_shape", "strides", "pads"))
+        for axis in range(2):
+            span = (after[axis].dim_value - 1) * strides[axis] + kernel[axis]
+            pads[axis + 2] = max(pads[axis + 2], span - before[axis].dim_value - pads[axis])
+        attributes["ceil_mode"].i = 0
+        attributes["pads"].ints[:] = pads
+    return plain
 
 
 def with_every_layer(model: ModelProto) -> ModelProto:

@@ -1,0 +1,57 @@
+"""What the tests of ONNX graphs share: networks with weights, and what the exporters make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity import recipes
+from parity.faults.subject import network, state
+from parity.network import Network
+from parity.nodes import AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, ReLU
+from parity.onnx import operators
+from parity.randomness import stream
+from parity.weights import State, initialise
+from parity.worker import Worker
+
+CHAIN = operators.operators(network(), state())
+
+WITHOUT_BIAS = Network(
+    "without_bias",
+    (3, 6, 6),
+    (
+        Conv("conv1", 4, bias=False),
+        ReLU("relu"),
+        Conv("conv2", 4, bias=False),
+        BatchNorm("bn"),
+        Flatten("flatten"),
+        Linear("fc", 5, bias=False),
+    ),
+)
+ROUNDED_UP = Network(
+    "rounded_up",
+    (2, 8, 9),
+    (
+        MaxPool("peak", 3, 2, 1, ceil=True),
+        AvgPool("mean", 3, 3, ceil=True),
+        MaxPool("last", 2, 1, 1, ceil=True),
+        Flatten("flatten"),
+        Linear("fc", 3),
+    ),
+)
+"""Pools whose last windows reach beyond the image, or just not."""
+
+
+def weights_of(net: Network) -> State:
+    """Weights as after some training: no statistic is trivial."""
+    if net == network():
+        return state()
+    fresh = initialise(net, 0)
+    for name, array in fresh.items():
+        if name.endswith((".mean", ".variance", ".gamma", ".beta")):
+            fresh[name] = stream(1, name).uniform(0.5, 1.5, array.shape).astype(np.float32)
+    return fresh
+
+
+def raw_export(worker: Worker, net: Network) -> bytes:
+    worker.start(net, recipes.get("article").optimizer, weights_of(net), "float32")
+    return worker.export()

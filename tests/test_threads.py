@@ -1,0 +1,107 @@
+"""Threads share images out without a trace but rounding, and the processor's kind is told to old libraries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parity import data, machine, recipes
+from parity.compare import compare
+from parity.feed import feed
+from parity.lockstep import lockstep
+from parity.network import Network
+from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.recipe import changed
+from parity.threads import Threads
+from parity.worker import Record, Worker
+
+NETWORK = Network(
+    "shared_out",
+    (3, 32, 32),
+    (
+        Conv("first", 4, 5, stride=4),
+        Dropout("drop", 0.3),
+        Conv("grouped", 6, 3, groups=2, bias=False),
+        BatchNorm("norm"),
+        ReLU("relu"),
+        MaxPool("pool", 4, 4),
+        Conv("few_pixels", 5, 3),
+        Conv("one_pixel", 8, 2, stride=2, padding=0),
+        Flatten("flat"),
+        Linear("fc", 10),
+    ),
+)
+BATCH = 17
+
+
+def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
+    images = data.load("cifar10").limit(2 * BATCH, 1)
+    given = feed(NETWORK, changed(recipes.get("article"), batch_size=BATCH), images, 0, dtype)
+    return [step.records["side"] for step in lockstep({"side": (worker, given)}, count)]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_training_on_several_threads_is_training_on_one_up_to_rounding(
+    threads: int, framework: str, workers: dict[str, Worker]
+) -> None:
+    with Worker(framework, threads=threads) as several:
+        for one, more in zip(steps(workers[framework], "float64"), steps(several, "float64"), strict=True):
+            assert set(one) == set(more)
+            kept = [name for name in one if name not in ("gradient/grouped.bias",)]
+            for difference in compare({n: one[n] for n in kept}, {n: more[n] for n in kept}, 1e-12):
+                assert difference.equal, difference
+
+
+def test_as_many_threads_round_alike_every_time(framework: str) -> None:
+    with Worker(framework, threads=2) as several:
+        first, *others = (steps(several, "float32")[-1] for _ in range(8))
+    for other in others:
+        assert all(first[name].tobytes() == other[name].tobytes() for name in first)
+
+
+def test_few_images_are_shared_out_too(framework: str) -> None:
+    with Worker(framework, threads=4) as several:
+        several.start(NETWORK, recipes.get("article").optimizer, feed_state(), "float64")
+        images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
+        together = several.predict(images)["logits"]
+        alone = [several.predict(images[i : i + 1])["logits"] for i in range(5)]
+    np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12, atol=1e-14)
+
+
+def feed_state() -> dict[str, np.ndarray]:
+    images = data.load("cifar10").limit(BATCH, 1)
+    return dict(replace(feed(NETWORK, recipes.get("article"), images, 0, "float64")).state)
+
+
+@pytest.mark.parametrize(
+    ("images", "threads", "sizes"), [(7, 2, [4, 3]), (7, 3, [3, 2, 2]), (2, 4, [1, 1]), (1, 2, [1]), (8, 1, [8])]
+)
+def test_images_are_shared_out_evenly_and_no_thread_gets_none(images: int, threads: int, sizes: list[int]) -> None:
+    made = Threads()
+    made.use(threads)
+    assert made.sizes(images) == sizes
+
+
+def test_parts_come_back_in_order_and_a_failure_is_raised() -> None:
+    made = Threads()
+    made.use(3)
+    assert made.map(lambda part: part * 2, [1, 2, 3]) == [2, 4, 6]
+    with pytest.raises(ZeroDivisionError):
+        made.map(lambda part: 1 // part, [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "kind"),
+    [
+        ("AuthenticAMD", "fma avx2 avx512f avx512dq avx512bw avx512vl", "7"),
+        ("AuthenticAMD", "fma avx2", "5"),
+        ("AuthenticAMD", "fma avx2 avx512f", "5"),
+        ("AuthenticAMD", "sse2", None),
+        ("GenuineIntel", "fma avx2 avx512f avx512dq avx512bw avx512vl", None),
+    ],
+)
+def test_mkl_is_told_what_an_amd_processor_can_do(vendor: str, flags: str, kind: str | None) -> None:
+    assert machine.mkl_kind(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags} rdseed\n") == kind
+    assert machine.mkl_kind("") is None
