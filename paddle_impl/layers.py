@@ -140,7 +140,7 @@ class _Conv(nn.Conv2D):
         self.map = node.output(shape)[1:] if node.groups == 1 and len(padding) == 2 else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = THREADS.sizes(x.shape[0]) if x.place.is_cpu_place() and paddle.in_dynamic_mode() else []
+        sizes = THREADS.sizes(x.shape[0]) if paddle.in_dynamic_mode() and x.place.is_cpu_place() else []
         if len(sizes) < 2:
             out = self.product(x, self.weight)
         elif paddle.is_grad_enabled():
@@ -152,11 +152,11 @@ class _Conv(nn.Conv2D):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution without bias."""
         if not (
-            self.map
+            paddle.in_dynamic_mode()
+            and self.map
             and math.prod(self.map) <= _FEW_PIXELS
             and x.shape[0] >= 8
             and x.place.is_cpu_place()
-            and paddle.in_dynamic_mode()
         ):
             return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
         columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
