@@ -140,28 +140,32 @@ class _Conv(nn.Conv2D):
         self.map = node.output(shape)[1:] if node.groups == 1 and len(padding) == 2 else ()
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = THREADS.sizes(x.shape[0]) if paddle.in_dynamic_mode() and x.place.is_cpu_place() else []
+        sizes = THREADS.sizes(x.shape[0]) if _eager_on_cpu(x) else []
         if len(sizes) < 2:
             out = self.product(x, self.weight)
         elif paddle.is_grad_enabled():
             out = _Shared.apply(x, self.weight, self, sizes)
         else:
-            out = paddle.concat(THREADS.map(lambda part: self.product(part, self.weight), paddle.split(x, sizes)))
+            out = paddle.concat(THREADS.map(self._inferred, paddle.split(x, sizes)))
         return out if self.bias is None else out + self.bias.reshape([-1, 1, 1])
+
+    def _inferred(self, x: Tensor) -> Tensor:
+        with paddle.no_grad():  # every thread starts with gradients on
+            return self.product(x, self.weight)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution without bias."""
-        if not (
-            paddle.in_dynamic_mode()
-            and self.map
-            and math.prod(self.map) <= _FEW_PIXELS
-            and x.shape[0] >= 8
-            and x.place.is_cpu_place()
-        ):
+        few = self.map and math.prod(self.map) <= _FEW_PIXELS
+        if not (few and x.shape[0] >= 8 and _eager_on_cpu(x)):
             return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
         columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
         out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
         return out.reshape([weight.shape[0], x.shape[0], *self.map]).transpose([1, 0, 2, 3])
+
+
+def _eager_on_cpu(x: Tensor) -> bool:
+    """Whether `x` is computed now, on the CPU, rather than described for an export."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 class _Shared(PyLayer):

@@ -8,8 +8,9 @@ import os
 import sys
 import time
 import warnings
+from contextlib import AbstractContextManager
 
-from parity import machine
+from parity import machine, precision
 from parity.errors import InputError
 from parity.threads import THREADS
 
@@ -55,7 +56,20 @@ def be_exact() -> None:
 
 def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
     """Paddle's name for our device name."""
-    return paddle.CUDAPlace(0) if device == "gpu" else paddle.CPUPlace()
+    return paddle.CUDAPlace(paddle.distributed.ParallelEnv().device_id) if device == "gpu" else paddle.CPUPlace()
+
+
+def autocast(amp: str) -> AbstractContextManager[None]:
+    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on a GPU."""
+    if amp == "off":
+        return contextlib.nullcontext()
+    return paddle.amp.auto_cast(dtype=precision.DTYPES[amp])
+
+
+def scaler(amp: str) -> paddle.amp.GradScaler:
+    """What scales the loss in fp16, and otherwise hands it on as it is."""
+    settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
+    return paddle.amp.GradScaler(amp == "fp16", *settings)
 
 
 def versions() -> dict[str, str]:

@@ -38,6 +38,26 @@ from parity.nodes import (
 )
 from parity.wiring import Layer, consumers, wire
 
+RESERVED = frozenset(
+    """
+    T_destination add_module add_parameter add_sublayer apply astype backward bfloat16 buffers call_super_init
+    children clear_gradients compile cpu create_parameter create_tensor create_variable cuda double dump_patches
+    eval extra_repr float float16 forward full full_name get_buffer get_extra_state get_parameter get_sublayer
+    get_submodule half ipu load_dict load_state_dict modules mtia named_buffers named_children named_modules
+    named_parameters named_sublayers network optimizer parameters register_backward_hook register_buffer
+    register_forward_hook register_forward_post_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
+    register_module register_parameter register_state_dict_hook register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_dict set_extra_state set_state_dict set_sublayer set_submodule
+    sharded_state_dict share_memory state_dict sublayers to to_empty to_static_state_dict train training type xpu
+    zero_grad
+    """.split()  # noqa: SIM905 - as a list it takes eighty lines
+)
+"""Names that no layer may have: a layer is an attribute of a module, and these are the module's own in one framework or the other.
+
+`optimizer` is none of them: it begins the names of the optimizer's slots in a checkpoint.
+"""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -58,6 +78,11 @@ class Network:
         if twice or not names or not all(name.isidentifier() for name in names):
             raise InputError(
                 f"network {self.name!r}: layer names must be unique identifiers, at least one (wrong: {twice or names})"
+            )
+        if taken := [name for name in names if name in RESERVED or name.startswith("_")]:
+            raise InputError(
+                f"network {self.name!r}: a layer cannot be called {taken[0]}, which a framework's modules have for "
+                "themselves: choose another name"
             )
         if min(self.input_shape, default=0) < 1:
             raise InputError(f"network {self.name!r}: input_shape = {self.input_shape} must be sizes of at least 1")

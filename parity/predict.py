@@ -17,7 +17,7 @@ from parity.errors import InputError
 from parity.network import Network, parse_json
 from parity.nodes import Shape
 from parity.onnx import runtime
-from parity.recipe import Preprocessing, read_recipe
+from parity.recipe import Preprocessing, fitting, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
 from parity.train import Diverged
@@ -89,7 +89,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _checkpoint(path: Path, framework: str | None) -> Model:
-    experiment, network, state = read_checkpoint(path)
+    experiment, network, state, _ = read_checkpoint(path)
     size = network.input_shape
     _check_size(path, size)
     preprocessing = experiment.recipe.preprocessing if experiment else None
@@ -215,11 +215,8 @@ def _notes(path: Path, preprocessing: Preprocessing | None, names: tuple[str, ..
 
 
 def _fitting(path: Path, preprocessing: Preprocessing | None, size: Shape) -> Preprocessing:
-    """`preprocessing`, or pixel / 255 where there is none; `InputError` unless it is for as many channels as `size` has."""
-    fitting = preprocessing or Preprocessing((0.0,) * size[0], (1.0,) * size[0])
-    if len(fitting.mean) != size[0]:
-        raise InputError(f"{path}: its preprocessing is for {len(fitting.mean)} channels, its network takes {size[0]}")
-    return fitting
+    with about(path, "take another copy"):
+        return fitting(preprocessing, size[0])
 
 
 def _check_size(path: Path, size: Shape) -> None:

@@ -14,13 +14,15 @@ _Thing = TypeVar("_Thing")
 
 
 class Console:
-    """Lines for people: on stdout, or on stderr where stdout is kept for JSON."""
+    """Lines for people: on stdout, or on stderr where stdout is kept for JSON; nowhere if `silent`."""
 
-    def __init__(self, json: bool = False) -> None:
-        self.file = sys.stderr if json else sys.stdout
+    def __init__(self, json: bool = False, silent: bool = False) -> None:
+        self.file, self.silent = sys.stderr if json else sys.stdout, silent
 
     def say(self, line: str) -> None:
         """Prints one line at once, above a progress bar."""
+        if self.silent:
+            return
         tqdm.write(line, file=self.file)
         self.file.flush()
 
@@ -34,16 +36,19 @@ def bar(things: Iterable[_Thing], what: str) -> Iterable[_Thing]:
 class Progress:
     """A bar over the batches of a run with the time left: batches left x their mean time + tests left x the last test's.
 
-    Until a test was timed, it counts as `test_batches` batches. Silent where stderr is no terminal.
+    Until a test was timed, it counts as `test_batches` batches. Silent where stderr is no terminal, and
+    unless `shown`.
     """
 
-    def __init__(self, total: int, done: int, tests: int, test_batches: float) -> None:
+    def __init__(self, total: int, done: int, tests: int, test_batches: float, shown: bool = True) -> None:
         self.total, self.tests, self.done, self.first = total, tests, done, done
         self.test_batches, self.test_seconds = test_batches, 0.0
         self.spent_testing = 0.0
         self.started = time.perf_counter()
         form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches {elapsed}{postfix}"
-        self.bar = tqdm(total=total, initial=done, disable=None, bar_format=form, file=sys.stderr, leave=False)
+        self.bar = tqdm(
+            total=total, initial=done, disable=None if shown else True, bar_format=form, file=sys.stderr, leave=False
+        )
 
     def __enter__(self) -> Progress:
         return self

@@ -109,6 +109,14 @@ class Preprocessing:
         within("preprocessing permutation", self.permutation or 0, 0, 2**63)
 
 
+def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing:
+    """`preprocessing`, or pixel / 255 where there is none; `InputError` unless it is for as many `channels`."""
+    found = preprocessing or Preprocessing((0.0,) * channels, (1.0,) * channels)
+    if len(found.mean) != channels:
+        raise InputError(f"its preprocessing is for {len(found.mean)} channels, its network takes {channels}")
+    return found
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2.

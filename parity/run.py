@@ -7,10 +7,11 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from parity import v2_tar, weights
@@ -177,15 +178,65 @@ class Run:
             watch(values)
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl of one kind: "batch" or "pass"."""
-        if not self.metrics_file.exists():
+        """The lines of metrics.jsonl of one kind: "batch" or "pass". `InputError` naming the first line that is damaged.
+
+        A last line without an end is none yet: a process was killed while it wrote.
+        """
+        try:
+            lines = self.metrics_file.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
             return []
-        lines = (json.loads(line) for line in self.metrics_file.read_text().splitlines())
-        return [line for line in lines if line["event"] == event]
+        except OSError as error:
+            raise InputError(f"cannot read {self.metrics_file}: {error.strerror}") from None
+        found = []
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                with about(self.metrics_file, "put the whole file back"):
+                    found.append(parse_json(line.decode(errors="replace"), f"line {number}, metrics"))
+        return [line for line in found if line.get("event") == event]
+
+    def accuracy(self, metadata: Mapping[str, str]) -> float | None:
+        """Test accuracy, 0 to 1, of the checkpoint that `metadata` comes from; None where it stands within a pass."""
+        if "position" not in metadata:
+            return None
+        with about(self.last, "take another copy"):
+            position = from_fields(Position, parse_json(metadata["position"], "position"), "position")
+        passes = self.metrics("pass")
+        if position.batch or not 1 <= position.epoch <= len(passes):
+            return None
+        with about(self.metrics_file, "put the whole file back"):
+            return proportion(passes[position.epoch - 1].get("test_accuracy"))
 
 
-def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
-    """Weights of a run folder (its last checkpoint) or of a safetensors file; the experiment where the file names one."""
+class Follower(Run):
+    """The run as a process knows it that does not lead (see `parity.world`): it writes nothing."""
+
+    def save(self, state: State, position: Position) -> None:
+        """Nothing."""
+
+    def save_best(self, state: State, accuracy: float) -> None:
+        """Nothing."""
+
+    def save_pass(self, state: State, epoch: int) -> None:
+        """Nothing."""
+
+    def log(self, position: Position, **values: Any) -> None:
+        """Nothing."""
+
+
+def proportion(value: Any) -> float:
+    """A test accuracy as a number; `InputError` unless it is one from 0 to 1, or the text of one."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not 0 <= found <= 1:
+        raise InputError(f"test_accuracy = {short(value)} is not a number from 0 to 1")
+    return found
+
+
+def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State, dict[str, str]]:
+    """Experiment (None where the file names none), network, weights and metadata of a run's last checkpoint or a safetensors file."""
     file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises
     if file != path and not file.exists():
         raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
@@ -194,15 +245,7 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State]:
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         weights.check(network, kept)
         experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
-    return experiment, network, kept
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a run folder's last checkpoint, or of a safetensors file, that `read_checkpoint` has found whole."""
-    with (path / "last.safetensors" if path.is_dir() else path).open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    metadata: dict[str, str] = header.get("__metadata__") or {}
-    return metadata
+    return experiment, network, kept, metadata
 
 
 def check_free(folder: Path) -> None:

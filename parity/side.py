@@ -15,6 +15,7 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.recipe import Optimizer
 from parity.weights import State
+from parity.world import ALONE, World
 
 FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 """The frameworks, by the name that their packages and scripts carry."""
@@ -28,6 +29,7 @@ class Side(Protocol):
     """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
 
     model: Any
+    world: World
 
     def step(
         self,
@@ -50,6 +52,9 @@ class Side(Protocol):
 
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""
+
+    def total(self, *values: float) -> list[float]:
+        """Sums of `values` over all processes of the run; of one, the values as they are."""
 
     def state(self) -> State:
         """The canonical state with optimizer slots."""
@@ -90,7 +95,9 @@ def trainer(
     state: State | int,
     dtype: str = "float32",
     device: str = "cpu",
+    world: World = ALONE,
+    amp: str = "off",
 ) -> Side:
-    """A `Side` in this process, on a `device` that `runtime.start` has chosen."""
-    side: Side = implementation(framework, "train").Trainer(network, settings, state, dtype, device)
+    """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `world` that `distributed.start` has joined."""
+    side: Side = implementation(framework, "train").Trainer(network, settings, state, dtype, device, world, amp)
     return side

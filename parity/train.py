@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 import numpy as np
 
@@ -19,6 +16,7 @@ from parity.randomness import masks
 from parity.recipe import Experiment, Preprocessing
 from parity.run import Position, Run
 from parity.side import Side
+from parity.stopping import stop_request
 
 EVERY = 100
 """Batches between two lines of the log, as in the article's event handler."""
@@ -33,12 +31,19 @@ class Stopped(Exception):
 
 
 def train(
-    side: Side, run: Run, dataset: Dataset, position: Position, console: Console, checkpoint_seconds: float = 60.0
+    side: Side,
+    run: Run,
+    dataset: Dataset,
+    position: Position,
+    console: Console,
+    checkpoint_seconds: float = 60.0,
+    lost: str = "",
 ) -> None:
     """Trains from `position` to the end of the experiment, saving at least after every pass.
 
     `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
-    current batch, and `Diverged` if the cost is not finite.
+    current batch, and `Diverged` if the cost is not finite; of several processes, all do so at the same batch. `lost` is the line that
+    `parity.stopping` ends a process with that waits for another one in vain.
     """
     experiment = run.experiment
     recipe = experiment.recipe
@@ -46,23 +51,25 @@ def train(
         dataset.train_images, dataset.train_labels, recipe.batch_size, recipe.augmentation, experiment.seed
     )
     test_batches = len(dataset.test_labels) / recipe.batch_size / 3  # of training: a third of the work is forward
-    progress = Progress(recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches)
+    progress = Progress(
+        recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches, side.world.leads
+    )
     saved = time.monotonic()
-    with progress, _stop_request() as stop:
+    with progress, stop_request(side.world, lost) as stop:
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds
             for images, labels in _timed(batches.epoch(position.epoch, position.batch), position):
-                cost, error = _one_batch(
-                    side, experiment, images, labels, position, recipe.epochs * len(batches.labels)
+                cost, error, stopping = _one_batch(
+                    side, experiment, images, labels, position, recipe.epochs * len(batches.labels), stop
                 )
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
                     _log_batch(run, dataset, position, console, cost, error)
-                if stop or time.monotonic() - saved >= checkpoint_seconds:
+                if stopping or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(side.state(), position)
                     saved = time.monotonic()
-                if stop:
+                if stopping:
                     raise Stopped
             _end_pass(side, run, dataset, position, console, progress)
             saved = time.monotonic()
@@ -82,22 +89,34 @@ def _timed(
 
 
 def _one_batch(
-    side: Side, experiment: Experiment, images: np.ndarray, labels: np.ndarray, position: Position, total: int
-) -> tuple[float, float]:
-    """One update, counted in `position`; returns the batch's mean cross-entropy and error."""
+    side: Side,
+    experiment: Experiment,
+    images: np.ndarray,
+    labels: np.ndarray,
+    position: Position,
+    total: int,
+    stop: list[int],
+) -> tuple[float, float, bool]:
+    """One update by a global batch, counted in `position`.
+
+    Returns the batch's mean cross-entropy and error, and whether any process was asked to `stop`.
+    """
     recipe, count = experiment.recipe, len(labels)
     started = time.perf_counter()
     position.stream = hashlib.sha256(position.stream.encode() + images.tobytes() + labels.tobytes()).hexdigest()
-    pixels = preprocess(images, recipe.preprocessing)
+    own = side.world.shard(count)
+    part = slice(own.start, own.stop)
+    pixels = preprocess(images[part], recipe.preprocessing)
     fed = time.perf_counter()
     position.update += 1
     position.samples += count
-    dropped = masks(experiment.seed, position.update, range(count), experiment.network.dropouts)
+    dropped = masks(experiment.seed, position.update, own, experiment.network.dropouts)
     masked = time.perf_counter()
     rate = recipe.rate(position.samples, total)
     if recipe.optimizer.velocity_holds_rate and position.rate not in (0.0, rate) and rate:
         side.scale_velocity(position.rate / rate)
-    cost, wrong = side.step(pixels, labels, dropped, rate, recipe.loss_divisor(count))
+    summed = side.step(pixels, labels[part], dropped, rate, recipe.loss_divisor(count))
+    cost, wrong, stopping = side.total(*summed, len(stop))
     if not math.isfinite(cost):
         raise Diverged(
             f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe"
@@ -105,12 +124,12 @@ def _one_batch(
     position.rate = rate
     position.batch += 1
     position.cost += cost
-    position.wrong += wrong
+    position.wrong += int(wrong)
     position.seen += count
     position.feed_seconds += fed - started
     position.mask_seconds += masked - fed
     position.step_seconds += time.perf_counter() - masked
-    return cost / count, wrong / count
+    return cost / count, wrong / count, stopping > 0
 
 
 def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console, cost: float, error: float) -> None:
@@ -167,9 +186,13 @@ def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, consol
 
 
 def evaluate(side: Side, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite."""
-    cost, right = 0.0, 0
-    for first in range(0, len(dataset.test_labels), batch_size):
+    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite.
+
+    Several processes take turns at the batches.
+    """
+    cost, right = 0.0, 0.0
+    rank, size = side.world.rank, side.world.size
+    for first in range(rank * batch_size, len(dataset.test_labels), size * batch_size):
         part = slice(first, first + batch_size)
         labels = dataset.test_labels[part]
         logits = side.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
@@ -177,24 +200,7 @@ def evaluate(side: Side, dataset: Dataset, preprocessing: Preprocessing, batch_s
             logits -= logits.max(axis=1, keepdims=True)
         cost += float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum())
         right += int((logits.argmax(axis=1) == labels).sum())
+    cost, right = side.total(cost, right)
     if not math.isfinite(cost):
         raise Diverged(f"the cost on the test images is {cost}: the weights have diverged; try a lower learning rate")
     return cost / len(dataset.test_labels), right / len(dataset.test_labels)
-
-
-@contextmanager
-def _stop_request() -> Iterator[list[int]]:
-    """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once."""
-    request: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if request:
-            raise KeyboardInterrupt
-        request.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,9 +1,12 @@
-"""What the tests of bad input share: the one line of an error, a run that has just begun, a pickle that runs code."""
+"""What the tests of bad input share: the one line of an error, a run that has just begun, a pickle that runs code, a full disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from parity import networks, recipes
@@ -51,3 +54,16 @@ def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> Run:
     run.save_best(state, 0.5)
     run.metrics_file.write_bytes(b"")
     return run
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """Within it no file of this process can grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)

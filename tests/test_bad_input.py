@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cifar_files
@@ -16,7 +17,8 @@ from refusals import Payload, Refused, contents, saved_run, the_error
 from training import Ended, execute, script
 
 from parity import data, networks, recipes
-from parity.commands.train import FIXED_ON_RESUME, TRAINING_ONLY
+from parity.commands import bench, check_parity, export_onnx
+from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
 
 pytest_plugins = ["cifar_fixtures", "refusal_fixtures"]
@@ -64,7 +66,19 @@ def test_a_number_that_is_none_or_out_of_range_is_named_with_its_flag(flag: str,
 
 
 def test_more_threads_than_any_machine_has_are_refused(refused: Refused) -> None:
-    assert "--threads is at most 1024" in refused("--threads", 1025)
+    assert "--threads: 1025 is above 1024" in refused("--threads", 1025)
+
+
+@pytest.mark.parametrize("command", [bench, check_parity, export_onnx], ids=lambda command: command.__name__)
+def test_every_command_with_threads_refuses_more_than_any_machine_has(
+    command: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {bench: ["train"], export_onnx: ["--network", "vgg_mini", "--output", "a.onnx"]}.get(command, [])
+    with pytest.raises(SystemExit) as ended:
+        command.parser().parse_args([*arguments, "--threads", "1025"])
+    assert ended.value.code == 2
+    assert "argument --threads: 1025 is above 1024" in the_error(capsys.readouterr().err.splitlines())
+    assert command.parser().parse_args([*arguments, "--threads", "1024"]).threads == 1024
 
 
 @pytest.mark.parametrize(("flag", "most"), [("--train-limit", 10_000), ("--test-limit", 2_000)])
@@ -104,6 +118,7 @@ VALUES = {
     "eval_only": "other",
     "tensorboard": "",
     "save_v2_tar": "",
+    "amp": "off",
 }
 PAIRS = [("--resume", name) for name in FIXED_ON_RESUME] + [("--eval-only", name) for name in TRAINING_ONLY]
 

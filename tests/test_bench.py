@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 from PIL import Image
 from training import ROOT
 
-from parity import bench, data, networks, recipes
+import parity.commands.bench
+from parity import bench, data, networks, recipes, weights
 from parity.bench import Bench, Contest, command, gigaflops, interval
 from parity.commands.bench import main, markdown
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Flatten, Linear
 from parity.recipe import changed
+from parity.weights import initialise
+from parity.worker import Worker
 
 NET = networks.get("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
@@ -160,6 +164,22 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     result = json.loads(capsys.readouterr().out)
     assert list(result["tables"]) == ["1 image at a time", "4 images at a time"]
     assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
+
+
+def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--frameworks", "torch", "--torch-python", "/bin/false", "--data", "shapes10"]
+    assert main([*line, "--json"]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.splitlines()[-2].startswith("failed: the torch worker died (exit code 1)")
+
+
+def test_an_export_that_is_not_the_network_is_a_failure(
+    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parity.commands.bench, "_worker", lambda options, name, threads: nullcontext(workers[name]))
+    monkeypatch.setattr(weights, "initialise", lambda network, seed: initialise(network, seed + 1))
+    assert main(["infer", "--frameworks", "torch,onnx", "--network", NET.name, "--data", "shapes10"]) == 1
+    assert f"failed: PyTorch's export of {NET.name} is not the network: layer conv1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

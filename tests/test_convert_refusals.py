@@ -171,6 +171,23 @@ def test_weights_that_fit_two_known_networks_are_refused(
     assert f"it fits {NAME} and {NAME} alike; name its network with --network" in refused("a.tar", "b.pt")
 
 
+def test_a_worker_that_dies_is_a_failure_and_nothing_is_written(
+    framework: str,
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(convert_weights, "Worker", lambda framework: Worker(framework, "/bin/false"))
+    (tmp_path / "a.tar").write_bytes(files[".tar"])
+    before = contents(tmp_path)
+    destination = tmp_path / f"b{SUFFIXES[framework]}"
+    assert convert_weights.main([str(tmp_path / "a.tar"), str(destination), "--network", NAME, "--json"]) == 1
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.startswith(f"failed: the {framework} worker died (exit code 1)")
+    assert contents(tmp_path) == before
+
+
 def test_a_framework_that_is_not_installed_is_bad_input_that_says_how_to_get_it(
     framework: str, tmp_path: Path, files: dict[str, bytes]
 ) -> None:

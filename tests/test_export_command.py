@@ -98,7 +98,7 @@ def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> N
     settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "1", "--train-limit", "3200")
     succeed([sys.executable, "scripts/train_torch.py", *settings, "--out", str(tmp_path / "run")])
     dataset, how = data.load("cifar10"), recipes.get("adam").preprocessing
-    experiment, network, state = read_checkpoint(tmp_path / "run")
+    experiment, network, state, _ = read_checkpoint(tmp_path / "run")
     assert experiment and len(dataset.test_labels) == 10_000
     labels = {}
     for framework in FRAMEWORKS:

@@ -23,6 +23,8 @@ SPELLING = {
     "torch.optim.Optimizer": "OPTIMIZER",
     "paddle.CPUPlace | paddle.CUDAPlace": "DEVICE",
     "torch.device": "DEVICE",
+    "paddle.amp.GradScaler": "SCALER",
+    "torch.amp.GradScaler": "SCALER",
 }
 """Annotations that name the same thing in either framework."""
 

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conversion import alone
 from hypothesis import given
 from hypothesis import strategies as st
 from made_networks import EVERY_KIND, NETWORKS, kinds
@@ -14,7 +15,7 @@ from made_networks import EVERY_KIND, NETWORKS, kinds
 from parity import networks
 from parity.errors import InputError
 from parity.initialisers import FAN_IN_UNIFORM
-from parity.network import Network
+from parity.network import RESERVED, Network
 from parity.networks.vgg_bn_drop import vgg16_bn_drop
 from parity.nodes import (
     FAN_IN_NORMAL,
@@ -302,3 +303,27 @@ def test_an_unknown_network_is_an_input_error_that_lists_the_known_ones(name: st
     with pytest.raises(InputError, match=r"^unknown network") as caught:
         networks.get(name)
     assert all(known in str(caught.value) for known in networks.NETWORKS)
+
+
+TAKEN = """
+import sys
+from parity import networks
+from parity.network import RESERVED
+from parity.side import implementation
+network = networks.get("vgg_mini@0.05")
+own = dir(implementation(sys.argv[1], "model").Model(network))
+assert "forward" in own and "training" in own and "network" in own
+free = {name for name in own if not name.startswith("_")} - set(network.shapes) - RESERVED
+assert not free, f"add to parity.network.RESERVED: {sorted(free)}"
+"""
+
+
+def test_no_layer_can_be_called_like_an_attribute_that_a_module_has_anyway(framework: str) -> None:
+    alone(TAKEN, framework)
+
+
+def test_every_reserved_name_is_refused_and_the_same_with_a_number_is_not() -> None:
+    for name in sorted(RESERVED):
+        with pytest.raises(InputError, match=f"a layer cannot be called {name}, "):
+            Network("net", (3,), (Linear(name, 2),))
+        assert Network("net", (3,), (Linear(f"{name}1", 2),)).shapes == {f"{name}1": (2,)}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from parity.weights import write_atomically
 from torch_impl.model import Model
 
 OPSET = 18
@@ -19,16 +23,14 @@ def to_onnx(model: Model) -> bytes:
     """The inference graph as PyTorch's exporter writes it, as the bytes of an ONNX model.
 
     Input `image` float32 [N,C,H,W], N dynamic; output [N,classes]. Nothing is simplified and nothing checked: that is for
-    `parity.onnx`. `model` is in float32 and left in inference mode.
+    `parity.onnx`. `model` is in float32 and stays as it is. `InputError` where the exporter is known to refuse it.
     """
     # DIFFERS: the exporter traces two images, so that their number does not become a constant.
     example = torch.zeros(2, *model.network.input_shape)
     count = torch.export.Dim("N")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own deprecated parts
+    with _inference(model), _silent():
         program = torch.onnx.export(
-            model.cpu().eval(),
+            model,
             (example,),
             dynamo=True,
             optimize=False,  # it would fold the batch norms
@@ -48,8 +50,11 @@ def to_static(model: Model, folder: Path) -> list[Path]:
     Input and output are as in `to_onnx`.
     """
     example = torch.zeros(2, *model.network.input_shape)
-    program = torch.export.export(model.cpu().eval(), (example,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
-    torch.export.save(program, folder / "model.pt2")
+    buffer = io.BytesIO()
+    with _inference(model):
+        program = torch.export.export(model, (example,), dynamic_shapes={"x": {0: torch.export.Dim("N")}})
+        torch.export.save(program, buffer)
+    write_atomically(folder / "model.pt2", buffer.getvalue())
     return sorted(folder.iterdir())
 
 
@@ -59,3 +64,32 @@ def from_static(folder: Path, images: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         scores: np.ndarray = program(torch.from_numpy(images)).numpy()
     return scores
+
+
+@contextlib.contextmanager
+def _inference(model: Model) -> Iterator[None]:
+    """Within it the model is in inference mode, and on the CPU; afterwards it is as it was."""
+    before = {module: dict(vars(module)) for module in model.modules()}
+    place = next((parameter.device for parameter in model.parameters()), "cpu")
+    model.cpu().eval()
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+        model.to(place)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps what the exporter says of its own deprecated parts off stderr."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from contextlib import AbstractContextManager
 
-from parity import machine
+from parity import machine, precision
 from parity.errors import InputError
 
 os.environ.update({name: value for name, value in machine.torch_environment().items() if name not in os.environ})
@@ -36,6 +38,19 @@ def be_exact() -> None:
 def place(device: str) -> torch.device:
     """PyTorch's name for our device name."""
     return torch.device("cuda" if device == "gpu" else "cpu")
+
+
+def autocast(amp: str) -> AbstractContextManager[None]:
+    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on a GPU."""
+    if amp == "off":
+        return contextlib.nullcontext()
+    return torch.autocast("cuda", getattr(torch, precision.DTYPES[amp]))
+
+
+def scaler(amp: str) -> torch.amp.GradScaler:
+    """What scales the loss in fp16, and otherwise hands it on as it is."""
+    settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
+    return torch.amp.GradScaler("cuda", *settings, enabled=amp == "fp16")
 
 
 def versions() -> dict[str, str]:

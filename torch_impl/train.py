@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity.errors import InputError
 from parity.network import Network
 from parity.recipe import Optimizer
 from parity.weights import State
-from torch_impl import checkpoint, runtime
+from parity.world import ALONE, World
+from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times
 from torch_impl.model import Model, build
 
@@ -21,11 +24,24 @@ class Trainer:
     """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.train.Side` describes the methods."""
 
     def __init__(
-        self, network: Network, settings: Optimizer, state: State | int = 0, dtype: str = "float32", device: str = "cpu"
+        self,
+        network: Network,
+        settings: Optimizer,
+        state: State | int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        world: World = ALONE,
+        amp: str = "off",
     ) -> None:
         self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
         self.model = build(network, state, dtype).to(self.place)
-        self.optimizer = make_optimizer(self.model, settings)
+        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp)
+        self.wrapped = distributed.wrap(self.model, device) if world.size > 1 else self.model
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
+        return make_optimizer(self.model, self.settings)
 
     def step(
         self,
@@ -41,7 +57,8 @@ class Trainer:
         The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
         cross-entropy of the network itself and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
-        (`gradient/PARAMETER`) and `loss`.
+        (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
+        summed and statistics averaged over all.
         """
         model, outputs = self.model.train(), {}
         heads = model.network.heads
@@ -53,15 +70,22 @@ class Trainer:
                 outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
-        logits = model(self._images(images), given, watch)
+        with runtime.autocast(self.amp):
+            logits = self.wrapped(self._images(images), given, watch)
+        scores = {head: outputs[head] for head in heads}
+        if self.amp != "off":
+            logits = logits.to(getattr(torch, self.dtype))
+            scores = {head: output.to(getattr(torch, self.dtype)) for head, output in scores.items()}
         target = self._tensor(labels)
         cost = cross_entropy(logits, target)
         loss = times(cost, 1 / divisor)
         for head, weight in heads.items():
-            loss = loss + times(cross_entropy(outputs[head], target), weight / divisor)
+            loss = loss + times(cross_entropy(scores[head], target), weight / divisor)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
+        if self.world.size > 1:
+            distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
@@ -75,7 +99,10 @@ class Trainer:
             parameters[name].grad.zero_()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.world.size > 1:
+            distributed.average_statistics(self._parameters(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
         return cost.item(), wrong
 
@@ -134,6 +161,15 @@ class Trainer:
         checkpoint.set_weights(self.model, weights)
         checkpoint.set_slots(self.model, self.optimizer, self.settings, state, updates)
 
+    def total(self, *values: float) -> list[float]:
+        """Sums of `values` over all processes."""
+        return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _parameters(self, trainable: bool) -> list[Tensor]:
+        """The trainable parameters, or else the running statistics."""
+        kinds = self.model.network.parameters
+        return [tensor for name, tensor in checkpoint.tensors(self.model).items() if kinds[name].trainable == trainable]
+
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.place)
 
@@ -147,8 +183,10 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
-    """PyTorch's optimizer for `settings` over every trainable parameter."""
+    """PyTorch's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
     parameters = list(model.parameters())
+    if not parameters:
+        raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
     if settings.kind == "adam":
         betas = (settings.beta1, settings.beta2)
         return torch.optim.Adam(parameters, settings.rate, betas, settings.eps, weight_decay=settings.weight_decay)

@@ -17,7 +17,7 @@ import numpy as np
 from parity import data, machine, networks, recipes
 from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands.check_parity import failures
-from parity.commands.command import Parser, execute, positive
+from parity.commands.command import Failed, Parser, execute, positive, threads
 from parity.errors import InputError
 from parity.network import Network
 from parity.onnx.runtime import session
@@ -65,7 +65,7 @@ def parser() -> Parser:
     add("--against", action="append", default=[], metavar="COMMAND", help="a program that prints images/s")
     add("--data", default="auto", metavar="NAME")
     add("--data-dir", type=Path, metavar="PATH")
-    add("--threads", type=positive, help="CPU threads of everybody (default: all cores)")
+    add("--threads", type=threads, help="CPU threads of everybody (default: all cores)")
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
     add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and bench.png")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
@@ -203,13 +203,18 @@ def _infer(
 ) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx.exporting import export
+    from parity.onnx.reading import NotTheNetwork
     from parity.weights import initialise
 
     network = networks.get(options.network)
     opened = None
     if "onnx" in frameworks:
-        raw = next(iter(workers.values())).export()
-        opened = session(export(raw, network, initialise(network, 0)).SerializeToString(), threads)
+        exporter, worker = next(iter(workers.items()))
+        try:
+            model = export(worker.export(), network, initialise(network, 0))
+        except NotTheNetwork as error:
+            raise Failed(f"{FRAMEWORKS[exporter]}'s export of {network.name} is not the network: {error}") from None
+        opened = session(model.SerializeToString(), threads)
     tables = {}
     for size in sizes:
         turns: dict[str, Turn] = {

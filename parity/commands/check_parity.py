@@ -14,7 +14,7 @@ from typing import Any
 
 from parity import data, machine, networks, recipes, report
 from parity.check import Check, Outcome, Plant, compressed, few_images, run
-from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
@@ -93,7 +93,7 @@ def parser() -> Parser:
     )
     add("--report", type=Path, metavar="DIR", help="write report.json, junit.xml and report.html")
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu")
-    add("--threads", type=positive, default=1, help="CPU threads of each side, which run at once (default: 1)")
+    add("--threads", type=threads, default=1, help="CPU threads of each side, which run at once (default: 1)")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
     add(
@@ -165,7 +165,7 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         chosen = [networks.small(network) for network in chosen]
     state = None
     if options.weights:
-        _, network, state = read_checkpoint(options.weights)
+        _, network, state, _ = read_checkpoint(options.weights)
         if network != chosen[0]:
             raise InputError(
                 f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from parity import machine
 from parity.errors import InputError
 
 
@@ -31,6 +32,9 @@ class Parser(argparse.ArgumentParser):
 
 LARGEST = 2**63 - 1
 
+MOST_THREADS = 1024
+"""More than any machine has cores."""
+
 
 def positive(text: str) -> int:
     """A whole number from 1 to `LARGEST`."""
@@ -50,7 +54,15 @@ def natural(text: str) -> int:
     return value
 
 
-positive.__name__ = natural.__name__ = "whole number"
+def threads(text: str) -> int:
+    """A number of CPU threads, from 1 to `MOST_THREADS`."""
+    value = positive(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is above {MOST_THREADS}; this machine has {machine.cores()} cores")
+    return value
+
+
+positive.__name__ = natural.__name__ = threads.__name__ = "whole number"
 
 
 class Failed(Exception):
@@ -61,13 +73,17 @@ class Failed(Exception):
         self.result = result
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the command, and the message says how to go on. Those of libraries say nothing of use."""
+
+
 def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     """Runs `command`, prints its result as JSON if wanted, and returns the exit code.
 
     0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback.
     """
     try:
-        result = command()
+        result = _interruptible(command)
     except InputError as error:
         return _say(2, f"error: {error}")
     except Failed as error:
@@ -75,7 +91,7 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
             print(json.dumps(error.result), flush=True)
         return _say(1, f"failed: {error}")
     except KeyboardInterrupt as error:
-        return _say(130, str(error) or "interrupted")
+        return _say(130, str(error) if isinstance(error, Interrupted) else "interrupted")
     except MemoryError:
         return _say(
             1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25"
@@ -83,6 +99,19 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     if as_json and result is not None:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _interruptible(command: Callable[[], Any]) -> Any:
+    """`command()`; where a library made an error of its own of a KeyboardInterrupt, the KeyboardInterrupt is raised."""
+    try:
+        return command()
+    except Exception as error:
+        behind: list[BaseException] = [error]
+        for one in behind:  # which grows meanwhile
+            if isinstance(one, KeyboardInterrupt):
+                raise one from None
+            behind += [other for other in (one.__cause__, one.__context__) if other and other not in behind]
+        raise
 
 
 def _say(code: int, message: str) -> int:

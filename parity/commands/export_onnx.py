@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from parity import __version__, data, machine, networks, recipes
-from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import Difference
 from parity.errors import InputError
 from parity.network import Network
 from parity.predict import softmax
 from parity.progress import Console
-from parity.recipe import Experiment, Preprocessing, Recipe
-from parity.run import Run, read_checkpoint, read_metadata
+from parity.recipe import Experiment, Preprocessing, fitting
+from parity.run import Run, about, proportion, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, installed, trainer
 from parity.weights import State, initialise, write_atomically
 
@@ -58,9 +60,9 @@ def parser() -> Parser:
     add("--to", choices=("onnx", "static"), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
     add("--opset", type=positive, help="17 to 21 (default: 18)")
     add("--softmax", action="store_true", help="yield probabilities instead of logits")
-    add("--preprocess", action="store_true", help="take uint8 [N,H,W,3] and scale inside the graph as the recipe does")
+    add("--preprocess", action="store_true", help="take uint8 [N,H,W,C] and scale inside the graph as the recipe does")
     add("--fold-batch-norm", action="store_true", help="multiply batch norms into the layers before them")
-    add("--threads", type=positive, help="CPU threads (default: all cores)")
+    add("--threads", type=threads, help="CPU threads (default: all cores)")
     return flags
 
 
@@ -70,18 +72,9 @@ class Source:
 
     network: Network
     state: State
+    preprocessing: Preprocessing
     experiment: Experiment | None = None
-    accuracy: str | None = None
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """How it was trained, if that is known."""
-        return self.experiment.recipe if self.experiment else None
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The recipe's; pixels / 255 where there is none."""
-        return self.recipe.preprocessing if self.recipe else Preprocessing()
+    accuracy: float | None = None
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -89,11 +82,10 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _check_flags(options)
     source = _source(options)
     framework = options.framework or installed()
-    threads = options.threads or machine.cores()
-    runtime = implementation(framework, "runtime", threads)
-    runtime.start("cpu", threads)
+    count = options.threads or machine.cores()
+    implementation(framework, "runtime", count).start("cpu", count)
     write = _static if options.to == "static" else _onnx
-    result = write(options, source, framework, threads, console)
+    result = write(options, source, framework, count, console)
     result |= {
         "framework": framework,
         "network": source.network.name,
@@ -116,41 +108,73 @@ def _check_flags(options: argparse.Namespace) -> None:
         for name in ("opset", "softmax", "preprocess", "fold_batch_norm"):
             if getattr(options, name):
                 raise InputError(f"--{name.replace('_', '-')} is of ONNX files: leave it out with --to static")
-        if options.output.exists():
+        if os.path.lexists(options.output):
             raise InputError(f"{options.output} exists: choose another --output")
-    elif options.output.is_dir() or options.output.suffix != ".onnx":
+    elif os.path.isdir(options.output) or options.output.suffix != ".onnx":  # noqa: PTH112 - never raises
         raise InputError(f"--output {options.output} is not the name of an .onnx file")
 
 
 def _source(options: argparse.Namespace) -> Source:
     if options.network:
         network = networks.get(options.network)
-        return Source(network, initialise(network, options.seed or 0))
+        return _checked(options.network, network, initialise(network, options.seed or 0))
     path = options.run or options.weights
-    if options.run and not path.is_dir():
+    if options.run and not os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{path} is not a run folder: give a file with --weights")
-    experiment, network, state = read_checkpoint(path)
-    wide = next((name for name, array in state.items() if array.dtype != np.float32), None)
-    if wide:
-        raise InputError(f"{path}: {wide} holds {state[wide].dtype}, and an export is of float32 weights")
-    accuracy = read_metadata(path).get("test_accuracy") if options.weights else _accuracy_of_run(path)
-    return Source(network, state, experiment, accuracy)
+    experiment, network, state, metadata = read_checkpoint(path)
+    if options.run:
+        accuracy = Run.open(path).accuracy(metadata)
+    else:
+        with about(path, "take another copy"):
+            accuracy = proportion(metadata["test_accuracy"]) if "test_accuracy" in metadata else None
+    return _checked(path, network, state, experiment, accuracy)
 
 
-def _accuracy_of_run(folder: Path) -> str | None:
-    """The test accuracy of the last checkpoint; None where it stands within a pass."""
-    position = json.loads(read_metadata(folder).get("position", "{}"))
-    passes = Run.open(folder).metrics("pass")
-    if position.get("batch") != 0 or not passes or len(passes) < position["epoch"]:
-        return None
-    return repr(passes[position["epoch"] - 1]["test_accuracy"])
+def _checked(
+    origin: Path | str,
+    network: Network,
+    state: State,
+    experiment: Experiment | None = None,
+    accuracy: float | None = None,
+) -> Source:
+    """The source; `InputError` naming its `origin` where it is nothing that an export can be of."""
+    if len(network.input_shape) != 3:
+        raise InputError(f"{origin} takes {network.input_shape}: an export is of networks of pictures (C, H, W)")
+    for name, array in state.items():
+        if array.dtype != np.float32:
+            raise InputError(f"{origin}: {name} holds {array.dtype}, and an export is of float32 weights")
+        if not np.isfinite(array).all():
+            raise InputError(f"{origin}: {name} holds numbers that are not finite: the weights have diverged")
+    with about(Path(origin), "mend the recipe in it"):
+        preprocessing = fitting(experiment.recipe.preprocessing if experiment else None, network.input_shape[0])
+    return Source(network, state, preprocessing, experiment, accuracy)
 
 
-def _predict(framework: str, network: Network, optimizer: Any) -> Any:
+def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], np.ndarray]:
+    """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
+
     def predict(state: State, images: np.ndarray) -> np.ndarray:
-        return trainer(framework, network, optimizer, state).predict(images)
+        scores = trainer(framework, network, recipes.get("article").optimizer, state).predict(images)
+        if not np.isfinite(scores).all():
+            raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
+        return scores
 
     return predict
+
+
+Exported = TypeVar("Exported")
+
+
+def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) -> Exported:
+    """What an exporter of `framework` makes; `Failed` in one line where it cannot, for whatever reason of its own."""
+    try:
+        return export(*arguments)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        told = next((line for line in reversed(lines) if "Error" in line), lines[0])
+        raise Failed(f"{FRAMEWORKS[framework]}'s exporter failed: {told}") from None
 
 
 def _onnx(
@@ -163,7 +187,7 @@ def _onnx(
     from parity.onnx.writing import DEFAULT_OPSET
 
     model = implementation(framework, "model").build(source.network, source.state)
-    raw = implementation(framework, "export").to_onnx(model)
+    raw = _exported(framework, implementation(framework, "export").to_onnx, model)
     try:
         made = export(
             raw,
@@ -177,7 +201,7 @@ def _onnx(
         )
     except NotTheNetwork as error:
         raise Failed(f"{FRAMEWORKS[framework]}'s export of {source.network.name} is not the network: {error}") from None
-    predict = _predict(framework, source.network, recipes.get("article").optimizer)
+    predict = _predict(framework, source.network)
     scaled = (lambda state, images: softmax(predict(state, images))) if options.softmax else predict
 
     def unwritten(pictures: np.ndarray) -> np.ndarray:
@@ -203,7 +227,7 @@ def _onnx(
         "bytes": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
         "check": {"error": differences[-1].error, "bound": differences[-1].bound},
-        "test_accuracy": float(source.accuracy) if source.accuracy else None,
+        "test_accuracy": source.accuracy,
     }
 
 
@@ -215,29 +239,24 @@ def _static(
 
     exporter = implementation(framework, "export")
     model = implementation(framework, "model").build(source.network, source.state)
-    try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=options.output.parent, prefix=f".{options.output.name}."))
-    except OSError as error:
-        raise InputError(f"cannot write {options.output}: {error.strerror}") from None
-    try:
-        files = exporter.to_static(model, scratch)
-        run = {
-            "the static program": lambda images: exporter.from_static(scratch, preprocess(images, source.preprocessing))
-        }
+    with _new_folder(options.output) as scratch:
+        files = _exported(framework, exporter.to_static, model, scratch)
+
+        def run(pictures: np.ndarray) -> np.ndarray:
+            scores: np.ndarray = _exported(
+                framework, exporter.from_static, scratch, preprocess(pictures, source.preprocessing)
+            )
+            return scores
+
         differences = compared(
-            run,
-            _predict(framework, source.network, recipes.get("article").optimizer),
+            {"the static program": run},
+            _predict(framework, source.network),
             source.network,
             source.state,
             source.preprocessing,
         )
         _must_be_equal(differences, framework)
         sizes = {path.name: path.stat().st_size for path in files}
-        scratch.chmod(0o755)
-        scratch.rename(options.output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     for name, size in sizes.items():
         console.say(f"  {name:<24} {size:>12,} bytes")
     return {
@@ -246,6 +265,22 @@ def _static(
         "bytes": sum(sizes.values()),
         "check": {"error": differences[-1].error, "bound": differences[-1].bound},
     }
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` at the end and vanishes after an error; `InputError` where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield scratch
+            scratch.chmod(0o755)
+            scratch.rename(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _must_be_equal(differences: list[Difference], framework: str) -> None:
@@ -271,7 +306,7 @@ def _metadata(source: Source, framework: str) -> dict[str, str]:
         known |= {"recipe": json.dumps(asdict(experiment.recipe)), "data": experiment.data}
         if experiment.data in data.CLASSES:
             known["classes"] = json.dumps(data.CLASSES[experiment.data])
-    return known | ({"test_accuracy": source.accuracy} if source.accuracy else {})
+    return known | ({} if source.accuracy is None else {"test_accuracy": repr(source.accuracy)})
 
 
 def _table(source: Source, kinds: Mapping[str, int], size: int) -> list[str]:

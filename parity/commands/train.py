@@ -3,200 +3,173 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import math
 import platform
-import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, networks, plots, recipes, v2_tar
-from parity.commands.command import Failed, Parser, execute, natural, positive
+from parity import __version__, data, machine, networks, plots, recipes, v2_tar, weights
+from parity.commands.command import Failed, Interrupted, execute
+from parity.commands.train_flags import (
+    CPU_NETWORK,
+    GPU_NETWORK,
+    NO_AMP,
+    RECIPE,
+    check_flags,
+    command_to_resume,
+    parser,
+)
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import BatchNorm
 from parity.progress import Console, duration
 from parity.recipe import Experiment, Preprocessing, Recipe, changed
-from parity.run import Position, Run, check_free, read_checkpoint
+from parity.run import Follower, Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
+from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
-from parity.weights import initialise
-
-CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"
-"""What a run without arguments trains."""
-
-FIXED_ON_RESUME = (
-    "network",
-    "recipe",
-    "data",
-    "epochs",
-    "batch_size",
-    "seed",
-    "train_limit",
-    "test_limit",
-    "out",
-    "eval_only",
-)
-TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorboard", "save_v2_tar")
-"""Flags that mean nothing to --eval-only."""
-
-KEPT_ON_RESUME = ("data_dir", "device", "threads", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
-"""Flags that config.json does not hold: the command that continues a run repeats them."""
-
-MOST_THREADS = 1024
+from parity.weights import State, initialise
+from parity.world import ALONE, LOST, World, from_launcher, is_loss
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
     """Trains, resumes or tests in `framework` ("paddle" or "torch"); returns the exit code."""
     options = parser(framework).parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(framework, options, console), options.json)
+    return execute(lambda: _command(framework, options, from_launcher(framework)), options.json)
 
 
-def parser(framework: str) -> Parser:
-    """The flags, the same for both frameworks."""
-    script = f"python scripts/train_{framework}.py"
-    flags = Parser(
-        f"Train a network of the articles in {FRAMEWORKS[framework]}. Without arguments: the best that this machine does in minutes.",
-        f"  {script}\n"
-        f"  {script} --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json\n"
-        f"  {script} --network vgg16_bn_drop --recipe article        (the article's 200 passes)\n"
-        f"  {script} --resume runs/RUN\n"
-        f"  {script} --eval-only runs/RUN",
-    )
-    add = flags.add_argument
-    add(
-        "--network",
-        metavar="NAME",
-        help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
-    )
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
-    add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
-    add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
-    add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
-    add("--batch-size", type=positive, help="images per update (default: the recipe's)")
-    add("--seed", type=natural, help="start of all random numbers (default: 0)")
-    add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
-    add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
-    add("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    add("--threads", type=positive, help="CPU threads (default: all cores)")
-    add("--out", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
-    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
-    add(
-        "--eval-only",
-        type=Path,
-        metavar="RUN|FILE",
-        help="test a run's last checkpoint, or a .safetensors file, and stop",
-    )
-    add(
-        "--checkpoint-every",
-        type=natural,
-        default=60,
-        metavar="SECONDS",
-        help="at most this between checkpoints (default: 60)",
-    )
-    add("--tensorboard", action="store_true", help="also write TensorBoard events into the run folder")
-    add(
-        "--save-v2-tar",
-        action="store_true",
-        help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
-    )
-    return flags
+@dataclass(frozen=True)
+class _Job:
+    """What there is to train and where: `state` holds weights, and optimizer slots too where a run goes on."""
+
+    run: Run
+    dataset: Dataset
+    state: State
+    position: Position
+    runtime: Any
+    device: str
 
 
-def _command(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _command(framework: str, options: argparse.Namespace, world: World) -> dict[str, Any] | None:
     started = time.perf_counter()
-    _check_flags(options)
+    console = Console(options.json, silent=not world.leads)
+    with _told_once(world):
+        check_flags(options, world)
     if options.eval_only:
-        return _evaluate_only(framework, options, console)
-    if options.resume:
-        run, dataset = _resume(options, console)
-        state, position = run.restore(len(dataset.train_labels))
-        runtime, device = _start(framework, options)
-    else:
-        run, dataset, runtime, device = _begin(framework, options, console)
-        state, position = None, Position()
-    experiment = run.experiment
-    if options.tensorboard:
+        return _evaluate_only(framework, options, world, console)
+    lost = f"failed: {LOST} before the training began; what it wrote says why"
+    try:
+        job = _prepare(framework, options, world, console)
+        again = command_to_resume(framework, options, job.run, world)
+        lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
+        with _told_once(world):
+            _train(framework, options, world, console, job, again, lost)
+    except RuntimeError as error:
+        if is_loss(world, error):
+            give_up(lost)
+        raise
+    if world.size > 1:
+        implementation(framework, "distributed").stop()
+    return _summary(framework, job, world, console, time.perf_counter() - started) if world.leads else None
+
+
+@contextmanager
+def _told_once(world: World) -> Iterator[None]:
+    """Around what all processes do alike: of an error that they all raise, the leading one tells."""
+    try:
+        yield
+    except (InputError, Failed, KeyboardInterrupt) as error:
+        if world.leads:
+            raise
+        raise SystemExit(2 if isinstance(error, InputError) else 1 if isinstance(error, Failed) else 130) from None
+
+
+def _prepare(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+    """The leading process decides, checks and makes the run's folder; the others do as it says."""
+    if not world.leads:
+        return _follow(framework, options, world, console)
+    job = _resume(framework, options, world, console) if options.resume else _begin(framework, options, world, console)
+    if world.size > 1:
+        said = {
+            "folder": str(job.run.folder),
+            "experiment": job.run.experiment.to_json(),
+            "position": json.dumps(dataclasses.asdict(job.position)),
+        }
+        _from_first(framework, job.runtime.place(job.device), weights.encode(job.state, said))
+    return job
+
+
+def _follow(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+    """What the leading process has told the others to train."""
+    runtime, device = _start(framework, options, world)
+    state, said = weights.decode(_from_first(framework, runtime.place(device), b""), "the leading process's message")
+    run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]))
+    return _Job(run, _data_of(run, options, console), state, Position(**json.loads(said["position"])), runtime, device)
+
+
+def _from_first(framework: str, place: Any, message: bytes) -> bytes:
+    return bytes(implementation(framework, "distributed").from_first(message, place))
+
+
+def _train(
+    framework: str, options: argparse.Namespace, world: World, console: Console, job: _Job, again: str, lost: str
+) -> None:
+    """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.stopping`."""
+    run, position, experiment = job.run, job.position, job.run.experiment
+    if options.tensorboard and world.leads:
         run.watchers.append(plots.tensorboard(run.folder))
     if options.save_v2_tar:
         v2_tar.names(experiment.network)  # `InputError` now, not after the first pass
         run.keeps_passes = True
-    side = trainer(
-        framework,
-        experiment.network,
-        experiment.recipe.optimizer,
-        initialise(experiment.network, experiment.seed),
-        device=device,
-    )
-    if state is not None:
-        side.load(state, position.update)
-    if options.resume:
-        place = f"pass {position.epoch}, batch {position.batch}"
-        done = "its end: nothing is left to train" if position.epoch == experiment.recipe.epochs else place
-        console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at {done}")
-    again = _command_to_resume(framework, options, run)
+    start = {name: job.state[name] for name in experiment.network.parameters}
+    settings, amp = experiment.recipe.optimizer, options.amp or "off"
+    side = trainer(framework, experiment.network, settings, start, "float32", job.device, world, amp)
+    if job.state.keys() != start.keys():
+        side.load(job.state, position.update)
     try:
         try:
-            train(side, run, dataset, position, console, options.checkpoint_every)
+            train(side, run, job.dataset, position, console, options.checkpoint_every, lost)
         finally:
-            plots.curves(run)
-    except Stopped:
-        raise KeyboardInterrupt(
-            f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}"
-        ) from None
+            if world.leads:
+                plots.curves(run)
+    except (Stopped, Diverged) as error:
+        side.total(0.0)  # waits for all: launchers kill the leading process soon after another has ended
+        if isinstance(error, Diverged):
+            raise Failed(str(error)) from None
+        raise Interrupted(f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; continue from the last checkpoint with: {again}") from None
-    except Diverged as error:
-        raise Failed(str(error)) from None
-    return _summary(
-        framework, run, position, dataset, device, console, runtime.versions(), time.perf_counter() - started
-    )
+        raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
 
 
-def _check_flags(options: argparse.Namespace) -> None:
-    """`InputError` for flags that do not go together or that nothing here can serve."""
-    modes = {
-        "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
-        "eval_only": (TRAINING_ONLY, "it only tests"),
-    }
-    for mode, (refused, why) in modes.items():
-        for name in refused if getattr(options, mode) is not None else ():
-            if getattr(options, name) is not None and getattr(options, name) is not False:
-                raise InputError(f"{_flag(name)} cannot be given with {_flag(mode)}: {why}")
-    if (options.threads or 1) > MOST_THREADS:
-        raise InputError(f"--threads is at most {MOST_THREADS}; this machine has {machine.cores()} cores")
-    if options.tensorboard:
-        plots.check_tensorboard()
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _command_to_resume(framework: str, options: argparse.Namespace, run: Run) -> str:
-    """What continues `run` in the way that `options` ask for."""
-    words, default = ["python", f"scripts/train_{framework}.py", "--resume", str(run.folder)], parser(framework)
-    for name in KEPT_ON_RESUME:
-        value = getattr(options, name)
-        if value != default.get_default(name):
-            words += [_flag(name)] if value is True else [_flag(name), str(value)]
-    return shlex.join(words)
-
-
-def _start(framework: str, options: argparse.Namespace) -> tuple[Any, str]:
+def _start(framework: str, options: argparse.Namespace, world: World) -> tuple[Any, str]:
     """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
-    runtime = implementation(framework, "runtime", options.threads)
-    return runtime, runtime.start(options.device, options.threads or machine.cores())
+    threads = _threads(options, world)
+    runtime = implementation(framework, "runtime", threads)
+    device = runtime.start(options.device, threads)
+    if options.amp not in (None, "off") and device == "cpu":
+        raise InputError(NO_AMP)
+    if world.size > 1:
+        implementation(framework, "distributed").start(world, device)
+    return runtime, device
 
 
-def _begin(framework: str, options: argparse.Namespace, console: Console) -> tuple[Run, Dataset, Any, str]:
-    """A new run: chooses what was not given, says so, and makes its folder; with the framework's runtime and the device."""
+def _threads(options: argparse.Namespace, world: World) -> int:
+    return options.threads or max(1, machine.cores() // world.local_size)
+
+
+def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+    """A new run: chooses what was not given, says so, and makes its folder."""
     asked = networks.get(options.network) if options.network else None
     chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
@@ -205,10 +178,10 @@ def _begin(framework: str, options: argparse.Namespace, console: Console) -> tup
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        _check_fit(asked, dataset, recipe)
-    runtime, device = _start(framework, options)
+        _check_fit(asked, dataset, recipe, world)
+    runtime, device = _start(framework, options, world)
     network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    _check_fit(network, dataset, recipe)
+    _check_fit(network, dataset, recipe, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, options.train_limit, options.test_limit)
@@ -218,12 +191,15 @@ def _begin(framework: str, options: argparse.Namespace, console: Console) -> tup
         | {"vgg-parity": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "machine": machine.describe(),
         "device": device,
-        "threads": options.threads or machine.cores(),
+        "threads": _threads(options, world),
+        "processes": world.size,
+        "amp": options.amp or "off",
         "command": " ".join(sys.argv),
     }
     run = Run.create(folder, experiment, context)
+    processes = f" in {world.size} processes" if world.size > 1 else ""
     console.say(
-        f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device} ({machine.describe()}); run folder {folder}"
+        f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {folder}"
     )
     console.say(reason)
     console.say(
@@ -234,9 +210,9 @@ def _begin(framework: str, options: argparse.Namespace, console: Console) -> tup
     console.say(
         f"Recipe: {recipe.name}, {count_of(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
     )
-    if not options.network and device == "cpu":
+    if not options.network and device == "cpu" and world.size == 1:  # the others would wait for the timing
         console.say(_article(framework, dataset))
-    return run, dataset, runtime, device
+    return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
 
 
 def count_of(passes: int) -> str:
@@ -279,8 +255,13 @@ def _data(options: argparse.Namespace, console: Console, network: Network | None
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None, trained: bool = True) -> None:
-    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it."""
+def _check_fit(
+    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
+) -> None:
+    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
+
+    The processes of `world` share every batch.
+    """
     shape = dataset.train_images.shape[1:]
     seen = recipe.seen(shape) if recipe else shape
     if seen != network.input_shape or len(dataset.classes) != network.classes:
@@ -289,26 +270,47 @@ def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None, traine
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
             f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
         )
-    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
+    if recipe is None or not trained:
+        return
     count = len(dataset.train_labels)
-    if recipe and trained and 1 in norms and 1 in (recipe.batch_size, count % recipe.batch_size or recipe.batch_size):
+    parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
+    shared = "" if world.size == 1 else f", shared by {world.size} processes,"
+    if 0 in parts:
         raise InputError(
-            f"{count} images in batches of {recipe.batch_size} make a batch of one image, from which the batch norm of "
-            f"{network.name} learns nothing: choose another --batch-size or --train-limit"
+            f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "
+            "choose another --batch-size or --train-limit, or fewer processes"
+        )
+    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
+    if 1 in norms and 1 in parts:
+        raise InputError(
+            f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
+            f"{network.name} learns nothing: choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
         )
 
 
-def _resume(options: argparse.Namespace, console: Console) -> tuple[Run, Dataset]:
+def _resume(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+    """The run in the folder, as it stood at its last checkpoint."""
     run = Run.open(options.resume)
     experiment = run.experiment
+    dataset = _data_of(run, options, console)
+    _check_fit(experiment.network, dataset, experiment.recipe, world)
+    state, position = run.restore(len(dataset.train_labels))
+    runtime, device = _start(framework, options, world)
+    place = f"pass {position.epoch}, batch {position.batch}"
+    done = "its end: nothing is left to train" if position.epoch == experiment.recipe.epochs else place
+    console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at {done}")
+    return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
+
+
+def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset:
+    """What `run` trains and tests on."""
+    experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
-    dataset = dataset.limit(experiment.train_limit, experiment.test_limit)
-    _check_fit(experiment.network, dataset, experiment.recipe)
-    return run, dataset
+    return dataset.limit(experiment.train_limit, experiment.test_limit)
 
 
-def _evaluate_only(framework: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    experiment, network, state = read_checkpoint(options.eval_only)
+def _evaluate_only(framework: str, options: argparse.Namespace, world: World, console: Console) -> dict[str, Any]:
+    experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and networks.get(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
     if options.data in (None, "auto") and experiment:
@@ -318,7 +320,7 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
     _check_fit(network, dataset, recipe, trained=False)
-    _, device = _start(framework, options)
+    _, device = _start(framework, options, world)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
     try:
@@ -346,16 +348,8 @@ def _evaluate_only(framework: str, options: argparse.Namespace, console: Console
     }
 
 
-def _summary(
-    framework: str,
-    run: Run,
-    position: Position,
-    dataset: Dataset,
-    device: str,
-    console: Console,
-    versions: dict[str, str],
-    wall: float,
-) -> dict[str, Any]:
+def _summary(framework: str, job: _Job, world: World, console: Console, wall: float) -> dict[str, Any]:
+    run, position, dataset = job.run, job.position, job.dataset
     passes, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds
     console.say(
@@ -373,7 +367,8 @@ def _summary(
         "network": experiment.network.name,
         "recipe": experiment.recipe.name,
         "data": dataset.name,
-        "device": device,
+        "device": job.device,
+        "processes": world.size,
         "epochs": experiment.recipe.epochs,
         "seed": experiment.seed,
         "test_accuracy": accuracy,
@@ -388,6 +383,6 @@ def _summary(
         "mask_share": round(position.mask_seconds / position.seconds, 5),
         "peak_memory_bytes": machine.peak_memory(),
         "parameters": experiment.network.trainable_count,
-        "versions": versions,
+        "versions": job.runtime.versions(),
         "run_dir": str(run.folder),
     }

@@ -1,0 +1,15 @@
+"""Mixed precision on GPUs, as both sides spell it. No GPU has run it yet: nothing here is measured."""
+
+from __future__ import annotations
+
+PRECISIONS = ("off", "bf16", "fp16")
+"""What convolutions and linear layers compute in: the model's own dtype, bfloat16, or float16 with a scaled loss. Weights keep theirs."""
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+"""The frameworks' names for them."""
+
+FIRST_SCALE, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
+"""The loss's scale in fp16: its start, and its factors after `INTERVAL` finite updates and after one that is not, which is skipped.
+
+A checkpoint does not hold it: a resumed run starts at the first again.
+"""

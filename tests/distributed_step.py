@@ -1,0 +1,147 @@
+"""Three float64 updates of small networks, by as many processes as start this: `distributed_step.py FRAMEWORK FILE`.
+
+Process 0 writes FILE: the gradients of every step, the cost and the state behind it, as `CASE/STEP/TENSOR`. One process alone computes
+what several must yield.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from parity import weights
+from parity.network import Network
+from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.randomness import masks, stream
+from parity.recipe import Optimizer
+from parity.side import Side, implementation, trainer
+from parity.weights import State, initialise
+from parity.world import ALONE, World, from_launcher
+
+PLAIN = Network(
+    "plain",
+    (3, 8, 8),
+    (
+        Conv("conv", 4),
+        ReLU("relu1"),
+        MaxPool("pool", 2, 2),
+        Dropout("drop1", 0.3),
+        Flatten("flat"),
+        Linear("fc1", 6),
+        ReLU("relu2"),
+        Dropout("drop2", 0.5, "upscale_in_train"),
+        Linear("fc2", 5),
+    ),
+)
+NORMED = Network(
+    "normed",
+    (3, 8, 8),
+    (
+        Conv("conv", 4),
+        BatchNorm("norm1"),
+        ReLU("relu1"),
+        Dropout("drop", 0.3),
+        Flatten("flat"),
+        Linear("fc1", 6),
+        BatchNorm("norm2", variance="biased", start_variance=0.0),
+        Linear("fc2", 5),
+    ),
+)
+NETWORKS = {network.name: network for network in (PLAIN, NORMED)}
+BATCHES, DIVISOR, SEED = (8, 7, 5), 8, 3
+"""Global batches, whole, odd and short; the summed cost of each is divided by the size of a whole one, as in the article."""
+OPTIMIZER = Optimizer("momentum", rate=0.1, momentum=0.9, weight_decay=2e-4)
+OVERLAPS = {"behind": (), "overlapped": ("cpu",)}
+"""Gradients are summed behind the backward pass, or by the framework's wrapper while it runs."""
+
+
+def batch(network: Network, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images float64 [N,C,H,W] and labels of a global batch."""
+    random = stream(SEED, "batch", step)
+    return random.standard_normal((BATCHES[step], *network.input_shape)), random.integers(0, 5, BATCHES[step])
+
+
+def part(side: Side, network: Network, step: int, own: range, rate: float) -> tuple[State, float]:
+    """One update by the images `own` of a global batch: the gradients, and the summed cost."""
+    images, labels = batch(network, step)
+    record: State = {}
+    dropped = masks(SEED, step + 1, own, network.dropouts)
+    kept = slice(own.start, own.stop)
+    cost, _ = side.step(images[kept], labels[kept], dropped, rate, DIVISOR, record)
+    return {name: array for name, array in record.items() if name.startswith("gradient/")}, cost
+
+
+def start(framework: str, network: Network, world: World) -> Side:
+    """The side at the beginning. Every process but the first must be told where that is."""
+    return trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", world)
+
+
+def together(framework: str, network: Network, world: World) -> State:
+    """All steps, each process with its shard."""
+    side, found = start(framework, network, world), {}
+    for step, count in enumerate(BATCHES):
+        gradients, cost = part(side, network, step, world.shard(count), OPTIMIZER.rate)
+        found |= named(step, gradients, side.state(), side.total(cost)[0])
+    return found
+
+
+def alone(framework: str, network: Network) -> State:
+    """All steps, each with the whole global batch at once."""
+    side, found = start(framework, network, ALONE), {}
+    for step, count in enumerate(BATCHES):
+        gradients, cost = part(side, network, step, range(count), OPTIMIZER.rate)
+        found |= named(step, gradients, side.state(), cost)
+    return found
+
+
+def by_shards(framework: str, network: Network, size: int) -> State:
+    """All steps, where each of `size` shards is normalised by its own images, put together in numpy."""
+    state, found = start(framework, network, ALONE).state(), {}
+    for step, count in enumerate(BATCHES):
+        parts = []
+        for rank in range(size):
+            side, own = start(framework, network, ALONE), World(rank, size, rank, size).shard(count)
+            side.load(state, step)
+            parts.append((*part(side, network, step, own, 0.0), side.state(), len(own) / count))
+        gradients = {name: sum(each[0][name] for each in parts) for name in parts[0][0]}
+        for name, parameter in network.parameters.items():
+            if not parameter.trainable:
+                state[name] = sum(share * after[name] for *_, after, share in parts)
+                continue
+            gradient = 0.0 if name in network.zero_gradients else gradients[f"gradient/{name}"]
+            velocity = f"optimizer.velocity.{name}"
+            step_of = gradient + OPTIMIZER.weight_decay * state[name]
+            state[velocity] = OPTIMIZER.momentum * state[velocity] + step_of
+            state[name] = state[name] - OPTIMIZER.rate * state[velocity]
+        found |= named(step, gradients, state, sum(cost for _, cost, *_ in parts))
+    return found
+
+
+def named(step: int, gradients: State, state: State, cost: float) -> State:
+    """What a step yields, as `STEP/TENSOR`; without the gradients that are zero but for rounding."""
+    return {f"{step}/{name}": array for name, array in (gradients | state).items()} | {f"{step}/cost": np.array([cost])}
+
+
+def main(framework: str, path: str) -> None:
+    """All cases of as many processes as there are."""
+    world = from_launcher(framework)
+    implementation(framework, "runtime", 1).start("cpu", 1)
+    cases = {}
+    if world.size == 1:
+        cases = {"plain": alone(framework, PLAIN), "normed": by_shards(framework, NORMED, 2)}
+    else:
+        distributed = implementation(framework, "distributed")
+        distributed.start(world, "cpu")
+        for overlap, distributed.OVERLAPPING in OVERLAPS.items():  # type: ignore[attr-defined]
+            for name, network in NETWORKS.items():
+                cases[f"{name}-{overlap}"] = together(framework, network, world)
+        distributed.stop()
+    if world.leads:
+        found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
+        weights.write_atomically(Path(path), weights.encode(found, {}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

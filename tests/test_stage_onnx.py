@@ -1,0 +1,58 @@
+"""The stage `onnx` of a check starts from trained weights, and goes on where an exporter fails."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parity import data
+from parity.check import Check, run
+from parity.faults.subject import subject
+from parity.feed import Feed
+from parity.weights import State
+from parity.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def check() -> Check:
+    return replace(subject(data.load("cifar10").limit(64, 1)), stages=("onnx",))
+
+
+@pytest.fixture
+def torch_first(workers: dict[str, Worker]) -> dict[str, Worker]:
+    """PyTorch is the reference, Paddle what faults are planted in."""
+    return {name: workers[name] for name in ("torch", "paddle")}
+
+
+def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_compared(
+    check: Check, torch_first: dict[str, Worker]
+) -> None:
+    paddle = torch_first["paddle"]._process.pid
+    soft, hard = resource.prlimit(paddle, resource.RLIMIT_FSIZE)
+    resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        outcome = run(check, torch_first)  # Paddle's exporter needs files, and nothing else here does
+    finally:
+        resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.first is not None and "export of paddle: its exporter failed, " in outcome.first.tensor
+    stage = outcome.stages()["onnx"]
+    assert stage["verdict"] == "different" and stage["compared"] > 100
+
+
+def test_fresh_weights_are_trained_before_they_are_exported(check: Check, torch_first: dict[str, Worker]) -> None:
+    seen: list[State] = []
+
+    def look(feed: Feed) -> Feed:
+        seen.append(feed.state)
+        return feed
+
+    fresh = replace(check, state=None)
+    assert run(fresh, torch_first, look).verdict == "equal"
+    start = fresh.feed("float32").state
+    assert not start["bn1.variance"].any() and not start["bn1.mean"].any()
+    assert np.all(seen[-1]["bn1.variance"] > 0) and np.all(seen[-1]["bn1.mean"] != 0)
+    assert run(check, torch_first, look).verdict == "equal"
+    assert all(np.array_equal(seen[-1][name], array) for name, array in check.feed("float32").state.items())
