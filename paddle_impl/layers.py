@@ -15,6 +15,7 @@ from paddle.autograd import PyLayer
 from parity import nodes
 from parity.nodes import Shape
 from parity.threads import THREADS
+from parity.windows import Pad
 
 
 class BatchNorm(nn.BatchNorm2D):
@@ -61,22 +62,63 @@ class Dropout(nn.Layer):
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 
 
+class LRN(nn.Layer):
+    """`nodes.LRN`: x / (k + alpha * sum of squares of the channels around) ** beta, on [N,C,H,W]."""
+
+    def __init__(self, node: nodes.LRN) -> None:
+        super().__init__()
+        self.node = node
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds shifted squares up."""
+        # DIFFERS: LocalResponseNorm divides alpha by the size; here it multiplies the sum.
+        node, channels = self.node, x.shape[1]
+        squares = F.pad(x * x, [0, 0, node.size // 2, (node.size - 1) // 2, 0, 0, 0, 0])
+        total = squares[:, :channels]
+        for first in range(1, node.size):
+            total = total + squares[:, first : first + channels]
+        return x / (times(total, node.alpha) + node.k) ** node.beta
+
+
+class Concat(nn.Layer):
+    """The end of `nodes.Branches`: [N,C1,...], [N,C2,...], ... -> [N,C1+C2+...,...]."""
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        """Side by side over the channels."""
+        return paddle.concat(branches, 1)
+
+
+class LogSoftmax(nn.Layer):
+    """`nodes.LogSoftmax`: [N,K] -> log-probabilities [N,K]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of every row."""
+        # DIFFERS: log_softmax goes no lower than 64 below the largest score.
+        return x - paddle.logsumexp(x, 1, keepdim=True)
+
+
 class _AvgPool(nn.AvgPool2D):
-    """Average pooling whose padding does not count, with the gradient of its dtype."""
+    """Average pooling whose padding, which may be uneven, does not count, with the gradient of its dtype."""
+
+    def __init__(self, node: nodes.AvgPool, shape: Shape) -> None:
+        pads = node.pads(shape)
+        super().__init__(node.size, node.stride, _padding(pads), ceil_mode=node.ceil, exclusive=True)
+        self.pads = pads
 
     def forward(self, x: Tensor) -> Tensor:
         out = nn.AvgPool2D.forward(self, x)  # super() is beyond Paddle 2's exporter
         if x.dtype != paddle.float64:
             return out
         # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.
-        rows, columns = (self._seen(*sizes) for sizes in zip(x.shape[2:], out.shape[2:], strict=True))
+        sizes = zip(x.shape[2:], out.shape[2:], self.pads, strict=True)
+        rows, columns = (self._seen(size, windows, before) for size, windows, (before, _) in sizes)
         count = (rows.unsqueeze(1) * columns).astype(x.dtype)
         repair = 1 / (count * (1 / count).astype("float32").astype(x.dtype))
         return out * repair + (out * (1 - repair)).detach()
 
-    def _seen(self, size: int, windows: int) -> Tensor:
+    def _seen(self, size: int, windows: int, before: int) -> Tensor:
         """How many of `size` pixels, padding left out, each window covers along one side."""
-        start = paddle.arange(windows) * self.stride - self.padding
+        start = paddle.arange(windows) * self.stride - before
         return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
@@ -91,8 +133,11 @@ class _Conv(nn.Conv2D):
     are left, its product of one image at a time spends its time reading weights, so many images are unfolded into one product.
     """
 
-    map: tuple[int, ...] = ()
-    """Height and width of the output, where it is one group's."""
+    def __init__(self, node: nodes.Conv, shape: Shape) -> None:
+        padding, bias = _padding(node.pads(shape)), None if node.bias else False
+        super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias_attr=bias)
+        # Height and width of the output, where it is one group's and evenly padded, as unfolding needs it.
+        self.map = node.output(shape)[1:] if node.groups == 1 and len(padding) == 2 else ()
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = THREADS.sizes(x.shape[0]) if _eager_on_cpu(x) else []
@@ -155,6 +200,12 @@ class _Shared(PyLayer):
         return None if inputs[0] is None else paddle.concat(list(inputs)), sum(weights[1:], weights[0])
 
 
+def _padding(pads: tuple[Pad, Pad]) -> list[int]:
+    """What the kernels pad by: [above, left], or [above, below, left, right] where that is uneven."""
+    (above, below), (left, right) = pads
+    return [above, left] if above == below and left == right else [above, below, left, right]
+
+
 def times(x: Tensor, factor: float) -> Tensor:
     """`x` * `factor` in the precision of `x`."""
     # DIFFERS: Tensor * float goes through a kernel attribute of float32.
@@ -174,10 +225,7 @@ def _kernel_variance(gpu: bool) -> str:
 
 def conv(node: nodes.Conv, shape: Shape) -> nn.Layer:
     """2-D convolution."""
-    bias = None if node.bias else False
-    made = _Conv(shape[0], node.filters, node.kernel, node.stride, node.padding, groups=node.groups, bias_attr=bias)
-    made.map = node.output(shape)[1:] if node.groups == 1 else ()
-    return made
+    return _Conv(node, shape)
 
 
 def linear(node: nodes.Linear, shape: Shape) -> nn.Layer:
@@ -190,19 +238,34 @@ def batch_norm(node: nodes.BatchNorm, shape: Shape) -> nn.Layer:
     return BatchNorm(node, shape)
 
 
+def lrn(node: nodes.LRN, shape: Shape) -> nn.Layer:
+    """Local response normalisation."""
+    return LRN(node)
+
+
 def relu(node: nodes.ReLU, shape: Shape) -> nn.Layer:
     """ReLU."""
     return nn.ReLU()
 
 
+def tanh(node: nodes.Tanh, shape: Shape) -> nn.Layer:
+    """Hyperbolic tangent."""
+    return nn.Tanh()
+
+
+def log_softmax(node: nodes.LogSoftmax, shape: Shape) -> nn.Layer:
+    """Log-softmax."""
+    return LogSoftmax()
+
+
 def max_pool(node: nodes.MaxPool, shape: Shape) -> nn.Layer:
     """Max pooling."""
-    return nn.MaxPool2D(node.size, node.stride, node.padding, ceil_mode=node.ceil)
+    return nn.MaxPool2D(node.size, node.stride, _padding(node.pads(shape)), ceil_mode=node.ceil)
 
 
 def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Layer:
     """Average pooling."""
-    return _AvgPool(node.size, node.stride, node.padding, ceil_mode=node.ceil, exclusive=True)
+    return _AvgPool(node, shape)
 
 
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Layer:
@@ -215,14 +278,23 @@ def flatten(node: nodes.Flatten, shape: Shape) -> nn.Layer:
     return nn.Flatten()
 
 
+def branches(node: nodes.Branches, shape: Shape) -> nn.Layer:
+    """Where branches end."""
+    return Concat()
+
+
 LAYERS: dict[type[nodes.Node], Callable[..., nn.Layer]] = {
     nodes.Conv: conv,
     nodes.Linear: linear,
     nodes.BatchNorm: batch_norm,
+    nodes.LRN: lrn,
     nodes.ReLU: relu,
+    nodes.Tanh: tanh,
+    nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,
     nodes.AvgPool: avg_pool,
     nodes.Dropout: dropout,
     nodes.Flatten: flatten,
+    nodes.Branches: branches,
 }
 """How each kind of node is spelled."""

@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 from paddle_impl import checkpoint
 from paddle_impl.layers import LAYERS, Dropout
 from parity.network import Network
+from parity.nodes import Auxiliary, Branches, Nodes
 from parity.weights import State, check, initialise
 
 
@@ -18,8 +19,8 @@ class Model(nn.Layer):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        for node in network.nodes:
-            self.add_sublayer(node.name, LAYERS[type(node)](node, network.inputs[node.name]))
+        for name, layer in network.layers.items():
+            self.add_sublayer(name, LAYERS[type(layer.node)](layer.node, layer.input))
 
     def forward(
         self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
@@ -27,10 +28,23 @@ class Model(nn.Layer):
         """Logits of the images `x`.
 
         `masks` gives the dropout masks by layer (drawn by Paddle otherwise); `watch(layer, output)` sees every layer's output.
+        Auxiliary heads run in training, and only where somebody watches.
         """
-        for node in self.network.nodes:
+        return self._through(self.network.nodes, x, masks, watch)
+
+    def _through(
+        self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
+    ) -> Tensor:
+        for node in nodes:
+            if isinstance(node, Auxiliary):
+                if watch and self.training:
+                    self._through(node.nodes, x, masks, watch)
+                continue
             layer = getattr(self, node.name)
-            x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+            if isinstance(node, Branches):
+                x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
+            else:
+                x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
             if watch:
                 watch(node.name, x)
         return x

@@ -53,28 +53,35 @@ class Trainer:
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
-        Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
+        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
+        cross-entropy of the network itself and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
         """
-        model, outputs = self.model, {}
+        model, outputs, gradients = self.model, {}, {}
+        heads = model.network.heads
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
-            if not output.stop_gradient:
-                output.retain_grads()
-            outputs[layer] = output
+            if record is not None and not output.stop_gradient:
+                # DIFFERS: a retained gradient may share its memory with one that others are yet added to.
+                output.register_hook(lambda gradient: gradients.update({layer: checkpoint.to_numpy(gradient)}))
+            if record is not None or layer in heads:
+                outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         with runtime.autocast(self.amp):
-            logits = self.wrapped(self._images(images), given, None if record is None else watch)
+            logits = self.wrapped(self._images(images), given, watch)
+        scores = {head: outputs[head] for head in heads}
         if self.amp != "off":
             logits = logits.astype(self.dtype)
+            scores = {head: output.astype(self.dtype) for head, output in scores.items()}
         target = self._tensor(labels)
-        # DIFFERS: cross_entropy counts at most 64 nats an image.
-        cost = (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
+        cost = cross_entropy(logits, target)
         loss = times(cost, 1 / divisor)
+        for head, weight in heads.items():
+            loss = loss + times(cross_entropy(scores[head], target), weight / divisor)
         self.optimizer.clear_grad(set_to_zero=False)
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
@@ -84,8 +91,8 @@ class Trainer:
             record["loss"] = checkpoint.to_numpy(loss)
             for layer, output in outputs.items():
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
-                if output.grad is not None:
-                    record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+                if layer in gradients:
+                    record[f"backward/{layer}"] = gradients[layer]
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
                     record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
@@ -170,6 +177,12 @@ class Trainer:
 
     def _images(self, images: np.ndarray) -> Tensor:
         return self._tensor(images.astype(self.dtype, copy=False))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
+    # DIFFERS: the function of this name counts at most 64 nats an image.
+    return (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:

@@ -15,6 +15,7 @@ from parity.compare import norm, norm_of_difference
 from parity.network import Network
 from parity.nodes import BatchNorm
 from parity.recipe import Optimizer
+from parity.wiring import consumers, input_of
 
 LARGEST = 1e290
 """Most that a bound is multiplied by: the bound stays finite, and what is not finite stays above it."""
@@ -28,13 +29,20 @@ def magnifications(
     By record name (`backward/LAYER`, `gradient/PARAMETER`, `loss/cost`, `loss/loss`). `record` holds what the step recorded with these
     `labels` [N] and this `divisor` of the cost; what it lacks is left out.
     """
-    last = list(network.shapes)[-1]
+    ends = {network.output: 1.0} | network.heads
     found: dict[str, float] = {}
-    if f"forward/{last}" in record and "loss/cost" in record:
-        largest = np.abs(record[f"forward/{last}"]).max(1).sum()
-        found = dict.fromkeys(("loss/cost", "loss/loss"), float(_ratio(largest, record["loss/cost"])[0]))
-    if f"backward/{last}" in record:
-        found |= _of_gradients(network, record, _of_images(record[f"backward/{last}"] * divisor, labels))
+    if f"forward/{network.output}" in record and "loss/cost" in record:
+        sizes = {end: weight * _largest(record.get(f"forward/{end}")) for end, weight in ends.items()}
+        found["loss/cost"] = float(_ratio(sizes[network.output], record["loss/cost"])[0])
+        whole = record["loss/loss"] * divisor if network.heads and "loss/loss" in record else record["loss/cost"]
+        found["loss/loss"] = float(_ratio(np.sum(list(sizes.values())), whole)[0])
+    parts = {
+        end: _of_images(record[f"backward/{end}"] * divisor / weight, labels, weight)
+        for end, weight in ends.items()
+        if weight and f"backward/{end}" in record
+    }
+    if parts:
+        found |= _of_gradients(network, record, parts)
     return {name: factor for name, factor in found.items() if factor > 1}
 
 
@@ -70,35 +78,57 @@ class Inherited:
         return held / (norm(record[name]) or 1.0) if held and name in record else 0.0
 
 
-def _of_images(residual: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """By image, ||softmax|| / ||softmax - one-hot||, at least 1, of the residual softmax - one-hot [N,K]."""
+def _largest(scores: np.ndarray | None) -> np.floating:
+    """The sum over the images of their largest class score."""
+    return np.float64(0) if scores is None else np.abs(scores).max(1).sum()
+
+
+Part = tuple[np.ndarray, np.ndarray]
+"""By image: the size of what a head's gradient is a difference of, by its weight in the loss, and how many times it is magnified."""
+
+
+def _of_images(residual: np.ndarray, labels: np.ndarray, weight: float) -> Part:
+    """Of the residual softmax - one-hot [N,K]: ||softmax|| * weight, and ||softmax|| / ||softmax - one-hot||, at least 1."""
     softmax = residual.copy()
     softmax[np.arange(len(labels)), labels] += 1
-    return np.maximum(_ratio(np.linalg.norm(softmax, axis=1), np.linalg.norm(residual, axis=1)), 1)
+    sizes = np.linalg.norm(softmax, axis=1)
+    return weight * sizes, np.maximum(_ratio(sizes, np.linalg.norm(residual, axis=1)), 1)
 
 
-def _of_gradients(network: Network, record: Mapping[str, np.ndarray], images: np.ndarray) -> dict[str, float]:
+def _of_gradients(network: Network, record: Mapping[str, np.ndarray], parts: Mapping[str, Part]) -> dict[str, float]:
     """From the last layer to the first: a tensor is magnified as the images are that it comes from, each by its part in it."""
-    found = {}
-    for node in reversed(network.nodes):
-        gradient = record.get(f"backward/{node.name}")
-        if gradient is None:
+    found, following, coming = {}, consumers(network.layers), dict[str, dict[str, Part]]()
+    for name, layer in reversed(network.layers.items()):
+        heads = {name: parts[name]} if name in parts else _merged([coming[other] for other in following[name]])
+        coming[name] = heads
+        gradient = record.get(f"backward/{name}")
+        if gradient is None or not heads:
             continue
-        parts = _norms(gradient)
-        found[f"backward/{node.name}"] = whole = _weighted(images, parts)
-        x = _input(network, record, node.name)
-        for parameter in node.parameters(network.inputs[node.name]):
+        images, norms = _together(heads), _norms(gradient)
+        found[f"backward/{name}"] = whole = _weighted(images, norms)
+        x = input_of(network, name, record, "forward")
+        for parameter in layer.node.parameters(layer.input):
             by_input = parameter.name.endswith(".weight") and x is not None
-            found[f"gradient/{parameter.name}"] = _weighted(images, parts * _norms(x)) if by_input else whole
-        if isinstance(node, BatchNorm):  # mixes the images: from here on each carries the rounding of all
-            images = np.full_like(images, whole)
+            found[f"gradient/{parameter.name}"] = _weighted(images, norms * _norms(x)) if by_input else whole
+        if isinstance(layer.node, BatchNorm):  # mixes the images: from here on each carries the rounding of all
+            coming[name] = {head: (sizes, np.full_like(images, whole)) for head, (sizes, _) in heads.items()}
     return found
 
 
-def _input(network: Network, record: Mapping[str, np.ndarray], layer: str) -> np.ndarray | None:
-    names = list(network.shapes)
-    place = names.index(layer)
-    return record.get(f"forward/{names[place - 1]}" if place else "input/images")
+def _merged(several: list[dict[str, Part]]) -> dict[str, Part]:
+    """What comes back from several layers that took the same tensor in: of each head the most magnified."""
+    merged: dict[str, Part] = {}
+    for head, (sizes, images) in (item for heads in several for item in heads.items()):
+        merged[head] = (sizes, np.maximum(images, merged[head][1]) if head in merged else images)
+    return merged
+
+
+def _together(heads: Mapping[str, Part]) -> np.ndarray:
+    """By image, how many times the sum of the heads' gradients is magnified: what cancelled in all over what is left of all."""
+    if len(heads) == 1:
+        return next(iter(heads.values()))[1]
+    sizes, left = (sum(parts) for parts in zip(*((s, s / m) for s, m in heads.values()), strict=True))
+    return np.maximum(_ratio(np.asarray(sizes), np.asarray(left)), 1)
 
 
 def _norms(array: np.ndarray | None) -> np.ndarray:

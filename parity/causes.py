@@ -5,6 +5,7 @@ A hypothesis is named if its prediction matches what the other side recorded. No
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,12 +17,16 @@ from parity.compare import relative_l2
 from parity.feed import Given
 from parity.network import Network
 from parity.recipe import Optimizer
+from parity.wiring import input_of
 
 Record = Mapping[str, np.ndarray]
 Hypothesis = tuple[str, np.ndarray]
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
+
+MOST_BRANCHES = 5
+"""Branches whose orders are all tried."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,10 @@ def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
 
 def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
     """What the other side's layer may have made of the other side's own input."""
-    names = list(evidence.network.shapes)
-    place = names.index(layer)
-    x = evidence.other.get(f"{phase}/{names[place - 1]}") if place else evidence.given.images
+    x = input_of(evidence.network, layer, evidence.other, phase, evidence.given.images)
     if x is None:
         return
-    x, node = x.astype(np.float64), evidence.network.nodes[place]
+    x, node = x.astype(np.float64), evidence.network.layers[layer].node
     b = evidence.other[f"{phase}/{layer}"].astype(np.float64)
     yield f"{layer} does nothing: its output is its input", x
     if isinstance(node, nodes.Flatten) and x.ndim == 4:
@@ -162,6 +165,10 @@ def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothes
         yield from _relu(x, b)
     if isinstance(node, nodes.BatchNorm):
         yield from _batch_norm(evidence, node, x, b)
+    if isinstance(node, nodes.LRN):
+        yield from _lrn(node, x)
+    if isinstance(node, nodes.Branches):
+        yield from _branches(evidence, phase, layer)
     if isinstance(node, nodes.Dropout):
         yield from _dropout(evidence, phase, node, x, b)
     if isinstance(node, nodes.MaxPool) and not node.padding:
@@ -202,6 +209,28 @@ def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.
             prediction = gamma * (x - centre) / np.sqrt(spread + eps) + beta
         if np.isfinite(prediction).all():
             yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
+
+
+def _lrn(node: nodes.LRN, x: np.ndarray) -> Iterator[Hypothesis]:
+    channels = x.shape[1]
+    edges = ((0, 0), (node.size // 2, (node.size - 1) // 2), (0, 0), (0, 0))
+    squares = np.pad(x * x, edges)
+    total = np.sum([squares[:, first : first + channels] for first in range(node.size)], axis=0)
+    ways = {
+        f"alpha is divided by the size {node.size}": (node.k, node.alpha / node.size),
+        f"alpha is multiplied by the size {node.size}": (node.k, node.alpha * node.size),
+        f"k = 1 instead of {node.k:g}": (1.0, node.alpha),
+        f"k = 1 instead of {node.k:g}, and alpha is divided by the size {node.size}": (1.0, node.alpha / node.size),
+    }
+    for sentence, (k, alpha) in ways.items():
+        yield sentence, x / (k + alpha * total) ** node.beta
+
+
+def _branches(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
+    sources = evidence.network.layers[layer].sources
+    parts = [evidence.other[f"{phase}/{source}"] for source in sources]
+    for order in itertools.permutations(parts) if len(parts) <= MOST_BRANCHES else ():
+        yield "its branches stand in another order", np.concatenate(order, axis=1)
 
 
 def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:

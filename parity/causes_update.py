@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.compare import relative_l2
 from parity.recipe import Optimizer
+from parity.wiring import input_of
 
 if TYPE_CHECKING:
     from parity.causes import Evidence, Hypothesis
@@ -125,12 +126,10 @@ def _slot_before(evidence: Evidence, slot: str, like: np.ndarray, name: str) -> 
 def _statistics(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
     layer, _, kind = tensor.partition(".")
     old = _before(evidence, tensor)
-    names = list(evidence.network.shapes)
-    place = names.index(layer)
-    x = evidence.other.get(f"forward/{names[place - 1]}") if place else evidence.given.images
+    x = input_of(evidence.network, layer, evidence.other, "forward", evidence.given.images)
     if old is None or x is None:
         return
-    node = evidence.network.nodes[place]
+    node = evidence.network.layers[layer].node
     decay: float = getattr(node, "decay", 0.9)
     axes, count = (0, *range(2, x.ndim)), x.size // x.shape[1]
     new = x.mean(axes) if kind == "mean" else x.var(axes)

@@ -21,8 +21,8 @@ def layers(network: Network) -> tuple[dict[str, str], ...]:
 
     The latter is the way of torchvision.models.vgg.VGG and paddle.vision.models.VGG, whose adaptive average pool has no place.
     """
-    nodes = [node.name for node in network.nodes]
-    end = next((i for i, node in enumerate(network.nodes) if isinstance(node, Flatten)), len(nodes))
+    nodes = list(network.layers)
+    end = next((i for i, layer in enumerate(network.layers.values()) if isinstance(layer.node, Flatten)), len(nodes))
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
     classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
     return {name: name for name in nodes}, features | classifier

@@ -9,6 +9,7 @@ from parity.compare import compare
 from parity.feed import Feed
 from parity.lockstep import begin, lockstep
 from parity.stages import DIFFERENT, EQUAL
+from parity.wiring import input_of
 from parity.worker import Record, Worker
 
 PHASES = ("input", "eval", "forward", "backward")
@@ -25,10 +26,13 @@ def isolate(workers: Mapping[str, Worker], feeds: Mapping[str, Feed], bound: flo
     for name in (reference, other):
         begin(workers[name], feeds[name])
     network = feeds[reference].network
-    rows, previous = [], {"eval": record["input/images"], "forward": record["input/images"]}
-    for layer in network.shapes:
-        arguments = (previous["forward"], previous["eval"], masks.get(layer), record[f"backward/{layer}"])
-        previous = {phase: record[f"{phase}/{layer}"] for phase in ("eval", "forward")}
+    rows = []
+    for layer in network.layers:
+        x = input_of(network, layer, record, "forward")
+        inference = input_of(network, layer, record, "eval")
+        assert x is not None
+        # Inference has no auxiliary heads: their layers get what training gives them.
+        arguments = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
         if layer not in feeds[other].network.shapes:
             rows.append(_row(layer, float("inf"), float("inf"), bound))
             continue

@@ -18,20 +18,25 @@ from parity.errors import InputError
 from parity.nodes import (
     KINDS,
     MSRA,
+    Auxiliary,
     AvgPool,
     BatchNorm,
+    Branches,
     Conv,
     Dropout,
+    Flatten,
     Init,
     Linear,
     MaxPool,
     Node,
+    Nodes,
     Parameter,
     ReLU,
     Shape,
+    edited,
+    walk,
 )
-
-Nodes = tuple[Node, ...]
+from parity.wiring import Layer, consumers, wire
 
 RESERVED = frozenset(
     """
@@ -68,7 +73,7 @@ class Network:
     source: str = ""
 
     def __post_init__(self) -> None:
-        names = [node.name for node in self.nodes]
+        names = [node.name for node in walk(self.nodes)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not names or not all(name.isidentifier() for name in names):
             raise InputError(
@@ -81,79 +86,124 @@ class Network:
             )
         if min(self.input_shape, default=0) < 1:
             raise InputError(f"network {self.name!r}: input_shape = {self.input_shape} must be sizes of at least 1")
-        for node in self.nodes:
+        for node in walk(self.nodes):
             for field in dataclasses.fields(node):
                 value = getattr(node, field.name)
                 if type(value) is int and value < (field.name != "padding"):
                     raise InputError(f"network {self.name!r}: {node.name}.{field.name} = {value} is too small")
-        if len(self.shapes[names[-1]]) != 1:
+        if "" not in self._ends or len(self.shapes[self.output]) != 1:
             raise InputError(f"network {self.name!r}: the last layer {names[-1]} must yield a vector of class scores")
+        for node in walk(self.nodes):
+            if isinstance(node, Auxiliary) and self.shapes.get(self._ends.get(node.name, "")) != (self.classes,):
+                raise InputError(f"network {self.name!r}: {node.name} must yield {self.classes} class scores too")
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """Every layer by name, in an order in which they can be computed, with what it takes in; those of auxiliary heads too."""
+        return {layer.node.name: layer for layer in wire(self.nodes, self.input_shape)}
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Output shape of every layer, by name, in order."""
-        shapes, shape = {}, self.input_shape
-        for node in self.nodes:
-            shapes[node.name] = shape = node.output(shape)
-        return shapes
+        return {name: layer.output for name, layer in self.layers.items()}
 
     @cached_property
     def inputs(self) -> dict[str, Shape]:
         """Input shape of every layer, by name, in order."""
-        return dict(zip(self.shapes, [self.input_shape, *self.shapes.values()][:-1], strict=True))
+        return {name: layer.input for name, layer in self.layers.items()}
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Every array of the canonical state, by name, in order: trainable parameters and running statistics."""
-        return {p.name: p for node in self.nodes for p in node.parameters(self.inputs[node.name])}
+        return {p.name: p for layer in self.layers.values() for p in layer.node.parameters(layer.input)}
 
     @cached_property
     def dropouts(self) -> dict[str, tuple[Shape, float]]:
         """Mask shape (one image) and rate of every dropout layer."""
-        return {n.name: (self.inputs[n.name], n.rate) for n in self.nodes if isinstance(n, Dropout)}
+        nodes = [layer.node for layer in self.layers.values()]
+        return {n.name: (self.inputs[n.name], n.rate) for n in nodes if isinstance(n, Dropout)}
 
     @cached_property
     def zero_gradients(self) -> frozenset[str]:
         """Parameters whose training gradient is zero in exact arithmetic: a bias that a batch norm subtracts again.
 
         What a framework computes for them is rounding noise, which Adam would amplify to full steps, so training sets these
-        gradients to 0 on both sides (the article's L2 decay still acts on them).
+        gradients to 0 on both sides (the article's L2 decay still acts on them). Pools and concatenations hand the bias on as it is.
         """
-        pairs = zip(self.nodes, self.nodes[1:], strict=False)
-        return frozenset(
-            f"{a.name}.bias" for a, b in pairs if isinstance(b, BatchNorm) and isinstance(a, Conv | Linear) and a.bias
-        )
+        following = consumers(self.layers)
+
+        def cancelled(name: str) -> bool:
+            nodes = [self.layers[other].node for other in following[name]]
+            return bool(nodes) and all(
+                isinstance(node, BatchNorm) or (isinstance(node, MaxPool | Branches | Flatten) and cancelled(node.name))
+                for node in nodes
+            )
+
+        own = [layer.node for layer in self.layers.values()]
+        return frozenset(f"{n.name}.bias" for n in own if isinstance(n, Conv | Linear) and n.bias and cancelled(n.name))
+
+    @cached_property
+    def _ends(self) -> dict[str, str]:
+        """The last layer of the main path ("") and of every auxiliary head, by the head's name."""
+        return {layer.head: name for name, layer in self.layers.items()}
+
+    @property
+    def output(self) -> str:
+        """The layer that yields the class scores."""
+        return self._ends[""]
+
+    @cached_property
+    def heads(self) -> dict[str, float]:
+        """The layer that yields the class scores of every auxiliary head -> the weight of their cross-entropy in the loss."""
+        found = [node for node in walk(self.nodes) if isinstance(node, Auxiliary)]
+        return {self._ends[node.name]: node.weight for node in found}
+
+    @property
+    def inference(self) -> Network:
+        """The network without its auxiliary heads: what inference computes."""
+        return replace(self, nodes=edited(self.nodes, lambda node: None if isinstance(node, Auxiliary) else node))
 
     @property
     def classes(self) -> int:
         """Number of scores that the last layer yields."""
-        return self.shapes[self.nodes[-1].name][0]
+        return self.shapes[self.output][0]
+
+    def count(self, head: str = "", trainable: bool = True) -> int:
+        """Number of scalars, trainable or running statistics, on the main path or in the auxiliary `head`."""
+        own = [p for layer in self.layers.values() if layer.head == head for p in layer.node.parameters(layer.input)]
+        return sum(math.prod(p.shape) for p in own if p.trainable == trainable)
 
     @property
     def trainable_count(self) -> int:
-        """Number of trainable scalars."""
-        return sum(math.prod(p.shape) for p in self.parameters.values() if p.trainable)
+        """Number of trainable scalars; auxiliary heads, which inference does not have, do not count."""
+        return self.count()
 
     @property
     def statistics_count(self) -> int:
-        """Number of running-statistics scalars."""
-        return sum(math.prod(p.shape) for p in self.parameters.values() if not p.trainable)
+        """Number of running-statistics scalars; auxiliary heads do not count."""
+        return self.count(trainable=False)
 
     @property
     def multiply_adds(self) -> int:
         """Multiply-accumulates for one image in inference, convolutions and linear layers."""
-        return sum(node.multiply_adds(self.inputs[node.name]) for node in self.nodes)
+        return sum(layer.node.multiply_adds(layer.input) for layer in self.layers.values() if not layer.head)
 
-    def shrink(self, width: float) -> Network:
+    def shrink(self, width: float, size: int | None = None) -> Network:
         """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores).
 
-        Dropout rates shrink alike: a net with few filters has none to spare.
+        Dropout rates shrink alike: a net with few filters has none to spare. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of
+        so many pixels. An average pool that covered its whole map, and any pool that is now too large for it, then covers the whole map.
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
-        last = max((i for i, node in enumerate(self.nodes) if isinstance(node, Linear | Conv)), default=None)
-        nodes = tuple(n if i == last else _narrow(n, width) for i, n in enumerate(self.nodes))
-        return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
+        last = {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}
+        nodes = edited(self.nodes, lambda node: node if node.name in last.values() else _narrow(node, width))
+        if size is None:
+            return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
+        if size < 1 or len(self.input_shape) != 3:
+            raise InputError(f"network {self.name} cannot take an image of {size} pixels by {size}")
+        whole, shape = replace(self, nodes=nodes), (self.input_shape[0], size, size)
+        return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
 
     @cached_property
     def digest(self) -> str:
@@ -162,8 +212,7 @@ class Network:
 
     def to_json(self) -> str:
         """The whole network as one line of JSON with sorted keys."""
-        nodes = [{"node": type(node).__name__} | dataclasses.asdict(node) for node in self.nodes]
-        document = {"name": self.name, "input_shape": self.input_shape, "nodes": nodes, "source": self.source}
+        document = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return json.dumps(document, sort_keys=True)
 
     @staticmethod
@@ -173,18 +222,49 @@ class Network:
         nodes = document.get("nodes")
         if not isinstance(nodes, list):
             raise InputError("network JSON: 'nodes' must be a list")
-        return from_fields(Network, document | {"nodes": tuple(_node(node) for node in nodes)}, "network")
+        try:
+            return from_fields(Network, document | {"nodes": tuple(_node(node) for node in nodes)}, "network")
+        except RecursionError:
+            raise InputError("network JSON: nodes within nodes, too deep") from None
 
 
 def _narrow(node: Node, width: float) -> Node:
-    def scaled(count: int) -> int:
-        return max(min(4, count), round(count * width))
+    def scaled(count: int, multiple: int = 1) -> int:
+        return -(-max(min(4, count), round(count * width)) // multiple) * multiple
 
     if isinstance(node, Conv):
-        return replace(node, filters=scaled(node.filters))
+        return replace(node, filters=scaled(node.filters, node.groups))
     if isinstance(node, Dropout):
         return replace(node, rate=node.rate * width)
     return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node
+
+
+def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
+    """The `nodes` of an input of shape `old` for one of shape `new`, and the shape that they yield."""
+    made: list[Node] = []
+    for node in nodes:
+        before = old
+        old = node.output(old)
+        fitted = node.with_parts(tuple(_fitted(part, before, new)[0] for part in node.parts))
+        if isinstance(fitted, MaxPool):
+            pad = fitted.padding if isinstance(fitted.padding, int) else fitted.size
+            overall = isinstance(fitted, AvgPool) and fitted.size >= min(before[1:])
+            if overall or fitted.size > min(new[1:]) + 2 * pad:
+                fitted = replace(fitted, size=min(new[1:]), padding=0)
+        made.append(fitted)
+        new = fitted.output(new)
+    return tuple(made), new
+
+
+def _plain(value: Any) -> Any:
+    """A field of a network or node as JSON has it."""
+    if isinstance(value, Node):
+        return {"node": type(value).__name__} | {
+            f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return dataclasses.asdict(value) if isinstance(value, Init) else value
 
 
 def _node(document: Any) -> Node:
@@ -192,11 +272,13 @@ def _node(document: Any) -> Node:
     if not isinstance(document, dict) or not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"network JSON: unknown node {short(kind)}; known: {', '.join(KINDS)}")
     what = f"node {short(document.get('name'))}"
-    fields = {
-        key: from_fields(Init, value, f"{what}: {key}") if isinstance(value, dict) else value
-        for key, value in document.items()
-        if key != "node"
-    }
+
+    def read(key: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(_node(item) if isinstance(item, dict) else read(key, item) for item in value)
+        return from_fields(Init, value, f"{what}: {key}") if isinstance(value, dict) else value
+
+    fields = {key: read(key, value) for key, value in document.items() if key != "node"}
     return from_fields(KINDS[kind], fields, what)
 
 

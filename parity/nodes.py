@@ -2,61 +2,21 @@
 
 Every node is a frozen dataclass with a `name` and everything a framework would otherwise default. Shapes leave out
 the batch: an image is (channels, height, width), a vector is (features,). To add a kind of node: write its class here,
-list it in `KINDS`, and spell it in `paddle_impl/layers.py` and `torch_impl/layers.py`.
+list it in `KINDS`, and spell it in `paddle_impl/layers.py` and `torch_impl/layers.py`. Two kinds hold other nodes, `Branches` and
+`Auxiliary`; `walk` and `edited` go through a tree of them.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from parity.errors import InputError, within
+from parity.initialisers import FAN_IN_NORMAL, MSRA, ONES, ZEROS, Init, float32
+from parity.windows import Pad, Padding, around, count
 
 Shape = tuple[int, ...]
-
-
-def float32(value: float) -> float:
-    """`value` rounded to float32, as a Python float.
-
-    Paddle's kernels keep some scalar attributes in float32. They are rounded once, here, so that both frameworks compute
-    with the same number in every dtype; rounding only one side is worse than none (docs/differences.md).
-    """
-    with np.errstate(over="ignore"):  # infinity, which whoever asked refuses
-        return float(np.float32(value))
-
-
-@dataclass(frozen=True)
-class Init:
-    """How a parameter starts: `distribution` is normal, uniform or constant.
-
-    The standard deviation (normal), bound (uniform, symmetric) or value (constant) is `scale`, divided by the square root of
-    the fan when `fan` is "in" (inputs of one output unit) rather than "none". It is finite, and negative only as a constant.
-    """
-
-    distribution: str
-    scale: float
-    fan: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.distribution not in ("normal", "uniform", "constant") or self.fan not in ("none", "in"):
-            raise InputError(
-                f"unknown initialiser {self.distribution!r}, {self.fan!r}: normal, uniform or constant; none or in"
-            )
-        low = -sys.float_info.max if self.distribution == "constant" else 0
-        object.__setattr__(self, "scale", within("initialiser scale", self.scale, low, math.inf))
-
-
-ZEROS = Init("constant", 0.0)
-ONES = Init("constant", 1.0)
-MSRA = Init("normal", math.sqrt(2.0), "in")
-"""N(0, sqrt(2 / fan_in)): He et al. 2015, and the v2 default of `img_conv`."""
-FAN_IN_NORMAL = Init("normal", 1.0, "in")
-"""N(0, 1 / sqrt(fan_in)): the v2 default of `fc`."""
-FAN_IN_UNIFORM = Init("uniform", 1.0, "in")
-"""U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): PyTorch's default for weights and biases of Conv2d and Linear."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +28,7 @@ class Parameter:
     init: Init
     fan_in: int = 1
     trainable: bool = True
+    fan_out: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,6 +49,39 @@ class Node:
         """Multiply-accumulate operations for one image in inference; convolutions and linear layers only."""
         return 0
 
+    @property
+    def parts(self) -> tuple[Nodes, ...]:
+        """The sequences of nodes that this node holds."""
+        return ()
+
+    def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
+        """This node with other sequences in it."""
+        return self
+
+
+Nodes = tuple[Node, ...]
+
+
+def walk(nodes: Nodes) -> Iterator[Node]:
+    """Every node, and every node within it before it."""
+    for node in nodes:
+        for part in node.parts:
+            yield from walk(part)
+        yield node
+
+
+def edited(nodes: Nodes, change: Callable[[Node], Node | None]) -> Nodes:
+    """The nodes after `change` of each (None: it is gone), those within a node before the node itself."""
+    inside = (node.with_parts(tuple(edited(part, change) for part in node.parts)) for node in nodes)
+    return tuple(made for made in map(change, inside) if made is not None)
+
+
+def through(nodes: Nodes, shape: Shape) -> Shape:
+    """Shape of what `nodes` make of an input of `shape`."""
+    for node in nodes:
+        shape = node.output(shape)
+    return shape
+
 
 def _image(node: Node, shape: Shape) -> Shape:
     if len(shape) != 3:
@@ -97,24 +91,17 @@ def _image(node: Node, shape: Shape) -> Shape:
     return shape
 
 
-def _window(node: Node, size: int, kernel: int, stride: int, padding: int, ceil: bool = False) -> int:
-    span = size + 2 * padding - kernel
-    if span < 0:
-        raise InputError(f"{node.name}: a window of {kernel} does not fit an input of {size} padded by {padding}")
-    steps = -(-span // stride) if ceil else span // stride
-    if ceil and steps * stride >= size + padding:
-        raise InputError(f"{node.name}: rounded up, its last window lies in the padding behind an input of {size}")
-    return steps + 1
-
-
 @dataclass(frozen=True)
 class Conv(Node):
-    """2-D convolution (cross-correlation), zero padded, square kernel. Weight [filters, channels / groups, kernel, kernel]."""
+    """2-D convolution (cross-correlation), square kernel, padded by zeros. Weight [filters, channels / groups, kernel, kernel].
+
+    `padding` is a number of zeros on every side, or "same" (`parity.windows.SAME`).
+    """
 
     filters: int
     kernel: int = 3
     stride: int = 1
-    padding: int = 1
+    padding: Padding = 1
     groups: int = 1
     bias: bool = True
     init: Init = MSRA
@@ -127,7 +114,13 @@ class Conv(Node):
             raise InputError(
                 f"{self.name}: {self.groups} groups do not divide {channels} channels and {self.filters} filters"
             )
-        return (self.filters, *(_window(self, size, self.kernel, self.stride, self.padding) for size in sizes))
+        windows = zip(sizes, self.pads(shape), strict=True)
+        return (self.filters, *(count(self.name, size, self.kernel, self.stride, pad) for size, pad in windows))
+
+    def pads(self, shape: Shape) -> tuple[Pad, Pad]:
+        """The zeros (above, below) and (left, right) of an input of `shape`."""
+        height, width = (around(self.name, size, self.kernel, self.stride, self.padding) for size in shape[1:])
+        return height, width
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         """`weight` and, where there is one, `bias`."""
@@ -164,9 +157,11 @@ class Linear(Node):
 
 
 def _affine(node: Conv | Linear, weight: Shape) -> tuple[Parameter, ...]:
-    fan_in = math.prod(weight[1:])
-    bias = (Parameter(f"{node.name}.bias", weight[:1], node.bias_init, fan_in),) if node.bias else ()
-    return (Parameter(f"{node.name}.weight", weight, node.init, fan_in), *bias)
+    first = Parameter(
+        f"{node.name}.weight", weight, node.init, math.prod(weight[1:]), fan_out=weight[0] * math.prod(weight[2:])
+    )
+    bias = replace(first, name=f"{node.name}.bias", shape=weight[:1], init=node.bias_init)
+    return (first, bias) if node.bias else (first,)
 
 
 @dataclass(frozen=True)
@@ -208,20 +203,70 @@ class ReLU(Node):
 
 
 @dataclass(frozen=True)
+class Tanh(Node):
+    """The hyperbolic tangent."""
+
+
+@dataclass(frozen=True)
+class LogSoftmax(Node):
+    """x - log(sum(exp(x))) of a vector: log-probabilities.
+
+    A network may end in it: the cross-entropy of log-probabilities is their negative log-likelihood, since their softmax is themselves.
+    """
+
+    def output(self, shape: Shape) -> Shape:
+        """The shape of the vector."""
+        if len(shape) != 1:
+            raise InputError(f"{self.name} needs a vector but gets {shape}: put a Flatten before it")
+        return shape
+
+
+@dataclass(frozen=True)
+class LRN(Node):
+    """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
+
+    x / (k + alpha * sum of squares over `size` channels around) ** beta: alpha multiplies the SUM, not the mean. Of an even `size` one
+    channel more stands before than behind. All scalars are rounded to float32 (see `float32`).
+    """
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+
+    def __post_init__(self) -> None:
+        for field in ("k", "alpha", "beta"):
+            value = within(f"{self.name!r}: {field}", float32(getattr(self, field)), 0, math.inf)
+            object.__setattr__(self, field, value)
+        if not self.k:
+            raise InputError(f"{self.name!r}: k must be above 0: channels of zeros would be divided by it")
+
+    def output(self, shape: Shape) -> Shape:
+        """The shape of the map."""
+        return _image(self, shape)
+
+
+@dataclass(frozen=True)
 class MaxPool(Node):
-    """Max pooling with a square window; `ceil` rounds the output size up."""
+    """Max pooling with a square window; `ceil` rounds the output size up; `padding`, which never wins, as in `Conv`."""
 
     size: int = 2
     stride: int = 2
-    padding: int = 0
+    padding: Padding = 0
     ceil: bool = False
 
     def output(self, shape: Shape) -> Shape:
         """(channels, height, width) after pooling."""
         channels, *sizes = _image(self, shape)
-        if 2 * self.padding > self.size:
+        if isinstance(self.padding, int) and 2 * self.padding > self.size:
             raise InputError(f"{self.name}: padding {self.padding} is more than half of a window of {self.size}")
-        return (channels, *(_window(self, s, self.size, self.stride, self.padding, self.ceil) for s in sizes))
+        windows = zip(sizes, self.pads(shape), strict=True)
+        return (channels, *(count(self.name, size, self.size, self.stride, pad, self.ceil) for size, pad in windows))
+
+    def pads(self, shape: Shape) -> tuple[Pad, Pad]:
+        """The padding (above, below) and (left, right) of an input of `shape`."""
+        height, width = (around(self.name, size, self.size, self.stride, self.padding) for size in shape[1:])
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -268,6 +313,57 @@ class Flatten(Node):
         return (math.prod(shape),)
 
 
+@dataclass(frozen=True)
+class Branches(Node):
+    """Sequences of nodes side by side on one input; what they yield is concatenated over the channels (the Inception block)."""
+
+    branches: tuple[Nodes, ...]
+
+    def output(self, shape: Shape) -> Shape:
+        """(sum of the branches' channels, height, width)."""
+        shapes = [through(branch, shape) for branch in self.branches]
+        if not shapes or len({shape[1:] for shape in shapes}) > 1 or {len(shape) for shape in shapes} - {1, 3}:
+            raise InputError(f"{self.name}: its branches must yield maps of one size, not {shapes}")
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    @property
+    def parts(self) -> tuple[Nodes, ...]:
+        """The branches."""
+        return self.branches
+
+    def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
+        """Other branches."""
+        return replace(self, branches=parts)
+
+
+@dataclass(frozen=True)
+class Auxiliary(Node):
+    """A head of its own on the input of this node, which itself passes its input on (Szegedy et al. 2014, section 5).
+
+    In training `nodes` yield class scores, whose cross-entropy enters the loss times `weight` (rounded to float32, see `float32`). In
+    inference the head is not there.
+    """
+
+    nodes: Nodes
+    weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", within(f"{self.name!r}: weight", float32(self.weight), 0, math.inf))
+
+    @property
+    def parts(self) -> tuple[Nodes, ...]:
+        """The head."""
+        return (self.nodes,)
+
+    def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
+        """Another head."""
+        return replace(self, nodes=parts[0])
+
+
 KINDS: dict[str, type[Node]] = {
-    kind.__name__: kind for kind in (Conv, Linear, BatchNorm, ReLU, MaxPool, AvgPool, Dropout, Flatten)
+    kind.__name__: kind
+    for kind in (
+        *(Conv, Linear, BatchNorm, LRN, ReLU, Tanh, LogSoftmax, MaxPool, AvgPool, Dropout, Flatten),
+        *(Branches, Auxiliary),
+    )
 }

@@ -18,6 +18,7 @@ from parity.lockstep import in_order, layer_of, lockstep
 from parity.network import Network
 from parity.twin import perturb
 from parity.weights import State
+from parity.wiring import consumers
 from parity.worker import Record, Worker
 
 FACTOR = 10.0
@@ -104,14 +105,14 @@ def kinks(network: Network, exact: Record, own: Record) -> dict[str, float]:
 
     Such elements are those whose sign, or whose place as the largest of a pool, rounding has changed.
     """
-    found, square = {}, 0.0
-    for layer in reversed(network.shapes):
+    following, crossing, behind = consumers(network.layers), dict[str, float](), dict[str, set[str]]()
+    for layer in reversed(network.layers):
         a, b = exact.get(f"backward/{layer}"), own.get(f"backward/{layer}")
         if a is not None and b is not None and a.shape == b.shape and a.any():
             crossed = (a == 0) != (b == 0)
-            square += float(np.sum((b - a)[crossed] ** 2) / np.sum(a**2))
-        found[layer] = float(np.sqrt(square))
-    return found
+            crossing[layer] = float(np.sum((b - a)[crossed] ** 2) / np.sum(a**2))
+        behind[layer] = {layer}.union(*(behind[name] for name in following[layer]))
+    return {n: float(np.sqrt(sum(part for c, part in crossing.items() if c in behind[n]))) for n in network.layers}
 
 
 def _share(tensor: str, exact: Record) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from parity.errors import InputError, within
 from parity.network import Network, from_fields, parse_json
-from parity.nodes import float32
+from parity.nodes import Shape, float32
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,24 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """uint8 pixel -> (pixel / 255 - mean) / std, per channel."""
+    """uint8 pixel -> (pixel / 255 - mean) / std, per channel; one value, or equal ones, are for however many channels there are.
+
+    With a `crop`, of the middle square of so many pixels. `standardise` (TensorFlow's `per_image_standardization`) takes
+    (pixel - m) / max(s, 1 / sqrt(n)) instead, m and s of the image's own n numbers. A `permutation` is the seed of one fixed order in which
+    the pixels then stand, the same for all images.
+    """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    crop: int = 0
+    standardise: bool = False
+    permutation: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(0 < deviation < math.inf for deviation in self.std):
             raise InputError(f"preprocessing needs as many std, all above 0, as mean: {self.std} and {self.mean}")
+        within("preprocessing crop", self.crop, 0, math.inf)
+        within("preprocessing permutation", self.permutation or 0, 0, 2**63)
 
 
 def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing:
@@ -109,13 +119,29 @@ def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2."""
+    """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2.
+
+    The crop has the size of the image, or is a square of `crop` pixels. Then, in this order: a number from -`brightness` to `brightness`
+    is added to all pixels (of 0 to 255), and the distance of each to its channel's mean is multiplied by a number from `contrast_low` to
+    `contrast_high`. Nothing is clipped.
+    """
 
     crop_padding: int = 0
     flip: bool = False
+    crop: int = 0
+    brightness: float = 0.0
+    contrast_low: float = 1.0
+    contrast_high: float = 1.0
 
     def __post_init__(self) -> None:
-        within("augmentation crop_padding", self.crop_padding, 0, math.inf)
+        for field in ("crop_padding", "crop", "brightness", "contrast_low"):
+            within(f"augmentation {field}", getattr(self, field), 0, math.inf)
+        within("augmentation contrast_high", self.contrast_high, self.contrast_low, math.inf)
+
+    @property
+    def distorts(self) -> bool:
+        """Whether brightness or contrast change."""
+        return bool(self.brightness) or (self.contrast_low, self.contrast_high) != (1, 1)
 
 
 @dataclass(frozen=True)
@@ -139,9 +165,25 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.divisor not in ("batch_size", "count"):
             raise InputError(f"recipe {self.name}: divisor is batch_size or count, not {self.divisor!r}")
+        if self.augmentation.crop not in (0, self.preprocessing.crop):
+            raise InputError(
+                f"recipe {self.name}: crops of {self.augmentation.crop} are tested at {self.preprocessing.crop}"
+            )
         for what in ("epochs", "batch_size"):
             if getattr(self, what) < 1:
                 raise InputError(f"{what.replace('_', ' ')} must be at least 1, not {getattr(self, what)}")
+
+    def seen(self, shape: Shape) -> Shape:
+        """Shape of what the network gets of an image of `shape` (channels, height, width).
+
+        `InputError` where the image is too small, or has other channels than the means are for.
+        """
+        crop, means = self.preprocessing.crop, self.preprocessing.mean
+        if len(set(means)) > 1 and len(means) != shape[0]:
+            raise InputError(f"recipe {self.name} has means of {len(means)} channels, the images have {shape[0]}")
+        if crop > min(shape[1:]):
+            raise InputError(f"recipe {self.name} crops {crop} by {crop} pixels of images of {shape[1]} by {shape[2]}")
+        return (shape[0], crop, crop) if crop else shape
 
     def rate(self, samples: int, total: int) -> float:
         """Learning rate of the update that brings the samples seen to `samples` of `total`, rounded to float32."""

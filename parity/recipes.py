@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from parity.errors import InputError
+from parity.network import Network
 from parity.recipe import Augmentation, Optimizer, Preprocessing, Recipe, Schedule
 
 CIFAR10_STATISTICS = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 """Channel means and deviations as the third article has them (the deviations are means of per-image ones, as in many scripts)."""
 
 CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)
+
+MNIST = Optimizer("momentum", rate=0.01, momentum=0.5)
+MNIST_STATISTICS = Preprocessing(mean=(0.1307,), std=(0.3081,))
+MNIST_SOURCE = "third article (2018): MNIST, SGD 0.01, momentum 0.5, batch 64"
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -41,8 +48,43 @@ RECIPES: dict[str, Recipe] = {
             augmentation=CROP_AND_FLIP,
             source="third article (2018): Adam 1e-3, random crop 32 with padding 4, horizontal flip",
         ),
+        Recipe(
+            "cifar_net",
+            Optimizer("adam", rate=1e-3),
+            epochs=10,
+            batch_size=64,
+            preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+            source="third article (2018): Net for CIFAR-10, Adam 1e-3, batch 64, mean and deviation 0.5",
+        ),
+        Recipe("mnist", MNIST, 1, 64, preprocessing=MNIST_STATISTICS, source=f"{MNIST_SOURCE}, one pass"),
+        Recipe(
+            "mnist_permuted",
+            MNIST,
+            1,
+            64,
+            preprocessing=replace(MNIST_STATISTICS, permutation=0),
+            source=f"{MNIST_SOURCE}, one fixed random order of the pixels",
+        ),
+        Recipe(
+            "distorted",
+            Optimizer("momentum", rate=0.01, momentum=0.9),
+            epochs=10,
+            batch_size=128,
+            preprocessing=Preprocessing(crop=24, standardise=True),
+            augmentation=Augmentation(crop=24, flip=True, brightness=63.0, contrast_low=0.2, contrast_high=1.8),
+            source="TensorFlow's cifar10.distorted_inputs, which feeds the first article's twin (optimizer: ours, it only times)",
+        ),
     )
 }
+
+OF = {
+    "tf_vgg16": "distorted",
+    "tf_vgg16_logits": "distorted",
+    "cifar_net": "cifar_net",
+    "mnist_fc": "mnist",
+    "mnist_cnn": "mnist",
+}
+"""Network -> the recipe that its article has for it and that another recipe cannot stand in for."""
 
 
 def get(name: str) -> Recipe:
@@ -50,3 +92,8 @@ def get(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def fitting(network: Network, otherwise: str = "article") -> Recipe:
+    """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else the one called `otherwise`."""
+    return RECIPES[OF.get(network.name.partition("@")[0], otherwise)]

@@ -52,8 +52,8 @@ def names(network: Network) -> dict[str, str]:
     `InputError` for a node with parameters that v2 has no name for.
     """
     counts, found = Counter[str](), {}
-    for node in network.nodes:
-        own = node.parameters(network.inputs[node.name])
+    for layer in network.layers.values():
+        node, own = layer.node, layer.node.parameters(layer.input)
         if not own:
             continue
         if type(node) not in KINDS:

@@ -30,15 +30,15 @@ def initialise(network: Network, seed: int) -> State:
 
 def _fresh(parameter: Parameter, seed: int) -> np.ndarray:
     init = parameter.init
-    scale = init.scale / np.sqrt(parameter.fan_in) if init.fan == "in" else init.scale
+    fan = {"none": 1, "in": parameter.fan_in, "both": parameter.fan_in + parameter.fan_out}[init.fan]
+    scale = init.scale / np.sqrt(fan) if fan != 1 else init.scale
     if init.distribution == "constant":
         return np.full(parameter.shape, scale, np.float32)
     random = stream(seed, "init", parameter.name)
-    draw = (
-        random.standard_normal(parameter.shape)
-        if init.distribution == "normal"
-        else random.uniform(-1, 1, parameter.shape)
-    )
+    uniform = init.distribution == "uniform"
+    draw = random.uniform(-1, 1, parameter.shape) if uniform else random.standard_normal(parameter.shape)
+    while init.distribution == "truncated" and (far := np.abs(draw) > 2).any():
+        draw[far] = random.standard_normal(np.count_nonzero(far))
     return (scale * draw).astype(np.float32)
 
 

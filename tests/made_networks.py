@@ -1,4 +1,4 @@
-"""Networks for the tests: one with every kind of node, and a hypothesis strategy that generates valid ones."""
+"""Networks for the tests: two that hold every kind of node, and a hypothesis strategy that generates valid ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,25 @@ from hypothesis import strategies as st
 
 from parity import networks
 from parity.errors import InputError
+from parity.initialisers import FAN_IN_UNIFORM, XAVIER
 from parity.network import Network
-from parity.nodes import FAN_IN_UNIFORM, AvgPool, BatchNorm, Conv, Dropout, Flatten, Init, Linear, MaxPool, Node, ReLU
+from parity.nodes import (
+    LRN,
+    Auxiliary,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Init,
+    Linear,
+    LogSoftmax,
+    MaxPool,
+    Node,
+    ReLU,
+    Tanh,
+)
 
 EVERY_KIND = Network(
     "every_kind",
@@ -27,8 +44,42 @@ EVERY_KIND = Network(
     ),
     source="made for the tests",
 )
-NETWORKS = [*networks.NETWORKS.values(), *(networks.get(f"{name}@0.25") for name in networks.NETWORKS), EVERY_KIND]
-"""Every network of the project, whole and shrunk, and the one above."""
+BRANCHED = Network(
+    "branched",
+    (3, 7, 6),
+    (
+        Conv(
+            "stem", 6, kernel=3, stride=2, padding="same", init=Init("truncated", 0.1), bias_init=Init("constant", 0.1)
+        ),
+        LRN("lrn", size=3, k=1.0, alpha=0.5, beta=0.75),
+        Tanh("tanh"),
+        Branches(
+            "block",
+            (
+                (Conv("one", 3, 1, padding=0, init=XAVIER),),
+                (Conv("reduce", 2, 1, padding=0), ReLU("relu"), Conv("three", 4, 3)),
+                (MaxPool("top", 3, 1, padding="same"), Branches("inner", ((Conv("left", 1),), (Conv("right", 2),)))),
+            ),
+        ),
+        Auxiliary(
+            "aux",
+            (AvgPool("aux_mean", 3, 2, "same"), Flatten("aux_flat"), Dropout("aux_drop", 0.25), Linear("aux_fc", 5)),
+            0.3,
+        ),
+        BatchNorm("bn"),
+        Flatten("flat"),
+        Linear("fc", 5),
+        LogSoftmax("scores"),
+    ),
+    source="made for the tests: what is not in a chain",
+)
+NETWORKS = [
+    *networks.NETWORKS.values(),
+    *(networks.get(f"{name}@0.25") for name in networks.NETWORKS),
+    EVERY_KIND,
+    BRANCHED,
+]
+"""Every network of the project, whole and shrunk, and the two above."""
 
 
 def kinds(nodes: tuple[Node, ...]) -> list[str]:
@@ -53,6 +104,7 @@ def generated(draw: st.DrawFn) -> Network:
             st.sampled_from([0.0, 1.0]),
         ),
         ReLU: lambda n: st.builds(ReLU, st.just(n)),
+        Tanh: lambda n: st.builds(Tanh, st.just(n)),
         Dropout: lambda n: st.builds(
             Dropout, st.just(n), st.floats(0.01, 0.99), st.sampled_from(["downscale_in_infer", "upscale_in_train"])
         ),
@@ -65,13 +117,17 @@ def generated(draw: st.DrawFn) -> Network:
             st.integers(1, 4).map(lambda k: k * 2),
             st.integers(1, 3),
             size,
-            st.integers(0, 1),
+            st.sampled_from([0, 1, "same"]),
             st.sampled_from([1, 2] if here[0] % 2 == 0 else [1]),
             st.booleans(),
             inits,
             inits,
         ),
-        MaxPool: lambda n: st.builds(MaxPool, st.just(n), size, size, st.just(0), st.booleans()),
+        LRN: lambda n: st.builds(LRN, st.just(n), size, st.floats(0.5, 2), st.floats(0, 1), st.floats(0, 2)),
+        Branches: lambda n: st.builds(
+            lambda *own: Branches(n, tuple((Conv(f"{n}_{i}", k),) for i, k in enumerate(own))), size, size
+        ),
+        MaxPool: lambda n: st.builds(MaxPool, st.just(n), size, size, st.sampled_from([0, "same"]), st.booleans()),
         AvgPool: lambda n: st.builds(AvgPool, st.just(n), size, size, st.just(0), st.booleans()),
     }
     vector = shared | {Linear: lambda n: st.builds(Linear, st.just(n), st.integers(1, 9), st.booleans(), inits, inits)}

@@ -9,7 +9,23 @@ from typing import Any
 import numpy as np
 
 from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.nodes import (
+    LRN,
+    Auxiliary,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    LogSoftmax,
+    MaxPool,
+    Node,
+    ReLU,
+    Tanh,
+    walk,
+)
 from parity.weights import State
 
 Array = np.ndarray
@@ -37,14 +53,33 @@ def outputs(
 
     `replaced` puts an array in the place of one layer's output.
     """
-    found, x = {}, images
-    for node in network.nodes:
-        own = {name.partition(".")[2]: array for name, array in state.items() if name.partition(".")[0] == node.name}
-        x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
-        if replaced and replaced[0] == node.name:
-            x = replaced[1]
-        found[node.name] = x
+    found: dict[str, Array] = {}
+
+    def through(nodes: tuple[Node, ...], x: Array) -> Array:
+        for node in nodes:
+            if isinstance(node, Auxiliary):
+                if masks is not None:
+                    through(node.nodes, x)
+                continue
+            if isinstance(node, Branches):
+                x = np.concatenate([through(branch, x) for branch in node.branches], axis=1)
+            else:
+                own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
+                x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
+            if replaced and replaced[0] == node.name:
+                x = replaced[1]
+            found[node.name] = x
+        return x
+
+    through(network.nodes, images)
     return found
+
+
+def total_loss(network: Network, found: Mapping[str, Array], labels: Array, divisor: int) -> Any:
+    """The loss of the class scores in `found`, and of every auxiliary head's by its weight."""
+    heads = [node for node in walk(network.nodes) if isinstance(node, Auxiliary)]
+    weighted = [float(np.float32(node.weight)) * loss(found[node.nodes[-1].name], labels, divisor) for node in heads]
+    return sum(weighted, loss(found[network.nodes[-1].name], labels, divisor))
 
 
 def loss(logits: Array, labels: Array, divisor: int) -> Any:
@@ -59,9 +94,17 @@ def batch_statistics(x: Array, kind: str) -> tuple[Array, Array]:
     return mean, ((rows - mean) ** 2).sum(axis=0) / (len(rows) - (kind == "unbiased"))
 
 
+def _edges(padding: int | str, size: int, window: int, stride: int) -> tuple[int, int]:
+    """Padding before and behind. "same": as many windows as it takes steps to walk over the map, the odd pixel behind."""
+    if padding == "same":
+        reach = (len(range(0, size, stride)) - 1) * stride + window
+        missing = max(reach - size, 0)
+        return missing // 2, missing - missing // 2
+    return int(padding), int(padding)
+
+
 def _conv(node: Conv, x: Array, own: State, training: Any) -> Array:
-    edge = (node.padding, node.padding)
-    x = np.pad(x, ((0, 0), (0, 0), edge, edge))
+    x = np.pad(x, ((0, 0), (0, 0), *(_edges(node.padding, size, node.kernel, node.stride) for size in x.shape[2:])))
     height, width = ((size - node.kernel) // node.stride + 1 for size in x.shape[2:])
     y = np.empty((len(x), node.filters, height, width), np.result_type(x, own["weight"]))
     inputs, filters = x.shape[1] // node.groups, node.filters // node.groups
@@ -92,9 +135,10 @@ def _relu(node: ReLU, x: Array, own: State, training: Any) -> Array:
 
 def _windows(node: MaxPool, size: int) -> Iterator[slice]:
     """What each window sees along one side of the map: padding is not seen."""
-    steps = (size + 2 * node.padding - node.size) / node.stride
+    before, behind = _edges(node.padding, size, node.size, node.stride)
+    steps = (size + before + behind - node.size) / node.stride
     for i in range((math.ceil if node.ceil else math.floor)(steps) + 1):
-        start = i * node.stride - node.padding
+        start = i * node.stride - before
         yield slice(max(start, 0), start + node.size)
 
 
@@ -108,6 +152,16 @@ def _first_largest(patch: Array) -> Array:
     return np.take_along_axis(flat, flat.real.argmax(axis=-1)[..., None], axis=-1)[..., 0]
 
 
+def _lrn(node: LRN, x: Array, own: State, training: Any) -> Array:
+    """The paper's formula, channel by channel: j from max(0, i - n/2) to min(N - 1, i + n/2)."""
+    y = np.empty_like(x)
+    k, alpha, beta = (float(np.float32(value)) for value in (node.k, node.alpha, node.beta))
+    for i in range(x.shape[1]):
+        around = x[:, max(0, i - node.size // 2) : i + (node.size - 1) // 2 + 1]
+        y[:, i] = x[:, i] / (k + alpha * (around**2).sum(axis=1)) ** beta
+    return y
+
+
 def _dropout(node: Dropout, x: Array, own: State, mask: Any) -> Array:
     upscale, kept = node.kind == "upscale_in_train", np.float32(1 - node.rate)
     if mask is None:
@@ -119,7 +173,10 @@ NODES: dict[type[Node], Callable[..., Array]] = {
     Conv: _conv,
     Linear: _linear,
     BatchNorm: _batch_norm,
+    LRN: _lrn,
     ReLU: _relu,
+    Tanh: lambda node, x, own, training: np.tanh(x),
+    LogSoftmax: lambda node, x, own, training: x - np.log(np.exp(x).sum(axis=1, keepdims=True)),
     MaxPool: lambda node, x, own, training: _pool(node, x, _first_largest),
     AvgPool: lambda node, x, own, training: _pool(node, x, lambda patch: patch.mean(axis=(2, 3))),
     Dropout: _dropout,

@@ -31,7 +31,7 @@ NAMES = {"paddle": "Paddle", "torch": "PyTorch"}
 
 
 @pytest.mark.parametrize(
-    "name", ["lenet", "", "VGG_mini", "vgg_mini@", "vgg_mini@0", "vgg_mini@-1", "vgg_mini@2", "vgg_mini@nan"]
+    "name", ["lenet99", "", "VGG_mini", "vgg_mini@", "vgg_mini@0", "vgg_mini@-1", "vgg_mini@2", "vgg_mini@nan"]
 )
 def test_an_unknown_network_or_width_is_named_beside_those_that_there_are(name: str, refused: Refused) -> None:
     message = refused("--network", name or " ")
@@ -234,7 +234,7 @@ def test_a_pickle_in_the_archive_that_wants_to_run_code_is_refused_and_does_not_
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--network", "lenet"), ("--epochs", "0"), ("--resume", "no/such/run")], ids=" ".join
+    "arguments", [("--network", "lenet99"), ("--epochs", "0"), ("--resume", "no/such/run")], ids=" ".join
 )
 def test_the_scripts_end_with_2_and_one_line(arguments: tuple[str, ...], framework: str) -> None:
     ended = execute([*script(framework, *arguments), "--json"])

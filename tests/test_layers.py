@@ -7,90 +7,20 @@ from functools import cache
 import numpy as np
 import numpy_network as reference
 import pytest
+from layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from numpy_network import slopes
 
 from parity.compare import compare
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.recipe import Optimizer
 from parity.weights import State, initialise
 from parity.worker import Record, Worker
 
 BOUND = 1e-12
-BATCH, CLASSES = 3, 3
-DIVISOR = 7
-"""1/7 has no float32: a loss that is scaled in float32 shows."""
-
 PHASES = ("forward", "loss", "backward", "gradient", "update")
 PLAIN = Optimizer("momentum", rate=0.125)
-
-
-def network(shape: tuple[int, ...], *nodes: Node) -> Network:
-    """`nodes` behind a convolution of 1x1, which shows their input and its gradient, and before the class scores."""
-    entry = Conv("entry", shape[0], 1, padding=0, bias=False)
-    flat = () if any(isinstance(node, Flatten) for node in nodes) else (Flatten("flat"),)
-    return Network("made", shape, (entry, *nodes, *flat, Linear("scores", CLASSES)))
-
-
-MAP, WIDE = (4, 5, 6), (2, 7, 8)
-CASES = {
-    "conv of 3x3, padded": network(MAP, Conv("node", 3)),
-    "conv with groups, stride, padding": network(MAP, Conv("node", 6, 3, stride=2, padding=1, groups=2)),
-    "conv of every channel alone": network(MAP, Conv("node", 8, 2, padding=0, groups=4)),
-    "conv without bias": network(MAP, Conv("node", 3, 2, stride=3, padding=1, bias=False)),
-    "conv of 5x5 with padding 2": network(MAP, Conv("node", 2, 5, padding=2)),
-    "conv of 1x1": network(MAP, Conv("node", 5, 1, padding=0)),
-    "linear": network((4, 2, 3), Flatten("flat"), Linear("node", 5)),
-    "linear, square": network((4, 1, 2), Flatten("flat"), Linear("node", 8)),
-    "linear without bias": network((4, 1, 2), Flatten("flat"), Linear("node", 8, bias=False)),
-    "batch norm of maps": network(MAP, BatchNorm("node", decay=0.7, eps=0.01)),
-    "batch norm of vectors": network((8, 1, 2), Flatten("flat"), BatchNorm("node", variance="biased")),
-    "ReLU": network(MAP, ReLU("node")),
-    "max pool, rounded down": network(MAP, MaxPool("node")),
-    "max pool, rounded up": network((2, 5, 7), MaxPool("node", ceil=True)),
-    "max pool that overlaps": network(WIDE, MaxPool("node", 3, 2, ceil=True)),
-    "max pool with padding": network(WIDE, MaxPool("node", 3, 2, padding=1)),
-    "max pool with padding, rounded up": network(WIDE, MaxPool("node", 3, 2, padding=1, ceil=True)),
-    "max pool with gaps": network(WIDE, MaxPool("node", 2, 3)),
-    "average pool": network(MAP, AvgPool("node")),
-    "average pool, rounded up": network((2, 5, 7), AvgPool("node", ceil=True)),
-    "average pool with padding": network(WIDE, AvgPool("node", 3, 2, padding=1)),
-    "average pool with padding, rounded up": network(WIDE, AvgPool("node", 3, 2, padding=1, ceil=True)),
-    "dropout that scales in inference": network(MAP, Dropout("node", 0.3, "downscale_in_infer")),
-    "dropout that scales in training": network(MAP, Dropout("node", 0.3, "upscale_in_train")),
-    "dropout of vectors": network(MAP, Flatten("flat"), Dropout("node", 0.3, "downscale_in_infer")),
-    "flatten": network((3, 2, 4), Flatten("flat")),
-    "a net with all of them": network(
-        (4, 6, 5),
-        Conv("conv", 6, groups=2, bias=False),
-        BatchNorm("norm", decay=0.7),
-        ReLU("relu"),
-        Dropout("drop", 0.3, "downscale_in_infer"),
-        MaxPool("peak", 3, 2, ceil=True),
-        AvgPool("mean", 2, 1),
-    ),
-}
-
-
-def weights(net: Network) -> State:
-    """Random trainable parameters and statistics, none of them at a special value."""
-    random = np.random.default_rng(5)
-    low = {"variance": 0.5}
-    return {name: random.uniform(low.get(name.split(".")[1], -1), 1.5, p.shape) for name, p in net.parameters.items()}
-
-
-def copying(net: Network) -> State:
-    """`weights` of which `entry` only hands its input on."""
-    return weights(net) | {"entry.weight": np.eye(net.input_shape[0])[:, :, None, None]}
-
-
-def batch(net: Network, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Record]:
-    """Images of positive numbers, labels and dropout masks."""
-    random = np.random.default_rng(seed)
-    images = random.uniform(0.1, 1.0, (BATCH, *net.input_shape))
-    masks = {name: random.random((BATCH, *shape)) >= rate for name, (shape, rate) in net.dropouts.items()}
-    return images, random.integers(CLASSES, size=BATCH), masks
 
 
 @cache
@@ -101,8 +31,9 @@ def expected(case: str) -> tuple[Record, Record]:
     values = reference.outputs(net, state, images, masks)
 
     def loss(state: State, replaced: tuple[str, np.ndarray] | None = None) -> np.ndarray:
-        scores = reference.outputs(net, state, images, masks, replaced)["scores"]
-        return np.asarray(reference.loss(scores, labels, DIVISOR))
+        return np.asarray(
+            reference.total_loss(net, reference.outputs(net, state, images, masks, replaced), labels, DIVISOR)
+        )
 
     record = {"loss": loss(state)} | {f"forward/{layer}": value for layer, value in values.items()}
     for layer, value in values.items():
@@ -126,7 +57,7 @@ def test_training_computes_and_differentiates_what_numpy_does(case: str, worker:
     record, cost, wrong = worker.step(*batch(net), PLAIN.rate, DIVISOR, PHASES)
     wanted, labels = expected(case)[0], batch(net)[1]
     assert_equal(record, wanted, "forward", "loss", "backward", "gradient")
-    assert cost == pytest.approx(wanted["loss"].item() * DIVISOR, rel=BOUND)
+    assert cost == pytest.approx(reference.loss(wanted["forward/scores"], labels, 1), rel=BOUND), "without the heads"
     assert wrong == (wanted["forward/scores"].argmax(axis=1) != labels).sum()
 
 
@@ -145,6 +76,7 @@ def test_the_cases_show_what_they_are_there_for(case: str) -> None:
     for name, array in (record | inference).items():
         assert np.isfinite(array).all(), name
         assert array.any(), f"{name} is zero: nothing is compared"
+    assert set(record) - set(inference) >= {f"forward/{head}" for head in CASES[case].heads}
     shapes = {f"forward/{layer}": (BATCH, *shape) for layer, shape in CASES[case].shapes.items()}
     assert {name: record[name].shape for name in shapes} == shapes
 

@@ -14,14 +14,15 @@ from made_networks import EVERY_KIND, NETWORKS, kinds
 
 from parity import networks
 from parity.errors import InputError
+from parity.initialisers import FAN_IN_UNIFORM
 from parity.network import RESERVED, Network
 from parity.networks.vgg_bn_drop import vgg16_bn_drop
 from parity.nodes import (
     FAN_IN_NORMAL,
-    FAN_IN_UNIFORM,
     MSRA,
     ONES,
     ZEROS,
+    Auxiliary,
     AvgPool,
     BatchNorm,
     Conv,
@@ -31,6 +32,7 @@ from parity.nodes import (
     Linear,
     MaxPool,
     ReLU,
+    walk,
 )
 from parity.weights import initialise
 
@@ -50,7 +52,8 @@ def test_the_counts_are_the_published_ones(name, trainable, statistics, arrays, 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_the_counts_are_those_of_the_arrays_that_initialise_makes(network: Network) -> None:
-    network = network if network.trainable_count < 3e6 else network.shrink(0.25)
+    network = network if network.trainable_count < 3e6 else networks.small(network)
+    network = network.inference  # auxiliary heads are counted by themselves
     sizes = {name: array.size for name, array in initialise(network, 0).items()}
     statistics = {name for name in sizes if name.endswith((".mean", ".variance"))}
     assert network.statistics_count == sum(sizes[name] for name in statistics)
@@ -219,17 +222,21 @@ def test_shrinking_scales_filters_and_units_down_to_four_and_keeps_everything_el
     whole = networks.get(name)
     small = whole.shrink(width)
     assert small.name == f"{name}@{width:g}"
-    assert (small.input_shape, small.source, small.classes) == (whole.input_shape, whole.source, 10)
-    *body, last = zip(whole.nodes, small.nodes, strict=True)
-    assert last[0] == last[1], "the class scores stay"
-    for before, after in body:
-        if isinstance(before, Conv | Linear):
-            field = "filters" if isinstance(before, Conv) else "units"
-            count = max(4, round(getattr(before, field) * width))
-            assert after == dataclasses.replace(before, **{field: count})
+    assert (small.input_shape, small.source, small.classes) == (whole.input_shape, whole.source, whole.classes)
+    scores = {
+        [node.name for node in walk(nodes) if isinstance(node, Conv | Linear)][-1]
+        for nodes in (whole.inference.nodes, *(n.nodes for n in walk(whole.nodes) if isinstance(n, Auxiliary)))
+    }
+    for before, after in zip(walk(whole.nodes), walk(small.nodes), strict=True):
+        if before.name in scores:
+            assert after == before, "the class scores stay"
+        elif isinstance(before, Conv | Linear):
+            field, groups = ("filters", before.groups) if isinstance(before, Conv) else ("units", 1)
+            count = max(min(4, getattr(before, field)), round(getattr(before, field) * width))
+            assert after == dataclasses.replace(before, **{field: count + count % groups})
         elif isinstance(before, Dropout):
             assert after == dataclasses.replace(before, rate=before.rate * width)
-        else:
+        elif not before.parts:
             assert after == before
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_networks import EVERY_KIND, NETWORKS, generated
+from made_networks import BRANCHED, EVERY_KIND, NETWORKS, generated
 
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import KINDS, ZEROS, Init, Linear, Node
+from parity.nodes import KINDS, ZEROS, Conv, Init, Linear, Node, edited, walk
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
@@ -49,8 +49,14 @@ ALLOWED = {
     ("peak", "stride"): {"stride": 1},
     ("peak", "padding"): {"padding": 1, "ceil": False},  # rounded up, its last window would lie in the padding
     ("mean", "padding"): {"padding": 0},
+    ("stem", "padding"): {"padding": 2},
+    ("stem", "groups"): {"groups": 3},
+    ("bn", "decay"): {"decay": 0.5},
+    ("block", "branches"): {"branches": BRANCHED.nodes[3].parts[:2]},
+    ("aux", "nodes"): {"nodes": BRANCHED.nodes[4].parts[0][1:]},
+    ("inner", "branches"): {"branches": ((Conv("left", 2),),)},
 }
-"""Values for the fields of `EVERY_KIND` that cannot simply be doubled."""
+"""Values for the fields of `EVERY_KIND` and `BRANCHED` that cannot simply be doubled."""
 
 
 def changed_field(node: Node, field: str) -> Node:
@@ -93,8 +99,47 @@ def test_every_field_of_every_kind_of_node_is_in_the_json_and_the_digest(index: 
     assert Network.from_json(json.dumps(document)) == other
 
 
-def test_the_test_network_holds_every_kind_of_node() -> None:
-    assert {type(node).__name__ for node in EVERY_KIND.nodes} == set(KINDS)
+def test_the_test_networks_hold_every_kind_of_node() -> None:
+    made = (*EVERY_KIND.nodes, *walk(BRANCHED.nodes))
+    assert {type(node).__name__ for node in made} == set(KINDS)
+
+
+def places() -> list[tuple[str, str]]:
+    """Every field but those that change the size of a map, which its neighbours could not take."""
+    fields = [(node.name, field.name) for node in walk(BRANCHED.nodes) for field in dataclasses.fields(node)]
+    return [(n, f) for n, f in fields if f not in ("kernel", "stride", "padding", "groups", "units") or n == "conv"][
+        :-1
+    ]
+
+
+@pytest.mark.parametrize("name,field", places())
+def test_every_field_of_a_node_within_a_node_is_in_the_json_and_the_digest(name: str, field: str) -> None:
+    def change(node: Node) -> Node:
+        return changed_field(node, field) if node.name == name else node
+
+    other = dataclasses.replace(BRANCHED, nodes=edited(BRANCHED.nodes, change))
+    assert other != BRANCHED
+    assert other.digest != BRANCHED.digest
+    assert Network.from_json(other.to_json()) == other
+
+
+def test_nodes_within_nodes_without_end_are_refused_in_one_line() -> None:
+    node = {"node": "ReLU", "name": "relu"}
+    for number in range(300):
+        node = {"node": "Branches", "name": f"b{number}", "branches": [[node]]}
+    with pytest.raises(InputError) as caught:
+        Network.from_json(json.dumps({"name": "deep", "input_shape": [1], "nodes": [node], "source": ""}))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "branches", [[[]], [[7]], [7], 7, [[{"node": "Branch", "name": "x"}]], [[{"node": "Tanh"}]], [{"scale": 1}]]
+)
+def test_branches_that_are_no_sequences_of_nodes_are_refused(branches: object) -> None:
+    document = json.loads(BRANCHED.to_json())
+    document["nodes"][3]["branches"] = branches
+    with pytest.raises(InputError):
+        Network.from_json(json.dumps(document))
 
 
 def test_equal_networks_have_equal_digests_however_their_numbers_were_written() -> None:

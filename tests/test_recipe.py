@@ -178,9 +178,11 @@ def other(value: Any) -> Any:
     return value * 2 if value else 1
 
 
-PLAIN = Recipe("plain", Optimizer("momentum", rate=0.01, weight_decay=0.001), epochs=2)
+PLAIN = Recipe(
+    "plain", Optimizer("momentum", rate=0.01, weight_decay=0.001), epochs=2, preprocessing=Preprocessing(crop=1)
+)
 PARTS = ("optimizer", "schedule", "preprocessing", "augmentation")
-FRACTIONS = {"momentum": 0.5, "beta1": 0.5, "beta2": 0.5, "warmup": 0.5, "factor": 0.5}
+FRACTIONS = {"momentum": 0.5, "beta1": 0.5, "beta2": 0.5, "warmup": 0.5, "factor": 0.5, "contrast_low": 0.5}
 FIELDS = [
     *((part, field.name) for part in PARTS for field in dataclasses.fields(getattr(PLAIN, part))),
     *((None, field.name) for field in dataclasses.fields(Recipe) if field.name not in PARTS),
@@ -254,6 +256,17 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "deviation 0": (lambda: Preprocessing(std=(1.0, 0.0, 1.0)), "std"),
     "means and deviations of other lengths": (lambda: Preprocessing(mean=(0.0, 0.0)), "mean"),
     "negative crop": (lambda: Augmentation(crop_padding=-4), "crop"),
+    "negative brightness": (lambda: Augmentation(brightness=-1.0), "brightness"),
+    "brightness not a number": (lambda: Augmentation(brightness=NAN), "brightness"),
+    "contrasts in the other order": (lambda: Augmentation(contrast_low=1.8, contrast_high=0.2), "contrast_high"),
+    "negative middle": (lambda: Preprocessing(crop=-1), "crop"),
+    "negative permutation": (lambda: Preprocessing(permutation=-1), "permutation"),
+    "crops that are tested at another size": (
+        lambda: Recipe(
+            "r", PLAIN.optimizer, 1, augmentation=Augmentation(crop=24), preprocessing=Preprocessing(crop=20)
+        ),
+        "tested at 20",
+    ),
     "divisor": (lambda: Recipe("r", PLAIN.optimizer, 1, divisor="sum"), "'sum'"),
     "no epochs": (lambda: Recipe("r", PLAIN.optimizer, 0), "epochs"),
     "negative epochs": (lambda: Recipe("r", PLAIN.optimizer, -3), "epochs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from parity import nodes
 from parity.nodes import Shape
+from parity.windows import Pad
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -54,6 +56,89 @@ class Dropout(nn.Module):
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 
 
+class LRN(nn.Module):
+    """`nodes.LRN`: x / (k + alpha * sum of squares of the channels around) ** beta, on [N,C,H,W]."""
+
+    def __init__(self, node: nodes.LRN) -> None:
+        super().__init__()
+        self.node = node
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adds shifted squares up."""
+        # DIFFERS: LocalResponseNorm divides alpha by the size; here it multiplies the sum.
+        node, channels = self.node, x.shape[1]
+        squares = F.pad(x * x, (0, 0, 0, 0, node.size // 2, (node.size - 1) // 2))
+        total = squares[:, :channels]
+        for first in range(1, node.size):
+            total = total + squares[:, first : first + channels]
+        return x / (times(total, node.alpha) + node.k) ** node.beta
+
+
+class Concat(nn.Module):
+    """The end of `nodes.Branches`: [N,C1,...], [N,C2,...], ... -> [N,C1+C2+...,...]."""
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        """Side by side over the channels."""
+        return torch.cat(branches, 1)
+
+
+class LogSoftmax(nn.Module):
+    """`nodes.LogSoftmax`: [N,K] -> log-probabilities [N,K]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of every row."""
+        return F.log_softmax(x, 1)
+
+
+class _MaxPool(nn.MaxPool2d):
+    """Max pooling with padding that may be uneven."""
+
+    def __init__(self, node: nodes.MaxPool, shape: Shape) -> None:
+        edges, padding = _edges(node.pads(shape))
+        super().__init__(node.size, node.stride, padding, ceil_mode=node.ceil)
+        self.edges = edges
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.edges, value=-math.inf) if self.edges else x)
+
+
+class _AvgPool(nn.AvgPool2d):
+    """Average pooling whose padding, which may be uneven, does not count."""
+
+    def __init__(self, node: nodes.AvgPool, shape: Shape) -> None:
+        edges, padding = _edges(node.pads(shape))
+        super().__init__(node.size, node.stride, padding, ceil_mode=node.ceil, count_include_pad=False)
+        self.edges = edges
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.edges:
+            return super().forward(x)
+        sums, counts = (
+            F.avg_pool2d(F.pad(y, self.edges), self.kernel_size, self.stride, divisor_override=1)
+            for y in (x, torch.ones_like(x[:1, :1]))
+        )
+        return sums / counts
+
+
+class _Conv(nn.Conv2d):
+    """Convolution with padding that may be uneven."""
+
+    def __init__(self, node: nodes.Conv, shape: Shape) -> None:
+        edges, padding = _edges(node.pads(shape))
+        super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias=node.bias)
+        self.edges = edges
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self.edges) if self.edges else x)
+
+
+def _edges(pads: tuple[Pad, Pad]) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """What to pad by before the kernel, (left, right, above, below) or nothing, and what the kernel pads by."""
+    # DIFFERS: kernels pad by as much before as behind.
+    (above, below), (left, right) = pads
+    return ((), (above, left)) if above == below and left == right else ((left, right, above, below), (0, 0))
+
+
 def times(x: Tensor, factor: float) -> Tensor:
     """`x` * `factor` in the precision of `x`."""
     return x * factor
@@ -61,7 +146,7 @@ def times(x: Tensor, factor: float) -> Tensor:
 
 def conv(node: nodes.Conv, shape: Shape) -> nn.Module:
     """2-D convolution."""
-    return nn.Conv2d(shape[0], node.filters, node.kernel, node.stride, node.padding, groups=node.groups, bias=node.bias)
+    return _Conv(node, shape)
 
 
 def linear(node: nodes.Linear, shape: Shape) -> nn.Module:
@@ -74,19 +159,34 @@ def batch_norm(node: nodes.BatchNorm, shape: Shape) -> nn.Module:
     return BatchNorm(node, shape)
 
 
+def lrn(node: nodes.LRN, shape: Shape) -> nn.Module:
+    """Local response normalisation."""
+    return LRN(node)
+
+
 def relu(node: nodes.ReLU, shape: Shape) -> nn.Module:
     """ReLU."""
     return nn.ReLU()
 
 
+def tanh(node: nodes.Tanh, shape: Shape) -> nn.Module:
+    """Hyperbolic tangent."""
+    return nn.Tanh()
+
+
+def log_softmax(node: nodes.LogSoftmax, shape: Shape) -> nn.Module:
+    """Log-softmax."""
+    return LogSoftmax()
+
+
 def max_pool(node: nodes.MaxPool, shape: Shape) -> nn.Module:
     """Max pooling."""
-    return nn.MaxPool2d(node.size, node.stride, node.padding, ceil_mode=node.ceil)
+    return _MaxPool(node, shape)
 
 
 def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Module:
     """Average pooling."""
-    return nn.AvgPool2d(node.size, node.stride, node.padding, ceil_mode=node.ceil, count_include_pad=False)
+    return _AvgPool(node, shape)
 
 
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Module:
@@ -99,14 +199,23 @@ def flatten(node: nodes.Flatten, shape: Shape) -> nn.Module:
     return nn.Flatten()
 
 
+def branches(node: nodes.Branches, shape: Shape) -> nn.Module:
+    """Where branches end."""
+    return Concat()
+
+
 LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.Conv: conv,
     nodes.Linear: linear,
     nodes.BatchNorm: batch_norm,
+    nodes.LRN: lrn,
     nodes.ReLU: relu,
+    nodes.Tanh: tanh,
+    nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,
     nodes.AvgPool: avg_pool,
     nodes.Dropout: dropout,
     nodes.Flatten: flatten,
+    nodes.Branches: branches,
 }
 """How each kind of node is spelled."""

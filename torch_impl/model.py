@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.network import Network
+from parity.nodes import Auxiliary, Branches, Nodes
 from parity.weights import State, check, initialise
 from torch_impl import checkpoint
 from torch_impl.layers import LAYERS, Dropout
@@ -19,8 +20,8 @@ class Model(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        for node in network.nodes:
-            self.add_module(node.name, LAYERS[type(node)](node, network.inputs[node.name]))
+        for name, layer in network.layers.items():
+            self.add_module(name, LAYERS[type(layer.node)](layer.node, layer.input))
 
     def forward(
         self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
@@ -28,10 +29,23 @@ class Model(nn.Module):
         """Logits of the images `x`.
 
         `masks` gives the dropout masks by layer (drawn by PyTorch otherwise); `watch(layer, output)` sees every layer's output.
+        Auxiliary heads run in training, and only where somebody watches.
         """
-        for node in self.network.nodes:
+        return self._through(self.network.nodes, x, masks, watch)
+
+    def _through(
+        self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
+    ) -> Tensor:
+        for node in nodes:
+            if isinstance(node, Auxiliary):
+                if watch and self.training:
+                    self._through(node.nodes, x, masks, watch)
+                continue
             layer = getattr(self, node.name)
-            x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+            if isinstance(node, Branches):
+                x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
+            else:
+                x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
             if watch:
                 watch(node.name, x)
         return x

@@ -54,26 +54,33 @@ class Trainer:
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
-        Returns the summed cross-entropy and the number of wrong images. `record` receives the activations
+        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
+        cross-entropy of the network itself and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
         """
         model, outputs = self.model.train(), {}
+        heads = model.network.heads
 
         def watch(layer: str, output: Tensor) -> None:
-            if output.requires_grad:
+            if record is not None and output.requires_grad:
                 output.retain_grad()
-            outputs[layer] = output
+            if record is not None or layer in heads:
+                outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         with runtime.autocast(self.amp):
-            logits = self.wrapped(self._images(images), given, None if record is None else watch)
+            logits = self.wrapped(self._images(images), given, watch)
+        scores = {head: outputs[head] for head in heads}
         if self.amp != "off":
             logits = logits.to(getattr(torch, self.dtype))
+            scores = {head: output.to(getattr(torch, self.dtype)) for head, output in scores.items()}
         target = self._tensor(labels)
-        cost = F.cross_entropy(logits, target, reduction="sum")
+        cost = cross_entropy(logits, target)
         loss = times(cost, 1 / divisor)
+        for head, weight in heads.items():
+            loss = loss + times(cross_entropy(scores[head], target), weight / divisor)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
@@ -168,6 +175,11 @@ class Trainer:
 
     def _images(self, images: np.ndarray) -> Tensor:
         return self._tensor(images.astype(self.dtype, copy=False))
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
+    return F.cross_entropy(logits, target, reduction="sum")
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from parity.errors import InputError
 from parity.faults.changes import perturbed
 from parity.network import Network
 from parity.progress import Console
-from parity.recipe import changed
+from parity.recipe import Recipe, changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker, WorkerFailed
@@ -43,6 +44,7 @@ def parser() -> Parser:
         "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.",
         f"  {script} --network vgg16_bn_drop --json\n"
         f"  {script} --network vgg_mini --recipe adam --steps 20 --report report\n"
+        f"  {script} --network all --stages forward,backward,update\n"
         f"  {script} --network vgg_mini --perturb conv3_1:weight:1e-6\n"
         f"  {script} --network my_network.json --isolate\n"
         f"  {script} --paddle-python paddle3/bin/python       (a Paddle of another environment)\n"
@@ -53,9 +55,10 @@ def parser() -> Parser:
         "--network",
         default="vgg16_bn_drop",
         metavar="NAME",
-        help=f"{known}, NAME@WIDTH, a JSON file, or all (default: vgg16_bn_drop)",
+        help=f"{known}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
     )
-    add("--recipe", metavar="NAME", default="article", help=f"{', '.join(recipes.RECIPES)} (default: article)")
+    add("--full", action="store_true", help="with --network all: the whole networks instead of small cousins")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else article)")
     add("--stages", default=",".join(STAGES), metavar="LIST", help=f"some of {','.join(STAGES)} (default: all)")
     add(
         "--dtype",
@@ -74,7 +77,11 @@ def parser() -> Parser:
     )
     add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
     add(
-        "--data", default="auto", metavar="NAME", help="where the images come from (default: CIFAR-10 if it can be had)"
+        "--data",
+        default="auto",
+        metavar="NAME",
+        help=f"{', '.join(data.DATASETS)}, whose images are resized to what the network takes (default: CIFAR-10, or MNIST for "
+        "one channel, if it can be had)",
     )
     add("--augment", action="store_true", help="crop and flip the images, whether or not the recipe does")
     add("--data-dir", type=Path, metavar="PATH")
@@ -151,7 +158,11 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
     if options.network == "all" and (options.weights or options.perturb):
         raise InputError("--weights and --perturb are for one network: name it with --network")
-    chosen = [networks.get(name) for name in (networks.NETWORKS if options.network == "all" else [options.network])]
+    if options.full and options.network != "all":
+        raise InputError("--full is for --network all: a network that is named is taken as it is")
+    chosen = [networks.get(options.network)] if options.network != "all" else list(networks.NETWORKS.values())
+    if options.network == "all" and not options.full:
+        chosen = [networks.small(network) for network in chosen]
     state = None
     if options.weights:
         _, network, state, _ = read_checkpoint(options.weights)
@@ -159,40 +170,46 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
             raise InputError(
                 f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"
             )
-    augmentation = recipes.CROP_AND_FLIP if options.augment else None
-    recipe = changed(recipes.get(options.recipe), batch_size=options.batch_size, augmentation=augmentation)
-    dataset = _data(options, say)
+    named = recipes.get(options.recipe) if options.recipe else None
+    load = functools.cache(lambda channels: _data(options, channels, say))
     length = options.steps if "trajectory" in stages else 1
-    few = dataset.limit(min(few_images(length, options.batch_size), len(dataset.train_labels)), 1)
-    return [
-        Check(
-            _fitting(network, dataset),
-            compressed(recipe, length),
-            few,
-            options.steps,
-            options.dtype,
-            options.seed,
-            stages,
-            state,
-        )
-        for network in chosen
-    ]
+    few = few_images(length, options.batch_size)
+    checks = []
+    for network in chosen:
+        augmentation = recipes.CROP_AND_FLIP if options.augment else None
+        recipe = changed(named or recipes.fitting(network), batch_size=options.batch_size, augmentation=augmentation)
+        dataset = load(network.input_shape[0])
+        fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)
+        how = compressed(recipe, length)
+        checks.append(Check(network, how, fitting, options.steps, options.dtype, options.seed, stages, state))
+    return checks
 
 
-def _data(options: argparse.Namespace, say: Callable[[str], None]) -> Dataset:
+def _data(options: argparse.Namespace, channels: int, say: Callable[[str], None]) -> Dataset:
     if options.data == "auto":
-        return data.load_auto(options.data_dir, say)[0]
+        return data.load_auto(options.data_dir, say, channels)[0]
     return data.load(options.data, options.data_dir, say)
 
 
-def _fitting(network: Network, dataset: Dataset) -> Network:
-    if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) > network.classes:
-        shape = dataset.train_images.shape[1:]
+def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[str], None]) -> Dataset:
+    """The data set with images that the network takes."""
+    if len(dataset.classes) > network.classes or len(network.input_shape) != 3:
         raise InputError(
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, but {dataset.name} has "
-            f"images {shape} of {len(dataset.classes)} classes: choose another --data"
+            f"images of {len(dataset.classes)} classes: choose another --data"
         )
-    return network
+    shape = dataset.train_images.shape[1:]
+    size = shape[1:] if recipe.preprocessing.crop else network.input_shape[1:]
+    target = (network.input_shape[0], *size)
+    if recipe.seen(target) != network.input_shape:
+        raise InputError(
+            f"recipe {recipe.name} crops {recipe.preprocessing.crop} by {recipe.preprocessing.crop} pixels, but network "
+            f"{network.name} takes {network.input_shape}: choose another --recipe"
+        )
+    if target == shape:
+        return dataset
+    say(f"{network.name}: images of {dataset.name} made {' x '.join(map(str, target))}")
+    return dataset.fitted(target)
 
 
 def _one(

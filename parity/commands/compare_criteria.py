@@ -97,7 +97,7 @@ def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.plant(fault, pair, dataset)
     check = subject(dataset, fault.recipe, dtype="float32")
     records = list(_records(check, pair, fault.change(check)))
-    run = Run(records, check.network.nodes[-1].name, fault.area)
+    run = Run(records, check.network.output, fault.area)
     return {
         "name": fault.name,
         "area": fault.area,
@@ -114,7 +114,7 @@ def _innocent(name: str, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.innocent(change, pair, dataset)
     check = change.check(subject(dataset, dtype="float32"))
     records = list(_records(check, pair, change.one and change.one(check), change.common and change.common(check)))
-    run = Run(records, check.network.nodes[-1].name, UNCHANGED)
+    run = Run(records, check.network.output, UNCHANGED)
     alarms = {OURS: outcome.first is not None} | {c.name: c.judge(run) for c in CRITERIA}
     return {"name": name, "sentence": change.sentence, "alarms": alarms}
 

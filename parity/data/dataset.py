@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 class Dataset:
     """Labelled pictures in memory: a training and a test set.
 
-    `train_images` and `test_images` are uint8 [N, 3, H, W], planes in RGB order; `train_labels` and
+    `train_images` and `test_images` are uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W]; `train_labels` and
     `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
     """
 
@@ -44,6 +44,18 @@ class Dataset:
             test_images=self.test_images[:test],
             test_labels=self.test_labels[:test],
         )
+
+    def fitted(self, shape: tuple[int, ...]) -> Dataset:
+        """The same pictures as (channels, height, width) = `shape`, for checks: by the nearest pixel, grey where channels differ."""
+        return replace(
+            self, train_images=_fitted(self.train_images, shape), test_images=_fitted(self.test_images, shape)
+        )
+
+
+def _fitted(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    rows, columns = (np.arange(new) * old // new for new, old in zip(shape[1:], images.shape[2:], strict=True))
+    made = images[:, :, rows[:, None], columns]
+    return made if made.shape[1] == shape[0] else made.mean(1, keepdims=True).astype(np.uint8).repeat(shape[0], 1)
 
 
 def _check_limit(name: str, kind: str, wanted: int | None, available: int) -> None:

@@ -13,7 +13,7 @@ from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network import Network
-from parity.nodes import Node
+from parity.nodes import Node, edited, walk
 from parity.randomness import masks
 from parity.recipe import Augmentation, Recipe
 from parity.weights import State, initialise
@@ -90,8 +90,8 @@ def node(name: str, /, **fields: Any) -> Change:
     return nodes(lambda node: replace(node, **fields) if node.name == name else node)
 
 
-def nodes(change: Callable[[Node], Node]) -> Change:
-    """The network's nodes are others; masks are drawn for them."""
+def nodes(change: Callable[[Node], Node | None]) -> Change:
+    """The network's nodes are others (None: missing); masks are drawn for them."""
     return on_feed(lambda feed: _built(feed, _with_nodes(feed.network, change)))
 
 
@@ -102,24 +102,22 @@ def kinds(kind: type[Node], /, **fields: Any) -> Change:
 
 def without(name: str) -> Change:
     """A node is missing."""
-    return on_feed(
-        lambda feed: _built(feed, replace(feed.network, nodes=tuple(n for n in feed.network.nodes if n.name != name)))
-    )
+    return nodes(lambda node: None if node.name == name else node)
 
 
 def swapped(one: str, other: str) -> Change:
     """Two nodes stand in each other's place."""
 
     def plant(feed: Feed) -> Feed:
-        by_name = {node.name: node for node in feed.network.nodes}
-        order = [{one: other, other: one}.get(name, name) for name in by_name]
-        return _built(feed, replace(feed.network, nodes=tuple(by_name[name] for name in order)))
+        by_name = {node.name: node for node in walk(feed.network.nodes)}
+        change = {one: by_name[other], other: by_name[one]}
+        return _built(feed, _with_nodes(feed.network, lambda node: change.get(node.name, node)))
 
     return on_feed(plant)
 
 
-def _with_nodes(network: Network, change: Callable[[Node], Node]) -> Network:
-    return replace(network, nodes=tuple(change(node) for node in network.nodes))
+def _with_nodes(network: Network, change: Callable[[Node], Node | None]) -> Network:
+    return replace(network, nodes=edited(network.nodes, change))
 
 
 def _built(feed: Feed, network: Network) -> Feed:

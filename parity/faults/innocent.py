@@ -15,6 +15,7 @@ from parity.faults.catalogue import FAULTS
 from parity.faults.subject import BATCH, IMAGES, recipe
 from parity.feed import Feed
 from parity.network import Network
+from parity.nodes import edited
 from parity.weights import State, decode, encode
 
 
@@ -63,7 +64,8 @@ def _shapes10(check: Check) -> Check:
 
 
 def _renamed(check: Check) -> Check:
-    network = replace(check.network, nodes=tuple(replace(node, name=f"my_{node.name}") for node in check.network.nodes))
+    nodes = edited(check.network.nodes, lambda node: replace(node, name=f"my_{node.name}"))
+    network = replace(check.network, nodes=nodes)
     assert check.state
     return replace(check, network=network, state={f"my_{name}": array for name, array in check.state.items()})
 

@@ -10,6 +10,7 @@ import numpy as np
 from parity import nodes as n
 from parity.faults import changes as c
 from parity.faults.fault import at_start
+from parity.initialisers import FAN_IN_UNIFORM
 from parity.weights import State
 
 
@@ -160,7 +161,7 @@ INIT = (
         "bias_drawn",
         "init",
         "biases are drawn, as PyTorch does by default",
-        c.drawn(lambda x: replace(x, bias_init=n.FAN_IN_UNIFORM) if isinstance(x, n.Linear) else x, ("fc3",)),
+        c.drawn(lambda x: replace(x, bias_init=FAN_IN_UNIFORM) if isinstance(x, n.Linear) else x, ("fc3",)),
         "fc3",
     ),
     at_start(

@@ -52,9 +52,8 @@ def flatten_channels_last(side: Side, layer: str) -> None:
 
 def count_padding(side: Side, layer: str) -> None:
     """An average pool divides by the whole window in the padding too."""
-    node = next(node for node in side.model.network.nodes if node.name == layer)
-    _, height, width = side.model.network.inputs[layer]
-    ones = np.pad(np.ones((height, width)), node.padding)
+    node, (_, height, width) = side.model.network.layers[layer].node, side.model.network.inputs[layer]
+    ones = np.pad(np.ones((height, width)), node.pads((1, height, width)))
     view = np.lib.stride_tricks.sliding_window_view(ones, (node.size, node.size))[:: node.stride, :: node.stride]
     share = side._tensor((view.sum((2, 3)) / node.size**2).astype(side.dtype))
     _wrap(side, layer, lambda forward, x: forward(x) * share)

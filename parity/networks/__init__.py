@@ -4,21 +4,57 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parity import pattern
 from parity.errors import InputError
 from parity.network import Network
+from parity.networks.alexnet import alexnet, alexnet_cifar
+from parity.networks.classics import cifar_net, lenet, mnist_cnn, mnist_fc
+from parity.networks.googlenet import googlenet, googlenet_naive
+from parity.networks.tf_vgg16 import tf_vgg16
+from parity.networks.vgg import KERNELS, slim_vgg16, vgg, vgg_cifar
 from parity.networks.vgg_bn_drop import vgg16_bn_drop
 from parity.networks.vgg_mini import vgg_mini
 
-NETWORKS: dict[str, Network] = {network.name: network for network in (vgg16_bn_drop(), vgg_mini())}
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        vgg16_bn_drop(),
+        vgg_mini(),
+        tf_vgg16(),
+        tf_vgg16(relu_on_logits=False),
+        slim_vgg16(),
+        *(vgg(letter) for letter in KERNELS),
+        *(vgg_cifar(letter) for letter in KERNELS),
+        cifar_net(),
+        mnist_fc(),
+        mnist_cnn(),
+        lenet(),
+        alexnet(),
+        alexnet_cifar(),
+        googlenet(),
+        googlenet_naive(),
+    )
+}
+
+SMALL_WIDTH, SMALL_SIZE = 0.125, 64
+"""Of `small`."""
+
+
+def small(network: Network) -> Network:
+    """The cousin of `network` for fast checks: `SMALL_WIDTH` times the filters, and images no larger than `SMALL_SIZE`."""
+    return network.shrink(SMALL_WIDTH, SMALL_SIZE if network.input_shape[-1] > SMALL_SIZE else None)
 
 
 def get(name: str) -> Network:
-    """The network called `name`; `NAME@WIDTH` is its cousin with WIDTH times the filters and units; `FILE.json` is one of your own.
+    """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.pattern`).
 
-    `InputError` lists the known names.
+    `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. `InputError` lists
+    the known names.
     """
     if name.endswith(".json"):
         return read(Path(name))
+    if name.startswith(pattern.INPUT):
+        return pattern.network(name)
     base, at, width = name.partition("@")
     if base not in NETWORKS:
         raise InputError(
@@ -26,8 +62,9 @@ def get(name: str) -> Network:
         )
     if not at:
         return NETWORKS[base]
+    times, x, size = width.partition("x") if width[:1].isdigit() else (width, "", "")
     try:
-        return NETWORKS[base].shrink(float(width))
+        return NETWORKS[base].shrink(float(times), int(size) if x else None)
     except ValueError as error:
         reason = str(error) if isinstance(error, InputError) else f"{width!r} is not a number"
         raise InputError(f"network {name!r}: {reason}; write e.g. {base}@0.25") from None

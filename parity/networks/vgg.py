@@ -1,0 +1,71 @@
+"""The networks of the VGG paper (Simonyan and Zisserman 2014, table 1), letter by letter, at 224 and for CIFAR-10; and tf.slim's VGG16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parity.initialisers import XAVIER, ZEROS, Init
+from parity.network import Network
+from parity.nodes import LRN, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+
+FILTERS = (64, 128, 256, 512, 512)
+
+KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "a": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "a_lrn": ((3,), (3,), (3, 3), (3, 3), (3, 3)),
+    "b": ((3, 3),) * 5,
+    "c": ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1)),
+    "d": ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+    "e": ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3)),
+    "b_5x5": ((5,),) * 5,
+}
+"""The kernels of every block's convolutions. `b_5x5` is the paper's shallow counterpart of B: one 5x5 for each pair of 3x3."""
+
+CLASSIFIER, CLASSIFIER_BIAS = Init("normal", 0.005), Init("constant", 0.1)
+"""Of the fourth article."""
+
+SLIM = Init("truncated", 0.01)
+
+
+def vgg(letter: str) -> Network:
+    """The paper's network for 224x224: fc 4096, 4096, 1000, ReLU and dropout 0.5 behind the first two.
+
+    Convolutions start from Glorot's distribution, which the paper names as the way around pre-training, the classifier as in the fourth
+    article.
+    """
+    head = _classifier((4096, 4096, 1000), CLASSIFIER, CLASSIFIER_BIAS)
+    nodes = (*_convolutions(KERNELS[letter], XAVIER, letter == "a_lrn"), *head)
+    return Network(f"vgg_{letter}", (3, 224, 224), nodes, source=f"arXiv 1409.1556, table 1: {letter}")
+
+
+def vgg_cifar(letter: str) -> Network:
+    """The same convolutions for 32x32 with a small head: fc 512, 10."""
+    head = _classifier((512, 10), CLASSIFIER, CLASSIFIER_BIAS)
+    nodes = (*_convolutions(KERNELS[letter], XAVIER, letter == "a_lrn"), *head)
+    source = f"arXiv 1409.1556, table 1: {letter}, for CIFAR-10 (head: ours)"
+    return Network(f"vgg_{letter}_cifar", (3, 32, 32), nodes, source=source)
+
+
+def slim_vgg16() -> Network:
+    """tf.slim's `vgg_16`: D with truncated normal weights, pools without padding. The article forgets to flatten; here it is done."""
+    nodes = (*_convolutions(KERNELS["d"], SLIM), *_classifier((4096, 4096, 1000), SLIM, ZEROS))
+    return Network("slim_vgg16", (3, 224, 224), nodes, source="tf.slim: vgg16, truncated_normal_initializer(0.0, 0.01)")
+
+
+def _convolutions(blocks: Sequence[Sequence[int]], init: Init, lrn: bool = False) -> list[Node]:
+    nodes: list[Node] = []
+    for b, (filters, kernels) in enumerate(zip(FILTERS, blocks, strict=True), start=1):
+        for i, kernel in enumerate(kernels, start=1):
+            nodes += [Conv(f"conv{b}_{i}", filters, kernel, padding=kernel // 2, init=init), ReLU(f"relu{b}_{i}")]
+            if lrn and b == i == 1:
+                nodes.append(LRN("lrn1"))
+        nodes.append(MaxPool(f"pool{b}"))
+    return nodes
+
+
+def _classifier(units: Sequence[int], init: Init, bias: Init) -> list[Node]:
+    nodes: list[Node] = [Flatten("flatten")]
+    for number, count in enumerate(units[:-1], start=6):
+        nodes += [Linear(f"fc{number}", count, init=init, bias_init=bias)]
+        nodes += [ReLU(f"relu{number}"), Dropout(f"drop{number}")]
+    return [*nodes, Linear(f"fc{5 + len(units)}", units[-1], init=init, bias_init=bias)]

@@ -1,0 +1,41 @@
+"""How windows (of a convolution, of a pool) lie along one side of a map, and the padding around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from parity.errors import InputError
+
+if TYPE_CHECKING:
+    Padding = Any  # parity.onnx.operators takes it for an int: where it is a word, no export is proven yet
+else:
+    Padding = int | str
+"""A number of elements on every side, or `SAME`."""
+
+Pad = tuple[int, int]
+"""Elements of padding (before, behind)."""
+
+SAME = "same"
+"""TensorFlow's SAME: size / stride windows, rounded up; where the padding for them is odd, the odd one stands behind."""
+
+
+def around(name: str, size: int, window: int, stride: int, padding: Padding) -> Pad:
+    """The padding of a map of `size`: `padding` on either side, or as `SAME` asks. `InputError`, naming the node, for another word."""
+    if isinstance(padding, int):
+        return padding, padding
+    if padding != SAME:
+        raise InputError(f"{name}: padding is a number or {SAME!r}, not {padding!r}")
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)
+    return total // 2, total - total // 2
+
+
+def count(name: str, size: int, window: int, stride: int, pad: Pad, ceil: bool = False) -> int:
+    """The number of windows; with `ceil` the last may reach beyond the end. `InputError`, naming the node, where none fits."""
+    span = size + sum(pad) - window
+    if span < 0:
+        padded = f"{max(pad)}" if pad[0] == pad[1] else f"{pad[0]} and {pad[1]}"
+        raise InputError(f"{name}: a window of {window} does not fit an input of {size} padded by {padded}")
+    steps = -(-span // stride) if ceil else span // stride
+    if ceil and steps * stride >= size + pad[0]:
+        raise InputError(f"{name}: rounded up, its last window lies in the padding behind an input of {size}")
+    return steps + 1

@@ -1,0 +1,297 @@
+"""The networks of the articles have the published numbers of parameters and the published layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from parity import networks
+from parity.errors import InputError
+from parity.initialisers import XAVIER, Init
+from parity.network import Network
+from parity.networks.googlenet import BLOCKS
+from parity.nodes import (
+    LRN,
+    Auxiliary,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool,
+    ReLU,
+    walk,
+)
+from parity.weights import initialise
+
+COUNTS = {
+    "tf_vgg16": 22_010_664,
+    "tf_vgg16_logits": 22_010_664,
+    "slim_vgg16": 138_357_544,
+    "vgg_a": 132_863_336,
+    "vgg_a_lrn": 132_863_336,
+    "vgg_b": 133_047_848,
+    "vgg_c": 133_638_952,
+    "vgg_d": 138_357_544,
+    "vgg_e": 143_667_240,
+    "cifar_net": 6 * 76 + 16 * 151 + 401 * 120 + 121 * 84 + 85 * 10,
+    "mnist_fc": 6_442,
+    "mnist_cnn": 6_422,
+    "lenet": 6 * 76 + 16 * 151 + 401 * 120 + 121 * 84 + 85 * 10,
+    "alexnet": 60_965_224,
+    "googlenet": 6_998_552,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
+    network = networks.get(name)
+    assert network.trainable_count == COUNTS[name]
+    assert network.statistics_count == 0
+    assert network.source
+
+
+def test_every_network_names_its_source() -> None:
+    assert [name for name, network in networks.NETWORKS.items() if not network.source] == []
+
+
+def test_one_convolution_of_5x5_stands_for_two_of_3x3() -> None:
+    pairs, single = networks.get("vgg_b"), networks.get("vgg_b_5x5")
+    filters = (3, 64, 128, 256, 512, 512)
+    saved = sum(9 * (i * o + o * o) + o - 25 * i * o for i, o in itertools.pairwise(filters))
+    assert pairs.trainable_count - single.trainable_count == saved
+    assert pairs.shapes["pool5"] == single.shapes["pool5"] == (512, 7, 7)
+
+
+def test_the_networks_at_32_have_the_convolutions_of_those_at_224() -> None:
+    for letter in ("a", "a_lrn", "b", "c", "d", "e", "b_5x5"):
+        large, small = (
+            [node for node in networks.get(name).nodes if isinstance(node, Conv | LRN | MaxPool)]
+            for name in (f"vgg_{letter}", f"vgg_{letter}_cifar")
+        )
+        assert large == small
+        assert networks.get(f"vgg_{letter}_cifar").classes == 10
+
+
+# GoogLeNet
+
+WEIGHTS = {
+    "3a": (192, 163_328), "3b": (256, 388_096), "4a": (480, 375_552), "4b": (512, 448_512), "4c": (512, 509_440),
+    "4d": (512, 604_672), "4e": (528, 867_328), "5a": (832, 1_042_432), "5b": (832, 1_442_816),
+}  # fmt: skip
+"""Input channels and number of weights, biases left out, of every block."""
+
+
+@pytest.mark.parametrize("block", WEIGHTS)
+def test_every_inception_block_has_the_weights_of_the_table(block: str) -> None:
+    network, (channels, weights) = networks.get("googlenet"), WEIGHTS[block]
+    one, reduce3, three, reduce5, five, proj = BLOCKS[block]
+    by_hand = channels * (one + reduce3 + reduce5 + proj) + 9 * reduce3 * three + 25 * reduce5 * five
+    own = {n: p for n, p in network.parameters.items() if n.startswith(f"inception_{block}_") and n.endswith(".weight")}
+    assert network.inputs[f"inception_{block}_1x1"][0] == channels
+    assert sum(math.prod(parameter.shape) for parameter in own.values()) == by_hand == weights
+    assert network.shapes[f"inception_{block}"][0] == one + three + five + proj
+
+
+def test_the_maps_of_googlenet_have_the_sizes_of_the_paper() -> None:
+    shapes = networks.get("googlenet").shapes
+    assert [shapes[name] for name in ("conv1_7x7", "pool1", "conv2_3x3", "pool2", "pool3", "pool4", "avgpool")] == [
+        (64, 112, 112), (64, 56, 56), (192, 56, 56), (192, 28, 28), (480, 14, 14), (832, 7, 7), (1024, 1, 1),
+    ]  # fmt: skip
+
+
+def test_auxiliary_heads_stand_on_4a_and_4d_and_count_by_themselves() -> None:
+    network = networks.get("googlenet")
+    assert (network.count("aux1"), network.count("aux2")) == (3_188_840, 3_190_888)
+    assert network.layers["aux1_pool"].sources == ("inception_4a",)
+    assert network.layers["aux2_pool"].sources == ("inception_4d",)
+    weight = float(np.float32(0.3))
+    assert network.heads == {"aux1_fc2": weight, "aux2_fc2": weight}
+    assert network.inference.heads == {} and network.inference.trainable_count == network.trainable_count
+    assert set(network.parameters) - set(network.inference.parameters) == {
+        name for name in network.parameters if name.startswith("aux")
+    }
+    assert network.inference.multiply_adds == network.multiply_adds
+
+
+def test_every_convolution_of_googlenet_is_followed_by_a_relu() -> None:
+    layers = networks.get("googlenet").layers
+    convs = [name for name, layer in layers.items() if isinstance(layer.node, Conv)]
+    assert len(convs) == 59
+    rectified = {layer.sources for layer in layers.values() if isinstance(layer.node, ReLU)}
+    assert {(name,) for name in convs} <= rectified
+
+
+# Single facts
+
+
+def test_the_first_twins_maps_shrink_as_its_same_pools_do() -> None:
+    shapes = networks.get("tf_vgg16").shapes
+    assert [shapes[f"pool{g}"][1] for g in range(1, 6)] == [12, 6, 3, 2, 1]
+    assert networks.get("tf_vgg16").output == "relu_fc8"
+    assert networks.get("tf_vgg16_logits").output == "fc8"
+
+
+def test_initialisers_are_those_of_the_articles() -> None:
+    def inits(name: str, kind: type) -> set[tuple[Init, Init]]:
+        return {(n.init, n.bias_init) for n in walk(networks.get(name).nodes) if isinstance(n, kind)}
+
+    zero, tenth = Init("constant", 0.0), Init("constant", 0.1)
+    assert inits("tf_vgg16", Conv) == {(XAVIER, zero)}
+    assert inits("tf_vgg16", Linear) == {(XAVIER, tenth)}
+    assert inits("slim_vgg16", Conv) == inits("slim_vgg16", Linear) == {(Init("truncated", 0.01), zero)}
+    assert inits("vgg_d", Linear) == {(Init("normal", 0.005), tenth)}
+
+
+def test_normalisation_is_krizhevskys() -> None:
+    found = [
+        n for name in ("alexnet", "vgg_a_lrn", "googlenet") for n in networks.get(name).nodes if isinstance(n, LRN)
+    ]
+    assert len(found) == 5
+    assert {(n.size, n.k, n.alpha, n.beta) for n in found} == {(5, 2.0, float(np.float32(1e-4)), 0.75)}
+    assert networks.get("vgg_a_lrn").layers["lrn1"].sources == ("relu1_1",)
+
+
+# Initial numbers
+
+
+def test_truncated_weights_stay_within_two_deviations_and_are_no_clipped_ones() -> None:
+    network = Network("one", (400,), (Linear("fc", 500, init=Init("truncated", 0.01)),))
+    draw = initialise(network, 3)["fc.weight"].astype(float) / 0.01
+    assert np.abs(draw).max() <= 2.000001
+    assert (np.abs(draw) > 1.999).mean() < 1e-3  # clipping would put 4.6% there
+    assert draw.std() == pytest.approx(0.8796, rel=0.01)  # of the normal distribution cut at two deviations
+    assert abs(draw.mean()) < 0.01
+    assert not np.array_equal(draw, initialise(network, 4)["fc.weight"].astype(float) / 0.01)
+
+
+@pytest.mark.parametrize(
+    "node,shape,fans",
+    [
+        (Linear("x", 500, init=XAVIER), (400,), 900),
+        (Conv("x", 50, 3, init=XAVIER), (40, 5, 5), 9 * 90),
+        (Conv("x", 64, 5, padding=0, groups=2, init=XAVIER), (60, 5, 5), 25 * (30 + 64)),
+    ],
+)
+def test_xaviers_uniform_fills_its_bound(node: Linear | Conv, shape: tuple[int, ...], fans: int) -> None:
+    rest = () if isinstance(node, Linear) else (Flatten("flat"), Linear("fc", 2))
+    draw = initialise(Network("one", shape, (node, *rest)), 0)["x.weight"]
+    bound = math.sqrt(6 / fans)
+    assert bound * 0.999 < np.abs(draw).max() <= np.float32(bound)
+    assert draw.var() == pytest.approx(bound**2 / 3, rel=0.05)
+
+
+# Cousins
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_has_a_small_cousin_whose_name_leads_back_to_it(name: str) -> None:
+    network = networks.get(name)
+    small = networks.small(network)
+    assert small.trainable_count < 1.3e6 and small.multiply_adds < 3e7
+    assert max(small.input_shape) <= 64
+    assert networks.get(small.name) == small
+    assert [type(node) for node in walk(small.nodes)] == [type(node) for node in walk(network.nodes)]
+    assert small.classes == network.classes
+
+
+def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_another_size() -> None:
+    network = networks.get("googlenet@0.25x96")
+    pool = network.layers["avgpool"].node
+    assert isinstance(pool, AvgPool)
+    assert (network.inputs["avgpool"], pool.size) == ((256, 3, 3), 3)
+    larger = networks.get("vgg_mini@1x64")
+    assert larger.layers["pool5"].node == networks.get("vgg_mini").layers["pool5"].node
+    assert (larger.inputs["avgpool"][1], larger.layers["avgpool"].node.size) == (2, 2)  # type: ignore[attr-defined]
+    head = network.layers["aux1_pool"]  # 5x5 on a map of 6: it fits as it is
+    assert (head.input[1], head.node) == (6, AvgPool("aux1_pool", 5, 3))
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg_d@0.5x0", "vgg_d@0.5x-3", "vgg_d@0.5x", "vgg_d@0.5xbig", "vgg_d@0.5x64x64", "alexnet@1x4"]
+)
+def test_a_wrong_size_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError):
+        networks.get(name)
+
+
+# Trees of nodes
+
+
+def conv(name: str, filters: int = 2) -> Conv:
+    return Conv(name, filters)
+
+
+def test_layers_stand_behind_all_that_they_take_in() -> None:
+    seen = {""}
+    for name, layer in networks.get("googlenet").layers.items():
+        assert set(layer.sources) <= seen
+        seen.add(name)
+
+
+def test_branches_yield_their_channels_side_by_side_and_name_their_ends() -> None:
+    nodes = (conv("a"), Branches("both", ((conv("b", 3),), (conv("c"), ReLU("d")))), Flatten("f"), Linear("g", 2))
+    network = Network("n", (1, 4, 4), nodes)
+    assert network.shapes["both"] == network.inputs["both"] == (5, 4, 4)
+    assert {name: layer.sources for name, layer in network.layers.items()} == {
+        "a": ("",), "b": ("a",), "c": ("a",), "d": ("c",), "both": ("b", "d"), "f": ("both",), "g": ("f",),
+    }  # fmt: skip
+
+
+def head(*nodes: object, name: str = "aux") -> Auxiliary:
+    return Auxiliary(name, tuple(nodes))  # type: ignore[arg-type]
+
+
+SCORES = (Flatten("flat"), Linear("scores", 2))
+
+WRONG = {
+    "names that meet across branches": (Branches("x", ((conv("a"),), (conv("a"),))), *SCORES),
+    "a name within that is the block's": (Branches("a", ((conv("a"),),)), *SCORES),
+    "no branch": (Branches("x", ()), *SCORES),
+    "an empty branch": (Branches("x", ((conv("a"),), ())), *SCORES),
+    "a branch that is only a head": (Branches("x", ((conv("a"),), (head(Flatten("f"), Linear("l", 2)),))), *SCORES),
+    "maps of two sizes": (Branches("x", ((conv("a"),), (MaxPool("p"),))), *SCORES),
+    "a map beside a vector": (Branches("x", ((conv("a"),), (Flatten("p"),))), *SCORES),
+    "a head of other classes": (head(Flatten("f"), Linear("l", 3)), *SCORES),
+    "a head that ends in a map": (head(conv("l")), *SCORES),
+    "an empty head": (head(), *SCORES),
+    "a head within a head": (
+        head(head(Flatten("g"), Linear("m", 2), name="inner"), Flatten("f"), Linear("l", 2)),
+        *SCORES,
+    ),
+    "nothing but a head": (head(Flatten("f"), Linear("l", 2)),),
+    "another word for padding": (Conv("c", 2, padding="valid"), *SCORES),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_trees_that_make_no_network_are_refused_in_one_line(what: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Network("wrong", (1, 4, 4), WRONG[what])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field,value", [("k", 0.0), ("alpha", -1.0), ("beta", math.nan), ("k", math.inf)])
+def test_scalars_that_no_normalisation_can_have_are_refused(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=field):
+        LRN("lrn", **{field: value})
+
+
+def test_a_bias_that_a_batch_norm_behind_pools_and_branches_subtracts_has_a_gradient_of_zero() -> None:
+    block = Branches("block", ((conv("a"),), (conv("b"), ReLU("r")), (conv("c"), MaxPool("p", 3, 1, padding=1))))
+    network = Network("n", (1, 4, 4), (block, BatchNorm("bn"), *SCORES))
+    assert network.zero_gradients == {"a.bias", "c.bias"}
+    seen = head(Flatten("f"), Linear("l", 2))
+    other = dataclasses.replace(network, nodes=(conv("d"), seen, BatchNorm("bn"), *SCORES))
+    assert other.zero_gradients == frozenset(), "the head sees it too"
+
+
+def test_dropout_in_a_head_has_a_mask() -> None:
+    assert networks.get("googlenet").dropouts["aux1_drop"] == ((1024,), 0.7)
+    assert [node.rate for node in walk(networks.get("googlenet").nodes) if isinstance(node, Dropout)] == [0.7, 0.7, 0.4]
