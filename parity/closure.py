@@ -65,7 +65,7 @@ def closure(
     """
     names = list(workers)[:2]
     reference, network = names[0], feeds[names[0]].network
-    last, few = list(network.shapes)[-1], pictures["2"]
+    last, few = network.output, pictures["2"]
     with ThreadPoolExecutor(len(names)) as pool:
         eager = dict(
             zip(names, pool.map(lambda name: _eager(workers[name], feeds[name], pictures), names), strict=True)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from parity.errors import InputError
 
-if TYPE_CHECKING:
-    Padding = Any  # parity.onnx.operators takes it for an int: where it is a word, no export is proven yet
-else:
-    Padding = int | str
+Padding = int | str
 """A number of elements on every side, or `SAME`."""
 
 Pad = tuple[int, int]

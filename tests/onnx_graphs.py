@@ -7,7 +7,20 @@ import numpy as np
 from parity import recipes
 from parity.faults.subject import network, state
 from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, ReLU
+from parity.nodes import (
+    Auxiliary,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    LogSoftmax,
+    MaxPool,
+    ReLU,
+    Tanh,
+)
 from parity.onnx import operators
 from parity.randomness import stream
 from parity.weights import State, initialise
@@ -27,6 +40,28 @@ WITHOUT_BIAS = Network(
         Linear("fc", 5, bias=False),
     ),
 )
+BRANCHES = Network(
+    "branches",
+    (3, 9, 9),
+    (
+        Conv("conv", 4, 3, 2, padding="same"),
+        Tanh("tanh"),
+        MaxPool("uneven", 2, 2, padding="same"),
+        Branches(
+            "concat",
+            (
+                (Conv("one", 2, 1, padding=0), BatchNorm("bn"), ReLU("relu")),
+                (MaxPool("peak", 3, 1, padding="same"), Conv("two", 2, 1, padding=0), Dropout("drop", 0.5)),
+                (Dropout("scaled", 0.25, "downscale_in_infer"),),
+            ),
+        ),
+        Auxiliary("auxiliary", (Flatten("side_flat"), Linear("side_fc", 5), LogSoftmax("side_log"))),
+        Flatten("flatten"),
+        Linear("fc", 5),
+        LogSoftmax("log_softmax"),
+    ),
+)
+"""What goes beyond a chain: branches, a head that inference does not have, padding that is uneven."""
 ROUNDED_UP = Network(
     "rounded_up",
     (2, 8, 9),

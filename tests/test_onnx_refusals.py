@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx_graphs import CHAIN, WITHOUT_BIAS, raw_export, weights_of
+from onnx_graphs import BRANCHES, CHAIN, WITHOUT_BIAS, raw_export, weights_of
 
+from parity.errors import InputError
 from parity.faults.subject import network, state
 from parity.network import Network
-from parity.nodes import Flatten, Linear, ReLU
+from parity.nodes import LRN, Flatten, Linear, ReLU
 from parity.onnx import operators, writing
 from parity.onnx.exporting import export
 from parity.onnx.reading import NotTheNetwork
@@ -258,3 +259,71 @@ def test_a_bias_may_stand_behind_its_layer_in_the_rank_that_is_its_own_only() ->
         else:
             with pytest.raises(NotTheNetwork, match="behind 5 channels"):
                 export(made.SerializeToString(), net, weights)
+
+
+# --------------------------------------------------------------------------------------------- beyond chains
+
+
+def branches_exchanged(made: ModelProto) -> None:
+    node = node_of(made, "Concat")
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def branch_twice(made: ModelProto) -> None:
+    node = node_of(made, "Concat")
+    node.input[0] = node.input[1]
+
+
+def padded_with(value: float, *more: int) -> Callable[[ModelProto], None]:
+    """A Pad of one row above, by `value`, in front of the convolution `one`."""
+
+    def change(made: ModelProto) -> None:
+        node = next(node for node in made.graph.node if node.name == "one")
+        pads = np.array(more or [0, 0, 1, 0, 0, 0, 0, 0])
+        made.graph.initializer.append(numpy_helper.from_array(pads, "pads"))
+        made.graph.initializer.append(numpy_helper.from_array(np.float32(value).reshape(()), "value"))
+        place = list(made.graph.node).index(node)
+        made.graph.node.insert(place, helper.make_node("Pad", [node.input[0], "pads", "value"], ["padded"], "pad"))
+        made.graph.node[place + 1].input[0] = "padded"
+
+    return change
+
+
+def other_sum(made: ModelProto) -> None:
+    """The logarithm of the sum of other values than those it is taken from."""
+    last = made.graph.node[-1]
+    place = len(made.graph.node) - 1
+    made.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
+    made.graph.node.insert(place, helper.make_node("ReduceLogSumExp", [last.input[0], "axes"], ["sum"], keepdims=1))
+    made.graph.node.insert(place + 1, helper.make_node("Tanh", [last.input[0]], ["squashed"]))
+    del made.graph.node[-1]
+    made.graph.node.append(helper.make_node("Sub", ["squashed", "sum"], ["logits"]))
+
+
+WRONG_BRANCHES: list[tuple[str, Callable[[ModelProto], None], str]] = [
+    ("branches exchanged", branches_exchanged, "layer one|layer peak"),
+    ("one branch twice", branch_twice, "layer one"),
+    ("joined along another axis", set_attribute("Concat", "axis", 2), "layer concat: axis is 2"),
+    ("padded by zeros", padded_with(0.0), "layer one: pads is"),
+    ("padded by something", padded_with(1.0), "pads by 1.0"),
+    ("more channels", padded_with(0.0, 0, 1, 0, 0, 0, 0, 0, 0), "pads more than height and width"),
+    ("the sum of something else", other_sum, "operator Sub"),
+    ("log-softmax along another axis", set_attribute("LogSoftmax", "axis", 0), "layer log_softmax: axis is 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [row[1:] for row in WRONG_BRANCHES], ids=[row[0] for row in WRONG_BRANCHES]
+)
+def test_a_graph_with_other_branches_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
+    weights = weights_of(BRANCHES)
+    right = writing.write(BRANCHES, operators.operators(BRANCHES, weights)).SerializeToString()
+    export(right, BRANCHES, weights)
+    with pytest.raises(NotTheNetwork, match=said):
+        export(changed(right, change), BRANCHES, weights)
+
+
+def test_a_layer_of_a_kind_that_no_export_is_proven_for_is_named() -> None:
+    net = Network("normalised", (3, 4, 4), (LRN("norm"), Flatten("flatten"), Linear("fc", 3)))
+    with pytest.raises(InputError, match="layer norm is of kind LRN"):
+        operators.operators(net, weights_of(net))

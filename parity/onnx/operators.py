@@ -12,7 +12,9 @@ import numpy as np
 from parity import nodes
 from parity.errors import InputError
 from parity.network import Network
+from parity.nodes import Shape
 from parity.weights import State
+from parity.windows import Pad
 
 
 @dataclass(frozen=True)
@@ -36,51 +38,77 @@ Spelling = tuple[str, dict[str, Any], dict[str, np.ndarray]]
 
 
 def operators(network: Network, state: State) -> list[Operator]:
-    """What `network` with the float32 weights `state` computes in inference. A layer that then does nothing has no operator."""
+    """What `network` with the float32 weights `state` computes in inference. A layer that then does nothing has no operator.
+
+    `InputError` names a layer of a kind that no export is proven for.
+    """
     found: list[Operator] = []
-    for node in network.nodes:
-        parameters = node.parameters(network.inputs[node.name])
-        own = {parameter.name.partition(".")[2]: state[parameter.name] for parameter in parameters}
-        if spelled := SPELLED[type(node)](node, own):
-            found.append(Operator(node.name, *spelled, inputs=(len(found) - 1,)))
+    places = {"": IMAGE}
+    for name, layer in network.layers.items():
+        if layer.head:
+            continue
+        if type(layer.node) not in SPELLED:
+            raise InputError(
+                f"layer {name} is of kind {type(layer.node).__name__}, which no export to ONNX is proven for"
+            )
+        own = {p.name.partition(".")[2]: state[p.name] for p in layer.node.parameters(layer.input)}
+        inputs = tuple(places[source] for source in layer.sources)
+        if spelled := SPELLED[type(layer.node)](layer.node, layer.input, own):
+            found.append(Operator(name, *spelled, inputs=inputs))
+            places[name] = len(found) - 1
+        else:
+            (places[name],) = inputs
     return found
 
 
-def _conv(node: nodes.Conv, own: dict[str, np.ndarray]) -> Spelling:
-    return "Conv", _window(node.kernel, node.stride, node.padding) | {"group": node.groups}, own
+def _conv(node: nodes.Conv, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "Conv", _window(node.kernel, node.stride, node.pads(shape)) | {"group": node.groups}, own
 
 
-def _linear(node: nodes.Linear, own: dict[str, np.ndarray]) -> Spelling:
+def _linear(node: nodes.Linear, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "Gemm", {"transB": 1}, own
 
 
-def _batch_norm(node: nodes.BatchNorm, own: dict[str, np.ndarray]) -> Spelling:
+def _batch_norm(node: nodes.BatchNorm, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "BatchNormalization", {"epsilon": node.eps}, own
 
 
-def _relu(node: nodes.ReLU, own: dict[str, np.ndarray]) -> Spelling:
+def _relu(node: nodes.ReLU, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "Relu", {}, {}
 
 
-def _max_pool(node: nodes.MaxPool, own: dict[str, np.ndarray]) -> Spelling:
-    return "MaxPool", _window(node.size, node.stride, node.padding) | {"ceil_mode": int(node.ceil)}, {}
+def _tanh(node: nodes.Tanh, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "Tanh", {}, {}
 
 
-def _avg_pool(node: nodes.AvgPool, own: dict[str, np.ndarray]) -> Spelling:
-    _, attributes, _ = _max_pool(node, own)
+def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "LogSoftmax", {"axis": 1}, {}
+
+
+def _max_pool(node: nodes.MaxPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "MaxPool", _window(node.size, node.stride, node.pads(shape)) | {"ceil_mode": int(node.ceil)}, {}
+
+
+def _avg_pool(node: nodes.AvgPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    _, attributes, _ = _max_pool(node, shape, own)
     return "AveragePool", attributes | {"count_include_pad": 0}, {}
 
 
-def _dropout(node: nodes.Dropout, own: dict[str, np.ndarray]) -> Spelling | None:
+def _dropout(node: nodes.Dropout, shape: Shape, own: dict[str, np.ndarray]) -> Spelling | None:
     return ("Mul", {}, {"scale": np.array(node.test_scale, np.float32)}) if node.test_scale != 1 else None
 
 
-def _flatten(node: nodes.Flatten, own: dict[str, np.ndarray]) -> Spelling:
+def _flatten(node: nodes.Flatten, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "Flatten", {"axis": 1}, {}
 
 
-def _window(kernel: int, stride: int, padding: int) -> dict[str, Any]:
-    return {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": [padding] * 4}
+def _branches(node: nodes.Branches, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "Concat", {"axis": 1}, {}
+
+
+def _window(kernel: int, stride: int, pads: tuple[Pad, Pad]) -> dict[str, Any]:
+    (above, below), (left, right) = pads
+    return {"kernel_shape": [kernel, kernel], "strides": [stride, stride], "pads": [above, left, below, right]}
 
 
 SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
@@ -88,10 +116,13 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.Linear: _linear,
     nodes.BatchNorm: _batch_norm,
     nodes.ReLU: _relu,
+    nodes.Tanh: _tanh,
+    nodes.LogSoftmax: _log_softmax,
     nodes.MaxPool: _max_pool,
     nodes.AvgPool: _avg_pool,
     nodes.Dropout: _dropout,
     nodes.Flatten: _flatten,
+    nodes.Branches: _branches,
 }
 """How each kind of node is spelled in ONNX."""
 

@@ -49,12 +49,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "strides": [1, 1],
     },
     "Flatten": {"axis": 1},
+    "LogSoftmax": {"axis": -1},
+    "Concat": {},
+    "Pad": {"mode": b"constant"},
+    "ReduceLogSumExp": {"keepdims": 1, "noop_with_empty_axes": 0},
 }
 """ONNX's defaults of the attributes that matter in inference."""
 
 IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
 """Attributes without meaning in inference."""
 
+
+JOINING = ("Concat", "Sub")
+"""Operators of several values that depend on the image."""
 
 COMMUTATIVE = ("Add", "Mul")
 """Operators whose inputs may be exchanged."""
@@ -119,27 +126,51 @@ class _Reader:
 
     def one(self, node: NodeProto) -> int:
         """Reads one operator; returns its place, or its input's where it adds none."""
-        if node.op_type not in READERS:
+        if node.op_type not in READERS and node.op_type not in JOINING:
             raise NotTheNetwork(f"operator {node.op_type} ({node.name}) belongs to no layer in inference")
         data = self.data(node)
         given = [self.constants[name] for name in node.input if name in self.constants]
+        if node.op_type in JOINING and len(data) == len(node.input):
+            return self.join(node, [self.places[name] for name in data])
         if len(data) != 1 or (len(given) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape"):
             raise NotTheNetwork(
                 f"operator {node.op_type} ({node.name}) takes other inputs than one value and constants"
             )
         if node.input[0] != data[0] and node.op_type not in COMMUTATIVE:
             raise NotTheNetwork(f"operator {node.op_type} ({node.name}) takes the image as another input")
-        source = self.places[data[0]]
-        read = READERS[node.op_type](node, given)
+        return self.chain(node, data[0], READERS[node.op_type](node, given))
+
+    def chain(self, node: NodeProto, value: str, read: Operator | None) -> int:
+        """Puts what was `read` behind the operator that yields `value`, or makes one of both."""
+        source = self.places[value]
         if read is None:
             return source
+        before = self.found[source] if source != IMAGE else None
+        alone = self.takers[value] == 1
         if node.op_type == "Add":
-            if source == IMAGE or self.takers[data[0]] != 1:
+            if before is None or not alone:
                 raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
-            self.found[source] = _with_bias(node, self.found[source], read.arrays["bias"])
+            self.found[source] = _with_bias(node, before, read.arrays["bias"])
+            return source
+        if before and before.kind == "Pad":
+            if not alone or source != len(self.found) - 1:
+                raise NotTheNetwork(f"operator Pad in front of {node.op_type} ({node.name}) pads for others too")
+            self.found[source] = replace(_padded(node, read, before), inputs=before.inputs)
             return source
         self.found.append(replace(read, inputs=(source,)))
         return len(self.found) - 1
+
+    def join(self, node: NodeProto, sources: list[int]) -> int:
+        """Reads an operator of several values: branches side by side, or a score less the logarithm of all scores' sum."""
+        if node.op_type == "Concat":
+            self.found.append(Operator("", "Concat", _attributes(node), inputs=tuple(sources)))
+            return len(self.found) - 1
+        x, sums = sources
+        last = self.found[-1]
+        if sums != len(self.found) - 1 or last.kind != "ReduceLogSumExp" or last.inputs != (x,):
+            raise NotTheNetwork(f"operator Sub ({node.name}) belongs to no layer in inference")
+        self.found[-1] = Operator("", "LogSoftmax", {"axis": 1}, inputs=(x,))
+        return sums
 
 
 def _computable(model: ModelProto) -> tuple[dict[str, np.ndarray], set[str]]:
@@ -163,7 +194,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes with their defaults; `NotTheNetwork` for an attribute that is unknown here."""
     given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     known = DEFAULTS.get(node.op_type, {})
-    unknown = set(given) - set(known) - IGNORED.get(node.op_type, set()) - {"kernel_shape"}
+    unknown = set(given) - set(known) - IGNORED.get(node.op_type, set()) - {"kernel_shape", "axis"}
     if unknown:
         raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has an attribute {min(unknown)}")
     return known | {name: value for name, value in given.items() if name not in IGNORED.get(node.op_type, ())}
@@ -221,8 +252,39 @@ def _pool(node: NodeProto, given: list[np.ndarray]) -> Operator:
     return Operator("", node.op_type, attributes)
 
 
-def _relu(node: NodeProto, given: list[np.ndarray]) -> Operator:
-    return Operator("", "Relu", _attributes(node))
+def _elementwise(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    return Operator("", node.op_type, _attributes(node))
+
+
+def _log_softmax(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    attributes = _attributes(node)
+    return Operator(
+        "", "LogSoftmax", attributes | {"axis": attributes["axis"] % 2}
+    )  # of a vector, the only one there is
+
+
+def _sum_of_powers(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    _must(node, _attributes(node), keepdims=1)
+    if len(given) != 1 or given[0].tolist() != [1]:
+        raise NotTheNetwork(f"operator ReduceLogSumExp ({node.name}) is not of every row")
+    return Operator("", "ReduceLogSumExp")
+
+
+def _pad(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    _must(node, _attributes(node), mode=b"constant")
+    pads, value = given[0].tolist(), given[1].item() if len(given) > 1 else 0.0
+    if len(given) > 2 or len(pads) != 8 or any(pads[:2] + pads[4:6]):
+        raise NotTheNetwork(f"operator Pad ({node.name}) pads more than height and width")
+    return Operator("", "Pad", {"pads": [*pads[2:4], *pads[6:]], "value": value})
+
+
+def _padded(node: NodeProto, layer: Operator, pad: Operator) -> Operator:
+    """`layer` with the padding in front of it: of zeros for a convolution, of what never wins for a maximum."""
+    neutral = {"Conv": 0.0, "MaxPool": -np.inf}.get(layer.kind)
+    if neutral is None or pad.attributes["value"] != neutral:
+        raise NotTheNetwork(f"operator Pad in front of {node.op_type} ({node.name}) pads by {pad.attributes['value']}")
+    pads = [a + b for a, b in zip(pad.attributes["pads"], layer.attributes["pads"], strict=True)]
+    return replace(layer, attributes={**layer.attributes, "pads": pads})
 
 
 def _mul(node: NodeProto, given: list[np.ndarray]) -> Operator:
@@ -253,7 +315,11 @@ READERS: dict[str, Callable[[NodeProto, list[np.ndarray]], Operator | None]] = {
     "BatchNormalization": _batch_norm,
     "MaxPool": _pool,
     "AveragePool": _pool,
-    "Relu": _relu,
+    "Relu": _elementwise,
+    "Tanh": _elementwise,
+    "LogSoftmax": _log_softmax,
+    "ReduceLogSumExp": _sum_of_powers,
+    "Pad": _pad,
     "Mul": _mul,
     "Flatten": _flatten,
     "Reshape": _flatten,
