@@ -8,6 +8,7 @@ from parity import recipes
 from parity.faults.subject import network, state
 from parity.network import Network
 from parity.nodes import (
+    LRN,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -62,6 +63,7 @@ BRANCHES = Network(
     ),
 )
 """What goes beyond a chain: branches, a head that inference does not have, padding that is uneven."""
+NORMALISED = Network("normalised", (7, 4, 4), (LRN("norm", 4, 1.5, 0.1, 0.7), Flatten("flatten"), Linear("fc", 3)))
 ROUNDED_UP = Network(
     "rounded_up",
     (2, 8, 9),

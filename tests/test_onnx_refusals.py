@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx_graphs import BRANCHES, CHAIN, WITHOUT_BIAS, raw_export, weights_of
+from onnx_graphs import BRANCHES, CHAIN, NORMALISED, WITHOUT_BIAS, raw_export, weights_of
 
 from parity.errors import InputError
 from parity.faults.subject import network, state
@@ -323,7 +323,51 @@ def test_a_graph_with_other_branches_is_refused(change: Callable[[ModelProto], N
         export(changed(right, change), BRANCHES, weights)
 
 
-def test_a_layer_of_a_kind_that_no_export_is_proven_for_is_named() -> None:
-    net = Network("normalised", (3, 4, 4), (LRN("norm"), Flatten("flatten"), Linear("fc", 3)))
+def constant(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[ModelProto], None]:
+    def edit(made: ModelProto) -> None:
+        tensor = next(tensor for tensor in made.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+
+    return edit
+
+
+def twice_as_far(made: ModelProto) -> None:
+    node = next(node for node in made.graph.node if node.name == "norm.sums")
+    node.input[0] = node.input[1]
+
+
+WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
+    ("alpha", constant("norm.alpha", lambda a: np.nextafter(a, np.float32(1))), "layer norm: alpha is not the"),
+    ("k", constant("norm.k", lambda a: a + np.float32(1)), "layer norm: k is not the"),
+    ("beta", constant("norm.beta", lambda a: a * np.float32(2)), "layer norm: beta is not the"),
+    ("a constant a channel", constant("norm.alpha", lambda a: np.full((7, 1, 1), a)), "operator"),
+    ("the window stands elsewhere", constant("norm.edges", lambda a: a[[0, 5, 2, 3, 4, 1, 6, 7]]), "operator"),
+    ("one channel twice, one not at all", twice_as_far, "operator"),
+    ("no squares", only_in("Mul", lambda node: setattr(node, "op_type", "Add")), "operator"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [row[1:] for row in WRONG_NORMALISATION], ids=[row[0] for row in WRONG_NORMALISATION]
+)
+def test_another_normalisation_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
+    weights = weights_of(NORMALISED)
+    right = writing.write(NORMALISED, operators.operators(NORMALISED, weights)).SerializeToString()
+    export(right, NORMALISED, weights)
+    with pytest.raises(NotTheNetwork, match=said):
+        export(changed(right, change), NORMALISED, weights)
+
+
+def test_the_sizes_of_a_window_are_told_apart() -> None:
+    for size in (1, 2, 3, 5, 6):
+        net = Network("window", (7, 4, 4), (LRN("norm", size), Flatten("flatten"), Linear("fc", 3)))
+        right = writing.write(net, operators.operators(net, weights_of(net))).SerializeToString()
+        export(right, net, weights_of(net))
+        with pytest.raises(NotTheNetwork, match="layer norm: size is"):
+            export(right, replace(net, nodes=(LRN("norm", size + 1), *net.nodes[1:])), weights_of(net))
+
+
+def test_a_layer_of_a_kind_that_no_export_is_proven_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(operators.SPELLED, LRN)
     with pytest.raises(InputError, match="layer norm is of kind LRN"):
-        operators.operators(net, weights_of(net))
+        operators.operators(NORMALISED, weights_of(NORMALISED))

@@ -85,6 +85,11 @@ def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, np.ndarray
     return "LogSoftmax", {"axis": 1}, {}
 
 
+def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    scalars = {name: np.array(getattr(node, name), np.float32) for name in ("alpha", "beta", "k")}
+    return "LRN", {"size": node.size}, scalars
+
+
 def _max_pool(node: nodes.MaxPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "MaxPool", _window(node.size, node.stride, node.pads(shape)) | {"ceil_mode": int(node.ceil)}, {}
 
@@ -115,6 +120,7 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.Conv: _conv,
     nodes.Linear: _linear,
     nodes.BatchNorm: _batch_norm,
+    nodes.LRN: _lrn,
     nodes.ReLU: _relu,
     nodes.Tanh: _tanh,
     nodes.LogSoftmax: _log_softmax,

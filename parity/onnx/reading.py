@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from parity.nodes import Shape
+from parity.onnx import normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.onnx.runtime import brief
 
@@ -115,9 +116,14 @@ class _Reader:
         if value not in self.places:
             if value not in self.makers:
                 raise NotTheNetwork(f"value {value} does not come from the image")
-            for name in self.data(self.makers[value]):
+            maker = self.makers[value]
+            if maker.op_type == "Div" and (read := normalisation.read(maker, self.model, self.makers, self.constants)):
+                self.found.append(replace(read[1], inputs=(self.follow(read[0]),)))
+                self.places[value] = len(self.found) - 1
+                return self.places[value]
+            for name in self.data(maker):
                 self.follow(name)
-            self.places[value] = self.one(self.makers[value])
+            self.places[value] = self.one(maker)
         return self.places[value]
 
     def data(self, node: NodeProto) -> list[str]:

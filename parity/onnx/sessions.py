@@ -37,4 +37,5 @@ def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndar
 
 def _by_layer(opened: ModelProto, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
     values = dict(zip((value.name for value in opened.graph.output), outputs, strict=True))
-    return {node.name: values[node.output[0]] for node in opened.graph.node}
+    # What stands for one layer has names of its own for its steps, with a dot.
+    return {node.name: values[node.output[0]] for node in opened.graph.node if "." not in node.name}

@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parity.errors import InputError
 from parity.network import Network
+from parity.onnx import normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.recipe import Preprocessing
 
@@ -45,9 +46,14 @@ def write(
         value = _preprocess(preprocessing, parts, tensors)
     outputs = [*(value_name(operator.layer) for operator in chain[:-1]), LOGITS]
     for operator, out in zip(chain, outputs, strict=True):
+        taken = [value if place == IMAGE else outputs[place] for place in operator.inputs]
+        if operator.kind == "LRN":
+            channels = network.layers[operator.layer].input[0]
+            steps, arrays = normalisation.write(operator.layer, taken[0], out, operator, channels)
+            parts, tensors = parts + steps, tensors | arrays
+            continue
         names = [f"{operator.layer}.{name}" for name in operator.arrays]
         tensors |= dict(zip(names, operator.arrays.values(), strict=True))
-        taken = [value if place == IMAGE else outputs[place] for place in operator.inputs]
         parts.append(helper.make_node(operator.kind, [*taken, *names], [out], operator.layer, **operator.attributes))
     value = LOGITS
     if softmax:
@@ -95,7 +101,8 @@ def in_float64(model: ModelProto) -> ModelProto:
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
     for value in (*wide.graph.input, *wide.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return wide

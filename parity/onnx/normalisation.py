@@ -1,0 +1,117 @@
+"""Local response normalisation in ONNX: a dozen operators, since its own has one float32 attribute that no exporter gets exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from parity.onnx.operators import Operator
+from parity.randomness import stream
+
+SIZES = range(1, 32)
+"""Window sizes that are told apart."""
+
+SUMMED = 1e-5
+"""How closely (relative) a graph's sums must be the sums of squares: it rounds in float32, a missing square changes them by far more."""
+
+
+def read(
+    node: NodeProto, model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]
+) -> tuple[str, Operator] | None:
+    """The value that is normalised, and the operator, where the Div `node` ends x / (k + alpha * sums) ** beta; otherwise None.
+
+    That the sums are of the squares of `size` channels around is found out by computing them for random channels.
+    """
+    x, divisor = node.input
+    arrays, value = {}, divisor
+    for kind, name in (("Pow", "beta"), ("Add", "k"), ("Mul", "alpha")):
+        maker = makers.get(value)
+        if maker is None or maker.op_type != kind or maker.input[1] not in constants:
+            return None
+        value, scalar = maker.input
+        if constants[scalar].size != 1 or constants[scalar].ndim > 1:
+            return None
+        arrays[name] = constants[scalar].reshape(())
+    size = _window(_between(model, makers, constants, x, value), _channels(model, x))
+    return (x, Operator("", "LRN", {"size": size}, arrays)) if size else None
+
+
+def _channels(model: ModelProto, value: str) -> int:
+    inferred = shape_inference.infer_shapes(model).graph
+    known = {info.name: info for info in (*inferred.value_info, *inferred.input)}
+    return int(known[value].type.tensor_type.shape.dim[1].dim_value)
+
+
+def _between(
+    model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray], first: str, last: str
+) -> ReferenceEvaluator:
+    """The part of a graph that makes the value `last` of the value `first`."""
+    needed, waiting = {}, [last]
+    for value in waiting:  # which grows meanwhile
+        if value != first and value and value not in constants and id(makers[value]) not in needed:
+            needed[id(makers[value])] = makers[value]
+            waiting += makers[value].input
+    nodes = [node for node in model.graph.node if id(node) in {id(kept) for kept in needed.values()}]
+    given = {name: constants[name] for node in nodes for name in node.input if name in constants}
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [helper.make_tensor_value_info(first, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in given.items()],
+    )
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
+
+
+def _window(sums: ReferenceEvaluator, channels: int) -> int | None:
+    """The size of the windows whose squares are summed; None where they are not."""
+    x = stream(0, "channels").uniform(0.5, 1.5, (2, channels, 3, 3)).astype(np.float32)
+    (found,) = sums.run(None, {sums.input_names[0]: x})
+    matching = (size for size in SIZES if found.shape == x.shape and _close(found, sums_of_squares(x, size)))
+    return next(matching, None)
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.allclose(a, b, rtol=SUMMED, atol=0))
+
+
+def sums_of_squares(x: np.ndarray, size: int) -> np.ndarray:
+    """Of [N,C,H,W], over `size` channels around each, of an even number one more before than behind (Krizhevsky et al. 2012, 3.3)."""
+    squares = np.pad(np.float64(x) ** 2, ((0, 0), (size // 2, (size - 1) // 2), (0, 0), (0, 0)))
+    return np.sum([squares[:, first : first + x.shape[1]] for first in range(size)], axis=0)
+
+
+def write(
+    layer: str, value: str, out: str, operator: Operator, channels: int
+) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+    """Nodes and constants that normalise `value` [N,`channels`,H,W] into `out`; their values are called `LAYER.STEP`."""
+    size, nodes = operator.attributes["size"], []
+    tensors = {f"{layer}.{name}": array for name, array in operator.arrays.items()}
+    tensors[f"{layer}.edges"] = np.array([0, size // 2, 0, 0, 0, (size - 1) // 2, 0, 0])
+    tensors[f"{layer}.axis"] = np.array([1])
+
+    def add(kind: str, step: str, *inputs: str) -> str:
+        name = f"{layer}.{step}" if step else layer
+        nodes.append(helper.make_node(kind, list(inputs), [name if step else out], name))
+        return name
+
+    padded = add("Pad", "padded", add("Mul", "squares", value, value), f"{layer}.edges")
+    parts = []
+    for first in range(size):
+        tensors |= {
+            f"{layer}.{word}{first}": np.array([at]) for word, at in (("from", first), ("to", first + channels))
+        }
+        bounds = (f"{layer}.from{first}", f"{layer}.to{first}", f"{layer}.axis")
+        parts.append(add("Slice", f"part{first}", padded, *bounds))
+    total = add("Sum", "sums", *parts)
+    power = add(
+        "Pow",
+        "divisor",
+        add("Add", "shifted", add("Mul", "scaled", total, f"{layer}.alpha"), f"{layer}.k"),
+        f"{layer}.beta",
+    )
+    add("Div", "", value, power)
+    return nodes, tensors
