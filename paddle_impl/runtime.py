@@ -37,7 +37,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     if threads:
         # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
         THREADS.use(threads)
-        paddle.base.core.set_num_threads(1)
+        paddle.base.core.set_num_threads(threads)
     found = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not found:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")
