@@ -142,9 +142,8 @@ class _Conv(nn.Conv2D):
     def forward(self, x: Tensor) -> Tensor:
         sizes = THREADS.sizes(x.shape[0]) if _eager_on_cpu(x) else []
         if sizes:
-            _give_kernels(
-                1 if len(sizes) > 1 else THREADS.count
-            )  # of one image, the kernels' own threads are better than none
+            # Of one image, the kernels' own threads are better than none.
+            THREADS.give(1 if len(sizes) > 1 else THREADS.count, paddle.base.core.set_num_threads)
         if len(sizes) < 2:
             out = self.product(x, self.weight)
         elif paddle.is_grad_enabled():
@@ -170,17 +169,6 @@ class _Conv(nn.Conv2D):
 def _eager_on_cpu(x: Tensor) -> bool:
     """Whether `x` is computed now, on the CPU, rather than described for an export."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
-
-
-def _give_kernels(threads: int) -> None:
-    """Has Paddle's kernels compute on so many threads from now on."""
-    if [threads] != _GIVEN:
-        paddle.base.core.set_num_threads(threads)
-        _GIVEN[:] = [threads]
-
-
-_GIVEN: list[int] = []
-"""What `_give_kernels` has set."""
 
 
 class _Shared(PyLayer):

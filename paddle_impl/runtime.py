@@ -37,7 +37,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     if threads:
         # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
         THREADS.use(threads)
-        paddle.base.core.set_num_threads(threads)
+        THREADS.give(threads, paddle.base.core.set_num_threads)
     found = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not found:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")
@@ -82,6 +82,7 @@ def versions() -> dict[str, str]:
 
 def multiply_peak(size: int = 2048, times: int = 8) -> float:
     """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached here and now."""
+    THREADS.give(THREADS.count, paddle.base.core.set_num_threads)
     a = paddle.rand([size, size])
     seconds = []
     for _ in range(times):

@@ -15,6 +15,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.count = 1
+        self._given = 0
         self._pool: ThreadPoolExecutor | None = None
 
     def use(self, count: int) -> None:
@@ -23,6 +24,12 @@ class Threads:
             self._pool.shutdown()
             self._pool = None
         self.count = count
+
+    def give(self, threads: int, use: Callable[[int], object]) -> None:
+        """From now on a framework's own kernels have so many `threads`; `use` tells them, where they have not."""
+        if threads != self._given:
+            use(threads)
+            self._given = threads
 
     def sizes(self, images: int) -> list[int]:
         """Into how large parts so many images are cut: one a thread, the first ones larger by one where they are not even, none empty."""

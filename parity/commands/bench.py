@@ -106,7 +106,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             tables = _infer(options, network, workers, frameworks, sizes, images, recipe, threads)
         peaks = {name: worker.peak() for name, worker in workers.items()}
     result = {
-        "command": shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(str(Path.home()), "~"),
         "what": options.what,
         "network": network.name,
         "batch_size": options.batch_size,
