@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Train, resume or test in PyTorch; see --help."""
 
-import sys
-
 from parity.commands.train import main
+from parity.stopping import leave
 
 if __name__ == "__main__":
-    sys.exit(main("torch"))
+    leave(main("torch"))
