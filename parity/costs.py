@@ -201,7 +201,8 @@ def kernel_table() -> list[dict[str, Any]]:
     `weights` are those without biases, `parameters` with them. The article counts multiplications and additions singly: `operations` are
     twice the `multiply_adds`. It gives four figures for the five kernels; that of 7x7, 85,377,600, is missing there.
     """
-    image, rows = (3, 224, 224), []
+    image: Shape = (3, 224, 224)
+    rows: list[dict[str, Any]] = []
     for kernel in KERNELS:
         conv = Conv("conv", 96, kernel, stride=4, padding=1)
         weight, bias = (math.prod(p.shape) for p in conv.parameters(image))

@@ -17,7 +17,7 @@ from parity import networks
 from parity.commands.describe import main
 from parity.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Branches, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.nodes import Auxiliary, AvgPool, BatchNorm, Branches, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 
 
 def by_name(network: Network | str, training: bool = False) -> dict[str, Cost]:
@@ -337,9 +337,11 @@ def test_a_picture_keeps_branches_and_heads_apart() -> None:
     rows = {row.layer: row for row in condensed(found)}
     assert list(rows) == ["stem", "a", "both", "fc"]
     assert rows["stem"].activation_bytes == 2 * 128, "of its own and of b, which follows it and not a"
-    training = costs(networks.get("googlenet"), training=True)
-    main_path = [row for row in condensed(training) if not row.head]
-    assert main_path == condensed(costs(networks.get("googlenet")))
+    head = Auxiliary("aux", (ReLU("seen"), Flatten("map"), Linear("scores", 2)))
+    network = Network("n", (1, 4, 4), (Conv("stem", 2), head, Flatten("flat"), Linear("fc", 2)))
+    rows = {row.layer: row for row in condensed(costs(network, training=True))}
+    assert list(rows) == ["stem", "seen", "scores", "fc"]
+    assert [row for row in rows.values() if not row.head] == condensed(costs(network))
 
 
 @pytest.mark.parametrize(("names", "rows"), [("vgg16_bn_drop", 21), ("vgg_a_cifar,cifar_net", 22)])

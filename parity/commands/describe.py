@@ -89,8 +89,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
     found = [_describe(name, options) for name in names]
     if options.plot:
-        tables = [(f"{one.called}, {_shape(one.network.input_shape)}", condensed(one.layers)) for one in found]
-        write_atomically(options.plot, plots.layers(tables))
+        write_atomically(options.plot, plots.layers([(_title(one), condensed(one.layers)) for one in found]))
     for one in found:
         for line in _lines(one):
             console.say(line)
@@ -103,13 +102,19 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return result | {"plot": str(options.plot) if options.plot else None}
 
 
+def _title(one: Description) -> str:
+    total, shape = totals(one.layers), _shape(one.network.input_shape)
+    return f"{one.called}, {shape}: {total['parameters']:,} parameters, {total['multiply_adds']:,} multiply-adds"
+
+
 def _check_plot(path: Path) -> None:
     if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"--plot {path} is not the name of a .png file")
 
 
 def _describe(name: str, options: argparse.Namespace) -> Description:
-    network, changes = networks.get(name), list[str]()
+    network = networks.get(name)
+    changes: list[str] = []
     if not options.training:
         network = network.inference  # whose heads may not fit an image, and are none of inference's concern
     if options.input_size:
