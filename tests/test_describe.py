@@ -238,8 +238,9 @@ def test_totals_in_json_are_the_sums_of_the_layers(capsys: pytest.CaptureFixture
 
 def test_columns_are_aligned_and_the_total_stands_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", "cifar_net"]) == 0
-    first, head, *rows, rule, total, end = capsys.readouterr().out.splitlines()
+    first, head, *rows, rule, total, note, end = capsys.readouterr().out.splitlines()
     assert (first.partition(",")[0], end) == ("cifar_net", "")
+    assert "kept is what training keeps" in note
     assert [row.split()[0] for row in rows] == list(networks.get("cifar_net").layers)
     assert len({len(row) for row in (head, rule, *rows)}) == 1
     column = head.index("parameters") + len("parameters")

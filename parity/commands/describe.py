@@ -169,7 +169,11 @@ def _lines(one: Description) -> list[str]:
         lines.append(
             f"Of these in auxiliary heads ({named}): {of_heads['parameters']:,} parameters, {of_heads['multiply_adds']:,} multiply-adds"
         )
-    return [*lines, ""]
+    return [
+        *lines,
+        "For one image; activations are the outputs in float32, kept is what training keeps for the backward pass",
+        "",
+    ]
 
 
 def _summary(found: Sequence[Description]) -> list[str]:
