@@ -171,8 +171,6 @@ def resized(network: Network, size: int) -> tuple[Network, list[str]]:
     Convolutions stay as they are. Pools change as in `Network.shrink`, and a linear layer on a flattened map takes as many features as the
     map then has, so that it has other weights. `InputError` where a layer does not fit.
     """
-    if network.input_shape[1:] == (size, size):
-        return network, []
     try:
         made = replace(network.shrink(1, size), name=network.name)
     except InputError as error:

@@ -142,6 +142,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.patches import Patch
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     everything = [row for _, rows in tables for row in rows]
     if len(everything) > MOST_ROWS:
@@ -158,9 +159,12 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
             axis.bar_label(drawn, [text(row) for row in rows], padding=3, fontsize=7)
             most = max(1.0, *(float(value(row)) for row in everything))
             axis.set(xlabel=label, xlim=(0, 1.3 * most), ylim=(len(rows) - 0.4, -0.6))
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.xaxis.set_major_formatter(EngFormatter())
+            axis.tick_params(labelsize=8, left=False)
             axis.grid(axis="x", alpha=0.3)
             axis.set_axisbelow(True)
-        axes[0].set_yticks(range(len(rows)), [_cut(row.layer) for row in rows], fontsize=8)
+        axes[0].set_yticks(range(len(rows)), [_cut(row.layer) for row in rows])
     kinds = sorted({row.kind.partition(" ")[0] for row in everything})
     handles = [Patch(color=COLOURS.get(kind, OTHER_COLOUR), label=kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
