@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from refusals import contents, the_error
-from training import execute
+from training import ROOT, execute
 
 from parity import networks
 from parity.commands.describe import main
@@ -223,6 +224,15 @@ def test_the_script_prints_json_on_the_last_line_of_stdout_and_the_table_on_stde
     assert one["network"] == "vgg16_bn_drop"
     assert one["totals"]["parameters"] == 15_254_602
     assert "15,254,602" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_it_in_silence() -> None:
+    command = [sys.executable, "scripts/describe.py", "--network", "googlenet"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("flags", [(), ("--training",)])
