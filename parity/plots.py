@@ -1,14 +1,15 @@
-"""Pictures and TensorBoard events of a run, from its metrics.jsonl."""
+"""Pictures and TensorBoard events of a run, from its metrics.jsonl; pictures of a benchmark and of what networks cost."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from parity.costs import Cost
 from parity.errors import InputError
 from parity.run import Run
 from parity.weights import write_atomically
@@ -46,10 +47,7 @@ def curves(run: Run) -> None:
     figure.suptitle(
         f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}"
     )
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    plt.close(figure)
-    write_atomically(run.folder / "curves.png", picture.getvalue())
+    write_atomically(run.folder / "curves.png", _png(figure))
 
 
 def check_tensorboard() -> None:
@@ -101,16 +99,99 @@ def speeds(result: dict[str, Any]) -> bytes:
         medians = [row["images_per_second"] for row in rows.values()]
         whiskers = [[row["images_per_second"] - row["least"] for row in rows.values()]]
         whiskers.append([row["most"] - row["images_per_second"] for row in rows.values()])
-        labels = [
-            contestant if len(contestant) < 30 else f"{contestant[:12]}…{contestant[-16:]}" for contestant in rows
-        ]
-        drawn = axis.barh(labels, medians, xerr=whiskers, capsize=4, height=0.6, color="#2f6fde", ecolor="#1d2733")
+        drawn = axis.barh(
+            [_cut(contestant) for contestant in rows],
+            medians,
+            xerr=whiskers,
+            capsize=4,
+            height=0.6,
+            color="#2f6fde",
+            ecolor="#1d2733",
+        )
         axis.bar_label(drawn, [f"{median:.1f}" for median in medians], label_type="center", color="white")
         axis.set(title=f"{result['what']}, {name}", xlabel="images/s, median, least to most", xlim=(0, None))
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
     figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
+    return _png(figure)
+
+
+PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
+    "side of the map (elements)": (lambda cost: max(cost.output[1:], default=1), lambda cost: _shape(cost.output)),
+    "parameters": (lambda cost: cost.parameters, lambda cost: _short(cost.parameters)),
+    "multiply-adds": (lambda cost: cost.multiply_adds, lambda cost: _short(cost.multiply_adds)),
+    "activations (bytes)": (lambda cost: cost.activation_bytes, lambda cost: _short(cost.activation_bytes)),
+}
+"""Of `layers`: what is drawn -> its value, and what stands beside the bar."""
+
+COLOURS = {"Conv": "#2f6fde", "MaxPool": "#8a97a6", "AvgPool": "#b9c3ce", "Linear": "#d9772b", "Branches": "#2f9e6e"}
+OTHER_COLOUR = "#6b4fa0"
+
+MOST_ROWS = 600
+"""Layers in a picture of costs."""
+
+
+def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
+    """A PNG of what layers cost: tables (title, rows) one below the other, each with the `PANELS`, whose scales are common to all.
+
+    `InputError` for more than `MOST_ROWS` rows.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    everything = [row for _, rows in tables for row in rows]
+    if len(everything) > MOST_ROWS:
+        raise InputError(f"a picture holds at most {MOST_ROWS} layers, not {len(everything)}: draw fewer networks")
+    heights = [1.1 + 0.19 * len(rows) for _, rows in tables]
+    figure = plt.figure(figsize=(15, 0.5 + sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (title, rows) in zip(parts, tables, strict=True):
+        part.suptitle(_cut(title, 150), fontsize=11, parse_math=False)
+        colours = [COLOURS.get(row.kind.partition(" ")[0], OTHER_COLOUR) for row in rows]
+        axes = part.subplots(1, len(PANELS), sharey=True)
+        for axis, (label, (value, text)) in zip(axes, PANELS.items(), strict=True):
+            drawn = axis.barh(range(len(rows)), [float(value(row)) for row in rows], color=colours, height=0.75)
+            axis.bar_label(drawn, [text(row) for row in rows], padding=3, fontsize=7)
+            most = max(1.0, *(float(value(row)) for row in everything))
+            axis.set(xlabel=label, xlim=(0, 1.3 * most), ylim=(len(rows) - 0.4, -0.6))
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axis.xaxis.set_major_formatter(EngFormatter())
+            axis.tick_params(labelsize=8, left=False)
+            axis.grid(axis="x", alpha=0.3)
+            axis.set_axisbelow(True)
+        axes[0].set_yticks(range(len(rows)), [_cut(row.layer) for row in rows])
+    kinds = sorted({row.kind.partition(" ")[0] for row in everything})
+    handles = [Patch(color=COLOURS.get(kind, OTHER_COLOUR), label=kind) for kind in kinds]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _short(value: int) -> str:
+    """A count for a narrow place: 1.8 G, 36.9 k; nothing for 0."""
+    for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if value >= unit:
+            return f"{value / unit:.1f} {name}"
+    return str(value or "")
+
+
+def _cut(text: str, most: int = 30) -> str:
+    """`text`, without its middle where it is too long."""
+    return text if len(text) < most else f"{text[: most // 2 - 3]}…{text[-most // 2 - 1 :]}"
+
+
+def _png(figure: Any) -> bytes:
+    """`figure` as a PNG; it is closed."""
+    from matplotlib import pyplot as plt
+
     picture = io.BytesIO()
     figure.savefig(picture, dpi=110, format="png")
     plt.close(figure)

@@ -1,0 +1,209 @@
+"""`scripts/describe.py`: what networks cost, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from parity import networks, plots
+from parity.commands.command import Parser, execute, positive
+from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import Shape
+from parity.progress import Console
+from parity.weights import write_atomically
+
+DEFAULT = "vgg16_bn_drop"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Describes networks; exit code 0 done, 2 bad usage or bad input."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    try:
+        return execute(lambda: _command(options, console), options.json)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())  # so that the last flush does not fail too
+        return 0
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/describe.py"
+    flags = Parser(
+        "Say what networks cost for one image: shapes, parameters, multiply-adds, memory, receptive field and stride of every layer.",
+        f"  {script}\n"
+        f"  {script} --network vgg_a,vgg_c,vgg_d,vgg_e --plot costs.png      (side by side)\n"
+        f"  {script} --network googlenet --training      (with the auxiliary heads)\n"
+        f"  {script} --network vgg_mini --input-size 64 --json\n"
+        f'  {script} --network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"\n'
+        f"  {script} --kernels",
+    )
+    add = flags.add_argument
+    add(
+        "--network",
+        metavar="NAME[,NAME...]",
+        help=f"of {', '.join(networks.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
+    )
+    add(
+        "--input-size", type=positive, metavar="N", help="on images of N by N instead; says which layers change with it"
+    )
+    add("--training", action="store_true", help="count auxiliary heads too, which inference does not have")
+    add("--plot", type=Path, metavar="FILE.png", help="also draw map sizes and costs per layer")
+    add(
+        "--kernels",
+        action="store_true",
+        help="the fourth article's table instead: one convolution by its kernel's size",
+    )
+    return flags
+
+
+@dataclass(frozen=True)
+class Description:
+    """A network as the user called it, what each layer costs, and what is another than in the network of that name."""
+
+    called: str
+    network: Network
+    layers: list[Cost]
+    changes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """What --json prints of it."""
+        return {
+            "network": self.called,
+            "source": self.network.source,
+            "input_shape": self.network.input_shape,
+            "classes": self.network.classes,
+            "changes": self.changes,
+            "layers": [asdict(layer) for layer in self.layers],
+            "totals": totals(self.layers),
+        }
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if options.kernels:
+        return _kernels(options, console)
+    if options.plot:
+        _check_plot(options.plot)
+    names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
+    found = [_describe(name, options) for name in names]
+    if options.plot:
+        write_atomically(options.plot, plots.layers([(_title(one), condensed(one.layers)) for one in found]))
+    for one in found:
+        for line in _lines(one):
+            console.say(line)
+    if len(found) > 1:
+        for line in _summary(found):
+            console.say(line)
+    if options.plot:
+        console.say(f"Picture: {options.plot}")
+    result = {"training": options.training, "networks": [one.to_json() for one in found]}
+    return result | {"plot": str(options.plot) if options.plot else None}
+
+
+def _title(one: Description) -> str:
+    total, shape = totals(one.layers), _shape(one.network.input_shape)
+    return f"{one.called}, {shape}: {total['parameters']:,} parameters, {total['multiply_adds']:,} multiply-adds"
+
+
+def _check_plot(path: Path) -> None:
+    if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
+        raise InputError(f"--plot {path} is not the name of a .png file")
+
+
+def _describe(name: str, options: argparse.Namespace) -> Description:
+    network = networks.get(name)
+    changes: list[str] = []
+    if not options.training:
+        network = network.inference  # whose heads may not fit an image, and are none of inference's concern
+    if options.input_size:
+        network, changes = resized(network, options.input_size)
+    return Description(name, network, costs(network, options.training), changes)
+
+
+def _kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    for name in ("network", "input_size", "training", "plot"):
+        if getattr(options, name):
+            raise InputError(f"--kernels is a table of its own: leave out --{name.replace('_', '-')}")
+    rows = kernel_table()
+    console.say("One convolution of 96 filters, stride 4, padding 1, on an image of 3x224x224, by its kernel:")
+    head = ("kernel", "output", "weights", "with biases", "multiply-adds", "operations")
+    counts = ("weights", "parameters", "multiply_adds", "operations")
+    cells = [
+        (f"{row['kernel']}x{row['kernel']}", _shape(row["output"]), *(f"{row[field]:,}" for field in counts))
+        for row in rows
+    ]
+    for line in aligned(head, cells, 2):
+        console.say(line)
+    return {"kernels": rows}
+
+
+HEAD = {
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds",
+    "activation_bytes": "activations, bytes",
+    "kept_bytes": "kept, bytes",
+    "receptive_field": "receptive field",
+}
+"""Fields of a `Cost`, and of the totals, that are columns -> the words above them."""
+
+
+def _lines(one: Description) -> list[str]:
+    """The table of a network's layers, its totals, and what to know about them."""
+    network, total = one.network, totals(one.layers)
+    cells = [
+        (layer.layer, layer.kind, _shape(layer.output), *_numbers(asdict(layer)), f"{layer.stride:,}")
+        for layer in one.layers
+    ]
+    sums = ("total", "", "", *_numbers(total | {"receptive_field": None}), "")
+    rows = aligned(("layer", "kind", "output", *HEAD.values(), "stride"), [*cells, sums], 3)
+    lines = [f"{one.called}, {_shape(network.input_shape)}: {network.source or 'no source given'}"]
+    lines += [f"Changed: {change}" for change in one.changes]
+    lines += [*rows[:-1], "-" * max(map(len, rows)), rows[-1]]
+    if total["statistics"]:
+        lines.append(f"Besides {total['statistics']:,} running statistics, which are not trained")
+    if heads := [layer for layer in one.layers if layer.head]:
+        of_heads = totals(heads)
+        named = ", ".join(dict.fromkeys(layer.head for layer in heads))
+        lines.append(
+            f"Of these in auxiliary heads ({named}): {of_heads['parameters']:,} parameters, {of_heads['multiply_adds']:,} multiply-adds"
+        )
+    return [
+        *lines,
+        "For one image; activations are the outputs in float32, kept is what training keeps for the backward pass",
+        "",
+    ]
+
+
+def _summary(found: Sequence[Description]) -> list[str]:
+    """The totals of several networks side by side."""
+    cells = []
+    for one in found:
+        total = totals(one.layers)
+        cells.append((one.called, _shape(one.network.input_shape), f"{total['layers']:,}", *_numbers(total)))
+    return aligned(("network", "input", "layers", *HEAD.values()), cells, 2)
+
+
+def _numbers(values: dict[str, Any]) -> tuple[str, ...]:
+    return tuple("" if values[field] is None else f"{values[field]:,}" for field in HEAD)
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:
+    """The lines of a table: its first `words` columns to the left, the others, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if i < words else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
