@@ -146,7 +146,7 @@ def test_a_fold_that_float32_cannot_hold_is_refused_in_one_line(name: str, value
 
 def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
     fc = next(operator for operator in CHAIN if operator.layer == "fc1")
-    narrow = replace(fc, arrays={**fc.arrays, "weight": fc.arrays["weight"][:, 1:]})
+    narrow = replace(fc, arrays={**fc.arrays, "weight": fc.arrays["weight"][0]})
     with pytest.raises(onnx.shape_inference.InferenceError):
         writing.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
 

@@ -28,6 +28,7 @@ def read(
     x, divisor = node.input
     arrays, value = {}, divisor
     for kind, name in (("Pow", "beta"), ("Add", "k"), ("Mul", "alpha")):
+        value = _original(value, makers, constants)
         maker = makers.get(value)
         if maker is None or maker.op_type != kind or maker.input[1] not in constants:
             return None
@@ -37,6 +38,16 @@ def read(
         arrays[name] = constants[scalar].reshape(())
     size = _window(_between(model, makers, constants, x, value), _channels(model, x))
     return (x, Operator("", "LRN", {"size": size}, arrays)) if size else None
+
+
+def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]) -> str:
+    """The value that `value` is a copy of, or one times."""
+    while (maker := makers.get(value)) and (
+        maker.op_type == "Identity"
+        or (maker.op_type == "Mul" and np.array_equal(constants.get(maker.input[1], np.zeros(0)).reshape(-1), [1.0]))
+    ):
+        value = maker.input[0]
+    return value
 
 
 def _channels(model: ModelProto, value: str) -> int:
