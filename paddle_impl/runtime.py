@@ -46,6 +46,13 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     return chosen
 
 
+def tuning(device: str) -> str:
+    """What is set for speed on `device`, for people; "" where nothing is."""
+    kind = os.environ.get("MKL_DEBUG_CPU_TYPE")
+    said = [f"convolutions share the images out to {THREADS.count} threads"] if THREADS.count > 1 else []
+    return ", ".join(said + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else [])) if device == "cpu" else ""
+
+
 def be_exact() -> None:
     """On a GPU: no TF32, deterministic algorithms only."""
     if paddle.device.is_compiled_with_cuda():

@@ -28,6 +28,12 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     return "gpu" if found and device != "cpu" else "cpu"
 
 
+def tuning(device: str) -> str:
+    """What is set for speed on `device`, for people; "" where nothing is."""
+    large = ", large pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
+    return f"channels last{large}, {torch.get_num_threads()} threads" if device == "cpu" else ""
+
+
 def be_exact() -> None:
     """On a GPU: no TF32, deterministic algorithms only."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

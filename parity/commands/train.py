@@ -201,6 +201,8 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     console.say(
         f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {folder}"
     )
+    if tuned := runtime.tuning(device):
+        console.say(f"For speed: {tuned} (docs/performance.md)")
     console.say(reason)
     console.say(
         f"Network: {network.name}, {network.trainable_count:,} parameters"
