@@ -20,7 +20,7 @@ from parity import recipes, weights
 from parity.commands.export_onnx import main
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Flatten, Linear, ReLU
+from parity.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
 from parity.onnx.runtime import session
 from parity.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, proportion
@@ -187,9 +187,14 @@ def test_a_model_trains_on_after_an_export_as_if_there_had_been_none(eps: float,
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_an_eps_that_the_exporter_refuses_is_bad_input_that_names_the_layer(workers: dict[str, Worker]) -> None:
+@pytest.mark.parametrize("within", [False, True], ids=["in a chain", "in a branch"])
+def test_an_eps_that_the_exporter_refuses_is_bad_input_that_names_the_layer(
+    within: bool, workers: dict[str, Worker]
+) -> None:
+    norm, *rest = WIDE_EPS.nodes
+    network = replace(WIDE_EPS, nodes=(Branches("sides", ((norm,), (ReLU("relu"),))), *rest)) if within else WIDE_EPS
     paddle = workers["paddle"]
-    paddle.start(WIDE_EPS, recipes.get("article").optimizer, initialise(WIDE_EPS, 0), "float32")
+    paddle.start(network, recipes.get("article").optimizer, initialise(network, 0), "float32")
     if paddle.versions()["paddle"].startswith("2."):
         with pytest.raises(InputError, match=r"layer norm has eps 0\.01, and Paddle 2.* exports no batch norm"):
             paddle.export()

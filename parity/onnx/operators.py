@@ -16,6 +16,9 @@ from parity.nodes import Shape
 from parity.weights import State
 from parity.windows import Pad
 
+IMAGE = -1
+"""Stands for the network's input among the places of operators."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -28,10 +31,7 @@ class Operator:
     kind: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    inputs: tuple[int, ...] = (-1,)
-
-
-IMAGE = -1
+    inputs: tuple[int, ...] = (IMAGE,)
 
 
 Spelling = tuple[str, dict[str, Any], dict[str, np.ndarray]]
