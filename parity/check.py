@@ -204,10 +204,13 @@ class _Watch:
             self._tensors(step, first, second)
         if "update" in self.outcome.check.phases:
             self._trajectory(step, first, second)
-        calm = len(self.fewer) == len(
-            self.twins
-        )  # else another record is in memory, and no cause would be told from rounding
-        self.before, self.rate = (first, second) if calm else ({}, {}), given.rate
+        # In chaos a third record is in memory, and no cause can be told from rounding.
+        self.before, self.rate = ({}, {}) if self.parted else (first, second), given.rate
+
+    @property
+    def parted(self) -> str | None:
+        """The twin that records everything, as the one that chaos has parted farthest; None while all is calm."""
+        return next((name for name in self.twins if name not in self.fewer), None)
 
     def _tensors(self, step: Step, first: Record, second: Record) -> None:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
@@ -245,12 +248,10 @@ class _Watch:
 
     def _bound(self, step: Step, calm: Callable[[str], float]) -> Callable[[str], float]:
         noise: dict[str, float] = {}
-        for name in (
-            name for name in self.twins if name not in self.fewer
-        ):  # parted by chaos, the farthest records all
+        if self.parted:
             before = self.outcome.trajectory[-1]
             farther = min(TWIN, max(1.0, before["error"] / before["twin"]))
-            for d in differences(self.feed.network, (self.outcome.sides[0], name), step, lambda name: 0.0):
+            for d in differences(self.feed.network, (self.outcome.sides[0], self.parted), step, lambda name: 0.0):
                 phase = d.name.partition("/")[0]
                 noise[phase] = max(noise.get(phase, 0.0), farther * d.error)
         return lambda name: max(calm(name), TWIN * noise.get(name.partition("/")[0], 0.0))

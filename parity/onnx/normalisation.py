@@ -36,7 +36,7 @@ def read(
         if constants[scalar].size != 1 or constants[scalar].ndim > 1:
             return None
         arrays[name] = constants[scalar].reshape(())
-    size = _window(_between(model, makers, constants, x, value), _channels(model, x))
+    size = _window(_between(model, constants, x, value), _channels(model, x))
     return (x, Operator("", "LRN", {"size": size}, arrays)) if size else None
 
 
@@ -56,16 +56,13 @@ def _channels(model: ModelProto, value: str) -> int:
     return int(known[value].type.tensor_type.shape.dim[1].dim_value)
 
 
-def _between(
-    model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray], first: str, last: str
-) -> ReferenceEvaluator:
+def _between(model: ModelProto, constants: Mapping[str, np.ndarray], first: str, last: str) -> ReferenceEvaluator:
     """The part of a graph that makes the value `last` of the value `first`."""
-    needed, waiting = {}, [last]
-    for value in waiting:  # which grows meanwhile
-        if value != first and value and value not in constants and id(makers[value]) not in needed:
-            needed[id(makers[value])] = makers[value]
-            waiting += makers[value].input
-    nodes = [node for node in model.graph.node if id(node) in {id(kept) for kept in needed.values()}]
+    wanted, nodes = {last}, list[NodeProto]()
+    for node in reversed(model.graph.node):  # which stand in the order in which they are computed
+        if wanted.intersection(node.output) and first not in node.output:
+            nodes.insert(0, node)
+            wanted.update(name for name in node.input if name not in constants)
     given = {name: constants[name] for node in nodes for name in node.input if name in constants}
     graph = helper.make_graph(
         nodes,

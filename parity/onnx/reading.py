@@ -57,6 +57,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """ONNX's defaults of the attributes that matter in inference."""
 
+WITHOUT_DEFAULT = {kind: {"kernel_shape"} for kind in ("Conv", "MaxPool", "AveragePool")} | {"Concat": {"axis"}}
+"""Attributes that matter and that ONNX has no default of."""
+
 IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
 """Attributes without meaning in inference."""
 
@@ -200,7 +203,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     """Attributes with their defaults; `NotTheNetwork` for an attribute that is unknown here."""
     given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     known = DEFAULTS.get(node.op_type, {})
-    unknown = set(given) - set(known) - IGNORED.get(node.op_type, set()) - {"kernel_shape", "axis"}
+    unknown = set(given) - set(known) - IGNORED.get(node.op_type, set()) - WITHOUT_DEFAULT.get(node.op_type, set())
     if unknown:
         raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has an attribute {min(unknown)}")
     return known | {name: value for name, value in given.items() if name not in IGNORED.get(node.op_type, ())}
