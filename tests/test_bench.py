@@ -18,6 +18,7 @@ from training import ROOT
 import parity.commands.bench
 from parity import bench, data, networks, recipes, weights
 from parity.bench import Bench, Contest, command, gigaflops, interval
+from parity.commands import bench_accuracy
 from parity.commands.bench import main, markdown
 from parity.errors import InputError
 from parity.network import Network
@@ -182,6 +183,15 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
     (run,) = row["runs"]
     assert run["test_accuracy"] >= 0.12 and 1 <= run["passes"] <= 4
     assert 0 < run["seconds"] == row["seconds"] == row["least"] == row["most"]
+
+
+def test_time_to_accuracy_is_reported_with_the_batch_size_that_was_asked_for(tmp_path: Path) -> None:
+    line = [*ACCURACY, "--frameworks", "torch", "--target", "0.01", "--epochs", "1", "--batch-size", "32"]
+    assert main([*line, "--report", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert (tmp_path / "bench.md").read_text() == bench_accuracy.markdown(result)
+    assert [run["batch_size"] for run in result["frameworks"]["torch"]["runs"]] == [32]
 
 
 def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from parity.side import FRAMEWORKS
 from parity.weights import write_atomically
 from parity.worker import Worker
 
-NETWORK, RECIPE = "vgg16_bn_drop", "article"
+NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 """What is timed unless the user says otherwise."""
 
 WARM_UP = 2
@@ -66,7 +66,7 @@ def parser() -> Parser:
     add("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
     add("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
     add("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
-    add("--batch-size", type=positive, default=128, help="images of a training step (default: 128)")
+    add("--batch-size", type=positive, help=f"images of a training step (default: {BATCH}; for accuracy the recipe's)")
     add("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
     add("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
     add("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
@@ -75,7 +75,7 @@ def parser() -> Parser:
     add("--data-dir", type=Path, metavar="PATH")
     add("--threads", type=threads, help="CPU threads of everybody (default: all cores)")
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
-    add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and bench.png")
+    add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and, of speeds, bench.png")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
     return flags
@@ -83,10 +83,26 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     frameworks, sizes = _frameworks(options), _sizes(options)
-    if options.what == "accuracy":
-        return to_accuracy(options, frameworks, console)
+    command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(str(Path.home()), "~")
+    result = {"command": command, "started": datetime.now().isoformat(timespec="seconds")}
+    accuracy = options.what == "accuracy"
+    result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, sizes)
+    text = bench_accuracy.markdown(result) if accuracy else markdown(result)
+    for line in text.splitlines():
+        console.say(line)
+    if options.report:
+        write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(options.report / "bench.md", text.encode())
+        if not accuracy:
+            write_atomically(options.report / "bench.png", speeds(result))
+        console.say(f"Report: {options.report / 'bench.md'}")
+    return result
+
+
+def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
+    """Of training or inference: by contestant, images per second, and what it was measured on."""
     network = networks.get(options.network or NETWORK)
-    recipe = changed(recipes.get(options.recipe or RECIPE), batch_size=options.batch_size)
+    recipe = changed(recipes.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load()
@@ -105,16 +121,14 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         else:
             tables = _infer(options, network, workers, frameworks, sizes, images, recipe, threads)
         peaks = {name: worker.peak() for name, worker in workers.items()}
-    result = {
-        "command": shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(str(Path.home()), "~"),
+    return {
         "what": options.what,
         "network": network.name,
-        "batch_size": options.batch_size,
+        "batch_size": recipe.batch_size,
         "threads": threads,
         "device": options.device,
         "machine": machine.describe(),
         "load_before": round(before, 2),
-        "started": datetime.now().isoformat(timespec="seconds"),
         "versions": versions,
         "first_step_seconds": first,
         "multiply_gigaflops": {name: round(peak["gigaflops"], 1) for name, peak in peaks.items()},
@@ -123,15 +137,6 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
         },
     }
-    text = markdown(result)
-    for line in text.splitlines():
-        console.say(line)
-    if options.report:
-        write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
-        write_atomically(options.report / "bench.md", text.encode())
-        write_atomically(options.report / "bench.png", speeds(result))
-        console.say(f"Report: {options.report / 'bench.md'}")
-    return result
 
 
 def _frameworks(options: argparse.Namespace) -> list[str]:
@@ -164,7 +169,7 @@ def _images(options: argparse.Namespace, console: Console, network: Network) -> 
     )
     if found.train_images.shape[1:] != network.input_shape or len(found.classes) > network.classes:
         raise InputError(f"network {network.name} does not take the images of {found.name}: choose another --data")
-    if options.batch_size > MOST_IMAGES:
+    if (options.batch_size or BATCH) > MOST_IMAGES:
         raise InputError(f"--batch-size is at most {MOST_IMAGES}")
     return found.train_images[:MOST_IMAGES], found.train_labels[:MOST_IMAGES]
 

@@ -14,7 +14,7 @@ import numpy as np
 from parity import machine
 from parity.commands.command import Failed
 from parity.errors import InputError
-from parity.progress import Console, bar
+from parity.progress import bar
 from parity.run import Run
 from parity.side import FRAMEWORKS
 
@@ -24,7 +24,7 @@ NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def to_accuracy(options: argparse.Namespace, frameworks: list[str], console: Console) -> dict[str, Any]:
+def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str, Any]:
     """Trains in turns, `options.rounds` times each with another seed, one process at a time; by framework, what every run took.
 
     Seconds are of training, without evaluation, up to the end of the first pass whose accuracy on the test images is at least
@@ -47,7 +47,7 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str], console: Con
             "most": max(seconds),
             "runs": runs,
         }
-    result = {
+    return {
         "what": "accuracy",
         "network": options.network or NETWORK,
         "recipe": options.recipe or RECIPE,
@@ -56,9 +56,6 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str], console: Con
         "threads": options.threads or machine.cores(),
         "frameworks": rows,
     }
-    for line in markdown(result).splitlines():
-        console.say(line)
-    return result
 
 
 def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, Any]:
@@ -67,6 +64,7 @@ def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, An
         "network": options.network or NETWORK,
         "recipe": options.recipe or RECIPE,
         "epochs": options.epochs,
+        "batch-size": options.batch_size,
         "data": options.data,
         "data-dir": options.data_dir,
         "threads": options.threads,
@@ -83,14 +81,20 @@ def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, An
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             refused = InputError if done.returncode == 2 else Failed
             raise refused(last.removeprefix("error: ").removeprefix("failed: "))
-        passes = Run.open(out).metrics("pass")
+        run = Run.open(out)
+        passes = run.metrics("pass")
     reached = next((row for row in passes if row["test_accuracy"] >= options.target), None)
     if reached is None:
         best = max(row["test_accuracy"] for row in passes)
         raise Failed(
             f"{FRAMEWORKS[framework]} reached {best:.2%} in {len(passes)} passes, not {options.target:.2%}: more --epochs?"
         )
-    return {"seconds": reached["seconds"], "passes": reached["epoch"] + 1, "test_accuracy": reached["test_accuracy"]}
+    return {
+        "seconds": reached["seconds"],
+        "passes": reached["epoch"] + 1,
+        "test_accuracy": reached["test_accuracy"],
+        "batch_size": run.experiment.recipe.batch_size,
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -105,5 +109,6 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {told} | {len(row['runs'])} |"
         )
-    lines.append(f"\n{result['network']}, recipe {result['recipe']}, {result['threads']} threads, {result['machine']}")
+    what = f"{result['network']}, recipe {result['recipe']}, {result['threads']} threads, {result['machine']}"
+    lines.append(f"\n`{result['command']}`: {what}")
     return "\n".join(lines) + "\n"
