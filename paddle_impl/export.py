@@ -99,7 +99,7 @@ def _silent_stdout() -> Iterator[None]:
 
 def _save(model: Model, folder: Path) -> tuple[Path, Path]:
     """Saves program and weights; returns their files."""
-    for node in (layer.node for layer in model.network.layers.values() if not layer.head):
+    for node in (layer.node for layer in model.network.inference.layers.values()):
         # DIFFERS: a program of Paddle 2 refuses an eps that the same kernel takes outside of it.
         if isinstance(node, BatchNorm) and node.eps > _MOST_EPS and paddle.__version__.startswith("2."):
             raise InputError(

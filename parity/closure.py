@@ -129,10 +129,12 @@ def _eager(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Re
 
 def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Record:
     """What ONNX Runtime says of those pictures that it can run the model on."""
-    found = {}
-    for kind, images in pictures.items():
-        with contextlib.suppress(InputError):
-            found[f"scores/{kind}"] = sessions.run(model, images)
+    found: Record = {}
+    with contextlib.suppress(InputError):
+        run = sessions.opened(model)
+        for kind, images in pictures.items():
+            with contextlib.suppress(InputError):
+                found[f"scores/{kind}"] = run(images)
     return found
 
 

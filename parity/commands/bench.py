@@ -57,7 +57,7 @@ def parser() -> Parser:
         f"  {script} train --network vgg_mini --frameworks torch --rounds 7 --report bench/\n"
         f"  {script} train --against 'python scripts/baselines/plain_torch.py --data {cache}'\n"
         f"  {script} infer --batch-sizes 1,128\n"
-        f"  {script} accuracy --target 0.55 --rounds 3",
+        f"  {script} accuracy --target 0.6 --epochs 3 --rounds 3",
     )
     add = flags.add_argument
     add("what", choices=("train", "infer", "accuracy"))

@@ -44,9 +44,7 @@ def operators(network: Network, state: State) -> list[Operator]:
     """
     found: list[Operator] = []
     places = {"": IMAGE}
-    for name, layer in network.layers.items():
-        if layer.head:
-            continue
+    for name, layer in network.inference.layers.items():
         if type(layer.node) not in SPELLED:
             raise InputError(
                 f"layer {name} is of kind {type(layer.node).__name__}, which no export to ONNX is proven for"

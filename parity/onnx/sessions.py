@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
@@ -11,31 +13,40 @@ from parity.onnx.runtime import brief, session
 from parity.onnx.writing import INPUT, in_float64, with_every_layer, with_plain_pools
 
 
+def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    """ONNX Runtime's first output of `model`, or its file's bytes, for images as it wants them. `InputError` where it fails on either."""
+    loaded = session(model if isinstance(model, bytes) else model.SerializeToString(), threads)
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        try:
+            output: np.ndarray = loaded.run(None, {loaded.get_inputs()[0].name: images})[0]
+        except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+            raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
+        return output
+
+    return scores
+
+
 def run(model: ModelProto | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:
-    """The first output of ONNX Runtime for `images`, as the model, or its file's bytes, wants them. `InputError` where it fails."""
-    opened = session(model if isinstance(model, bytes) else model.SerializeToString(), threads)
-    try:
-        output: np.ndarray = opened.run(None, {opened.get_inputs()[0].name: images})[0]
-    except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-        raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
-    return output
+    """What `opened` says of `images`."""
+    return opened(model, threads)(images)
 
 
 def run_layers(model: ModelProto, images: np.ndarray, threads: int = 1) -> dict[str, np.ndarray]:
     """By layer, what ONNX Runtime computes for float32 `images`."""
-    opened = with_every_layer(model)
-    outputs = session(opened.SerializeToString(), threads).run(None, {INPUT: images})
-    return _by_layer(opened, outputs)
+    whole = with_every_layer(model)
+    outputs = session(whole.SerializeToString(), threads).run(None, {INPUT: images})
+    return _by_layer(whole, outputs)
 
 
 def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
     """By layer, what onnx.reference computes in float64 for `images`."""
-    opened = with_every_layer(model)
-    outputs = ReferenceEvaluator(in_float64(with_plain_pools(opened))).run(None, {INPUT: images.astype(np.float64)})
-    return _by_layer(opened, outputs)
+    whole = with_every_layer(model)
+    outputs = ReferenceEvaluator(in_float64(with_plain_pools(whole))).run(None, {INPUT: images.astype(np.float64)})
+    return _by_layer(whole, outputs)
 
 
-def _by_layer(opened: ModelProto, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
-    values = dict(zip((value.name for value in opened.graph.output), outputs, strict=True))
+def _by_layer(whole: ModelProto, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+    values = dict(zip((value.name for value in whole.graph.output), outputs, strict=True))
     # What stands for one layer has names of its own for its steps, with a dot.
-    return {node.name: values[node.output[0]] for node in opened.graph.node if "." not in node.name}
+    return {node.name: values[node.output[0]] for node in whole.graph.node if "." not in node.name}
