@@ -38,27 +38,49 @@ def start(device: str = "auto", threads: int | None = None) -> str:
         # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
         THREADS.use(threads)
         THREADS.give(threads, paddle.base.core.set_num_threads)
-    found = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    found = _has_gpu()
     if device == "gpu" and not found:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")
     chosen = "gpu" if found and device != "cpu" else "cpu"
     paddle.set_device(chosen)
+    be_fast()
     return chosen
+
+
+def _has_gpu() -> bool:
+    return bool(paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0)
 
 
 def tuning(device: str) -> str:
     """What is set for speed on `device`, for people; "" where nothing is."""
+    if device == "gpu":
+        return precision.GPU_TUNING
     kind = os.environ.get("MKL_DEBUG_CPU_TYPE")
     said = [f"convolutions share the images out to {THREADS.count} threads"] if THREADS.count > 1 else []
-    return ", ".join(said + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else [])) if device == "cpu" else ""
+    return ", ".join(said + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else []))
+
+
+def be_fast() -> None:
+    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape. Nobody has run it there yet."""
+    if paddle.device.is_compiled_with_cuda():
+        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # TF32 is what Paddle does unless it is told otherwise
+        paddle.set_flags({"FLAGS_cudnn_exhaustive_search": True, "FLAGS_cudnn_deterministic": False})
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only."""
+    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`."""
     if paddle.device.is_compiled_with_cuda():
         # DIFFERS: TF32 is an environment variable of CUDA's libraries, read when they are first used.
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-        paddle.set_flags({"FLAGS_cudnn_deterministic": True, "FLAGS_embedding_deterministic": 1})
+        paddle.set_flags({"FLAGS_cudnn_exhaustive_search": False, "FLAGS_cudnn_deterministic": True})
+        paddle.set_flags({"FLAGS_embedding_deterministic": 1})
+
+
+def wait(device: str) -> None:
+    """Until `device` has computed all that it was given: a GPU works on while the program does."""
+    # DIFFERS: in Paddle 2 the time between two of the device's own events is always 0, so both sides wait and read the host's clock.
+    if device == "gpu":
+        paddle.device.synchronize()
 
 
 def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
@@ -66,31 +88,39 @@ def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
     return paddle.CUDAPlace(paddle.distributed.ParallelEnv().device_id) if device == "gpu" else paddle.CPUPlace()
 
 
-def autocast(amp: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on a GPU."""
+def autocast(amp: str, device: str) -> AbstractContextManager[None]:
+    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on `device`.
+
+    Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
+    """
     if amp == "off":
         return contextlib.nullcontext()
     return paddle.amp.auto_cast(dtype=precision.DTYPES[amp])
 
 
-def scaler(amp: str) -> paddle.amp.GradScaler:
+def scaler(amp: str, device: str) -> paddle.amp.GradScaler:
     """What scales the loss in fp16, and otherwise hands it on as it is."""
     settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
     return paddle.amp.GradScaler(amp == "fp16", *settings)
+
+
+def peak_memory(device: str) -> int:
+    """Peak memory in bytes so far: of the process, or what its tensors took on a GPU."""
+    return paddle.device.cuda.max_memory_allocated() if device == "gpu" else machine.peak_memory()
 
 
 def versions() -> dict[str, str]:
     """Versions of the framework and of what it computes with."""
     return {
         "paddle": paddle.__version__,
-        "cuda": str(paddle.version.cuda()) if paddle.device.is_compiled_with_cuda() else "none",
+        "cuda": f"{paddle.version.cuda()}, {paddle.device.cuda.get_device_name()}" if _has_gpu() else "none",
     }
 
 
-def multiply_peak(size: int = 2048, times: int = 8) -> float:
-    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached here and now."""
+def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
+    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached on `device` now."""
     THREADS.give(THREADS.count, paddle.base.core.set_num_threads)
-    a = paddle.rand([size, size])
+    a = paddle.rand([size, size])  # on the device that `start` chose
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -32,9 +32,9 @@ class Trainer:
         world: World = ALONE,
         amp: str = "off",
     ) -> None:
-        self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
+        self.settings, self.dtype, self.device, self.place = settings, dtype, device, runtime.place(device)
         self.model = build(network, state, dtype)
-        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp)
+        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp, device)
         self.wrapped = distributed.wrap(self.model, device) if world.size > 1 else self.model
 
     @cached_property
@@ -71,7 +71,7 @@ class Trainer:
                 outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
-        with runtime.autocast(self.amp):
+        with runtime.autocast(self.amp, self.device):
             logits = self.wrapped(self._images(images), given, watch)
         scores = {head: outputs[head] for head in heads}
         if self.amp != "off":

@@ -79,12 +79,22 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
 
 
 class Bench:
-    """What a worker times: steps of a `side` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`."""
+    """What a worker times: steps of a `side` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
+
+    `wait` returns when the device has done all that it was given: before the clock starts, and before it is read.
+    """
 
     def __init__(
-        self, side: Side, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, seed: int = 0
+        self,
+        side: Side,
+        network: Network,
+        recipe: Recipe,
+        images: np.ndarray,
+        labels: np.ndarray,
+        wait: Callable[[], None] = lambda: None,
+        seed: int = 0,
     ) -> None:
-        self.side, self.network, self.recipe, self.seed = side, network, recipe, seed
+        self.side, self.network, self.recipe, self.wait, self.seed = side, network, recipe, wait, seed
         self.update = 0
         batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
         self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
@@ -99,19 +109,23 @@ class Bench:
     def train(self, steps: int, fed: bool) -> float:
         """Images/s of `steps` updates: on one batch that lies ready, or, `fed`, with making batches and dropout masks."""
         images = 0
+        self.wait()
         started = time.perf_counter()
         for _ in range(steps):
             pixels, labels, dropped = self._feed() if fed else self._given
             self.side.step(pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels)))
             images += len(labels)
+        self.wait()
         return images / (time.perf_counter() - started)
 
     def infer(self, steps: int, count: int) -> float:
         """Images/s of `steps` predictions of `count` images."""
         images = np.resize(self._given[0], (count, *self.network.input_shape))
+        self.wait()
         started = time.perf_counter()
         for _ in range(steps):
             self.side.predict(images)
+        self.wait()
         return steps * count / (time.perf_counter() - started)
 
 

@@ -8,6 +8,9 @@ PRECISIONS = ("off", "bf16", "fp16")
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 """The frameworks' names for them."""
 
+GPU_TUNING = "TF32, the fastest of cuDNN's algorithms for each shape (unmeasured)"
+"""What both sides set on a GPU for speed, for people. A proof undoes it."""
+
 FIRST_SCALE, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
 """The loss's scale in fp16: its start, and its factors after `INTERVAL` finite updates and after one that is not, which is skipped.
 

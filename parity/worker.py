@@ -16,12 +16,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from parity import machine
 from parity.bench import Bench
 from parity.errors import InputError
 from parity.network import Network, from_fields
@@ -134,10 +134,13 @@ class Worker:
         """Takes a canonical state over."""
         self.call("load", state, updates=updates)
 
-    def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray) -> None:
-        """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W]."""
+    def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, amp: str = "off") -> None:
+        """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
+
+        From now on the worker is set for speed, and no longer for exactness. `amp` is one of `parity.precision.PRECISIONS`.
+        """
         arrays = initialise(network, 0) | {"bench/images": images, "bench/labels": labels}
-        self.call("bench", arrays, network=network.to_json(), recipe=dataclasses.asdict(recipe))
+        self.call("bench", arrays, network=network.to_json(), recipe=dataclasses.asdict(recipe), amp=amp)
 
     def bench_train(self, steps: int, fed: bool) -> float:
         """Images/s of `parity.bench.Bench.train`."""
@@ -285,12 +288,13 @@ class _Server:
         self.side.load(arrays, updates)
         return {}, None
 
-    def bench(self, arrays: Record, network: str, recipe: dict[str, Any]) -> tuple[Record, Any]:
+    def bench(self, arrays: Record, network: str, recipe: dict[str, Any], amp: str) -> tuple[Record, Any]:
+        self.runtime.be_fast()
         images, labels = arrays.pop("bench/images"), arrays.pop("bench/labels")
         how, net = read_recipe(recipe), Network.from_json(network)
         trainer = implementation(self.framework, "train").Trainer
-        self.side = trainer(net, how.optimizer, arrays, "float32", self.device)
-        self.timed = Bench(self.side, net, how, images, labels)
+        self.side = trainer(net, how.optimizer, arrays, "float32", self.device, amp=amp)
+        self.timed = Bench(self.side, net, how, images, labels, partial(self.runtime.wait, self.device))
         return {}, None
 
     def bench_train(self, arrays: Record, steps: int, fed: bool) -> tuple[Record, Any]:
@@ -300,8 +304,8 @@ class _Server:
         return {}, self.timed.infer(steps, count)
 
     def peak(self, arrays: Record) -> tuple[Record, Any]:
-        memory = machine.peak_memory()
-        return {}, {"gigaflops": self.runtime.multiply_peak(), "bytes": memory}
+        memory = self.runtime.peak_memory(self.device)
+        return {}, {"gigaflops": self.runtime.multiply_peak(self.device), "bytes": memory}
 
     def export(self, arrays: Record) -> tuple[Record, Any]:
         data = implementation(self.framework, "export").to_onnx(self.side.model)

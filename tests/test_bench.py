@@ -89,6 +89,20 @@ def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
     assert [count for _, _, count in side.given] == [5, 5]
 
 
+def test_the_clock_starts_and_stops_when_the_device_has_nothing_left_to_do() -> None:
+    side, dataset = Counting(), data.load("shapes10").limit(4, 1)
+    net, how = networks.get("vgg16_bn_drop@0.125"), changed(recipes.get("article"), batch_size=2)
+    seen: list[int] = []
+
+    def wait() -> None:
+        seen.append(len(side.given))
+
+    timed = Bench(side, net, how, dataset.train_images, dataset.train_labels, wait)  # type: ignore[arg-type]
+    timed.train(3, fed=False)
+    timed.infer(2, 5)
+    assert seen == [0, 3, 3, 5]
+
+
 def test_arithmetic_counts_two_operations_forward_and_four_backward() -> None:
     net = Network("one", (1, 1, 5), (Flatten("flatten"), Linear("fc", 4)))
     assert gigaflops(net, 1e9, training=False) == 2 * 20
@@ -230,6 +244,9 @@ def test_an_export_that_is_not_the_network_is_a_failure(
         (("infer", "--frameworks", "torch,torch"), "names torch twice"),
         (("infer", "--against", "true"), "--against is of training"),
         (("infer", "--batch-sizes", "1,many"), "is no list of whole numbers"),
+        (("train", "--amp", "bf16"), "--amp needs a GPU: leave it out"),
+        (("infer", "--amp", "bf16", "--device", "gpu"), "--amp is of training speed: leave it out"),
+        (("train", "--device", "gpu"), "finds no GPU here"),
         (("train", "--network", "vgg99"), "unknown network 'vgg99'"),
         (("train", "--batch-size", "9999"), "--batch-size is at most"),
         (("train", "--torch-python", "/nowhere/python"), "cannot run /nowhere/python"),

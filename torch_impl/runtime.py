@@ -22,23 +22,43 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     """
     if threads:
         torch.set_num_threads(threads)
-    found = torch.cuda.is_available()
+    found = _has_gpu()
     if device == "gpu" and not found:
         raise InputError("PyTorch finds no GPU here: use --device cpu or auto")
+    be_fast()
     return "gpu" if found and device != "cpu" else "cpu"
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 def tuning(device: str) -> str:
     """What is set for speed on `device`, for people; "" where nothing is."""
+    if device == "gpu":
+        return precision.GPU_TUNING
     large = ", large pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
-    return f"channels last{large}, {torch.get_num_threads()} threads" if device == "cpu" else ""
+    return f"channels last{large}, {torch.get_num_threads()} threads"
+
+
+def be_fast() -> None:
+    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape. Nobody has run it there yet."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only."""
+    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if torch.cuda.is_available():
+    torch.backends.cudnn.benchmark = False
+    if _has_gpu():
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def wait(device: str) -> None:
+    """Until `device` has computed all that it was given: a GPU works on while the program does."""
+    if device == "gpu":
+        torch.cuda.synchronize()
 
 
 def place(device: str) -> torch.device:
@@ -46,27 +66,38 @@ def place(device: str) -> torch.device:
     return torch.device("cuda" if device == "gpu" else "cpu")
 
 
-def autocast(amp: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on a GPU."""
+def autocast(amp: str, device: str) -> AbstractContextManager[None]:
+    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on `device`.
+
+    Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
+    """
     if amp == "off":
         return contextlib.nullcontext()
-    return torch.autocast("cuda", getattr(torch, precision.DTYPES[amp]))
+    return torch.autocast(place(device).type, getattr(torch, precision.DTYPES[amp]))
 
 
-def scaler(amp: str) -> torch.amp.GradScaler:
+def scaler(amp: str, device: str) -> torch.amp.GradScaler:
     """What scales the loss in fp16, and otherwise hands it on as it is."""
     settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
-    return torch.amp.GradScaler("cuda", *settings, enabled=amp == "fp16")
+    return torch.amp.GradScaler(place(device).type, *settings, enabled=amp == "fp16")
+
+
+def peak_memory(device: str) -> int:
+    """Peak memory in bytes so far: of the process, or what its tensors took on a GPU."""
+    return torch.cuda.max_memory_allocated() if device == "gpu" else machine.peak_memory()
 
 
 def versions() -> dict[str, str]:
     """Versions of the framework and of what it computes with."""
-    return {"torch": torch.__version__, "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "none"}
+    return {
+        "torch": torch.__version__,
+        "cuda": f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if _has_gpu() else "none",
+    }
 
 
-def multiply_peak(size: int = 2048, times: int = 8) -> float:
-    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached here and now."""
-    a = torch.rand(size, size)
+def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
+    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached on `device` now."""
+    a = torch.rand(size, size, device=place(device))
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -33,12 +33,13 @@ class Trainer:
         world: World = ALONE,
         amp: str = "off",
     ) -> None:
-        self.settings, self.dtype, self.place = settings, dtype, runtime.place(device)
-        # DIFFERS: convolutions in float32 on the CPU are faster with the channels last (docs/performance.md).
-        last = dtype == "float32" and device == "cpu"
+        self.settings, self.dtype, self.device, self.place = settings, dtype, device, runtime.place(device)
+        # DIFFERS: convolutions in float32 on the CPU are faster with the channels last (docs/performance.md), and so should
+        # mixed precision be on a GPU's tensor cores, which nobody has measured yet.
+        last = dtype == "float32" and (device == "cpu" or amp != "off")
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.model = build(network, state, dtype).to(self.place, memory_format=self._layout)
-        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp)
+        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp, device)
         self.wrapped = distributed.wrap(self.model, device) if world.size > 1 else self.model
 
     @cached_property
@@ -73,7 +74,7 @@ class Trainer:
                 outputs[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
-        with runtime.autocast(self.amp):
+        with runtime.autocast(self.amp, self.device):
             logits = self.wrapped(self._images(images), given, watch)
         scores = {head: outputs[head] for head in heads}
         if self.amp != "off":

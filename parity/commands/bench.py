@@ -20,10 +20,12 @@ from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
 from parity.commands.check_parity import failures
 from parity.commands.command import Failed, Parser, execute, positive, threads
+from parity.commands.train_flags import NO_AMP
 from parity.errors import InputError
 from parity.network import Network
 from parity.onnx.runtime import session
 from parity.plots import speeds
+from parity.precision import PRECISIONS
 from parity.progress import Console, bar
 from parity.recipe import Recipe, changed
 from parity.side import FRAMEWORKS
@@ -74,7 +76,8 @@ def parser() -> Parser:
     add("--data", default="auto", metavar="NAME")
     add("--data-dir", type=Path, metavar="PATH")
     add("--threads", type=threads, help="CPU threads of everybody (default: all cores)")
-    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
+    add("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
+    add("--amp", choices=PRECISIONS, default="off", help="mixed precision of training, on a GPU (default: off)")
     add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and, of speeds, bench.png")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
@@ -113,7 +116,7 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
         }
         versions = {name: worker.versions() for name, worker in workers.items()}
         for worker in workers.values():
-            worker.bench(network, recipe, images, labels)
+            worker.bench(network, recipe, images, labels, options.amp)
         first: dict[str, float] = {}
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
@@ -127,6 +130,7 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
         "batch_size": recipe.batch_size,
         "threads": threads,
         "device": options.device,
+        "amp": options.amp,
         "machine": machine.describe(),
         "load_before": round(before, 2),
         "versions": versions,
@@ -146,6 +150,10 @@ def _frameworks(options: argparse.Namespace) -> list[str]:
         raise InputError(f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}")
     if options.against and options.what == "infer":
         raise InputError("--against is of training: leave it out of infer")
+    if options.amp != "off" and options.what != "train":
+        raise InputError("--amp is of training speed: leave it out")
+    if options.amp != "off" and options.device == "cpu":
+        raise InputError(NO_AMP)
     if len(chosen) > len(set(chosen)):
         raise InputError(f"--frameworks names {max(chosen, key=chosen.count)} twice")
     if options.what == "infer" and "onnx" in chosen and not set(chosen) & set(FRAMEWORKS):
@@ -236,7 +244,7 @@ def _infer(
             model = export(worker.export(), network, initialise(network, 0))
         except NotTheNetwork as error:
             raise Failed(f"{FRAMEWORKS[exporter]}'s export of {network.name} is not the network: {error}") from None
-        opened = session(model.SerializeToString(), threads)
+        opened = session(model.SerializeToString(), threads, options.device)
     tables = {}
     for size in sizes:
         turns: dict[str, Turn] = {
@@ -295,7 +303,8 @@ def markdown(result: dict[str, Any]) -> str:
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
     if first:
         lines.append(f"First training step, with what is compiled, loaded and allocated then: {first}.\n")
-    unproven = "" if result["device"] == "cpu" else " Figures of a GPU: nobody has proven this path yet."
+    gpu = f" On a GPU, mixed precision {result['amp']}: this path is unproven, its figures are the first."
+    unproven = "" if result["device"] == "cpu" else gpu
     lines.append(
         f"`{result['command']}`: {result['network']}, {rounds} rounds, {result['threads']} threads, {result['machine']}, {versions}; "
         f"load before {result['load_before']}; peak memory {memory}.{unproven}"

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU. Imports nothing else, so that a prediction starts at once."""
+"""ONNX Runtime. Imports nothing else, so that a prediction starts at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import Any
 
 from parity.errors import InputError
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
+"""Our device names -> ONNX Runtime's. The GPU's has never been run."""
 
-def session(model: Path | bytes, threads: int = 1) -> Any:
-    """An `InferenceSession` of a file or of a model's bytes; `InputError` where ONNX Runtime is missing or cannot load it."""
+
+def session(model: Path | bytes, threads: int = 1, device: str = "cpu") -> Any:
+    """An `InferenceSession` of a file or of a model's bytes on `device`, cpu or gpu.
+
+    `InputError` where ONNX Runtime is missing, has nothing for that device, or cannot load the model.
+    """
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ModuleNotFoundError:
         raise InputError('onnxruntime is not installed here: pip install -e ".[cpu]" brings it') from None
+    if PROVIDERS[device] not in onnxruntime.get_available_providers():
+        raise InputError("onnxruntime finds no GPU here: use --device cpu, or install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its messages go to stderr, and the error is told in one line here
     options.intra_op_num_threads = threads
@@ -23,7 +31,7 @@ def session(model: Path | bytes, threads: int = 1) -> Any:
         if isinstance(model, Path):
             model.open("rb").close()
         return onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+            str(model) if isinstance(model, Path) else model, options, providers=[PROVIDERS[device]]
         )
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}; give an .onnx file that there is") from None

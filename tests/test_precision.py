@@ -1,0 +1,91 @@
+"""Mixed precision and the settings of a GPU, as far as a CPU runs them: PyTorch computes bf16 and fp16 here, Paddle goes on in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from parity import networks, recipes
+from parity.precision import DTYPES, PRECISIONS
+from parity.side import Side, implementation
+from parity.weights import State, initialise
+
+NETWORK = networks.get("cifar_net")
+SETTINGS = recipes.get("article").optimizer
+EPS = {"bf16": 2.0**-8, "fp16": 2.0**-11}
+"""Half the distance from 1 to the next number."""
+
+LAYERS = 5
+IMAGES = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.float32)
+LABELS = np.arange(16) % 10
+
+
+def side(framework: str, amp: str) -> Side:
+    made: Side = implementation(framework, "train").Trainer(NETWORK, SETTINGS, initialise(NETWORK, 0), amp=amp)
+    return made
+
+
+def moved(framework: str, amp: str, divisor: float = 16) -> State:
+    """How one step moves the weights."""
+    trainer = side(framework, amp)
+    before = trainer.state()
+    trainer.step(IMAGES, LABELS, {}, 0.1, divisor)  # type: ignore[arg-type]
+    after = trainer.state()
+    assert {array.dtype for array in after.values()} == {np.dtype(np.float32)}
+    return {name: after[name] - before[name] for name in NETWORK.parameters}
+
+
+def distance(first: State, second: State) -> float:
+    """Of all weights together, relative."""
+    a, b = (np.concatenate([found[name].ravel() for name in NETWORK.parameters]) for found in (first, second))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.filterwarnings("ignore:amp_guard", "ignore:AmpScaler")
+@pytest.mark.parametrize("amp", DTYPES)
+def test_a_step_in_mixed_precision_differs_by_its_rounding_and_keeps_float32_weights(framework: str, amp: str) -> None:
+    found = distance(moved(framework, amp), moved(framework, "off"))
+    # Input, weight and output of every layer are rounded, forward and backward, each by at most EPS.
+    assert found <= 6 * LAYERS * EPS[amp]
+    assert (found > EPS[amp] / 10) == (framework == "torch")  # Paddle has none on the CPU
+
+
+def test_an_overflowing_step_in_fp16_is_left_out_and_the_scale_is_halved() -> None:
+    trainer = side("torch", "fp16")
+    scaler, before = trainer.scaler, trainer.state()  # type: ignore[attr-defined]
+    scale = scaler.get_scale()
+    trainer.step(IMAGES, LABELS, {}, 0.1, 1e-6)  # type: ignore[arg-type]
+    assert all(np.array_equal(array, before[name]) for name, array in trainer.state().items() if name in before)
+    assert scaler.get_scale() == scale / 2
+    assert moved("torch", "fp16").keys() == moved("torch", "off").keys()  # and an ordinary one is not
+
+
+@pytest.mark.filterwarnings("ignore:amp_guard", "ignore:AmpScaler")
+@pytest.mark.parametrize("amp", PRECISIONS)
+def test_only_fp16_scales_the_loss(framework: str, amp: str) -> None:
+    scaler = implementation(framework, "runtime").scaler(amp, "cpu")
+    enabled = scaler.is_enabled() if framework == "torch" else scaler.is_enable()
+    assert enabled == (amp == "fp16" and framework == "torch")  # Paddle has none on the CPU
+
+
+def test_a_proof_undoes_what_is_set_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    runtime = implementation("torch", "runtime")
+    flags = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark)
+    try:
+        runtime.be_fast()
+        assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.benchmark
+        runtime.be_exact()
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags[:2]
+        torch.backends.cudnn.benchmark = flags[2]
+
+
+def test_the_cpu_has_nothing_to_wait_for_and_its_memory_is_the_process_s(framework: str) -> None:
+    runtime = implementation(framework, "runtime")
+    runtime.wait("cpu")
+    assert runtime.peak_memory("cpu") > 100e6
