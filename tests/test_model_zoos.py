@@ -17,7 +17,7 @@ from zoo_programs import PROGRAMS
 
 from parity import foreign, networks
 from parity.network import Network
-from parity.nodes import Conv, Dropout, Linear, Node, edited
+from parity.nodes import Conv, Linear, Node, edited
 from parity.recipe import Optimizer
 from parity.worker import Worker
 
@@ -88,10 +88,10 @@ def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: 
     assert list(shapes) == list(WHOLE)
     for theirs, ours in WHOLE.items():
         network, given = networks.get(ours), {}
-        for name, shape in shapes[theirs].items():
+        for key, shape in shapes[theirs].items():
             array = np.broadcast_to(np.float32(0), shape)  # takes no memory
-            if not name.endswith("num_batches_tracked"):
-                name = name.replace("running_mean", "mean").replace("running_var", "variance").replace("._", ".")
+            if not key.endswith("num_batches_tracked"):
+                name = key.replace("running_mean", "mean").replace("running_var", "variance").replace("._", ".")
                 given[name] = array.T if zoo == "paddle" and array.ndim == 2 else array
         state = foreign.fit(network, given)
         statistics = sum(array.size for name, array in state.items() if name.endswith((".mean", ".variance")))

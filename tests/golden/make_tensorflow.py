@@ -107,7 +107,12 @@ def pictures() -> dict[str, np.ndarray]:
         x = tf.image.adjust_brightness(tf.cast(image, tf.float32), float(brightness))
         distorted.append(tf.image.adjust_contrast(x, float(contrast)).numpy())
         standardised.append(tf.image.per_image_standardization(tf.cast(image, tf.float32)).numpy())
-    made = {"images": images, "numbers": numbers, "distorted": np.stack(distorted), "standardised": np.stack(standardised)}
+    made = {
+        "images": images,
+        "numbers": numbers,
+        "distorted": np.stack(distorted),
+        "standardised": np.stack(standardised),
+    }
     return {f"pictures/{name}": array for name, array in made.items()}
 
 
@@ -127,7 +132,7 @@ def main() -> None:
     made_by = np.array(f"TensorFlow {tf.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
     path = Path(__file__).with_name("tensorflow.npz")
     np.savez_compressed(path, made_by=made_by, **found)
-    print(f"{path}: {len(found)} arrays, {path.stat().st_size:,} bytes; {made_by}")  # noqa: T201
+    print(f"{path}: {len(found)} arrays, {path.stat().st_size:,} bytes; {made_by}")
 
 
 if __name__ == "__main__":
