@@ -95,7 +95,7 @@ def _marked(file: Path) -> tuple[str, str]:
 
 def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.plant(fault, pair, dataset)
-    check = subject(dataset, fault.recipe, dtype="float32")
+    check = subject(dataset, fault.recipe, dtype="float32", made=fault.network)
     records = list(_records(check, pair, fault.change(check)))
     run = Run(records, check.network.output, fault.area)
     return {
