@@ -28,6 +28,9 @@ MATCH = 1e-6
 MOST_BRANCHES = 5
 """Branches whose orders are all tried."""
 
+MOST_CHANNELS = 11
+"""The largest size of a response normalisation that is tried."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -68,6 +71,8 @@ def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
     phase, _, tensor = name.partition("/")
     if phase in ("eval", "forward") and not tensor.endswith(".mask"):
         yield from _of_a_layer(evidence, phase, tensor)
+    if name == "loss/loss" and evidence.network.heads:
+        yield from _heads(evidence)
     if phase == "update":
         yield from update_hypotheses(evidence, tensor)
     if phase == "gradient" and name in evidence.other_before:
@@ -166,13 +171,19 @@ def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothes
     if isinstance(node, nodes.BatchNorm):
         yield from _batch_norm(evidence, node, x, b)
     if isinstance(node, nodes.LRN):
-        yield from _lrn(node, x)
+        yield from _lrn(node, x, b)
+    if isinstance(node, nodes.Tanh):
+        yield "LeCun's scaled tanh, 1.7159 tanh(2x/3)", 1.7159 * np.tanh(2 / 3 * x)
+        yield "it is a sigmoid", 1 / (1 + np.exp(-x))
+    if isinstance(node, nodes.LogSoftmax):
+        yield from _log_softmax(x)
     if isinstance(node, nodes.Branches):
         yield from _branches(evidence, phase, layer)
     if isinstance(node, nodes.Dropout):
         yield from _dropout(evidence, phase, node, x, b)
     if isinstance(node, nodes.MaxPool) and not node.padding:
         yield from _pool(node, x, evidence.network.shapes[layer])
+    yield from _exchanged_padding(evidence, layer, x)
     if isinstance(node, nodes.Conv | nodes.Linear) and node.bias:
         bias = _parameter(evidence, f"{layer}.bias")
         if bias is not None:
@@ -211,19 +222,79 @@ def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.
             yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
 
 
-def _lrn(node: nodes.LRN, x: np.ndarray) -> Iterator[Hypothesis]:
-    channels = x.shape[1]
-    edges = ((0, 0), (node.size // 2, (node.size - 1) // 2), (0, 0), (0, 0))
-    squares = np.pad(x * x, edges)
-    total = np.sum([squares[:, first : first + channels] for first in range(node.size)], axis=0)
-    ways = {
-        f"alpha is divided by the size {node.size}": (node.k, node.alpha / node.size),
-        f"alpha is multiplied by the size {node.size}": (node.k, node.alpha * node.size),
-        f"k = 1 instead of {node.k:g}": (1.0, node.alpha),
-        f"k = 1 instead of {node.k:g}, and alpha is divided by the size {node.size}": (1.0, node.alpha / node.size),
-    }
-    for sentence, (k, alpha) in ways.items():
-        yield sentence, x / (k + alpha * total) ** node.beta
+def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+    total = _around(x * x, node.size)
+    base = node.k + node.alpha * total
+    for times, factor in (("divided", 1 / node.size), ("multiplied", node.size)):
+        for again, power in (("", 1), (" twice", 2)):
+            other = node.k + node.alpha * factor**power * total
+            yield f"alpha is {times} by the size {node.size}{again}", x / other**node.beta
+    with np.errstate(all="ignore"):
+        k = float(np.nanmedian((x / b) ** (1 / node.beta) - node.alpha * total))
+        beta = float(np.nanmedian(np.log(x / b) / np.log(base)))
+    if k > 0:
+        yield f"k = {k:.4g} instead of {node.k:g}", x / (k + node.alpha * total) ** node.beta
+    yield f"beta = {beta:.4g} instead of {node.beta:g}", x / base**beta
+    both = f"k = 1 instead of {node.k:g}, and alpha is divided by the size {node.size}"
+    yield both, x / (1 + node.alpha / node.size * total) ** node.beta
+    for size in range(1, min(2 * x.shape[1], MOST_CHANNELS) + 1):
+        if size != node.size:
+            yield f"size {size} instead of {node.size}", x / (node.k + node.alpha * _around(x * x, size)) ** node.beta
+    rows = _around((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
+    yield "it normalises over rows instead of channels", x / (node.k + node.alpha * rows) ** node.beta
+
+
+def _around(squares: np.ndarray, size: int) -> np.ndarray:
+    """The sum over `size` channels around each."""
+    channels = squares.shape[1]
+    padded = np.pad(squares, ((0, 0), (size // 2, (size - 1) // 2), (0, 0), (0, 0)))
+    return np.sum([padded[:, first : first + channels] for first in range(size)], axis=0)
+
+
+def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:
+    powers = np.exp(x - x.max(1, keepdims=True))
+    yield "it yields probabilities instead of their logarithms", powers / powers.sum(1, keepdims=True)
+    over = np.exp(x - x.max(0)).sum(0)
+    yield "it goes over the batch instead of the classes", x - x.max(0) - np.log(over)
+
+
+def _heads(evidence: Evidence) -> Iterator[Hypothesis]:
+    """The loss if auxiliary heads weighed otherwise."""
+    network, labels = evidence.network, evidence.given.labels
+    scores = [evidence.other.get(f"forward/{name}") for name in (network.output, *network.heads)]
+    if any(one is None for one in scores):
+        return
+    own, *others = (_cross_entropy(one.astype(np.float64), labels) for one in scores if one is not None)
+    weights = " and ".join(f"{weight:g}" for weight in sorted(set(network.heads.values())))
+    for sentence, weight in (("do not enter the loss", 0), (f"weigh 1 instead of {weights}", 1)):
+        yield f"auxiliary heads {sentence}", np.array([(own + weight * sum(others)) / evidence.given.divisor])
+
+
+def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+    top = scores.max(1)
+    return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - scores[np.arange(len(labels)), labels]).sum())
+
+
+def _exchanged_padding(evidence: Evidence, layer: str, x: np.ndarray) -> Iterator[Hypothesis]:
+    """Where padding is uneven: as much before as should be behind, which is also what as much on both sides comes to with a stride of 2."""
+    where = evidence.network.layers[layer]
+    node = where.node
+    if not isinstance(node, nodes.Conv | nodes.MaxPool) or all(a == b for a, b in node.pads(where.input)):
+        return
+    _, rows, columns = where.output
+    size = node.kernel if isinstance(node, nodes.Conv) else node.size
+    fill = 0.0 if isinstance(node, nodes.Conv) else np.nan
+    edges = ((0, 0), (0, 0), *(pad[::-1] for pad in node.pads(where.input)))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, edges, constant_values=fill), (size, size), (2, 3))  # type: ignore[call-overload]
+    windows = windows[:, :, :: node.stride, :: node.stride][:, :, :rows, :columns]
+    sentence = "the odd element of padding stands before instead of behind"
+    if not isinstance(node, nodes.Conv):
+        yield sentence, (np.nanmean if isinstance(node, nodes.AvgPool) else np.nanmax)(windows, (4, 5))
+        return
+    weight, bias = (_parameter(evidence, f"{layer}.{name}") for name in ("weight", "bias"))
+    if weight is not None and node.groups == 1:
+        made = np.einsum("ncyxij,ocij->noyx", windows, weight, optimize=True)
+        yield sentence, made if bias is None else made + _per_channel(bias, made)
 
 
 def _branches(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:

@@ -358,6 +358,8 @@ def adam_amplification(
     gradient = name.replace("update/", "gradient/")
     if settings.kind != "adam" or step != 1 or gradient == name or gradient not in reference:
         return 0.0
-    a, b = reference[gradient], other[gradient]
+    a, b = reference[gradient], other.get(gradient)
+    if b is None or a.shape != b.shape:  # which is found as such
+        return 0.0
     slope = rate * settings.eps / (np.abs(a) + settings.eps) ** 2
     return 2 * float(np.linalg.norm(slope * (b - a)) / np.linalg.norm(reference[name]))

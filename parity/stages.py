@@ -124,6 +124,10 @@ class Verdicts:
 def weight_distance(
     trainable: list[str], reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
 ) -> float:
-    """Relative L2 distance of all trainable parameters after an update, taken as one vector."""
-    pairs = [(reference[f"update/{name}"], other[f"update/{name}"]) for name in trainable]
-    return math.hypot(*(norm_of_difference(a, b) for a, b in pairs)) / math.hypot(*(norm(a) for a, _ in pairs))
+    """Relative L2 distance of all trainable parameters after an update, taken as one vector; infinity where `other` lacks one."""
+    pairs = [(reference[f"update/{name}"], other.get(f"update/{name}")) for name in trainable]
+    if any(b is None or a.shape != b.shape for a, b in pairs):
+        return math.inf
+    return math.hypot(*(norm_of_difference(a, b) for a, b in pairs if b is not None)) / math.hypot(
+        *(norm(a) for a, _ in pairs)
+    )

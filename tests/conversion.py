@@ -30,8 +30,9 @@ def bits(state: State) -> dict[str, bytes]:
     return {name: f"{array.dtype}{array.shape}".encode() + array.tobytes() for name, array in state.items()}
 
 
-def alone(program: str, *arguments: object) -> None:
-    """Runs `program` in a process of its own: two frameworks in one do not live together."""
+def alone(program: str, *arguments: object) -> str:
+    """What `program` prints in a process of its own: two frameworks in one do not live together."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert ended.returncode == 0, ended.stderr
+    return ended.stdout

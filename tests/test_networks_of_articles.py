@@ -47,6 +47,8 @@ COUNTS = {
     "alexnet": 60_965_224,
     "googlenet": 6_998_552,
 }
+NORMED = {"vgg_a_bn": 132_868_840, "vgg_b_bn": 133_053_736, "vgg_d_bn": 138_365_992, "vgg_e_bn": 143_678_248}
+"""As torchvision publishes them; `test_model_zoos` counts its classes' parameters."""
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -55,6 +57,17 @@ def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
     assert network.trainable_count == COUNTS[name]
     assert network.statistics_count == 0
     assert network.source
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_with_batch_norm_every_filter_has_two_parameters_and_two_statistics_more(name: str) -> None:
+    network, plain = networks.get(name), networks.get(name.removesuffix("_bn"))
+    filters = sum(node.filters for node in plain.nodes if isinstance(node, Conv))
+    assert network.trainable_count == NORMED[name] == plain.trainable_count + 2 * filters
+    assert network.statistics_count == 2 * filters
+    assert [node for node in network.nodes if not isinstance(node, BatchNorm)] == list(plain.nodes)
+    behind = [b for a, b in itertools.pairwise(network.nodes) if isinstance(a, Conv)]
+    assert all(isinstance(node, BatchNorm) for node in behind)
 
 
 def test_every_network_names_its_source() -> None:
@@ -97,6 +110,60 @@ def test_every_inception_block_has_the_weights_of_the_table(block: str) -> None:
     assert network.inputs[f"inception_{block}_1x1"][0] == channels
     assert sum(math.prod(parameter.shape) for parameter in own.values()) == by_hand == weights
     assert network.shapes[f"inception_{block}"][0] == one + three + five + proj
+
+
+TABLE = {
+    "conv1": (("conv1_7x7",), 112, 2.7, 34), "conv2": (("conv2_reduce", "conv2_3x3"), 56, 112, 360),
+    **{block: ((f"inception_{block}_",), side, thousands, millions) for block, side, thousands, millions in (
+        ("3a", 28, 159, 128), ("3b", 28, 380, 304), ("4a", 14, 364, 73), ("4b", 14, 437, 88), ("4c", 14, 463, 100),
+        ("4d", 14, 580, 119), ("4e", 14, 840, 170), ("5a", 7, 1072, 54), ("5b", 7, 1388, 71),
+    )},
+    "linear": (("fc",), 1, 1000, 1),
+}  # fmt: skip
+"""The paper's table 1: the layers of a row, the side of their maps, `params` in K and `ops` in M."""
+
+K = 1024
+"""Of `params`: exact for conv2 (112K are 114,688 weights) and the linear layer (1000K are 1,024,000); biases do not count."""
+
+MISPRINTED = {"conv1": 9, "4a": 366, "4c": 497, "4d": 590, "4e": 847, "5a": 1018, "5b": 1409}
+"""Rows whose `params` are not those of their own filters, and what these make, in whole K.
+
+Of 4c, 4d, 4e and 5b the table's own `ops` say so, too: they are those of our weights. 5a's `ops` repeat its `params` and not its filters.
+conv1's 2.7K and 34M are those of a pair of 7x1 and 1x7 on three channels, 2,688 weights, where 7x7 has 9,408.
+"""
+
+
+def row(name: str) -> tuple[int, int]:
+    """Number of weights, and multiply-adds, of a row of the table."""
+    network, (starts, *_) = networks.get("googlenet"), TABLE[name]
+    own = {n: layer for n, layer in network.layers.items() if n.startswith(starts) and not layer.head}
+    weights = [p for layer in own.values() for p in layer.node.parameters(layer.input) if p.name.endswith(".weight")]
+    return sum(math.prod(p.shape) for p in weights), sum(
+        layer.node.multiply_adds(layer.input) for layer in own.values()
+    )
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_parameters_of_the_table_are_the_weights_in_units_of_1024(name: str) -> None:
+    _, side, thousands, millions = TABLE[name]
+    weights, ops = row(name)
+    assert ops == weights * side**2
+    if name in MISPRINTED:
+        assert abs(weights / K - thousands) > 2
+        assert weights // K == MISPRINTED[name]
+    else:
+        assert abs(weights / K - thousands) <= 1, "3b and 4b are off by one K"
+    if name not in ("conv1", "5a"):
+        assert millions in (ops // 10**6, round(ops / 1e6)), "4a is cut and not rounded"
+
+
+def test_the_first_and_the_ninth_row_of_the_table_repeat_a_wrong_number_of_weights_in_their_operations() -> None:
+    for name, weights in (("conv1", 2 * 7 * 3 * 64), ("5a", 1072 * K)):
+        _, side, thousands, millions = TABLE[name]
+        assert round(weights / 1000, 1) == 2.7 if name == "conv1" else weights // K == thousands
+        assert round(weights * side**2 / 1e6) == millions
+    assert row("conv1") == (9_408, 118_013_952)
+    assert row("5a") == (1_042_432, 51_079_168)
 
 
 def test_the_maps_of_googlenet_have_the_sizes_of_the_paper() -> None:

@@ -79,6 +79,20 @@ def test_an_export_runs_as_the_framework_does(net: Network, framework: str, work
         assert relative_l2(eager[f"eval/{layer}"], array) < 1e-13, layer
 
 
+def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(worker: Worker) -> None:
+    mark = np.float32(0.12345)
+    heads = {name for name in BRANCHES.parameters if name not in BRANCHES.inference.parameters}
+    state = {name: np.full_like(a, mark) if name in heads else a for name, a in weights_of(BRANCHES).items()}
+    assert heads == {"side_fc.weight", "side_fc.bias"}
+    worker.start(BRANCHES, recipes.get("article").optimizer, state, "float32")
+    worker.step(pixels(4, BRANCHES.input_shape), np.arange(4), {}, 0.0, 4)
+    graph = onnx.load_from_string(worker.export()).graph
+    constants = [a.t for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
+    arrays = [numpy_helper.to_array(tensor) for tensor in (*graph.initializer, *constants)]
+    assert not [array.shape for array in arrays if (array == mark).any()]
+    assert any((array == state["one.bias"]).all() for array in arrays if array.size == 2), "the trunk's are there"
+
+
 # ------------------------------------------------------------------------------------------- what is written
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from parity import data
+from parity import data, marked
 from parity.check import Check, Plant
 from parity.commands.command import Failed, Parser, execute
 from parity.criteria import CRITERIA, UNCHANGED, Run
 from parity.data import Dataset
-from parity.errors import InputError
 from parity.faults import trial
 from parity.faults.catalogue import FAULTS
 from parity.faults.fault import Fault
@@ -25,10 +23,10 @@ from parity.feed import Feed
 from parity.lockstep import lockstep
 from parity.progress import Console, bar
 from parity.stages import Divergence
-from parity.weights import write_atomically
 from parity.worker import Record, Worker
 
 OURS = "this suite"
+MARK = "faults"
 
 Row = dict[str, Any]
 
@@ -61,7 +59,7 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> Row:
     if options.update:
-        _marked(options.update)
+        marked.around(options.update, MARK)
     dataset = data.load_auto(None, console.say)[0]
     with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
         pair = {"torch": torch, "paddle": paddle}
@@ -70,8 +68,7 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
         alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
     tables = f"{summary(faults, alarms)}\n{listing(faults)}"
     if options.update:
-        text = _marked(options.update)  # it may have been edited in the meantime
-        write_atomically(options.update, f"{text[0]}\n{tables}\n\n{text[1]}".encode())
+        marked.update(options.update, MARK, tables)
         console.say(f"{options.update} is up to date")
     else:
         console.say(tables)
@@ -82,20 +79,9 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
     return result
 
 
-def _marked(file: Path) -> tuple[str, str]:
-    """What stands before and behind the tables of `file`, markers included."""
-    try:
-        found = re.match(r"(.*<!-- faults -->\n)(?:.*\n)?(<!-- /faults -->.*)", file.read_text(), re.DOTALL)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file} ({error}): give a text file") from None
-    if not found:
-        raise InputError(f"{file} has no <!-- faults --> and <!-- /faults -->: put them where the tables belong")
-    return found[1], found[2]
-
-
 def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.plant(fault, pair, dataset)
-    check = subject(dataset, fault.recipe, dtype="float32")
+    check = subject(dataset, fault.recipe, dtype="float32", made=fault.network)
     records = list(_records(check, pair, fault.change(check)))
     run = Run(records, check.network.output, fault.area)
     return {

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parity import networks, plots
+from parity import marked, networks, networks_table, plots
 from parity.commands.command import Parser, execute, positive
 from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
@@ -19,6 +19,7 @@ from parity.progress import Console
 from parity.weights import write_atomically
 
 DEFAULT = "vgg16_bn_drop"
+MARK = "networks"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,8 @@ def parser() -> Parser:
         f"  {script} --network googlenet --training      (with the auxiliary heads)\n"
         f"  {script} --network vgg_mini --input-size 64 --json\n"
         f'  {script} --network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"\n'
-        f"  {script} --kernels",
+        f"  {script} --kernels\n"
+        f"  {script} --update README.md --verdicts docs/proofs/all-*.json      (replaces the table between its marks)",
     )
     add = flags.add_argument
     add(
@@ -59,6 +61,20 @@ def parser() -> Parser:
         "--kernels",
         action="store_true",
         help="the fourth article's table instead: one convolution by its kernel's size",
+    )
+    add(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help=f"put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE instead",
+    )
+    add(
+        "--verdicts",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.json",
+        help="with --update: a column of verdicts from each of these, which check_parity.py --network all --json printed",
     )
     return flags
 
@@ -88,6 +104,10 @@ class Description:
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.kernels:
         return _kernels(options, console)
+    if options.update:
+        return _update(options, console)
+    if options.verdicts:
+        raise InputError("--verdicts is for --update: name the file that the table belongs into")
     if options.plot:
         _check_plot(options.plot)
     names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
@@ -126,10 +146,30 @@ def _describe(name: str, options: argparse.Namespace) -> Description:
     return Description(name, network, costs(network, options.training), changes)
 
 
-def _kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _update(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The table of all networks in a document."""
     for name in ("network", "input_size", "training", "plot"):
-        if getattr(options, name):
-            raise InputError(f"--kernels is a table of its own: leave out --{name.replace('_', '-')}")
+        _alone(options, name, "--update")
+    marked.around(options.update, MARK)
+    logs = [networks_table.read(path) for path in options.verdicts]
+    every = list(networks.NETWORKS.values())
+    marked.update(options.update, MARK, networks_table.table(every, logs, options.update.parent))
+    console.say(f"{options.update} is up to date")
+    return {
+        "updated": str(options.update),
+        "networks": list(networks.NETWORKS),
+        "verdicts": [str(log.path) for log in logs],
+    }
+
+
+def _alone(options: argparse.Namespace, name: str, flag: str) -> None:
+    if getattr(options, name):
+        raise InputError(f"{flag} is a table of its own: leave out --{name.replace('_', '-')}")
+
+
+def _kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    for name in ("network", "input_size", "training", "plot", "update", "verdicts"):
+        _alone(options, name, "--kernels")
     rows = kernel_table()
     console.say("One convolution of 96 filters, stride 4, padding 1, on an image of 3x224x224, by its kernel:")
     head = ("kernel", "output", "weights", "with biases", "multiply-adds", "operations")

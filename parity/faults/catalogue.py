@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parity.faults.fault import Fault
+from parity.faults.of_branches import BRANCHES, HEADS, RESPONSE, UNEVEN
 from parity.faults.of_data import AUGMENTATION, DATA, PREPROCESSING
 from parity.faults.of_layers import BATCH_NORM, DROPOUT, LAYERS, POOLING
 from parity.faults.of_training import LOSS, OPTIMIZER, SCHEDULE
@@ -16,6 +17,10 @@ GROUPS = (
     DROPOUT,
     BATCH_NORM,
     POOLING,
+    RESPONSE,
+    UNEVEN,
+    BRANCHES,
+    HEADS,
     LOSS,
     OPTIMIZER,
     SCHEDULE,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity.faults.changes import Change
+from parity.faults.subject import CHAIN
+from parity.network import Network
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake on one side.
+    """A mistake on one side of `network`.
 
     The suite must find it first in `stage`, in `phase`, at `layer` ("" where it belongs to none), and name a cause that contains `cause`.
     """
@@ -23,6 +25,7 @@ class Fault:
     layer: str = ""
     cause: str = ""
     recipe: str = "article"
+    network: Network = CHAIN
 
 
 def at_start(name: str, area: str, sentence: str, change: Change, layer: str, cause: str = "") -> Fault:

@@ -12,7 +12,7 @@ from parity.check import Check
 from parity.data import shapes10
 from parity.faults import changes as c
 from parity.faults.catalogue import FAULTS
-from parity.faults.subject import BATCH, IMAGES, recipe
+from parity.faults.subject import BATCH, BRANCHED, IMAGES, recipe, state
 from parity.feed import Feed
 from parity.network import Network
 from parity.nodes import edited
@@ -63,6 +63,10 @@ def _shapes10(check: Check) -> Check:
     return replace(check, dataset=shapes10.load(None, lambda line: None).limit(IMAGES, 1))
 
 
+def _branched(check: Check) -> Check:
+    return replace(check, network=BRANCHED, state=state(0, BRANCHED))
+
+
 def _renamed(check: Check) -> Check:
     nodes = edited(check.network.nodes, lambda node: replace(node, name=f"my_{node.name}"))
     network = replace(check.network, nodes=nodes)
@@ -92,6 +96,7 @@ SETTINGS = (
     *(_batch(size) for size in (4, 5, 2 * BATCH)),
     *(_recipe(name) for name in ("adam", "quick")),
     *(_network(name) for name in ("vgg16_bn_drop@0.0625", "vgg_mini@0.0625")),
+    Innocent("network_branching", "branches, a head, response normalisation, uneven padding", _branched),
     Innocent("other_pictures", "pictures of shapes10", _shapes10),
     Innocent("other_names", "every layer has another name", _renamed),
     Innocent("fresh_weights", "both start from fresh weights", lambda check: replace(check, state=None)),

@@ -69,6 +69,43 @@ def softmax(side: Side, layer: str) -> None:
     _wrap(side, layer, change)
 
 
+def over_rows(side: Side, layer: str) -> None:
+    """What the layer does over the channels is done over the rows."""
+    _wrap(side, layer, lambda forward, x: forward(x.moveaxis(1, 2)).moveaxis(1, 2))
+
+
+def over_batch(side: Side, layer: str) -> None:
+    """What the layer does over the classes is done over the images."""
+    _wrap(side, layer, lambda forward, x: forward(x.moveaxis(0, 1)).moveaxis(0, 1))
+
+
+def scaled_tanh(side: Side, layer: str) -> None:
+    """1.7159 tanh(2x/3) of LeCun et al. 1998."""
+    _wrap(side, layer, lambda forward, x: forward(x * (2 / 3)) * 1.7159)
+
+
+def sigmoid(side: Side, layer: str) -> None:
+    """The layer is a sigmoid."""
+    _wrap(side, layer, lambda forward, x: 1 / (1 + (-x).exp()))
+
+
+def head_in_inference(side: Side, seen: str, layer: str) -> None:
+    """`layer` adds, in inference, 0.3 times the scores of the auxiliary head on the output of `seen`."""
+    (head,) = [node for node in side.model.network.nodes if type(node).__name__ == "Auxiliary"]
+    kept: list[Tensor] = []
+
+    def keep(forward: Callable[..., Tensor], *x: Tensor) -> Tensor:
+        kept[:] = [forward(*x)]
+        return kept[0]
+
+    def add(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        out = forward(x)
+        return out if side.model.training else out + side.model._through(head.nodes, kept[0], None, None) * head.weight
+
+    _wrap(side, seen, keep)
+    _wrap(side, layer, add)
+
+
 def always_training(side: Side, layer: str) -> None:
     """The layer acts in inference as in training: eval() was forgotten."""
     _set_mode(side, layer, True)

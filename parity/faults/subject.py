@@ -1,4 +1,4 @@
-"""What the faults are planted in: a small network with every kind of node, trained for four steps that show every habit of a recipe."""
+"""What the faults are planted in: two small networks with every kind of node, trained for four steps that show every habit of a recipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,27 @@ from parity.check import Check
 from parity.data import Dataset
 from parity.network import Network
 from parity.networks.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
-from parity.nodes import AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.nodes import (
+    LRN,
+    Auxiliary,
+    AvgPool,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    LogSoftmax,
+    MaxPool,
+    Node,
+    ReLU,
+    Tanh,
+)
 from parity.randomness import stream
 from parity.recipe import Recipe, Schedule, changed
 from parity.recipes import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
 from parity.stages import TRAINING
 from parity.weights import State, initialise
+from parity.windows import SAME
 
 BATCH, IMAGES, STEPS = 8, 20, 4
 """Batches of 8, 8 and 4 images, then the next pass."""
@@ -43,12 +58,42 @@ def network() -> Network:
         Linear("fc2", 32),
         Linear("fc3", 10),
     ]
-    return Network("porting", (3, 32, 32), tuple(nodes), source="ours: one of every node")
+    return Network("porting", (3, 32, 32), tuple(nodes), source="ours: one of every node of a chain")
 
 
-def state(seed: int = 0) -> State:
+def branched() -> Network:
+    """What a chain does not have: uneven padding, response normalisation, branches of as many channels, a head; tanh and log-softmax."""
+
+    def conv(name: str, kernel: int) -> tuple[Node, ...]:
+        return Conv(name, 4, kernel, padding=kernel // 2), ReLU(f"{name}_relu")
+
+    branches = (
+        conv("one", 1),
+        (*conv("reduce", 1), *conv("three", 3)),
+        (MaxPool("peak", 3, 1, padding=1), *conv("proj", 1)),
+    )
+    head = (AvgPool("aux_pool", 5, 3), Flatten("aux_flatten"), Linear("aux_fc", 10))
+    nodes = (
+        Conv("conv", 8, 5, stride=2, padding=SAME),
+        Tanh("tanh"),
+        LRN("lrn"),
+        MaxPool("pool", 3, 2, padding=SAME),
+        Branches("inception", branches),
+        Auxiliary("aux", head),
+        AvgPool("avgpool", 8, 1),
+        Flatten("flatten"),
+        Linear("fc", 10),
+        LogSoftmax("log_softmax"),
+    )
+    return Network("branching", (3, 32, 32), nodes, source="ours: one of every node that a chain does not have")
+
+
+CHAIN, BRANCHED = network(), branched()
+
+
+def state(seed: int = 0, made: Network = CHAIN) -> State:
     """Weights as after some training: no array is constant, no statistic is trivial."""
-    fresh = initialise(network(), seed)
+    fresh = initialise(made, seed)
     ranges = {
         "beta": (-0.5, 0.5),
         "bias": (-0.5, 0.5),
@@ -69,7 +114,9 @@ def recipe(name: str = "article") -> Recipe:
     return changed(chosen, schedule=Schedule("discexp", every=2 * BATCH) if name == "article" else None)
 
 
-def subject(dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64") -> Check:
+def subject(
+    dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64", made: Network = CHAIN
+) -> Check:
     """The check that every fault must fail and every innocent change must pass."""
     few = dataset.limit(IMAGES, 1)
-    return Check(network(), recipe(recipe_name), few, STEPS, dtype, seed, TRAINING, state(seed))
+    return Check(made, recipe(recipe_name), few, STEPS, dtype, seed, TRAINING, state(seed, made))

@@ -13,7 +13,7 @@ from parity.worker import Worker
 
 def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
     """The outcome with `fault` on the second side of the `pair`."""
-    check = subject(dataset, fault.recipe, dtype=dtype)
+    check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
     return run(check, pair, fault.change(check))
 
 

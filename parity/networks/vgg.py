@@ -1,4 +1,7 @@
-"""The networks of the VGG paper (Simonyan and Zisserman 2014, table 1), letter by letter, at 224 and for CIFAR-10; and tf.slim's VGG16."""
+"""The networks of the VGG paper (Simonyan and Zisserman 2014, table 1), letter by letter, at 224 and for CIFAR-10; and tf.slim's VGG16.
+
+A, B, D and E also with batch norm, which the paper does not have: the networks that torchvision and paddle.vision offer as 11, 13, 16, 19.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 
 from parity.initialisers import XAVIER, ZEROS, Init
 from parity.network import Network
-from parity.nodes import LRN, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.nodes import LRN, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 
 FILTERS = (64, 128, 256, 512, 512)
 
@@ -24,6 +27,9 @@ KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {
 CLASSIFIER, CLASSIFIER_BIAS = Init("normal", 0.005), Init("constant", 0.1)
 """Of the fourth article."""
 
+NORMED = ("a", "b", "d", "e")
+"""The letters that are also there with batch norm, `vgg_a_bn` and so on."""
+
 SLIM = Init("truncated", 0.01)
 
 
@@ -36,6 +42,13 @@ def vgg(letter: str) -> Network:
     head = _classifier((4096, 4096, 1000), CLASSIFIER, CLASSIFIER_BIAS)
     nodes = (*_convolutions(KERNELS[letter], XAVIER, letter == "a_lrn"), *head)
     return Network(f"vgg_{letter}", (3, 224, 224), nodes, source=f"arXiv 1409.1556, table 1: {letter}")
+
+
+def vgg_bn(letter: str) -> Network:
+    """`vgg`, with a batch norm behind every convolution: torchvision's and paddle.vision's vgg11, 13, 16 and 19 with batch norm."""
+    plain = vgg(letter)
+    nodes = (node for one in plain.nodes for node in (one, *_norm(one)))
+    return Network(f"{plain.name}_bn", plain.input_shape, tuple(nodes), source=f"{plain.source}, with batch norm")
 
 
 def vgg_cifar(letter: str) -> Network:
@@ -61,6 +74,10 @@ def _convolutions(blocks: Sequence[Sequence[int]], init: Init, lrn: bool = False
                 nodes.append(LRN("lrn1"))
         nodes.append(MaxPool(f"pool{b}"))
     return nodes
+
+
+def _norm(node: Node) -> tuple[BatchNorm, ...]:
+    return (BatchNorm(node.name.replace("conv", "bn")),) if isinstance(node, Conv) else ()
 
 
 def _classifier(units: Sequence[int], init: Init, bias: Init) -> list[Node]:

@@ -1,0 +1,26 @@
+"""Text that a command writes into a document, between two marks that stay where they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from parity.errors import InputError
+from parity.weights import write_atomically
+
+
+def around(file: Path, word: str) -> tuple[str, str]:
+    """What stands before and behind the marks `<!-- word -->` and `<!-- /word -->` of `file`, they included; `InputError` without them."""
+    try:
+        found = re.match(rf"(.*<!-- {word} -->\n)(?:.*\n)?(<!-- /{word} -->.*)", file.read_text(), re.DOTALL)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file} ({error}): give a text file") from None
+    if not found:
+        raise InputError(f"{file} has no <!-- {word} --> and <!-- /{word} -->: put them where the tables belong")
+    return found[1], found[2]
+
+
+def update(file: Path, word: str, text: str) -> None:
+    """Puts `text` between the marks."""
+    before, behind = around(file, word)
+    write_atomically(file, f"{before}\n{text}\n\n{behind}".encode())

@@ -1,0 +1,79 @@
+"""The table of networks in Markdown: what each is, what it costs, and what checks said of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parity.costs import costs, totals
+from parity.errors import InputError
+from parity.network import Network
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL
+
+NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
+
+
+@dataclass(frozen=True)
+class Log:
+    """What `check_parity.py --json` printed: the sides, and by network what was found of it or of its small cousin."""
+
+    path: Path
+    sides: str
+    found: Mapping[str, Mapping[str, Any]]
+
+    def cell(self, name: str) -> str:
+        """The verdict on the network `name` and how many tensors it rests on; empty if it was not checked."""
+        if name not in self.found:
+            return ""
+        one = self.found[name]
+        verdict = f"**{DIFFERENT}**" if one["verdict"] == DIFFERENT else one["verdict"]
+        compared = sum(stage["compared"] for stage in one["stages"].values())
+        return f"{verdict}, {compared:,} tensors{'' if '@' in one['network'] else ', whole'}"
+
+
+def read(path: Path) -> Log:
+    """The log in `path`; `InputError` where it is none."""
+    try:
+        whole = json.loads(path.read_text())
+        results = whole.get("results", [whole])
+        found = {str(one["network"]).partition("@")[0]: one for one in results}
+        log = Log(path, " and ".join(_side(*lane) for lane in results[0]["lanes"].items()), found)
+        if {one["verdict"] for one in results} - {EQUAL, CHAOTIC, DIFFERENT}:
+            raise ValueError("a verdict that is none")
+        for name in found:
+            log.cell(name)
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): give what check_parity.py --json printed") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path} is not what check_parity.py --json prints ({type(error).__name__}: {error}): give its last line of stdout"
+        ) from None
+    return log
+
+
+def _side(name: str, versions: Mapping[str, str]) -> str:
+    framework = name.split(maxsplit=1)[0]
+    return f"{NAMES[framework]} {versions[framework].partition('+')[0]}"
+
+
+def table(networks: Sequence[Network], logs: Sequence[Log] = (), place: Path = Path()) -> str:
+    """A row a network, of inference; logs are linked as seen from the folder `place`."""
+    links = [f"[{log.sides}]({Path(os.path.relpath(log.path, place)).as_posix()})" for log in logs]
+    lines = [_line("network", "input", "parameters", "multiply-adds", *links, "source")]
+    lines.append(_line("---", "---", "---:", "---:", *("---" for _ in logs), "---"))
+    for network in networks:
+        total = totals(costs(network))
+        counts = (f"{total[field]:,}" for field in ("parameters", "multiply_adds"))
+        verdicts = (log.cell(network.name) for log in logs)
+        lines.append(
+            _line(f"`{network.name}`", "x".join(map(str, network.input_shape)), *counts, *verdicts, network.source)
+        )
+    return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
