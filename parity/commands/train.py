@@ -34,7 +34,7 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import BatchNorm
 from parity.progress import Console, duration
-from parity.recipe import Experiment, Preprocessing, Recipe, changed
+from parity.recipe import Experiment, Preprocessing, Recipe, changed, with_jitter
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
@@ -178,13 +178,15 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        _check_fit(asked, dataset, recipe, world)
+        _fit(asked, dataset, recipe, options, world)
     runtime, device = _start(framework, options, world)
     network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    _check_fit(network, dataset, recipe, world)
+    network, dataset, recipe = _fit(network, dataset, recipe, options, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
-    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, options.train_limit, options.test_limit)
+    names = () if dataset.name in data.CLASSES else dataset.classes
+    limits = (options.train_limit, options.test_limit)
+    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
     context = {
         "framework": framework,
         "versions": runtime.versions()
@@ -215,6 +217,19 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     if not options.network and device == "cpu" and world.size == 1:  # the others would wait for the timing
         console.say(_article(framework, dataset))
     return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
+
+
+def _fit(
+    network: Network, dataset: Dataset, recipe: Recipe, options: argparse.Namespace, world: World
+) -> tuple[Network, Dataset, Recipe]:
+    """What is trained: an image folder's classes are those of the network, and its pictures are made to fit; `InputError` where they do not."""
+    if dataset.name not in data.CLASSES:
+        network = network.with_classes(len(dataset.classes))
+    if options.scale_jitter:
+        recipe = with_jitter(recipe, options.scale_jitter, min(network.input_shape[1:], default=0))
+    dataset = dataset.sized(network.input_shape, recipe.augmentation.scales)
+    _check_fit(network, dataset, recipe, world)
+    return network, dataset, recipe
 
 
 def count_of(passes: int) -> str:
@@ -308,7 +323,10 @@ def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset
     """What `run` trains and tests on."""
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
-    return dataset.limit(experiment.train_limit, experiment.test_limit)
+    if experiment.classes not in ((), dataset.classes):
+        raise InputError(f"{dataset.name} no longer has the classes that {run.folder} was begun with: put them back")
+    limited = dataset.limit(experiment.train_limit, experiment.test_limit)
+    return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
 def _evaluate_only(framework: str, options: argparse.Namespace, world: World, console: Console) -> dict[str, Any]:
@@ -321,6 +339,7 @@ def _evaluate_only(framework: str, options: argparse.Namespace, world: World, co
         dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     _check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
