@@ -7,7 +7,6 @@ their class score map [K,h,w] is averaged over space. On an image of the classif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,9 +28,12 @@ def dense(network: Network, size: int | None = None) -> Network:
     """
     own = network.inference
     if len(own.input_shape) != 3 or any(isinstance(node, GlobalAvgPool) for node in walk(own.nodes)):
-        raise InputError(f"network {network.name} takes no image, or averages its maps already: it cannot be made dense")
+        raise InputError(
+            f"network {network.name} takes no image, or averages its maps already: it cannot be made dense"
+        )
     made: list[Node] = []
-    shape, flattened = own.input_shape, None
+    shape: Shape = own.input_shape
+    flattened: Shape | None = None
     for node in own.nodes:
         if isinstance(node, LogSoftmax):
             made.append(GlobalAvgPool(AVERAGE))
@@ -54,7 +56,9 @@ def _converted(node: Node, shape: Shape, flattened: Shape | None) -> Nodes:
     if isinstance(node, Flatten):
         return ()
     if isinstance(node, BatchNorm) and flattened and flattened[1:] != (1, 1):
-        raise InputError(f"{node.name} has statistics for every pixel of a map of {flattened}, and a dense network for every channel")
+        raise InputError(
+            f"{node.name} has statistics for every pixel of a map of {flattened}, and a dense network for every channel"
+        )
     if not isinstance(node, Linear):
         return (node,)
     height, width = flattened[1:] if flattened else (1, 1)
@@ -64,9 +68,8 @@ def _converted(node: Node, shape: Shape, flattened: Shape | None) -> Nodes:
 
 
 def dense_state(network: Network, state: Mapping[str, np.ndarray]) -> State:
-    """The canonical `state` of `network` as that of `dense(network)`: the same numbers, weights [units,C*H*H] as [units,C,H,H]."""
-    shapes = {name: parameter.shape for name, parameter in dense(network).parameters.items()}
-    return {name: state[name].reshape(shape) for name, shape in shapes.items()}
+    """A classifier's canonical `state` as that of its dense form `network`: the same numbers, weights [units,C*H*H] as [units,C,H,H]."""
+    return {name: state[name].reshape(parameter.shape) for name, parameter in network.parameters.items()}
 
 
 def takes_any_size(network: Network) -> bool:

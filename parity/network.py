@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
-from typing import Any
+from typing import Any, cast
 
 from parity.errors import InputError
 from parity.nodes import (
@@ -212,14 +212,16 @@ class Network:
         def change(node: Node) -> Node:
             if node.name not in self._scoring:
                 return node
-            return replace(node, **{"units" if isinstance(node, Linear) else "filters": count})
+            return replace(node, units=count) if isinstance(node, Linear) else replace(cast(Conv, node), filters=count)
 
         return replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
 
     @property
     def _scoring(self) -> tuple[str, ...]:
         """The last linear layer or convolution of the main path and of every auxiliary head."""
-        return tuple({layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values())
+        return tuple(
+            {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values()
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -91,7 +91,7 @@ def test_vgg_d_yields_score_maps_of_6_by_6_at_384() -> None:
     assert isinstance(fc7, Conv) and (fc7.kernel, fc7.padding) == (1, 0)
 
 
-@pytest.mark.parametrize("name", [name for name in networks.NETWORKS])
+@pytest.mark.parametrize("name", list(networks.NETWORKS))
 def test_every_network_of_the_articles_has_a_dense_form_of_as_many_parameters(name: str) -> None:
     whole = networks.get(f"{name}@0.25")
     made = dense(whole)
@@ -143,26 +143,30 @@ def test_pools_that_pad_as_the_size_asks_are_named() -> None:
 def test_a_dense_network_in_numpy_is_the_mean_of_the_classifier_over_all_windows() -> None:
     state, x = weights(SMALL), images(2, 3, 20, 26)
     made = dense(SMALL)
-    wide = {name: array.astype(np.float64) for name, array in dense_state(SMALL, state).items()}
+    wide = {name: array.astype(np.float64) for name, array in dense_state(dense(SMALL), state).items()}
     found = numpy_network.outputs(replace(made, input_shape=(3, 20, 26)), wide, x)
     np.testing.assert_allclose(found["log"], naive(SMALL, state, x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["small", "vgg_d@0.125x64", "vgg16_bn_drop@0.125", "vgg_mini@0.125", "googlenet@0.1x64"])
+@pytest.mark.parametrize(
+    "name", ["small", "vgg_d@0.125x64", "vgg16_bn_drop@0.125", "vgg_mini@0.125", "googlenet@0.1x64"]
+)
 def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worker: Worker, name: str) -> None:
     net = SMALL if name == "small" else networks.get(name)
     state, x = weights(net), images(9, *net.input_shape)
     worker.start(net, PLAIN, state, "float64")
     wanted = worker.predict(x)["logits"]
-    worker.start(dense(net), PLAIN, dense_state(net, state), "float64")
+    worker.start(dense(net), PLAIN, dense_state(dense(net), state), "float64")
     found = worker.predict(x)["logits"]
     assert np.linalg.norm(found - wanted) <= 1e-12 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize("size", [(20, 20), (20, 26), (12, 33)])
-def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(worker: Worker, size: tuple[int, int]) -> None:
+def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(
+    worker: Worker, size: tuple[int, int]
+) -> None:
     state = weights(SMALL)
-    worker.start(dense(SMALL), PLAIN, dense_state(SMALL, state), "float64")
+    worker.start(dense(SMALL), PLAIN, dense_state(dense(SMALL), state), "float64")
     for count in (1, 9):  # nine are unfolded at once in Paddle where the map is small
         x = images(count, 3, *size)
         wanted = naive(SMALL, state, x)
@@ -170,7 +174,9 @@ def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(worker
         assert np.linalg.norm(found - wanted) <= 1e-12 * np.linalg.norm(wanted)
 
 
-def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     flags = ["--network", "vgg_a@0.0625x32+dense48", "--steps", "2", "--batch-size", "4", "--json"]
     assert check_parity.main([*flags, "--data", "shapes10"]) == 0
     assert '"verdict": "equal"' in capsys.readouterr().out
@@ -181,7 +187,7 @@ def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(cap
 
 @pytest.mark.parametrize("opset", [17, 21])
 def test_the_export_of_a_dense_network_is_proven_and_takes_any_size(worker: Worker, opset: int) -> None:
-    made, state = dense(SMALL, 20), dense_state(SMALL, weights(SMALL))
+    made, state = dense(SMALL, 20), dense_state(dense(SMALL), weights(SMALL))
     worker.start(made, PLAIN, state, "float32")
     model = exporting.export(worker.export(), made, state, opset=opset, any_size=True)
     for size in ((20, 20), (33, 25)):

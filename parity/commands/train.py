@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import platform
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from parity import __version__, data, machine, networks, plots, recipes, v2_tar, weights
 from parity.commands.command import Failed, Interrupted, execute
+from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
     CPU_NETWORK,
     GPU_NETWORK,
@@ -32,15 +32,14 @@ from parity.commands.train_flags import (
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import BatchNorm
 from parity.progress import Console, duration
-from parity.recipe import Experiment, Preprocessing, Recipe, changed, with_jitter
+from parity.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
 from parity.weights import State, initialise
-from parity.world import ALONE, LOST, World, from_launcher, is_loss
+from parity.world import LOST, World, from_launcher, is_loss
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -178,10 +177,10 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        _fit(asked, dataset, recipe, options, world)
+        fit(asked, dataset, recipe, options.scale_jitter, world)
     runtime, device = _start(framework, options, world)
     network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    network, dataset, recipe = _fit(network, dataset, recipe, options, world)
+    network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
     names = () if dataset.name in data.CLASSES else dataset.classes
@@ -217,19 +216,6 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     if not options.network and device == "cpu" and world.size == 1:  # the others would wait for the timing
         console.say(_article(framework, dataset))
     return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
-
-
-def _fit(
-    network: Network, dataset: Dataset, recipe: Recipe, options: argparse.Namespace, world: World
-) -> tuple[Network, Dataset, Recipe]:
-    """What is trained: an image folder's classes are those of the network, and its pictures are made to fit; `InputError` where they do not."""
-    if dataset.name not in data.CLASSES:
-        network = network.with_classes(len(dataset.classes))
-    if options.scale_jitter:
-        recipe = with_jitter(recipe, options.scale_jitter, min(network.input_shape[1:], default=0))
-    dataset = dataset.sized(network.input_shape, recipe.augmentation.scales)
-    _check_fit(network, dataset, recipe, world)
-    return network, dataset, recipe
 
 
 def count_of(passes: int) -> str:
@@ -272,45 +258,12 @@ def _data(options: argparse.Namespace, console: Console, network: Network | None
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(
-    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
-) -> None:
-    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
-
-    The processes of `world` share every batch.
-    """
-    shape = dataset.train_images.shape[1:]
-    seen = recipe.seen(shape) if recipe else shape
-    if seen != network.input_shape or len(dataset.classes) != network.classes:
-        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
-        raise InputError(
-            f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
-            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
-        )
-    if recipe is None or not trained:
-        return
-    count = len(dataset.train_labels)
-    parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
-    shared = "" if world.size == 1 else f", shared by {world.size} processes,"
-    if 0 in parts:
-        raise InputError(
-            f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "
-            "choose another --batch-size or --train-limit, or fewer processes"
-        )
-    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
-    if 1 in norms and 1 in parts:
-        raise InputError(
-            f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
-            f"{network.name} learns nothing: choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
-        )
-
-
 def _resume(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
     run = Run.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
-    _check_fit(experiment.network, dataset, experiment.recipe, world)
+    check_fit(experiment.network, dataset, experiment.recipe, world)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, world)
     place = f"pass {position.epoch}, batch {position.batch}"
@@ -340,7 +293,7 @@ def _evaluate_only(framework: str, options: argparse.Namespace, world: World, co
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
-    _check_fit(network, dataset, recipe, trained=False)
+    check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()

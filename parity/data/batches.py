@@ -17,7 +17,8 @@ from parity.recipe import Augmentation, Preprocessing
 class Batches:
     """The training batches of one data set under one seed.
 
-    `images` uint8 [N,C,H,W], or `Pictures`, `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can start anywhere.
+    `images` uint8 [N,C,H,W], or `Pictures`, `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can
+    start anywhere.
     `InputError` where the images are smaller than the crops.
     """
 
@@ -28,12 +29,13 @@ class Batches:
         pad = augmentation.crop_padding
         self.size = (augmentation.crop, augmentation.crop) if augmentation.crop else images.shape[2:]
         self.rooms = [size + 2 * pad - crop + 1 for size, crop in zip(images.shape[2:], self.size, strict=True)]
-        self.pictures = images if isinstance(images, Pictures) else None
-        if augmentation.rescales:
-            self.pictures = self.pictures or Pictures(images, images.shape[1:])
-        elif min(self.rooms) < 1:
+        if min(self.rooms) < 1 and not augmentation.rescales:
             raise InputError(f"images of {images.shape[2]} by {images.shape[3]} have no crops of {self.size[0]}")
-        if self.pictures or isinstance(images, Pictures):  # the latter for the type checker
+        self.pictures: Pictures | None = None
+        if augmentation.rescales and isinstance(images, np.ndarray):
+            images = Pictures(images, images.shape[1:])
+        if isinstance(images, Pictures):
+            self.pictures = images
             return
         self.padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else images
         # [N, C, rows, columns, H, W]: every crop as a view
@@ -53,15 +55,10 @@ class Batches:
         brightness = random.uniform(-how.brightness, how.brightness, count)
         contrast = random.uniform(how.contrast_low, how.contrast_high, count)
         parts = [slice(i, i + self.batch_size) for i in range(start * self.batch_size, count, self.batch_size)]
-        if self.pictures:
-            found = self._read(epoch, order, places, parts)
-        else:
-            found = (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)
-        for part, batch in zip(parts, found, strict=True):
+        for part, batch in zip(parts, self._crops(epoch, order, places, parts), strict=True):
             batch[flips[part]] = batch[flips[part], ..., ::-1]
-            if how.distorts:
-                batch = distort(batch, brightness[part], contrast[part])
-            yield batch, self.labels[order[part]]
+            distorted = distort(batch, brightness[part], contrast[part]) if how.distorts else batch
+            yield distorted, self.labels[order[part]]
 
     def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Where crops start: [rows or columns, N]."""
@@ -71,10 +68,12 @@ class Batches:
             return np.zeros((2, count), int)  # depends on each image's size
         return np.stack([random.integers(0, room, count) for room in self.rooms])
 
-    def _read(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
-        """The crops of all batches `parts`, of pictures that are read for them and, with a jitter of scales, rescaled."""
+    def _crops(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
+        """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
         how, pictures = self.augmentation, self.pictures
-        assert pictures is not None
+        if pictures is None:
+            yield from (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)
+            return
         random, count = stream(self.seed, "scale", epoch), len(order)
         scales = random.integers(how.scale_low, how.scale_high + 1, count)
         shares = random.random((2, count))  # of the room that a crop has
@@ -89,7 +88,7 @@ class Batches:
                 pixels = np.pad(pictures.one(order[i]), ((0, 0), (pad, pad), (pad, pad)))
             return pixels[:, top : top + self.size[0], left : left + self.size[1]]
 
-        return map(np.stack, ahead(crop, (range(len(order))[part] for part in parts)))
+        yield from map(np.stack, ahead(crop, (range(len(order))[part] for part in parts)))
 
 
 def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:

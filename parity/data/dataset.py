@@ -20,8 +20,8 @@ Say = Callable[[str], None]
 class Dataset:
     """Labelled pictures: a training and a test set.
 
-    `train_images` and `test_images` are `Pictures`, or in memory uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W]; `train_labels` and
-    `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
+    `train_images` and `test_images` are `Pictures`, or in memory uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W];
+    `train_labels` and `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """`--data folder:DIR`: an image folder, one sub-folder a class, of any size: pictures are read when they are needed.
 
-DIR may hold `train` and one of `val`, `validation` and `test`, and these the classes. Otherwise DIR holds the classes, and every
-fifth picture of a class, sorted by name, is for testing. The order of all pictures is drawn once, the same everywhere, so that the
-first N of them are a fair sample.
+DIR may hold `train` and one of `val`, `validation` and `test` (the first of them counts), and these the classes. Otherwise DIR holds
+the classes, and every fifth picture of a class, sorted by name, is for testing. The order of all pictures is drawn once, the same
+everywhere, so that the first N of them are a fair sample.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         parts = {"train": _classes(folder / TRAIN), "test": _classes(folder / tests[0])}
         roots = {"train": folder / TRAIN, "test": folder / tests[0]}
         rule = f"in {TRAIN}/ and {tests[0]}/"
-    elif {TRAIN, *TESTS} & set(entries):
-        raise InputError(f"{folder} holds only one of {TRAIN} and {', '.join(TESTS)}: both are needed, or neither")
     else:
         listed = _classes(folder)
         parts = {
@@ -63,7 +61,9 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
     if strange := [label for label in parts["test"] if label not in parts["train"]]:
         raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} has not")
     if len(classes) < 2:
-        raise InputError(f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed")
+        raise InputError(
+            f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed"
+        )
     files: dict[str, list[Path]] = {}
     labels: dict[str, np.ndarray] = {}
     for part, listed in parts.items():
@@ -73,10 +73,10 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
         labels[part] = np.array([found[i][1] for i in order], np.int64)
     size = whole(files["train"][0], 3).shape
     pictures = {part: Pictures(tuple(found), size) for part, found in files.items()}
-    counts = f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
-    return Dataset(
-        name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts
+    counts = (
+        f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
     )
+    return Dataset(name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts)
 
 
 def _classes(folder: Path) -> Listing:
@@ -113,4 +113,6 @@ def _names(folder: Path, pictures: bool) -> list[str]:
             )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class") from None
+        raise InputError(
+            f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class"
+        ) from None

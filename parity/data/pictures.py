@@ -22,8 +22,8 @@ Made = TypeVar("Made")
 class Pictures:
     """Pictures of sizes of their own: files, or uint8 arrays [N,C,H,W], which are to be rescaled.
 
-    A slice is an array uint8 [n,*`size`], `size` being (C, H, W): each picture resized as a whole, or, with `smallest`, rescaled so that its
-    smaller side has so many pixels, and its middle. `InputError` names a file that cannot be read.
+    A slice is an array uint8 [n,*`size`], `size` being (C, H, W): each picture resized as a whole, or, with `smallest`, rescaled so
+    that its smaller side has so many pixels, and its middle. `InputError` names a file that cannot be read.
     """
 
     source: Sequence[Path] | NDArray[np.uint8]
@@ -42,6 +42,12 @@ class Pictures:
     def first(self, count: int | None) -> Pictures:
         """The first `count` pictures, all with None; nothing is read."""
         return replace(self, source=self.source[:count])
+
+    def joined(self, others: Pictures) -> Pictures:
+        """These pictures and then the `others`; of files, nothing is read."""
+        if isinstance(self.source, np.ndarray):
+            return replace(self, source=np.concatenate([self.source, others.source]))
+        return replace(self, source=[*self.source, *others.source])
 
     def fitted(self, size: Shape, smallest: int = 0) -> Pictures:
         """The same pictures in another size; nothing is read."""
