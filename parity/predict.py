@@ -94,7 +94,7 @@ def load(path: Path, framework: str | None = None, device: str = "cpu", threads:
             raise InputError(f"{path} holds names that are no text: take another copy") from None
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
         raise InputError(f"{path} is not a model: give a run folder, a .safetensors or a .onnx file")
-    return _checkpoint(path, framework or installed(), device, threads)
+    return _checkpoint(path, framework, device, threads)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -106,7 +106,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return chances
 
 
-def _checkpoint(path: Path, framework: str, device: str, threads: int) -> Model:
+def _checkpoint(path: Path, framework: str | None, device: str, threads: int) -> Model:
     experiment, network, state, _ = read_checkpoint(path)
     size = network.input_shape
     _check_size(path, size)
@@ -117,11 +117,13 @@ def _checkpoint(path: Path, framework: str, device: str, threads: int) -> Model:
     classes = _classes(path, names, network.classes)
     origin = f"trained on {experiment.data}" if experiment else "not said on what it was trained"
 
+    chosen = framework or installed()
+
     def started(network: Network, state: State, pixels: Preprocessing) -> Forward:
-        if framework == ONNX:
+        if chosen == ONNX:
             return _through_onnx(path, network, state, pixels, threads)
-        place = implementation(framework, "runtime", threads).start(device, threads)
-        side = trainer(framework, network, recipes.get("quick").optimizer, state, device=place)
+        place = implementation(chosen, "runtime", threads).start(device, threads)
+        side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=place)
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
     def started_dense() -> Forward:
@@ -133,7 +135,7 @@ def _checkpoint(path: Path, framework: str, device: str, threads: int) -> Model:
 
     return Model(
         path,
-        "onnxruntime" if framework == ONNX else framework,
+        "onnxruntime" if chosen == ONNX else chosen,
         network.name,
         size,
         classes,

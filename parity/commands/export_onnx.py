@@ -229,6 +229,11 @@ def _onnx(
         "ONNX Runtime": lambda pictures: scores(made, pictures, source.preprocessing, threads),
     }
     differences = compared(runs, scaled, source.network, source.state, source.preprocessing)
+    if options.dense:
+        channels, height, width = source.network.input_shape
+        other = replace(source.network, input_shape=(channels, height + 33, width + 17))
+        runs = {f"ONNX Runtime at {height + 33} by {width + 17}": runs["ONNX Runtime"]}
+        differences += compared(runs, scaled, other, source.state, replace(source.preprocessing, crop=0))
     _must_be_equal(differences, framework)
     payload = made.SerializeToString()
     write_atomically(options.output, payload)

@@ -84,8 +84,8 @@ def parser(framework: str) -> Parser:
     add(
         "--scale-jitter",
         type=scales,
-        metavar="LOW,HIGH",
-        help="rescale every training image so that its smaller side has LOW to HIGH pixels, and crop what the network takes, as the VGG "
+        metavar="LOW[,HIGH]",
+        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the network takes, as the VGG "
         "paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
     )
     add("--device", choices=("auto", "cpu", "gpu"), default="auto")
@@ -120,12 +120,12 @@ def parser(framework: str) -> Parser:
 
 
 def scales(text: str) -> tuple[int, int]:
-    """Two whole numbers, LOW,HIGH."""
-    low, high = map(int, text.split(","))
-    return low, high
+    """The least and the largest of a range LOW,HIGH of whole numbers, or of one number."""
+    low, _, high = text.partition(",")
+    return positive(low), positive(high or low)
 
 
-scales.__name__ = "pair of scales such as 256,512"
+scales.__name__ = "range such as 256,512"
 
 
 def check_flags(options: argparse.Namespace, world: World) -> None:
