@@ -124,6 +124,11 @@ def test_what_is_no_folder_is_one_line(tmp_path: Path, name: str) -> None:
         load(tmp_path / name)
 
 
+def test_a_folder_without_a_name_is_not_the_working_directory() -> None:
+    with pytest.raises(InputError, match="names no folder"):
+        data.load("folder:")
+
+
 def test_a_damaged_picture_is_named_when_it_is_read_and_not_before(tmp_path: Path) -> None:
     make(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(5)))
     (tmp_path / "b" / "3.png").write_bytes(b"\x89PNG no more")

@@ -85,8 +85,8 @@ def parser(framework: str) -> Parser:
         "--scale-jitter",
         type=scales,
         metavar="LOW[,HIGH]",
-        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the network takes, as the VGG "
-        "paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
+        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the "
+        "network takes, as the VGG paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
     )
     add("--device", choices=("auto", "cpu", "gpu"), default="auto")
     add("--threads", type=threads, help="CPU threads of a process (default: all cores, shared out)")

@@ -35,7 +35,10 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
     Its images are `Pictures`; until they are fitted to a network, they are of the first one's size.
     """
-    folder = Path(data_dir or name.removeprefix(PREFIX)).expanduser().absolute()
+    given = name.removeprefix(PREFIX)
+    if not given:
+        raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder a class")
+    folder = Path(data_dir or given).expanduser().absolute()
     entries = _folders(folder)
     tests = [part for part in TESTS if part in entries]
     if TRAIN in entries and tests:
