@@ -211,34 +211,69 @@ def test_errors_of_all_views_are_those_of_a_plain_loop(
     assert len(set(wanted.values())) > 3, "views that all err alike would show nothing"
 
 
+PROGRAM = """
+import json, sys
+from parity.commands import evaluate, export_onnx, train
+name, commands = sys.argv[1], {"evaluate": evaluate.main, "export": export_onnx.main, "train": lambda a: train.main(sys.argv[1], a)}
+for command, *arguments in json.loads(sys.argv[2]).values():
+    assert commands[command]([*arguments, "--json", "--threads", "1"]) == 0, (command, arguments)
+"""
+"""Runs commands in one process of a framework; each prints a line."""
+
+
 @pytest.fixture(scope="module")
 def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
-    """What a process of a framework's own says: of all views, and of a run that it trains, in training and here."""
+    """What a process of a framework's own says of the run, and of two that it trains itself, by the flags of the scripts."""
     found: dict[str, dict[str, Any]] = {}
+    ten = Network("ten", NETWORK.input_shape, NETWORK.nodes).with_classes(10)
+    small = Network("small24", (3, 24, 24), (Conv("conv", 6), MaxPool("pool", 4, 4), Flatten("flat"), Linear("fc", 10)))
+    for network in (ten, small):
+        (place / f"{network.name[:3]}.json").write_text(network.to_json())
 
     def run(framework: str) -> dict[str, Any]:
         if framework not in found:
-            out = place / framework
-            Path(out).mkdir()
-            (out / "config.json").write_bytes((place / "run" / "config.json").read_bytes())
-            views = [["--model", str(place / "run"), "--framework", framework, *VIEWS]]
-            views += [["--model", str(out), "--framework", framework, "--views", "single"]]
-            program = (
-                "import json, sys; from parity.commands import evaluate, train\n"
-                "name, out, calls = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])\n"
-                "assert evaluate.main([*calls[0], '--json']) == 0\n"
-                "assert train.main(name, ['--resume', out, '--json', '--threads', '1']) == 0\n"
-                "assert evaluate.main([*calls[1], '--json']) == 0\n"
-                "assert train.main(name, ['--eval-only', out, '--json', '--threads', '1']) == 0\n"
-            )
-            command = [sys.executable, "-c", program, framework, str(out), json.dumps(views)]
-            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+            out, cut, file = (f"{place / framework}{end}" for end in ("", "-cut", ".onnx"))
+            few, own = ("--epochs", "1", "--batch-size", "8"), ("--framework", framework)
+            pictures = ("--data", f"folder:{place / 'pictures'}", "--scale-jitter", "9,13")
+            shapes = ("--data", "shapes10", "--train-limit", "40", "--test-limit", "60")
+            calls = {
+                "views": ("evaluate", "--model", f"{place / 'run'}", *own, *VIEWS),
+                "trained": (
+                    "train",
+                    "--network",
+                    f"{place / 'ten.json'}",
+                    "--recipe",
+                    "quick",
+                    *pictures,
+                    *few,
+                    "--out",
+                    out,
+                ),
+                "single": ("evaluate", "--model", out, *own, "--views", "single"),
+                "only": ("train", "--eval-only", out),
+                "again": ("train", "--resume", out),
+                "export": ("export", "--run", out, *own, "--dense", "--output", file),
+                "file": ("evaluate", "--model", file, *VIEWS),
+                "run": ("evaluate", "--model", out, *own, *VIEWS),
+                "cut": (
+                    "train",
+                    "--network",
+                    f"{place / 'sma.json'}",
+                    "--recipe",
+                    "distorted",
+                    *shapes,
+                    *few,
+                    "--out",
+                    cut,
+                ),
+                "cut views": ("evaluate", "--model", cut, *own, "--limit", "60", "--views", "single,dense,crops"),
+            }
+            command = [sys.executable, "-c", PROGRAM, framework, json.dumps(calls)]
+            ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
             assert ended.returncode == 0, ended.stderr
-            said = dict(
-                zip(("views", "training", "single", "only"), map(json.loads, ended.stdout.splitlines()), strict=True)
-            )
-            lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            found[framework] = said | {"metrics": lines}
+            said = dict(zip(calls, map(json.loads, ended.stdout.splitlines()), strict=True))
+            lines = (Path(out) / "metrics.jsonl").read_text().splitlines()
+            found[framework] = said | {"metrics": [json.loads(line) for line in lines]}
         return found[framework]
 
     return run
@@ -254,9 +289,34 @@ def test_the_error_of_a_single_view_is_that_of_training_s_own_test(
     by_framework: Callable[[str], dict[str, Any]], framework: str
 ) -> None:
     said = by_framework(framework)
-    assert said["training"]["test_images"] == said["single"]["pictures"] == 35
-    assert 1 - said["single"]["rows"][0]["top1_error"] == pytest.approx(said["training"]["test_accuracy"])
-    assert said["only"]["test_accuracy"] == said["training"]["test_accuracy"]
+    assert said["trained"]["test_images"] == said["single"]["pictures"] == 35
+    assert 1 - said["single"]["rows"][0]["top1_error"] == pytest.approx(said["trained"]["test_accuracy"])
+    assert said["only"]["test_accuracy"] == said["again"]["test_accuracy"] == said["trained"]["test_accuracy"]
+    assert 1 - said["cut views"]["rows"][0]["top1_error"] == pytest.approx(said["cut"]["test_accuracy"])
+
+
+def test_a_network_gets_as_many_scores_as_a_folder_has_classes(
+    by_framework: Callable[[str], dict[str, Any]], framework: str
+) -> None:
+    said = by_framework(framework)
+    assert said["trained"]["network"] == "ten+classes10+classes7"
+    assert (said["single"]["classes"], said["single"]["network"]) == (7, "ten+classes10+classes7")
+
+
+def test_a_dense_export_errs_as_the_run_that_it_is_of(
+    by_framework: Callable[[str], dict[str, Any]], framework: str
+) -> None:
+    said = by_framework(framework)
+    assert errors(said["file"]) == errors(said["run"])
+    assert [row["scales"] for row in said["file"]["rows"] if row["views"] == "dense"] == [[9], [11], [13], [9, 11, 13]]
+
+
+def test_pictures_in_memory_that_are_larger_than_the_network_s_are_seen_whole_and_at_a_grid(
+    by_framework: Callable[[str], dict[str, Any]], framework: str
+) -> None:
+    said = by_framework(framework)["cut views"]
+    assert [(row["views"], row["scales"]) for row in said["rows"]] == [("single", []), ("dense", [32]), ("crops", [32])]
+    assert said["padding"] == 0, "crops of 24 have room in pictures of 32"
 
 
 def test_both_frameworks_train_on_the_same_jittered_crops(by_framework: Callable[[str], dict[str, Any]]) -> None:

@@ -162,7 +162,8 @@ def _dense(source: Source) -> Source:
     check_any_size(network)
     if source.preprocessing.permutation is not None:
         raise InputError(f"the recipe of {source.network.name} permutes the pixels of one size: leave --dense out")
-    return replace(source, network=network, state=dense_state(network, source.state))
+    whole = replace(source.preprocessing, crop=0)
+    return replace(source, network=network, state=dense_state(network, source.state), preprocessing=whole)
 
 
 def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], np.ndarray]:
@@ -233,7 +234,7 @@ def _onnx(
         channels, height, width = source.network.input_shape
         other = replace(source.network, input_shape=(channels, height + 33, width + 17))
         runs = {f"ONNX Runtime at {height + 33} by {width + 17}": runs["ONNX Runtime"]}
-        differences += compared(runs, scaled, other, source.state, replace(source.preprocessing, crop=0))
+        differences += compared(runs, scaled, other, source.state, source.preprocessing)
     _must_be_equal(differences, framework)
     payload = made.SerializeToString()
     write_atomically(options.output, payload)
