@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from refusals import contents, saved_run, the_error
 from training import ROOT
 
 from parity import evaluate, images, weights
-from parity.commands.evaluate import main
+from parity.commands.evaluate import main, matched
+from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.dense import dense, dense_state
 from parity.errors import InputError
@@ -346,6 +348,17 @@ def test_a_report_holds_the_table_and_a_picture(
 def test_a_split_says_which_pictures(place: Path, capsys: pytest.CaptureFixture[str], split: str, count: int) -> None:
     result = evaluated(capsys, "--model", place / "run", "--framework", "onnx", "--views", "single", "--split", split)
     assert result["pictures"] == count
+
+
+def test_classes_meet_by_name_and_those_of_a_model_without_names_by_number(place: Path) -> None:
+    model, empty = load(place / "run", "onnx"), np.zeros((0, 3, 8, 8), np.uint8)
+    none = np.zeros(0, np.int64)
+    some = Dataset("some", ("class5", "class1"), empty, none, empty, none)
+    assert matched(model, some).tolist() == [5, 1]
+    seven = Dataset("seven", tuple("abcdefg"), empty, none, empty, none)
+    assert matched(replace(model, named=False), seven).tolist() == list(range(7))
+    with pytest.raises(InputError, match="class 'a' that"):
+        matched(model, seven)
 
 
 # What is refused
