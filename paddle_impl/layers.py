@@ -97,6 +97,14 @@ class LogSoftmax(nn.Layer):
         return x - paddle.logsumexp(x, 1, keepdim=True)
 
 
+class GlobalAvgPool(nn.Layer):
+    """`nodes.GlobalAvgPool`: [N,C,H,W] -> [N,C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean over height and width."""
+        return x.mean([2, 3])
+
+
 class _AvgPool(nn.AvgPool2D):
     """Average pooling whose padding, which may be uneven, does not count, with the gradient of its dtype."""
 
@@ -136,8 +144,7 @@ class _Conv(nn.Conv2D):
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         padding, bias = _padding(node.pads(shape)), None if node.bias else False
         super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias_attr=bias)
-        # Height and width of the output, where it is one group's and evenly padded, as unfolding needs it.
-        self.map = node.output(shape)[1:] if node.groups == 1 and len(padding) == 2 else ()
+        self.node, self.unfolds = node, node.groups == 1 and len(padding) == 2
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = THREADS.sizes(x.shape[0]) if _eager_on_cpu(x) else []
@@ -158,12 +165,17 @@ class _Conv(nn.Conv2D):
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """The convolution without bias."""
-        few = self.map and math.prod(self.map) <= _FEW_PIXELS
-        if not (few and x.shape[0] >= 8 and _eager_on_cpu(x)):
+        size = self._few(x) if _eager_on_cpu(x) else ()
+        if not size:
             return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
         columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
         out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
-        return out.reshape([weight.shape[0], x.shape[0], *self.map]).transpose([1, 0, 2, 3])
+        return out.reshape([weight.shape[0], x.shape[0], *size]).transpose([1, 0, 2, 3])
+
+    def _few(self, x: Tensor) -> Shape:
+        """Height and width of the output for `x`, where it is unfolded: of many images and few pixels."""
+        size = self.node.output(tuple(x.shape[1:]))[1:] if self.unfolds and x.shape[0] >= 8 else ()
+        return size if size and math.prod(size) <= _FEW_PIXELS else ()
 
 
 def _eager_on_cpu(x: Tensor) -> bool:
@@ -271,6 +283,11 @@ def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Layer:
     return _AvgPool(node, shape)
 
 
+def global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape) -> nn.Layer:
+    """The mean of every map."""
+    return GlobalAvgPool()
+
+
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Layer:
     """Dropout."""
     return Dropout(node)
@@ -296,6 +313,7 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Layer]] = {
     nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,
     nodes.AvgPool: avg_pool,
+    nodes.GlobalAvgPool: global_avg_pool,
     nodes.Dropout: dropout,
     nodes.Flatten: flatten,
     nodes.Branches: branches,

@@ -50,7 +50,7 @@ def trained(worker: Worker, feed: Feed, steps: int = TRAINED_STEPS) -> State:
 
 def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
     """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel)."""
-    images = dataset.train_images
+    images = dataset.train_images[:]
     found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
     found["extremes"] = extremes(images.shape[1:])
     return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}

@@ -15,6 +15,7 @@ from parity.nodes import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     LogSoftmax,
     MaxPool,
@@ -133,7 +134,7 @@ def _seen(layer: Layer, before: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Receptive field and stride of a layer behind layers that have those `before`."""
     field, stride = (max(column) for column in zip(*before, strict=True))
     window, step = _window(layer.node)
-    if isinstance(layer.node, Flatten):
+    if isinstance(layer.node, Flatten | GlobalAvgPool):
         window = max(layer.input[1:], default=1)
     return field + (window - 1) * stride, stride * step
 

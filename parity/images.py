@@ -55,8 +55,41 @@ def read(path: Path, size: Shape) -> np.ndarray:
 
     `InputError` naming the file where it is missing, too large, damaged or no picture of `FORMATS`.
     """
-    data = _bytes(path)
     channels, height, width = size
+    return _decoded(path, channels, (width, height))
+
+
+def whole(path: Path, channels: int) -> np.ndarray:
+    """The picture in `path` in its own size: uint8 [C,h,w]. `InputError` as from `read`."""
+    return _decoded(path, channels, None)
+
+
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [C,h,w] resized as a whole to [C,height,width], whatever the aspect ratio; itself where it has that size."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    channels = len(pixels)
+    picture = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    made = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(made.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def rescaled(pixels: np.ndarray, smallest: int) -> np.ndarray:
+    """uint8 [C,h,w] with its smaller side at `smallest` pixels, the other in proportion, rounded (arXiv 1409.1556: isotropically)."""
+    height, width = pixels.shape[1:]
+    least = min(height, width)
+    return resized(pixels, *((side * smallest + least // 2) // least for side in (height, width)))
+
+
+def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle [C,height,width] of [C,h,w]."""
+    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+    return pixels[:, top : top + height, left : left + width]
+
+
+def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 [C,h,w], resized to `size` (width, height) if that is given."""
+    data = _bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's remarks about metadata would be lines beside the one
@@ -65,7 +98,7 @@ def read(path: Path, size: Shape) -> np.ndarray:
                 picture = _rgb(ImageOps.exif_transpose(file))
         if channels == 1:
             picture = picture.convert("L")
-        pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+        pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS) if size else picture)
     except UnidentifiedImageError:
         raise InputError(f"{path} is no picture that can be read here ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -76,7 +109,7 @@ def read(path: Path, size: Shape) -> np.ndarray:
         raise InputError(
             f"{path} cannot be decoded ({str(error) or type(error).__name__}): take another copy"
         ) from None
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))
 
 
 def _bytes(path: Path) -> bytes:

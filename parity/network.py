@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
-from typing import Any
+from typing import Any, cast
 
 from parity.errors import InputError
 from parity.nodes import (
@@ -196,14 +196,32 @@ class Network:
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
-        last = {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}
-        nodes = edited(self.nodes, lambda node: node if node.name in last.values() else _narrow(node, width))
+        nodes = edited(self.nodes, lambda node: node if node.name in self._scoring else _narrow(node, width))
         if size is None:
             return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
         if size < 1 or len(self.input_shape) != 3:
             raise InputError(f"network {self.name} cannot take an image of {size} pixels by {size}")
         whole, shape = replace(self, nodes=nodes), (self.input_shape[0], size, size)
         return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
+
+    def with_classes(self, count: int) -> Network:
+        """`NAME+classesCOUNT`: the network with so many class scores, of its auxiliary heads too; itself where it has them."""
+        if count == self.classes:
+            return self
+
+        def change(node: Node) -> Node:
+            if node.name not in self._scoring:
+                return node
+            return replace(node, units=count) if isinstance(node, Linear) else replace(cast(Conv, node), filters=count)
+
+        return replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
+
+    @property
+    def _scoring(self) -> tuple[str, ...]:
+        """The last linear layer or convolution of the main path and of every auxiliary head."""
+        return tuple(
+            {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values()
+        )
 
     @cached_property
     def digest(self) -> str:

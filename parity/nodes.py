@@ -275,6 +275,15 @@ class AvgPool(MaxPool):
 
 
 @dataclass(frozen=True)
+class GlobalAvgPool(Node):
+    """The mean of every map, of whatever size: (channels, height, width) -> (channels,)."""
+
+    def output(self, shape: Shape) -> Shape:
+        """(channels,)."""
+        return _image(self, shape)[:1]
+
+
+@dataclass(frozen=True)
 class Dropout(Node):
     """Zeroes each element with probability `rate` in training.
 
@@ -363,7 +372,7 @@ class Auxiliary(Node):
 KINDS: dict[str, type[Node]] = {
     kind.__name__: kind
     for kind in (
-        *(Conv, Linear, BatchNorm, LRN, ReLU, Tanh, LogSoftmax, MaxPool, AvgPool, Dropout, Flatten),
+        *(Conv, Linear, BatchNorm, LRN, ReLU, Tanh, LogSoftmax, MaxPool, AvgPool, GlobalAvgPool, Dropout, Flatten),
         *(Branches, Auxiliary),
     )
 }

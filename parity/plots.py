@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from parity.costs import Cost
 from parity.errors import InputError
@@ -186,6 +189,36 @@ def _short(value: int) -> str:
 def _cut(text: str, most: int = 30) -> str:
     """`text`, without its middle where it is too long."""
     return text if len(text) < most else f"{text[: most // 2 - 3]}…{text[-most // 2 - 1 :]}"
+
+
+MOST_NUMBERED, MOST_NAMED = 20, 60
+"""Classes of a confusion matrix whose cells hold their percentage, and whose names stand beside it."""
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
+    """A PNG of a confusion matrix: `counts` [K,K] of pictures by true (row) and predicted class, drawn as shares of each row."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    size = len(classes)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(5.0, 0.55 * size + 2), 12.0)
+    figure, axis = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="share of the pictures of a class", shrink=0.8)
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.set_title(textwrap.fill(title, round(10 * side)), fontsize=10)
+    if size <= MOST_NAMED:
+        axis.set_xticks(range(size), [_cut(name) for name in classes], rotation=60, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(size), [_cut(name) for name in classes])
+    if size <= MOST_NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                colour = "white" if share > 0.5 else "#1d2733"
+                axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    return _png(figure)
 
 
 def _png(figure: Any) -> bytes:

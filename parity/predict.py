@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import numpy as np
 
 from parity import data, machine, recipes
 from parity.data.batches import preprocess
+from parity.dense import check_any_size, dense, dense_state, takes_any_size
 from parity.errors import InputError
 from parity.network import Network, parse_json
 from parity.nodes import Shape
 from parity.onnx import runtime
-from parity.recipe import Preprocessing, fitting, read_recipe
+from parity.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
 from parity.train import Diverged
+from parity.weights import State
 
 SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
 """A small trained network that comes with the project."""
@@ -34,11 +37,12 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`.
+    """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`, which are `named` or just numbered.
 
     `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,
-    `origin` says what it was trained on, and `notes`, one line each, what the file leaves open and was assumed. `start` loads
-    the framework, which takes seconds, so that bad pictures are found before.
+    `origin` says what it was trained on, and `notes`, one line each, what the file leaves open and was assumed. `data` and `recipe` are
+    what it was trained on and how, where the file says so. `start` loads the framework, which takes seconds, so that bad pictures are
+    found before; `start_dense` starts what computes pictures of any size (`parity.dense`), an `InputError` where nothing does.
     """
 
     path: Path
@@ -48,35 +52,49 @@ class Model:
     classes: tuple[str, ...]
     origin: str
     notes: tuple[str, ...]
+    named: bool
+    data: str | None
+    recipe: Recipe | None
     batch: int
     start: Callable[[], Forward]
+    start_dense: Callable[[], Forward]
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. `Diverged` where they are no finite numbers."""
-        forward = self.start()
-        parts = [forward(images[first : first + self.batch]) for first in range(0, len(images), self.batch)]
-        found = np.concatenate(parts)
+    def probabilities(self, images: np.ndarray, forward: Forward | None = None) -> np.ndarray:
+        """Probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. `Diverged` where they are no finite numbers.
+
+        `forward` is what was started before (None: start it now); pictures larger than `size` go through it in smaller batches.
+        """
+        forward = forward or self.start()
+        larger = math.ceil(math.prod(images.shape[2:]) / math.prod(self.size[1:]))
+        batch = max(1, self.batch // larger)
+        found = np.concatenate([forward(images[first : first + batch]) for first in range(0, len(images), batch)])
         if not np.isfinite(found).all():
             raise Diverged(f"{self.path} yields scores that are no finite numbers: its weights have diverged")
         return found
 
 
-def load(path: Path, framework: str | None = None) -> Model:
+ONNX = "onnx"
+"""Beside the frameworks, what may compute a checkpoint: onnxruntime."""
+
+
+def load(path: Path, framework: str | None = None, device: str = "cpu", threads: int | None = None) -> Model:
     """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
 
-    `framework` (None: whichever is installed, paddle first) computes a checkpoint; an ONNX file goes through onnxruntime.
+    `framework` (None: whichever is installed, paddle first) computes a checkpoint on the `device`; an ONNX file goes through onnxruntime,
+    and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the CPU's.
     """
     suffix = path.suffix.lower()
+    threads = threads or machine.cores()
     if suffix == ".onnx":
-        if framework:
+        if framework not in (None, ONNX):
             raise InputError(f"--framework cannot be given with {path}: onnxruntime runs ONNX files")
         try:
-            return _onnx(path)
+            return _onnx(path, threads)
         except UnicodeDecodeError:  # onnxruntime decodes names and metadata when they are asked for
             raise InputError(f"{path} holds names that are no text: take another copy") from None
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
         raise InputError(f"{path} is not a model: give a run folder, a .safetensors or a .onnx file")
-    return _checkpoint(path, framework)
+    return _checkpoint(path, framework, device, threads)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -88,37 +106,68 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return chances
 
 
-def _checkpoint(path: Path, framework: str | None) -> Model:
+def _checkpoint(path: Path, framework: str | None, device: str, threads: int) -> Model:
     experiment, network, state, _ = read_checkpoint(path)
     size = network.input_shape
     _check_size(path, size)
     preprocessing = experiment.recipe.preprocessing if experiment else None
-    names = data.CLASSES.get(experiment.data) if experiment else None
+    names = (experiment.classes or data.CLASSES.get(experiment.data)) if experiment else None
     notes = _notes(path, preprocessing, names)
     pixels = _fitting(path, preprocessing, size)
     classes = _classes(path, names, network.classes)
     origin = f"trained on {experiment.data}" if experiment else "not said on what it was trained"
+
     chosen = framework or installed()
 
-    def start() -> Forward:
-        device = implementation(chosen, "runtime").start(
-            "cpu", machine.cores()
-        )  # so that all routes agree; a few pictures need no GPU
-        side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=device)
+    def started(network: Network, state: State, pixels: Preprocessing) -> Forward:
+        if chosen == ONNX:
+            return _through_onnx(path, network, state, pixels, threads)
+        place = implementation(chosen, "runtime", threads).start(device, threads)
+        side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=place)
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
-    return Model(path, chosen, network.name, size, classes, origin, notes, _batch(size), start)
+    def started_dense() -> Forward:
+        made = network if takes_any_size(network) else dense(network)
+        check_any_size(made)
+        if pixels.permutation is not None:
+            raise InputError(f"{path} takes permuted pixels: only crops of one size can be permuted")
+        return started(made, dense_state(made, state), replace(pixels, crop=0))
+
+    return Model(
+        path,
+        "onnxruntime" if chosen == ONNX else chosen,
+        network.name,
+        size,
+        classes,
+        origin,
+        notes,
+        names is not None,
+        experiment.data if experiment else None,
+        experiment.recipe if experiment else None,
+        _batch(size),
+        lambda: started(network, state, pixels),
+        started_dense,
+    )
 
 
-def _onnx(path: Path) -> Model:
+def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocessing, threads: int) -> Forward:
+    """A checkpoint in ONNX Runtime, written without a framework."""
+    from parity.onnx import operators, writing
+
+    single = {name: array.astype(np.float32) for name, array in state.items()}
+    model = writing.write(network, operators.operators(network, single), any_size=takes_any_size(network))
+    return _forward(path, runtime.session(model.SerializeToString(), threads), pixels, None)
+
+
+def _onnx(path: Path, threads: int) -> Model:
     """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
-    session = runtime.session(path, machine.cores())
-    size, batch, whole = _input(path, session)
+    session = runtime.session(path, threads)
     told = session.get_modelmeta().custom_metadata_map
     with about(path, "take another copy"):
         network = Network.from_json(told["network"]) if "network" in told else None
         recipe = read_recipe(parse_json(told["recipe"], "recipe")) if "recipe" in told else None
         names = _names(told)
+    size, batch, whole = _input(path, session, network)
     if network and (network.input_shape != size or network.digest != told.get("network_sha256", network.digest)):
         raise InputError(f"{path}: its graph is not of the network {network.name} that its metadata holds")
     preprocessing = Preprocessing() if whole else recipe.preprocessing if recipe else None
@@ -128,6 +177,12 @@ def _onnx(path: Path) -> Model:
         notes = (*notes, f"{path} does not say what its output {output} is: taken for scores before the softmax")
     forward = _forward(path, session, None if whole else _fitting(path, preprocessing, size), batch)
     count = forward(np.zeros((1, *size), np.uint8)).shape[1]
+
+    def started_dense() -> Forward:
+        if all(isinstance(side, int) for side in session.get_inputs()[0].shape[1:]):
+            raise InputError(f"{path} takes pictures of one size: export it with --dense to apply it to others")
+        return _forward(path, session, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
+
     return Model(
         path,
         "onnxruntime",
@@ -136,15 +191,24 @@ def _onnx(path: Path) -> Model:
         _classes(path, names, count),
         _origin(told),
         notes,
+        names is not None,
+        told.get("data"),
+        recipe,
         batch or _batch(size),
         lambda: forward,
+        started_dense,
     )
 
 
-def _input(path: Path, session: Any) -> tuple[Shape, int | None, bool]:
-    """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C]."""
+def _input(path: Path, session: Any, network: Network | None) -> tuple[Shape, int | None, bool]:
+    """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C].
+
+    Where height and width may be any, they are those of the `network` that the file holds.
+    """
     inputs = session.get_inputs()
     fits = len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(uint8)") and len(inputs[0].shape) == 4
+    if fits and network and takes_any_size(network) and "H" in inputs[0].shape:
+        return network.input_shape, None, inputs[0].type == "tensor(uint8)"
     if not fits or not all(isinstance(side, int) for side in inputs[0].shape[1:]):
         found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "nothing"
         raise InputError(

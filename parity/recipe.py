@@ -124,6 +124,9 @@ class Augmentation:
     The crop has the size of the image, or is a square of `crop` pixels. Then, in this order: a number from -`brightness` to `brightness`
     is added to all pixels (of 0 to 255), and the distance of each to its channel's mean is multiplied by a number from `contrast_low` to
     `contrast_high`. Nothing is clipped.
+
+    With `scale_low` and `scale_high` (the scale jitter of arXiv 1409.1556, section 3.1: 256 and 512) an image is first rescaled so that its
+    smaller side has a number of pixels drawn evenly from this range; it is tested at the middle of the range.
     """
 
     crop_padding: int = 0
@@ -132,11 +135,28 @@ class Augmentation:
     brightness: float = 0.0
     contrast_low: float = 1.0
     contrast_high: float = 1.0
+    scale_low: int = 0
+    scale_high: int = 0
 
     def __post_init__(self) -> None:
         for field in ("crop_padding", "crop", "brightness", "contrast_low"):
             within(f"augmentation {field}", getattr(self, field), 0, math.inf)
         within("augmentation contrast_high", self.contrast_high, self.contrast_low, math.inf)
+        if self.rescales and not (0 < self.crop <= self.scale_low <= self.scale_high <= 4096 and not self.crop_padding):
+            raise InputError(
+                f"augmentation scales of {self.scale_low} to {self.scale_high} need unpadded crops no larger than the smaller, "
+                f"and at most 4096 pixels; crops are of {self.crop}"
+            )
+
+    @property
+    def scales(self) -> tuple[int, int]:
+        """The least and the largest scale; (0, 0) where images keep theirs."""
+        return self.scale_low, self.scale_high
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the scale is drawn."""
+        return self.scales != (0, 0)
 
     @property
     def distorts(self) -> bool:
@@ -179,6 +199,7 @@ class Recipe:
         `InputError` where the image is too small, or has other channels than the means are for.
         """
         crop, means = self.preprocessing.crop, self.preprocessing.mean
+        shape = (shape[0], crop, crop) if self.augmentation.rescales else shape  # whatever its size
         if len(set(means)) > 1 and len(means) != shape[0]:
             raise InputError(f"recipe {self.name} has means of {len(means)} channels, the images have {shape[0]}")
         if crop > min(shape[1:]):
@@ -196,7 +217,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run, fully determined: network, recipe, data set, seed, and how much of the data (None: all)."""
+    """One training run, fully determined: network, recipe, data set, seed, and how much of the data (None: all).
+
+    `classes` are named where the data set is none of `parity.data.CLASSES`.
+    """
 
     network: Network
     recipe: Recipe
@@ -204,6 +228,7 @@ class Experiment:
     seed: int = 0
     train_limit: int | None = None
     test_limit: int | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -244,6 +269,12 @@ def read_recipe(fields: Any) -> Recipe:
         raise InputError("recipe JSON: an object is needed")
     parts = {key: from_fields(cls, fields[key], f"recipe {key}") for key, cls in _PARTS.items() if key in fields}
     return from_fields(Recipe, fields | parts, "recipe")
+
+
+def with_jitter(recipe: Recipe, scales: tuple[int, int], size: int) -> Recipe:
+    """`recipe` with crops of `size` by `size` from images rescaled by a jitter of `scales` (low, high)."""
+    how = replace(recipe.augmentation, crop=size, crop_padding=0, scale_low=scales[0], scale_high=scales[1])
+    return replace(recipe, augmentation=how, preprocessing=replace(recipe.preprocessing, crop=size))
 
 
 def changed(recipe: Recipe, **fields: Any) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from parity.errors import InputError
@@ -74,6 +75,17 @@ RECIPES: dict[str, Recipe] = {
             augmentation=Augmentation(crop=24, flip=True, brightness=63.0, contrast_low=0.2, contrast_high=1.8),
             source="TensorFlow's cifar10.distorted_inputs, which feeds the first article's twin (optimizer: ours, it only times)",
         ),
+        Recipe(
+            "vgg",
+            Optimizer("momentum", rate=0.01, momentum=0.9, weight_decay=5e-4),
+            epochs=74,
+            batch_size=256,
+            schedule=Schedule("discexp", factor=0.1, every=23_680_000),
+            preprocessing=Preprocessing(mean=(0.485, 0.456, 0.406), std=(1 / 255,) * 3, crop=224),
+            augmentation=Augmentation(crop=224, flip=True, scale_low=256, scale_high=512),
+            source="arXiv 1409.1556, section 3.1: 370,000 updates (the rate dropped three times as the validation stalled; here evenly), "
+            "scale jitter; without the random colour shift",
+        ),
     )
 }
 
@@ -96,4 +108,4 @@ def get(name: str) -> Recipe:
 
 def fitting(network: Network, otherwise: str = "article") -> Recipe:
     """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else the one called `otherwise`."""
-    return RECIPES[OF.get(network.name.partition("@")[0], otherwise)]
+    return RECIPES[OF.get(re.split("[@+]", network.name)[0], otherwise)]

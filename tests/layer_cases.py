@@ -14,6 +14,7 @@ from parity.nodes import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     LogSoftmax,
     MaxPool,
@@ -32,7 +33,7 @@ DIVISOR = 7
 def network(shape: tuple[int, ...], *nodes: Node) -> Network:
     """`nodes` behind a convolution of 1x1, which shows their input and its gradient, and before the class scores."""
     entry = Conv("entry", shape[0], 1, padding=0, bias=False)
-    flat = () if any(isinstance(node, Flatten) for node in nodes) else (Flatten("flatten"),)
+    flat = () if any(isinstance(node, Flatten | GlobalAvgPool) for node in nodes) else (Flatten("flatten"),)
     return Network("made", shape, (entry, *nodes, *flat, Linear("scores", CLASSES)))
 
 
@@ -74,6 +75,7 @@ CASES = {
     "average pool, same": network((2, 5, 7), AvgPool("node", padding="same")),
     "average pool of 3x3 by 2, same": network((2, 6, 7), AvgPool("node", 3, 2, padding="same")),
     "average pool over all": network((3, 5, 5), AvgPool("node", 5, 1)),
+    "mean of maps": network((3, 5, 7), GlobalAvgPool("node")),
     "LRN": network((7, 3, 2), LRN("node", alpha=0.3)),
     "LRN of an even size": network((5, 2, 3), LRN("node", size=4, k=0.7, alpha=0.5, beta=0.6)),
     "LRN wider than the channels": network((3, 2, 2), LRN("node", size=9, k=1.0, alpha=0.2, beta=1.3)),

@@ -18,6 +18,7 @@ from parity.nodes import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     LogSoftmax,
     MaxPool,
@@ -180,6 +181,7 @@ NODES: dict[type[Node], Callable[..., Array]] = {
     MaxPool: lambda node, x, own, training: _pool(node, x, _first_largest),
     AvgPool: lambda node, x, own, training: _pool(node, x, lambda patch: patch.mean(axis=(2, 3))),
     Dropout: _dropout,
+    GlobalAvgPool: lambda node, x, own, training: x.mean(axis=(2, 3)),
     Flatten: lambda node, x, own, training: x.reshape(len(x), -1),
 }
 """Each kind of node: (node, input, its own arrays, dropout mask or True in training and None in inference) -> output."""

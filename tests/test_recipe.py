@@ -191,10 +191,12 @@ FIELDS = [
 
 @pytest.mark.parametrize("part,field", FIELDS)
 def test_every_field_of_a_recipe_goes_to_json_and_back(part: str | None, field: str) -> None:
-    held = getattr(PLAIN, part) if part else PLAIN
+    jittered = dataclasses.replace(PLAIN, augmentation=Augmentation(crop=1, scale_low=1, scale_high=2))
+    plain = jittered if field.startswith("scale_") else PLAIN
+    held = getattr(plain, part) if part else plain
     new = dataclasses.replace(held, **{field: FRACTIONS.get(field) or other(getattr(held, field))})
-    recipe = dataclasses.replace(PLAIN, **{part: new}) if part else new
-    assert recipe != PLAIN
+    recipe = dataclasses.replace(plain, **{part: new}) if part else new
+    assert recipe != plain
     assert read_recipe(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
 
 

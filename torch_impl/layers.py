@@ -90,6 +90,14 @@ class LogSoftmax(nn.Module):
         return F.log_softmax(x, 1)
 
 
+class GlobalAvgPool(nn.Module):
+    """`nodes.GlobalAvgPool`: [N,C,H,W] -> [N,C]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean over height and width."""
+        return x.mean((2, 3))
+
+
 class _MaxPool(nn.MaxPool2d):
     """Max pooling with padding that may be uneven."""
 
@@ -189,6 +197,11 @@ def avg_pool(node: nodes.AvgPool, shape: Shape) -> nn.Module:
     return _AvgPool(node, shape)
 
 
+def global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape) -> nn.Module:
+    """The mean of every map."""
+    return GlobalAvgPool()
+
+
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Module:
     """Dropout."""
     return Dropout(node)
@@ -214,6 +227,7 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,
     nodes.AvgPool: avg_pool,
+    nodes.GlobalAvgPool: global_avg_pool,
     nodes.Dropout: dropout,
     nodes.Flatten: flatten,
     nodes.Branches: branches,

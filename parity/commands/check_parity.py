@@ -199,7 +199,7 @@ def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[
             f"images of {len(dataset.classes)} classes: choose another --data"
         )
     shape = dataset.train_images.shape[1:]
-    size = shape[1:] if recipe.preprocessing.crop else network.input_shape[1:]
+    size = shape[1:] if recipe.preprocessing.crop and not recipe.augmentation.rescales else network.input_shape[1:]
     target = (network.input_shape[0], *size)
     if recipe.seen(target) != network.input_shape:
         raise InputError(

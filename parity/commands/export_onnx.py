@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ import numpy as np
 from parity import __version__, data, machine, networks, recipes
 from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import Difference
+from parity.dense import check_any_size, dense, dense_state, takes_any_size
 from parity.errors import InputError
 from parity.network import Network
 from parity.predict import softmax
@@ -59,6 +60,11 @@ def parser() -> Parser:
     add("--framework", choices=tuple(FRAMEWORKS), help="which exports (default: whichever is installed, paddle first)")
     add("--to", choices=("onnx", "static"), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
     add("--opset", type=positive, help="17 to 21 (default: 18)")
+    add(
+        "--dense",
+        action="store_true",
+        help="linear layers as convolutions and the score map averaged: the file takes pictures of any height and width",
+    )
     add("--softmax", action="store_true", help="yield probabilities instead of logits")
     add("--preprocess", action="store_true", help="take uint8 [N,H,W,C] and scale inside the graph as the recipe does")
     add("--fold-batch-norm", action="store_true", help="multiply batch norms into the layers before them")
@@ -80,7 +86,7 @@ class Source:
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     _check_flags(options)
-    source = _source(options)
+    source = _dense(_source(options)) if options.dense else _source(options)
     framework = options.framework or installed()
     count = options.threads or machine.cores()
     implementation(framework, "runtime", count).start("cpu", count)
@@ -105,7 +111,7 @@ def _check_flags(options: argparse.Namespace) -> None:
     if options.seed is not None and not options.network:
         raise InputError("--seed is of fresh weights: it goes with --network")
     if options.to == "static":
-        for name in ("opset", "softmax", "preprocess", "fold_batch_norm"):
+        for name in ("opset", "dense", "softmax", "preprocess", "fold_batch_norm"):
             if getattr(options, name):
                 raise InputError(f"--{name.replace('_', '-')} is of ONNX files: leave it out with --to static")
         if os.path.lexists(options.output):
@@ -148,6 +154,16 @@ def _checked(
     with about(Path(origin), "mend the recipe in it"):
         preprocessing = fitting(experiment.recipe.preprocessing if experiment else None, network.input_shape[0])
     return Source(network, state, preprocessing, experiment, accuracy)
+
+
+def _dense(source: Source) -> Source:
+    """The same weights in a network that takes pictures of any size; `InputError` where there is none."""
+    network = source.network if takes_any_size(source.network) else dense(source.network)
+    check_any_size(network)
+    if source.preprocessing.permutation is not None:
+        raise InputError(f"the recipe of {source.network.name} permutes the pixels of one size: leave --dense out")
+    whole = replace(source.preprocessing, crop=0)
+    return replace(source, network=network, state=dense_state(network, source.state), preprocessing=whole)
 
 
 def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], np.ndarray]:
@@ -198,6 +214,7 @@ def _onnx(
             softmax=options.softmax,
             preprocessing=source.preprocessing if options.preprocess else None,
             metadata=_metadata(source, framework),
+            any_size=options.dense,
         )
     except NotTheNetwork as error:
         raise Failed(f"{FRAMEWORKS[framework]}'s export of {source.network.name} is not the network: {error}") from None
@@ -213,6 +230,11 @@ def _onnx(
         "ONNX Runtime": lambda pictures: scores(made, pictures, source.preprocessing, threads),
     }
     differences = compared(runs, scaled, source.network, source.state, source.preprocessing)
+    if options.dense:
+        channels, height, width = source.network.input_shape
+        other = replace(source.network, input_shape=(channels, height + 33, width + 17))
+        runs = {f"ONNX Runtime at {height + 33} by {width + 17}": runs["ONNX Runtime"]}
+        differences += compared(runs, scaled, other, source.state, source.preprocessing)
     _must_be_equal(differences, framework)
     payload = made.SerializeToString()
     write_atomically(options.output, payload)
@@ -304,8 +326,8 @@ def _metadata(source: Source, framework: str) -> dict[str, str]:
     }
     if experiment:
         known |= {"recipe": json.dumps(asdict(experiment.recipe)), "data": experiment.data}
-        if experiment.data in data.CLASSES:
-            known["classes"] = json.dumps(data.CLASSES[experiment.data])
+        if names := experiment.classes or data.CLASSES.get(experiment.data):
+            known["classes"] = json.dumps(names)
     return known | ({} if source.accuracy is None else {"test_accuracy": repr(source.accuracy)})
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import platform
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 
 from parity import __version__, data, machine, networks, plots, recipes, v2_tar, weights
 from parity.commands.command import Failed, Interrupted, execute
+from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
     CPU_NETWORK,
     GPU_NETWORK,
@@ -32,7 +32,6 @@ from parity.commands.train_flags import (
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import BatchNorm
 from parity.progress import Console, duration
 from parity.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
@@ -40,7 +39,7 @@ from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
 from parity.weights import State, initialise
-from parity.world import ALONE, LOST, World, from_launcher, is_loss
+from parity.world import LOST, World, from_launcher, is_loss
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -178,13 +177,15 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        _check_fit(asked, dataset, recipe, world)
+        fit(asked, dataset, recipe, options.scale_jitter, world)
     runtime, device = _start(framework, options, world)
     network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    _check_fit(network, dataset, recipe, world)
+    network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
-    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, options.train_limit, options.test_limit)
+    names = () if dataset.name in data.CLASSES else dataset.classes
+    limits = (options.train_limit, options.test_limit)
+    experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
     context = {
         "framework": framework,
         "versions": runtime.versions()
@@ -257,45 +258,12 @@ def _data(options: argparse.Namespace, console: Console, network: Network | None
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _check_fit(
-    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
-) -> None:
-    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
-
-    The processes of `world` share every batch.
-    """
-    shape = dataset.train_images.shape[1:]
-    seen = recipe.seen(shape) if recipe else shape
-    if seen != network.input_shape or len(dataset.classes) != network.classes:
-        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
-        raise InputError(
-            f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
-            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
-        )
-    if recipe is None or not trained:
-        return
-    count = len(dataset.train_labels)
-    parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
-    shared = "" if world.size == 1 else f", shared by {world.size} processes,"
-    if 0 in parts:
-        raise InputError(
-            f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "
-            "choose another --batch-size or --train-limit, or fewer processes"
-        )
-    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
-    if 1 in norms and 1 in parts:
-        raise InputError(
-            f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
-            f"{network.name} learns nothing: choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
-        )
-
-
 def _resume(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
     run = Run.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
-    _check_fit(experiment.network, dataset, experiment.recipe, world)
+    check_fit(experiment.network, dataset, experiment.recipe, world)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, world)
     place = f"pass {position.epoch}, batch {position.batch}"
@@ -308,7 +276,10 @@ def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset
     """What `run` trains and tests on."""
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
-    return dataset.limit(experiment.train_limit, experiment.test_limit)
+    if experiment.classes not in ((), dataset.classes):
+        raise InputError(f"{dataset.name} no longer has the classes that {run.folder} was begun with: put them back")
+    limited = dataset.limit(experiment.train_limit, experiment.test_limit)
+    return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
 def _evaluate_only(framework: str, options: argparse.Namespace, world: World, console: Console) -> dict[str, Any]:
@@ -321,7 +292,8 @@ def _evaluate_only(framework: str, options: argparse.Namespace, world: World, co
         dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
     recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
-    _check_fit(network, dataset, recipe, trained=False)
+    dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
+    check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
     side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()

@@ -25,10 +25,21 @@ FIXED_ON_RESUME = (
     "seed",
     "train_limit",
     "test_limit",
+    "scale_jitter",
     "out",
     "eval_only",
 )
-TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "out", "tensorboard", "save_v2_tar", "amp")
+TRAINING_ONLY = (
+    "epochs",
+    "batch_size",
+    "seed",
+    "train_limit",
+    "scale_jitter",
+    "out",
+    "tensorboard",
+    "save_v2_tar",
+    "amp",
+)
 """Flags that mean nothing to --eval-only."""
 
 KEPT_ON_RESUME = ("data_dir", "device", "threads", "amp", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
@@ -45,6 +56,7 @@ def parser(framework: str) -> Parser:
         f"Train a network of the articles in {FRAMEWORKS[framework]}. Without arguments: the best that this machine does in minutes.",
         f"  {script}\n"
         f"  {script} --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json\n"
+        f"  {script} --network vgg_a@0.25x64 --data folder:pictures --scale-jitter 72,128\n"
         f"  {script} --network vgg16_bn_drop --recipe article        (the article's 200 passes)\n"
         f"  {script} --resume runs/RUN\n"
         f"  {script} --eval-only runs/RUN\n"
@@ -57,13 +69,25 @@ def parser(framework: str) -> Parser:
         help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
     )
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
-    add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)} (default: auto, CIFAR-10 if it can be had)")
+    add(
+        "--data",
+        metavar="NAME",
+        help=f"auto, {', '.join(data.DATASETS)}, or folder:DIR, pictures in one sub-folder a class (default: auto: "
+        "CIFAR-10 if it can be had)",
+    )
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
     add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
     add("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)")
     add("--seed", type=natural, help="start of all random numbers (default: 0)")
     add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
     add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
+    add(
+        "--scale-jitter",
+        type=scales,
+        metavar="LOW[,HIGH]",
+        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the "
+        "network takes, as the VGG paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
+    )
     add("--device", choices=("auto", "cpu", "gpu"), default="auto")
     add("--threads", type=threads, help="CPU threads of a process (default: all cores, shared out)")
     add(
@@ -93,6 +117,15 @@ def parser(framework: str) -> Parser:
         help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
     )
     return flags
+
+
+def scales(text: str) -> tuple[int, int]:
+    """The least and the largest of a range LOW,HIGH of whole numbers, or of one number."""
+    low, _, high = text.partition(",")
+    return positive(low), positive(high or low)
+
+
+scales.__name__ = "range such as 256,512"
 
 
 def check_flags(options: argparse.Namespace, world: World) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from parity.data import cifar10, fetch, mnist, shapes10
+from parity.data import cifar10, fetch, folder, mnist, shapes10
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
 
@@ -37,14 +37,16 @@ def _say(message: str) -> None:
 
 
 def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
-    """Load the data set called `name`.
+    """Load the data set called `name`, or the image folder `folder:DIR`.
 
     `data_dir` is a file or folder that holds it; None means the cache or the network. `say` receives one-line
     messages for people (default: stderr). Raises InputError for an unknown name, for data that is missing or
     damaged, and where nothing could be fetched.
     """
+    if name.startswith(folder.PREFIX):
+        return folder.load(name, data_dir)
     if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR")
     return DATASETS[name](data_dir, say)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
+from parity.images import rescaled
 from parity.randomness import stream
 from parity.recipe import Augmentation, Preprocessing
 
@@ -15,18 +17,26 @@ from parity.recipe import Augmentation, Preprocessing
 class Batches:
     """The training batches of one data set under one seed.
 
-    `images` uint8 [N,C,H,W], `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can start anywhere.
+    `images` uint8 [N,C,H,W], or `Pictures`, `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can
+    start anywhere.
     `InputError` where the images are smaller than the crops.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
+        self, images: np.ndarray | Pictures, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
     ) -> None:
         self.labels, self.batch_size, self.augmentation, self.seed = labels, batch_size, augmentation, seed
         pad = augmentation.crop_padding
         self.size = (augmentation.crop, augmentation.crop) if augmentation.crop else images.shape[2:]
-        if any(size + 2 * pad < crop for size, crop in zip(images.shape[2:], self.size, strict=True)):
+        self.rooms = [size + 2 * pad - crop + 1 for size, crop in zip(images.shape[2:], self.size, strict=True)]
+        if min(self.rooms) < 1 and not augmentation.rescales:
             raise InputError(f"images of {images.shape[2]} by {images.shape[3]} have no crops of {self.size[0]}")
+        self.pictures: Pictures | None = None
+        if augmentation.rescales and isinstance(images, np.ndarray):
+            images = Pictures(images, images.shape[1:])
+        if isinstance(images, Pictures):
+            self.pictures = images
+            return
         self.padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else images
         # [N, C, rows, columns, H, W]: every crop as a view
         self.crops = np.lib.stride_tricks.sliding_window_view(self.padded, self.size, axis=(2, 3))  # type: ignore[call-overload]
@@ -44,19 +54,41 @@ class Batches:
         flips = random.random(count) < 0.5 if how.flip else np.zeros(count, bool)
         brightness = random.uniform(-how.brightness, how.brightness, count)
         contrast = random.uniform(how.contrast_low, how.contrast_high, count)
-        for first in range(start * self.batch_size, count, self.batch_size):
-            part = slice(first, first + self.batch_size)
-            batch = self.crops[order[part], :, places[0, part], places[1, part]]
+        parts = [slice(i, i + self.batch_size) for i in range(start * self.batch_size, count, self.batch_size)]
+        for part, batch in zip(parts, self._crops(epoch, order, places, parts), strict=True):
             batch[flips[part]] = batch[flips[part], ..., ::-1]
-            if how.distorts:
-                batch = distort(batch, brightness[part], contrast[part])
-            yield batch, self.labels[order[part]]
+            distorted = distort(batch, brightness[part], contrast[part]) if how.distorts else batch
+            yield distorted, self.labels[order[part]]
 
     def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Where crops start: [rows or columns, N]."""
         if not self.augmentation.crop:
             return random.integers(0, 2 * self.augmentation.crop_padding + 1, (2, count))
-        return np.stack([random.integers(0, room, count) for room in self.crops.shape[2:4]])
+        if self.augmentation.rescales:
+            return np.zeros((2, count), int)  # depends on each image's size
+        return np.stack([random.integers(0, room, count) for room in self.rooms])
+
+    def _crops(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
+        """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
+        how, pictures = self.augmentation, self.pictures
+        if pictures is None:
+            yield from (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)
+            return
+        random, count = stream(self.seed, "scale", epoch), len(order)
+        scales = random.integers(how.scale_low, how.scale_high + 1, count)
+        shares = random.random((2, count))  # of the room that a crop has
+
+        def crop(i: int) -> np.ndarray:
+            if how.rescales:
+                pixels = rescaled(pictures.whole(order[i]), int(scales[i]))
+                rooms = [size - crop + 1 for size, crop in zip(pixels.shape[1:], self.size, strict=True)]
+                top, left = (int(share * room) for share, room in zip(shares[:, i], rooms, strict=True))
+            else:
+                pad, (top, left) = how.crop_padding, places[:, i]
+                pixels = np.pad(pictures.one(order[i]), ((0, 0), (pad, pad), (pad, pad)))
+            return pixels[:, top : top + self.size[0], left : left + self.size[1]]
+
+        yield from map(np.stack, ahead(crop, (range(len(order))[part] for part in parts)))
 
 
 def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.data.pictures import Pictures
 from parity.errors import InputError
+from parity.nodes import Shape
 
 Say = Callable[[str], None]
 """Receives messages for people, one line each."""
@@ -16,17 +18,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled pictures in memory: a training and a test set.
+    """Labelled pictures: a training and a test set.
 
-    `train_images` and `test_images` are uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W]; `train_labels` and
-    `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
+    `train_images` and `test_images` are `Pictures`, or in memory uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W];
+    `train_labels` and `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
     """
 
     name: str
     classes: tuple[str, ...]
-    train_images: NDArray[np.uint8]
+    train_images: NDArray[np.uint8] | Pictures
     train_labels: NDArray[np.int64]
-    test_images: NDArray[np.uint8]
+    test_images: NDArray[np.uint8] | Pictures
     test_labels: NDArray[np.int64]
     source: str = ""
 
@@ -39,20 +41,44 @@ class Dataset:
         _check_limit(self.name, "test", test, len(self.test_images))
         return replace(
             self,
-            train_images=self.train_images[:train],
+            train_images=_first(self.train_images, train),
             train_labels=self.train_labels[:train],
-            test_images=self.test_images[:test],
+            test_images=_first(self.test_images, test),
             test_labels=self.test_labels[:test],
         )
 
+    def sized(self, shape: Shape, scales: tuple[int, int] = (0, 0)) -> Dataset:
+        """The data set whose images a network of (channels, height, width) = `shape` takes; nothing is read.
+
+        `Pictures` are resized as a whole, or, where a jitter of `scales` is drawn in training, tested at the middle one's centre. Images in
+        memory stay as they are unless there is such a jitter.
+        """
+        smallest = sum(scales) // 2
+
+        def one(images: NDArray[np.uint8] | Pictures) -> NDArray[np.uint8] | Pictures:
+            if isinstance(images, Pictures):
+                return images.fitted(shape, smallest)
+            return Pictures(images, shape, smallest) if smallest and images.shape[1] == shape[0] else images
+
+        return replace(self, train_images=one(self.train_images), test_images=one(self.test_images))
+
     def fitted(self, shape: tuple[int, ...]) -> Dataset:
-        """The same pictures as (channels, height, width) = `shape`, for checks: by the nearest pixel, grey where channels differ."""
+        """The same pictures as (channels, height, width) = `shape`, for checks: by the nearest pixel, grey where channels differ.
+
+        `Pictures` are read.
+        """
         return replace(
             self, train_images=_fitted(self.train_images, shape), test_images=_fitted(self.test_images, shape)
         )
 
 
-def _fitted(images: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _first(images: NDArray[np.uint8] | Pictures, count: int | None) -> NDArray[np.uint8] | Pictures:
+    return images.first(count) if isinstance(images, Pictures) else images[:count]
+
+
+def _fitted(images: NDArray[np.uint8] | Pictures, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if isinstance(images, Pictures):
+        return images.fitted(shape)[:]
     rows, columns = (np.arange(new) * old // new for new, old in zip(shape[1:], images.shape[2:], strict=True))
     made = images[:, :, rows[:, None], columns]
     return made if made.shape[1] == shape[0] else made.mean(1, keepdims=True).astype(np.uint8).repeat(shape[0], 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from parity import pattern
+from parity.dense import dense
 from parity.errors import InputError
 from parity.network import Network
 from parity.networks.alexnet import alexnet, alexnet_cifar
@@ -49,13 +51,26 @@ def small(network: Network) -> Network:
 def get(name: str) -> Network:
     """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.pattern`).
 
-    `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. `InputError` lists
-    the known names.
+    `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. Behind it may
+    stand `+classesK`, for K class scores (`Network.with_classes`), and `+dense` or `+denseSIZE` (`parity.dense`). `InputError` lists the
+    known names.
     """
     if name.endswith(".json"):
         return read(Path(name))
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
+    whole, *changes = name.split("+")
+    network = _cousin(whole)
+    for change in changes:
+        found = re.fullmatch("(classes|dense)([1-9][0-9]{0,5})?", change)
+        if not found or change == "classes":
+            raise InputError(f"network {name!r}: +{change} is none of +classesK, +dense and +denseSIZE")
+        count = int(found[2]) if found[2] else None
+        network = network.with_classes(count or 0) if found[1] == "classes" else dense(network, count)
+    return network
+
+
+def _cousin(name: str) -> Network:
     base, at, width = name.partition("@")
     if base not in NETWORKS:
         raise InputError(

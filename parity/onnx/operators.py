@@ -97,6 +97,10 @@ def _avg_pool(node: nodes.AvgPool, shape: Shape, own: dict[str, np.ndarray]) -> 
     return "AveragePool", attributes | {"count_include_pad": 0}, {}
 
 
+def _global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "GlobalAveragePool", {}, {}
+
+
 def _dropout(node: nodes.Dropout, shape: Shape, own: dict[str, np.ndarray]) -> Spelling | None:
     return ("Mul", {}, {"scale": np.array(node.test_scale, np.float32)}) if node.test_scale != 1 else None
 
@@ -124,6 +128,7 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.LogSoftmax: _log_softmax,
     nodes.MaxPool: _max_pool,
     nodes.AvgPool: _avg_pool,
+    nodes.GlobalAvgPool: _global_avg_pool,
     nodes.Dropout: _dropout,
     nodes.Flatten: _flatten,
     nodes.Branches: _branches,

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "LogSoftmax": {"axis": -1},
     "Concat": {},
     "Pad": {"mode": b"constant"},
+    "ReduceMean": {"keepdims": 1, "noop_with_empty_axes": 0, "axes": None},
     "ReduceLogSumExp": {"keepdims": 1, "noop_with_empty_axes": 0},
 }
 """ONNX's defaults of the attributes that matter in inference."""
@@ -279,6 +280,15 @@ def _sum_of_powers(node: NodeProto, given: list[np.ndarray]) -> Operator:
     return Operator("", "ReduceLogSumExp")
 
 
+def _mean(node: NodeProto, given: list[np.ndarray]) -> Operator:
+    """Of height and width: the axes are an attribute up to opset 17, and an input from 18 on."""
+    axes = _must(node, _attributes(node), keepdims=0).pop("axes")
+    axes = given[0].tolist() if given else axes
+    if not axes or sorted(axis % 4 for axis in axes) != [2, 3]:
+        raise NotTheNetwork(f"operator ReduceMean ({node.name}) is not of height and width")
+    return Operator("", "GlobalAveragePool")
+
+
 def _pad(node: NodeProto, given: list[np.ndarray]) -> Operator:
     _must(node, _attributes(node), mode=b"constant")
     pads, value = given[0].tolist(), given[1].item() if len(given) > 1 else 0.0
@@ -327,6 +337,7 @@ READERS: dict[str, Callable[[NodeProto, list[np.ndarray]], Operator | None]] = {
     "Relu": _elementwise,
     "Tanh": _elementwise,
     "LogSoftmax": _log_softmax,
+    "ReduceMean": _mean,
     "ReduceLogSumExp": _sum_of_powers,
     "Pad": _pad,
     "Mul": _mul,

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from parity.dense import takes_any_size
 from parity.errors import InputError
 from parity.network import Network
 from parity.onnx import normalisation
@@ -29,15 +30,21 @@ def write(
     softmax: bool = False,
     preprocessing: Preprocessing | None = None,
     metadata: Mapping[str, str] | None = None,
+    any_size: bool = False,
 ) -> ModelProto:
     """The model of the operators `chain` of `network`, checked by onnx.checker with full shape inference.
 
     Input `image` float32 [N,C,H,W], preprocessed; with `preprocessing` it is uint8 [N,H,W,C], and the scaling is in the graph. Output
-    `logits` [N,classes], or `probabilities` with `softmax`. `InputError` for an opset outside `OPSETS`.
+    `logits` [N,classes], or `probabilities` with `softmax`. With
+    `any_size`, H and W are whatever images have (see `parity.dense`). `InputError` for an opset outside `OPSETS`, and for a network that
+    takes images of one size only.
     """
     if opset not in OPSETS:
         raise InputError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
-    channels, height, width = network.input_shape
+    if any_size and not takes_any_size(network):
+        raise InputError(f"network {network.name} takes images of one size only: NAME+dense takes any")
+    channels = network.input_shape[0]
+    height, width = ("H", "W") if any_size else network.input_shape[1:]
     parts: list[NodeProto] = []
     tensors: dict[str, np.ndarray] = {}
     value, first = INPUT, helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, height, width])
@@ -51,6 +58,11 @@ def write(
             channels = network.layers[operator.layer].input[0]
             steps, arrays = normalisation.write(operator.layer, taken[0], out, operator, channels)
             parts, tensors = parts + steps, tensors | arrays
+            continue
+        if operator.kind == "GlobalAveragePool":  # yields [N,C,1,1]
+            step = f"{operator.layer}.mean"
+            parts.append(helper.make_node(operator.kind, taken, [step], step))
+            parts.append(helper.make_node("Flatten", [step], [out], operator.layer, axis=1))
             continue
         names = [f"{operator.layer}.{name}" for name in operator.arrays]
         tensors |= dict(zip(names, operator.arrays.values(), strict=True))

@@ -1,0 +1,297 @@
+"""`scripts/evaluate.py`: the error of a model, by one view of a picture or by many."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import data, images, machine, plots
+from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.contact_sheet import printable
+from parity.data import Dataset
+from parity.data.pictures import Pictures
+from parity.errors import InputError
+from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate
+from parity.predict import ONNX, SHIPPED, Model, load
+from parity.progress import Console, bar, duration
+from parity.side import FRAMEWORKS
+from parity.train import Diverged
+from parity.weights import write_atomically
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluates; exit code 0 done, 1 the model's scores are no numbers, 2 bad usage or bad input."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/evaluate.py"
+    flags = Parser(
+        f"Test a model: top-1 and top-{TOP} error by one view of every picture, or by many, averaged (arXiv 1409.1556).",
+        f"  {script}                                   (the small network that comes with the project, on CIFAR-10)\n"
+        f"  {script} --model runs/RUN --views single,flip,crops --padding 4 --grid 3\n"
+        f"  {script} --model vgg_d.safetensors --data folder:imagenet --views dense,crops,dense+crops --scales 256,384,512\n"
+        f"  {script} --model vgg.onnx --limit 1000 --report report --json",
+    )
+    add = flags.add_argument
+    add(
+        "--model",
+        type=Path,
+        metavar="RUN|FILE",
+        help=f"a run folder, a .safetensors or a .onnx file (default: {SHIPPED.name}, which comes with the project)",
+    )
+    add(
+        "--framework",
+        choices=(*FRAMEWORKS, ONNX),
+        help="what computes a run or .safetensors file (default: whichever is installed, paddle first)",
+    )
+    add(
+        "--data",
+        metavar="NAME",
+        help=f"{', '.join(data.DATASETS)} or folder:DIR (default: what the model was trained on)",
+    )
+    add("--data-dir", type=Path, metavar="PATH", help="where the data set is")
+    add(
+        "--split",
+        choices=("test", "train", "all"),
+        default="test",
+        help="which pictures (default: test, those that training tests on)",
+    )
+    add("--limit", type=positive, metavar="N", help="use the first N pictures only")
+    add(
+        "--views",
+        default="single,flip",
+        metavar="LIST",
+        help="; ".join(f"{name}: {what}" for name, what in SETS.items()) + " (default: single,flip)",
+    )
+    add(
+        "--scales",
+        type=_scales,
+        metavar="LIST",
+        help="pixels of the smaller side of pictures for crops and dense views (default: least, middle and largest scale of the recipe's "
+        "jitter; for one scale S S-32, S and S+32, at 224; without jitter the pictures' own, or the network's)",
+    )
+    add("--grid", type=positive, default=5, metavar="N", help="places of crops a side (default: 5, 25 places)")
+    add(
+        "--padding",
+        type=natural,
+        metavar="N",
+        help="reflected pixels around pictures for crops (default: 0; an eighth of the picture where crops have no other room)",
+    )
+    add("--batch-size", type=positive, default=128, metavar="N", help="pictures read at a time (default: 128)")
+    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="of a framework (default: cpu)")
+    add("--threads", type=threads, help="CPU threads (default: all cores)")
+    add("--report", type=Path, metavar="DIR", help="write evaluation.json, evaluation.md and confusion.png")
+    return flags
+
+
+def _scales(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
+
+
+_scales.__name__ = "list of whole numbers"
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    sets = tuple(dict.fromkeys(name.strip() for name in options.views.split(",")))
+    if unknown := [name for name in sets if name not in SETS]:
+        raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}")
+    if options.framework == ONNX and options.device == "gpu":
+        raise InputError("--device gpu is for a framework: onnxruntime computes on the CPU here")
+    path = options.model or SHIPPED
+    model = load(path, options.framework, options.device, options.threads)
+    named = options.data or model.data
+    if named is None:
+        raise InputError(f"{path} does not say what it was trained on: name a data set with --data")
+    dataset = data.load(named, options.data_dir, console.say)
+    subject, own = _subject(model, dataset, options)
+    plan = _plan(sets, model, own, options)
+    for line in (_about(model, options), *model.notes, _said(dataset, subject, plan, options)):
+        console.say(printable(line))
+    started = time.perf_counter()
+    try:
+        tallies = evaluate(model, subject, plan, options.batch_size, lambda parts: bar(parts, "evaluating"))
+    except Diverged as error:
+        raise Failed(str(error)) from None
+    seconds = time.perf_counter() - started
+    result = {
+        "command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]),
+        "model": str(model.path),
+        "network": model.network,
+        "route": model.route,
+        "data": dataset.name,
+        "split": options.split,
+        "pictures": len(subject.labels),
+        "classes": len(model.classes),
+        "grid": plan.grid,
+        "padding": plan.padding,
+        "rows": [_row(plan, row, tally) for row, tally in tallies.items()],
+        "seconds": round(seconds, 2),
+        "machine": machine.describe(),
+    }
+    lines = table(result)
+    for line in lines:
+        console.say(line)
+    console.say(f"{len(subject.labels):,} pictures in {duration(seconds)}")
+    if options.report:
+        _write(options.report, result, lines, tallies, model)
+        console.say(f"Report: {options.report}")
+    return result
+
+
+def _about(model: Model, options: argparse.Namespace) -> str:
+    place = str(model.path) if options.model else f"{model.path.name}, which comes with the project"
+    return f"Model: {place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}"
+
+
+def _said(dataset: Dataset, subject: Subject, plan: Plan, options: argparse.Namespace) -> str:
+    """What is looked at, in one line."""
+    part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
+    known = dataset.name in data.CLASSES
+    line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
+    if {"crops", "dense+crops"} & set(plan.sets):
+        line += f"; crops in a grid of {plan.grid} by {plan.grid}"
+        line += f", pictures widened by {plan.padding} reflected pixels a side" if plan.padding else ""
+    return line
+
+
+def _subject(model: Model, dataset: Dataset, options: argparse.Namespace) -> tuple[Subject, int]:
+    """The pictures that are looked at, and the smaller side of those in memory (0: each has its own)."""
+    recipe = model.recipe
+    sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
+    parts = {"test": ("test",), "train": ("train",), "all": ("train", "test")}[options.split]
+    found = [_pictures(getattr(sized, f"{part}_images"), model) for part in parts]
+    labels = np.concatenate([getattr(dataset, f"{part}_labels") for part in parts])
+    pictures = found[0] if len(found) == 1 else found[0].joined(found[1])
+    if options.limit:
+        if options.limit > len(labels):
+            raise InputError(
+                f"--limit {options.limit} is above the {len(labels)} pictures of {dataset.name} that there are"
+            )
+        pictures, labels = pictures.first(options.limit), labels[: options.limit]
+    shape = pictures.source.shape if isinstance(pictures.source, np.ndarray) else ()
+    if shape and shape[1] != model.size[0]:
+        raise InputError(f"{dataset.name} has pictures of {shape[1]} channels, {model.path} takes {model.size[0]}")
+    crop = bool(recipe and recipe.preprocessing.crop and shape and not pictures.smallest)
+
+    def single(index: int) -> np.ndarray:
+        return images.middle(pictures.whole(index), *model.size[1:]) if crop else pictures.one(index)
+
+    own = min(shape[2:], default=0)
+    if crop and own < max(model.size[1:]):
+        raise InputError(
+            f"{dataset.name} has pictures of {own} pixels, {model.path} takes crops of {model.size[1]} by {model.size[2]}"
+        )
+    return Subject(pictures, matched(model, dataset)[labels], single), own
+
+
+def _pictures(found: np.ndarray | Pictures, model: Model) -> Pictures:
+    return found if isinstance(found, Pictures) else Pictures(found, model.size)
+
+
+def matched(model: Model, dataset: Dataset) -> np.ndarray:
+    """By class of `dataset`, the model's class of the same name; by number where the model does not name its classes. Else `InputError`."""
+    if not model.named and len(dataset.classes) == len(model.classes):
+        return np.arange(len(model.classes))
+    if strange := [name for name in dataset.classes if name not in model.classes]:
+        raise InputError(
+            f"{dataset.name} has a class {strange[0]!r} that {model.path} does not know: it knows {', '.join(model.classes[:10])}"
+            + (", ..." if len(model.classes) > 10 else "")
+        )
+    return np.array([model.classes.index(name) for name in dataset.classes])
+
+
+def _plan(sets: tuple[str, ...], model: Model, own: int, options: argparse.Namespace) -> Plan:
+    """`own` is the smaller side of the pictures, 0 where each has its own."""
+    least = max(model.size[1:])
+    low, high = model.recipe.augmentation.scales if model.recipe else (0, 0)
+    if low < high:
+        usual: tuple[int, ...] = (low, (low + high) // 2, high)
+    elif low:
+        step = round(32 * least / 224)
+        usual = (max(least, low - step), low, low + step)
+    else:
+        usual = (max(own, least),)
+    scales = options.scales or tuple(dict.fromkeys(usual))
+    tight = scales == (least,) and {"crops", "dense+crops"} & set(sets)
+    padding = options.padding if options.padding is not None else least // 8 if tight else 0
+    if not set(SCALED) & set(sets):
+        scales, padding = (max(scales[0], least),), 0
+    return Plan(sets, model.size, scales, options.grid, padding)
+
+
+def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
+    name, scales = row
+    few = len(tally.confusion) <= TOP
+    return {
+        "views": name,
+        "scales": list(scales),
+        "views_per_picture": plan.views(name, scales),
+        "top1_error": tally.wrong / tally.count,
+        f"top{TOP}_error": None if few else tally.wrong_top / tally.count,
+        "wrong": tally.wrong,
+        f"wrong_top{TOP}": None if few else tally.wrong_top,
+    }
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """The rows of a result as a table in Markdown, its columns aligned."""
+    cells = [["views", "scales", "a picture", "top-1 error", f"top-{TOP} error"]]
+    for row in result["rows"]:
+        rest = row[f"top{TOP}_error"]
+        scales = ", ".join(map(str, row["scales"]))
+        cells.append(
+            [
+                row["views"],
+                scales,
+                f"{row['views_per_picture']}",
+                f"{row['top1_error']:.2%}",
+                "" if rest is None else f"{rest:.2%}",
+            ]
+        )
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [
+        "| "
+        + " | ".join(
+            f"{cell:{'<' if i < 2 else '>'}{width}}" for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in cells
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if i < 2 else ":") for i, width in enumerate(widths)) + "|"
+    return [lines[0], rule, *lines[1:]]
+
+
+def _write(folder: Path, result: dict[str, Any], lines: list[str], tallies: dict[Row, Tally], model: Model) -> None:
+    (name, scales), tally = list(tallies.items())[-1]
+    views = f"{name}{' at ' + ', '.join(map(str, scales)) if scales else ''}"
+    title = (
+        f"{model.network or model.path.name} on {result['data']}, {views}: top-1 error {tally.wrong / tally.count:.2%}"
+    )
+    write_atomically(folder / "confusion.png", plots.confusion(tally.confusion, model.classes, printable(title)))
+    write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+    about = (
+        f"{result['pictures']:,} pictures ({result['split']}), computed by {result['route']} in {result['seconds']} s"
+    )
+    text = [
+        f"# {model.network or model.path.name} on {result['data']}",
+        "",
+        f"{about} on {result['machine']}.",
+        "",
+        *lines,
+        "",
+        f"![confusion matrix, {views}](confusion.png)",
+        "",
+        f"    {result['command']}",
+    ]
+    write_atomically(folder / "evaluation.md", "".join(f"{printable(line)}\n" for line in text).encode())

@@ -1,0 +1,62 @@
+"""Whether a network, a data set and a recipe go together, and how they are made to."""
+
+from __future__ import annotations
+
+import math
+
+from parity import data
+from parity.data import Dataset
+from parity.errors import InputError
+from parity.network import Network
+from parity.nodes import BatchNorm
+from parity.recipe import Recipe, with_jitter
+from parity.world import ALONE, World
+
+
+def fit(
+    network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, world: World
+) -> tuple[Network, Dataset, Recipe]:
+    """What is trained: a network with as many scores as an image folder has classes, and pictures of the size that it takes.
+
+    `jitter` is that of scales, where it is not the recipe's. `InputError` where they do not go together.
+    """
+    if dataset.name not in data.CLASSES:
+        network = network.with_classes(len(dataset.classes))
+    if jitter:
+        recipe = with_jitter(recipe, jitter, min(network.input_shape[1:], default=0))
+    dataset = dataset.sized(network.input_shape, recipe.augmentation.scales)
+    check_fit(network, dataset, recipe, world)
+    return network, dataset, recipe
+
+
+def check_fit(
+    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
+) -> None:
+    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
+
+    The processes of `world` share every batch.
+    """
+    shape = dataset.train_images.shape[1:]
+    seen = recipe.seen(shape) if recipe else shape
+    if seen != network.input_shape or len(dataset.classes) != network.classes:
+        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
+        raise InputError(
+            f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
+            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
+        )
+    if recipe is None or not trained:
+        return
+    count = len(dataset.train_labels)
+    parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
+    shared = "" if world.size == 1 else f", shared by {world.size} processes,"
+    if 0 in parts:
+        raise InputError(
+            f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "
+            "choose another --batch-size or --train-limit, or fewer processes"
+        )
+    norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
+    if 1 in norms and 1 in parts:
+        raise InputError(
+            f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
+            f"{network.name} learns nothing: choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
+        )

@@ -1,0 +1,121 @@
+"""`--data folder:DIR`: an image folder, one sub-folder a class, of any size: pictures are read when they are needed.
+
+DIR may hold `train` and one of `val`, `validation` and `test` (the first of them counts), and these the classes. Otherwise DIR holds
+the classes, and every fifth picture of a class, sorted by name, is for testing. The order of all pictures is drawn once, the same
+everywhere, so that the first N of them are a fair sample.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from parity.data.dataset import Dataset
+from parity.data.pictures import Pictures
+from parity.errors import InputError
+from parity.images import SUFFIXES, whole
+from parity.randomness import stream
+
+PREFIX = "folder:"
+
+TRAIN, TESTS = "train", ("val", "validation", "test")
+"""Names of the parts' sub-folders."""
+
+EVERY = 5
+"""Without such parts, one of so many pictures of a class is for testing."""
+
+Listing = dict[str, list[str]]
+"""Class -> names of its pictures, sorted."""
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """The data set `name`, `folder:DIR`; `data_dir` is where DIR is now (None: there). `InputError` in one line where it is none.
+
+    Its images are `Pictures`; until they are fitted to a network, they are of the first one's size.
+    """
+    given = name.removeprefix(PREFIX)
+    if not given:
+        raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder a class")
+    folder = Path(data_dir or given).expanduser().absolute()
+    entries = _folders(folder)
+    tests = [part for part in TESTS if part in entries]
+    if TRAIN in entries and tests:
+        parts = {"train": _classes(folder / TRAIN), "test": _classes(folder / tests[0])}
+        roots = {"train": folder / TRAIN, "test": folder / tests[0]}
+        rule = f"in {TRAIN}/ and {tests[0]}/"
+    else:
+        listed = _classes(folder)
+        parts = {
+            "train": {label: [f for i, f in enumerate(files, 1) if i % EVERY] for label, files in listed.items()},
+            "test": {label: files[EVERY - 1 :: EVERY] for label, files in listed.items()},
+        }
+        roots, rule = dict.fromkeys(parts, folder), "every fifth of a class for testing"
+        if not any(parts["test"].values()):
+            raise InputError(
+                f"{folder} has fewer than {EVERY} pictures of every class, none to test on: add some, or make {TRAIN}/ and {TESTS[0]}/"
+            )
+    return _dataset(name if data_dir else f"{PREFIX}{folder}", parts, roots, rule)
+
+
+def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule: str) -> Dataset:
+    classes = tuple(parts["train"])
+    if strange := [label for label in parts["test"] if label not in parts["train"]]:
+        raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} has not")
+    if len(classes) < 2:
+        raise InputError(
+            f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed"
+        )
+    files: dict[str, list[Path]] = {}
+    labels: dict[str, np.ndarray] = {}
+    for part, listed in parts.items():
+        found = [(roots[part] / label / file, classes.index(label)) for label in listed for file in listed[label]]
+        order = stream(0, "folder", part).permutation(len(found))
+        files[part] = [found[i][0] for i in order]
+        labels[part] = np.array([found[i][1] for i in order], np.int64)
+    size = whole(files["train"][0], 3).shape
+    pictures = {part: Pictures(tuple(found), size) for part, found in files.items()}
+    counts = (
+        f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
+    )
+    return Dataset(name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts)
+
+
+def _classes(folder: Path) -> Listing:
+    """The classes in `folder` with their pictures; `InputError` for one that has none."""
+    labels = _folders(folder)
+    if not labels:
+        raise InputError(f"{folder} holds no sub-folders: one for each class is needed, with its pictures")
+    found = {label: _names(folder / label, pictures=True) for label in labels}
+    for label, names in found.items():
+        if not label.isprintable():
+            raise InputError(f"{folder} holds a sub-folder whose name is no text ({label!r}): rename it")
+        if not names:
+            raise InputError(f"{folder / label} holds no pictures ({' '.join(sorted(SUFFIXES))}): fill it or remove it")
+    return found
+
+
+def _folders(folder: Path) -> list[str]:
+    return _names(folder, pictures=False)
+
+
+def _names(folder: Path, pictures: bool) -> list[str]:
+    """The names of the pictures, or of the sub-folders, in `folder`, sorted; what begins with a dot does not count."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                entry.name
+                for entry in entries
+                if entry.name[0] != "."
+                and (
+                    os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
+                    if pictures
+                    else entry.is_dir()
+                )
+            )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class"
+        ) from None

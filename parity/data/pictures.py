@@ -1,0 +1,96 @@
+"""Pictures that are read, or rescaled, when they are asked for: an image folder need not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parity import images, machine
+from parity.nodes import Shape
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures of sizes of their own: files, or uint8 arrays [N,C,H,W], which are to be rescaled.
+
+    A slice is an array uint8 [n,*`size`], `size` being (C, H, W): each picture resized as a whole, or, with `smallest`, rescaled so
+    that its smaller side has so many pixels, and its middle. `InputError` names a file that cannot be read.
+    """
+
+    source: Sequence[Path] | NDArray[np.uint8]
+    size: Shape
+    smallest: int = 0
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.source)
+
+    @property
+    def shape(self) -> Shape:
+        """That of a slice of all pictures."""
+        return (len(self), *self.size)
+
+    def first(self, count: int | None) -> Pictures:
+        """The first `count` pictures, all with None; nothing is read."""
+        return replace(self, source=self.source[:count])
+
+    def joined(self, others: Pictures) -> Pictures:
+        """These pictures and then the `others`; of files, nothing is read."""
+        if isinstance(self.source, np.ndarray):
+            return replace(self, source=np.concatenate([self.source, others.source]))
+        return replace(self, source=[*self.source, *others.source])
+
+    def fitted(self, size: Shape, smallest: int = 0) -> Pictures:
+        """The same pictures in another size; nothing is read."""
+        return replace(self, size=size, smallest=smallest)
+
+    def whole(self, index: int) -> NDArray[np.uint8]:
+        """One picture in its own size: uint8 [C,h,w]."""
+        one = self.source[index]
+        return images.whole(one, self.size[0]) if isinstance(one, Path) else one
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """The pictures of `part`, read by several threads: uint8 [n,C,H,W]."""
+        rows = range(len(self))[part]
+        with readers() as pool:
+            made = list(pool.map(self.one, rows))
+        return np.stack(made) if made else np.zeros((0, *self.size), np.uint8)
+
+    def one(self, index: int) -> NDArray[np.uint8]:
+        """One picture in the size of a slice: uint8 [C,H,W]."""
+        pixels, (height, width) = self.whole(index), self.size[1:]
+        if self.smallest:
+            return images.middle(images.rescaled(pixels, self.smallest), height, width)
+        return images.resized(pixels, height, width)
+
+
+@contextmanager
+def readers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that decode and resize, which leaves the interpreter's lock; what they have not begun at the end is not done."""
+    pool = ThreadPoolExecutor(machine.cores())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def ahead(make: Callable[[int], Made], batches: Iterable[Sequence[int]]) -> Iterator[list[Made]]:
+    """`make(i)` for all i of every batch, by `readers`; while one batch is used, the next one is made."""
+    with readers() as pool:
+        waiting = None
+        for batch in batches:
+            begun = [pool.submit(make, i) for i in batch]
+            if waiting is not None:
+                yield [future.result() for future in waiting]
+            waiting = begun
+        if waiting is not None:
+            yield [future.result() for future in waiting]
