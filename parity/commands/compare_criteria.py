@@ -26,7 +26,7 @@ from parity.stages import Divergence
 from parity.worker import Record, Worker
 
 OURS = "this suite"
-MARK = "faults"
+MARK, LIST = "faults", "fault list"
 
 Row = dict[str, Any]
 
@@ -43,14 +43,16 @@ def parser() -> Parser:
     script = "python scripts/compare_criteria.py"
     flags = Parser(
         "Plant every fault and every innocent change of the catalogue, and ask this suite and others what they say.",
-        f"  {script}\n  {script} --update README.md      (replaces the tables between its markers)",
+        f"  {script}\n  {script} --update README.md docs/faults.md      (replaces the tables between their marks)",
     )
     add = flags.add_argument
     add(
         "--update",
+        nargs=2,
         type=Path,
-        metavar="FILE",
-        help="put the tables between <!-- faults --> and <!-- /faults --> of FILE",
+        metavar=("COUNTS", "LIST"),
+        help=f"put the counts between <!-- {MARK} --> and <!-- /{MARK} --> of one file, and the list of all faults between "
+        f"<!-- {LIST} --> and <!-- /{LIST} --> of another",
     )
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
@@ -59,19 +61,21 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> Row:
     if options.update:
-        marked.around(options.update, MARK)
+        for file, mark in zip(options.update, (MARK, LIST), strict=True):
+            marked.around(file, mark)
     dataset = data.load_auto(None, console.say)[0]
     with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
         pair = {"torch": torch, "paddle": paddle}
         faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
         changes = [name for name, change in INNOCENT.items() if change.threads == 1]
         alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
-    tables = f"{summary(faults, alarms)}\n{listing(faults)}"
+    tables = (summary(faults, alarms).rstrip(), listing(faults))
     if options.update:
-        marked.update(options.update, MARK, tables)
-        console.say(f"{options.update} is up to date")
+        for file, mark, table in zip(options.update, (MARK, LIST), tables, strict=True):
+            marked.update(file, mark, table)
+            console.say(f"{file} is up to date")
     else:
-        console.say(tables)
+        console.say("\n\n".join(tables))
     result = {"faults": faults, "innocent": alarms}
     wrong = [row["complaint"] for row in faults if row["complaint"]] + [r["name"] for r in alarms if r["alarms"][OURS]]
     if wrong:
@@ -142,12 +146,8 @@ def _counts(rows: list[Row], key: str, names: list[str]) -> str:
 
 
 def listing(faults: list[Row]) -> str:
-    """The table of all faults, folded."""
-    lines = [
-        f"<details><summary>All {len(faults)} faults, where the suite finds them, and what it says</summary>\n",
-        "| fault | | found at | likely cause named |",
-        "|---|---|---|---|",
-    ]
+    """The table of all faults."""
+    lines = ["| fault | | found at | likely cause named |", "|---|---|---|---|"]
     for row in faults:
         lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {row['cause'] or ''} |")
-    return "\n".join([*lines, "\n</details>"])
+    return "\n".join(lines)
