@@ -7,7 +7,6 @@ their class score map [K,h,w] is averaged over space. On an image of the classif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +28,9 @@ def dense(network: Network, size: int | None = None) -> Network:
     """
     own = network.inference
     if len(own.input_shape) != 3 or any(isinstance(node, GlobalAvgPool) for node in walk(own.nodes)):
-        raise InputError(f"network {network.name} takes no image, or averages its maps already: it cannot be made dense")
+        raise InputError(
+            f"network {network.name} takes no image, or averages its maps already: it cannot be made dense"
+        )
     made: list[Node] = []
     shape, flattened = own.input_shape, None
     for node in own.nodes:
@@ -54,7 +55,9 @@ def _converted(node: Node, shape: Shape, flattened: Shape | None) -> Nodes:
     if isinstance(node, Flatten):
         return ()
     if isinstance(node, BatchNorm) and flattened and flattened[1:] != (1, 1):
-        raise InputError(f"{node.name} has statistics for every pixel of a map of {flattened}, and a dense network for every channel")
+        raise InputError(
+            f"{node.name} has statistics for every pixel of a map of {flattened}, and a dense network for every channel"
+        )
     if not isinstance(node, Linear):
         return (node,)
     height, width = flattened[1:] if flattened else (1, 1)

@@ -219,7 +219,9 @@ class Network:
     @property
     def _scoring(self) -> tuple[str, ...]:
         """The last linear layer or convolution of the main path and of every auxiliary head."""
-        return tuple({layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values())
+        return tuple(
+            {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values()
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -64,7 +64,12 @@ BRANCHED = Network(
         ),
         Auxiliary(
             "aux",
-            (AvgPool("aux_mean", 3, 2, "same"), GlobalAvgPool("aux_flat"), Dropout("aux_drop", 0.25), Linear("aux_fc", 5)),
+            (
+                AvgPool("aux_mean", 3, 2, "same"),
+                GlobalAvgPool("aux_flat"),
+                Dropout("aux_drop", 0.25),
+                Linear("aux_fc", 5),
+            ),
             0.3,
         ),
         BatchNorm("bn"),

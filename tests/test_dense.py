@@ -148,7 +148,9 @@ def test_a_dense_network_in_numpy_is_the_mean_of_the_classifier_over_all_windows
     np.testing.assert_allclose(found["log"], naive(SMALL, state, x), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["small", "vgg_d@0.125x64", "vgg16_bn_drop@0.125", "vgg_mini@0.125", "googlenet@0.1x64"])
+@pytest.mark.parametrize(
+    "name", ["small", "vgg_d@0.125x64", "vgg16_bn_drop@0.125", "vgg_mini@0.125", "googlenet@0.1x64"]
+)
 def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worker: Worker, name: str) -> None:
     net = SMALL if name == "small" else networks.get(name)
     state, x = weights(net), images(9, *net.input_shape)
@@ -160,7 +162,9 @@ def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worke
 
 
 @pytest.mark.parametrize("size", [(20, 20), (20, 26), (12, 33)])
-def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(worker: Worker, size: tuple[int, int]) -> None:
+def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(
+    worker: Worker, size: tuple[int, int]
+) -> None:
     state = weights(SMALL)
     worker.start(dense(SMALL), PLAIN, dense_state(SMALL, state), "float64")
     for count in (1, 9):  # nine are unfolded at once in Paddle where the map is small
@@ -170,7 +174,9 @@ def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(worker
         assert np.linalg.norm(found - wanted) <= 1e-12 * np.linalg.norm(wanted)
 
 
-def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     flags = ["--network", "vgg_a@0.0625x32+dense48", "--steps", "2", "--batch-size", "4", "--json"]
     assert check_parity.main([*flags, "--data", "shapes10"]) == 0
     assert '"verdict": "equal"' in capsys.readouterr().out

@@ -29,7 +29,17 @@ FIXED_ON_RESUME = (
     "out",
     "eval_only",
 )
-TRAINING_ONLY = ("epochs", "batch_size", "seed", "train_limit", "scale_jitter", "out", "tensorboard", "save_v2_tar", "amp")
+TRAINING_ONLY = (
+    "epochs",
+    "batch_size",
+    "seed",
+    "train_limit",
+    "scale_jitter",
+    "out",
+    "tensorboard",
+    "save_v2_tar",
+    "amp",
+)
 """Flags that mean nothing to --eval-only."""
 
 KEPT_ON_RESUME = ("data_dir", "device", "threads", "amp", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
@@ -59,7 +69,11 @@ def parser(framework: str) -> Parser:
         help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
     )
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
-    add("--data", metavar="NAME", help=f"auto, {', '.join(data.DATASETS)}, or folder:DIR, an image folder with one sub-folder a class (default: auto, CIFAR-10 if it can be had)")
+    add(
+        "--data",
+        metavar="NAME",
+        help=f"auto, {', '.join(data.DATASETS)}, or folder:DIR, an image folder with one sub-folder a class (default: auto, CIFAR-10 if it can be had)",
+    )
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
     add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
     add("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)")

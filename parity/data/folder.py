@@ -63,7 +63,9 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
     if strange := [label for label in parts["test"] if label not in parts["train"]]:
         raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} has not")
     if len(classes) < 2:
-        raise InputError(f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed")
+        raise InputError(
+            f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed"
+        )
     files: dict[str, list[Path]] = {}
     labels: dict[str, np.ndarray] = {}
     for part, listed in parts.items():
@@ -73,10 +75,10 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
         labels[part] = np.array([found[i][1] for i in order], np.int64)
     size = whole(files["train"][0], 3).shape
     pictures = {part: Pictures(tuple(found), size) for part, found in files.items()}
-    counts = f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
-    return Dataset(
-        name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts
+    counts = (
+        f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
     )
+    return Dataset(name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts)
 
 
 def _classes(folder: Path) -> Listing:
@@ -113,4 +115,6 @@ def _names(folder: Path, pictures: bool) -> list[str]:
             )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class") from None
+        raise InputError(
+            f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class"
+        ) from None
