@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy_network import loss, outputs
+from training import position, same_end, script, stop, succeed
 
 from parity import data, networks, recipes, whitening
 from parity.data.batches import Batches, padded, preprocess
@@ -159,6 +162,23 @@ def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
         np.testing.assert_allclose(drawn[f"update/{name}"], wanted, rtol=1e-14, atol=1e-16)
     velocities = [name for name in fast if "velocity" in name]
     assert velocities and all(np.array_equal(fast[name], drawn[name]) for name in velocities)
+
+
+def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_bits(
+    framework: str, tmp_path: Path
+) -> None:
+    size = ("--data", "shapes10", "--train-limit", 140, "--test-limit", 20, "--batch-size", 16, "--epochs", 2)
+    flags = ("--network", NETWORK.name, "--recipe", "fast", *size, "--checkpoint-every", 0)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    succeed(script(framework, *flags, "--out", whole))
+    _, at = stop(script(framework, *flags, "--out", broken), broken, signal.SIGKILL, 5)
+    assert at["batch"] == 5  # of nine: the only one within a pass where slow and trained weights are the same
+    again = script(framework, "--resume", broken, "--checkpoint-every", 0)
+    ended, _ = stop(again, broken, signal.SIGINT, 6)
+    assert ended.code == 130
+    assert position(broken)["batch"] in (0, 5)
+    succeed(again)
+    same_end(whole, broken)
 
 
 def test_the_recipe_travels_as_json() -> None:
