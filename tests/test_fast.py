@@ -176,7 +176,7 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     again = script(framework, "--resume", broken, "--checkpoint-every", 0)
     ended, _ = stop(again, broken, signal.SIGINT, 6)
     assert ended.code == 130
-    assert position(broken)["batch"] in (0, 5)
+    assert position(broken)["batch"] in (0, 5, 9)
     succeed(again)
     same_end(whole, broken)
 
