@@ -32,7 +32,12 @@ class BatchNorm(nn.BatchNorm2D):
             return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, False, 0.0, self._epsilon)
         mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
         # With momentum 0 the "running" statistics are the batch's own: the kernel's convention stays out of ours.
-        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 0.0, self._epsilon)
+        weight = self.weight
+        if self.node.frozen:
+            # DIFFERS: where gamma needs no gradient, beta gets none either, so a copy that needs one stands for it.
+            weight = weight.detach()
+            weight.stop_gradient = False
+        out = F.batch_norm(x, mean, variance, weight, self.bias, True, 0.0, self._epsilon)
         with paddle.no_grad():
             count = x.size // x.shape[1]
             # DIFFERS: the kernel yields the biased variance on CPU, the unbiased one through cuDNN.
@@ -263,6 +268,11 @@ def relu(node: nodes.ReLU, shape: Shape) -> nn.Layer:
     return nn.ReLU()
 
 
+def gelu(node: nodes.GELU, shape: Shape) -> nn.Layer:
+    """GELU, the exact one."""
+    return nn.GELU()
+
+
 def tanh(node: nodes.Tanh, shape: Shape) -> nn.Layer:
     """Hyperbolic tangent."""
     return nn.Tanh()
@@ -309,6 +319,7 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Layer]] = {
     nodes.BatchNorm: batch_norm,
     nodes.LRN: lrn,
     nodes.ReLU: relu,
+    nodes.GELU: gelu,
     nodes.Tanh: tanh,
     nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,

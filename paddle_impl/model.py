@@ -58,5 +58,7 @@ def build(network: Network, state: State | int = 0, dtype: str = "float32") -> M
     state = initialise(network, state) if isinstance(state, int) else state
     check(network, state)
     model = Model(network).to(dtype=dtype)
+    for name, tensor in checkpoint.tensors(model).items():
+        tensor.stop_gradient = not network.parameters[name].trainable
     checkpoint.set_weights(model, state)
     return model

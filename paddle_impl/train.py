@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import paddle
@@ -78,10 +79,10 @@ class Trainer:
             logits = logits.astype(self.dtype)
             scores = {head: output.astype(self.dtype) for head, output in scores.items()}
         target = self._tensor(labels)
-        cost = cross_entropy(logits, target)
+        cost = cross_entropy(logits, target, self.settings.label_smoothing)
         loss = times(cost, 1 / divisor)
         for head, weight in heads.items():
-            loss = loss + times(cross_entropy(scores[head], target), weight / divisor)
+            loss = loss + times(cross_entropy(scores[head], target, self.settings.label_smoothing), weight / divisor)
         self.optimizer.clear_grad(set_to_zero=False)
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
@@ -179,22 +180,27 @@ class Trainer:
         return self._tensor(images.astype(self.dtype, copy=False))
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images.
+
+    Of labels that are smoothed: a share `smoothing` of each is spread over all classes (Szegedy et al. 2016, section 7).
+    """
     # DIFFERS: the function of this name counts at most 64 nats an image.
-    return (paddle.logsumexp(logits, 1) - paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)).sum()
+    right = paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)
+    if smoothing:
+        right = times(right, 1 - smoothing) + times(logits.sum(1), smoothing / logits.shape[1])
+    return (paddle.logsumexp(logits, 1) - right).sum()
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:
     """Paddle's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
-    # DIFFERS: parameters() contains the running statistics.
-    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    if not parameters:
+    parameters = checkpoint.tensors(model)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameters[name] for name in names], "learning_rate": rate, "weight_decay": decay}
+        for names, rate, decay in settings.grouped(model.network)
+    ]
+    if not groups:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
-    decay = settings.weight_decay or None
     if settings.kind == "adam":
-        betas = (settings.beta1, settings.beta2)
-        return paddle.optimizer.Adam(settings.rate, *betas, settings.eps, parameters, weight_decay=decay)
-    return paddle.optimizer.Momentum(
-        settings.rate, settings.momentum, parameters, settings.nesterov, weight_decay=decay
-    )
+        return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, groups)
+    return paddle.optimizer.Momentum(settings.rate, settings.momentum, groups, settings.nesterov)

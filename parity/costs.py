@@ -10,6 +10,7 @@ from typing import Any
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import (
+    GELU,
     LRN,
     BatchNorm,
     Conv,
@@ -29,13 +30,13 @@ from parity.wiring import Layer
 FLOAT, MASK = 4, 1
 """Bytes of an activation (float32), and of an element of a dropout's mask."""
 
-READ_INPUT = (Conv, Linear, BatchNorm, LRN, MaxPool)
+READ_INPUT = (Conv, Linear, BatchNorm, LRN, GELU, MaxPool)
 """What computes its gradient from its input: a maximum is found again in it. An average needs nothing."""
 
 READ_OUTPUT = (ReLU, Tanh, LogSoftmax)
 """What computes its gradient from its output."""
 
-FOLLOWING = tuple(kind.__name__ for kind in (BatchNorm, LRN, ReLU, Tanh, LogSoftmax, Dropout, Flatten))
+FOLLOWING = tuple(kind.__name__ for kind in (BatchNorm, LRN, ReLU, GELU, Tanh, LogSoftmax, Dropout, Flatten))
 """The kinds of layers that leave a map's size as it is: a picture counts them with the layer before."""
 
 

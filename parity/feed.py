@@ -34,6 +34,7 @@ class Given:
     rate: float
     divisor: int
     factor: float
+    keep: float | None = None
 
     def record(self) -> dict[str, np.ndarray]:
         """As tensors of the phase `input`. Rate and divisor stay out: an update shows them, and says more."""
@@ -50,7 +51,8 @@ class Feed:
 
     `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
     `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
-    rescales the momentum buffers when the rate changes; `after` may change the state behind an update; `patch` names functions of
+    rescales the momentum buffers when the rate changes; `keep(update, samples)` is the share that slow weights keep after an update, None
+    where they are not drawn (`parity.lookahead`); `after` may change the state behind an update; `patch` names functions of
     `parity.faults.patches` that change the side itself, with their arguments.
     """
 
@@ -64,6 +66,7 @@ class Feed:
     rate: Callable[[int], float]
     divisor: Callable[[int], int]
     factor: Callable[[float, float], float]
+    keep: Callable[[int, int], float | None] = lambda update, samples: None
     after: After | None = None
     patches: tuple[tuple[str, ...], ...] = ()
 
@@ -77,7 +80,8 @@ class Feed:
             rate = self.rate(samples)
             factor = self.factor(previous, rate) if previous and rate else 1.0
             masks = self.masks(number, count)
-            yield Given(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor)
+            keep = self.keep(number, samples)
+            yield Given(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor, keep)
             previous = rate
 
 
@@ -90,6 +94,12 @@ def feed(
     """
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
+    whole = total or recipe.epochs * len(labels)
+
+    def keep(update: int, samples: int) -> float | None:
+        due = recipe.lookahead.due((update - 1) % len(batches) + 1, len(batches))
+        return recipe.lookahead.share(samples, whole) if due else None
+
     return Feed(
         network=network,
         optimizer=recipe.optimizer,
@@ -98,9 +108,10 @@ def feed(
         epoch=lambda number: dithered(batches, seed, number),
         pixels=lambda pixels: preprocess(pixels, recipe.preprocessing, dtype),
         masks=lambda update, count: masks(seed, update, range(count), network.dropouts),
-        rate=lambda samples: recipe.rate(samples, total or recipe.epochs * len(labels)),
+        rate=lambda samples: recipe.rate(samples, whole),
         divisor=recipe.loss_divisor,
         factor=lambda old, new: old / new if recipe.optimizer.velocity_holds_rate else 1.0,
+        keep=keep,
     )
 
 

@@ -21,22 +21,25 @@ def float32(value: float) -> float:
         return float(np.float32(value))
 
 
-DISTRIBUTIONS = ("normal", "truncated", "uniform", "constant")
+DISTRIBUTIONS = ("normal", "truncated", "uniform", "constant", "whitening")
 FANS = ("none", "in", "both")
 
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: `distribution` is normal, truncated (normal, redrawn beyond two deviations), uniform or constant.
+    """How a parameter starts: `distribution` is normal, truncated (normal, redrawn beyond two deviations), uniform, constant or whitening.
 
     The standard deviation (of the normal, before it is truncated), bound (uniform, symmetric) or value (constant) is `scale`, divided by
     the square root of the fan when `fan` is "in" (inputs of one output unit) or "both" (inputs and outputs) rather than "none". It is
-    finite, and negative only as a constant.
+    finite, and negative only as a constant. Whitening is of 2x2 kernels of 3 channels and no more than 24 filters, and begins with
+    `parity.whitening.FILTERS` times the scale. With `dirac`, as many filters as there are inputs start as the identity instead, plus a
+    little of what is drawn: filter i hands channel i on, from the middle of its kernel.
     """
 
     distribution: str
     scale: float
     fan: str = "none"
+    dirac: bool = False
 
     def __post_init__(self) -> None:
         if self.distribution not in DISTRIBUTIONS or self.fan not in FANS:

@@ -93,6 +93,10 @@ def one_step(worker: Worker, feed: Feed, given: Given, phases: tuple[str, ...]) 
             "loss/cost": np.array([cost]),
             "loss/wrong": np.array([float(wrong)]),
         }
+    if given.keep is not None:
+        worker.look_ahead(given.keep, given.number)
+        if "update" in phases:
+            found |= {f"update/{name}": array for name, array in worker.state().items()}
     return record | found | (changed_after(worker, feed, before, given, phases) if feed.after else {})
 
 

@@ -169,7 +169,7 @@ class Network:
         return self.shapes[self.output][0]
 
     def count(self, head: str = "", trainable: bool = True) -> int:
-        """Number of scalars, trainable or running statistics, on the main path or in the auxiliary `head`."""
+        """Number of scalars, trainable or not (running statistics and what is frozen), on the main path or in the auxiliary `head`."""
         own = [p for layer in self.layers.values() if layer.head == head for p in layer.node.parameters(layer.input)]
         return sum(math.prod(p.shape) for p in own if p.trainable == trainable)
 
@@ -180,7 +180,7 @@ class Network:
 
     @property
     def statistics_count(self) -> int:
-        """Number of running-statistics scalars; auxiliary heads do not count."""
+        """Number of scalars of running statistics, and of what is frozen; auxiliary heads do not count."""
         return self.count(trainable=False)
 
     @property

@@ -95,7 +95,7 @@ def _image(node: Node, shape: Shape) -> Shape:
 class Conv(Node):
     """2-D convolution (cross-correlation), square kernel, padded by zeros. Weight [filters, channels / groups, kernel, kernel].
 
-    `padding` is a number of zeros on every side, or "same" (`parity.windows.SAME`).
+    `padding` is a number of zeros on every side, or "same" (`parity.windows.SAME`). Where it is `frozen`, its weight stays as it starts.
     """
 
     filters: int
@@ -106,6 +106,7 @@ class Conv(Node):
     bias: bool = True
     init: Init = MSRA
     bias_init: Init = ZEROS
+    frozen: bool = False
 
     def output(self, shape: Shape) -> Shape:
         """(filters, height, width) of the feature map."""
@@ -125,7 +126,7 @@ class Conv(Node):
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         """`weight` and, where there is one, `bias`."""
         weight = (self.filters, shape[0] // self.groups, self.kernel, self.kernel)
-        return _affine(self, weight)
+        return _affine(self, weight, not self.frozen)
 
     def multiply_adds(self, shape: Shape) -> int:
         """kernel area x input channels of a group x output elements."""
@@ -156,11 +157,10 @@ class Linear(Node):
         return math.prod(shape) * self.units
 
 
-def _affine(node: Conv | Linear, weight: Shape) -> tuple[Parameter, ...]:
-    first = Parameter(
-        f"{node.name}.weight", weight, node.init, math.prod(weight[1:]), fan_out=weight[0] * math.prod(weight[2:])
-    )
-    bias = replace(first, name=f"{node.name}.bias", shape=weight[:1], init=node.bias_init)
+def _affine(node: Conv | Linear, weight: Shape, trainable: bool = True) -> tuple[Parameter, ...]:
+    inputs, outputs = math.prod(weight[1:]), weight[0] * math.prod(weight[2:])
+    first = Parameter(f"{node.name}.weight", weight, node.init, inputs, trainable, outputs)
+    bias = Parameter(f"{node.name}.bias", weight[:1], node.bias_init, inputs, True, outputs)
     return (first, bias) if node.bias else (first,)
 
 
@@ -171,13 +171,15 @@ class BatchNorm(Node):
     Training normalises with the biased variance of the batch and moves the running statistics:
     running = decay * running + (1 - decay) * batch. `variance` says which batch variance enters the running one: "biased" (sum / n, the
     article's CPU kernel) or "unbiased" (sum / (n - 1), PyTorch). The running mean starts at 0, the running variance at
-    `start_variance` (0 in Paddle v2, 1 elsewhere). All scalars are rounded to float32 (see `float32`).
+    `start_variance` (0 in Paddle v2, 1 elsewhere). All scalars are rounded to float32 (see `float32`). Where it is `frozen`, gamma
+    stays 1, and only beta is trained.
     """
 
     decay: float = 0.9
     eps: float = 1e-5
     variance: str = "unbiased"
     start_variance: float = 1.0
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         if self.variance not in ("biased", "unbiased"):
@@ -190,7 +192,7 @@ class BatchNorm(Node):
         """`gamma`, `beta` and the two statistics `mean`, `variance`."""
         start = Init("constant", self.start_variance)
         return (
-            Parameter(f"{self.name}.gamma", shape[:1], ONES),
+            Parameter(f"{self.name}.gamma", shape[:1], ONES, trainable=not self.frozen),
             Parameter(f"{self.name}.beta", shape[:1], ZEROS),
             Parameter(f"{self.name}.mean", shape[:1], ZEROS, trainable=False),
             Parameter(f"{self.name}.variance", shape[:1], start, trainable=False),
@@ -200,6 +202,11 @@ class BatchNorm(Node):
 @dataclass(frozen=True)
 class ReLU(Node):
     """max(x, 0); the gradient at 0 is 0."""
+
+
+@dataclass(frozen=True)
+class GELU(Node):
+    """x * (1 + erf(x / sqrt(2))) / 2 (Hendrycks and Gimpel 2016), the exact one and not its approximation by tanh."""
 
 
 @dataclass(frozen=True)
@@ -372,7 +379,21 @@ class Auxiliary(Node):
 KINDS: dict[str, type[Node]] = {
     kind.__name__: kind
     for kind in (
-        *(Conv, Linear, BatchNorm, LRN, ReLU, Tanh, LogSoftmax, MaxPool, AvgPool, GlobalAvgPool, Dropout, Flatten),
+        *(
+            Conv,
+            Linear,
+            BatchNorm,
+            LRN,
+            ReLU,
+            GELU,
+            Tanh,
+            LogSoftmax,
+            MaxPool,
+            AvgPool,
+            GlobalAvgPool,
+            Dropout,
+            Flatten,
+        ),
         *(Branches, Auxiliary),
     )
 }

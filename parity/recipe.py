@@ -6,11 +6,30 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.errors import InputError, within
 from parity.network import Network, from_fields, parse_json
 from parity.nodes import Shape, float32
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose names match the pattern `names` (of `fnmatch`: "*.beta", "fc.weight"), with factors of their own.
+
+    `rate` multiplies the learning rate: a power of two, so that every framework multiplies exactly. `weight_decay` multiplies the
+    weight decay that the gradient gets.
+    """
+
+    names: str
+    rate: float = 1.0
+    weight_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf or math.frexp(self.rate)[0] != 0.5:
+            raise InputError(f"group {self.names}: rate is a power of two, not {self.rate}")
+        within(f"group {self.names}: weight_decay", self.weight_decay, 0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -20,7 +39,8 @@ class Optimizer:
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
     biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows
     Paddle v2, whose velocity contains the learning rate: when the rate changes, the momentum buffer of today's frameworks is
-    multiplied by old rate / new rate.
+    multiplied by old rate / new rate. A parameter belongs to the first of `groups` that its name matches. `label_smoothing` is the share
+    of every label that is spread over all classes before the cross-entropy is taken (Szegedy et al. 2016, section 7).
     """
 
     kind: str
@@ -32,15 +52,17 @@ class Optimizer:
     beta2: float = 0.999
     eps: float = 1e-8
     velocity_holds_rate: bool = False
+    groups: tuple[Group, ...] = ()
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("momentum", "adam"):
             raise InputError(f"optimizer is momentum or adam, not {self.kind!r}")
-        for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps"):
+        for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps", "label_smoothing"):
             object.__setattr__(self, field, float32(getattr(self, field)))
         for field in ("rate", "weight_decay", "eps"):
             within(f"optimizer {field}", getattr(self, field), 0, math.inf)
-        for field in ("momentum", "beta1", "beta2"):
+        for field in ("momentum", "beta1", "beta2", "label_smoothing"):
             within(f"optimizer {field}", getattr(self, field), 0, 1)
         if self.nesterov and not self.momentum:
             raise InputError("optimizer nesterov needs a momentum above 0")
@@ -55,6 +77,18 @@ class Optimizer:
             return ("moment1", "moment2")
         return ("velocity",) if self.momentum else ()
 
+    def grouped(self, network: Network) -> list[tuple[list[str], float, float]]:
+        """The trainable parameters of `network` by group: names, factor of the learning rate, and weight decay, rounded to float32.
+
+        Those of no group come first; groups without parameters are left out.
+        """
+        found: dict[Group, list[str]] = {group: [] for group in (Group("*"), *self.groups)}
+        for name, parameter in network.parameters.items():
+            if parameter.trainable:
+                matching = (group for group in self.groups if fnmatchcase(name, group.names))
+                found[next(matching, Group("*"))].append(name)
+        return [(names, g.rate, float32(self.weight_decay * g.weight_decay)) for g, names in found.items() if names]
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -62,20 +96,23 @@ class Schedule:
 
     - `constant`: 1.
     - `discexp` (Paddle v2): factor ** floor(samples / every).
-    - `one_cycle`: linear from 0 to 1 over the first `warmup` of the run, then linear to 0 at its end.
+    - `one_cycle`: linear from `start` to 1 over the first `warmup` of the run, then linear to `end` at its end.
     """
 
     kind: str = "constant"
     factor: float = 0.1
     every: int = 5_000_000
     warmup: float = 0.3
+    start: float = 0.0
+    end: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "discexp", "one_cycle"):
             raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
         within("schedule factor", self.factor, 0, math.inf)
         within("schedule every", self.every, 1, math.inf)
-        within("schedule warmup", self.warmup, 0, 1)
+        for field in ("warmup", "start", "end"):
+            within(f"schedule {field}", getattr(self, field), 0, 1)
 
     def fraction(self, samples: int, total: int) -> float:
         """The fraction after `samples` of the run's `total` samples."""
@@ -83,7 +120,9 @@ class Schedule:
             return self.factor ** (samples // self.every)
         if self.kind == "one_cycle":
             progress = min(samples / total, 1.0)
-            return progress / self.warmup if progress < self.warmup else (1 - progress) / (1 - self.warmup)
+            if progress < self.warmup:
+                return self.start + (1 - self.start) * (progress / self.warmup)
+            return self.end + (1 - self.end) * ((1 - progress) / (1 - self.warmup))
         return 1.0
 
 
@@ -127,6 +166,10 @@ class Augmentation:
 
     With `scale_low` and `scale_high` (the scale jitter of arXiv 1409.1556, section 3.1: 256 and 512) an image is first rescaled so that its
     smaller side has a number of pixels drawn evenly from this range; it is tested at the middle of the range.
+
+    `fill` is what stands around an image for its crops: "zeros" (black), or "reflect", its own pixels mirrored at its edge. With
+    `alternate`, a flip is drawn for each image once, and from then on every other pass shows its mirror image (Jordan 2024, arXiv
+    2404.00498, section 3.6).
     """
 
     crop_padding: int = 0
@@ -137,8 +180,14 @@ class Augmentation:
     contrast_high: float = 1.0
     scale_low: int = 0
     scale_high: int = 0
+    fill: str = "zeros"
+    alternate: bool = False
 
     def __post_init__(self) -> None:
+        if self.fill not in ("zeros", "reflect"):
+            raise InputError(f"augmentation fill is zeros or reflect, not {self.fill!r}")
+        if self.alternate and not self.flip:
+            raise InputError("augmentation alternate needs flip")
         for field in ("crop_padding", "crop", "brightness", "contrast_low"):
             within(f"augmentation {field}", getattr(self, field), 0, math.inf)
         within("augmentation contrast_high", self.contrast_high, self.contrast_low, math.inf)
@@ -165,6 +214,33 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class Lookahead:
+    """Slow weights that follow the trained ones, and draw them back (Zhang et al. 2019, arXiv 1907.08610).
+
+    After every `every` updates of a pass (0: never), and after its last one, the slow weights keep a share of themselves, take the rest
+    from the trained ones, and become these; running statistics do the same. The share is `keep` * p ** `power` where p is how much of the
+    run is done (Jordan 2024, arXiv 2404.00498, listing 4).
+    """
+
+    every: int = 0
+    keep: float = 0.0
+    power: float = 0.0
+
+    def __post_init__(self) -> None:
+        within("lookahead every", self.every, 0, math.inf)
+        within("lookahead keep", self.keep, 0, 1)
+        within("lookahead power", self.power, 0, math.inf)
+
+    def due(self, batch: int, batches: int) -> bool:
+        """Whether the slow weights are drawn after the `batch`th of the `batches` of a pass, counted from 1."""
+        return self.every > 0 and (batch % self.every == 0 or batch == batches)
+
+    def share(self, samples: int, total: int) -> float:
+        """The share that slow weights keep after `samples` of the run's `total`."""
+        return self.keep * min(samples / total, 1.0) ** self.power
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All that training needs to know besides the network and the data.
 
@@ -179,6 +255,7 @@ class Recipe:
     schedule: Schedule = Schedule()
     preprocessing: Preprocessing = Preprocessing()
     augmentation: Augmentation = Augmentation()
+    lookahead: Lookahead = Lookahead()
     divisor: str = "count"
     source: str = ""
 
@@ -256,11 +333,20 @@ class Experiment:
 
 
 _PARTS: dict[str, type[Any]] = {
-    "optimizer": Optimizer,
     "schedule": Schedule,
     "preprocessing": Preprocessing,
     "augmentation": Augmentation,
+    "lookahead": Lookahead,
 }
+
+
+def read_optimizer(fields: Any) -> Optimizer:
+    """The optimizer in a parsed JSON object (what `dataclasses.asdict` made of it); `InputError` names what does not fit."""
+    groups = fields.get("groups", []) if isinstance(fields, dict) else []
+    if not isinstance(groups, list | tuple):
+        raise InputError("recipe optimizer: groups is no list")
+    made = [from_fields(Group, group, "recipe optimizer group") for group in groups]
+    return from_fields(Optimizer, fields | {"groups": made} if groups else fields, "recipe optimizer")
 
 
 def read_recipe(fields: Any) -> Recipe:
@@ -268,6 +354,8 @@ def read_recipe(fields: Any) -> Recipe:
     if not isinstance(fields, dict):
         raise InputError("recipe JSON: an object is needed")
     parts = {key: from_fields(cls, fields[key], f"recipe {key}") for key, cls in _PARTS.items() if key in fields}
+    if "optimizer" in fields:
+        parts["optimizer"] = read_optimizer(fields["optimizer"])
     return from_fields(Recipe, fields | parts, "recipe")
 
 

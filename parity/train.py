@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity import lookahead
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.progress import Console, Progress
@@ -54,6 +55,7 @@ def train(
     progress = Progress(
         recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches, side.world.leads
     )
+    ahead, slow = recipe.lookahead, side.state() if recipe.lookahead.every else {}
     saved = time.monotonic()
     with progress, stop_request(side.world, lost) as stop:
         while position.epoch < recipe.epochs:
@@ -66,6 +68,11 @@ def train(
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
                     _log_batch(run, dataset, position, console, cost, error)
+                if ahead.every and not ahead.due(position.batch, len(batches)):
+                    continue  # a run goes on from where slow and trained weights are the same
+                if ahead.every:
+                    share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
+                    slow = lookahead.draw(side, slow, share, position.update)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(side.state(), position)
                     saved = time.monotonic()

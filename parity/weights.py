@@ -15,12 +15,20 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from parity import whitening
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Parameter
 from parity.randomness import stream
 
 State = dict[str, np.ndarray]
+
+DIRAC_NOISE = np.float32(0.01)
+"""The share of what is drawn that stays in a filter that begins as the identity.
+
+Behind a GELU, whose far tail is zero to the last bit, the identity alone makes exact ties in the pool that follows it, which each
+framework breaks in its own way.
+"""
 
 
 def initialise(network: Network, seed: int) -> State:
@@ -34,12 +42,21 @@ def _fresh(parameter: Parameter, seed: int) -> np.ndarray:
     scale = init.scale / np.sqrt(fan) if fan != 1 else init.scale
     if init.distribution == "constant":
         return np.full(parameter.shape, scale, np.float32)
+    if init.distribution == "whitening":
+        return whitening.filters(parameter.shape) * np.float32(scale)
     random = stream(seed, "init", parameter.name)
     uniform = init.distribution == "uniform"
     draw = random.uniform(-1, 1, parameter.shape) if uniform else random.standard_normal(parameter.shape)
     while init.distribution == "truncated" and (far := np.abs(draw) > 2).any():
         draw[far] = random.standard_normal(np.count_nonzero(far))
-    return (scale * draw).astype(np.float32)
+    drawn: np.ndarray = (scale * draw).astype(np.float32)
+    if init.dirac:
+        filters, channels, *kernel = parameter.shape
+        middle = tuple(size // 2 for size in kernel)
+        drawn[:channels] *= DIRAC_NOISE
+        for i in range(min(filters, channels)):
+            drawn[(i, i, *middle)] += 1
+    return drawn
 
 
 def slot_names(network: Network, slots: Iterable[str]) -> dict[str, str]:

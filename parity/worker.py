@@ -22,10 +22,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from parity import lookahead
 from parity.bench import Bench
 from parity.errors import InputError
-from parity.network import Network, from_fields
-from parity.recipe import Optimizer, Recipe, read_recipe
+from parity.network import Network
+from parity.recipe import Optimizer, Recipe, read_optimizer, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights import State, initialise
 
@@ -121,6 +122,10 @@ class Worker:
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""
         self.call("scale_velocity", factor=factor)
+
+    def look_ahead(self, keep: float, updates: int) -> None:
+        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.lookahead`."""
+        self.call("look_ahead", keep=keep, updates=updates)
 
     def patch(self, name: str, *arguments: str) -> None:
         """Changes the side itself by the function `name` of `parity.faults.patches`."""
@@ -250,9 +255,8 @@ class _Server:
 
     def start(self, arrays: Record, network: str, settings: dict[str, Any], dtype: str) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
-        self.side = trainer(
-            Network.from_json(network), from_fields(Optimizer, settings, "optimizer"), arrays, dtype, self.device
-        )
+        self.side = trainer(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
+        self.slow = arrays
         return {}, None
 
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
@@ -275,6 +279,10 @@ class _Server:
 
     def scale_velocity(self, arrays: Record, factor: float) -> tuple[Record, Any]:
         self.side.scale_velocity(factor)
+        return {}, None
+
+    def look_ahead(self, arrays: Record, keep: float, updates: int) -> tuple[Record, Any]:
+        self.slow = lookahead.draw(self.side, self.slow, keep, updates)
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:

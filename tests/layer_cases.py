@@ -6,6 +6,7 @@ import numpy as np
 
 from parity.network import Network
 from parity.nodes import (
+    GELU,
     LRN,
     Auxiliary,
     AvgPool,
@@ -51,6 +52,9 @@ CASES = {
     "batch norm of maps": network(MAP, BatchNorm("node", decay=0.7, eps=0.01)),
     "batch norm of vectors": network((8, 1, 2), Flatten("flat"), BatchNorm("node", variance="biased")),
     "ReLU": network(MAP, ReLU("node")),
+    "GELU": network(MAP, GELU("node")),
+    "batch norm, frozen": network(MAP, BatchNorm("node", frozen=True)),
+    "conv, frozen": network(MAP, Conv("node", 3, frozen=True)),
     "max pool, rounded down": network(MAP, MaxPool("node")),
     "max pool, rounded up": network((2, 5, 7), MaxPool("node", ceil=True)),
     "max pool that overlaps": network(WIDE, MaxPool("node", 3, 2, ceil=True)),

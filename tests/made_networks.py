@@ -12,6 +12,7 @@ from parity.errors import InputError
 from parity.initialisers import FAN_IN_UNIFORM, XAVIER
 from parity.network import Network
 from parity.nodes import (
+    GELU,
     LRN,
     Auxiliary,
     AvgPool,
@@ -37,6 +38,7 @@ EVERY_KIND = Network(
         Conv("conv", 8, kernel=3, stride=1, padding=1, groups=2),
         BatchNorm("norm"),
         ReLU("relu"),
+        GELU("gelu"),
         MaxPool("peak", size=2, stride=2, ceil=True),
         AvgPool("mean", size=2, stride=1, padding=1),
         Dropout("drop", 0.25),

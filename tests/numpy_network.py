@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.network import Network
 from parity.nodes import (
+    GELU,
     LRN,
     Auxiliary,
     AvgPool,
@@ -134,6 +135,12 @@ def _relu(node: ReLU, x: Array, own: State, training: Any) -> Array:
     return np.where(x.real > 0, x, 0)
 
 
+def _erf(x: Array) -> Array:
+    """Of numbers, or of numbers with an imaginary part that is a complex step."""
+    found = np.vectorize(math.erf)(x.real)
+    return found + 1j * x.imag * 2 / math.sqrt(math.pi) * np.exp(-(x.real**2)) if np.iscomplexobj(x) else found
+
+
 def _windows(node: MaxPool, size: int) -> Iterator[slice]:
     """What each window sees along one side of the map: padding is not seen."""
     before, behind = _edges(node.padding, size, node.size, node.stride)
@@ -176,6 +183,7 @@ NODES: dict[type[Node], Callable[..., Array]] = {
     BatchNorm: _batch_norm,
     LRN: _lrn,
     ReLU: _relu,
+    GELU: lambda node, x, own, training: x * (1 + _erf(x / math.sqrt(2))) / 2,
     Tanh: lambda node, x, own, training: np.tanh(x),
     LogSoftmax: lambda node, x, own, training: x - np.log(np.exp(x).sum(axis=1, keepdims=True)),
     MaxPool: lambda node, x, own, training: _pool(node, x, _first_largest),

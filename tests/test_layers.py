@@ -14,7 +14,7 @@ from parity.compare import compare
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.recipe import Optimizer
+from parity.recipe import Group, Optimizer
 from parity.weights import State, initialise
 from parity.worker import Record, Worker
 
@@ -185,6 +185,7 @@ def test_layers_before_the_first_parameter_have_outputs_and_no_gradients(worker:
 # Optimizers
 
 TRAINED = network((3, 4, 4), Conv("conv", 4), BatchNorm("norm"), ReLU("relu"))
+GROUPS = (Group("*.beta", 4.0, 0.3), Group("conv.*", 0.5, 0.0))
 OPTIMIZERS = {
     "plain": Optimizer("momentum", 0.1, momentum=0.0),
     "momentum": Optimizer("momentum", 0.1, momentum=0.9),
@@ -193,6 +194,8 @@ OPTIMIZERS = {
     "nesterov, decay": Optimizer("momentum", 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": Optimizer("adam", 0.1),
     "adam, decay": Optimizer("adam", 0.1, weight_decay=0.01, beta1=0.8, beta2=0.95, eps=1e-3),
+    "nesterov, groups": Optimizer("momentum", 0.1, 0.8, True, 0.01, groups=GROUPS, label_smoothing=0.2),
+    "adam, groups": Optimizer("adam", 0.1, weight_decay=0.01, groups=GROUPS),
 }
 RATES = (0.1, 0.3, 0.3, 0.05)
 
@@ -202,7 +205,8 @@ def updated(settings: Optimizer, state: State, gradient: Record, rate: float, co
     after = dict(state)
     for name, raw in gradient.items():
         w, slot = state[name], {key: state[f"optimizer.{key}.{name}"] for key in settings.slots}
-        g = raw + settings.weight_decay * w
+        ((_, factor, decay),) = (group for group in settings.grouped(TRAINED) if name in group[0])
+        g = raw + decay * w
         if settings.kind == "momentum":
             velocity = settings.momentum * slot.get("velocity", 0) + g
             step = g + settings.momentum * velocity if settings.nesterov else velocity
@@ -211,7 +215,7 @@ def updated(settings: Optimizer, state: State, gradient: Record, rate: float, co
             b1, b2 = settings.beta1, settings.beta2
             new = {"moment1": b1 * slot["moment1"] + (1 - b1) * g, "moment2": b2 * slot["moment2"] + (1 - b2) * g**2}
             step = new["moment1"] / (1 - b1**count) / (np.sqrt(new["moment2"] / (1 - b2**count)) + settings.eps)
-        after[name] = w - rate * step
+        after[name] = w - rate * factor * step
         after |= {f"optimizer.{key}.{name}": array for key, array in new.items()}
     return after
 

@@ -31,6 +31,7 @@ from parity.nodes import (
     Init,
     Linear,
     MaxPool,
+    Node,
     ReLU,
     walk,
 )
@@ -50,12 +51,17 @@ def test_the_counts_are_the_published_ones(name, trainable, statistics, arrays, 
     assert network.classes == 10
 
 
+def _frozen(node: Node) -> bool:
+    return isinstance(node, BatchNorm | Conv) and node.frozen
+
+
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_the_counts_are_those_of_the_arrays_that_initialise_makes(network: Network) -> None:
     network = network if network.trainable_count < 3e6 else networks.small(network)
     network = network.inference  # auxiliary heads are counted by themselves
     sizes = {name: array.size for name, array in initialise(network, 0).items()}
-    statistics = {name for name in sizes if name.endswith((".mean", ".variance"))}
+    frozen = {f"{n.name}.{'gamma' if isinstance(n, BatchNorm) else 'weight'}" for n in network.nodes if _frozen(n)}
+    statistics = {name for name in sizes if name.endswith((".mean", ".variance"))} | frozen
     assert network.statistics_count == sum(sizes[name] for name in statistics)
     assert network.trainable_count == sum(size for name, size in sizes.items() if name not in statistics)
 

@@ -14,7 +14,7 @@ import pytest
 
 from parity import networks, recipes
 from parity.errors import InputError
-from parity.recipe import Augmentation, Experiment, Optimizer, Preprocessing, Recipe, Schedule, changed, read_recipe
+from parity.recipe import Augmentation, Experiment, Group, Optimizer, Preprocessing, Recipe, Schedule, changed, read_recipe
 
 ARTICLE, QUICK, ADAM = (recipes.get(name) for name in ("article", "quick", "adam"))
 IMAGES, PASSES, BATCHES_A_PASS = 50_000, 200, 391
@@ -168,7 +168,9 @@ def test_an_experiment_of_every_network_and_recipe_goes_to_json_and_back(network
 
 def other(value: Any) -> Any:
     """Another allowed value for a field of a recipe."""
-    words = {"momentum": "adam", "count": "batch_size", "constant": "one_cycle"}
+    if value == ():
+        return (Group("*.beta", 2.0),)
+    words = {"zeros": "reflect", "momentum": "adam", "count": "batch_size", "constant": "one_cycle"}
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
@@ -181,8 +183,10 @@ def other(value: Any) -> Any:
 PLAIN = Recipe(
     "plain", Optimizer("momentum", rate=0.01, weight_decay=0.001), epochs=2, preprocessing=Preprocessing(crop=1)
 )
-PARTS = ("optimizer", "schedule", "preprocessing", "augmentation")
-FRACTIONS = {"momentum": 0.5, "beta1": 0.5, "beta2": 0.5, "warmup": 0.5, "factor": 0.5, "contrast_low": 0.5}
+PARTS = ("optimizer", "schedule", "preprocessing", "augmentation", "lookahead")
+FRACTIONS = dict.fromkeys(
+    ("momentum", "beta1", "beta2", "warmup", "factor", "contrast_low", "start", "end", "label_smoothing", "keep"), 0.5
+)
 FIELDS = [
     *((part, field.name) for part in PARTS for field in dataclasses.fields(getattr(PLAIN, part))),
     *((None, field.name) for field in dataclasses.fields(Recipe) if field.name not in PARTS),
@@ -192,7 +196,8 @@ FIELDS = [
 @pytest.mark.parametrize("part,field", FIELDS)
 def test_every_field_of_a_recipe_goes_to_json_and_back(part: str | None, field: str) -> None:
     jittered = dataclasses.replace(PLAIN, augmentation=Augmentation(crop=1, scale_low=1, scale_high=2))
-    plain = jittered if field.startswith("scale_") else PLAIN
+    flipped = dataclasses.replace(PLAIN, augmentation=Augmentation(flip=True))
+    plain = jittered if field.startswith("scale_") else flipped if field == "alternate" else PLAIN
     held = getattr(plain, part) if part else plain
     new = dataclasses.replace(held, **{field: FRACTIONS.get(field) or other(getattr(held, field))})
     recipe = dataclasses.replace(plain, **{part: new}) if part else new

@@ -177,6 +177,11 @@ def relu(node: nodes.ReLU, shape: Shape) -> nn.Module:
     return nn.ReLU()
 
 
+def gelu(node: nodes.GELU, shape: Shape) -> nn.Module:
+    """GELU, the exact one."""
+    return nn.GELU()
+
+
 def tanh(node: nodes.Tanh, shape: Shape) -> nn.Module:
     """Hyperbolic tangent."""
     return nn.Tanh()
@@ -223,6 +228,7 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.BatchNorm: batch_norm,
     nodes.LRN: lrn,
     nodes.ReLU: relu,
+    nodes.GELU: gelu,
     nodes.Tanh: tanh,
     nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,

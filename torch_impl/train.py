@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,10 +82,10 @@ class Trainer:
             logits = logits.to(getattr(torch, self.dtype))
             scores = {head: output.to(getattr(torch, self.dtype)) for head, output in scores.items()}
         target = self._tensor(labels)
-        cost = cross_entropy(logits, target)
+        cost = cross_entropy(logits, target, self.settings.label_smoothing)
         loss = times(cost, 1 / divisor)
         for head, weight in heads.items():
-            loss = loss + times(cross_entropy(scores[head], target), weight / divisor)
+            loss = loss + times(cross_entropy(scores[head], target, self.settings.label_smoothing), weight / divisor)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
@@ -102,7 +103,7 @@ class Trainer:
         for name in model.network.zero_gradients:
             parameters[name].grad.zero_()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.world.size > 1:
@@ -182,19 +183,23 @@ class Trainer:
         return tensor.contiguous(memory_format=self._layout) if tensor.ndim == 4 else tensor
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images."""
-    return F.cross_entropy(logits, target, reduction="sum")
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of class scores [N,classes] and labels [N], summed over the images.
+
+    Of labels that are smoothed: a share `smoothing` of each is spread over all classes (Szegedy et al. 2016, section 7).
+    """
+    return F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
 
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
     """PyTorch's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
-    parameters = list(model.parameters())
-    if not parameters:
+    parameters = checkpoint.tensors(model)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameters[name] for name in names], "factor": rate, "weight_decay": decay}
+        for names, rate, decay in settings.grouped(model.network)
+    ]
+    if not groups:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
     if settings.kind == "adam":
-        betas = (settings.beta1, settings.beta2)
-        return torch.optim.Adam(parameters, settings.rate, betas, settings.eps, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters, settings.rate, settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov
-    )
+        return torch.optim.Adam(groups, settings.rate, (settings.beta1, settings.beta2), settings.eps)
+    return torch.optim.SGD(groups, settings.rate, settings.momentum, nesterov=settings.nesterov)

@@ -37,7 +37,7 @@ class Batches:
         if isinstance(images, Pictures):
             self.pictures = images
             return
-        self.padded = np.pad(images, ((0, 0), (0, 0), (pad, pad), (pad, pad))) if pad else images
+        self.padded = padded(images, pad, augmentation.fill) if pad else images
         # [N, C, rows, columns, H, W]: every crop as a view
         self.crops = np.lib.stride_tricks.sliding_window_view(self.padded, self.size, axis=(2, 3))  # type: ignore[call-overload]
 
@@ -51,7 +51,7 @@ class Batches:
         count = len(self.labels)
         order = random.permutation(count)
         places = self._places(random, count)
-        flips = random.random(count) < 0.5 if how.flip else np.zeros(count, bool)
+        flips = self._flips(random, epoch, order)
         brightness = random.uniform(-how.brightness, how.brightness, count)
         contrast = random.uniform(how.contrast_low, how.contrast_high, count)
         parts = [slice(i, i + self.batch_size) for i in range(start * self.batch_size, count, self.batch_size)]
@@ -59,6 +59,15 @@ class Batches:
             batch[flips[part]] = batch[flips[part], ..., ::-1]
             distorted = distort(batch, brightness[part], contrast[part]) if how.distorts else batch
             yield distorted, self.labels[order[part]]
+
+    def _flips(self, random: np.random.Generator, epoch: int, order: np.ndarray) -> np.ndarray:
+        """Which images of a pass are mirrored, in its order [N]."""
+        if not self.augmentation.flip:
+            return np.zeros(len(order), bool)
+        if not self.augmentation.alternate:
+            return random.random(len(order)) < 0.5
+        first: np.ndarray = stream(self.seed, "flip").random(len(order)) < 0.5
+        return first[order] ^ (epoch % 2 == 1)
 
     def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Where crops start: [rows or columns, N]."""
@@ -85,10 +94,18 @@ class Batches:
                 top, left = (int(share * room) for share, room in zip(shares[:, i], rooms, strict=True))
             else:
                 pad, (top, left) = how.crop_padding, places[:, i]
-                pixels = np.pad(pictures.one(order[i]), ((0, 0), (pad, pad), (pad, pad)))
+                pixels = padded(pictures.one(order[i]), pad, how.fill)
             return pixels[:, top : top + self.size[0], left : left + self.size[1]]
 
         yield from map(np.stack, ahead(crop, (range(len(order))[part] for part in parts)))
+
+
+def padded(images: np.ndarray, pad: int, fill: str) -> np.ndarray:
+    """[...,H,W] -> [...,H+2p,W+2p], with black or ("reflect") mirrored pixels around. `InputError` where there are too few to mirror."""
+    if fill == "reflect" and pad >= min(images.shape[-2:]):
+        raise InputError(f"images of {images.shape[-2]} by {images.shape[-1]} cannot be mirrored {pad} pixels far")
+    edges = (*[(0, 0)] * (images.ndim - 2), (pad, pad), (pad, pad))
+    return np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
 
 
 def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:

@@ -75,6 +75,10 @@ def _relu(node: nodes.ReLU, shape: Shape, own: dict[str, np.ndarray]) -> Spellin
     return "Relu", {}, {}
 
 
+def _gelu(node: nodes.GELU, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+    return "Gelu", {}, {}
+
+
 def _tanh(node: nodes.Tanh, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     return "Tanh", {}, {}
 
@@ -124,6 +128,7 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.BatchNorm: _batch_norm,
     nodes.LRN: _lrn,
     nodes.ReLU: _relu,
+    nodes.GELU: _gelu,
     nodes.Tanh: _tanh,
     nodes.LogSoftmax: _log_softmax,
     nodes.MaxPool: _max_pool,

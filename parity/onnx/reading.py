@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from parity.nodes import Shape
-from parity.onnx import normalisation
+from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.onnx.runtime import brief
 
@@ -123,6 +123,10 @@ class _Reader:
             maker = self.makers[value]
             if maker.op_type == "Div" and (read := normalisation.read(maker, self.model, self.makers, self.constants)):
                 self.found.append(replace(read[1], inputs=(self.follow(read[0]),)))
+                self.places[value] = len(self.found) - 1
+                return self.places[value]
+            if maker.op_type == "Mul" and (x := gelu.read(maker, self.makers, self.constants)):
+                self.found.append(Operator("", "Gelu", inputs=(self.follow(x),)))
                 self.places[value] = len(self.found) - 1
                 return self.places[value]
             for name in self.data(maker):

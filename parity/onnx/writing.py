@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from parity.dense import takes_any_size
 from parity.errors import InputError
 from parity.network import Network
-from parity.onnx import normalisation
+from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.recipe import Preprocessing
 
@@ -57,6 +57,10 @@ def write(
         if operator.kind == "LRN":
             channels = network.layers[operator.layer].input[0]
             steps, arrays = normalisation.write(operator.layer, taken[0], out, operator, channels)
+            parts, tensors = parts + steps, tensors | arrays
+            continue
+        if operator.kind == "Gelu":
+            steps, arrays = gelu.write(operator.layer, taken[0], out)
             parts, tensors = parts + steps, tensors | arrays
             continue
         if operator.kind == "GlobalAveragePool":  # yields [N,C,1,1]
@@ -109,12 +113,15 @@ def _preprocess(preprocessing: Preprocessing, parts: list[NodeProto], tensors: d
 
 
 def in_float64(model: ModelProto) -> ModelProto:
-    """The same graph with all floats as float64: exact, since every float32 is one."""
+    """The same graph with all floats as float64: exact, since every float32 is one. But for a root of 2, which is one again."""
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+            exact = numpy_helper.to_array(tensor).astype(np.float64)
+            if tensor.name.endswith(gelu.ROOT_NAME):
+                exact = np.sqrt(np.round(exact**2))
+            tensor.CopyFrom(numpy_helper.from_array(exact, tensor.name))
     for value in (*wide.graph.input, *wide.graph.output):
         value.type.tensor_type.elem_type = TensorProto.DOUBLE
     return wide

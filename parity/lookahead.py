@@ -1,0 +1,27 @@
+"""Slow weights that draw the trained ones back: `parity.recipe.Lookahead`, on canonical states, the same for both frameworks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from parity.side import Side
+from parity.weights import State
+
+
+def draw(side: Side, slow: State, keep: float, updates: int) -> State:
+    """The weights and statistics of `side`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
+
+    Returns them: they are the slow ones from now on.
+    """
+    state = side.state()
+    mixed = {name: _between(slow[name], state[name], keep) for name in side.model.network.parameters}
+    side.load(state | mixed, updates)
+    return mixed
+
+
+def _between(slow: np.ndarray, fast: np.ndarray, keep: float) -> np.ndarray:
+    share: Any = fast.dtype.type(keep)
+    made: np.ndarray = fast + share * (slow.astype(fast.dtype, copy=False) - fast)
+    return made

@@ -1,0 +1,60 @@
+"""GELU in ONNX: five operators, since its own is of opset 20, and exporters write these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import NodeProto, helper
+
+ROOT_NAME = ".root"
+ROOT = np.array(math.sqrt(2), np.float32)
+ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
+
+
+def read(node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]) -> str | None:
+    """The value x where the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5, multiplied in any order; otherwise None."""
+
+    def with_scalar(value: str, kind: str, scalar: np.ndarray) -> str | None:
+        """What the maker of `value`, of that `kind`, computes with the `scalar`."""
+        maker = makers.get(value)
+        if maker is None or maker.op_type != kind:
+            return None
+        orders = (maker.input, maker.input[::-1]) if kind != "Div" else (maker.input,)
+        return next((x for x, other in orders if _is(constants.get(other), scalar)), None)
+
+    def shifted(value: str, x: str) -> bool:
+        """Whether `value` is erf(x / sqrt(2)) + 1."""
+        erf = makers.get(with_scalar(value, "Add", ONE) or "")
+        return erf is not None and erf.op_type == "Erf" and with_scalar(erf.input[0], "Div", ROOT) == x
+
+    for a, b in (node.input, node.input[::-1]):
+        inner = makers.get(a)
+        if _is(constants.get(b), HALF) and inner is not None and inner.op_type == "Mul":
+            pairs = [tuple(inner.input), tuple(inner.input[::-1])]
+        else:
+            pairs = [(half, b) for half in [with_scalar(a, "Mul", HALF)] if half]
+            pairs += [(b, half) for half in [with_scalar(a, "Mul", HALF)] if half]
+        if found := next((x for x, sums in pairs if shifted(sums, x)), None):
+            return found
+    return None
+
+
+def _is(found: np.ndarray | None, scalar: np.ndarray) -> bool:
+    return found is not None and found.dtype == scalar.dtype and np.array_equal(found.reshape(-1), scalar.reshape(-1))
+
+
+def write(layer: str, value: str, out: str) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+    """Nodes and constants that make `out` of `value`; their values are called `LAYER.STEP`."""
+    tensors = {f"{layer}{ROOT_NAME}": ROOT, f"{layer}.one": ONE, f"{layer}.half": HALF}
+    nodes: list[NodeProto] = []
+
+    def add(kind: str, step: str, *inputs: str) -> str:
+        name = f"{layer}.{step}" if step else layer
+        nodes.append(helper.make_node(kind, list(inputs), [name if step else out], name))
+        return name
+
+    erf = add("Erf", "erf", add("Div", "scaled", value, f"{layer}{ROOT_NAME}"))
+    add("Mul", "", add("Mul", "product", value, add("Add", "shifted", erf, f"{layer}.one")), f"{layer}.half")
+    return nodes, tensors
