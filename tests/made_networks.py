@@ -38,7 +38,6 @@ EVERY_KIND = Network(
         Conv("conv", 8, kernel=3, stride=1, padding=1, groups=2),
         BatchNorm("norm"),
         ReLU("relu"),
-        GELU("gelu"),
         MaxPool("peak", size=2, stride=2, ceil=True),
         AvgPool("mean", size=2, stride=1, padding=1),
         Dropout("drop", 0.25),
@@ -60,7 +59,7 @@ BRANCHED = Network(
             "block",
             (
                 (Conv("one", 3, 1, padding=0, init=XAVIER),),
-                (Conv("reduce", 2, 1, padding=0), ReLU("relu"), Conv("three", 4, 3)),
+                (Conv("reduce", 2, 1, padding=0), ReLU("relu"), Conv("three", 4, 3), GELU("gelu")),
                 (MaxPool("top", 3, 1, padding="same"), Branches("inner", ((Conv("left", 1),), (Conv("right", 2),)))),
             ),
         ),
