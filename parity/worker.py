@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -110,6 +111,16 @@ class Worker:
     def predict(self, images: np.ndarray, record: bool = False) -> Record:
         """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
         return self.call("predict", {"images": images}, record=record)[0]
+
+    def l2_gradients(self, images: np.ndarray, masks: Mapping[str, np.ndarray]) -> tuple[Record, float]:
+        """Backward of sum(logits ** 2) / 2 without an update: `gradient/PARAMETER`, and that sum."""
+        arrays = {"images": images} | {f"mask/{layer}": mask for layer, mask in masks.items()}
+        return self.call("l2_gradients", arrays)
+
+    def seconds(self, what: str, images: np.ndarray, steps: int) -> list[float]:
+        """What each of `steps` calls took in the worker: `predict`, or `l2_gradients` with masks that the framework draws."""
+        found: list[float] = self.call("seconds", {"images": images}, what=what, steps=steps)[1]
+        return found
 
     def isolate(
         self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
@@ -231,6 +242,10 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
     return buffer
 
 
+def _masks(arrays: Record) -> Record:
+    return {name.removeprefix("mask/"): array for name, array in arrays.items() if name.startswith("mask/")}
+
+
 class _Server:
     """The worker's end: one method a call, (arrays, arguments) -> (arrays, result)."""
 
@@ -252,10 +267,25 @@ class _Server:
         )
         return {}, None
 
+    def l2_gradients(self, arrays: Record) -> tuple[Record, Any]:
+        found: Record = {}
+        loss = self.side.l2_gradients(arrays["images"], _masks(arrays), found)
+        return found, loss
+
+    def seconds(self, arrays: Record, what: str, steps: int) -> tuple[Record, Any]:
+        images, seconds = arrays["images"], []
+        for _ in range(steps):
+            started = time.perf_counter()
+            if what == "predict":
+                self.side.predict(images)
+            else:
+                self.side.l2_gradients(images, {})
+            seconds.append(time.perf_counter() - started)
+        return {}, seconds
+
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
-        masks = {name.removeprefix("mask/"): array for name, array in arrays.items() if name.startswith("mask/")}
         found: Record | None = {} if record else None
-        result = self.side.step(arrays["images"], arrays["labels"], masks, rate, divisor, found)
+        result = self.side.step(arrays["images"], arrays["labels"], _masks(arrays), rate, divisor, found)
         kept = {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}
         if "update" in record:
             kept |= {f"update/{name}": array for name, array in self.side.state().items()}
