@@ -135,18 +135,23 @@ def _check_flags(options: argparse.Namespace) -> None:
             )
 
 
-def _claim(folder: Path, name: str) -> None:
-    """Makes `folder` that of the experiment `name`; `InputError` where it is something else's."""
+def _check_folder(folder: Path, name: str) -> None:
+    """`InputError` unless `folder` is new, or of the experiment `name`."""
     mark = folder / MARK
-    if mark.exists():
-        with about(mark, "choose another --out"):
-            if (other := parse_json(mark.read_text(errors="replace"), "experiment").get("experiment")) != name:
-                raise InputError(f"{folder} is of the experiment {other}: choose another --out")
+    if not mark.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds something else: choose another --out")
+        check_free(folder)
         return
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} holds something else: choose another --out")
-    check_free(folder)
-    write_atomically(mark, (json.dumps({"experiment": name}) + "\n").encode())
+    with about(mark, "choose another --out"):
+        other = parse_json(mark.read_text(errors="replace"), "experiment").get("experiment")
+        if other != name:
+            raise InputError(f"it is of the experiment {other}, not {name}")
+
+
+def _mark(folder: Path, name: str) -> None:
+    """Makes `folder` that of the experiment `name`. Only when nothing can be refused any more."""
+    write_atomically(folder / MARK, (json.dumps({"experiment": name}) + "\n").encode())
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -163,13 +168,13 @@ def _train(
     dataset = data.load(name, options.data_dir, console.say)
     datasets = {seed: study.split(dataset, seed) for seed in range(seeds)}
     planned = [(trial, limited(trial, datasets)) for trial in trials(study, chosen, result["frameworks"], datasets)]
-    _claim(folder, study.name)
+    _check_folder(folder, study.name)
     result |= {"seeds": seeds, "against_the_article": less}
     console.say(f"{study.name}: {study.about}")
     for line in less or ["as much as there"]:
         console.say(f"Against the article: {line}")
     console.say(f"Data: {name} from {dataset.source}; {machine.describe()}; threads {crew.threads}; folder {folder}")
-    _finish(planned, folder, crew, console, seeds == 1)
+    _finish(study, planned, folder, crew, console, seeds == 1)
     rows = []
     for trial, own in planned:
         rows.append(row(trial, own, folder / "runs"))
@@ -189,7 +194,9 @@ def _extents(study: Study, options: argparse.Namespace) -> dict[str, Extent]:
     return {e.name: dataclasses.replace(e.article if options.full else e.usual, **changes) for e in study.entries}
 
 
-def _finish(planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, every_pass: bool) -> None:
+def _finish(
+    study: Study, planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, every_pass: bool
+) -> None:
     """Trains every trial that is not at its end; first says how long that will take."""
     left = [(trial, place(trial, folder / "runs", len(own.train_labels)), own) for trial, own in planned]
     left = [(trial, at, own) for trial, at, own in left if at.epoch < trial.experiment.recipe.epochs]
@@ -200,6 +207,7 @@ def _finish(planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, cons
     console.say(
         f"To train: {len(left)} of {len(planned)} runs, about {time} in all (shorter with --epochs, --train-limit, --test-limit)"
     )
+    _mark(folder, study.name)
     for trial, _, own in bar(left, "runs"):
         try:
             run(trial, own, folder / "runs", crew, console.say if every_pass else None)
@@ -222,7 +230,7 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
         dataset, _ = data.load_auto(options.data_dir, console.say)
     steps, size = options.steps or TIMING.steps, options.batch_size or TIMING.batch_size
     images = batch(TIMING, dataset, size)
-    _claim(folder, TIMING.name)
+    _check_folder(folder, TIMING.name)
     theirs: Mapping[str, int] = {"batches of": TIMING.batch_size, "timed steps:": TIMING.steps}
     less = [
         f"{what} {own} instead of {theirs[what]}"
@@ -243,6 +251,9 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
     console.say(
         f"Images: {dataset.name}; {machine.describe()}; threads {crew.threads}; load before {load}; folder {folder}"
     )
+    for framework in result["frameworks"]:
+        crew.versions(framework)  # refuses a framework that is missing before anything is written
+    _mark(folder, TIMING.name)
     found = measure(TIMING, result["frameworks"], images, steps, folder, crew, console.say)
     result["versions"] = {framework: crew.versions(framework) for framework in found}
     return report(TIMING, found, size)
@@ -253,7 +264,7 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
 
 def _written(found: Report, result: dict[str, Any], folder: Path, console: Console) -> dict[str, Any]:
     """Writes and prints what was found; `Failed` where it is not what it should be."""
-    result |= found.found | {"folder": str(folder), "pictures": list(found.pictures)}
+    result |= found.found | {"folder": str(folder), "files": ["table.md", "result.json", *found.pictures]}
     text = f"{found.text}\n\n{_measured(result)}\n"
     for name, picture in found.pictures.items():
         write_atomically(folder / name, picture)
@@ -261,7 +272,7 @@ def _written(found: Report, result: dict[str, Any], folder: Path, console: Conso
     write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
     for line in text.splitlines():
         console.say(line)
-    console.say(f"Written: {', '.join(str(folder / name) for name in ('table.md', 'result.json', *found.pictures))}")
+    console.say(f"Written: {', '.join(str(folder / name) for name in result['files'])}")
     if found.failed:
         raise Failed(found.failed, result)
     return result

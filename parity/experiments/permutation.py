@@ -45,11 +45,13 @@ def split(dataset: Dataset, seed: int) -> Dataset:
         return dataset
     images = np.concatenate([dataset.train_images, dataset.test_images])
     labels = np.concatenate([dataset.train_labels, dataset.test_labels])
-    order = stream(seed, "split").permutation(len(labels))
+    random = stream(seed, "split")
+    order = random.permutation(len(labels))
     tested = np.zeros(len(labels), bool)  # by place in `order`
     for label, count in enumerate(_test_counts(np.bincount(labels, minlength=len(dataset.classes)))):
         tested[np.flatnonzero(labels[order] == label)[:count]] = True
-    train, test = order[~tested], order[tested]
+    # Shuffled once more: the classes of which few are tested come first among the others.
+    train, test = random.permutation(order[~tested]), random.permutation(order[tested])
     return replace(
         dataset,
         name=f"{SPLIT}, split {seed}",

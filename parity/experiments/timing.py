@@ -27,7 +27,6 @@ from parity.progress import bar, duration
 from parity.run import about
 from parity.side import FRAMEWORKS
 from parity.weights import initialise, write_atomically
-from parity.worker import Worker
 
 TURN = 5
 """Timed steps between two looks at the progress bar, and between two times that what was found is written down."""
@@ -36,6 +35,9 @@ KINDS = {"forward": "predict", "forward-backward": "l2_gradients"}
 """What is timed -> the side's method."""
 
 FILE = "seconds.json"
+
+Times = dict[str, dict[str, list[float]]]
+"""By framework and kind: the seconds of every timed step."""
 
 
 @dataclass(frozen=True)
@@ -80,56 +82,56 @@ def measure(
     folder: Path,
     crew: Crew,
     say: Callable[[str], None],
-) -> dict[str, dict[str, list[float]]]:
+) -> Times:
     """Seconds by framework and kind, `steps` each.
 
-    What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it.
+    What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it. `InputError` where it was
+    timed in another setting.
     """
     network = networks.get(timing.network)
-    setting = {
-        "network": network.name,
-        "batch_size": len(images),
-        "threads": crew.threads,
-        "device": crew.device,
-        "machine": machine.describe(),
-        "versions": {framework: crew.versions(framework) for framework in frameworks},
+    settings = {
+        framework: {
+            "network": network.name,
+            "batch_size": len(images),
+            "threads": crew.threads,
+            "device": crew.device,
+            "machine": machine.describe(),
+            "versions": crew.versions(framework),
+        }
+        for framework in frameworks
     }
-    found = _kept(folder / FILE, setting)
+    kept = _kept(folder / FILE, settings)
     for framework in frameworks:
-        worker, rows = crew.worker(framework), found.setdefault(framework, {})
+        worker = crew.worker(framework)
+        kinds = kept.setdefault(framework, {"setting": settings[framework], "seconds": {}})["seconds"]
         worker.start(network, recipes.get(timing.recipe).optimizer, initialise(network, 0), "float32")
         for kind, method in KINDS.items():
-            seconds = rows.setdefault(kind, [])
-            if left := steps - len(seconds):
-                _estimate(worker, method, images, timing.burn_in, left, f"{FRAMEWORKS[framework]}, {kind}", say)
+            seconds = kinds.setdefault(kind, [])
+            left = steps - len(seconds)
+            if left > 0:
+                burnt = worker.seconds(method, images, timing.burn_in)
+                time = duration(left * float(np.median(burnt)))
+                say(f"{FRAMEWORKS[framework]}, {kind}: {left} steps, about {time} (shorter with --steps)")
             for first in bar(range(0, left, TURN), f"{framework}, {kind}"):
                 seconds += worker.seconds(method, images, min(TURN, left - first))
-                write_atomically(folder / FILE, (json.dumps({"setting": setting, "seconds": found}) + "\n").encode())
-    return found
+                write_atomically(folder / FILE, (json.dumps(kept) + "\n").encode())
+    return {framework: kept[framework]["seconds"] for framework in frameworks}
 
 
-def _estimate(
-    worker: Worker, method: str, images: np.ndarray, burn_in: int, left: int, what: str, say: Callable[[str], None]
-) -> None:
-    """Burns in, and says how long the rest will take."""
-    seconds = worker.seconds(method, images, burn_in) if burn_in else []
-    if seconds:
-        say(f"{what}: {left} steps, about {duration(left * float(np.median(seconds)))}")
-
-
-def _kept(file: Path, setting: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """What an earlier, unfinished run of the same setting found."""
+def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was found before, by framework: its setting, which must be that of `settings`, and the seconds."""
     if not file.exists():
         return {}
     with about(file, "choose another --out"):
-        kept = parse_json(file.read_text(), "timing")
-        if kept.get("setting") != setting:
-            raise InputError("was timed otherwise (batch size, threads, versions, frameworks or machine)")
-        found: dict[str, dict[str, list[float]]] = kept["seconds"]
-        return found
+        kept = parse_json(file.read_text(errors="replace"), "timing")
+        for framework, setting in settings.items():
+            found = kept.get(framework, {"setting": setting})
+            if not isinstance(found, dict) or found.get("setting") != setting:
+                raise InputError(f"{framework} was timed in another setting (batch size, threads, versions, machine)")
+    return kept
 
 
-def report(timing: Timing, found: dict[str, dict[str, list[float]]], images: int) -> Report:
+def report(timing: Timing, found: Times, images: int) -> Report:
     """Mean and standard deviation of a batch's seconds."""
     rows, cells = [], []
     for framework, kinds in found.items():
