@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,22 @@ from training import PATIENCE, ROOT, bits, command_in, metrics, position, wait_f
 from parity import data
 from parity.commands import experiment
 from parity.commands.experiment import main
+from parity.data import mnist
 from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
 from parity.run import Run
 from parity.worker import Worker
+
+once = cache(mnist.load10k)
+
+
+@pytest.fixture(autouse=True)
+def digits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding the 10,000 digits takes seconds."""
+    monkeypatch.setitem(data.DATASETS, "mnist10k", once)
+
 
 Execute = Callable[..., tuple[dict[str, Any], str]]
 

@@ -151,6 +151,13 @@ def test_to_train_fc_on_permuted_pixels_is_to_train_it_with_the_columns_of_its_f
 # The verdict
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pictures, which take a second."""
+    monkeypatch.setattr(permutation.pictures, "grid", lambda rows, labels: b"")
+    monkeypatch.setattr(permutation.pictures, "changes", lambda found: b"")
+
+
 def rows(fc: list[float], cnn: list[float]) -> list[dict[str, Any]]:
     """Rows of two frameworks whose networks change by so many points in each seed."""
     return [
@@ -174,7 +181,7 @@ def rows(fc: list[float], cnn: list[float]) -> list[dict[str, Any]]:
     ],
 )
 def test_the_verdict_is_on_the_mean_change_within_a_seed(
-    fc: list[float], cnn: list[float], failed: tuple[str, ...], digits: Dataset
+    fc: list[float], cnn: list[float], failed: tuple[str, ...], digits: Dataset, undrawn: None
 ) -> None:
     datasets = dict.fromkeys(range(3), digits)
     found = report(rows(fc, cnn), datasets, True)
@@ -184,7 +191,7 @@ def test_the_verdict_is_on_the_mean_change_within_a_seed(
     assert found.text.count("holds.") == 4 - len(failed)
 
 
-def test_a_shortened_study_or_one_seed_is_not_judged(digits: Dataset) -> None:
+def test_a_shortened_study_or_one_seed_is_not_judged(digits: Dataset, undrawn: None) -> None:
     for seeds, whole in ((3, False), (1, True)):
         found = report(rows([9.0] * seeds, [9.0] * seeds), dict.fromkeys(range(seeds), digits), whole)
         assert found.failed == "" and "Not judged" in found.text

@@ -269,13 +269,23 @@ def _written(found: Report, result: dict[str, Any], folder: Path, console: Conso
     for name, picture in found.pictures.items():
         write_atomically(folder / name, picture)
     write_atomically(folder / "table.md", text.encode())
-    write_atomically(folder / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_atomically(folder / "result.json", _by_lines(result).encode())
     for line in text.splitlines():
         console.say(line)
     console.say(f"Written: {', '.join(str(folder / name) for name in result['files'])}")
     if found.failed:
         raise Failed(found.failed, result)
     return result
+
+
+def _by_lines(result: dict[str, Any]) -> str:
+    """JSON with a line for each entry, and for each row of a table in it."""
+    lines = []
+    for key, value in result.items():
+        rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if rows else json.dumps(value)
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 def _measured(result: dict[str, Any]) -> str:
