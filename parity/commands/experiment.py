@@ -102,9 +102,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     result: dict[str, Any] = {
         "experiment": options.experiment,
         "command": shlex.join(["python", SCRIPT, *options.words]),
-        "started": datetime.now().isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "load_before": round(machine.load(), 2),
         "threads": count,
         "frameworks": list(FRAMEWORKS) if options.framework == "both" else [options.framework],
     }
@@ -238,6 +236,8 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
         if own != theirs[what]
     ]
     result |= {
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "load_before": round(machine.load(), 2),
         "batch_size": size,
         "steps": steps,
         "burn_in": TIMING.burn_in,
@@ -298,7 +298,8 @@ def _measured(result: dict[str, Any]) -> str:
         )
     frameworks = ", ".join(f"{FRAMEWORKS[name]} {' and '.join(sorted(found))}" for name, found in versions.items())
     less = "; ".join(result["against_the_article"]) or "nothing is shortened"
+    load = f", load before {result['load_before']}" if "load_before" in result else ""
     return (
-        f"`{result['command']}`: {result['machine']}, threads {result['threads']}, load before {result['load_before']}, {frameworks}. "
+        f"`{result['command']}`: {result['machine']}, threads {result['threads']}{load}, {frameworks}. "
         f"Against the article: {less}."
     )

@@ -27,6 +27,9 @@ TEST_SHARE, SPLIT = 0.2, "mnist10k"
 FC_POINTS, CNN_POINTS = 2.0, 5.0
 """The mean change of the fully connected network's accuracy stays below the first, the mean loss of the other's reaches the second."""
 
+LEAST_SEEDS = 5
+"""Of which a mean is judged: one seed's change of the fully connected network scatters by 1.5 points."""
+
 NETWORKS = {"fc": "mnist_fc", "cnn": "mnist_cnn"}
 
 PERMUTED = "_permuted"
@@ -88,11 +91,13 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
     ]
     lines = table(("network", "framework", "accuracy, pixels as they are", "permuted", "change in points"), cells, 2)
     seeds = list(datasets)
-    verdicts, failed = _verdicts(found, whole and len(seeds) > 1)
-    first = datasets[seeds[0]]
+    verdicts, failed = _verdicts(found, whole and len(seeds) >= LEAST_SEEDS)
+    first, amounts = datasets[seeds[0]], rows[0]
+    own = ["weights", "batches", "permutation", *(["split"] if first.name.startswith(SPLIT) else [])]
     lines += [
         "",
-        f"Mean and standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}; a change is within one seed.",
+        f"Mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}, each with its own {', '.join(own)}; a change is within one seed. "
+        f"{amounts['train_images']:,} digits to learn from, {amounts['test_images']:,} to test, passes: {amounts['epochs']}.",
         "",
     ]
     order = next(r["permutation"] for r in rows if r["permutation"] is not None)
@@ -119,7 +124,7 @@ def _change(rows: Rows, name: str, framework: str) -> dict[str, Any]:
 def _verdicts(found: list[dict[str, Any]], judged: bool) -> tuple[list[str], str]:
     """A sentence a network and framework, and what did not hold."""
     if not judged:
-        return ["Not judged: too little was trained, or with one seed only."], ""
+        return [f"Not judged: other than the usual amount was trained, or with fewer than {LEAST_SEEDS} seeds."], ""
     lines, failed = [], []
     for one in found:
         mean = float(np.mean(one["change_points"]))
