@@ -96,7 +96,8 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
     own = ["weights", "batches", "permutation", *(["split"] if first.name.startswith(SPLIT) else [])]
     lines += [
         "",
-        f"Mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}, each with its own {', '.join(own)}; a change is within one seed. "
+        f"Mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}, each with its own {', '.join(own)}; "
+        f"a change is within one seed. "
         f"{amounts['train_images']:,} digits to learn from, {amounts['test_images']:,} to test, passes: {amounts['epochs']}.",
         "",
     ]
