@@ -12,7 +12,7 @@ from parity.experiments.tables import Rows, grouped, percent, speed, table
 from parity.side import FRAMEWORKS
 
 NETWORKS = ("lenet", "alexnet_cifar", "vgg_mini")
-ARTICLE, USUAL = Extent("cifar10", 5), Extent("cifar10", 5, 10_000, 2_000)
+ARTICLE, USUAL = Extent("cifar10", 5), Extent("cifar10", 5, 5_000, 2_000)
 
 
 def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:

@@ -91,10 +91,12 @@ def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Se
     """uint8 [n,3,H,W], four a row: above each what it is, below what each network takes it for, green where it is right."""
     columns = min(4, len(images))
     lines = -(-len(images) // columns)
-    height = 2.5 + 0.24 * len(guesses)
+    height = 2.9 + 0.2 * len(guesses)
     figure, axes = _pyplot().subplots(
         lines, columns, figsize=(3.1 * columns, height * lines + 0.1), layout="constrained", squeeze=False
     )
+    figure.get_layout_engine().set(h_pad=0.1, hspace=0.08)  # between the last guess and the next row's titles
+    figure.suptitle("Test images: what they are, and what each network takes them for")
     for axis in axes.flat:
         axis.set_axis_off()
     for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
@@ -145,6 +147,7 @@ def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> byt
             axis.plot(range(1, len(seconds) + 1), seconds, ".", color=colour, markersize=4, alpha=0.6)
             axis.axhline(float(np.mean(seconds)), color=colour, label=label)
         axis.set(title=kind, xlabel="step", ylabel="seconds a batch", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)

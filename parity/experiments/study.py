@@ -31,8 +31,8 @@ from parity.train import train
 from parity.weights import initialise, write_atomically
 from parity.worker import Worker
 
-TIMED = 3
-"""Steps that an estimate is made from."""
+TIMED, QUICK = 10, 0.2
+"""Steps that an estimate is made from; one, if it takes longer than so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _existing(trial: Trial, folder: Path) -> Run | None:
 
 
 def estimate(left: Sequence[tuple[Trial, Position, Dataset]], crew: Crew) -> float:
-    """Seconds that the trials in `left` will take, from `TIMED` steps of each network in each framework."""
+    """Seconds that the trials in `left` will take, from a few steps of each network in each framework."""
     speeds: dict[tuple[str, str], float] = {}
     total = 0.0
     for trial, position, dataset in left:
@@ -184,7 +184,8 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
     side = Remote(worker)
     timed = Bench(side, experiment.network, recipe, dataset.train_images, dataset.train_labels)
     timed.train(1, fed=False)
-    return timed.train(TIMED, fed=True)
+    speed = timed.train(1, fed=True)
+    return timed.train(TIMED, fed=True) if recipe.batch_size / speed < QUICK else speed
 
 
 def run(trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None) -> None:
