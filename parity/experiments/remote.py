@@ -93,9 +93,8 @@ class Crew:
     def worker(self, framework: str) -> Worker:
         """The worker of `framework`."""
         if framework not in self._workers:
-            before = signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # what is ignored stays so in the process that is started
+            # What is ignored stays so in the process that is started.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
                 self._workers[framework] = Worker(framework, self.pythons[framework], self.threads, self.device)
             finally:
