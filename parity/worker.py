@@ -40,12 +40,17 @@ class WorkerFailed(RuntimeError):
 class Worker:
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
-    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Use as a context manager. Methods
-    are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
+    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. `apart`, it does not hear the
+    signals that a terminal or a launcher sends to the whole group of processes. Use as a context manager. Methods are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
     def __init__(
-        self, framework: str, python: str | Path | None = None, threads: int | None = None, device: str = "cpu"
+        self,
+        framework: str,
+        python: str | Path | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        apart: bool = False,
     ) -> None:
         if framework not in FRAMEWORKS:
             raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
@@ -59,6 +64,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=apart,
             )
         except OSError as error:
             raise InputError(f"cannot run {python}: {error.strerror}") from None

@@ -195,7 +195,7 @@ LONG = ("permutation", "--seeds", "1", "--epochs", "12", "--train-limit", "320",
 """Four runs of 60 updates."""
 
 
-def test_ctrl_c_stops_at_a_batch_and_the_command_that_it_says_goes_on_to_the_same_weights(
+def test_ctrl_c_or_sigterm_stops_at_a_batch_and_the_command_that_it_says_goes_on_to_the_same_weights(
     framework: str, execute: Execute, tmp_path: Path
 ) -> None:
     command = [sys.executable, "scripts/experiment.py", *LONG, "--framework", framework, "--out", f"{tmp_path / 'one'}"]
@@ -205,7 +205,7 @@ def test_ctrl_c_stops_at_a_batch_and_the_command_that_it_says_goes_on_to_the_sam
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         wait_for(process, lambda: position(folder).get("update", 0) > 10)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, {"paddle": signal.SIGTERM, "torch": signal.SIGINT}[framework])
         _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     line = stderr.splitlines()[-1]

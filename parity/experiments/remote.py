@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -73,7 +72,7 @@ class Remote:
 class Crew:
     """One worker a framework, started when it is first asked for. Use as a context manager.
 
-    The workers do not hear Ctrl-C, which a terminal sends to all processes: this one finishes the batch at hand with them and saves.
+    The workers do not hear Ctrl-C or SIGTERM, which may be sent to all processes: this one finishes the batch at hand with them and saves.
     """
 
     def __init__(self, pythons: Mapping[str, Path | None], threads: int, device: str) -> None:
@@ -93,12 +92,8 @@ class Crew:
     def worker(self, framework: str) -> Worker:
         """The worker of `framework`."""
         if framework not in self._workers:
-            # What is ignored stays so in the process that is started.
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
-                self._workers[framework] = Worker(framework, self.pythons[framework], self.threads, self.device)
-            finally:
-                signal.signal(signal.SIGINT, before)
+            python = self.pythons[framework]
+            self._workers[framework] = Worker(framework, python, self.threads, self.device, apart=True)
         return self._workers[framework]
 
     def versions(self, framework: str) -> dict[str, str]:
