@@ -41,8 +41,8 @@ class Worker:
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
     The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. `apart`, it does not hear the
-    signals that a terminal or a launcher sends to the whole group of processes. Use as a context manager. Methods are those of `parity.side.Side`, on arrays of any dtype
-    that safetensors knows, copied through the pipe.
+    signals that a terminal or a launcher sends to the whole group of processes. Use as a context manager. Methods are those of
+    `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
     def __init__(
