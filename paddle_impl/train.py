@@ -94,9 +94,7 @@ class Trainer:
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
                 if layer in gradients:
                     record[f"backward/{layer}"] = gradients[layer]
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
+            record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].clear_gradient(set_to_zero=True)
         self.optimizer.set_lr(rate)
@@ -118,6 +116,23 @@ class Trainer:
 
         with paddle.no_grad():
             return checkpoint.to_numpy(model(self._images(images), None, None if record is None else watch))
+
+    def l2_gradients(
+        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
+    ) -> float:
+        """Forward in training and backward of sum(logits ** 2) / 2, TensorFlow's `l2_loss`, without an update; returns that sum.
+
+        Dropout masks are drawn by Paddle where none are given. `record` receives the parameters' gradients (`gradient/PARAMETER`).
+        """
+        self.model.train()
+        given = {layer: self._tensor(mask) for layer, mask in masks.items()}
+        logits = self.model(self._images(images), given)
+        loss = times((logits * logits).sum(), 0.5)
+        self.optimizer.clear_grad(set_to_zero=False)
+        loss.backward()
+        if record is not None:
+            record.update(self._gradients())
+        return loss.item()
 
     def isolate(
         self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
@@ -167,6 +182,14 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
+        return {
+            f"gradient/{name}": checkpoint.export_array(self.model, name, parameter.grad)
+            for name, parameter in checkpoint.tensors(self.model).items()
+            if parameter.grad is not None
+        }
 
     def _parameters(self, trainable: bool) -> list[Tensor]:
         """The trainable parameters, or else the running statistics."""

@@ -50,7 +50,7 @@ def curves(run: Run) -> None:
     figure.suptitle(
         f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}"
     )
-    write_atomically(run.folder / "curves.png", _png(figure))
+    write_atomically(run.folder / "curves.png", png(figure))
 
 
 def check_tensorboard() -> None:
@@ -117,7 +117,7 @@ def speeds(result: dict[str, Any]) -> bytes:
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
     figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
@@ -171,7 +171,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
     kinds = sorted({row.kind.partition(" ")[0] for row in everything})
     handles = [Patch(color=COLOURS.get(kind, OTHER_COLOUR), label=kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -218,10 +218,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
             if share >= 0.005:
                 colour = "white" if share > 0.5 else "#1d2733"
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
     """`figure` as a PNG; it is closed."""
     from matplotlib import pyplot as plt
 

@@ -45,6 +45,11 @@ class Side(Protocol):
     def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Logits in inference mode."""
 
+    def l2_gradients(
+        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
+    ) -> float:
+        """Forward and backward of sum(logits ** 2) / 2 without an update; returns that sum."""
+
     def isolate(
         self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
     ) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -40,12 +41,18 @@ class WorkerFailed(RuntimeError):
 class Worker:
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
-    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Use as a context manager. Methods
-    are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
+    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. `apart`, it does not hear the
+    signals that a terminal or a launcher sends to the whole group of processes. Use as a context manager. Methods are those of
+    `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
     def __init__(
-        self, framework: str, python: str | Path | None = None, threads: int | None = None, device: str = "cpu"
+        self,
+        framework: str,
+        python: str | Path | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        apart: bool = False,
     ) -> None:
         if framework not in FRAMEWORKS:
             raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
@@ -59,6 +66,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=apart,
             )
         except OSError as error:
             raise InputError(f"cannot run {python}: {error.strerror}") from None
@@ -111,6 +119,16 @@ class Worker:
     def predict(self, images: np.ndarray, record: bool = False) -> Record:
         """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
         return self.call("predict", {"images": images}, record=record)[0]
+
+    def l2_gradients(self, images: np.ndarray, masks: Mapping[str, np.ndarray]) -> tuple[Record, float]:
+        """Backward of sum(logits ** 2) / 2 without an update: `gradient/PARAMETER`, and that sum."""
+        arrays = {"images": images} | {f"mask/{layer}": mask for layer, mask in masks.items()}
+        return self.call("l2_gradients", arrays)
+
+    def seconds(self, what: str, images: np.ndarray, steps: int) -> list[float]:
+        """What each of `steps` calls took in the worker: `predict`, or `l2_gradients` with masks that the framework draws."""
+        found: list[float] = self.call("seconds", {"images": images}, what=what, steps=steps)[1]
+        return found
 
     def isolate(
         self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
@@ -239,6 +257,10 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
     return buffer
 
 
+def _masks(arrays: Record) -> Record:
+    return {name.removeprefix("mask/"): array for name, array in arrays.items() if name.startswith("mask/")}
+
+
 class _Server:
     """The worker's end: one method a call, (arrays, arguments) -> (arrays, result)."""
 
@@ -259,10 +281,25 @@ class _Server:
         self.slow = arrays
         return {}, None
 
+    def l2_gradients(self, arrays: Record) -> tuple[Record, Any]:
+        found: Record = {}
+        loss = self.side.l2_gradients(arrays["images"], _masks(arrays), found)
+        return found, loss
+
+    def seconds(self, arrays: Record, what: str, steps: int) -> tuple[Record, Any]:
+        images, seconds = arrays["images"], []
+        for _ in range(steps):
+            started = time.perf_counter()
+            if what == "predict":
+                self.side.predict(images)
+            else:
+                self.side.l2_gradients(images, {})
+            seconds.append(time.perf_counter() - started)
+        return {}, seconds
+
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
-        masks = {name.removeprefix("mask/"): array for name, array in arrays.items() if name.startswith("mask/")}
         found: Record | None = {} if record else None
-        result = self.side.step(arrays["images"], arrays["labels"], masks, rate, divisor, found)
+        result = self.side.step(arrays["images"], arrays["labels"], _masks(arrays), rate, divisor, found)
         kept = {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}
         if "update" in record:
             kept |= {f"update/{name}": array for name, array in self.side.state().items()}

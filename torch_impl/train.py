@@ -97,9 +97,7 @@ class Trainer:
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
                 if output.grad is not None:
                     record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    record[f"gradient/{name}"] = checkpoint.export_array(model, name, parameter.grad)
+            record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].grad.zero_()
         for group in self.optimizer.param_groups:
@@ -121,6 +119,22 @@ class Trainer:
 
         with torch.no_grad():
             return checkpoint.to_numpy(model(self._images(images), None, None if record is None else watch))
+
+    def l2_gradients(
+        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
+    ) -> float:
+        """Forward in training and backward of sum(logits ** 2) / 2, TensorFlow's `l2_loss`, without an update; returns that sum.
+
+        Dropout masks are drawn by PyTorch where none are given. `record` receives the parameters' gradients (`gradient/PARAMETER`).
+        """
+        given = {layer: self._tensor(mask) for layer, mask in masks.items()}
+        logits = self.model.train()(self._images(images), given)
+        loss = times((logits * logits).sum(), 0.5)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if record is not None:
+            record.update(self._gradients())
+        return loss.item()
 
     def isolate(
         self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
@@ -169,6 +183,14 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
+        return {
+            f"gradient/{name}": checkpoint.export_array(self.model, name, parameter.grad)
+            for name, parameter in checkpoint.tensors(self.model).items()
+            if parameter.grad is not None
+        }
 
     def _parameters(self, trainable: bool) -> list[Tensor]:
         """The trainable parameters, or else the running statistics."""

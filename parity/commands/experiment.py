@@ -1,0 +1,305 @@
+"""`scripts/experiment.py`: the articles' experiments, in both frameworks, each ending with a table and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from parity import data, machine
+from parity.commands.check_parity import failures
+from parity.commands.command import Failed, Interrupted, Parser, execute, positive, threads
+from parity.data import Dataset
+from parity.errors import InputError
+from parity.experiments import EXPERIMENTS, STUDIES
+from parity.experiments.remote import Crew
+from parity.experiments.study import (
+    Extent,
+    Report,
+    Study,
+    Trial,
+    estimate,
+    limited,
+    place,
+    predicted,
+    row,
+    run,
+    shortened,
+    trials,
+)
+from parity.experiments.timing import TIMING, batch, measure, report
+from parity.network import parse_json
+from parity.progress import Console, bar, duration
+from parity.run import about, check_free
+from parity.side import FRAMEWORKS
+from parity.train import Diverged, Stopped
+from parity.weights import write_atomically
+
+SCRIPT = "scripts/experiment.py"
+
+OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
+OF_TIMING = ("steps", "batch_size")
+"""Flags that only the one or the other kind of experiment has."""
+
+MARK = "experiment.json"
+"""The file that makes a folder an experiment's."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs an experiment; exit code 0 done, 1 it failed or does not find what the article says, 2 bad usage, 130 stopped."""
+    options = parser().parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = f"python {SCRIPT}"
+    flags = Parser(
+        "Run an experiment of the articles in both frameworks, each in a process of its own; it ends with a table and pictures.\n"
+        "Stopped or killed, the same command with the same --out goes on where it was.\n\n"
+        + "\n".join(f"  {name:12} {about}" for name, about in EXPERIMENTS.items()),
+        f"  {script} permutation\n"
+        f"  {script} permutation --full --data-dir MNIST           (the article's 60,000 digits, one pass)\n"
+        f"  {script} cifar --framework torch --out runs/cifar\n"
+        f"  {script} classics --epochs 2 --train-limit 2000 --test-limit 1000\n"
+        f"  {script} timing --steps 20 --json",
+    )
+    add = flags.add_argument
+    add("experiment", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
+    add("--framework", choices=(*FRAMEWORKS, "both"), default="both", help="default: both")
+    add("--out", type=Path, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)")
+    add("--full", action="store_true", help="as much as the article: all its data and passes (hours on a CPU)")
+    add("--epochs", type=positive, help="passes over the training images")
+    add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
+    add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
+    seeds = ", ".join(f"{study.name} {study.seeds}" for study in STUDIES.values())
+    add("--seeds", type=positive, metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
+    add("--data", metavar="NAME", help=f"one of {', '.join(data.DATASETS)} (default: the experiment's own)")
+    add("--data-dir", type=Path, metavar="PATH", help="the data set's archive or folder")
+    add("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
+    add("--batch-size", type=positive, metavar="N", help=f"images of a timed step (default: {TIMING.batch_size})")
+    add("--threads", type=threads, help="CPU threads of a framework (default: all cores; permutation 1)")
+    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; GPUs are untried")
+    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
+    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
+    return flags
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    _check_flags(options)
+    study = STUDIES.get(options.experiment)
+    folder = options.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{options.experiment}"
+    again = shlex.join(["python", SCRIPT, *options.words, *([] if options.out else ["--out", str(folder)])])
+    count = options.threads or (study.threads if study else None) or machine.cores()
+    result: dict[str, Any] = {
+        "experiment": options.experiment,
+        "command": shlex.join(["python", SCRIPT, *options.words]),
+        "machine": machine.describe(),
+        "threads": count,
+        "frameworks": list(FRAMEWORKS) if options.framework == "both" else [options.framework],
+    }
+    pythons = {"paddle": options.paddle_python, "torch": options.torch_python}
+    with Crew(pythons, count, options.device) as crew, failures():
+        try:
+            found = (
+                _train(study, options, result, folder, crew, console)
+                if study
+                else _time(options, result, folder, crew, console)
+            )
+        except (Stopped, KeyboardInterrupt):
+            raise Interrupted(f"stopped, nothing is lost; go on with: {again}") from None
+    return _written(found, result, folder, console)
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """`InputError` for a flag that the experiment has not, or that --full contradicts."""
+    timed = options.experiment == TIMING.name
+    for name in OF_TRAINING if timed else OF_TIMING:
+        if getattr(options, name):
+            others = ", ".join(STUDIES) if timed else TIMING.name
+            raise InputError(f"--{name.replace('_', '-')} is of {others}: leave it out of {options.experiment}")
+    for name in ("epochs", "train_limit", "test_limit"):
+        if options.full and getattr(options, name):
+            raise InputError(
+                f"--{name.replace('_', '-')} cannot be given with --full, which trains as much as the article"
+            )
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """`InputError` unless `folder` is new, or of the experiment `name`."""
+    mark = folder / MARK
+    if not mark.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} holds something else: choose another --out")
+        check_free(folder)
+        return
+    with about(mark, "choose another --out"):
+        other = parse_json(mark.read_text(errors="replace"), "experiment").get("experiment")
+        if other != name:
+            raise InputError(f"it is of the experiment {other}, not {name}")
+
+
+def _mark(folder: Path, name: str) -> None:
+    """Makes `folder` that of the experiment `name`. Only when nothing can be refused any more."""
+    write_atomically(folder / MARK, (json.dumps({"experiment": name}) + "\n").encode())
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def _train(
+    study: Study, options: argparse.Namespace, result: dict[str, Any], folder: Path, crew: Crew, console: Console
+) -> Report:
+    """Trains what is left of `study`, and reports on all of it."""
+    chosen = _extents(study, options)
+    less = shortened(study.entries, chosen)
+    seeds = options.seeds or study.seeds
+    name = chosen[study.entries[0].name].data
+    dataset = data.load(name, options.data_dir, console.say)
+    datasets = {seed: study.split(dataset, seed) for seed in range(seeds)}
+    planned = [(trial, limited(trial, datasets)) for trial in trials(study, chosen, result["frameworks"], datasets)]
+    _check_folder(folder, study.name)
+    result |= {"seeds": seeds, "against_the_article": less}
+    console.say(f"{study.name}: {study.about}")
+    for line in less or ["as much as there"]:
+        console.say(f"Against the article: {line}")
+    console.say(f"Data: {name} from {dataset.source}; {machine.describe()}; threads {crew.threads}; folder {folder}")
+    _finish(study, planned, folder, crew, console, seeds == 1)
+    rows = []
+    for trial, own in planned:
+        rows.append(row(trial, own, folder / "runs"))
+        if study.predicts:
+            rows[-1]["predicted"] = predicted(trial, own, folder / "runs", crew)
+    whole = all(chosen[entry.name] in (entry.usual, entry.article) for entry in study.entries)
+    made = study.report(rows, datasets, whole)
+    for one in rows:
+        one.pop("predicted", None)
+    result["rows"] = rows
+    return made
+
+
+def _extents(study: Study, options: argparse.Namespace) -> dict[str, Extent]:
+    given = {"epochs": options.epochs, "train": options.train_limit, "test": options.test_limit, "data": options.data}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return {e.name: dataclasses.replace(e.article if options.full else e.usual, **changes) for e in study.entries}
+
+
+def _finish(
+    study: Study, planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, every_pass: bool
+) -> None:
+    """Trains every trial that is not at its end; first says how long that will take."""
+    left = [(trial, place(trial, folder / "runs", len(own.train_labels)), own) for trial, own in planned]
+    left = [(trial, at, own) for trial, at, own in left if at.epoch < trial.experiment.recipe.epochs]
+    if not left:
+        console.say(f"All {len(planned)} runs are complete.")
+        return
+    time = duration(estimate(left, crew))
+    console.say(
+        f"To train: {len(left)} of {len(planned)} runs, about {time} in all (shorter with --epochs, --train-limit, --test-limit)"
+    )
+    _mark(folder, study.name)
+    for trial, _, own in bar(left, "runs"):
+        try:
+            run(trial, own, folder / "runs", crew, console.say if every_pass else None)
+        except Diverged as error:
+            raise Failed(f"{trial.told()}: {error}") from None
+        done = row(trial, own, folder / "runs")
+        console.say(
+            f"{trial.told()}: test accuracy {done['test_accuracy']:.2%} after {duration(done['seconds'])} of training"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- timing
+
+
+def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, crew: Crew, console: Console) -> Report:
+    """Times what is left, and reports on all of it."""
+    if options.data:
+        dataset = data.load(options.data, options.data_dir, console.say)
+    else:
+        dataset, _ = data.load_auto(options.data_dir, console.say)
+    steps, size = options.steps or TIMING.steps, options.batch_size or TIMING.batch_size
+    images = batch(TIMING, dataset, size)
+    _check_folder(folder, TIMING.name)
+    theirs: Mapping[str, int] = {"batches of": TIMING.batch_size, "timed steps:": TIMING.steps}
+    less = [
+        f"{what} {own} instead of {theirs[what]}"
+        for what, own in zip(theirs, (size, steps), strict=True)
+        if own != theirs[what]
+    ]
+    result |= {
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "load_before": round(machine.load(), 2),
+        "batch_size": size,
+        "steps": steps,
+        "burn_in": TIMING.burn_in,
+        "data": dataset.name,
+        "against_the_article": less,
+    }
+    console.say(f"{TIMING.name}: {TIMING.about}")
+    for line in less or ["as many"]:
+        console.say(f"Against the article: {line}")
+    load = result["load_before"]
+    console.say(
+        f"Images: {dataset.name}; {machine.describe()}; threads {crew.threads}; load before {load}; folder {folder}"
+    )
+    for framework in result["frameworks"]:
+        crew.versions(framework)  # refuses a framework that is missing before anything is written
+    _mark(folder, TIMING.name)
+    found = measure(TIMING, result["frameworks"], images, steps, folder, crew, console.say)
+    result["versions"] = {framework: crew.versions(framework) for framework in found}
+    return report(TIMING, found, size)
+
+
+# --------------------------------------------------------------------------------------------------------------- output
+
+
+def _written(found: Report, result: dict[str, Any], folder: Path, console: Console) -> dict[str, Any]:
+    """Writes and prints what was found; `Failed` where it is not what it should be."""
+    result |= found.found | {"folder": str(folder), "files": ["table.md", "result.json", *found.pictures]}
+    text = f"{found.text}\n\n{_measured(result)}\n"
+    for name, picture in found.pictures.items():
+        write_atomically(folder / name, picture)
+    write_atomically(folder / "table.md", text.encode())
+    write_atomically(folder / "result.json", _by_lines(result).encode())
+    for line in text.splitlines():
+        console.say(line)
+    console.say(f"Written: {', '.join(str(folder / name) for name in result['files'])}")
+    if found.failed:
+        raise Failed(found.failed, result)
+    return result
+
+
+def _by_lines(result: dict[str, Any]) -> str:
+    """JSON with a line for each entry, and for each row of a table in it."""
+    lines = []
+    for key, value in result.items():
+        rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if rows else json.dumps(value)
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+def _measured(result: dict[str, Any]) -> str:
+    """What it was measured on, for the table."""
+    versions: dict[str, set[str]] = {}
+    rows = result.get("rows") or [{"framework": name, "versions": own} for name, own in result["versions"].items()]
+    for one in rows:
+        versions.setdefault(one["framework"], set()).add(
+            (one["versions"] or {}).get(one["framework"], "of unknown version")
+        )
+    frameworks = ", ".join(f"{FRAMEWORKS[name]} {' and '.join(sorted(found))}" for name, found in versions.items())
+    less = "; ".join(result["against_the_article"]) or "nothing is shortened"
+    load = f", load before {result['load_before']}" if "load_before" in result else ""
+    return (
+        f"`{result['command']}`: {result['machine']}, threads {result['threads']}{load}, {frameworks}. "
+        f"Against the article: {less}."
+    )

@@ -1,0 +1,76 @@
+"""The third article's CIFAR-10 runs: `Net` and the small VGG, accuracies class by class, and eight test images with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from parity import recipes
+from parity.data import Dataset
+from parity.experiments import pictures
+from parity.experiments.study import Entry, Extent, Report, Study
+from parity.experiments.tables import Rows, grouped, percent, speed, table
+from parity.side import FRAMEWORKS
+
+SHOWN = 8
+"""Test images in the picture: the first ones."""
+
+ARTICLE = Extent("cifar10", 10)
+
+
+def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
+    """Accuracies in all and class by class (of all seeds together), and the pictures with what the first seed's networks take them for."""
+    dataset = datasets[rows[0]["seed"]]
+    groups = grouped(rows)
+    head = ("network", "framework", "passes", "training images", "test accuracy", "training", "images/s")
+    lines = table(head, [_accuracies(key, group) for key, group in groups.items()], 2)
+    classes = {_called(key): per_class(group, datasets) for key, group in groups.items()}
+    cells = [(label, *(_percent(found[n]) for found in classes.values())) for n, label in enumerate(dataset.classes)]
+    lines += ["", *table(("accuracy of class", *classes), cells)]
+    truths = [dataset.classes[label] for label in dataset.test_labels[: min(SHOWN, rows[0]["test_images"])]]
+    guesses = {
+        _called(key): [dataset.classes[label] for label in group[0]["predicted"][: len(truths)]]
+        for key, group in groups.items()
+    }
+    taken = [(f"{n + 1}: {truth}", *(guess[n] for guess in guesses.values())) for n, truth in enumerate(truths)]
+    lines += ["", *table(("test image", *guesses), taken, 1 + len(guesses))]
+    drawn = {
+        "pictures.png": pictures.labelled(dataset.test_images[: len(truths)], truths, guesses),
+        "classes.png": pictures.bars(dataset.classes, classes),
+    }
+    return Report("\n".join(lines), drawn, {"classes": classes, "pictures": {"true": truths, "predicted": guesses}})
+
+
+def _accuracies(key: tuple[str, str], group: Rows) -> tuple[str, ...]:
+    amount = (str(group[0]["epochs"]), f"{group[0]['train_images']:,}")
+    return (key[0], FRAMEWORKS[key[1]], *amount, percent(row["test_accuracy"] for row in group), *speed(group))
+
+
+def per_class(group: Rows, datasets: Mapping[int, Dataset]) -> list[float | None]:
+    """By class, which share of its test images is taken for it (0 to 1), of all rows of `group` together; None where there are none."""
+    labels = np.concatenate([datasets[row["seed"]].test_labels[: row["test_images"]] for row in group])
+    guesses = np.concatenate([np.array(row["predicted"]) for row in group])
+    right = [guesses[labels == label] == label for label in range(len(datasets[group[0]["seed"]].classes))]
+    return [float(one.mean()) if len(one) else None for one in right]
+
+
+def _called(key: tuple[str, str]) -> str:
+    return f"{key[0]}, {FRAMEWORKS[key[1]]}"
+
+
+def _percent(value: Any) -> str:
+    return "no images" if value is None else f"{value:.1%}"
+
+
+STUDY = Study(
+    "cifar",
+    "third article (2018): Net and a small VGG on CIFAR-10, ten passes each",
+    (
+        Entry("cifar_net", "cifar_net", recipes.get("cifar_net"), ARTICLE, ARTICLE),
+        Entry("vgg_mini", "vgg_mini", recipes.get("adam"), ARTICLE, Extent("cifar10", 1)),
+    ),
+    report,
+    predicts=True,
+)

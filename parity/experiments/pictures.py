@@ -1,0 +1,154 @@
+"""The experiments' pictures, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.experiments.tables import Rows, grouped
+from parity.plots import png
+from parity.side import FRAMEWORKS
+
+COLOURS = ("#2f6fde", "#d9772b", "#2f9e6e", "#6b4fa0", "#8a97a6", "#b03a4a")
+RIGHT, WRONG = "#1f7a4d", "#b03a4a"
+LINES = {"paddle": "-", "torch": "--"}
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> bytes:
+    """Grey pictures, rows of [n,H,W] from 0 to 1, a label in front of each row."""
+    widest = max(len(row) for row in rows)
+    figure, axes = _pyplot().subplots(
+        len(rows), widest, figsize=(1.0 * widest + 1, 1.05 * len(rows)), layout="constrained", squeeze=False
+    )
+    for line, row, label in zip(axes, rows, labels, strict=False):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, image in zip(line, row, strict=False):
+            axis.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+    return png(figure)
+
+
+def changes(found: Sequence[Mapping[str, Any]]) -> bytes:
+    """Accuracies on pixels as they are and permuted: a panel a network and framework, a line a seed, the mean in bold."""
+    figure, axes = _pyplot().subplots(
+        1, len(found), figsize=(2.7 * len(found), 3.8), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, one, colour in zip(axes[0], found, _by_network(found), strict=True):
+        pairs = 100 * np.array([one["plain"], one["permuted"]])
+        axis.plot([0, 1], pairs, "o-", color=colour, alpha=0.35, markersize=4)
+        axis.plot([0, 1], pairs.mean(1), "o-", color=colour, linewidth=3)
+        mean = np.mean(one["change_points"])
+        axis.set_title(f"{one['network']}\n{FRAMEWORKS[one['framework']]}: {mean:+.1f} points", fontsize=10)
+        axis.set_xticks([0, 1], ["as they are", "permuted"])
+        axis.set_xlim(-0.3, 1.3)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0][0].set_ylabel("test accuracy (%)")
+    return png(figure)
+
+
+def _by_network(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(one["network"] for one in found))
+    return [COLOURS[names.index(one["network"])] for one in found]
+
+
+def curves(rows: Rows) -> bytes:
+    """Costs of training and test, and test accuracy, after each pass; a line a network and framework, the mean of the seeds."""
+    figure, axes = _pyplot().subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    names = list(dict.fromkeys(row["entry"] for row in rows))
+    panels = {
+        "train_costs": "training cost (nats)",
+        "test_costs": "test cost (nats)",
+        "test_accuracies": "test accuracy (%)",
+    }
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        for (name, framework), group in grouped(rows).items():
+            values = np.mean([row[key] for row in group], axis=0) * (100 if key == "test_accuracies" else 1)
+            label = f"{name}, {FRAMEWORKS[framework]}"
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            axis.plot(
+                range(1, len(values) + 1), values, "o" + LINES[framework], color=colour, markersize=4, label=label
+            )
+        axis.set(title=title, xlabel="passes")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return png(figure)
+
+
+def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> bytes:
+    """uint8 [n,3,H,W], four a row: above each what it is, below what each network takes it for, green where it is right."""
+    columns = min(4, len(images))
+    lines = -(-len(images) // columns)
+    height = 2.9 + 0.2 * len(guesses)
+    figure, axes = _pyplot().subplots(
+        lines, columns, figsize=(3.1 * columns, height * lines + 0.1), layout="constrained", squeeze=False
+    )
+    figure.get_layout_engine().set(h_pad=0.1, hspace=0.08)  # between the last guess and the next row's titles
+    figure.suptitle("Test images: what they are, and what each network takes them for")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
+        axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
+        axis.set_title(f"{number + 1}: {truths[number]}", fontsize=12, fontweight="bold")
+        for line, (network, labels) in enumerate(guesses.items()):
+            colour = RIGHT if labels[number] == truths[number] else WRONG
+            text = f"{network}: {labels[number]}"
+            axis.annotate(
+                text,
+                (0.5, 0),
+                (0, -6 - 13 * line),
+                "axes fraction",
+                "offset points",
+                ha="center",
+                va="top",
+                fontsize=9,
+                color=colour,
+            )
+    return png(figure)
+
+
+def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> bytes:
+    """Accuracy (0 to 1) of each class, a bar for each of the `groups`."""
+    figure, axis = _pyplot().subplots(figsize=(12, 4.2), layout="constrained")
+    width = 0.8 / len(groups)
+    for number, (name, values) in enumerate(groups.items()):
+        places = np.arange(len(classes)) + (number + 0.5) * width - 0.4
+        axis.bar(
+            places, [100 * (value or 0) for value in values], width, label=name, color=COLOURS[number % len(COLOURS)]
+        )
+    axis.set_xticks(range(len(classes)), classes)
+    axis.set(ylabel="accuracy (%)", ylim=(0, 100))
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+    return png(figure)
+
+
+def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
+    """Seconds of every step, and their means as lines: a panel a kind of step."""
+    kinds = list(dict.fromkeys(kind for rows in found.values() for kind in rows))
+    figure, axes = _pyplot().subplots(1, len(kinds), figsize=(6 * len(kinds), 4), layout="constrained", squeeze=False)
+    for axis, kind in zip(axes[0], kinds, strict=True):
+        for (framework, rows), colour in zip(found.items(), COLOURS, strict=False):
+            seconds = rows.get(kind, [])
+            label = f"{FRAMEWORKS[framework]}: {np.mean(seconds):.4f} ± {np.std(seconds):.4f} s"
+            axis.plot(range(1, len(seconds) + 1), seconds, ".", color=colour, markersize=4, alpha=0.6)
+            axis.axhline(float(np.mean(seconds)), color=colour, label=label)
+        axis.set(title=kind, xlabel="step", ylabel="seconds a batch", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.suptitle(title)
+    return png(figure)

@@ -1,0 +1,270 @@
+"""A study: networks of an article, trained alike in both frameworks and over seeds, as data; and the loop that trains what is left of it.
+
+Every network, framework and seed has a run folder of its own below the study's (see `parity.run`), written by the one training loop. So a
+study that was stopped, or killed, goes on where it stood, and one that is complete is only told again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import __version__, machine, networks
+from parity.bench import Bench
+from parity.data import Dataset
+from parity.data.batches import preprocess
+from parity.errors import InputError
+from parity.experiments.remote import Crew, Remote
+from parity.experiments.tables import Rows
+from parity.network import parse_json
+from parity.progress import Console
+from parity.recipe import Experiment, Recipe, changed
+from parity.run import Position, Run, about
+from parity.side import FRAMEWORKS
+from parity.train import train
+from parity.weights import initialise, write_atomically
+from parity.worker import Worker
+
+TIMED, QUICK = 10, 0.2
+"""Steps that an estimate is made from; one, if it takes longer than so many seconds."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is trained: the data set, the passes, and the first so many training and test images (None: all)."""
+
+    data: str
+    epochs: int
+    train: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network as a study trains it; `article` says how far the article does, `usual` how far we do unless asked for all."""
+
+    name: str
+    network: str
+    recipe: Recipe
+    article: Extent
+    usual: Extent
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a study: `entry` in `framework`."""
+
+    framework: str
+    entry: Entry
+    experiment: Experiment
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return f"{self.framework}-{self.entry.name}-{self.experiment.seed}"
+
+    def told(self) -> str:
+        """For people."""
+        return f"{FRAMEWORKS[self.framework]}, {self.entry.name}, seed {self.experiment.seed}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a study found: `text` in Markdown, `pictures` (PNG) by file name, `found` for JSON, and `failed`: what did not hold, or ""."""
+
+    text: str
+    pictures: dict[str, bytes]
+    found: dict[str, Any]
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Networks to compare. `split` makes the data of a seed; `threads` of a worker (None: all cores).
+
+    With `predicts`, every row has the labels that the trained network gives the test images. `report(rows, datasets by seed, whole)` makes
+    table and pictures; `whole` says that nothing was shortened against what the study usually does.
+    """
+
+    name: str
+    about: str
+    entries: tuple[Entry, ...]
+    report: Callable[[Rows, Mapping[int, Dataset], bool], Report]
+    seeds: int = 1
+    threads: int | None = None
+    predicts: bool = False
+    split: Callable[[Dataset, int], Dataset] = lambda dataset, seed: dataset
+
+
+def shortened(entries: Iterable[Entry], chosen: Mapping[str, Extent]) -> list[str]:
+    """What is less, or other, in the `chosen` extents by entry than in the article's; entries that differ alike share a line."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        own, theirs = chosen[entry.name], entry.article
+        said = [f"data set {own.data} instead of {theirs.data}"] if own.data != theirs.data else []
+        if own.epochs != theirs.epochs:
+            said.append(f"{own.epochs} pass{'' if own.epochs == 1 else 'es'} instead of {theirs.epochs}")
+        if own.train != theirs.train:
+            said.append(f"the first {own.train:,} training images instead of all")
+        if own.test != theirs.test:
+            said.append(f"the first {own.test:,} test images instead of all")
+        if said:
+            names.setdefault(", ".join(said), []).append(entry.name)
+    return [f"{', '.join(who)}: {said}" for said, who in names.items()]
+
+
+def trials(
+    study: Study, chosen: Mapping[str, Extent], frameworks: Sequence[str], datasets: Mapping[int, Dataset]
+) -> list[Trial]:
+    """All runs of `study`, seed by seed; a recipe that permutes the pixels takes another permutation for each seed."""
+    found = []
+    for seed, dataset in datasets.items():
+        for entry in study.entries:
+            extent, recipe = chosen[entry.name], changed(entry.recipe, epochs=chosen[entry.name].epochs)
+            if (first := recipe.preprocessing.permutation) is not None:
+                permuted = dataclasses.replace(recipe.preprocessing, permutation=first + seed)
+                recipe = dataclasses.replace(recipe, preprocessing=permuted)
+            network = networks.get(entry.network)
+            experiment = Experiment(network, recipe, dataset.name, seed, extent.train, extent.test)
+            found += [Trial(framework, entry, experiment) for framework in frameworks]
+    return found
+
+
+def limited(trial: Trial, datasets: Mapping[int, Dataset]) -> Dataset:
+    """What `trial` trains and tests on; `InputError` where its network cannot."""
+    experiment = trial.experiment
+    dataset = datasets[experiment.seed].limit(experiment.train_limit, experiment.test_limit)
+    seen = experiment.recipe.seen(dataset.train_images.shape[1:])
+    if seen != experiment.network.input_shape or len(dataset.classes) != experiment.network.classes:
+        raise InputError(f"{experiment.network.name} does not take the images of {dataset.name}: choose another --data")
+    return dataset
+
+
+def place(trial: Trial, folder: Path, images: int) -> Position:
+    """Where the run of `trial` below `folder` stands; the start where there is none. `InputError` if another one is in its place."""
+    run = _existing(trial, folder)
+    return run.restore(images)[1] if run else Position()
+
+
+def _existing(trial: Trial, folder: Path) -> Run | None:
+    if not (folder / trial.name / "config.json").exists():
+        return None
+    run = Run.open(folder / trial.name)
+    if run.experiment != trial.experiment:
+        raise InputError(
+            f"{run.folder} is a run of another experiment (other limits, passes or data): choose another --out"
+        )
+    return run
+
+
+def estimate(left: Sequence[tuple[Trial, Position, Dataset]], crew: Crew) -> float:
+    """Seconds that the trials in `left` will take, from a few steps of each network in each framework."""
+    speeds: dict[tuple[str, str], float] = {}
+    total = 0.0
+    for trial, position, dataset in left:
+        key, experiment = (trial.framework, trial.entry.name), trial.experiment
+        if key not in speeds:
+            speeds[key] = _speed(crew.worker(trial.framework), experiment, dataset)
+        passes = experiment.recipe.epochs - position.epoch
+        forward_only = passes * len(dataset.test_labels) / 3
+        total += (passes * len(dataset.train_labels) - position.seen + forward_only) / speeds[key]
+    return total
+
+
+def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
+    """Images/s of training, measured here and now; the first step, in which frameworks allocate and compile, does not count."""
+    recipe = experiment.recipe
+    worker.start(experiment.network, recipe.optimizer, initialise(experiment.network, 0), "float32")
+    side = Remote(worker)
+    timed = Bench(side, experiment.network, recipe, dataset.train_images, dataset.train_labels)
+    timed.train(1, fed=False)
+    speed = timed.train(1, fed=True)
+    return timed.train(TIMED, fed=True) if recipe.batch_size / speed < QUICK else speed
+
+
+def run(trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None) -> None:
+    """Trains `trial` in its folder below `folder` to its end, from wherever it stands; `say` gets a line a pass.
+
+    Raises `parity.train.Stopped` and `Diverged`.
+    """
+    worker, versions = crew.worker(trial.framework), crew.versions(trial.framework)
+    own = {
+        "framework": trial.framework,
+        "versions": versions | {"vgg-parity": __version__},
+        "machine": machine.describe(),
+        "device": crew.device,
+        "threads": crew.threads,
+    }
+    experiment = trial.experiment
+    run = _existing(trial, folder) or Run.create(folder / trial.name, experiment, own)
+    state, position = run.restore(len(dataset.train_labels))
+    state = state or initialise(experiment.network, experiment.seed)
+    start = {name: state[name] for name in experiment.network.parameters}
+    worker.start(experiment.network, experiment.recipe.optimizer, start, "float32")
+    if state.keys() != start.keys():
+        worker.load(state, position.update)
+    if say:
+        run.watchers.append(lambda line: _tell(line, trial, say))
+    train(Remote(worker), run, dataset, position, Console(silent=True))
+
+
+def _tell(line: dict[str, Any], trial: Trial, say: Callable[[str], None]) -> None:
+    if line["event"] == "pass":
+        number = f"pass {line['epoch'] + 1} of {trial.experiment.recipe.epochs}"
+        say(f"{trial.told()}, {number}: cost {line['cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
+
+
+def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[int]:
+    """The labels that the finished `trial` gives the test images; computed once, and kept in its run folder."""
+    run = Run(folder / trial.name, trial.experiment)
+    file = run.folder / "predicted.json"
+    if not file.exists():
+        state, _ = run.restore(len(dataset.train_labels))
+        assert state, f"{run.folder} has no checkpoint"
+        experiment, worker = trial.experiment, crew.worker(trial.framework)
+        weights = {name: state[name] for name in experiment.network.parameters}
+        worker.start(experiment.network, experiment.recipe.optimizer, weights, "float32")
+        labels: list[int] = []
+        for first in range(0, len(dataset.test_labels), 250):
+            images = preprocess(dataset.test_images[first : first + 250], experiment.recipe.preprocessing)
+            labels += worker.predict(images)["logits"].argmax(1).tolist()
+        write_atomically(file, json.dumps({"labels": labels}).encode())
+    with about(file, "remove it"):
+        found = parse_json(file.read_text(), "predictions").get("labels")
+        if not isinstance(found, list) or np.shape(found) != dataset.test_labels.shape:
+            raise InputError(f"it does not hold a label for each of the {len(dataset.test_labels)} test images")
+    return found
+
+
+def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """What the finished `trial` gave: accuracies (0 to 1) and costs (nats) after each pass, and on what it was measured."""
+    run = Run.open(folder / trial.name)
+    passes, experiment = run.metrics("pass"), trial.experiment
+    config = json.loads((run.folder / "config.json").read_text())
+    return {
+        "framework": trial.framework,
+        "entry": trial.entry.name,
+        "network": experiment.network.name,
+        "recipe": experiment.recipe.name,
+        "seed": experiment.seed,
+        "permutation": experiment.recipe.preprocessing.permutation,
+        "data": dataset.name,
+        "train_images": len(dataset.train_labels),
+        "test_images": len(dataset.test_labels),
+        "epochs": experiment.recipe.epochs,
+        "test_accuracy": passes[-1]["test_accuracy"],
+        "test_accuracies": [line["test_accuracy"] for line in passes],
+        "test_costs": [line["test_cost"] for line in passes],
+        "train_costs": [line["cost"] for line in passes],
+        "seconds": passes[-1]["seconds"],
+        "images_per_second": round(passes[-1]["samples"] / passes[-1]["seconds"], 2),
+        "threads": config.get("threads"),
+        "machine": config.get("machine"),
+        "versions": config.get("versions"),
+    }

@@ -1,0 +1,146 @@
+"""The TensorFlow twin's timing (first article): forward, and forward and backward, of its VGG16, in seconds a batch.
+
+The objective of the backward pass is `l2_loss` of the network's output, sum(x ** 2) / 2; nothing is updated. The forward pass is inference,
+the other one drops out, with masks that the framework draws. One batch of distorted CIFAR-10 images lies ready: feeding is not timed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity import machine, networks, recipes
+from parity.data import Dataset
+from parity.data.batches import Batches, preprocess
+from parity.errors import InputError
+from parity.experiments import pictures
+from parity.experiments.remote import Crew
+from parity.experiments.study import Report
+from parity.experiments.tables import table
+from parity.network import parse_json
+from parity.progress import bar, duration
+from parity.run import about
+from parity.side import FRAMEWORKS
+from parity.weights import initialise, write_atomically
+
+TURN = 5
+"""Timed steps between two looks at the progress bar, and between two times that what was found is written down."""
+
+KINDS = {"forward": "predict", "forward-backward": "l2_gradients"}
+"""What is timed -> the side's method."""
+
+FILE = "seconds.json"
+
+Times = dict[str, dict[str, list[float]]]
+"""By framework and kind: the seconds of every timed step."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed: `network` by `recipe`'s images in batches of `batch_size`, so many `steps` after `burn_in` that do not count."""
+
+    name: str
+    about: str
+    network: str
+    recipe: str
+    batch_size: int
+    burn_in: int
+    steps: int
+
+
+TIMING = Timing(
+    "timing",
+    "first article's TensorFlow twin (2017): VGG16 on 24x24 images, forward and forward-backward, 10 burn-in steps and 200 timed ones",
+    "tf_vgg16",
+    "distorted",
+    batch_size=32,
+    burn_in=10,
+    steps=200,
+)
+
+
+def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
+    """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
+    recipe, network = recipes.get(timing.recipe), networks.get(timing.network)
+    if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
+        raise InputError(f"{network.name} does not take the images of {dataset.name}: choose another --data")
+    some = dataset.limit(size, None)
+    images, _ = next(Batches(some.train_images, some.train_labels, size, recipe.augmentation, 0).epoch(0))
+    return preprocess(images, recipe.preprocessing)
+
+
+def measure(
+    timing: Timing,
+    frameworks: list[str],
+    images: np.ndarray,
+    steps: int,
+    folder: Path,
+    crew: Crew,
+    say: Callable[[str], None],
+) -> Times:
+    """Seconds by framework and kind, `steps` each.
+
+    What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it. `InputError` where it was
+    timed in another setting.
+    """
+    network = networks.get(timing.network)
+    settings = {
+        framework: {
+            "network": network.name,
+            "batch_size": len(images),
+            "threads": crew.threads,
+            "device": crew.device,
+            "machine": machine.describe(),
+            "versions": crew.versions(framework),
+        }
+        for framework in frameworks
+    }
+    kept = _kept(folder / FILE, settings)
+    for framework in frameworks:
+        worker = crew.worker(framework)
+        kinds = kept.setdefault(framework, {"setting": settings[framework], "seconds": {}})["seconds"]
+        worker.start(network, recipes.get(timing.recipe).optimizer, initialise(network, 0), "float32")
+        for kind, method in KINDS.items():
+            seconds = kinds.setdefault(kind, [])
+            left = steps - len(seconds)
+            if left > 0:
+                burnt = worker.seconds(method, images, timing.burn_in)
+                time = duration(left * float(np.median(burnt)))
+                say(f"{FRAMEWORKS[framework]}, {kind}: {left} steps, about {time} (shorter with --steps)")
+            for first in bar(range(0, left, TURN), f"{framework}, {kind}"):
+                seconds += worker.seconds(method, images, min(TURN, left - first))
+                write_atomically(folder / FILE, (json.dumps(kept) + "\n").encode())
+    return {framework: kept[framework]["seconds"] for framework in frameworks}
+
+
+def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What was found before, by framework: its setting, which must be that of `settings`, and the seconds."""
+    if not file.exists():
+        return {}
+    with about(file, "choose another --out"):
+        kept = parse_json(file.read_text(errors="replace"), "timing")
+        for framework, setting in settings.items():
+            found = kept.get(framework, {"setting": setting})
+            if not isinstance(found, dict) or found.get("setting") != setting:
+                raise InputError(f"{framework} was timed in another setting (batch size, threads, versions, machine)")
+    return kept
+
+
+def report(timing: Timing, found: Times, images: int) -> Report:
+    """Mean and standard deviation of a batch's seconds."""
+    rows, cells = [], []
+    for framework, kinds in found.items():
+        for kind, seconds in kinds.items():
+            mean, deviation, middle = float(np.mean(seconds)), float(np.std(seconds)), float(np.median(seconds))
+            row = {"framework": framework, "kind": kind, "mean": mean, "std": deviation, "median": middle}
+            rows.append(row | {"steps": len(seconds), "images_per_second": images / mean})
+            told = (f"{mean:.4f} ± {deviation:.4f}", f"{middle:.4f}", f"{images / mean:.1f}", str(len(seconds)))
+            cells.append((FRAMEWORKS[framework], kind, *told))
+    lines = table(("framework", "what", "seconds a batch, mean ± std", "median", "images/s", "steps"), cells, 2)
+    title = f"{timing.network}, batches of {images}"
+    return Report("\n".join(lines), {"timing.png": pictures.times(found, title)}, {"times": rows, "seconds": found})
