@@ -396,6 +396,5 @@ def test_bad_input_is_one_line_and_code_2(
         code = ended.code  # type: ignore[assignment]
     stdout, stderr = capfd.readouterr()
     assert (code, stdout) == (2, "")
-    lines = [line for line in stderr.splitlines() if not line.startswith(("Model: ", "Data: "))]
-    assert said in the_error(lines)
+    assert said in the_error([line for line in stderr.splitlines() if not line.startswith(("Model: ", "Data: "))])
     assert contents(place) == before

@@ -146,7 +146,7 @@ def digits(dataset: Dataset, permutation: int) -> bytes:
     firsts = [np.flatnonzero(labels == label)[:2] for label in range(len(dataset.classes))]
     rows = []
     for number in range(2):
-        some = dataset.test_images[[found[number] for found in firsts if len(found) > number]]
+        some = dataset.test_images[:][[found[number] for found in firsts if len(found) > number]]
         if len(some):
             rows += [
                 preprocess(some, Preprocessing())[:, 0],

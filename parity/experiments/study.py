@@ -182,7 +182,7 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
     recipe = experiment.recipe
     worker.start(experiment.network, recipe.optimizer, initialise(experiment.network, 0), "float32")
     side = Remote(worker)
-    timed = Bench(side, experiment.network, recipe, dataset.train_images, dataset.train_labels)
+    timed = Bench(side, experiment.network, recipe, dataset.train_images[:], dataset.train_labels)
     timed.train(1, fed=False)
     speed = timed.train(1, fed=True)
     return timed.train(TIMED, fed=True) if recipe.batch_size / speed < QUICK else speed
