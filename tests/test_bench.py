@@ -166,6 +166,14 @@ def test_the_report_is_the_result(trained: tuple[dict[str, Any], Path]) -> None:
     assert Image.open(folder / "bench.png").size[0] > 800
 
 
+def test_images_of_another_size_are_resized_before_anybody_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "torch"]
+    assert main([*line, "--rounds", "1", "--steps", "1", "--batch-size", "4", "--batch-sizes", "2", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "shapes10: 4 images, resized to (3, 48, 48)" in said.err
+    assert json.loads(said.out)["tables"]["2 images at a time"]["speeds"]["torch"]["images_per_second"] > 0
+
+
 def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest.CaptureFixture[str]) -> None:
     line = [
         "infer",

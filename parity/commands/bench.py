@@ -175,11 +175,20 @@ def _images(options: argparse.Namespace, console: Console, network: Network) -> 
         if auto
         else data.load(options.data, options.data_dir, console.say)
     )
-    if found.train_images.shape[1:] != network.input_shape or len(found.classes) > network.classes:
-        raise InputError(f"network {network.name} does not take the images of {found.name}: choose another --data")
-    if (options.batch_size or BATCH) > MOST_IMAGES:
+    if len(found.classes) > network.classes:
+        raise InputError(f"network {network.name} has fewer classes than {found.name}: choose another --data")
+    batch = options.batch_size or BATCH
+    if batch > MOST_IMAGES:
         raise InputError(f"--batch-size is at most {MOST_IMAGES}")
-    return found.train_images[:MOST_IMAGES], found.train_labels[:MOST_IMAGES]
+    other = found.train_images.shape[1:] != network.input_shape
+    count = min(len(found.train_labels), batch if other else MOST_IMAGES)
+    few = found.limit(count, 1)
+    if other:
+        console.say(
+            f"{found.name}: {count} images, resized to {network.input_shape}, which costs no time within the clock"
+        )
+        few = few.fitted(network.input_shape)
+    return few.train_images[:], few.train_labels
 
 
 def _worker(options: argparse.Namespace, framework: str, threads: int) -> Worker:
