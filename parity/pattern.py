@@ -16,6 +16,7 @@ from functools import cache
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import (
+    GELU,
     LRN,
     AvgPool,
     BatchNorm,
@@ -36,6 +37,7 @@ WORDS: dict[str, Callable[[str], Node]] = {
     "BN": BatchNorm,
     "LRN": LRN,
     "RELU": ReLU,
+    "GELU": GELU,
     "TANH": Tanh,
     "POOL": MaxPool,
     "AVGPOOL": AvgPool,

@@ -9,7 +9,6 @@ import numpy as np
 
 from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
-from parity.images import rescaled
 from parity.randomness import stream
 from parity.recipe import Augmentation, Preprocessing
 
@@ -79,6 +78,8 @@ class Batches:
 
     def _crops(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
         """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
+        from parity.images import rescaled  # with Pillow, which those who read no pictures need not wait for
+
         how, pictures = self.augmentation, self.pictures
         if pictures is None:
             yield from (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)

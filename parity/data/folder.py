@@ -15,7 +15,6 @@ import numpy as np
 from parity.data.dataset import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
-from parity.images import SUFFIXES, whole
 from parity.randomness import stream
 
 PREFIX = "folder:"
@@ -35,6 +34,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
     Its images are `Pictures`; until they are fitted to a network, they are of the first one's size.
     """
+
     given = name.removeprefix(PREFIX)
     if not given:
         raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder a class")
@@ -60,6 +60,8 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 
 def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule: str) -> Dataset:
+    from parity import images  # with Pillow, which those who read no pictures need not wait for
+
     classes = tuple(parts["train"])
     if strange := [label for label in parts["test"] if label not in parts["train"]]:
         raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} has not")
@@ -74,7 +76,7 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
         order = stream(0, "folder", part).permutation(len(found))
         files[part] = [found[i][0] for i in order]
         labels[part] = np.array([found[i][1] for i in order], np.int64)
-    size = whole(files["train"][0], 3).shape
+    size = images.whole(files["train"][0], 3).shape
     pictures = {part: Pictures(tuple(found), size) for part, found in files.items()}
     counts = (
         f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
@@ -84,6 +86,8 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
 
 def _classes(folder: Path) -> Listing:
     """The classes in `folder` with their pictures; `InputError` for one that has none."""
+    from parity import images
+
     labels = _folders(folder)
     if not labels:
         raise InputError(f"{folder} holds no sub-folders: one for each class is needed, with its pictures")
@@ -92,7 +96,8 @@ def _classes(folder: Path) -> Listing:
         if not label.isprintable():
             raise InputError(f"{folder} holds a sub-folder whose name is no text ({label!r}): rename it")
         if not names:
-            raise InputError(f"{folder / label} holds no pictures ({' '.join(sorted(SUFFIXES))}): fill it or remove it")
+            kinds = " ".join(sorted(images.SUFFIXES))
+            raise InputError(f"{folder / label} holds no pictures ({kinds}): fill it or remove it")
     return found
 
 
@@ -102,6 +107,8 @@ def _folders(folder: Path) -> list[str]:
 
 def _names(folder: Path, pictures: bool) -> list[str]:
     """The names of the pictures, or of the sub-folders, in `folder`, sorted; what begins with a dot does not count."""
+    from parity import images
+
     try:
         with os.scandir(folder) as entries:
             return sorted(
@@ -109,7 +116,7 @@ def _names(folder: Path, pictures: bool) -> list[str]:
                 for entry in entries
                 if entry.name[0] != "."
                 and (
-                    os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
+                    os.path.splitext(entry.name)[1].lower() in images.SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
                     if pictures
                     else entry.is_dir()
                 )

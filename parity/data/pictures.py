@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from parity import images, machine
+from parity import machine
 from parity.nodes import Shape
 
 Made = TypeVar("Made")
@@ -55,6 +55,8 @@ class Pictures:
 
     def whole(self, index: int) -> NDArray[np.uint8]:
         """One picture in its own size: uint8 [C,h,w]."""
+        from parity import images  # with Pillow, which those who read no pictures need not wait for
+
         one = self.source[index]
         return images.whole(one, self.size[0]) if isinstance(one, Path) else one
 
@@ -67,6 +69,8 @@ class Pictures:
 
     def one(self, index: int) -> NDArray[np.uint8]:
         """One picture in the size of a slice: uint8 [C,H,W]."""
+        from parity import images
+
         pixels, (height, width) = self.whole(index), self.size[1:]
         if self.smallest:
             return images.middle(images.rescaled(pixels, self.smallest), height, width)
