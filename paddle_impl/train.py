@@ -191,6 +191,11 @@ def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimi
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     if not parameters:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
+    return optimizer_of(parameters, settings)
+
+
+def optimizer_of(parameters: list[Tensor], settings: Optimizer) -> paddle.optimizer.Optimizer:
+    """Paddle's optimizer for `settings` over `parameters`."""
     decay = settings.weight_decay or None
     if settings.kind == "adam":
         betas = (settings.beta1, settings.beta2)

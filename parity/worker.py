@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +43,9 @@ class Worker:
     are those of `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
+    program = "parity.worker"
+    """The module that is the worker's end."""
+
     def __init__(
         self, framework: str, python: str | Path | None = None, threads: int | None = None, device: str = "cpu"
     ) -> None:
@@ -53,7 +56,7 @@ class Worker:
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", "parity.worker", framework, str(threads or 0), device],
+                [str(python or sys.executable), "-m", self.program, framework, str(threads or 0), device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -316,12 +319,12 @@ class _Server:
         return {}, None
 
 
-def serve(framework: str, threads: int | None, device: str) -> None:
-    """Answers calls from stdin on stdout until stdin ends."""
+def serve(make: Callable[[], Any]) -> None:
+    """Answers calls from stdin on stdout, by the methods of what `make` makes, until stdin ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints must not end up between the messages
     try:
-        server = _Server(framework, threads, device)
+        server = make()
     except InputError as error:  # the framework is not installed: the answer to the first call
         _receive(source)
         _send(sink, {}, {"input_error": str(error)})
@@ -342,4 +345,4 @@ def serve(framework: str, threads: int | None, device: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3])
+    serve(lambda: _Server(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3]))

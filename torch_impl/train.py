@@ -191,6 +191,11 @@ def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
     parameters = list(model.parameters())
     if not parameters:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
+    return optimizer_of(parameters, settings)
+
+
+def optimizer_of(parameters: list[Tensor], settings: Optimizer) -> torch.optim.Optimizer:
+    """PyTorch's optimizer for `settings` over `parameters`."""
     if settings.kind == "adam":
         betas = (settings.beta1, settings.beta2)
         return torch.optim.Adam(parameters, settings.rate, betas, settings.eps, weight_decay=settings.weight_decay)

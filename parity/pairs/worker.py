@@ -1,0 +1,84 @@
+"""The client of a process that holds anybody's model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parity.recipe import Optimizer
+from parity.worker import Record, Worker
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run noted: `outputs` by place, `calls` of layers {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
+
+    outputs: Record
+    arrays: Record
+    calls: list[dict[str, Any]]
+    dropouts: list[dict[str, Any]]
+    random: list[str]
+
+
+class ModelWorker(Worker):
+    """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.worker.Worker`."""
+
+    program = "parity.pairs.server"
+
+    def open(
+        self, factory: str, dtype: str, settings: Optimizer, seed: int = 0, folder: str | None = None
+    ) -> dict[str, Any]:
+        """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on."""
+        fields = dataclasses.asdict(settings)
+        where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
+        found = self.call("open", factory=factory, folder=where, dtype=dtype, settings=fields, seed=seed)
+        made: dict[str, Any] = found[1]
+        return made
+
+    def kernel_variance(self) -> str:
+        """Which variance of a batch the framework's kernel adds to the running one: "biased" or "unbiased"."""
+        return str(self.call("kernel_variance")[1])
+
+    def agree(self, variance: str) -> None:
+        """From now on the running variances are moved by this convention, where that can be chosen."""
+        self.call("agree", variance=variance)
+
+    def state(self) -> Record:
+        """All tensors of floats by the model's own names."""
+        return self.call("state")[0]
+
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Overwrites the named tensors and starts a fresh optimizer."""
+        self.call("load", arrays)
+
+    def run(
+        self,
+        inputs: Sequence[np.ndarray],
+        train: bool,
+        wanted: Sequence[str] = (),
+        seed: int = 0,
+        keys: Mapping[int, str] | None = None,
+        randomness: bool = False,
+        path: str = "",
+    ) -> Run:
+        """Forward. `wanted` are the layers to note, `keys` the streams of dropouts; with `randomness` it is noted who draws random numbers."""
+        named = {str(n): key for n, key in (keys or {}).items()}
+        given = {str(i): x for i, x in enumerate(inputs)}
+        arrays, notes = self.call(
+            "run", given, train=train, wanted=list(wanted), seed=seed, keys=named, randomness=randomness, path=path
+        )
+        outputs = {name.removeprefix("output/"): a for name, a in arrays.items() if name.startswith("output/")}
+        return Run(outputs, {n: a for n, a in arrays.items() if not n.startswith("output/")}, **notes)
+
+    def backward(self, gradients: Mapping[str, np.ndarray]) -> Record:
+        """Backward from the gradients of the outputs: `gradient/TENSOR`, `input/I`, and `backward/KEY` of the noted outputs."""
+        return self.call("backward", gradients)[0]
+
+    def update(self, kept: Mapping[str, np.ndarray]) -> Record:
+        """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays. Returns the new `state`."""
+        return self.call("update", kept)[0]
