@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from parity.pairs.mapping import Pairing
 from parity.pairs.models import Unit
 from parity.pairs.worker import Run
+from parity.worker import Record
 
 SKIPPED = ("Identity",)
 """Kinds that compute nothing."""
@@ -110,25 +111,42 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), and the arrays."""
+    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twin's."""
 
     name: str
     calls: tuple[Call, Call] | None
     torch: np.ndarray
     paddle: np.ndarray
+    twin: np.ndarray | None = None
 
 
-def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run) -> Iterator[Compared]:
+ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+"""Activations that a layer of Paddle may hold in itself, where PyTorch has a layer of its own behind."""
+
+
+def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
     """Inputs and outputs of all matched calls in order, and what the models return."""
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
             keys = getattr(a, what), getattr(b, what)
+            act = ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
             for i, (one, two) in enumerate(zip(*keys, strict=False)):
-                arrays = torch.arrays[one], paddle.arrays[two]
-                if arrays[0].dtype.kind == "f" and arrays[1].dtype.kind == "f":
-                    yield Compared(f"{phase}/{a.name}:{what[:-1]}{i or ''}", (a, b), *arrays)
+                arrays = torch.arrays[one], paddle.arrays[two], twin.arrays[one]
+                if all(array.dtype.kind == "f" for array in arrays):
+                    name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
+                    yield Compared(name, (a, b), act(arrays[0]), arrays[1], act(arrays[2]))
     for one, two in returned(torch.outputs, paddle.outputs):
-        yield Compared(f"{phase}/(output){'.' + one if one else ''}", None, torch.outputs[one], paddle.outputs[two])
+        name = f"{phase}/(output){'.' + one if one else ''}"
+        yield Compared(name, None, torch.outputs[one], paddle.outputs[two], twin.outputs[one])
+
+
+def _as_it_is(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def returned(torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
@@ -139,13 +157,16 @@ def returned(torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) 
     return list(zip(here, there, strict=False))
 
 
-def backward(alignment: Alignment, torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) -> Iterator[Compared]:
-    """The gradients of the outputs of all matched calls, from the last to the first."""
+def backward(alignment: Alignment, torch: Record, paddle: Record, twin: Record) -> Iterator[Compared]:
+    """The gradients of the outputs of all matched calls, from the last to the first; not of those with an activation in themselves."""
     for a, b in reversed(alignment.pairs):
+        if b.unit.settings.get("activation"):
+            continue
         for i, (one, two) in enumerate(zip(a.outputs, b.outputs, strict=False)):
             arrays = torch.get(f"backward/{one}"), paddle.get(f"backward/{two}")
             if arrays[0] is not None and arrays[1] is not None:
-                yield Compared(f"backward/{a.name}:output{i or ''}", (a, b), *arrays)
+                name = f"backward/{a.name}:output{i or ''}"
+                yield Compared(name, (a, b), arrays[0], arrays[1], twin.get(f"backward/{one}"))
 
 
 def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment) -> dict[str, dict[int, str]]:

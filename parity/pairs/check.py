@@ -57,7 +57,6 @@ class Pair:
     seed: int = 0
     stages: tuple[str, ...] = tuple(STAGES)
     given: Mapping[str, Any] | None = None
-    state: Mapping[str, Record] = field(default_factory=dict)
     folder: str | None = None
     isolate: bool = False
 
@@ -70,14 +69,20 @@ class Pair:
 
 
 def run(
-    pair: Pair, workers: Mapping[str, ModelWorker], say: Callable[[str], None] = lambda line: None
+    pair: Pair,
+    workers: Mapping[str, ModelWorker],
+    say: Callable[[str], None] = lambda line: None,
+    start: Mapping[str, Record] | None = None,
 ) -> Outcome:
-    """Compares the models of `pair`; `workers` are torch, paddle and twin (of torch's framework), not yet open."""
+    """Compares the models of `pair` in float64; `workers` are torch, paddle and twin (of torch's framework), not yet open.
+
+    `start` may hold the arrays of one side's model, by its name and by their own, to start from.
+    """
     started = time.monotonic()
     if pair.loss not in LOSSES:
         raise InputError(f"unknown loss {pair.loss!r}; known: {', '.join(LOSSES)}")
     with ThreadPoolExecutor(len(workers)) as pool:
-        check = _Check(pair, workers, pool, say)
+        check = _Check(pair, workers, pool, say, start or {})
         check.compare()
     check.outcome.seconds = time.monotonic() - started
     return check.outcome
@@ -87,9 +92,14 @@ class _Check:
     """The parts of one run, in the order of `compare`."""
 
     def __init__(
-        self, pair: Pair, workers: Mapping[str, ModelWorker], pool: ThreadPoolExecutor, say: Callable[[str], None]
+        self,
+        pair: Pair,
+        workers: Mapping[str, ModelWorker],
+        pool: ThreadPoolExecutor,
+        say: Callable[[str], None],
+        start: Mapping[str, Record],
     ) -> None:
-        self.pair, self.workers, self.pool, self.say = pair, workers, pool, say
+        self.pair, self.workers, self.pool, self.say, self.start = pair, workers, pool, say, start
         self.inputs = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in pair.inputs]
         self.given = dict.fromkeys(workers, self.inputs) | {
             "twin": [perturb({"x": x}, 7 + i)["x"] if x.dtype.kind == "f" else x for i, x in enumerate(self.inputs)]
@@ -165,7 +175,7 @@ class _Check:
             }
             for side in SIDES
         }
-        for side, arrays in self.pair.state.items():
+        for side, arrays in self.start.items():
             if missing := [name for name in raw[side] if name not in arrays]:
                 raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")
             given = self.canonical(side, {name: arrays[name].astype(np.float64) for name in raw[side]})
@@ -223,9 +233,8 @@ class _Check:
     def _forward(self, phase: str, runs: Mapping[str, Run]) -> None:
         aligned = self._alignment(runs)
         self.evidence = replace(self.evidence, alignment=aligned, runs=runs, phase=phase)
-        twins = {c.name: c.paddle for c in align.forward(_itself(aligned), phase, runs["torch"], runs["twin"])}
-        for compared in align.forward(aligned, phase, runs["torch"], runs["paddle"]):
-            self._add(1, compared, twins.get(compared.name))
+        for compared in align.forward(aligned, phase, runs["torch"], runs["paddle"], runs["twin"]):
+            self._add(1, compared)
 
     def _step(self, step: int) -> None:
         record = step == 1
@@ -250,7 +259,7 @@ class _Check:
             seeds[name] = {two if name == "paddle" else one: gradients[one] for one, two in names}
         if step == 1 and "forward" in self.pair.stages:
             arrays = {name: np.array([loss]) for name, loss in losses.items()}
-            self._add(1, Compared("loss/loss", None, arrays["torch"], arrays["paddle"]), arrays["twin"])
+            self._add(1, Compared("loss/loss", None, arrays["torch"], arrays["paddle"], arrays["twin"]))
         return losses, self.everywhere(lambda name: self.workers[name].backward(seeds[name]))
 
     def _gradients(self, aligned: Alignment, backs: Mapping[str, Record]) -> None:
@@ -260,12 +269,11 @@ class _Check:
         self.outcome.zero_gradients = sorted(self.zero)
         if "backward" not in self.pair.stages:
             return
-        twins = {c.name: c.paddle for c in align.backward(_itself(aligned), backs["torch"], backs["twin"])}
-        for compared in align.backward(aligned, backs["torch"], backs["paddle"]):
-            self._add(1, compared, twins.get(compared.name))
+        for compared in align.backward(aligned, backs["torch"], backs["paddle"], backs["twin"]):
+            self._add(1, compared)
         for name in sorted(n for n in backs["torch"] if n.startswith("input/") and n in backs["paddle"]):
-            compared = Compared(f"backward/(model):{name}", None, backs["torch"][name], backs["paddle"][name])
-            self._add(1, compared, backs["twin"].get(name))
+            arrays = (backs["torch"][name], backs["paddle"][name], backs["twin"].get(name))
+            self._add(1, Compared(f"backward/(model):{name}", None, *arrays))
         for name in reversed([*self.pairing.arrays]):
             here, there = own["torch"].get(name), own["paddle"].get(name)
             if name in self.zero:
@@ -273,7 +281,7 @@ class _Check:
             elif here is not None or there is not None:
                 nothing = np.zeros(0)
                 one, two = (nothing if a is None else a for a in (here, there))
-                self._add(1, Compared(f"gradient/{name}", None, one, two), own["twin"].get(name))
+                self._add(1, Compared(f"gradient/{name}", None, one, two, own["twin"].get(name)))
         trained = [n for n, a in self._trained().items() if a and n not in own["torch"] and n not in own["paddle"]]
         if trained:
             self.outcome.explained.append(f"unused in training, so without a gradient on both sides: {_few(trained)}")
@@ -316,7 +324,7 @@ class _Check:
         if step > 1 or "update" in self.pair.stages:
             self.evidence = replace(self.evidence, states=states, phase="update")
             for name, array in states["torch"].items():
-                self._add(step, Compared(f"update/{name}", None, array, states["paddle"][name]), states["twin"][name])
+                self._add(step, Compared(f"update/{name}", None, array, states["paddle"][name], states["twin"][name]))
         names = [n for n, trained in self._trained().items() if trained and n in states["torch"]] or list(states["torch"])
         error = _distance(names, states["torch"], states["paddle"])
         twin = _distance(names, states["torch"], states["twin"])
@@ -324,7 +332,8 @@ class _Check:
         self.outcome.trajectory.append(row)
         self.say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}")
 
-    def _add(self, step: int, compared: Compared, twin: np.ndarray | None) -> None:
+    def _add(self, step: int, compared: Compared) -> None:
+        twin = compared.twin
         calm = ONE_STEP if step == 1 else MANY_STEPS
         same = compared.torch.shape == compared.paddle.shape
         error = relative_l2(compared.torch, compared.paddle) if same else math.inf
@@ -374,11 +383,6 @@ class _Check:
             verdict = "equal" if error <= ONE_STEP else "different"
             rows.append({"torch": a.name, "paddle": b.name, "error": error, "verdict": verdict})
         return rows
-
-
-def _itself(aligned: Alignment) -> Alignment:
-    """The alignment of the reference with its twin."""
-    return Alignment([(a, a) for a, _ in aligned.pairs])
 
 
 def _gradients_of(back: Record) -> Record:

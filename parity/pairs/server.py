@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,14 @@ class _Models:
         self.model.update(arrays)
         return self.model.state(), None
 
+    def read_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
+        found = implementation(self.framework, "checkpoint").read_arrays(Path(path))
+        return {str(name): array for name, array in found.items() if _is_floats(array)}, None
+
+    def write_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
+        implementation(self.framework, "checkpoint").write_arrays(Path(path), arrays)
+        return {}, None
+
     def _draw(self, size: int, p: float) -> np.ndarray:
         factors: np.ndarray = self.model.watch.draw(size, p)
         return factors
@@ -106,6 +115,10 @@ class _Models:
             if self.model.dtype == "float64" and ("dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)):
                 hint = " (the check runs in float64: a constant that forward makes may be float32)"
             raise InputError(f"the {self.framework} model failed {where}{layer}: {_sentence(error)}{hint}") from error
+
+
+def _is_floats(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
 @contextlib.contextmanager

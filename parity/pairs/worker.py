@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,11 @@ class ModelWorker(Worker):
     def update(self, kept: Mapping[str, np.ndarray]) -> Record:
         """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays. Returns the new `state`."""
         return self.call("update", kept)[0]
+
+    def read_arrays(self, path: Path) -> Record:
+        """The arrays of floats in a state dict's file of the framework, as they are there."""
+        return self.call("read_arrays", path=str(path.absolute()))[0]
+
+    def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes them as the file of a state dict."""
+        self.call("write_arrays", arrays, path=str(path.absolute()))
