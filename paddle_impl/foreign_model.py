@@ -79,9 +79,15 @@ class ForeignModel:
                     known.add(id(tensor))
         return found
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Copies of `tensors`."""
-        return {name: to_numpy(tensor) for name, tensor in self.tensors().items()}
+    def state(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Copies of the named tensors."""
+        tensors = self.tensors()
+        return {name: to_numpy(tensors[name]) for name in names}
+
+    def gradients(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Copies of the gradients of those of the named tensors that have one."""
+        tensors = self.tensors()
+        return {name: to_numpy(tensors[name].grad) for name in names if tensors[name].grad is not None}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Overwrites the named tensors, and starts a fresh optimizer."""
@@ -103,7 +109,7 @@ class ForeignModel:
         return {name: to_numpy(tensor) for name, tensor in self._outputs.items()}
 
     def backward(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Backward from the `gradients` of the outputs of the last `run`; returns those of inputs (`input/I`) and tensors (`gradient/NAME`)."""
+        """Backward from the `gradients` of the last `run`'s outputs; returns those of the inputs, by their number."""
         tensors = self.tensors()
         for tensor in tensors.values():
             tensor.clear_gradient(set_to_zero=False)
@@ -111,9 +117,7 @@ class ForeignModel:
         paddle.autograd.backward(
             [self._outputs[name] for name in wanted], [paddle.to_tensor(gradients[name]) for name in wanted]
         )
-        found = {f"gradient/{name}": to_numpy(t.grad) for name, t in tensors.items() if t.grad is not None}
-        given = {f"input/{i}": to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
-        return found | given
+        return {f"{i}": to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def update(self, zero: Mapping[str, np.ndarray]) -> None:
         """One step of the optimizer, after the gradients of `zero` have been multiplied by its 0/1 arrays."""

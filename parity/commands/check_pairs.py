@@ -34,7 +34,11 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     """The flags for pairs."""
     group = flags.add_argument_group("two models of your own, unmodified (see parity.pairs.api.compare_models)")
     add = group.add_argument
-    add("--torch", metavar="MODULE:FACTORY", help="what makes the torch.nn.Module: also FILE.py:CLASS, MODULE:FUNCTION(width=8)")
+    add(
+        "--torch",
+        metavar="MODULE:FACTORY",
+        help="what makes the torch.nn.Module: also FILE.py:CLASS, MODULE:FUNCTION(width=8)",
+    )
     add("--paddle", metavar="MODULE:FACTORY", help="what makes the paddle.nn.Layer")
     add(
         "--input-shape",
@@ -43,14 +47,29 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
         help="random input of this shape, 2,7:100 for whole numbers below 100; again for a second input",
     )
     add("--inputs", type=Path, metavar="FILE.npz", help="the inputs, in the order of forward's arguments")
-    add("--loss", choices=tuple(LOSSES), default="mse", help="what is differentiated (default: mse, from random numbers)")
+    add(
+        "--loss",
+        choices=tuple(LOSSES),
+        default="mse",
+        help="what is differentiated (default: mse, from random numbers)",
+    )
     add("--optimizer", choices=("momentum", "adam"), default="momentum", help="default: momentum, at 0.9")
     add("--rate", type=float, default=0.01, metavar="LR", help="learning rate (default: 0.01)")
     add("--map", type=Path, metavar="FILE", help="which layers are pairs, where that is not found")
-    add("--save-map", type=Path, metavar="FILE", help="write the map; convert_weights.py --map converts checkpoints by it")
+    add(
+        "--save-map",
+        type=Path,
+        metavar="FILE",
+        help="write the map; convert_weights.py --map converts checkpoints by it",
+    )
     add("--kinds", type=Path, metavar="FILE", help="further kinds of layers, as JSON")
     add("--pairs", metavar="LIST", help="pairs of torchvision and paddle.vision by name, or all")
-    add("--update", type=Path, metavar="FILE", help="with --pairs: write the table between <!-- pairs --> and <!-- /pairs --> of FILE")
+    add(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help="with --pairs: write the table between <!-- pairs --> and <!-- /pairs --> of FILE",
+    )
 
 
 def wanted(options: argparse.Namespace) -> bool:
@@ -91,7 +110,9 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         say=lambda line: console.say(f"  {line}"),
         **_common(options),
     )
-    whole = dict(plain(outcome.to_json() | {"command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]])}))
+    whole = dict(
+        plain(outcome.to_json() | {"command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]])})
+    )
     _say(outcome, console)
     if options.report:
         write_atomically(options.report / "report.json", json.dumps(whole, indent=1).encode() + b"\n")
@@ -131,7 +152,9 @@ def _say(outcome: Outcome, console: Console) -> None:
         console.say(f"  explained: {line}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or format(row['error'], '.1e')}")
+            console.say(
+                f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or format(row['error'], '.1e')}"
+            )
     if outcome.tree:
         console.say(outcome.tree)
     console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
@@ -149,7 +172,13 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
             )
             row = outcome.to_json()
         except InputError as error:
-            row = {"verdict": DIFFERENT, "sentence": str(error), "differences": [str(error)], "stages": {}, "trajectory": []}
+            row = {
+                "verdict": DIFFERENT,
+                "sentence": str(error),
+                "differences": [str(error)],
+                "stages": {},
+                "trajectory": [],
+            }
         console.say(f"  {row['sentence']}")
         rows.append(head | row)
     return rows
@@ -157,7 +186,7 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as a table in Markdown."""
-    versions = next((row["versions"] for row in rows if "versions" in row), {})
+    versions: dict[str, dict[str, str]] = next((row["versions"] for row in rows if "versions" in row), {})
     lanes = ", ".join(f"{side} {found.get(side, '?')}" for side, found in versions.items())
     lines = [
         f"float64, random weights, {lanes}:",

@@ -65,14 +65,20 @@ def parser() -> Parser:
     )
     add("--full", action="store_true", help="with --network all: the whole networks instead of small cousins")
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else article)")
-    add("--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)")
+    add(
+        "--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)"
+    )
     add(
         "--dtype",
         choices=("float64", "float32"),
         default="float64",
         help="float64 proves; float32 is held against its one-ULP twins",
     )
-    add("--steps", type=positive, help=f"training steps, for the trajectory (default: {STEPS}, of a pair {check_pairs.STEPS})")
+    add(
+        "--steps",
+        type=positive,
+        help=f"training steps, for the trajectory (default: {STEPS}, of a pair {check_pairs.STEPS})",
+    )
     add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
     add("--seed", type=natural, default=0)
     add(

@@ -63,7 +63,12 @@ def parser() -> Parser:
         metavar="NAME",
         help=f"the weights' network: {known}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that fits)",
     )
-    add("--map", type=Path, metavar="FILE", help="convert a pair's state dict by the map that check_parity.py --save-map wrote")
+    add(
+        "--map",
+        type=Path,
+        metavar="FILE",
+        help="convert a pair's state dict by the map that check_parity.py --save-map wrote",
+    )
     return flags
 
 

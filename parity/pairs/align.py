@@ -85,7 +85,9 @@ def align(pairing: Pairing, torch: Sequence[Call], paddle: Sequence[Call]) -> Al
         other = anchors[anchor]
         pairs += [(first, other), *_by_kind(segment, segments.get(other.number, []))]
     done = {a.number for a, _ in pairs}, {b.number for _, b in pairs}
-    alone = [[c for c in calls if c.number not in numbers] for calls, numbers in zip((torch, paddle), done, strict=True)]
+    alone = [
+        [c for c in calls if c.number not in numbers] for calls, numbers in zip((torch, paddle), done, strict=True)
+    ]
     return Alignment(sorted(pairs, key=lambda pair: pair[0].number), {"torch": alone[0], "paddle": alone[1]})
 
 
@@ -134,15 +136,22 @@ def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
             keys = getattr(a, what), getattr(b, what)
-            act = ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
+            act = (
+                ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
+            )
             for i, (one, two) in enumerate(zip(*keys, strict=False)):
                 arrays = torch.arrays[one], paddle.arrays[two], twin.arrays[one]
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
-                    yield Compared(name, (a, b), act(arrays[0]), arrays[1], act(arrays[2]))
+                    yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), act(arrays[2]))
     for one, two in returned(torch.outputs, paddle.outputs):
         name = f"{phase}/(output){'.' + one if one else ''}"
         yield Compared(name, None, torch.outputs[one], paddle.outputs[two], twin.outputs[one])
+
+
+def _like(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`b` in the shape of `a` where both are the same rows of a batch, flattened by the one model earlier than by the other."""
+    return b.reshape(a.shape) if a.ndim and b.ndim and a.shape[0] == b.shape[0] and a.size == b.size else b
 
 
 def _as_it_is(x: np.ndarray) -> np.ndarray:
@@ -166,7 +175,7 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twin: Record) 
             arrays = torch.get(f"backward/{one}"), paddle.get(f"backward/{two}")
             if arrays[0] is not None and arrays[1] is not None:
                 name = f"backward/{a.name}:output{i or ''}"
-                yield Compared(name, (a, b), arrays[0], arrays[1], twin.get(f"backward/{one}"))
+                yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), twin.get(f"backward/{one}"))
 
 
 def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment) -> dict[str, dict[int, str]]:
@@ -180,18 +189,18 @@ def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment
         names = [drop["path"] if side == "torch" else partner.get(drop["path"], drop["path"]) for drop in run.dropouts]
         places[side] = [(name, drop["size"]) for name, drop in zip(names, run.dropouts, strict=True)]
     found: dict[str, dict[int, str]] = {"torch": {}, "paddle": {}}
-    sizes = [[size for _, size in places[side]] for side in ("torch", "paddle")]
+    here, there = ([size for _, size in places[side]] for side in ("torch", "paddle"))
     if Counter(places["torch"]) == Counter(places["paddle"]):
-        for side, there in places.items():
+        for side, drops in places.items():
             turns: Counter[tuple[str, int]] = Counter()
-            for number, place in enumerate(there):
+            for number, place in enumerate(drops):
                 found[side][number] = f"{place[0]} {turns[place]}"
                 turns[place] += 1
         return found
-    matcher = difflib.SequenceMatcher(None, *sizes, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, here, there, autojunk=False)
     for block in matcher.get_matching_blocks():
         for i in range(block.size):
             found["torch"][block.a + i] = found["paddle"][block.b + i] = f"pair {block.a + i}"
-    for side, there in places.items():
-        found[side] |= {n: f"{side} {n}" for n in range(len(there)) if n not in found[side]}
+    for side, drops in places.items():
+        found[side] |= {n: f"{side} {n}" for n in range(len(drops)) if n not in found[side]}
     return found

@@ -11,9 +11,10 @@ import numpy as np
 
 from parity.errors import InputError
 from parity.pairs import files, kinds, mapping
-from parity.pairs.check import Pair, run
+from parity.pairs.check import run
 from parity.pairs.factories import parse
 from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.session import Pair
 from parity.pairs.worker import ModelWorker
 from parity.randomness import stream
 from parity.recipe import Optimizer

@@ -9,9 +9,9 @@ import numpy as np
 
 
 def repairs(name: str, asked: Mapping[str, Any], shape: Sequence[int], out: Sequence[int]) -> np.ndarray | None:
-    """What multiplies the gradient of the pool `name` with the arguments `asked`, for an input `shape` and an output `out` (channels first).
+    """What multiplies the gradient of the pool `name` with the arguments `asked`, for an input `shape` and output `out`.
 
-    float64, of the output's shape behind the channels; None for padding that is spelled in words or unevenly, and for divisors.
+    float64, of the output's shape behind the channels, which stand first; None for padding in words or uneven, and for divisors.
     """
     axes = int(name[-2])
     if str(asked.get("data_format") or "NC").upper()[:2] != "NC" or len(shape) != axes + 2:
@@ -20,7 +20,11 @@ def repairs(name: str, asked: Mapping[str, Any], shape: Sequence[int], out: Sequ
         counts = [_adaptive(size, parts) for size, parts in zip(shape[2:], out[2:], strict=True)]
     else:
         spelled = asked["padding"]
-        if isinstance(spelled, str) or asked.get("divisor_override") or (not isinstance(spelled, int) and len(spelled) != axes):
+        if (
+            isinstance(spelled, str)
+            or asked.get("divisor_override")
+            or (not isinstance(spelled, int) and len(spelled) != axes)
+        ):
             return None
         kernel, padding = _each(asked["kernel_size"], axes), _each(spelled, axes)
         stride = _each(asked["stride"] if asked["stride"] is not None else kernel, axes)

@@ -29,15 +29,11 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known when two models part: how they are matched, where they started, and what both sides noted in `phase`."""
+    """What is known when two models part: how they are matched, where they started, and what both sides noted in their last run."""
 
     pairing: Pairing
-    alignment: Alignment
     state: Record
-    differences: Sequence[str]
     runs: Mapping[str, Run] = field(default_factory=dict)
-    states: Mapping[str, Record] = field(default_factory=dict)
-    phase: str = ""
 
 
 def settings(
@@ -109,7 +105,11 @@ def _explained(
     pairs = list(pairs)
     norms = [a for a, _ in pairs if a.kind == "BatchNorm"]
     if norms and training and variance == "biased":
-        counts = {call["path"]: _count(runs["torch"].arrays[call["inputs"][0]]) for call in runs["torch"].calls if call["inputs"]}
+        counts = {
+            call["path"]: _count(runs["torch"].arrays[call["inputs"][0]])
+            for call in runs["torch"].calls
+            if call["inputs"]
+        }
         ratios = [n / (n - 1) for a in norms if (n := counts.get(a.path, 0)) > 1]
         span = f"n/(n-1) = {min(ratios):.4g} to {max(ratios):.4g} here" if ratios else "n/(n-1)"
         yield (
@@ -119,7 +119,11 @@ def _explained(
     rounded: dict[tuple[str, str, float], list[str]] = {}
     for a, _ in pairs:
         for name, value in a.settings.items():
-            if name in ("eps", "momentum_of_the_old", "slope", "alpha") and isinstance(value, float) and float(np.float32(value)) != value:
+            if (
+                name in ("eps", "momentum_of_the_old", "slope", "alpha")
+                and isinstance(value, float)
+                and float(np.float32(value)) != value
+            ):
                 rounded.setdefault((a.kind, name, value), []).append(a.path)
     for (kind, name, value), places in rounded.items():
         if kind != "Hardsigmoid":
@@ -136,27 +140,39 @@ def _count(x: np.ndarray) -> int:
 def of(evidence: Evidence, phase: str, tensor: str, compared: Compared) -> str | None:
     """The likely cause of a difference; None if nothing known explains it."""
     a, b = compared.torch, compared.paddle
+    special: str | None = None
     if compared.calls:
-        one, two = compared.calls
-        said = [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]
-        if phase in ("eval", "forward") and ":input" in tensor:
-            return _between(evidence, one, two, compared) or _shapes(a, b) or _of_any(a, b)
-        if said:
-            return "; ".join(said)
-        if phase in ("eval", "forward"):
-            return _shapes(a, b) or _dtype(a, b) or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a) or _of_any(a, b)
-        return _shapes(a, b) or _of_any(a, b)
-    if phase in ("statistics", "update", "gradient"):
-        owner = next((pair for pair in evidence.pairing.pairs if tensor.rpartition(".")[0] in _names(pair)), None)
-        rows = [row for row in differing(*owner)] if owner else []
-        places = [_both(owner[0].path, owner[1].path)] if owner else []
-        if phase == "statistics" and rows:
-            return "; ".join(_settings_sentence(owner[0].kind, n, _text(x), _text(y), places) for n, x, y in rows if owner)
-        if not a.size or not b.size:
-            return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
-    if phase in ("eval", "forward"):
-        return _behind(evidence, compared) or _shapes(a, b) or _of_any(a, b)
-    return _shapes(a, b) or _of_any(a, b)
+        special = _of_calls(evidence, phase, tensor, compared, *compared.calls)
+    elif phase in ("statistics", "update", "gradient"):
+        special = _of_an_array(evidence, phase, tensor, a, b)
+    elif phase in ("eval", "forward"):
+        special = _behind(evidence, compared)
+    return special or _shapes(a, b) or _of_any(a, b)
+
+
+def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
+    """Of what a layer is given, or makes."""
+    forward = phase in ("eval", "forward")
+    if forward and ":input" in tensor:
+        return _between(evidence, one, two, compared)
+    if said := [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]:
+        return "; ".join(said)
+    if not forward or compared.torch.shape != compared.paddle.shape:
+        return None
+    found = _dtype(compared.torch, compared.paddle) or _of_a_layer(evidence, one, compared)
+    return found or _elsewhere(evidence, one, compared.torch)
+
+
+def _of_an_array(evidence: Evidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
+    """Of a running statistic, an update or a gradient."""
+    if not a.size or not b.size:
+        return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
+    for one, two in evidence.pairing.pairs if phase == "statistics" else ():
+        if tensor.rpartition(".")[0] in _names((one, two)):
+            places = [_both(one.path, two.path)]
+            rows = [_settings_sentence(one.kind, n, _text(x), _text(y), places) for n, x, y in differing(one, two)]
+            return "; ".join(rows) or None
+    return None
 
 
 def _names(pair: tuple[Unit, Unit]) -> set[str]:
@@ -279,23 +295,21 @@ def _elsewhere(evidence: Evidence, one: Call, a: np.ndarray) -> str | None:
 
 
 def _of_any(a: np.ndarray, b: np.ndarray) -> str | None:
-    if a.shape != b.shape or not a.size:
-        return _shapes(a, b)
+    if not a.size:
+        return None
     if not np.isfinite(b).all() or not np.isfinite(a).all():
         return "not finite"
-    if not b.any() or not a.any():
-        return f"zero in {NAMES[SIDES[bool(a.any())]]}"
-    if a.ndim == 2 and a.shape[0] == a.shape[1] and relative_l2(a.T, b) <= MATCH:
-        return "transposed"
-    ratio = float(np.vdot(a, b)) / float(np.vdot(a, a))
-    if relative_l2(a * ratio, b) <= min(MATCH, relative_l2(a, b) / 100):
-        return f"a constant factor of {ratio:.10g}"
-    if np.allclose(np.sort(a, axis=None), np.sort(b, axis=None), rtol=1e-9, atol=0):
-        return "the same numbers in another order"
-    error = relative_l2(a, b)
-    if 1e-10 < error < 1e-6:
-        return "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits"
-    return None
+    ratio, error = float(np.vdot(a, b)) / (float(np.vdot(a, a)) or 1.0), relative_l2(a, b)
+    known = {
+        f"zero in {NAMES[SIDES[bool(a.any())]]}": not a.any() or not b.any(),
+        "transposed": a.ndim == 2 and a.shape[0] == a.shape[1] and relative_l2(a.T, b) <= MATCH,
+        f"a constant factor of {ratio:.10g}": relative_l2(a * ratio, b) <= min(MATCH, error / 100),
+        "the same numbers in another order": np.allclose(np.sort(a, axis=None), np.sort(b, axis=None), 1e-9, 0),
+        "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits": 1e-10
+        < error
+        < 1e-6,
+    }
+    return next((sentence for sentence, fits in known.items() if fits), None)
 
 
 def _text(value: Any) -> str:
@@ -309,4 +323,6 @@ def _both(torch: str, paddle: str) -> str:
 def few(places: Sequence[str]) -> str:
     """The first places, and how many more there are."""
     rest = len(places) - MOST
-    return ", ".join(place or "(the model itself)" for place in places[:MOST]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(place or "(the model itself)" for place in places[:MOST]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

@@ -2,9 +2,10 @@
 
 All of it is data. `KINDS` is the table; `load` adds the kinds of a JSON file to it, for layers of your own.
 
-A spelling says where an array stands on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle), `in_proj_weight[1/3]`
-(the second of three equal parts along the first axis), `q_proj.weight.T` (of a layer inside). A setting's spelling is an attribute of
-the layer: `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
+A spelling says where an array stands on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
+`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (of a layer inside). A setting's spelling
+is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not
+None), or a constant, `=0.5`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ class Model:
     inference: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(side: str, modules: Sequence[Mapping[str, Any]], order: Sequence[str] = (), inference: Sequence[str] = ()) -> Model:
+    def of(
+        side: str, modules: Sequence[Mapping[str, Any]], order: Sequence[str] = (), inference: Sequence[str] = ()
+    ) -> Model:
         """From what the worker described and the calls that it noted."""
         return Model(side, units_of(side, modules), order, frozenset(inference))
 
@@ -121,9 +123,10 @@ def normal(path: str) -> str:
     """A path with the known renames undone."""
     parts = []
     for part in path.split("."):
+        known = part
         for pattern, instead in RENAMES:
-            part = re.sub(pattern, instead, part)
-        parts.append(part.lower())
+            known = re.sub(pattern, instead, known)
+        parts.append(known.lower())
     return ".".join(parts)
 
 
@@ -221,12 +224,17 @@ def _below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def canonical(mapping: Pairing, side: str, arrays: Mapping[str, np.ndarray]) -> Record:
-    """The arrays of one side, by its own names, in canonical names and layout."""
-    return {name: kinds.read(spelled[side], arrays) for name, spelled in mapping.arrays.items() if kinds.name_in(spelled[side]) in arrays}
+def canonical(
+    mapping: Pairing, side: str, arrays: Mapping[str, np.ndarray], names: Iterable[str] | None = None
+) -> Record:
+    """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
+    chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
+    return {name: kinds.read(where, arrays) for name, where in chosen.items() if kinds.name_in(where) in arrays}
 
 
-def spelled(mapping: Pairing, side: str, state: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]]) -> Record:
+def spelled(
+    mapping: Pairing, side: str, state: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]]
+) -> Record:
     """Canonical arrays by the names and in the layout of one side, whose own arrays have `shapes`."""
     found: Record = {}
     for name, where in mapping.arrays.items():
@@ -239,11 +247,11 @@ def spelled(mapping: Pairing, side: str, state: Mapping[str, np.ndarray], shapes
 def to_json(mapping: Pairing) -> str:
     """What a map file holds: the pairs of layers, and where every array stands."""
     layers = [{"torch": a.path, "paddle": b.path, "kind": a.kind} for a, b in mapping.pairs]
-    shapes = {}
+    shapes: dict[str, dict[str, list[int]]] = {}
     for a, b in mapping.pairs:
         for side, unit in zip(SIDES, (a, b), strict=True):
-            for name, spelling in unit.spellings.items():
-                shapes.setdefault(_below(a.path, name), {})[side] = list(unit.arrays[name].shape)
+            for name, array in unit.arrays.items():
+                shapes.setdefault(_below(a.path, name), {})[side] = list(array.shape)
     arrays = {name: dict(where) | {"shapes": shapes[name]} for name, where in mapping.arrays.items()}
     return json.dumps({"how": mapping.how, "layers": layers, "arrays": arrays}, indent=1)
 

@@ -92,9 +92,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
     return found
 
 
-def _spellings(
-    side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays: Mapping[str, Array]
-) -> dict[str, str]:
+def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
     """Canonical name -> spelling of the arrays that the layer has; what the kind does not know keeps its name."""
     if "*" in kind.arrays:
         return {name: name for name in own}

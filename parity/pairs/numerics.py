@@ -33,10 +33,15 @@ Functions = Mapping[Callable[..., Any], Callable[..., Any]]
 def rounded(functional: ModuleType) -> dict[Callable[..., Any], Callable[..., Any]]:
     """The functions of `ROUNDED` in a framework's `nn.functional` -> the same with rounded scalars."""
     found = {getattr(functional, name): words for name, words in ROUNDED.items() if hasattr(functional, name)}
-    return {function: functools.partial(_rounded, function, inspect.signature(function), words) for function, words in found.items()}
+    return {
+        function: functools.partial(_rounded, function, inspect.signature(function), words)
+        for function, words in found.items()
+    }
 
 
-def _rounded(original: Callable[..., Any], signature: inspect.Signature, words: tuple[str, ...], /, *given: Any, **named: Any) -> Any:
+def _rounded(
+    original: Callable[..., Any], signature: inspect.Signature, words: tuple[str, ...], /, *given: Any, **named: Any
+) -> Any:
     call = signature.bind(*given, **named)
     call.apply_defaults()
     for word in words:
@@ -50,7 +55,9 @@ def replace(functions: Functions) -> None:
     by_identity = {id(function): substitute for function, substitute in functions.items()}
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", None)
-        if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(("parity", "torch_impl", "paddle_impl")):
+        if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
+            ("parity", "torch_impl", "paddle_impl")
+        ):
             continue
         for name, value in list(names.items()):
             if id(value) in by_identity:

@@ -1,4 +1,4 @@
-"""The worker's end for anybody's models: a process that holds one model of one framework. `parity.pairs.worker.ModelWorker` is the other end."""
+"""The worker's end for anybody's models: a process that holds one model. `parity.pairs.worker.ModelWorker` is the other end."""
 
 from __future__ import annotations
 
@@ -62,15 +62,25 @@ class _Models:
         self.variance = variance
         return {}, None
 
-    def state(self, arrays: Record) -> tuple[Record, Any]:
-        return self.model.state(), None
+    def tensors(self, arrays: Record, names: list[str]) -> tuple[Record, Any]:
+        return self.model.state(names), None
+
+    def gradients(self, arrays: Record, names: list[str]) -> tuple[Record, Any]:
+        return self.model.gradients(names), None
 
     def load(self, arrays: Record) -> tuple[Record, Any]:
         self.model.load(arrays)
         return {}, None
 
     def run(
-        self, arrays: Record, train: bool, wanted: list[str], seed: int, keys: dict[str, str], randomness: bool, path: str
+        self,
+        arrays: Record,
+        train: bool,
+        wanted: list[str],
+        seed: int,
+        keys: dict[str, str],
+        randomness: bool,
+        path: str,
     ) -> tuple[Record, Any]:
         watch = self.model.watch
         watch.wanted = set(wanted)
@@ -82,12 +92,12 @@ class _Models:
 
     def backward(self, arrays: Record) -> tuple[Record, Any]:
         with self._failing("in backward"):
-            found = self.model.backward(arrays)
+            found = {f"input/{i}": array for i, array in self.model.backward(arrays).items()}
         return found | {f"backward/{key}": array for key, array in self.model.watch.gradients.items()}, None
 
     def update(self, arrays: Record) -> tuple[Record, Any]:
         self.model.update(arrays)
-        return self.model.state(), None
+        return {}, None
 
     def read_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
         found = implementation(self.framework, "checkpoint").read_arrays(Path(path))
@@ -112,7 +122,9 @@ class _Models:
             path = self.model.watch.stack[-1] if self.model.watch.stack else ""
             layer = f" at layer {path or 'the model itself'}" if where == "in forward" else ""
             hint = ""
-            if self.model.dtype == "float64" and ("dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)):
+            if self.model.dtype == "float64" and (
+                "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
+            ):
                 hint = " (the check runs in float64: a constant that forward makes may be float32)"
             raise InputError(f"the {self.framework} model failed {where}{layer}: {_sentence(error)}{hint}") from error
 

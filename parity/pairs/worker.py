@@ -17,7 +17,7 @@ from parity.worker import Record, Worker
 
 @dataclass(frozen=True)
 class Run:
-    """What a run noted: `outputs` by place, `calls` of layers {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
+    """What a run noted: `outputs` by place, `calls` {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
 
     outputs: Record
     arrays: Record
@@ -30,6 +30,9 @@ class ModelWorker(Worker):
     """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.worker.Worker`."""
 
     program = "parity.pairs.server"
+
+    def __enter__(self) -> ModelWorker:
+        return self
 
     def open(
         self, factory: str, dtype: str, settings: Optimizer, seed: int = 0, folder: str | None = None
@@ -49,9 +52,13 @@ class ModelWorker(Worker):
         """From now on the running variances are moved by this convention, where that can be chosen."""
         self.call("agree", variance=variance)
 
-    def state(self) -> Record:
-        """All tensors of floats by the model's own names."""
-        return self.call("state")[0]
+    def tensors(self, names: Sequence[str]) -> Record:
+        """Tensors by the model's own names."""
+        return self.call("tensors", names=list(names))[0]
+
+    def gradients(self, names: Sequence[str]) -> Record:
+        """Gradients of the last backward, of those of the named tensors that have one."""
+        return self.call("gradients", names=list(names))[0]
 
     def put(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Overwrites the named tensors and starts a fresh optimizer."""
@@ -67,7 +74,7 @@ class ModelWorker(Worker):
         randomness: bool = False,
         path: str = "",
     ) -> Run:
-        """Forward. `wanted` are the layers to note, `keys` the streams of dropouts; with `randomness` it is noted who draws random numbers."""
+        """Forward. `wanted` are the layers to note, `keys` the streams of dropouts, `randomness` notes who draws random numbers."""
         named = {str(n): key for n, key in (keys or {}).items()}
         given = {str(i): x for i, x in enumerate(inputs)}
         arrays, notes = self.call(
@@ -77,12 +84,12 @@ class ModelWorker(Worker):
         return Run(outputs, {n: a for n, a in arrays.items() if not n.startswith("output/")}, **notes)
 
     def backward(self, gradients: Mapping[str, np.ndarray]) -> Record:
-        """Backward from the gradients of the outputs: `gradient/TENSOR`, `input/I`, and `backward/KEY` of the noted outputs."""
+        """Backward from the gradients of the outputs; returns those of inputs (`input/I`) and noted outputs (`backward/KEY`)."""
         return self.call("backward", gradients)[0]
 
-    def update(self, kept: Mapping[str, np.ndarray]) -> Record:
-        """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays. Returns the new `state`."""
-        return self.call("update", kept)[0]
+    def update(self, kept: Mapping[str, np.ndarray]) -> None:
+        """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays."""
+        self.call("update", kept)
 
     def read_arrays(self, path: Path) -> Record:
         """The arrays of floats in a state dict's file of the framework, as they are there."""
