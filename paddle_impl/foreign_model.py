@@ -114,9 +114,10 @@ class ForeignModel:
         for tensor in tensors.values():
             tensor.clear_gradient(set_to_zero=False)
         wanted = [name for name in gradients if not self._outputs[name].stop_gradient]
-        paddle.autograd.backward(
-            [self._outputs[name] for name in wanted], [paddle.to_tensor(gradients[name]) for name in wanted]
-        )
+        # DIFFERS: backward from several tensors fails where one comes from another; the gradient of a scalar product is the same.
+        products = [(self._outputs[name] * paddle.to_tensor(gradients[name])).sum() for name in wanted]
+        if products:
+            sum(products[1:], products[0]).backward()
         return {f"{i}": to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def update(self, zero: Mapping[str, np.ndarray]) -> None:
@@ -127,8 +128,9 @@ class ForeignModel:
             paddle.assign(tensors[name].grad * paddle.to_tensor(kept), tensors[name].grad)
         if self.optimizer is None:
             trained = [t for t in tensors.values() if not t.stop_gradient]
-            self.optimizer = optimizer_of(trained, self.settings)
-        self.optimizer.step()
+            self.optimizer = optimizer_of(trained, self.settings) if trained else None
+        if self.optimizer is not None:
+            self.optimizer.step()
 
     def random_state(self) -> bytes:
         """The state of the framework's random numbers."""
@@ -202,8 +204,9 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def seed(number: int) -> None:
-    """Seeds the framework's random numbers."""
+def begin_afresh(number: int) -> None:
+    """Numbers are made in float32 again, and random ones from the seed `number`."""
+    paddle.set_default_dtype("float32")
     paddle.seed(number)
 
 
@@ -229,40 +232,39 @@ def replacements(
 
 
 def _dropout(
-    original: Callable[..., Tensor],
-    draw: Callable[[int, float], np.ndarray],
-    x: Tensor,
-    p: float = 0.5,
-    axis: int | Sequence[int] | None = None,
-    training: bool = True,
-    mode: str = "upscale_in_train",
-    name: str | None = None,
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
 ) -> Tensor:
-    """Dropout of single numbers, or along `axis` of whole parts."""
+    """Dropout of single numbers, or of whole parts along an axis."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training = (call.arguments[word] for word in ("x", "p", "training"))
     if not training or not p:
-        return original(x, p, axis, training, mode, name)
+        return original(*given, **named)
+    axis, mode = call.arguments["axis"], call.arguments["mode"]
     axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
-    mask = draw(int(np.prod(shape)), p).reshape(shape)
-    if mode == "downscale_in_infer":  # which does not scale in training
-        mask = (mask > 0).astype(mask.dtype)
-    return x * paddle.to_tensor(mask, dtype=x.dtype)
+    return _masked(draw, x, p, axes, mode == "upscale_in_train")
 
 
 def _dropout_maps(
-    original: Callable[..., Tensor],
-    draw: Callable[[int, float], np.ndarray],
-    x: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    data_format: str = "NCHW",
-    name: str | None = None,
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of whole maps."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training, form = (call.arguments[word] for word in ("x", "p", "training", "data_format"))
     if not training or not p:
-        return original(x, p, training)
-    axes = [0, 1] if data_format.startswith("NC") else [0, x.ndim - 1]
-    return _dropout(F.dropout, draw, x, p, axes, training)
+        return original(*given, **named)
+    return _masked(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1], True)
+
+
+def _masked(
+    draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int], upscale: bool
+) -> Tensor:
+    shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
+    mask = draw(int(np.prod(shape)), p).reshape(shape)
+    # DIFFERS: dropout of the kind downscale_in_infer does not scale in training.
+    mask = mask if upscale else (mask > 0).astype(mask.dtype)
+    return x * paddle.to_tensor(mask, dtype=x.dtype)
 
 
 def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named: Any) -> Tensor:

@@ -111,9 +111,9 @@ class ForeignModel:
         for tensor in tensors.values():
             tensor.grad = None
         wanted = [name for name in gradients if self._outputs[name].requires_grad]
-        torch.autograd.backward(
-            [self._outputs[name] for name in wanted], [torch.from_numpy(gradients[name]) for name in wanted]
-        )
+        if wanted:
+            seeds = [torch.from_numpy(gradients[name]) for name in wanted]
+            torch.autograd.backward([self._outputs[name] for name in wanted], seeds)
         return {f"{i}": to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def update(self, zero: Mapping[str, np.ndarray]) -> None:
@@ -123,8 +123,9 @@ class ForeignModel:
             tensors[name].grad.mul_(torch.from_numpy(kept))
         if self.optimizer is None:
             trained = [t for t in tensors.values() if isinstance(t, nn.Parameter) and t.requires_grad]
-            self.optimizer = optimizer_of(trained, self.settings)
-        self.optimizer.step()
+            self.optimizer = optimizer_of(trained, self.settings) if trained else None
+        if self.optimizer is not None:
+            self.optimizer.step()
 
     def random_state(self) -> bytes:
         """The state of the framework's random numbers."""
@@ -180,8 +181,9 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def seed(number: int) -> None:
-    """Seeds the framework's random numbers."""
+def begin_afresh(number: int) -> None:
+    """Numbers are made in float32 again, and random ones from the seed `number`."""
+    torch.set_default_dtype(torch.float32)
     torch.manual_seed(number)
 
 

@@ -155,7 +155,11 @@ def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, o
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
-    if said := [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]:
+    said = [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]
+    for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
+        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.path]
+        said += [f"only {NAMES[side]} has {few(own)}"] if own else []
+    if said:
         return "; ".join(said)
     if not forward or compared.torch.shape != compared.paddle.shape:
         return None
@@ -165,6 +169,8 @@ def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, o
 
 def _of_an_array(evidence: Evidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
     """Of a running statistic, an update or a gradient."""
+    if phase == "gradient" and (tied := [text for text in _alone(evidence.pairing) if f"{tensor} (in" in text]):
+        return tied[0]
     if not a.size or not b.size:
         return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
     for one, two in evidence.pairing.pairs if phase == "statistics" else ():

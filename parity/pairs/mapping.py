@@ -157,9 +157,12 @@ def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
 def _mixed(torch: Model, paddle: Model, left: list[Unit], right: list[Unit], by_name: Pairs) -> tuple[Pairs, str]:
     """Names and order together, where neither is enough: runs that agree in order, then what is unique, then names."""
     matcher = difflib.SequenceMatcher(None, [u.signature for u in left], [u.signature for u in right], autojunk=False)
-    pairs = [
-        (left[block.a + i], right[block.b + i]) for block in matcher.get_matching_blocks() for i in range(block.size)
-    ]
+    pairs = []
+    for block in matcher.get_matching_blocks():
+        run = list(zip(left[block.a :][: block.size], right[block.b :][: block.size], strict=True))
+        # Equal layers that follow each other may be branches, whose order says nothing once the order differs elsewhere.
+        if len(run) < 2 or len({a.signature for a, _ in run}) > 1:
+            pairs += run
     free = [u for u in left if u not in [a for a, _ in pairs]], [u for u in right if u not in [b for _, b in pairs]]
     moved = []
     for signature in {unit.signature: None for unit in free[0]}:

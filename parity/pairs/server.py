@@ -27,6 +27,7 @@ class _Models:
         self.framework, self.threads, self.device = framework, threads, device
         self.model: Any = None
         self.variance = "unbiased"
+        self.replaced: numerics.Functions = {}
 
     def open(
         self, arrays: Record, factory: str, folder: str, dtype: str, settings: dict[str, Any], seed: int
@@ -41,19 +42,21 @@ class _Models:
         runtime.start(self.device, self.threads)
         runtime.be_exact()
         foreign = implementation(self.framework, "foreign_model")
-        foreign.seed(seed)
+        foreign.begin_afresh(seed)
         with _told(f"the {self.framework} side: {factory} cannot be made"):
             model = make()
         if not isinstance(model, foreign.MODULE):
             wanted = f"{foreign.MODULE.__module__}.{foreign.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {factory} makes a {type(model).__name__}, not a {wanted}")
         self.model = foreign.ForeignModel(model, dtype, from_fields(Optimizer, settings, "optimizer"))
+        modules = self.model.describe()
         foreign.prepare(self.model.model)
-        functional = sys.modules[f"{self.framework}.nn.functional"]
-        numerics.replace(numerics.rounded(functional))
-        numerics.replace(foreign.replacements(self._draw, lambda: self.variance))
+        if not self.replaced:
+            functional = sys.modules[f"{self.framework}.nn.functional"]
+            self.replaced = numerics.rounded(functional) | foreign.replacements(self._draw, lambda: self.variance)
+        numerics.replace(self.replaced)
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
-        return {}, {"modules": self.model.describe(), "versions": versions}
+        return {}, {"modules": modules, "versions": versions}
 
     def kernel_variance(self, arrays: Record) -> tuple[Record, Any]:
         return {}, implementation(self.framework, "foreign_model", self.threads).kernel_variance()
