@@ -305,3 +305,13 @@ def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return original(x, y, *more)
 
     return operator
+
+
+def change(model: nn.Layer, layer: str, attribute: str, value: Any) -> int:
+    """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many."""
+    found = 0
+    for path, module in model.named_sublayers(include_self=True):
+        if layer in (path, type(module).__name__) and hasattr(module, attribute):
+            setattr(module, attribute, value)
+            found += 1
+    return found

@@ -270,3 +270,13 @@ def _attention_arguments(
 def prepare(model: nn.Module) -> None:
     """What is set in the modules themselves."""
     torch.backends.mha.set_fastpath_enabled(False)  # which would pass the modules by
+
+
+def change(model: nn.Module, layer: str, attribute: str, value: Any) -> int:
+    """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many."""
+    found = 0
+    for path, module in model.named_modules():
+        if layer in (path, type(module).__name__) and hasattr(module, attribute):
+            setattr(module, attribute, value)
+            found += 1
+    return found

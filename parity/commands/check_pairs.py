@@ -26,7 +26,7 @@ from parity.weights import write_atomically
 STEPS = 10
 """Training steps, unless --steps says how many."""
 
-ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "kinds", "update")
+ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "set_torch", "set_paddle", "kinds", "update")
 """Flags that make no sense for a network of ours."""
 
 
@@ -62,6 +62,13 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the map; convert_weights.py --map converts checkpoints by it",
     )
+    add(
+        "--set-torch",
+        action="append",
+        metavar="LAYER.ATTRIBUTE=VALUE",
+        help="set it in the model first, as BatchNorm2d.eps=1e-5",
+    )
+    add("--set-paddle", action="append", metavar="LAYER.ATTRIBUTE=VALUE", help="the same in Paddle's; again for more")
     add("--kinds", type=Path, metavar="FILE", help="further kinds of layers, as JSON")
     add("--pairs", metavar="LIST", help="pairs of torchvision and paddle.vision by name, or all")
     add(
@@ -107,6 +114,8 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         save_map=options.save_map,
         kinds_file=options.kinds,
         weights=options.weights,
+        set_torch=options.set_torch or (),
+        set_paddle=options.set_paddle or (),
         say=lambda line: console.say(f"  {line}"),
         **_common(options),
     )
@@ -166,9 +175,15 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     for pair in bar(chosen(options.pairs), "pairs"):
         console.say(pair.name)
         head = {"name": pair.name, "torch": pair.torch, "paddle": pair.paddle, "input_shape": list(pair.input_shape)}
+        head["set"] = [*(("PyTorch", t) for t in pair.set_torch), *(("Paddle", t) for t in pair.set_paddle)]
         try:
             outcome = compare_models(
-                torch=pair.torch, paddle=pair.paddle, input_shape=pair.input_shape, **_common(options)
+                torch=pair.torch,
+                paddle=pair.paddle,
+                input_shape=pair.input_shape,
+                set_torch=pair.set_torch,
+                set_paddle=pair.set_paddle,
+                **_common(options),
             )
             row = outcome.to_json()
         except InputError as error:
@@ -201,7 +216,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         last = f"{steps[-1]['error']:.1e} (step {steps[-1]['step']})" if steps else ""
         shape = " x ".join(map(str, row["input_shape"]))
         said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
-        cells = [f"`{row['name']}`", shape, row["verdict"], f"{count:,}" if count else "", worst, last, said]
+        changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""
+        cells = [f"`{row['name']}`{changed}", shape, row["verdict"], f"{count:,}" if count else "", worst, last, said]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 

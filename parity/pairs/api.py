@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def compare_models(
     kinds_file: str | Path | None = None,
     weights: str | Path | None = None,
     isolate: bool = False,
+    set_torch: Sequence[str] = (),
+    set_paddle: Sequence[str] = (),
     folder: str | Path | None = None,
     torch_python: str | Path | None = None,
     paddle_python: str | Path | None = None,
@@ -75,6 +78,8 @@ def compare_models(
         kinds_file: a JSON file of further kinds of layers, see `parity.pairs.kinds.load`.
         weights: a state dict's file of either model (.pt, .pth, .pdparams) to start from.
         isolate: also run every layer by itself on the reference's own input.
+        set_torch, set_paddle: attributes to set in the models that are compared, as LAYER.ATTRIBUTE=VALUE; LAYER is a path, or a class
+            for all of its layers ("BatchNorm2d.eps=1e-5"): to see whether a difference that was found is the only one.
         folder: where modules, files and factories are looked for (default: the current one).
         torch_python, paddle_python: the interpreters that have the frameworks (default: this one).
         device, threads: "cpu" or "gpu", and the CPU threads of each of the three processes.
@@ -109,6 +114,7 @@ def compare_models(
         mapping.read_file(Path(map_file)) if map_file else None,
         str(folder) if folder else None,
         isolate,
+        {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
     )
     pythons = {"torch": torch_python, "paddle": paddle_python, "twin": torch_python}
     with contextlib.ExitStack() as stack:
@@ -133,6 +139,20 @@ def assert_models_equal(**arguments: Any) -> Outcome:
     return outcome
 
 
+def change(text: str) -> tuple[str, str, Any]:
+    """Layer, attribute and value of LAYER.ATTRIBUTE=VALUE; `InputError` where it is none."""
+    place, equals, value = text.partition("=")
+    layer, dot, attribute = place.rpartition(".")
+    try:
+        if not (equals and dot):
+            raise ValueError
+        return layer, attribute, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise InputError(
+            f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
+        ) from None
+
+
 def _inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
     if (shapes is None) == (inputs is None):
         raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
@@ -141,7 +161,7 @@ def _inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
     if inputs is not None:
         return [np.asarray(x) for x in inputs]
     several = [shapes] if isinstance(shapes, str) or isinstance(shapes[0], int) else shapes
-    return [_drawn(shape, seed, i) for i, shape in enumerate(several)]
+    return [drawn(shape, seed, i) for i, shape in enumerate(several)]
 
 
 def read_inputs(path: Path) -> list[np.ndarray]:
@@ -153,7 +173,7 @@ def read_inputs(path: Path) -> list[np.ndarray]:
         raise InputError(f"cannot read {path}: {error}; save the inputs with numpy.savez") from None
 
 
-def _drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
+def drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
     """A random input; "2,7:100" are whole numbers below 100."""
     text = shape if isinstance(shape, str) else ",".join(map(str, shape))
     sizes, colon, below = text.partition(":")

@@ -6,7 +6,6 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,15 @@ def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
     return place, dotted, given, named
 
 
-def load(text: str, folder: str) -> Callable[[], Any]:
-    """Imports the module of `text`, as if from `folder`; returns what makes the model. `InputError` where there is no such thing."""
+def load(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    """Imports the module of `text`, as if from `folder`; returns what it names, and arguments. `InputError` where there is none."""
     place, dotted, given, named = parse(text)
     found: Any = _module(place, folder)
     for part in dotted.split("."):
         if not hasattr(found, part):
             raise InputError(f"{place} has no {part!r}: {text!r} should be {FORM}")
         found = getattr(found, part)
-    return lambda: found(*given, **named)
+    return found, given, named
 
 
 def _module(place: str, folder: str) -> Any:

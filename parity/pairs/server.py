@@ -30,25 +30,37 @@ class _Models:
         self.replaced: numerics.Functions = {}
 
     def open(
-        self, arrays: Record, factory: str, folder: str, dtype: str, settings: dict[str, Any], seed: int
+        self,
+        arrays: Record,
+        factory: str,
+        folder: str,
+        dtype: str,
+        settings: dict[str, Any],
+        seed: int,
+        changes: list[Any],
     ) -> tuple[Record, Any]:
         """Makes the model. Where the factory's module imports both frameworks, it decides which of them comes first."""
         machine.set_threads(self.threads)
         environment = getattr(machine, f"{self.framework}_environment")()
         os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
         with _told(f"the {self.framework} side: {factory} cannot be imported"):
-            make = factories.load(factory, folder)
+            found, given, named = factories.load(factory, folder)
         runtime = implementation(self.framework, "runtime", self.threads)
         runtime.start(self.device, self.threads)
         runtime.be_exact()
         foreign = implementation(self.framework, "foreign_model")
         foreign.begin_afresh(seed)
         with _told(f"the {self.framework} side: {factory} cannot be made"):
-            model = make()
+            model = found if isinstance(found, foreign.MODULE) else found(*given, **named)
         if not isinstance(model, foreign.MODULE):
             wanted = f"{foreign.MODULE.__module__}.{foreign.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {factory} makes a {type(model).__name__}, not a {wanted}")
         self.model = foreign.ForeignModel(model, dtype, from_fields(Optimizer, settings, "optimizer"))
+        for layer, attribute, value in changes:
+            if not foreign.change(self.model.model, layer, attribute, value):
+                raise InputError(
+                    f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
+                )
         modules = self.model.describe()
         foreign.prepare(self.model.model)
         if not self.replaced:

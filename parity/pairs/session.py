@@ -44,6 +44,7 @@ class Pair:
     given: Mapping[str, Any] | None = None
     folder: str | None = None
     isolate: bool = False
+    changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -92,7 +93,9 @@ class Session:
         pair = self.pair
         factory = {"torch": pair.torch, "twin": pair.torch, "paddle": pair.paddle}
         opened = self.everywhere(
-            lambda n: self.workers[n].open(factory[n], self.dtypes[n], pair.optimizer, pair.seed, pair.folder)
+            lambda n: self.workers[n].open(
+                factory[n], self.dtypes[n], pair.optimizer, pair.seed, pair.folder, pair.changes.get(side_of(n), ())
+            )
         )
         self.modules = {side: opened[side]["modules"] for side in SIDES}
         self.versions = {side: opened[side]["versions"] for side in SIDES}

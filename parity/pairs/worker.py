@@ -35,12 +35,23 @@ class ModelWorker(Worker):
         return self
 
     def open(
-        self, factory: str, dtype: str, settings: Optimizer, seed: int = 0, folder: str | None = None
+        self,
+        factory: str,
+        dtype: str,
+        settings: Optimizer,
+        seed: int = 0,
+        folder: str | None = None,
+        changes: Sequence[tuple[str, str, Any]] = (),
     ) -> dict[str, Any]:
-        """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on."""
+        """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on.
+
+        `changes` are set in it: layer (a path, or a class for all of it), attribute, value.
+        """
         fields = dataclasses.asdict(settings)
         where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
-        found = self.call("open", factory=factory, folder=where, dtype=dtype, settings=fields, seed=seed)
+        found = self.call(
+            "open", factory=factory, folder=where, dtype=dtype, settings=fields, seed=seed, changes=changes
+        )
         made: dict[str, Any] = found[1]
         return made
 

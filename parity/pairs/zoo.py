@@ -5,24 +5,33 @@ Inputs are small and classes few, where a network allows it, so that all of them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from parity.errors import InputError
 
 
 @dataclass(frozen=True)
 class ZooPair:
-    """A pair by its name: what makes the two models, and the shape of the input."""
+    """A pair by its name: what makes the two models, the shape of the input, and what is set in them first.
+
+    A second entry of a pair that differs, with what differs set right, shows that this is all.
+    """
 
     name: str
     torch: str
     paddle: str
     input_shape: tuple[int, ...] = (4, 3, 64, 64)
+    set_torch: tuple[str, ...] = ()
+    set_paddle: tuple[str, ...] = ()
 
 
 def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> ZooPair:
     torch = f"torchvision.models:{name}(num_classes=10{more})"
     return ZooPair(name, torch, f"paddle.vision.models:{paddle or name}", shape)
+
+
+def _set_right(pair: ZooPair, torch: tuple[str, ...], paddle: tuple[str, ...], factory: str = "") -> ZooPair:
+    return replace(pair, name=f"{pair.name}-set-right", torch=factory or pair.torch, set_torch=torch, set_paddle=paddle)
 
 
 _SMALL = (2, 3, 32, 32)
@@ -52,7 +61,22 @@ _PAIRS = [
     ),
 ]  # fmt: skip
 
-PAIRS = {pair.name: pair for pair in _PAIRS}
+_UPSCALE = "Dropout.mode='upscale_in_train'"
+
+_BY_NAME = {pair.name: pair for pair in _PAIRS}
+
+_RIGHT = [
+    _set_right(_BY_NAME["alexnet"], (), (_UPSCALE,)),
+    _set_right(_BY_NAME["squeezenet1_1"], ("features.0.padding=1", "MaxPool2d.ceil_mode=False"), (_UPSCALE,)),
+    _set_right(
+        _BY_NAME["inception_v3"],
+        ("BatchNorm2d.eps=1e-5", "Dropout.p=0.2"),
+        (_UPSCALE,),
+        "torchvision.models:inception_v3(num_classes=10, init_weights=False, aux_logits=False)",
+    ),
+]
+
+PAIRS = _BY_NAME | {pair.name: pair for pair in _RIGHT}
 """The pairs, by name."""
 
 
