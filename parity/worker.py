@@ -46,6 +46,9 @@ class Worker:
     program = "parity.worker"
     """The module that is the worker's end."""
 
+    environment: Mapping[str, str] = {}
+    """What its process has besides this one's environment."""
+
     def __init__(
         self, framework: str, python: str | Path | None = None, threads: int | None = None, device: str = "cpu"
     ) -> None:
@@ -60,7 +63,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=os.environ | dict(self.environment) | {"PYTHONPATH": os.pathsep.join(paths)},
             )
         except OSError as error:
             raise InputError(f"cannot run {python}: {error.strerror}") from None

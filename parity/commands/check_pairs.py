@@ -16,7 +16,7 @@ from parity.errors import InputError
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import STAGES, Outcome
-from parity.pairs.zoo import chosen
+from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.recipe import Optimizer
 from parity.report import plain
@@ -75,7 +75,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
         "--update",
         type=Path,
         metavar="FILE",
-        help="with --pairs: write the table between <!-- pairs --> and <!-- /pairs --> of FILE",
+        help="with --pairs: write the table of the results (of all that --report keeps) into FILE",
     )
 
 
@@ -102,7 +102,8 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         whole = {"verdict": "done", "results": _zoo(options, console), "machine": machine.describe()}
         if options.update:
             before, behind = _marked(options.update)
-            write_atomically(options.update, f"{before}\n{table(whole['results'])}\n\n{behind}".encode())
+            rows = _kept(options.report) if options.report else whole["results"]
+            write_atomically(options.update, f"{before}\n{table(rows)}\n\n{behind}".encode())
             console.say(f"{options.update} is up to date")
         return dict(plain(whole))
     outcome = compare_models(
@@ -195,8 +196,16 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
                 "trajectory": [],
             }
         console.say(f"  {row['sentence']}")
-        rows.append(head | row)
+        rows.append(dict(plain(head | row)))
+        if options.report:
+            write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
     return rows
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    """All results that stand in `folder`, from this run and from earlier ones, in the order of the pairs."""
+    files = [folder / f"{name}.json" for name in PAIRS]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -212,8 +221,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         stages, steps = row["stages"], row["trajectory"]
         count = sum(stage["compared"] for stage in stages.values())
-        worst = f"{stages['eval']['max_error']:.1e}" if "eval" in stages else ""
-        last = f"{steps[-1]['error']:.1e} (step {steps[-1]['step']})" if steps else ""
+        worst = f"{float(stages['eval']['max_error']):.1e}" if "eval" in stages else ""
+        last = (
+            f"{steps[-1]['error']:.1e} (step {steps[-1]['step']})" if steps and steps[-1]["error"] is not None else ""
+        )
         shape = " x ".join(map(str, row["input_shape"]))
         said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
         changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""

@@ -144,6 +144,11 @@ def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
                     yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), act(arrays[2]))
+    yield from outputs(phase, torch, paddle, twin)
+
+
+def outputs(phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
+    """What the models return."""
     for one, two in returned(torch.outputs, paddle.outputs):
         name = f"{phase}/(output){'.' + one if one else ''}"
         yield Compared(name, None, torch.outputs[one], paddle.outputs[two], twin.outputs[one])

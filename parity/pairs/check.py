@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,9 @@ TWIN = 10.0
 
 What rounding can do to a tensor depends on the model (a small difference of large numbers keeps little of them): the twin shows it.
 """
+
+LARGE = 30_000_000
+"""Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
 
 CALM = 1e-10
 """Where a tensor is farther apart than this and only the twin excuses it, the verdict says so: chaotic but equal."""
@@ -107,6 +111,9 @@ class _Check:
         backs = session.everywhere(lambda name: session.workers[name].backward(seeds[name]))
         if first:
             self._gradients(runs, backs)
+        elif "trajectory" in self.pair.stages:
+            for compared in align.outputs("forward", runs["torch"], runs["paddle"], runs["twin"]):
+                self._add(step, compared)
         kept = self._kept()
         session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
         self._update(step, losses)
@@ -157,6 +164,10 @@ class _Check:
         return found
 
     def _update(self, step: int, losses: Mapping[str, float]) -> None:
+        row: dict[str, Any] = {"step": step, "error": None, "twin": None, "losses": {n: losses[n] for n in SIDES}}
+        self.outcome.trajectory.append(row)
+        if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
+            return
         moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
         size, apart = 0.0, {"paddle": 0.0, "twin": 0.0}
         for chunk in self.session.chunks():
@@ -169,9 +180,7 @@ class _Check:
                     size = math.hypot(size, norm(array))
                     apart = {w: math.hypot(apart[w], norm_of_difference(array, other)) for w, other in others.items()}
         error, twin = (distance / (size or 1.0) for distance in (apart["paddle"], apart["twin"]))
-        self.outcome.trajectory.append(
-            {"step": step, "error": error, "twin": twin, "losses": {n: losses[n] for n in SIDES}}
-        )
+        row |= {"error": error, "twin": twin}
         self.say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}")
 
     def _add(self, step: int, compared: Compared) -> None:

@@ -30,6 +30,7 @@ class ModelWorker(Worker):
     """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.worker.Worker`."""
 
     program = "parity.pairs.server"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed
 
     def __enter__(self) -> ModelWorker:
         return self
