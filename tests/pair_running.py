@@ -11,6 +11,7 @@ import pytest
 from parity.pairs.api import drawn
 from parity.pairs.check import run
 from parity.pairs.outcome import Outcome
+from parity.pairs.precise import run_float32
 from parity.pairs.session import Pair
 from parity.pairs.worker import ModelWorker
 
@@ -34,13 +35,13 @@ def compare(pair_workers: dict[str, ModelWorker]) -> Compare:
     """Compares two factories of the small models, or of any modules, on random inputs of the shapes given."""
 
     def one(torch: str, paddle: str, *shapes: str, **more: Any) -> Outcome:
-        start = more.pop("start", None)
+        start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run
         factories = [
             f"{MODELS[side]}:{text}" if ":" not in text else text
             for side, text in (("torch", torch), ("paddle", paddle))
         ]
         inputs = more.pop("inputs", None) or [drawn(shape, 0, i) for i, shape in enumerate(shapes)]
         pair = Pair(*factories, inputs, folder=str(HERE), **{"steps": 3, **more})
-        return run(pair, pair_workers, start=start)
+        return how(pair, pair_workers, start=start)
 
     return one

@@ -186,6 +186,24 @@ def test_a_head_that_only_training_has_is_a_difference_while_the_rest_is_compare
     assert outcome.stages["eval"].compared == 5
 
 
+def test_in_float32_both_sides_are_as_near_to_float64_as_rounding_leaves_them(compare: Compare) -> None:
+    outcome = compare("Net", "Net", IMAGE, dtype="float32")
+    assert outcome.verdict == "equal", outcome.sentence()
+    for stage in ("eval", "forward", "backward"):
+        assert outcome.stages[stage].compared > 10
+        worst = outcome.stages[stage].worst
+        assert worst and 1e-8 < worst.error < worst.bound < 1e-3
+    assert outcome.to_json()["not_run"] == ["update", "trajectory"]
+
+
+def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare: Compare) -> None:
+    first = compare("Net", "Net(eps=1e-4)", IMAGE, dtype="float32").first
+    assert first and (first.tensor, first.cause) == (
+        "bn2:output",
+        "eps of BatchNorm: PyTorch 1e-05, Paddle 0.0001 at bn2",
+    )
+
+
 # Refusals
 
 

@@ -15,6 +15,7 @@ from parity.pairs import files, kinds, mapping
 from parity.pairs.check import run
 from parity.pairs.factories import parse
 from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.precise import run_float32
 from parity.pairs.session import Pair
 from parity.pairs.worker import ModelWorker
 from parity.randomness import stream
@@ -125,7 +126,7 @@ def compare_models(
             for name, python in pythons.items()
         }
         given: Mapping[str, Any] = files.read(Path(weights), workers["torch"]) if weights else {}
-        outcome = run(pair, workers, say, given)
+        outcome = (run_float32 if dtype == "float32" else run)(pair, workers, say, given)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
     return outcome
