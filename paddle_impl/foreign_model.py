@@ -242,7 +242,9 @@ def _dropout(
         return original(*given, **named)
     axis, mode = call.arguments["axis"], call.arguments["mode"]
     axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    return _masked(draw, x, p, axes, mode == "upscale_in_train")
+    mask = _mask(draw, x, p, axes)
+    # DIFFERS: dropout of the kind downscale_in_infer does not scale in training.
+    return x * mask if mode == "upscale_in_train" else x * (mask > 0).astype(x.dtype)
 
 
 def _dropout_maps(
@@ -254,17 +256,13 @@ def _dropout_maps(
     x, p, training, form = (call.arguments[word] for word in ("x", "p", "training", "data_format"))
     if not training or not p:
         return original(*given, **named)
-    return _masked(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1], True)
+    return x * _mask(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1])
 
 
-def _masked(
-    draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int], upscale: bool
-) -> Tensor:
+def _mask(draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
+    """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
-    mask = draw(int(np.prod(shape)), p).reshape(shape)
-    # DIFFERS: dropout of the kind downscale_in_infer does not scale in training.
-    mask = mask if upscale else (mask > 0).astype(mask.dtype)
-    return x * paddle.to_tensor(mask, dtype=x.dtype)
+    return paddle.to_tensor(draw(int(np.prod(shape)), p).reshape(shape), dtype=x.dtype)
 
 
 def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named: Any) -> Tensor:

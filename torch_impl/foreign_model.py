@@ -201,30 +201,45 @@ def replacements(
     inside of one framework's functions is rounded for both: `parity.pairs.numerics` says what.
     """
     return {
-        F.dropout: functools.partial(_dropout, F.dropout, draw, 0),
-        F.dropout1d: functools.partial(_dropout, F.dropout1d, draw, 2),
-        F.dropout2d: functools.partial(_dropout, F.dropout2d, draw, 2),
-        F.dropout3d: functools.partial(_dropout, F.dropout3d, draw, 2),
+        F.dropout: functools.partial(_dropout, F.dropout, draw),
+        F.dropout1d: functools.partial(_dropout_maps, F.dropout1d, draw),
+        F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
+        F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance),
         F.scaled_dot_product_attention: functools.partial(_attention, F.scaled_dot_product_attention),
     }
 
 
 def _dropout(
-    original: Callable[..., Tensor],
-    draw: Callable[[int, float], np.ndarray],
-    leading: int,
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
 ) -> Tensor:
-    """Dropout of single numbers (`leading` 0) or of whole maps behind the first `leading` axes."""
+    """Dropout of single numbers."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
     if not training or not p:
-        return original(input, p, training, inplace)
-    shape = [*input.shape[:leading], *[1] * (input.ndim - leading)] if leading else input.shape
-    mask = torch.from_numpy(draw(int(np.prod(shape)), p)).to(input.dtype).reshape(shape)
-    return input.mul_(mask) if inplace else input * mask
+        return original(*given, **named)
+    mask = _mask(draw, x, p, range(x.ndim))
+    return x.mul_(mask) if inplace else x * mask
+
+
+def _dropout_maps(
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+) -> Tensor:
+    """Dropout of whole maps."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
+    if not training or not p:
+        return original(*given, **named)
+    mask = _mask(draw, x, p, [0, 1])
+    return x.mul_(mask) if inplace else x * mask
+
+
+def _mask(draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
+    """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
+    shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
+    return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
 
 
 def _batch_norm(original: Callable[..., Tensor], variance: Callable[[], str], /, *given: Any, **named: Any) -> Tensor:
