@@ -107,6 +107,10 @@ def test_weights_that_only_one_side_shares_are_named(compare: Compare) -> None:
     assert outcome.first.cause == "shared with another layer: second.weight (in PyTorch only)"
 
 
+def test_a_factory_may_be_a_model_that_is_there_already(compare: Compare) -> None:
+    assert_equal(compare("READY", "READY", "4,6"))
+
+
 def test_layers_of_other_names_are_matched_by_order(compare: Compare) -> None:
     outcome = compare("Renamed", "Renamed", "4,3,6,6")
     assert_equal(outcome)

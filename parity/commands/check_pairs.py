@@ -16,6 +16,7 @@ from parity.errors import InputError
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.session import RATE
 from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.recipe import Optimizer
@@ -54,7 +55,7 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
         help="what is differentiated (default: mse, from random numbers)",
     )
     add("--optimizer", choices=("momentum", "adam"), default="momentum", help="default: momentum, at 0.9")
-    add("--rate", type=float, default=0.01, metavar="LR", help="learning rate (default: 0.01)")
+    add("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})")
     add("--map", type=Path, metavar="FILE", help="which layers are pairs, where that is not found")
     add(
         "--save-map",

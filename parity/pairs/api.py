@@ -16,7 +16,7 @@ from parity.pairs.check import run
 from parity.pairs.factories import parse
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.precise import run_float32
-from parity.pairs.session import Pair
+from parity.pairs.session import RATE, Pair
 from parity.pairs.worker import ModelWorker
 from parity.randomness import stream
 from parity.recipe import Optimizer
@@ -68,7 +68,7 @@ def compare_models(
         inputs: the inputs themselves, in the order of forward's arguments, or the path of a .npz file that holds them in this order.
         loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (of class scores [N,K] and
             random labels), "projection" (a linear one); of several outputs the sum.
-        optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.01).
+        optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.001).
         steps: training steps of the stage "trajectory".
         seed: of weights, inputs, labels and masks.
         dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,
@@ -108,7 +108,7 @@ def compare_models(
         paddle,
         _inputs(input_shape, inputs, seed),
         loss,
-        optimizer or Optimizer("momentum", 0.01),
+        optimizer or Optimizer("momentum", RATE),
         steps,
         seed,
         tuple(stage for stage in STAGES if stage in stages),

@@ -185,8 +185,8 @@ def _mixed(torch: Model, paddle: Model, left: list[Unit], right: list[Unit], by_
 def _ambiguous(here: Sequence[Unit], there: Sequence[Unit]) -> InputError:
     names = [", ".join(map(str, units)) for units in (here, there)]
     return InputError(
-        f"it cannot be told which layers are pairs: in PyTorch {names[0]}; in Paddle {names[1]}. Say it in a map: write one with "
-        f'--save-map of what is sure, or {{"layers": [{{"torch": "{here[0].path}", "paddle": "{there[0].path}"}}]}}, and give it with --map'
+        f"it cannot be told which layers are pairs: in PyTorch {names[0]}; in Paddle {names[1]}. Say it in a JSON file, "
+        f'{{"layers": [{{"torch": "{here[0].path}", "paddle": "{there[0].path}"}}, ...]}}, and give it with --map'
     )
 
 

@@ -26,6 +26,9 @@ from parity.worker import Record
 JITTER = 0.1
 """Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""
 
+RATE = 0.001
+"""Learning rate: so small that ten steps do not amplify rounding much (at 0.01 some networks with batch norms are chaotic in float64)."""
+
 _Answer = TypeVar("_Answer")
 
 
@@ -37,7 +40,7 @@ class Pair:
     paddle: str
     inputs: Sequence[np.ndarray]
     loss: str = "mse"
-    optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", 0.01))
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
     steps: int = 10
     seed: int = 0
     stages: tuple[str, ...] = tuple(STAGES)
