@@ -32,13 +32,14 @@ TWIN = 10.0
 """A tensor may stand this many times as far from the reference as that of its one-ULP twin does, where that is more than the bound.
 
 What rounding can do to a tensor depends on the model (a small difference of large numbers keeps little of them): the twin shows it.
+Where only the twin excuses a tensor, the verdict says so: chaotic but equal.
 """
+
+INHERITED = 1e-11
+"""Most that a tensor is taken to have inherited from those before it of the twin's distance, where its own twin is nearer."""
 
 LARGE = 30_000_000
 """Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
-
-CALM = 1e-10
-"""Where a tensor is farther apart than this and only the twin excuses it, the verdict says so: chaotic but equal."""
 
 
 def run(
@@ -63,6 +64,7 @@ class _Check:
         self.session, self.pair, self.outcome, self.say = session, session.pair, session.outcome, say
         self.pairing, self.evidence = session.pairing, session.evidence
         self.zero: dict[str, float] = {}
+        self.noise: dict[tuple[str, int], float] = {}
 
     def compare(self) -> None:
         """All stages."""
@@ -189,14 +191,25 @@ class _Check:
         same = compared.torch.shape == compared.paddle.shape
         error = relative_l2(compared.torch, compared.paddle) if same else math.inf
         noise = relative_l2(compared.torch, twin) if twin is not None and twin.shape == compared.torch.shape else 0.0
+        noise = self._inherited(compared.name.partition("/")[0], step, noise)
         self._count(step, Difference(compared.name, error, max(calm, TWIN * noise)), compared)
+
+    def _inherited(self, phase: str, step: int, noise: float) -> float:
+        """What rounding may have made of a tensor: as much as of the twin's, or of what came before it, up to `INHERITED`.
+
+        A single twin is one throw of the dice, and may have been lucky with one tensor.
+        """
+        before = self.noise.get((phase, step), 0.0)
+        self.noise[phase, step] = max(before, noise)
+        return max(noise, min(before, INHERITED))
 
     def _count(self, step: int, difference: Difference, compared: Compared | None) -> None:
         outcome, phase = self.outcome, difference.name.partition("/")[0]
         name = "trajectory" if step > 1 else next(stage for stage, phases in STAGES.items() if phase in phases)
         stage = outcome.stages.setdefault(name, Stage(name))
         stage.add(difference)
-        stage.chaotic |= CALM < difference.error <= difference.bound
+        calm = ONE_STEP if step == 1 else MANY_STEPS
+        stage.chaotic |= calm < difference.error <= difference.bound
         if outcome.first is None and not difference.equal:
             outcome.first = self._place(step, difference, compared)
 
