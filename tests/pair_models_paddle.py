@@ -132,6 +132,28 @@ READY = Chain()
 """A model that is there already."""
 
 
+class Own(nn.Layer):
+    """A layer of a kind of its own, whose array the other side holds transposed and under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = Blend()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x)
+
+
+class Blend(nn.Layer):
+    """Multiplies by a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = self.create_parameter([6, 5])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.table
+
+
 class Renamed(nn.Layer):
     """A chain whose layers the other side calls otherwise."""
 

@@ -133,6 +133,28 @@ READY = Chain()
 """A model that is there already."""
 
 
+class Own(nn.Module):
+    """A layer of a kind of its own, whose array the other side holds transposed and under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = Mix()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x)
+
+
+class Mix(nn.Module):
+    """Multiplies by a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix.t()
+
+
 class Renamed(nn.Module):
     """A chain whose layers the other side calls otherwise."""
 

@@ -10,6 +10,7 @@ import pytest
 from pair_running import Compare, compare, pair_workers
 
 from parity.errors import InputError
+from parity.pairs import kinds, models
 from parity.pairs.outcome import Outcome
 
 __all__ = ["compare", "pair_workers"]
@@ -116,6 +117,32 @@ def test_layers_of_other_names_are_matched_by_order(compare: Compare) -> None:
     assert_equal(outcome)
     assert outcome.pairing.how == "order of execution"
     assert outcome.pairing.partner("torch") == {"stem.0": "_conv_a", "stem.2": "_conv_b", "head": "classifier"}
+
+
+OWN_KIND = {
+    "name": "Mix",
+    "classes": {"torch": ["pair_models_torch.Mix"], "paddle": ["pair_models_paddle.Blend"]},
+    "arrays": {"matrix": {"torch": "matrix", "paddle": "table.T"}},
+}
+
+
+def test_a_kind_of_ones_own_is_a_row_in_a_file(
+    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\) and Paddle has mix \(blend \[6, 5\]\)"):
+        compare("Own", "Own", "4,6")
+    monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
+    monkeypatch.setattr(models, "KINDS", kinds.KINDS)
+    (tmp_path / "kinds.json").write_text(json.dumps([OWN_KIND]))
+    kinds.load(tmp_path / "kinds.json")
+    assert_equal(compare("Own", "Own", "4,6"))
+
+
+@pytest.mark.parametrize("text", ["{}x", "[1]", '[{"name": "a"}]', '[{"name": "a", "classes": {"torch": []}}]'])
+def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kinds.json").write_text(text)
+    with pytest.raises(InputError, match="holds no kinds of layers"):
+        kinds.load(tmp_path / "kinds.json")
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])
