@@ -205,8 +205,15 @@ def test_a_square_weight_that_is_not_transposed_is_named(compare: Compare, tmp_p
 def test_isolation_tells_a_layers_own_error_from_an_inherited_one(compare: Compare) -> None:
     outcome = compare("Net", "Net(eps=1e-3)", IMAGE, isolate=True)
     assert outcome.isolated
-    assert [row["torch"] for row in outcome.isolated if row["verdict"] == "different"] == ["bn2"]
+    (bn2,) = [row for row in outcome.isolated if row["verdict"] == "different"]
+    assert (bn2["torch"], bn2["forward"] > 1e-5, bn2["backward"] > 1e-5) == ("bn2", True, True)
     assert len(outcome.isolated) == 8
+
+
+@pytest.mark.parametrize(("model", "shapes"), [("Attention", ("4,5,8",)), ("TwoInputs", ("3,4:11", "3,4,5"))])
+def test_layers_that_are_equal_are_equal_by_themselves(compare: Compare, model: str, shapes: tuple[str, ...]) -> None:
+    rows = compare(model, model, *shapes, stages=("eval",), isolate=True).isolated
+    assert rows and {row["verdict"] for row in rows} == {"equal"}
 
 
 def test_a_head_that_only_training_has_is_a_difference_while_the_rest_is_compared(compare: Compare) -> None:

@@ -95,13 +95,18 @@ class ForeignModel:
         self.optimizer = None
 
     def run(self, inputs: Sequence[np.ndarray], train: bool, path: str = "") -> dict[str, np.ndarray]:
-        """Forward in training or inference mode; returns the outputs by their place in what the model, or one part of it, returns."""
+        """Forward in training or inference mode; returns the outputs by their place in what the model returns.
+
+        With a `path` it is one layer that runs, and its gradients can be had in inference mode, too.
+        """
+        graded = train or path != ""
         self.model.train(train)
         self._inputs = [torch.from_numpy(np.array(x)) for x in inputs]
         for tensor in self._inputs:
-            tensor.requires_grad_(train and tensor.is_floating_point())
-        with contextlib.nullcontext() if train else torch.no_grad():
-            result = dict(self.model.named_modules())[path](*self._inputs)
+            tensor.requires_grad_(graded and tensor.is_floating_point())
+        given = [tensor.clone() for tensor in self._inputs]  # which may be changed in place
+        with contextlib.nullcontext() if graded else torch.no_grad():
+            result = dict(self.model.named_modules())[path](*given)
         self._outputs = dict(flatten(result))
         return {name: to_numpy(tensor) for name, tensor in self._outputs.items()}
 

@@ -163,12 +163,15 @@ def _say(outcome: Outcome, console: Console) -> None:
         console.say(f"  explained: {line}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            console.say(
-                f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or format(row['error'], '.1e')}"
-            )
+            console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or _of_both_ways(row)}")
     if outcome.tree:
         console.say(outcome.tree)
     console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
+
+
+def _of_both_ways(row: dict[str, Any]) -> str:
+    """The errors of a layer by itself, for people."""
+    return f"forward {row['forward']:.1e}, backward {row['backward']:.1e}"
 
 
 def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
 from parity.pairs.kinds import SIDES, name_in
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session, below, side_of
+from parity.pairs.session import Pair, Session, below, side_of, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
 from parity.stages import Stage
 from parity.worker import Record
@@ -227,13 +227,3 @@ class _Check:
             if tensor in {below(a.path, name) for name in a.arrays}:
                 return a.path, b.path
         return "", ""
-
-
-def zero_gradients(own: Mapping[str, Record], bound: float) -> dict[str, float]:
-    """The gradients of one layer that are zero in exact arithmetic: on both sides no more than rounding beside its largest.
-
-    Name -> the larger one's norm, relative to that largest.
-    """
-    norms = {n: (norm(a), norm(own["paddle"][n])) for n, a in own["torch"].items() if n in own["paddle"]}
-    size = max((here for here, _ in norms.values()), default=0.0)
-    return {n: max(pair) / size for n, pair in norms.items() if 0 < max(pair) <= bound * size}

@@ -17,10 +17,9 @@ import numpy as np
 from parity.compare import Difference, NothingCompared, norm, relative_l2
 from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
-from parity.pairs.check import zero_gradients
 from parity.pairs.kinds import SIDES
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session
+from parity.pairs.session import Pair, Session, zero_gradients
 from parity.pairs.worker import ModelWorker
 from parity.stages import Stage
 from parity.worker import Record

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from parity.compare import norm
 from parity.errors import InputError
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
@@ -252,3 +253,13 @@ def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:
         return array
     noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
     return array * np.exp(noise) if array.flat[0] > 0 else array + noise
+
+
+def zero_gradients(own: Mapping[str, Record], bound: float) -> dict[str, float]:
+    """The gradients of one layer that are zero in exact arithmetic: on both sides no more than rounding beside its largest.
+
+    Name -> the larger one's norm, relative to that largest.
+    """
+    norms = {n: (norm(a), norm(own["paddle"][n])) for n, a in own["torch"].items() if n in own["paddle"]}
+    size = max((here for here, _ in norms.values()), default=0.0)
+    return {n: max(pair) / size for n, pair in norms.items() if 0 < max(pair) <= bound * size}
