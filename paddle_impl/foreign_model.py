@@ -233,6 +233,7 @@ def replacements(
         F.dropout: functools.partial(_dropout, F.dropout, draw),
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
+        paddle.pow: _exactly(paddle.pow),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 

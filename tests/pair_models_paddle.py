@@ -154,6 +154,18 @@ class Blend(nn.Layer):
         return x @ self.table
 
 
+class Numbers(nn.Layer):
+    """Sums, products and powers with numbers that float32 does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x).abs() + 1.1
+        return self.out(paddle.pow(x, 0.3) + x**0.7 - 0.3 + (0.2 - x) * 0.1 + x.pow(1.3) / 0.7)
+
+
 class Renamed(nn.Layer):
     """A chain whose layers the other side calls otherwise."""
 

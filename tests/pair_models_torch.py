@@ -155,6 +155,18 @@ class Mix(nn.Module):
         return x @ self.matrix.t()
 
 
+class Numbers(nn.Module):
+    """Sums, products and powers with numbers that float32 does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(x).abs() + 1.1
+        return self.out(torch.pow(x, 0.3) + x**0.7 - 0.3 + (0.2 - x) * 0.1 + x.pow(1.3) / 0.7)
+
+
 class Renamed(nn.Module):
     """A chain whose layers the other side calls otherwise."""
 

@@ -98,6 +98,10 @@ def test_two_inputs_a_dict_of_outputs_a_layer_run_twice_in_place_and_an_unused_o
     assert outcome.stages["eval"].compared == 1 + 2 * 2 + 2 * 2 + 3
 
 
+def test_numbers_in_forward_have_the_precision_of_the_tensors_they_meet(compare: Compare) -> None:
+    assert_equal(compare("Numbers", "Numbers", "4,6"))
+
+
 def test_shared_weights_are_one(compare: Compare) -> None:
     assert_equal(compare("Tied", "Tied", "4,6"))
 
