@@ -68,7 +68,7 @@ def compare_models(
         inputs: the inputs themselves, in the order of forward's arguments, or the path of a .npz file that holds them in this order.
         loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (of class scores [N,K] and
             random labels), "projection" (a linear one); of several outputs the sum.
-        optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.0001).
+        optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.00001).
         steps: training steps of the stage "trajectory".
         seed: of weights, inputs, labels and masks.
         dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,

@@ -195,13 +195,14 @@ class _Check:
         self._count(step, Difference(compared.name, error, max(calm, TWIN * noise)), compared)
 
     def _inherited(self, phase: str, step: int, noise: float) -> float:
-        """What rounding may have made of a tensor: as much as of the twin's, or of what came before it, up to `INHERITED`.
+        """What rounding may have made of a tensor: as much as of the twin's, or of what came before it.
 
-        A single twin is one throw of the dice, and may have been lucky with one tensor.
+        A single twin is one throw of the dice, and may have been lucky with one tensor. Within the first step that is up to `INHERITED`;
+        later, as much as the step before made of any tensor.
         """
         before = self.noise.get((phase, step), 0.0)
         self.noise[phase, step] = max(before, noise)
-        return max(noise, min(before, INHERITED))
+        return max(noise, min(before, INHERITED) if step == 1 else self.noise.get((phase, step - 1), 0.0))
 
     def _count(self, step: int, difference: Difference, compared: Compared | None) -> None:
         outcome, phase = self.outcome, difference.name.partition("/")[0]
