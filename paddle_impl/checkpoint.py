@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,21 +105,37 @@ def set_slots(
                 paddle.assign(paddle.to_tensor(factors.cumprod()[-1:]), tensor)
 
 
+def read_arrays(path: Path) -> State:
+    """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
+
+    `InputError` unless it is a readable file of named things.
+    """
+    # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
+    content = pickles.read(path.read_bytes())
+    content.pop("StructuredToParameterName@@", None)
+    return content
+
+
 def read_file(path: Path) -> State:
     """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
 
     A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
     `InputError` unless it holds named arrays of floats and nothing else.
     """
-    data = path.read_bytes()
-    # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
-    content = pickles.read(data)
-    content.pop("StructuredToParameterName@@", None)
-    return foreign.canonical(content, len(data), NAMES, nn.Linear in TRANSPOSED)
+    return foreign.canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def write_file(path: Path, model: Model) -> None:
     """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    _write(path, model.state_dict())
+
+
+def write_arrays(path: Path, arrays: State) -> None:
+    """Writes named arrays as the file of a state dict, atomically."""
+    _write(path, {name: paddle.to_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     buffer = io.BytesIO()
-    paddle.save(model.state_dict(), buffer)
+    paddle.save(dict(tensors), buffer)
     write_atomically(path, buffer.getvalue())

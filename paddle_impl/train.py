@@ -218,12 +218,18 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def make_optimizer(model: Model, settings: Optimizer) -> paddle.optimizer.Optimizer:
     """Paddle's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
     parameters = checkpoint.tensors(model)
-    groups: list[dict[str, Any]] = [
-        {"params": [parameters[name] for name in names], "learning_rate": rate, "weight_decay": decay}
-        for names, rate, decay in settings.grouped(model.network)
-    ]
+    named = settings.grouped(model.network)
+    groups = [([parameters[name] for name in names], rate, decay) for names, rate, decay in named]
     if not groups:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
+    return optimizer_of(groups, settings)
+
+
+def optimizer_of(groups: list[tuple[list[Tensor], float, float]], settings: Optimizer) -> paddle.optimizer.Optimizer:
+    """Paddle's optimizer for `settings` over `groups`: parameters, factor of the learning rate, and weight decay of each."""
+    given: list[dict[str, Any]] = [
+        {"params": parameters, "learning_rate": rate, "weight_decay": decay} for parameters, rate, decay in groups
+    ]
     if settings.kind == "adam":
-        return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, groups)
-    return paddle.optimizer.Momentum(settings.rate, settings.momentum, groups, settings.nesterov)
+        return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, given)
+    return paddle.optimizer.Momentum(settings.rate, settings.momentum, given, settings.nesterov)

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,12 @@ class Worker:
     `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
     """
 
+    program = "parity.worker"
+    """The module that is the worker's end."""
+
+    environment: Mapping[str, str] = {}
+    """What its process has besides this one's environment."""
+
     def __init__(
         self,
         framework: str,
@@ -61,11 +67,11 @@ class Worker:
         paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", "parity.worker", framework, str(threads or 0), device],
+                [str(python or sys.executable), "-m", self.program, framework, str(threads or 0), device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=os.environ | dict(self.environment) | {"PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=apart,
             )
         except OSError as error:
@@ -365,12 +371,12 @@ class _Server:
         return {}, None
 
 
-def serve(framework: str, threads: int | None, device: str) -> None:
-    """Answers calls from stdin on stdout until stdin ends."""
+def serve(make: Callable[[], Any]) -> None:
+    """Answers calls from stdin on stdout, by the methods of what `make` makes, until stdin ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a framework prints must not end up between the messages
     try:
-        server = _Server(framework, threads, device)
+        server = make()
     except InputError as error:  # the framework is not installed: the answer to the first call
         _receive(source)
         _send(sink, {}, {"input_error": str(error)})
@@ -391,4 +397,4 @@ def serve(framework: str, threads: int | None, device: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3])
+    serve(lambda: _Server(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,19 +102,27 @@ def set_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimize
             optimizer.state[tensors(model)[name]]["step"] = torch.tensor(float(updates))
 
 
+def read_arrays(path: Path) -> State:
+    """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
+
+    `InputError` unless it is a readable file of named things.
+    """
+    try:
+        _check_members(path)
+        return {name: _array(value) for name, value in torch.load(path, "cpu", weights_only=True).items()}
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way, RecursionError and MemoryError included
+        raise InputError(f"not a readable file of named tensors ({type(error).__name__})") from None
+
+
 def read_file(path: Path) -> State:
     """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
 
     A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
     `InputError` unless it holds named arrays of floats and nothing else.
     """
-    try:
-        _check_members(path)
-        content = {name: _array(value) for name, value in torch.load(path, "cpu", weights_only=True).items()}
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way, RecursionError and MemoryError included
-        raise InputError(f"not a readable file of named tensors ({type(error).__name__})") from None
+    content = read_arrays(path)
     # DIFFERS: batch norms also count their batches, in an integer that nothing here reads.
     kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
     return foreign.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
@@ -135,6 +144,15 @@ def _check_members(path: Path) -> None:
 
 def write_file(path: Path, model: Model) -> None:
     """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    _write(path, model.state_dict())
+
+
+def write_arrays(path: Path, arrays: State) -> None:
+    """Writes named arrays as the file of a state dict, atomically."""
+    _write(path, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     buffer = io.BytesIO()
-    torch.save(model.state_dict(), buffer)
+    torch.save(dict(tensors), buffer)
     write_atomically(path, buffer.getvalue())

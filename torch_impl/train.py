@@ -216,12 +216,18 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
     """PyTorch's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
     parameters = checkpoint.tensors(model)
-    groups: list[dict[str, Any]] = [
-        {"params": [parameters[name] for name in names], "factor": rate, "weight_decay": decay}
-        for names, rate, decay in settings.grouped(model.network)
-    ]
+    named = settings.grouped(model.network)
+    groups = [([parameters[name] for name in names], rate, decay) for names, rate, decay in named]
     if not groups:
         raise InputError(f"network {model.network.name} has no parameters, so there is nothing to train")
+    return optimizer_of(groups, settings)
+
+
+def optimizer_of(groups: list[tuple[list[Tensor], float, float]], settings: Optimizer) -> torch.optim.Optimizer:
+    """PyTorch's optimizer for `settings` over `groups`: parameters, factor of the learning rate, and weight decay of each."""
+    given: list[dict[str, Any]] = [
+        {"params": parameters, "factor": rate, "weight_decay": decay} for parameters, rate, decay in groups
+    ]
     if settings.kind == "adam":
-        return torch.optim.Adam(groups, settings.rate, (settings.beta1, settings.beta2), settings.eps)
-    return torch.optim.SGD(groups, settings.rate, settings.momentum, nesterov=settings.nesterov)
+        return torch.optim.Adam(given, settings.rate, (settings.beta1, settings.beta2), settings.eps)
+    return torch.optim.SGD(given, settings.rate, settings.momentum, nesterov=settings.nesterov)

@@ -14,17 +14,22 @@ from typing import Any
 
 from parity import data, machine, networks, recipes, report
 from parity.check import Check, Outcome, Plant, compressed, few_images, run
+from parity.commands import check_pairs
 from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
 from parity.network import Network
+from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import Recipe, changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker, WorkerFailed
+
+STEPS = 3
+"""Training steps, unless --steps says how many."""
 
 SHORT = 10
 """Steps in which chaos has not been seen to part twins, so that one of them will do."""
@@ -48,7 +53,8 @@ def parser() -> Parser:
         f"  {script} --network vgg_mini --perturb conv3_1:weight:1e-6\n"
         f"  {script} --network my_network.json --isolate\n"
         f"  {script} --paddle-python paddle3/bin/python       (a Paddle of another environment)\n"
-        f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)",
+        f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)\n"
+        f"  {script} --torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
     )
     add, known = flags.add_argument, ", ".join(networks.NETWORKS)
     add(
@@ -59,14 +65,20 @@ def parser() -> Parser:
     )
     add("--full", action="store_true", help="with --network all: the whole networks instead of small cousins")
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else article)")
-    add("--stages", default=",".join(STAGES), metavar="LIST", help=f"some of {','.join(STAGES)} (default: all)")
+    add(
+        "--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)"
+    )
     add(
         "--dtype",
         choices=("float64", "float32"),
         default="float64",
         help="float64 proves; float32 is held against its one-ULP twins",
     )
-    add("--steps", type=positive, default=3, help="training steps, for the trajectory (default: 3)")
+    add(
+        "--steps",
+        type=positive,
+        help=f"training steps, for the trajectory (default: {STEPS}, of a pair {check_pairs.STEPS})",
+    )
     add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
     add("--seed", type=natural, default=0)
     add(
@@ -102,10 +114,16 @@ def parser() -> Parser:
         metavar="EXE",
         help="compare with the Paddle of this interpreter instead of PyTorch",
     )
+    check_pairs.add_flags(flags)
     return flags
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if check_pairs.wanted(options):
+        with failures():
+            return check_pairs.command(options, console)
+    options.stages = options.stages or ",".join(STAGES)
+    options.steps = options.steps or STEPS
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
     with contextlib.ExitStack() as stack, failures():

@@ -16,6 +16,7 @@ from parity import foreign, networks, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.network import Network
+from parity.pairs import files as pair_files
 from parity.progress import Console
 from parity.run import about
 from parity.weights import State
@@ -51,7 +52,8 @@ def parser() -> Parser:
         f"  {script} params_pass_199.tar vgg.safetensors\n"
         f"  {script} runs/RUN vgg.pdparams           (for paddle.load and set_state_dict)\n"
         f"  {script} vgg.pdparams vgg.pt             (for torch.load and load_state_dict)\n"
-        f"  {script} --network my_vgg.json torchvision_vgg.pt my_vgg.tar",
+        f"  {script} --network my_vgg.json torchvision_vgg.pt my_vgg.tar\n"
+        f"  {script} --map map.json my_net.pdparams my_net.pt   (a model of your own, by check_parity.py --save-map)",
     )
     add, known = flags.add_argument, ", ".join(networks.NETWORKS)
     add("source", type=Path, metavar="SRC", help=f"a run folder, or a file that ends in {', '.join(SUFFIXES)}")
@@ -61,11 +63,19 @@ def parser() -> Parser:
         metavar="NAME",
         help=f"the weights' network: {known}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that fits)",
     )
+    add(
+        "--map",
+        type=Path,
+        metavar="FILE",
+        help="convert a pair's state dict by the map that check_parity.py --save-map wrote",
+    )
     return flags
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     source, destination = options.source, options.destination
+    if options.map:
+        return _by_map(options, console)
     if os.path.isdir(source):  # noqa: PTH112 - never raises
         source = source / "last.safetensors"
     _check_places(source, destination)
@@ -90,6 +100,26 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "numbers": count,
         "dtypes": dtypes,
         "left_out": left_out,
+    }
+
+
+def _by_map(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Converts a state dict of one side of a pair of models to the other."""
+    if options.network:
+        raise InputError("--network and --map exclude each other: a map is of two models of your own")
+    try:
+        made = pair_files.convert(options.source, options.destination, pair_files.read_map(options.map))
+    except WorkerFailed as error:
+        raise Failed(str(error)) from None
+    count = sum(array.size for array in made.values())
+    console.say(f"Wrote {options.destination}: {len(made)} arrays of {count:,} numbers, by {options.map}")
+    return {
+        "source": str(options.source),
+        "destination": str(options.destination),
+        "map": str(options.map),
+        "arrays": len(made),
+        "numbers": count,
+        "dtypes": sorted({str(array.dtype) for array in made.values()}),
     }
 
 

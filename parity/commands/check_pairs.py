@@ -1,0 +1,248 @@
+"""The part of `scripts/check_parity.py` that compares anybody's two models, and the pairs of `parity.pairs.zoo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from parity import machine
+from parity.commands.command import Failed
+from parity.errors import InputError
+from parity.pairs.api import compare_models
+from parity.pairs.losses import LOSSES
+from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.session import RATE
+from parity.pairs.zoo import PAIRS, chosen
+from parity.progress import Console, bar
+from parity.recipe import Optimizer
+from parity.report import plain
+from parity.stages import DIFFERENT
+from parity.weights import write_atomically
+
+STEPS = 10
+"""Training steps, unless --steps says how many."""
+
+ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "set_torch", "set_paddle", "kinds", "update")
+"""Flags that make no sense for a network of ours."""
+
+
+def add_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags for pairs."""
+    group = flags.add_argument_group("two models of your own, unmodified (see parity.pairs.api.compare_models)")
+    add = group.add_argument
+    add(
+        "--torch",
+        metavar="MODULE:FACTORY",
+        help="what makes the torch.nn.Module: also FILE.py:CLASS, MODULE:FUNCTION(width=8)",
+    )
+    add("--paddle", metavar="MODULE:FACTORY", help="what makes the paddle.nn.Layer")
+    add(
+        "--input-shape",
+        action="append",
+        metavar="N,...",
+        help="random input of this shape, 2,7:100 for whole numbers below 100; again for a second input",
+    )
+    add("--inputs", type=Path, metavar="FILE.npz", help="the inputs, in the order of forward's arguments")
+    add(
+        "--loss",
+        choices=tuple(LOSSES),
+        default="mse",
+        help="what is differentiated (default: mse, from random numbers)",
+    )
+    add("--optimizer", choices=("momentum", "adam"), default="momentum", help="default: momentum, at 0.9")
+    add("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})")
+    add("--map", type=Path, metavar="FILE", help="which layers are pairs, where that is not found")
+    add(
+        "--save-map",
+        type=Path,
+        metavar="FILE",
+        help="write the map; convert_weights.py --map converts checkpoints by it",
+    )
+    add(
+        "--set-torch",
+        action="append",
+        metavar="LAYER.ATTRIBUTE=VALUE",
+        help="set it in the model first, as BatchNorm2d.eps=1e-5",
+    )
+    add("--set-paddle", action="append", metavar="LAYER.ATTRIBUTE=VALUE", help="the same in Paddle's; again for more")
+    add("--kinds", type=Path, metavar="FILE", help="further kinds of layers, as JSON")
+    add("--pairs", metavar="LIST", help="pairs of torchvision and paddle.vision by name, or all")
+    add(
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help="with --pairs: write the table of the results (of all that --report keeps) into FILE",
+    )
+
+
+def wanted(options: argparse.Namespace) -> bool:
+    """Whether the flags ask for a pair; `InputError` where they are half of one."""
+    if options.pairs and (options.torch or options.paddle):
+        raise InputError("--pairs stands alone: --torch and --paddle are for two models of your own")
+    if bool(options.torch) != bool(options.paddle):
+        raise InputError("a pair needs both --torch and --paddle")
+    if options.pairs or options.torch:
+        return True
+    for name in ONLY_HERE:
+        if getattr(options, name):
+            raise InputError(f"--{name.replace('_', '-')} is for a pair: give --torch and --paddle, or --pairs")
+    return False
+
+
+def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Compares what the flags ask for; `Failed` if it differs."""
+    whole: dict[str, Any]
+    if options.pairs:
+        if options.update:
+            _marked(options.update)
+        whole = {"verdict": "done", "results": _zoo(options, console), "machine": machine.describe()}
+        if options.update:
+            before, behind = _marked(options.update)
+            rows = _kept(options.report) if options.report else whole["results"]
+            write_atomically(options.update, f"{before}\n{table(rows)}\n\n{behind}".encode())
+            console.say(f"{options.update} is up to date")
+        return dict(plain(whole))
+    outcome = compare_models(
+        torch=options.torch,
+        paddle=options.paddle,
+        input_shape=options.input_shape,
+        inputs=options.inputs,
+        map_file=options.map,
+        save_map=options.save_map,
+        kinds_file=options.kinds,
+        weights=options.weights,
+        set_torch=options.set_torch or (),
+        set_paddle=options.set_paddle or (),
+        say=lambda line: console.say(f"  {line}"),
+        **_common(options),
+    )
+    whole = dict(
+        plain(outcome.to_json() | {"command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]])})
+    )
+    _say(outcome, console)
+    if options.report:
+        write_atomically(options.report / "report.json", json.dumps(whole, indent=1).encode() + b"\n")
+        console.say(f"Report: {options.report / 'report.json'}")
+    if outcome.verdict == DIFFERENT:
+        raise Failed(f"the models are {outcome.sentence()}", whole)
+    return whole
+
+
+def _common(options: argparse.Namespace) -> dict[str, Any]:
+    stages = options.stages.split(",") if options.stages else list(STAGES)
+    return {
+        "loss": options.loss,
+        "optimizer": Optimizer(options.optimizer, options.rate),
+        "steps": options.steps or STEPS,
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "stages": stages,
+        "isolate": options.isolate,
+        "torch_python": options.torch_python,
+        "paddle_python": options.paddle_python,
+        "device": options.device,
+        "threads": options.threads,
+    }
+
+
+def _say(outcome: Outcome, console: Console) -> None:
+    pairing = outcome.pairing
+    console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
+    console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")
+    for name, stage in outcome.to_json()["stages"].items():
+        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
+        console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+    for line in outcome.differences:
+        console.say(f"  differs: {line}")
+    for line in outcome.explained:
+        console.say(f"  explained: {line}")
+    for row in outcome.isolated or []:
+        if row["verdict"] == DIFFERENT:
+            console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or _of_both_ways(row)}")
+    if outcome.tree:
+        console.say(outcome.tree)
+    console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
+
+
+def _of_both_ways(row: dict[str, Any]) -> str:
+    """The errors of a layer by itself, for people."""
+    return f"forward {row['forward']:.1e}, backward {row['backward']:.1e}"
+
+
+def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """A result a pair; models of different architectures are a result, too."""
+    rows = []
+    for pair in bar(chosen(options.pairs), "pairs"):
+        console.say(pair.name)
+        head = {"name": pair.name, "torch": pair.torch, "paddle": pair.paddle, "input_shape": list(pair.input_shape)}
+        head["set"] = [*(("PyTorch", t) for t in pair.set_torch), *(("Paddle", t) for t in pair.set_paddle)]
+        try:
+            outcome = compare_models(
+                torch=pair.torch,
+                paddle=pair.paddle,
+                input_shape=pair.input_shape,
+                set_torch=pair.set_torch,
+                set_paddle=pair.set_paddle,
+                **_common(options),
+            )
+            row = outcome.to_json()
+        except InputError as error:
+            row = {
+                "verdict": DIFFERENT,
+                "sentence": str(error),
+                "differences": [str(error)],
+                "stages": {},
+                "trajectory": [],
+            }
+        console.say(f"  {row['sentence']}")
+        rows.append(dict(plain(head | row)))
+        if options.report:
+            write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
+    return rows
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    """All results that stand in `folder`, from this run and from earlier ones, in the order of the pairs."""
+    files = [folder / f"{name}.json" for name in PAIRS]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as a table in Markdown."""
+    versions: dict[str, dict[str, str]] = next((row["versions"] for row in rows if "versions" in row), {})
+    lanes = ", ".join(f"{side} {found.get(side, '?')}" for side, found in versions.items())
+    lines = [
+        f"float64, random weights, {lanes}:",
+        "",
+        "| pair | input | verdict | tensors | inference, worst | weights after the last step | what differs |",
+        "|---|---|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        stages, steps = row["stages"], row["trajectory"]
+        count = sum(stage["compared"] for stage in stages.values())
+        worst = f"{float(stages['eval']['max_error']):.1e}" if "eval" in stages else ""
+        last = (
+            f"{steps[-1]['error']:.1e} (step {steps[-1]['step']})" if steps and steps[-1]["error"] is not None else ""
+        )
+        shape = " x ".join(map(str, row["input_shape"]))
+        said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
+        changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""
+        cells = [f"`{row['name']}`{changed}", shape, row["verdict"], f"{count:,}" if count else "", worst, last, said]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _marked(file: Path) -> tuple[str, str]:
+    """What stands before and behind the table of `file`, markers included."""
+    try:
+        found = re.match(r"(.*<!-- pairs -->\n)(?:.*\n)?(<!-- /pairs -->.*)", file.read_text(), re.DOTALL)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file} ({error}): give a text file") from None
+    if not found:
+        raise InputError(f"{file} has no <!-- pairs --> and <!-- /pairs -->: put them where the table belongs")
+    return found[1], found[2]

@@ -1,0 +1,211 @@
+"""Which call of a layer on the one side is which call on the other, and the tensors of both under one name, in the order of computation.
+
+Layers with weights are matched by the map. Between two of them, layers without weights are matched by kind, in order; what has no partner
+(a ReLU that the other side writes as a function) is passed over: if both say the same, the next layer's input shows it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.pairs.mapping import Pairing
+from parity.pairs.models import Unit
+from parity.pairs.worker import Run
+from parity.worker import Record
+
+SKIPPED = ("Identity",)
+"""Kinds that compute nothing."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a leaf: the unit, the how-manieth of its calls, its number among all calls of the run, and the keys of its arrays."""
+
+    unit: Unit
+    turn: int
+    number: int
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """For people: the path, and the turn if it is not the first."""
+        return (self.unit.path or "(the model itself)") + (f"#{self.turn + 1}" if self.turn else "")
+
+
+@dataclass
+class Alignment:
+    """Matched calls in the reference's order, and those of either side that have no partner."""
+
+    pairs: list[tuple[Call, Call]]
+    alone: dict[str, list[Call]] = field(default_factory=dict)
+
+    def unit_pairs(self) -> list[tuple[Unit, Unit]]:
+        """Each pair of units once."""
+        found = {(a.unit.path, b.unit.path): (a.unit, b.unit) for a, b in self.pairs}
+        return list(found.values())
+
+
+def calls_of(units: Sequence[Unit], notes: Sequence[Mapping[str, Any]]) -> list[Call]:
+    """The calls of leaves in the order of execution."""
+    by_path = {unit.path: unit for unit in units if unit.leaf}
+    turns: Counter[str] = Counter()
+    found = []
+    for number, note in enumerate(notes):
+        unit = by_path.get(note["path"])
+        if unit is None or unit.kind in SKIPPED:
+            continue
+        found.append(Call(unit, turns[unit.path], number, note["inputs"], note["outputs"]))
+        turns[unit.path] += 1
+    return found
+
+
+def align(pairing: Pairing, torch: Sequence[Call], paddle: Sequence[Call]) -> Alignment:
+    """Matches the calls of one run."""
+    partner = pairing.partner("torch")
+    there = {(call.unit.path, call.turn): call for call in paddle}
+    anchors: dict[int, Call] = {}
+    for call in torch:
+        other = there.get((partner.get(call.unit.path, "\0"), call.turn))
+        if other is not None:
+            anchors[call.number] = other
+    segments = _segments(paddle, {call.number for call in anchors.values()})
+    pairs: list[tuple[Call, Call]] = []
+    for anchor, segment in _segments(torch, set(anchors)).items():
+        if anchor is None:
+            pairs += _by_kind(segment, segments.get(None, []))
+            continue
+        first = next(call for call in torch if call.number == anchor)
+        other = anchors[anchor]
+        pairs += [(first, other), *_by_kind(segment, segments.get(other.number, []))]
+    done = {a.number for a, _ in pairs}, {b.number for _, b in pairs}
+    alone = [
+        [c for c in calls if c.number not in numbers] for calls, numbers in zip((torch, paddle), done, strict=True)
+    ]
+    return Alignment(sorted(pairs, key=lambda pair: pair[0].number), {"torch": alone[0], "paddle": alone[1]})
+
+
+def _segments(calls: Sequence[Call], anchors: set[int]) -> dict[int | None, list[Call]]:
+    """Number of an anchor (None: the beginning) -> the calls behind it, up to the next one."""
+    found: dict[int | None, list[Call]] = {None: []}
+    last: int | None = None
+    for call in calls:
+        if call.number in anchors:
+            last = call.number
+            found[last] = []
+        else:
+            found[last].append(call)
+    return found
+
+
+def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, Call]]:
+    """The calls of layers without weights that stand in the same order on both sides."""
+    here, there = ([call for call in calls if not call.unit.owns] for calls in (torch, paddle))
+    matcher = difflib.SequenceMatcher(None, [c.unit.kind for c in here], [c.unit.kind for c in there], autojunk=False)
+    return [(here[b.a + i], there[b.b + i]) for b in matcher.get_matching_blocks() for i in range(b.size)]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twin's."""
+
+    name: str
+    calls: tuple[Call, Call] | None
+    torch: np.ndarray
+    paddle: np.ndarray
+    twin: np.ndarray | None = None
+
+
+ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+"""Activations that a layer of Paddle may hold in itself, where PyTorch has a layer of its own behind."""
+
+
+def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
+    """Inputs and outputs of all matched calls in order, and what the models return."""
+    for a, b in alignment.pairs:
+        for what in ("inputs", "outputs"):
+            keys = getattr(a, what), getattr(b, what)
+            act = (
+                ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
+            )
+            for i, (one, two) in enumerate(zip(*keys, strict=False)):
+                arrays = torch.arrays[one], paddle.arrays[two], twin.arrays[one]
+                if all(array.dtype.kind == "f" for array in arrays):
+                    name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
+                    yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), act(arrays[2]))
+    yield from outputs(phase, torch, paddle, twin)
+
+
+def outputs(phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
+    """What the models return."""
+    for one, two in returned(torch.outputs, paddle.outputs):
+        name = f"{phase}/(output){'.' + one if one else ''}"
+        yield Compared(name, None, torch.outputs[one], paddle.outputs[two], twin.outputs[one])
+
+
+def _like(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`b` in the shape of `a` where both are the same rows of a batch, flattened by the one model earlier than by the other."""
+    return b.reshape(a.shape) if a.ndim and b.ndim and a.shape[0] == b.shape[0] and a.size == b.size else b
+
+
+def _as_it_is(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def returned(torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """The names of what both models return: the same names, else the same places."""
+    here, there = ([n for n, a in outputs.items() if a.dtype.kind == "f"] for outputs in (torch, paddle))
+    if set(here) & set(there):
+        return [(name, name) for name in here if name in there]
+    return list(zip(here, there, strict=False))
+
+
+def backward(alignment: Alignment, torch: Record, paddle: Record, twin: Record) -> Iterator[Compared]:
+    """The gradients of the outputs of all matched calls, from the last to the first; not of those with an activation in themselves."""
+    for a, b in reversed(alignment.pairs):
+        if b.unit.settings.get("activation"):
+            continue
+        for i, (one, two) in enumerate(zip(a.outputs, b.outputs, strict=False)):
+            arrays = torch.get(f"backward/{one}"), paddle.get(f"backward/{two}")
+            if arrays[0] is not None and arrays[1] is not None:
+                name = f"backward/{a.name}:output{i or ''}"
+                yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), twin.get(f"backward/{one}"))
+
+
+def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment) -> dict[str, dict[int, str]]:
+    """By side, number of a dropout -> name of the stream that it draws from, the same for both where they are partners.
+
+    Partners follow the same matched layer and drop as many numbers; what has none draws from a stream of its own.
+    """
+    partner = {b.unit.path: a.unit.path for a, b in alignment.pairs} | pairing.partner("paddle")
+    places: dict[str, list[tuple[str, int]]] = {}
+    for side, run in runs.items():
+        names = [drop["path"] if side == "torch" else partner.get(drop["path"], drop["path"]) for drop in run.dropouts]
+        places[side] = [(name, drop["size"]) for name, drop in zip(names, run.dropouts, strict=True)]
+    found: dict[str, dict[int, str]] = {"torch": {}, "paddle": {}}
+    here, there = ([size for _, size in places[side]] for side in ("torch", "paddle"))
+    if Counter(places["torch"]) == Counter(places["paddle"]):
+        for side, drops in places.items():
+            turns: Counter[tuple[str, int]] = Counter()
+            for number, place in enumerate(drops):
+                found[side][number] = f"{place[0]} {turns[place]}"
+                turns[place] += 1
+        return found
+    matcher = difflib.SequenceMatcher(None, here, there, autojunk=False)
+    for block in matcher.get_matching_blocks():
+        for i in range(block.size):
+            found["torch"][block.a + i] = found["paddle"][block.b + i] = f"pair {block.a + i}"
+    for side, drops in places.items():
+        found[side] |= {n: f"{side} {n}" for n in range(len(drops)) if n not in found[side]}
+    return found

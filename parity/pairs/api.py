@@ -1,0 +1,188 @@
+"""`compare_models`: the check of a pair as one function."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.pairs import files, kinds, mapping
+from parity.pairs.check import run
+from parity.pairs.factories import parse
+from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.precise import run_float32
+from parity.pairs.session import RATE, Pair
+from parity.pairs.worker import ModelWorker
+from parity.randomness import stream
+from parity.recipe import Optimizer
+from parity.stages import DIFFERENT
+
+
+def compare_models(
+    *,
+    torch: str,
+    paddle: str,
+    input_shape: str | Sequence[int] | Sequence[Sequence[int] | str] | None = None,
+    inputs: Sequence[np.ndarray] | str | Path | None = None,
+    loss: str = "mse",
+    optimizer: Optimizer | None = None,
+    steps: int = 10,
+    seed: int = 0,
+    dtype: str = "float64",
+    stages: Sequence[str] = tuple(STAGES),
+    map_file: str | Path | None = None,
+    save_map: str | Path | None = None,
+    kinds_file: str | Path | None = None,
+    weights: str | Path | None = None,
+    isolate: bool = False,
+    set_torch: Sequence[str] = (),
+    set_paddle: Sequence[str] = (),
+    folder: str | Path | None = None,
+    torch_python: str | Path | None = None,
+    paddle_python: str | Path | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Compares a PyTorch module with a Paddle layer, neither of which is changed: inference, gradients and training, tensor by tensor.
+
+    Both models are made in processes of their own, so that nothing of the caller's is touched: no random numbers, default dtypes, hooks or
+    training flags, no model and no file. They get the same weights (the PyTorch model's fresh ones, converted, with some noise where they
+    are constant), inputs and dropout masks, and are run in float64 beside a one-ULP twin of the PyTorch model.
+
+        outcome = compare_models(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+        print(outcome.verdict, outcome.sentence())
+        print(outcome.tree)
+
+    Args:
+        torch, paddle: what makes the models, as MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value, ...) with plain values. The
+            factory is a class or a function without arguments, or a ready model. Where one module imports both frameworks and Paddle is
+            2.6, it must import PyTorch first.
+        input_shape: the shape of a random normal input, or a list of such shapes for a model of several inputs. The text "2,7:100" means
+            whole numbers below 100, for embeddings. In training a batch norm needs more than one number a channel.
+        inputs: the inputs themselves, in the order of forward's arguments, or the path of a .npz file that holds them in this order.
+        loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (of class scores [N,K] and
+            random labels), "projection" (a linear one); of several outputs the sum.
+        optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.00001).
+        steps: training steps of the stage "trajectory".
+        seed: of weights, inputs, labels and masks.
+        dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,
+            within ten times what moving every weight and input by one ULP does to it.
+        stages: some of "eval" (inference), "forward", "backward", "update" (the first training step) and "trajectory".
+        map_file: a JSON file that says which layers are pairs, where that is not found out or found wrongly; it may name some layers only.
+        save_map: where to write the map that was used, for `map_file` and for converting checkpoints.
+        kinds_file: a JSON file of further kinds of layers, see `parity.pairs.kinds.load`.
+        weights: a state dict's file of either model (.pt, .pth, .pdparams) to start from.
+        isolate: also run every layer by itself on the reference's own input.
+        set_torch, set_paddle: attributes to set in the models that are compared, as LAYER.ATTRIBUTE=VALUE; LAYER is a path, or a class
+            for all of its layers ("BatchNorm2d.eps=1e-5"): to see whether a difference that was found is the only one.
+        folder: where modules, files and factories are looked for (default: the current one).
+        torch_python, paddle_python: the interpreters that have the frameworks (default: this one).
+        device, threads: "cpu" or "gpu", and the CPU threads of each of the three processes.
+        say: hears a line of progress at a time.
+
+    Returns:
+        What was found: `verdict` ("equal", "chaotic but equal" or "different"), `first` (where they part first, and why), `differences`
+        (what their settings say differently), `explained` (what was neutralised for the check: PyTorch's unbiased running variance, scalars
+        that Paddle's kernels hold in float32), `pairing`, `stages`, `trajectory`, `tree` and `to_json()`.
+
+    Raises:
+        InputError: in one line, for factories, files or inputs that cannot be used, a model that fails (with the layer where it does),
+            models of different architectures (with the place where they part), layers that cannot be told apart (with the candidates), and
+            random numbers drawn by other ways than dropout.
+        WorkerFailed: one of the processes died.
+    """
+    for text in (torch, paddle):
+        parse(text)
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
+    if kinds_file:
+        kinds.load(Path(kinds_file))
+    pair = Pair(
+        torch,
+        paddle,
+        _inputs(input_shape, inputs, seed),
+        loss,
+        optimizer or Optimizer("momentum", RATE),
+        steps,
+        seed,
+        tuple(stage for stage in STAGES if stage in stages),
+        mapping.read_file(Path(map_file)) if map_file else None,
+        str(folder) if folder else None,
+        isolate,
+        {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
+    )
+    pythons = {"torch": torch_python, "paddle": paddle_python, "twin": torch_python}
+    with contextlib.ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(
+                ModelWorker("paddle" if name == "paddle" else "torch", python, threads=threads, device=device)
+            )
+            for name, python in pythons.items()
+        }
+        given: Mapping[str, Any] = files.read(Path(weights), workers["torch"]) if weights else {}
+        outcome = (run_float32 if dtype == "float32" else run)(pair, workers, say, given)
+    if save_map:
+        mapping.save(Path(save_map), outcome.pairing)
+    return outcome
+
+
+def assert_models_equal(**arguments: Any) -> Outcome:
+    """`compare_models`, for tests: raises `AssertionError` with the place and the cause where the models differ."""
+    outcome = compare_models(**arguments)
+    if outcome.verdict == DIFFERENT:
+        raise AssertionError("\n".join([outcome.sentence(), *outcome.differences, outcome.tree]))
+    return outcome
+
+
+def change(text: str) -> tuple[str, str, Any]:
+    """Layer, attribute and value of LAYER.ATTRIBUTE=VALUE; `InputError` where it is none."""
+    place, equals, value = text.partition("=")
+    layer, dot, attribute = place.rpartition(".")
+    try:
+        if not (equals and dot):
+            raise ValueError
+        return layer, attribute, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise InputError(
+            f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
+        ) from None
+
+
+def _inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
+    if (shapes is None) == (inputs is None):
+        raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
+    if isinstance(inputs, str | Path):
+        return read_inputs(Path(inputs))
+    if inputs is not None:
+        return [np.asarray(x) for x in inputs]
+    several = [shapes] if isinstance(shapes, str) or isinstance(shapes[0], int) else shapes
+    return [drawn(shape, seed, i) for i, shape in enumerate(several)]
+
+
+def read_inputs(path: Path) -> list[np.ndarray]:
+    """The arrays of a .npz file, in its order; `InputError` where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in file.files]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"cannot read {path}: {error}; save the inputs with numpy.savez") from None
+
+
+def drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
+    """A random input; "2,7:100" are whole numbers below 100."""
+    text = shape if isinstance(shape, str) else ",".join(map(str, shape))
+    sizes, colon, below = text.partition(":")
+    try:
+        found = [int(size) for size in sizes.split(",") if size]
+        if min(found, default=1) < 1 or (colon and int(below) < 1):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for whole numbers below 100") from None
+    random = stream(seed, "pair input", number)
+    return random.integers(0, int(below), found) if colon else random.standard_normal(found)

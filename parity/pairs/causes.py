@@ -1,0 +1,334 @@
+"""Why two models part: what their settings say differently, and functions in numpy that explain what stands between two layers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.compare import relative_l2
+from parity.pairs.align import Alignment, Call, Compared
+from parity.pairs.kinds import KINDS, SIDES
+from parity.pairs.mapping import Pairing
+from parity.pairs.models import Unit
+from parity.pairs.worker import Run
+from parity.worker import Record
+
+NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
+
+MATCH = 1e-9
+"""Largest relative L2 error of what a hypothesis predicts."""
+
+MOST = 4
+"""Places that a sentence names; it counts the rest."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known when two models part: how they are matched, where they started, and what both sides noted in their last run."""
+
+    pairing: Pairing
+    state: Record
+    runs: Mapping[str, Run] = field(default_factory=dict)
+
+
+def settings(
+    pairing: Pairing, alignment: Alignment, runs: Mapping[str, Run], variance: str, training: bool
+) -> tuple[list[str], list[str]]:
+    """Sentences on what the two models say differently, and on what is neutralised for the check."""
+    pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for a, b in pairs.values():
+        for name, one, two in differing(a, b):
+            groups.setdefault((a.kind, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
+    found = [_settings_sentence(*key, places) for key, places in groups.items()]
+    found += list(_alone(pairing))
+    if training:
+        found += list(_dropouts(runs))
+    return found, list(_explained(pairs.values(), runs, variance, training))
+
+
+def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
+    """The settings of two layers of one kind that differ: name, PyTorch's value, Paddle's."""
+    for name in a.settings if a.kind == b.kind else ():
+        one, two = a.settings[name], b.settings.get(name)
+        if name != "activation" and not _same(one, two):  # an activation may be a layer of its own on the other side
+            yield name, one, two
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, float) and isinstance(two, int | float):
+        return math.isclose(one, two, rel_tol=1e-9)
+    return bool(one == two)
+
+
+def _settings_sentence(kind: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
+    note = f" ({KINDS[kind].note})" if kind in KINDS and KINDS[kind].note else ""
+    return f"{name.replace('_', ' ')} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{note}"
+
+
+def _alone(pairing: Pairing) -> Iterator[str]:
+    for side, units in pairing.alone.items():
+        if units:
+            yield f"only {NAMES[side]} has {few([str(unit) for unit in units])}, which inference does not call"
+    for side, names in pairing.single.items():
+        if names:
+            yield f"only {NAMES[side]} has {few(names)}"
+    tied = []
+    for a, b in pairing.pairs:
+        for name in a.arrays:
+            shared = [unit.arrays[name].same_as is not None for unit in (a, b) if name in unit.arrays]
+            if len(set(shared)) == 2:
+                tied.append(f"{_both(a.path, b.path)}.{name} (in {NAMES[SIDES[shared.index(True)]]} only)")
+    if tied:
+        yield f"shared with another layer: {few(tied)}"
+
+
+def _dropouts(runs: Mapping[str, Run]) -> Iterator[str]:
+    drops = {side: [(drop["size"], drop["p"]) for drop in runs[side].dropouts] for side in SIDES}
+    if Counter(drops["torch"]) == Counter(drops["paddle"]):
+        return
+    said = []
+    for side in SIDES:
+        places = [f"{drop['path'] or '(the model itself)'} (p = {drop['p']:g})" for drop in runs[side].dropouts]
+        said.append(f"{NAMES[side]} drops at {few(places)}" if places else f"{NAMES[side]} drops nothing")
+    yield f"dropout in training: {', '.join(said)}"
+
+
+def _explained(
+    pairs: Iterator[tuple[Unit, Unit]] | Any, runs: Mapping[str, Run], variance: str, training: bool
+) -> Iterator[str]:
+    pairs = list(pairs)
+    norms = [a for a, _ in pairs if a.kind == "BatchNorm"]
+    if norms and training and variance == "biased":
+        counts = {
+            call["path"]: _count(runs["torch"].arrays[call["inputs"][0]])
+            for call in runs["torch"].calls
+            if call["inputs"]
+        }
+        ratios = [n / (n - 1) for a in norms if (n := counts.get(a.path, 0)) > 1]
+        span = f"n/(n-1) = {min(ratios):.4g} to {max(ratios):.4g} here" if ratios else "n/(n-1)"
+        yield (
+            f"running variance: PyTorch adds the unbiased variance of the batch, Paddle on this device the biased one ({span}), at "
+            f"{few([a.path for a in norms])}; PyTorch was given Paddle's convention for the check"
+        )
+    rounded: dict[tuple[str, str, float], list[str]] = {}
+    for a, _ in pairs:
+        for name, value in a.settings.items():
+            if (
+                name in ("eps", "momentum_of_the_old", "slope", "alpha")
+                and isinstance(value, float)
+                and float(np.float32(value)) != value
+            ):
+                rounded.setdefault((a.kind, name, value), []).append(a.path)
+    for (kind, name, value), places in rounded.items():
+        if kind != "Hardsigmoid":
+            words = f"{name.replace('_', ' ')} {value:g} of {kind}"
+            yield f"float32 scalars: {words} is {float(np.float32(value))!r} in Paddle's kernels, and was on both sides, at {few(places)}"
+    if runs["torch"].dropouts and training:
+        yield f"dropout: both sides were given the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
+
+
+def _count(x: np.ndarray) -> int:
+    return x.size // x.shape[1] if x.ndim > 1 else 0
+
+
+def of(evidence: Evidence, phase: str, tensor: str, compared: Compared) -> str | None:
+    """The likely cause of a difference; None if nothing known explains it."""
+    a, b = compared.torch, compared.paddle
+    special: str | None = None
+    if compared.calls:
+        special = _of_calls(evidence, phase, tensor, compared, *compared.calls)
+    elif phase in ("statistics", "update", "gradient"):
+        special = _of_an_array(evidence, phase, tensor, a, b)
+    elif phase in ("eval", "forward"):
+        special = _behind(evidence, compared)
+    return special or _shapes(a, b) or _of_any(a, b)
+
+
+def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
+    """Of what a layer is given, or makes."""
+    forward = phase in ("eval", "forward")
+    if forward and ":input" in tensor:
+        return _between(evidence, one, two, compared)
+    said = [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]
+    for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
+        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.path]
+        said += [f"only {NAMES[side]} has {few(own)}"] if own else []
+    if said:
+        return "; ".join(said)
+    if not forward or compared.torch.shape != compared.paddle.shape:
+        return None
+    found = _dtype(compared.torch, compared.paddle) or _of_a_layer(evidence, one, compared)
+    return found or _elsewhere(evidence, one, compared.torch)
+
+
+def _of_an_array(evidence: Evidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
+    """Of a running statistic, an update or a gradient."""
+    if phase == "gradient" and (tied := [text for text in _alone(evidence.pairing) if f"{tensor} (in" in text]):
+        return tied[0]
+    if not a.size or not b.size:
+        return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
+    for one, two in evidence.pairing.pairs if phase == "statistics" else ():
+        if tensor.rpartition(".")[0] in _names((one, two)):
+            places = [_both(one.path, two.path)]
+            rows = [_settings_sentence(one.kind, n, _text(x), _text(y), places) for n, x, y in differing(one, two)]
+            return "; ".join(rows) or None
+    return None
+
+
+def _names(pair: tuple[Unit, Unit]) -> set[str]:
+    return {f"{pair[0].path}.{name}".lstrip(".").rpartition(".")[0] for name in pair[0].arrays}
+
+
+def _own_settings(one: Call, two: Call) -> Iterator[tuple[str, str, str, list[str]]]:
+    for name, x, y in differing(one.unit, two.unit):
+        yield name, _text(x), _text(y), [_both(one.unit.path, two.unit.path)]
+
+
+def _shapes(a: np.ndarray, b: np.ndarray) -> str | None:
+    return f"shapes {list(a.shape)} in PyTorch, {list(b.shape)} in Paddle" if a.shape != b.shape else None
+
+
+def _dtype(a: np.ndarray, b: np.ndarray) -> str | None:
+    for side, array in zip(SIDES, (a, b), strict=True):
+        if array.dtype == np.float32:
+            return f"{NAMES[side]} computes it in float32, though the model is in float64: a constant made in forward may be float32"
+    return None
+
+
+def _relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "{}": lambda x: x,
+    "relu({})": _relu,
+    "relu6({})": lambda x: np.clip(x, 0, 6),
+    "leaky_relu({}, 0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "tanh({})": np.tanh,
+    "sigmoid({})": lambda x: 1 / (1 + np.exp(-x)),
+    "silu({})": lambda x: x / (1 + np.exp(-x)),
+    "gelu({})": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2 if x.size < 100_000 else np.full_like(x, np.nan),
+    "hardswish({})": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "hardsigmoid({})": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "0.5 * {}": lambda x: x / 2,
+    "the mean of {} over its maps": lambda x: x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x * np.nan,
+}
+"""What may stand between two layers, as it is said -> the function."""
+
+
+def _between(evidence: Evidence, one: Call, two: Call, compared: Compared) -> str | None:
+    """What either side gives a layer, in terms of what the layers before it made."""
+    said = [
+        _made_of(evidence.runs[side], call, array)
+        for side, call, array in zip(SIDES, (one, two), (compared.torch, compared.paddle), strict=True)
+    ]
+    if not any(said) or said[0] == said[1]:
+        return None
+    words = [f"{NAMES[side]} gives it {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
+    return ", ".join(words)
+
+
+def _made_of(run: Run, call: Call | None, array: np.ndarray) -> str | None:
+    last = call.number if call else len(run.calls)
+    for note in reversed(run.calls[max(0, last - 12) : last]):
+        for key in note["outputs"]:
+            if text := _function_of(run.arrays[key], array):
+                return text.format(f"the output of {note['path'] or 'the model'}")
+    for note in run.calls[:1]:
+        for key in note["inputs"]:
+            if text := _function_of(run.arrays[key], array):
+                return text.format("the model's input")
+    return None
+
+
+def _function_of(x: np.ndarray, y: np.ndarray) -> str | None:
+    if x.dtype.kind != "f" or y.size > x.size:
+        return None
+    for text, function in FUNCTIONS.items():
+        with np.errstate(all="ignore"):
+            made = function(x)
+        if made.size == y.size and relative_l2(made.reshape(y.shape), y) <= MATCH:
+            return text
+    return None
+
+
+def _behind(evidence: Evidence, compared: Compared) -> str | None:
+    """What either side returns, in terms of what its last layers made."""
+    said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, (compared.torch, compared.paddle), strict=True)]
+    if not any(said) or said[0] == said[1]:
+        return None
+    words = [f"{NAMES[side]} returns {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
+    return ", ".join(words)
+
+
+def _of_a_layer(evidence: Evidence, one: Call, compared: Compared) -> str | None:
+    """What the other side's layer may have made of the same input."""
+    path, kind = one.unit.path, one.unit.kind
+    x = evidence.runs["torch"].arrays[one.inputs[0]] if one.inputs else None
+    weight = evidence.state.get(f"{path}.weight".lstrip("."))
+    bias = evidence.state.get(f"{path}.bias".lstrip("."), np.float64(0))
+    if x is None:
+        return None
+    if kind == "Linear" and weight is not None and weight.shape[0] == weight.shape[1]:
+        for side, made in zip(SIDES, (compared.torch, compared.paddle), strict=True):
+            if relative_l2(made, x @ weight + bias) <= MATCH:
+                return f"the square weight is transposed in {NAMES[side]}"
+    for side, made in zip(SIDES, (compared.torch, compared.paddle), strict=True):
+        if made.shape == x.shape and relative_l2(x, made) <= MATCH:
+            return f"it does nothing in {NAMES[side]}: its output is its input"
+    return None
+
+
+def _elsewhere(evidence: Evidence, one: Call, a: np.ndarray) -> str | None:
+    """Whether another of Paddle's layers makes what this one of PyTorch's does."""
+    run = evidence.runs["paddle"]
+    for note in run.calls:
+        for key in note["outputs"]:
+            other = run.arrays[key]
+            if other.shape == a.shape and other.dtype.kind == "f" and relative_l2(a, other) <= MATCH:
+                return f"Paddle's {note['path']} makes what PyTorch's {one.name} makes"
+    return None
+
+
+def _of_any(a: np.ndarray, b: np.ndarray) -> str | None:
+    if not a.size:
+        return None
+    if not np.isfinite(b).all() or not np.isfinite(a).all():
+        return "not finite"
+    ratio, error = float(np.vdot(a, b)) / (float(np.vdot(a, a)) or 1.0), relative_l2(a, b)
+    known = {
+        f"zero in {NAMES[SIDES[bool(a.any())]]}": not a.any() or not b.any(),
+        "transposed": a.ndim == 2 and a.shape[0] == a.shape[1] and relative_l2(a.T, b) <= MATCH,
+        f"a constant factor of {ratio:.10g}": relative_l2(a * ratio, b) <= min(MATCH, error / 100),
+        "the same numbers in another order": np.allclose(np.sort(a, axis=None), np.sort(b, axis=None), 1e-9, 0),
+        "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits": 1e-10
+        < error
+        < 1e-6,
+    }
+    return next((sentence for sentence, fits in known.items() if fits), None)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _both(torch: str, paddle: str) -> str:
+    return torch if torch == paddle else f"{torch} (Paddle: {paddle})"
+
+
+def few(places: Sequence[str]) -> str:
+    """The first places, and how many more there are."""
+    rest = len(places) - MOST
+    return ", ".join(place or "(the model itself)" for place in places[:MOST]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

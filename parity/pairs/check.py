@@ -1,0 +1,229 @@
+"""One pair from beginning to end: inference, training steps, verdicts, and where the two models part first."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, norm, norm_of_difference, relative_l2
+from parity.pairs import align, causes, mapping, tree
+from parity.pairs.align import Compared
+from parity.pairs.isolated import isolate
+from parity.pairs.kinds import SIDES, name_in
+from parity.pairs.outcome import STAGES, Outcome, Place
+from parity.pairs.session import Pair, Session, below, side_of, zero_gradients
+from parity.pairs.worker import ModelWorker, Run
+from parity.stages import Stage
+from parity.worker import Record
+
+ONE_STEP = 1e-12
+"""Bound in float64 on every tensor of inference and of the first step (relative L2)."""
+
+MANY_STEPS = 1e-10
+"""Bound on every tensor of later steps."""
+
+TWIN = 10.0
+"""A tensor may stand this many times as far from the reference as that of its one-ULP twin does, where that is more than the bound.
+
+What rounding can do to a tensor depends on the model (a small difference of large numbers keeps little of them): the twin shows it.
+Where only the twin excuses a tensor of a later step, the verdict says so: chaotic but equal.
+"""
+
+INHERITED = 1e-11
+"""Most that a tensor is taken to have inherited from those before it of the twin's distance, where its own twin is nearer."""
+
+LARGE = 30_000_000
+"""Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
+
+
+def run(
+    pair: Pair,
+    workers: Mapping[str, ModelWorker],
+    say: Callable[[str], None] = lambda line: None,
+    start: Mapping[str, Record] | None = None,
+) -> Outcome:
+    """Compares the models of `pair` in float64; `workers` and `start` are those of `Session`."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(workers)) as pool:
+        session = Session(pair, workers, dict.fromkeys(workers, "float64"), pool, start or {})
+        _Check(session, say).compare()
+    session.outcome.seconds = time.monotonic() - started
+    return session.outcome
+
+
+class _Check:
+    """The parts of one run, in the order of `compare`."""
+
+    def __init__(self, session: Session, say: Callable[[str], None]) -> None:
+        self.session, self.pair, self.outcome, self.say = session, session.pair, session.outcome, say
+        self.pairing, self.evidence = session.pairing, session.evidence
+        self.zero: dict[str, float] = {}
+        self.noise: dict[tuple[str, int], float] = {}
+
+    def compare(self) -> None:
+        """All stages."""
+        session, pair = self.session, self.pair
+        session.put({"twin": pair.seed})
+        if "eval" in pair.stages:
+            runs = session.everywhere(lambda name: session.run(name, False, moved=self._moved(name)))
+            self._forward("eval", runs)
+            self.say(f"inference: {self._line('eval')}")
+        for step in range(1, pair.length + 1):
+            if step > 1 and self.outcome.first:
+                break
+            self._step(step)
+        if not self.outcome.stages:
+            raise NothingCompared("no tensor was compared")
+        if self.outcome.first:
+            self.outcome.tree = tree.draw(session.models, self.pairing, self.outcome.first)
+        if pair.isolate:
+            self.outcome.isolated = isolate(session, ONE_STEP)
+
+    def _moved(self, name: str) -> int | None:
+        return self.pair.seed if name == "twin" else None
+
+    def _line(self, stage: str) -> str:
+        found = self.outcome.stages.get(stage)
+        if not found or not found.worst:
+            return "nothing compared"
+        return (
+            f"{found.compared} tensors, worst {found.worst.error:.1e} of {found.worst.bound:.1e} at {found.worst.name}"
+        )
+
+    def _forward(self, phase: str, runs: Mapping[str, Run]) -> None:
+        aligned = self.session.alignment(runs)
+        self.evidence = replace(self.evidence, runs=runs)
+        for compared in align.forward(aligned, phase, runs["torch"], runs["paddle"], runs["twin"]):
+            self._add(1, compared)
+
+    def _step(self, step: int) -> None:
+        session, first = self.session, step == 1
+        runs = session.everywhere(lambda name: session.run(name, True, first, step=step, moved=self._moved(name)))
+        losses, seeds = session.seeds(runs)
+        if first and "forward" in self.pair.stages:
+            self._forward("forward", runs)
+            arrays = [np.array([losses[name]]) for name in ("torch", "paddle", "twin")]
+            self._add(1, Compared("loss/loss", None, *arrays))
+        backs = session.everywhere(lambda name: session.workers[name].backward(seeds[name]))
+        if first:
+            self._gradients(runs, backs)
+        elif "trajectory" in self.pair.stages:
+            for compared in align.outputs("forward", runs["torch"], runs["paddle"], runs["twin"]):
+                self._add(step, compared)
+        kept = self._kept()
+        session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
+        self._update(step, losses)
+
+    def _gradients(self, runs: Mapping[str, Run], backs: Mapping[str, Record]) -> None:
+        """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
+        compare = "backward" in self.pair.stages
+        aligned = self.session.alignment(runs)
+        for compared in align.backward(aligned, backs["torch"], backs["paddle"], backs["twin"]) if compare else ():
+            self._add(1, compared)
+        for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
+            here, there = backs["torch"][name], backs["paddle"][name]
+            self._add(1, Compared(f"backward/(model):{name}", None, here, there, backs["twin"].get(name)))
+        idle = []
+        for chunk in reversed(self.session.chunks()):
+            own = self.session.fetch(chunk, self.session.workers, ModelWorker.gradients)
+            self.zero |= zero_gradients(own, ZERO_GRADIENT_BOUND)
+            for name in reversed(chunk):
+                if name in own["torch"] or name in own["paddle"]:
+                    self._gradient(name, own) if compare else None
+                elif self.session.trained().get(name):
+                    idle.append(name)
+        self.outcome.zero_gradients = sorted(self.zero)
+        if idle:
+            self.outcome.explained.append(
+                f"unused in training, so without a gradient on both sides: {causes.few(idle)}"
+            )
+
+    def _gradient(self, name: str, own: Mapping[str, Record]) -> None:
+        if name in self.zero:
+            self._count(1, Difference(f"gradient/{name}", self.zero[name], ZERO_GRADIENT_BOUND), None)
+            return
+        nothing = np.zeros(0)
+        arrays = (own["torch"].get(name, nothing), own["paddle"].get(name, nothing), own["twin"].get(name))
+        self._add(1, Compared(f"gradient/{name}", None, *arrays))
+
+    def _kept(self) -> dict[str, Record]:
+        """By side, 0/1 arrays that multiply the gradients of tensors of which something is zero in exact arithmetic."""
+        found: dict[str, Record] = {}
+        for side in SIDES:
+            tensors = {name_in(self.pairing.arrays[n][side]) for n in self.zero}
+            ones = {
+                n: np.full_like(self.session.state[n], float(n not in self.zero))
+                for n, where in self.pairing.arrays.items()
+                if name_in(where[side]) in tensors
+            }
+            found[side] = mapping.spelled(self.pairing, side, ones, self.session.shapes[side])
+        return found
+
+    def _update(self, step: int, losses: Mapping[str, float]) -> None:
+        row: dict[str, Any] = {"step": step, "error": None, "twin": None, "losses": {n: losses[n] for n in SIDES}}
+        self.outcome.trajectory.append(row)
+        if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
+            return
+        moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
+        size, apart = 0.0, {"paddle": 0.0, "twin": 0.0}
+        for chunk in self.session.chunks():
+            states = self.session.fetch(chunk, self.session.workers, ModelWorker.tensors)
+            for name, array in states["torch"].items():
+                others = {worker: states[worker][name] for worker in apart}
+                if compare:
+                    self._add(step, Compared(f"update/{name}", None, array, others["paddle"], others["twin"]))
+                if moving.get(name):
+                    size = math.hypot(size, norm(array))
+                    apart = {w: math.hypot(apart[w], norm_of_difference(array, other)) for w, other in others.items()}
+        error, twin = (distance / (size or 1.0) for distance in (apart["paddle"], apart["twin"]))
+        row |= {"error": error, "twin": twin}
+        self.say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}")
+
+    def _add(self, step: int, compared: Compared) -> None:
+        twin = compared.twin
+        calm = ONE_STEP if step == 1 else MANY_STEPS
+        same = compared.torch.shape == compared.paddle.shape
+        error = relative_l2(compared.torch, compared.paddle) if same else math.inf
+        noise = relative_l2(compared.torch, twin) if twin is not None and twin.shape == compared.torch.shape else 0.0
+        noise = self._inherited(compared.name.partition("/")[0], step, noise)
+        self._count(step, Difference(compared.name, error, max(calm, TWIN * noise)), compared)
+
+    def _inherited(self, phase: str, step: int, noise: float) -> float:
+        """What rounding may have made of a tensor: as much as of the twin's, or of what came before it.
+
+        A single twin is one throw of the dice, and may have been lucky with one tensor. Within the first step that is up to `INHERITED`;
+        later, as much as the step before made of any tensor.
+        """
+        before = self.noise.get((phase, step), 0.0)
+        self.noise[phase, step] = max(before, noise)
+        return max(noise, min(before, INHERITED) if step == 1 else self.noise.get((phase, step - 1), 0.0))
+
+    def _count(self, step: int, difference: Difference, compared: Compared | None) -> None:
+        outcome, phase = self.outcome, difference.name.partition("/")[0]
+        name = "trajectory" if step > 1 else next(stage for stage, phases in STAGES.items() if phase in phases)
+        stage = outcome.stages.setdefault(name, Stage(name))
+        stage.add(difference)
+        stage.chaotic |= step > 1 and MANY_STEPS < difference.error <= difference.bound
+        if outcome.first is None and not difference.equal:
+            outcome.first = self._place(step, difference, compared)
+
+    def _place(self, step: int, difference: Difference, compared: Compared | None) -> Place:
+        phase, _, tensor = difference.name.partition("/")
+        calls = compared.calls if compared else None
+        torch, paddle = (calls[0].name, calls[1].name) if calls else self._owners(tensor)
+        if phase == "update" and tensor.rpartition(".")[2] in ("mean", "variance"):
+            phase = "statistics"
+        cause = causes.of(self.evidence, phase, tensor, compared) if compared else None
+        return Place(step, phase, torch, paddle, tensor, difference.error, difference.bound, cause)
+
+    def _owners(self, tensor: str) -> tuple[str, str]:
+        for a, b in self.pairing.pairs:
+            if tensor in {below(a.path, name) for name in a.arrays}:
+                return a.path, b.path
+        return "", ""

@@ -1,0 +1,68 @@
+"""From MODULE:FACTORY to a model: `my_package.models:Net`, `my_models.py:make(width=8)`, `torchvision.models:alexnet(num_classes=10)`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from parity.errors import InputError
+
+FORM = "MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value)"
+
+
+def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
+    """Module or file, dotted name, arguments and keyword arguments; `InputError` unless `text` is of the form and its values are plain."""
+    place, colon, call = text.rpartition(":") if "(" not in text else text.partition(":")
+    try:
+        tree = ast.parse(call.strip(), mode="eval").body
+        name, given, named = tree, [], {}
+        if isinstance(tree, ast.Call):
+            name = tree.func
+            given = [ast.literal_eval(one) for one in tree.args]
+            named = {str(one.arg): ast.literal_eval(one.value) for one in tree.keywords}
+        dotted = ast.unparse(name)
+    except (SyntaxError, ValueError):
+        raise InputError(f"{text!r} is not {FORM}, with plain values") from None
+    if not colon or not place or not all(part.isidentifier() for part in dotted.split(".")):
+        raise InputError(f"{text!r} is not {FORM}")
+    return place, dotted, given, named
+
+
+def load(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    """Imports the module of `text`, as if from `folder`; returns what it names, and arguments. `InputError` where there is none."""
+    place, dotted, given, named = parse(text)
+    found: Any = _module(place, folder)
+    for part in dotted.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{place} has no {part!r}: {text!r} should be {FORM}")
+        found = getattr(found, part)
+    return found, given, named
+
+
+def _module(place: str, folder: str) -> Any:
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if not place.endswith(".py"):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name and (place == error.name or place.startswith(error.name + ".")):
+                raise InputError(f"there is no module {place!r} in {folder} or the environment") from None
+            raise
+    path = Path(folder) / place
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,88 @@
+"""State dicts' files of either framework, and their conversion by a map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.pairs import kinds
+from parity.pairs.kinds import SIDES
+from parity.pairs.worker import ModelWorker
+from parity.worker import Record
+
+SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
+"""Suffix -> side."""
+
+
+def side_of(path: Path) -> str:
+    """The side whose state dict a file holds; `InputError` for another suffix."""
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[path.suffix]
+
+
+def read(path: Path, torch: ModelWorker) -> dict[str, Record]:
+    """Side -> the arrays of floats in the file, by the names in it. `torch` reads PyTorch's."""
+    side = side_of(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    if side == "torch":
+        return {side: torch.read_arrays(path)}
+    with ModelWorker("paddle") as worker:
+        return {side: worker.read_arrays(path)}
+
+
+def convert(path: Path, destination: Path, found: Mapping[str, Any]) -> Record:
+    """Writes the arrays of a state dict's file for the other side of the map `found`, bit for bit; returns what was written.
+
+    `InputError` where an array of the map is missing from the file, or shaped differently, or the file has one that the map does not know.
+    """
+    here, there = side_of(path), side_of(destination)
+    if here == there:
+        raise InputError(f"{path} and {destination} are both of {here}: a map leads from one framework to the other")
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    with ModelWorker(here) as worker:
+        arrays = worker.read_arrays(path)
+    made = converted(arrays, here, there, found)
+    with ModelWorker(there) as worker:
+        worker.write_arrays(destination, made)
+    return made
+
+
+def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: Mapping[str, Any]) -> Record:
+    """The arrays of side `here` as side `there` holds them, by the arrays of a map."""
+    rows: Mapping[str, Mapping[str, Any]] = found.get("arrays") or {}
+    if not rows:
+        raise InputError("the map names no arrays: write it with check_parity.py --save-map")
+    known = {kinds.name_in(row[here]) for row in rows.values()}
+    if missing := sorted(known - set(arrays)):
+        raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are of another model")
+    if extra := sorted(set(arrays) - known):
+        raise InputError(f"{extra[0]} is not in the map ({len(extra)} such in all): the weights are of another model")
+    made: Record = {}
+    for name, row in rows.items():
+        _check_shape(name, arrays[kinds.name_in(row[here])].shape, row["shapes"][here])
+        kinds.write(row[there], made, kinds.read(row[here], arrays), row["shapes"][there])
+    return made
+
+
+def _check_shape(name: str, shape: Sequence[int], wanted: Sequence[int]) -> None:
+    if list(shape) != list(wanted):
+        raise InputError(f"{name} has shape {list(shape)}, the map needs {list(wanted)}")
+
+
+def read_map(path: Path) -> dict[str, Any]:
+    """A map that converts, with the shapes of all arrays; `InputError` where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        for row in found["arrays"].values():
+            _ = [(row[side], row["shapes"][side]) for side in SIDES]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is no map that converts ({error}): check_parity.py --save-map writes one") from None
+    return found

@@ -1,0 +1,59 @@
+"""Every layer by itself, on what the reference gives it: its own error, and none that it inherits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from parity.compare import ZERO_GRADIENT_BOUND, relative_l2
+from parity.errors import InputError
+from parity.pairs import align
+from parity.pairs.align import Call
+from parity.pairs.kinds import SIDES
+from parity.pairs.losses import projection
+from parity.pairs.session import Session, below, zero_gradients
+from parity.pairs.worker import ModelWorker
+from parity.stages import DIFFERENT, EQUAL
+from parity.worker import Record
+
+
+def isolate(session: Session, bound: float) -> list[dict[str, Any]]:
+    """A row a matched call: torch, paddle, its errors forward and backward in inference mode, a verdict, and why it could not be run.
+
+    Starts all sides afresh. A layer's gradients are of a random projection of its outputs.
+    """
+    session.put({})
+    runs = session.everywhere(lambda side: session.run(side, False), SIDES)
+    rows = []
+    for a, b in session.alignment(runs).pairs:
+        row: dict[str, Any] = {"torch": a.name, "paddle": b.name}
+        try:
+            forward, backward = _errors(session, a, b, [runs["torch"].arrays[key] for key in a.inputs])
+        except InputError as problem:
+            rows.append(row | {"forward": math.inf, "backward": math.inf, "verdict": DIFFERENT, "why": str(problem)})
+            continue
+        verdict = EQUAL if max(forward, backward) <= bound else DIFFERENT
+        rows.append(row | {"forward": forward, "backward": backward, "verdict": verdict})
+    return rows
+
+
+def _errors(session: Session, a: Call, b: Call, given: list[Any]) -> tuple[float, float]:
+    paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
+    alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
+    names = align.returned(alone["torch"].outputs, alone["paddle"].outputs)
+    forward = [_error(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
+    if not all(math.isfinite(error) for error in forward):
+        return math.inf, math.inf
+    _, gradients = projection({one: alone["torch"].outputs[one] for one, _ in names}, session.pair.seed)
+    seeds = {"torch": gradients, "paddle": {two: gradients[one] for one, two in names}}
+    backs = session.everywhere(lambda side: session.workers[side].backward(seeds[side]), SIDES)
+    found = [_error(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
+    arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
+    own = session.fetch(arrays, SIDES, ModelWorker.gradients) if arrays else dict.fromkeys(SIDES, Record())
+    zero = zero_gradients(own, ZERO_GRADIENT_BOUND)
+    found += [_error(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
+    return max(forward, default=0.0), max(found, default=0.0)
+
+
+def _error(a: Any, b: Any) -> float:
+    return relative_l2(a, b) if b is not None and a.shape == b.shape else math.inf

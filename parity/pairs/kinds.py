@@ -1,0 +1,241 @@
+"""The kinds of layers: what each framework calls them, how it lays out their arrays, and which settings tell two of them apart.
+
+All of it is data. `KINDS` is the table; `load` adds the kinds of a JSON file to it, for layers of your own.
+
+A spelling says where an array stands on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
+`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (of a layer inside). A setting's spelling
+is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not
+None), or a constant, `=0.5`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.errors import InputError
+
+SIDES = ("torch", "paddle")
+"""The sides of a pair, the reference first."""
+
+Spellings = Mapping[str, Mapping[str, str]]
+"""Canonical name -> side -> spelling."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of layer. `arrays` with the one name "*" are all arrays of the layer, under the same names on both sides.
+
+    `whole`: layers inside are parts of this one and not looked at by themselves. `note` explains what always differs.
+    """
+
+    name: str
+    classes: Mapping[str, Sequence[str]]
+    arrays: Spellings = field(default_factory=dict)
+    settings: Spellings = field(default_factory=dict)
+    whole: bool = False
+    note: str = ""
+
+
+def _kind(name: str, paddle: str, torch: str, arrays: str = "", settings: str = "", **more: Any) -> Kind:
+    """A row of the table: class names apart by spaces, arrays and settings as NAME=PADDLE,TORCH apart by spaces."""
+    classes = {"torch": torch.split(), "paddle": paddle.split()}
+    return Kind(name, classes, _pairs(arrays), _pairs(settings), **more)
+
+
+def _pairs(text: str) -> dict[str, dict[str, str]]:
+    rows = [re.fullmatch(r"([^:]+):([^,]+),(.+)", row) for row in text.split()]
+    return {row[1]: {"torch": row[3], "paddle": row[2]} for row in rows if row}
+
+
+_AFFINE = "weight:weight,weight bias:bias,bias "
+_CONV = "stride:_stride,stride padding:_padding,padding dilation:_dilation,dilation groups:_groups,groups "
+_CONV += "padding_mode:_padding_mode,padding_mode "
+_EPS = "eps:_epsilon,eps "
+_WINDOW = "kernel:ksize|kernel_size,kernel_size stride:stride|ksize|kernel_size,stride padding:padding,padding "
+_WINDOW += "ceil_mode:ceil_mode,ceil_mode "
+
+_TABLE = [
+    _kind("Linear", "Linear", "Linear", "weight:weight.T,weight bias:bias,bias"),
+    _kind("Conv1d", "Conv1D", "Conv1d", _AFFINE, _CONV),
+    _kind("Conv2d", "Conv2D", "Conv2d", _AFFINE, _CONV),
+    _kind("Conv3d", "Conv3D", "Conv3d", _AFFINE, _CONV),
+    _kind("ConvTranspose1d", "Conv1DTranspose", "ConvTranspose1d", _AFFINE, _CONV + "output_padding:output_padding,output_padding"),
+    _kind("ConvTranspose2d", "Conv2DTranspose", "ConvTranspose2d", _AFFINE, _CONV + "output_padding:output_padding,output_padding"),
+    _kind("ConvTranspose3d", "Conv3DTranspose", "ConvTranspose3d", _AFFINE, _CONV + "output_padding:output_padding,output_padding"),
+    _kind(
+        "BatchNorm",
+        "BatchNorm BatchNorm1D BatchNorm2D BatchNorm3D SyncBatchNorm",
+        "BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm",
+        _AFFINE + "mean:_mean,running_mean variance:_variance,running_var",
+        _EPS + "momentum_of_the_old:_momentum,1-momentum activation:_act,=None",
+    ),
+    _kind("LayerNorm", "LayerNorm", "LayerNorm", _AFFINE, _EPS + "shape:_normalized_shape,normalized_shape"),
+    _kind("GroupNorm", "GroupNorm", "GroupNorm", _AFFINE, _EPS + "groups:_num_groups,num_groups"),
+    _kind(
+        "InstanceNorm",
+        "InstanceNorm1D InstanceNorm2D InstanceNorm3D",
+        "InstanceNorm1d InstanceNorm2d InstanceNorm3d",
+        "weight:scale,weight bias:bias,bias",
+        _EPS,
+        note="PyTorch's has no weight and bias unless it is made with affine=True; Paddle's has",
+    ),
+    _kind("Embedding", "Embedding", "Embedding", "weight:weight,weight", "padding_idx:_padding_idx|=-1,padding_idx|=-1"),
+    _kind("PReLU", "PReLU", "PReLU", "weight:_weight,weight"),
+    _kind("Bilinear", "Bilinear", "Bilinear", "weight:weight,weight bias:bias,bias"),
+    _kind("LSTM", "LSTM", "LSTM", "*:*,*", "batch_first:!time_major,batch_first dropout:dropout,dropout", whole=True),
+    _kind("GRU", "GRU", "GRU", "*:*,*", "batch_first:!time_major,batch_first dropout:dropout,dropout", whole=True),
+    _kind("RNN", "SimpleRNN", "RNN", "*:*,*", "batch_first:!time_major,batch_first mode:mode,mode", whole=True),
+    _kind("LSTMCell", "LSTMCell", "LSTMCell", "*:*,*", whole=True),
+    _kind("GRUCell", "GRUCell", "GRUCell", "*:*,*", whole=True),
+    _kind("RNNCell", "SimpleRNNCell", "RNNCell", "*:*,*", whole=True),
+    _kind(
+        "MultiheadAttention",
+        "MultiHeadAttention",
+        "MultiheadAttention",
+        "query.weight:q_proj.weight.T,in_proj_weight[0/3] key.weight:k_proj.weight.T,in_proj_weight[1/3] "
+        "value.weight:v_proj.weight.T,in_proj_weight[2/3] query.bias:q_proj.bias,in_proj_bias[0/3] "
+        "key.bias:k_proj.bias,in_proj_bias[1/3] value.bias:v_proj.bias,in_proj_bias[2/3] "
+        "out.weight:out_proj.weight.T,out_proj.weight out.bias:out_proj.bias,out_proj.bias",
+        "heads:num_heads,num_heads dropout:dropout,dropout batch_first:=True,batch_first",
+        whole=True,
+    ),
+    _kind("MaxPool1d", "MaxPool1D", "MaxPool1d", "", _WINDOW),
+    _kind("MaxPool2d", "MaxPool2D", "MaxPool2d", "", _WINDOW),
+    _kind("MaxPool3d", "MaxPool3D", "MaxPool3d", "", _WINDOW),
+    _kind("AvgPool1d", "AvgPool1D", "AvgPool1d", "", _WINDOW + "count_include_pad:!exclusive,count_include_pad"),
+    _kind("AvgPool2d", "AvgPool2D", "AvgPool2d", "", _WINDOW + "count_include_pad:!exclusive,count_include_pad"),
+    _kind("AvgPool3d", "AvgPool3D", "AvgPool3d", "", _WINDOW + "count_include_pad:!exclusive,count_include_pad"),
+    _kind("AdaptiveAvgPool1d", "AdaptiveAvgPool1D", "AdaptiveAvgPool1d", "", "size:output_size|_output_size,output_size"),
+    _kind("AdaptiveAvgPool2d", "AdaptiveAvgPool2D", "AdaptiveAvgPool2d", "", "size:output_size|_output_size,output_size"),
+    _kind("AdaptiveMaxPool2d", "AdaptiveMaxPool2D", "AdaptiveMaxPool2d", "", "size:output_size|_output_size,output_size"),
+    _kind("Dropout", "Dropout", "Dropout", "", "p:p,p mode:mode,=upscale_in_train"),
+    _kind("Dropout2d", "Dropout2D", "Dropout2d", "", "p:p,p"),
+    _kind("Dropout3d", "Dropout3D", "Dropout3d", "", "p:p,p"),
+    _kind("ReLU", "ReLU", "ReLU"),
+    _kind("ReLU6", "ReLU6", "ReLU6"),
+    _kind("LeakyReLU", "LeakyReLU", "LeakyReLU", "", "slope:_negative_slope,negative_slope"),
+    _kind("ELU", "ELU", "ELU", "", "alpha:_alpha,alpha"),
+    _kind("GELU", "GELU", "GELU", "", "tanh:_approximate,?approximate=tanh"),
+    _kind("SiLU", "Silu Swish", "SiLU"),
+    _kind("Sigmoid", "Sigmoid", "Sigmoid"),
+    _kind("Tanh", "Tanh", "Tanh"),
+    _kind("Hardswish", "Hardswish", "Hardswish"),
+    _kind(
+        "Hardsigmoid",
+        "Hardsigmoid",
+        "Hardsigmoid",
+        "",
+        f"slope:=0.1666667,={1 / 6!r}",
+        note="Paddle's layer has no setting for it: F.hardsigmoid(x, slope=1/6) comes nearer",
+    ),
+    _kind("Softplus", "Softplus", "Softplus", "", "beta:_beta,beta threshold:_threshold,threshold"),
+    _kind("Softmax", "Softmax", "Softmax", "", "axis:_axis,dim"),
+    _kind("Flatten", "Flatten", "Flatten", "", "start:start_axis,start_dim end:stop_axis,end_dim"),
+    _kind("Identity", "Identity", "Identity"),
+    _kind("Upsample", "Upsample", "Upsample", "", "mode:mode,mode align_corners:align_corners|=False,align_corners|=False"),
+    _kind("PixelShuffle", "PixelShuffle", "PixelShuffle", "", "factor:_upscale_factor,upscale_factor"),
+]  # fmt: skip
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
+"""The known kinds, by name."""
+
+
+def load(path: Path) -> None:
+    """Adds the kinds of a JSON file to `KINDS`; `InputError` where it does not fit.
+
+    The file is a list of objects of the fields of `Kind`: name, classes {torch: [...], paddle: [...]}, and as wanted arrays and settings
+    {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS.
+    """
+    try:
+        rows = json.loads(path.read_text())
+        added = [Kind(**row) for row in rows]
+        for kind in added:
+            for spelled in (*kind.arrays.values(), *kind.settings.values(), kind.classes):
+                _ = [spelled[side] for side in SIDES]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} holds no kinds of layers ({error}): see parity/pairs/kinds.py") from None
+    KINDS.update({kind.name: kind for kind in added})
+
+
+def kind_of(side: str, classes: Sequence[str]) -> str:
+    """The kind of a layer by the qualified names of its classes, the nearest first.
+
+    A framework's classes stand in the table by their bare names, your own by MODULE.CLASS; what is in no row is named by its class, in
+    small letters, so that Paddle's ZeroPad2D and PyTorch's ZeroPad2d are one kind.
+    """
+    for name in classes:
+        known = name.rpartition(".")[2] if name.startswith(f"{side}.") else name
+        for kind in KINDS.values():
+            if known in kind.classes[side]:
+                return kind.name
+    return classes[0].rpartition(".")[2].lower()
+
+
+_SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?")
+
+
+def name_in(spelling: str) -> str:
+    """The array that a spelling speaks of."""
+    found = _SPELLING.fullmatch(spelling)
+    assert found
+    return found["name"]
+
+
+def read(spelling: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The canonical array of a spelling, from a side's own `arrays`."""
+    found = _SPELLING.fullmatch(spelling)
+    assert found
+    array = arrays[found["name"]]
+    if found["parts"]:
+        array = np.split(array, int(found["parts"]))[int(found["part"])]
+    return array.T if found["transposed"] else array
+
+
+def write(spelling: str, arrays: dict[str, np.ndarray], canonical: np.ndarray, shape: Sequence[int]) -> None:
+    """Puts a canonical array where the spelling says; `shape` is that of the side's own array, which is made if it is not there yet."""
+    found = _SPELLING.fullmatch(spelling)
+    assert found
+    array = arrays.setdefault(found["name"], np.zeros(shape, canonical.dtype))
+    if found["parts"]:
+        array = np.split(array, int(found["parts"]))[int(found["part"])]
+    array[...] = canonical.T if found["transposed"] else canonical
+
+
+def setting(spelling: str, attributes: Mapping[str, Any]) -> Any:
+    """What a layer's `attributes` say of a setting, in one form: numbers that stand for every axis alike are one number."""
+    for word in spelling.split("|"):
+        value = _setting(word, attributes)
+        if value is not None:
+            return _plain(value)
+    return None
+
+
+def _setting(word: str, attributes: Mapping[str, Any]) -> Any:
+    if word.startswith("="):
+        try:
+            return json.loads(word[1:].replace("None", "null").replace("True", "true").replace("False", "false"))
+        except ValueError:
+            return word[1:]
+    if word.startswith("?"):
+        name, _, wanted = word[1:].partition("=")
+        return attributes.get(name) == wanted
+    value = attributes.get(word.removeprefix("1-").removeprefix("!"))
+    if value is None:
+        return None
+    if word.startswith("1-"):
+        return round(1 - value, 12)
+    return not value if word.startswith("!") else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        values = [_plain(one) for one in value]
+        return values[0] if values and all(one == values[0] for one in values) else values
+    return value

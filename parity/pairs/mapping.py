@@ -1,0 +1,275 @@
+"""Which layer of the one model is which of the other: by name, else by order of execution, with kinds and shapes checked.
+
+What cannot be decided is an error that shows the candidates; a map in a file decides it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.pairs import kinds
+from parity.pairs.kinds import SIDES
+from parity.pairs.models import Unit, units_of
+from parity.weights import write_atomically
+from parity.worker import Record
+
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^_+", ""),
+    (r"(?<=[a-z0-9])([A-Z])", r"_\1"),
+    (r"^(conv|norm|bn|fc|linear|drop|pool|layer|block|stage)_(\d+)$", r"\1\2"),
+    (r"^batch_?norm", "bn"),
+    (r"^(linear|dense|fully_connected)$", "fc"),
+)
+"""Regular expression -> replacement, for every part of a path between dots, before names are compared in small letters."""
+
+
+class Apart(InputError):
+    """The two models are of different architectures; the message says where they part. `at` are the units there, by side."""
+
+    def __init__(self, message: str, at: Mapping[str, Unit | None]) -> None:
+        super().__init__(message)
+        self.at = dict(at)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One side: its units, and the paths of the layers in the order of their first call in inference, then in training."""
+
+    side: str
+    units: Sequence[Unit]
+    order: Sequence[str] = ()
+    inference: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(
+        side: str, modules: Sequence[Mapping[str, Any]], order: Sequence[str] = (), inference: Sequence[str] = ()
+    ) -> Model:
+        """From what the worker described and the calls that it noted."""
+        return Model(side, units_of(side, modules), order, frozenset(inference))
+
+    def unit(self, path: str) -> Unit:
+        """The unit of a path; `InputError` where there is none."""
+        for unit in self.units:
+            if unit.path == path:
+                return unit
+        raise InputError(f"the {self.side} model has no layer {path!r} that is matched by itself")
+
+    def owners(self) -> list[Unit]:
+        """The units that hold arrays of their own, in the order of execution; those that are never called stand last."""
+        place = {path: i for i, path in enumerate(self.order)}
+        holding = [unit for unit in self.units if unit.owns]
+        return sorted(holding, key=lambda unit: place.get(unit.path, len(place)))
+
+
+@dataclass
+class Pairing:
+    """Pairs of units, torch's first; what has no partner, by side; how the pairs were found; and where every array stands.
+
+    `arrays`: canonical name (torch's path and the kind's name) -> side -> spelling below the root of the model.
+    `single`: arrays that only one side of a pair has, by side.
+    """
+
+    pairs: list[tuple[Unit, Unit]]
+    how: str
+    alone: dict[str, list[Unit]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    arrays: dict[str, dict[str, str]] = field(default_factory=dict)
+    single: dict[str, list[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    def partner(self, side: str) -> dict[str, str]:
+        """Path on `side` -> path on the other."""
+        here, there = (0, 1) if side == SIDES[0] else (1, 0)
+        return {pair[here].path: pair[there].path for pair in self.pairs}
+
+
+def match(torch: Model, paddle: Model, given: Mapping[str, Any] | None = None) -> Pairing:
+    """The mapping of two models; `given` is what a map file says, and stands above all else. `InputError` where they cannot be matched."""
+    fixed = [(torch.unit(row["torch"]), paddle.unit(row["paddle"])) for row in (given or {}).get("layers", [])]
+    _check_fixed(fixed)
+    left = [unit for unit in torch.owners() if unit.path not in {a.path for a, _ in fixed}]
+    right = [unit for unit in paddle.owners() if unit.path not in {b.path for _, b in fixed}]
+    pairs, how = _pairs(torch, paddle, left, right)
+    chosen = fixed + pairs
+    if fixed:
+        how = f"a map for {len(fixed)} layers" + (f", {how} for the rest" if pairs else "")
+    mapping = Pairing(chosen, how)
+    matched = {side: {pair[i].path for pair in chosen} for i, side in enumerate(SIDES)}
+    for model in (torch, paddle):
+        mapping.alone[model.side] = [unit for unit in model.owners() if unit.path not in matched[model.side]]
+    _arrays(mapping, (given or {}).get("arrays", {}))
+    return mapping
+
+
+def _check_fixed(fixed: Sequence[tuple[Unit, Unit]]) -> None:
+    for i, side in enumerate(SIDES):
+        twice = [path for path, count in Counter(pair[i].path for pair in fixed).items() if count > 1]
+        if twice:
+            raise InputError(f"the map names the {side} layer {twice[0]!r} twice")
+    for a, b in fixed:
+        if a.signature != b.signature and a.kind == b.kind:
+            raise InputError(f"the map pairs {a} with {b}, whose shapes differ")
+
+
+def normal(path: str) -> str:
+    """A path with the known renames undone."""
+    parts = []
+    for part in path.split("."):
+        known = part
+        for pattern, instead in RENAMES:
+            known = re.sub(pattern, instead, known)
+        parts.append(known.lower())
+    return ".".join(parts)
+
+
+Pairs = list[tuple[Unit, Unit]]
+
+
+def _pairs(torch: Model, paddle: Model, left: list[Unit], right: list[Unit]) -> tuple[Pairs, str]:
+    by_name = _by_name(left, right)
+    if len(by_name) == len(left) == len(right):
+        return by_name, "names"
+    if [a.signature for a in left] == [b.signature for b in right]:
+        return list(zip(left, right, strict=True)), "order of execution"
+    return _mixed(torch, paddle, left, right, by_name)
+
+
+def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
+    """The units that have the same name, kind and shape on both sides, where the name is one layer's only."""
+    names = Counter(normal(unit.path) for unit in right), Counter(normal(unit.path) for unit in left)
+    there = {normal(unit.path): unit for unit in right}
+    found = []
+    for unit in left:
+        name = normal(unit.path)
+        if names[0][name] == names[1][name] == 1 and there[name].signature == unit.signature:
+            found.append((unit, there[name]))
+    return found
+
+
+def _mixed(torch: Model, paddle: Model, left: list[Unit], right: list[Unit], by_name: Pairs) -> tuple[Pairs, str]:
+    """Names and order together, where neither is enough: runs that agree in order, then what is unique, then names."""
+    matcher = difflib.SequenceMatcher(None, [u.signature for u in left], [u.signature for u in right], autojunk=False)
+    pairs = []
+    for block in matcher.get_matching_blocks():
+        run = list(zip(left[block.a :][: block.size], right[block.b :][: block.size], strict=True))
+        # Equal layers that follow each other may be branches, whose order says nothing once the order differs elsewhere.
+        if len(run) < 2 or len({a.signature for a, _ in run}) > 1:
+            pairs += run
+    free = [u for u in left if u not in [a for a, _ in pairs]], [u for u in right if u not in [b for _, b in pairs]]
+    moved = []
+    for signature in {unit.signature: None for unit in free[0]}:
+        here, there = ([u for u in side if u.signature == signature] for side in free)
+        if len(here) == len(there) == 1:
+            moved.append((here[0], there[0]))
+        elif here and there:
+            named = [pair for pair in by_name if pair[0] in here and pair[1] in there]
+            if len(named) != max(len(here), len(there)):
+                raise _ambiguous(here, there)
+            moved += named
+    done = {u.path for u, _ in pairs + moved}, {u.path for _, u in pairs + moved}
+    rest = [u for u in left if u.path not in done[0]], [u for u in right if u.path not in done[1]]
+    for model, alone in zip((torch, paddle), rest, strict=True):
+        if called := [unit for unit in alone if unit.path in model.inference or not model.order]:
+            raise _apart(left, right, model.side, called[0], pairs + moved)
+    return pairs + moved, "order of execution" + (", names and shapes" if moved else "")
+
+
+def _ambiguous(here: Sequence[Unit], there: Sequence[Unit]) -> InputError:
+    names = [", ".join(map(str, units)) for units in (here, there)]
+    return InputError(
+        f"it cannot be told which layers are pairs: in PyTorch {names[0]}; in Paddle {names[1]}. Say it in a JSON file, "
+        f'{{"layers": [{{"torch": "{here[0].path}", "paddle": "{there[0].path}"}}, ...]}}, and give it with --map'
+    )
+
+
+def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> Apart:
+    """Where two architectures part: the first unit that has no partner, and what the other side has there."""
+    own, other = (left, right) if side == "torch" else (right, left)
+    partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
+    before = [u for u in own[: own.index(unit)] if u.path in partner]
+    after = other[other.index(partner[before[-1].path]) + 1 :] if before else list(other)
+    beside = after[0] if after else None
+    names = {"torch": "PyTorch", "paddle": "Paddle"}
+    there = {"torch": "paddle", "paddle": "torch"}[side]
+    behind = f"behind {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
+    message = (
+        f"the models are of different architectures: they part {behind}, where {names[side]} has {unit} and {names[there]} has "
+        f"{beside or 'nothing more'}; {len(left)} and {len(right)} layers with weights, {len(pairs)} of them pairs"
+    )
+    return Apart(message, {side: unit, there: beside})
+
+
+def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
+    """Fills in where every array stands on both sides."""
+    for a, b in mapping.pairs:
+        units = dict(zip(SIDES, (a, b), strict=True))
+        for name in {**a.spellings, **b.spellings}:
+            canonical = _below(a.path, name)
+            spelled = {side: _below(u.path, u.spellings[name]) for side, u in units.items() if name in u.spellings}
+            if canonical in given:
+                spelled = {side: given[canonical][side] for side in SIDES}
+            if len(spelled) == 2:
+                mapping.arrays[canonical] = spelled
+            else:
+                (side,) = spelled
+                mapping.single[side].append(spelled[side])
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def canonical(
+    mapping: Pairing, side: str, arrays: Mapping[str, np.ndarray], names: Iterable[str] | None = None
+) -> Record:
+    """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
+    chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
+    return {name: kinds.read(where, arrays) for name, where in chosen.items() if kinds.name_in(where) in arrays}
+
+
+def spelled(
+    mapping: Pairing, side: str, state: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]]
+) -> Record:
+    """Canonical arrays by the names and in the layout of one side, whose own arrays have `shapes`."""
+    found: Record = {}
+    for name, where in mapping.arrays.items():
+        own = kinds.name_in(where[side])
+        if name in state and own in shapes:
+            kinds.write(where[side], found, state[name], shapes[own])
+    return found
+
+
+def to_json(mapping: Pairing) -> str:
+    """What a map file holds: the pairs of layers, and where every array stands."""
+    layers = [{"torch": a.path, "paddle": b.path, "kind": a.kind} for a, b in mapping.pairs]
+    shapes: dict[str, dict[str, list[int]]] = {}
+    for a, b in mapping.pairs:
+        for side, unit in zip(SIDES, (a, b), strict=True):
+            for name, array in unit.arrays.items():
+                shapes.setdefault(_below(a.path, name), {})[side] = list(array.shape)
+    arrays = {name: dict(where) | {"shapes": shapes[name]} for name, where in mapping.arrays.items()}
+    return json.dumps({"how": mapping.how, "layers": layers, "arrays": arrays}, indent=1)
+
+
+def save(path: Path, mapping: Pairing) -> None:
+    """Writes the map file, atomically."""
+    write_atomically(path, to_json(mapping).encode())
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a map file holds; `InputError` where it is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        _ = [(row["torch"], row["paddle"]) for row in found.get("layers", [])]
+        _ = [(row["torch"], row["paddle"]) for row in found.get("arrays", {}).values()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is no map of layers ({error}): --save-map writes one") from None
+    return found

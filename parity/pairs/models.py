@@ -1,0 +1,107 @@
+"""A model as its worker describes it: modules with their kinds, settings and arrays, and the units that are matched one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from parity.pairs.kinds import KINDS, Kind, kind_of, name_in, setting
+
+
+@dataclass(frozen=True)
+class Array:
+    """A parameter or buffer: its shape, whether it is trained, and the name of the tensor that it shares, if it is not the first."""
+
+    shape: tuple[int, ...]
+    trained: bool
+    same_as: str | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A layer that is matched as one: `arrays` are its own by canonical name, `spellings` say where they stand below `path`.
+
+    `leaf`: it is called as a whole, and not only a holder of arrays for the layers inside it.
+    """
+
+    side: str
+    path: str
+    kind: str
+    arrays: Mapping[str, Array]
+    spellings: Mapping[str, str]
+    settings: Mapping[str, Any]
+    leaf: bool
+    classes: Sequence[str]
+
+    @property
+    def owns(self) -> bool:
+        """Whether it holds an array that no unit before it holds."""
+        return any(array.same_as is None for array in self.arrays.values())
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What must agree of two units that are a pair: the kind and the shape of the first array, in canonical layout."""
+        if not self.arrays:
+            return (self.kind,)
+        name = next(iter(self.arrays))
+        return (self.kind, _canonical_shape(self.spellings[name], self.arrays[name].shape))
+
+    def __str__(self) -> str:
+        shape = f" {list(self.signature[1])}" if self.arrays else ""
+        return f"{self.path or '(the model itself)'} ({self.kind}{shape})"
+
+
+def _canonical_shape(spelling: str, shape: Sequence[int]) -> tuple[int, ...]:
+    name, _, parts = spelling.partition("[")
+    found = list(shape)
+    if parts:
+        found[0] //= int(parts.rstrip("]").split("/")[1])
+    return tuple(reversed(found)) if name.endswith(".T") else tuple(found)
+
+
+def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
+    """The units of a model in the order of registration."""
+    found, whole = [], None
+    arrays = {
+        f"{module['path']}.{name}".lstrip("."): Array(tuple(a["shape"]), a["trained"], a["same_as"])
+        for module in modules
+        for name, a in module["arrays"].items()
+    }
+    for module in modules:
+        path = module["path"]
+        if whole is not None and path.startswith(f"{whole}." if whole else ""):
+            continue
+        kind = KINDS.get(kind_of(side, module["classes"])) or Kind(kind_of(side, module["classes"]), {}, {"*": {}})
+        whole = path if kind.whole else None
+        if not (kind.whole or module["arrays"] or not module["inside"]):
+            continue
+        spellings = _spellings(side, kind, path, module["arrays"], arrays)
+        found.append(
+            Unit(
+                side,
+                path,
+                kind.name,
+                {name: arrays[_full(path, name_in(spelled))] for name, spelled in spellings.items()},
+                spellings,
+                {name: setting(spelled[side], module["attributes"]) for name, spelled in kind.settings.items()},
+                kind.whole or not module["inside"],
+                module["classes"],
+            )
+        )
+    return found
+
+
+def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
+    """Canonical name -> spelling of the arrays that the layer has; what the kind does not know keeps its name."""
+    if "*" in kind.arrays:
+        return {name: name for name in own}
+    found = {
+        name: spelled[side] for name, spelled in kind.arrays.items() if _full(path, name_in(spelled[side])) in arrays
+    }
+    known = {name_in(spelling) for spelling in found.values()}
+    return found | {name: name for name in own if name not in known}
+
+
+def _full(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,265 @@
+"""The workers of one pair: opened, run once to see what is called and drawn, matched, and put where the comparison starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from parity.compare import norm
+from parity.errors import InputError
+from parity.pairs import align, causes, mapping
+from parity.pairs.align import Alignment
+from parity.pairs.kinds import SIDES, name_in
+from parity.pairs.losses import LOSSES
+from parity.pairs.mapping import Model
+from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.worker import ModelWorker, Run
+from parity.randomness import stream
+from parity.recipe import Optimizer
+from parity.twin import perturb
+from parity.worker import Record
+
+JITTER = 0.1
+"""Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""
+
+RATE = 0.00001
+"""Learning rate: so small that ten steps hardly amplify rounding (at 0.0001 they part resnet50 sevenfold a step)."""
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What to compare: two factories, and how they are run. `parity.pairs.compare_models` explains the fields."""
+
+    torch: str
+    paddle: str
+    inputs: Sequence[np.ndarray]
+    loss: str = "mse"
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
+    steps: int = 10
+    seed: int = 0
+    stages: tuple[str, ...] = tuple(STAGES)
+    given: Mapping[str, Any] | None = None
+    folder: str | None = None
+    isolate: bool = False
+    changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Training steps."""
+        if not set(self.stages) - {"eval"}:
+            return 0
+        return self.steps if "trajectory" in self.stages else 1
+
+
+class Session:
+    """Workers by name: torch, paddle, and twin, which is another one of torch's framework. `dtypes` says what each computes in.
+
+    `start` may hold the arrays of one side's model, by its name and by their own, to start from.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        workers: Mapping[str, ModelWorker],
+        dtypes: Mapping[str, str],
+        pool: ThreadPoolExecutor,
+        start: Mapping[str, Record],
+    ) -> None:
+        if pair.loss not in LOSSES:
+            raise InputError(f"unknown loss {pair.loss!r}; known: {', '.join(LOSSES)}")
+        self.pair, self.workers, self.dtypes, self.pool, self.start = pair, workers, dtypes, pool, start
+        narrow = "float32" if "float32" in dtypes.values() else "float64"
+        self.inputs = [x.astype(narrow) if x.dtype.kind == "f" else x for x in pair.inputs]
+        self.keys: dict[str, dict[int, str]] = {side: {} for side in SIDES}
+        self._open()
+        trained = self._plan()
+        self.state = {name: array.astype(narrow) for name, array in self._state().items()}
+        aligned = self.alignment(trained)
+        factories = {"torch": pair.torch, "paddle": pair.paddle}
+        self.outcome = Outcome(factories, self.versions, self.pairing, dtypes["paddle"], pair.stages)
+        found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
+        self.outcome.differences, self.outcome.explained = found
+        self.evidence = causes.Evidence(self.pairing, self.state)
+
+    def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
+        """`act` of every worker's name, at the same time."""
+        jobs = {name: self.pool.submit(act, name) for name in names or self.workers}
+        return {name: job.result() for name, job in jobs.items()}
+
+    def _open(self) -> None:
+        pair = self.pair
+        factory = {"torch": pair.torch, "twin": pair.torch, "paddle": pair.paddle}
+        opened = self.everywhere(
+            lambda n: self.workers[n].open(
+                factory[n], self.dtypes[n], pair.optimizer, pair.seed, pair.folder, pair.changes.get(side_of(n), ())
+            )
+        )
+        self.modules = {side: opened[side]["modules"] for side in SIDES}
+        self.versions = {side: opened[side]["versions"] for side in SIDES}
+        self.variance = self.workers["paddle"].kernel_variance()
+        self.everywhere(lambda name: self.workers[name].agree(self.variance))
+
+    def _plan(self) -> dict[str, Run]:
+        """Runs both models as they are, to see what is called and drawn, and matches them."""
+        bare = {side: Model.of(side, self.modules[side]) for side in SIDES}
+        self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
+        seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
+        trained = seen
+        if self.pair.length:
+            trained = self.everywhere(lambda side: self.run(side, True, randomness=True), SIDES)
+        for side, found in trained.items():
+            for path in {*found.random, *seen[side].random}:
+                raise InputError(
+                    f"the {side} model draws random numbers at layer {path or '(the model itself)'} by other ways than dropout: both "
+                    "sides cannot be given the same. Take that layer out, or set its probability to 0"
+                    + (", or leave training out with --stages eval" if path not in seen[side].random else "")
+                )
+        self.models = {}
+        for side in SIDES:
+            called = [note["path"] for note in seen[side].calls]
+            order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
+            self.models[side] = Model.of(side, self.modules[side], order, called)
+        self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
+        if not align.returned(seen["torch"].outputs, seen["paddle"].outputs):
+            raise InputError("the models return no tensor of floats that could be compared")
+        if self.pair.length:
+            self.keys = align.dropout_keys(self.pairing, trained, self.alignment(trained))
+        return trained
+
+    def _state(self) -> Record:
+        """Where both sides start, canonical: the reference's fresh arrays, or those that were given."""
+        described = {
+            side: {below(m["path"], name): array for m in self.modules[side] for name, array in m["arrays"].items()}
+            for side in SIDES
+        }
+        self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
+        self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
+        for side, arrays in self.start.items():
+            if missing := [name for name in self.shapes[side] if name not in arrays]:
+                raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")
+            for name, shape in self.shapes[side].items():
+                if list(arrays[name].shape) != shape:
+                    raise InputError(
+                        f"{name} has shape {list(arrays[name].shape)} in the weights, {shape} in the {side} model"
+                    )
+            return self.canonical(side, arrays)
+        found: Record = {}
+        for chunk in self.chunks():
+            found |= self.fetch(chunk, ["torch"], ModelWorker.tensors)["torch"]
+        return {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
+
+    def chunks(self) -> list[list[str]]:
+        """The canonical names of one pair of layers after the other: what is held of all sides at a time."""
+        named: dict[str, list[str]] = {}
+        owner = {below(a.path, name): a.path for a, b in self.pairing.pairs for name in {**a.arrays, **b.arrays}}
+        for name in self.pairing.arrays:
+            named.setdefault(owner[name], []).append(name)
+        return list(named.values())
+
+    def fetch(
+        self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelWorker, list[str]], Record]
+    ) -> dict[str, Record]:
+        """By worker, what it holds (`ModelWorker.tensors` or `.gradients`) under canonical names; what it lacks is left out."""
+
+        def one(worker: str) -> Record:
+            side = side_of(worker)
+            own = {name_in(self.pairing.arrays[name][side]) for name in names}
+            own = {self.aliases[side].get(name, name) for name in own}
+            return self.canonical(side, what(self.workers[worker], sorted(own)), names)
+
+        return self.everywhere(one, workers)
+
+    def canonical(self, side: str, arrays: Record, names: Iterable[str] | None = None) -> Record:
+        """A side's own arrays in canonical names and layout; a shared one under all its names."""
+        shared = {name: arrays[first] for name, first in self.aliases[side].items() if first in arrays}
+        return mapping.canonical(self.pairing, side, arrays | shared, names)
+
+    def put(self, moved: Mapping[str, int]) -> None:
+        """Puts all sides at the start; those named in `moved` with every number moved by one ULP, drawn from that seed."""
+
+        def one(worker: str, chunk: list[str]) -> None:
+            side = side_of(worker)
+            state = {name: self.state[name].astype(self.dtypes[worker]) for name in chunk if name in self.state}
+            state = perturb(state, moved[worker]) if worker in moved else state
+            self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side]))
+
+        for chunk in self.chunks():
+            self.everywhere(functools.partial(one, chunk=chunk))
+
+    def given(self, name: str, moved: int | None = None) -> list[np.ndarray]:
+        """The inputs of a worker, moved by one ULP where there is a seed."""
+        floats = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
+        if moved is None:
+            return floats
+        return [perturb({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(floats)]
+
+    def run(
+        self,
+        name: str,
+        train: bool,
+        record: bool = True,
+        randomness: bool = False,
+        step: int = 0,
+        moved: int | None = None,
+    ) -> Run:
+        """Forward of one worker, with the dropout masks of `step`."""
+        side = side_of(name)
+        wanted = self.wanted[side] if record else []
+        seed = self.pair.seed * 1_000_003 + step
+        return self.workers[name].run(self.given(name, moved), train, wanted, seed, self.keys[side], randomness)
+
+    def alignment(self, runs: Mapping[str, Run]) -> Alignment:
+        """Which calls of two runs are partners."""
+        calls = [align.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
+        return align.align(self.pairing, *calls)
+
+    def seeds(self, runs: Mapping[str, Run]) -> tuple[dict[str, float], dict[str, Record]]:
+        """By worker, the loss of its outputs and what backward starts from."""
+        names = align.returned(runs["torch"].outputs, runs["paddle"].outputs)
+        losses, found = {}, {}
+        for name, run in runs.items():
+            place = {one: two if name == "paddle" else one for one, two in names}
+            losses[name], gradients = LOSSES[self.pair.loss](
+                {n: run.outputs[p] for n, p in place.items()}, self.pair.seed
+            )
+            found[name] = {place[n]: gradient.astype(self.dtypes[name]) for n, gradient in gradients.items()}
+        return losses, found
+
+    def trained(self) -> dict[str, bool]:
+        """Canonical name -> whether training moves it, of the reference's arrays."""
+        return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
+
+
+def side_of(name: str) -> str:
+    """The side whose model a worker holds."""
+    return "torch" if name == "twin" else name
+
+
+def below(path: str, name: str) -> str:
+    """A name under a path, which is empty for the model itself."""
+    return f"{path}.{name}" if path else name
+
+
+def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:
+    """A constant array with some noise, one of positive numbers staying so; any other as it is."""
+    if array.size < 2 or np.ptp(array):
+        return array
+    noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
+    return array * np.exp(noise) if array.flat[0] > 0 else array + noise
+
+
+def zero_gradients(own: Mapping[str, Record], bound: float) -> dict[str, float]:
+    """The gradients of one layer that are zero in exact arithmetic: on both sides no more than rounding beside its largest.
+
+    Name -> the larger one's norm, relative to that largest.
+    """
+    norms = {n: (norm(a), norm(own["paddle"][n])) for n, a in own["torch"].items() if n in own["paddle"]}
+    size = max((here for here, _ in norms.values()), default=0.0)
+    return {n: max(pair) / size for n, pair in norms.items() if 0 < max(pair) <= bound * size}

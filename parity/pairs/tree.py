@@ -1,0 +1,53 @@
+"""Both models as trees, with the place marked where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from parity.pairs.kinds import SIDES
+from parity.pairs.mapping import Model, Pairing
+from parity.pairs.outcome import Place
+
+TITLES = {"torch": "PyTorch", "paddle": "Paddle"}
+
+AROUND = 3
+"""Layers shown before and behind the place within one parent; the rest is counted."""
+
+
+def draw(models: Mapping[str, Model], pairing: Pairing, place: Place) -> str:
+    """Two trees, one below the other; what lies far from the place is counted and not shown."""
+    found = []
+    for side, path in zip(SIDES, (place.torch, place.paddle), strict=True):
+        found += [TITLES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
+    return "\n".join(found)
+
+
+def _tree(model: Model, marked: str, partner: Mapping[str, str]) -> list[str]:
+    kinds = {unit.path: unit.kind for unit in model.units}
+    return _below("", [path for path in kinds if path], marked, kinds, partner, "  ")
+
+
+def _below(
+    parent: str, paths: Sequence[str], marked: str, kinds: Mapping[str, str], partner: Mapping[str, str], indent: str
+) -> list[str]:
+    """The lines of what stands directly under `parent`, opened on the way to the marked layer."""
+    groups: dict[str, list[str]] = {}
+    start = len(parent) + 1 if parent else 0
+    for path in paths:
+        groups.setdefault(path[start:].split(".")[0], []).append(path)
+    names = list(groups)
+    here = next((i for i, n in enumerate(names) if marked in groups[n]), None)
+    first, last = (0, len(names)) if here is None else (max(0, here - AROUND), here + AROUND + 1)
+    lines = [f"{indent}... {first} before"] if first else []
+    for i, name in enumerate(names):
+        if not first <= i < last:
+            continue
+        full = f"{parent}.{name}" if parent else name
+        inside = [path for path in groups[name] if path != full]
+        mark = "    <-- here they part" if full == marked else ""
+        other = f" = {partner[full]}" if partner.get(full, full) != full else ""
+        kind = f" {kinds[full]}" if full in kinds else f" ({len(inside)} layers)" if i != here else ""
+        lines.append(f"{indent}{name}{kind}{other}{mark}")
+        if i == here and inside:
+            lines += _below(full, inside, marked, kinds, partner, indent + "  ")
+    return lines + ([f"{indent}... {len(names) - last} more"] if last < len(names) else [])

@@ -1,0 +1,89 @@
+"""What hooks write down while a model runs: the calls of its layers, their arrays, its dropouts, and who drew random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.randomness import stream
+
+
+class Watch:
+    """The notes of one run; `begin` starts the next one.
+
+    `calls` holds {path, inputs, outputs} in the order of execution, where inputs and outputs are keys of `arrays`; a gradient has the key
+    of its output. `dropouts` holds {path, size, p} in order. `stack` are the paths of the layers that are running.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: set[str] = set()
+        self.begin({}, 0)
+
+    def begin(self, keys: Mapping[int, str], seed: int, record: bool = True, randomness: bool = False) -> None:
+        """Forgets all. The n-th dropout draws from the stream `keys[n]` (by default, n) of `seed`."""
+        self.keys, self.seed, self.recording, self.suspicious = dict(keys), seed, record, randomness
+        self.stack: list[str] = []
+        self.calls: list[dict[str, Any]] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.gradients: dict[str, np.ndarray] = {}
+        self.dropouts: list[dict[str, Any]] = []
+        self.random: list[str] = []
+        self._states: list[bytes] = []
+        self._open: list[dict[str, Any]] = []
+
+    def wants(self, path: str) -> bool:
+        """Whether the calls of a layer are to be written down."""
+        return self.recording and path in self.wanted
+
+    def enter(self, path: str, state: Callable[[], bytes]) -> None:
+        """A layer begins."""
+        self.stack.append(path)
+        if self.suspicious:
+            self._states.append(state())
+
+    def leave(self, path: str, state: Callable[[], bytes]) -> None:
+        """A layer has ended. If the random numbers moved and no layer inside it has moved them, it is one of `random`."""
+        self.stack.pop()
+        if self.suspicious:
+            after = state()
+            if after != self._states.pop() and not self.random:
+                self.random.append(path)
+
+    def inputs(self, path: str, arrays: Sequence[np.ndarray]) -> None:
+        """What a layer was given; it is written down once its outputs are there."""
+        self._open.append({"path": path, "given": arrays})
+
+    def outputs(self, path: str, arrays: Sequence[np.ndarray]) -> list[str]:
+        """What a layer made of it; returns the keys of the outputs."""
+        given = self._open.pop()["given"]
+        number = len(self.calls)
+        call: dict[str, Any] = {"path": path}
+        for what, found in (("inputs", given), ("outputs", arrays)):
+            call[what] = [f"{number}/{what}/{i}" for i in range(len(found))]
+            self.arrays.update(zip(call[what], found, strict=True))
+        self.calls.append(call)
+        return list(call["outputs"])
+
+    def gradient(self, key: str, array: np.ndarray) -> None:
+        """The gradient of an output."""
+        self.gradients[key] = array
+
+    def draw(self, size: int, p: float) -> np.ndarray:
+        """What a dropout multiplies `size` numbers by: 0 with probability `p`, else 1 / (1-p)."""
+        number = len(self.dropouts)
+        self.dropouts.append({"path": self.stack[-1] if self.stack else "", "size": size, "p": p})
+        kept = stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size).random(size) >= p
+        return kept / (1 - p) if p < 1 else np.zeros(size)
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a layer's attributes: numbers, words, and short lists of them."""
+    return {name: value for name, value in attributes.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) <= 8 and all(type(one) in (int, float, bool, str) for one in value)
+    return value is None or type(value) in (int, float, bool, str)

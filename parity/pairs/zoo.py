@@ -1,0 +1,89 @@
+"""Pairs that nobody here wrote: torchvision's networks beside those of paddle.vision, and both frameworks' transformer encoder layer.
+
+Inputs are small and classes few, where a network allows it, so that all of them can be proven on a laptop; weights are random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from parity.errors import InputError
+
+
+@dataclass(frozen=True)
+class ZooPair:
+    """A pair by its name: what makes the two models, the shape of the input, and what is set in them first.
+
+    A second entry of a pair that differs, with what differs set right, shows that this is all.
+    """
+
+    name: str
+    torch: str
+    paddle: str
+    input_shape: tuple[int, ...] = (4, 3, 64, 64)
+    set_torch: tuple[str, ...] = ()
+    set_paddle: tuple[str, ...] = ()
+
+
+def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> ZooPair:
+    torch = f"torchvision.models:{name}(num_classes=10{more})"
+    return ZooPair(name, torch, f"paddle.vision.models:{paddle or name}", shape)
+
+
+def _set_right(pair: ZooPair, torch: tuple[str, ...], paddle: tuple[str, ...], factory: str = "") -> ZooPair:
+    return replace(pair, name=f"{pair.name}-set-right", torch=factory or pair.torch, set_torch=torch, set_paddle=paddle)
+
+
+_SMALL = (2, 3, 32, 32)
+_LAYER = "d_model=16, nhead=4, dim_feedforward=32, dropout=0.1"
+
+_PAIRS = [
+    _vision("alexnet", (2, 3, 224, 224), paddle="alexnet(num_classes=10)"),
+    *(_vision(f"vgg{depth}", _SMALL, paddle=f"vgg{depth}(num_classes=10)") for depth in (11, 16, 19)),
+    *(_vision(f"vgg{depth}_bn", _SMALL, paddle=f"vgg{depth}(batch_norm=True, num_classes=10)") for depth in (11, 16, 19)),
+    _vision("resnet18", paddle="resnet18(num_classes=10)"),
+    _vision("resnet50", paddle="resnet50(num_classes=10)"),
+    _vision("resnext50_32x4d", paddle="resnext50_32x4d(num_classes=10)"),
+    _vision("wide_resnet50_2", paddle="wide_resnet50_2(num_classes=10)"),
+    _vision("mobilenet_v2", paddle="mobilenet_v2(num_classes=10)"),
+    _vision("mobilenet_v3_small", paddle="mobilenet_v3_small(num_classes=10)"),
+    _vision("mobilenet_v3_large", paddle="mobilenet_v3_large(num_classes=10)"),
+    _vision("densenet121", paddle="densenet121(num_classes=10)"),
+    _vision("squeezenet1_1", paddle="squeezenet1_1(num_classes=10)"),
+    _vision("shufflenet_v2_x1_0", paddle="shufflenet_v2_x1_0(num_classes=10)"),
+    _vision("googlenet", (2, 3, 224, 224), ", init_weights=False", "googlenet(num_classes=10)"),
+    _vision("inception_v3", (2, 3, 299, 299), ", init_weights=False", "inception_v3(num_classes=10)"),
+    ZooPair(
+        "transformer_encoder_layer",
+        f"torch.nn:TransformerEncoderLayer({_LAYER}, batch_first=True)",
+        f"paddle.nn:TransformerEncoderLayer({_LAYER})",
+        (4, 6, 16),
+    ),
+]  # fmt: skip
+
+_UPSCALE = "Dropout.mode='upscale_in_train'"
+
+_BY_NAME = {pair.name: pair for pair in _PAIRS}
+
+_RIGHT = [
+    _set_right(_BY_NAME["alexnet"], (), (_UPSCALE,)),
+    _set_right(_BY_NAME["squeezenet1_1"], ("features.0.padding=1", "MaxPool2d.ceil_mode=False"), (_UPSCALE,)),
+    _set_right(
+        _BY_NAME["inception_v3"],
+        ("BatchNorm2d.eps=1e-5", "Dropout.p=0.2"),
+        (_UPSCALE,),
+        "torchvision.models:inception_v3(num_classes=10, init_weights=False, aux_logits=False)",
+    ),
+]
+
+PAIRS = _BY_NAME | {pair.name: pair for pair in _RIGHT}
+"""The pairs, by name."""
+
+
+def chosen(names: str) -> list[ZooPair]:
+    """The pairs of a list of names apart by commas, or all; `InputError` for one that is not known."""
+    if names == "all":
+        return list(PAIRS.values())
+    if unknown := [name for name in names.split(",") if name not in PAIRS]:
+        raise InputError(f"unknown pair {unknown[0]!r}; known: all, {', '.join(PAIRS)}")
+    return [PAIRS[name] for name in names.split(",")]
