@@ -281,6 +281,7 @@ def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
     return run
 
 
+@pytest.mark.slow
 def test_either_framework_errs_as_the_plain_loop_does(
     by_framework: Callable[[str], dict[str, Any]], framework: str, wanted: dict[Any, Any]
 ) -> None:

@@ -195,6 +195,7 @@ LONG = ("permutation", "--seeds", "1", "--epochs", "12", "--train-limit", "320",
 """Four runs of 60 updates."""
 
 
+@pytest.mark.slow
 def test_ctrl_c_or_sigterm_stops_at_a_batch_and_the_command_that_it_says_goes_on_to_the_same_weights(
     framework: str, execute: Execute, tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
     assert velocities and all(np.array_equal(fast[name], drawn[name]) for name in velocities)
 
 
+@pytest.mark.slow
 def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_bits(
     framework: str, tmp_path: Path
 ) -> None:
