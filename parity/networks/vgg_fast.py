@@ -17,7 +17,7 @@ DIRAC = Init("uniform", 1.0, "in", dirac=True)
 
 
 def vgg_fast() -> Network:
-    """Three blocks of two convolutions behind a frozen one that whitens; gamma is 1, only beta is trained; 1,971,352 of its parameters are trained."""
+    """Three blocks of two convolutions behind a frozen one that whitens; gamma is 1, only beta is trained; 1,971,352 trained parameters."""
     nodes: list[Node] = [Conv("white", WHITE, 2, padding=0, init=Init("whitening", 1.0), frozen=True), GELU("gelu0")]
     for g, filters in enumerate(FILTERS, start=1):
         for i in (1, 2):
