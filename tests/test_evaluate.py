@@ -363,8 +363,6 @@ def test_classes_meet_by_name_and_those_of_a_model_without_names_by_number(place
         matched(model, seven)
 
 
-# What is refused
-
 RUN = ("--model", "run", "--framework", "paddle")
 
 
