@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import ModelProto
 
-from parity.compare import Difference, relative_l2
+from parity.compare import Difference, distance
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -92,7 +92,7 @@ def closure(
         neutral = sessions.reference_layers(model, few)
         for layer, array in neutral.items():
             for side in names:
-                error = _error(exact[side].get(f"layers/{layer}"), array)
+                error = distance(exact[side].get(f"layers/{layer}"), array)
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, EXACT)
 
 
@@ -106,13 +106,9 @@ def _float32(
     # An operator that inference leaves out is in no export, and a raw export's values have names of their own.
     present = {party: array for party, array in found.items() if array is not None or kind == "scores"}
     for party, array in present.items():
-        yield Difference(f"onnx/{layer}.{party}, {what}", _error(exact[tensor], array), noise[tensor])
+        yield Difference(f"onnx/{layer}.{party}, {what}", distance(exact[tensor], array), noise[tensor])
     for (one, a), (other, b) in itertools.combinations(present.items(), 2):
-        yield Difference(f"onnx/{layer}.{one}, {other}, {what}", _error(a, b), 2 * noise[tensor])
-
-
-def _error(a: np.ndarray | None, b: np.ndarray | None) -> float:
-    return relative_l2(a, b) if a is not None and b is not None and a.shape == b.shape else float("inf")
+        yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), 2 * noise[tensor])
 
 
 def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:

@@ -47,10 +47,17 @@ def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
     """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
     if reference.shape != other.shape:
         raise Incomparable(f"shapes {reference.shape} and {other.shape}")
-    size, distance = norm(reference), norm_of_difference(reference, other)
-    if not (np.isfinite(size) and np.isfinite(distance)):
+    size, apart = norm(reference), norm_of_difference(reference, other)
+    if not (np.isfinite(size) and np.isfinite(apart)):
         return float("inf")
-    return distance / (size or 1.0)
+    return apart / (size or 1.0)
+
+
+def distance(reference: np.ndarray | None, other: np.ndarray | None) -> float:
+    """`relative_l2`; infinity where one is missing, or they are shaped differently."""
+    if reference is None or other is None or reference.shape != other.shape:
+        return float("inf")
+    return relative_l2(reference, other)
 
 
 def norm(array: np.ndarray) -> float:

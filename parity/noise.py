@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from parity.compare import Difference, relative_l2
+from parity.compare import Difference, distance
 from parity.feed import Feed, twin
 from parity.lockstep import in_order, layer_of, lockstep
 from parity.network import Network
@@ -50,7 +50,7 @@ def float32_step(
         moved = {name: (worker, twin(feed, seed, inputs=True)) for name, (worker, feed) in sides.items()}
         for name, record in next(lockstep(moved, 1, phases)).records.items():
             for tensor, array in record.items():
-                error = _error(own[name].get(tensor), array)
+                error = distance(own[name].get(tensor), array)
                 noise[name][tensor] = max(noise[name].get(tensor, 0.0), error)
     for name in names:
         yield from ((name, d) for d in _differences(network, exact, own, name, names[0], noise[name]))
@@ -69,7 +69,7 @@ def inference_noise(
     found: dict[str, float] = {}
     for seed in range(TWINS):
         for tensor, array in predict(perturb(state, seed), perturb(pictures, seed)).items():
-            found[tensor] = max(found.get(tensor, HALF_ULP), _error(own[tensor], array))
+            found[tensor] = max(found.get(tensor, HALF_ULP), distance(own[tensor], array))
     return {tensor: FACTOR * error for tensor, error in found.items()}
 
 
@@ -81,7 +81,7 @@ def _differences(
         name = tensor.partition("/")[2]
         if tensor.startswith(("start/", "input/")) or tensor.endswith(".mask"):
             if side != first:  # copied, not computed: the same bits on both sides
-                yield Difference(tensor, _error(own[first].get(tensor), record.get(tensor)), 0.0)
+                yield Difference(tensor, distance(own[first].get(tensor), record.get(tensor)), 0.0)
         elif tensor.startswith("gradient/") and name in network.zero_gradients:
             weight = record[tensor.removesuffix("bias") + "weight"]
             yield Difference(
@@ -91,13 +91,7 @@ def _differences(
             bound = FACTOR * max(
                 noise.get(tensor, 0.0) + added.get(layer_of(name), 0.0) * _share(tensor, exact), HALF_ULP
             )
-            yield Difference(tensor, _error(exact.get(tensor), record.get(tensor)), bound)
-
-
-def _error(a: np.ndarray | None, b: np.ndarray | None) -> float:
-    if a is None or b is None or a.shape != b.shape:
-        return float("inf")
-    return relative_l2(a, b)
+            yield Difference(tensor, distance(exact.get(tensor), record.get(tensor)), bound)
 
 
 def kinks(network: Network, exact: Record, own: Record) -> dict[str, float]:

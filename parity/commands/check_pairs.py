@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from parity import machine
+from parity import machine, marked
 from parity.commands.command import Failed
 from parity.errors import InputError
 from parity.pairs.api import compare_models
@@ -26,6 +25,9 @@ from parity.weights import write_atomically
 
 STEPS = 10
 """Training steps, unless --steps says how many."""
+
+MARK = "pairs"
+"""What the table of pairs stands between, see `parity.marked`."""
 
 ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "set_torch", "set_paddle", "kinds", "update")
 """Flags that make no sense for a network of ours."""
@@ -99,12 +101,11 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     whole: dict[str, Any]
     if options.pairs:
         if options.update:
-            _marked(options.update)
+            marked.around(options.update, MARK)
         whole = {"verdict": "done", "results": _zoo(options, console), "machine": machine.describe()}
         if options.update:
-            before, behind = _marked(options.update)
             rows = _kept(options.report) if options.report else whole["results"]
-            write_atomically(options.update, f"{before}\n{table(rows)}\n\n{behind}".encode())
+            marked.update(options.update, MARK, table(rows))
             console.say(f"{options.update} is up to date")
         return dict(plain(whole))
     outcome = compare_models(
@@ -235,14 +236,3 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [f"`{row['name']}`{changed}", shape, row["verdict"], f"{count:,}" if count else "", worst, last, said]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
-
-
-def _marked(file: Path) -> tuple[str, str]:
-    """What stands before and behind the table of `file`, markers included."""
-    try:
-        found = re.match(r"(.*<!-- pairs -->\n)(?:.*\n)?(<!-- /pairs -->.*)", file.read_text(), re.DOTALL)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file} ({error}): give a text file") from None
-    if not found:
-        raise InputError(f"{file} has no <!-- pairs --> and <!-- /pairs -->: put them where the table belongs")
-    return found[1], found[2]

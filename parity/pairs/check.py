@@ -11,28 +11,34 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, norm, norm_of_difference, relative_l2
+from parity import check
+from parity.check import MANY_STEPS, TWIN
+from parity.compare import (
+    ZERO_GRADIENT_BOUND,
+    Difference,
+    NothingCompared,
+    distance,
+    norm,
+    norm_of_difference,
+    relative_l2,
+)
 from parity.pairs import align, causes, mapping, tree
 from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
 from parity.pairs.kinds import SIDES, name_in
+from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session, below, side_of, zero_gradients
+from parity.pairs.session import Pair, Session, side_of, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
 from parity.stages import Stage
 from parity.worker import Record
 
-ONE_STEP = 1e-12
-"""Bound in float64 on every tensor of inference and of the first step (relative L2)."""
+ONE_STEP = check.ONE_STEP["float64"]
+"""Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
 
-MANY_STEPS = 1e-10
-"""Bound on every tensor of later steps."""
-
-TWIN = 10.0
-"""A tensor may stand this many times as far from the reference as that of its one-ULP twin does, where that is more than the bound.
-
-What rounding can do to a tensor depends on the model (a small difference of large numbers keeps little of them): the twin shows it.
-Where only the twin excuses a tensor of a later step, the verdict says so: chaotic but equal.
+A tensor may stand `TWIN` times as far from the reference as that of its one-ULP twin does, where that is more: what rounding can do to
+a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the twin
+excuses a tensor of a later step, the verdict says so: chaotic but equal.
 """
 
 INHERITED = 1e-11
@@ -181,18 +187,17 @@ class _Check:
                 if moving.get(name):
                     size = math.hypot(size, norm(array))
                     apart = {w: math.hypot(apart[w], norm_of_difference(array, other)) for w, other in others.items()}
-        error, twin = (distance / (size or 1.0) for distance in (apart["paddle"], apart["twin"]))
+        error, twin = (far / (size or 1.0) for far in (apart["paddle"], apart["twin"]))
         row |= {"error": error, "twin": twin}
         self.say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}")
 
     def _add(self, step: int, compared: Compared) -> None:
         twin = compared.twin
         calm = ONE_STEP if step == 1 else MANY_STEPS
-        same = compared.torch.shape == compared.paddle.shape
-        error = relative_l2(compared.torch, compared.paddle) if same else math.inf
         noise = relative_l2(compared.torch, twin) if twin is not None and twin.shape == compared.torch.shape else 0.0
         noise = self._inherited(compared.name.partition("/")[0], step, noise)
-        self._count(step, Difference(compared.name, error, max(calm, TWIN * noise)), compared)
+        apart = distance(compared.torch, compared.paddle)
+        self._count(step, Difference(compared.name, apart, max(calm, TWIN * noise)), compared)
 
     def _inherited(self, phase: str, step: int, noise: float) -> float:
         """What rounding may have made of a tensor: as much as of the twin's, or of what came before it.

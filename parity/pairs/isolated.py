@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from parity.compare import ZERO_GRADIENT_BOUND, relative_l2
+from parity.compare import ZERO_GRADIENT_BOUND, distance
 from parity.errors import InputError
 from parity.pairs import align
 from parity.pairs.align import Call
 from parity.pairs.kinds import SIDES
 from parity.pairs.losses import projection
-from parity.pairs.session import Session, below, zero_gradients
+from parity.pairs.models import below
+from parity.pairs.session import Session, zero_gradients
 from parity.pairs.worker import ModelWorker
 from parity.stages import DIFFERENT, EQUAL
 from parity.worker import Record
@@ -41,19 +42,15 @@ def _errors(session: Session, a: Call, b: Call, given: list[Any]) -> tuple[float
     paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
     alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
     names = align.returned(alone["torch"].outputs, alone["paddle"].outputs)
-    forward = [_error(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
+    forward = [distance(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
     if not all(math.isfinite(error) for error in forward):
         return math.inf, math.inf
     _, gradients = projection({one: alone["torch"].outputs[one] for one, _ in names}, session.pair.seed)
     seeds = {"torch": gradients, "paddle": {two: gradients[one] for one, two in names}}
     backs = session.everywhere(lambda side: session.workers[side].backward(seeds[side]), SIDES)
-    found = [_error(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
+    found = [distance(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
     arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
     own = session.fetch(arrays, SIDES, ModelWorker.gradients) if arrays else dict.fromkeys(SIDES, Record())
     zero = zero_gradients(own, ZERO_GRADIENT_BOUND)
-    found += [_error(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
+    found += [distance(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
     return max(forward, default=0.0), max(found, default=0.0)
-
-
-def _error(a: Any, b: Any) -> float:
-    return relative_l2(a, b) if b is not None and a.shape == b.shape else math.inf

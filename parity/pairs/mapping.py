@@ -19,7 +19,7 @@ import numpy as np
 from parity.errors import InputError
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
-from parity.pairs.models import Unit, units_of
+from parity.pairs.models import Unit, below, units_of
 from parity.weights import write_atomically
 from parity.worker import Record
 
@@ -212,8 +212,8 @@ def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
     for a, b in mapping.pairs:
         units = dict(zip(SIDES, (a, b), strict=True))
         for name in {**a.spellings, **b.spellings}:
-            canonical = _below(a.path, name)
-            spelled = {side: _below(u.path, u.spellings[name]) for side, u in units.items() if name in u.spellings}
+            canonical = below(a.path, name)
+            spelled = {side: below(u.path, u.spellings[name]) for side, u in units.items() if name in u.spellings}
             if canonical in given:
                 spelled = {side: given[canonical][side] for side in SIDES}
             if len(spelled) == 2:
@@ -221,10 +221,6 @@ def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
             else:
                 (side,) = spelled
                 mapping.single[side].append(spelled[side])
-
-
-def _below(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def canonical(
@@ -254,7 +250,7 @@ def to_json(mapping: Pairing) -> str:
     for a, b in mapping.pairs:
         for side, unit in zip(SIDES, (a, b), strict=True):
             for name, array in unit.arrays.items():
-                shapes.setdefault(_below(a.path, name), {})[side] = list(array.shape)
+                shapes.setdefault(below(a.path, name), {})[side] = list(array.shape)
     arrays = {name: dict(where) | {"shapes": shapes[name]} for name, where in mapping.arrays.items()}
     return json.dumps({"how": mapping.how, "layers": layers, "arrays": arrays}, indent=1)
 

@@ -64,7 +64,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
     """The units of a model in the order of registration."""
     found, whole = [], None
     arrays = {
-        f"{module['path']}.{name}".lstrip("."): Array(tuple(a["shape"]), a["trained"], a["same_as"])
+        below(module["path"], name): Array(tuple(a["shape"]), a["trained"], a["same_as"])
         for module in modules
         for name, a in module["arrays"].items()
     }
@@ -82,7 +82,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
                 side,
                 path,
                 kind.name,
-                {name: arrays[_full(path, name_in(spelled))] for name, spelled in spellings.items()},
+                {name: arrays[below(path, name_in(spelled))] for name, spelled in spellings.items()},
                 spellings,
                 {name: setting(spelled[side], module["attributes"]) for name, spelled in kind.settings.items()},
                 kind.whole or not module["inside"],
@@ -97,11 +97,12 @@ def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays:
     if "*" in kind.arrays:
         return {name: name for name in own}
     found = {
-        name: spelled[side] for name, spelled in kind.arrays.items() if _full(path, name_in(spelled[side])) in arrays
+        name: spelled[side] for name, spelled in kind.arrays.items() if below(path, name_in(spelled[side])) in arrays
     }
     known = {name_in(spelling) for spelling in found.values()}
     return found | {name: name for name in own if name not in known}
 
 
-def _full(path: str, name: str) -> str:
+def below(path: str, name: str) -> str:
+    """A name under a path, which is empty for the model itself."""
     return f"{path}.{name}" if path else name

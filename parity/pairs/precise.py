@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from parity.compare import Difference, NothingCompared, norm, relative_l2
+from parity.compare import Difference, NothingCompared, distance, norm
 from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
 from parity.pairs.kinds import SIDES
@@ -44,7 +44,7 @@ def run_float32(
         for seed in range(TWINS):
             for name, moved in _tensors(session, pair.seed * 100 + seed)[0].items():
                 if name in own:
-                    errors = [_error(a, b) for a, b in zip(own[name][:2], moved[:2], strict=True)]
+                    errors = [distance(a, b) for a, b in zip(own[name][:2], moved[:2], strict=True)]
                     noise[name] = [max(pair) for pair in zip(noise.get(name, [0.0, 0.0]), errors, strict=True)]
             say(f"one-ULP twin {seed + 1} of {TWINS}")
     _judge(session.outcome, own, zero, noise)
@@ -97,7 +97,7 @@ def _judge(outcome: Outcome, own: Tensors, zero: Mapping[str, float], noise: Map
             else:
                 kinks[i] = math.hypot(kinks[i], _crossed(arrays[2], arrays[i])) if phase == "backward" else kinks[i]
                 allowed = noise[name][i] + (kinks[i] if phase in ("backward", "gradient") else 0.0)
-                difference = Difference(name, _error(arrays[2], arrays[i]), FACTOR * max(allowed, HALF_ULP))
+                difference = Difference(name, distance(arrays[2], arrays[i]), FACTOR * max(allowed, HALF_ULP))
             stage.add(difference)
             if outcome.first is None and not difference.equal:
                 layer = tensor.partition(":")[0]
@@ -115,7 +115,3 @@ def _crossed(exact: np.ndarray, own: np.ndarray) -> float:
         return 0.0
     crossed = (exact == 0) != (own == 0)
     return norm((own - exact)[crossed]) / norm(exact)
-
-
-def _error(a: np.ndarray, b: np.ndarray) -> float:
-    return relative_l2(a, b) if a.shape == b.shape else math.inf

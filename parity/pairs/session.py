@@ -17,6 +17,7 @@ from parity.pairs.align import Alignment
 from parity.pairs.kinds import SIDES, name_in
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
+from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.randomness import stream
@@ -240,11 +241,6 @@ class Session:
 def side_of(name: str) -> str:
     """The side whose model a worker holds."""
     return "torch" if name == "twin" else name
-
-
-def below(path: str, name: str) -> str:
-    """A name under a path, which is empty for the model itself."""
-    return f"{path}.{name}" if path else name
 
 
 def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from parity.pairs.kinds import SIDES
 from parity.pairs.mapping import Model, Pairing
+from parity.pairs.models import below
 from parity.pairs.outcome import Place
 
 TITLES = {"torch": "PyTorch", "paddle": "Paddle"}
@@ -42,7 +43,7 @@ def _below(
     for i, name in enumerate(names):
         if not first <= i < last:
             continue
-        full = f"{parent}.{name}" if parent else name
+        full = below(parent, name)
         inside = [path for path in groups[name] if path != full]
         mark = "    <-- here they part" if full == marked else ""
         other = f" = {partner[full]}" if partner.get(full, full) != full else ""
