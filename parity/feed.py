@@ -52,8 +52,8 @@ class Feed:
     `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
     `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
     rescales the momentum buffers when the rate changes; `keep(update, samples)` is the share that slow weights keep after an update, None
-    where they are not drawn (`parity.lookahead`); `after` may change the state behind an update; `patch` names functions of
-    `parity.faults.patches` that change the side itself, with their arguments.
+    where they are not drawn, and is itself None where there are none (`parity.lookahead`); `after` may change the state behind an update;
+    `patch` names functions of `parity.faults.patches` that change the side itself, with their arguments.
     """
 
     network: Network
@@ -66,7 +66,7 @@ class Feed:
     rate: Callable[[int], float]
     divisor: Callable[[int], int]
     factor: Callable[[float, float], float]
-    keep: Callable[[int, int], float | None] = lambda update, samples: None
+    keep: Callable[[int, int], float | None] | None = None
     after: After | None = None
     patches: tuple[tuple[str, ...], ...] = ()
 
@@ -80,7 +80,7 @@ class Feed:
             rate = self.rate(samples)
             factor = self.factor(previous, rate) if previous and rate else 1.0
             masks = self.masks(number, count)
-            keep = self.keep(number, samples)
+            keep = self.keep(number, samples) if self.keep else None
             yield Given(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor, keep)
             previous = rate
 
@@ -111,7 +111,7 @@ def feed(
         rate=lambda samples: recipe.rate(samples, whole),
         divisor=recipe.loss_divisor,
         factor=lambda old, new: old / new if recipe.optimizer.velocity_holds_rate else 1.0,
-        keep=keep,
+        keep=keep if recipe.lookahead.every else None,
     )
 
 

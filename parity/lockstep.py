@@ -69,7 +69,7 @@ def _one_of(
 
 def begin(worker: Worker, feed: Feed) -> Record:
     """Builds the side from its feed; returns its state as it reads it back, as tensors of the phase `start`."""
-    worker.start(feed.network, feed.optimizer, feed.state, feed.dtype)
+    worker.start(feed.network, feed.optimizer, feed.state, feed.dtype, slow=feed.keep is not None)
     for patch in feed.patches:
         worker.patch(*patch)
     kept = {name: array for name, array in worker.state().items() if not name.startswith("optimizer.")}

@@ -13,10 +13,10 @@ from parity.weights import State
 def draw(side: Side, slow: State, keep: float, updates: int) -> State:
     """The weights and statistics of `side`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
 
-    Returns them: they are the slow ones from now on.
+    Returns them: they are the slow ones from now on. Slots of an optimizer stay as they are, and in `slow` do not count.
     """
     state = side.state()
-    mixed = {name: _between(slow[name], state[name], keep) for name in side.model.network.parameters}
+    mixed = {n: _between(slow[n], array, keep) for n, array in state.items() if not n.startswith("optimizer.")}
     side.load(state | mixed, updates)
     return mixed
 

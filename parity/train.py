@@ -68,9 +68,9 @@ def train(
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
                     _log_batch(run, dataset, position, console, cost, error)
-                if ahead.every and not ahead.due(position.batch, len(batches)):
-                    continue  # a run goes on from where slow and trained weights are the same
                 if ahead.every:
+                    if not ahead.due(position.batch, len(batches)):
+                        continue  # a run goes on from where slow and trained weights are the same
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
                     slow = lookahead.draw(side, slow, share, position.update)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import subprocess
 import sys
@@ -19,13 +18,14 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from parity import lookahead
 from parity.bench import Bench
 from parity.errors import InputError
+from parity.frames import receive, send
 from parity.network import Network
 from parity.recipe import Optimizer, Recipe, read_optimizer, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
@@ -101,9 +101,12 @@ class Worker:
         versions: dict[str, str] = self.call("versions")[1]
         return versions
 
-    def start(self, network: Network, settings: Optimizer, state: State, dtype: str = "float64") -> None:
-        """Builds the network with the weights `state` and a fresh optimizer."""
-        self.call("start", state, network=network.to_json(), settings=dataclasses.asdict(settings), dtype=dtype)
+    def start(
+        self, network: Network, settings: Optimizer, state: State, dtype: str = "float64", slow: bool = False
+    ) -> None:
+        """Builds the network with the weights `state` and a fresh optimizer; `slow` keeps them for `look_ahead`."""
+        fields = dataclasses.asdict(settings)
+        self.call("start", state, network=network.to_json(), settings=fields, dtype=dtype, slow=slow)
 
     def step(
         self,
@@ -200,8 +203,8 @@ class Worker:
         """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
         assert self._process.stdin and self._process.stdout
         try:
-            _send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
-            found, answer = _receive(self._process.stdout)
+            send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
+            found, answer = receive(self._process.stdout)
         except (EOFError, OSError):
             self._process.wait(timeout=10)
             self._errors.seek(0)
@@ -215,52 +218,6 @@ class Worker:
         if "error" in answer:
             raise WorkerFailed(f"the {self.framework} worker failed:\n{answer['error']}")
         return found, answer["result"]
-
-
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
-"""safetensors' names of dtypes -> numpy's."""
-
-_NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
-
-
-def _send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, Any]) -> None:
-    """Writes one message. The arrays go from their own memory into the pipe: a step of a whole network is hundreds of megabytes."""
-    header: dict[str, Any] = {"__metadata__": {"message": json.dumps(message)}}
-    parts, end = [np.ascontiguousarray(array) for array in arrays.values()], 0
-    for name, part in zip(arrays, parts, strict=True):
-        start, end = end, end + part.nbytes
-        header[name] = {"dtype": _NAMES[part.dtype], "shape": arrays[name].shape, "data_offsets": (start, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write((8 + len(text) + end).to_bytes(8, "little") + len(text).to_bytes(8, "little") + text)
-    for part in parts:
-        file.write(part.reshape(-1).view(np.uint8).data)
-    file.flush()
-
-
-def _receive(file: IO[bytes]) -> tuple[Record, dict[str, Any]]:
-    """Reads one message. The arrays are views of its one buffer."""
-    size = int.from_bytes(_read(file, 8), "little")
-    blob = _read(file, size)
-    start = 8 + int.from_bytes(blob[:8], "little")
-    header = json.loads(blob[8:start].tobytes())
-    message: dict[str, Any] = json.loads(header.pop("__metadata__")["message"])
-    arrays = {}
-    for name, entry in header.items():
-        first, last = (start + offset for offset in entry["data_offsets"])
-        arrays[name] = blob[first:last].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays, message
-
-
-def _read(file: IO[bytes], size: int) -> np.ndarray:
-    buffer = np.empty(size, np.uint8)
-    done = 0
-    while done < size:
-        count = file.readinto(buffer[done:].data)  # type: ignore[attr-defined]
-        if not count:
-            raise EOFError
-        done += count
-    return buffer
 
 
 def _masks(arrays: Record) -> Record:
@@ -281,10 +238,12 @@ class _Server:
     def versions(self, arrays: Record) -> tuple[Record, Any]:
         return {}, self.runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
 
-    def start(self, arrays: Record, network: str, settings: dict[str, Any], dtype: str) -> tuple[Record, Any]:
+    def start(
+        self, arrays: Record, network: str, settings: dict[str, Any], dtype: str, slow: bool
+    ) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
         self.side = trainer(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
-        self.slow = arrays
+        self.slow = arrays if slow else {}
         return {}, None
 
     def l2_gradients(self, arrays: Record) -> tuple[Record, Any]:
@@ -378,12 +337,12 @@ def serve(make: Callable[[], Any]) -> None:
     try:
         server = make()
     except InputError as error:  # the framework is not installed: the answer to the first call
-        _receive(source)
-        _send(sink, {}, {"input_error": str(error)})
+        receive(source)
+        send(sink, {}, {"input_error": str(error)})
         return
     while True:
         try:
-            arrays, message = _receive(source)
+            arrays, message = receive(source)
         except EOFError:
             os._exit(0)  # there is nothing to save, and taking a framework down takes seconds
         try:
@@ -393,7 +352,7 @@ def serve(make: Callable[[], Any]) -> None:
             found, answer = {}, {"input_error": str(error)}
         except Exception:
             found, answer = {}, {"error": traceback.format_exc()}
-        _send(sink, found, answer)
+        send(sink, found, answer)
 
 
 if __name__ == "__main__":
