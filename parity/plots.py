@@ -18,12 +18,19 @@ from parity.run import Run
 from parity.weights import write_atomically
 
 
-def curves(run: Run) -> None:
-    """Writes curves.png: cost and error of training and test against passes, and the learning rate. Nothing before the first line."""
+def pyplot() -> Any:
+    """Matplotlib's pyplot, imported now, since it takes a second, and drawing into memory only."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+
+    return plt
+
+
+def curves(run: Run) -> None:
+    """Writes curves.png: cost and error of training and test against passes, and the learning rate. Nothing before the first line."""
+    plt = pyplot()
 
     batches, passes = run.metrics("batch"), run.metrics("pass")
     if not batches:
@@ -88,10 +95,7 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 def speeds(result: dict[str, Any]) -> bytes:
     """A PNG of what `scripts/bench.py` found: a bar of median images/s a contestant, a whisker from the least to the most."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     tables = result["tables"]
     widest = max(len(table["speeds"]) for table in tables.values())
@@ -140,10 +144,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
 
     `InputError` for more than `MOST_ROWS` rows.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
     from matplotlib.patches import Patch
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -197,10 +198,7 @@ MOST_NUMBERED, MOST_NAMED = 20, 60
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
     """A PNG of a confusion matrix: `counts` [K,K] of pictures by true (row) and predicted class, drawn as shares of each row."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    plt = pyplot()
 
     size = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import machine, marked
-from parity.commands.command import Failed
+from parity.commands.command import Failed, refuse
 from parity.errors import InputError
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
@@ -90,9 +90,7 @@ def wanted(options: argparse.Namespace) -> bool:
         raise InputError("a pair needs both --torch and --paddle")
     if options.pairs or options.torch:
         return True
-    for name in ONLY_HERE:
-        if getattr(options, name):
-            raise InputError(f"--{name.replace('_', '-')} is for a pair: give --torch and --paddle, or --pairs")
+    refuse(options, ONLY_HERE, "is for a pair: give --torch and --paddle, or --pairs")
     return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from parity import machine
@@ -60,6 +60,18 @@ def threads(text: str) -> int:
     if value > MOST_THREADS:
         raise argparse.ArgumentTypeError(f"{value} is above {MOST_THREADS}; this machine has {machine.cores()} cores")
     return value
+
+
+def flag(name: str) -> str:
+    """The flag of an option: save_map -> --save-map."""
+    return f"--{name.replace('_', '-')}"
+
+
+def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """`InputError`, the flag and `why`, for the first of the options `names` that is given."""
+    for name in names:
+        if getattr(options, name):
+            raise InputError(f"{flag(name)} {why}")
 
 
 positive.__name__ = natural.__name__ = threads.__name__ = "whole number"

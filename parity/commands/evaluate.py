@@ -14,6 +14,7 @@ import numpy as np
 
 from parity import data, images, machine, plots
 from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.commands.predict import model_flags
 from parity.contact_sheet import printable
 from parity.data import Dataset
 from parity.data.pictures import Pictures
@@ -44,17 +45,7 @@ def parser() -> Parser:
         f"  {script} --model vgg.onnx --limit 1000 --report report --json",
     )
     add = flags.add_argument
-    add(
-        "--model",
-        type=Path,
-        metavar="RUN|FILE",
-        help=f"a run folder, a .safetensors or a .onnx file (default: {SHIPPED.name}, which comes with the project)",
-    )
-    add(
-        "--framework",
-        choices=(*FRAMEWORKS, ONNX),
-        help="what computes a run or .safetensors file (default: whichever is installed, paddle first)",
-    )
+    model_flags(flags, (*FRAMEWORKS, ONNX))
     add(
         "--data",
         metavar="NAME",

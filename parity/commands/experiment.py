@@ -14,7 +14,7 @@ from typing import Any
 
 from parity import data, machine
 from parity.commands.check_parity import failures
-from parity.commands.command import Failed, Interrupted, Parser, execute, positive, threads
+from parity.commands.command import Failed, Interrupted, Parser, execute, positive, refuse, threads
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.experiments import EXPERIMENTS, STUDIES
@@ -122,15 +122,11 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _check_flags(options: argparse.Namespace) -> None:
     """`InputError` for a flag that the experiment has not, or that --full contradicts."""
     timed = options.experiment == TIMING.name
-    for name in OF_TRAINING if timed else OF_TIMING:
-        if getattr(options, name):
-            others = ", ".join(STUDIES) if timed else TIMING.name
-            raise InputError(f"--{name.replace('_', '-')} is of {others}: leave it out of {options.experiment}")
-    for name in ("epochs", "train_limit", "test_limit"):
-        if options.full and getattr(options, name):
-            raise InputError(
-                f"--{name.replace('_', '-')} cannot be given with --full, which trains as much as the article"
-            )
+    others = ", ".join(STUDIES) if timed else TIMING.name
+    refuse(options, OF_TRAINING if timed else OF_TIMING, f"is of {others}: leave it out of {options.experiment}")
+    if options.full:
+        limits = ("epochs", "train_limit", "test_limit")
+        refuse(options, limits, "cannot be given with --full, which trains as much as the article")
 
 
 def _check_folder(folder: Path, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import __version__, data, machine, networks, recipes
-from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import Difference
 from parity.dense import check_any_size, dense, dense_state, takes_any_size
 from parity.errors import InputError
@@ -111,9 +111,8 @@ def _check_flags(options: argparse.Namespace) -> None:
     if options.seed is not None and not options.network:
         raise InputError("--seed is of fresh weights: it goes with --network")
     if options.to == "static":
-        for name in ("opset", "dense", "softmax", "preprocess", "fold_batch_norm"):
-            if getattr(options, name):
-                raise InputError(f"--{name.replace('_', '-')} is of ONNX files: leave it out with --to static")
+        of_files = ("opset", "dense", "softmax", "preprocess", "fold_batch_norm")
+        refuse(options, of_files, "is of ONNX files: leave it out with --to static")
         if os.path.lexists(options.output):
             raise InputError(f"{options.output} exists: choose another --output")
     elif os.path.isdir(options.output) or options.output.suffix != ".onnx":  # noqa: PTH112 - never raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,26 @@ def parser() -> Parser:
     )
     add = flags.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder: the pictures in it, sorted")
-    add(
+    model_flags(flags, FRAMEWORKS)
+    add("--top", type=positive, default=3, metavar="K", help="classes named for each picture (default: 3)")
+    add("--bgr", action="store_true", help="swap red and blue, as the article's load_image does")
+    add("--show", type=Path, metavar="FILE.png", help="also draw the pictures with their predictions")
+    return flags
+
+
+def model_flags(flags: Parser, runtimes: Iterable[str]) -> None:
+    """The flags that say which model, and which of `runtimes` computes it."""
+    flags.add_argument(
         "--model",
         type=Path,
         metavar="RUN|FILE",
         help=f"a run folder, a .safetensors or a .onnx file (default: {SHIPPED.name}, which comes with the project)",
     )
-    add(
+    flags.add_argument(
         "--framework",
-        choices=tuple(FRAMEWORKS),
+        choices=tuple(runtimes),
         help="what computes a run or .safetensors file (default: whichever is installed, paddle first)",
     )
-    add("--top", type=positive, default=3, metavar="K", help="classes named for each picture (default: 3)")
-    add("--bgr", action="store_true", help="swap red and blue, as the article's load_image does")
-    add("--show", type=Path, metavar="FILE.png", help="also draw the pictures with their predictions")
-    return flags
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:

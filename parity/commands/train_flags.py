@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from parity import data, networks, plots, precision, recipes
-from parity.commands.command import Parser, natural, positive, threads
+from parity.commands.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
 from parity.run import Run
 from parity.side import FRAMEWORKS
@@ -137,17 +137,13 @@ def check_flags(options: argparse.Namespace, world: World) -> None:
     for mode, (refused, why) in modes.items():
         for name in refused if getattr(options, mode) is not None else ():
             if getattr(options, name) is not None and getattr(options, name) is not False:
-                raise InputError(f"{_flag(name)} cannot be given with {_flag(mode)}: {why}")
+                raise InputError(f"{flag(name)} cannot be given with {flag(mode)}: {why}")
     if options.eval_only and world.size > 1:
         raise InputError("--eval-only tests in one process: start it with plain python")
     if options.amp not in (None, "off") and options.device == "cpu":
         raise InputError(NO_AMP)
     if options.tensorboard:
         plots.check_tensorboard()
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def command_to_resume(framework: str, options: argparse.Namespace, run: Run, world: World) -> str:
@@ -157,5 +153,5 @@ def command_to_resume(framework: str, options: argparse.Namespace, run: Run, wor
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
         if value != default.get_default(name):
-            words += [_flag(name)] if value is True else [_flag(name), str(value)]
+            words += [flag(name)] if value is True else [flag(name), str(value)]
     return shlex.join(words)

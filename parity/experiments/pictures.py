@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from parity.experiments.tables import Rows, grouped
-from parity.plots import png
+from parity.plots import png, pyplot
 from parity.side import FRAMEWORKS
 
 COLOURS = ("#2f6fde", "#d9772b", "#2f9e6e", "#6b4fa0", "#8a97a6", "#b03a4a")
@@ -16,19 +16,10 @@ RIGHT, WRONG = "#1f7a4d", "#b03a4a"
 LINES = {"paddle": "-", "torch": "--"}
 
 
-def _pyplot() -> Any:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
 def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> bytes:
     """Grey pictures, rows of [n,H,W] from 0 to 1, a label in front of each row."""
     widest = max(len(row) for row in rows)
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         len(rows), widest, figsize=(1.0 * widest + 1, 1.05 * len(rows)), layout="constrained", squeeze=False
     )
     for line, row, label in zip(axes, rows, labels, strict=False):
@@ -42,7 +33,7 @@ def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> bytes:
 
 def changes(found: Sequence[Mapping[str, Any]]) -> bytes:
     """Accuracies on pixels as they are and permuted: a panel a network and framework, a line a seed, the mean in bold."""
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         1, len(found), figsize=(2.7 * len(found), 3.8), sharey=True, layout="constrained", squeeze=False
     )
     for axis, one, colour in zip(axes[0], found, _by_network(found), strict=True):
@@ -65,7 +56,7 @@ def _by_network(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def curves(rows: Rows) -> bytes:
     """Costs of training and test, and test accuracy, after each pass; a line a network and framework, the mean of the seeds."""
-    figure, axes = _pyplot().subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    figure, axes = pyplot().subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     names = list(dict.fromkeys(row["entry"] for row in rows))
     panels = {
         "train_costs": "training cost (nats)",
@@ -92,7 +83,7 @@ def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Se
     columns = min(4, len(images))
     lines = -(-len(images) // columns)
     height = 2.9 + 0.2 * len(guesses)
-    figure, axes = _pyplot().subplots(
+    figure, axes = pyplot().subplots(
         lines, columns, figsize=(3.1 * columns, height * lines + 0.1), layout="constrained", squeeze=False
     )
     figure.get_layout_engine().set(h_pad=0.1, hspace=0.08)  # between the last guess and the next row's titles
@@ -121,7 +112,7 @@ def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Se
 
 def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> bytes:
     """Accuracy (0 to 1) of each class, a bar for each of the `groups`."""
-    figure, axis = _pyplot().subplots(figsize=(12, 4.2), layout="constrained")
+    figure, axis = pyplot().subplots(figsize=(12, 4.2), layout="constrained")
     width = 0.8 / len(groups)
     for number, (name, values) in enumerate(groups.items()):
         places = np.arange(len(classes)) + (number + 0.5) * width - 0.4
@@ -139,7 +130,7 @@ def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -
 def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
     """Seconds of every step, and their means as lines: a panel a kind of step."""
     kinds = list(dict.fromkeys(kind for rows in found.values() for kind in rows))
-    figure, axes = _pyplot().subplots(1, len(kinds), figsize=(6 * len(kinds), 4), layout="constrained", squeeze=False)
+    figure, axes = pyplot().subplots(1, len(kinds), figsize=(6 * len(kinds), 4), layout="constrained", squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for (framework, rows), colour in zip(found.items(), COLOURS, strict=False):
             seconds = rows.get(kind, [])

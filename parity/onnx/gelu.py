@@ -6,15 +6,20 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
-ROOT_NAME = ".root"
+from parity.onnx.operators import Operator
+from parity.onnx.steps import Steps
+
+ROOT_NAME = ".root"  # what `write` calls it
 ROOT = np.array(math.sqrt(2), np.float32)
 ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
 
 
-def read(node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]) -> str | None:
-    """The value x where the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5, multiplied in any order; otherwise None."""
+def read(
+    node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]
+) -> tuple[str, Operator] | None:
+    """x and the operator, where the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5, multiplied in any order; otherwise None."""
 
     def with_scalar(value: str, kind: str, scalar: np.ndarray) -> str | None:
         """What the maker of `value`, of that `kind`, computes with the `scalar`."""
@@ -37,7 +42,7 @@ def read(node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[st
             pairs = [(half, b) for half in [with_scalar(a, "Mul", HALF)] if half]
             pairs += [(b, half) for half in [with_scalar(a, "Mul", HALF)] if half]
         if found := next((x for x, sums in pairs if shifted(sums, x)), None):
-            return found
+            return found, Operator("", "Gelu")
     return None
 
 
@@ -45,16 +50,8 @@ def _is(found: np.ndarray | None, scalar: np.ndarray) -> bool:
     return found is not None and found.dtype == scalar.dtype and np.array_equal(found.reshape(-1), scalar.reshape(-1))
 
 
-def write(layer: str, value: str, out: str) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
-    """Nodes and constants that make `out` of `value`; their values are called `LAYER.STEP`."""
-    tensors = {f"{layer}{ROOT_NAME}": ROOT, f"{layer}.one": ONE, f"{layer}.half": HALF}
-    nodes: list[NodeProto] = []
-
-    def add(kind: str, step: str, *inputs: str) -> str:
-        name = f"{layer}.{step}" if step else layer
-        nodes.append(helper.make_node(kind, list(inputs), [name if step else out], name))
-        return name
-
-    erf = add("Erf", "erf", add("Div", "scaled", value, f"{layer}{ROOT_NAME}"))
-    add("Mul", "", add("Mul", "product", value, add("Add", "shifted", erf, f"{layer}.one")), f"{layer}.half")
-    return nodes, tensors
+def write(steps: Steps, value: str) -> None:
+    """Adds what makes the GELU of `value`."""
+    root, one, half = (steps.constant(name, array) for name, array in (("root", ROOT), ("one", ONE), ("half", HALF)))
+    erf = steps.add("Erf", "erf", steps.add("Div", "scaled", value, root))
+    steps.add("Mul", "", steps.add("Mul", "product", value, steps.add("Add", "shifted", erf, one)), half)

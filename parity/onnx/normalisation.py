@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 from onnx.reference import ReferenceEvaluator
 
 from parity.onnx.operators import Operator
+from parity.onnx.steps import Steps
 from parity.randomness import stream
 
 SIZES = range(1, 32)
@@ -92,34 +93,18 @@ def sums_of_squares(x: np.ndarray, size: int) -> np.ndarray:
     return np.sum([squares[:, first : first + x.shape[1]] for first in range(size)], axis=0)
 
 
-def write(
-    layer: str, value: str, out: str, operator: Operator, channels: int
-) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
-    """Nodes and constants that normalise `value` [N,`channels`,H,W] into `out`; their values are called `LAYER.STEP`."""
-    size, nodes = operator.attributes["size"], []
-    tensors = {f"{layer}.{name}": array for name, array in operator.arrays.items()}
-    tensors[f"{layer}.edges"] = np.array([0, size // 2, 0, 0, 0, (size - 1) // 2, 0, 0])
-    tensors[f"{layer}.axis"] = np.array([1])
-
-    def add(kind: str, step: str, *inputs: str) -> str:
-        name = f"{layer}.{step}" if step else layer
-        nodes.append(helper.make_node(kind, list(inputs), [name if step else out], name))
-        return name
-
-    padded = add("Pad", "padded", add("Mul", "squares", value, value), f"{layer}.edges")
+def write(steps: Steps, value: str, operator: Operator, channels: int) -> None:
+    """Adds what normalises `value` [N,`channels`,H,W]."""
+    size, add = operator.attributes["size"], steps.add
+    alpha, beta, k = (steps.constant(name, array) for name, array in sorted(operator.arrays.items()))
+    edges = steps.constant("edges", np.array([0, size // 2, 0, 0, 0, (size - 1) // 2, 0, 0]))
+    axis = steps.constant("axis", np.array([1]))
+    padded = add("Pad", "padded", add("Mul", "squares", value, value), edges)
     parts = []
     for first in range(size):
-        tensors |= {
-            f"{layer}.{word}{first}": np.array([at]) for word, at in (("from", first), ("to", first + channels))
-        }
-        bounds = (f"{layer}.from{first}", f"{layer}.to{first}", f"{layer}.axis")
-        parts.append(add("Slice", f"part{first}", padded, *bounds))
-    total = add("Sum", "sums", *parts)
-    power = add(
-        "Pow",
-        "divisor",
-        add("Add", "shifted", add("Mul", "scaled", total, f"{layer}.alpha"), f"{layer}.k"),
-        f"{layer}.beta",
-    )
-    add("Div", "", value, power)
-    return nodes, tensors
+        bounds = [
+            steps.constant(f"{word}{first}", np.array([at])) for word, at in (("from", first), ("to", first + channels))
+        ]
+        parts.append(add("Slice", f"part{first}", padded, *bounds, axis))
+    scaled = add("Mul", "scaled", add("Sum", "sums", *parts), alpha)
+    add("Div", "", value, add("Pow", "divisor", add("Add", "shifted", scaled, k), beta))

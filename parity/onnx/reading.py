@@ -121,18 +121,20 @@ class _Reader:
             if value not in self.makers:
                 raise NotTheNetwork(f"value {value} does not come from the image")
             maker = self.makers[value]
-            if maker.op_type == "Div" and (read := normalisation.read(maker, self.model, self.makers, self.constants)):
+            if read := self.composed(maker):
                 self.found.append(replace(read[1], inputs=(self.follow(read[0]),)))
-                self.places[value] = len(self.found) - 1
-                return self.places[value]
-            if maker.op_type == "Mul" and (x := gelu.read(maker, self.makers, self.constants)):
-                self.found.append(Operator("", "Gelu", inputs=(self.follow(x),)))
                 self.places[value] = len(self.found) - 1
                 return self.places[value]
             for name in self.data(maker):
                 self.follow(name)
             self.places[value] = self.one(maker)
         return self.places[value]
+
+    def composed(self, node: NodeProto) -> tuple[str, Operator] | None:
+        """What goes in, and the operator, where `node` is the last of several that stand for one layer; otherwise None."""
+        if node.op_type == "Div":
+            return normalisation.read(node, self.model, self.makers, self.constants)
+        return gelu.read(node, self.makers, self.constants) if node.op_type == "Mul" else None
 
     def data(self, node: NodeProto) -> list[str]:
         """The values that `node` takes and that depend on the image's numbers, not on its shape alone."""

@@ -13,6 +13,7 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
+from parity.onnx.steps import Steps
 from parity.recipe import Preprocessing
 
 OPSETS = range(17, 22)
@@ -54,23 +55,18 @@ def write(
     outputs = [*(value_name(operator.layer) for operator in chain[:-1]), LOGITS]
     for operator, out in zip(chain, outputs, strict=True):
         taken = [value if place == IMAGE else outputs[place] for place in operator.inputs]
+        steps = Steps(operator.layer, out)
         if operator.kind == "LRN":
-            channels = network.layers[operator.layer].input[0]
-            steps, arrays = normalisation.write(operator.layer, taken[0], out, operator, channels)
-            parts, tensors = parts + steps, tensors | arrays
-            continue
-        if operator.kind == "Gelu":
-            steps, arrays = gelu.write(operator.layer, taken[0], out)
-            parts, tensors = parts + steps, tensors | arrays
-            continue
-        if operator.kind == "GlobalAveragePool":  # yields [N,C,1,1]
-            step = f"{operator.layer}.mean"
-            parts.append(helper.make_node(operator.kind, taken, [step], step))
-            parts.append(helper.make_node("Flatten", [step], [out], operator.layer, axis=1))
-            continue
-        names = [f"{operator.layer}.{name}" for name in operator.arrays]
-        tensors |= dict(zip(names, operator.arrays.values(), strict=True))
-        parts.append(helper.make_node(operator.kind, [*taken, *names], [out], operator.layer, **operator.attributes))
+            normalisation.write(steps, taken[0], operator, network.layers[operator.layer].input[0])
+        elif operator.kind == "Gelu":
+            gelu.write(steps, taken[0])
+        elif operator.kind == "GlobalAveragePool":  # yields [N,C,1,1]
+            steps.add("Flatten", "", steps.add(operator.kind, "mean", *taken), axis=1)
+        else:
+            names = [steps.constant(name, array) for name, array in operator.arrays.items()]
+            steps.add(operator.kind, "", *taken, *names, **operator.attributes)
+        parts += steps.nodes
+        tensors |= steps.tensors
     value = LOGITS
     if softmax:
         parts.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], f"{PROBABILITIES}.", axis=1))
