@@ -133,7 +133,7 @@ def _check_folder(folder: Path, name: str) -> None:
     """`InputError` unless `folder` is new, or of the experiment `name`."""
     mark = folder / MARK
     if not mark.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} holds something else: choose another --out")
         check_free(folder)
         return
