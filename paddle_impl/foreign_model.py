@@ -18,6 +18,7 @@ from paddle_impl.checkpoint import to_numpy
 from paddle_impl.layers import _kernel_variance
 from paddle_impl.train import optimizer_of
 from parity.pairs.averages import repairs
+from parity.pairs.models import below
 from parity.pairs.watching import Watch, plain_attributes
 from parity.recipe import Optimizer
 
@@ -57,16 +58,12 @@ class ForeignModel:
         return {
             "shape": list(tensor.shape),
             "trained": not tensor.stop_gradient,
-            "same_as": first if first != _join(path, name) else None,
+            "same_as": first if first != below(path, name) else None,
         }
 
     def _names(self) -> dict[int, str]:
         """The first name of every tensor of floats, by identity."""
-        found: dict[int, str] = {}
-        for path, module in self.model.named_sublayers(include_self=True):
-            for name, tensor in own_tensors(module):
-                found.setdefault(id(tensor), _join(path, name))
-        return found
+        return {id(tensor): name for name, tensor in self.tensors().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every distinct tensor of floats by its first name."""
@@ -75,7 +72,7 @@ class ForeignModel:
         for path, module in self.model.named_sublayers(include_self=True):
             for name, tensor in own_tensors(module):
                 if id(tensor) not in known:
-                    found[_join(path, name)] = tensor
+                    found[below(path, name)] = tensor
                     known.add(id(tensor))
         return found
 
@@ -201,14 +198,10 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         yield path, value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from flatten(one, _join(path, str(key)))
+            yield from flatten(one, below(path, str(key)))
     elif isinstance(value, list | tuple):
         for i, one in enumerate(value):
-            yield from flatten(one, _join(path, str(i)))
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
+            yield from flatten(one, below(path, str(i)))
 
 
 def begin_afresh(number: int) -> None:

@@ -17,6 +17,7 @@ from parity.compare import relative_l2
 from parity.feed import Given
 from parity.network import Network
 from parity.recipe import Optimizer
+from parity.windows import over_channels
 from parity.wiring import input_of
 
 Record = Mapping[str, np.ndarray]
@@ -223,7 +224,7 @@ def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.
 
 
 def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
-    total = _around(x * x, node.size)
+    total = over_channels(x * x, node.size)
     base = node.k + node.alpha * total
     for times, factor in (("divided", 1 / node.size), ("multiplied", node.size)):
         for again, power in (("", 1), (" twice", 2)):
@@ -239,16 +240,12 @@ def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
     yield both, x / (1 + node.alpha / node.size * total) ** node.beta
     for size in range(1, min(2 * x.shape[1], MOST_CHANNELS) + 1):
         if size != node.size:
-            yield f"size {size} instead of {node.size}", x / (node.k + node.alpha * _around(x * x, size)) ** node.beta
-    rows = _around((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
+            yield (
+                f"size {size} instead of {node.size}",
+                x / (node.k + node.alpha * over_channels(x * x, size)) ** node.beta,
+            )
+    rows = over_channels((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
     yield "it normalises over rows instead of channels", x / (node.k + node.alpha * rows) ** node.beta
-
-
-def _around(squares: np.ndarray, size: int) -> np.ndarray:
-    """The sum over `size` channels around each."""
-    channels = squares.shape[1]
-    padded = np.pad(squares, ((0, 0), (size // 2, (size - 1) // 2), (0, 0), (0, 0)))
-    return np.sum([padded[:, first : first + channels] for first in range(size)], axis=0)
 
 
 def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:

@@ -79,6 +79,13 @@ def takes_any_size(network: Network) -> bool:
     return averaged and not any(isinstance(node, Flatten) or _sized(node) for node in nodes)
 
 
+def any_size(network: Network) -> Network:
+    """`network` where it computes images of any size, else its dense form; `InputError` where that does not either."""
+    made = network if takes_any_size(network) else dense(network)
+    check_any_size(made)
+    return made
+
+
 def check_any_size(network: Network) -> None:
     """`InputError` naming the layer of `network` whose padding depends on the size of the image."""
     for node in walk(network.inference.nodes):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity import images
+from parity.data.batches import padded
 from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
 from parity.nodes import Shape
@@ -191,12 +192,12 @@ def _posteriors(
 def crops(pictures: Sequence[np.ndarray], plan: Plan) -> Iterator[np.ndarray]:
     """The places of the grid, row by row: the crops there of all `pictures` (uint8 [C,h,w], of any sizes), uint8 [N,C,H,W]."""
     pad, size = plan.padding, plan.size[1:]
-    padded = [np.pad(p, ((0, 0), (pad, pad), (pad, pad)), "reflect") if pad else p for p in pictures]
-    places = [[offsets(side, own, plan.grid) for side, own in zip(p.shape[1:], size, strict=True)] for p in padded]
+    wide = [padded(p, pad, "reflect") if pad else p for p in pictures]
+    places = [[offsets(side, own, plan.grid) for side, own in zip(p.shape[1:], size, strict=True)] for p in wide]
     for row in range(plan.grid):
         for column in range(plan.grid):
             starts = [(rows[row], columns[column]) for rows, columns in places]
-            yield np.stack([p[:, y : y + size[0], x : x + size[1]] for p, (y, x) in zip(padded, starts, strict=True)])
+            yield np.stack([p[:, y : y + size[0], x : x + size[1]] for p, (y, x) in zip(wide, starts, strict=True)])
 
 
 def offsets(side: int, own: int, count: int) -> list[int]:

@@ -12,9 +12,8 @@ from typing import Any
 from parity.costs import costs, totals
 from parity.errors import InputError
 from parity.network import Network
+from parity.side import NAMES
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL
-
-NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
 
 
 @dataclass(frozen=True)

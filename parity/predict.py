@@ -15,7 +15,7 @@ import numpy as np
 
 from parity import data, machine, recipes
 from parity.data.batches import preprocess
-from parity.dense import check_any_size, dense, dense_state, takes_any_size
+from parity.dense import any_size, dense_state, takes_any_size
 from parity.errors import InputError
 from parity.network import Network, parse_json
 from parity.nodes import Shape
@@ -128,8 +128,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
     def started_dense() -> Forward:
-        made = network if takes_any_size(network) else dense(network)
-        check_any_size(made)
+        made = any_size(network)
         if pixels.permutation is not None:
             raise InputError(f"{path} takes permuted pixels: only crops of one size can be permuted")
         return started(made, dense_state(made, state), replace(pixels, crop=0))

@@ -21,6 +21,9 @@ FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 """The frameworks, by the name that their packages and scripts carry."""
 
 
+NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
+"""The same in sentences, where they often stand."""
+
 EXPORTERS = ("paddle2onnx", "onnxscript")
 """What only an export to ONNX needs."""
 

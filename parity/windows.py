@@ -1,6 +1,8 @@
-"""How windows (of a convolution, of a pool) lie along one side of a map, and the padding around it."""
+"""How windows (of a convolution, of a pool) lie along one side of a map, the padding around it, and windows over channels."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from parity.errors import InputError
 
@@ -34,3 +36,11 @@ def count(name: str, size: int, window: int, stride: int, pad: Pad, ceil: bool =
     if ceil and steps * stride >= size + pad[0]:
         raise InputError(f"{name}: rounded up, its last window lies in the padding behind an input of {size}")
     return steps + 1
+
+
+def over_channels(x: np.ndarray, size: int) -> np.ndarray:
+    """Of [N,C,...], the sums over `size` channels around each, of an even number one more before than behind."""
+    channels = x.shape[1]
+    padded = np.pad(x, ((0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)))
+    total: np.ndarray = np.sum([padded[:, first : first + channels] for first in range(size)], axis=0)
+    return total

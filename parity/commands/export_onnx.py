@@ -21,7 +21,7 @@ import numpy as np
 from parity import __version__, data, machine, networks, recipes
 from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import Difference
-from parity.dense import check_any_size, dense, dense_state, takes_any_size
+from parity.dense import any_size, dense_state
 from parity.errors import InputError
 from parity.network import Network
 from parity.predict import softmax
@@ -157,8 +157,7 @@ def _checked(
 
 def _dense(source: Source) -> Source:
     """The same weights in a network that takes pictures of any size; `InputError` where there is none."""
-    network = source.network if takes_any_size(source.network) else dense(source.network)
-    check_any_size(network)
+    network = any_size(source.network)
     if source.preprocessing.permutation is not None:
         raise InputError(f"the recipe of {source.network.name} permutes the pixels of one size: leave --dense out")
     whole = replace(source.preprocessing, crop=0)

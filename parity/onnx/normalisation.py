@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from parity.onnx.operators import Operator
 from parity.onnx.steps import Steps
 from parity.randomness import stream
+from parity.windows import over_channels
 
 SIZES = range(1, 32)
 """Window sizes that are told apart."""
@@ -79,18 +80,16 @@ def _window(sums: ReferenceEvaluator, channels: int) -> int | None:
     """The size of the windows whose squares are summed; None where they are not."""
     x = stream(0, "channels").uniform(0.5, 1.5, (2, channels, 3, 3)).astype(np.float32)
     (found,) = sums.run(None, {sums.input_names[0]: x})
-    matching = (size for size in SIZES if found.shape == x.shape and _close(found, sums_of_squares(x, size)))
+    matching = (
+        size
+        for size in SIZES
+        if found.shape == x.shape and _close(found, over_channels(x.astype(np.float64) ** 2, size))
+    )
     return next(matching, None)
 
 
 def _close(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.allclose(a, b, rtol=SUMMED, atol=0))
-
-
-def sums_of_squares(x: np.ndarray, size: int) -> np.ndarray:
-    """Of [N,C,H,W], over `size` channels around each, of an even number one more before than behind (Krizhevsky et al. 2012, 3.3)."""
-    squares = np.pad(np.float64(x) ** 2, ((0, 0), (size // 2, (size - 1) // 2), (0, 0), (0, 0)))
-    return np.sum([squares[:, first : first + x.shape[1]] for first in range(size)], axis=0)
 
 
 def write(steps: Steps, value: str, operator: Operator, channels: int) -> None:

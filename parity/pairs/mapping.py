@@ -20,6 +20,7 @@ from parity.errors import InputError
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.models import Unit, below, units_of
+from parity.side import NAMES
 from parity.weights import write_atomically
 from parity.worker import Record
 
@@ -197,11 +198,10 @@ def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, p
     before = [u for u in own[: own.index(unit)] if u.path in partner]
     after = other[other.index(partner[before[-1].path]) + 1 :] if before else list(other)
     beside = after[0] if after else None
-    names = {"torch": "PyTorch", "paddle": "Paddle"}
     there = {"torch": "paddle", "paddle": "torch"}[side]
     behind = f"behind {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
     message = (
-        f"the models are of different architectures: they part {behind}, where {names[side]} has {unit} and {names[there]} has "
+        f"the models are of different architectures: they part {behind}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
         f"{beside or 'nothing more'}; {len(left)} and {len(right)} layers with weights, {len(pairs)} of them pairs"
     )
     return Apart(message, {side: unit, there: beside})

@@ -8,8 +8,7 @@ from parity.pairs.kinds import SIDES
 from parity.pairs.mapping import Model, Pairing
 from parity.pairs.models import below
 from parity.pairs.outcome import Place
-
-TITLES = {"torch": "PyTorch", "paddle": "Paddle"}
+from parity.side import NAMES
 
 AROUND = 3
 """Layers shown before and behind the place within one parent; the rest is counted."""
@@ -19,7 +18,7 @@ def draw(models: Mapping[str, Model], pairing: Pairing, place: Place) -> str:
     """Two trees, one below the other; what lies far from the place is counted and not shown."""
     found = []
     for side, path in zip(SIDES, (place.torch, place.paddle), strict=True):
-        found += [TITLES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
+        found += [NAMES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
     return "\n".join(found)
 
 
