@@ -35,7 +35,7 @@ MOST_CHANNELS = 11
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known at the first divergence: both sides' records of this step and of the one before (empty at step 1).
+    """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
 
     `given` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
     """
@@ -46,7 +46,6 @@ class Evidence:
     rates: tuple[float, float, float]
     reference: Record
     other: Record
-    reference_before: Record
     other_before: Record
 
 

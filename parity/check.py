@@ -163,6 +163,7 @@ def run(
             watch.step(step)
             say(watch.line())
             del step
+        del watch  # and the records of the last step
     if "onnx" in check.stages:
         for difference in _onnx(check, workers, plant, common):
             outcome.verdicts.add(1, difference)
@@ -190,7 +191,7 @@ class _Watch:
     def __init__(self, outcome: Outcome, feed: Feed, twins: Sequence[str]) -> None:
         self.outcome, self.feed, self.twins = outcome, feed, twins
         self.fewer: dict[str, tuple[str, ...]] = dict.fromkeys(twins, ("update",))
-        self.before: tuple[Record, Record] = ({}, {})
+        self.before: Record = {}
         self.samples, self.rate, self.carried = 0, 0.0, 0.0
         self.inherited = Inherited(feed.optimizer)
         self.trainable = [name for name, p in feed.network.parameters.items() if p.trainable]
@@ -205,7 +206,8 @@ class _Watch:
         if "update" in self.outcome.check.phases:
             self._trajectory(step, first, second)
         # In chaos a third record is in memory, and no cause can be told from rounding.
-        self.before, self.rate = ({}, {}) if self.parted else (first, second), given.rate
+        self.before = {} if self.parted else _kept(second)
+        self.rate = given.rate
 
     @property
     def parted(self) -> str | None:
@@ -216,7 +218,7 @@ class _Watch:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
         rates = (self.rate, given.rate, following)
-        evidence = causes.Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, *self.before)
+        evidence = causes.Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, self.before)
         calm = self._calm(step, first, second)
         for difference in differences(self.feed.network, names, step, self._bound(step, calm)):
             self.outcome.verdicts.add(
@@ -297,6 +299,11 @@ class _Watch:
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {}
         twin_text = f", twin {row['twin']:.1e}" if row.get("twin") is not None else ""
         return f"step {row['step']}: weights apart by {row['error']:.1e}{twin_text}" if row else "step 1"
+
+
+def _kept(record: Record) -> Record:
+    """What the causes of a divergence in the next step are told from."""
+    return {name: array for name, array in record.items() if name.startswith(("gradient/", "update/"))}
 
 
 def few_images(steps: int, batch: int) -> int:

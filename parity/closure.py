@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -33,6 +34,9 @@ from parity.worker import Record, Worker, WorkerFailed
 
 BATCHES = (1, 2, 7, 128)
 
+MANY = 96
+"""Images that are more pixels across than this are not in the largest of the batches: it would take tens of gigabytes."""
+
 EXACT = 1e-12
 """Bound in float64 (relative L2), as on the first step of training."""
 
@@ -51,7 +55,8 @@ def trained(worker: Worker, feed: Feed, steps: int = TRAINED_STEPS) -> State:
 def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
     """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel)."""
     images = dataset.train_images[:]
-    found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
+    batches = BATCHES if max(images.shape[2:]) <= MANY else BATCHES[:-1]
+    found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in batches}
     found["extremes"] = extremes(images.shape[1:])
     return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}
 
@@ -66,19 +71,21 @@ def closure(
     names = list(workers)[:2]
     reference, network = names[0], feeds[names[0]].network
     last, few = network.output, pictures["2"]
-    with ThreadPoolExecutor(len(names)) as pool:
-        eager = dict(
-            zip(names, pool.map(lambda name: _eager(workers[name], feeds[name], pictures), names), strict=True)
-        )
-        exports = list(pool.map(lambda name: _export(workers[name], feeds[name]), names))
-    models: dict[str, tuple[bytes, ModelProto]] = {}
-    for name, exported in zip(names, exports, strict=True):
-        if isinstance(exported, NotTheNetwork):
-            yield Difference(f"onnx/{exported.layer or last}.export of {name}: {exported}", np.inf, 0.0)
-        else:
-            models[name] = exported
-    exact = {name: _exact(workers[name], feeds[name], pictures) for name in names}
-    noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+
+        def each(act: Callable[[Worker, Feed], Any]) -> dict[str, Any]:
+            return dict(zip(names, pool.map(lambda name: act(workers[name], feeds[name]), names), strict=True))
+
+        eager: dict[str, Record] = each(lambda worker, feed: _eager(worker, feed, pictures))
+        exports: dict[str, tuple[bytes, ModelProto] | NotTheNetwork] = each(_export)
+        models = {name: exported for name, exported in exports.items() if not isinstance(exported, NotTheNetwork)}
+        # onnx.reference is slow, and the workers can go on meanwhile.
+        neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, (_, model) in models.items()})
+        exact: dict[str, Record] = each(lambda worker, feed: _exact(worker, feed, pictures))
+        noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
+    for name, failed in exports.items():
+        if isinstance(failed, NotTheNetwork):
+            yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
     parties = {name: eager[name] for name in names}
     for name, (raw, model) in models.items():
         layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, few).items()}
@@ -88,9 +95,8 @@ def closure(
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
         )
-    for name, (_, model) in models.items():
-        neutral = sessions.reference_layers(model, few)
-        for layer, array in neutral.items():
+    for name, layers in neutral.result().items():
+        for layer, array in layers.items():
             for side in names:
                 error = distance(exact[side].get(f"layers/{layer}"), array)
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, EXACT)

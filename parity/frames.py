@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import mmap
+import tempfile
 from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
+from parity import machine
+
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 """safetensors' names of dtypes -> numpy's."""
+
+LARGE = 2**28
+"""Bytes of a message from which it is kept in a nameless temporary file where memory is `SCARCE`, since it can leave the memory there.
+
+A step of a network of 140 million weights is four gigabytes in float64; both sides' are held at once, and one of the step before.
+"""
+
+SCARCE = 2**33
+"""Bytes that must remain available for a large message to be kept in memory: what both workers may yet take while it arrives."""
 
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
@@ -30,7 +43,7 @@ def send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, A
 
 
 def receive(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads one message. The arrays are views of its one buffer."""
+    """Reads one message. The arrays are views of its one buffer, which is a file's where it is `LARGE` and memory `SCARCE`."""
     size = int.from_bytes(_read(file, 8), "little")
     blob = _read(file, size)
     start = 8 + int.from_bytes(blob[:8], "little")
@@ -44,7 +57,7 @@ def receive(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _read(file: IO[bytes], size: int) -> np.ndarray:
-    buffer = np.empty(size, np.uint8)
+    buffer = _on_disk(size) if size > LARGE and machine.available_memory() < size + SCARCE else np.empty(size, np.uint8)
     done = 0
     while done < size:
         count = file.readinto(buffer[done:].data)  # type: ignore[attr-defined]
@@ -52,3 +65,9 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
             raise EOFError
         done += count
     return buffer
+
+
+def _on_disk(size: int) -> np.ndarray:
+    with tempfile.TemporaryFile(prefix="vgg-parity-") as file:
+        file.truncate(size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)  # the file lives as long as the mapping

@@ -46,7 +46,7 @@ def lockstep(
             jobs = {name: pool.submit(act, name) for name in sides}
             return {name: job.result() for name, job in jobs.items()}
 
-        started = everywhere(lambda name: begin(*sides[name]))
+        started = everywhere(lambda name: begun(*sides[name]))
         feeds = {name: feed.steps() for name, (_, feed) in sides.items()}
         for number in range(1, steps + 1):
             wanted = {name: fewer.get(name, phases) for name in sides}
@@ -67,11 +67,16 @@ def _one_of(
     return one_step(*sides[name], given[name], wanted[name])
 
 
-def begin(worker: Worker, feed: Feed) -> Record:
-    """Builds the side from its feed; returns its state as it reads it back, as tensors of the phase `start`."""
+def begin(worker: Worker, feed: Feed) -> None:
+    """Builds the side from its feed."""
     worker.start(feed.network, feed.optimizer, feed.state, feed.dtype, slow=feed.keep is not None)
     for patch in feed.patches:
         worker.patch(*patch)
+
+
+def begun(worker: Worker, feed: Feed) -> Record:
+    """`begin`; returns the side's state as it reads it back, as tensors of the phase `start`."""
+    begin(worker, feed)
     kept = {name: array for name, array in worker.state().items() if not name.startswith("optimizer.")}
     return {f"start/{name}": array for name, array in kept.items()}
 

@@ -63,6 +63,15 @@ def set_threads(threads: int | None) -> int:
     return count
 
 
+def available_memory() -> int:
+    """Bytes that processes here may still take before the system runs short; 0 where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+
+
 def peak_memory() -> int:
     """Peak resident memory of this process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

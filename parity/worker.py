@@ -73,6 +73,7 @@ class Worker:
                 stderr=self._errors,
                 env=os.environ | dict(self.environment) | {"PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=apart,
+                pipesize=2**20,  # half as long on the way as by the system's 64 KB
             )
         except OSError as error:
             raise InputError(f"cannot run {python}: {error.strerror}") from None
@@ -123,6 +124,8 @@ class Worker:
         """
         arrays = {"images": images, "labels": labels} | {f"mask/{layer}": mask for layer, mask in masks.items()}
         found, (cost, wrong) = self.call("step", arrays, rate=rate, divisor=divisor, record=list(record))
+        if "update" in record:  # in a message of its own: the worker holds either in memory while it is sent
+            found |= {f"update/{name}": array for name, array in self.state().items()}
         return found, cost, wrong
 
     def predict(self, images: np.ndarray, record: bool = False) -> Record:
@@ -265,10 +268,7 @@ class _Server:
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
         found: Record | None = {} if record else None
         result = self.side.step(arrays["images"], arrays["labels"], _masks(arrays), rate, divisor, found)
-        kept = {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}
-        if "update" in record:
-            kept |= {f"update/{name}": array for name, array in self.side.state().items()}
-        return kept, result
+        return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}, result
 
     def predict(self, arrays: Record, record: bool) -> tuple[Record, Any]:
         found: Record | None = {} if record else None
@@ -353,6 +353,7 @@ def serve(make: Callable[[], Any]) -> None:
         except Exception:
             found, answer = {}, {"error": traceback.format_exc()}
         send(sink, found, answer)
+        del arrays, found  # of a whole network they are gigabytes, and the next call comes while these are held
 
 
 if __name__ == "__main__":

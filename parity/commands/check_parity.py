@@ -34,6 +34,12 @@ STEPS = 3
 SHORT = 10
 """Steps in which chaos has not been seen to part twins, so that one of them will do."""
 
+SMALL, BATCH, FEW = 96, 8, 2
+"""Images a step, unless --batch-size says how many: `BATCH` of images that are at most `SMALL` pixels across, else `FEW`."""
+
+HUGE = 50_000_000
+"""Weights of a network beyond which it has no twin unless --twins asks for one: it would take a third process of gigabytes."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the comparison; exit code 0 equal, 1 different, 2 bad usage."""
@@ -79,13 +85,18 @@ def parser() -> Parser:
         type=positive,
         help=f"training steps, for the trajectory (default: {STEPS}, of a pair {check_pairs.STEPS})",
     )
-    add("--batch-size", type=positive, default=8, help="images per step (default: 8)")
+    add(
+        "--batch-size",
+        type=positive,
+        help=f"images per step (default: {BATCH}, of networks for more than {SMALL} pixels across {FEW})",
+    )
     add("--seed", type=natural, default=0)
     add(
         "--twins",
         type=natural,
         metavar="N",
-        help=f"one-ULP twins beside it, the farthest of which counts (default: 1, beyond {SHORT} steps 3)",
+        help=f"one-ULP twins beside it, the farthest of which counts (default: 1, beyond {SHORT} steps 3; none of more than "
+        f"{HUGE // 10**6} million weights)",
     )
     add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
     add(
@@ -172,7 +183,7 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
     if "trajectory" in stages and options.steps < 2:
         raise InputError("the stage trajectory needs --steps of at least 2: give more, or leave it out of --stages")
-    if options.batch_size < 2:
+    if options.batch_size == 1:
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
     if options.network == "all" and (options.weights or options.perturb):
         raise InputError("--weights and --perturb are for one network: name it with --network")
@@ -191,11 +202,12 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
     named = recipes.get(options.recipe) if options.recipe else None
     load = functools.cache(lambda channels: _data(options, channels, say))
     length = options.steps if "trajectory" in stages else 1
-    few = few_images(length, options.batch_size)
     checks = []
     for network in chosen:
         augmentation = recipes.CROP_AND_FLIP if options.augment else None
-        recipe = changed(named or recipes.fitting(network), batch_size=options.batch_size, augmentation=augmentation)
+        batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= SMALL else FEW)
+        recipe = changed(named or recipes.fitting(network), batch_size=batch_size, augmentation=augmentation)
+        few = few_images(length, batch_size)
         dataset = load(network.input_shape[0])
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)
         how = compressed(recipe, length)
@@ -241,6 +253,8 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
+    if options.twins is None and check.network.trainable_count > HUGE:
+        workers = dict(list(workers.items())[:2])
     outcome = run(check, workers, plant, isolated=options.isolate, say=console.say)
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
