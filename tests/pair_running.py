@@ -35,6 +35,7 @@ def compare(pair_workers: dict[str, ModelWorker]) -> Compare:
     """Compares two factories of the small models, or of any modules, on random inputs of the shapes given."""
 
     def one(torch: str, paddle: str, *shapes: str, **more: Any) -> Outcome:
+        workers = more.pop("workers", pair_workers)
         start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run
         factories = [
             f"{MODELS[side]}:{text}" if ":" not in text else text
@@ -42,6 +43,6 @@ def compare(pair_workers: dict[str, ModelWorker]) -> Compare:
         ]
         inputs = more.pop("inputs", None) or [drawn(shape, 0, i) for i, shape in enumerate(shapes)]
         pair = Pair(*factories, inputs, folder=str(HERE), **{"steps": 3, **more})
-        return how(pair, pair_workers, start=start)
+        return how(pair, workers, start=start)
 
     return one

@@ -12,6 +12,8 @@ from pair_running import Compare, compare, pair_workers
 from parity.errors import InputError
 from parity.pairs import kinds, models
 from parity.pairs.outcome import Outcome
+from parity.pairs.worker import ModelWorker
+from parity.recipe import Optimizer
 
 __all__ = ["compare", "pair_workers"]
 
@@ -70,6 +72,32 @@ def test_a_network_with_functional_calls_and_both_kinds_of_dropout_is_equal(comp
     assert outcome.zero_gradients == ["conv1.bias", "conv2.bias"]
     assert [row["step"] for row in outcome.trajectory] == [1, 2, 3]
     assert all(row["error"] <= row["twin"] < 1e-15 for row in outcome.trajectory)
+    moved = [row["moved"] for row in outcome.trajectory]
+    assert 1e-8 < moved[0] < moved[1] < moved[2] < 1e-3  # little, and a hundred million times what parts the sides
+
+
+def test_of_several_twins_the_farthest_counts(compare: Compare, pair_workers: dict[str, ModelWorker]) -> None:
+    with ModelWorker("torch", threads=1) as second, ModelWorker("torch", threads=1) as third:
+        one, two, three = (
+            compare("Net", "Net", IMAGE, workers=pair_workers | more, optimizer=Optimizer("momentum", 0.1), seed=2)
+            for more in (
+                {},
+                {"twin": second, "twin 2": third},
+                {"twin": second, "twin 2": third, "twin 3": pair_workers["twin"]},
+            )
+        )
+    assert [outcome.to_json()["twins"] for outcome in (one, two, three)] == [1, 2, 3]
+    assert one.trajectory[0]["error"] == two.trajectory[0]["error"] == three.trajectory[0]["error"]
+    far = [outcome.trajectory[-1]["twin"] for outcome in (one, two, three)]
+    assert far[0] < far[1] or far[1] < far[2]
+    assert far == sorted(far)
+
+
+def test_average_pools_without_padding_may_count_it_or_not(compare: Compare) -> None:
+    torch, paddle = "torch.nn:AvgPool2d(2)", "paddle.nn:AvgPool2D(2)"
+    assert compare(torch, paddle, "2,3,4,4").differences == []
+    (said,) = compare("torch.nn:AvgPool2d(2, 2, 1)", "paddle.nn:AvgPool2D(2, 2, 1)", "2,3,4,4").differences
+    assert said.startswith("count include pad of AvgPool2d: PyTorch True, Paddle False")
 
 
 def test_what_was_neutralised_is_explained_and_not_hidden(compare: Compare) -> None:
@@ -318,4 +346,4 @@ def test_the_weights_of_either_side_can_be_the_start(compare: Compare) -> None:
 def test_the_outcome_is_plain_json(compare: Compare) -> None:
     found = json.loads(json.dumps(compare("Chain", "Chain", "4,6").to_json()))
     assert (found["verdict"], found["mapping"]["layers"], found["not_run"]) == ("equal", 3, [])
-    assert set(found["versions"]) == {"torch", "paddle"}
+    assert set(found["lanes"]) == {"torch", "paddle"}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -127,6 +128,14 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
     assert "failed: the models are different at step 1, eval, layer bn2" in ended.stderr
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in ended.stderr
     assert ended.stderr.count("<-- here they part") == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("-- here they part") == 2
+    assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in page
+    suite = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()[0]
+    assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None][:2] == [
+        "eval",
+        "forward",
+    ]
     again = run(tmp_path, *models, "--input-shape", "4,3,12,12", "--set-paddle", "bn2._epsilon=1e-5", "--steps", 2)
     assert again.returncode == 0, again.stderr
 

@@ -6,10 +6,11 @@ import argparse
 import json
 import shlex
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from parity import machine, marked
+from parity import machine, marked, report
 from parity.commands.command import Failed, refuse
 from parity.errors import InputError
 from parity.pairs.api import compare_models
@@ -100,12 +101,13 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.pairs:
         if options.update:
             marked.around(options.update, MARK)
-        whole = {"verdict": "done", "results": _zoo(options, console), "machine": machine.describe()}
+        whole = {"verdict": "done", "results": _zoo(options, console)}
         if options.update:
             rows = _kept(options.report) if options.report else whole["results"]
             marked.update(options.update, MARK, table(rows))
             console.say(f"{options.update} is up to date")
         return dict(plain(whole))
+    started = datetime.now().isoformat(timespec="seconds")
     outcome = compare_models(
         torch=options.torch,
         paddle=options.paddle,
@@ -120,16 +122,26 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         say=lambda line: console.say(f"  {line}"),
         **_common(options),
     )
-    whole = dict(
-        plain(outcome.to_json() | {"command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]])})
-    )
+    whole = outcome.to_json() | _run_of(options) | {"started": started}
     _say(outcome, console)
     if options.report:
-        write_atomically(options.report / "report.json", json.dumps(whole, indent=1).encode() + b"\n")
-        console.say(f"Report: {options.report / 'report.json'}")
+        report.write(options.report, whole)
+        console.say(f"Report: {options.report / 'report.html'}")
+    whole = dict(plain(whole))
     if outcome.verdict == DIFFERENT:
         raise Failed(f"the models are {outcome.sentence()}", whole)
     return whole
+
+
+def _run_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What was run, where."""
+    command = shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]])
+    return {
+        "command": command,
+        "device": options.device,
+        "threads": options.threads,
+        "machine": machine.describe(),
+    }
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,6 +150,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
         "loss": options.loss,
         "optimizer": Optimizer(options.optimizer, options.rate),
         "steps": options.steps or STEPS,
+        "twins": options.twins,
         "seed": options.seed,
         "dtype": options.dtype,
         "stages": stages,
@@ -189,7 +202,8 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
                 set_paddle=pair.set_paddle,
                 **_common(options),
             )
-            row = outcome.to_json()
+            row = outcome.to_json() | _run_of(options)
+            del row["layers"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
         except InputError as error:
             row = {
                 "verdict": DIFFERENT,
@@ -213,8 +227,8 @@ def _kept(folder: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results as a table in Markdown."""
-    versions: dict[str, dict[str, str]] = next((row["versions"] for row in rows if "versions" in row), {})
-    lanes = ", ".join(f"{side} {found.get(side, '?')}" for side, found in versions.items())
+    found: dict[str, dict[str, str]] = next((row["lanes"] for row in rows if "lanes" in row), {})
+    lanes = ", ".join(f"{side} {versions.get(side, '?')}" for side, versions in found.items())
     lines = [
         f"float64, random weights, {lanes}:",
         "",

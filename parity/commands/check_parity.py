@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import data, machine, networks, recipes, report
-from parity.check import Check, Outcome, Plant, compressed, few_images, run
+from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.commands import check_pairs
 from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import NothingCompared
@@ -30,9 +30,6 @@ from parity.worker import Worker, WorkerFailed
 
 STEPS = 3
 """Training steps, unless --steps says how many."""
-
-SHORT = 10
-"""Steps in which chaos has not been seen to part twins, so that one of them will do."""
 
 SMALL, BATCH, FEW = 96, 8, 2
 """Images a step, unless --batch-size says how many: `BATCH` of images that are at most `SMALL` pixels across, else `FEW`."""
@@ -168,7 +165,7 @@ def _workers(options: argparse.Namespace) -> list[tuple[str, Worker]]:
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
     name = "paddle (reference)" if options.against_paddle else "torch"
     rest = (options.threads, options.device)
-    twins = options.twins if options.twins is not None else 1 if options.steps <= SHORT else 3
+    twins = options.twins if options.twins is not None else usual_twins(options.steps)
     return [
         (name, Worker(reference, python, *rest)),
         ("paddle", Worker("paddle", pythons["paddle"], *rest)),

@@ -113,13 +113,13 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twin's."""
+    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twins'."""
 
     name: str
     calls: tuple[Call, Call] | None
     torch: np.ndarray
     paddle: np.ndarray
-    twin: np.ndarray | None = None
+    twins: tuple[np.ndarray, ...] = ()
 
 
 ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -131,7 +131,7 @@ ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 """Activations that a layer of Paddle may hold in itself, where PyTorch has a layer of its own behind."""
 
 
-def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
+def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twins: Sequence[Run]) -> Iterator[Compared]:
     """Inputs and outputs of all matched calls in order, and what the models return."""
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
@@ -140,18 +140,19 @@ def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twin: Run
                 ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
             )
             for i, (one, two) in enumerate(zip(*keys, strict=False)):
-                arrays = torch.arrays[one], paddle.arrays[two], twin.arrays[one]
+                arrays = torch.arrays[one], paddle.arrays[two], *(twin.arrays[one] for twin in twins)
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
-                    yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), act(arrays[2]))
-    yield from outputs(phase, torch, paddle, twin)
+                    moved = tuple(act(array) for array in arrays[2:])
+                    yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), moved)
+    yield from outputs(phase, torch, paddle, twins)
 
 
-def outputs(phase: str, torch: Run, paddle: Run, twin: Run) -> Iterator[Compared]:
+def outputs(phase: str, torch: Run, paddle: Run, twins: Sequence[Run]) -> Iterator[Compared]:
     """What the models return."""
     for one, two in returned(torch.outputs, paddle.outputs):
         name = f"{phase}/(output){'.' + one if one else ''}"
-        yield Compared(name, None, torch.outputs[one], paddle.outputs[two], twin.outputs[one])
+        yield Compared(name, None, torch.outputs[one], paddle.outputs[two], tuple(t.outputs[one] for t in twins))
 
 
 def _like(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -171,7 +172,7 @@ def returned(torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) 
     return list(zip(here, there, strict=False))
 
 
-def backward(alignment: Alignment, torch: Record, paddle: Record, twin: Record) -> Iterator[Compared]:
+def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:
     """The gradients of the outputs of all matched calls, from the last to the first; not of those with an activation in themselves."""
     for a, b in reversed(alignment.pairs):
         if b.unit.settings.get("activation"):
@@ -180,7 +181,8 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twin: Record) 
             arrays = torch.get(f"backward/{one}"), paddle.get(f"backward/{two}")
             if arrays[0] is not None and arrays[1] is not None:
                 name = f"backward/{a.name}:output{i or ''}"
-                yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), twin.get(f"backward/{one}"))
+                moved = tuple(twin[f"backward/{one}"] for twin in twins if f"backward/{one}" in twin)
+                yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), moved)
 
 
 def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment) -> dict[str, dict[int, str]]:

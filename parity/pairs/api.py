@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.check import usual_twins
 from parity.errors import InputError
 from parity.pairs import files, kinds, mapping
 from parity.pairs.check import run
@@ -32,6 +33,7 @@ def compare_models(
     loss: str = "mse",
     optimizer: Optimizer | None = None,
     steps: int = 10,
+    twins: int | None = None,
     seed: int = 0,
     dtype: str = "float64",
     stages: Sequence[str] = tuple(STAGES),
@@ -53,7 +55,7 @@ def compare_models(
 
     Both models are made in processes of their own, so that nothing of the caller's is touched: no random numbers, default dtypes, hooks or
     training flags, no model and no file. They get the same weights (the PyTorch model's fresh ones, converted, with some noise where they
-    are constant), inputs and dropout masks, and are run in float64 beside a one-ULP twin of the PyTorch model.
+    are constant), inputs and dropout masks, and are run in float64 beside one-ULP twins of the PyTorch model.
 
         outcome = compare_models(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
         print(outcome.verdict, outcome.sentence())
@@ -70,6 +72,8 @@ def compare_models(
             random labels), "projection" (a linear one); of several outputs the sum.
         optimizer: `parity.recipe.Optimizer` (default: momentum 0.9, rate 0.00001).
         steps: training steps of the stage "trajectory".
+        twins: one-ULP twins of the PyTorch model beside it, the farthest of which counts (default: 1, beyond 10 steps 3; in float32 always
+            3, one after the other).
         seed: of weights, inputs, labels and masks.
         dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,
             within ten times what moving every weight and input by one ULP does to it.
@@ -83,7 +87,7 @@ def compare_models(
             for all of its layers ("BatchNorm2d.eps=1e-5"): to see whether a difference that was found is the only one.
         folder: where modules, files and factories are looked for (default: the current one).
         torch_python, paddle_python: the interpreters that have the frameworks (default: this one).
-        device, threads: "cpu" or "gpu", and the CPU threads of each of the three processes.
+        device, threads: "cpu" or "gpu", and the CPU threads of each process.
         say: hears a line of progress at a time.
 
     Returns:
@@ -117,7 +121,13 @@ def compare_models(
         isolate,
         {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
     )
-    pythons = {"torch": torch_python, "paddle": paddle_python, "twin": torch_python}
+    if optimizer and (optimizer.groups or optimizer.label_smoothing):
+        raise InputError(
+            "a pair is trained without parameter groups and label smoothing: leave them out of the optimizer"
+        )
+    beside = 1 if dtype == "float32" else twins if twins is not None else usual_twins(steps)
+    pythons = {"torch": torch_python, "paddle": paddle_python}
+    pythons |= dict.fromkeys(["twin", *(f"twin {number}" for number in range(2, beside + 1))][:beside], torch_python)
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(

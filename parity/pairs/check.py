@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,9 +36,9 @@ from parity.worker import Record
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
 
-A tensor may stand `TWIN` times as far from the reference as that of its one-ULP twin does, where that is more: what rounding can do to
-a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the twin
-excuses a tensor of a later step, the verdict says so: chaotic but equal.
+A tensor may stand `TWIN` times as far from the reference as that of the farthest one-ULP twin does, where that is more: what rounding
+can do to a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the
+twin excuses a tensor of a later step, the verdict says so: chaotic but equal.
 """
 
 INHERITED = 1e-11
@@ -63,21 +63,25 @@ def run(
     return session.outcome
 
 
+_Found = TypeVar("_Found")
+
+
 class _Check:
     """The parts of one run, in the order of `compare`."""
 
     def __init__(self, session: Session, say: Callable[[str], None]) -> None:
         self.session, self.pair, self.outcome, self.say = session, session.pair, session.outcome, say
         self.pairing, self.evidence = session.pairing, session.evidence
+        self.moved = {name: session.pair.seed + number for number, name in enumerate(session.twins)}
         self.zero: dict[str, float] = {}
         self.noise: dict[tuple[str, int], float] = {}
 
     def compare(self) -> None:
         """All stages."""
         session, pair = self.session, self.pair
-        session.put({"twin": pair.seed})
+        session.put(self.moved)
         if "eval" in pair.stages:
-            runs = session.everywhere(lambda name: session.run(name, False, moved=self._moved(name)))
+            runs = session.everywhere(lambda name: session.run(name, False, moved=self.moved.get(name)))
             self._forward("eval", runs)
             self.say(f"inference: {self._line('eval')}")
         for step in range(1, pair.length + 1):
@@ -91,9 +95,6 @@ class _Check:
         if pair.isolate:
             self.outcome.isolated = isolate(session, ONE_STEP)
 
-    def _moved(self, name: str) -> int | None:
-        return self.pair.seed if name == "twin" else None
-
     def _line(self, stage: str) -> str:
         found = self.outcome.stages.get(stage)
         if not found or not found.worst:
@@ -105,22 +106,26 @@ class _Check:
     def _forward(self, phase: str, runs: Mapping[str, Run]) -> None:
         aligned = self.session.alignment(runs)
         self.evidence = replace(self.evidence, runs=runs)
-        for compared in align.forward(aligned, phase, runs["torch"], runs["paddle"], runs["twin"]):
+        for compared in align.forward(aligned, phase, *self._sides(runs)):
             self._add(1, compared)
+
+    def _sides(self, found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
+        """What was found of both sides and of the twins."""
+        return found["torch"], found["paddle"], [found[name] for name in self.session.twins]
 
     def _step(self, step: int) -> None:
         session, first = self.session, step == 1
-        runs = session.everywhere(lambda name: session.run(name, True, first, step=step, moved=self._moved(name)))
+        runs = session.everywhere(lambda name: session.run(name, True, first, step=step, moved=self.moved.get(name)))
         losses, seeds = session.seeds(runs)
         if first and "forward" in self.pair.stages:
             self._forward("forward", runs)
-            arrays = [np.array([losses[name]]) for name in ("torch", "paddle", "twin")]
-            self._add(1, Compared("loss/loss", None, *arrays))
+            here, there, twins = self._sides({name: np.array([loss]) for name, loss in losses.items()})
+            self._add(1, Compared("loss/loss", None, here, there, tuple(twins)))
         backs = session.everywhere(lambda name: session.workers[name].backward(seeds[name]))
         if first:
             self._gradients(runs, backs)
         elif "trajectory" in self.pair.stages:
-            for compared in align.outputs("forward", runs["torch"], runs["paddle"], runs["twin"]):
+            for compared in align.outputs("forward", *self._sides(runs)):
                 self._add(step, compared)
         kept = self._kept()
         session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
@@ -130,11 +135,11 @@ class _Check:
         """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
         compare = "backward" in self.pair.stages
         aligned = self.session.alignment(runs)
-        for compared in align.backward(aligned, backs["torch"], backs["paddle"], backs["twin"]) if compare else ():
+        for compared in align.backward(aligned, *self._sides(backs)) if compare else ():
             self._add(1, compared)
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
-            here, there = backs["torch"][name], backs["paddle"][name]
-            self._add(1, Compared(f"backward/(model):{name}", None, here, there, backs["twin"].get(name)))
+            here, there, twins = self._sides({worker: record[name] for worker, record in backs.items()})
+            self._add(1, Compared(f"backward/(model):{name}", None, here, there, tuple(twins)))
         idle = []
         for chunk in reversed(self.session.chunks()):
             own = self.session.fetch(chunk, self.session.workers, ModelWorker.gradients)
@@ -155,8 +160,8 @@ class _Check:
             self._count(1, Difference(f"gradient/{name}", self.zero[name], ZERO_GRADIENT_BOUND), None)
             return
         nothing = np.zeros(0)
-        arrays = (own["torch"].get(name, nothing), own["paddle"].get(name, nothing), own["twin"].get(name))
-        self._add(1, Compared(f"gradient/{name}", None, *arrays))
+        here, there, twins = self._sides({worker: record.get(name, nothing) for worker, record in own.items()})
+        self._add(1, Compared(f"gradient/{name}", None, here, there, tuple(twins)))
 
     def _kept(self) -> dict[str, Record]:
         """By side, 0/1 arrays that multiply the gradients of tensors of which something is zero in exact arithmetic."""
@@ -172,37 +177,42 @@ class _Check:
         return found
 
     def _update(self, step: int, losses: Mapping[str, float]) -> None:
-        row: dict[str, Any] = {"step": step, "error": None, "twin": None, "losses": {n: losses[n] for n in SIDES}}
+        row: dict[str, Any] = {"step": step, "rate": self.pair.optimizer.rate, "error": None}
+        row |= {"bound": ONE_STEP if step == 1 else MANY_STEPS, "twin": None, "moved": None}
+        row |= {"loss": {n: losses[n] for n in SIDES}}
         self.outcome.trajectory.append(row)
         if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
             return
         moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
-        size, apart = 0.0, {"paddle": 0.0, "twin": 0.0}
+        size, moved, apart = 0.0, 0.0, dict.fromkeys(["paddle", *self.session.twins], 0.0)
         for chunk in self.session.chunks():
             states = self.session.fetch(chunk, self.session.workers, ModelWorker.tensors)
             for name, array in states["torch"].items():
                 others = {worker: states[worker][name] for worker in apart}
                 if compare:
-                    self._add(step, Compared(f"update/{name}", None, array, others["paddle"], others["twin"]))
+                    twins = tuple(others[twin] for twin in self.session.twins)
+                    self._add(step, Compared(f"update/{name}", None, array, others["paddle"], twins))
                 if moving.get(name):
                     size = math.hypot(size, norm(array))
+                    moved = math.hypot(moved, norm_of_difference(self.session.state[name], array))
                     apart = {w: math.hypot(apart[w], norm_of_difference(array, other)) for w, other in others.items()}
-        error, twin = (far / (size or 1.0) for far in (apart["paddle"], apart["twin"]))
-        row |= {"error": error, "twin": twin}
-        self.say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}")
+        error, *apart_of_twins = (far / (size or 1.0) for far in apart.values())
+        row |= {"error": error, "twin": max(apart_of_twins, default=None), "moved": moved / (size or 1.0)}
+        twin_text = "".join(f", twin {max(apart_of_twins):.1e}" for _ in apart_of_twins[:1])
+        self.say(f"step {step}: weights apart by {error:.1e}{twin_text}, moved by {row['moved']:.1e}")
 
     def _add(self, step: int, compared: Compared) -> None:
-        twin = compared.twin
         calm = ONE_STEP if step == 1 else MANY_STEPS
-        noise = relative_l2(compared.torch, twin) if twin is not None and twin.shape == compared.torch.shape else 0.0
+        like = [twin for twin in compared.twins if twin.shape == compared.torch.shape]
+        noise = max((relative_l2(compared.torch, twin) for twin in like), default=0.0)
         noise = self._inherited(compared.name.partition("/")[0], step, noise)
         apart = distance(compared.torch, compared.paddle)
         self._count(step, Difference(compared.name, apart, max(calm, TWIN * noise)), compared)
 
     def _inherited(self, phase: str, step: int, noise: float) -> float:
-        """What rounding may have made of a tensor: as much as of the twin's, or of what came before it.
+        """What rounding may have made of a tensor: as much as of the farthest twin's, or of what came before it.
 
-        A single twin is one throw of the dice, and may have been lucky with one tensor. Within the first step that is up to `INHERITED`;
+        A twin is one throw of the dice, and may have been lucky with one tensor. Within the first step that is up to `INHERITED`;
         later, as much as the step before made of any tensor.
         """
         before = self.noise.get((phase, step), 0.0)
@@ -214,20 +224,27 @@ class _Check:
         name = "trajectory" if step > 1 else next(stage for stage, phases in STAGES.items() if phase in phases)
         stage = outcome.stages.setdefault(name, Stage(name))
         stage.add(difference)
+        if step == 1:
+            torch, _ = self._layers(difference.name.partition("/")[2], compared)
+            worst = outcome.layers.setdefault(torch or "(model)", {})
+            if phase not in worst or difference.used > worst[phase].used:
+                worst[phase] = difference
         stage.chaotic |= step > 1 and MANY_STEPS < difference.error <= difference.bound
         if outcome.first is None and not difference.equal:
             outcome.first = self._place(step, difference, compared)
 
     def _place(self, step: int, difference: Difference, compared: Compared | None) -> Place:
         phase, _, tensor = difference.name.partition("/")
-        calls = compared.calls if compared else None
-        torch, paddle = (calls[0].name, calls[1].name) if calls else self._owners(tensor)
+        torch, paddle = self._layers(tensor, compared)
         if phase == "update" and tensor.rpartition(".")[2] in ("mean", "variance"):
             phase = "statistics"
         cause = causes.of(self.evidence, phase, tensor, compared) if compared else None
         return Place(step, phase, torch, paddle, tensor, difference.error, difference.bound, cause)
 
-    def _owners(self, tensor: str) -> tuple[str, str]:
+    def _layers(self, tensor: str, compared: Compared | None) -> tuple[str, str]:
+        """The layers on both sides that a tensor belongs to; empty where it is the model's own."""
+        if compared and compared.calls:
+            return compared.calls[0].name, compared.calls[1].name
         for a, b in self.pairing.pairs:
             if tensor in {below(a.path, name) for name in a.arrays}:
                 return a.path, b.path

@@ -19,15 +19,15 @@ from parity.worker import Record
 
 
 def isolate(session: Session, bound: float) -> list[dict[str, Any]]:
-    """A row a matched call: torch, paddle, its errors forward and backward in inference mode, a verdict, and why it could not be run.
+    """A row a matched call: layer (PyTorch's), torch, paddle, bound, its errors forward and backward in inference mode, and a verdict.
 
-    Starts all sides afresh. A layer's gradients are of a random projection of its outputs.
+    Where a layer could not be run, its row says why. Starts all sides afresh. Gradients are of a random projection of a layer's outputs.
     """
     session.put({})
     runs = session.everywhere(lambda side: session.run(side, False), SIDES)
     rows = []
     for a, b in session.alignment(runs).pairs:
-        row: dict[str, Any] = {"torch": a.name, "paddle": b.name}
+        row: dict[str, Any] = {"layer": a.name, "torch": a.name, "paddle": b.name, "bound": bound}
         try:
             forward, backward = _errors(session, a, b, [runs["torch"].arrays[key] for key in a.inputs])
         except InputError as problem:

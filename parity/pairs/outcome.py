@@ -47,21 +47,24 @@ class Outcome:
 
     `first` is where they part (None: nowhere). `differences` are sentences on what the two models' settings say differently, whether or
     not it shows in a number; `explained` are sentences on what was neutralised for the check. `trajectory` holds a row a step: step, error
-    of all weights together, twin, losses. `tree` shows both models with the place marked.
+    of all weights together, that of the farthest twin, how far they have moved from the start, losses. `layers` holds, by
+    PyTorch's layer and phase, the tensor of the first step that came nearest to its bound. `how` is how it was run, and `tree` shows both
+    models with the place marked.
     """
 
     factories: Mapping[str, str]
-    versions: Mapping[str, Mapping[str, str]]
+    lanes: Mapping[str, Mapping[str, str]]
     pairing: Pairing
     dtype: str
     asked: tuple[str, ...]
+    how: Mapping[str, Any] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Place | None = None
     differences: list[str] = field(default_factory=list)
     explained: list[str] = field(default_factory=list)
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     isolated: list[dict[str, Any]] | None = None
-    worst: dict[str, Difference] = field(default_factory=dict)
+    layers: dict[str, dict[str, Difference]] = field(default_factory=dict)
     zero_gradients: list[str] = field(default_factory=list)
     tree: str = ""
     seconds: float = 0.0
@@ -87,13 +90,16 @@ class Outcome:
         """Plain data."""
         found = {name: self.stages[name].summary() for name in STAGES if name in self.stages}
         return {
+            "network": " and ".join(self.factories.values()),
             "torch": self.factories["torch"],
             "paddle": self.factories["paddle"],
-            "versions": {side: dict(versions) for side, versions in self.versions.items()},
+            "lanes": {side: dict(versions) for side, versions in self.lanes.items()},
             "dtype": self.dtype,
+            **self.how,
             "verdict": self.verdict,
             "sentence": self.sentence(),
-            "first_divergence": self.first and (vars(self.first) | {"sentence": self.first.sentence()}),
+            "first_divergence": self.first
+            and vars(self.first) | {"layer": self.first.torch, "sentence": self.first.sentence()},
             "differences": self.differences,
             "explained": self.explained,
             "stages": found,
@@ -104,6 +110,15 @@ class Outcome:
                 "alone": {side: [unit.path for unit in units] for side, units in self.pairing.alone.items()},
                 "single": self.pairing.single,
             },
+            "layers": [
+                {
+                    "layer": layer,
+                    "errors": {phase: difference.error for phase, difference in worst.items()},
+                    "bounds": {phase: difference.bound for phase, difference in worst.items()},
+                }
+                for layer, worst in self.layers.items()
+            ],
+            "tree": self.tree,
             "zero_gradients": self.zero_gradients,
             "trajectory": self.trajectory,
             "isolated": self.isolated,

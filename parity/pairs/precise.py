@@ -60,19 +60,19 @@ def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, fl
     found: Tensors = {}
     if "eval" in pair.stages:
         runs = session.everywhere(lambda name: session.run(name, False, moved=seeds.get(name)))
-        compared = align.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], runs["twin"])
-        found |= {c.name: (c.torch, c.paddle, c.twin) for c in compared if c.twin is not None}
+        compared = align.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], [runs["twin"]])
+        found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     zero: dict[str, float] = {}
     if not pair.length:
         return found, zero
     runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=seeds.get(name)))
     aligned = session.alignment(runs)
-    compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], runs["twin"])
-    found |= {c.name: (c.torch, c.paddle, c.twin) for c in compared if c.twin is not None}
+    compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs["twin"]])
+    found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     starts = session.seeds(runs)[1]
     backs = session.everywhere(lambda name: session.workers[name].backward(starts[name]))
-    compared = align.backward(aligned, backs["torch"], backs["paddle"], backs["twin"])
-    found |= {c.name: (c.torch, c.paddle, c.twin) for c in compared if c.twin is not None}
+    compared = align.backward(aligned, backs["torch"], backs["paddle"], [backs["twin"]])
+    found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     for chunk in reversed(session.chunks()):
         own = session.fetch(chunk, session.workers, ModelWorker.gradients)
         zero |= zero_gradients(own, ZERO_GRADIENT_BOUND)

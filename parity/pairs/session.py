@@ -51,6 +51,21 @@ class Pair:
     isolate: bool = False
     changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
 
+    def how(self) -> dict[str, Any]:
+        """How it is run, for the report."""
+        settings = self.optimizer
+        beta = (
+            {"betas": [settings.beta1, settings.beta2]} if settings.kind == "adam" else {"momentum": settings.momentum}
+        )
+        return {
+            "recipe": f"{self.loss}, {settings.kind}",
+            "optimizer": {"kind": settings.kind, "rate": settings.rate, **beta, "nesterov": settings.nesterov},
+            "data": "inputs of " + " and ".join(" x ".join(map(str, x.shape)) for x in self.inputs),
+            "steps": self.length,
+            "batch_size": next((len(x) for x in self.inputs if x.ndim), 1),
+            "seed": self.seed,
+        }
+
     @property
     def length(self) -> int:
         """Training steps."""
@@ -60,7 +75,7 @@ class Pair:
 
 
 class Session:
-    """Workers by name: torch, paddle, and twin, which is another one of torch's framework. `dtypes` says what each computes in.
+    """Workers by name: torch, paddle, and `twins`, which are more of torch's framework. `dtypes` says what each computes in.
 
     `start` may hold the arrays of one side's model, by its name and by their own, to start from.
     """
@@ -76,6 +91,7 @@ class Session:
         if pair.loss not in LOSSES:
             raise InputError(f"unknown loss {pair.loss!r}; known: {', '.join(LOSSES)}")
         self.pair, self.workers, self.dtypes, self.pool, self.start = pair, workers, dtypes, pool, start
+        self.twins = [name for name in workers if name not in SIDES]
         narrow = "float32" if "float32" in dtypes.values() else "float64"
         self.inputs = [x.astype(narrow) if x.dtype.kind == "f" else x for x in pair.inputs]
         self.keys: dict[str, dict[int, str]] = {side: {} for side in SIDES}
@@ -84,7 +100,14 @@ class Session:
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
         aligned = self.alignment(trained)
         factories = {"torch": pair.torch, "paddle": pair.paddle}
-        self.outcome = Outcome(factories, self.versions, self.pairing, dtypes["paddle"], pair.stages)
+        self.outcome = Outcome(
+            factories,
+            self.versions,
+            self.pairing,
+            dtypes["paddle"],
+            pair.stages,
+            pair.how() | {"twins": len(self.twins)},
+        )
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.outcome.differences, self.outcome.explained = found
         self.evidence = causes.Evidence(self.pairing, self.state)
@@ -96,10 +119,15 @@ class Session:
 
     def _open(self) -> None:
         pair = self.pair
-        factory = {"torch": pair.torch, "twin": pair.torch, "paddle": pair.paddle}
+        factory = {"torch": pair.torch, "paddle": pair.paddle}
         opened = self.everywhere(
             lambda n: self.workers[n].open(
-                factory[n], self.dtypes[n], pair.optimizer, pair.seed, pair.folder, pair.changes.get(side_of(n), ())
+                factory[side_of(n)],
+                self.dtypes[n],
+                pair.optimizer,
+                pair.seed,
+                pair.folder,
+                pair.changes.get(side_of(n), ()),
             )
         )
         self.modules = {side: opened[side]["modules"] for side in SIDES}
@@ -240,7 +268,7 @@ class Session:
 
 def side_of(name: str) -> str:
     """The side whose model a worker holds."""
-    return "torch" if name == "twin" else name
+    return name if name in SIDES else "torch"
 
 
 def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:

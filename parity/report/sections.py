@@ -71,8 +71,11 @@ def of(result: dict[str, Any], heading: str) -> list[Element | None]:
     parts: list[tuple[str, list[Child]]] = [
         ("Verdict per stage", [_stages(result["stages"])]),
         ("Error per layer at step 1", _layers(result.get("layers") or [], first)),
-        ("Trajectory", _trajectory(result.get("trajectory") or [])),
+        ("Trajectory", _trajectory([row for row in result.get("trajectory") or [] if row["error"] is not None])),
         ("Every layer on its own", _isolated(result.get("isolated") or [])),
+        ("What their settings say differently", _listed(result.get("differences") or [])),
+        ("What was neutralised for the check", _listed(result.get("explained") or [])),
+        ("Both models", _drawn(result.get("tree") or "")),
         ("How it was run", _run(result)),
     ]
     sections = [tag("section", tag(heading, title), *inner) for title, inner in parts if inner]
@@ -261,6 +264,14 @@ def _isolated(layers: list[dict[str, Any]]) -> list[Child]:
     numbers = table("Each layer on its own", ["layer", "verdict", "forward", "backward", "bound"], rows, tall=True)
     given = "Both sides were given the same input and the same gradient at every layer, so that no layer inherits an error. "
     return [tag("p", given, said), details("All layers on their own", numbers, opened=bool(different))]
+
+
+def _listed(lines: list[str]) -> list[Child]:
+    return [tag("ul", *(tag("li", line, class_="wrap") for line in lines))] if lines else []
+
+
+def _drawn(tree: str) -> list[Child]:
+    return [tag("pre", tree)] if tree else []
 
 
 def _run(result: dict[str, Any]) -> list[Child]:
