@@ -147,8 +147,26 @@ def run(
     the first's input. `say` hears a line a step.
     """
     started = time.monotonic()
-    reference, other, *rest = workers
+    reference, other, *_ = workers
     outcome = Outcome(check, (reference, other))
+    _train(outcome, workers, plant, common, isolated, say)
+    if "onnx" in check.stages:
+        for difference in _onnx(check, workers, plant, common):
+            outcome.verdicts.add(1, difference)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _train(
+    outcome: Outcome,
+    workers: Mapping[str, Worker],
+    plant: Plant | None,
+    common: Plant | None,
+    isolated: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Every stage but `onnx`, and the layers one by one."""
+    check, (reference, other, *rest) = outcome.check, workers
     both = common(check.feed()) if common else check.feed()
     feeds = {reference: both, other: both}
     if plant:
@@ -166,14 +184,8 @@ def run(
             watch.step(step)
             say(watch.line())
             del step
-        del watch  # and the records of the last step
-    if "onnx" in check.stages:
-        for difference in _onnx(check, workers, plant, common):
-            outcome.verdicts.add(1, difference)
     if isolated:
         outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
-    outcome.seconds = time.monotonic() - started
-    return outcome
 
 
 def _onnx(

@@ -54,6 +54,7 @@ def lockstep(
             records = everywhere(partial(_one_of, sides, given, wanted))
             if number == 1:
                 records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
+                started = {}
             yield Step(number, given, records)
             del given, records  # of a whole network they are gigabytes, and the next ones come while these are held
 

@@ -245,6 +245,7 @@ class _Server:
         self, arrays: Record, network: str, settings: dict[str, Any], dtype: str, slow: bool
     ) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
+        vars(self).pop("side", None)  # makes room for the next one
         self.side = trainer(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
         self.slow = arrays if slow else {}
         return {}, None
