@@ -14,6 +14,10 @@ ZERO_GRADIENT_BOUND = 1e-12
 """How large a gradient that is zero in exact arithmetic may be, relative to its layer's weight gradient, in float64."""
 
 
+BLOCK = 2**20
+"""Numbers that are subtracted at a time, into the same few megabytes: new memory for every layer takes longer to get than to fill."""
+
+
 class NothingCompared(AssertionError):
     """A comparison without a single tensor: an error, never a success."""
 
@@ -68,8 +72,15 @@ def norm(array: np.ndarray) -> float:
 
 def norm_of_difference(a: np.ndarray, b: np.ndarray) -> float:
     """L2 norm of b - a in float64; not finite where either holds NaN or infinity."""
+    first, second = a.ravel(), b.ravel()
+    difference = np.empty(min(BLOCK, first.size))
+    squares = 0.0
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        return norm(np.subtract(b, a, dtype=np.float64))
+        for start in range(0, first.size, BLOCK):
+            part = difference[: min(BLOCK, first.size - start)]
+            np.subtract(second[start : start + BLOCK], first[start : start + BLOCK], out=part)
+            squares += float(np.dot(part, part))
+    return math.sqrt(squares)
 
 
 def compare(

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from parity.costs import Cost
 from parity.errors import InputError
 from parity.run import Run
 from parity.weights import write_atomically
+
+Race = tuple[Sequence[float], Sequence[float]]
+"""A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""
 
 
 def pyplot() -> Any:
@@ -121,6 +124,37 @@ def speeds(result: dict[str, Any]) -> bytes:
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
     figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
+    return png(figure)
+
+
+def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, float]]) -> bytes:
+    """A PNG of test accuracy against minutes of training: by label, runs of one colour; `levels` are further lines (name, percent)."""
+    plt = pyplot()
+
+    figure, axis = plt.subplots(figsize=(10, 5.6), layout="constrained")
+    last = [minutes[-1] for runs in groups.values() for minutes, _ in runs]
+    for number, (label, runs) in enumerate(groups.items()):
+        for i, (minutes, accuracies) in enumerate(runs):
+            percent = [100 * accuracy for accuracy in accuracies]
+            name = _cut(label, 90) if i == 0 else None
+            axis.plot(minutes, percent, "o-", color=f"C{number % 10}", markersize=3.5, linewidth=1.4, label=name)
+            axis.plot(minutes[-1:], percent[-1:], "o", color=f"C{number % 10}", markersize=7)
+    for name, level in levels:
+        axis.axhline(level, color="#57606a", linestyle="--", linewidth=1)
+        axis.annotate(
+            f"{name} {level:g}%",
+            (0, level),
+            (4, 3),
+            ("axes fraction", "data"),
+            "offset points",
+            fontsize=9,
+            color="#57606a",
+        )
+    if max(last) > 10 * min(last) > 0:
+        axis.set_xscale("log")
+    axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", ylim=(None, 100))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=1 if len(groups) < 4 else 2, frameon=False, fontsize=9)
     return png(figure)
 
 

@@ -1,0 +1,173 @@
+"""`scripts/compare_runs.py`: accuracy against minutes of training, from the logs of runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from parity import marked, plots
+from parity.commands.command import Parser, execute
+from parity.errors import InputError
+from parity.experiments.tables import percent, spread, table
+from parity.network import parse_json
+from parity.progress import Console
+from parity.run import Run, about, proportion
+from parity.side import FRAMEWORKS
+from parity.weights import write_atomically
+
+PICTURE = Path("runs.png")
+
+MARK = "runs"
+"""What the table stands between, see `parity.marked`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draws and tabulates runs; exit code 0 done, 2 bad usage or bad input."""
+    options = parser().parse_args(arguments)
+    console = Console(options.json)
+    return execute(lambda: _command(options, console), options.json)
+
+
+def parser() -> Parser:
+    """The flags."""
+    script = "python scripts/compare_runs.py"
+    flags = Parser(
+        "Draw test accuracy against minutes of training for several runs, and tabulate how they end. Runs of one network, recipe, length "
+        "and framework are one row: mean ± standard deviation over their seeds, of the last pass.",
+        f"  {script} runs/* --out accuracy.png\n  {script} docs/runs/* --line article=89.11 --update docs/training.md",
+    )
+    add = flags.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, with config.json and metrics.jsonl")
+    add("--out", type=Path, default=PICTURE, metavar="FILE.png", help=f"the picture (default: {PICTURE})")
+    add(
+        "--line",
+        action="append",
+        type=_line,
+        default=[],
+        metavar="NAME=PERCENT",
+        help="draw a level, too; again for more",
+    )
+    add("--update", type=Path, metavar="FILE", help="write the table into FILE, between its marks")
+    return flags
+
+
+def _line(text: str) -> tuple[str, float]:
+    name, _, value = text.rpartition("=")
+    percentage = float(value)
+    if not (name and 0 <= percentage <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PERCENT, such as article=89.11")
+    return name, percentage
+
+
+_line.__name__ = "NAME=PERCENT"
+
+
+def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if options.update:
+        marked.around(options.update, MARK)
+    rows = [row(folder) for folder in options.runs]
+    groups = grouped(rows)
+    lines = tabulated(groups)
+    drawn = {label: [(one["minutes"], one["accuracies"]) for one in group] for label, group in groups.items()}
+    write_atomically(options.out, plots.races(drawn, options.line))
+    for line in lines:
+        console.say(line)
+    console.say(f"Picture: {options.out}")
+    if options.update:
+        marked.update(options.update, MARK, "\n".join(lines))
+        console.say(f"{options.update} is up to date")
+    return {"runs": rows, "picture": str(options.out)}
+
+
+def row(folder: Path) -> dict[str, Any]:
+    """What the logs in `folder` say: what was run, minutes and accuracy after every pass, and what evaluate.py found of its last one.
+
+    `InputError` where they are not those of a run that has ended its first pass.
+    """
+    run = Run.open(folder)
+    passes = run.metrics("pass")
+    if not passes:
+        raise InputError(f"{folder} holds no finished pass: train it first")
+    with about(folder / "config.json", "put the whole file back"):
+        framework = parse_json((folder / "config.json").read_text(), "run").get("framework")
+        if framework not in FRAMEWORKS:
+            raise InputError(f"framework {framework!r} is none of {', '.join(FRAMEWORKS)}")
+    with about(run.metrics_file, "put the whole file back"):
+        accuracies = [proportion(line.get("test_accuracy")) for line in passes]
+        minutes = [_minutes(line.get("seconds")) for line in passes]
+    experiment = run.experiment
+    return {
+        "run": str(folder),
+        "network": experiment.network.name,
+        "recipe": experiment.recipe.name,
+        "data": experiment.data,
+        "framework": framework,
+        "seed": experiment.seed,
+        "passes": len(passes),
+        "of": experiment.recipe.epochs,
+        "images": passes[-1].get("samples", 0) // len(passes),
+        "minutes": minutes,
+        "accuracies": accuracies,
+        "views": _views(folder / "evaluation.json"),
+    }
+
+
+def _minutes(seconds: Any) -> float:
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        raise InputError(f"seconds = {seconds!r} is no time")
+    return seconds / 60
+
+
+def _views(file: Path) -> dict[str, float]:
+    """By views of a picture, the accuracy that `evaluate.py --report RUN` wrote beside the logs; empty where it was not run."""
+    if not file.exists():
+        return {}
+    with about(file, "run evaluate.py again"):
+        try:
+            found = json.loads(file.read_text())
+            split, errors = found["split"], {one["views_per_picture"]: 1 - one["top1_error"] for one in found["rows"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError("it is not what evaluate.py writes") from None
+        if split != "test":
+            raise InputError(f"it is of the pictures called {split!r}, not of test")
+        return {f"{views} views": proportion(accuracy) for views, accuracy in errors.items() if views > 1}
+
+
+def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs by what they share, under a label for people; those of all seeds of one kind together."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for one in rows:
+        begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
+        label = f"{one['network']}, {one['recipe']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
+        groups.setdefault(label, []).append(one)
+    return groups
+
+
+def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The lines of the table: a row a group."""
+    views = list(dict.fromkeys(name for group in groups.values() for one in group for name in one["views"]))
+    head = ["network", "recipe", "framework", "seeds", "passes", "minutes", "last pass", *views]
+    cells = []
+    for group in groups.values():
+        one = group[0]
+        passes = str(one["passes"]) if one["passes"] == one["of"] else f"{one['passes']} of {one['of']}"
+        seeds = ", ".join(str(other["seed"]) for other in sorted(group, key=lambda other: other["seed"]))
+        extra = []
+        for name in views:
+            known = [other["views"][name] for other in group if name in other["views"]]
+            extra.append(percent(known) if len(known) == len(group) else "")
+        cells.append(
+            [
+                one["network"],
+                one["recipe"],
+                FRAMEWORKS[one["framework"]],
+                seeds,
+                passes,
+                spread([other["minutes"][-1] for other in group], ".1f"),
+                percent(other["accuracies"][-1] for other in group),
+                *extra,
+            ]
+        )
+    return table(head, cells, 4)

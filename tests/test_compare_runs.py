@@ -1,0 +1,96 @@
+"""`compare_runs.py`: the table and the picture of what logs say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from parity.commands.compare_runs import main
+
+LOGS = Path(__file__).parents[1] / "docs" / "runs" / "vgg_mini-small"
+
+
+def run(folder: Path, seed: int = 0, framework: str = "torch", faster: float = 1.0, better: float = 0.0) -> Path:
+    """The checked-in logs, as those of another seed, framework, speed and accuracy."""
+    shutil.copytree(LOGS, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"framework": framework}
+    config["experiment"]["seed"] = seed
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["seconds"] /= faster
+        if "test_accuracy" in line:
+            line["test_accuracy"] += better
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = run(tmp_path / "one")
+    two = run(tmp_path / "two", seed=1, better=0.01)
+    paddle = run(tmp_path / "paddle", framework="paddle", faster=2)
+    evaluation = {
+        "split": "test",
+        "rows": [{"views_per_picture": 1, "top1_error": 0.17}, {"views_per_picture": 18, "top1_error": 0.15}],
+    }
+    (paddle / "evaluation.json").write_text(json.dumps(evaluation))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- runs -->\nold\n<!-- /runs -->\nbehind\n")
+    out = tmp_path / "out.png"
+    given = [
+        str(one),
+        str(two),
+        str(paddle),
+        "--out",
+        str(out),
+        "--update",
+        str(page),
+        "--line",
+        "article=89.11",
+        "--json",
+    ]
+    assert main(given) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["seed"] for row in result["runs"]] == [0, 1, 0]
+    text = page.read_text()
+    assert "old" not in text
+    assert "| vgg_mini@0.16 | quick | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |" in text
+    assert "| vgg_mini@0.16 | quick | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% |" in text
+    picture = matplotlib.image.imread(out)
+    colours = {tuple(np.round(pixel, 2)) for pixel in picture[..., :3].reshape(-1, 3)}
+    assert (0.12, 0.47, 0.71) in colours  # a group's first colour
+    assert (1.0, 0.5, 0.05) in colours  # and the second's
+    assert (0.17, 0.63, 0.17) not in colours  # there is no third
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "is not a run folder"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "holds no finished pass"),
+        (lambda folder: (folder / "metrics.jsonl").write_text('{"event": "pass"}\n'), "test_accuracy"),
+        (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
+        (lambda folder: (folder / "evaluation.json").write_text('{"split": "train", "rows": []}'), "not of test"),
+    ],
+)
+def test_damaged_logs_are_one_line_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: object, said: str
+) -> None:
+    folder, out = run(tmp_path / "run"), tmp_path / "out.png"
+    assert callable(change)
+    change(folder)
+    assert main([str(folder), "--out", str(out)]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["article", "=5", "article=x", "article=101"])
+def test_a_level_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(LOGS), "--line", text])
+    assert "NAME=PERCENT" in capsys.readouterr().err
