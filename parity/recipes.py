@@ -21,6 +21,27 @@ MNIST = Optimizer("momentum", rate=0.01, momentum=0.5)
 MNIST_STATISTICS = Preprocessing(mean=(0.1307,), std=(0.3081,))
 MNIST_SOURCE = "third article (2018): MNIST, SGD 0.01, momentum 0.5, batch 64"
 
+FAST = Recipe(
+    "fast",
+    Optimizer(
+        "momentum",
+        rate=1.5,
+        momentum=0.85,
+        nesterov=True,
+        weight_decay=0.00133,
+        groups=(Group("*.beta", 64.0, 1 / 64), Group("fc.weight", 1 / 64, 64.0)),
+        label_smoothing=0.2,
+    ),
+    epochs=10,
+    batch_size=1024,
+    schedule=Schedule("one_cycle", warmup=0.23, start=0.2, end=0.07),
+    preprocessing=WHITENED,
+    augmentation=Augmentation(crop_padding=2, flip=True, fill="reflect", alternate=True),
+    lookahead=Lookahead(every=5, keep=0.95**5, power=3),
+    divisor="batch_size",
+    source="after airbench94 (Jordan 2024, arXiv 2404.00498): its rates are of the summed cost, per 1,024 images",
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -89,25 +110,18 @@ RECIPES: dict[str, Recipe] = {
             source="arXiv 1409.1556, section 3.1: 370,000 updates (the rate dropped three times as the validation stalled; here evenly), "
             "scale jitter; without the random colour shift",
         ),
+        FAST,
+        replace(FAST, name="article-accuracy", epochs=4, source="ours: fast, as short as passes the article's 89.11%"),
         Recipe(
-            "fast",
-            Optimizer(
-                "momentum",
-                rate=1.5,
-                momentum=0.85,
-                nesterov=True,
-                weight_decay=0.00133,
-                groups=(Group("*.beta", 64.0, 1 / 64), Group("fc.weight", 1 / 64, 64.0)),
-                label_smoothing=0.2,
-            ),
-            epochs=10,
-            batch_size=1024,
-            schedule=Schedule("one_cycle", warmup=0.23, start=0.2, end=0.07),
+            "best",
+            Optimizer("momentum", rate=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, label_smoothing=0.1),
+            epochs=8,
+            batch_size=128,
+            schedule=Schedule("one_cycle", warmup=0.25),
             preprocessing=WHITENED,
-            augmentation=Augmentation(crop_padding=2, flip=True, fill="reflect", alternate=True),
+            augmentation=Augmentation(crop_padding=4, flip=True, fill="reflect", alternate=True),
             lookahead=Lookahead(every=5, keep=0.95**5, power=3),
-            divisor="batch_size",
-            source="after airbench94 (Jordan 2024, arXiv 2404.00498): its rates are of the summed cost, per 1,024 images",
+            source="ours: a VGG16 in the passes that an hour or two of two CPU cores have room for",
         ),
     )
 }
@@ -117,10 +131,15 @@ OF = {
     "tf_vgg16_logits": "distorted",
     "cifar_net": "cifar_net",
     "vgg_fast": "fast",
+    "vgg16_bn": "best",
     "mnist_fc": "mnist",
     "mnist_cnn": "mnist",
 }
 """Network -> the recipe that its article has for it and that another recipe cannot stand in for."""
+
+
+FOR = {"fast": "vgg_fast", "article-accuracy": "vgg_fast", "best": "vgg16_bn"}
+"""Recipe -> the network that it was made for, which training takes unless another one is named."""
 
 
 def get(name: str) -> Recipe:

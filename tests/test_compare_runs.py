@@ -62,10 +62,10 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert "| vgg_mini@0.16 | quick | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |" in text
     assert "| vgg_mini@0.16 | quick | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% |" in text
     picture = matplotlib.image.imread(out)
-    colours = {tuple(np.round(pixel, 2)) for pixel in picture[..., :3].reshape(-1, 3)}
-    assert (0.12, 0.47, 0.71) in colours  # a group's first colour
-    assert (1.0, 0.5, 0.05) in colours  # and the second's
-    assert (0.17, 0.63, 0.17) not in colours  # there is no third
+    colours = {tuple(pixel) for pixel in np.round(255 * picture[..., :3]).astype(int).reshape(-1, 3).tolist()}
+    assert (31, 119, 180) in colours  # of PyTorch's runs
+    assert (255, 127, 14) in colours  # of Paddle's
+    assert (44, 160, 44) not in colours  # there is no third group
 
 
 @pytest.mark.parametrize(

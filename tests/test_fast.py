@@ -182,6 +182,14 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     same_end(whole, broken)
 
 
+@pytest.mark.parametrize("recipe", recipes.FOR)
+def test_a_recipe_brings_the_network_that_it_was_made_for(recipe: str, tmp_path: Path) -> None:
+    size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8, "--batch-size", 16, "--epochs", 1)
+    succeed(script("torch", "--recipe", recipe, *size, "--out", tmp_path / "run"))
+    found = json.loads((tmp_path / "run" / "config.json").read_text())["experiment"]
+    assert (found["network"]["name"], found["recipe"]["name"]) == (recipes.FOR[recipe], recipe)
+
+
 def test_the_recipe_travels_as_json() -> None:
     assert read_recipe(json.loads(json.dumps(asdict(RECIPE)))) == RECIPE
 

@@ -70,6 +70,17 @@ def test_with_batch_norm_every_filter_has_two_parameters_and_two_statistics_more
     assert all(isinstance(node, BatchNorm) for node in behind)
 
 
+def test_the_vgg16_of_cifar10_is_d_with_batch_norm_and_one_linear_layer() -> None:
+    network, whole = networks.get("vgg16_bn"), networks.get("vgg_d_cifar")
+    convolutions = [[node for node in net.nodes if isinstance(node, Conv)] for net in (network, whole)]
+    assert [(c.name, c.filters, c.kernel) for c in convolutions[0]] == [
+        (c.name, c.filters, c.kernel) for c in convolutions[1]
+    ]
+    # What many repositories count, 14,728,266, has a bias for each of the 4,224 filters, too.
+    assert network.trainable_count == 14_728_266 - 4_224
+    assert network.shapes["flatten"] == (512,)
+
+
 def test_every_network_names_its_source() -> None:
     assert [name for name, network in networks.NETWORKS.items() if not network.source] == []
 

@@ -169,6 +169,7 @@ def _threads(options: argparse.Namespace, world: World) -> int:
 
 def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
+    options.network = options.network or recipes.FOR.get(options.recipe)
     asked = networks.get(options.network) if options.network else None
     chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)

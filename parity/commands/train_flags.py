@@ -66,7 +66,8 @@ def parser(framework: str) -> Parser:
     add(
         "--network",
         metavar="NAME",
-        help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: {GPU_NETWORK}, on CPU @0.125)",
+        help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on "
+        "CPU @0.125)",
     )
     add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
     add(

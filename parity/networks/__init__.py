@@ -13,7 +13,7 @@ from parity.networks.alexnet import alexnet, alexnet_cifar
 from parity.networks.classics import cifar_net, lenet, mnist_cnn, mnist_fc
 from parity.networks.googlenet import googlenet, googlenet_naive
 from parity.networks.tf_vgg16 import tf_vgg16
-from parity.networks.vgg import KERNELS, NORMED, slim_vgg16, vgg, vgg_bn, vgg_cifar
+from parity.networks.vgg import KERNELS, NORMED, slim_vgg16, vgg, vgg16_bn, vgg_bn, vgg_cifar
 from parity.networks.vgg_bn_drop import vgg16_bn_drop
 from parity.networks.vgg_fast import vgg_fast
 from parity.networks.vgg_mini import vgg_mini
@@ -24,6 +24,7 @@ NETWORKS: dict[str, Network] = {
         vgg16_bn_drop(),
         vgg_mini(),
         vgg_fast(),
+        vgg16_bn(),
         tf_vgg16(),
         tf_vgg16(relu_on_logits=False),
         slim_vgg16(),

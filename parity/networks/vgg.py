@@ -6,8 +6,9 @@ A, B, D and E also with batch norm, which the paper does not have: the networks 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from parity.initialisers import XAVIER, ZEROS, Init
+from parity.initialisers import MSRA, XAVIER, ZEROS, Init
 from parity.network import Network
 from parity.nodes import LRN, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 
@@ -57,6 +58,16 @@ def vgg_cifar(letter: str) -> Network:
     nodes = (*_convolutions(KERNELS[letter], XAVIER, letter == "a_lrn"), *head)
     source = f"arXiv 1409.1556, table 1: {letter}, for CIFAR-10 (head: ours)"
     return Network(f"vgg_{letter}_cifar", (3, 32, 32), nodes, source=source)
+
+
+def vgg16_bn() -> Network:
+    """D's convolutions, with batch norm instead of biases, and one linear layer: the VGG16 that is mostly meant for CIFAR-10."""
+    nodes: list[Node] = []
+    for node in _convolutions(KERNELS["d"], MSRA):
+        nodes += [replace(node, bias=False) if isinstance(node, Conv) else node, *_norm(node)]
+    nodes += [Flatten("flatten"), Linear("fc", 10)]
+    source = "arXiv 1409.1556, table 1: d, with batch norm and fc 10 alone, as is usual for CIFAR-10"
+    return Network("vgg16_bn", (3, 32, 32), tuple(nodes), source=source)
 
 
 def slim_vgg16() -> Network:
