@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pair_running import HERE, MODELS, Compare, compare, pair_workers
 
-from parity.commands.check_pairs import table
+from parity.commands.check_pairs import summary, table
 from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
 from parity.pairs.worker import ModelWorker
@@ -268,7 +268,7 @@ def test_the_table_has_a_row_a_pair_and_a_sentence_a_difference() -> None:
         "stages": {"eval": stage},
         "differences": [],
     }
-    equal["trajectory"] = [{"step": 10, "error": 1e-16}]
+    equal["trajectory"] = [{"step": 10, "error": 1e-16, "moved": 3e-4}]
     other = {
         "name": "two",
         "verdict": "different",
@@ -278,5 +278,28 @@ def test_the_table_has_a_row_a_pair_and_a_sentence_a_difference() -> None:
         "trajectory": [],
     }
     lines = table([equal, other | {"differences": ["eps here", "padding there"], "sentence": ""}]).splitlines()
-    assert lines[-2] == "| `one` | 4 x 6 | equal | 12 | 2.0e-16 | 1.0e-16 (step 10) |  |"
-    assert lines[-1] == "| `two`<br>Paddle: `a.b=1` | 4 | different |  |  |  | eps here<br>padding there |"
+    assert lines[-2] == "| `one` | 4 x 6 | equal | 12 | 2.0e-16 | 1.0e-16 (step 10) | 3.0e-04 |  |"
+    assert lines[-1] == "| `two`<br>Paddle: `a.b=1` | 4 | different |  |  |  |  | eps here<br>padding there |"
+
+
+def test_the_summary_names_equal_pairs_once_and_says_of_others_what_differs_and_what_sets_it_right() -> None:
+    base: dict[str, object] = {"verdict": "equal", "set": [], "torch": "t", "differences": []}
+    dropouts = ["mode of Dropout: PyTorch up, Paddle down at drop, drop2", "dropout in training: PyTorch drops at drop"]
+    rows = [
+        base | {"name": "a"},
+        base
+        | {
+            "name": "b",
+            "verdict": "different",
+            "differences": ["eps of BatchNorm: PyTorch 1, Paddle 2 at x", *dropouts],
+        },
+        base | {"name": "c", "verdict": "different", "differences": ["other architectures; 5 layers"]},
+        base | {"name": "d", "verdict": "chaotic but equal"},
+        base | {"name": "b-set-right", "set": [["PyTorch", "x.eps=2"]], "torch": "t(k=1)"},
+    ]
+    assert summary(rows).splitlines()[2:] == [
+        "| `a`, `d` | equal | | |",
+        "| `b` | different | eps of BatchNorm: PyTorch 1, Paddle 2; mode of Dropout: PyTorch up, Paddle down | PyTorch: `t(k=1)`; "
+        "PyTorch: `x.eps=2` |",
+        "| `c` | different | other architectures |  |",
+    ]

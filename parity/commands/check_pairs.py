@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
@@ -26,9 +27,6 @@ from parity.weights import write_atomically
 
 STEPS = 10
 """Training steps, unless --steps says how many."""
-
-MARK = "pairs"
-"""What the table of pairs stands between, see `parity.marked`."""
 
 ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "set_torch", "set_paddle", "kinds", "update")
 """Flags that make no sense for a network of ours."""
@@ -78,8 +76,9 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
     add(
         "--update",
         type=Path,
+        action="append",
         metavar="FILE",
-        help="with --pairs: write the table of the results (of all that --report keeps) into FILE",
+        help="with --pairs: write the table of the results (of all that --report keeps) into FILE, between its marks; again for more",
     )
 
 
@@ -99,13 +98,12 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Compares what the flags ask for; `Failed` if it differs."""
     whole: dict[str, Any]
     if options.pairs:
-        if options.update:
-            marked.around(options.update, MARK)
+        marks = {file: _mark(file) for file in options.update or ()}
         whole = {"verdict": "done", "results": _zoo(options, console)}
-        if options.update:
-            rows = _kept(options.report) if options.report else whole["results"]
-            marked.update(options.update, MARK, table(rows))
-            console.say(f"{options.update} is up to date")
+        rows = _kept(options.report) if options.report else whole["results"]
+        for file, mark in marks.items():
+            marked.update(file, mark, TABLES[mark](rows))
+            console.say(f"{file} is up to date")
         return dict(plain(whole))
     started = datetime.now().isoformat(timespec="seconds")
     outcome = compare_models(
@@ -219,6 +217,16 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     return rows
 
 
+def _mark(file: Path) -> str:
+    """The mark of the table that `file` has room for; `InputError` where it has none."""
+    for mark in list(TABLES)[1:]:
+        with contextlib.suppress(InputError):
+            marked.around(file, mark)
+            return mark
+    marked.around(file, "pairs")
+    return "pairs"
+
+
 def _kept(folder: Path) -> list[dict[str, Any]]:
     """All results that stand in `folder`, from this run and from earlier ones, in the order of the pairs."""
     files = [folder / f"{name}.json" for name in PAIRS]
@@ -232,19 +240,59 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"float64, random weights, {lanes}:",
         "",
-        "| pair | input | verdict | tensors | inference, worst | weights after the last step | what differs |",
-        "|---|---|---|---:|---:|---:|---|",
+        "| pair | input | verdict | tensors | inference, worst | weights after the last step | moved by then | what differs |",
+        "|---|---|---|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         stages, steps = row["stages"], row["trajectory"]
         count = sum(stage["compared"] for stage in stages.values())
         worst = f"{float(stages['eval']['max_error']):.1e}" if "eval" in stages else ""
-        last = (
-            f"{steps[-1]['error']:.1e} (step {steps[-1]['step']})" if steps and steps[-1]["error"] is not None else ""
-        )
+        end = steps[-1] if steps and steps[-1]["error"] is not None else None
+        last = f"{end['error']:.1e} (step {end['step']})" if end else ""
+        moved = f"{end['moved']:.1e}" if end else ""
         shape = " x ".join(map(str, row["input_shape"]))
         said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
         changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""
-        cells = [f"`{row['name']}`{changed}", shape, row["verdict"], f"{count:,}" if count else "", worst, last, said]
+        cells = [
+            f"`{row['name']}`{changed}",
+            shape,
+            row["verdict"],
+            f"{count:,}" if count else "",
+            worst,
+            last,
+            moved,
+            said,
+        ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The results in few lines: the equal pairs together, then a line for each that differs, and what sets it right."""
+    named = {row["name"]: row for row in rows}
+    same = [f"`{name}`" for name, row in named.items() if row["verdict"] != DIFFERENT and not row["set"]]
+    lines = [
+        "| pair | verdict | what differs | equal with |",
+        "|---|---|---|---|",
+        f"| {', '.join(same)} | equal | | |",
+    ]
+    for name, row in named.items():
+        if row["verdict"] != DIFFERENT:
+            continue
+        # That dropout layers drop differently is said of the layers, too.
+        said = [_short(text) for text in row["differences"] if not text.startswith("dropout in training")]
+        right, settings = named.get(f"{name}-set-right"), list[str]()
+        if right and right["verdict"] != DIFFERENT:
+            settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
+            settings += [f"{side}: `{text}`" for side, text in right["set"]]
+        lines.append(f"| `{name}` | different | {'; '.join(dict.fromkeys(said))} | {'; '.join(settings)} |")
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    """What differs, without the places: their list is in the long table."""
+    return text.partition(" at ")[0].partition("; ")[0]
+
+
+TABLES = {"pairs": table, "pairs-summary": summary}
+"""What stands between the marks of that name, see `parity.marked`."""
