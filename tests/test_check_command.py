@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from parity import networks
-from parity.commands.check_parity import main
+from parity.commands import check_parity
+from parity.commands.check_parity import _checks as planned
+from parity.commands.check_parity import main, parser
 from parity.faults.subject import network
 
 ROOT = Path(__file__).parents[1]
@@ -129,3 +131,35 @@ def test_the_readmes_five_lines_prove_a_network_file_of_another_project(tmp_path
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "1 passed" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        (("--network", "vgg_a"), {2}),
+        (("--network", "vgg_a", "--batch-size", "4"), {4}),
+        (("--network", "vgg_a@0.125x64"), {8}),
+        (("--network", "all"), {8}),
+        (("--network", "all", "--full"), {2, 8}),
+    ],
+)
+def test_large_images_come_in_small_batches(arguments: tuple[str, ...], sizes: set[int]) -> None:
+    options = parser().parse_args([*arguments, "--data", "shapes10"])
+    options.stages, options.steps = "forward", 3
+    options.data = "shapes10" if "all" not in arguments else "auto"
+    checks = planned(options, lambda line: None)
+    assert {check.recipe.batch_size for check in checks} == sizes
+    for check in checks:
+        assert (check.recipe.batch_size == 2) == (
+            "batch" not in " ".join(arguments) and check.network.input_shape[-1] > 96
+        )
+
+
+def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_parity, "HUGE", 10)
+    for more, known in ((), False), (("--twins", "1"), True):
+        assert main([*SMALL, "--stages", "update,trajectory", "--steps", "2", "--json", *more]) == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        assert [row["twin"] is not None for row in json.loads(line)["trajectory"]] == [known, known]

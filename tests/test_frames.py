@@ -1,0 +1,67 @@
+"""Messages between processes: what goes in comes out, from memory or from a file, and what is cut short is none."""
+
+from __future__ import annotations
+
+import io
+import mmap
+
+import numpy as np
+import pytest
+
+from parity import frames
+
+ARRAYS = {
+    "f64": np.random.default_rng(0).standard_normal((3, 5)),
+    "f32": np.float32([[1, -2], [np.inf, np.nan]]),
+    "scalar": np.array(7, np.int64),
+    "none": np.zeros((0, 4)),
+    "turned": np.arange(6.0).reshape(2, 3).T,
+    "bytes": np.arange(9, dtype=np.uint8),
+}
+
+
+def sent() -> bytes:
+    file = io.BytesIO()
+    frames.send(file, ARRAYS, {"call": "step", "arguments": {"rate": 0.1}})
+    return file.getvalue()
+
+
+def root(array: np.ndarray) -> object:
+    """What holds the memory of `array`."""
+    base: object = array
+    while True:
+        below = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
+        if below is None:
+            return base
+        base = below
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["in memory", "in a file"])
+def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "LARGE", 100 if large else 2**28)
+    monkeypatch.setattr(frames.machine, "available_memory", lambda: 0)
+    found, message = frames.receive(io.BytesIO(sent()))
+    assert message == {"call": "step", "arguments": {"rate": 0.1}}
+    assert list(found) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    assert isinstance(root(found["f64"]), mmap.mmap) == large
+    found["f64"] += 1  # a worker may change what it is given
+
+
+def test_a_large_message_stays_in_memory_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "LARGE", 100)
+    monkeypatch.setattr(frames.machine, "available_memory", lambda: 2**40)
+    found, _ = frames.receive(io.BytesIO(sent()))
+    assert not isinstance(root(found["f64"]), mmap.mmap)
+
+
+def test_a_message_that_is_cut_short_is_none() -> None:
+    for size in (0, 5, 8, 50, len(sent()) - 1):
+        with pytest.raises(EOFError):
+            frames.receive(io.BytesIO(sent()[:size]))
+
+
+def test_memory_is_known_to_be_available_here() -> None:
+    assert 2**20 < frames.machine.available_memory() < 2**50
