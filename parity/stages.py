@@ -77,6 +77,10 @@ class Stage:
         if self.worst is None or difference.used > self.worst.used:
             self.worst = difference
 
+    def excuse(self) -> None:
+        """Takes what was different for chaos."""
+        self.different, self.chaotic = 0, True
+
     def summary(self) -> dict[str, Any]:
         """For the report; `NothingCompared` if the stage saw no tensor."""
         if self.worst is None:

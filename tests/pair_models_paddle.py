@@ -241,3 +241,26 @@ class Single(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out((self.fc(x).astype("float32") * 0.1).astype(x.dtype))
+
+
+class Kinked(nn.Layer):
+    """Half of what its ReLU gets is zero in exact arithmetic; once weights have moved, `shift` is added, `times` multiplies the rest."""
+
+    def __init__(self, shift: float = 0.0, times: float = 1.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(64, 64)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(128, 4)
+        self.shift, self.times, self.starts = shift, times, list[float]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = paddle.tanh(self.fc1(x))
+        zero = h - h.detach()
+        if self.training and self._has_moved():
+            zero, h = zero + paddle.full_like(zero, self.shift), h * paddle.full_like(h, self.times)
+        return self.fc2(self.relu(paddle.concat([h, zero], 1)))
+
+    def _has_moved(self) -> bool:
+        """Whether the weights are others than in the second training call: the first is before they are set."""
+        self.starts = [*self.starts[:2], float(self.fc1.weight.sum())]
+        return self.starts[-1] != self.starts[min(1, len(self.starts) - 1)]

@@ -259,3 +259,17 @@ class SlopeOfPaddle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * float(np.float32(0.1666667)) + 0.5).clamp(0, 1)
+
+
+class Kinked(nn.Module):
+    """Half of what its ReLU gets is zero in exact arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(64, 64)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Linear(128, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.fc1(x))
+        return self.fc2(self.relu(torch.cat([h, h - h.detach()], 1)))

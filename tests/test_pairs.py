@@ -179,14 +179,33 @@ def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> Non
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])
 def test_every_loss_and_optimizer_is_alike_on_both_sides(compare: Compare, loss: str) -> None:
-    from parity.recipe import Optimizer
-
     optimizer = (
         Optimizer("adam", 0.001)
         if loss == "cross_entropy"
         else Optimizer("momentum", 0.1, weight_decay=1e-3, nesterov=True)
     )
     assert_equal(compare("Chain", "Chain", "4,6", loss=loss, optimizer=optimizer))
+
+
+def test_where_rounding_decides_at_a_kink_the_models_are_not_called_different(compare: Compare) -> None:
+    settings: dict[str, object] = {"optimizer": Optimizer("momentum", 0.01), "steps": 4}
+    assert_equal(compare("Kinked", "Kinked", "8,64", **settings))
+    outcome = compare("Kinked", "Kinked(shift=1e-20)", "8,64", **settings)
+    assert (outcome.verdict, outcome.first) == ("chaotic but equal", None)
+    assert [row["step"] for row in outcome.trajectory] == [1, 2]  # what comes then is not compared
+    (said,) = (line for line in outcome.explained if "rounding" in line)
+    assert said.startswith(
+        "in step 2 rounding decided whether relu lets 512 numbers through: up to 1.0e-20 from its kink"
+    )
+    assert outcome.to_json()["stages"]["trajectory"]["verdict"] == "chaotic but equal"
+
+
+@pytest.mark.parametrize("planted", ["shift=1e-6", "times=1.000001", "shift=1e-20, times=1.000001"])
+def test_a_true_difference_is_none_of_rounding_though_numbers_cross_kinks(compare: Compare, planted: str) -> None:
+    outcome = compare("Kinked", f"Kinked({planted})", "8,64", optimizer=Optimizer("momentum", 0.01), steps=4)
+    assert outcome.verdict == "different"
+    assert outcome.first and outcome.first.step == 2
+    assert "rounding" not in " ".join(outcome.explained)
 
 
 # Planted errors

@@ -22,7 +22,7 @@ from parity.compare import (
     norm_of_difference,
     relative_l2,
 )
-from parity.pairs import align, causes, mapping, tree
+from parity.pairs import align, causes, kinks, mapping, tree
 from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
 from parity.pairs.kinds import SIDES, name_in
@@ -38,7 +38,7 @@ ONE_STEP = check.ONE_STEP["float64"]
 
 A tensor may stand `TWIN` times as far from the reference as that of the farthest one-ULP twin does, where that is more: what rounding
 can do to a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the
-twin excuses a tensor of a later step, the verdict says so: chaotic but equal.
+twin excuses a tensor of a later step, the verdict says so: chaotic but equal. So it does where `parity.pairs.kinks` does.
 """
 
 INHERITED = 1e-11
@@ -88,12 +88,23 @@ class _Check:
             if step > 1 and self.outcome.first:
                 break
             self._step(step)
+            if step > 1 and self.outcome.first and self._decided_by_rounding(step):
+                break
         if not self.outcome.stages:
             raise NothingCompared("no tensor was compared")
         if self.outcome.first:
             self.outcome.tree = tree.draw(session.models, self.pairing, self.outcome.first)
         if pair.isolate:
             self.outcome.isolated = isolate(session, ONE_STEP)
+
+    def _decided_by_rounding(self, step: int) -> bool:
+        """Whether the sides part in this step since rounding decided at a kink: then that is said, and no difference."""
+        found = kinks.crossings(self.session, self.moved, self._kept(), step)
+        if found:
+            self.outcome.first = None
+            self.outcome.stages["trajectory"].excuse()
+            self.outcome.explained += [f"{text}; what comes then is not compared" for text in found]
+        return bool(found)
 
     def _line(self, stage: str) -> str:
         found = self.outcome.stages.get(stage)
