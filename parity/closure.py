@@ -53,7 +53,10 @@ def trained(worker: Worker, feed: Feed, steps: int = TRAINED_STEPS) -> State:
 
 
 def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
-    """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel)."""
+    """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel).
+
+    Of images that are more than `MANY` pixels across there is no batch of the largest size.
+    """
     images = dataset.train_images[:]
     batches = BATCHES if max(images.shape[2:]) <= MANY else BATCHES[:-1]
     found = {f"{count}": np.resize(images, (count, *images.shape[1:])) for count in batches}

@@ -71,14 +71,16 @@ def norm(array: np.ndarray) -> float:
 
 
 def norm_of_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """L2 norm of b - a in float64; not finite where either holds NaN or infinity."""
+    """L2 norm of b - a in float64; not finite where either holds NaN or infinity. `Incomparable` unless they are of one shape."""
+    if a.shape != b.shape:
+        raise Incomparable(f"shapes {a.shape} and {b.shape}")
     first, second = a.ravel(), b.ravel()
     difference = np.empty(min(BLOCK, first.size))
     squares = 0.0
     with np.errstate(invalid="ignore"):  # infinity less infinity
         for start in range(0, first.size, BLOCK):
             part = difference[: min(BLOCK, first.size - start)]
-            np.subtract(second[start : start + BLOCK], first[start : start + BLOCK], out=part)
+            np.subtract(second[start : start + BLOCK], first[start : start + BLOCK], out=part, dtype=np.float64)
             squares += float(np.dot(part, part))
     return math.sqrt(squares)
 

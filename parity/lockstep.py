@@ -92,7 +92,11 @@ def one_step(worker: Worker, feed: Feed, given: Given, phases: tuple[str, ...]) 
         record |= {n: a for n, a in worker.predict(given.images, record=True).items() if n != "logits"}
     if "forward" in phases:
         record |= {f"forward/{layer}.mask": mask for layer, mask in given.masks.items()}
-    found, cost, wrong = worker.step(given.images, given.labels, given.masks, given.rate, given.divisor, phases)
+    changed = (
+        given.keep is not None or feed.after is not None
+    )  # then the state after the step is not yet the one that counts
+    own = tuple(phase for phase in phases if not (changed and phase == "update"))
+    found, cost, wrong = worker.step(given.images, given.labels, given.masks, given.rate, given.divisor, own)
     if "loss" in phases:
         record |= {
             "loss/loss": found.pop("loss").reshape(1),

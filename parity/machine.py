@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import resource
@@ -63,13 +65,17 @@ def set_threads(threads: int | None) -> int:
     return count
 
 
-def available_memory() -> int:
-    """Bytes that processes here may still take before the system runs short; 0 where it does not say."""
+def available_memory() -> float:
+    """Bytes that processes here may still take before the system, or their control group, runs short; infinity where neither says."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), 0)
+        lines = []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # "max", where there is no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{what}").read_text()) for what in ("max", "current"))
+        found.append(limit - used)
+    return min(found, default=math.inf)
 
 
 def peak_memory() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import importlib
 import os
 import subprocess
@@ -32,6 +33,10 @@ from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights import State, initialise
 
 Record = dict[str, np.ndarray]
+
+
+PIPE = 2**20
+"""Bytes that a pipe to a worker holds: large messages take half as long as by the system's 64 KB."""
 
 
 class WorkerFailed(RuntimeError):
@@ -73,10 +78,13 @@ class Worker:
                 stderr=self._errors,
                 env=os.environ | dict(self.environment) | {"PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=apart,
-                pipesize=2**20,  # half as long on the way as by the system's 64 KB
             )
         except OSError as error:
             raise InputError(f"cannot run {python}: {error.strerror}") from None
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many
+                assert pipe
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
     def __enter__(self) -> Worker:
         return self
@@ -123,8 +131,9 @@ class Worker:
         `record` names the phases wanted: forward, loss, backward, gradient, and update for the canonical state after it.
         """
         arrays = {"images": images, "labels": labels} | {f"mask/{layer}": mask for layer, mask in masks.items()}
-        found, (cost, wrong) = self.call("step", arrays, rate=rate, divisor=divisor, record=list(record))
-        if "update" in record:  # in a message of its own: the worker holds either in memory while it is sent
+        wanted = list(record)
+        found, (cost, wrong) = self.call("step", arrays, rate=rate, divisor=divisor, record=wanted)
+        if "update" in wanted:  # in a message of its own: the worker holds either in memory while it is sent
             found |= {f"update/{name}": array for name, array in self.state().items()}
         return found, cost, wrong
 
@@ -209,7 +218,9 @@ class Worker:
             send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
             found, answer = receive(self._process.stdout)
         except (EOFError, OSError):
-            self._process.wait(timeout=10)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
+            self._process.kill()
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
             reason = "\n".join(lines) or "it wrote nothing"
@@ -245,7 +256,8 @@ class _Server:
         self, arrays: Record, network: str, settings: dict[str, Any], dtype: str, slow: bool
     ) -> tuple[Record, Any]:
         trainer = implementation(self.framework, "train").Trainer
-        vars(self).pop("side", None)  # makes room for the next one
+        for name in ("side", "timed", "slow"):
+            vars(self).pop(name, None)  # makes room for the next one
         self.side = trainer(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
         self.slow = arrays if slow else {}
         return {}, None

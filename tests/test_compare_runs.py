@@ -59,8 +59,8 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert [row["seed"] for row in result["runs"]] == [0, 1, 0]
     text = page.read_text()
     assert "old" not in text
-    assert "| vgg_mini@0.16 | quick | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |" in text
-    assert "| vgg_mini@0.16 | quick | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% |" in text
+    assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |" in text
+    assert "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% |" in text
     picture = matplotlib.image.imread(out)
     colours = {tuple(pixel) for pixel in np.round(255 * picture[..., :3]).astype(int).reshape(-1, 3).tolist()}
     assert (31, 119, 180) in colours  # of PyTorch's runs
@@ -74,6 +74,18 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
         (lambda folder: (folder / "config.json").unlink(), "is not a run folder"),
         (lambda folder: (folder / "metrics.jsonl").unlink(), "holds no finished pass"),
         (lambda folder: (folder / "metrics.jsonl").write_text('{"event": "pass"}\n'), "test_accuracy"),
+        (
+            lambda folder: (folder / "metrics.jsonl").write_text(
+                '{"event": "pass", "test_accuracy": 0.5, "seconds": Infinity}\n'
+            ),
+            "no time",
+        ),
+        (
+            lambda folder: (folder / "evaluation.json").write_text(
+                '{"split": "test", "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
+            ),
+            "it is not what evaluate.py writes",
+        ),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
         (lambda folder: (folder / "evaluation.json").write_text('{"split": "train", "rows": []}'), "not of test"),
     ],
@@ -87,6 +99,20 @@ def test_damaged_logs_are_one_line_and_nothing_is_written(
     assert main([str(folder), "--out", str(out)]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_runs_that_more_than_the_seed_tells_apart_are_not_averaged_and_none_counts_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = run(tmp_path / "one"), run(tmp_path / "other", seed=1)
+    config = json.loads((other / "config.json").read_text())
+    config["experiment"]["recipe"]["batch_size"] = 64
+    (other / "config.json").write_text(json.dumps(config))
+    out = str(tmp_path / "out.png")
+    assert main([str(one), str(other), "--out", out]) == 0
+    assert capsys.readouterr().out.count("| vgg_mini@0.16 |") == 2
+    assert main([str(one), str(one), "--out", out]) == 2
+    assert "are runs of one seed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["article", "=5", "article=x", "article=101"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import mmap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,16 @@ def test_a_large_message_stays_in_memory_where_there_is_enough(monkeypatch: pyte
     assert not isinstance(root(found["f64"]), mmap.mmap)
 
 
+def test_a_large_message_stays_in_memory_where_there_is_no_room_for_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(frames, "LARGE", 100)
+    monkeypatch.setattr(frames.machine, "available_memory", lambda: 0)
+    monkeypatch.setattr(frames.tempfile, "tempdir", str(tmp_path / "none"))
+    found, _ = frames.receive(io.BytesIO(sent()))
+    assert not isinstance(root(found["f64"]), mmap.mmap)
+
+
 def test_a_message_that_is_cut_short_is_none() -> None:
     for size in (0, 5, 8, 50, len(sent()) - 1):
         with pytest.raises(EOFError):
@@ -64,4 +75,4 @@ def test_a_message_that_is_cut_short_is_none() -> None:
 
 
 def test_memory_is_known_to_be_available_here() -> None:
-    assert 2**20 < frames.machine.available_memory() < 2**50
+    assert frames.machine.available_memory() > 2**20

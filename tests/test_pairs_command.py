@@ -298,7 +298,8 @@ def test_the_summary_names_equal_pairs_once_and_says_of_others_what_differs_and_
         base | {"name": "b-set-right", "set": [["PyTorch", "x.eps=2"]], "torch": "t(k=1)"},
     ]
     assert summary(rows).splitlines()[2:] == [
-        "| `a`, `d` | equal | | |",
+        "| `a` | equal | | |",
+        "| `d` | chaotic but equal | | |",
         "| `b` | different | eps of BatchNorm: PyTorch 1, Paddle 2; mode of Dropout: PyTorch up, Paddle down | PyTorch: `t(k=1)`; "
         "PyTorch: `x.eps=2` |",
         "| `c` | different | other architectures |  |",

@@ -22,11 +22,14 @@ from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.recipe import Optimizer
 from parity.report import plain
-from parity.stages import DIFFERENT
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL
 from parity.weights import write_atomically
 
 STEPS = 10
 """Training steps, unless --steps says how many."""
+
+ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
+"""What the rows of one table have in common."""
 
 ONLY_HERE = ("input_shape", "inputs", "map", "save_map", "set_torch", "set_paddle", "kinds", "update")
 """Flags that make no sense for a network of ours."""
@@ -100,7 +103,7 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.pairs:
         marks = {file: _mark(file) for file in options.update or ()}
         whole = {"verdict": "done", "results": _zoo(options, console)}
-        rows = _kept(options.report) if options.report else whole["results"]
+        rows = _kept(options.report, whole["results"]) if options.report else whole["results"]
         for file, mark in marks.items():
             marked.update(file, mark, TABLES[mark](rows))
             console.say(f"{file} is up to date")
@@ -227,10 +230,18 @@ def _mark(file: Path) -> str:
     return "pairs"
 
 
-def _kept(folder: Path) -> list[dict[str, Any]]:
-    """All results that stand in `folder`, from this run and from earlier ones, in the order of the pairs."""
-    files = [folder / f"{name}.json" for name in PAIRS]
-    return [json.loads(file.read_text()) for file in files if file.is_file()]
+def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results of this run and those that stand in `folder` from earlier ones that were run alike, in the order of the pairs."""
+    rows = {row["name"]: row for row in fresh}
+    alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if "lanes" in row), None)
+    for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
+        try:
+            row = json.loads(file.read_text())
+            if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
+                rows[row["name"]] = row
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # which is none of a pair
+    return [rows[name] for name in PAIRS if name in rows]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -263,29 +274,33 @@ def table(rows: list[dict[str, Any]]) -> str:
             moved,
             said,
         ]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The results in few lines: the equal pairs together, then a line for each that differs, and what sets it right."""
     named = {row["name"]: row for row in rows}
-    same = [f"`{name}`" for name, row in named.items() if row["verdict"] != DIFFERENT and not row["set"]]
-    lines = [
-        "| pair | verdict | what differs | equal with |",
-        "|---|---|---|---|",
-        f"| {', '.join(same)} | equal | | |",
-    ]
+    lines = ["| pair | verdict | what differs | equal with |", "|---|---|---|---|"]
+    for verdict in (EQUAL, CHAOTIC):
+        if same := [f"`{name}`" for name, row in named.items() if row["verdict"] == verdict and not row["set"]]:
+            lines.append(f"| {', '.join(same)} | {verdict} | | |")
     for name, row in named.items():
         if row["verdict"] != DIFFERENT:
             continue
         # That dropout layers drop differently is said of the layers, too.
         said = [_short(text) for text in row["differences"] if not text.startswith("dropout in training")]
+        said = said or [row["sentence"]]
         right, settings = named.get(f"{name}-set-right"), list[str]()
         if right and right["verdict"] != DIFFERENT:
             settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
             settings += [f"{side}: `{text}`" for side, text in right["set"]]
-        lines.append(f"| `{name}` | different | {'; '.join(dict.fromkeys(said))} | {'; '.join(settings)} |")
+        cells = [f"`{name}`", DIFFERENT, "; ".join(dict.fromkeys(said)), "; ".join(settings)]
+        lines.append(_line(cells))
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from parity import data, machine, networks, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
+from parity.closure import MANY
 from parity.commands import check_pairs
 from parity.commands.command import Failed, Parser, execute, natural, positive, threads
 from parity.compare import NothingCompared
@@ -31,8 +32,8 @@ from parity.worker import Worker, WorkerFailed
 STEPS = 3
 """Training steps, unless --steps says how many."""
 
-SMALL, BATCH, FEW = 96, 8, 2
-"""Images a step, unless --batch-size says how many: `BATCH` of images that are at most `SMALL` pixels across, else `FEW`."""
+BATCH, FEW = 8, 2
+"""Images a step, unless --batch-size says how many: `BATCH` of images that are at most `MANY` pixels across, else `FEW`."""
 
 HUGE = 50_000_000
 """Weights of a network beyond which it has no twin unless --twins asks for one: it would take a third process of gigabytes."""
@@ -85,7 +86,7 @@ def parser() -> Parser:
     add(
         "--batch-size",
         type=positive,
-        help=f"images per step (default: {BATCH}, of networks for more than {SMALL} pixels across {FEW})",
+        help=f"images per step (default: {BATCH}, of networks for more than {MANY} pixels across {FEW})",
     )
     add("--seed", type=natural, default=0)
     add(
@@ -135,7 +136,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
     with contextlib.ExitStack() as stack, failures():
-        workers = {name: stack.enter_context(worker) for name, worker in _workers(options)}
+        workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
         lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
         results = [_one(options, check, workers, lanes, plant, console) for check in checks]
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
@@ -159,13 +160,14 @@ def failures() -> Iterator[None]:
         raise Failed(str(error)) from None
 
 
-def _workers(options: argparse.Namespace) -> list[tuple[str, Worker]]:
+def _workers(options: argparse.Namespace, checks: list[Check]) -> list[tuple[str, Worker]]:
     """The reference, the other side, and the reference's twins."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
     name = "paddle (reference)" if options.against_paddle else "torch"
     rest = (options.threads, options.device)
-    twins = options.twins if options.twins is not None else usual_twins(options.steps)
+    twins = 0 if all(_alone(check) for check in checks) else usual_twins(checks[0].length)
+    twins = twins if options.twins is None else options.twins
     return [
         (name, Worker(reference, python, *rest)),
         ("paddle", Worker("paddle", pythons["paddle"], *rest)),
@@ -202,7 +204,7 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
     checks = []
     for network in chosen:
         augmentation = recipes.CROP_AND_FLIP if options.augment else None
-        batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= SMALL else FEW)
+        batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= MANY else FEW)
         recipe = changed(named or recipes.fitting(network), batch_size=batch_size, augmentation=augmentation)
         few = few_images(length, batch_size)
         dataset = load(network.input_shape[0])
@@ -239,6 +241,11 @@ def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[
     return dataset.fitted(target)
 
 
+def _alone(check: Check) -> bool:
+    """Whether a check goes without twins unless they are asked for. In float32 they are the yardstick, so there none does."""
+    return check.dtype == "float64" and check.network.trainable_count > HUGE
+
+
 def _one(
     options: argparse.Namespace,
     check: Check,
@@ -250,7 +257,7 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
-    if options.twins is None and check.network.trainable_count > HUGE:
+    if options.twins is None and _alone(check):
         workers = dict(list(workers.items())[:2])
     outcome = run(check, workers, plant, isolated=options.isolate, say=console.say)
     for name, stage in outcome.stages().items():

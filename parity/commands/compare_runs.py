@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,10 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.update:
         marked.update(options.update, MARK, "\n".join(lines))
         console.say(f"{options.update} is up to date")
-    return {"runs": rows, "picture": str(options.out)}
+    return {
+        "runs": [{key: value for key, value in one.items() if key != "kind"} for one in rows],
+        "picture": str(options.out),
+    }
 
 
 def row(folder: Path) -> dict[str, Any]:
@@ -107,7 +112,9 @@ def row(folder: Path) -> dict[str, Any]:
         "seed": experiment.seed,
         "passes": len(passes),
         "of": experiment.recipe.epochs,
-        "images": passes[-1].get("samples", 0) // len(passes),
+        "kind": json.dumps(
+            [dataclasses.asdict(dataclasses.replace(experiment, seed=0)), framework, len(passes)], sort_keys=True
+        ),
         "minutes": minutes,
         "accuracies": accuracies,
         "views": _views(folder / "evaluation.json"),
@@ -115,7 +122,7 @@ def row(folder: Path) -> dict[str, Any]:
 
 
 def _minutes(seconds: Any) -> float:
-    if not isinstance(seconds, int | float) or not seconds >= 0:
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         raise InputError(f"seconds = {seconds!r} is no time")
     return seconds / 60
 
@@ -127,7 +134,10 @@ def _views(file: Path) -> dict[str, float]:
     with about(file, "run evaluate.py again"):
         try:
             found = json.loads(file.read_text())
-            split, errors = found["split"], {one["views_per_picture"]: 1 - one["top1_error"] for one in found["rows"]}
+            split, errors = (
+                found["split"],
+                {int(one["views_per_picture"]): 1 - one["top1_error"] for one in found["rows"]},
+            )
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError("it is not what evaluate.py writes") from None
         if split != "test":
@@ -136,19 +146,24 @@ def _views(file: Path) -> dict[str, float]:
 
 
 def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs by what they share, under a label for people; those of all seeds of one kind together."""
+    """The runs by a label for people: those that only their seeds tell apart together. `InputError` for two of one seed."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    labels: dict[str, str] = {}
     for one in rows:
         begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
-        label = f"{one['network']}, {one['recipe']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
-        groups.setdefault(label, []).append(one)
+        label = f"{one['network']}, {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
+        others = sum(known.startswith(label) for known in labels.values())
+        group = groups.setdefault(labels.setdefault(one["kind"], f"{label} ({others + 1})" if others else label), [])
+        if twice := [other["run"] for other in group if other["seed"] == one["seed"]]:
+            raise InputError(f"{twice[0]} and {one['run']} are runs of one seed: give one of them")
+        group.append(one)
     return groups
 
 
 def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The lines of the table: a row a group."""
     views = list(dict.fromkeys(name for group in groups.values() for one in group for name in one["views"]))
-    head = ["network", "recipe", "framework", "seeds", "passes", "minutes", "last pass", *views]
+    head = ["network", "recipe", "data", "framework", "seeds", "passes", "minutes", "last pass", *views]
     cells = []
     for group in groups.values():
         one = group[0]
@@ -162,6 +177,7 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
             [
                 one["network"],
                 one["recipe"],
+                one["data"],
                 FRAMEWORKS[one["framework"]],
                 seeds,
                 passes,
@@ -170,4 +186,4 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
                 *extra,
             ]
         )
-    return table(head, cells, 4)
+    return table(head, cells, 5)

@@ -75,6 +75,8 @@ class _Check:
         self.moved = {name: session.pair.seed + number for number, name in enumerate(session.twins)}
         self.zero: dict[str, float] = {}
         self.noise: dict[tuple[str, int], float] = {}
+        self.parted: list[tuple[Difference, float | None]] = []
+        """What differs, and how far it has gone from its start, relative to itself; None where it is no weight."""
 
     def compare(self) -> None:
         """All stages."""
@@ -88,7 +90,7 @@ class _Check:
             if step > 1 and self.outcome.first:
                 break
             self._step(step)
-            if step > 1 and self.outcome.first and self._decided_by_rounding(step):
+            if step > 1 and self.outcome.first and self._decided_by_rounding():
                 break
         if not self.outcome.stages:
             raise NothingCompared("no tensor was compared")
@@ -97,14 +99,21 @@ class _Check:
         if pair.isolate:
             self.outcome.isolated = isolate(session, ONE_STEP)
 
-    def _decided_by_rounding(self, step: int) -> bool:
-        """Whether the sides part in this step since rounding decided at a kink: then that is said, and no difference."""
-        found = kinks.crossings(self.session, self.moved, self._kept(), step)
-        if found:
-            self.outcome.first = None
-            self.outcome.stages["trajectory"].excuse()
-            self.outcome.explained += [f"{text}; what comes then is not compared" for text in found]
-        return bool(found)
+    def _decided_by_rounding(self) -> bool:
+        """Whether the sides part in this step since rounding decided at a kink: then that is said, and no difference.
+
+        Only weights are excused, each by no more than `TWIN` times that part of the way it has gone which the numbers at kinks carry of
+        the gradients.
+        """
+        if any(size is None for _, size in self.parted):
+            return False
+        found = kinks.crossings(self.session, self.moved, self._kept(), self.outcome.trajectory)
+        if not all(d.error <= d.bound + TWIN * found.share * size for d, size in self.parted if size is not None):
+            return False
+        self.outcome.first = None
+        self.outcome.stages["trajectory"].excuse()
+        self.outcome.explained += [f"{text}; what comes then is not compared" for text in found.sentences]
+        return True
 
     def _line(self, stage: str) -> str:
         found = self.outcome.stages.get(stage)
@@ -241,8 +250,16 @@ class _Check:
             if phase not in worst or difference.used > worst[phase].used:
                 worst[phase] = difference
         stage.chaotic |= step > 1 and MANY_STEPS < difference.error <= difference.bound
+        if not difference.equal:
+            self.parted.append((difference, self._way(difference.name, compared)))
         if outcome.first is None and not difference.equal:
             outcome.first = self._place(step, difference, compared)
+
+    def _way(self, name: str, compared: Compared | None) -> float | None:
+        phase, _, tensor = name.partition("/")
+        if phase != "update" or compared is None or not self.session.trained().get(tensor):
+            return None
+        return distance(compared.torch, self.session.state[tensor])
 
     def _place(self, step: int, difference: Difference, compared: Compared | None) -> Place:
         phase, _, tensor = difference.name.partition("/")

@@ -6,17 +6,23 @@ same kink can say how far.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from parity.check import TWIN
-from parity.compare import norm_of_difference
+from parity.compare import norm, norm_of_difference
 from parity.pairs.align import Call
 from parity.pairs.kinds import SIDES
 from parity.pairs.session import Session, side_of
 from parity.pairs.worker import Run
 from parity.worker import Record
+
+Rows = Sequence[Mapping[str, Any]]
+"""Of `Outcome.trajectory`."""
 
 KINKED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "ReLU": lambda y: y > 0,
@@ -25,34 +31,46 @@ KINKED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 """Kind of layer -> on which side of its kinks the outputs are."""
 
 
-def crossings(session: Session, moved: Mapping[str, int], kept: Mapping[str, Record], steps: int) -> list[str]:
-    """Takes the first `steps` training steps again; a sentence a layer in the first of them in which rounding decided at a kink.
+@dataclass
+class Crossings:
+    """What was found: sentences, and how large a part of the gradients the numbers carry that get through on one side only."""
+
+    sentences: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+
+def crossings(session: Session, moved: Mapping[str, int], kept: Mapping[str, Record], rows: Rows) -> Crossings:
+    """Takes the training steps of the trajectory's `rows` again, and looks where rounding decided at a kink.
 
     `moved` are the seeds of the twins, `kept` the 0/1 arrays by which gradients that are zero in exact arithmetic are dropped. Rounding
     decided where all numbers that are on different sides of a kink are as near to it as other numbers of the layer stand apart, and the
-    layer's output is no farther from the reference's than `TWIN` times that of the farthest twin; else nothing is found.
+    layer's output is as near to the reference's as that of the farthest twin, `TWIN` times as far at most. Nothing is found where another
+    number has crossed one, or where a step does not come out as it did before: its loss, to the bit.
     """
     session.put(moved)
-    for step in range(1, steps + 1):
+    found = Crossings()
+    for row in rows:
+        step = row["step"]
 
         def forward(name: str, step: int = step) -> Run:
             return session.run(name, True, True, step=step, moved=moved.get(name))
 
         runs = session.everywhere(forward)
-        if found := list(_in_step(session, runs)):
-            return [f"in step {step} rounding decided {text}" for text in found]
-        seeds = session.seeds(runs)[1]
+        losses, seeds = session.seeds(runs)
 
-        def go_on(name: str, seeds: Mapping[str, Record] = seeds) -> None:
-            session.workers[name].backward(seeds[name])
-            session.workers[name].update(kept[side_of(name)])
+        def backward(name: str, seeds: Mapping[str, Record] = seeds) -> Record:
+            return session.workers[name].backward(seeds[name])
 
-        session.everywhere(go_on)
-    return []
+        gradients = session.everywhere(backward)["torch"]
+        if {side: losses[side] for side in SIDES} != row["loss"] or not _in_step(session, runs, gradients, step, found):
+            return Crossings()
+        session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
+        del runs, gradients
+    return found
 
 
-def _in_step(session: Session, runs: Mapping[str, Run]) -> Sequence[str]:
-    found = []
+def _in_step(session: Session, runs: Mapping[str, Run], gradients: Record, step: int, found: Crossings) -> bool:
+    """Adds what one step shows; whether it was rounding all along."""
     for a, b in session.alignment(runs).pairs:
         for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():
             x, y = (runs[side].arrays[key] for side, key in zip(SIDES, (one, two), strict=True))
@@ -62,16 +80,20 @@ def _in_step(session: Session, runs: Mapping[str, Run]) -> Sequence[str]:
             crossed = place(x) != place(y)
             if not crossed.any():
                 continue
-            twins = [runs[name].arrays[one] for name in session.twins]
-            if not _by_rounding(x, y, crossed, twins):
-                return []
-            found.append(_sentence(a, x, y, crossed))
-    return found
+            twins = [twin for name in session.twins if (twin := runs[name].arrays.get(one)) is not None]
+            if not by_rounding(x, y, crossed, twins):
+                return False
+            gradient = gradients.get(f"backward/{one}")
+            if gradient is not None and gradient.shape == x.shape:
+                found.share = math.hypot(found.share, norm(gradient[crossed]) / (norm(gradient) or 1.0))
+            found.sentences.append(f"in step {step} rounding decided {_sentence(a, x, y, crossed)}")
+    return True
 
 
-def _by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequence[np.ndarray]) -> bool:
+def by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequence[np.ndarray]) -> bool:
+    """Whether rounding explains that the elements `crossed` of two outputs stand on different sides of a kink."""
     apart = np.abs(x - y)
-    farthest = max((norm_of_difference(x, twin) for twin in twins), default=0.0)
+    farthest = max((norm_of_difference(x, twin) for twin in twins if twin.shape == x.shape), default=0.0)
     near = float(apart[crossed].max()) <= TWIN * float(apart[~crossed].max(initial=0.0))
     return near and norm_of_difference(x, y) <= TWIN * farthest
 

@@ -11,6 +11,7 @@ from parity.report import charts
 from parity.report.markup import Child, above, details, limit, measured, real, shown, table, tag
 
 STAGES = {
+    "eval": "activations in inference",
     "forward": "activations and loss, in inference and in training",
     "backward": "gradients of activations and of parameters",
     "update": "parameters, optimizer slots, running statistics",
