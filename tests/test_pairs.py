@@ -298,6 +298,22 @@ def test_in_float32_both_sides_are_as_near_to_float64_as_rounding_leaves_them(co
     assert outcome.to_json()["not_run"] == ["update", "trajectory"]
 
 
+def test_a_float32_trajectory_is_held_against_that_of_a_twin(
+    compare: Compare, pair_workers: dict[str, ModelWorker]
+) -> None:
+    how: dict[str, object] = {"dtype": "float32", "optimizer": Optimizer("momentum", 0.1), "steps": 5}
+    with ModelWorker("torch", threads=1) as second:
+        workers = pair_workers | {"twin 2": second}
+        same = compare("Net", "Net", IMAGE, workers=workers, **how)
+        other = compare("Kinked", "Kinked(times=1.01)", "8,64", workers=workers, **how)
+    assert_equal(same)
+    assert list(same.stages) == ["eval", "forward", "backward", "update", "trajectory"]
+    assert [row["step"] for row in same.trajectory] == [1, 2, 3, 4, 5]
+    assert all(0 < row["error"] < 1e-5 and 0 < row["twin"] < 1e-5 < row["moved"] for row in same.trajectory)
+    assert (other.verdict, [row["step"] for row in other.trajectory]) == ("different", [1, 2])
+    assert other.first and other.first.sentence().startswith("step 2, update, tensor weights: error")
+
+
 def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare: Compare) -> None:
     first = compare("Net", "Net(eps=1e-4)", IMAGE, dtype="float32").first
     assert first and (first.tensor, first.cause) == (

@@ -76,7 +76,8 @@ def compare_models(
             3, one after the other).
         seed: of weights, inputs, labels and masks.
         dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,
-            within ten times what moving every weight and input by one ULP does to it.
+            within ten times what moving every weight and input by one ULP does to it, and the weights of a float32 trajectory against
+            those of its twin.
         stages: some of "eval" (inference), "forward", "backward", "update" (the first training step) and "trajectory".
         map_file: a JSON file that says which layers are pairs, where that is not found out or found wrongly; it may name some layers only.
         save_map: where to write the map that was used, for `map_file` and for converting checkpoints.
@@ -125,7 +126,7 @@ def compare_models(
         raise InputError(
             "a pair is trained without parameter groups and label smoothing: leave them out of the optimizer"
         )
-    beside = 1 if dtype == "float32" else twins if twins is not None else usual_twins(steps)
+    beside = 2 if dtype == "float32" else twins if twins is not None else usual_twins(steps)
     pythons = {"torch": torch_python, "paddle": paddle_python}
     pythons |= dict.fromkeys(["twin", *(f"twin {number}" for number in range(2, beside + 1))][:beside], torch_python)
     with contextlib.ExitStack() as stack:

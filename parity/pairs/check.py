@@ -22,10 +22,10 @@ from parity.compare import (
     norm_of_difference,
     relative_l2,
 )
-from parity.pairs import align, causes, kinks, mapping, tree
+from parity.pairs import align, causes, kinks, tree
 from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
-from parity.pairs.kinds import SIDES, name_in
+from parity.pairs.kinds import SIDES
 from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, side_of, zero_gradients
@@ -107,7 +107,7 @@ class _Check:
         """
         if any(size is None for _, size in self.parted):
             return False
-        found = kinks.crossings(self.session, self.moved, self._kept(), self.outcome.trajectory)
+        found = kinks.crossings(self.session, self.moved, self.session.kept(self.zero), self.outcome.trajectory)
         if not all(d.error <= d.bound + TWIN * found.share * size for d, size in self.parted if size is not None):
             return False
         self.outcome.first = None
@@ -147,7 +147,7 @@ class _Check:
         elif "trajectory" in self.pair.stages:
             for compared in align.outputs("forward", *self._sides(runs)):
                 self._add(step, compared)
-        kept = self._kept()
+        kept = self.session.kept(self.zero)
         session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
         self._update(step, losses)
 
@@ -182,19 +182,6 @@ class _Check:
         nothing = np.zeros(0)
         here, there, twins = self._sides({worker: record.get(name, nothing) for worker, record in own.items()})
         self._add(1, Compared(f"gradient/{name}", None, here, there, tuple(twins)))
-
-    def _kept(self) -> dict[str, Record]:
-        """By side, 0/1 arrays that multiply the gradients of tensors of which something is zero in exact arithmetic."""
-        found: dict[str, Record] = {}
-        for side in SIDES:
-            tensors = {name_in(self.pairing.arrays[n][side]) for n in self.zero}
-            ones = {
-                n: np.full_like(self.session.state[n], float(n not in self.zero))
-                for n, where in self.pairing.arrays.items()
-                if name_in(where[side]) in tensors
-            }
-            found[side] = mapping.spelled(self.pairing, side, ones, self.session.shapes[side])
-        return found
 
     def _update(self, step: int, losses: Mapping[str, float]) -> None:
         row: dict[str, Any] = {"step": step, "rate": self.pair.optimizer.rate, "error": None}

@@ -1,7 +1,8 @@
-"""A pair in float32: every tensor of inference and of one training step, on both sides, held against the float64 one.
+"""A pair in float32: every tensor of inference and of one training step, on both sides, held against the float64 one; and a trajectory.
 
 The bound of a tensor is a small multiple of what moving every weight and input by one ULP does to it on the same side, and of what the
-kinks add: where rounding moves a number across zero in front of a ReLU, a whole element of the gradient appears or vanishes.
+kinks add: where rounding moves a number across zero in front of a ReLU, a whole element of the gradient appears or vanishes. Training in
+float32 is chaotic: after every step the weights of the sides may stand `TWIN` times as far apart as those of a side and its twin.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from parity.compare import Difference, NothingCompared, distance, norm
+from parity.check import ONE_STEP, TWIN
+from parity.compare import Difference, NothingCompared, distance, norm, norm_of_difference
 from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
 from parity.pairs.kinds import SIDES
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session, zero_gradients
-from parity.pairs.worker import ModelWorker
+from parity.pairs.session import Pair, Session, side_of, zero_gradients
+from parity.pairs.worker import ModelWorker, Run
 from parity.stages import Stage
 from parity.worker import Record
+
+EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
+"""The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""
 
 Tensors = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Name -> the array of torch, of paddle, and of the third worker, in the order of computation."""
@@ -34,9 +39,9 @@ def run_float32(
     say: Callable[[str], None] = lambda line: None,
     start: Mapping[str, Record] | None = None,
 ) -> Outcome:
-    """Compares the models of `pair` in float32; the third worker computes the float64 reference. There is no trajectory."""
+    """Compares the models of `pair` in float32, by `workers` named torch, paddle, `EXACT` and `TWIN_OF_FLOAT32`."""
     started = time.monotonic()
-    dtypes = {"torch": "float32", "paddle": "float32", "twin": "float64"}
+    dtypes = dict.fromkeys(workers, "float32") | {EXACT: "float64"}
     with ThreadPoolExecutor(len(workers)) as pool:
         session = Session(pair, workers, dtypes, pool, start or {})
         own, zero = _tensors(session, None)
@@ -47,38 +52,40 @@ def run_float32(
                     errors = [distance(a, b) for a, b in zip(own[name][:2], moved[:2], strict=True)]
                     noise[name] = [max(pair) for pair in zip(noise.get(name, [0.0, 0.0]), errors, strict=True)]
             say(f"one-ULP twin {seed + 1} of {TWINS}")
-    _judge(session.outcome, own, zero, noise)
+        _judge(session.outcome, own, zero, noise)
+        if {"update", "trajectory"} & set(pair.stages) and TWIN_OF_FLOAT32 in workers and not session.outcome.first:
+            _trajectory(session, zero, say)
     session.outcome.seconds = time.monotonic() - started
     return session.outcome
 
 
 def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, float]]:
-    """What all three compute, the float32 sides with every weight and input moved if `moved` is a seed; and gradients that are zero."""
+    """What torch, paddle and `EXACT` compute, and the gradients that are zero; if `moved` is a seed, with the float32 sides moved."""
     pair = session.pair
-    seeds = {} if moved is None else dict.fromkeys(SIDES, moved)
+    seeds, names = {} if moved is None else dict.fromkeys(SIDES, moved), [*SIDES, EXACT]
     session.put(seeds)
     found: Tensors = {}
     if "eval" in pair.stages:
-        runs = session.everywhere(lambda name: session.run(name, False, moved=seeds.get(name)))
-        compared = align.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], [runs["twin"]])
+        runs = session.everywhere(lambda name: session.run(name, False, moved=seeds.get(name)), names)
+        compared = align.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], [runs[EXACT]])
         found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     zero: dict[str, float] = {}
     if not pair.length:
         return found, zero
-    runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=seeds.get(name)))
+    runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=seeds.get(name)), names)
     aligned = session.alignment(runs)
-    compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs["twin"]])
+    compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     starts = session.seeds(runs)[1]
-    backs = session.everywhere(lambda name: session.workers[name].backward(starts[name]))
-    compared = align.backward(aligned, backs["torch"], backs["paddle"], [backs["twin"]])
+    backs = session.everywhere(lambda name: session.workers[name].backward(starts[name]), names)
+    compared = align.backward(aligned, backs["torch"], backs["paddle"], [backs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     for chunk in reversed(session.chunks()):
-        own = session.fetch(chunk, session.workers, ModelWorker.gradients)
+        own = session.fetch(chunk, names, ModelWorker.gradients)
         zero |= zero_gradients(own, ZERO_GRADIENT_BOUND)
         for name in reversed(chunk):
             if all(name in record for record in own.values()):
-                found[f"gradient/{name}"] = (own["torch"][name], own["paddle"][name], own["twin"][name])
+                found[f"gradient/{name}"] = (own["torch"][name], own["paddle"][name], own[EXACT][name])
     return found, zero
 
 
@@ -107,6 +114,55 @@ def _judge(outcome: Outcome, own: Tensors, zero: Mapping[str, float], noise: Map
     outcome.zero_gradients = sorted(zero)
     if not outcome.stages:
         raise NothingCompared("no tensor was compared")
+
+
+def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Trains both sides and the twin, and adds a row a step; only the weights are compared, as one vector."""
+    outcome, rate, seed = session.outcome, session.pair.optimizer.rate, session.pair.seed
+    names = ["torch", "paddle", TWIN_OF_FLOAT32]
+    session.put({TWIN_OF_FLOAT32: seed})
+    kept = session.kept(zero)
+    for step in range(1, session.pair.length + 1):
+
+        def forward(name: str, step: int = step) -> Run:
+            return session.run(name, True, False, step=step, moved=seed if name == TWIN_OF_FLOAT32 else None)
+
+        losses, starts = session.seeds(session.everywhere(forward, names))
+
+        def update(name: str, starts: Mapping[str, Record] = starts) -> None:
+            session.workers[name].backward(starts[name])
+            session.workers[name].update(kept[side_of(name)])
+
+        session.everywhere(update, names)
+        error, twin, moved = _apart(session, names)
+        calm = ONE_STEP["float32"] * step
+        stage = outcome.stages.setdefault("update" if step == 1 else "trajectory", Stage("trajectory"))
+        # A twin may be lucky: the first ReLU that rounding flips moves weights as far as many steps of rounding do, of the way they go.
+        difference = Difference("update/weights", error, max(TWIN * twin, calm * moved))
+        stage.add(difference)
+        stage.chaotic |= error > calm
+        row = {"step": step, "rate": rate, "error": error, "bound": difference.bound, "twin": twin, "moved": moved}
+        outcome.trajectory.append(row | {"loss": {side: losses[side] for side in SIDES}})
+        say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}, moved by {moved:.1e}")
+        if not difference.equal:
+            cause = "the sides part faster than one of them parts from its one-ULP twin"
+            outcome.first = Place(step, "update", "", "", "weights", error, difference.bound, cause)
+            return
+
+
+def _apart(session: Session, names: Sequence[str]) -> tuple[float, float, float]:
+    """How far Paddle's weights, the twin's, and the start are from the reference's, all weights as one vector, relative."""
+    trained, size = session.trained(), 0.0
+    apart = dict.fromkeys([*names[1:], "start"], 0.0)
+    for chunk in session.chunks():
+        states = session.fetch(chunk, names, ModelWorker.tensors)
+        for name, array in states["torch"].items():
+            if trained.get(name):
+                size = math.hypot(size, norm(array))
+                others = {other: states[other][name] for other in names[1:]} | {"start": session.state[name]}
+                apart = {n: math.hypot(apart[n], norm_of_difference(array, other)) for n, other in others.items()}
+    error, twin, moved = (far / (size or 1.0) for far in apart.values())
+    return error, twin, moved
 
 
 def _crossed(exact: np.ndarray, own: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -260,6 +260,19 @@ class Session:
             )
             found[name] = {place[n]: gradient.astype(self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
+
+    def kept(self, zero: Collection[str]) -> dict[str, Record]:
+        """By side, 0/1 arrays that multiply the gradients of tensors of which something, named in `zero`, is zero in exact arithmetic."""
+        found: dict[str, Record] = {}
+        for side in SIDES:
+            tensors = {name_in(self.pairing.arrays[n][side]) for n in zero}
+            ones = {
+                n: np.full_like(self.state[n], float(n not in zero))
+                for n, where in self.pairing.arrays.items()
+                if name_in(where[side]) in tensors
+            }
+            found[side] = mapping.spelled(self.pairing, side, ones, self.shapes[side])
+        return found
 
     def trained(self) -> dict[str, bool]:
         """Canonical name -> whether training moves it, of the reference's arrays."""
