@@ -268,7 +268,7 @@ def _isolated(layers: list[dict[str, Any]]) -> list[Child]:
 
 
 def _listed(lines: list[str]) -> list[Child]:
-    return [tag("ul", *(tag("li", line, class_="wrap") for line in lines))] if lines else []
+    return [tag("ul", *(tag("li", line) for line in lines))] if lines else []
 
 
 def _drawn(tree: str) -> list[Child]:
