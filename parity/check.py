@@ -21,7 +21,7 @@ from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import Network
 from parity.noise import float32_step
 from parity.recipe import Optimizer, Recipe, changed
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, weight_distance
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, layer_rows, weight_distance
 from parity.weights import State
 from parity.worker import Record, Worker
 
@@ -113,15 +113,7 @@ class Outcome:
     def layers(self) -> list[dict[str, Any]]:
         """By layer, in the network's order, the largest error at step 1 of every phase, and its bound."""
         found = self.verdicts.layers
-        rows = [(layer, found[layer]) for layer in self.check.network.shapes if layer in found]
-        return [
-            {
-                "layer": layer,
-                "errors": {phase: difference.error for phase, difference in worst.items()},
-                "bounds": {phase: difference.bound for phase, difference in worst.items()},
-            }
-            for layer, worst in rows
-        ]
+        return layer_rows({layer: found[layer] for layer in self.check.network.shapes if layer in found})
 
     def stages(self) -> dict[str, dict[str, Any]]:
         """The summaries of the stages that were asked for; `NothingCompared` where one saw no tensor."""

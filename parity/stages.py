@@ -96,13 +96,36 @@ class Stage:
         }
 
 
+Worst = dict[str, dict[str, Difference]]
+"""Layer -> phase -> the tensor that came nearest to its bound, or went farthest past it."""
+
+
+def keep_worst(layers: Worst, layer: str, difference: Difference) -> None:
+    """Notes one tensor of `layer`."""
+    worst, phase = layers.setdefault(layer, {}), difference.name.partition("/")[0]
+    if phase not in worst or difference.used > worst[phase].used:
+        worst[phase] = difference
+
+
+def layer_rows(layers: Worst) -> list[dict[str, Any]]:
+    """For the report: a layer's errors and bounds by phase."""
+    return [
+        {
+            "layer": layer,
+            "errors": {phase: difference.error for phase, difference in worst.items()},
+            "bounds": {phase: difference.bound for phase, difference in worst.items()},
+        }
+        for layer, worst in layers.items()
+    ]
+
+
 @dataclass
 class Verdicts:
     """The stages of one comparison, the first divergence, and the largest error of every layer and phase at step 1."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Divergence | None = None
-    layers: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    layers: Worst = field(default_factory=dict)
 
     def add(
         self,
@@ -120,9 +143,7 @@ class Verdicts:
         if self.first is None and not difference.equal:
             self.first = Divergence.of(step, difference, cause(difference) if cause else None)
         if step == 1:
-            worst = self.layers.setdefault(layer_of(tensor), {})
-            if phase not in worst or difference.used > worst[phase].used:
-                worst[phase] = difference
+            keep_worst(self.layers, layer_of(tensor), difference)
 
 
 def weight_distance(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,6 @@ from parity.compare import (
     Difference,
     NothingCompared,
     distance,
-    norm,
-    norm_of_difference,
     relative_l2,
 )
 from parity.pairs import align, causes, kinks, tree
@@ -28,9 +25,9 @@ from parity.pairs.isolated import isolate
 from parity.pairs.kinds import SIDES
 from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session, side_of, zero_gradients
+from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
-from parity.stages import Stage
+from parity.stages import Stage, keep_worst
 from parity.worker import Record
 
 ONE_STEP = check.ONE_STEP["float64"]
@@ -141,14 +138,13 @@ class _Check:
             self._forward("forward", runs)
             here, there, twins = self._sides({name: np.array([loss]) for name, loss in losses.items()})
             self._add(1, Compared("loss/loss", None, here, there, tuple(twins)))
-        backs = session.everywhere(lambda name: session.workers[name].backward(seeds[name]))
+        backs = session.backward(seeds)
         if first:
             self._gradients(runs, backs)
         elif "trajectory" in self.pair.stages:
             for compared in align.outputs("forward", *self._sides(runs)):
                 self._add(step, compared)
-        kept = self.session.kept(self.zero)
-        session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
+        session.update(session.kept(self.zero))
         self._update(step, losses)
 
     def _gradients(self, runs: Mapping[str, Run], backs: Mapping[str, Record]) -> None:
@@ -191,22 +187,17 @@ class _Check:
         if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
             return
         moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
-        size, moved, apart = 0.0, 0.0, dict.fromkeys(["paddle", *self.session.twins], 0.0)
+        apart = WeightsApart()
         for chunk in self.session.chunks():
             states = self.session.fetch(chunk, self.session.workers, ModelWorker.tensors)
             for name, array in states["torch"].items():
-                others = {worker: states[worker][name] for worker in apart}
+                _, paddle, twins = self._sides({worker: state[name] for worker, state in states.items()})
                 if compare:
-                    twins = tuple(others[twin] for twin in self.session.twins)
-                    self._add(step, Compared(f"update/{name}", None, array, others["paddle"], twins))
+                    self._add(step, Compared(f"update/{name}", None, array, paddle, tuple(twins)))
                 if moving.get(name):
-                    size = math.hypot(size, norm(array))
-                    moved = math.hypot(moved, norm_of_difference(self.session.state[name], array))
-                    apart = {w: math.hypot(apart[w], norm_of_difference(array, other)) for w, other in others.items()}
-        error, *apart_of_twins = (far / (size or 1.0) for far in apart.values())
-        row |= {"error": error, "twin": max(apart_of_twins, default=None), "moved": moved / (size or 1.0)}
-        twin_text = "".join(f", twin {max(apart_of_twins):.1e}" for _ in apart_of_twins[:1])
-        self.say(f"step {step}: weights apart by {error:.1e}{twin_text}, moved by {row['moved']:.1e}")
+                    apart.add(array, paddle, twins, self.session.state[name])
+        row |= apart.row()
+        self.say(apart.line(step))
 
     def _add(self, step: int, compared: Compared) -> None:
         calm = ONE_STEP if step == 1 else MANY_STEPS
@@ -233,9 +224,7 @@ class _Check:
         stage.add(difference)
         if step == 1:
             torch, _ = self._layers(difference.name.partition("/")[2], compared)
-            worst = outcome.layers.setdefault(torch or "(model)", {})
-            if phase not in worst or difference.used > worst[phase].used:
-                worst[phase] = difference
+            keep_worst(outcome.layers, torch or "(model)", difference)
         stage.chaotic |= step > 1 and MANY_STEPS < difference.error <= difference.bound
         if not difference.equal:
             self.parted.append((difference, self._way(difference.name, compared)))

@@ -47,7 +47,7 @@ def _errors(session: Session, a: Call, b: Call, given: list[Any]) -> tuple[float
         return math.inf, math.inf
     _, gradients = projection({one: alone["torch"].outputs[one] for one, _ in names}, session.pair.seed)
     seeds = {"torch": gradients, "paddle": {two: gradients[one] for one, two in names}}
-    backs = session.everywhere(lambda side: session.workers[side].backward(seeds[side]), SIDES)
+    backs = session.backward(seeds, SIDES)
     found = [distance(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
     arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
     own = session.fetch(arrays, SIDES, ModelWorker.gradients) if arrays else dict.fromkeys(SIDES, Record())

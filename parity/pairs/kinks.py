@@ -17,7 +17,7 @@ from parity.check import TWIN
 from parity.compare import norm, norm_of_difference
 from parity.pairs.align import Call
 from parity.pairs.kinds import SIDES
-from parity.pairs.session import Session, side_of
+from parity.pairs.session import Session
 from parity.pairs.worker import Run
 from parity.worker import Record
 
@@ -57,14 +57,10 @@ def crossings(session: Session, moved: Mapping[str, int], kept: Mapping[str, Rec
 
         runs = session.everywhere(forward)
         losses, seeds = session.seeds(runs)
-
-        def backward(name: str, seeds: Mapping[str, Record] = seeds) -> Record:
-            return session.workers[name].backward(seeds[name])
-
-        gradients = session.everywhere(backward)["torch"]
+        gradients = session.backward(seeds)["torch"]
         if {side: losses[side] for side in SIDES} != row["loss"] or not _in_step(session, runs, gradients, step, found):
             return Crossings()
-        session.everywhere(lambda name: session.workers[name].update(kept[side_of(name)]))
+        session.update(kept)
         del runs, gradients
     return found
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parity.compare import Difference
 from parity.pairs.mapping import Pairing
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, Stage
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 
 STAGES = {
     "eval": ("eval",),
@@ -64,7 +63,7 @@ class Outcome:
     explained: list[str] = field(default_factory=list)
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     isolated: list[dict[str, Any]] | None = None
-    layers: dict[str, dict[str, Difference]] = field(default_factory=dict)
+    layers: Worst = field(default_factory=dict)
     zero_gradients: list[str] = field(default_factory=list)
     tree: str = ""
     seconds: float = 0.0
@@ -110,14 +109,7 @@ class Outcome:
                 "alone": {side: [unit.path for unit in units] for side, units in self.pairing.alone.items()},
                 "single": self.pairing.single,
             },
-            "layers": [
-                {
-                    "layer": layer,
-                    "errors": {phase: difference.error for phase, difference in worst.items()},
-                    "bounds": {phase: difference.bound for phase, difference in worst.items()},
-                }
-                for layer, worst in self.layers.items()
-            ],
+            "layers": layer_rows(self.layers),
             "tree": self.tree,
             "zero_gradients": self.zero_gradients,
             "trajectory": self.trajectory,

@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from parity.check import ONE_STEP, TWIN
-from parity.compare import Difference, NothingCompared, distance, norm, norm_of_difference
+from parity.compare import Difference, NothingCompared, distance, norm
 from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
 from parity.pairs.kinds import SIDES
 from parity.pairs.outcome import STAGES, Outcome, Place
-from parity.pairs.session import Pair, Session, side_of, zero_gradients
+from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
 from parity.stages import Stage
 from parity.worker import Record
@@ -77,7 +77,7 @@ def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, fl
     compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     starts = session.seeds(runs)[1]
-    backs = session.everywhere(lambda name: session.workers[name].backward(starts[name]), names)
+    backs = session.backward(starts, names)
     compared = align.backward(aligned, backs["torch"], backs["paddle"], [backs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     for chunk in reversed(session.chunks()):
@@ -128,41 +128,33 @@ def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str]
             return session.run(name, True, False, step=step, moved=seed if name == TWIN_OF_FLOAT32 else None)
 
         losses, starts = session.seeds(session.everywhere(forward, names))
-
-        def update(name: str, starts: Mapping[str, Record] = starts) -> None:
-            session.workers[name].backward(starts[name])
-            session.workers[name].update(kept[side_of(name)])
-
-        session.everywhere(update, names)
-        error, twin, moved = _apart(session, names)
-        calm = ONE_STEP["float32"] * step
-        stage = outcome.stages.setdefault("update" if step == 1 else "trajectory", Stage("trajectory"))
+        session.backward(starts, names)
+        session.update(kept, names)
+        apart = _apart(session, names)
+        row, calm, name = apart.row(), ONE_STEP["float32"] * step, "update" if step == 1 else "trajectory"
+        error = row["error"]
+        stage = outcome.stages.setdefault(name, Stage(name))
         # A twin may be lucky: the first ReLU that rounding flips moves weights as far as many steps of rounding do, of the way they go.
-        difference = Difference("update/weights", error, max(TWIN * twin, calm * moved))
+        difference = Difference("update/weights", error, max(TWIN * row["twin"], calm * row["moved"]))
         stage.add(difference)
         stage.chaotic |= error > calm
-        row = {"step": step, "rate": rate, "error": error, "bound": difference.bound, "twin": twin, "moved": moved}
-        outcome.trajectory.append(row | {"loss": {side: losses[side] for side in SIDES}})
-        say(f"step {step}: weights apart by {error:.1e}, twin {twin:.1e}, moved by {moved:.1e}")
+        row |= {"step": step, "rate": rate, "bound": difference.bound, "loss": {side: losses[side] for side in SIDES}}
+        outcome.trajectory.append(row)
+        say(apart.line(step))
         if not difference.equal:
             cause = "the sides part faster than one of them parts from its one-ULP twin"
             outcome.first = Place(step, "update", "", "", "weights", error, difference.bound, cause)
             return
 
 
-def _apart(session: Session, names: Sequence[str]) -> tuple[float, float, float]:
-    """How far Paddle's weights, the twin's, and the start are from the reference's, all weights as one vector, relative."""
-    trained, size = session.trained(), 0.0
-    apart = dict.fromkeys([*names[1:], "start"], 0.0)
+def _apart(session: Session, names: Sequence[str]) -> WeightsApart:
+    apart, trained = WeightsApart(), session.trained()
     for chunk in session.chunks():
         states = session.fetch(chunk, names, ModelWorker.tensors)
         for name, array in states["torch"].items():
             if trained.get(name):
-                size = math.hypot(size, norm(array))
-                others = {other: states[other][name] for other in names[1:]} | {"start": session.state[name]}
-                apart = {n: math.hypot(apart[n], norm_of_difference(array, other)) for n, other in others.items()}
-    error, twin, moved = (far / (size or 1.0) for far in apart.values())
-    return error, twin, moved
+                apart.add(array, states["paddle"][name], [states[TWIN_OF_FLOAT32][name]], session.state[name])
+    return apart
 
 
 def _crossed(exact: np.ndarray, own: np.ndarray) -> float:

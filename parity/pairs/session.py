@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity.compare import norm
+from parity.compare import norm, norm_of_difference
 from parity.errors import InputError
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
@@ -274,9 +275,46 @@ class Session:
             found[side] = mapping.spelled(self.pairing, side, ones, self.shapes[side])
         return found
 
+    def backward(self, seeds: Mapping[str, Record], names: Iterable[str] | None = None) -> dict[str, Record]:
+        """Backward of the last run of all workers, or of those in `names`, from the `seeds` of each."""
+        return self.everywhere(lambda name: self.workers[name].backward(seeds[name]), names)
+
+    def update(self, kept: Mapping[str, Record], names: Iterable[str] | None = None) -> None:
+        """The optimizer's step of all workers, or of those in `names`."""
+        self.everywhere(lambda name: self.workers[name].update(kept[side_of(name)]), names)
+
     def trained(self) -> dict[str, bool]:
         """Canonical name -> whether training moves it, of the reference's arrays."""
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
+
+
+class WeightsApart:
+    """How far Paddle's weights, those of the twins, and the start are from the reference's, all weights as one vector, relative."""
+
+    def __init__(self) -> None:
+        self._size, self._error, self._moved = 0.0, 0.0, 0.0
+        self._twins: list[float] = []
+
+    def add(self, torch: np.ndarray, paddle: np.ndarray, twins: Sequence[np.ndarray], start: np.ndarray) -> None:
+        """Takes one array of all."""
+        self._size = math.hypot(self._size, norm(torch))
+        self._error = math.hypot(self._error, norm_of_difference(torch, paddle))
+        self._moved = math.hypot(self._moved, norm_of_difference(torch, start))
+        before = self._twins or [0.0] * len(twins)
+        self._twins = [
+            math.hypot(far, norm_of_difference(torch, twin)) for far, twin in zip(before, twins, strict=True)
+        ]
+
+    def row(self) -> dict[str, Any]:
+        """Fields of a row of the trajectory; of the twins that of the farthest, None where there is none."""
+        size, twin = self._size or 1.0, max(self._twins, default=None)
+        return {"error": self._error / size, "twin": None if twin is None else twin / size, "moved": self._moved / size}
+
+    def line(self, step: int) -> str:
+        """The same for people."""
+        row = self.row()
+        twin = "" if row["twin"] is None else f", twin {row['twin']:.1e}"
+        return f"step {step}: weights apart by {row['error']:.1e}{twin}, moved by {row['moved']:.1e}"
 
 
 def side_of(name: str) -> str:
