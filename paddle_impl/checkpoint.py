@@ -14,7 +14,7 @@ from paddle.base.layer_helper import LayerHelper
 
 from parity import foreign, pickles
 from parity.recipe import Optimizer
-from parity.weights import State, check, slot_names, write_atomically
+from parity.weights import State, check, slot_names, transposed, write_atomically
 
 if TYPE_CHECKING:
     from paddle_impl.model import Model
@@ -40,18 +40,19 @@ def tensors(model: Model) -> dict[str, Tensor]:
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
     """A copy of `tensor`, as it is."""
-    return tensor.detach().cpu().numpy().copy()
+    # DIFFERS: the framework's own way copies.
+    return tensor.detach().cpu().numpy()
 
 
 def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
     """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
     array = to_numpy(tensor)
-    return np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    return transposed(array) if _is_transposed(model, name) else array
 
 
 def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
     """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
-    array = np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    array = transposed(array) if _is_transposed(model, name) else np.ascontiguousarray(array)
     with paddle.no_grad():
         paddle.assign(paddle.to_tensor(array, tensor.dtype), tensor)
 

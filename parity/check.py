@@ -48,6 +48,9 @@ A gradient has been seen to stand 1,000 times as far apart as the weights it is 
 SHORT = 10
 """Steps in which chaos has not been seen to part twins, so that one of them will do."""
 
+REMEMBERED = 2**24
+"""Numbers of the largest tensor that is kept for the next step, to tell causes from: VGG's second linear layer, not its first."""
+
 Plant = Callable[[Feed], Feed]
 """Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
 
@@ -309,8 +312,12 @@ class _Watch:
 
 
 def _kept(record: Record) -> Record:
-    """What the causes of a divergence in the next step are told from."""
-    return {name: array for name, array in record.items() if name.startswith(("gradient/", "update/"))}
+    """What the causes of a divergence in the next step are told from.
+
+    Copies: arrays of one message share their memory, and activations, or a single layer of 100 million weights, would stay in it.
+    """
+    small = {name: array for name, array in record.items() if array.size <= REMEMBERED}
+    return {name: array.copy() for name, array in small.items() if name.startswith(("gradient/", "update/"))}
 
 
 def usual_twins(steps: int) -> int:

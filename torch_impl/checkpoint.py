@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from parity import foreign
 from parity.errors import InputError
 from parity.recipe import Optimizer
-from parity.weights import State, check, slot_names, write_atomically
+from parity.weights import State, check, slot_names, transposed, write_atomically
 
 if TYPE_CHECKING:
     from torch_impl.model import Model
@@ -47,12 +47,12 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
     """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
     array = to_numpy(tensor)
-    return np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    return transposed(array) if _is_transposed(model, name) else array
 
 
 def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
     """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
-    array = np.ascontiguousarray(array.T if _is_transposed(model, name) else array)
+    array = transposed(array) if _is_transposed(model, name) else np.ascontiguousarray(array)
     with torch.no_grad():
         tensor.copy_(torch.from_numpy(array))
 

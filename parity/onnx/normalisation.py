@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from parity.onnx.operators import Operator
+from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
 from parity.randomness import stream
 from parity.windows import over_channels
@@ -53,9 +54,7 @@ def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[st
 
 
 def _channels(model: ModelProto, value: str) -> int:
-    inferred = shape_inference.infer_shapes(model).graph
-    known = {info.name: info for info in (*inferred.value_info, *inferred.input)}
-    return int(known[value].type.tensor_type.shape.dim[1].dim_value)
+    return int(inferred(model)[value].type.tensor_type.shape.dim[1].dim_value)
 
 
 def _between(model: ModelProto, constants: Mapping[str, np.ndarray], first: str, last: str) -> ReferenceEvaluator:

@@ -13,6 +13,7 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
+from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
 from parity.recipe import Preprocessing
 
@@ -130,8 +131,7 @@ def with_plain_pools(model: ModelProto) -> ModelProto:
     """
     plain = ModelProto()
     plain.CopyFrom(model)
-    known = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    known |= {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    known = inferred(model)
     for node in plain.graph.node:
         attributes = {entry.name: entry for entry in node.attribute}
         if "ceil_mode" not in attributes or not attributes["ceil_mode"].i:
@@ -151,8 +151,8 @@ def with_every_layer(model: ModelProto) -> ModelProto:
     open_model = ModelProto()
     open_model.CopyFrom(model)
     known = {value.name for value in model.graph.output}
-    inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    extra = [inferred[name] for node in model.graph.node for name in node.output if name not in known]
+    values = inferred(model)
+    extra = [values[name] for node in model.graph.node for name in node.output if name not in known]
     outputs = [*extra, *model.graph.output]
     del open_model.graph.output[:]
     open_model.graph.output.extend(outputs)
