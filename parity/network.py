@@ -189,7 +189,7 @@ class Network:
         return sum(layer.node.multiply_adds(layer.input) for layer in self.layers.values() if not layer.head)
 
     def shrink(self, width: float, size: int | None = None) -> Network:
-        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores).
+        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores, and what is frozen).
 
         Dropout rates shrink alike: a net with few filters has none to spare. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of
         so many pixels. An average pool that covered its whole map, and any pool that is now too large for it, then covers the whole map.
@@ -251,7 +251,7 @@ def _narrow(node: Node, width: float) -> Node:
         return -(-max(min(4, count), round(count * width)) // multiple) * multiple
 
     if isinstance(node, Conv):
-        return replace(node, filters=scaled(node.filters, node.groups))
+        return node if node.frozen else replace(node, filters=scaled(node.filters, node.groups))
     if isinstance(node, Dropout):
         return replace(node, rate=node.rate * width)
     return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node

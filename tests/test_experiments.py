@@ -23,10 +23,11 @@ from parity import data
 from parity.commands import experiment
 from parity.commands.experiment import main
 from parity.data import mnist
-from parity.experiments import EXPERIMENTS, STUDIES
+from parity.experiments import EXPERIMENTS, STUDIES, ablation
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
+from parity.nodes import GELU
 from parity.run import Run
 from parity.worker import Worker
 
@@ -61,7 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiments with small cousins of their large networks."""
     large = ("vgg_mini", "alexnet_cifar")
     for name, study in STUDIES.items():
-        entries = tuple(replace(e, network=f"{e.network}@0.125") if e.network in large else e for e in study.entries)
+        entries = tuple(replace(e, network=e.network.shrink(0.125)) if e.name in large else e for e in study.entries)
         monkeypatch.setitem(STUDIES, name, replace(study, entries=entries))
     monkeypatch.setattr(experiment, "TIMING", replace(TIMING, network="tf_vgg16@0.125"))
 
@@ -166,6 +167,43 @@ def test_classics_trains_three_networks_by_one_recipe_and_draws_their_curves(
     assert_drawn(tmp_path / "curves.png", 1200, 400)
 
 
+def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
+    whole, *parts = STUDIES["ablation"].entries
+    assert [entry.name for entry in (whole, *parts)] == list(ablation.INSTEAD)
+    for part in parts:
+        same = (part.network == whole.network, part.recipe == whole.recipe)
+        assert same == (part.name not in ablation.NETWORK_PARTS, part.name in ablation.NETWORK_PARTS), part.name
+    networks = {entry.name: entry.network for entry in parts}
+    order = [type(node).__name__ for node in networks["pool_before_norm"].nodes[2:6]]
+    assert order == ["Conv", "BatchNorm", "GELU", "MaxPool"]
+    scales = 2 * (16 + 64 + 64)
+    white = 24 * 3 * 4  # their biases are trained in any case
+    assert networks["frozen_scales"].trainable_count == whole.network.trainable_count + scales
+    assert networks["whitening"].trainable_count == whole.network.trainable_count + white
+    assert not any(isinstance(node, GELU) for node in networks["gelu"].nodes)
+    assert {group.names for group in parts[5].recipe.optimizer.groups} == {"fc.weight"}
+
+
+def test_ablation_ends_with_what_each_part_is_worth(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = STUDIES["ablation"]
+    few = tuple(entry for entry in study.entries if entry.name in (ablation.WHOLE, "gelu", "crops"))
+    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
+    less = ("--data", "shapes10", "--epochs", 1, "--train-limit", 32, "--test-limit", 40, "--seeds", 2)
+    found, _ = execute("ablation", *less, "--out", tmp_path)
+    rows = table_rows(tmp_path, "left out: what stands instead")
+    assert [row[0] for row in rows[:2]] == ["nothing", "nothing"] and len(rows) == 6
+    assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
+    accuracies = {(r["entry"], r["framework"], r["seed"]): r["test_accuracy"] for r in found["rows"]}
+    for one in found["changes"]:
+        own = [accuracies[one["without"], one["framework"], seed] for seed in range(2)]
+        whole = [accuracies[ablation.WHOLE, one["framework"], seed] for seed in range(2)]
+        assert one["accuracies"] == own
+        assert one["change_points"] == [100 * (a - b) for a, b in zip(own, whole, strict=True)]
+    assert_drawn(tmp_path / "worth.png", 900, 100)
+
+
 def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
     execute: Execute, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -258,7 +296,7 @@ def test_what_the_article_does_is_trained_with_full() -> None:
         (("cifar", "--framework", "jax"), "invalid choice: 'jax'"),
         (("cifar", "--epochs", "0"), "0 is not at least 1"),
         (("permutation", "--steps", "3"), "--steps is of timing: leave it out of permutation"),
-        (("timing", "--seeds", "3"), "--seeds is of permutation, cifar, classics: leave it out of timing"),
+        (("timing", "--seeds", "3"), "--seeds is of permutation, cifar, classics, ablation: leave it out of timing"),
         (("timing", "--full"), "--full is of permutation"),
         (("cifar", "--full", "--epochs", "2"), "--epochs cannot be given with --full"),
         (("permutation", "--train-limit", "8001"), "8000"),
@@ -310,7 +348,7 @@ def test_help_names_all_experiments_and_their_sources(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--help"])
     told = capsys.readouterr().out
-    assert list(EXPERIMENTS) == ["permutation", "cifar", "classics", "timing"]
+    assert list(EXPERIMENTS) == ["permutation", "cifar", "classics", "ablation", "timing"]
     assert all(name in told and about in told for name, about in EXPERIMENTS.items())
 
 

@@ -1,15 +1,17 @@
-"""The articles' experiments, each one command of `scripts/experiment.py`.
+"""The articles' experiments, and ours, each one command of `scripts/experiment.py`.
 
 To add one: write a module here with a `Study`, and add it to `STUDIES`.
 """
 
 from __future__ import annotations
 
-from parity.experiments import cifar, classics, permutation
+from parity.experiments import ablation, cifar, classics, permutation
 from parity.experiments.study import Study
 from parity.experiments.timing import TIMING
 
-STUDIES: dict[str, Study] = {study.name: study for study in (permutation.STUDY, cifar.STUDY, classics.STUDY)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (permutation.STUDY, cifar.STUDY, classics.STUDY, ablation.STUDY)
+}
 """The experiments that train, by name."""
 
 EXPERIMENTS = {name: study.about for name, study in STUDIES.items()} | {TIMING.name: TIMING.about}

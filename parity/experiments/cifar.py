@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import recipes
+from parity import networks, recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
@@ -68,8 +68,8 @@ STUDY = Study(
     "cifar",
     "third article (2018): Net and a small VGG on CIFAR-10, ten passes each",
     (
-        Entry("cifar_net", "cifar_net", recipes.get("cifar_net"), ARTICLE, ARTICLE),
-        Entry("vgg_mini", "vgg_mini", recipes.get("adam"), ARTICLE, Extent("cifar10", 1)),
+        Entry("cifar_net", networks.get("cifar_net"), recipes.get("cifar_net"), ARTICLE, ARTICLE),
+        Entry("vgg_mini", networks.get("vgg_mini"), recipes.get("adam"), ARTICLE, Extent("cifar10", 1)),
     ),
     report,
     predicts=True,

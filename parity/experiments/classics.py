@@ -41,6 +41,6 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
 STUDY = Study(
     "classics",
     "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five passes each of the same recipe (adam)",
-    tuple(Entry(name, name, recipes.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
+    tuple(Entry(name, networks.get(name), recipes.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
     report,
 )

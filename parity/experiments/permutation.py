@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import recipes
+from parity import networks, recipes
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.experiments import pictures
@@ -159,7 +159,7 @@ STUDY = Study(
     "permutation",
     "third article (2018): MNIST, a fully connected network against a convolutional one, pixels as they are and in one random order",
     tuple(
-        Entry(name + suffix, network, recipes.get(recipe), ARTICLE, USUAL)
+        Entry(name + suffix, networks.get(network), recipes.get(recipe), ARTICLE, USUAL)
         for name, network in NETWORKS.items()
         for suffix, recipe in (("", "mnist"), (PERMUTED, "mnist_permuted"))
     ),

@@ -127,6 +127,30 @@ def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -
     return png(figure)
 
 
+def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> bytes:
+    """How far accuracy is away from the whole's without each part: a bar a part and framework, a dot a seed."""
+    parts = list(dict.fromkeys(one["without"] for one in found))[::-1]
+    frameworks = list(dict.fromkeys(one["framework"] for one in found))
+    figure, axis = pyplot().subplots(figsize=(10, 0.6 + 0.45 * len(parts)), layout="constrained")
+    width = 0.8 / len(frameworks)
+    for number, framework in enumerate(frameworks):
+        own = [one for one in found if one["framework"] == framework]
+        places = [parts.index(one["without"]) - (number - (len(frameworks) - 1) / 2) * width for one in own]
+        means = [float(np.mean(one["change_points"])) for one in own]
+        axis.barh(places, means, 0.9 * width, color=COLOURS[number], alpha=0.7, label=FRAMEWORKS[framework])
+        for place, one in zip(places, own, strict=True):
+            changes = one["change_points"]
+            axis.plot(changes, [place] * len(changes), ".", color="black", markersize=4)
+    axis.set_yticks(range(len(parts)), [told[part].partition(":")[0] for part in parts])
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("change of test accuracy without it (points)")
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+    if len(frameworks) > 1:
+        axis.legend()
+    return png(figure)
+
+
 def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
     """Seconds of every step, and their means as lines: a panel a kind of step."""
     kinds = list(dict.fromkeys(kind for rows in found.values() for kind in rows))

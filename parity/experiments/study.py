@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, machine, networks
+from parity import __version__, machine
 from parity.bench import Bench
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Crew, Remote
 from parity.experiments.tables import Rows
-from parity.network import parse_json
+from parity.network import Network, parse_json
 from parity.progress import Console
 from parity.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about
@@ -50,7 +50,7 @@ class Entry:
     """One network as a study trains it; `article` says how far the article does, `usual` how far we do unless asked for all."""
 
     name: str
-    network: str
+    network: Network
     recipe: Recipe
     article: Extent
     usual: Extent
@@ -130,8 +130,7 @@ def trials(
             if (first := recipe.preprocessing.permutation) is not None:
                 permuted = dataclasses.replace(recipe.preprocessing, permutation=first + seed)
                 recipe = dataclasses.replace(recipe, preprocessing=permuted)
-            network = networks.get(entry.network)
-            experiment = Experiment(network, recipe, dataset.name, seed, extent.train, extent.test)
+            experiment = Experiment(entry.network, recipe, dataset.name, seed, extent.train, extent.test)
             found += [Trial(framework, entry, experiment) for framework in frameworks]
     return found
 

@@ -1,0 +1,164 @@
+"""What each part of the recipe `fast` and of its network is worth: the same run without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from parity import networks, recipes
+from parity.data import Dataset
+from parity.experiments import pictures
+from parity.experiments.study import Entry, Extent, Report, Study
+from parity.experiments.tables import Rows, grouped, percent, spread, table
+from parity.initialisers import FAN_IN_UNIFORM
+from parity.network import Network
+from parity.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
+from parity.recipe import Lookahead, Recipe, Schedule
+from parity.side import FRAMEWORKS
+
+NETWORK = "vgg_fast@0.25"
+"""What is trained: so many runs of the whole network would take a day of two cores."""
+
+FULL, USUAL = Extent("cifar10", 10), Extent("cifar10", 3)
+
+WHOLE = "whole"
+"""The entry that leaves nothing out."""
+
+
+def _nodes(change: Callable[[Node], Node]) -> Callable[[Network], Network]:
+    return lambda network: replace(network, nodes=edited(network.nodes, change))
+
+
+def _learned(node: Node) -> Node:
+    whitens = isinstance(node, Conv) and node.init.distribution == "whitening"
+    return replace(node, init=FAN_IN_UNIFORM, frozen=False) if whitens and isinstance(node, Conv) else node
+
+
+def _random(node: Node) -> Node:
+    return replace(node, init=replace(node.init, dirac=False)) if isinstance(node, Conv) else node
+
+
+def _rectified(node: Node) -> Node:
+    return ReLU(node.name) if isinstance(node, GELU) else node
+
+
+def _scaled(node: Node) -> Node:
+    return replace(node, frozen=False) if isinstance(node, BatchNorm) else node
+
+
+def _pools_last(network: Network) -> Network:
+    """Every pool between a convolution and its batch norm behind the GELU that follows them."""
+    nodes = list(network.nodes)
+    for place, node in enumerate(network.nodes[:-2]):
+        if isinstance(node, MaxPool) and isinstance(network.nodes[place + 1], BatchNorm):
+            nodes[place : place + 3] = [*network.nodes[place + 1 : place + 3], node]
+    return replace(network, nodes=tuple(nodes))
+
+
+def _optimizer(**fields: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, optimizer=replace(recipe.optimizer, **fields))
+
+
+def _augmentation(**fields: Any) -> Callable[[Recipe], Recipe]:
+    return lambda recipe: replace(recipe, augmentation=replace(recipe.augmentation, **fields))
+
+
+def _one_rate(recipe: Recipe) -> Recipe:
+    groups = tuple(group for group in recipe.optimizer.groups if group.names != "*.beta")
+    return _optimizer(groups=groups)(recipe)
+
+
+NETWORK_PARTS: dict[str, Callable[[Network], Network]] = {
+    "whitening": _nodes(_learned),
+    "identity": _nodes(_random),
+    "gelu": _nodes(_rectified),
+    "frozen_scales": _nodes(_scaled),
+    "pool_before_norm": _pools_last,
+}
+RECIPE_PARTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "rate_of_shifts": _one_rate,
+    "nesterov": _optimizer(nesterov=False),
+    "smoothing": _optimizer(label_smoothing=0.0),
+    "weight_decay": _optimizer(weight_decay=0.0),
+    "schedule": lambda recipe: replace(recipe, schedule=Schedule()),
+    "lookahead": lambda recipe: replace(recipe, lookahead=Lookahead()),
+    "alternation": _augmentation(alternate=False),
+    "flips": _augmentation(flip=False, alternate=False),
+    "crops": _augmentation(crop_padding=0),
+    "reflection": _augmentation(fill="zeros"),
+}
+"""Part -> network or recipe without it."""
+
+INSTEAD = {
+    WHOLE: "nothing",
+    "whitening": "whitening filters: the first convolution begins at random and is trained",
+    "identity": "filters that begin as the identity: all begin at random",
+    "gelu": "GELU: ReLU",
+    "frozen_scales": "frozen scales of the batch norms: they are trained",
+    "pool_before_norm": "pools before the batch norms: they stand behind the GELU",
+    "rate_of_shifts": "64 times the rate for the shifts of the batch norms: the rate of the weights",
+    "nesterov": "Nesterov momentum: plain momentum",
+    "smoothing": "label smoothing",
+    "weight_decay": "weight decay",
+    "schedule": "the rise and fall of the rate: it is constant",
+    "lookahead": "slow weights",
+    "alternation": "alternating flips: each is drawn anew",
+    "flips": "flips",
+    "crops": "crops",
+    "reflection": "the mirrored edge around crops: black",
+}
+"""What is left out, and what stands in its place."""
+
+
+def entries() -> tuple[Entry, ...]:
+    """The whole, and it without each part in turn."""
+    network, recipe = networks.get(NETWORK), recipes.get("fast")
+    without: dict[str, tuple[Network, Recipe]] = {WHOLE: (network, recipe)}
+    without |= {name: (change(network), recipe) for name, change in NETWORK_PARTS.items()}
+    without |= {name: (network, change(recipe)) for name, change in RECIPE_PARTS.items()}
+    return tuple(Entry(name, net, how, FULL, USUAL) for name, (net, how) in without.items())
+
+
+def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
+    """Accuracy without each part, and how many points that is away from the whole, seed by seed; the costliest first."""
+    accuracies = {key: {row["seed"]: row["test_accuracy"] for row in group} for key, group in grouped(rows).items()}
+    found: list[dict[str, Any]] = [
+        {
+            "without": name,
+            "framework": framework,
+            "accuracies": list(own.values()),
+            "change_points": [100 * (own[seed] - accuracies[WHOLE, framework][seed]) for seed in own],
+        }
+        for (name, framework), own in accuracies.items()
+    ]
+    found.sort(key=lambda one: (one["without"] != WHOLE, float(np.mean(one["change_points"]))))
+    cells = [
+        (
+            INSTEAD[one["without"]],
+            FRAMEWORKS[one["framework"]],
+            percent(one["accuracies"]),
+            "" if one["without"] == WHOLE else spread(one["change_points"], "+.2f"),
+        )
+        for one in found
+    ]
+    lines = table(("left out: what stands instead", "framework", "accuracy", "change in points"), cells, 2)
+    first = rows[0]
+    lines += [
+        "",
+        f"`{NETWORK}`, passes: {first['epochs']}, {first['train_images']:,} images to learn from, "
+        f"{first['test_images']:,} to test. Mean ± standard deviation over {len(datasets)} seed{'s' * (len(datasets) > 1)}; "
+        "a change is within one seed.",
+    ]
+    drawn = {"worth.png": pictures.worth([one for one in found if one["without"] != WHOLE], INSTEAD)}
+    return Report("\n".join(lines), drawn, {"changes": found})
+
+
+STUDY = Study(
+    "ablation",
+    "ours: what each part of the recipe fast is worth, on CIFAR-10 with a narrow vgg_fast, trained again without it",
+    entries(),
+    report,
+)
