@@ -195,13 +195,23 @@ def test_ablation_ends_with_what_each_part_is_worth(
     rows = table_rows(tmp_path, "left out: what stands instead")
     assert [row[0] for row in rows[:2]] == ["nothing", "nothing"] and len(rows) == 6
     assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
-    accuracies = {(r["entry"], r["framework"], r["seed"]): r["test_accuracy"] for r in found["rows"]}
-    for one in found["changes"]:
-        own = [accuracies[one["without"], one["framework"], seed] for seed in range(2)]
-        whole = [accuracies[ablation.WHOLE, one["framework"], seed] for seed in range(2)]
-        assert one["accuracies"] == own
-        assert one["change_points"] == [100 * (a - b) for a, b in zip(own, whole, strict=True)]
+    assert len(found["rows"]) == 12
     assert_drawn(tmp_path / "worth.png", 900, 100)
+
+
+def test_what_a_part_is_worth_is_counted_within_each_seed_and_the_costliest_comes_first() -> None:
+    accuracies = {"whole": (0.90, 0.92), "crops": (0.88, 0.91), "gelu": (0.85, 0.86), "flips": (0.91, 0.92)}
+    size = {"framework": "torch", "epochs": 3, "train_images": 50_000, "test_images": 10_000}
+    rows = [
+        {"entry": name, "seed": seed, "test_accuracy": accuracy} | size
+        for name, both in accuracies.items()
+        for seed, accuracy in enumerate(both)
+    ]
+    found = ablation.report(rows, dict.fromkeys(range(2), data.load("shapes10")), True)
+    changes = {one["without"]: one["change_points"] for one in found.found["changes"]}
+    assert list(changes) == ["whole", "gelu", "crops", "flips"]
+    assert changes["gelu"] == pytest.approx([-5, -6]) and changes["flips"] == pytest.approx([1, 0])
+    assert "| crops | PyTorch | 89.50 ± 2.12% | -1.50 ± 0.71 |" in found.text.splitlines()
 
 
 def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
