@@ -16,7 +16,7 @@ from parity.compare import Difference, distance
 from parity.feed import Feed, twin
 from parity.lockstep import in_order, layer_of, lockstep
 from parity.network import Network
-from parity.twin import perturb
+from parity.twin import perturb, summed
 from parity.weights import State
 from parity.wiring import consumers
 from parity.worker import Record, Worker
@@ -25,6 +25,9 @@ FACTOR = 10.0
 """Bound over noise: the twins round like the side itself, at other places and fewer."""
 
 TWINS = 3
+
+SUMS = 3.0
+"""Bound over the noise of sums: they may be added in another order than one after the other, and the twins are one draw of three."""
 
 HALF_ULP = 2.0**-24
 """The relative error of writing a number down in float32."""
@@ -64,11 +67,12 @@ def inference_noise(
 ) -> dict[str, float]:
     """By tensor, the bound on the float32 error of `own`, which `predict(state, pictures)` computed in inference.
 
-    `FACTOR` times what moving every weight and pixel by one ULP changes it by, or the rounding of the result where that is more.
+    `FACTOR` times what moving every weight and pixel by one ULP changes it by, and every weight of a long sum by more (`twin.summed`), or
+    the rounding of the result where that is more.
     """
     found: dict[str, float] = {}
     for seed in range(TWINS):
-        for tensor, array in predict(perturb(state, seed), perturb(pictures, seed)).items():
+        for tensor, array in predict(summed(state, seed, SUMS / FACTOR), perturb(pictures, seed)).items():
             found[tensor] = max(found.get(tensor, HALF_ULP), distance(own[tensor], array))
     return {tensor: FACTOR * error for tensor, error in found.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 
@@ -46,6 +47,8 @@ def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndar
     whole = with_every_layer(model)
     reference = ReferenceEvaluator(in_float64(with_plain_pools(whole)), new_ops=[Erf])
     outputs = reference.run(None, {INPUT: images.astype(np.float64)})
+    del reference
+    gc.collect()  # an evaluator and its operators hold each other, and with them weights that can be a gigabyte
     return _by_layer(whole, outputs)
 
 

@@ -126,7 +126,8 @@ def compare_models(
         raise InputError(
             "a pair is trained without parameter groups and label smoothing: leave them out of the optimizer"
         )
-    beside = 2 if dtype == "float32" else twins if twins is not None else usual_twins(steps)
+    usual = usual_twins(steps if "trajectory" in stages else 1)
+    beside = 2 if dtype == "float32" else usual if twins is None else twins
     pythons = {"torch": torch_python, "paddle": paddle_python}
     pythons |= dict.fromkeys(["twin", *(f"twin {number}" for number in range(2, beside + 1))][:beside], torch_python)
     with contextlib.ExitStack() as stack:

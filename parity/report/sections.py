@@ -15,7 +15,7 @@ STAGES = {
     "forward": "activations and loss, in inference and in training",
     "backward": "gradients of activations and of parameters",
     "update": "parameters, optimizer slots, running statistics",
-    "trajectory": "every tensor of every later step",
+    "trajectory": "every later step",
     "onnx": "inference of both frameworks and of runtimes on both exports",
 }
 FRAMEWORKS = {"torch": "PyTorch", "paddle": "Paddle", "numpy": "NumPy", "python": "Python", "cuda": "CUDA"}
