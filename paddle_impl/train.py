@@ -55,7 +55,7 @@ class Trainer:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
         The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
-        cross-entropy of the network itself and the number of wrong images. `record` receives the activations
+        cross-entropy of the network itself, of labels as they are, and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
@@ -103,6 +103,8 @@ class Trainer:
         if self.world.size > 1:
             distributed.average_statistics(self._parameters(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
+        if self.settings.label_smoothing:
+            cost = cross_entropy(logits.detach(), target)
         return cost.item(), wrong
 
     def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:

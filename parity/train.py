@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,8 +44,9 @@ def train(
     """Trains from `position` to the end of the experiment, saving at least after every pass.
 
     `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
-    current batch, and `Diverged` if the cost is not finite; of several processes, all do so at the same batch. `lost` is the line that
-    `parity.stopping` ends a process with that waits for another one in vain.
+    current batch (with slow weights: as it was when they and the trained ones were last the same), and `Diverged` if the cost is not
+    finite; of several processes, all do so at the same batch. `lost` is the line that `parity.stopping` ends a process with that waits for
+    another one in vain.
     """
     experiment = run.experiment
     recipe = experiment.recipe
@@ -55,8 +57,9 @@ def train(
     progress = Progress(
         recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches, side.world.leads
     )
-    ahead, slow = recipe.lookahead, side.state() if recipe.lookahead.every else {}
-    saved = time.monotonic()
+    ahead, saved = recipe.lookahead, time.monotonic()
+    # Where slow and trained weights are the same: a run goes on from there only.
+    level = (side.state(), replace(position)) if ahead.every else None
     with progress, stop_request(side.world, lost) as stop:
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds
@@ -68,18 +71,18 @@ def train(
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
                     _log_batch(run, dataset, position, console, cost, error)
-                if ahead.every:
-                    if not ahead.due(position.batch, len(batches)):
-                        continue  # a run goes on from where slow and trained weights are the same
+                if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
-                    slow = lookahead.draw(side, slow, share, position.update)
+                    lookahead.draw(side, level[0], share, position.update)
+                    level = side.state(), replace(position)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
-                    run.save(side.state(), position)
+                    run.save(*(level or (side.state(), position)))
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped
             _end_pass(side, run, dataset, position, console, progress)
             saved = time.monotonic()
+            level = level and (side.state(), replace(position))
 
 
 def _timed(

@@ -36,7 +36,13 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     paddle = run(tmp_path / "paddle", framework="paddle", faster=2)
     evaluation = {
         "split": "test",
-        "rows": [{"views_per_picture": 1, "top1_error": 0.17}, {"views_per_picture": 18, "top1_error": 0.15}],
+        "data": "cifar10",
+        "command": "python scripts/evaluate.py --model runs/one --views single,crops --report runs/one",
+        "rows": [
+            {"views": "single", "scales": [], "views_per_picture": 1, "top1_error": 0.17},
+            {"views": "crops", "scales": [32], "views_per_picture": 18, "top1_error": 0.15},
+            {"views": "crops", "scales": [40], "views_per_picture": 18, "top1_error": 0.14},
+        ],
     }
     (paddle / "evaluation.json").write_text(json.dumps(evaluation))
     page = tmp_path / "page.md"
@@ -59,8 +65,9 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert [row["seed"] for row in result["runs"]] == [0, 1, 0]
     text = page.read_text()
     assert "old" not in text
-    assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |" in text
-    assert "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% |" in text
+    assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |  |" in text
+    assert "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% | 86.00% |" in text
+    assert "| last pass | crops at 32, 18 views | crops at 40, 18 views |" in text
     picture = matplotlib.image.imread(out)
     colours = {tuple(pixel) for pixel in np.round(255 * picture[..., :3]).astype(int).reshape(-1, 3).tolist()}
     assert (31, 119, 180) in colours  # of PyTorch's runs
@@ -82,12 +89,29 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
         ),
         (
             lambda folder: (folder / "evaluation.json").write_text(
-                '{"split": "test", "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
+                '{"split": "test", "data": "cifar10", "command": "", "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
             ),
             "it is not what evaluate.py writes",
         ),
+        (
+            lambda folder: (folder / "evaluation.json").write_text(
+                '{"split": "test", "data": "cifar10", "command": "evaluate.py --limit 10", "rows": []}'
+            ),
+            "it is of some pictures called 'test' of cifar10, not of all test pictures of cifar10",
+        ),
+        (
+            lambda folder: (folder / "evaluation.json").write_text(
+                '{"split": "test", "data": "folder:x", "command": "", "rows": []}'
+            ),
+            "of folder:x, not of all test pictures of cifar10",
+        ),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
-        (lambda folder: (folder / "evaluation.json").write_text('{"split": "train", "rows": []}'), "not of test"),
+        (
+            lambda folder: (folder / "evaluation.json").write_text(
+                '{"split": "train", "data": "cifar10", "command": "", "rows": []}'
+            ),
+            "'train'",
+        ),
     ],
 )
 def test_damaged_logs_are_one_line_and_nothing_is_written(
@@ -110,9 +134,36 @@ def test_runs_that_more_than_the_seed_tells_apart_are_not_averaged_and_none_coun
     (other / "config.json").write_text(json.dumps(config))
     out = str(tmp_path / "out.png")
     assert main([str(one), str(other), "--out", out]) == 0
-    assert capsys.readouterr().out.count("| vgg_mini@0.16 |") == 2
-    assert main([str(one), str(one), "--out", out]) == 2
-    assert "are runs of one seed" in capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "| vgg_mini@0.16 | quick |" in said and "| vgg_mini@0.16 (2) | quick |" in said
+    assert main([str(one), str(one), "--out", out]) == 0
+    said = capsys.readouterr().out
+    assert f"Left out: {one} is a run of the same seed as {one}" in said and said.count("| vgg_mini@0.16 |") == 1
+
+
+def test_networks_of_other_layers_are_other_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = run(tmp_path / "one"), run(tmp_path / "other", seed=1)
+    config = json.loads((other / "config.json").read_text())
+    relu = next(node for node in config["experiment"]["network"]["nodes"] if node["node"] == "ReLU")
+    relu["node"] = "Tanh"  # which has the same fields
+    (other / "config.json").write_text(json.dumps(config))
+    assert main([str(one), str(other), "--out", str(tmp_path / "out.png")]) == 0
+    assert capsys.readouterr().out.count("| 20 | 17.1 |") == 2
+
+
+def test_other_folders_among_runs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, begun, strange = run(tmp_path / "one"), run(tmp_path / "begun", seed=1), tmp_path / "strange"
+    (begun / "metrics.jsonl").unlink()
+    strange.mkdir()
+    assert main([str(begun), str(one), str(strange), "--out", str(tmp_path / "out.png")]) == 0
+    said = capsys.readouterr().out
+    assert f"Left out: {begun} holds no finished pass" in said and f"Left out: {strange} is not a run folder" in said
+    assert said.count("| vgg_mini@0.16 |") == 1
+
+
+def test_a_picture_is_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(LOGS), "--out", str(tmp_path / "out.svg")]) == 2
+    assert "out.svg is not the name of a .png file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["article", "=5", "article=x", "article=101"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +17,14 @@ from training import position, same_end, script, stop, succeed
 from parity import data, networks, recipes, whitening
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
+from parity.experiments.remote import Remote
 from parity.feed import feed
 from parity.initialisers import Init
 from parity.lockstep import begin, one_step
-from parity.recipe import Augmentation, Group, Lookahead, Optimizer, Schedule, changed, read_recipe
+from parity.progress import Console
+from parity.recipe import Augmentation, Experiment, Group, Lookahead, Optimizer, Schedule, changed, read_recipe
+from parity.run import Position, Run
+from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
@@ -100,7 +105,9 @@ def test_smoothed_labels_are_spread_over_all_classes(smoothing: float, worker: W
     spread = np.mean([loss(logits, np.full(4, k), 4) for k in range(10)])
     share = settings.label_smoothing
     np.testing.assert_allclose(found["loss"], (1 - share) * loss(logits, labels, 4) + share * spread, rtol=1e-12)
-    np.testing.assert_allclose(cost, 4 * found["loss"], rtol=1e-12)
+    np.testing.assert_allclose(
+        cost, 4 * loss(logits, labels, 4), rtol=1e-12
+    )  # which the test's cost can be held against
 
 
 def test_groups_take_the_first_pattern_that_matches_and_leave_frozen_parameters_out() -> None:
@@ -162,6 +169,38 @@ def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
         np.testing.assert_allclose(drawn[f"update/{name}"], wanted, rtol=1e-14, atol=1e-16)
     velocities = [name for name in fast if "velocity" in name]
     assert velocities and all(np.array_equal(fast[name], drawn[name]) for name in velocities)
+
+
+@pytest.mark.parametrize("after", [0, 6])
+def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves_where_they_were_last_drawn(
+    after: int, worker: Worker, tmp_path: Path
+) -> None:
+    recipe = changed(RECIPE, batch_size=8, epochs=2)
+    dataset = data.load("shapes10").limit(72, 8)
+    run = Run.create(tmp_path / "run", Experiment(NETWORK, recipe, "shapes10", 0, 72, 8), {})
+    worker.start(NETWORK, recipe.optimizer, initialise(NETWORK, 0), "float32")
+
+    class Signalled(Remote):
+        """Gets Ctrl-C while it computes an update."""
+
+        def step(self, *arguments: Any) -> tuple[float, int]:
+            if at.update == after + 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().step(*arguments)
+
+    at = Position()
+    with pytest.raises(Stopped):
+        train(Signalled(worker), run, dataset, at, Console(silent=True))
+    assert at.update == after + 1  # of nine a pass; slow weights are drawn behind the fifth
+    state, saved = run.restore(72)
+    assert saved.update == (5 if after else 0) and state is not None
+    whole = Run.create(tmp_path / "whole", run.experiment, {})
+    worker.start(NETWORK, recipe.optimizer, initialise(NETWORK, 0), "float32")
+    train(Remote(worker), whole, dataset, Position(), Console(silent=True))
+    worker.start(NETWORK, recipe.optimizer, {name: state[name] for name in NETWORK.parameters}, "float32")
+    worker.load(state, saved.update)
+    train(Remote(worker), run, dataset, saved, Console(silent=True))
+    same_end(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.slow

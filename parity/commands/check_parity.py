@@ -24,7 +24,7 @@ from parity.faults.changes import perturbed
 from parity.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
-from parity.recipe import Recipe, changed
+from parity.recipe import Augmentation, Recipe, changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker, WorkerFailed
@@ -104,7 +104,7 @@ def parser() -> Parser:
         help=f"{', '.join(data.DATASETS)}, whose images are resized to what the network takes (default: CIFAR-10, or MNIST for "
         "one channel, if it can be had)",
     )
-    add("--augment", action="store_true", help="crop and flip the images, whether or not the recipe does")
+    add("--augment", action="store_true", help="crop and flip the images though the recipe does not")
     add("--data-dir", type=Path, metavar="PATH")
     add("--isolate", action="store_true", help="also compare layer by layer, each on the reference's own input")
     add(
@@ -203,9 +203,10 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
     length = options.steps if "trajectory" in stages else 1
     checks = []
     for network in chosen:
-        augmentation = recipes.CROP_AND_FLIP if options.augment else None
         batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= MANY else FEW)
-        recipe = changed(named or recipes.fitting(network), batch_size=batch_size, augmentation=augmentation)
+        recipe = changed(named or recipes.fitting(network), batch_size=batch_size)
+        if options.augment and recipe.augmentation == Augmentation():
+            recipe = changed(recipe, augmentation=recipes.CROP_AND_FLIP)
         few = few_images(length, batch_size)
         dataset = load(network.input_shape[0])
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)

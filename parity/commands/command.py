@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from parity import machine
@@ -75,6 +77,12 @@ def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
 
 
 positive.__name__ = natural.__name__ = threads.__name__ = "whole number"
+
+
+def check_png(path: Path, name: str = "out") -> None:
+    """`InputError` unless `path`, given as the flag `name`, can be the name of a picture."""
+    if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
+        raise InputError(f"{flag(name)} {path} is not the name of a .png file")
 
 
 class Failed(Exception):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from parity import marked, plots
-from parity.commands.command import Parser, execute
+from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
 from parity.network import parse_json
@@ -69,8 +71,9 @@ _line.__name__ = "NAME=PERCENT"
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.update:
         marked.around(options.update, MARK)
-    rows = [row(folder) for folder in options.runs]
-    groups = grouped(rows)
+    check_png(options.out)
+    rows = [row(folder) for folder in finished(options.runs, console.say)]
+    groups = grouped(rows, console.say)
     lines = tabulated(groups)
     drawn = {label: [(one["minutes"], one["accuracies"]) for one in group] for label, group in groups.items()}
     write_atomically(options.out, plots.races(drawn, options.line))
@@ -81,20 +84,41 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         marked.update(options.update, MARK, "\n".join(lines))
         console.say(f"{options.update} is up to date")
     return {
-        "runs": [{key: value for key, value in one.items() if key != "kind"} for one in rows],
+        "runs": [
+            {key: value for key, value in one.items() if key != "kind"} for group in groups.values() for one in group
+        ],
         "picture": str(options.out),
     }
+
+
+def finished(folders: list[Path], say: Callable[[str], None]) -> list[Path]:
+    """Those of `folders` that are a run's that has ended a pass; `say` hears of the others. `InputError` if there is none."""
+    found, last = [], ""
+    for folder in folders:
+        run = (folder / "config.json").exists()
+        last = (
+            ""
+            if run and Run.open(folder).metrics("pass")
+            else "holds no finished pass"
+            if run
+            else "is not a run folder"
+        )
+        if last:
+            say(f"Left out: {folder} {last}")
+        else:
+            found.append(folder)
+    if not found:
+        raise InputError(f"{folders[-1]} {last}: give the folder of a run that has ended a pass")
+    return found
 
 
 def row(folder: Path) -> dict[str, Any]:
     """What the logs in `folder` say: what was run, minutes and accuracy after every pass, and what evaluate.py found of its last one.
 
-    `InputError` where they are not those of a run that has ended its first pass.
+    `InputError` where they are damaged.
     """
     run = Run.open(folder)
     passes = run.metrics("pass")
-    if not passes:
-        raise InputError(f"{folder} holds no finished pass: train it first")
     with about(folder / "config.json", "put the whole file back"):
         framework = parse_json((folder / "config.json").read_text(), "run").get("framework")
         if framework not in FRAMEWORKS:
@@ -112,12 +136,10 @@ def row(folder: Path) -> dict[str, Any]:
         "seed": experiment.seed,
         "passes": len(passes),
         "of": experiment.recipe.epochs,
-        "kind": json.dumps(
-            [dataclasses.asdict(dataclasses.replace(experiment, seed=0)), framework, len(passes)], sort_keys=True
-        ),
+        "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(passes)]),
         "minutes": minutes,
         "accuracies": accuracies,
-        "views": _views(folder / "evaluation.json"),
+        "views": _views(folder / "evaluation.json", experiment.data),
     }
 
 
@@ -127,37 +149,55 @@ def _minutes(seconds: Any) -> float:
     return seconds / 60
 
 
-def _views(file: Path) -> dict[str, float]:
-    """By views of a picture, the accuracy that `evaluate.py --report RUN` wrote beside the logs; empty where it was not run."""
+def _views(file: Path, trained_on: str) -> dict[str, float]:
+    """By views of a picture, the accuracy that `evaluate.py --report RUN` wrote beside the logs; empty where it was not run.
+
+    `InputError` unless it is of all test images of the data set that the run was trained on.
+    """
     if not file.exists():
         return {}
     with about(file, "run evaluate.py again"):
         try:
             found = json.loads(file.read_text())
-            split, errors = (
-                found["split"],
-                {int(one["views_per_picture"]): 1 - one["top1_error"] for one in found["rows"]},
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+            split, dataset, limited = found["split"], found["data"], "--limit" in shlex.split(found["command"])
+            errors = {_called(one): 1 - one["top1_error"] for one in found["rows"] if int(one["views_per_picture"]) > 1}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError("it is not what evaluate.py writes") from None
-        if split != "test":
-            raise InputError(f"it is of the pictures called {split!r}, not of test")
-        return {f"{views} views": proportion(accuracy) for views, accuracy in errors.items() if views > 1}
+        if (split, dataset, limited) != ("test", trained_on, False):
+            part = f"{'some' if limited else 'all'} pictures called {split!r} of {dataset}"
+            raise InputError(f"it is of {part}, not of all test pictures of {trained_on}")
+        return {views: proportion(accuracy) for views, accuracy in errors.items()}
 
 
-def grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs by a label for people: those that only their seeds tell apart together. `InputError` for two of one seed."""
+def _called(views: dict[str, Any]) -> str:
+    scales = ", ".join(map(str, views["scales"]))
+    return f"{views['views']}{f' at {scales}' if scales else ''}, {int(views['views_per_picture'])} views"
+
+
+def grouped(rows: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
+    """The runs by a label for people: those that only their seeds tell apart together, of each seed the first; `say` hears of others.
+
+    Kinds that would be called alike get numbers behind the network's name.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     labels: dict[str, str] = {}
+    alike: dict[str, int] = {}
     for one in rows:
-        begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
-        label = f"{one['network']}, {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
-        others = sum(known.startswith(label) for known in labels.values())
-        group = groups.setdefault(labels.setdefault(one["kind"], f"{label} ({others + 1})" if others else label), [])
+        if one["kind"] not in labels:
+            number = alike[_label(one)] = alike.get(_label(one), 0) + 1
+            labels[one["kind"]] = _label(one, f" ({number})" if number > 1 else "")
+        group = groups.setdefault(labels[one["kind"]], [])
         if twice := [other["run"] for other in group if other["seed"] == one["seed"]]:
-            raise InputError(f"{twice[0]} and {one['run']} are runs of one seed: give one of them")
+            say(f"Left out: {one['run']} is a run of the same seed as {twice[0]}")
+            continue
         group.append(one)
     return groups
+
+
+def _label(one: dict[str, Any], number: str = "") -> str:
+    begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
+    framework = FRAMEWORKS[one["framework"]]
+    return f"{one['network']}{number}, {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {framework}"
 
 
 def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -165,7 +205,7 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
     views = list(dict.fromkeys(name for group in groups.values() for one in group for name in one["views"]))
     head = ["network", "recipe", "data", "framework", "seeds", "passes", "minutes", "last pass", *views]
     cells = []
-    for group in groups.values():
+    for label, group in groups.items():
         one = group[0]
         passes = str(one["passes"]) if one["passes"] == one["of"] else f"{one['passes']} of {one['of']}"
         seeds = ", ".join(str(other["seed"]) for other in sorted(group, key=lambda other: other["seed"]))
@@ -175,7 +215,7 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
             extra.append(percent(known) if len(known) == len(group) else "")
         cells.append(
             [
-                one["network"],
+                label.partition(",")[0],
                 one["recipe"],
                 one["data"],
                 FRAMEWORKS[one["framework"]],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import marked, networks, networks_table, plots
-from parity.commands.command import Parser, execute, positive
+from parity.commands.command import Parser, check_png, execute, positive
 from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
 from parity.network import Network
@@ -109,7 +109,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.verdicts:
         raise InputError("--verdicts is for --update: name the file that the table belongs into")
     if options.plot:
-        _check_plot(options.plot)
+        check_png(options.plot, "plot")
     names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
     found = [_describe(name, options) for name in names]
     if options.plot:
@@ -129,11 +129,6 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _title(one: Description) -> str:
     total, shape = totals(one.layers), _shape(one.network.input_shape)
     return f"{one.called}, {shape}: {total['parameters']:,} parameters, {total['multiply_adds']:,} multiply-adds"
-
-
-def _check_plot(path: Path) -> None:
-    if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
-        raise InputError(f"--plot {path} is not the name of a .png file")
 
 
 def _describe(name: str, options: argparse.Namespace) -> Description:
@@ -206,7 +201,9 @@ def _lines(one: Description) -> list[str]:
     lines += [f"Changed: {change}" for change in one.changes]
     lines += [*rows[:-1], "-" * max(map(len, rows)), rows[-1]]
     if total["statistics"]:
-        lines.append(f"Besides {total['statistics']:,} running statistics, which are not trained")
+        lines.append(
+            f"Besides {total['statistics']:,} numbers that are not trained: running statistics, and what is frozen"
+        )
     if heads := [layer for layer in one.layers if layer.head]:
         of_heads = totals(heads)
         named = ", ".join(dict.fromkeys(layer.head for layer in heads))
