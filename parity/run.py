@@ -253,11 +253,19 @@ def check_free(folder: Path) -> None:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
+    except OSError as error:
+        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --out") from None
+    check_writable(folder, "--out")
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """`InputError` naming the `flag` unless there is or can be a folder `folder` to write into, as far as can be told before."""
+    try:
         places = (folder, *folder.absolute().parents)
         nearest = next(place for place in places if place.exists() or place.is_symlink())
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --out") from None
+        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another {flag}") from None
 
 
 @contextmanager

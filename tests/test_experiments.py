@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from parity import data
 from parity.commands import experiment
 from parity.commands.experiment import main
 from parity.data import mnist
-from parity.experiments import EXPERIMENTS, STUDIES, ablation
+from parity.experiments import EXPERIMENTS, STUDIES, ablation, pictures
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
-from parity.nodes import GELU
+from parity.nodes import GELU, Conv
+from parity.recipe import Recipe
 from parity.run import Run
 from parity.worker import Worker
 
@@ -167,13 +169,41 @@ def test_classics_trains_three_networks_by_one_recipe_and_draws_their_curves(
     assert_drawn(tmp_path / "curves.png", 1200, 400)
 
 
+def changed_fields(one: Recipe, other: Recipe) -> set[str]:
+    """PART.FIELD of every field in which two recipes differ."""
+    return {
+        f"{part}.{name}"
+        for part, fields in asdict(one).items()
+        if isinstance(fields, dict)
+        for name, value in fields.items()
+        if value != asdict(other)[part][name]
+    }
+
+
 def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
     whole, *parts = STUDIES["ablation"].entries
     assert [entry.name for entry in (whole, *parts)] == list(ablation.INSTEAD)
     for part in parts:
         same = (part.network == whole.network, part.recipe == whole.recipe)
         assert same == (part.name not in ablation.NETWORK_PARTS, part.name in ablation.NETWORK_PARTS), part.name
+    parts_of = {
+        "rate_of_shifts": {"optimizer.groups"},
+        "nesterov": {"optimizer.nesterov"},
+        "smoothing": {"optimizer.label_smoothing"},
+        "weight_decay": {"optimizer.weight_decay"},
+        "schedule": {"schedule.kind", "schedule.warmup", "schedule.start", "schedule.end"},
+        "lookahead": {"lookahead.every", "lookahead.keep", "lookahead.power"},
+        "alternation": {"augmentation.alternate"},
+        "flips": {"augmentation.flip", "augmentation.alternate"},
+        "crops": {"augmentation.crop_padding"},
+        "reflection": {"augmentation.fill"},
+    }
+    assert {
+        e.name: changed_fields(whole.recipe, e.recipe) for e in parts if e.name in ablation.RECIPE_PARTS
+    } == parts_of
     networks = {entry.name: entry.network for entry in parts}
+    convs = [node for node in networks["identity"].nodes if isinstance(node, Conv)]
+    assert len(convs) == 7 and not any(conv.init.dirac for conv in convs) and convs[0] == whole.network.nodes[0]
     order = [type(node).__name__ for node in networks["pool_before_norm"].nodes[2:6]]
     assert order == ["Conv", "BatchNorm", "GELU", "MaxPool"]
     scales = 2 * (16 + 64 + 64)
@@ -199,6 +229,24 @@ def test_ablation_ends_with_what_each_part_is_worth(
     assert_drawn(tmp_path / "worth.png", 900, 100)
 
 
+def test_a_part_whose_lack_makes_training_diverge_is_told_and_the_others_are_reported(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = STUDIES["ablation"]
+    entries = {entry.name: entry for entry in study.entries}
+    wild = replace(entries["gelu"].recipe, optimizer=replace(entries["gelu"].recipe.optimizer, rate=1e30))
+    few = (entries["whole"], replace(entries["gelu"], recipe=wild), entries["crops"])
+    less = ("--data", "shapes10", "--epochs", 2, "--train-limit", 32, "--test-limit", 40, "--framework", "torch")
+    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
+    found, said = execute("ablation", *less, "--out", tmp_path / "one", code=1)
+    assert [one["without"] for one in found["changes"]] == ["whole", "crops"]
+    assert "PyTorch, gelu, seed 0: diverged (the cost" in (tmp_path / "one" / "table.md").read_text()
+    assert said.splitlines()[-1].startswith("failed: PyTorch, gelu, seed 0: diverged")
+    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few, needed=None))
+    assert main(["ablation", *map(str, less), "--out", str(tmp_path / "two")]) == 1, "nothing to report"
+    assert not (tmp_path / "two" / "table.md").exists()
+
+
 def test_what_a_part_is_worth_is_counted_within_each_seed_and_the_costliest_comes_first() -> None:
     accuracies = {"whole": (0.90, 0.92), "crops": (0.88, 0.91), "gelu": (0.85, 0.86), "flips": (0.91, 0.92)}
     size = {"framework": "torch", "epochs": 3, "train_images": 50_000, "test_images": 10_000}
@@ -212,6 +260,25 @@ def test_what_a_part_is_worth_is_counted_within_each_seed_and_the_costliest_come
     assert list(changes) == ["whole", "gelu", "crops", "flips"]
     assert changes["gelu"] == pytest.approx([-5, -6]) and changes["flips"] == pytest.approx([1, 0])
     assert "| crops | PyTorch | 89.50 ± 2.12% | -1.50 ± 0.71 |" in found.text.splitlines()
+
+
+def test_a_bar_is_as_long_as_a_part_is_worth_and_on_its_side() -> None:
+    changes = [("gelu", "paddle", -4.0), ("gelu", "torch", -2.0), ("crops", "paddle", 1.0), ("crops", "torch", 1.0)]
+    found = [{"without": part, "framework": side, "change_points": [points]} for part, side, points in changes]
+    with Image.open(io.BytesIO(pictures.worth(found, ablation.INSTEAD))) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    height = len(pixels)
+    lengths = []
+    for colour in pictures.COLOURS[:2]:
+        seen = 0.7 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.3 * 255
+        bar = (np.abs(pixels - seen).max(2) < 3)[: int(0.7 * height)]  # the legend is below
+        upper, lower = bar[: int(0.35 * height)], bar[int(0.35 * height) :]
+        lengths.append([int(half.sum(1).max()) for half in (upper, lower)])
+        starts = [int(np.flatnonzero(half.any(0))[0]) for half in (upper, lower)]
+        assert starts[0] < starts[1], "what costs points goes to the left, and stands above"
+    (paddle, paddle_crops), (torch, torch_crops) = lengths
+    assert paddle / torch == pytest.approx(2, rel=0.05) and paddle / paddle_crops == pytest.approx(4, rel=0.1)
+    assert torch_crops == pytest.approx(paddle_crops, abs=3)
 
 
 def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
@@ -233,6 +300,8 @@ def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
         assert row["images_per_second"] == pytest.approx(2 / np.mean(seconds))
     assert more["seconds"]["torch"]["forward"][:2] == few["seconds"]["torch"]["forward"]
     assert_drawn(tmp_path / "timing.png", 1000, 400)
+    again, _ = execute("timing", *less, "--steps", 1)
+    assert again["steps"] == 3 and "timed steps: 3 instead of 200" in (tmp_path / "table.md").read_text()
     assert main(["timing", *map(str, less), "--batch-size", "3"]) == 2, "another setting"
     assert "paddle was timed in another setting" in capsys.readouterr().err
 

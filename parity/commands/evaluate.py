@@ -22,6 +22,7 @@ from parity.errors import InputError
 from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate
 from parity.predict import ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
+from parity.run import check_writable
 from parity.side import FRAMEWORKS
 from parity.train import Diverged
 from parity.weights import write_atomically
@@ -97,10 +98,12 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     sets = tuple(dict.fromkeys(name.strip() for name in options.views.split(",")))
     if unknown := [name for name in sets if name not in SETS]:
         raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}")
-    if options.framework == ONNX and options.device == "gpu":
-        raise InputError("--device gpu is for a framework: onnxruntime computes on the CPU here")
+    if options.report:
+        check_writable(options.report, "--report")  # before hours of work
     path = options.model or SHIPPED
     model = load(path, options.framework, options.device, options.threads)
+    if model.route not in FRAMEWORKS and options.device == "gpu":
+        raise InputError("--device gpu is for a framework: onnxruntime computes on the CPU here")
     named = options.data or model.data
     if named is None:
         raise InputError(f"{path} does not say what it was trained on: name a data set with --data")

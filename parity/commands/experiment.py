@@ -166,16 +166,21 @@ def _train(
     result |= {"seeds": seeds, "against_the_article": less}
     console.say(f"{study.name}: {study.about}")
     for line in less or ["as much as there"]:
-        console.say(f"Against the article: {line}")
+        console.say(f"Against {study.against}: {line}")
     console.say(f"Data: {name} from {dataset.source}; {machine.describe()}; threads {crew.threads}; folder {folder}")
-    _finish(study, planned, folder, crew, console, seeds == 1)
+    lost = _finish(study, planned, folder, crew, console, seeds == 1)
     rows = []
     for trial, own in planned:
+        if trial.entry.name in lost:
+            continue
         rows.append(row(trial, own, folder / "runs"))
         if study.predicts:
             rows[-1]["predicted"] = predicted(trial, own, folder / "runs", crew)
     whole = all(chosen[entry.name] in (entry.usual, entry.article) for entry in study.entries)
     made = study.report(rows, datasets, whole)
+    if lost:
+        told = " ".join(lost.values())
+        made = dataclasses.replace(made, text=f"{made.text}\n\n{told}", failed=f"{made.failed} {told}".strip())
     for one in rows:
         one.pop("predicted", None)
     result["rows"] = rows
@@ -190,27 +195,38 @@ def _extents(study: Study, options: argparse.Namespace) -> dict[str, Extent]:
 
 def _finish(
     study: Study, planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, every_pass: bool
-) -> None:
-    """Trains every trial that is not at its end; first says how long that will take."""
+) -> dict[str, str]:
+    """Trains every trial that is not at its end; first says how long that will take.
+
+    Returns what is told of entries whose training diverged; `Failed` where the study needs one of them.
+    """
     left = [(trial, place(trial, folder / "runs", len(own.train_labels)), own) for trial, own in planned]
     left = [(trial, at, own) for trial, at, own in left if at.epoch < trial.experiment.recipe.epochs]
     if not left:
         console.say(f"All {len(planned)} runs are complete.")
-        return
+        return {}
     time = duration(estimate(left, crew))
     console.say(
         f"To train: {len(left)} of {len(planned)} runs, about {time} in all (shorter with --epochs, --train-limit, --test-limit)"
     )
     _mark(folder, study.name)
+    lost: dict[str, str] = {}
     for trial, _, own in bar(left, "runs"):
+        if trial.entry.name in lost:
+            continue
         try:
             run(trial, own, folder / "runs", crew, console.say if every_pass else None)
         except Diverged as error:
-            raise Failed(f"{trial.told()}: {error}") from None
+            if study.needed is None or trial.entry.name in study.needed:
+                raise Failed(f"{trial.told()}: {error}") from None
+            lost[trial.entry.name] = f"{trial.told()}: diverged ({str(error).partition(':')[0]})."
+            console.say(lost[trial.entry.name])
+            continue
         done = row(trial, own, folder / "runs")
         console.say(
             f"{trial.told()}: test accuracy {done['test_accuracy']:.2%} after {duration(done['seconds'])} of training"
         )
+    return lost
 
 
 # --------------------------------------------------------------------------------------------------------------- timing
@@ -225,12 +241,7 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
     steps, size = options.steps or TIMING.steps, options.batch_size or TIMING.batch_size
     images = batch(TIMING, dataset, size)
     _check_folder(folder, TIMING.name)
-    theirs: Mapping[str, int] = {"batches of": TIMING.batch_size, "timed steps:": TIMING.steps}
-    less = [
-        f"{what} {own} instead of {theirs[what]}"
-        for what, own in zip(theirs, (size, steps), strict=True)
-        if own != theirs[what]
-    ]
+    less = _less(size, steps)
     result |= {
         "started": datetime.now().isoformat(timespec="seconds"),
         "load_before": round(machine.load(), 2),
@@ -252,7 +263,18 @@ def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, cre
     _mark(folder, TIMING.name)
     found = measure(TIMING, result["frameworks"], images, steps, folder, crew, console.say)
     result["versions"] = {framework: crew.versions(framework) for framework in found}
-    return report(TIMING, found, size)
+    made = report(TIMING, found, size)
+    # An earlier command may have timed more steps.
+    result["steps"] = min(row["steps"] for row in made.found["times"])
+    result["against_the_article"] = _less(size, result["steps"])
+    return made
+
+
+def _less(size: int, steps: int) -> list[str]:
+    """What is other than in the article."""
+    theirs: Mapping[str, int] = {"batches of": TIMING.batch_size, "timed steps:": TIMING.steps}
+    pairs = zip(theirs.items(), (size, steps), strict=True)
+    return [f"{what} {own} instead of {there}" for (what, there), own in pairs if own != there]
 
 
 # --------------------------------------------------------------------------------------------------------------- output
@@ -294,8 +316,11 @@ def _measured(result: dict[str, Any]) -> str:
         )
     frameworks = ", ".join(f"{FRAMEWORKS[name]} {' and '.join(sorted(found))}" for name, found in versions.items())
     less = "; ".join(result["against_the_article"]) or "nothing is shortened"
+    study = STUDIES.get(result["experiment"])
+    machines = ", ".join(dict.fromkeys(str(one.get("machine") or result["machine"]) for one in rows))
+    counts = ", ".join(dict.fromkeys(str(one.get("threads") or result["threads"]) for one in rows))
     load = f", load before {result['load_before']}" if "load_before" in result else ""
     return (
-        f"`{result['command']}`: {result['machine']}, threads {result['threads']}{load}, {frameworks}. "
-        f"Against the article: {less}."
+        f"`{result['command']}`: {machines}, threads {counts}{load}, {frameworks}. "
+        f"Against {study.against if study else 'the article'}: {less}."
     )

@@ -161,4 +161,6 @@ STUDY = Study(
     "ours: what each part of the recipe fast is worth, on CIFAR-10 with a narrow vgg_fast, trained again without it",
     entries(),
     report,
+    needed=(WHOLE,),
+    against="the whole recipe",
 )

@@ -147,7 +147,7 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> bytes:
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     if len(frameworks) > 1:
-        axis.legend()
+        figure.legend(loc="outside lower center", ncols=len(frameworks), frameon=False)
     return png(figure)
 
 

@@ -88,8 +88,10 @@ class Report:
 class Study:
     """Networks to compare. `split` makes the data of a seed; `threads` of a worker (None: all cores).
 
-    With `predicts`, every row has the labels that the trained network gives the test images. `report(rows, datasets by seed, whole)` makes
-    table and pictures; `whole` says that nothing was shortened against what the study usually does.
+    Without one of the entries `needed` (None: all) there is nothing to report; another one's training may diverge. `against` is what it is
+    shorter than, unless `--full` is given. With `predicts`, every row has the labels that the trained network gives the test images.
+    `report(rows, datasets by seed, whole)` makes table and pictures; `whole` says that nothing was shortened against what the study
+    usually does.
     """
 
     name: str
@@ -100,6 +102,8 @@ class Study:
     threads: int | None = None
     predicts: bool = False
     split: Callable[[Dataset, int], Dataset] = lambda dataset, seed: dataset
+    needed: tuple[str, ...] | None = None
+    against: str = "the article"
 
 
 def shortened(entries: Iterable[Entry], chosen: Mapping[str, Extent]) -> list[str]:
