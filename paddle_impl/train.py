@@ -90,7 +90,8 @@ class Trainer:
             distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
             record["loss"] = checkpoint.to_numpy(loss)
-            for layer, output in outputs.items():
+            for layer in list(outputs):
+                output = outputs.pop(layer)  # which makes room: of a large network these are gigabytes
                 record[f"forward/{layer}"] = checkpoint.to_numpy(output)
                 if layer in gradients:
                     record[f"backward/{layer}"] = gradients[layer]

@@ -161,3 +161,31 @@ def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
         assert main([*SMALL, "--stages", "update,trajectory", "--steps", "2", "--json", *more]) == 0
         (line,) = capsys.readouterr().out.splitlines()
         assert [row["twin"] is not None for row in json.loads(line)["trajectory"]] == [known, known]
+
+
+def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = {name: networks.get(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
+    kept = tmp_path / "kept.jsonl"
+    flags = ("--network", "all", "--stages", "forward", "--json", "--resume", str(kept))
+    monkeypatch.setattr(check_parity, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
+    monkeypatch.setattr(networks, "NETWORKS", dict(list(some.items())[:2]))
+    assert main([*flags]) == 0
+    assert len(kept.read_text().splitlines()) == 2
+    first = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(networks, "NETWORKS", some)
+    assert main([*flags]) == 0
+    told = capsys.readouterr()
+    assert "kept.jsonl holds 2 of 3 results" in told.err and "mnist_fc@0.125, recipe" not in told.err
+    second = json.loads(told.out)
+    assert second["results"][:2] == first["results"]
+    assert [one["network"] for one in second["results"]] == ["mnist_fc@0.125", "vgg_mini@0.125", "mnist_cnn@0.125"]
+    before = kept.read_bytes()
+    assert main([*flags, "--seed", "1"]) == 2
+    assert "kept.jsonl holds results of another command" in capsys.readouterr().err
+    assert main([*flags[:-2], "--resume", str(tmp_path)]) == 2
+    assert "cannot go on behind" in capsys.readouterr().err
+    assert main([*SMALL, "--resume", str(kept)]) == 2
+    assert "--resume is for --network all" in capsys.readouterr().err
+    assert kept.read_bytes() == before

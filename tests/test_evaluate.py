@@ -372,7 +372,6 @@ RUN = ("--model", "run", "--framework", "paddle")
         (("--views", "single,many"), "'many' is none of single"),
         ((*RUN, "--views", "dense", "--scales", "7"), "a scale of 7 is smaller"),
         ((*RUN, "--limit", "36"), "above the 35 pictures"),
-        (("--model", "run", "--framework", "onnx", "--device", "gpu"), "computes on the CPU"),
         (("--device", "gpu"), "computes on the CPU"),
         ((*RUN, "--report", "run/config.json"), "cannot write run/config.json"),
         ((*RUN, "--data", "folder:missing"), "cannot read"),

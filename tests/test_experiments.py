@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from experimenting import Execute, assert_drawn, execute, table_rows
 from training import PATIENCE, ROOT, bits, command_in, metrics, position, wait_for
 
 from parity import data
 from parity.commands import experiment
 from parity.commands.experiment import main
 from parity.data import mnist
-from parity.experiments import EXPERIMENTS, STUDIES, ablation, pictures
-from parity.experiments.remote import Crew
+from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
-from parity.nodes import GELU, Conv
-from parity.recipe import Recipe
 from parity.run import Run
-from parity.worker import Worker
+
+__all__ = ["execute"]
 
 once = cache(mnist.load10k)
 
@@ -42,23 +37,6 @@ def digits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(data.DATASETS, "mnist10k", once)
 
 
-Execute = Callable[..., tuple[dict[str, Any], str]]
-
-
-@pytest.fixture
-def execute(workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Execute:
-    """Runs an experiment in the session's workers; returns its JSON and what it said."""
-    monkeypatch.setattr(Crew, "worker", lambda crew, framework: workers[framework])
-
-    def run(*arguments: object, code: int = 0) -> tuple[dict[str, Any], str]:
-        assert main([*map(str, arguments), "--json", "--threads", "1"]) == code
-        told = capsys.readouterr()
-        found: dict[str, Any] = json.loads(told.out.splitlines()[-1])
-        return found, told.err
-
-    return run
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiments with small cousins of their large networks."""
@@ -67,28 +45,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         entries = tuple(replace(e, network=e.network.shrink(0.125)) if e.name in large else e for e in study.entries)
         monkeypatch.setitem(STUDIES, name, replace(study, entries=entries))
     monkeypatch.setattr(experiment, "TIMING", replace(TIMING, network="tf_vgg16@0.125"))
-
-
-def assert_drawn(file: Path, width: int, height: int) -> None:
-    """A PNG at least that large, of many colours: something is drawn on it."""
-    with Image.open(file) as picture:
-        assert picture.format == "PNG"
-        assert picture.size[0] >= width and picture.size[1] >= height
-        colours = picture.convert("RGB").getcolors(1 << 24)
-        assert colours and len(colours) > 20
-        assert max(count for count, _ in colours) < 0.97 * picture.size[0] * picture.size[1], "blank"
-
-
-def table_rows(folder: Path, first: str) -> list[list[str]]:
-    """The rows of the table in table.md whose head starts with `first`, as cells."""
-    lines = (folder / "table.md").read_text().splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
-    rows = []
-    for line in lines[start + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows
 
 
 # The experiments
@@ -167,118 +123,6 @@ def test_classics_trains_three_networks_by_one_recipe_and_draws_their_curves(
     for row, cells in zip(found["rows"], rows, strict=True):
         assert [f"{100 * accuracy:.2f}%" for accuracy in row["test_accuracies"]] == cells[4:6]
     assert_drawn(tmp_path / "curves.png", 1200, 400)
-
-
-def changed_fields(one: Recipe, other: Recipe) -> set[str]:
-    """PART.FIELD of every field in which two recipes differ."""
-    return {
-        f"{part}.{name}"
-        for part, fields in asdict(one).items()
-        if isinstance(fields, dict)
-        for name, value in fields.items()
-        if value != asdict(other)[part][name]
-    }
-
-
-def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
-    whole, *parts = STUDIES["ablation"].entries
-    assert [entry.name for entry in (whole, *parts)] == list(ablation.INSTEAD)
-    for part in parts:
-        same = (part.network == whole.network, part.recipe == whole.recipe)
-        assert same == (part.name not in ablation.NETWORK_PARTS, part.name in ablation.NETWORK_PARTS), part.name
-    parts_of = {
-        "rate_of_shifts": {"optimizer.groups"},
-        "nesterov": {"optimizer.nesterov"},
-        "smoothing": {"optimizer.label_smoothing"},
-        "weight_decay": {"optimizer.weight_decay"},
-        "schedule": {"schedule.kind", "schedule.warmup", "schedule.start", "schedule.end"},
-        "lookahead": {"lookahead.every", "lookahead.keep", "lookahead.power"},
-        "alternation": {"augmentation.alternate"},
-        "flips": {"augmentation.flip", "augmentation.alternate"},
-        "crops": {"augmentation.crop_padding"},
-        "reflection": {"augmentation.fill"},
-    }
-    assert {
-        e.name: changed_fields(whole.recipe, e.recipe) for e in parts if e.name in ablation.RECIPE_PARTS
-    } == parts_of
-    networks = {entry.name: entry.network for entry in parts}
-    convs = [node for node in networks["identity"].nodes if isinstance(node, Conv)]
-    assert len(convs) == 7 and not any(conv.init.dirac for conv in convs) and convs[0] == whole.network.nodes[0]
-    order = [type(node).__name__ for node in networks["pool_before_norm"].nodes[2:6]]
-    assert order == ["Conv", "BatchNorm", "GELU", "MaxPool"]
-    scales = 2 * (16 + 64 + 64)
-    white = 24 * 3 * 4  # their biases are trained in any case
-    assert networks["frozen_scales"].trainable_count == whole.network.trainable_count + scales
-    assert networks["whitening"].trainable_count == whole.network.trainable_count + white
-    assert not any(isinstance(node, GELU) for node in networks["gelu"].nodes)
-    assert {group.names for group in parts[5].recipe.optimizer.groups} == {"fc.weight"}
-
-
-def test_ablation_ends_with_what_each_part_is_worth(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = STUDIES["ablation"]
-    few = tuple(entry for entry in study.entries if entry.name in (ablation.WHOLE, "gelu", "crops"))
-    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
-    less = ("--data", "shapes10", "--epochs", 1, "--train-limit", 32, "--test-limit", 40, "--seeds", 2)
-    found, _ = execute("ablation", *less, "--out", tmp_path)
-    rows = table_rows(tmp_path, "left out: what stands instead")
-    assert [row[0] for row in rows[:2]] == ["nothing", "nothing"] and len(rows) == 6
-    assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
-    assert len(found["rows"]) == 12
-    assert_drawn(tmp_path / "worth.png", 900, 100)
-
-
-def test_a_part_whose_lack_makes_training_diverge_is_told_and_the_others_are_reported(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = STUDIES["ablation"]
-    entries = {entry.name: entry for entry in study.entries}
-    wild = replace(entries["gelu"].recipe, optimizer=replace(entries["gelu"].recipe.optimizer, rate=1e30))
-    few = (entries["whole"], replace(entries["gelu"], recipe=wild), entries["crops"])
-    less = ("--data", "shapes10", "--epochs", 2, "--train-limit", 32, "--test-limit", 40, "--framework", "torch")
-    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
-    found, said = execute("ablation", *less, "--out", tmp_path / "one", code=1)
-    assert [one["without"] for one in found["changes"]] == ["whole", "crops"]
-    assert "PyTorch, gelu, seed 0: diverged (the cost" in (tmp_path / "one" / "table.md").read_text()
-    assert said.splitlines()[-1].startswith("failed: PyTorch, gelu, seed 0: diverged")
-    monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few, needed=None))
-    assert main(["ablation", *map(str, less), "--out", str(tmp_path / "two")]) == 1, "nothing to report"
-    assert not (tmp_path / "two" / "table.md").exists()
-
-
-def test_what_a_part_is_worth_is_counted_within_each_seed_and_the_costliest_comes_first() -> None:
-    accuracies = {"whole": (0.90, 0.92), "crops": (0.88, 0.91), "gelu": (0.85, 0.86), "flips": (0.91, 0.92)}
-    size = {"framework": "torch", "epochs": 3, "train_images": 50_000, "test_images": 10_000}
-    rows = [
-        {"entry": name, "seed": seed, "test_accuracy": accuracy} | size
-        for name, both in accuracies.items()
-        for seed, accuracy in enumerate(both)
-    ]
-    found = ablation.report(rows, dict.fromkeys(range(2), data.load("shapes10")), True)
-    changes = {one["without"]: one["change_points"] for one in found.found["changes"]}
-    assert list(changes) == ["whole", "gelu", "crops", "flips"]
-    assert changes["gelu"] == pytest.approx([-5, -6]) and changes["flips"] == pytest.approx([1, 0])
-    assert "| crops | PyTorch | 89.50 ± 2.12% | -1.50 ± 0.71 |" in found.text.splitlines()
-
-
-def test_a_bar_is_as_long_as_a_part_is_worth_and_on_its_side() -> None:
-    changes = [("gelu", "paddle", -4.0), ("gelu", "torch", -2.0), ("crops", "paddle", 1.0), ("crops", "torch", 1.0)]
-    found = [{"without": part, "framework": side, "change_points": [points]} for part, side, points in changes]
-    with Image.open(io.BytesIO(pictures.worth(found, ablation.INSTEAD))) as picture:
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    height = len(pixels)
-    lengths = []
-    for colour in pictures.COLOURS[:2]:
-        seen = 0.7 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.3 * 255
-        bar = (np.abs(pixels - seen).max(2) < 3)[: int(0.7 * height)]  # the legend is below
-        upper, lower = bar[: int(0.35 * height)], bar[int(0.35 * height) :]
-        lengths.append([int(half.sum(1).max()) for half in (upper, lower)])
-        starts = [int(np.flatnonzero(half.any(0))[0]) for half in (upper, lower)]
-        assert starts[0] < starts[1], "what costs points goes to the left, and stands above"
-    (paddle, paddle_crops), (torch, torch_crops) = lengths
-    assert paddle / torch == pytest.approx(2, rel=0.05) and paddle / paddle_crops == pytest.approx(4, rel=0.1)
-    assert torch_crops == pytest.approx(paddle_crops, abs=3)
 
 
 def test_timing_times_forward_and_backward_and_goes_on_where_it_was(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from parity import data, machine, networks, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
@@ -27,6 +31,7 @@ from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.weights import write_atomically
 from parity.worker import Worker, WorkerFailed
 
 STEPS = 3
@@ -113,6 +118,13 @@ def parser() -> Parser:
         help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found",
     )
     add("--report", type=Path, metavar="DIR", help="write report.json, junit.xml and report.html")
+    add(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="with --network all: keep every result in FILE as soon as it is found, and go on behind those that are there; remove it when "
+        "the code has changed",
+    )
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu")
     add("--threads", type=threads, default=1, help="CPU threads of each side, which run at once (default: 1)")
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
@@ -135,10 +147,16 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     options.steps = options.steps or STEPS
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
-    with contextlib.ExitStack() as stack, failures():
-        workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
-        lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
-        results = [_one(options, check, workers, lanes, plant, console) for check in checks]
+    results = _kept(options.resume, checks, options) if options.resume else []
+    if results:
+        console.say(f"{options.resume} holds {len(results)} of {len(checks)} results")
+    with failures():
+        for some in _together(checks[len(results) :]):
+            for result in _of(options, some, plant, console):
+                results.append(result)
+                if options.resume:
+                    lines = (json.dumps(one, default=_plain) + "\n" for one in results)
+                    write_atomically(options.resume, "".join(lines).encode())
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
     whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
     if options.report:
@@ -158,6 +176,58 @@ def failures() -> Iterator[None]:
         yield
     except (WorkerFailed, NothingCompared) as error:
         raise Failed(str(error)) from None
+
+
+def _together(checks: list[Check]) -> Iterator[list[Check]]:
+    """The checks that go through the same workers: those in a row; but each of a `HUGE` network by itself.
+
+    Frameworks keep memory of networks that are gone: Paddle 2.6.2 the weights of every model that it has exported.
+    """
+    for alone, some in itertools.groupby(checks, _huge):
+        row = list(some)
+        yield from [[check] for check in row] if alone else [row]
+
+
+def _of(
+    options: argparse.Namespace, checks: list[Check], plant: Plant | None, console: Console
+) -> Iterator[dict[str, Any]]:
+    """Their results, from workers of their own."""
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
+        lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
+        for check in checks:
+            yield _one(options, check, workers, lanes, plant, console)
+
+
+def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results in `file`, if there is one, which are those of the first of `checks`; `InputError` where they are of others."""
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+        results = [json.loads(line) for line in lines]
+        found = [tuple(one[name] for name in ALIKE) for one in results]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot go on behind {file} ({error}): remove it to start afresh") from None
+    wanted = [_alike(options, check) for check in checks]
+    if found != wanted[: len(found)]:
+        raise InputError(
+            f"{file} holds results of another command: name another --resume, or remove it to start afresh"
+        )
+    return results
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "stages_asked", "pythons")
+"""What is the same of a result that is kept and of the check that it stands for."""
+
+
+def _alike(options: argparse.Namespace, check: Check) -> tuple[Any, ...]:
+    pythons = (options.torch_python, options.paddle_python, options.against_paddle)
+    how = (check.dtype, check.length, check.recipe.batch_size, check.seed, options.device)
+    names = (check.network.name, check.recipe.name, check.dataset.name)
+    return (*names, *how, ",".join(check.stages), " ".join(str(python or "-") for python in pythons))
 
 
 def _workers(options: argparse.Namespace, checks: list[Check]) -> list[tuple[str, Worker]]:
@@ -186,6 +256,8 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
     if options.network == "all" and (options.weights or options.perturb):
         raise InputError("--weights and --perturb are for one network: name it with --network")
+    if options.resume and options.network != "all":
+        raise InputError("--resume is for --network all: one network's check begins anew")
     if options.full and options.network != "all":
         raise InputError("--full is for --network all: a network that is named is taken as it is")
     chosen = [networks.get(options.network)] if options.network != "all" else list(networks.NETWORKS.values())
@@ -242,9 +314,13 @@ def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[
     return dataset.fitted(target)
 
 
+def _huge(check: Check) -> bool:
+    return check.network.trainable_count > HUGE
+
+
 def _alone(check: Check) -> bool:
     """Whether a check goes without twins unless they are asked for. In float32 they are the yardstick, so there none does."""
-    return check.dtype == "float64" and check.network.trainable_count > HUGE
+    return check.dtype == "float64" and _huge(check)
 
 
 def _one(
@@ -258,8 +334,6 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
-    if options.twins is None and _alone(check):
-        workers = dict(list(workers.items())[:2])
     outcome = run(check, workers, plant, isolated=options.isolate, say=console.say)
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
@@ -272,7 +346,9 @@ def _one(
     if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
         console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
     console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)")
-    return describe(options, outcome) | {"lanes": lanes, "started": started}
+    asked = dict(zip(ALIKE, _alike(options, check), strict=True))
+    kept = {name: asked[name] for name in ("stages_asked", "pythons")} if options.resume else {}
+    return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 
 
 def describe(options: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
