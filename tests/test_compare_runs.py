@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
@@ -28,6 +29,11 @@ def run(folder: Path, seed: int = 0, framework: str = "torch", faster: float = 1
             line["test_accuracy"] += better
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def evaluation(text: str) -> Callable[[Path], int]:
+    """Writes `text` as what evaluate.py has found."""
+    return lambda folder: (folder / "evaluation.json").write_text(text)
 
 
 def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,28 +94,22 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             "no time",
         ),
         (
-            lambda folder: (folder / "evaluation.json").write_text(
+            evaluation(
                 '{"split": "test", "data": "cifar10", "command": "", "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
             ),
             "it is not what evaluate.py writes",
         ),
         (
-            lambda folder: (folder / "evaluation.json").write_text(
-                '{"split": "test", "data": "cifar10", "command": "evaluate.py --limit 10", "rows": []}'
-            ),
+            evaluation('{"split": "test", "data": "cifar10", "command": "evaluate.py --limit 10", "rows": []}'),
             "it is of some pictures called 'test' of cifar10, not of all test pictures of cifar10",
         ),
         (
-            lambda folder: (folder / "evaluation.json").write_text(
-                '{"split": "test", "data": "folder:x", "command": "", "rows": []}'
-            ),
+            evaluation('{"split": "test", "data": "folder:x", "command": "", "rows": []}'),
             "of folder:x, not of all test pictures of cifar10",
         ),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
         (
-            lambda folder: (folder / "evaluation.json").write_text(
-                '{"split": "train", "data": "cifar10", "command": "", "rows": []}'
-            ),
+            evaluation('{"split": "train", "data": "cifar10", "command": "", "rows": []}'),
             "'train'",
         ),
     ],

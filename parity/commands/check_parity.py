@@ -14,8 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from parity import data, machine, networks, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
@@ -155,7 +153,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             for result in _of(options, some, plant, console):
                 results.append(result)
                 if options.resume:
-                    lines = (json.dumps(one, default=_plain) + "\n" for one in results)
+                    lines = (json.dumps(one, default=report.plain) + "\n" for one in results)
                     write_atomically(options.resume, "".join(lines).encode())
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
     whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
@@ -213,10 +211,6 @@ def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[
             f"{file} holds results of another command: name another --resume, or remove it to start afresh"
         )
     return results
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "stages_asked", "pythons")

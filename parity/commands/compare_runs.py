@@ -95,18 +95,14 @@ def finished(folders: list[Path], say: Callable[[str], None]) -> list[Path]:
     """Those of `folders` that are a run's that has ended a pass; `say` hears of the others. `InputError` if there is none."""
     found, last = [], ""
     for folder in folders:
-        run = (folder / "config.json").exists()
-        last = (
-            ""
-            if run and Run.open(folder).metrics("pass")
-            else "holds no finished pass"
-            if run
-            else "is not a run folder"
-        )
-        if last:
-            say(f"Left out: {folder} {last}")
+        if not (folder / "config.json").exists():
+            last = "is not a run folder"
+        elif not Run.open(folder).metrics("pass"):
+            last = "holds no finished pass"
         else:
             found.append(folder)
+            continue
+        say(f"Left out: {folder} {last}")
     if not found:
         raise InputError(f"{folders[-1]} {last}: give the folder of a run that has ended a pass")
     return found

@@ -33,8 +33,7 @@ def _nodes(change: Callable[[Node], Node]) -> Callable[[Network], Network]:
 
 
 def _learned(node: Node) -> Node:
-    whitens = isinstance(node, Conv) and node.init.distribution == "whitening"
-    return replace(node, init=FAN_IN_UNIFORM, frozen=False) if whitens and isinstance(node, Conv) else node
+    return replace(node, init=FAN_IN_UNIFORM, frozen=False) if isinstance(node, Conv) and node.frozen else node
 
 
 def _random(node: Node) -> Node:
