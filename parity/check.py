@@ -13,15 +13,25 @@ import numpy as np
 from parity import causes, data, networks, recipes
 from parity.cancellation import Inherited, magnifications
 from parity.closure import closure, inputs, trained
-from parity.compare import ZERO_GRADIENT_BOUND, Difference, NothingCompared, compare, norm, split_zero_gradients
+from parity.compare import Difference, NothingCompared, norm
 from parity.data import Dataset
 from parity.feed import Feed, feed, twin
 from parity.isolate import isolate
-from parity.lockstep import PHASES, Step, in_order, lockstep
+from parity.lockstep import PHASES, Step, lockstep
 from parity.network import Network
 from parity.noise import float32_step
 from parity.recipe import Optimizer, Recipe, changed
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES, Divergence, Verdicts, layer_rows, weight_distance
+from parity.stages import (
+    CHAOTIC,
+    DIFFERENT,
+    EQUAL,
+    STAGES,
+    Divergence,
+    Verdicts,
+    differences,
+    layer_rows,
+    weight_distance,
+)
 from parity.weights import State
 from parity.worker import Record, Worker
 
@@ -358,19 +368,6 @@ def assert_parity(
         raise AssertionError(f"{made.name} is not one network in both frameworks: {outcome.first.sentence()}")
     outcome.stages()
     return outcome
-
-
-def differences(
-    network: Network, names: Sequence[str], step: Step, bound: Callable[[str], float]
-) -> Iterator[Difference]:
-    """Every tensor of one step on two sides, in the order of computation; a tensor that one side lacks differs by infinity."""
-    (first, sizes), (second, other_sizes) = (split_zero_gradients(network, step.records[name]) for name in names)
-    common = [name for name in first if name in second and first[name].shape == second[name].shape]
-    found = {d.name: d for d in compare({n: first[n] for n in common}, {n: second[n] for n in common}, bound)}
-    for name, size in (sizes | other_sizes).items():
-        found[name] = Difference(name, max(size, sizes.get(name, size)), ZERO_GRADIENT_BOUND)
-    for name in in_order(network, list({**first, **second, **found})):
-        yield found.get(name) or Difference(name, float("inf"), bound(name))
 
 
 def adam_amplification(

@@ -28,11 +28,15 @@ class Incomparable(AssertionError):
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed."""
+    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed.
+
+    `chosen` elements are left out of the error, see `parity.winners`.
+    """
 
     name: str
     error: float
     bound: float
+    chosen: int = 0
 
     @property
     def equal(self) -> bool:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from parity.compare import Difference, NothingCompared, norm, norm_of_difference
-from parity.lockstep import layer_of
+from parity.compare import (
+    ZERO_GRADIENT_BOUND,
+    Difference,
+    NothingCompared,
+    compare,
+    norm,
+    norm_of_difference,
+    relative_l2,
+    split_zero_gradients,
+)
+from parity.lockstep import Step, in_order, layer_of
+from parity.network import Network
+from parity.winners import chosen_apart
 
 STAGES = {
     "forward": ("start", "input", "eval", "forward", "loss"),
@@ -121,11 +132,15 @@ def layer_rows(layers: Worst) -> list[dict[str, Any]]:
 
 @dataclass
 class Verdicts:
-    """The stages of one comparison, the first divergence, and the largest error of every layer and phase at step 1."""
+    """The stages of one comparison, the first divergence, and the largest error of every layer and phase at step 1.
+
+    `explained` are sentences on what was left out of a tensor.
+    """
 
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Divergence | None = None
     layers: Worst = field(default_factory=dict)
+    explained: list[str] = field(default_factory=list)
 
     def add(
         self,
@@ -140,10 +155,47 @@ class Verdicts:
         stage = self.stages.setdefault(name, Stage(name))
         stage.add(difference)
         stage.chaotic |= chaotic
+        if difference.chosen:
+            which = "a number is" if difference.chosen == 1 else f"{difference.chosen} numbers are"
+            self.explained.append(
+                f"in step {step} rounding decided at {tensor} whether {which} the largest in front of a pool"
+            )
         if self.first is None and not difference.equal:
             self.first = Divergence.of(step, difference, cause(difference) if cause else None)
         if step == 1:
             keep_worst(self.layers, layer_of(tensor), difference)
+
+
+def differences(
+    network: Network, names: Sequence[str], step: Step, bound: Callable[[str], float]
+) -> Iterator[Difference]:
+    """Every tensor of one step on two sides, in the order of computation; a tensor that one side lacks differs by infinity.
+
+    Where rounding chose another largest element of a pool's window on either side, the gradient in front of the pool is compared without
+    these elements; all tensors behind it, in the order of computation, are compared whole.
+    """
+    (first, sizes), (second, other_sizes) = (split_zero_gradients(network, step.records[name]) for name in names)
+    common = [name for name in first if name in second and first[name].shape == second[name].shape]
+    found = {d.name: d for d in compare({n: first[n] for n in common}, {n: second[n] for n in common}, bound)}
+    for name, size in (sizes | other_sizes).items():
+        found[name] = Difference(name, max(size, sizes.get(name, size)), ZERO_GRADIENT_BOUND)
+    for name in in_order(network, list({**first, **second, **found})):
+        difference = found.get(name) or Difference(name, float("inf"), bound(name))
+        yield difference if difference.equal else _without_chosen(network, difference, first, second)
+
+
+def _without_chosen(
+    network: Network, difference: Difference, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
+) -> Difference:
+    """`difference` without the elements that a pool takes for its largest on one side only, if it is of a gradient in front of a pool."""
+    phase, _, layer = difference.name.partition("/")
+    if phase != "backward" or layer not in network.layers or not math.isfinite(difference.error):
+        return difference
+    chosen = chosen_apart(network, layer, first, second)
+    if chosen is None or chosen.shape != first[difference.name].shape:
+        return difference
+    a, b = (np.where(chosen, 0.0, record[difference.name]) for record in (first, second))
+    return replace(difference, error=relative_l2(a, b), chosen=int(chosen.sum()))
 
 
 def weight_distance(

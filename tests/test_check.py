@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from parity import data, networks, recipes
-from parity.check import Check, differences, run
+from parity.check import Check, run
 from parity.compare import Difference, NothingCompared, relative_l2
 from parity.faults import changes
 from parity.faults.subject import network, subject
@@ -18,7 +18,7 @@ from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import Network
 from parity.nodes import MaxPool
 from parity.recipe import changed
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 from parity.worker import Worker, WorkerFailed
 
 

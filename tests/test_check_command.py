@@ -182,10 +182,19 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
     assert second["results"][:2] == first["results"]
     assert [one["network"] for one in second["results"]] == ["mnist_fc@0.125", "vgg_mini@0.125", "mnist_cnn@0.125"]
     before = kept.read_bytes()
-    assert main([*flags, "--seed", "1"]) == 2
-    assert "kept.jsonl holds results of another command" in capsys.readouterr().err
+    for other in (("--seed", "1"), ("--augment",), ("--twins", "2"), ("--isolate",)):
+        assert main([*flags, *other]) == 2
+        assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     assert main([*flags[:-2], "--resume", str(tmp_path)]) == 2
     assert "cannot go on behind" in capsys.readouterr().err
     assert main([*SMALL, "--resume", str(kept)]) == 2
     assert "--resume is for --network all" in capsys.readouterr().err
     assert kept.read_bytes() == before
+    python = second["results"][0]["lanes"]["torch"]["python"]
+    earlier = [
+        line.replace(f'"python": "{python}"', '"python": "3.0"') for line in before.decode().splitlines(True)[:2]
+    ]
+    kept.write_text("".join(earlier))
+    assert main([*flags]) == 2
+    assert "kept.jsonl holds results of other versions" in capsys.readouterr().err
+    assert kept.read_text() == "".join(earlier)

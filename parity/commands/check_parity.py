@@ -150,7 +150,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.say(f"{options.resume} holds {len(results)} of {len(checks)} results")
     with failures():
         for some in _together(checks[len(results) :]):
-            for result in _of(options, some, plant, console):
+            for result in _of(options, some, plant, console, results):
                 results.append(result)
                 if options.resume:
                     lines = (json.dumps(one, default=report.plain) + "\n" for one in results)
@@ -187,12 +187,14 @@ def _together(checks: list[Check]) -> Iterator[list[Check]]:
 
 
 def _of(
-    options: argparse.Namespace, checks: list[Check], plant: Plant | None, console: Console
+    options: argparse.Namespace, checks: list[Check], plant: Plant | None, console: Console, kept: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Their results, from workers of their own."""
+    """Their results, from workers of their own. `InputError` where the results `kept` are of other versions."""
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
         lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
+        if any(result["lanes"] != lanes for result in kept):
+            raise InputError(f"{options.resume} holds results of other versions: remove it to start afresh")
         for check in checks:
             yield _one(options, check, workers, lanes, plant, console)
 
@@ -213,15 +215,18 @@ def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[
     return results
 
 
-ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "stages_asked", "pythons")
+ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "asked")
 """What is the same of a result that is kept and of the check that it stands for."""
+
+ASKED = ("stages", "augment", "twins", "isolate", "torch_python", "paddle_python", "against_paddle")
+"""The flags of which a result says nothing else."""
 
 
 def _alike(options: argparse.Namespace, check: Check) -> tuple[Any, ...]:
-    pythons = (options.torch_python, options.paddle_python, options.against_paddle)
+    asked = {name: value if value is None else str(value) for name, value in vars(options).items() if name in ASKED}
     how = (check.dtype, check.length, check.recipe.batch_size, check.seed, options.device)
     names = (check.network.name, check.recipe.name, check.dataset.name)
-    return (*names, *how, ",".join(check.stages), " ".join(str(python or "-") for python in pythons))
+    return (*names, *how, asked)
 
 
 def _workers(options: argparse.Namespace, checks: list[Check]) -> list[tuple[str, Worker]]:
@@ -332,6 +337,8 @@ def _one(
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
         console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+    for sentence in outcome.verdicts.explained:
+        console.say(f"  {sentence}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
             console.say(
@@ -340,8 +347,7 @@ def _one(
     if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
         console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
     console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)")
-    asked = dict(zip(ALIKE, _alike(options, check), strict=True))
-    kept = {name: asked[name] for name in ("stages_asked", "pythons")} if options.resume else {}
+    kept = {"asked": _alike(options, check)[-1]} if options.resume else {}
     return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 
 
@@ -367,4 +373,5 @@ def describe(options: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
         "layers": outcome.layers(),
         "trajectory": outcome.trajectory,
         "isolated": outcome.isolated,
+        "explained": outcome.verdicts.explained,
     }

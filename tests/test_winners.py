@@ -1,0 +1,117 @@
+"""Where rounding chose another largest element of a pool's window: which elements are left out of a comparison, and which never are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from parity import data, recipes
+from parity.check import Check, run
+from parity.lockstep import Step
+from parity.network import Network
+from parity.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
+from parity.recipe import Optimizer, changed
+from parity.stages import EQUAL, differences
+from parity.weights import initialise
+from parity.windows import SAME
+from parity.winners import chosen_apart
+from parity.worker import Worker
+
+POOLS = [
+    MaxPool("pool"),
+    MaxPool("pool", 3, 3),
+    MaxPool("pool", 3, 2, ceil=True),
+    MaxPool("pool", 3, 1, padding=1),
+    MaxPool("pool", 2, 2, padding=SAME),
+]
+
+
+RELU, FORWARD, BACKWARD = "relu", "forward/relu", "backward/relu"
+
+
+def network(pool: MaxPool) -> Network:
+    nodes: tuple[Node, ...] = (ReLU(RELU), pool, Flatten("flatten"), Linear("fc", 10))
+    return Network("pooled", (3, 7, 7), nodes)
+
+
+def tied(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two arrays that are equal but for rounding, which decides between many elements that are as large as each other."""
+    draws = np.random.default_rng(seed)
+    plain = draws.integers(1, 3, (2, 3, 7, 7)).astype(float)
+    first, second = (plain * (1 + draws.integers(0, 2, plain.shape) * 2.0**-52) for _ in range(2))
+    return first, second
+
+
+def gradients(workers: dict[str, Worker], made: Network, inputs: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+    """What the pool makes of one gradient in PyTorch, on the first of the inputs, and in Paddle, on the second."""
+    gradient = np.random.default_rng(1).normal(size=(2, *made.layers["pool"].output))
+    found = []
+    for worker, x in zip(workers.values(), inputs, strict=True):
+        worker.start(made, Optimizer("momentum", 0.1), initialise(made, 0))
+        found.append(worker.isolate("pool", x, x, None, gradient)["backward/pool"])
+    return found
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.size}/{pool.stride},{pool.padding},{pool.ceil}")
+def test_gradients_of_two_sides_part_only_at_elements_that_are_chosen(
+    workers: dict[str, Worker], pool: MaxPool
+) -> None:
+    made, inputs = network(pool), tied(0)
+    a, b = gradients(workers, made, inputs)
+    chosen = chosen_apart(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
+    assert chosen is not None and 0 < chosen.sum() < chosen.size
+    parted = np.abs(a - b) > 1e-12
+    assert parted.any() and not (parted & ~chosen).any()
+
+
+def test_elements_that_are_equally_large_on_both_sides_are_not_chosen_by_rounding() -> None:
+    made, (first, _) = network(MaxPool("pool")), tied(0)
+    assert chosen_apart(made, RELU, {FORWARD: first}, {FORWARD: first.copy()}) is None
+    # The gradient goes to the first of four or to the last: that is a difference between the sides.
+    level, one, other = (np.zeros((1, 3, 7, 7)) for _ in range(3))
+    one[..., ::2, ::2], other[..., 1::2, 1::2] = 1, 1
+    step = Step(1, {}, {"one": {FORWARD: level, BACKWARD: one}, "other": {FORWARD: level, BACKWARD: other}})
+    assert [d.equal for d in differences(made, ("one", "other"), step, lambda name: 1e-12)] == [True, False]
+
+
+@pytest.mark.parametrize("what", ["average", "not recorded", "another shape", "not a number", "no pool behind"])
+def test_nothing_is_chosen_where_no_maximum_decides(what: str) -> None:
+    first, second = tied(0)
+    pool = AvgPool("pool") if what == "average" else MaxPool("pool")
+    if what == "another shape":
+        second = second[:1]
+    if what == "not a number":
+        second = np.full_like(second, np.nan)
+    records = {FORWARD: first}, {} if what == "not recorded" else {FORWARD: second}
+    assert chosen_apart(network(pool), "pool" if what == "no pool behind" else RELU, *records) is None
+
+
+def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_the_pool(
+    workers: dict[str, Worker],
+) -> None:
+    made, inputs = network(MaxPool("pool")), tied(0)
+    a, b = gradients(workers, made, inputs)
+    chosen = chosen_apart(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
+    assert chosen is not None
+    wrong = b.copy()
+    wrong[np.nonzero(~chosen & (b != 0))[0][0]] *= 1 + 1e-6
+    for name, other, equal in ((BACKWARD, b, True), (BACKWARD, wrong, False), ("backward/pool", b, False)):
+        records = {"one": {FORWARD: inputs[0], name: a}, "other": {FORWARD: inputs[1], name: other}}
+        *_, found = differences(made, ("one", "other"), Step(1, {}, records), lambda tensor: 1e-12)
+        assert (found.name, found.equal, found.chosen > 0) == (name, equal, name == BACKWARD)
+
+
+def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker]) -> None:
+    # 1 + erf(x) is zero or one rounding error there, each framework's own: which of four is the largest is a throw of the dice.
+    nodes = (Conv("conv", 8), GELU("gelu"), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
+    made = Network("tail", (3, 32, 32), nodes)
+    recipe = changed(recipes.get("adam"), batch_size=8)
+    recipe = changed(recipe, optimizer=Optimizer("momentum", 0.01, 0.9))
+    state = {name: array.astype(float) for name, array in initialise(made, 0).items()}
+    state["conv.bias"][:4] = -8.2
+    check = Check(
+        made, recipe, data.load("shapes10").limit(32, 1), 3, stages=("forward", "backward", "update"), state=state
+    )
+    outcome = run(check, workers)
+    assert outcome.verdict == EQUAL
+    assert any("rounding decided at gelu" in sentence for sentence in outcome.verdicts.explained)
