@@ -85,15 +85,12 @@ def closure(
         # onnx.reference is slow, and the workers can go on meanwhile.
         neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, (_, model) in models.items()})
         exact: dict[str, Record] = each(lambda worker, feed: _exact(worker, feed, pictures))
+        runtime = pool.submit(_runtime, models, pictures)
         noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
     for name, failed in exports.items():
         if isinstance(failed, NotTheNetwork):
             yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
-    parties = {name: eager[name] for name in names}
-    for name, (raw, model) in models.items():
-        layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, few).items()}
-        parties[f"runtime({name})"] = layers | _scores(model, pictures)
-        parties[f"raw({name})"] = _scores(raw, pictures)
+    parties = {name: eager[name] for name in names} | runtime.result()
     for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
@@ -130,6 +127,16 @@ def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
 def _eager(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
     begin(worker, feed)
     return _predictions(worker, pictures)
+
+
+def _runtime(models: Mapping[str, tuple[bytes, ModelProto]], pictures: Mapping[str, np.ndarray]) -> dict[str, Record]:
+    """What ONNX Runtime says, by party: of the file that is made of an export, layer by layer, and of the export itself."""
+    found: dict[str, Record] = {}
+    for name, (raw, model) in models.items():
+        layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, pictures["2"]).items()}
+        found[f"runtime({name})"] = layers | _scores(model, pictures)
+        found[f"raw({name})"] = _scores(raw, pictures)
+    return found
 
 
 def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Record:

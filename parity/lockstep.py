@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 
 import numpy as np
 
@@ -56,7 +57,12 @@ def lockstep(
                 records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
                 started = {}
             yield Step(number, given, records)
-            del given, records  # of a whole network they are gigabytes, and the next ones come while these are held
+            # Of a whole network they are gigabytes, and the next ones come while these are held. To let go of those that lie in a file
+            # takes as long as the disk needs to write it.
+            held = [given, records]
+            del given, records
+            Thread(target=held.clear, daemon=True).start()
+            del held
 
 
 def _one_of(
