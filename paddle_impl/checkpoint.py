@@ -13,7 +13,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
 from parity import foreign, pickles
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddle_impl import checkpoint, distributed, runtime
+from paddle_impl import checkpoint, distributed, muon, runtime
 from paddle_impl.layers import times
 from paddle_impl.model import Model, build
+from parity import precision
 from parity.errors import InputError
 from parity.network import Network
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State
 from parity.world import ALONE, World
 
@@ -33,6 +34,7 @@ class Trainer:
         world: World = ALONE,
         amp: str = "off",
     ) -> None:
+        precision.check(amp, settings)
         self.settings, self.dtype, self.device, self.place = settings, dtype, device, runtime.place(device)
         self.model = build(network, state, dtype)
         self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp, device)
@@ -83,7 +85,7 @@ class Trainer:
         loss = times(cost, 1 / divisor)
         for head, weight in heads.items():
             loss = loss + times(cross_entropy(scores[head], target, self.settings.label_smoothing), weight / divisor)
-        self.optimizer.clear_grad(set_to_zero=False)
+        self._clear()
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
         if self.world.size > 1:
@@ -98,6 +100,7 @@ class Trainer:
             record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].clear_gradient(set_to_zero=True)
+        muon.update(model, self.optimizer, self.settings, rate)
         self.optimizer.set_lr(rate)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -131,7 +134,7 @@ class Trainer:
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         logits = self.model(self._images(images), given)
         loss = times((logits * logits).sum(), 0.5)
-        self.optimizer.clear_grad(set_to_zero=False)
+        self._clear()
         loss.backward()
         if record is not None:
             record.update(self._gradients())
@@ -150,7 +153,7 @@ class Trainer:
         with paddle.no_grad():
             record = {f"eval/{layer}": checkpoint.to_numpy(module(self._images(inference)))}
         model.train()
-        self.optimizer.clear_grad(set_to_zero=False)
+        self._clear()
         given = self._images(x)
         given.stop_gradient = False
         output = module(given) if mask is None else module(given, self._tensor(mask))
@@ -185,6 +188,11 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _clear(self) -> None:
+        """Takes the parameters' gradients away."""
+        for parameter in self._parameters(trainable=True):
+            parameter.clear_gradient(set_to_zero=False)
 
     def _gradients(self) -> dict[str, np.ndarray]:
         """The parameters' gradients, canonical, as `gradient/PARAMETER`."""

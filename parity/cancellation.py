@@ -14,7 +14,7 @@ import numpy as np
 from parity.compare import norm, norm_of_difference
 from parity.network import Network
 from parity.nodes import BatchNorm
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.wiring import consumers, input_of
 
 LARGEST = 1e290
@@ -50,7 +50,8 @@ class Inherited:
     """What the optimizer's slots keep of the rounding of magnified gradients: measured, and forgotten as the slots forget."""
 
     def __init__(self, settings: Optimizer) -> None:
-        self._keep = {"velocity": settings.momentum, "moment1": settings.beta1, "moment2": settings.beta2}
+        self._settings = settings
+        self._keep = {"moment1": settings.beta1, "moment2": settings.beta2}
         self._take = {"velocity": 1.0, "moment1": 1 - settings.beta1, "moment2": 1 - settings.beta2}
         self._slots = settings.slots
         self._held: dict[str, float] = {}
@@ -69,8 +70,10 @@ class Inherited:
             for slot in self._slots:
                 power = 2 if slot == "moment2" else 1
                 apart = norm_of_difference(a**power, b**power) if counts and b is not None else 0.0
-                key = f"update/optimizer.{slot}.{name.removeprefix('gradient/')}"
-                self._held[key] = factor * self._keep[slot] * self._held.get(key, 0.0) + self._take[slot] * apart
+                parameter = name.removeprefix("gradient/")
+                key = f"update/optimizer.{slot}.{parameter}"
+                keep = self._keep.get(slot, self._settings.momentum_of(parameter))
+                self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * apart
 
     def share(self, name: str, record: Mapping[str, np.ndarray]) -> float:
         """How much of the recorded slot `name` that is; 0 for everything else."""

@@ -16,7 +16,7 @@ from parity.causes_update import update_hypotheses
 from parity.compare import relative_l2
 from parity.feed import Given
 from parity.network import Network
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.windows import over_channels
 from parity.wiring import input_of
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity.compare import relative_l2
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.wiring import input_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from parity.isolate import isolate
 from parity.lockstep import PHASES, Step, lockstep
 from parity.network import Network
 from parity.noise import float32_step
-from parity.recipe import Optimizer, Recipe, changed
+from parity.optimizer import Optimizer
+from parity.recipe import Recipe, changed
 from parity.stages import (
     CHAOTIC,
     DIFFERENT,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from parity.errors import InputError
+from parity.optimizer import Optimizer
+
 PRECISIONS = ("off", "bf16", "fp16")
 """What convolutions and linear layers compute in: the model's own dtype, bfloat16, or float16 with a scaled loss. Weights keep theirs."""
 
@@ -16,3 +19,9 @@ FIRST_SCALE, GROWTH, BACKOFF, INTERVAL = 2.0**16, 2.0, 0.5, 2000
 
 A checkpoint does not hold it: a resumed run starts at the first again.
 """
+
+
+def check(amp: str, settings: Optimizer) -> None:
+    """`InputError` for `fp16` with Muon, whose velocities would hold gradients of losses that were scaled differently."""
+    if amp == "fp16" and any(group.muon for group in settings.groups):
+        raise InputError("Muon does not know the scaled loss of fp16: use --amp bf16, or another recipe")

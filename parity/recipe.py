@@ -6,88 +6,12 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.errors import InputError, within
 from parity.network import Network, from_fields, parse_json
 from parity.nodes import Shape, float32
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters whose names match the pattern `names` (of `fnmatch`: "*.beta", "fc.weight"), with factors of their own.
-
-    `rate` multiplies the learning rate: a power of two, so that every framework multiplies exactly. `weight_decay` multiplies the
-    weight decay that the gradient gets.
-    """
-
-    names: str
-    rate: float = 1.0
-    weight_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf or math.frexp(self.rate)[0] != 0.5:
-            raise InputError(f"group {self.names}: rate is a power of two, not {self.rate}")
-        within(f"group {self.names}: weight_decay", self.weight_decay, 0, math.inf)
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
-
-    The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
-    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows
-    Paddle v2, whose velocity contains the learning rate: when the rate changes, the momentum buffer of today's frameworks is
-    multiplied by old rate / new rate. A parameter belongs to the first of `groups` that its name matches. `label_smoothing` is the share
-    of every label that is spread over all classes before the cross-entropy is taken (Szegedy et al. 2016, section 7).
-    """
-
-    kind: str
-    rate: float
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    velocity_holds_rate: bool = False
-    groups: tuple[Group, ...] = ()
-    label_smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("momentum", "adam"):
-            raise InputError(f"optimizer is momentum or adam, not {self.kind!r}")
-        for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps", "label_smoothing"):
-            object.__setattr__(self, field, float32(getattr(self, field)))
-        for field in ("rate", "weight_decay", "eps"):
-            within(f"optimizer {field}", getattr(self, field), 0, math.inf)
-        for field in ("momentum", "beta1", "beta2", "label_smoothing"):
-            within(f"optimizer {field}", getattr(self, field), 0, 1)
-        if self.nesterov and not self.momentum:
-            raise InputError("optimizer nesterov needs a momentum above 0")
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """Names of the arrays kept per trainable parameter, in the canonical state under `optimizer.SLOT.PARAMETER`.
-
-        None where the momentum is 0: Paddle then keeps the last gradient as a velocity that nobody reads, PyTorch keeps nothing.
-        """
-        if self.kind == "adam":
-            return ("moment1", "moment2")
-        return ("velocity",) if self.momentum else ()
-
-    def grouped(self, network: Network) -> list[tuple[list[str], float, float]]:
-        """The trainable parameters of `network` by group: names, factor of the learning rate, and weight decay, rounded to float32.
-
-        Those of no group come first; groups without parameters are left out.
-        """
-        found: dict[Group, list[str]] = {group: [] for group in (Group("*"), *self.groups)}
-        for name, parameter in network.parameters.items():
-            if parameter.trainable:
-                matching = (group for group in self.groups if fnmatchcase(name, group.names))
-                found[next(matching, Group("*"))].append(name)
-        return [(names, g.rate, float32(self.weight_decay * g.weight_decay)) for g, names in found.items() if names]
+from parity.optimizer import Optimizer, read_optimizer
 
 
 @dataclass(frozen=True)
@@ -338,15 +262,6 @@ _PARTS: dict[str, type[Any]] = {
     "augmentation": Augmentation,
     "lookahead": Lookahead,
 }
-
-
-def read_optimizer(fields: Any) -> Optimizer:
-    """The optimizer in a parsed JSON object (what `dataclasses.asdict` made of it); `InputError` names what does not fit."""
-    groups = fields.get("groups", []) if isinstance(fields, dict) else []
-    if not isinstance(groups, list | tuple):
-        raise InputError("recipe optimizer: groups is no list")
-    made = [from_fields(Group, group, "recipe optimizer group") for group in groups]
-    return from_fields(Optimizer, fields | {"groups": made} if groups else fields, "recipe optimizer")
 
 
 def read_recipe(fields: Any) -> Recipe:

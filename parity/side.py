@@ -13,7 +13,7 @@ import numpy as np
 from parity import machine
 from parity.errors import InputError
 from parity.network import Network
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State
 from parity.world import ALONE, World
 

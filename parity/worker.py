@@ -28,7 +28,8 @@ from parity.bench import Bench
 from parity.errors import InputError
 from parity.frames import receive, send
 from parity.network import Network
-from parity.recipe import Optimizer, Recipe, read_optimizer, read_recipe
+from parity.optimizer import Optimizer, read_optimizer
+from parity.recipe import Recipe, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights import State, initialise
 

@@ -14,8 +14,8 @@ import numpy as np
 from parity import weights
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.optimizer import Optimizer
 from parity.randomness import masks, stream
-from parity.recipe import Optimizer
 from parity.side import Side, implementation, trainer
 from parity.weights import State, initialise
 from parity.world import ALONE, World, from_launcher

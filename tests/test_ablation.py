@@ -38,6 +38,7 @@ def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
         same = (part.network == whole.network, part.recipe == whole.recipe)
         assert same == (part.name not in ablation.NETWORK_PARTS, part.name in ablation.NETWORK_PARTS), part.name
     parts_of = {
+        "muon": {"optimizer.groups"},
         "rate_of_shifts": {"optimizer.groups"},
         "nesterov": {"optimizer.nesterov"},
         "smoothing": {"optimizer.label_smoothing"},
@@ -62,7 +63,9 @@ def test_every_part_of_an_ablation_is_left_out_of_network_or_recipe() -> None:
     assert networks["frozen_scales"].trainable_count == whole.network.trainable_count + scales
     assert networks["whitening"].trainable_count == whole.network.trainable_count + white
     assert not any(isinstance(node, GELU) for node in networks["gelu"].nodes)
-    assert {group.names for group in parts[5].recipe.optimizer.groups} == {"fc.weight"}
+    groups = {part.name: [group.names for group in part.recipe.optimizer.groups] for part in parts}
+    assert groups["muon"] == ["*.beta", "fc.weight"]
+    assert groups["rate_of_shifts"] == ["conv*.weight", "fc.weight"]
 
 
 def test_ablation_ends_with_what_each_part_is_worth(

@@ -26,8 +26,9 @@ from parity.errors import InputError
 from parity.evaluate import Plan, crops, offsets, ranks
 from parity.network import Network
 from parity.nodes import Conv, Flatten, Linear, MaxPool, ReLU
+from parity.optimizer import Optimizer
 from parity.predict import load
-from parity.recipe import Augmentation, Experiment, Optimizer, Preprocessing, Recipe
+from parity.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.run import read_checkpoint
 from parity.side import FRAMEWORKS
 
@@ -353,8 +354,7 @@ def test_a_split_says_which_pictures(place: Path, capsys: pytest.CaptureFixture[
 
 
 def test_classes_meet_by_name_and_those_of_a_model_without_names_by_number(place: Path) -> None:
-    model, empty = load(place / "run", "onnx"), np.zeros((0, 3, 8, 8), np.uint8)
-    none = np.zeros(0, np.int64)
+    model, empty, none = load(place / "run", "onnx"), np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, np.int64)
     some = Dataset("some", ("class5", "class1"), empty, none, empty, none)
     assert matched(model, some).tolist() == [5, 1]
     seven = Dataset("seven", tuple("abcdefg"), empty, none, empty, none)

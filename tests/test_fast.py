@@ -21,8 +21,9 @@ from parity.experiments.remote import Remote
 from parity.feed import feed
 from parity.initialisers import Init
 from parity.lockstep import begin, one_step
+from parity.optimizer import Group, Optimizer
 from parity.progress import Console
-from parity.recipe import Augmentation, Experiment, Group, Lookahead, Optimizer, Schedule, changed, read_recipe
+from parity.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
 from parity.run import Position, Run
 from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise

@@ -14,7 +14,7 @@ from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.worker import Worker
 
 THEIRS = {

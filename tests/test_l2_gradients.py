@@ -12,7 +12,7 @@ from numpy_network import slopes
 
 from parity.compare import compare
 from parity.nodes import Dropout
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State
 from parity.worker import Record, Worker
 

@@ -10,11 +10,12 @@ import pytest
 from layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from numpy_network import slopes
 
+from parity import optimizer
 from parity.compare import compare
 from parity.errors import InputError
 from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.recipe import Group, Optimizer
+from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
+from parity.optimizer import Group, Optimizer
 from parity.weights import State, initialise
 from parity.worker import Record, Worker
 
@@ -184,7 +185,7 @@ def test_layers_before_the_first_parameter_have_outputs_and_no_gradients(worker:
 
 # Optimizers
 
-TRAINED = network((3, 4, 4), Conv("conv", 4), BatchNorm("norm"), ReLU("relu"))
+TRAINED = network((3, 4, 4), Conv("conv", 4), BatchNorm("norm"), ReLU("relu"), Conv("tall", 6, 1))
 GROUPS = (Group("*.beta", 4.0, 0.3), Group("conv.*", 0.5, 0.0))
 OPTIMIZERS = {
     "plain": Optimizer("momentum", 0.1, momentum=0.0),
@@ -196,8 +197,20 @@ OPTIMIZERS = {
     "adam, decay": Optimizer("adam", 0.1, weight_decay=0.01, beta1=0.8, beta2=0.95, eps=1e-3),
     "nesterov, groups": Optimizer("momentum", 0.1, 0.8, True, 0.01, groups=GROUPS, label_smoothing=0.2),
     "adam, groups": Optimizer("adam", 0.1, weight_decay=0.01, groups=GROUPS),
+    "muon": Optimizer("momentum", 0.1, 0.8, True, 0.01, groups=(Group("conv.weight", 0.5, 0.0, 3, 0.6),)),
+    "muon, taller": Optimizer("momentum", 0.1, 0.8, groups=(Group("tall.weight", 2.0, 0.0, 5, 0.9),)),
 }
 RATES = (0.1, 0.3, 0.3, 0.05)
+
+
+def orthogonal(gradient: np.ndarray, steps: int) -> np.ndarray:
+    """Muon's step: its polynomial acts on the singular values alone."""
+    u, s, v = np.linalg.svd(gradient.reshape(len(gradient), -1), full_matrices=False)
+    s /= np.linalg.norm(s) + optimizer.EPS
+    a, b, c = optimizer.COEFFICIENTS
+    for _ in range(steps):
+        s = a * s + b * s**3 + c * s**5
+    return (u * s @ v).reshape(gradient.shape)
 
 
 def updated(settings: Optimizer, state: State, gradient: Record, rate: float, count: int) -> State:
@@ -205,9 +218,13 @@ def updated(settings: Optimizer, state: State, gradient: Record, rate: float, co
     after = dict(state)
     for name, raw in gradient.items():
         w, slot = state[name], {key: state[f"optimizer.{key}.{name}"] for key in settings.slots}
-        ((_, factor, decay),) = (group for group in settings.grouped(TRAINED) if name in group[0])
-        g = raw + decay * w
-        if settings.kind == "momentum":
+        group = settings.group(name)
+        g = raw + float32(settings.weight_decay * group.weight_decay) * w
+        if group.muon:
+            new = {"velocity": group.momentum * slot["velocity"] + g}
+            step = orthogonal(g + group.momentum * new["velocity"], group.muon)
+            w = w * np.sqrt(len(w)) / np.linalg.norm(w)
+        elif settings.kind == "momentum":
             velocity = settings.momentum * slot.get("velocity", 0) + g
             step = g + settings.momentum * velocity if settings.nesterov else velocity
             new = dict.fromkeys(slot, velocity)
@@ -215,7 +232,7 @@ def updated(settings: Optimizer, state: State, gradient: Record, rate: float, co
             b1, b2 = settings.beta1, settings.beta2
             new = {"moment1": b1 * slot["moment1"] + (1 - b1) * g, "moment2": b2 * slot["moment2"] + (1 - b2) * g**2}
             step = new["moment1"] / (1 - b1**count) / (np.sqrt(new["moment2"] / (1 - b2**count)) + settings.eps)
-        after[name] = w - rate * factor * step
+        after[name] = w - rate * group.rate * step
         after |= {f"optimizer.{key}.{name}": array for key, array in new.items()}
     return after
 

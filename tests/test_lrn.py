@@ -7,7 +7,7 @@ import pytest
 
 from parity.network import Network
 from parity.nodes import LRN, Flatten, Linear
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import initialise
 from parity.worker import Worker
 

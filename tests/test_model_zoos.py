@@ -18,7 +18,7 @@ from zoo_programs import PROGRAMS
 from parity import foreign, networks
 from parity.network import Network
 from parity.nodes import Conv, Linear, Node, edited
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.worker import Worker
 
 LETTERS = {"vgg11": "a", "vgg13": "b", "vgg16": "d", "vgg19": "e"}

@@ -15,7 +15,8 @@ from parity.faults import changes
 from parity.network import Network
 from parity.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
 from parity.noise import kinks
-from parity.recipe import Optimizer, Recipe
+from parity.optimizer import Optimizer
+from parity.recipe import Recipe
 from parity.weights import initialise
 from parity.windows import around
 from parity.worker import Worker

@@ -14,17 +14,8 @@ import pytest
 
 from parity import networks, recipes
 from parity.errors import InputError
-from parity.recipe import (
-    Augmentation,
-    Experiment,
-    Group,
-    Optimizer,
-    Preprocessing,
-    Recipe,
-    Schedule,
-    changed,
-    read_recipe,
-)
+from parity.optimizer import Group, Optimizer
+from parity.recipe import Augmentation, Experiment, Preprocessing, Recipe, Schedule, changed, read_recipe
 
 ARTICLE, QUICK, ADAM = (recipes.get(name) for name in ("article", "quick", "adam"))
 IMAGES, PASSES, BATCHES_A_PASS = 50_000, 200, 391

@@ -14,7 +14,8 @@ from parity.data.batches import distort, preprocess
 from parity.initialisers import XAVIER, Init
 from parity.network import Network
 from parity.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
-from parity.recipe import Optimizer, Preprocessing
+from parity.optimizer import Optimizer
+from parity.recipe import Preprocessing
 from parity.weights import State, initialise
 from parity.worker import Record, Worker
 

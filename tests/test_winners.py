@@ -10,7 +10,8 @@ from parity.check import Check, run
 from parity.lockstep import Step
 from parity.network import Network
 from parity.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
-from parity.recipe import Optimizer, changed
+from parity.optimizer import Optimizer
+from parity.recipe import changed
 from parity.stages import EQUAL, differences
 from parity.weights import initialise
 from parity.windows import SAME

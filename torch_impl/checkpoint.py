@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from parity import foreign
 from parity.errors import InputError
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
 
 if TYPE_CHECKING:

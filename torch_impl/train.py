@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity import precision
 from parity.errors import InputError
 from parity.network import Network
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.weights import State
 from parity.world import ALONE, World
-from torch_impl import checkpoint, distributed, runtime
+from torch_impl import checkpoint, distributed, muon, runtime
 from torch_impl.layers import times
 from torch_impl.model import Model, build
 
@@ -34,6 +35,7 @@ class Trainer:
         world: World = ALONE,
         amp: str = "off",
     ) -> None:
+        precision.check(amp, settings)
         self.settings, self.dtype, self.device, self.place = settings, dtype, device, runtime.place(device)
         # DIFFERS: convolutions in float32 on the CPU are faster with the channels last (docs/performance.md), and so should
         # mixed precision be on a GPU's tensor cores, which nobody has measured yet.
@@ -86,7 +88,7 @@ class Trainer:
         loss = times(cost, 1 / divisor)
         for head, weight in heads.items():
             loss = loss + times(cross_entropy(scores[head], target, self.settings.label_smoothing), weight / divisor)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._clear()
         self.scaler.scale(loss).backward()
         parameters = checkpoint.tensors(model)
         if self.world.size > 1:
@@ -101,6 +103,7 @@ class Trainer:
             record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].grad.zero_()
+        muon.update(model, self.optimizer, self.settings, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         self.scaler.step(self.optimizer)
@@ -133,7 +136,7 @@ class Trainer:
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         logits = self.model.train()(self._images(images), given)
         loss = times((logits * logits).sum(), 0.5)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._clear()
         loss.backward()
         if record is not None:
             record.update(self._gradients())
@@ -152,7 +155,7 @@ class Trainer:
         with torch.no_grad():
             record = {f"eval/{layer}": checkpoint.to_numpy(module(self._images(inference)))}
         model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._clear()
         given = self._images(x).requires_grad_(True)
         output = module(given) if mask is None else module(given, self._tensor(mask))
         output.backward(self._images(gradient))
@@ -186,6 +189,11 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _clear(self) -> None:
+        """Takes the parameters' gradients away."""
+        for parameter in self._parameters(trainable=True):
+            parameter.grad = None
 
     def _gradients(self) -> dict[str, np.ndarray]:
         """The parameters' gradients, canonical, as `gradient/PARAMETER`."""

@@ -14,13 +14,13 @@ from typing import Any
 from parity import machine, marked, report
 from parity.commands.command import Failed, refuse
 from parity.errors import InputError
+from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.session import RATE
 from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
-from parity.recipe import Optimizer
 from parity.report import plain
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL
 from parity.weights import write_atomically

@@ -65,9 +65,11 @@ def _augmentation(**fields: Any) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, augmentation=replace(recipe.augmentation, **fields))
 
 
-def _one_rate(recipe: Recipe) -> Recipe:
-    groups = tuple(group for group in recipe.optimizer.groups if group.names != "*.beta")
-    return _optimizer(groups=groups)(recipe)
+def _ungrouped(names: str) -> Callable[[Recipe], Recipe]:
+    def without(recipe: Recipe) -> Recipe:
+        return _optimizer(groups=tuple(group for group in recipe.optimizer.groups if group.names != names))(recipe)
+
+    return without
 
 
 NETWORK_PARTS: dict[str, Callable[[Network], Network]] = {
@@ -78,7 +80,8 @@ NETWORK_PARTS: dict[str, Callable[[Network], Network]] = {
     "pool_before_norm": _pools_last,
 }
 RECIPE_PARTS: dict[str, Callable[[Recipe], Recipe]] = {
-    "rate_of_shifts": _one_rate,
+    "muon": _ungrouped("conv*.weight"),
+    "rate_of_shifts": _ungrouped("*.beta"),
     "nesterov": _optimizer(nesterov=False),
     "smoothing": _optimizer(label_smoothing=0.0),
     "weight_decay": _optimizer(weight_decay=0.0),
@@ -98,6 +101,7 @@ INSTEAD = {
     "gelu": "GELU: ReLU",
     "frozen_scales": "frozen scales of the batch norms: they are trained",
     "pool_before_norm": "pools before the batch norms: they stand behind the GELU",
+    "muon": "Muon for the kernels of the convolutions: Nesterov momentum",
     "rate_of_shifts": "64 times the rate for the shifts of the batch norms: the rate of the weights",
     "nesterov": "Nesterov momentum: plain momentum",
     "smoothing": "label smoothing",

@@ -12,6 +12,7 @@ import numpy as np
 
 from parity.check import usual_twins
 from parity.errors import InputError
+from parity.optimizer import Optimizer
 from parity.pairs import files, kinds, mapping
 from parity.pairs.check import run
 from parity.pairs.factories import parse
@@ -20,7 +21,6 @@ from parity.pairs.precise import run_float32
 from parity.pairs.session import RATE, Pair
 from parity.pairs.worker import ModelWorker
 from parity.randomness import stream
-from parity.recipe import Optimizer
 from parity.stages import DIFFERENT
 
 

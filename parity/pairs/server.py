@@ -14,8 +14,8 @@ import numpy as np
 from parity import machine
 from parity.errors import InputError
 from parity.network import from_fields
+from parity.optimizer import Optimizer
 from parity.pairs import factories, numerics
-from parity.recipe import Optimizer
 from parity.side import implementation
 from parity.worker import Record, serve
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from parity.compare import norm, norm_of_difference
 from parity.errors import InputError
+from parity.optimizer import Optimizer
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
 from parity.pairs.kinds import SIDES, name_in
@@ -22,7 +23,6 @@ from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.randomness import stream
-from parity.recipe import Optimizer
 from parity.twin import perturb
 from parity.worker import Record
 

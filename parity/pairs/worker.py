@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.recipe import Optimizer
+from parity.optimizer import Optimizer
 from parity.worker import Record, Worker
 
 
