@@ -29,7 +29,8 @@ from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
-NETWORK, RECIPE = networks.get("vgg_fast@0.125"), recipes.get("fast")
+NETWORK, SLOW = networks.get("vgg_fast@0.125"), recipes.get("best").lookahead
+RECIPE = changed(recipes.get("fast"), lookahead=SLOW)
 
 
 def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
@@ -209,7 +210,7 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     framework: str, tmp_path: Path
 ) -> None:
     size = ("--data", "shapes10", "--train-limit", 140, "--test-limit", 20, "--batch-size", 16, "--epochs", 2)
-    flags = ("--network", NETWORK.name, "--recipe", "fast", *size, "--checkpoint-every", 0)
+    flags = ("--network", NETWORK.name, "--recipe", "best", *size, "--checkpoint-every", 0)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     succeed(script(framework, *flags, "--out", whole))
     _, at = stop(script(framework, *flags, "--out", broken), broken, signal.SIGKILL, 5)

@@ -16,13 +16,13 @@ from parity.experiments.tables import Rows, grouped, percent, spread, table
 from parity.initialisers import FAN_IN_UNIFORM
 from parity.network import Network
 from parity.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
-from parity.recipe import Lookahead, Recipe, Schedule
+from parity.recipe import Recipe, Schedule
 from parity.side import FRAMEWORKS
 
 NETWORK = "vgg_fast@0.25"
 """What is trained: so many runs of the whole network would take a day of two cores."""
 
-FULL, USUAL = Extent("cifar10", 10), Extent("cifar10", 3)
+FULL, USUAL = Extent("cifar10", 9), Extent("cifar10", 3)
 
 WHOLE = "whole"
 """The entry that leaves nothing out."""
@@ -86,7 +86,6 @@ RECIPE_PARTS: dict[str, Callable[[Recipe], Recipe]] = {
     "smoothing": _optimizer(label_smoothing=0.0),
     "weight_decay": _optimizer(weight_decay=0.0),
     "schedule": lambda recipe: replace(recipe, schedule=Schedule()),
-    "lookahead": lambda recipe: replace(recipe, lookahead=Lookahead()),
     "alternation": _augmentation(alternate=False),
     "flips": _augmentation(flip=False, alternate=False),
     "crops": _augmentation(crop_padding=0),
@@ -106,8 +105,7 @@ INSTEAD = {
     "nesterov": "Nesterov momentum: plain momentum",
     "smoothing": "label smoothing",
     "weight_decay": "weight decay",
-    "schedule": "the rise and fall of the rate: it is constant",
-    "lookahead": "slow weights",
+    "schedule": "the fall of the rate: it is constant",
     "alternation": "alternating flips: each is drawn anew",
     "flips": "flips",
     "crops": "crops",
