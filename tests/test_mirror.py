@@ -232,7 +232,11 @@ def texts() -> dict[str, str]:
 
 
 def test_no_file_is_longer_than_400_lines(texts: dict[str, str]) -> None:
-    sizes = {name: text.count("\n") for name, text in texts.items() if not name.startswith(("LICENSE", "docs/runs/", "docs/tuning/"))}
+    sizes = {
+        name: text.count("\n")
+        for name, text in texts.items()
+        if not name.startswith(("LICENSE", "docs/runs/", "docs/tuning/"))
+    }
     assert {name: size for name, size in sizes.items() if size > 400} == {}
 
 
