@@ -44,7 +44,7 @@ def parser() -> Parser:
         f"  {script} --network vgg_mini --input-size 64 --json\n"
         f'  {script} --network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"\n'
         f"  {script} --kernels\n"
-        f"  {script} --update README.md --verdicts docs/proofs/all-*.json      (replaces the table between its marks)",
+        f"  {script} --update README.md --verdicts docs/proofs/full-*.json      (replaces the table between its marks)",
     )
     add = flags.add_argument
     add(
