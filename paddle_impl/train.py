@@ -10,13 +10,13 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from paddle_impl import checkpoint, distributed, muon, runtime
+from paddle_impl import checkpoint, distributed, runtime
 from paddle_impl.layers import times
 from paddle_impl.model import Model, build
-from parity import precision
+from parity import muon, precision
 from parity.errors import InputError
 from parity.network import Network
-from parity.optimizer import Optimizer
+from parity.optimizer import Group, Optimizer
 from parity.weights import State
 from parity.world import ALONE, World
 
@@ -45,6 +45,11 @@ class Trainer:
         """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
         return make_optimizer(self.model, self.settings)
 
+    @cached_property
+    def kernels(self) -> dict[str, Group]:
+        """The parameters that Muon updates, and not `optimizer`, which only keeps their velocities among its slots."""
+        return self.settings.by_muon(self.model.network)
+
     def step(
         self,
         images: np.ndarray,
@@ -62,6 +67,7 @@ class Trainer:
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
         """
+        optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
         model, outputs, gradients = self.model, {}, {}
         heads = model.network.heads
         model.train()
@@ -100,9 +106,9 @@ class Trainer:
             record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].clear_gradient(set_to_zero=True)
-        muon.update(model, self.optimizer, self.settings, rate)
-        self.optimizer.set_lr(rate)
-        self.scaler.step(self.optimizer)
+        self._update_kernels(rate)
+        optimizer.set_lr(rate)
+        self.scaler.step(optimizer)
         self.scaler.update()
         if self.world.size > 1:
             distributed.average_statistics(self._parameters(trainable=False), len(labels))
@@ -188,6 +194,18 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _update_kernels(self, rate: float) -> None:
+        """Muon's part of the update, at the learning rate `rate`."""
+        if not self.kernels:
+            return
+        parameters, held = checkpoint.tensors(self.model), checkpoint.slots(self.model, self.optimizer, self.settings)
+        with paddle.no_grad():
+            for name, group in self.kernels.items():
+                weight, velocity = parameters[name], held[f"optimizer.velocity.{name}"][1]
+                moved, carried = muon.updated(weight, weight.grad, velocity, group, rate, times)
+                paddle.assign(moved, weight)
+                paddle.assign(carried, velocity)
 
     def _clear(self) -> None:
         """Takes the parameters' gradients away."""

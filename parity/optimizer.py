@@ -11,15 +11,6 @@ from parity.errors import InputError, within
 from parity.network import Network, from_fields
 from parity.nodes import float32
 
-COEFFICIENTS = tuple(float32(number) for number in (3.4445, -4.7750, 2.0315))
-"""a, b, c of a Newton-Schulz step of Muon: X becomes a X + b (X X^T) X + c (X X^T)^2 X, which draws its singular values towards 1, roughly.
-
-The smallest grow a-fold in each step, and so does their rounding, relative to the largest.
-"""
-
-EPS = float32(1e-7)
-"""Added to the norm that Muon divides by."""
-
 
 @dataclass(frozen=True)
 class Group:
@@ -31,7 +22,7 @@ class Group:
     With `muon` above 0 they are kernels of convolutions, and updated by Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) of
     so many Newton-Schulz steps, with a `momentum` of their own: v = momentum * v + g, u = g + momentum * v; w, brought to a norm of
     sqrt(filters), less rate times what is nearest to u, as a matrix [filters, ...], among those of orthonormal rows or columns
-    (`COEFFICIENTS`). That keeps the norm, so there is no weight decay.
+    (`parity.muon`). That keeps the norm, so there is no weight decay.
     """
 
     names: str
@@ -49,6 +40,10 @@ class Group:
         within(f"group {self.names}: momentum", self.momentum, 0, 1)
         if self.muon and self.weight_decay:
             raise InputError(f"group {self.names}: muon keeps the norm of its weights, so it takes a weight_decay of 0")
+
+
+REST = Group("*")
+"""The group of a parameter that is in no other."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ class Optimizer:
 
         Those of no group come first; groups without parameters are left out, and so are those of `by_muon`.
         """
-        found: dict[Group, list[str]] = {group: [] for group in (Group("*"), *self.groups)}
+        found: dict[Group, list[str]] = {group: [] for group in (REST, *self.groups)}
         for name, parameter in network.parameters.items():
             if parameter.trainable:
                 found[self.group(name)].append(name)
@@ -112,7 +107,7 @@ class Optimizer:
 
     def group(self, name: str) -> Group:
         """The group of the parameter `name`."""
-        return next((group for group in self.groups if fnmatchcase(name, group.names)), Group("*"))
+        return next((group for group in self.groups if fnmatchcase(name, group.names)), REST)
 
     def momentum_of(self, name: str) -> float:
         """The momentum of the parameter `name`."""

@@ -10,7 +10,7 @@ import pytest
 from layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from numpy_network import slopes
 
-from parity import optimizer
+from parity import muon
 from parity.compare import compare
 from parity.errors import InputError
 from parity.network import Network
@@ -206,8 +206,8 @@ RATES = (0.1, 0.3, 0.3, 0.05)
 def orthogonal(gradient: np.ndarray, steps: int) -> np.ndarray:
     """Muon's step: its polynomial acts on the singular values alone."""
     u, s, v = np.linalg.svd(gradient.reshape(len(gradient), -1), full_matrices=False)
-    s /= np.linalg.norm(s) + optimizer.EPS
-    a, b, c = optimizer.COEFFICIENTS
+    s /= np.linalg.norm(s) + muon.EPS
+    a, b, c = muon.COEFFICIENTS
     for _ in range(steps):
         s = a * s + b * s**3 + c * s**5
     return (u * s @ v).reshape(gradient.shape)

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity import precision
+from parity import muon, precision
 from parity.errors import InputError
 from parity.network import Network
-from parity.optimizer import Optimizer
+from parity.optimizer import Group, Optimizer
 from parity.weights import State
 from parity.world import ALONE, World
-from torch_impl import checkpoint, distributed, muon, runtime
+from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times
 from torch_impl.model import Model, build
 
@@ -50,6 +50,11 @@ class Trainer:
         """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
         return make_optimizer(self.model, self.settings)
 
+    @cached_property
+    def kernels(self) -> dict[str, Group]:
+        """The parameters that Muon updates, and not `optimizer`, which only keeps their velocities among its slots."""
+        return self.settings.by_muon(self.model.network)
+
     def step(
         self,
         images: np.ndarray,
@@ -67,6 +72,7 @@ class Trainer:
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
         """
+        optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
         model, outputs = self.model.train(), {}
         heads = model.network.heads
 
@@ -103,10 +109,10 @@ class Trainer:
             record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].grad.zero_()
-        muon.update(model, self.optimizer, self.settings, rate)
-        for group in self.optimizer.param_groups:
+        self._update_kernels(rate)
+        for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        self.scaler.step(self.optimizer)
+        self.scaler.step(optimizer)
         self.scaler.update()
         if self.world.size > 1:
             distributed.average_statistics(self._parameters(trainable=False), len(labels))
@@ -189,6 +195,18 @@ class Trainer:
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
         return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+
+    def _update_kernels(self, rate: float) -> None:
+        """Muon's part of the update, at the learning rate `rate`."""
+        if not self.kernels:
+            return
+        parameters, held = checkpoint.tensors(self.model), checkpoint.slots(self.model, self.optimizer, self.settings)
+        with torch.no_grad():
+            for name, group in self.kernels.items():
+                weight, velocity = parameters[name], held[f"optimizer.velocity.{name}"][1]
+                moved, carried = muon.updated(weight, weight.grad, velocity, group, rate, times)
+                weight.copy_(moved)
+                velocity.copy_(carried)
 
     def _clear(self) -> None:
         """Takes the parameters' gradients away."""

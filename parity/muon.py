@@ -1,0 +1,48 @@
+"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon), on tensors of either framework: what it does is spelled alike in both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from parity.nodes import float32
+from parity.optimizer import Group
+
+COEFFICIENTS = tuple(float32(number) for number in (3.4445, -4.7750, 2.0315))
+"""a, b, c of a Newton-Schulz step: X becomes a X + b (X X^T) X + c (X X^T)^2 X, which draws its singular values towards 1, roughly.
+
+The smallest grow a-fold in each step, and so does their rounding, relative to the largest.
+"""
+
+EPS = float32(1e-7)
+"""Added to the norm that a gradient is divided by."""
+
+Times = Callable[[Any, float], Any]
+"""A framework's `layers.times`: a tensor times a number, in the tensor's precision."""
+
+
+def updated(weight: Any, gradient: Any, velocity: Any, group: Group, rate: float, times: Times) -> tuple[Any, Any]:
+    """A kernel `weight` [filters,...] and its `velocity` after an update by `group` at the learning rate `rate`; see `Group`."""
+    velocity = times(velocity, group.momentum) + gradient
+    step = orthogonal(gradient + times(velocity, group.momentum), group.muon, times)
+    kept = weight / times(norm(weight), 1 / math.sqrt(len(weight)))
+    return kept - times(step, rate * group.rate), velocity
+
+
+def orthogonal(gradient: Any, steps: int, times: Times) -> Any:
+    """What is nearest to `gradient` [filters,...], as a matrix [filters, ...], among those of orthonormal rows or columns, roughly."""
+    a, b, c = COEFFICIENTS
+    matrix = gradient.reshape([len(gradient), -1])
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (norm(x) + EPS)
+    for _ in range(steps):
+        square = x @ x.T
+        x = times(x, a) + (times(square, b) + times(square @ square, c)) @ x
+    return (x if wide else x.T).reshape(gradient.shape)
+
+
+def norm(x: Any) -> Any:
+    """The root of the sum of squares of all elements."""
+    return (x * x).sum().sqrt()
