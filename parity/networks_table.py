@@ -47,7 +47,7 @@ def read(path: Path) -> Log:
             log.cell(name)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give what check_parity.py --json printed") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(
             f"{path} is not what check_parity.py --json prints ({type(error).__name__}: {error}): give its last line of stdout"
         ) from None

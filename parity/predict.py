@@ -247,7 +247,7 @@ def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
         return None
     try:
         names = json.loads(told["classes"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"classes JSON: {error}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError("classes JSON: a list of names is needed")

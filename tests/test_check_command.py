@@ -190,6 +190,11 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
     assert main([*SMALL, "--resume", str(kept)]) == 2
     assert "--resume is for --network all" in capsys.readouterr().err
     assert kept.read_bytes() == before
+    for damaged in (b"[" * 200_000, before[:-9]):
+        kept.write_bytes(damaged)
+        assert main([*flags]) == 2
+        assert "cannot go on behind" in capsys.readouterr().err
+        assert kept.read_bytes() == damaged
     python = second["results"][0]["lanes"]["torch"]["python"]
     earlier = [
         line.replace(f'"python": "{python}"', '"python": "3.0"') for line in before.decode().splitlines(True)[:2]

@@ -49,6 +49,14 @@ def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
     assert [[*row[:4], row[-1]] for row in rows[2:]] == wanted[2:]
 
 
+def test_the_readme_has_the_verdicts_of_the_logs_of_whole_networks() -> None:
+    before, behind = marked.around(ROOT / "README.md", "networks")
+    logs = [read(path) for path in sorted((ROOT / "docs" / "proofs").glob("full-*.json"))]
+    assert len(logs) == 2 and all(log.cell(name).endswith(", whole") for log in logs for name in networks.NETWORKS)
+    text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]
+    assert text.strip() == table(list(networks.NETWORKS.values()), logs, ROOT)
+
+
 def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_path: Path) -> None:
     one = result("vgg_mini", "chaotic but equal", **LANES)
     first = written(tmp_path / "one.json", result("vgg_d@0.125x64", **LANES), one)
@@ -83,6 +91,7 @@ WRONG = {
     "cannot read none.json": ("--update", "own.md", "--verdicts", "none.json"),
     "JSONDecodeError": ("--update", "own.md", "--verdicts", "plain.md"),
     "KeyError: 'network'": ("--update", "own.md", "--verdicts", "empty.json"),
+    "RecursionError": ("--update", "own.md", "--verdicts", "deep.json"),
     "a verdict that is none": ("--update", "own.md", "--verdicts", "lying.json"),
     "--verdicts is for --update": ("--verdicts", "lying.json"),
     "--update is a table of its own: leave out --network": ("--update", "own.md", "--network", "vgg_d"),
@@ -97,6 +106,7 @@ def test_bad_input_is_one_line_and_leaves_the_document_as_it_was(
     monkeypatch.chdir(document.parent)
     Path("plain.md").write_text("nothing\n")
     Path("empty.json").write_text("{}")
+    Path("deep.json").write_text("[" * 200_000)
     written(Path("lying.json"), result("vgg_d", "fine", **LANES))
     before = document.read_text()
     assert main([*WRONG[said], "--json"]) == 2

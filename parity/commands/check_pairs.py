@@ -14,6 +14,7 @@ from typing import Any
 from parity import machine, marked, report
 from parity.commands.command import Failed, refuse
 from parity.errors import InputError
+from parity.network import parse_json
 from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
@@ -236,7 +237,7 @@ def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
     alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if "lanes" in row), None)
     for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
         try:
-            row = json.loads(file.read_text())
+            row = parse_json(file.read_text(), "result")
             if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
                 rows[row["name"]] = row
         except (OSError, ValueError, KeyError, TypeError):

@@ -23,7 +23,7 @@ from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
-from parity.network import Network
+from parity.network import Network, parse_json
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed
@@ -193,7 +193,7 @@ def _of(
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
         lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
-        if any(result["lanes"] != lanes for result in kept):
+        if any(result.get("lanes") != lanes for result in kept):
             raise InputError(f"{options.resume} holds results of other versions: remove it to start afresh")
         for check in checks:
             yield _one(options, check, workers, lanes, plant, console)
@@ -203,7 +203,7 @@ def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[
     """The results in `file`, if there is one, which are those of the first of `checks`; `InputError` where they are of others."""
     try:
         lines = file.read_text().splitlines() if file.exists() else []
-        results = [json.loads(line) for line in lines]
+        results = [parse_json(line, "result") for line in lines]
         found = [tuple(one[name] for name in ALIKE) for one in results]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot go on behind {file} ({error}): remove it to start afresh") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
+from parity.network import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.worker import ModelWorker
@@ -80,7 +80,7 @@ def _check_shape(name: str, shape: Sequence[int], wanted: Sequence[int]) -> None
 def read_map(path: Path) -> dict[str, Any]:
     """A map that converts, with the shapes of all arrays; `InputError` where there is none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found = parse_json(path.read_text(), "map")
         for row in found["arrays"].values():
             _ = [(row[side], row["shapes"][side]) for side in SIDES]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -159,7 +159,7 @@ def load(path: Path) -> None:
         for kind in added:
             for spelled in (*kind.arrays.values(), *kind.settings.values(), kind.classes):
                 _ = [spelled[side] for side in SIDES]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} holds no kinds of layers ({error}): see parity/pairs/kinds.py") from None
     KINDS.update({kind.name: kind for kind in added})
 

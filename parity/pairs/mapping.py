@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
+from parity.network import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.models import Unit, below, units_of
@@ -263,7 +264,7 @@ def save(path: Path, mapping: Pairing) -> None:
 def read_file(path: Path) -> dict[str, Any]:
     """What a map file holds; `InputError` where it is none."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found = parse_json(path.read_text(), "map")
         _ = [(row["torch"], row["paddle"]) for row in found.get("layers", [])]
         _ = [(row["torch"], row["paddle"]) for row in found.get("arrays", {}).values()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
