@@ -62,7 +62,6 @@ def lockstep(
             held = [given, records]
             del given, records
             Thread(target=held.clear, daemon=True).start()
-            del held
 
 
 def _one_of(

@@ -29,8 +29,8 @@ from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
-NETWORK, SLOW = networks.get("vgg_fast@0.125"), recipes.get("best").lookahead
-RECIPE = changed(recipes.get("fast"), lookahead=SLOW)
+NETWORK = networks.get("vgg_fast@0.125")
+RECIPE = changed(recipes.get("fast"), lookahead=recipes.get("best").lookahead)
 
 
 def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
