@@ -13,7 +13,7 @@ from parity.costs import costs, totals
 from parity.errors import InputError
 from parity.network import Network
 from parity.side import NAMES
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,15 @@ class Log:
     found: Mapping[str, Mapping[str, Any]]
 
     def cell(self, name: str) -> str:
-        """The verdict on the network `name` and how many tensors it rests on; empty if it was not checked."""
+        """The verdict on the network `name`, how many tensors it rests on and which stages are missing; empty if it was not checked."""
         if name not in self.found:
             return ""
         one = self.found[name]
         verdict = f"**{DIFFERENT}**" if one["verdict"] == DIFFERENT else one["verdict"]
         compared = sum(stage["compared"] for stage in one["stages"].values())
-        return f"{verdict}, {compared:,} tensors{'' if '@' in one['network'] else ', whole'}"
+        missing = [stage for stage in STAGES if stage not in one["stages"]]
+        whole = "" if "@" in one["network"] else ", whole"
+        return f"{verdict}, {compared:,} tensors{whole}{', without ' * bool(missing)}{' and '.join(missing)}"
 
 
 def read(path: Path) -> Log:
@@ -40,14 +42,21 @@ def read(path: Path) -> Log:
         whole = json.loads(path.read_text())
         results = whole.get("results", [whole])
         found = {str(one["network"]).partition("@")[0]: one for one in results}
-        log = Log(path, " and ".join(_side(*lane) for lane in results[0]["lanes"].items()), found)
+        if len(found) < len(results):
+            raise ValueError("a network twice")
+        sides = {" and ".join(_side(*lane) for lane in one["lanes"].items()) for one in results}
+        if len(sides) > 1:
+            raise ValueError(f"results of several lanes: {'; '.join(sorted(sides))}")
+        log = Log(path, sides.pop(), found)
         if {one["verdict"] for one in results} - {EQUAL, CHAOTIC, DIFFERENT}:
             raise ValueError("a verdict that is none")
-        for name in found:
+        for name, one in found.items():
             log.cell(name)
+            if not one["stages"] or not all(stage["compared"] > 0 for stage in one["stages"].values()):
+                raise ValueError(f"nothing was compared of {name}")
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): give what check_parity.py --json printed") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} is not what check_parity.py --json prints ({type(error).__name__}: {error}): give its last line of stdout"
         ) from None

@@ -13,12 +13,13 @@ from training import ROOT
 from parity import marked, networks
 from parity.commands.describe import main
 from parity.networks_table import read, table
+from parity.stages import STAGES
 
 
 def result(network: str, verdict: str = "equal", **lanes: str) -> dict[str, Any]:
     """Of a result of check_parity.py, what the table reads."""
     sides = {f"{name} (reference)" * (name == "torch") or name: {name: version} for name, version in lanes.items()}
-    stages = {"forward": {"compared": 1000}, "update": {"compared": 234}}
+    stages = {stage: {"compared": 200 + (stage == "onnx") * 234} for stage in STAGES}
     return {"network": network, "verdict": verdict, "stages": stages, "lanes": sides}
 
 
@@ -81,7 +82,7 @@ def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_pa
 def test_a_real_log_of_the_project_is_read() -> None:
     log = read(ROOT / "docs" / "proofs" / "vgg16_bn_drop-paddle26-paddle33.json")
     assert log.sides == "Paddle 3.3.1 and Paddle 2.6.2", "the reference stands first"
-    assert log.cell("vgg16_bn_drop").startswith("equal, 40,488 tensors")
+    assert log.cell("vgg16_bn_drop") == "equal, 40,488 tensors, whole, without onnx"
     assert log.cell("vgg_mini") == ""
 
 
@@ -93,6 +94,10 @@ WRONG = {
     "KeyError: 'network'": ("--update", "own.md", "--verdicts", "empty.json"),
     "RecursionError": ("--update", "own.md", "--verdicts", "deep.json"),
     "a verdict that is none": ("--update", "own.md", "--verdicts", "lying.json"),
+    "nothing was compared of vgg_d": ("--update", "own.md", "--verdicts", "bare.json"),
+    "nothing was compared of vgg_e": ("--update", "own.md", "--verdicts", "nothing.json"),
+    "a network twice": ("--update", "own.md", "--verdicts", "twice.json"),
+    "several lanes: PyTorch 2.14.1 and Paddle 2.6.2; ": ("--update", "own.md", "--verdicts", "lanes.json"),
     "--verdicts is for --update": ("--verdicts", "lying.json"),
     "--update is a table of its own: leave out --network": ("--update", "own.md", "--network", "vgg_d"),
     "--kernels is a table of its own: leave out --update": ("--kernels", "--update", "own.md"),
@@ -108,6 +113,11 @@ def test_bad_input_is_one_line_and_leaves_the_document_as_it_was(
     Path("empty.json").write_text("{}")
     Path("deep.json").write_text("[" * 200_000)
     written(Path("lying.json"), result("vgg_d", "fine", **LANES))
+    one = result("vgg_d", **LANES)
+    written(Path("bare.json"), one | {"stages": {}})
+    written(Path("nothing.json"), one | {"network": "vgg_e", "stages": one["stages"] | {"onnx": {"compared": 0}}})
+    written(Path("twice.json"), one, result("vgg_d@0.125x64", **LANES))
+    written(Path("lanes.json"), one, result("vgg_e", **LANES | {"paddle": "3.3.1"}))
     before = document.read_text()
     assert main([*WRONG[said], "--json"]) == 2
     stdout, stderr = capsys.readouterr()
