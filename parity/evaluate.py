@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity import images
 from parity.data.batches import padded
 from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
@@ -41,23 +40,39 @@ class Plan:
     """What is looked at: `sets` of `SETS`, for a network that takes `size` (C, H, W).
 
     `scales` are numbers of pixels of the smaller side, the other following in proportion. Crops stand on a square `grid` of so many places
-    a side, evenly from edge to edge of the picture, which is first widened by `padding` reflected pixels a side.
+    a side, evenly from edge to edge of the picture, which is first widened by `padding` reflected pixels a side (None: where a scale has
+    no room for so many places, an eighth of the network's picture, or what they need). `InputError` where places would coincide.
     """
 
     sets: tuple[str, ...]
     size: Shape
     scales: tuple[int, ...]
     grid: int = 5
-    padding: int = 0
+    padding: int | None = None
 
     def __post_init__(self) -> None:
-        least = min(self.scales)
-        if least < max(self.size[1:]):
+        own = max(self.size[1:])
+        if min(self.scales) < own:
             raise InputError(
-                f"a scale of {least} is smaller than the network's pictures of {self.size[1]} by {self.size[2]}"
+                f"a scale of {min(self.scales)} is smaller than the network's pictures of {self.size[1]} by {self.size[2]}"
             )
-        if self.padding >= least:
-            raise InputError(f"a padding of {self.padding} cannot be reflected in pictures of {least} pixels")
+        for scale in self.scales if "crops" in self.kinds else ():
+            pad = self.pad(scale)
+            if pad >= scale:
+                raise InputError(f"a padding of {pad} cannot be reflected in pictures of {scale} pixels")
+            if self.grid > scale + 2 * pad - own + 1:
+                raise InputError(
+                    f"pictures of {scale} pixels, widened by {pad} a side, have no {self.grid} places a side for crops of {own}: "
+                    "give a smaller --grid, more --padding or larger --scales"
+                )
+
+    def pad(self, scale: int) -> int:
+        """Reflected pixels a side around pictures of `scale`, for crops."""
+        own, needed = max(self.size[1:]), self.grid - 1
+        if self.padding is not None:
+            return self.padding
+        lacking = needed - (scale - own)
+        return max(own // 8, -(-lacking // 2)) if lacking > 0 else 0
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -158,8 +173,7 @@ def _look(subject: Subject, plan: Plan, index: int) -> Look:
     single = subject.single(index) if {"single", "flip"} & set(plan.kinds) else None
     if not set(SCALED) & set(plan.kinds):
         return single, {}
-    whole = subject.pictures.whole(index)
-    return single, {scale: images.rescaled(whole, scale) for scale in plan.scales}
+    return single, dict(zip(plan.scales, subject.pictures.rescaled(index, *plan.scales), strict=True))
 
 
 def _posteriors(
@@ -180,7 +194,7 @@ def _posteriors(
     for scale in plan.scales:
         pictures = [look[1][scale] for look in looks if look[1]]
         if "crops" in plan.kinds:
-            views = crops(pictures, plan)
+            views = crops(pictures, plan, plan.pad(scale))
             found["crops", scale] = np.mean([mirrored(forwards["crops"], view) for view in views], axis=0)
         if "dense" in plan.kinds:
             found["dense", scale] = np.empty((len(looks), len(model.classes)))
@@ -189,9 +203,12 @@ def _posteriors(
     return found
 
 
-def crops(pictures: Sequence[np.ndarray], plan: Plan) -> Iterator[np.ndarray]:
-    """The places of the grid, row by row: the crops there of all `pictures` (uint8 [C,h,w], of any sizes), uint8 [N,C,H,W]."""
-    pad, size = plan.padding, plan.size[1:]
+def crops(pictures: Sequence[np.ndarray], plan: Plan, pad: int) -> Iterator[np.ndarray]:
+    """The places of the grid, row by row: the crops there of all `pictures` (uint8 [C,h,w], of any sizes), uint8 [N,C,H,W].
+
+    The pictures are widened by `pad` reflected pixels a side before.
+    """
+    size = plan.size[1:]
     wide = [padded(p, pad, "reflect") if pad else p for p in pictures]
     places = [[offsets(side, own, plan.grid) for side, own in zip(p.shape[1:], size, strict=True)] for p in wide]
     for row in range(plan.grid):

@@ -29,6 +29,9 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pgm", ".ppm", "
 MOST_BYTES = 100_000_000
 """A larger file is refused unread."""
 
+MOST_RESCALED = 2**25
+"""Pixels of a rescaled picture: the longer side of a narrow strip follows the shorter one."""
+
 _ALPHA = ("LA", "PA", "RGBA")
 
 
@@ -75,10 +78,18 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def rescaled(pixels: np.ndarray, smallest: int) -> np.ndarray:
-    """uint8 [C,h,w] with its smaller side at `smallest` pixels, the other in proportion, rounded (arXiv 1409.1556: isotropically)."""
-    height, width = pixels.shape[1:]
-    least = min(height, width)
-    return resized(pixels, *((side * smallest + least // 2) // least for side in (height, width)))
+    """uint8 [C,h,w] with its smaller side at `smallest` pixels, the other in proportion, rounded (arXiv 1409.1556: isotropically).
+
+    `InputError` where that would be more than `MOST_RESCALED` pixels.
+    """
+    least = min(pixels.shape[1:])
+    height, width = ((side * smallest + least // 2) // least for side in pixels.shape[1:])
+    if height * width > MOST_RESCALED:
+        before = "x".join(map(str, pixels.shape[:0:-1]))
+        raise InputError(
+            f"{before} pixels rescaled to {width}x{height} are too many: give smaller scales, or less of a strip"
+        )
+    return resized(pixels, height, width)
 
 
 def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

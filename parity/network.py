@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import sys
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +13,7 @@ from reprlib import repr as short
 from typing import Any, cast
 
 from parity.errors import InputError
+from parity.fields import from_fields, parse_json
 from parity.nodes import (
     KINDS,
     MSRA,
@@ -59,6 +58,10 @@ RESERVED = frozenset(
 """
 
 
+LARGEST = 2**31 - 1
+"""Filters, units, pixels a side and whatever else a layer counts: no tensor can be larger."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A sequence of `nodes` that maps an image of `input_shape` (channels, height, width) to logits [classes].
@@ -84,13 +87,18 @@ class Network:
                 f"network {self.name!r}: a layer cannot be called {taken[0]}, which a framework's modules have for "
                 "themselves: choose another name"
             )
-        if min(self.input_shape, default=0) < 1:
-            raise InputError(f"network {self.name!r}: input_shape = {self.input_shape} must be sizes of at least 1")
+        if not (self.name + self.source).isprintable():
+            raise InputError(f"network {self.name!r}: name and source must be printable text")
+        if not self.input_shape or not all(1 <= side <= LARGEST for side in self.input_shape):
+            raise InputError(
+                f"network {self.name!r}: input_shape = {short(self.input_shape)} must be sizes from 1 to 2**31 - 1"
+            )
         for node in walk(self.nodes):
             for field in dataclasses.fields(node):
                 value = getattr(node, field.name)
-                if type(value) is int and value < (field.name != "padding"):
-                    raise InputError(f"network {self.name!r}: {node.name}.{field.name} = {value} is too small")
+                if type(value) is int and not (field.name != "padding") <= value <= LARGEST:
+                    wrong = "large" if value > 0 else "small"
+                    raise InputError(f"network {self.name!r}: {node.name}.{field.name} = {short(value)} is too {wrong}")
         if "" not in self._ends or len(self.shapes[self.output]) != 1:
             raise InputError(f"network {self.name!r}: the last layer {names[-1]} must yield a vector of class scores")
         for node in walk(self.nodes):
@@ -298,52 +306,6 @@ def _node(document: Any) -> Node:
 
     fields = {key: read(key, value) for key, value in document.items() if key != "node"}
     return from_fields(KINDS[kind], fields, what)
-
-
-def parse_json(text: str, what: str) -> dict[str, Any]:
-    """The JSON object in `text`; `InputError` naming `what` where it is not one."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
-    return document
-
-
-_Value = typing.TypeVar("_Value")
-
-
-def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
-    """`cls(**fields)` for a dataclass read from JSON, strictly: unknown, missing or mistyped fields are an `InputError`."""
-    if not isinstance(fields, dict):
-        raise InputError(f"{what}: an object is needed, not {type(fields).__name__}")
-    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
-    needed = {
-        n for n, f in known.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if wrong := sorted(set(fields) - set(known)) or sorted(needed - set(fields)):
-        raise InputError(f"{what}: {'unknown' if wrong[0] in fields else 'missing'} field {wrong[0]!r}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    for key, value in values.items():
-        if not _fits(value, hints[key]):
-            raise InputError(f"{what}: {key} = {short(value)} is not of type {known[key].type}")
-    return cls(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` may stand where the annotation `hint` does: scalars, X | None, tuple[X, ...] and dataclasses."""
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
-    if arguments:
-        return any(_fits(value, argument) for argument in arguments)
-    if hint is float:
-        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 def img_conv_group(

@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.errors import InputError, within
-from parity.network import Network, from_fields
+from parity.fields import from_fields
+from parity.network import Network
 from parity.nodes import float32
 
 

@@ -100,12 +100,13 @@ def network(
         nodes.append(node)
     if not words or len(shape) != 1:
         raise _wrong(len(pattern) + 1, "it must end in class scores: -> FC")
-    return Network(name, input_shape, tuple(nodes), source=f"pattern {pattern}")
+    return Network(name, input_shape, tuple(nodes), source=f"pattern {' '.join(pattern.split())}")
 
 
 def pattern(network: Network) -> str:
     """The shortest pattern of `network`: its layers in order, sequences that repeat in brackets.
 
+    The notation leaves sizes out, so different networks may share a pattern, as `vgg_c`, whose third convolutions are of 1x1, and `vgg_d`.
     `InputError` for a network that is no chain of layers with a word of their own.
     """
     kinds = {type(make("x")): word for word, make in WORDS.items()}

@@ -17,7 +17,8 @@ from parity import data, machine, recipes
 from parity.data.batches import preprocess
 from parity.dense import any_size, dense_state, takes_any_size
 from parity.errors import InputError
-from parity.network import Network, parse_json
+from parity.fields import parse_json
+from parity.network import Network
 from parity.nodes import Shape
 from parity.onnx import runtime
 from parity.recipe import Preprocessing, Recipe, fitting, read_recipe

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parity.errors import InputError, within
-from parity.network import Network, from_fields, parse_json
+from parity.fields import from_fields, parse_json
+from parity.network import Network
 from parity.nodes import Shape, float32
 from parity.optimizer import Optimizer, read_optimizer
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from parity import v2_tar, weights
 from parity.errors import InputError
-from parity.network import Network, from_fields, parse_json
+from parity.fields import from_fields, parse_json
+from parity.network import Network
 from parity.recipe import Experiment
 from parity.weights import State
 

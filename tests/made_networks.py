@@ -150,4 +150,5 @@ def generated(draw: st.DrawFn) -> Network:
         if stage is image:
             nodes.append(Flatten("flatten"))
             here = (math.prod(here),)
-    return Network(draw(st.text(max_size=9)), shape, tuple(nodes), draw(st.text(max_size=9)))
+    words = st.text(st.characters().filter(str.isprintable), max_size=9)
+    return Network(draw(words), shape, tuple(nodes), draw(words))

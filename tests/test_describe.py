@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import contents, the_error
 from training import ROOT, execute
 
-from parity import networks
+from parity import networks, plots
 from parity.commands.describe import main
 from parity.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network import Network
@@ -248,7 +248,7 @@ def test_totals_in_json_are_the_sums_of_the_layers(capsys: pytest.CaptureFixture
 
 def test_columns_are_aligned_and_the_total_stands_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", "cifar_net"]) == 0
-    first, head, *rows, rule, total, note, end = capsys.readouterr().out.splitlines()
+    first, _, head, *rows, rule, total, note, end = capsys.readouterr().out.splitlines()
     assert (first.partition(",")[0], end) == ("cifar_net", "")
     assert "kept is what training keeps" in note
     assert [row.split()[0] for row in rows] == list(networks.get("cifar_net").layers)
@@ -370,3 +370,31 @@ def test_the_picture_is_a_png_that_grows_with_the_layers(
     assert width == 1650
     assert height == pytest.approx(110 * (0.5 + 1.1 * len(names.split(",")) + 0.19 * rows), abs=3)
     assert colours > 50, "bars and letters"
+
+
+def test_the_picture_has_a_bar_for_every_layer_and_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or b"")
+    rows = costs(networks.get("vgg_mini"))
+    plots.layers([("vgg_mini", rows), ("half", costs(networks.get("vgg_mini@0.5")))])
+    axes = drawn[0].axes[: len(plots.PANELS)]
+    assert [axis.get_xlabel() for axis in axes] == list(plots.PANELS)
+    assert [tick.get_text() for tick in axes[0].get_yticklabels()] == [row.layer for row in rows]
+    counts = [(max(r.output[1:], default=1), r.parameters, r.multiply_adds, r.activation_bytes) for r in rows]
+    widths = [[bar.get_width() for bar in axis.patches] for axis in axes]
+    assert list(zip(*widths, strict=True)) == counts
+    assert {axis.get_xlim() for axis in axes[1::4]} == {axis.get_xlim() for axis in drawn[0].axes[5::4]}, "one scale"
+    assert [next(text.get_text() for text in axis.texts if text.get_text()) for axis in axes] == [
+        "64x32x32",
+        "1.8 k",
+        "1.8 M",
+        "262.1 k",
+    ]
+
+
+def test_the_pattern_is_told_where_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "INPUT -> [CONV -> RELU -> POOL]*2 -> [FC -> RELU]*2 -> FC"
+    assert main(["--network", "cifar_net,googlenet"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pattern")]
+    assert lines == [f"Pattern, which leaves sizes out: {said}"]
+    assert [one["pattern"] for one in described(capsys, "--network", "cifar_net,googlenet")["networks"]] == [said, None]

@@ -26,6 +26,7 @@ from parity.nodes import (
     Linear,
     MaxPool,
     ReLU,
+    Tanh,
     walk,
 )
 from parity.weights import initialise
@@ -234,6 +235,30 @@ def test_normalisation_is_krizhevskys() -> None:
     assert len(found) == 5
     assert {(n.size, n.k, n.alpha, n.beta) for n in found} == {(5, 2.0, float(np.float32(1e-4)), 0.75)}
     assert networks.get("vgg_a_lrn").layers["lrn1"].sources == ("relu1_1",)
+
+
+def test_lenet_squashes_and_averages() -> None:
+    block, full = [Conv, Tanh, AvgPool], [Linear, Tanh]
+    nodes = networks.get("lenet").nodes
+    assert [type(node) for node in nodes] == [*block * 2, Flatten, *full * 2, Linear]
+    assert [(n.filters, n.kernel, n.padding) for n in nodes if isinstance(n, Conv)] == [(6, 5, 0), (16, 5, 0)]
+    assert [(n.size, n.stride) for n in nodes if isinstance(n, AvgPool)] == [(2, 2)] * 2
+    assert [node.units for node in nodes if isinstance(node, Linear)] == [120, 84, 10]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "alexnet_cifar"])
+def test_alexnet_starts_and_drops_as_its_paper_says(name: str) -> None:
+    nodes = networks.get(name).nodes
+    own = {node.name: node for node in nodes if isinstance(node, Conv | Linear)}
+    assert {node.init for node in own.values()} == {Init("normal", 0.01)}
+    ones = {layer for layer, node in own.items() if node.bias_init == Init("constant", 1.0)}
+    assert ones == {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    assert {own[layer].bias_init for layer in own.keys() - ones} == {Init("constant", 0.0)}
+    assert [(node.rate, node.kind) for node in nodes if isinstance(node, Dropout)] == [(0.5, "downscale_in_infer")] * 2
+    follows = {b.name: (type(a), a.name) for a, b in itertools.pairwise(nodes) if isinstance(b, Dropout)}
+    assert follows == {"drop6": (ReLU, "relu6"), "drop7": (ReLU, "relu7")}
+    pools = [node for node in nodes if isinstance(node, MaxPool)]
+    assert [(pool.name, pool.size, pool.stride) for pool in pools] == [(f"pool{n}", 3, 2) for n in (1, 2, 5)]
 
 
 # Initial numbers

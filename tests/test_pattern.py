@@ -47,6 +47,11 @@ def test_vgg_is_the_pattern_that_the_course_says() -> None:
     )
 
 
+def test_sizes_are_left_out() -> None:
+    c, d = (networks.get(name) for name in ("vgg_c", "vgg_d"))
+    assert pattern.pattern(c) == pattern.pattern(d) and c.trainable_count < d.trainable_count
+
+
 CHAINS = [name for name, network in networks.NETWORKS.items() if not any(node.parts for node in network.nodes)]
 
 

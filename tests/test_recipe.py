@@ -81,6 +81,45 @@ def test_adam_is_the_third_articles_run() -> None:
     assert ADAM.augmentation == Augmentation(4, True)
 
 
+IMAGENET = 1_281_167
+"""Training images of ILSVRC 2012."""
+
+
+def test_the_vgg_papers_run_is_370_000_updates_whose_rate_drops_three_times() -> None:
+    recipe, total = recipes.get("vgg"), 74 * IMAGENET
+    assert (recipe.epochs, recipe.batch_size) == (74, 256) and total / 256 == pytest.approx(370_000, rel=0.001)
+    rates = [recipe.rate(samples, total) for samples in (*range(1, total, 9_973), total)]
+    drops = [i / len(rates) for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
+    assert drops == pytest.approx([0.25, 0.5, 0.75], abs=0.001)
+    assert (rates[0], rates[-1]) == (rounded(0.01), rounded(1e-5))
+    optimizer = recipe.optimizer
+    assert (optimizer.kind, optimizer.nesterov, optimizer.velocity_holds_rate) == ("momentum", False, False)
+    assert (optimizer.momentum, optimizer.weight_decay) == (rounded(0.9), rounded(5e-4))
+    assert recipe.augmentation == Augmentation(crop=224, flip=True, scale_low=256, scale_high=512)
+    assert recipe.preprocessing == Preprocessing((0.485, 0.456, 0.406), (1 / 255,) * 3, crop=224)
+    assert recipe.divisor == "count"
+
+
+def test_slim_decays_weights_only() -> None:
+    recipe, network = recipes.fitting(networks.get("slim_vgg16")), networks.get("slim_vgg16")
+    weights, biases = recipe.optimizer.grouped(network)
+    assert weights == ([n for n in network.parameters if n.endswith(".weight")], 1.0, rounded(5e-4))
+    assert biases == ([n for n in network.parameters if n.endswith(".bias")], 1.0, 0.0)
+    assert len(weights[0]) == len(biases[0]) == 16
+    assert recipe.name == "slim" and recipe.optimizer.kind == "momentum"
+
+
+@pytest.mark.parametrize("name,permutation", [("mnist", None), ("mnist_permuted", 0)])
+def test_mnist_is_the_third_articles_run(name: str, permutation: int | None) -> None:
+    recipe = recipes.get(name)
+    optimizer = recipe.optimizer
+    assert (optimizer.kind, optimizer.nesterov, optimizer.velocity_holds_rate) == ("momentum", False, False)
+    assert (optimizer.rate, optimizer.momentum, optimizer.weight_decay) == (rounded(0.01), 0.5, 0.0)
+    assert (recipe.epochs, recipe.batch_size, recipe.divisor, recipe.schedule) == (1, 64, "count", Schedule())
+    assert recipe.preprocessing == Preprocessing((0.1307,), (0.3081,), permutation=permutation)
+    assert recipe.augmentation == Augmentation()
+
+
 # ------------------------------------------------------------------------------------------------- rounding
 
 

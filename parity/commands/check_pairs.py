@@ -14,7 +14,7 @@ from typing import Any
 from parity import machine, marked, report
 from parity.commands.command import Failed, refuse
 from parity.errors import InputError
-from parity.network import parse_json
+from parity.fields import parse_json
 from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES

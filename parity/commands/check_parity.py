@@ -23,7 +23,8 @@ from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
-from parity.network import Network, parse_json
+from parity.fields import parse_json
+from parity.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed

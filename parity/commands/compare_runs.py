@@ -15,7 +15,7 @@ from parity import marked, plots
 from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
-from parity.network import parse_json
+from parity.fields import parse_json
 from parity.progress import Console
 from parity.run import Run, about, proportion
 from parity.side import FRAMEWORKS

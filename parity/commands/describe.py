@@ -15,6 +15,7 @@ from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Shape
+from parity.pattern import pattern
 from parity.progress import Console
 from parity.weights import write_atomically
 
@@ -88,11 +89,20 @@ class Description:
     layers: list[Cost]
     changes: list[str]
 
+    @property
+    def pattern(self) -> str | None:
+        """The layers in CS231n's notation; None where it has no words for them."""
+        try:
+            return pattern(self.network)
+        except InputError:
+            return None
+
     def to_json(self) -> dict[str, Any]:
         """What --json prints of it."""
         return {
             "network": self.called,
             "source": self.network.source,
+            "pattern": self.pattern,
             "input_shape": self.network.input_shape,
             "classes": self.network.classes,
             "changes": self.changes,
@@ -198,6 +208,7 @@ def _lines(one: Description) -> list[str]:
     sums = ("total", "", "", *_numbers(total | {"receptive_field": None}), "")
     rows = aligned(("layer", "kind", "output", *HEAD.values(), "stride"), [*cells, sums], 3)
     lines = [f"{one.called}, {_shape(network.input_shape)}: {network.source or 'no source given'}"]
+    lines += [f"Pattern, which leaves sizes out: {one.pattern}"] if one.pattern else []
     lines += [f"Changed: {change}" for change in one.changes]
     lines += [*rows[:-1], "-" * max(map(len, rows)), rows[-1]]
     if total["statistics"]:

@@ -19,8 +19,8 @@ from parity.contact_sheet import printable
 from parity.data import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
-from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate
-from parity.predict import ONNX, SHIPPED, Model, load
+from parity.evaluate import MEMBERS, SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate
+from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
@@ -78,7 +78,8 @@ def parser() -> Parser:
         "--padding",
         type=natural,
         metavar="N",
-        help="reflected pixels around pictures for crops (default: 0; an eighth of the picture where crops have no other room)",
+        help="reflected pixels around pictures for crops (default: 0 where a scale has room for the grid, else an eighth of the crop, "
+        "or what the grid needs)",
     )
     add("--batch-size", type=positive, default=128, metavar="N", help="pictures read at a time (default: 128)")
     add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="of a framework (default: cpu)")
@@ -88,7 +89,10 @@ def parser() -> Parser:
 
 
 def _scales(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(positive(part) for part in text.split(",")))
+    found = tuple(dict.fromkeys(positive(part) for part in text.split(",")))
+    if max(found) > MOST_SIDE:
+        raise argparse.ArgumentTypeError(f"{max(found)} is above {MOST_SIDE} pixels")
+    return found
 
 
 _scales.__name__ = "list of whole numbers"
@@ -128,7 +132,6 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "pictures": len(subject.labels),
         "classes": len(model.classes),
         "grid": plan.grid,
-        "padding": plan.padding,
         "rows": [_row(plan, row, tally) for row, tally in tallies.items()],
         "seconds": round(seconds, 2),
         "machine": machine.describe(),
@@ -155,7 +158,8 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: argparse.Name
     line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
     if {"crops", "dense+crops"} & set(plan.sets):
         line += f"; crops in a grid of {plan.grid} by {plan.grid}"
-        line += f", pictures widened by {plan.padding} reflected pixels a side" if plan.padding else ""
+        if wide := [f"{plan.pad(scale)} (at {scale})" for scale in plan.scales if plan.pad(scale)]:
+            line += f", pictures widened by {', '.join(wide)} reflected pixels a side"
     return line
 
 
@@ -217,11 +221,9 @@ def _plan(sets: tuple[str, ...], model: Model, own: int, options: argparse.Names
     else:
         usual = (max(own, least),)
     scales = options.scales or tuple(dict.fromkeys(usual))
-    tight = scales == (least,) and {"crops", "dense+crops"} & set(sets)
-    padding = options.padding if options.padding is not None else least // 8 if tight else 0
     if not set(SCALED) & set(sets):
-        scales, padding = (max(scales[0], least),), 0
-    return Plan(sets, model.size, scales, options.grid, padding)
+        scales = (max(scales[0], least),)
+    return Plan(sets, model.size, scales, options.grid, options.padding)
 
 
 def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
@@ -230,6 +232,7 @@ def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
     return {
         "views": name,
         "scales": list(scales),
+        "padding": [plan.pad(scale) for scale in scales if "crops" in MEMBERS.get(name, (name,))],
         "views_per_picture": plan.views(name, scales),
         "top1_error": tally.wrong / tally.count,
         f"top{TOP}_error": None if few else tally.wrong_top / tally.count,

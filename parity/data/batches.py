@@ -78,8 +78,6 @@ class Batches:
 
     def _crops(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
         """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
-        from parity.images import rescaled  # with Pillow, which those who read no pictures need not wait for
-
         how, pictures = self.augmentation, self.pictures
         if pictures is None:
             yield from (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)
@@ -90,7 +88,7 @@ class Batches:
 
         def crop(i: int) -> np.ndarray:
             if how.rescales:
-                pixels = rescaled(pictures.whole(order[i]), int(scales[i]))
+                (pixels,) = pictures.rescaled(order[i], int(scales[i]))
                 rooms = [size - crop + 1 for size, crop in zip(pixels.shape[1:], self.size, strict=True)]
                 top, left = (int(share * room) for share, room in zip(shares[:, i], rooms, strict=True))
             else:

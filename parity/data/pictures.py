@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity import machine
+from parity.errors import InputError
 from parity.nodes import Shape
 
 Made = TypeVar("Made")
@@ -60,6 +61,17 @@ class Pictures:
         one = self.source[index]
         return images.whole(one, self.size[0]) if isinstance(one, Path) else one
 
+    def rescaled(self, index: int, *smallest: int) -> list[NDArray[np.uint8]]:
+        """One picture, its smaller side at each of the numbers `smallest` of pixels: uint8 [C,h,w]. `InputError` naming one too large."""
+        from parity import images
+
+        pixels = self.whole(index)
+        try:
+            return [images.rescaled(pixels, side) for side in smallest]
+        except InputError as error:
+            one = self.source[index]
+            raise InputError(f"{one if isinstance(one, Path) else f'picture {index}'}: {error}") from None
+
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
         """The pictures of `part`, read by several threads: uint8 [n,C,H,W]."""
         rows = range(len(self))[part]
@@ -71,10 +83,11 @@ class Pictures:
         """One picture in the size of a slice: uint8 [C,H,W]."""
         from parity import images
 
-        pixels, (height, width) = self.whole(index), self.size[1:]
+        height, width = self.size[1:]
         if self.smallest:
-            return images.middle(images.rescaled(pixels, self.smallest), height, width)
-        return images.resized(pixels, height, width)
+            (pixels,) = self.rescaled(index, self.smallest)
+            return images.middle(pixels, height, width)
+        return images.resized(self.whole(index), height, width)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from parity.experiments import pictures
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report
 from parity.experiments.tables import table
-from parity.network import parse_json
+from parity.fields import parse_json
 from parity.progress import bar, duration
 from parity.run import about
 from parity.side import FRAMEWORKS

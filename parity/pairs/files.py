@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.network import parse_json
+from parity.fields import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.worker import ModelWorker

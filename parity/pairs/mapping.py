@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.network import parse_json
+from parity.fields import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.models import Unit, below, units_of

@@ -13,7 +13,7 @@ import numpy as np
 
 from parity import machine
 from parity.errors import InputError
-from parity.network import from_fields
+from parity.fields import from_fields
 from parity.optimizer import Optimizer
 from parity.pairs import factories, numerics
 from parity.side import implementation
