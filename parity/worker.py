@@ -195,10 +195,13 @@ class Worker:
         """Images/s of `parity.bench.Bench.infer`."""
         return float(self.call("bench_infer", steps=steps, count=count)[1])
 
-    def peak(self) -> dict[str, float]:
-        """`gigaflops` of the framework's float32 matrix multiplication, measured now, and `bytes`, the peak memory so far."""
-        found: dict[str, float] = self.call("peak")[1]
-        return found
+    def memory(self) -> int:
+        """The peak memory so far, in bytes: of the process, or, on a GPU, of what the framework allocated there."""
+        return int(self.call("memory")[1])
+
+    def multiply_peak(self) -> float:
+        """GFLOP/s of the framework's float32 matrix multiplication, measured now."""
+        return float(self.call("multiply_peak")[1])
 
     def export(self) -> bytes:
         """The inference graph as the framework's exporter writes it; `InputError` where a package that it needs is missing."""
@@ -327,9 +330,11 @@ class _Server:
     def bench_infer(self, arrays: Record, steps: int, count: int) -> tuple[Record, Any]:
         return {}, self.timed.infer(steps, count)
 
-    def peak(self, arrays: Record) -> tuple[Record, Any]:
-        memory = self.runtime.peak_memory(self.device)
-        return {}, {"gigaflops": self.runtime.multiply_peak(self.device), "bytes": memory}
+    def memory(self, arrays: Record) -> tuple[Record, Any]:
+        return {}, self.runtime.peak_memory(self.device)
+
+    def multiply_peak(self, arrays: Record) -> tuple[Record, Any]:
+        return {}, self.runtime.multiply_peak(self.device)
 
     def export(self, arrays: Record) -> tuple[Record, Any]:
         data = implementation(self.framework, "export").to_onnx(self.side.model)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,16 @@ import pytest
 from PIL import Image
 from training import ROOT
 
-import parity.commands.bench
-from parity import bench, data, networks, recipes, weights
+from parity import bench, data, networks, recipes
 from parity.bench import Bench, Contest, command, gigaflops, interval
 from parity.commands import bench_accuracy
 from parity.commands.bench import main, markdown
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Flatten, Linear
+from parity.onnx.apart import Apart
 from parity.recipe import changed
-from parity.weights import initialise
-from parity.worker import Worker
+from parity.worker import WorkerFailed
 
 NET = networks.get("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
@@ -186,12 +185,17 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
         "--steps",
         "1",
         "--batch-sizes",
-        "1,4",
+        "4,1",
     ]
     assert main([*line, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert list(result["tables"]) == ["1 image at a time", "4 images at a time"]
     assert {name for table in result["tables"].values() for name in table["speeds"]} == {"paddle", "torch", "onnx"}
+    one, four = (table["peak_memory_bytes"] for table in result["tables"].values())
+    assert all(20e6 < one[name] <= four[name] for name in ("paddle", "torch", "onnx"))
+    assert result["peak_memory_bytes"] == four
+    assert four["onnx"] < four["torch"], "it holds no framework, and nothing of what wrote the file"
+    assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
 
 
 ACCURACY = ["accuracy", "--network", "vgg_mini@0.0625", "--data", "shapes10", "--threads", "1", "--rounds", "1"]
@@ -230,13 +234,12 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
     assert stdout == "" and stderr.splitlines()[-2].startswith("failed: the torch worker died (exit code 1)")
 
 
-def test_an_export_that_is_not_the_network_is_a_failure(
-    workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(parity.commands.bench, "_worker", lambda options, name, threads: nullcontext(workers[name]))
-    monkeypatch.setattr(weights, "initialise", lambda network, seed: initialise(network, seed + 1))
-    assert main(["infer", "--frameworks", "torch,onnx", "--network", NET.name, "--data", "shapes10"]) == 1
-    assert f"failed: PyTorch's export of {NET.name} is not the network: layer conv1" in capsys.readouterr().err
+def test_a_process_of_onnxruntime_that_dies_is_told(tmp_path: Path) -> None:
+    with Apart(tmp_path / "none.onnx", 1) as apart:
+        with pytest.raises(InputError, match=r"cannot read .*none\.onnx"):
+            apart.infer(np.zeros((1, 3, 32, 32), np.float32), 1)
+        with pytest.raises(WorkerFailed, match="the process of onnxruntime died"):
+            apart._call(os._exit, 9)
 
 
 @pytest.mark.parametrize(

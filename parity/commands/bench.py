@@ -7,10 +7,12 @@ import contextlib
 import json
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,18 +21,21 @@ from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
 from parity.commands.check_parity import failures
-from parity.commands.command import Failed, Parser, execute, positive, threads
+from parity.commands.command import Parser, execute, positive, threads
 from parity.commands.train_flags import NO_AMP
+from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.network import Network
-from parity.onnx.runtime import session
 from parity.plots import speeds
 from parity.precision import PRECISIONS
 from parity.progress import Console, bar
-from parity.recipe import Recipe, changed
+from parity.recipe import changed
 from parity.side import FRAMEWORKS
-from parity.weights import write_atomically
+from parity.weights import initialise, write_atomically
 from parity.worker import Worker
+
+if TYPE_CHECKING:
+    from parity.onnx.apart import Apart
 
 NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 """What is timed unless the user says otherwise."""
@@ -122,11 +127,10 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             tables = _train(options, console, workers)
         else:
-            tables = _infer(options, network, workers, frameworks, sizes, images, recipe, threads)
-        peaks = {name: worker.peak() for name, worker in workers.items()}
-        memory = {name: int(peak["bytes"]) for name, peak in peaks.items()}
-        # ONNX Runtime computes in this process, which holds what was exported, too.
-        memory |= {"onnx": machine.peak_memory()} if "onnx" in frameworks else {}
+            runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
+            tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
+        memory = {name: worker.memory() for name, worker in workers.items()}
+        peaks = {name: worker.multiply_peak() for name, worker in workers.items()}
     return {
         "what": options.what,
         "network": network.name,
@@ -138,8 +142,8 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
         "load_before": round(before, 2),
         "versions": versions,
         "first_step_seconds": first,
-        "multiply_gigaflops": {name: round(peak["gigaflops"], 1) for name, peak in peaks.items()},
-        "peak_memory_bytes": memory,
+        "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},
+        "peak_memory_bytes": tables[list(tables)[-1]].get("peak_memory_bytes", memory),
         "tables": {
             name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
         },
@@ -160,13 +164,13 @@ def _frameworks(options: argparse.Namespace) -> list[str]:
     if len(chosen) > len(set(chosen)):
         raise InputError(f"--frameworks names {max(chosen, key=chosen.count)} twice")
     if options.what == "infer" and "onnx" in chosen and not set(chosen) & set(FRAMEWORKS):
-        raise InputError("--frameworks onnx needs paddle or torch beside it, which exports the network")
+        raise InputError("--frameworks onnx needs paddle or torch beside it, which it is compared with")
     return chosen
 
 
 def _sizes(options: argparse.Namespace) -> list[int]:
     try:
-        return [positive(text) for text in options.batch_sizes.split(",")]
+        return sorted({positive(text) for text in options.batch_sizes.split(",")})  # since memory is the peak so far
     except (ValueError, argparse.ArgumentTypeError):
         raise InputError(f"--batch-sizes {options.batch_sizes!r} is no list of whole numbers such as 1,128") from None
 
@@ -234,58 +238,47 @@ def _called(line: str, lines: list[str]) -> str:
     return line if list(scripts.values()).count(scripts[line]) > 1 else scripts[line]
 
 
-def _infer(
-    options: argparse.Namespace,
-    network: Network,
-    workers: dict[str, Worker],
-    frameworks: list[str],
-    sizes: list[int],
-    images: np.ndarray,
-    recipe: Recipe,
-    threads: int,
-) -> dict[str, Any]:
-    from parity.data.batches import preprocess
-    from parity.onnx.exporting import export
-    from parity.onnx.reading import NotTheNetwork
-    from parity.weights import initialise
+@contextlib.contextmanager
+def _runtime(options: argparse.Namespace, network: Network, threads: int) -> Iterator[Apart]:
+    """ONNX Runtime with `network`, of the weights that the frameworks have."""
+    from parity.onnx import operators, writing
+    from parity.onnx.apart import Apart
 
-    opened = None
-    if "onnx" in frameworks:
-        exporter, worker = next(iter(workers.items()))
-        try:
-            model = export(worker.export(), network, initialise(network, 0))
-        except NotTheNetwork as error:
-            raise Failed(f"{FRAMEWORKS[exporter]}'s export of {network.name} is not the network: {error}") from None
-        opened = session(model.SerializeToString(), threads, options.device)
+    model = writing.write(network.inference, operators.operators(network.inference, initialise(network, 0)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        path.write_bytes(model.SerializeToString())
+        del model
+        with Apart(path, threads, options.device) as apart:
+            yield apart
+
+
+def _infer(
+    options: argparse.Namespace, workers: dict[str, Worker], runtime: Apart | None, sizes: list[int], given: np.ndarray
+) -> dict[str, Any]:
+    """By batch size: speeds on the preprocessed images `given`, and everybody's peak memory until then."""
     tables = {}
     for size in sizes:
         turns: dict[str, Turn] = {
             name: partial(worker.bench_infer, options.steps, size) for name, worker in workers.items()
         }
-        if opened:
-            given = preprocess(np.resize(images, (size, *images.shape[1:])), recipe.preprocessing)
-            turns["onnx"] = partial(_runtime_turn, opened, given, options.steps)
+        memories = {name: worker.memory for name, worker in workers.items()}
+        if runtime:
+            turns["onnx"] = partial(runtime.infer, np.resize(given, (size, *given.shape[1:])), options.steps)
+            memories["onnx"] = runtime.memory
         for turn in turns.values():
             turn()
         what = f"{size} image{'s' if size > 1 else ''} at a time"
-        tables[what] = _contest(turns, options.rounds, what, "torch" if "torch" in workers else next(iter(workers)))
+        found = _contest(turns, options.rounds, what, "torch" if "torch" in workers else next(iter(workers)))
+        tables[what] = found | {"peak_memory_bytes": {name: memory() for name, memory in memories.items()}}
     return tables
 
 
-def _runtime_turn(opened: Any, given: np.ndarray, steps: int) -> float:
-    import time
-
-    started = time.perf_counter()
-    for _ in range(steps):
-        opened.run(None, {"image": given})
-    return steps * len(given) / (time.perf_counter() - started)
-
-
 def _with_arithmetic(
-    table: dict[str, Any], network: Network, peaks: dict[str, dict[str, float]], training: bool
+    table: dict[str, Any], network: Network, peaks: dict[str, float], training: bool
 ) -> dict[str, Any]:
     """Adds GFLOP/s, and their share of the best matrix multiplication measured here."""
-    best = max(peak["gigaflops"] for peak in peaks.values())
+    best = max(peaks.values())
     for row in table["speeds"].values():
         row["gigaflops"] = round(gigaflops(network, row["images_per_second"], training), 1)
         row["share_of_peak"] = round(row["gigaflops"] / best, 3)
@@ -296,10 +289,11 @@ def markdown(result: dict[str, Any]) -> str:
     """The result as Markdown: a table a contest, and what it was measured on."""
     lines = []
     for name, table in result["tables"].items():
-        head = f"{result['what']}, {name}"
+        head, memory = f"{result['what']}, {name}", table.get("peak_memory_bytes", {})
         lines += [
-            f"| {head} | images/s, median (least to most) | GFLOP/s | of the matrix peak | against {table['reference']} (95% interval) |",
-            "|---|---:|---:|---:|---:|",
+            f"| {head} | images/s, median (least to most) | GFLOP/s | of the matrix peak | against {table['reference']} (95% interval) |"
+            + " peak memory so far |" * bool(memory),
+            "|---|---:|---:|---:|---:|" + "---:|" * bool(memory),
         ]
         for contestant, row in table["speeds"].items():
             ratio = table["ratios"].get(contestant)
@@ -307,6 +301,7 @@ def markdown(result: dict[str, Any]) -> str:
             speed = f"{row['images_per_second']:.1f} ({row['least']:.1f} to {row['most']:.1f})"
             lines.append(
                 f"| {contestant} | {speed} | {row['gigaflops']:.0f} | {row['share_of_peak']:.0%} | {against} |"
+                + (f" {memory[contestant] / 1e9:.2f} GB |" if memory else "")
             )
         lines.append("")
     rounds = len(next(iter(next(iter(result["tables"].values()))["speeds"].values()))["rounds"])
