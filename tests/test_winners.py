@@ -100,6 +100,20 @@ def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_
         assert (found.name, found.equal, found.chosen > 0) == (name, equal, name == BACKWARD)
 
 
+def test_where_all_elements_are_chosen_the_gradients_are_compared_as_they_are() -> None:
+    made, one, other = network(MaxPool("pool")), *(np.ones((1, 3, 7, 7)) for _ in range(2))
+    one[..., 0::2, :] += 2.0**-52
+    other[..., 1::2, :] += 2.0**-52
+    both = [record[..., :6, :6] for record in (one, other)]
+    small = Network("small", (3, 6, 6), made.nodes)
+    chosen = chosen_apart(small, RELU, *({FORWARD: record} for record in both))
+    assert chosen is not None and chosen.all()
+    gradients = {"one": np.zeros_like(both[0]), "other": np.ones_like(both[0])}
+    records = {name: {FORWARD: x, BACKWARD: gradients[name]} for name, x in zip(gradients, both, strict=True)}
+    *_, found = differences(small, ("one", "other"), Step(1, {}, records), lambda tensor: 1e-12)
+    assert (found.equal, found.chosen) == (False, 0)
+
+
 def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker]) -> None:
     # 1 + erf(x) is zero or one rounding error there, each framework's own: which of four is the largest is a throw of the dice.
     nodes = (Conv("conv", 8), GELU("gelu"), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))

@@ -72,7 +72,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.update:
         marked.around(options.update, MARK)
     check_png(options.out)
-    rows = [row(folder) for folder in finished(options.runs, console.say)]
+    rows = [row(run, passes) for run, passes in finished(options.runs, console.say)]
     groups = grouped(rows, console.say)
     lines = tabulated(groups)
     drawn = {label: [(one["minutes"], one["accuracies"]) for one in group] for label, group in groups.items()}
@@ -91,30 +91,27 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def finished(folders: list[Path], say: Callable[[str], None]) -> list[Path]:
-    """Those of `folders` that are a run's that has ended a pass; `say` hears of the others. `InputError` if there is none."""
+def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Run, list[dict[str, Any]]]]:
+    """The runs in `folders` that have ended a pass, with their lines; `say` hears of the others. `InputError` if there is none."""
     found, last = [], ""
     for folder in folders:
-        if not (folder / "config.json").exists():
-            last = "is not a run folder"
-        elif not Run.open(folder).metrics("pass"):
-            last = "holds no finished pass"
-        else:
-            found.append(folder)
+        run = Run.open(folder) if (folder / "config.json").exists() else None
+        if run and (passes := run.metrics("pass")):
+            found.append((run, passes))
             continue
+        last = "holds no finished pass" if run else "is not a run folder"
         say(f"Left out: {folder} {last}")
     if not found:
         raise InputError(f"{folders[-1]} {last}: give the folder of a run that has ended a pass")
     return found
 
 
-def row(folder: Path) -> dict[str, Any]:
-    """What the logs in `folder` say: what was run, minutes and accuracy after every pass, and what evaluate.py found of its last one.
+def row(run: Run, passes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the logs of `run` say: what was run, minutes and accuracy after every one of `passes`, and what evaluate.py found of the last.
 
     `InputError` where they are damaged.
     """
-    run = Run.open(folder)
-    passes = run.metrics("pass")
+    folder = run.folder
     with about(folder / "config.json", "put the whole file back"):
         framework = parse_json((folder / "config.json").read_text(), "run").get("framework")
         if framework not in FRAMEWORKS:
