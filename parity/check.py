@@ -21,6 +21,7 @@ from parity.lockstep import PHASES, Step, lockstep
 from parity.network import Network
 from parity.noise import float32_step
 from parity.optimizer import Optimizer
+from parity.process import Record
 from parity.recipe import Recipe, changed
 from parity.stages import (
     CHAOTIC,
@@ -34,7 +35,7 @@ from parity.stages import (
     weight_distance,
 )
 from parity.weights import State
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """Bound on every tensor of the first step (relative L2)."""

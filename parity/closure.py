@@ -28,9 +28,10 @@ from parity.noise import inference_noise
 from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork
+from parity.process import Record, WorkerFailed
 from parity.recipe import Preprocessing
 from parity.weights import State
-from parity.worker import Record, Worker, WorkerFailed
+from parity.worker import Worker
 
 BATCHES = (1, 2, 7, 128)
 

@@ -34,6 +34,9 @@ SCALED = ("crops", "dense", "dense+crops")
 
 TOP = 5
 
+MOST_BYTES = 2**29
+"""What the rescaled pictures of a batch may take, if they are squares; those of the next one are made meanwhile."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,11 +61,12 @@ class Plan:
             )
         for scale in self.scales if "crops" in self.kinds else ():
             pad = self.pad(scale)
-            if pad >= scale:
+            if pad >= scale and self.padding is not None:
                 raise InputError(f"a padding of {pad} cannot be reflected in pictures of {scale} pixels")
-            if self.grid > scale + 2 * pad - own + 1:
+            if pad >= scale or self.grid > scale + 2 * pad - own + 1:
+                wide = f", widened by {pad} a side," if self.padding else ""
                 raise InputError(
-                    f"pictures of {scale} pixels, widened by {pad} a side, have no {self.grid} places a side for crops of {own}: "
+                    f"pictures of {scale} pixels{wide} have no {self.grid} places a side for crops of {own}: "
                     "give a smaller --grid, more --padding or larger --scales"
                 )
 
@@ -141,11 +145,12 @@ Row = tuple[str, tuple[int, ...]]
 def evaluate(
     model: Model, subject: Subject, plan: Plan, batch: int, over: Callable[[list[range]], Iterable[range]]
 ) -> dict[Row, Tally]:
-    """The tally of every row of `plan`, in one pass over the pictures, `batch` at a time; `over` may show progress.
+    """The tally of every row of `plan`, in one pass over the pictures, `batch` at a time (large ones fewer); `over` may show progress.
 
     `Diverged` where posteriors are no finite numbers.
     """
     forwards = started(model, plan)
+    batch = min(batch, max(1, MOST_BYTES // sum(3 * scale**2 for scale in plan.scales)))
     tallies = {row: Tally(np.zeros((len(model.classes),) * 2, np.int64)) for row in plan.rows}
     parts = [range(first, min(first + batch, len(subject.labels))) for first in range(0, len(subject.labels), batch)]
     looked = ahead(lambda i: _look(subject, plan, i), parts)

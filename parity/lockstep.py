@@ -15,7 +15,8 @@ import numpy as np
 
 from parity.feed import Feed, Given
 from parity.network import Network
-from parity.worker import Record, Worker
+from parity.process import Record
+from parity.worker import Worker
 
 PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")
 """What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""

@@ -196,6 +196,18 @@ class Run:
                     found.append(parse_json(line.decode(errors="replace"), f"line {number}, metrics"))
         return [line for line in found if line.get("event") == event]
 
+    def passes(self) -> list[dict[str, Any]]:
+        """The lines of passes; `InputError` naming the file where accuracy, costs, seconds or samples of one are no numbers."""
+        found = self.metrics("pass")
+        with about(self.metrics_file, "put the whole file back"):
+            for line in found:
+                proportion(line.get("test_accuracy"))
+                for key in ("cost", "test_cost", "seconds", "samples"):
+                    value = line.get(key)
+                    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                        raise InputError(f"{key} = {short(value)} is not a number from 0 on")
+        return found
+
     def accuracy(self, metadata: Mapping[str, str]) -> float | None:
         """Test accuracy, 0 to 1, of the checkpoint that `metadata` comes from; None where it stands within a pass."""
         if "position" not in metadata:

@@ -189,15 +189,17 @@ def _without_chosen(
 ) -> Difference:
     """`difference` without the elements that a pool takes for its largest on one side only, if it is of a gradient in front of a pool.
 
-    As it is where these are all elements: then nothing would be left to compare.
+    As it is where the rest is zero on both sides: then nothing would be left to compare.
     """
     phase, _, layer = difference.name.partition("/")
     if phase != "backward" or layer not in network.layers or not math.isfinite(difference.error):
         return difference
     chosen = chosen_apart(network, layer, first, second)
-    if chosen is None or chosen.all() or chosen.shape != first[difference.name].shape:
+    if chosen is None or chosen.shape != first[difference.name].shape:
         return difference
     a, b = (np.where(chosen, 0.0, record[difference.name]) for record in (first, second))
+    if not a.any() and not b.any():
+        return difference
     return replace(difference, error=relative_l2(a, b), chosen=int(chosen.sum()))
 
 

@@ -38,6 +38,11 @@ def count(name: str, size: int, window: int, stride: int, pad: Pad, ceil: bool =
     return steps + 1
 
 
+def reach(size: int, channels: int) -> Pad:
+    """How many of the other `channels` a window of `size` channels holds at most (before, behind) the one that it is around."""
+    return min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
+
+
 def over_channels(x: np.ndarray, size: int) -> np.ndarray:
     """Of [N,C,...], the sums over `size` channels around each, of an even number one more before than behind."""
     channels = x.shape[1]

@@ -1,22 +1,15 @@
 """One process per framework: a worker that holds one `Side`, and the client that drives it over pipes.
 
-Loading both frameworks into one process crashes with some versions and pins their dependencies to each other. A message is eight bytes of
-length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata. Nothing is pickled.
+Loading both frameworks into one process crashes with some versions and pins their dependencies to each other.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import importlib
-import os
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,36 +19,25 @@ import numpy as np
 from parity import lookahead
 from parity.bench import Bench
 from parity.errors import InputError
-from parity.frames import receive, send
 from parity.network import Network
 from parity.optimizer import Optimizer, read_optimizer
+from parity.process import Process, Record, serve
 from parity.recipe import Recipe, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights import State, initialise
 
-Record = dict[str, np.ndarray]
 
-
-PIPE = 2**20
-"""Bytes that a pipe to a worker holds: large messages take half as long as by the system's 64 KB."""
-
-
-class WorkerFailed(RuntimeError):
-    """The worker raised an error or died; the message holds its traceback or the last lines it wrote."""
-
-
-class Worker:
+class Worker(Process):
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
-    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. `apart`, it does not hear the
-    signals that a terminal or a launcher sends to the whole group of processes. Use as a context manager. Methods are those of
-    `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe.
+    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Methods are those of
+    `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
     """
 
     program = "parity.worker"
     """The module that is the worker's end."""
 
-    environment: Mapping[str, str] = {}
+    surroundings: Mapping[str, str] = {}
     """What its process has besides this one's environment."""
 
     def __init__(
@@ -69,42 +51,8 @@ class Worker:
         if framework not in FRAMEWORKS:
             raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
         self.framework = framework
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        try:
-            self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", self.program, framework, str(threads or 0), device],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=os.environ | dict(self.environment) | {"PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=apart,
-            )
-        except OSError as error:
-            raise InputError(f"cannot run {python}: {error.strerror}") from None
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many
-                assert pipe
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
+        arguments = (framework, str(threads or 0), device)
+        super().__init__(f"{framework} worker", self.program, arguments, python, apart, self.surroundings)
 
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of Python."""
@@ -214,28 +162,6 @@ class Worker:
     def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
         """Writes the file of a state dict that the framework's own load reads, in `dtype`."""
         self.call("write_file", state, path=str(path.absolute()), network=network.to_json(), dtype=dtype)
-
-    def call(self, name: str, arrays: Mapping[str, np.ndarray] | None = None, **arguments: Any) -> tuple[Record, Any]:
-        """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
-        assert self._process.stdin and self._process.stdout
-        try:
-            send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
-            found, answer = receive(self._process.stdout)
-        except (EOFError, OSError):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=10)
-            self._process.kill()
-            self._errors.seek(0)
-            lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
-            reason = "\n".join(lines) or "it wrote nothing"
-            raise WorkerFailed(
-                f"the {self.framework} worker died (exit code {self._process.returncode}):\n{reason}"
-            ) from None
-        if "input_error" in answer:
-            raise InputError(answer["input_error"])
-        if "error" in answer:
-            raise WorkerFailed(f"the {self.framework} worker failed:\n{answer['error']}")
-        return found, answer["result"]
 
 
 def _masks(arrays: Record) -> Record:
@@ -347,32 +273,6 @@ class _Server:
         model = implementation(self.framework, "model").build(Network.from_json(network), arrays, dtype)
         implementation(self.framework, "checkpoint").write_file(Path(path), model)
         return {}, None
-
-
-def serve(make: Callable[[], Any]) -> None:
-    """Answers calls from stdin on stdout, by the methods of what `make` makes, until stdin ends."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a framework prints must not end up between the messages
-    try:
-        server = make()
-    except InputError as error:  # the framework is not installed: the answer to the first call
-        receive(source)
-        send(sink, {}, {"input_error": str(error)})
-        return
-    while True:
-        try:
-            arrays, message = receive(source)
-        except EOFError:
-            os._exit(0)  # there is nothing to save, and taking a framework down takes seconds
-        try:
-            found, result = getattr(server, message["call"])(arrays, **message["arguments"])
-            answer = {"result": result}
-        except InputError as error:
-            found, answer = {}, {"input_error": str(error)}
-        except Exception:
-            found, answer = {}, {"error": traceback.format_exc()}
-        send(sink, found, answer)
-        del arrays, found  # of a whole network they are gigabytes, and the next call comes while these are held
 
 
 if __name__ == "__main__":

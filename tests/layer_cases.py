@@ -23,8 +23,8 @@ from parity.nodes import (
     ReLU,
     Tanh,
 )
+from parity.process import Record
 from parity.weights import State
-from parity.worker import Record
 
 BATCH, CLASSES = 3, 3
 DIVISOR = 7

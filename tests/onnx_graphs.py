@@ -63,6 +63,9 @@ BRANCHES = Network(
     ),
 )
 """What goes beyond a chain: branches, a head that inference does not have, padding that is uneven."""
+FEW = Network("few", (2, 4, 4), (LRN("norm", 5, 1.5, 0.1, 0.7), LRN("all", 9), Flatten("flatten"), Linear("fc", 3)))
+"""Windows that are wider than the channels."""
+
 NORMALISED = Network("normalised", (7, 4, 4), (LRN("norm", 4, 1.5, 0.1, 0.7), Flatten("flatten"), Linear("fc", 3)))
 ROUNDED_UP = Network(
     "rounded_up",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -22,9 +21,7 @@ from parity.commands.bench import main, markdown
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Flatten, Linear
-from parity.onnx.apart import Apart
 from parity.recipe import changed
-from parity.worker import WorkerFailed
 
 NET = networks.get("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
@@ -232,14 +229,6 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
     assert main([*line, "--json"]) == 1
     stdout, stderr = capsys.readouterr()
     assert stdout == "" and stderr.splitlines()[-2].startswith("failed: the torch worker died (exit code 1)")
-
-
-def test_a_process_of_onnxruntime_that_dies_is_told(tmp_path: Path) -> None:
-    with Apart(tmp_path / "none.onnx", 1) as apart:
-        with pytest.raises(InputError, match=r"cannot read .*none\.onnx"):
-            apart.infer(np.zeros((1, 3, 32, 32), np.float32), 1)
-        with pytest.raises(WorkerFailed, match="the process of onnxruntime died"):
-            apart._call(os._exit, 9)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from parity.feed import dithered, feed, twin
 from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import Network
 from parity.nodes import MaxPool
+from parity.process import WorkerFailed
 from parity.recipe import changed
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
-from parity.worker import Worker, WorkerFailed
+from parity.worker import Worker
 
 
 @pytest.fixture(scope="module")

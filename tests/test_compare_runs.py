@@ -43,7 +43,7 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     evaluation = {
         "split": "test",
         "data": "cifar10",
-        "command": "python scripts/evaluate.py --model runs/one --views single,crops --report runs/one",
+        "limit": None,
         "rows": [
             {"views": "single", "scales": [], "views_per_picture": 1, "top1_error": 0.17},
             {"views": "crops", "scales": [32], "views_per_picture": 18, "top1_error": 0.15},
@@ -91,25 +91,25 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             lambda folder: (folder / "metrics.jsonl").write_text(
                 '{"event": "pass", "test_accuracy": 0.5, "seconds": Infinity}\n'
             ),
-            "no time",
+            "cost = None is not a number from 0 on",
         ),
         (
             evaluation(
-                '{"split": "test", "data": "cifar10", "command": "", "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
+                '{"split": "test", "data": "cifar10", "limit": null, "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
             ),
             "it is not what evaluate.py writes",
         ),
         (
-            evaluation('{"split": "test", "data": "cifar10", "command": "evaluate.py --limit 10", "rows": []}'),
+            evaluation('{"split": "test", "data": "cifar10", "limit": 10, "rows": []}'),
             "it is of some pictures called 'test' of cifar10, not of all test pictures of cifar10",
         ),
         (
-            evaluation('{"split": "test", "data": "folder:x", "command": "", "rows": []}'),
+            evaluation('{"split": "test", "data": "folder:x", "limit": null, "rows": []}'),
             "of folder:x, not of all test pictures of cifar10",
         ),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
         (
-            evaluation('{"split": "train", "data": "cifar10", "command": "", "rows": []}'),
+            evaluation('{"split": "train", "data": "cifar10", "limit": null, "rows": []}'),
             "'train'",
         ),
     ],

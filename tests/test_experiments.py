@@ -148,6 +148,11 @@ def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
     assert again["steps"] == 3 and "timed steps: 3 instead of 200" in (tmp_path / "table.md").read_text()
     assert main(["timing", *map(str, less), "--batch-size", "3"]) == 2, "another setting"
     assert "paddle was timed in another setting" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "seconds.json").read_text())
+    kept["torch"]["seconds"]["forward"].append("soon")
+    (tmp_path / "seconds.json").write_text(json.dumps(kept))
+    assert main(["timing", *map(str, less), "--steps", "3", "--threads", "1"]) == 2
+    assert "torch has no seconds" in capsys.readouterr().err
 
 
 # Stopped, and complete
@@ -223,6 +228,7 @@ def test_what_the_article_does_is_trained_with_full() -> None:
         (("timing", "--full"), "--full is of permutation"),
         (("cifar", "--full", "--epochs", "2"), "--epochs cannot be given with --full"),
         (("permutation", "--train-limit", "8001"), "8000"),
+        (("classics", "--seeds", "1001"), "1001 is above 1000"),
         (("permutation", "--data", "shapes10"), "mnist_fc does not take the images of shapes10"),
         (("cifar", "--data", "nothing"), "unknown data set 'nothing'"),
         (("cifar", "--data-dir", "/nowhere"), "/nowhere"),
@@ -245,7 +251,10 @@ def test_bad_usage_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("trouble", ["other experiment", "something else", "other limits", "damaged mark", "a file"])
+TROUBLES = ["other experiment", "something else", "other limits", "damaged log", "damaged mark", "a file"]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
 def test_a_folder_of_something_else_is_left_as_it_is(
     trouble: str, execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +263,9 @@ def test_a_folder_of_something_else_is_left_as_it_is(
     if trouble == "other limits":
         execute(*arguments, "--framework", "torch", "--out", out)
         arguments[4] = "2"
+    elif trouble == "damaged log":
+        execute(*arguments, "--framework", "torch", "--out", out)
+        (out / "runs" / "torch-fc-0" / "metrics.jsonl").write_text('{"event": "pass"}\n')
     elif trouble == "a file":
         out.write_text("mine")
     else:
@@ -263,7 +275,8 @@ def test_a_folder_of_something_else_is_left_as_it_is(
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     assert main([*arguments, "--framework", "torch", "--out", str(out)]) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "choose another --out" in line and str(out) in line
+    way_out = "put the whole file back" if trouble == "damaged log" else "choose another --out"
+    assert line.startswith("error: ") and way_out in line and str(out) in line
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
 
 

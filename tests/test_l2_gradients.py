@@ -13,8 +13,9 @@ from numpy_network import slopes
 from parity.compare import compare
 from parity.nodes import Dropout
 from parity.optimizer import Optimizer
+from parity.process import Record
 from parity.weights import State
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 BOUND = 1e-12
 PLAIN = Optimizer("momentum", rate=0.125)

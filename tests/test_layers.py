@@ -16,8 +16,9 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
 from parity.optimizer import Group, Optimizer
+from parity.process import Record
 from parity.weights import State, initialise
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 BOUND = 1e-12
 PHASES = ("forward", "loss", "backward", "gradient", "update")

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from made_networks import EVERY_KIND
 from onnx import ModelProto, TensorProto, numpy_helper
-from onnx_graphs import BRANCHES, CHAIN, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
+from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
 from parity import networks, recipes
 from parity.compare import relative_l2
@@ -44,7 +44,7 @@ def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "net",
-    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, BRANCHES, NORMALISED, networks.get("vgg_mini@0.125")],
+    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, BRANCHES, NORMALISED, FEW, networks.get("vgg_mini@0.125")],
     ids=lambda net: net.name,
 )
 def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
@@ -63,7 +63,7 @@ def test_exporting_ten_times_gives_ten_equal_graphs(worker: Worker) -> None:
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("net", [EVERY_KIND, ROUNDED_UP, BRANCHES, NORMALISED], ids=lambda net: net.name)
+@pytest.mark.parametrize("net", [EVERY_KIND, ROUNDED_UP, BRANCHES, NORMALISED, FEW], ids=lambda net: net.name)
 def test_an_export_runs_as_the_framework_does(net: Network, framework: str, workers: dict[str, Worker]) -> None:
     worker, images = workers[framework], pixels(5, net.input_shape)
     made = export(raw_export(worker, net), net, weights_of(net))

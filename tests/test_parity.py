@@ -12,11 +12,12 @@ from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
 from parity.data.batches import Batches, preprocess
 from parity.feed import feed
 from parity.noise import float32_step
+from parity.process import Record
 from parity.randomness import masks
 from parity.recipe import changed
 from parity.twin import perturb
 from parity.weights import initialise
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 PHASES = ("forward", "loss", "backward", "gradient", "update")
 BATCH = 8

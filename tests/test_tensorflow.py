@@ -15,9 +15,10 @@ from parity.initialisers import XAVIER, Init
 from parity.network import Network
 from parity.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
 from parity.optimizer import Optimizer
+from parity.process import Record
 from parity.recipe import Preprocessing
 from parity.weights import State, initialise
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 with np.load(Path(__file__).parent / "golden" / "tensorflow.npz") as made:
     GOLDEN = dict(made)

@@ -13,9 +13,10 @@ from parity.feed import feed
 from parity.lockstep import lockstep
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.process import Record
 from parity.recipe import changed
 from parity.threads import Threads
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 NETWORK = Network(
     "shared_out",

@@ -100,16 +100,18 @@ def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_
         assert (found.name, found.equal, found.chosen > 0) == (name, equal, name == BACKWARD)
 
 
-def test_where_all_elements_are_chosen_the_gradients_are_compared_as_they_are() -> None:
-    made, one, other = network(MaxPool("pool")), *(np.ones((1, 3, 7, 7)) for _ in range(2))
-    one[..., 0::2, :] += 2.0**-52
-    other[..., 1::2, :] += 2.0**-52
-    both = [record[..., :6, :6] for record in (one, other)]
-    small = Network("small", (3, 6, 6), made.nodes)
-    chosen = chosen_apart(small, RELU, *({FORWARD: record} for record in both))
-    assert chosen is not None and chosen.all()
-    gradients = {"one": np.zeros_like(both[0]), "other": np.ones_like(both[0])}
-    records = {name: {FORWARD: x, BACKWARD: gradients[name]} for name, x in zip(gradients, both, strict=True)}
+def test_where_only_zeros_would_be_left_the_gradients_are_compared_as_they_are() -> None:
+    nodes = (ReLU(RELU), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
+    small, (one, other), (a, b) = (
+        Network("small", (1, 2, 2), nodes),
+        *(tuple(np.full((1, 1, 2, 2), value) for _ in range(2)) for value in (1.0, 0.0)),
+    )
+    one[..., 0, 0] += 2.0**-52
+    other[..., 1, 1] += 2.0**-52
+    a[..., 0, 0], b[..., 1, 1] = 1.0, -7.0
+    chosen = chosen_apart(small, RELU, {FORWARD: one}, {FORWARD: other})
+    assert chosen is not None and chosen.sum() == 2
+    records = {"one": {FORWARD: one, BACKWARD: a}, "other": {FORWARD: other, BACKWARD: b}}
     *_, found = differences(small, ("one", "other"), Step(1, {}, records), lambda tensor: 1e-12)
     assert (found.equal, found.chosen) == (False, 0)
 

@@ -26,12 +26,13 @@ from parity.faults.changes import perturbed
 from parity.fields import parse_json
 from parity.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
+from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed
 from parity.run import read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.weights import write_atomically
-from parity.worker import Worker, WorkerFailed
+from parity.worker import Worker
 
 STEPS = 3
 """Training steps, unless --steps says how many."""

@@ -22,6 +22,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             epilog=f"examples:\n{examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # what a short form means would change with every new flag
         )
         self.add_argument(
             "--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr"

@@ -21,9 +21,10 @@ from parity.faults.innocent import INNOCENT
 from parity.faults.subject import subject
 from parity.feed import Feed
 from parity.lockstep import lockstep
+from parity.process import Record
 from parity.progress import Console, bar
 from parity.stages import Divergence
-from parity.worker import Record, Worker
+from parity.worker import Worker
 
 OURS = "this suite"
 MARK, LIST = "faults", "fault list"

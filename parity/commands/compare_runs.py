@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +94,7 @@ def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Run,
     found, last = [], ""
     for folder in folders:
         run = Run.open(folder) if (folder / "config.json").exists() else None
-        if run and (passes := run.metrics("pass")):
+        if run and (passes := run.passes()):
             found.append((run, passes))
             continue
         last = "holds no finished pass" if run else "is not a run folder"
@@ -116,9 +114,6 @@ def row(run: Run, passes: list[dict[str, Any]]) -> dict[str, Any]:
         framework = parse_json((folder / "config.json").read_text(), "run").get("framework")
         if framework not in FRAMEWORKS:
             raise InputError(f"framework {framework!r} is none of {', '.join(FRAMEWORKS)}")
-    with about(run.metrics_file, "put the whole file back"):
-        accuracies = [proportion(line.get("test_accuracy")) for line in passes]
-        minutes = [_minutes(line.get("seconds")) for line in passes]
     experiment = run.experiment
     return {
         "run": str(folder),
@@ -130,16 +125,10 @@ def row(run: Run, passes: list[dict[str, Any]]) -> dict[str, Any]:
         "passes": len(passes),
         "of": experiment.recipe.epochs,
         "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(passes)]),
-        "minutes": minutes,
-        "accuracies": accuracies,
+        "minutes": [line["seconds"] / 60 for line in passes],
+        "accuracies": [line["test_accuracy"] for line in passes],
         "views": _views(folder / "evaluation.json", experiment.data),
     }
-
-
-def _minutes(seconds: Any) -> float:
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise InputError(f"seconds = {seconds!r} is no time")
-    return seconds / 60
 
 
 def _views(file: Path, trained_on: str) -> dict[str, float]:
@@ -152,7 +141,7 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
     with about(file, "run evaluate.py again"):
         try:
             found = json.loads(file.read_text())
-            split, dataset, limited = found["split"], found["data"], "--limit" in shlex.split(found["command"])
+            split, dataset, limited = found["split"], found["data"], found["limit"] is not None
             errors = {_called(one): 1 - one["top1_error"] for one in found["rows"] if int(one["views_per_picture"]) > 1}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError("it is not what evaluate.py writes") from None

@@ -17,10 +17,11 @@ from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.network import Network
 from parity.pairs import files as pair_files
+from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.run import about
 from parity.weights import State
-from parity.worker import Worker, WorkerFailed
+from parity.worker import Worker
 
 FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> the framework whose state dict such a file holds; it runs in a process of its own."""

@@ -129,6 +129,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "route": model.route,
         "data": dataset.name,
         "split": options.split,
+        "limit": options.limit,
         "pictures": len(subject.labels),
         "classes": len(model.classes),
         "grid": plan.grid,

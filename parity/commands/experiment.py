@@ -47,6 +47,9 @@ OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
 OF_TIMING = ("steps", "batch_size")
 """Flags that only the one or the other kind of experiment has."""
 
+MOST_SEEDS = 1000
+"""Each has data of its own."""
+
 MARK = "experiment.json"
 """The file that makes a folder an experiment's."""
 
@@ -81,7 +84,7 @@ def parser() -> Parser:
     add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
     add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
     seeds = ", ".join(f"{study.name} {study.seeds}" for study in STUDIES.values())
-    add("--seeds", type=positive, metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
+    add("--seeds", type=_seeds, metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
     add("--data", metavar="NAME", help=f"one of {', '.join(data.DATASETS)} (default: the experiment's own)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive or folder")
     add("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
@@ -91,6 +94,16 @@ def parser() -> Parser:
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
     return flags
+
+
+def _seeds(text: str) -> int:
+    value = positive(text)
+    if value > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{value} is above {MOST_SEEDS}")
+    return value
+
+
+_seeds.__name__ = "whole number"
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -159,10 +172,10 @@ def _train(
     less = shortened(study.entries, chosen)
     seeds = options.seeds or study.seeds
     name = chosen[study.entries[0].name].data
+    _check_folder(folder, study.name)
     dataset = data.load(name, options.data_dir, console.say)
     datasets = {seed: study.split(dataset, seed) for seed in range(seeds)}
     planned = [(trial, limited(trial, datasets)) for trial in trials(study, chosen, result["frameworks"], datasets)]
-    _check_folder(folder, study.name)
     result |= {"seeds": seeds, "against_the_article": less}
     console.say(f"{study.name}: {study.about}")
     for line in less or ["as much as there"]:

@@ -249,7 +249,11 @@ def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[
 def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """What the finished `trial` gave: accuracies (0 to 1) and costs (nats) after each pass, and on what it was measured."""
     run = Run.open(folder / trial.name)
-    passes, experiment = run.metrics("pass"), trial.experiment
+    passes, experiment = run.passes(), trial.experiment
+    if len(passes) < experiment.recipe.epochs:
+        raise InputError(
+            f"{run.metrics_file} has lines of {len(passes)} passes, not {experiment.recipe.epochs}: put the whole file back"
+        )
     config = json.loads((run.folder / "config.json").read_text())
     return {
         "framework": trial.framework,
@@ -267,7 +271,7 @@ def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
         "test_costs": [line["test_cost"] for line in passes],
         "train_costs": [line["cost"] for line in passes],
         "seconds": passes[-1]["seconds"],
-        "images_per_second": round(passes[-1]["samples"] / passes[-1]["seconds"], 2),
+        "images_per_second": round(passes[-1]["samples"] / max(passes[-1]["seconds"], 1e-9), 2),
         "threads": config.get("threads"),
         "machine": config.get("machine"),
         "versions": config.get("versions"),

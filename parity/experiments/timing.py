@@ -7,6 +7,7 @@ the other one drops out, with masks that the framework draws. One batch of disto
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,17 @@ def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
             found = kept.get(framework, {"setting": setting})
             if not isinstance(found, dict) or found.get("setting") != setting:
                 raise InputError(f"{framework} was timed in another setting (batch size, threads, versions, machine)")
+            if framework in kept and not _seconds(found.get("seconds")):
+                raise InputError(f"{framework} has no seconds")
     return kept
+
+
+def _seconds(kinds: Any) -> bool:
+    """Whether `kinds` holds positive numbers for some of `KINDS`."""
+    return isinstance(kinds, dict) and all(
+        kind in KINDS and isinstance(times, list) and all(isinstance(t, float) and 0 < t < math.inf for t in times)
+        for kind, times in kinds.items()
+    )
 
 
 def report(timing: Timing, found: Times, images: int) -> Report:

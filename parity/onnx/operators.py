@@ -14,7 +14,7 @@ from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Shape
 from parity.weights import State
-from parity.windows import Pad
+from parity.windows import Pad, reach
 
 IMAGE = -1
 """Stands for the network's input among the places of operators."""
@@ -89,7 +89,9 @@ def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, np.ndarray
 
 def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
     scalars = {name: np.array(getattr(node, name), np.float32) for name in ("alpha", "beta", "k")}
-    return "LRN", {"size": node.size}, scalars
+    # The smallest window that holds the same channels, where there are few: a graph does not tell them apart.
+    size = next(size for size in range(1, node.size + 1) if reach(size, shape[0]) == reach(node.size, shape[0]))
+    return "LRN", {"size": size}, scalars
 
 
 def _max_pool(node: nodes.MaxPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:

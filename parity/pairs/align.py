@@ -17,7 +17,7 @@ import numpy as np
 from parity.pairs.mapping import Pairing
 from parity.pairs.models import Unit
 from parity.pairs.worker import Run
-from parity.worker import Record
+from parity.process import Record
 
 SKIPPED = ("Identity",)
 """Kinds that compute nothing."""

@@ -16,8 +16,8 @@ from parity.pairs.kinds import KINDS, SIDES
 from parity.pairs.mapping import Pairing
 from parity.pairs.models import Unit
 from parity.pairs.worker import Run
+from parity.process import Record
 from parity.side import NAMES
-from parity.worker import Record
 
 MATCH = 1e-9
 """Largest relative L2 error of what a hypothesis predicts."""

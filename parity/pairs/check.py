@@ -27,8 +27,8 @@ from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
+from parity.process import Record
 from parity.stages import Stage, keep_worst
-from parity.worker import Record
 
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.

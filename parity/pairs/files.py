@@ -13,7 +13,7 @@ from parity.fields import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.worker import ModelWorker
-from parity.worker import Record
+from parity.process import Record
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> side."""

@@ -14,8 +14,8 @@ from parity.pairs.losses import projection
 from parity.pairs.models import below
 from parity.pairs.session import Session, zero_gradients
 from parity.pairs.worker import ModelWorker
+from parity.process import Record
 from parity.stages import DIFFERENT, EQUAL
-from parity.worker import Record
 
 
 def isolate(session: Session, bound: float) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from parity.pairs.align import Call
 from parity.pairs.kinds import SIDES
 from parity.pairs.session import Session
 from parity.pairs.worker import Run
-from parity.worker import Record
+from parity.process import Record
 
 Rows = Sequence[Mapping[str, Any]]
 """Of `Outcome.trajectory`."""

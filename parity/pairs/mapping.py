@@ -21,9 +21,9 @@ from parity.fields import parse_json
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES
 from parity.pairs.models import Unit, below, units_of
+from parity.process import Record
 from parity.side import NAMES
 from parity.weights import write_atomically
-from parity.worker import Record
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),

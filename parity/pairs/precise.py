@@ -23,8 +23,8 @@ from parity.pairs.kinds import SIDES
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
+from parity.process import Record
 from parity.stages import Stage
-from parity.worker import Record
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
 """The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""

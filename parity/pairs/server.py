@@ -16,8 +16,8 @@ from parity.errors import InputError
 from parity.fields import from_fields
 from parity.optimizer import Optimizer
 from parity.pairs import factories, numerics
+from parity.process import Record, serve
 from parity.side import implementation
-from parity.worker import Record, serve
 
 
 class _Models:

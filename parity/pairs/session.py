@@ -22,9 +22,9 @@ from parity.pairs.mapping import Model
 from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
+from parity.process import Record
 from parity.randomness import stream
 from parity.twin import perturb
-from parity.worker import Record
 
 JITTER = 0.1
 """Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from parity.optimizer import Optimizer
-from parity.worker import Record, Worker
+from parity.process import Record
+from parity.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,7 @@ class ModelWorker(Worker):
     """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.worker.Worker`."""
 
     program = "parity.pairs.server"
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed
-
-    def __enter__(self) -> ModelWorker:
-        return self
+    surroundings = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed
 
     def open(
         self,

@@ -1,0 +1,135 @@
+"""A process of a program of ours, and calls to it over pipes.
+
+A message is eight bytes of length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata (`parity.frames`).
+Nothing is pickled. The process ends when its input does, so it does not outlive whoever began it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.frames import receive, send
+
+Record = dict[str, np.ndarray]
+
+Own = TypeVar("Own", bound="Process")
+
+PIPE = 2**20
+"""Bytes that a pipe to a process holds: large messages take half as long as by the system's 64 KB."""
+
+
+class WorkerFailed(RuntimeError):
+    """A process raised an error or died; the message holds its traceback or the last lines it wrote."""
+
+
+class Process:
+    """The program `program` (a module that calls `serve`) with `arguments` in a process of its own, run by `python` (None: this one).
+
+    `name` is what it is called in errors. `apart`, it does not hear the signals that a terminal or a launcher sends to the whole group of
+    processes. `environment` is what it has besides this process's. Use as a context manager. `InputError` where `python` cannot be run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: str,
+        arguments: Sequence[str],
+        python: str | Path | None = None,
+        apart: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        try:
+            self._process = subprocess.Popen(
+                [str(python or sys.executable), "-m", program, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=apart,
+            )
+        except OSError as error:
+            raise InputError(f"cannot run {python}: {error.strerror}") from None
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many
+                assert pipe
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+
+    def __enter__(self: Own) -> Own:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin and self._process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def call(self, name: str, arrays: Mapping[str, np.ndarray] | None = None, **arguments: Any) -> tuple[Record, Any]:
+        """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
+        assert self._process.stdin and self._process.stdout
+        try:
+            send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
+            found, answer = receive(self._process.stdout)
+        except (EOFError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
+            self._process.kill()
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
+            reason = "\n".join(lines) or "it wrote nothing"
+            raise WorkerFailed(f"the {self.name} died (exit code {self._process.returncode}):\n{reason}") from None
+        if "input_error" in answer:
+            raise InputError(answer["input_error"])
+        if "error" in answer:
+            raise WorkerFailed(f"the {self.name} failed:\n{answer['error']}")
+        return found, answer["result"]
+
+
+def serve(make: Callable[[], Any]) -> None:
+    """Answers calls from stdin on stdout, by the methods of what `make` makes, until stdin ends."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a framework prints must not end up between the messages
+    try:
+        server = make()
+    except InputError as error:  # the framework is not installed: the answer to the first call
+        receive(source)
+        send(sink, {}, {"input_error": str(error)})
+        return
+    while True:
+        try:
+            arrays, message = receive(source)
+        except EOFError:
+            os._exit(0)  # there is nothing to save, and taking a framework down takes seconds
+        try:
+            found, result = getattr(server, message["call"])(arrays, **message["arguments"])
+            answer = {"result": result}
+        except InputError as error:
+            found, answer = {}, {"input_error": str(error)}
+        except Exception:
+            found, answer = {}, {"error": traceback.format_exc()}
+        send(sink, found, answer)
+        del arrays, found  # of a whole network they are gigabytes, and the next call comes while these are held
