@@ -195,26 +195,27 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
 
 
-ACCURACY = ["accuracy", "--network", "vgg_mini@0.0625", "--data", "shapes10", "--threads", "1", "--rounds", "1"]
+ACCURACY = ["accuracy", "--network", "cifar_net@0.5", "--recipe", "cifar_net", "--data", "shapes10", "--threads", "1"]
+ACCURACY += ["--rounds", "1", "--batch-size", "250"]
 
 
 def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
     framework: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*ACCURACY, "--frameworks", framework, "--target", "0.12", "--epochs", "4", "--json"]) == 0
+    assert main([*ACCURACY, "--frameworks", framework, "--target", "0.12", "--epochs", "2", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["frameworks"][framework]
     (run,) = row["runs"]
-    assert run["test_accuracy"] >= 0.12 and 1 <= run["passes"] <= 4
+    assert run["test_accuracy"] >= 0.12 and 1 <= run["passes"] <= 2
     assert 0 < run["seconds"] == row["seconds"] == row["least"] == row["most"]
 
 
 def test_time_to_accuracy_is_reported_with_the_batch_size_that_was_asked_for(tmp_path: Path) -> None:
-    line = [*ACCURACY, "--frameworks", "torch", "--target", "0.01", "--epochs", "1", "--batch-size", "32"]
+    line = [*ACCURACY, "--frameworks", "torch", "--target", "0.01", "--epochs", "1"]
     assert main([*line, "--report", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.md"]
     result = json.loads((tmp_path / "bench.json").read_text())
     assert (tmp_path / "bench.md").read_text() == bench_accuracy.markdown(result)
-    assert [run["batch_size"] for run in result["frameworks"]["torch"]["runs"]] == [32]
+    assert [run["batch_size"] for run in result["frameworks"]["torch"]["runs"]] == [250]
 
 
 def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:
