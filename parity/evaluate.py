@@ -29,6 +29,12 @@ SETS = {
 MEMBERS = {"dense+crops": ("dense", "crops")}
 """The sets that a set is the mean of; every other one is its own."""
 
+
+def members(name: str) -> tuple[str, ...]:
+    """The sets whose posteriors the set `name` averages."""
+    return MEMBERS.get(name, (name,))
+
+
 SCALED = ("crops", "dense", "dense+crops")
 """The sets that look at a picture at several scales."""
 
@@ -81,7 +87,7 @@ class Plan:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What is computed, each once."""
-        return tuple(dict.fromkeys(kind for name in self.sets for kind in MEMBERS.get(name, (name,))))
+        return tuple(dict.fromkeys(kind for name in self.sets for kind in members(name)))
 
     @property
     def rows(self) -> list[Row]:
@@ -100,7 +106,7 @@ class Plan:
         if name not in SCALED:
             return 1 + (name == "flip")
         each = {"crops": 2 * self.grid**2, "dense": 2}
-        return len(scales) * sum(each[kind] for kind in MEMBERS.get(name, (name,)))
+        return len(scales) * sum(each[kind] for kind in members(name))
 
 
 @dataclass
@@ -157,8 +163,8 @@ def evaluate(
     for part, looks in zip(over(parts), looked, strict=True):
         found = _posteriors(model, forwards, plan, looks)
         for (name, scales), tally in tallies.items():
-            members = [found[kind, scale] for kind in MEMBERS.get(name, (name,)) for scale in scales or (0,)]
-            tally.add(np.mean(members, axis=0), subject.labels[part.start : part.stop])
+            averaged = [found[kind, scale] for kind in members(name) for scale in scales or (0,)]
+            tally.add(np.mean(averaged, axis=0), subject.labels[part.start : part.stop])
     return tallies
 
 

@@ -65,13 +65,18 @@ def set_threads(threads: int | None) -> int:
     return count
 
 
+def _said(file: str, name: str) -> list[int]:
+    """The bytes that Linux says in `file` of `name`; none where it does not."""
+    try:
+        lines = Path(file).read_text().splitlines()
+    except OSError:
+        return []
+    return [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")]
+
+
 def available_memory() -> float:
     """Bytes that processes here may still take before the system, or their control group, runs short; infinity where neither says."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    found: list[float] = [*_said("/proc/meminfo", "MemAvailable")]
     with contextlib.suppress(OSError, ValueError):  # "max", where there is no limit
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{what}").read_text()) for what in ("max", "current"))
         found.append(limit - used)
@@ -80,11 +85,9 @@ def available_memory() -> float:
 
 def peak_memory() -> int:
     """Peak resident memory of this process in bytes."""
-    with contextlib.suppress(
-        OSError, StopIteration
-    ):  # the other figure begins, on Linux, with what the process had that began this one
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    # On Linux the figure that every system has begins with that of the process that began this one.
+    for own in _said("/proc/self/status", "VmHWM"):
+        return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

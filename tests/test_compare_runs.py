@@ -108,6 +108,7 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             "of folder:x, not of all test pictures of cifar10",
         ),
         (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
+        (evaluation("[" * 200_000), "it is not what evaluate.py writes"),
         (
             evaluation('{"split": "train", "data": "cifar10", "limit": null, "rows": []}'),
             "'train'",

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -126,10 +126,11 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
         if options.what == "train":
             first |= {name: _first_step(worker, recipe.batch_size) for name, worker in workers.items()}
             tables = _train(options, console, workers)
+            memory = _memory(workers)
         else:
             runtime = stack.enter_context(_runtime(options, network, threads)) if "onnx" in frameworks else None
             tables = _infer(options, workers, runtime, sizes, preprocess(images, recipe.preprocessing))
-        memory = {name: worker.memory() for name, worker in workers.items()}
+            memory = tables[list(tables)[-1]]["peak_memory_bytes"]
         peaks = {name: worker.multiply_peak() for name, worker in workers.items()}
     return {
         "what": options.what,
@@ -143,7 +144,7 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
         "versions": versions,
         "first_step_seconds": first,
         "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},
-        "peak_memory_bytes": tables[list(tables)[-1]].get("peak_memory_bytes", memory),
+        "peak_memory_bytes": memory,
         "tables": {
             name: _with_arithmetic(table, network, peaks, options.what == "train") for name, table in tables.items()
         },
@@ -244,7 +245,7 @@ def _runtime(options: argparse.Namespace, network: Network, threads: int) -> Ite
     from parity.onnx import operators, writing
     from parity.onnx.apart import Apart
 
-    model = writing.write(network.inference, operators.operators(network.inference, initialise(network, 0)))
+    model = writing.write(network, operators.operators(network, initialise(network, 0)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
@@ -262,16 +263,20 @@ def _infer(
         turns: dict[str, Turn] = {
             name: partial(worker.bench_infer, options.steps, size) for name, worker in workers.items()
         }
-        memories = {name: worker.memory for name, worker in workers.items()}
         if runtime:
             turns["onnx"] = partial(runtime.infer, np.resize(given, (size, *given.shape[1:])), options.steps)
-            memories["onnx"] = runtime.memory
         for turn in turns.values():
             turn()
         what = f"{size} image{'s' if size > 1 else ''} at a time"
         found = _contest(turns, options.rounds, what, "torch" if "torch" in workers else next(iter(workers)))
-        tables[what] = found | {"peak_memory_bytes": {name: memory() for name, memory in memories.items()}}
+        memory = _memory({**workers, "onnx": runtime} if runtime else workers)
+        tables[what] = found | {"peak_memory_bytes": memory}
     return tables
+
+
+def _memory(processes: Mapping[str, Worker | Apart]) -> dict[str, int]:
+    """Their peak memory so far, in bytes."""
+    return {name: process.memory() for name, process in processes.items()}
 
 
 def _with_arithmetic(

@@ -57,12 +57,17 @@ def natural(text: str) -> int:
     return value
 
 
-def threads(text: str) -> int:
-    """A number of CPU threads, from 1 to `MOST_THREADS`."""
-    value = positive(text)
-    if value > MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"{value} is above {MOST_THREADS}; this machine has {machine.cores()} cores")
-    return value
+def up_to(most: int, remark: str = "") -> Callable[[str], int]:
+    """What reads a whole number from 1 to `most`; `remark` ends what is said of a larger one."""
+
+    def read(text: str) -> int:
+        value = positive(text)
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{value} is above {most}{remark}")
+        return value
+
+    read.__name__ = positive.__name__
+    return read
 
 
 def flag(name: str) -> str:
@@ -77,7 +82,10 @@ def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
             raise InputError(f"{flag(name)} {why}")
 
 
-positive.__name__ = natural.__name__ = threads.__name__ = "whole number"
+positive.__name__ = natural.__name__ = "whole number"
+
+threads = up_to(MOST_THREADS, f"; this machine has {machine.cores()} cores")
+"""A number of CPU threads."""
 
 
 def check_png(path: Path, name: str = "out") -> None:

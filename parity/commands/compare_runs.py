@@ -140,7 +140,7 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
         return {}
     with about(file, "run evaluate.py again"):
         try:
-            found = json.loads(file.read_text())
+            found = parse_json(file.read_text(), "evaluation")
             split, dataset, limited = found["split"], found["data"], found["limit"] is not None
             errors = {_called(one): 1 - one["top1_error"] for one in found["rows"] if int(one["views_per_picture"]) > 1}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

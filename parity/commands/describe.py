@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Description:
     layers: list[Cost]
     changes: list[str]
 
-    @property
+    @cached_property
     def pattern(self) -> str | None:
         """The layers in CS231n's notation; None where it has no words for them."""
         try:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from parity import data, images, machine, plots
-from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.commands.command import Failed, Parser, execute, natural, positive, threads, up_to
 from parity.commands.predict import model_flags
 from parity.contact_sheet import printable
 from parity.data import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
-from parity.evaluate import MEMBERS, SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate
+from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
 from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
 from parity.run import check_writable
@@ -89,10 +89,7 @@ def parser() -> Parser:
 
 
 def _scales(text: str) -> tuple[int, ...]:
-    found = tuple(dict.fromkeys(positive(part) for part in text.split(",")))
-    if max(found) > MOST_SIDE:
-        raise argparse.ArgumentTypeError(f"{max(found)} is above {MOST_SIDE} pixels")
-    return found
+    return tuple(dict.fromkeys(map(up_to(MOST_SIDE, " pixels"), text.split(","))))
 
 
 _scales.__name__ = "list of whole numbers"
@@ -157,7 +154,7 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: argparse.Name
     part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
     known = dataset.name in data.CLASSES
     line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
-    if {"crops", "dense+crops"} & set(plan.sets):
+    if "crops" in plan.kinds:
         line += f"; crops in a grid of {plan.grid} by {plan.grid}"
         if wide := [f"{plan.pad(scale)} (at {scale})" for scale in plan.scales if plan.pad(scale)]:
             line += f", pictures widened by {', '.join(wide)} reflected pixels a side"
@@ -233,7 +230,7 @@ def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
     return {
         "views": name,
         "scales": list(scales),
-        "padding": [plan.pad(scale) for scale in scales if "crops" in MEMBERS.get(name, (name,))],
+        "padding": [plan.pad(scale) for scale in scales if "crops" in members(name)],
         "views_per_picture": plan.views(name, scales),
         "top1_error": tally.wrong / tally.count,
         f"top{TOP}_error": None if few else tally.wrong_top / tally.count,

@@ -14,7 +14,7 @@ from typing import Any
 
 from parity import data, machine
 from parity.commands.check_parity import failures
-from parity.commands.command import Failed, Interrupted, Parser, execute, positive, refuse, threads
+from parity.commands.command import Failed, Interrupted, Parser, execute, positive, refuse, threads, up_to
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.experiments import EXPERIMENTS, STUDIES
@@ -84,7 +84,7 @@ def parser() -> Parser:
     add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
     add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
     seeds = ", ".join(f"{study.name} {study.seeds}" for study in STUDIES.values())
-    add("--seeds", type=_seeds, metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
+    add("--seeds", type=up_to(MOST_SEEDS), metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
     add("--data", metavar="NAME", help=f"one of {', '.join(data.DATASETS)} (default: the experiment's own)")
     add("--data-dir", type=Path, metavar="PATH", help="the data set's archive or folder")
     add("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
@@ -94,16 +94,6 @@ def parser() -> Parser:
     add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
     add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
     return flags
-
-
-def _seeds(text: str) -> int:
-    value = positive(text)
-    if value > MOST_SEEDS:
-        raise argparse.ArgumentTypeError(f"{value} is above {MOST_SEEDS}")
-    return value
-
-
-_seeds.__name__ = "whole number"
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
