@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -14,7 +15,6 @@ from paddle.autograd import PyLayer
 
 from parity import nodes
 from parity.nodes import Shape
-from parity.threads import THREADS
 from parity.windows import Pad
 
 
@@ -149,40 +149,33 @@ _FEW_PIXELS = 4
 class _Conv(nn.Conv2D):
     """Paddle's Conv2D with the bias added as [C,1,1]: the kernels for its own [1,C,1,1] are five to ten times slower on CPU.
 
-    On CPU the images are shared out to the threads, see `_Shared`, since Paddle's kernel unfolds them on one. Where only a few pixels
-    are left, its product of one image at a time spends its time reading weights, so many images are unfolded into one product.
+    Where only a few pixels are left on CPU, its product of one image at a time spends its time reading weights, so many images are
+    unfolded into one product; elsewhere its gradient for the input is slow, see `_Turned`.
     """
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         padding, bias = _padding(node.pads(shape)), None if node.bias else False
         super().__init__(shape[0], node.filters, node.kernel, node.stride, padding, groups=node.groups, bias_attr=bias)
         self.node, self.unfolds = node, node.groups == 1 and len(padding) == 2
+        self.turns = self.unfolds and node.stride == 1 < node.kernel > max(padding) and node.filters < 4 * shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = THREADS.sizes(x.shape[0]) if _eager_on_cpu(x) else []
-        if sizes:
-            # Of one image, the kernels' own threads are better than none.
-            THREADS.give(1 if len(sizes) > 1 else THREADS.count, paddle.base.core.set_num_threads)
-        if len(sizes) < 2:
-            out = self.product(x, self.weight)
-        elif paddle.is_grad_enabled():
-            out = _Shared.apply(x, self.weight, self, sizes)
-        else:
-            out = paddle.concat(THREADS.map(self._inferred, paddle.split(x, sizes)))
-        return out if self.bias is None else out + self.bias.reshape([-1, 1, 1])
+        return self.of(x, self.weight, self.bias)
 
-    def _inferred(self, x: Tensor) -> Tensor:
-        with paddle.no_grad():  # every thread starts with gradients on
-            return self.product(x, self.weight)
+    def of(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution of `x` with these parameters instead of the layer's own."""
+        out = self._product(x, weight)
+        return out if bias is None else out + bias.reshape([-1, 1, 1])
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution without bias."""
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         size = self._few(x) if _eager_on_cpu(x) else ()
-        if not size:
-            return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
-        columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
-        out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
-        return out.reshape([weight.shape[0], x.shape[0], *size]).transpose([1, 0, 2, 3])
+        if size:
+            columns = F.unfold(x, self._kernel_size, self._stride, self._padding).transpose([1, 0, 2])
+            out = weight.reshape([weight.shape[0], -1]) @ columns.reshape([columns.shape[0], -1])
+            return out.reshape([weight.shape[0], x.shape[0], *size]).transpose([1, 0, 2, 3])
+        if self.turns and _eager_on_cpu(x) and not x.stop_gradient and paddle.is_grad_enabled():
+            return _Turned.apply(x, weight, self._padding)
+        return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
 
     def _few(self, x: Tensor) -> Shape:
         """Height and width of the output for `x`, where it is unfolded: of many images and few pixels."""
@@ -190,41 +183,35 @@ class _Conv(nn.Conv2D):
         return size if size and math.prod(size) <= _FEW_PIXELS else ()
 
 
-def _eager_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is computed now, on the CPU, rather than described for an export."""
-    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+class _Turned(PyLayer):
+    """A convolution of stride 1 whose gradient for its input is one, too: of the output's gradient, by the kernels turned round.
 
-
-class _Shared(PyLayer):
-    """A convolution whose images are shared out to the threads in parts of `sizes`, forward and backward.
-
-    Each thread builds a graph of its own part; the gradients of the weight are added in the order of the parts, so that
-    every run with as many threads rounds alike.
+    Paddle's kernel multiplies and then adds every product to the pixel where it belongs, which takes longer (docs/performance.md).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: _Conv, sizes: list[int]) -> Tensor:
-        def one(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            given, own = part.detach(), weight.detach()
-            given.stop_gradient, own.stop_gradient = x.stop_gradient, False
-            with paddle.enable_grad():
-                return given, own, layer.product(given, own)
-
-        ctx.sizes, ctx.parts = sizes, THREADS.map(one, paddle.split(x, sizes))
-        return paddle.concat([out.detach() for _, _, out in ctx.parts])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
+        own = weight.detach()
+        own.stop_gradient = weight.stop_gradient
+        with paddle.enable_grad():
+            out = F.conv2d(x.detach(), own, None, 1, padding)
+        ctx.kept, ctx.padding = (own, out), padding
+        return out.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
-        def one(part: tuple[tuple[Tensor, Tensor, Tensor], Tensor]) -> tuple[Tensor | None, Tensor]:
-            (given, own, out), share = part
-            out.backward(share)
-            return given.grad, own.grad
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        (own, out), size = ctx.kept, ctx.kept[0].shape[2]
+        if not own.stop_gradient:
+            out.backward(gradient)
+        # DIFFERS: flip and transpose take twenty times as long as numpy does.
+        turned = np.ascontiguousarray(own.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
+        ctx.kept = ()
+        return F.conv2d(gradient, paddle.to_tensor(turned), None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
 
-        shares = paddle.split(gradient, ctx.sizes)
-        found = THREADS.map(one, list(zip(ctx.parts, shares, strict=True)))
-        ctx.parts = []
-        inputs, weights = zip(*found, strict=True)
-        return None if inputs[0] is None else paddle.concat(list(inputs)), sum(weights[1:], weights[0])
+
+def _eager_on_cpu(x: Tensor) -> bool:
+    """Whether `x` is computed now, on the CPU, rather than described for an export."""
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 def _padding(pads: tuple[Pad, Pad]) -> list[int]:

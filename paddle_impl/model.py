@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
+from typing import Any
 
+import paddle
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from paddle_impl import checkpoint
-from paddle_impl.layers import LAYERS, Dropout
+from paddle_impl.layers import LAYERS, Dropout, _Conv, _eager_on_cpu
+from parity import nodes
 from parity.network import Network
-from parity.nodes import Auxiliary, Branches, Nodes
+from parity.nodes import Auxiliary, Branches, Node, Nodes
+from parity.threads import THREADS
 from parity.weights import State, check, initialise
 
 
@@ -33,21 +39,132 @@ class Model(nn.Layer):
         return self._through(self.network.nodes, x, masks, watch)
 
     def _through(
-        self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
+        self, given: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
     ) -> Tensor:
-        for node in nodes:
-            if isinstance(node, Auxiliary):
-                if watch and self.training:
-                    self._through(node.nodes, x, masks, watch)
-                continue
-            layer = getattr(self, node.name)
-            if isinstance(node, Branches):
-                x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
-            else:
-                x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
-            if watch:
-                watch(node.name, x)
+        for run in self._runs(given, masks, apart=watch is not None):
+            sizes = THREADS.sizes(x.shape[0]) if self._shares(run, x, masks) else []
+            if sizes:
+                x = _side_by_side([(getattr(self, node.name), (masks or {}).get(node.name)) for node in run], x, sizes)
+            for node in run:
+                if isinstance(node, Auxiliary):
+                    if watch and self.training:
+                        self._through(node.nodes, x, masks, watch)
+                    continue
+                if not sizes:
+                    layer = getattr(self, node.name)
+                    if isinstance(node, Branches):
+                        x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
+                    else:
+                        x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+                if watch:
+                    watch(node.name, x)
         return x
+
+    def _runs(self, given: Nodes, masks: Mapping[str, Tensor] | None, apart: bool) -> list[list[Node]]:
+        """`given`, together where they see every image by itself, or else do not, one after the other; or each `apart`."""
+        if apart:
+            return [[node] for node in given]
+        return [list(run) for _, run in groupby(given, lambda node: self._sees_one(node, masks))]
+
+    def _sees_one(self, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
+        """Whether what the layer of `node` makes of an image is the same among other images, and it is as we made it."""
+        if isinstance(node, nodes.Dropout):
+            able = bool(masks) or not self.training
+        elif isinstance(node, nodes.BatchNorm):
+            able = not self.training and not paddle.is_grad_enabled()  # all threads would add to its gradients
+        else:
+            able = isinstance(node, _SEE_ONE)
+        if not able:
+            return False
+        layer = getattr(self, node.name)
+        return not ("forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks)
+
+    def _shares(self, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> bool:
+        """Whether the images of `x` are shared out to the threads for `run`, whose kernels have as many threads as that leaves them.
+
+        They are, on CPU, where the run holds a convolution, whose kernels keep one thread busy; alone, other nodes are not worth copies.
+        """
+        if not _eager_on_cpu(x) or not any(isinstance(node, nodes.Conv) for node in run):
+            return False
+        shared = min(THREADS.count, x.shape[0]) > 1 and all(self._sees_one(node, masks) for node in run)
+        THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
+        return shared
+
+
+_SEE_ONE = (nodes.Conv, nodes.ReLU, nodes.GELU, nodes.Tanh, nodes.LRN, nodes.MaxPool)
+
+
+_Step = tuple[nn.Layer, Tensor | None]
+"""A layer, and its mask if it is a dropout that has one."""
+
+
+def _side_by_side(steps: Sequence[_Step], x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`x` through the layers of `steps`, its images shared out to the threads in parts of `sizes`."""
+    weights = [weight for layer, _ in steps for weight in layer.parameters()]
+    if paddle.is_grad_enabled():
+        return _Shared.apply(x, steps, sizes, *weights)
+
+    def one(part: tuple[Tensor, list[_Step]]) -> Tensor:
+        with paddle.no_grad():  # every thread starts with gradients on
+            return _computed(*part)
+
+    return paddle.concat(THREADS.map(one, _parts(x, steps, sizes)))
+
+
+def _cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Consecutive parts of `x`, of so many images each: views, where a split would copy."""
+    ends = list(accumulate(sizes))
+    return [x[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def _parts(x: Tensor, steps: Sequence[_Step], sizes: Sequence[int]) -> list[tuple[Tensor, list[_Step]]]:
+    """For each thread its images of `x`, and `steps` with their masks."""
+    layers = [layer for layer, _ in steps]
+    masks = [[None] * len(sizes) if mask is None else _cut(mask, sizes) for _, mask in steps]
+    return [(part, list(zip(layers, own, strict=True))) for part, *own in zip(_cut(x, sizes), *masks, strict=True)]
+
+
+class _Shared(PyLayer):
+    """Layers that see every image by itself, on images shared out to the threads in parts of `sizes`, forward and backward.
+
+    Each thread builds a graph of its own part; the gradients of the `weights` are added in the order of the parts, so that every run
+    with as many threads rounds alike.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: Sequence[_Step], sizes: Sequence[int], *weights: Tensor) -> Tensor:
+        def one(part: tuple[Tensor, list[_Step]]) -> tuple[Tensor, list[Tensor], Tensor]:
+            given, *own = (tensor.detach() for tensor in (part[0], *weights))
+            for copy, tensor in zip((given, *own), (x, *weights), strict=True):
+                copy.stop_gradient = tensor.stop_gradient
+            with paddle.enable_grad():
+                return given, own, _computed(given, part[1], iter(own))
+
+        ctx.sizes, ctx.parts = sizes, THREADS.map(one, _parts(x, steps, sizes))
+        return paddle.concat([out.detach() for _, _, out in ctx.parts])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        def one(part: tuple[tuple[Tensor, list[Tensor], Tensor], Tensor]) -> list[Tensor | None]:
+            (given, own, out), share = part
+            out.backward(share)
+            return [tensor.grad for tensor in (given, *own)]
+
+        shares = _cut(gradient, ctx.sizes)
+        inputs, *weights = zip(*THREADS.map(one, list(zip(ctx.parts, shares, strict=True))), strict=True)
+        ctx.parts = []
+        sums = [None if found[0] is None else sum(found[1:], found[0]) for found in weights]
+        return (None if inputs[0] is None else paddle.concat(list(inputs)), *sums)
+
+
+def _computed(x: Tensor, steps: Sequence[_Step], weights: Iterator[Tensor] | None = None) -> Tensor:
+    """`x` through the layers of `steps`, with `weights` in place of their own where they are given."""
+    for layer, mask in steps:
+        if weights and isinstance(layer, _Conv):
+            x = layer.of(x, *[next(weights) for _ in layer.parameters()])
+        else:
+            x = layer(x) if mask is None else layer(x, mask)
+    return x
 
 
 def build(network: Network, state: State | int = 0, dtype: str = "float32") -> Model:

@@ -81,7 +81,8 @@ class Trainer:
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         with runtime.autocast(self.amp, self.device):
-            logits = self.wrapped(self._images(images), given, watch)
+            # DIFFERS: layers that nobody watches go through the threads together.
+            logits = self.wrapped(self._images(images), given, watch if heads or record is not None else None)
         scores = {head: outputs[head] for head in heads}
         if self.amp != "off":
             logits = logits.astype(self.dtype)
