@@ -12,7 +12,7 @@ from paddle.autograd import PyLayer
 
 from paddle_impl import checkpoint
 from paddle_impl.layers import LAYERS, Dropout, _Conv, _eager_on_cpu
-from parity import nodes
+from parity import nodes as kinds
 from parity.network import Network
 from parity.nodes import Auxiliary, Branches, Node, Nodes
 from parity.threads import THREADS
@@ -39,9 +39,9 @@ class Model(nn.Layer):
         return self._through(self.network.nodes, x, masks, watch)
 
     def _through(
-        self, given: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
+        self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
     ) -> Tensor:
-        for run in self._runs(given, masks, apart=watch is not None):
+        for run in self._runs(nodes, masks, apart=watch is not None):
             sizes = THREADS.sizes(x.shape[0]) if self._shares(run, x, masks) else []
             if sizes:
                 x = _side_by_side([(getattr(self, node.name), (masks or {}).get(node.name)) for node in run], x, sizes)
@@ -60,17 +60,17 @@ class Model(nn.Layer):
                     watch(node.name, x)
         return x
 
-    def _runs(self, given: Nodes, masks: Mapping[str, Tensor] | None, apart: bool) -> list[list[Node]]:
-        """`given`, together where they see every image by itself, or else do not, one after the other; or each `apart`."""
+    def _runs(self, nodes: Nodes, masks: Mapping[str, Tensor] | None, apart: bool) -> list[list[Node]]:
+        """`nodes`, together where they see every image by itself, or else do not, one after the other; or each `apart`."""
         if apart:
-            return [[node] for node in given]
-        return [list(run) for _, run in groupby(given, lambda node: self._sees_one(node, masks))]
+            return [[node] for node in nodes]
+        return [list(run) for _, run in groupby(nodes, lambda node: self._sees_one(node, masks))]
 
     def _sees_one(self, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
         """Whether what the layer of `node` makes of an image is the same among other images, and it is as we made it."""
-        if isinstance(node, nodes.Dropout):
+        if isinstance(node, kinds.Dropout):
             able = bool(masks) or not self.training
-        elif isinstance(node, nodes.BatchNorm):
+        elif isinstance(node, kinds.BatchNorm):
             able = not self.training and not paddle.is_grad_enabled()  # all threads would add to its gradients
         else:
             able = isinstance(node, _SEE_ONE)
@@ -84,14 +84,15 @@ class Model(nn.Layer):
 
         They are, on CPU, where the run holds a convolution, whose kernels keep one thread busy; alone, other nodes are not worth copies.
         """
-        if not _eager_on_cpu(x) or not any(isinstance(node, nodes.Conv) for node in run):
+        if not _eager_on_cpu(x) or not any(isinstance(node, kinds.Conv) for node in run):
             return False
         shared = min(THREADS.count, x.shape[0]) > 1 and all(self._sees_one(node, masks) for node in run)
         THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
         return shared
 
 
-_SEE_ONE = (nodes.Conv, nodes.ReLU, nodes.GELU, nodes.Tanh, nodes.LRN, nodes.MaxPool)
+_SEE_ONE = (kinds.Conv, kinds.ReLU, kinds.GELU, kinds.Tanh, kinds.LRN, kinds.MaxPool)
+"""Kinds that make the same of an image whatever the others are; dropout and batch norm do at times."""
 
 
 _Step = tuple[nn.Layer, Tensor | None]
