@@ -187,6 +187,7 @@ class _Turned(PyLayer):
     """A convolution of stride 1 whose gradient for its input is one, too: of the output's gradient, by the kernels turned round.
 
     Paddle's kernel multiplies and then adds every product to the pixel where it belongs, which takes longer (docs/performance.md).
+    What comes out cannot be differentiated twice.
     """
 
     @staticmethod
@@ -196,13 +197,15 @@ class _Turned(PyLayer):
         with paddle.enable_grad():
             out = F.conv2d(x.detach(), own, None, 1, padding)
         ctx.kept, ctx.padding = (own, out), padding
-        return out.detach()
+        found = out.detach()
+        out._clear_dataptr()  # the end of a graph that has kept what it needs
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         (own, out), size = ctx.kept, ctx.kept[0].shape[2]
         if not own.stop_gradient:
-            out.backward(gradient)
+            paddle.autograd.backward([out], [gradient])
         # DIFFERS: flip and transpose take twenty times as long as numpy does.
         turned = np.ascontiguousarray(own.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
         ctx.kept = ()

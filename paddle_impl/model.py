@@ -44,7 +44,12 @@ class Model(nn.Layer):
         for run in self._runs(nodes, masks, apart=watch is not None):
             sizes = THREADS.sizes(x.shape[0]) if self._shares(run, x, masks) else []
             if sizes:
-                x = _side_by_side([(getattr(self, node.name), (masks or {}).get(node.name)) for node in run], x, sizes)
+                given = masks or {}
+                steps = [
+                    (getattr(self, node.name), given[node.name] if given and isinstance(node, kinds.Dropout) else None)
+                    for node in run
+                ]
+                x = _side_by_side(steps, x, sizes)
             for node in run:
                 if isinstance(node, Auxiliary):
                     if watch and self.training:
@@ -67,32 +72,33 @@ class Model(nn.Layer):
         return [list(run) for _, run in groupby(nodes, lambda node: self._sees_one(node, masks))]
 
     def _sees_one(self, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
-        """Whether what the layer of `node` makes of an image is the same among other images, and it is as we made it."""
-        if isinstance(node, kinds.Dropout):
-            able = bool(masks) or not self.training
-        elif isinstance(node, kinds.BatchNorm):
-            able = not self.training and not paddle.is_grad_enabled()  # all threads would add to its gradients
-        else:
-            able = isinstance(node, _SEE_ONE)
-        if not able:
+        """Whether the layer of `node` is as we made it, and makes the same of an image whatever the others are."""
+        if not isinstance(node, _SEE_ONE):
             return False
         layer = getattr(self, node.name)
-        return not ("forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks)
+        if "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks:
+            return False
+        if isinstance(node, kinds.Dropout):
+            return bool(masks) or not layer.training
+        if isinstance(node, kinds.BatchNorm):
+            return not layer.training and not paddle.is_grad_enabled()  # to its gradients all threads would add
+        return isinstance(layer, _Conv) if isinstance(node, kinds.Conv) else not layer.parameters()
 
     def _shares(self, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> bool:
-        """Whether the images of `x` are shared out to the threads for `run`, whose kernels have as many threads as that leaves them.
+        """Whether the images of `x` are shared out to the threads for `run`; its kernels get as many threads as that leaves them.
 
         They are, on CPU, where the run holds a convolution, whose kernels keep one thread busy; alone, other nodes are not worth copies.
         """
-        if not _eager_on_cpu(x) or not any(isinstance(node, kinds.Conv) for node in run):
+        if not _eager_on_cpu(x):
             return False
-        shared = min(THREADS.count, x.shape[0]) > 1 and all(self._sees_one(node, masks) for node in run)
+        able = min(THREADS.count, x.shape[0]) > 1 and all(self._sees_one(node, masks) for node in run)
+        shared = able and any(isinstance(node, kinds.Conv) for node in run)
         THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
         return shared
 
 
-_SEE_ONE = (kinds.Conv, kinds.ReLU, kinds.GELU, kinds.Tanh, kinds.LRN, kinds.MaxPool)
-"""Kinds that make the same of an image whatever the others are; dropout and batch norm do at times."""
+_SEE_ONE = (kinds.Conv, kinds.ReLU, kinds.GELU, kinds.Tanh, kinds.LRN, kinds.MaxPool, kinds.Dropout, kinds.BatchNorm)
+"""Kinds that make the same of an image whatever the others are; dropout where its mask is given, batch norm in inference."""
 
 
 _Step = tuple[nn.Layer, Tensor | None]
@@ -129,7 +135,7 @@ class _Shared(PyLayer):
     """Layers that see every image by itself, on images shared out to the threads in parts of `sizes`, forward and backward.
 
     Each thread builds a graph of its own part; the gradients of the `weights` are added in the order of the parts, so that every run
-    with as many threads rounds alike.
+    with as many threads rounds alike. What comes out cannot be differentiated twice.
     """
 
     @staticmethod
@@ -142,15 +148,20 @@ class _Shared(PyLayer):
                 return given, own, _computed(given, part[1], iter(own))
 
         ctx.sizes, ctx.parts = sizes, THREADS.map(one, _parts(x, steps, sizes))
-        return paddle.concat([out.detach() for _, _, out in ctx.parts])
+        whole = paddle.concat([out.detach() for _, _, out in ctx.parts])
+        for given, _, out in ctx.parts:  # which are the ends of a graph that has kept what it needs
+            given._clear_dataptr()
+            out._clear_dataptr()
+        return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         def one(part: tuple[tuple[Tensor, list[Tensor], Tensor], Tensor]) -> list[Tensor | None]:
             (given, own, out), share = part
-            out.backward(share)
+            paddle.autograd.backward([out], [share])
             return [tensor.grad for tensor in (given, *own)]
 
+        THREADS.give(1, paddle.base.core.set_num_threads)
         shares = _cut(gradient, ctx.sizes)
         inputs, *weights = zip(*THREADS.map(one, list(zip(ctx.parts, shares, strict=True))), strict=True)
         ctx.parts = []

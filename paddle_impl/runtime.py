@@ -43,7 +43,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")
     chosen = "gpu" if found and device != "cpu" else "cpu"
     paddle.set_device(chosen)
-    be_fast()
+    be_fast(chosen)
     return chosen
 
 
@@ -57,20 +57,24 @@ def tuning(device: str) -> str:
         return precision.GPU_TUNING
     kind = os.environ.get("MKL_DEBUG_CPU_TYPE")
     said = [f"layers share the images out to {THREADS.count} threads"] if THREADS.count > 1 else []
+    said += ["freed memory is kept"] if machine.GLIBC else []
     return ", ".join(said + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else []))
 
 
-def be_fast() -> None:
-    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet. On a CPU: what makes it faster."""
+def be_fast(device: str) -> None:
+    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet.
+
+    On a CPU: whatever settings of memory make the framework faster.
+    """
     # DIFFERS: Paddle takes fresh memory for every tensor, which Linux clears page by page.
-    machine.keep_memory(True)
+    machine.keep_memory(device == "cpu")
     if paddle.device.is_compiled_with_cuda():
         os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # TF32 is what Paddle does unless it is told otherwise
         paddle.set_flags({"FLAGS_cudnn_exhaustive_search": True, "FLAGS_cudnn_deterministic": False})
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`."""
+    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`, on a CPU as far as memory goes that is freed from now on."""
     machine.keep_memory(False)
     if paddle.device.is_compiled_with_cuda():
         # DIFFERS: TF32 is an environment variable of CUDA's libraries, read when they are first used.

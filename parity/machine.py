@@ -59,18 +59,23 @@ def torch_environment() -> dict[str, str]:
     return {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
+GLIBC = platform.libc_ver()[0] == "glibc"
+"""Whether the C library is one that `keep_memory` knows."""
+
 _MALLOPT = {-4: (0, 65536), -3: (32 << 20, 32 << 20), -1: (-1, 64 << 20), -2: (64 << 20, 128 << 10), -8: (1, 0)}
-"""glibc's M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX: where memory is kept, and elsewhere."""
+"""glibc's M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX: where memory is kept, and elsewhere.
+
+Elsewhere they are what glibc comes to by itself where large blocks come and go; arenas are never more again.
+"""
 
 
 def keep_memory(kept: bool) -> bool:
     """Sets whether what this process frees stays its own, to be taken again without Linux clearing page after page; whether it can.
 
-    That is faster where large arrays come and go (docs/performance.md), and leaves holes: such a process grows by about a quarter.
+    That is faster where large arrays come and go (docs/performance.md).
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    return all(ctypes.CDLL(None).mallopt(option, values[not kept]) for option, values in _MALLOPT.items())
+    set_ = [ctypes.CDLL(None).mallopt(option, values[not kept]) for option, values in _MALLOPT.items() if GLIBC]
+    return bool(set_) and all(set_)
 
 
 def set_threads(threads: int | None) -> int:

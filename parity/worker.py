@@ -242,7 +242,7 @@ class _Server:
         return {}, None
 
     def bench(self, arrays: Record, network: str, recipe: dict[str, Any], amp: str) -> tuple[Record, Any]:
-        self.runtime.be_fast()
+        self.runtime.be_fast(self.device)
         images, labels = arrays.pop("bench/images"), arrays.pop("bench/labels")
         how, net = read_recipe(recipe), Network.from_json(network)
         trainer = implementation(self.framework, "train").Trainer

@@ -74,7 +74,7 @@ def test_a_proof_undoes_what_is_set_for_speed(monkeypatch: pytest.MonkeyPatch) -
     runtime = implementation("torch", "runtime")
     flags = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.benchmark)
     try:
-        runtime.be_fast()
+        runtime.be_fast("gpu")
         assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
         assert torch.backends.cudnn.benchmark
         runtime.be_exact()

@@ -29,6 +29,7 @@ NETWORK = Network(
         Conv("grouped", 6, 3, groups=2, bias=False, frozen=True),
         BatchNorm("norm"),
         ReLU("relu"),
+        Conv("turned", 5, 3),
         MaxPool("pool", 4, 4),
         Conv("few_pixels", 5, 3),
         Conv("one_pixel", 8, 2, stride=2, padding=0),
@@ -140,22 +141,79 @@ def test_mkl_is_told_what_an_amd_processor_can_do(vendor: str, flags: str, kind:
     assert machine.mkl_kind("") is None
 
 
+CHANGES = """
+import sys
+import numpy as np
+import paddle
+from paddle_impl.model import build
+from parity.network import Network
+from parity.threads import THREADS
+
+def hooked(model):
+    model.turned.register_forward_post_hook(lambda layer, given, out: out * 3)
+
+def replaced(model):
+    paddle.seed(0)
+    model.turned = paddle.nn.Conv2D(6, 5, 3, padding=1).to(dtype="float64")
+    model.relu = paddle.nn.PReLU().to(dtype="float64")
+
+def learning(model):
+    model.eval()
+    model.norm.train()
+
+network, images = Network.from_json(sys.argv[1]), np.random.default_rng(0).normal(size=(17, 3, 32, 32))
+for change in hooked, replaced, learning, lambda model: None:
+    found = []
+    for threads in 1, 2:
+        THREADS.use(threads)
+        model = build(network, 0, "float64")
+        change(model)
+        mask = {"drop": paddle.to_tensor(images[:, :1, :8, :8] > 0).tile([1, 4, 1, 1])}
+        if model.training:
+            model(paddle.to_tensor(images), mask).square().sum().backward()
+        with paddle.no_grad():
+            model(paddle.to_tensor(images), mask)
+        tensors = [*model.parameters(), *(p.grad for p in model.parameters()), *model.buffers()]
+        found.append([tensor.numpy() for tensor in tensors if tensor is not None])
+    assert len(found[0]) > 10 and all(np.allclose(*pair, 1e-10, 1e-10) for pair in zip(*found, strict=True)), change
+"""
+
+
+def test_what_somebody_has_put_into_a_model_works_on_several_threads_as_on_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGES, NETWORK.to_json()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 LOOK = """
-import resource
-from parity import machine
+import ctypes, resource, sys
+
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no large pages: PR_SET_THP_DISABLE
 
 def taken():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     large = b"x" * (100 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-assert machine.keep_memory(True)
-print(taken(), taken(), machine.keep_memory(False) and taken(), taken())
+exec(sys.argv[1])
+first, again = taken(), taken()
+exec(sys.argv[2])
+taken()
+print(first, again, taken(), resource.getpagesize())
 """
 
 
-def test_memory_that_is_kept_is_taken_again_without_the_system() -> None:
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
-    first, again, _, at_last = map(int, done.stdout.split())
-    pages = (100 << 20) // 4096
+@pytest.mark.parametrize(
+    ("keep", "let_go"),
+    [
+        ("from parity import machine; assert machine.keep_memory(True)", "assert machine.keep_memory(False)"),
+        ("from paddle_impl import runtime; runtime.start('cpu')", "runtime.be_exact()"),
+    ],
+    ids=["by itself", "paddle"],
+)
+def test_memory_that_is_kept_is_taken_again_without_the_system(keep: str, let_go: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOOK, keep, let_go], capture_output=True, text=True, check=True)
+    first, again, at_last, page = map(int, done.stdout.split())
+    pages = (100 << 20) // page
     assert again < pages / 100 < pages * 0.9 < min(first, at_last), done.stdout

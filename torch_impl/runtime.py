@@ -25,8 +25,9 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     found = _has_gpu()
     if device == "gpu" and not found:
         raise InputError("PyTorch finds no GPU here: use --device cpu or auto")
-    be_fast()
-    return "gpu" if found and device != "cpu" else "cpu"
+    chosen = "gpu" if found and device != "cpu" else "cpu"
+    be_fast(chosen)
+    return chosen
 
 
 def _has_gpu() -> bool:
@@ -41,14 +42,17 @@ def tuning(device: str) -> str:
     return f"channels last{large}, {torch.get_num_threads()} threads"
 
 
-def be_fast() -> None:
-    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet. On a CPU: what makes it faster."""
+def be_fast(device: str) -> None:
+    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet.
+
+    On a CPU: whatever settings of memory make the framework faster.
+    """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`."""
+    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`, on a CPU as far as memory goes that is freed from now on."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     if _has_gpu():
