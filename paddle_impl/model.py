@@ -44,26 +44,24 @@ class Model(nn.Layer):
         for run in self._runs(nodes, masks, apart=watch is not None):
             sizes = THREADS.sizes(x.shape[0]) if self._shares(run, x, masks) else []
             if sizes:
-                given = masks or {}
-                steps = [
-                    (getattr(self, node.name), given[node.name] if given and isinstance(node, kinds.Dropout) else None)
-                    for node in run
-                ]
-                x = _side_by_side(steps, x, sizes)
+                x = _side_by_side([self._step(node, masks) for node in run], x, sizes)
             for node in run:
                 if isinstance(node, Auxiliary):
                     if watch and self.training:
                         self._through(node.nodes, x, masks, watch)
                     continue
-                if not sizes:
-                    layer = getattr(self, node.name)
-                    if isinstance(node, Branches):
-                        x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
-                    else:
-                        x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)
+                if isinstance(node, Branches):
+                    branches = [self._through(branch, x, masks, watch) for branch in node.branches]
+                    x = getattr(self, node.name)(*branches)
+                elif not sizes:
+                    x = _computed(x, [self._step(node, masks)])
                 if watch:
                     watch(node.name, x)
         return x
+
+    def _step(self, node: Node, masks: Mapping[str, Tensor] | None) -> _Step:
+        layer = getattr(self, node.name)
+        return layer, masks[node.name] if masks and isinstance(layer, Dropout) else None
 
     def _runs(self, nodes: Nodes, masks: Mapping[str, Tensor] | None, apart: bool) -> list[list[Node]]:
         """`nodes`, together where they see every image by itself, or else do not, one after the other; or each `apart`."""
@@ -107,8 +105,8 @@ _Step = tuple[nn.Layer, Tensor | None]
 
 def _side_by_side(steps: Sequence[_Step], x: Tensor, sizes: Sequence[int]) -> Tensor:
     """`x` through the layers of `steps`, its images shared out to the threads in parts of `sizes`."""
-    weights = [weight for layer, _ in steps for weight in layer.parameters()]
     if paddle.is_grad_enabled():
+        weights = [weight for layer, _ in steps for weight in layer.parameters()]
         return _Shared.apply(x, steps, sizes, *weights)
 
     def one(part: tuple[Tensor, list[_Step]]) -> Tensor:
