@@ -307,10 +307,14 @@ def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def change(model: nn.Layer, layer: str, attribute: str, value: Any) -> int:
-    """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many."""
+    """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many.
+
+    A private attribute may be named without its underscore, as the argument is that it came from: `epsilon` for `_epsilon`.
+    """
     found = 0
     for path, module in model.named_sublayers(include_self=True):
-        if layer in (path, type(module).__name__) and hasattr(module, attribute):
-            setattr(module, attribute, value)
+        named = [name for name in (attribute, f"_{attribute}") if hasattr(module, name)]
+        if layer in (path, type(module).__name__) and named:
+            setattr(module, named[0], value)
             found += 1
     return found

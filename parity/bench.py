@@ -7,6 +7,7 @@ taken within a round.
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shlex
 import subprocess
@@ -130,8 +131,11 @@ class Bench:
 
 
 def command(line: str) -> Turn:
-    """A turn of another program: the last `N images/s` that it prints, or the `images_per_second` of its last line of JSON."""
-    words = shlex.split(line)
+    """A turn of another program: the last `N images/s` that it prints, or the `images_per_second` of its last line of JSON.
+
+    `~` at the start of a word is the home folder, as in a shell, which the quotes around the line keep away from it.
+    """
+    words = [os.path.expanduser(word) for word in shlex.split(line)]  # noqa: PTH111 - most words are no paths
 
     def turn() -> float:
         try:

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from parity import data
+from parity.commands import check_parity
+from parity.data import Dataset, Say, fetch
 from parity.side import FRAMEWORKS
 from parity.worker import Worker
+
+ONCE = ("cifar10", "shapes10")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_sets_are_read_once() -> Iterator[None]:
+    """Reading and proving a data set takes as long as many a test; what lies in a file or a cache of a test's own is read each time."""
+    home = fetch.cache_folder()
+
+    def once(load: Callable[[Path | None, Say], Dataset]) -> Callable[[Path | None, Say], Dataset]:
+        @cache
+        def kept() -> Dataset:
+            dataset = load(None, print)
+            for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
+                np.asarray(array).flags.writeable = False  # whoever writes into it writes into another test's
+            return dataset
+
+        return lambda folder, say: kept() if folder is None and fetch.cache_folder() == home else load(folder, say)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ONCE:
+            patch.setitem(data.DATASETS, name, once(data.DATASETS[name]))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +48,34 @@ def workers() -> Iterator[dict[str, Worker]]:
     yield made
     for worker in made.values():
         worker.close()
+
+
+@pytest.fixture(scope="session")
+def spare(workers: dict[str, Worker]) -> Iterator[dict[str, list[Worker]]]:
+    """Framework -> the workers that nobody uses at the moment."""
+    free = {framework: [worker] for framework, worker in workers.items()}
+    yield free
+    for worker in itertools.chain(*free.values()):
+        if worker not in workers.values():
+            worker.close()
+
+
+@pytest.fixture
+def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has `check_parity.py` take the session's workers, and more where it asks for twins; returns what it asked for, in order."""
+    asked: list[str] = []
+
+    @contextmanager
+    def lent(framework: str, *_: object) -> Iterator[Worker]:
+        asked.append(framework)
+        worker = spare[framework].pop(0) if spare[framework] else Worker(framework, threads=1)
+        try:
+            yield worker
+        finally:
+            spare[framework].append(worker)
+
+    monkeypatch.setattr(check_parity, "Worker", lent)
+    return asked
 
 
 @pytest.fixture(params=list(FRAMEWORKS))

@@ -53,7 +53,7 @@ def outputs(
 ) -> dict[str, Array]:
     """Every layer's output: in training where `masks` (of the dropouts, maybe none) are given, else in inference.
 
-    `replaced` puts an array in the place of one layer's output.
+    `replaced` puts an array in the place of one layer's output, which is not computed then, unless it is of branches.
     """
     found: dict[str, Array] = {}
 
@@ -63,12 +63,13 @@ def outputs(
                 if masks is not None:
                     through(node.nodes, x)
                 continue
-            if isinstance(node, Branches):
+            given = replaced is not None and replaced[0] == node.name
+            if isinstance(node, Branches):  # heads inside it are computed whatever comes out of it
                 x = np.concatenate([through(branch, x) for branch in node.branches], axis=1)
-            else:
+            elif not given:
                 own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
                 x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
-            if replaced and replaced[0] == node.name:
+            if replaced and given:
                 x = replaced[1]
             found[node.name] = x
         return x

@@ -30,11 +30,6 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     return check(*SMALL, "--json", "--isolate", "--report", str(report)), report
 
 
-@pytest.fixture(scope="module")
-def different() -> subprocess.CompletedProcess[str]:
-    return check(*SMALL, "--json", "--perturb", "conv3_1:output:1e-6", "--isolate")
-
-
 def test_equal_implementations_end_with_0_and_json_of_every_stage(
     equal: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:
@@ -62,16 +57,18 @@ def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str]
     assert "vgg_mini@0.0625" in (folder / "report.html").read_text()
 
 
-def test_a_planted_error_ends_with_1_and_is_named_at_its_layer(different: subprocess.CompletedProcess[str]) -> None:
-    assert different.returncode == 1
-    result = json.loads(different.stdout.splitlines()[-1])
+@pytest.mark.usefixtures("at_hand")
+def test_a_planted_error_ends_with_1_and_is_named_at_its_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--json", "--perturb", "conv3_1:output:1e-6", "--isolate"]) == 1
+    told = capsys.readouterr()
+    result = json.loads(told.out.splitlines()[-1])
     assert result["verdict"] == "different"
     first = result["first_divergence"]
     assert (first["step"], first["phase"], first["layer"]) == (1, "eval", "conv3_1")
     assert first["error"] == pytest.approx(1e-6, rel=1e-3)
     assert "constant factor of 1.000001" in first["cause"]
     assert [row["layer"] for row in result["isolated"] if row["verdict"] == "different"] == ["conv3_1"]
-    assert "failed: the implementations differ: vgg_mini@0.0625 at step 1, eval, layer conv3_1" in different.stderr
+    assert "failed: the implementations differ: vgg_mini@0.0625 at step 1, eval, layer conv3_1" in told.err
 
 
 @pytest.mark.parametrize(
@@ -154,24 +151,28 @@ def test_large_images_come_in_small_batches(arguments: tuple[str, ...], sizes: s
 
 
 def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
     monkeypatch.setattr(check_parity, "HUGE", 10)
     for more, known in ((), False), (("--twins", "1"), True), (("--dtype", "float32"), True):
         assert main([*SMALL, "--stages", "update,trajectory", "--steps", "2", "--json", *more]) == 0
         (line,) = capsys.readouterr().out.splitlines()
         assert [row["twin"] is not None for row in json.loads(line)["trajectory"]] == [known, known]
+        assert at_hand == ["torch", "paddle", *["torch"] * known]
+        at_hand.clear()
 
 
 def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
     some = {name: networks.get(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
     kept = tmp_path / "kept.jsonl"
-    flags = ("--network", "all", "--stages", "forward", "--json", "--resume", str(kept))
+    flags = ("--network", "all", "--data", "shapes10", "--stages", "forward", "--json")
+    flags += ("--resume", str(kept))
     monkeypatch.setattr(check_parity, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
     monkeypatch.setattr(networks, "NETWORKS", dict(list(some.items())[:2]))
     assert main([*flags]) == 0
+    assert at_hand == ["torch", "paddle"] * 2
     assert len(kept.read_text().splitlines()) == 2
     first = json.loads(capsys.readouterr().out)
     monkeypatch.setattr(networks, "NETWORKS", some)

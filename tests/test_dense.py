@@ -174,6 +174,7 @@ def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(
         assert np.linalg.norm(found - wanted) <= 1e-12 * np.linalg.norm(wanted)
 
 
+@pytest.mark.usefixtures("at_hand")
 def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

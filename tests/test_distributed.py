@@ -209,7 +209,7 @@ NETWORK = Network(
         Linear("fc", 10),
     ),
 )
-IMAGES, BATCH, PASSES = 150, 33, 30
+IMAGES, BATCH, PASSES = 150, 33, 20
 GENTLE = dataclasses.replace(recipes.get("article").optimizer, rate=0.003)
 RECIPE = dataclasses.replace(recipes.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count")
 LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "

@@ -234,7 +234,10 @@ def test_what_the_article_does_is_trained_with_full() -> None:
         (("cifar", "--data-dir", "/nowhere"), "/nowhere"),
         (("timing", "--batch-size", "10001", "--data", "shapes10"), "10001"),
         (("timing", "--data", "mnist10k"), "does not take the images of mnist10k"),
-        (("timing", "--data", "shapes10", "--torch-python", "/nowhere/python"), "cannot run /nowhere/python"),
+        (
+            ("timing", "--framework", "torch", "--data", "shapes10", "--torch-python", "/nowhere/python"),
+            "cannot run /nowhere/python",
+        ),
         (("classics", "--data", "shapes10", "--paddle-python", "/nowhere/python"), "cannot run /nowhere/python"),
     ],
 )

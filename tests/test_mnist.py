@@ -259,6 +259,7 @@ def test_what_no_picture_can_fit_is_bad_usage(
     assert line.startswith("error: ") and said in line
 
 
+@pytest.mark.usefixtures("at_hand")
 def test_the_command_fits_pictures_to_networks_and_checks_all_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from pair_running import HERE, MODELS, Compare, compare, pair_workers
 from parity.commands.check_pairs import summary, table
 from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
+from parity.pairs import files
 from parity.pairs.worker import ModelWorker
 from parity.pairs.zoo import PAIRS
 
@@ -69,6 +71,13 @@ def test_nothing_is_written_beside_the_users_files(equal: tuple[subprocess.Compl
     assert sorted(path.name for path in folder.iterdir()) == sorted([*MODELS.values(), "inputs.npz", "map.json"])
 
 
+@pytest.fixture
+def at_hand(pair_workers: dict[str, ModelWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has conversions take the session's workers rather than start their own."""
+    monkeypatch.setattr(files, "ModelWorker", lambda side: nullcontext(pair_workers[side]))
+
+
+@pytest.mark.usefixtures("at_hand")
 def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     equal: tuple[subprocess.CompletedProcess[str], Path], pair_workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
@@ -92,6 +101,7 @@ def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     np.testing.assert_array_equal(middle["attention.k_proj.weight"], first["attention.in_proj_weight"][8:16].T)
 
 
+@pytest.mark.usefixtures("at_hand")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -136,7 +146,7 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
         "eval",
         "forward",
     ]
-    again = run(tmp_path, *models, "--input-shape", "4,3,12,12", "--set-paddle", "bn2._epsilon=1e-5", "--steps", 2)
+    again = run(tmp_path, *models, "--input-shape", "4,3,12,12", "--set-paddle", "bn2.epsilon=1e-5", "--steps", 2)
     assert again.returncode == 0, again.stderr
 
 

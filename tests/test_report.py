@@ -211,6 +211,7 @@ def test_the_stages_the_versions_and_the_command_are_there(tmp_path: Path) -> No
         assert stage["worst"] in text
         assert f"{stage['max_error']:.2e}" in text
     assert {version for lane in LANES.values() for version in lane.values()} <= set(found.pieces)
+    assert "TF32" not in text and "TF32 is off" in page(tmp_path, result | {"device": "gpu"}).text
 
 
 def test_every_error_of_every_layer_is_a_point_with_a_tooltip_and_a_number_in_the_table(tmp_path: Path) -> None:

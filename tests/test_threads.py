@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,21 @@ NETWORK = Network(
 BATCH = 17
 
 
+@pytest.fixture(scope="module")
+def threaded() -> Iterator[Callable[[str, int], Worker]]:
+    """Workers by framework and number of threads."""
+    made: dict[tuple[str, int], Worker] = {}
+
+    def worker(framework: str, threads: int) -> Worker:
+        if (framework, threads) not in made:
+            made[framework, threads] = Worker(framework, threads=threads)
+        return made[framework, threads]
+
+    yield worker
+    for one in made.values():
+        one.close()
+
+
 def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
     images = data.load("cifar10").limit(2 * BATCH, 1)
     given = feed(NETWORK, changed(recipes.get("article"), batch_size=BATCH), images, 0, dtype)
@@ -48,59 +64,60 @@ def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
 
 @pytest.mark.parametrize("threads", [2, 3])
 def test_training_on_several_threads_is_training_on_one_up_to_rounding(
-    threads: int, framework: str, workers: dict[str, Worker]
+    threads: int, worker: Worker, framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
-    with Worker(framework, threads=threads) as several:
-        for one, more in zip(steps(workers[framework], "float64"), steps(several, "float64"), strict=True):
-            assert set(one) == set(more)
-            for difference in compare(one, more, 1e-12):
-                assert difference.equal, difference
+    several = threaded(framework, threads)
+    for one, more in zip(steps(worker, "float64"), steps(several, "float64"), strict=True):
+        assert set(one) == set(more)
+        for difference in compare(one, more, 1e-12):
+            assert difference.equal, difference
 
 
-def test_as_many_threads_round_alike_every_time(framework: str) -> None:
-    with Worker(framework, threads=2) as several:
-        first, *others = (steps(several, "float32")[-1] for _ in range(8))
+def test_as_many_threads_round_alike_every_time(framework: str, threaded: Callable[[str, int], Worker]) -> None:
+    first, *others = (steps(threaded(framework, 2), "float32")[-1] for _ in range(8))
     for other in others:
         assert all(first[name].tobytes() == other[name].tobytes() for name in first)
 
 
-def test_few_images_are_shared_out_too(framework: str) -> None:
-    with Worker(framework, threads=4) as several:
-        several.start(NETWORK, recipes.get("article").optimizer, feed_state(), "float64")
-        images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
-        together = several.predict(images)["logits"]
-        alone = [several.predict(images[i : i + 1])["logits"] for i in range(5)]
+def test_few_images_are_shared_out_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
+    several = threaded(framework, 3)
+    several.start(NETWORK, recipes.get("article").optimizer, feed_state(), "float64")
+    images = np.linspace(-1, 1, 4 * 3 * 32 * 32).reshape(4, 3, 32, 32)
+    together = several.predict(images)["logits"]
+    alone = [several.predict(images[i : i + 1])["logits"] for i in range(4)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12, atol=1e-14)
 
 
-def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(framework: str) -> None:
+def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(
+    framework: str, threaded: Callable[[str, int], Worker]
+) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
     given = feed(NETWORK, changed(recipes.get("article"), batch_size=BATCH), images, 0, "float32")
     batch = next(given.steps())
-    with Worker(framework, threads=2) as several:
-        moved = []
-        for record in (), ("gradient",):
-            several.start(NETWORK, given.optimizer, given.state, "float32")
-            several.step(batch.images, batch.labels, batch.masks, 0.1, BATCH, record)
-            moved.append(several.state())
-        alone, watched = (several.predict(batch.images, record)["logits"] for record in (False, True))
+    several, moved = threaded(framework, 2), []
+    for record in (), ("gradient",):
+        several.start(NETWORK, given.optimizer, given.state, "float32")
+        several.step(batch.images, batch.labels, batch.masks, 0.1, BATCH, record)
+        moved.append(several.state())
+    alone, watched = (several.predict(batch.images, record)["logits"] for record in (False, True))
     assert all(array.tobytes() == moved[1][name].tobytes() for name, array in moved[0].items())
     assert alone.tobytes() == watched.tobytes()
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(record: bool, framework: str) -> None:
+def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
+    record: bool, framework: str, threaded: Callable[[str, int], Worker]
+) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
     given = feed(NETWORK, changed(recipes.get("article"), batch_size=BATCH), images, 0, "float64")
     batch = next(given.steps())
-    with Worker(framework, threads=2) as several:
-        found = []
-        for error in "0", "1e-3":
-            several.start(NETWORK, given.optimizer, given.state, "float64")
-            several.patch("scale_output", "few_pixels", error)
-            logits = several.predict(batch.images, record)["logits"]
-            several.step(batch.images, batch.labels, batch.masks, 0.1, BATCH, ("loss",) if record else ())
-            found.append((logits, several.state()["first.weight"]))
+    several, found = threaded(framework, 2), []
+    for error in "0", "1e-3":
+        several.start(NETWORK, given.optimizer, given.state, "float64")
+        several.patch("scale_output", "few_pixels", error)
+        logits = several.predict(batch.images, record)["logits"]
+        several.step(batch.images, batch.labels, batch.masks, 0.1, BATCH, ("loss",) if record else ())
+        found.append((logits, several.state()["first.weight"]))
     assert all(1e-9 < abs(one - other).max() < 1e-2 for one, other in zip(*found, strict=True))
 
 

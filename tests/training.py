@@ -218,12 +218,9 @@ class Runs:
         return self.once(f"{framework}-killed", make)
 
     def falling(self, framework: str) -> Path:
-        """A run of `falling` that nothing disturbs."""
-
-        def make(folder: Path) -> Ended:
-            return succeed(script(framework, "--resume", falling(folder)))
-
-        return self.once(f"{framework}-falling", make)[0]
+        """A run of `falling` that nothing disturbs, behind others in one process."""
+        self.results(framework)
+        return self.root / f"{framework}-falling"
 
     def stopped(self, framework: str) -> tuple[Path, list[Ended]]:
         """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and each time continued with the command that it gave."""
@@ -240,20 +237,22 @@ class Runs:
         return folder, [Ended(**end) for end in ends]
 
     def results(self, framework: str) -> dict[str, Any]:
-        """JSON lines of several calls in one process: another seed, the whole run resumed, and tests of checkpoints."""
+        """JSON lines of several calls in one process: another seed, the whole run resumed, a falling rate, and tests of checkpoints."""
 
         def make(folder: Path) -> dict[str, Any]:
             own, other = (self.whole(side)[0] for side in (framework, *({"paddle", "torch"} - {framework})))
             calls = {
                 "seed": [*SETTINGS, "--seed", "1", "--out", f"{folder}"],
                 "finished": ["--resume", f"{own}"],
+                "falling": ["--resume", f"{falling(self.root / f'{framework}-falling')}"],
                 "last": ["--eval-only", f"{own}"],
                 "best": ["--eval-only", f"{own / 'best.safetensors'}"],
                 "other last": ["--eval-only", f"{other}"],
                 "other best": ["--eval-only", f"{other / 'best.safetensors'}"],
             }
             before = bits(own)
-            program = "import json, sys; from parity.commands.train import main\n"
+            program = "import json, sys; from parity import data; from parity.commands.train import main\n"
+            program += "kept = data.load('cifar10'); data.DATASETS['cifar10'] = lambda *_: kept\n"
             program += "for call in json.loads(sys.argv[2]): assert main(sys.argv[1], [*call, '--json', '--threads', '1']) == 0"
             ended = succeed([sys.executable, "-c", program, framework, json.dumps(list(calls.values()))])
             assert bits(own) == before

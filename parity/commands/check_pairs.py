@@ -204,7 +204,7 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
                 set_paddle=pair.set_paddle,
                 **_common(options),
             )
-            row = outcome.to_json() | _run_of(options)
+            row = outcome.to_json()
             del row["layers"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
         except InputError as error:
             row = {
@@ -215,7 +215,7 @@ def _zoo(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
                 "trajectory": [],
             }
         console.say(f"  {row['sentence']}")
-        rows.append(dict(plain(head | row)))
+        rows.append(dict(plain(head | row | _run_of(options))))
         if options.report:
             write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
     return rows

@@ -288,6 +288,8 @@ def _run(result: dict[str, Any]) -> list[Child]:
     facts: list[tuple[str, Child]] = [
         (said, str(result[key])) for key, said in names.items() if result.get(key) is not None
     ]
+    if result.get("device", "cpu") != "cpu":  # `runtime.be_exact`, which every check calls
+        facts.append(("on a GPU", "TF32 is off, algorithms are deterministic"))
     if result.get("seconds") is not None:
         facts.append(("took", f"{result['seconds']:.1f} s"))
     command = (
