@@ -130,6 +130,7 @@ def speeds(result: dict[str, Any]) -> bytes:
 def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, float]]) -> bytes:
     """A PNG of test accuracy against minutes of training: by label, runs of one colour; `levels` are further lines (name, percent)."""
     plt = pyplot()
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axis = plt.subplots(figsize=(10, 5.6), layout="constrained")
     last = [minutes[-1] for runs in groups.values() for minutes, _ in runs]
@@ -152,6 +153,9 @@ def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, floa
         )
     if max(last) > 10 * min(last) > 0:
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", ylim=(None, 100))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=1 if len(groups) < 4 else 2, frameon=False, fontsize=9)
