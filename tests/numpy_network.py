@@ -63,15 +63,13 @@ def outputs(
                 if masks is not None:
                     through(node.nodes, x)
                 continue
-            given = replaced is not None and replaced[0] == node.name
+            given = replaced[1] if replaced and replaced[0] == node.name else None
             if isinstance(node, Branches):  # heads inside it are computed whatever comes out of it
                 x = np.concatenate([through(branch, x) for branch in node.branches], axis=1)
-            elif not given:
+            elif given is None:
                 own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
                 x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
-            if replaced and given:
-                x = replaced[1]
-            found[node.name] = x
+            found[node.name] = x = x if given is None else given
         return x
 
     through(network.nodes, images)

@@ -72,12 +72,12 @@ def test_nothing_is_written_beside_the_users_files(equal: tuple[subprocess.Compl
 
 
 @pytest.fixture
-def at_hand(pair_workers: dict[str, ModelWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+def converters(pair_workers: dict[str, ModelWorker], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has conversions take the session's workers rather than start their own."""
     monkeypatch.setattr(files, "ModelWorker", lambda side: nullcontext(pair_workers[side]))
 
 
-@pytest.mark.usefixtures("at_hand")
+@pytest.mark.usefixtures("converters")
 def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     equal: tuple[subprocess.CompletedProcess[str], Path], pair_workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     np.testing.assert_array_equal(middle["attention.k_proj.weight"], first["attention.in_proj_weight"][8:16].T)
 
 
-@pytest.mark.usefixtures("at_hand")
+@pytest.mark.usefixtures("converters")
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -80,11 +80,11 @@ def test_as_many_threads_round_alike_every_time(framework: str, threaded: Callab
 
 
 def test_few_images_are_shared_out_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
-    several = threaded(framework, 3)
+    several = threaded(framework, 4)
     several.start(NETWORK, recipes.get("article").optimizer, feed_state(), "float64")
-    images = np.linspace(-1, 1, 4 * 3 * 32 * 32).reshape(4, 3, 32, 32)
+    images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
     together = several.predict(images)["logits"]
-    alone = [several.predict(images[i : i + 1])["logits"] for i in range(4)]
+    alone = [several.predict(images[i : i + 1])["logits"] for i in range(5)]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12, atol=1e-14)
 
 
