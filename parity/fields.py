@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import typing
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
@@ -21,6 +22,14 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
     return document
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text in `path`; `InputError` saying that it should hold `what` where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}): give a file that holds {what}") from None
 
 
 _Value = typing.TypeVar("_Value")

@@ -185,6 +185,8 @@ class Recipe:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if not (self.name + self.source).isprintable():
+            raise InputError(f"recipe {self.name!r}: name and source must be printable text")
         if self.divisor not in ("batch_size", "count"):
             raise InputError(f"recipe {self.name}: divisor is batch_size or count, not {self.divisor!r}")
         if self.augmentation.crop not in (0, self.preprocessing.crop):

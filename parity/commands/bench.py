@@ -69,7 +69,11 @@ def parser() -> Parser:
     add = flags.add_argument
     add("what", choices=("train", "infer", "accuracy"))
     add("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: {RECIPE}; for accuracy quick)")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
+    )
     add("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
     add("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
     add("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")

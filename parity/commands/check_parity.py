@@ -73,7 +73,11 @@ def parser() -> Parser:
         help=f"{known}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
     )
     add("--full", action="store_true", help="with --network all: the whole networks instead of small cousins")
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else article)")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: the network's own, else article)",
+    )
     add(
         "--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)"
     )

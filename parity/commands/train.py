@@ -183,7 +183,8 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
     network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = options.out or Path("runs") / f"{stamp}-{framework}-{network.name}-{recipe.name}"
+    title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
+    folder = options.out or Path("runs") / title
     names = () if dataset.name in data.CLASSES else dataset.classes
     limits = (options.train_limit, options.test_limit)
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)

@@ -69,7 +69,11 @@ def parser(framework: str) -> Parser:
         help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on "
         "CPU @0.125)",
     )
-    add("--recipe", metavar="NAME", help=f"{', '.join(recipes.RECIPES)} (default: the network's own, else {RECIPE})")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: the network's own, else {RECIPE})",
+    )
     add(
         "--data",
         metavar="NAME",

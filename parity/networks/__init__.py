@@ -8,6 +8,7 @@ from pathlib import Path
 from parity import pattern
 from parity.dense import dense
 from parity.errors import InputError
+from parity.fields import read_text
 from parity.network import Network
 from parity.networks.alexnet import alexnet, alexnet_cifar
 from parity.networks.classics import cifar_net, lenet, mnist_cnn, mnist_fc
@@ -91,10 +92,7 @@ def _cousin(name: str) -> Network:
 
 def read(path: Path) -> Network:
     """The network in a file of `Network.to_json`; `InputError` where it cannot be read."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} ({error}): give a file that holds a network's JSON") from None
+    text = read_text(path, "a network's JSON")
     try:
         return Network.from_json(text)
     except InputError as error:

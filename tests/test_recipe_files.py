@@ -1,0 +1,86 @@
+"""A recipe of one's own: `--recipe FILE.json`, of a recipe's JSON or of a run's config.json."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import PATIENCE, ROOT, script, succeed
+
+from parity import networks, recipes
+from parity.errors import InputError
+from parity.recipe import Experiment, Lookahead
+
+OWN = replace(recipes.get("fast"), name="own", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5))
+
+
+def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_it(
+    framework: str, tmp_path: Path
+) -> None:
+    file, run = tmp_path / "own.json", tmp_path / "run"
+    file.write_text(json.dumps(asdict(OWN)))
+    assert recipes.get(str(file)) == OWN
+    size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 32, "--test-limit", 8)
+    succeed(script(framework, "--recipe", file, *size, "--out", run))
+    config = (run / "config.json").read_text()
+    trained = Experiment.from_json(json.dumps(json.loads(config)["experiment"]))
+    assert trained == Experiment(networks.get("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
+    assert recipes.get(str(run / "config.json")) == OWN
+
+
+@pytest.mark.parametrize(
+    "log", sorted((ROOT / "docs" / "tuning").glob("*/config.json")), ids=lambda log: log.parent.name
+)
+def test_every_trial_that_is_told_of_can_be_trained_again(log: Path) -> None:
+    assert recipes.get(str(log)).epochs in (3, 4)
+
+
+def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
+    fields = asdict(OWN)
+    change(fields)
+    return json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "recipe JSON: Expecting value"),
+        ("[]", "an object is needed, not list"),
+        ("[" * 100_000, "recipe JSON"),
+        ('{"experiment": 3}', "recipe JSON: an object is needed"),
+        ('{"experiment": {}}', "recipe JSON: an object is needed"),
+        (damaged(lambda fields: fields.pop("epochs")), "recipe: missing field 'epochs'"),
+        (damaged(lambda fields: fields.update(rate=1)), "recipe: unknown field 'rate'"),
+        (damaged(lambda fields: fields.update(name="two\nlines")), "name and source must be printable"),
+    ],
+)
+def test_a_file_that_holds_no_recipe_is_refused_in_one_line_that_names_it(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        recipes.get(str(file))
+    assert str(caught.value).startswith(f"{file}: ") and said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    for name in ("none.json", "folder.json", "bytes.json"):
+        with pytest.raises(InputError, match=f"cannot read .*{name}.*: give a file that holds a recipe's JSON"):
+            recipes.get(str(tmp_path / name))
+
+
+def test_a_name_from_a_file_does_not_choose_another_folder(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps(asdict(replace(OWN, name="../../elsewhere"))))
+    size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 16, "--test-limit", 8)
+    command, where, *rest = script("torch", "--recipe", file, *size)
+    subprocess.run([command, ROOT / where, *rest], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.endswith("vgg_fast@0.125-..-..-elsewhere")
