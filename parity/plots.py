@@ -28,6 +28,7 @@ def pyplot() -> Any:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    mpl.rcParams["text.parse_math"] = False  # a $ in a name is a $
     return plt
 
 
@@ -193,7 +194,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
     figure = plt.figure(figsize=(15, 0.5 + sum(heights)), layout="constrained")
     parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (title, rows) in zip(parts, tables, strict=True):
-        part.suptitle(_cut(title, 150), fontsize=11, parse_math=False)
+        part.suptitle(_cut(title, 150), fontsize=11)
         colours = [COLOURS.get(row.kind.partition(" ")[0], OTHER_COLOUR) for row in rows]
         axes = part.subplots(1, len(PANELS), sharey=True)
         for axis, (label, (value, text)) in zip(axes, PANELS.items(), strict=True):

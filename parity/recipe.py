@@ -34,7 +34,7 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "discexp", "one_cycle"):
             raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
-        within("schedule factor", self.factor, 0, math.inf)
+        within("schedule factor", self.factor, 0, math.nextafter(1, 2))  # above 1 it would soon be beyond all numbers
         within("schedule every", self.every, 1, math.inf)
         for field in ("warmup", "start", "end"):
             within(f"schedule {field}", getattr(self, field), 0, 1)
@@ -67,8 +67,10 @@ class Preprocessing:
     permutation: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(0 < deviation < math.inf for deviation in self.std):
+        if not 0 < len(self.mean) == len(self.std) or not all(0 < deviation < math.inf for deviation in self.std):
             raise InputError(f"preprocessing needs as many std, all above 0, as mean: {self.std} and {self.mean}")
+        if not all(map(math.isfinite, self.mean)):
+            raise InputError(f"preprocessing mean must be numbers, not {self.mean}")
         within("preprocessing crop", self.crop, 0, math.inf)
         within("preprocessing permutation", self.permutation or 0, 0, 2**63)
 
@@ -79,6 +81,10 @@ def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing
     if len(found.mean) != channels:
         raise InputError(f"its preprocessing is for {len(found.mean)} channels, its network takes {channels}")
     return found
+
+
+MOST_PIXELS = 4097
+"""Crops, edges and scales have fewer pixels a side; the others of augmentation's numbers are smaller, too."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +120,11 @@ class Augmentation:
         if self.alternate and not self.flip:
             raise InputError("augmentation alternate needs flip")
         for field in ("crop_padding", "crop", "brightness", "contrast_low"):
-            within(f"augmentation {field}", getattr(self, field), 0, math.inf)
-        within("augmentation contrast_high", self.contrast_high, self.contrast_low, math.inf)
-        if self.rescales and not (0 < self.crop <= self.scale_low <= self.scale_high <= 4096 and not self.crop_padding):
+            within(f"augmentation {field}", getattr(self, field), 0, MOST_PIXELS)
+        within("augmentation contrast_high", self.contrast_high, self.contrast_low, MOST_PIXELS)
+        if self.rescales and not (
+            0 < self.crop <= self.scale_low <= self.scale_high < MOST_PIXELS and not self.crop_padding
+        ):
             raise InputError(
                 f"augmentation scales of {self.scale_low} to {self.scale_high} need unpadded crops no larger than the smaller, "
                 f"and at most 4096 pixels; crops are of {self.crop}"
@@ -203,8 +211,9 @@ class Recipe:
         `InputError` where the image is too small, or has other channels than the means are for.
         """
         crop, means = self.preprocessing.crop, self.preprocessing.mean
+        scales = set(zip(means, self.preprocessing.std, strict=True))
         shape = (shape[0], crop, crop) if self.augmentation.rescales else shape  # whatever its size
-        if len(set(means)) > 1 and len(means) != shape[0]:
+        if len(scales) > 1 and len(means) != shape[0]:
             raise InputError(f"recipe {self.name} has means of {len(means)} channels, the images have {shape[0]}")
         if crop > min(shape[1:]):
             raise InputError(f"recipe {self.name} crops {crop} by {crop} pixels of images of {shape[1]} by {shape[2]}")

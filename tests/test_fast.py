@@ -1,4 +1,4 @@
-"""What `vgg_fast` and the recipe `fast` are made of: whitening, identity filters, smoothed labels, alternating flips, slow weights."""
+"""What `vgg_fast` and the recipe `fast` are made of: whitening, identity filters, smoothed labels, alternating flips; and slow weights."""
 
 from __future__ import annotations
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training import PATIENCE, ROOT, script, succeed
+from training import PATIENCE, ROOT, execute, script, succeed
 
 from parity import networks, recipes
 from parity.errors import InputError
+from parity.optimizer import Group
 from parity.recipe import Experiment, Lookahead
 
 OWN = replace(recipes.get("fast"), name="own", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5))
@@ -57,6 +59,16 @@ def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
         (damaged(lambda fields: fields.pop("epochs")), "recipe: missing field 'epochs'"),
         (damaged(lambda fields: fields.update(rate=1)), "recipe: unknown field 'rate'"),
         (damaged(lambda fields: fields.update(name="two\nlines")), "name and source must be printable"),
+        (damaged(lambda fields: fields.update(epochs=10**400)), "epochs = 1000"),
+        (damaged(lambda fields: fields.update(batch_size=2**63)), "batch_size = 9223372036854775808"),
+        (damaged(lambda fields: fields["augmentation"].update(crop_padding=10**400)), "crop_padding = 1000"),
+        (damaged(lambda fields: fields["augmentation"].update(crop_padding=10**12)), "augmentation crop_padding"),
+        (damaged(lambda fields: fields["augmentation"].update(brightness=1e308)), "augmentation brightness"),
+        (damaged(lambda fields: fields["augmentation"].update(contrast_high=1e308)), "augmentation contrast_high"),
+        (damaged(lambda fields: fields["preprocessing"].update(mean=[float("nan")] * 3)), "mean must be numbers"),
+        (damaged(lambda fields: fields["preprocessing"].update(mean=[], std=[])), "as many std"),
+        (damaged(lambda fields: fields["schedule"].update(every=10**400)), "every = 1000"),
+        (damaged(lambda fields: fields["schedule"].update(factor=10)), "schedule factor"),
     ],
 )
 def test_a_file_that_holds_no_recipe_is_refused_in_one_line_that_names_it(text: str, said: str, tmp_path: Path) -> None:
@@ -74,6 +86,20 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     for name in ("none.json", "folder.json", "bytes.json"):
         with pytest.raises(InputError, match=f"cannot read .*{name}.*: give a file that holds a recipe's JSON"):
             recipes.get(str(tmp_path / name))
+
+
+def test_what_muon_cannot_train_is_refused_before_a_run_is_begun(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    groups = (Group("*.weight", weight_decay=0.0, muon=3),)
+    file.write_text(json.dumps(asdict(replace(OWN, optimizer=replace(OWN.optimizer, groups=groups)))))
+    size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 16)
+    for command in (
+        script("torch", "--recipe", file, *size, "--out", tmp_path / "run"),
+        [sys.executable, "scripts/check_parity.py", "--recipe", str(file), *size[:4]],
+    ):
+        ended = execute(command)
+        assert ended.code == 2 and ended.stderr.strip().splitlines()[-1].endswith("not for fc.weight")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_name_from_a_file_does_not_choose_another_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -341,6 +342,21 @@ def test_a_run_of_one_framework_tests_alike_in_the_other(runs: Runs, framework: 
     assert abs(found["test_accuracy"] - last["test_accuracy"]) <= 1 / TEST  # a tie that rounding decides
     best = runs.results(framework)["other best"]["test_accuracy"]
     assert abs(best - json.loads(ended.stdout)["best_accuracy"]) <= 1 / TEST
+
+
+def test_without_flags_the_first_lines_say_what_was_chosen_and_how_to_run_the_articles(
+    tmp_path: Path, framework: str
+) -> None:
+    size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8)  # fewer images than the estimate's
+    said = succeed(script(framework, *size, "--out", tmp_path / "run")).stdout
+    found = re.search(r"would take about (.*) here \((\d+) images/s in a step of 64\): python (.*)\n", said)
+    assert found and found[3] == f"scripts/train_{framework}.py --network vgg16_bn_drop --recipe article"
+    assert "Network: vgg16_bn_drop@0.125" in said and "Recipe: quick, 1 pass of 16 images" in said
+    seconds = {"days": 86_400, "h": 3600, "min": 60, "s": 1}
+    words = found[1].split()
+    told = sum(float(number) * seconds[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+    least, most = (200 * 50_000 / (int(found[2]) + half) for half in (0.5, -0.5))
+    assert 0.97 * least < told < 1.03 * most  # days have one decimal
 
 
 # Minutes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import machine
+from parity import machine, recipes
 from parity.commands.command import Failed
 from parity.errors import InputError
 from parity.progress import bar
@@ -32,6 +32,7 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str,
     """
     if not 0 < options.target <= 1:
         raise InputError(f"--target {options.target:g} is not an accuracy between 0 and 1")
+    recipe = recipes.get(options.recipe or RECIPE)
     if options.against:
         raise InputError("--against is of training steps: leave it out of accuracy")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
@@ -50,7 +51,7 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str,
     return {
         "what": "accuracy",
         "network": options.network or NETWORK,
-        "recipe": options.recipe or RECIPE,
+        "recipe": recipe.name,
         "target": options.target,
         "machine": machine.describe(),
         "threads": options.threads or machine.cores(),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from parity import data, machine, networks, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
 from parity.commands import check_pairs
-from parity.commands.command import Failed, Parser, execute, natural, positive, threads
+from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
@@ -145,6 +147,7 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if check_pairs.wanted(options):
+        refuse(options, ("recipe", "perturb", "resume"), "is for a network of ours: leave it out of a pair")
         with failures():
             return check_pairs.command(options, console)
     options.stages = options.stages or ",".join(STAGES)
@@ -230,6 +233,7 @@ ASKED = ("stages", "augment", "twins", "isolate", "torch_python", "paddle_python
 
 def _alike(options: argparse.Namespace, check: Check) -> tuple[Any, ...]:
     asked = {name: value if value is None else str(value) for name, value in vars(options).items() if name in ASKED}
+    asked["recipe"] = hashlib.sha256(json.dumps(asdict(check.recipe)).encode()).hexdigest()  # a file may have changed
     how = (check.dtype, check.length, check.recipe.batch_size, check.seed, options.device)
     names = (check.network.name, check.recipe.name, check.dataset.name)
     return (*names, *how, asked)
@@ -287,6 +291,7 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         few = few_images(length, batch_size)
         dataset = load(network.input_shape[0])
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)
+        recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
         how = compressed(recipe, length)
         checks.append(Check(network, how, fitting, options.steps, options.dtype, options.seed, stages, state))
     return checks

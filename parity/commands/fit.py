@@ -46,6 +46,7 @@ def check_fit(
         )
     if recipe is None or not trained:
         return
+    recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
     count = len(dataset.train_labels)
     parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
     shared = "" if world.size == 1 else f", shared by {world.size} processes,"

@@ -145,11 +145,12 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> bytes:
     axis.axvline(0, color="black", linewidth=0.8)
     # Linear up to five points, logarithmic beyond: one part may be worth a hundred times another.
     low, high = (limit([0.0, *(c for one in found for c in one["change_points"])]) for limit in (min, max))
-    axis.set_xscale("symlog", linthresh=5, linscale=3)
-    axis.set_xlim(1.1 * low - 0.2, 1.1 * high + 0.2)
-    axis.set_xticks([tick for tick in (-100, -50, -20, -10, *range(-5, 6), 10, 20, 50, 100) if low <= tick <= high])
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.minorticks_off()
+    if max(-low, high) > 5:
+        axis.set_xscale("symlog", linthresh=5, linscale=3)
+        axis.set_xlim(1.1 * low - 0.2, 1.1 * high + 0.2)
+        axis.set_xticks([tick for tick in (-100, -50, -20, -10, *range(-5, 6), 10, 20, 50, 100) if low <= tick <= high])
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
     axis.set_xlabel("change of test accuracy without it (points)")
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
