@@ -15,6 +15,7 @@ from reprlib import repr as short
 from typing import Any
 
 from parity import v2_tar, weights
+from parity.claim import Claim, claim
 from parity.errors import InputError
 from parity.fields import from_fields, parse_json
 from parity.network import Network
@@ -73,6 +74,7 @@ class Run:
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
         self.keeps_passes = False
+        self._claim: Claim | None = None
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> Run:
@@ -84,7 +86,9 @@ class Run:
             raise InputError(f"cannot write {folder} ({error.strerror}): choose another --out") from None
         config = {"experiment": json.loads(experiment.to_json())} | context
         weights.write_atomically(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-        return Run(folder, experiment)
+        run = Run(folder, experiment)
+        run._claim = claim(folder / "config.json")
+        return run
 
     @staticmethod
     def open(folder: Path) -> Run:
@@ -121,8 +125,9 @@ class Run:
         """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if there is none yet.
 
         `images` is the number of training images. `InputError`, with nothing changed, where checkpoint, config.json and
-        metrics.jsonl are not of one run.
+        metrics.jsonl are not of one run, or another process trains it.
         """
+        self._claim = claim(self.folder / "config.json")
         state, position = None, Position()
         if self.last.exists():
             state, position = self._load(images)

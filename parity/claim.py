@@ -1,0 +1,40 @@
+"""One process at a time trains a run: it holds a lock on a file of the run, which ends with the process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+from weakref import WeakValueDictionary
+
+from parity.errors import InputError
+
+
+class Claim:
+    """The lock on one file, held as long as somebody in this process keeps the object."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+
+_HELD: WeakValueDictionary[tuple[int, int], Claim] = WeakValueDictionary()
+"""By device and inode: a second lock of the same process would be refused like another's."""
+
+
+def claim(path: Path) -> Claim:
+    """The lock on the file `path`; `InputError` where another process holds it."""
+    file = path.open("rb")
+    about = os.fstat(file.fileno())
+    if held := _HELD.get((about.st_dev, about.st_ino)):
+        file.close()
+        return held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path.parent} is being trained by another process: let it end, or stop it") from None
+    except OSError:  # a file system without locks
+        pass
+    _HELD[about.st_dev, about.st_ino] = made = Claim(file)
+    return made
