@@ -18,7 +18,7 @@ from parity.errors import InputError
 from parity.optimizer import Group
 from parity.recipe import Experiment, Lookahead
 
-OWN = replace(recipes.get("fast"), name="own", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5))
+OWN = replace(recipes.get("fast"), name="$\\own$", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5))
 
 
 def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_it(
