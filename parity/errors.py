@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from reprlib import repr as short
+
 
 class InputError(ValueError):
     """Something the user gave is unusable: a name, a number, a file.
@@ -13,6 +16,7 @@ class InputError(ValueError):
 
 def within(what: str, value: float, low: float, high: float) -> float:
     """`value` as a float; `InputError` naming `what` unless `low` <= `value` < `high`, which NaN never is."""
-    if not low <= value < high:
-        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {value:g}")
+    if not low <= value < high or value > sys.float_info.max:  # JSON has whole numbers beyond all floats
+        told = f"{value:g}" if isinstance(value, float) else short(value)
+        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {told}")
     return float(value) + 0.0  # 0 for -0: equal values are written alike

@@ -24,10 +24,6 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
     return document
 
 
-LARGEST = 2**63
-"""Whole numbers are smaller: no count of anything here is as large, and floats have no room for all that JSON has."""
-
-
 def read_text(path: Path, what: str) -> str:
     """The text in `path`; `InputError` saying that it should hold `what` where it cannot be read."""
     try:
@@ -65,11 +61,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if arguments:
         return any(_fits(value, argument) for argument in arguments)
     if hint is float:
-        return isinstance(value, float) or (_whole(value) and abs(value) <= sys.float_info.max)
+        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
     if hint is int:
-        return _whole(value) and abs(value) < LARGEST
+        return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, replace
+from reprlib import repr as short
 from typing import Any
 
 from parity.errors import InputError, within
@@ -202,8 +203,9 @@ class Recipe:
                 f"recipe {self.name}: crops of {self.augmentation.crop} are tested at {self.preprocessing.crop}"
             )
         for what in ("epochs", "batch_size"):
-            if getattr(self, what) < 1:
-                raise InputError(f"{what.replace('_', ' ')} must be at least 1, not {getattr(self, what)}")
+            if not 1 <= getattr(self, what) < 2**63:
+                told = short(getattr(self, what))
+                raise InputError(f"{what.replace('_', ' ')} must be at least 1 and below 2**63, not {told}")
 
     def seen(self, shape: Shape) -> Shape:
         """Shape of what the network gets of an image of `shape` (channels, height, width).
