@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 
@@ -32,6 +33,9 @@ def start(world: World, device: str) -> None:
 
 def stop() -> None:
     """Leaves the group of processes; all do so at the end of the run."""
+    # DDP's reducer keeps the group's threads beyond this. One that still held a tensor when the interpreter ended would abort it
+    # ("terminate called without an active exception", seen once under load).
+    time.sleep(0.1)
     dist.destroy_process_group()
 
 
