@@ -11,11 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from parity.errors import InputError
+from parity.plots import matplotlib
+from parity.streams import printable
 from parity.weights import write_atomically
 
 SIDE, PAD, GAP, HEAD = 224, 16, 20, 84
@@ -129,7 +130,7 @@ def _enlarged(pixels: np.ndarray) -> Image.Image:
 def _font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / name), points)
+    return ImageFont.truetype(str(Path(matplotlib().get_data_path()) / "fonts" / "ttf" / name), points)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
@@ -143,8 +144,3 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
 
     fitting = bisect_right(range(len(text)), room, key=lambda kept: font.getlength(shorter(kept)))
     return shorter(max(fitting - 1, 0))
-
-
-def printable(text: str) -> str:
-    """`text` without what would move a cursor or cannot be encoded: file names may hold anything."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from reprlib import repr as short
+from typing import Any
 
 
 class InputError(ValueError):
     """Something the user gave is unusable: a name, a number, a file.
 
     The message is one line that names the problem and the way out. Every script turns it into
-    `error: <message>` on stderr and exit code 2; any other exception is a bug of ours.
+    `error: <message>` on stderr and exit code 2; any other exception is a bug of ours. `result` is what --json prints all the same: what
+    a command had found before a file of it could not be written.
     """
+
+    result: dict[str, Any] | None = None
 
 
 def within(what: str, value: float, low: float, high: float) -> float:

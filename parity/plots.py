@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
+import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
 from parity.costs import Cost
 from parity.errors import InputError
+from parity.recipe import Experiment
 from parity.run import Run
 from parity.weights import write_atomically
 
@@ -21,25 +24,54 @@ Race = tuple[Sequence[float], Sequence[float]]
 """A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""
 
 
-def pyplot() -> Any:
-    """Matplotlib's pyplot, imported now, since it takes a second, and drawing into memory only."""
-    import matplotlib as mpl
+Drawing = ParamSpec("Drawing")
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    mpl.rcParams["text.parse_math"] = False  # a $ in a name is a $
-    return plt
+def matplotlib() -> Any:
+    """The package, imported now, since it takes a second. `MPLBACKEND` is left out: the import fails for a backend that is not there."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        return importlib.import_module("matplotlib")
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
+    """Makes a function that returns a figure return it as a PNG, in matplotlib's own style whatever the user's is."""
+
+    @functools.wraps(draw)
+    def wrapper(*arguments: Drawing.args, **named: Drawing.kwargs) -> bytes:
+        mpl = matplotlib()
+        style = {name: value for name, value in mpl.rcParamsDefault.items() if name != "backend"}
+        with mpl.rc_context(style | {"text.parse_math": False}):  # a $ in a name is a $
+            picture = io.BytesIO()
+            draw(*arguments, **named).savefig(picture, dpi=110, format="png")
+            return picture.getvalue()
+
+    return wrapper
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of `width` by `height` inches. It belongs to no window: pyplot would choose its canvas by the user's settings."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    return FigureCanvasAgg(Figure((width, height), layout="constrained")).figure
 
 
 def curves(run: Run) -> None:
     """Writes curves.png: cost and error of training and test against passes, and the learning rate. Nothing before the first line."""
-    plt = pyplot()
-
     batches, passes = run.metrics("batch"), run.metrics("pass")
-    if not batches:
-        return
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    if batches:
+        write_atomically(run.folder / "curves.png", course(run.experiment, batches, passes))
+
+
+@as_png
+def course(experiment: Experiment, batches: Sequence[dict[str, Any]], passes: Sequence[dict[str, Any]]) -> Any:
+    """A PNG of what the lines of metrics.jsonl, of `batches` and of `passes`, say."""
+    figure = new_figure(13, 4)
+    axes = figure.subplots(1, 3)
     for axis, key, title in zip(
         axes, ("cost", "error"), ("cross-entropy (nats)", "classification error"), strict=False
     ):
@@ -56,12 +88,11 @@ def curves(run: Run) -> None:
     axes[2].plot([b["passes"] for b in batches], [b["rate"] for b in batches], ".-")
     axes[2].set(title="learning rate", xlabel="passes", ylim=(0, None))
     axes[2].grid(alpha=0.3)
-    experiment = run.experiment
     final = f", test accuracy {passes[-1]['test_accuracy']:.2%}" if passes else ""
     figure.suptitle(
         f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}"
     )
-    write_atomically(run.folder / "curves.png", png(figure))
+    return figure
 
 
 def check_tensorboard() -> None:
@@ -97,14 +128,13 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
     return write
 
 
-def speeds(result: dict[str, Any]) -> bytes:
+@as_png
+def speeds(result: dict[str, Any]) -> Any:
     """A PNG of what `scripts/bench.py` found: a bar of median images/s a contestant, a whisker from the least to the most."""
-    plt = pyplot()
-
     tables = result["tables"]
     widest = max(len(table["speeds"]) for table in tables.values())
-    size = (5.2 * len(tables), 1.6 + 0.55 * widest)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, layout="constrained", squeeze=False)
+    figure = new_figure(5.2 * len(tables), 1.6 + 0.55 * widest)
+    axes = figure.subplots(1, len(tables), squeeze=False)
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         rows = table["speeds"]
         medians = [row["images_per_second"] for row in rows.values()]
@@ -125,15 +155,16 @@ def speeds(result: dict[str, Any]) -> bytes:
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
     figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
-    return png(figure)
+    return figure
 
 
-def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, float]]) -> bytes:
+@as_png
+def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, float]]) -> Any:
     """A PNG of test accuracy against minutes of training: by label, runs of one colour; `levels` are further lines (name, percent)."""
-    plt = pyplot()
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, axis = plt.subplots(figsize=(10, 5.6), layout="constrained")
+    figure = new_figure(10, 5.6)
+    axis = figure.subplots()
     last = [minutes[-1] for runs in groups.values() for minutes, _ in runs]
     for number, (label, runs) in enumerate(groups.items()):
         for i, (minutes, accuracies) in enumerate(runs):
@@ -160,7 +191,7 @@ def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, floa
     axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", ylim=(None, 100))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=1 if len(groups) < 4 else 2, frameon=False, fontsize=9)
-    return png(figure)
+    return figure
 
 
 PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
@@ -178,12 +209,12 @@ MOST_ROWS = 600
 """Layers in a picture of costs."""
 
 
-def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
+@as_png
+def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> Any:
     """A PNG of what layers cost: tables (title, rows) one below the other, each with the `PANELS`, whose scales are common to all.
 
     `InputError` for more than `MOST_ROWS` rows.
     """
-    plt = pyplot()
     from matplotlib.patches import Patch
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -191,7 +222,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
     if len(everything) > MOST_ROWS:
         raise InputError(f"a picture holds at most {MOST_ROWS} layers, not {len(everything)}: draw fewer networks")
     heights = [1.1 + 0.19 * len(rows) for _, rows in tables]
-    figure = plt.figure(figsize=(15, 0.5 + sum(heights)), layout="constrained")
+    figure = new_figure(15, 0.5 + sum(heights))
     parts = figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (title, rows) in zip(parts, tables, strict=True):
         part.suptitle(_cut(title, 150), fontsize=11)
@@ -211,7 +242,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> bytes:
     kinds = sorted({row.kind.partition(" ")[0] for row in everything})
     handles = [Patch(color=COLOURS.get(kind, OTHER_COLOUR), label=kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
-    return png(figure)
+    return figure
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -235,14 +266,14 @@ MOST_NUMBERED, MOST_NAMED = 20, 60
 """Classes of a confusion matrix whose cells hold their percentage, and whose names stand beside it."""
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
+@as_png
+def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Any:
     """A PNG of a confusion matrix: `counts` [K,K] of pictures by true (row) and predicted class, drawn as shares of each row."""
-    plt = pyplot()
-
     size = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(5.0, 0.55 * size + 2), 12.0)
-    figure, axis = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    figure = new_figure(side + 1.2, side)
+    axis = figure.subplots()
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axis, label="share of the pictures of a class", shrink=0.8)
     axis.set(xlabel="predicted", ylabel="true")
@@ -255,14 +286,4 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> bytes:
             if share >= 0.005:
                 colour = "white" if share > 0.5 else "#1d2733"
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
-    return png(figure)
-
-
-def png(figure: Any) -> bytes:
-    """`figure` as a PNG; it is closed."""
-    from matplotlib import pyplot as plt
-
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    plt.close(figure)
-    return picture.getvalue()
+    return figure

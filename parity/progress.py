@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from parity.streams import printable
+
 _Thing = TypeVar("_Thing")
 
 
@@ -20,10 +22,10 @@ class Console:
         self.file, self.silent = sys.stderr if json else sys.stdout, silent
 
     def say(self, line: str) -> None:
-        """Prints one line at once, above a progress bar."""
+        """Prints one line at once, above a progress bar. What file names in it could do to a terminal, `printable` takes out."""
         if self.silent:
             return
-        tqdm.write(line, file=self.file)
+        tqdm.write(printable(line), file=self.file)
         self.file.flush()
 
 

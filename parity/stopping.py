@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from parity.streams import finish, printable
 from parity.world import World
 
 PATIENCE = 20.0
@@ -68,13 +69,17 @@ def _watch(signals: socket.socket, done: threading.Event, lost: str) -> None:
 
 def give_up(line: str) -> NoReturn:
     """Says `line` on stderr and ends this process with exit code 1, past the teardown of a group that lacks members, which may hang."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process with `code`; one of several without taking the framework down: gloo's threads have been seen to abort it then."""
+    """Ends this process with `code`; one of several without taking the framework down: gloo's threads have been seen to abort it then.
+
+    Exit code 1 instead of 0 where stdout could not be written (`parity.streams`).
+    """
+    code = finish(code)
     if all(os.environ.get(name, "1") == "1" for name in ("WORLD_SIZE", "PADDLE_TRAINERS_NUM")):
         sys.exit(code)
     atexit._run_exitfuncs()

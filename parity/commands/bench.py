@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
 from parity.commands.check_parity import failures
-from parity.commands.command import Parser, execute, positive, threads
+from parity.commands.command import Parser, attach_result, execute, positive, threads
 from parity.commands.train_flags import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -30,6 +31,7 @@ from parity.plots import speeds
 from parity.precision import PRECISIONS
 from parity.progress import Console, bar
 from parity.recipe import changed
+from parity.run import check_writable
 from parity.side import FRAMEWORKS
 from parity.weights import initialise, write_atomically
 from parity.worker import Worker
@@ -95,7 +97,9 @@ def parser() -> Parser:
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     frameworks, sizes = _frameworks(options), _sizes(options)
-    command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(str(Path.home()), "~")
+    if options.report:
+        check_writable(options.report, "--report")  # before minutes of work
+    command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
     result = {"command": command, "started": datetime.now().isoformat(timespec="seconds")}
     accuracy = options.what == "accuracy"
     result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, sizes)
@@ -103,10 +107,11 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for line in text.splitlines():
         console.say(line)
     if options.report:
-        write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
-        write_atomically(options.report / "bench.md", text.encode())
-        if not accuracy:
-            write_atomically(options.report / "bench.png", speeds(result))
+        with attach_result(result):
+            write_atomically(options.report / "bench.json", (json.dumps(result, indent=1) + "\n").encode())
+            write_atomically(options.report / "bench.md", text.encode())
+            if not accuracy:
+                write_atomically(options.report / "bench.png", speeds(result))
         console.say(f"Report: {options.report / 'bench.md'}")
     return result
 

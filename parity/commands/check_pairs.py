@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import machine, marked, report
-from parity.commands.command import Failed, refuse
+from parity.commands.command import Failed, attach_result, refuse
 from parity.errors import InputError
 from parity.fields import parse_json
 from parity.optimizer import Optimizer
@@ -126,13 +126,14 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     whole = outcome.to_json() | _run_of(options) | {"started": started}
     _say(outcome, console)
+    shown = dict(plain(whole))
     if options.report:
-        report.write(options.report, whole)
+        with attach_result(shown):
+            report.write(options.report, whole)
         console.say(f"Report: {options.report / 'report.html'}")
-    whole = dict(plain(whole))
     if outcome.verdict == DIFFERENT:
-        raise Failed(f"the models are {outcome.sentence()}", whole)
-    return whole
+        raise Failed(f"the models are {outcome.sentence()}", shown)
+    return shown
 
 
 def _run_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -179,7 +180,8 @@ def _say(outcome: Outcome, console: Console) -> None:
         if row["verdict"] == DIFFERENT:
             console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or _of_both_ways(row)}")
     if outcome.tree:
-        console.say(outcome.tree)
+        for line in outcome.tree.splitlines():
+            console.say(line)
     console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
 
 

@@ -20,7 +20,7 @@ from parity import data, machine, networks, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
 from parity.commands import check_pairs
-from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
+from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
 from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
@@ -31,7 +31,7 @@ from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed
-from parity.run import read_checkpoint
+from parity.run import check_writable, read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.weights import write_atomically
 from parity.worker import Worker
@@ -146,6 +146,8 @@ def parser() -> Parser:
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if options.report:
+        check_writable(options.report, "--report")  # before minutes of work
     if check_pairs.wanted(options):
         refuse(options, ("recipe", "perturb", "resume"), "is for a network of ours: leave it out of a pair")
         with failures():
@@ -166,14 +168,15 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                     write_atomically(options.resume, "".join(lines).encode())
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
     whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
+    shown = report.plain(whole)
     if options.report:
-        report.write(options.report, whole)
+        with attach_result(shown):
+            report.write(options.report, whole)
         console.say(f"Report: {options.report / 'report.html'}")
-    whole = report.plain(whole)
     if verdict == DIFFERENT:
         named = [f"{r['network']} at {r['first_divergence']['sentence']}" for r in results if r["first_divergence"]]
-        raise Failed(f"the implementations differ: {'; '.join(named)}", whole)
-    return whole
+        raise Failed(f"the implementations differ: {'; '.join(named)}", shown)
+    return dict(shown)
 
 
 @contextlib.contextmanager

@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from parity import machine
 from parity.errors import InputError
+from parity.streams import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong and how to get help; exit code 2."""
-        self.exit(2, f"error: {' '.join(message.split())} (see {self.prog} --help)\n")
+        raise SystemExit(_say(2, f"error: {message} (see {self.prog} --help)"))
 
 
 LARGEST = 2**63 - 1
@@ -114,6 +116,8 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     try:
         result = _interruptible(command)
     except InputError as error:
+        if as_json and error.result is not None:
+            print(json.dumps(error.result), flush=True)
         return _say(2, f"error: {error}")
     except Failed as error:
         if as_json and error.result is not None:
@@ -130,6 +134,16 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     return 0
 
 
+@contextmanager
+def attach_result(result: dict[str, Any]) -> Iterator[None]:
+    """Around the writing of files that show `result`: an `InputError` gets it, so that `execute` prints it all the same."""
+    try:
+        yield
+    except InputError as error:
+        error.result = result
+        raise
+
+
 def _interruptible(command: Callable[[], Any]) -> Any:
     """`command()`; where a library made an error of its own of a KeyboardInterrupt, the KeyboardInterrupt is raised."""
     try:
@@ -144,5 +158,7 @@ def _interruptible(command: Callable[[], Any]) -> Any:
 
 
 def _say(code: int, message: str) -> int:
-    print(" ".join(message.split()) if code == 2 else message, file=sys.stderr, flush=True)
+    """Prints `message` on stderr, on one line where `code` is that of bad input, and returns `code`."""
+    for line in [" ".join(message.split())] if code == 2 else message.splitlines():
+        print(printable(line), file=sys.stderr, flush=True)
     return code

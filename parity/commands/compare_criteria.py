@@ -76,7 +76,8 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
             marked.update(file, mark, table)
             console.say(f"{file} is up to date")
     else:
-        console.say("\n\n".join(tables))
+        for line in "\n\n".join(tables).splitlines():
+            console.say(line)
     result = {"faults": faults, "innocent": alarms}
     wrong = [row["complaint"] for row in faults if row["complaint"]] + [r["name"] for r in alarms if r["alarms"][OURS]]
     if wrong:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,11 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Describes networks; exit code 0 done, 2 bad usage or bad input."""
     options = parser().parse_args(arguments)
     console = Console(options.json)
-    try:
-        return execute(lambda: _command(options, console), options.json)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), console.file.fileno())  # so that the last flush does not fail too
-        return 0
+    return execute(lambda: _command(options, console), options.json)
 
 
 def parser() -> Parser:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from parity import data, images, machine, plots
-from parity.commands.command import Failed, Parser, execute, natural, positive, threads, up_to
+from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
 from parity.commands.predict import model_flags
-from parity.contact_sheet import printable
 from parity.data import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
@@ -24,6 +23,7 @@ from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
+from parity.streams import printable
 from parity.train import Diverged
 from parity.weights import write_atomically
 
@@ -112,7 +112,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     subject, own = _subject(model, dataset, options)
     plan = _plan(sets, model, own, options)
     for line in (_about(model, options), *model.notes, _said(dataset, subject, plan, options)):
-        console.say(printable(line))
+        console.say(line)
     started = time.perf_counter()
     try:
         tallies = evaluate(model, subject, plan, options.batch_size, lambda parts: bar(parts, "evaluating"))
@@ -139,7 +139,8 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.say(line)
     console.say(f"{len(subject.labels):,} pictures in {duration(seconds)}")
     if options.report:
-        _write(options.report, result, lines, tallies, model)
+        with attach_result(result):
+            _write(options.report, result, lines, tallies, model)
         console.say(f"Report: {options.report}")
     return result
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity import contact_sheet, images
-from parity.commands.command import Failed, Parser, execute, positive
-from parity.contact_sheet import printable
+from parity.commands.command import Failed, Parser, attach_result, execute, positive
 from parity.errors import InputError
 from parity.predict import SHIPPED, Model, load
 from parity.progress import Console, bar
@@ -75,14 +74,9 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         raise Failed(str(error)) from None
     predictions = [_prediction(file, row, model, options.top) for file, row in zip(files, chances, strict=True)]
     about = _about(model, options)
-    if options.show:
-        title = f"{model.network or model.path.name}: {len(files)} picture{'s' * (len(files) > 1)}"
-        contact_sheet.write(options.show, title, about, pixels, predictions)
     for line in (f"Model: {about}", *model.notes, *_lines(predictions)):
-        console.say(printable(line))
-    if options.show:
-        console.say(printable(f"Pictures: {options.show}"))
-    return {
+        console.say(line)
+    result = {
         "model": str(model.path),
         "route": model.route,
         "network": model.network,
@@ -90,6 +84,12 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "bgr": options.bgr,
         "predictions": predictions,
     }
+    if options.show:
+        title = f"{model.network or model.path.name}: {len(files)} picture{'s' * (len(files) > 1)}"
+        with attach_result(result):
+            contact_sheet.write(options.show, title, about, pixels, predictions)
+        console.say(f"Pictures: {options.show}")
+    return result
 
 
 def _model(options: argparse.Namespace) -> Model:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from parity.experiments.tables import Rows, grouped
-from parity.plots import png, pyplot
+from parity.plots import as_png, new_figure
 from parity.side import FRAMEWORKS
 
 COLOURS = ("#2f6fde", "#d9772b", "#2f9e6e", "#6b4fa0", "#8a97a6", "#b03a4a")
@@ -16,26 +16,26 @@ RIGHT, WRONG = "#1f7a4d", "#b03a4a"
 LINES = {"paddle": "-", "torch": "--"}
 
 
-def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> bytes:
+@as_png
+def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> Any:
     """Grey pictures, rows of [n,H,W] from 0 to 1, a label in front of each row."""
     widest = max(len(row) for row in rows)
-    figure, axes = pyplot().subplots(
-        len(rows), widest, figsize=(1.0 * widest + 1, 1.05 * len(rows)), layout="constrained", squeeze=False
-    )
+    figure = new_figure(1.0 * widest + 1, 1.05 * len(rows))
+    axes = figure.subplots(len(rows), widest, squeeze=False)
     for line, row, label in zip(axes, rows, labels, strict=False):
         for axis in line:
             axis.set_axis_off()
         for axis, image in zip(line, row, strict=False):
             axis.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
-    return png(figure)
+    return figure
 
 
-def changes(found: Sequence[Mapping[str, Any]]) -> bytes:
+@as_png
+def changes(found: Sequence[Mapping[str, Any]]) -> Any:
     """Accuracies on pixels as they are and permuted: a panel a network and framework, a line a seed, the mean in bold."""
-    figure, axes = pyplot().subplots(
-        1, len(found), figsize=(2.7 * len(found), 3.8), sharey=True, layout="constrained", squeeze=False
-    )
+    figure = new_figure(2.7 * len(found), 3.8)
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)
     for axis, one, colour in zip(axes[0], found, _by_network(found), strict=True):
         pairs = 100 * np.array([one["plain"], one["permuted"]])
         axis.plot([0, 1], pairs, "o-", color=colour, alpha=0.35, markersize=4)
@@ -46,7 +46,7 @@ def changes(found: Sequence[Mapping[str, Any]]) -> bytes:
         axis.set_xlim(-0.3, 1.3)
         axis.grid(axis="y", alpha=0.3)
     axes[0][0].set_ylabel("test accuracy (%)")
-    return png(figure)
+    return figure
 
 
 def _by_network(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,9 +54,11 @@ def _by_network(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [COLOURS[names.index(one["network"])] for one in found]
 
 
-def curves(rows: Rows) -> bytes:
+@as_png
+def curves(rows: Rows) -> Any:
     """Costs of training and test, and test accuracy, after each pass; a line a network and framework, the mean of the seeds."""
-    figure, axes = pyplot().subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    figure = new_figure(14, 4.4)
+    axes = figure.subplots(1, 3)
     names = list(dict.fromkeys(row["entry"] for row in rows))
     panels = {
         "train_costs": "training cost (nats)",
@@ -75,17 +77,17 @@ def curves(rows: Rows) -> bytes:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return png(figure)
+    return figure
 
 
-def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> bytes:
+@as_png
+def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> Any:
     """uint8 [n,3,H,W], four a row: above each what it is, below what each network takes it for, green where it is right."""
     columns = min(4, len(images))
     lines = -(-len(images) // columns)
     height = 2.9 + 0.2 * len(guesses)
-    figure, axes = pyplot().subplots(
-        lines, columns, figsize=(3.1 * columns, height * lines + 0.1), layout="constrained", squeeze=False
-    )
+    figure = new_figure(3.1 * columns, height * lines + 0.1)
+    axes = figure.subplots(lines, columns, squeeze=False)
     figure.get_layout_engine().set(h_pad=0.1, hspace=0.08)  # between the last guess and the next row's titles
     figure.suptitle("Test images: what they are, and what each network takes them for")
     for axis in axes.flat:
@@ -107,12 +109,14 @@ def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Se
                 fontsize=9,
                 color=colour,
             )
-    return png(figure)
+    return figure
 
 
-def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> bytes:
+@as_png
+def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> Any:
     """Accuracy (0 to 1) of each class, a bar for each of the `groups`."""
-    figure, axis = pyplot().subplots(figsize=(12, 4.2), layout="constrained")
+    figure = new_figure(12, 4.2)
+    axis = figure.subplots()
     width = 0.8 / len(groups)
     for number, (name, values) in enumerate(groups.items()):
         places = np.arange(len(classes)) + (number + 0.5) * width - 0.4
@@ -124,14 +128,16 @@ def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
-    return png(figure)
+    return figure
 
 
-def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> bytes:
+@as_png
+def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
     """How far accuracy is away from the whole's without each part: a bar a part and framework, a dot a seed."""
     parts = list(dict.fromkeys(one["without"] for one in found))[::-1]
     frameworks = list(dict.fromkeys(one["framework"] for one in found))
-    figure, axis = pyplot().subplots(figsize=(10, 0.6 + 0.45 * len(parts)), layout="constrained")
+    figure = new_figure(10, 0.6 + 0.45 * len(parts))
+    axis = figure.subplots()
     width = 0.8 / len(frameworks)
     for number, framework in enumerate(frameworks):
         own = [one for one in found if one["framework"] == framework]
@@ -156,13 +162,15 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> bytes:
     axis.set_axisbelow(True)
     if len(frameworks) > 1:
         figure.legend(loc="outside lower center", ncols=len(frameworks), frameon=False)
-    return png(figure)
+    return figure
 
 
-def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> bytes:
+@as_png
+def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Any:
     """Seconds of every step, and their means as lines: a panel a kind of step."""
     kinds = list(dict.fromkeys(kind for rows in found.values() for kind in rows))
-    figure, axes = pyplot().subplots(1, len(kinds), figsize=(6 * len(kinds), 4), layout="constrained", squeeze=False)
+    figure = new_figure(6 * len(kinds), 4)
+    axes = figure.subplots(1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for (framework, rows), colour in zip(found.items(), COLOURS, strict=False):
             seconds = rows.get(kind, [])
@@ -174,4 +182,4 @@ def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> byt
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(title)
-    return png(figure)
+    return figure
