@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
 from parity import foreign, pickles
+from parity.digest import check_digest, make_trailer
 from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
 
@@ -109,11 +110,13 @@ def set_slots(
 def read_arrays(path: Path) -> State:
     """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
 
-    `InputError` unless it is a readable file of named things.
+    `InputError` unless it is a readable file of named things, and, where it carries their digest, this is theirs.
     """
     # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
-    content = pickles.read(path.read_bytes())
+    content, stored = pickles.read_with_digest(path.read_bytes())
     content.pop("StructuredToParameterName@@", None)
+    foreign.check_content(content, path.stat().st_size)
+    check_digest(stored, content)
     return content
 
 
@@ -133,10 +136,11 @@ def write_file(path: Path, model: Model) -> None:
 
 def write_arrays(path: Path, arrays: State) -> None:
     """Writes named arrays as the file of a state dict, atomically."""
-    _write(path, {name: paddle.to_tensor(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    _write(path, {name: paddle.to_tensor(np.asarray(array, order="C")) for name, array in arrays.items()})
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     buffer = io.BytesIO()
     paddle.save(dict(tensors), buffer)
-    write_atomically(path, buffer.getvalue())
+    buffer.write(make_trailer({name: to_numpy(tensor) for name, tensor in tensors.items()}))
+    write_atomically(path, buffer.getbuffer())

@@ -15,6 +15,12 @@ from parity.weights import State, check
 SPELLED = {"gamma": "weight", "beta": "bias"}
 """Canonical array name of a batch norm -> that of state dicts; other arrays have canonical names when a side has read them."""
 
+RESERVED = "__metadata__"
+"""The name that no array can have in safetensors' format, in which arrays also go from process to process."""
+
+MOST_SHARED = 4
+"""Times the size of a file that its arrays may have together: tied weights share their numbers."""
+
 
 def layers(network: Network) -> tuple[dict[str, str], ...]:
     """What a state dict may call each layer: by its own name, or by its place in `features` and, behind the Flatten, `classifier`.
@@ -26,6 +32,14 @@ def layers(network: Network) -> tuple[dict[str, str], ...]:
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
     classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
     return {name: name for name in nodes}, features | classifier
+
+
+def check_content(content: Mapping[Any, Any], size: int) -> None:
+    """`InputError` where the arrays or tensors in a state dict's file of `size` bytes cannot be named, or are far larger than it."""
+    if RESERVED in content:
+        raise InputError(f"an array in it is called {RESERVED}, which safetensors reserves: rename it")
+    if sum(getattr(value, "nbytes", 0) for value in content.values()) > MOST_SHARED * size:
+        raise InputError("its arrays share their numbers, and are far larger together than the file")
 
 
 def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], transposed: bool) -> State:
@@ -46,7 +60,7 @@ def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], t
         found[key] = array.T if array.ndim == 2 and transposed else array
     if sum(array.nbytes for array in found.values()) > size:
         raise InputError("its arrays share their numbers, and are larger together than the file")
-    return {name: np.ascontiguousarray(array) for name, array in found.items()}
+    return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
 def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:

@@ -1,7 +1,8 @@
 """The parameter files of PaddlePaddle v2: `parameters.to_tar`, the article's `params_pass_N.tar`.
 
 A plain tar. Per parameter a member NAME, which holds struct "<IIQ" (0, 4, count) and `count` float32 numbers, and a member
-NAME.protobuf, a serialized ParameterConfig. Shapes and names are those of v0.11 (python/paddle/v2/parameters.py,
+NAME.protobuf, a serialized ParameterConfig. Ours end with a member `sha256`, the digest of the parameters, which v2 does not look at: it
+reads what a ParameterConfig names. Shapes and names are those of v0.11 (python/paddle/v2/parameters.py,
 python/paddle/trainer/config_parser.py): a linear weight is [in, out], a convolution's weight is a row of its OIHW numbers.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from parity.digest import KEY, check_digest, compute_digest
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
@@ -71,14 +73,16 @@ def encode(network: Network, state: Mapping[str, np.ndarray]) -> bytes:
     `InputError` unless it fits `network` and all its numbers are float32 numbers, whatever their dtype.
     """
     check(network, state)
-    known, buffer = names(network), io.BytesIO()
+    known, buffer, held = names(network), io.BytesIO(), {}
     with tarfile.TarFile(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, parameter in network.parameters.items():
             values = _float32(name, state[name])
             values = np.ascontiguousarray(values.T if values.ndim == 2 else values)
-            config = _config(known[name], values.size, _dims(parameter, known[name]))
+            dims = _dims(parameter, known[name])
+            held[known[name]] = values.reshape(dims or (1, values.size))
             _add(tar, known[name], HEADER.pack(0, 4, values.size) + values.tobytes())
-            _add(tar, known[name] + CONFIG, config)
+            _add(tar, known[name] + CONFIG, _config(known[name], values.size, dims))
+        _add(tar, KEY, compute_digest(held).encode())
     return buffer.getvalue()
 
 
@@ -137,9 +141,11 @@ def _fitted(parameter: Parameter, name: str, array: np.ndarray) -> np.ndarray:
 def read(data: bytes) -> dict[str, np.ndarray]:
     """Every parameter in a tar by its v2 name, in the shape that v2 gives it: its dims, or (1, size).
 
-    The arrays are views of `data`: nothing is set aside for what a header claims. `InputError` names what is wrong.
+    The arrays are views of `data`: nothing is set aside for what a header claims. `InputError` names what is wrong, a digest that
+    is not theirs included.
     """
     members = _members(data)
+    digest = _take_digest(members)
     if not members:
         raise InputError("it holds no parameters")
     found = {}
@@ -151,7 +157,20 @@ def read(data: bytes) -> dict[str, np.ndarray]:
             found[name] = values.reshape(_shape(name, members[name + CONFIG], values.size))
         elif name.removesuffix(CONFIG) not in members:
             raise InputError(f"{name} has no {name.removesuffix(CONFIG)}")
+    check_digest(digest, found)
     return found
+
+
+def has_digest(data: bytes) -> bool:
+    """Whether the tar `data`, which can be read, carries a digest."""
+    return _take_digest(_members(data)) is not None
+
+
+def _take_digest(members: dict[str, memoryview]) -> str | None:
+    """The digest, taken out of `members`; a parameter of its name would have a ParameterConfig."""
+    if KEY not in members or KEY + CONFIG in members:
+        return None
+    return bytes(members.pop(KEY)).decode("latin1")
 
 
 def _members(data: bytes) -> dict[str, memoryview]:
@@ -200,7 +219,7 @@ def _shape(name: str, config: memoryview, count: int) -> Shape:
     if called != [name.encode()] or size != [count] or not all(isinstance(value, int) for value in dims):
         raise InputError(f"{name}{CONFIG} is of another parameter: name {called}, size {size}")
     shape = tuple(value for value in dims or (1, count) if isinstance(value, int))
-    if len(shape) != 2 or math.prod(shape) != count:
+    if len(shape) != 2 or math.prod(shape) != count or max(shape) > count:
         raise InputError(f"{name}{CONFIG} has dims {shape}, but {count} numbers")
     return shape
 

@@ -6,9 +6,11 @@ Layouts: conv weights OIHW, linear weights [out, in], batch norm `gamma`, `beta`
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from parity import whitening
+from parity.digest import KEY, check_digest, compute_digest
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Parameter
@@ -96,18 +99,27 @@ def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str
 
 
 def encode(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in state.items()}, dict(metadata))
+    """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.digest`)."""
+    arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
+    return safetensors.numpy.save(arrays, {**metadata, KEY: compute_digest(arrays, metadata)})
 
 
 def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
-    """Arrays and metadata of safetensors bytes; `InputError` naming `what` where they are damaged."""
+    """Arrays and metadata of safetensors bytes; a digest in the metadata is theirs.
+
+    `InputError` naming `what` where they are damaged.
+    """
     try:
         state = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{what} is not a whole safetensors file ({error}): take another copy") from None
-    return state, header.get("__metadata__") or {}
+    metadata = header.get("__metadata__") or {}
+    try:
+        check_digest(metadata.get(KEY), state, metadata)
+    except InputError as error:
+        raise InputError(f"{what}: {error}; take another copy") from None
+    return state, metadata
 
 
 def save(
@@ -118,7 +130,10 @@ def save(
 
 
 def load(path: Path) -> tuple[Network, State, dict[str, str]]:
-    """Network, arrays and metadata of a file that `save` wrote; `InputError` where it is missing, damaged or without a network."""
+    """Network, arrays and metadata of a file that `save` wrote; `InputError` where it is missing, damaged or without a network.
+
+    The arrays are verified where the metadata holds a digest, `KEY`.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -129,23 +144,45 @@ def load(path: Path) -> tuple[Network, State, dict[str, str]]:
     return Network.from_json(metadata["network"]), state, metadata
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+TEMPORARY = ".vgg-parity-tmp"
+"""How the names of files end that `write_atomically` has not finished; nobody else's files are called so."""
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Replaces `path` by `data` as one step: a reader, or a crash at any moment, finds the old or the new file, whole.
 
-    `InputError` where the folder cannot be written.
+    A new file has the mode that the umask leaves, an old one keeps its own. A symbolic link stays, and its target is replaced.
+    `InputError` where the folder cannot be written, or `path` is neither a plain file nor new.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        target = Path(os.path.realpath(path))
+        mode = _mode_of(target)
+        scratch = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}")
+        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+                if mode is not None:
+                    os.fchmod(handle, mode)
+                os.fsync(handle)
+            scratch.replace(target)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _mode_of(target: Path) -> int | None:
+    """Permissions of the plain file `target`, None where there is none yet; `OSError` where there is something else."""
+    try:
+        status = target.lstat()  # a link here is one of a circle, which has no target
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return stat.S_IMODE(status.st_mode)

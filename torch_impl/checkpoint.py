@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity import foreign
+from parity import foreign, pickles
+from parity.digest import add_record, check_digest, read_record
 from parity.errors import InputError
 from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
@@ -28,6 +30,9 @@ SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_av
 
 TRANSPOSED: tuple[type[nn.Module], ...] = ()
 """Layers whose weight is stored transposed."""
+
+_OLD_PICKLES = 5
+"""Pickles at the start of a file that is no zip: mark, version, machine, state dict, names of the storages."""
 
 
 def tensors(model: Model) -> dict[str, Tensor]:
@@ -105,11 +110,15 @@ def set_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimize
 def read_arrays(path: Path) -> State:
     """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
 
-    `InputError` unless it is a readable file of named things.
+    `InputError` unless it is a readable file of named things, and, where it carries their digest, this is theirs.
     """
     try:
-        _check_members(path)
-        return {name: _array(value) for name, value in torch.load(path, "cpu", weights_only=True).items()}
+        stored = _check_file(path)
+        content = torch.load(path, "cpu", weights_only=True)
+        foreign.check_content(content, path.stat().st_size)
+        if stored is not None:
+            check_digest(stored, {name: value.numpy() for name, value in content.items()})
+        return {name: _array(value) for name, value in content.items()}
     except InputError:
         raise
     except Exception as error:  # a damaged file can fail in any way, RecursionError and MemoryError included
@@ -134,12 +143,25 @@ def _array(value: Any) -> Any:
     return value.detach().numpy() if isinstance(value, Tensor) and value.dtype in floats else value
 
 
-def _check_members(path: Path) -> None:
-    """`InputError` for a zip that would unpack to more than it is: the framework's own files are never compressed."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
-                raise InputError("a zip file whose members are larger than itself")
+def _check_file(path: Path) -> str | None:
+    """The digest in a file, None where it has none. `InputError` for one that must not be loaded; other errors where it is none.
+
+    That is a zip that would unpack to more than it is (the framework's own files are never compressed), damaged records, of which the
+    framework's load does not check the CRCs, and pickles whose tuples it would hash forever.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:4] != b"PK\3\4":  # as the framework's load decides it
+            for _ in range(_OLD_PICKLES):
+                pickles.check_structure(content)
+            return None
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise InputError("a zip file whose members are larger than itself")
+        if damaged := archive.testzip():
+            raise InputError(f"{damaged} in it is damaged: its CRC-32 is another")
+        stored = read_record(archive)
+    pickles.check_structure(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
+    return stored
 
 
 def write_file(path: Path, model: Model) -> None:
@@ -149,10 +171,11 @@ def write_file(path: Path, model: Model) -> None:
 
 def write_arrays(path: Path, arrays: State) -> None:
     """Writes named arrays as the file of a state dict, atomically."""
-    _write(path, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    _write(path, {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()})
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
-    write_atomically(path, buffer.getvalue())
+    add_record(buffer, {name: to_numpy(tensor) for name, tensor in tensors.items()})
+    write_atomically(path, buffer.getbuffer())

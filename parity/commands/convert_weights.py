@@ -14,9 +14,11 @@ import safetensors
 
 from parity import foreign, networks, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
+from parity.digest import KEY, is_in_state_dict, say_unverified
 from parity.errors import InputError
 from parity.network import Network
 from parity.pairs import files as pair_files
+from parity.pairs.map_files import read_map
 from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.run import about
@@ -36,6 +38,7 @@ class _Weights(NamedTuple):
     network: Network
     state: State
     metadata: dict[str, str]
+    verified: bool
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,6 +89,8 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         kept, left_out = _write(destination, found)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
+    if not found.verified:
+        say_unverified(source)
     count = sum(array.size for array in kept.values())
     dtypes = sorted({str(array.dtype) for array in kept.values()})
     console.say(
@@ -109,7 +114,7 @@ def _by_map(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.network:
         raise InputError("--network and --map exclude each other: a map is of two models of your own")
     try:
-        made = pair_files.convert(options.source, options.destination, pair_files.read_map(options.map))
+        made = pair_files.convert(options.source, options.destination, read_map(options.map))
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     count = sum(array.size for array in made.values())
@@ -143,9 +148,9 @@ def _read(path: Path, asked: Network | None) -> _Weights:
             candidates = [Network.from_json(metadata["network"])]
             if asked and asked != candidates[0]:
                 raise InputError(f"{path} holds network {candidates[0].name}, not {asked.name}: leave out --network")
-        arrays, fit = _arrays(path, _most_bytes(candidates))
+        arrays, fit, verified = _arrays(path, _most_bytes(candidates))
     with about(path, "name its network with --network"):
-        return _Weights(*_fitted(candidates, arrays, fit), metadata)
+        return _Weights(*_fitted(candidates, arrays, fit), metadata, verified)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -166,18 +171,21 @@ def _most_bytes(candidates: Sequence[Network]) -> int:
 _Fit = Callable[[Network, Mapping[str, np.ndarray]], State]
 
 
-def _arrays(path: Path, most: int) -> tuple[State, _Fit]:
-    """The arrays of a file by the names in it, and what makes a canonical state of them."""
+def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
+    """The arrays of a file by the names in it, what makes a canonical state of them, and whether they match a digest in the file."""
     try:
         if (size := path.stat().st_size) > most:
             raise InputError(f"it has {size:,} bytes, more than its network can fill")
         if path.suffix in FRAMEWORK:
             with Worker(FRAMEWORK[path.suffix]) as worker:
-                return worker.read_file(path), foreign.fit
+                return worker.read_file(path), foreign.fit, is_in_state_dict(path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    return (v2_tar.read(data), v2_tar.fit) if path.suffix == ".tar" else (weights.decode(data, str(path))[0], _checked)
+    if path.suffix == ".tar":
+        return v2_tar.read(data), v2_tar.fit, v2_tar.has_digest(data)
+    arrays, metadata = weights.decode(data, str(path))
+    return arrays, _checked, KEY in metadata
 
 
 def _checked(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
@@ -204,10 +212,10 @@ def _fitted(candidates: Sequence[Network], arrays: State, fit: _Fit) -> tuple[Ne
 
 def _write(path: Path, found: _Weights) -> tuple[State, int]:
     """Writes what `path` can hold; returns that, and how many arrays of the optimizer are left out."""
-    network, state, metadata = found
+    network, state = found.network, found.state
     kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
     if path.suffix == ".safetensors":
-        weights.save(path, network, state, metadata)
+        weights.save(path, network, state, found.metadata)
         return state, 0
     if path.suffix == ".tar":
         weights.write_atomically(path, v2_tar.encode(network, kept))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from parity.digest import is_in_state_dict, say_unverified
 from parity.errors import InputError
-from parity.fields import parse_json
 from parity.pairs import kinds
-from parity.pairs.kinds import SIDES
+from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker
 from parity.process import Record
 
@@ -27,17 +28,22 @@ def side_of(path: Path) -> str:
 
 
 def read(path: Path, torch: ModelWorker) -> dict[str, Record]:
-    """Side -> the arrays of floats in the file, by the names in it. `torch` reads PyTorch's."""
+    """Side -> the arrays of floats in the file, by the names in it. `torch` reads PyTorch's. A file without a digest is named on stderr."""
     side = side_of(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    if side == "torch":
-        return {side: torch.read_arrays(path)}
-    with ModelWorker("paddle") as worker:
-        return {side: worker.read_arrays(path)}
+    with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
+        arrays = worker.read_arrays(path)
+    _name_unverified(path)
+    return {side: arrays}
 
 
-def convert(path: Path, destination: Path, found: Mapping[str, Any]) -> Record:
+def _name_unverified(path: Path) -> None:
+    if not is_in_state_dict(path):
+        say_unverified(path)
+
+
+def convert(path: Path, destination: Path, found: MapFile) -> Record:
     """Writes the arrays of a state dict's file for the other side of the map `found`, bit for bit; returns what was written.
 
     `InputError` where an array of the map is missing from the file, or shaped differently, or the file has one that the map does not know.
@@ -52,14 +58,14 @@ def convert(path: Path, destination: Path, found: Mapping[str, Any]) -> Record:
     made = converted(arrays, here, there, found)
     with ModelWorker(there) as worker:
         worker.write_arrays(destination, made)
+    _name_unverified(path)
     return made
 
 
-def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: Mapping[str, Any]) -> Record:
+def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: MapFile) -> Record:
     """The arrays of side `here` as side `there` holds them, by the arrays of a map."""
-    rows: Mapping[str, Mapping[str, Any]] = found.get("arrays") or {}
-    if not rows:
-        raise InputError("the map names no arrays: write it with check_parity.py --save-map")
+    check_whole(found)
+    rows: Mapping[str, Mapping[str, Any]] = found["arrays"]
     known = {kinds.name_in(row[here]) for row in rows.values()}
     if missing := sorted(known - set(arrays)):
         raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are of another model")
@@ -75,14 +81,3 @@ def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: Ma
 def _check_shape(name: str, shape: Sequence[int], wanted: Sequence[int]) -> None:
     if list(shape) != list(wanted):
         raise InputError(f"{name} has shape {list(shape)}, the map needs {list(wanted)}")
-
-
-def read_map(path: Path) -> dict[str, Any]:
-    """A map that converts, with the shapes of all arrays; `InputError` where there is none."""
-    try:
-        found = parse_json(path.read_text(), "map")
-        for row in found["arrays"].values():
-            _ = [(row[side], row["shapes"][side]) for side in SIDES]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no map that converts ({error}): check_parity.py --save-map writes one") from None
-    return found
