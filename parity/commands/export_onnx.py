@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -292,10 +292,10 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end and vanishes after an error; `InputError` where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        scratch = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+        scratch.mkdir()  # with the mode that the umask leaves
         try:
             yield scratch
-            scratch.chmod(0o755)
             scratch.rename(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
