@@ -77,7 +77,7 @@ def finish(code: int) -> int:
     A reader that has left, such as `head`, is no failure: it has what it wants.
     """
     sys.stdout.flush()
-    error = getattr(getattr(sys.stdout.buffer, "raw", None), "error", None)
+    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)  # of an `Output`
     if error is None or error.errno == errno.EPIPE:
         return code
     print(f"failed: cannot write to stdout: {error.strerror}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from parity import machine
 from parity.errors import InputError
-from parity.streams import printable
+from parity.streams import finish, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +29,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr"
         )
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Ends the process, after --help with exit code 1 where the text could not be written."""
+        super().exit(finish(status), message)
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong and how to get help; exit code 2."""
