@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
 import random
@@ -202,6 +203,77 @@ def test_a_place_that_cannot_be_written_is_an_input_error_that_names_it(tmp_path
         write_atomically(tmp_path / place, b"data")
     assert "\n" not in str(caught.value)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "folder" / "file", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444, 0o755])
+def test_an_old_file_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write_atomically(path, b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", mode)
+
+
+@pytest.mark.parametrize("target", ["../store/file", "../store/new", "../store/link"])
+def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path, target: str) -> None:
+    store, path = tmp_path / "store", tmp_path / "run" / "last.safetensors"
+    for folder in (store, path.parent):
+        folder.mkdir()
+    (store / "file").write_bytes(b"old")
+    (store / "file").chmod(0o640)
+    (store / "link").symlink_to("file")
+    path.symlink_to(target)
+    write_atomically(path, b"new")
+    assert path.readlink() == Path(target)
+    assert path.read_bytes() == (path.parent / target).read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == (0o644 if target.endswith("new") else 0o640)
+    assert (store / "link").readlink() == Path("file")
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == sorted(
+        {"store", "run", "file", "link", path.name, Path(target).name}
+    )
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe, circle = tmp_path / "pipe", tmp_path / "circle"
+    os.mkfifo(pipe)
+    circle.symlink_to("circle")
+    for path in (pipe, circle):
+        with pytest.raises(InputError, match=rf"^cannot write .*{path.name}: it is no plain file$"):
+            write_atomically(path, b"new")
+    assert pipe.is_fifo() and circle.is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["circle", "pipe"]
+
+
+def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> None:
+    for name in ("x" * 255, "结" * 85):
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+
+
+WRITES = ("write_bytes", "write_text")
+WRITERS = {"parity/commands/bench.py": 1}
+"""Files whose calls write what nobody keeps: a model to time, in a temporary folder."""
+
+
+def test_every_command_writes_its_files_by_the_one_writer() -> None:
+    root, found = Path(weights.__file__).parents[1], dict[str, int]()
+    for path in [path for folder in ("parity", "paddle_impl", "torch_impl") for path in (root / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:
+                name = str(path.relative_to(root))
+                found[name] = found.get(name, 0) + 1
+    assert found == WRITERS
 
 
 ENDLESS = """

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pickle
+import tracemalloc
 
 import cifar_files
 import numpy as np
@@ -124,6 +125,63 @@ MINUS_ONE, MINUS_TWO = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
 def test_a_pickle_of_another_content_is_refused(written):
     with pytest.raises(InputError):
         pickles.read_batch(written[1])
+
+
+NESTED = b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60))
+"""Sixty tuples, each of which holds the one before it twice: to hash or to print the last one takes 2**60 steps."""
+
+ENDLESS = {
+    "a key": b"})q\x000" + NESTED + b"h\x3cK\x01s.",
+    "a key among others": b"})q\x000" + NESTED + b"(U\x01aK\x01h\x3cK\x01u.",
+    "a key of a dict of protocol 0": b")q\x000" + NESTED + b"(h\x3cK\x01d.",
+    "the name of a dtype": b"})q\x000" + NESTED + b"cnumpy\ndtype\nh\x3c\x85R.",
+    "what is called": b"})q\x000" + NESTED + b"h\x3c)R.",
+    "lists in lists": b"}]q\x000" + b"".join(b"(h%ch%clq%c0" % (i, i, i + 1) for i in range(60)) + b"U\x01ah\x3cs.",
+}
+
+
+def test_the_pickle_that_never_ended_is_the_one_that_was_found():
+    assert len(ENDLESS["a key"]) == 491
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", ENDLESS)
+def test_a_pickle_that_would_take_forever_is_refused_at_once(what, batches, tmp_path):
+    with pytest.raises(InputError):
+        plain_pickles.read(ENDLESS[what])
+    batches["data_batch_1"] = ENDLESS[what]
+    with pytest.raises(InputError, match="data_batch_1 is"):
+        data.load("cifar10", cifar_files.folder(tmp_path / "unpacked", batches), quiet)
+
+
+@pytest.mark.parametrize("key", [b"K\x01", b"N", b"\x88", b"U\x01a\x85", b"G" + bytes(8)])
+def test_only_strings_and_bytes_are_keys(key):
+    assert plain_pickles.read(b"}U\x01aNs.") == {"a": None}
+    with pytest.raises(InputError, match="as a key"):
+        plain_pickles.read(b"}" + key + b"Ns.")
+
+
+def test_strings_that_are_decoded_again_and_again_are_refused_before_they_fill_the_memory():
+    text = b"x" * 10**6
+    start = (
+        b"\x80\x02}c_codecs\nencode\nq\x000X"
+        + len(text).to_bytes(4, "little")
+        + text
+        + b"q\x01X\6\0\0\0latin1\x86q\x020"
+    )
+    again = b"".join(b"U\x04%04dh\x00h\x02Rs" % i for i in range(1000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="unpack to more than it is"):
+            plain_pickles.read(start + again + b".")
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_but_arrays_and_their_dtypes_can_be_changed():
+    with pytest.raises(InputError, match="changes something other than an array"):
+        plain_pickles.read(b"\x80\x02}cnumpy.core.multiarray\n_reconstruct\nN}U\x0c__defaults__)s\x86b0.")
 
 
 @settings(max_examples=300, deadline=None)
