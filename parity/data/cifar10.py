@@ -55,7 +55,7 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
     or if without a `data_dir` no source works.
     """
     if data_dir is not None:
-        arrays, source = _read_given(Path(data_dir).expanduser()), str(data_dir)
+        arrays, source = _read_given(fetch.expand(data_dir)), str(data_dir)
     else:
         arrays, source = _from_anywhere(fetch.cache_folder(), say)
     return Dataset(

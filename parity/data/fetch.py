@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.data.dataset import Say
+from parity.errors import InputError
 
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # without a byte, after which a download is given up or resumed
@@ -34,10 +35,28 @@ _CHUNK = 1 << 18
 
 
 def cache_folder() -> Path:
-    """Where data sets are kept: $VGG_PARITY_CACHE, else $XDG_CACHE_HOME/vgg-parity, else ~/.cache/vgg-parity."""
+    """Where data sets are kept: $VGG_PARITY_CACHE, else $XDG_CACHE_HOME/vgg-parity, else ~/.cache/vgg-parity.
+
+    `InputError` where there is no home folder to begin with.
+    """
     if own := os.environ.get("VGG_PARITY_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vgg-parity"
+        return expand(own)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return expand(caches) / "vgg-parity"
+    try:
+        return Path.home() / ".cache" / "vgg-parity"
+    except RuntimeError:
+        raise InputError(
+            "this user has no home folder to keep data sets in: set VGG_PARITY_CACHE to a folder for them, or give --data-dir"
+        ) from None
+
+
+def expand(path: str | Path) -> Path:
+    """`path` with the home folder in place of ~ or ~user; `InputError` where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path} begins with a home folder that does not exist: give the path without ~") from None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.data import fetch
 from parity.data.dataset import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
@@ -38,7 +39,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     given = name.removeprefix(PREFIX)
     if not given:
         raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder a class")
-    folder = Path(data_dir or given).expanduser().absolute()
+    folder = fetch.expand(data_dir or given).absolute()
     entries = _folders(folder)
     tests = [part for part in TESTS if part in entries]
     if TRAIN in entries and tests:

