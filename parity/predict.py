@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from parity.errors import InputError
 from parity.fields import parse_json
 from parity.network import Network
 from parity.nodes import Shape
-from parity.onnx import runtime
+from parity.onnx.guarded import Guarded, Value, check_batch
 from parity.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
@@ -32,6 +31,9 @@ SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
 
 MOST_IMAGES, MOST_PIXELS, MOST_SIDE = 128, 2**20, 4096
 """Images and pixels of a batch (large pictures make smaller batches); height and width of a network's input."""
+
+ROUNDING = 0.01
+"""By how much probabilities of an ONNX file may be below 0 or above 1, and their sum beside 1."""
 
 Forward = Callable[[np.ndarray], np.ndarray]
 """uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
@@ -83,17 +85,14 @@ def load(path: Path, framework: str | None = None, device: str = "cpu", threads:
     """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
 
     `framework` (None: whichever is installed, paddle first) computes a checkpoint on the `device`; an ONNX file goes through onnxruntime,
-    and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the CPU's.
+    in a process with limits (`parity.onnx.guarded`), and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the CPU's.
     """
     suffix = path.suffix.lower()
     threads = threads or machine.cores()
     if suffix == ".onnx":
         if framework not in (None, ONNX):
             raise InputError(f"--framework cannot be given with {path}: onnxruntime runs ONNX files")
-        try:
-            return _onnx(path, threads)
-        except UnicodeDecodeError:  # onnxruntime decodes names and metadata when they are asked for
-            raise InputError(f"{path} holds names that are no text: take another copy") from None
+        return _onnx(path, threads)
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
         raise InputError(f"{path} is not a model: give a run folder, a .safetensors or a .onnx file")
     return _checkpoint(path, framework, device, threads)
@@ -153,38 +152,39 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
 
 def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocessing, threads: int) -> Forward:
     """A checkpoint in ONNX Runtime, written without a framework."""
-    from parity.onnx import operators, writing
+    from parity.onnx import operators, sessions, writing
 
     single = {name: array.astype(np.float32) for name, array in state.items()}
     model = writing.write(network, operators.operators(network, single), any_size=takes_any_size(network))
-    return _forward(path, runtime.session(model.SerializeToString(), threads), pixels, None)
+    scores = sessions.opened(model, threads)
+    return lambda images: softmax(scores(preprocess(images, pixels)))
 
 
 def _onnx(path: Path, threads: int) -> Model:
     """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
-    session = runtime.session(path, threads)
-    told = session.get_modelmeta().custom_metadata_map
+    session = Guarded(path, threads)
+    told = session.metadata
     with about(path, "take another copy"):
         network = Network.from_json(told["network"]) if "network" in told else None
         recipe = read_recipe(parse_json(told["recipe"], "recipe")) if "recipe" in told else None
         names = _names(told)
-    size, batch, whole = _input(path, session, network)
+    size, batch, whole = _input(path, session.inputs, network)
     # Of the text and not of the network, whose own JSON may have got new fields since.
     proof = sha256(told.get("network", "").encode()).hexdigest()
     if network and (network.input_shape != size or proof != told.get("network_sha256", proof)):
         raise InputError(f"{path}: its graph is not of the network {network.name} that its metadata holds")
     preprocessing = Preprocessing() if whole else recipe.preprocessing if recipe else None
     notes = _notes(path, preprocessing, names)
-    output = session.get_outputs()[0].name
+    output = session.outputs[0].name
     if output not in ("logits", "probabilities"):
         notes = (*notes, f"{path} does not say what its output {output} is: taken for scores before the softmax")
-    forward = _forward(path, session, None if whole else _fitting(path, preprocessing, size), batch)
+    forward = _forward(session, size, None if whole else _fitting(path, preprocessing, size), batch)
     count = forward(np.zeros((1, *size), np.uint8)).shape[1]
 
     def started_dense() -> Forward:
-        if all(isinstance(side, int) for side in session.get_inputs()[0].shape[1:]):
+        if all(isinstance(side, int) for side in session.inputs[0].shape[1:]):
             raise InputError(f"{path} takes pictures of one size: export it with --dense to apply it to others")
-        return _forward(path, session, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
+        return _forward(session, size, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
 
     return Model(
         path,
@@ -203,14 +203,14 @@ def _onnx(path: Path, threads: int) -> Model:
     )
 
 
-def _input(path: Path, session: Any, network: Network | None) -> tuple[Shape, int | None, bool]:
+def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Shape, int | None, bool]:
     """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C].
 
     Where height and width may be any, they are those of the `network` that the file holds.
     """
-    inputs = session.get_inputs()
     fits = len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(uint8)") and len(inputs[0].shape) == 4
     if fits and network and takes_any_size(network) and "H" in inputs[0].shape:
+        _check_size(path, network.input_shape)
         return network.input_shape, None, inputs[0].type == "tensor(uint8)"
     if not fits or not all(isinstance(side, int) for side in inputs[0].shape[1:]):
         found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "nothing"
@@ -221,25 +221,35 @@ def _input(path: Path, session: Any, network: Network | None) -> tuple[Shape, in
     whole = inputs[0].type == "tensor(uint8)"
     size = (rest[2], *rest[:2]) if whole else tuple(rest)
     _check_size(path, size)
-    return size, batch if isinstance(batch, int) else None, whole
+    if not isinstance(batch, int):
+        return size, None, whole
+    check_batch(path, batch, size)
+    return size, batch, whole
 
 
-def _forward(path: Path, session: Any, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
+def _forward(session: Guarded, size: Shape, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
     """Images through `session`: as they are, channels last, where `preprocessing` is None; padded to `batch` where it is fixed."""
-    name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
-    convert = np.asarray if output == "probabilities" else softmax
+    output = session.outputs[0].name
 
     def forward(images: np.ndarray) -> np.ndarray:
         fed = preprocess(images, preprocessing) if preprocessing else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        try:
-            (scores,) = session.run([output], {name: np.resize(fed, (batch or len(fed), *fed.shape[1:]))})
-        except Exception as error:  # as above
-            raise InputError(f"{path}: onnxruntime cannot run it ({runtime.brief(error)})") from None
-        if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
-            raise InputError(f"{path}: its output {output} is not a row of scores for each picture")
-        return convert(scores[: len(images)].astype(np.float64))
+        found = session.run(fed, batch, math.prod(images.shape[2:]) / math.prod(size[1:]))
+        if output != "probabilities":
+            return softmax(found)
+        if np.isfinite(found).all():
+            _check_probabilities(session.path, found)
+        return found
 
     return forward
+
+
+def _check_probabilities(path: Path, found: np.ndarray) -> None:
+    """`InputError` unless the rows of `found` are probabilities, to the rounding of float16."""
+    if found.min() < -ROUNDING or found.max() > 1 + ROUNDING or abs(found.sum(axis=1) - 1).max() > ROUNDING:
+        low, high = found.min(), found.max()
+        raise InputError(
+            f"{path}: its output probabilities holds rows from {low:.4g} to {high:.4g} that do not sum to 1; name scores logits"
+        )
 
 
 def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -258,9 +268,10 @@ def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
 def _origin(told: Mapping[str, str]) -> str:
     """Data set and accuracy in an ONNX file's metadata."""
     try:
-        accuracy = f", test accuracy {float(told['test_accuracy']):.2%}"
+        value = float(told["test_accuracy"])
     except (KeyError, ValueError):
-        accuracy = ""
+        value = math.nan
+    accuracy = f", test accuracy {value:.2%}" if 0 <= value <= 1 else ""
     return f"trained on {told['data']}{accuracy}" if "data" in told else "not said on what it was trained"
 
 

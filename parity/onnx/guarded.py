@@ -1,0 +1,181 @@
+"""ONNX files of any origin, run in a process of their own within limits of time and memory.
+
+A graph of a few bytes can loop for ever, multiply its tensors to any size or crash ONNX Runtime. So no operator is refused: the process
+that loads and runs the file ends when its time is over, and can take no more memory than its limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import resource
+import signal
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.onnx import runtime
+from parity.process import Process, Record, WorkerFailed, serve
+
+SECONDS, BYTES_A_SECOND = 15, 20_000_000
+"""What loading may take, and the same for one call: `SECONDS`, and a second more for every 20 MB of the file."""
+
+MEMORY, MEMORY_A_BYTE = 2_500_000_000, 8
+"""Bytes that the process may take: `MEMORY`, and `MEMORY_A_BYTE` for every byte of the file."""
+
+SLOWER = 10
+"""Pictures may take so many times what the first one took, each."""
+
+MOST_INPUT = 2**28
+"""Bytes of a fixed batch of float32 pictures."""
+
+MOST_CLASSES = 100_000
+
+STACK = 2**24
+"""Bytes of address space of a thread: its stack, and what the system keeps around it."""
+
+
+class Value(NamedTuple):
+    """An input or output of a graph: its name, ONNX Runtime's name of its type, and its shape, a free side being a name or None."""
+
+    name: str
+    type: str
+    shape: list[Any]
+
+
+class Guarded:
+    """The ONNX file `path`, run by `threads` CPU threads in a process within limits.
+
+    `inputs`, `outputs` and `metadata` are what the file says of itself. `InputError` where it cannot be loaded within the limits. The
+    process ends with this object.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.path = path
+        arguments = (str(path), str(threads), str(SECONDS), str(MEMORY))
+        self._process = Process("onnxruntime process", __name__, arguments, environment=ENVIRONMENT)
+        weakref.finalize(self, _end, self._process)
+        said = self._call("describe")[1]
+        self.inputs, self.outputs = ([Value(*value) for value in said[end]] for end in ("inputs", "outputs"))
+        self.metadata: dict[str, str] = said["metadata"]
+
+    def run(self, images: np.ndarray, batch: int | None, larger: float = 1.0) -> np.ndarray:
+        """The first output for `images`, the one input: float64 [N,K]. They are repeated up to a fixed `batch` (None: any).
+
+        `larger` is how many pixels a picture has for one of the first call's: limits grow with it. `InputError` where there is no row
+        of scores for each picture, or not within the limits.
+        """
+        return self._call("run", {"images": images}, batch=batch, larger=larger)[0]["scores"]
+
+    def _call(self, name: str, arrays: Record | None = None, **arguments: Any) -> tuple[Record, Any]:
+        try:
+            return self._process.call(name, arrays, **arguments)
+        except WorkerFailed as error:
+            code = self._process._process.poll()
+            if code == -signal.SIGALRM:
+                verb = "load" if name == "describe" else "run"
+                raise InputError(
+                    f"{self.path} takes too long to {verb}, over {SECONDS} s: give another model"
+                ) from None
+            if code is None:
+                raise  # a mistake of ours
+            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise InputError(f"{self.path} ends onnxruntime ({reason}): give another model") from error
+
+
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+"""Each of the allocator's arenas takes address space, which is what is limited."""
+
+
+def _end(process: Process) -> None:
+    process._process.kill()  # it has nothing to save
+    process.close()
+
+
+class _Server:
+    """Its end: one method a call, (arrays, arguments) -> (arrays, result)."""
+
+    def __init__(self, path: str, threads: str, seconds: str, memory: str) -> None:
+        self.path = Path(path)
+        size = 0
+        with contextlib.suppress(OSError):
+            size = self.path.stat().st_size
+        self.seconds = int(seconds) + size / BYTES_A_SECOND
+        self.room = _address_space() + int(memory) + MEMORY_A_BYTE * size + STACK * int(threads)
+        self.first = 0.0
+        with self._limited(1.0, 0.0):
+            self.session = runtime.session(self.path, int(threads))
+
+    @contextlib.contextmanager
+    def _limited(self, larger: float, seconds: float) -> Any:
+        """Within it this process has its limits; beyond that of time the system ends it, whatever it is computing."""
+        with contextlib.suppress(OSError, ValueError):  # not every system has it
+            resource.setrlimit(resource.RLIMIT_AS, (int(self.room * max(1.0, larger)), resource.RLIM_INFINITY))
+        signal.setitimer(signal.ITIMER_REAL, self.seconds + seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def describe(self, arrays: Record) -> tuple[Record, Any]:
+        """What the file says of itself."""
+        try:
+            metadata = self.session.get_modelmeta().custom_metadata_map
+            ends = {"inputs": self.session.get_inputs(), "outputs": self.session.get_outputs()}
+            values = {end: [(one.name, one.type, one.shape) for one in found] for end, found in ends.items()}
+        except UnicodeDecodeError:  # onnxruntime decodes names and metadata when they are asked for
+            raise InputError(f"{self.path} holds names that are no text: take another copy") from None
+        return {}, {**values, "metadata": metadata}
+
+    def run(self, arrays: Record, batch: int | None, larger: float) -> tuple[Record, Any]:
+        """The scores of the pictures, all of them for a fixed batch."""
+        images = arrays["images"]
+        count = batch or len(images)
+        name, output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        started = time.monotonic()
+        with self._limited(larger, SLOWER * self.first * len(images) * larger):
+            try:
+                (scores,) = self.session.run([output], {name: np.resize(images, (count, *images.shape[1:]))})
+            except Exception as error:  # onnxruntime has a class of its own for every kind of failure
+                raise InputError(
+                    f"{self.path}: onnxruntime cannot run it ({runtime.brief(error)}): give another model"
+                ) from None
+            scores = self._checked(scores, output, count)
+        self.first = self.first or time.monotonic() - started
+        return {"scores": scores[: len(images)].astype(np.float64)}, None
+
+    def _checked(self, scores: Any, output: str, count: int) -> np.ndarray:
+        if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
+            raise InputError(f"{self.path}: its output {output} is not a row of scores for each picture")
+        if len(scores) != count:
+            raise InputError(f"{self.path}: its output {output} has {len(scores)} rows for {count} pictures")
+        if scores.shape[1] > MOST_CLASSES:
+            raise InputError(f"{self.path}: its output {output} scores more than {MOST_CLASSES:,} classes")
+        return scores
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_batch(path: Path, batch: int, size: tuple[int, ...]) -> None:
+    """`InputError` where a fixed `batch` of pictures of `size` (C, H, W) is beyond `MOST_INPUT`."""
+    if batch * math.prod(size) * 4 > MOST_INPUT:
+        raise InputError(
+            f"{path} takes batches of {batch} pictures only, which have over {MOST_INPUT:,} bytes: export it with a smaller or a free batch"
+        )
+
+
+if __name__ == "__main__":
+    serve(lambda: _Server(*sys.argv[1:]))
