@@ -32,6 +32,12 @@ MOST_BYTES = 100_000_000
 MOST_RESCALED = 2**25
 """Pixels of a rescaled picture: the longer side of a narrow strip follows the shorter one."""
 
+MOST_SIDE = 65_535
+"""Pixels of a side, as JPEG and GIF have them at most: PIL's filters take memory for a side however narrow the picture is."""
+
+MOST_SCANNED = 2**33
+"""Pixels of a JPEG times its scans: a scan of a few bytes costs the time of all pixels."""
+
 _ALPHA = ("LA", "PA", "RGBA")
 
 
@@ -106,10 +112,13 @@ def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndar
             warnings.simplefilter("ignore")  # PIL's remarks about metadata would be lines beside the one
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                _check_cost(path, file, data)
                 picture = _rgb(ImageOps.exif_transpose(file))
         if channels == 1:
             picture = picture.convert("L")
         pixels = np.asarray(picture.resize(size, Image.Resampling.LANCZOS) if size else picture)
+    except InputError:
+        raise
     except UnidentifiedImageError:
         raise InputError(f"{path} is no picture that can be read here ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -121,6 +130,17 @@ def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndar
             f"{path} cannot be decoded ({str(error) or type(error).__name__}): take another copy"
         ) from None
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))
+
+
+def _check_cost(path: Path, file: Image.Image, data: bytes) -> None:
+    """`InputError` for a picture, not yet decoded, whose memory or time is far more than its pixels are worth."""
+    if max(file.size) > MOST_SIDE:
+        raise InputError(f"{path} has {file.width}x{file.height} pixels, a side above {MOST_SIDE}: give a part of it")
+    scans = data.count(b"\xff\xda") if file.format in ("JPEG", "MPO") else 1
+    if scans * file.width * file.height > MOST_SCANNED:
+        raise InputError(
+            f"{path} has {scans} scans of {file.width}x{file.height} pixels, too many: save it as a plain JPEG"
+        )
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,12 +1,16 @@
 """CIFAR-10 from every form it comes in, and from none that is damaged. The pictures are the real ones."""
 
+import io
+import json
 import pickle
 import re
+import struct
 
 import cifar_files
 import numpy as np
 import pytest
 from cifar_files import flipped, quiet, same, same_arrays, uint8_arrays
+from PIL import Image
 
 from parity import data
 from parity.data import cifar10, cifar10_files
@@ -205,3 +209,26 @@ def test_an_archive_that_unpacks_to_far_too_much_is_refused(batches, tmp_path, m
     monkeypatch.setattr(cifar10_files, "_TAR_LIMIT", 1 << 30)
     monkeypatch.setattr(cifar10_files, "_BATCH_LIMIT", 10_000)
     assert "expected size" in refused(tmp_path / ARCHIVE)
+
+
+def test_a_cache_with_holes_takes_no_memory(tmp_path):
+    size = 1 << 40
+    header = json.dumps({"train_images": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    with (tmp_path / CACHE).open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    assert "not a file of the expected size" in refused(tmp_path / CACHE)
+
+
+def test_a_sprite_of_more_pixels_than_pil_admits_is_refused_in_one_line(small, tmp_path, recwarn):
+    wide = Image.new("1", (20_000, 20_000))
+    stream = io.BytesIO()
+    wide.save(stream, "PNG")
+    for replaced in (
+        stream.getvalue(),
+        stream.getvalue().replace(struct.pack(">II", 20_000, 20_000), bytes(7) + b"\1"),
+    ):
+        path = cifar_files.npm_package(tmp_path / "x.tgz", small, data_batch_1=replaced)
+        with pytest.raises(InputError, match=r"data_batch_1\.png is damaged"):
+            cifar10_files.read_sprites(path)
+    assert not recwarn.list

@@ -34,13 +34,13 @@ def read_tgz(path: Path, wanted: Mapping[str, str], most_file: int, most_bytes: 
 
 
 def _read_files(stream: IO[bytes], wanted: Mapping[str, str], most_file: int, most_bytes: int) -> dict[str, bytes]:
-    found = {}
+    found: dict[str, bytes] = {}
     for _ in range(MOST_MEMBERS):
-        try:
-            entry = tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape")
-        except tarfile.EOFHeaderError:
+        block = stream.read(tarfile.BLOCKSIZE)
+        if block == bytes(tarfile.BLOCKSIZE):
             _skip_to_end(stream, most_bytes)  # there gzip compares its checksum
             return found
+        entry = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
         if entry.name in wanted:
             if entry.type not in _PLAIN or not 0 <= entry.size <= most_file:
                 raise InputError(f"{entry.name} in it is no file of the expected size")

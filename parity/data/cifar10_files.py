@@ -25,6 +25,7 @@ Arrays = dict[str, NDArray[np.uint8]]
 BATCH_NAMES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _BATCH_LIMIT = 32 << 20  # bytes; a batch has 31.0 MB, a sprite 23.2 MB
 _TAR_LIMIT = 512 << 20  # bytes unpacked; the archive has 186 MB, the npm package 139 MB
+_CACHE_LIMIT = 256 << 20  # bytes; the arrays have 184 MB
 _BATCH_IMAGES = 10000
 
 
@@ -59,6 +60,8 @@ def read_cache(path: Path) -> Arrays:
     """Read what `cache_bytes` made."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file() or path.stat().st_size > _CACHE_LIMIT:  # of a file with holes, memory is taken for all
+        raise InputError("not a file of the expected size")
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
