@@ -131,7 +131,8 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
         return _say(130, str(error) if isinstance(error, Interrupted) else "interrupted")
     except MemoryError:
         return _say(
-            1, "failed: out of memory: try a smaller --batch-size or a narrower network such as vgg16_bn_drop@0.25"
+            1,
+            "failed: out of memory: try a smaller --batch-size, fewer pictures or a narrower network such as vgg16_bn_drop@0.25",
         )
     if as_json and result is not None:
         print(json.dumps(result), flush=True)
