@@ -1,4 +1,4 @@
-"""Dataclasses from JSON, strictly: whatever is missing, unknown or of a wrong type is named."""
+"""Values from JSON, strictly: whatever is missing, unknown, given twice or of a wrong type is named."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import typing
+from collections import abc
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -15,13 +16,27 @@ from parity.errors import InputError
 
 def parse_json(text: str, what: str) -> dict[str, Any]:
     """The JSON object in `text`; `InputError` naming `what` where it is not one."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} JSON: {error}") from None
+    document = parse_any_json(text, what)
     if not isinstance(document, dict):
         raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
     return document
+
+
+def parse_any_json(text: str, what: str) -> Any:
+    """The JSON value in `text`; `InputError` naming `what` where it is none, nested too deeply, or has a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} JSON: {error}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {short(twice)} stands there twice")
+    return found
 
 
 def read_text(path: Path, what: str) -> str:
@@ -33,6 +48,8 @@ def read_text(path: Path, what: str) -> str:
 
 
 _Value = typing.TypeVar("_Value")
+
+_CONTAINERS = (tuple, abc.Sequence, abc.Mapping)
 
 
 def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
@@ -53,15 +70,59 @@ def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
     return cls(**values)
 
 
+def check_type(value: Any, hint: Any, place: str) -> None:
+    """`InputError` that names the first place in `value`, which is called `place`, that the annotation `hint` does not allow.
+
+    Known are scalars, X | None and other unions, tuple[X, ...], Sequence[X], Mapping[str, X], Literal, dataclasses, and TypedDicts, which
+    may have further keys.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint) and isinstance(value, dict):
+        for key, inner in typing.get_type_hints(hint).items():
+            if key in value:
+                check_type(value[key], inner, f"{place}[{short(key)}]")
+            elif key in hint.__required_keys__:
+                raise InputError(f"{place} has no {key!r}")
+    elif origin is abc.Mapping and isinstance(value, dict):
+        for key, item in value.items():
+            check_type(item, arguments[1], f"{place}[{short(key)}]")
+    elif (origin is abc.Sequence and isinstance(value, list | tuple)) or (origin is tuple and isinstance(value, tuple)):
+        for number, item in enumerate(value):
+            check_type(item, arguments[0], f"{place}[{number}]")
+    elif type(None) in arguments and value is not None and len(arguments) == 2:
+        check_type(value, next(inner for inner in arguments if inner is not type(None)), place)
+    elif not _is_scalar(value, hint):
+        raise InputError(f"{place} is {short(value)}, expected {_named(hint)}")
+
+
+def _named(hint: Any) -> str:
+    """An annotation in the words of JSON."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if typing.is_typeddict(hint) or origin is abc.Mapping:
+        return "an object"
+    if origin is abc.Sequence:
+        return "a list"
+    if origin is typing.Literal:
+        return " or ".join(map(repr, arguments))
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    return " or ".join(map(_named, arguments)) if arguments else words.get(hint, str(hint))
+
+
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether `value` may stand where the annotation `hint` does: scalars, X | None, tuple[X, ...] and dataclasses."""
+    try:
+        check_type(value, hint, "")
+    except InputError:
+        return False
+    return True
+
+
+def _is_scalar(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type `hint`, which holds no other values."""
     arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in arguments
     if arguments:
-        return any(_fits(value, argument) for argument in arguments)
-    if hint is float:
-        return isinstance(value, float) or (_fits(value, int) and abs(value) <= sys.float_info.max)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+        return typing.get_origin(hint) not in _CONTAINERS and any(_fits(value, argument) for argument in arguments)
+    if hint in (int, float) and isinstance(value, int):
+        return not isinstance(value, bool) and (hint is int or abs(value) <= sys.float_info.max)
+    return not typing.is_typeddict(hint) and isinstance(value, hint)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from parity.pairs.api import drawn
 from parity.pairs.check import run
+from parity.pairs.inputs import drawn
 from parity.pairs.outcome import Outcome
 from parity.pairs.precise import run_float32
 from parity.pairs.session import Pair

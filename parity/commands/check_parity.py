@@ -21,11 +21,11 @@ from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, r
 from parity.closure import MANY
 from parity.commands import check_pairs
 from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
+from parity.commands.kept_results import read_results, write_results
 from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
-from parity.fields import parse_json
 from parity.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.process import WorkerFailed
@@ -33,7 +33,6 @@ from parity.progress import Console
 from parity.recipe import Augmentation, Recipe, changed
 from parity.run import check_writable, read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
-from parity.weights import write_atomically
 from parity.worker import Worker
 
 STEPS = 3
@@ -164,8 +163,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             for result in _of(options, some, plant, console, results):
                 results.append(result)
                 if options.resume:
-                    lines = (json.dumps(one, default=report.plain) + "\n" for one in results)
-                    write_atomically(options.resume, "".join(lines).encode())
+                    write_results(options.resume, results)
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
     whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
     shown = report.plain(whole)
@@ -213,12 +211,8 @@ def _of(
 
 def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[dict[str, Any]]:
     """The results in `file`, if there is one, which are those of the first of `checks`; `InputError` where they are of others."""
-    try:
-        lines = file.read_text().splitlines() if file.exists() else []
-        results = [parse_json(line, "result") for line in lines]
-        found = [tuple(one[name] for name in ALIKE) for one in results]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot go on behind {file} ({error}): remove it to start afresh") from None
+    results = read_results(file)
+    found = [tuple(one[name] for name in ALIKE) for one in results]
     wanted = [_alike(options, check) for check in checks]
     if found != wanted[: len(found)]:
         raise InputError(

@@ -16,11 +16,12 @@ from parity.optimizer import Optimizer
 from parity.pairs import files, kinds, mapping
 from parity.pairs.check import run
 from parity.pairs.factories import parse
+from parity.pairs.inputs import take_inputs
+from parity.pairs.map_files import read_map
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.precise import run_float32
 from parity.pairs.session import RATE, Pair
 from parity.pairs.worker import ModelWorker
-from parity.randomness import stream
 from parity.stages import DIFFERENT
 
 
@@ -111,13 +112,13 @@ def compare_models(
     pair = Pair(
         torch,
         paddle,
-        _inputs(input_shape, inputs, seed),
+        take_inputs(input_shape, inputs, seed),
         loss,
         optimizer or Optimizer("momentum", RATE),
         steps,
         seed,
         tuple(stage for stage in STAGES if stage in stages),
-        mapping.read_file(Path(map_file)) if map_file else None,
+        read_map(Path(map_file)) if map_file else None,
         str(folder) if folder else None,
         isolate,
         {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
@@ -164,37 +165,3 @@ def change(text: str) -> tuple[str, str, Any]:
         raise InputError(
             f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
         ) from None
-
-
-def _inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
-    if (shapes is None) == (inputs is None):
-        raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
-    if isinstance(inputs, str | Path):
-        return read_inputs(Path(inputs))
-    if inputs is not None:
-        return [np.asarray(x) for x in inputs]
-    several = [shapes] if isinstance(shapes, str) or isinstance(shapes[0], int) else shapes
-    return [drawn(shape, seed, i) for i, shape in enumerate(several)]
-
-
-def read_inputs(path: Path) -> list[np.ndarray]:
-    """The arrays of a .npz file, in its order; `InputError` where it is none."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in file.files]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"cannot read {path}: {error}; save the inputs with numpy.savez") from None
-
-
-def drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
-    """A random input; "2,7:100" are whole numbers below 100."""
-    text = shape if isinstance(shape, str) else ",".join(map(str, shape))
-    sizes, colon, below = text.partition(":")
-    try:
-        found = [int(size) for size in sizes.split(",") if size]
-        if min(found, default=1) < 1 or (colon and int(below) < 1):
-            raise ValueError
-    except ValueError:
-        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for whole numbers below 100") from None
-    random = stream(seed, "pair input", number)
-    return random.integers(0, int(below), found) if colon else random.standard_normal(found)

@@ -10,9 +10,10 @@ None), or a constant, `=0.5`.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
+from parity.fields import from_fields, parse_any_json, read_text
 
 SIDES = ("torch", "paddle")
 """The sides of a pair, the reference first."""
@@ -154,14 +156,28 @@ def load(path: Path) -> None:
     {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS.
     """
     try:
-        rows = json.loads(path.read_text())
-        added = [Kind(**row) for row in rows]
-        for kind in added:
-            for spelled in (*kind.arrays.values(), *kind.settings.values(), kind.classes):
-                _ = [spelled[side] for side in SIDES]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        rows = parse_any_json(read_text(path, "kinds of layers"), "kinds")
+        if not isinstance(rows, list):
+            raise InputError(f"a list is needed, not {type(rows).__name__}")
+        added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]
+    except InputError as error:
         raise InputError(f"{path} holds no kinds of layers ({error}): see parity/pairs/kinds.py") from None
     KINDS.update({kind.name: kind for kind in added})
+
+
+def _checked(kind: Kind) -> Kind:
+    """`kind`, whose fields have the right types; `InputError` unless each of its rows has both sides and usable spellings."""
+    for what, spelled in (("classes", kind.classes), *kind.arrays.items(), *kind.settings.items()):
+        if set(spelled) != set(SIDES):
+            raise InputError(f"kind {kind.name}: {what!r} needs exactly {' and '.join(map(repr, SIDES))}")
+    if empty := [name for name, spelled in kind.settings.items() if not all(spelled.values())]:
+        raise InputError(f"kind {kind.name}: the setting {empty[0]!r} has an empty spelling")
+    try:
+        for side in SIDES:
+            check_each_once(spelled[side] for spelled in kind.arrays.values())
+    except InputError as error:
+        raise InputError(f"kind {kind.name}: {error}") from None
+    return kind
 
 
 def kind_of(side: str, classes: Sequence[str]) -> str:
@@ -178,34 +194,90 @@ def kind_of(side: str, classes: Sequence[str]) -> str:
     return classes[0].rpartition(".")[2].lower()
 
 
-_SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>\d+)/(?P<parts>\d+)\])?")
+_SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})\])?")
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A spelling of an array, read: part number `part` of `parts` equal ones, along the first axis, of the array `name`."""
+
+    name: str
+    transposed: bool
+    part: int
+    parts: int
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """The canonical array in a side's own `array`, as a view. `InputError` where that cannot be divided into the parts."""
+        if self.parts > 1:
+            rows = self._part(array.shape)[0]
+            array = array[self.part * rows :][:rows]
+        return array.T if self.transposed else array
+
+    def shape(self, own: Sequence[int]) -> tuple[int, ...]:
+        """The shape in canonical layout, where the side's own array has the shape `own`; `InputError` as `view` raises."""
+        found = self._part(own) if self.parts > 1 else tuple(own)
+        return tuple(reversed(found)) if self.transposed else found
+
+    def _part(self, own: Sequence[int]) -> tuple[int, ...]:
+        if not own or own[0] % self.parts:
+            raise InputError(
+                f"array {self.name!r} of shape {list(own)} cannot be divided into {self.parts} equal parts"
+            )
+        return (own[0] // self.parts, *own[1:])
+
+
+@functools.cache
+def parse_spelling(text: str) -> Spelling:
+    """The spelling of an array, read; `InputError` where it is none."""
+    found = _SPELLING.fullmatch(text)
+    if not found:
+        raise InputError(f"{text!r} names no array: write NAME, NAME.T or NAME[PART/PARTS]")
+    part, parts = int(found["part"] or 0), int(found["parts"] or 1)
+    if part >= parts:
+        raise InputError(f"{text!r} is no part of an array: parts are counted from 0, as in weight[0/3] to weight[2/3]")
+    return Spelling(found["name"], bool(found["transposed"]), part, parts)
+
+
+def check_each_once(spellings: Iterable[str]) -> None:
+    """`InputError` unless every array of `spellings`, all of one side, is named once: whole, or in all of its equal parts."""
+    named: dict[str, list[Spelling]] = {}
+    for text in spellings:
+        spelling = parse_spelling(text)
+        named.setdefault(spelling.name, []).append(spelling)
+    for name, found in named.items():
+        if len({spelling.parts for spelling in found}) > 1 or len({spelling.part for spelling in found}) < len(found):
+            raise InputError(f"the array {name!r} is named twice")
+        if len(found) < found[0].parts:
+            raise InputError(f"only {len(found)} of {found[0].parts} parts of the array {name!r} are named")
 
 
 def name_in(spelling: str) -> str:
     """The array that a spelling speaks of."""
-    found = _SPELLING.fullmatch(spelling)
-    assert found
-    return found["name"]
+    return parse_spelling(spelling).name
 
 
 def read(spelling: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     """The canonical array of a spelling, from a side's own `arrays`."""
-    found = _SPELLING.fullmatch(spelling)
-    assert found
-    array = arrays[found["name"]]
-    if found["parts"]:
-        array = np.split(array, int(found["parts"]))[int(found["part"])]
-    return array.T if found["transposed"] else array
+    found = parse_spelling(spelling)
+    return found.view(arrays[found.name])
 
 
 def write(spelling: str, arrays: dict[str, np.ndarray], canonical: np.ndarray, shape: Sequence[int]) -> None:
-    """Puts a canonical array where the spelling says; `shape` is that of the side's own array, which is made if it is not there yet."""
-    found = _SPELLING.fullmatch(spelling)
-    assert found
-    array = arrays.setdefault(found["name"], np.zeros(shape, canonical.dtype))
-    if found["parts"]:
-        array = np.split(array, int(found["parts"]))[int(found["part"])]
-    array[...] = canonical.T if found["transposed"] else canonical
+    """Puts a canonical array where the spelling says; `shape` is that of the side's own array, which is made if it is not there yet.
+
+    `InputError` where the canonical array has another shape or dtype than its place there.
+    """
+    found = parse_spelling(spelling)
+    if found.shape(shape) != canonical.shape:
+        raise InputError(
+            f"array {found.name!r} of shape {list(shape)} needs {list(found.shape(shape))} for {spelling}, not {list(canonical.shape)}"
+        )
+    array = arrays.setdefault(found.name, np.zeros(shape, canonical.dtype))
+    if array.dtype != canonical.dtype:
+        raise InputError(
+            f"the parts of array {found.name!r} have different dtypes: {array.dtype} and {canonical.dtype}"
+        )
+    found.view(array)[...] = canonical
 
 
 def setting(spelling: str, attributes: Mapping[str, Any]) -> Any:
@@ -221,7 +293,7 @@ def _setting(word: str, attributes: Mapping[str, Any]) -> Any:
     if word.startswith("="):
         try:
             return json.loads(word[1:].replace("None", "null").replace("True", "true").replace("False", "false"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return word[1:]
     if word.startswith("?"):
         name, _, wanted = word[1:].partition("=")
@@ -230,7 +302,7 @@ def _setting(word: str, attributes: Mapping[str, Any]) -> Any:
     if value is None:
         return None
     if word.startswith("1-"):
-        return round(1 - value, 12)
+        return round(1 - value, 12) if isinstance(value, int | float) else value
     return not value if word.startswith("!") else value
 
 

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.fields import parse_json
 from parity.pairs import kinds
-from parity.pairs.kinds import SIDES
+from parity.pairs.kinds import SIDES, name_in, parse_spelling
 from parity.pairs.models import Unit, below, units_of
 from parity.process import Record
 from parity.side import NAMES
@@ -66,6 +65,14 @@ class Model:
                 return unit
         raise InputError(f"the {self.side} model has no layer {path!r} that is matched by itself")
 
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of every array of the units, by its own name."""
+        return {
+            below(unit.path, name_in(unit.spellings[name])): list(array.shape)
+            for unit in self.units
+            for name, array in unit.arrays.items()
+        }
+
     def owners(self) -> list[Unit]:
         """The units that hold arrays of their own, in the order of execution; those that are never called stand last."""
         place = {path: i for i, path in enumerate(self.order)}
@@ -78,7 +85,7 @@ class Pairing:
     """Pairs of units, torch's first; what has no partner, by side; how the pairs were found; and where every array stands.
 
     `arrays`: canonical name (torch's path and the kind's name) -> side -> spelling below the root of the model.
-    `single`: arrays that only one side of a pair has, by side.
+    `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
     """
 
     pairs: list[tuple[Unit, Unit]]
@@ -86,6 +93,7 @@ class Pairing:
     alone: dict[str, list[Unit]] = field(default_factory=lambda: {side: [] for side in SIDES})
     arrays: dict[str, dict[str, str]] = field(default_factory=dict)
     single: dict[str, list[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    shapes: dict[str, dict[str, list[int]]] = field(default_factory=lambda: {side: {} for side in SIDES})
 
     def partner(self, side: str) -> dict[str, str]:
         """Path on `side` -> path on the other."""
@@ -107,8 +115,44 @@ def match(torch: Model, paddle: Model, given: Mapping[str, Any] | None = None) -
     matched = {side: {pair[i].path for pair in chosen} for i, side in enumerate(SIDES)}
     for model in (torch, paddle):
         mapping.alone[model.side] = [unit for unit in model.owners() if unit.path not in matched[model.side]]
-    _arrays(mapping, (given or {}).get("arrays", {}))
+        mapping.shapes[model.side] = model.shapes()
+    rows = (given or {}).get("arrays", {})
+    _arrays(mapping, rows)
+    _check_arrays(mapping, rows)
     return mapping
+
+
+def _check_arrays(mapping: Pairing, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """`InputError` unless the arrays of a map are those of the models, each once and in the right shape."""
+    for name, row in rows.items():
+        if name not in mapping.arrays:
+            near = difflib.get_close_matches(name, mapping.arrays, 1)
+            hint = f": do you mean {near[0]!r}?" if near else ": write one with --save-map to see their names"
+            raise InputError(f"the map names the array {name!r}, which no pair of layers has{hint}")
+        shapes = []
+        for side in SIDES:
+            spelling = parse_spelling(row[side])
+            own = mapping.shapes[side].get(spelling.name)
+            if own is None:
+                near = difflib.get_close_matches(spelling.name, mapping.shapes[side], 1)
+                hint = f": do you mean {near[0]!r}?" if near else ""
+                raise InputError(
+                    f"the map names {row[side]!r} for {name}, but the {side} model has no such array{hint}"
+                )
+            stated = row.get("shapes", {}).get(side, own)
+            if list(stated) != own:
+                raise InputError(f"{name} has shape {own} in the {side} model, the map says {list(stated)}")
+            shapes.append(list(spelling.shape(own)))
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the map gives {name} shape {shapes[0]} in PyTorch and {shapes[1]} in Paddle: it must be one"
+            )
+    if rows:
+        for side in SIDES:
+            try:
+                kinds.check_each_once(where[side] for where in mapping.arrays.values())
+            except InputError as error:
+                raise InputError(f"the map does not fit the {side} model: {error}") from None
 
 
 def _check_fixed(fixed: Sequence[tuple[Unit, Unit]]) -> None:
@@ -245,28 +289,21 @@ def spelled(
 
 
 def to_json(mapping: Pairing) -> str:
-    """What a map file holds: the pairs of layers, and where every array stands."""
+    """What a map file holds: the pairs of layers, where every array stands, and the arrays of both models."""
     layers = [{"torch": a.path, "paddle": b.path, "kind": a.kind} for a, b in mapping.pairs]
-    shapes: dict[str, dict[str, list[int]]] = {}
-    for a, b in mapping.pairs:
-        for side, unit in zip(SIDES, (a, b), strict=True):
-            for name, array in unit.arrays.items():
-                shapes.setdefault(below(a.path, name), {})[side] = list(array.shape)
-    arrays = {name: dict(where) | {"shapes": shapes[name]} for name, where in mapping.arrays.items()}
-    return json.dumps({"how": mapping.how, "layers": layers, "arrays": arrays}, indent=1)
+    arrays = {
+        name: dict(where) | {"shapes": {side: mapping.shapes[side][name_in(where[side])] for side in SIDES}}
+        for name, where in mapping.arrays.items()
+    }
+    named = {side: {name_in(where[side]) for where in mapping.arrays.values()} for side in SIDES}
+    for side in SIDES:
+        named[side] |= {name_in(spelling) for spelling in mapping.single[side]}
+        for unit in mapping.alone[side]:
+            named[side] |= {below(unit.path, name_in(spelling)) for spelling in unit.spellings.values()}
+    models = {side: {name: mapping.shapes[side][name] for name in sorted(named[side])} for side in SIDES}
+    return json.dumps({"how": mapping.how, "layers": layers, "arrays": arrays, "models": models}, indent=1)
 
 
 def save(path: Path, mapping: Pairing) -> None:
     """Writes the map file, atomically."""
     write_atomically(path, to_json(mapping).encode())
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """What a map file holds; `InputError` where it is none."""
-    try:
-        found = parse_json(path.read_text(), "map")
-        _ = [(row["torch"], row["paddle"]) for row in found.get("layers", [])]
-        _ = [(row["torch"], row["paddle"]) for row in found.get("arrays", {}).values()]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no map of layers ({error}): --save-map writes one") from None
-    return found

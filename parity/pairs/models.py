@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parity.pairs.kinds import KINDS, Kind, kind_of, name_in, setting
+from parity.pairs.kinds import KINDS, Kind, kind_of, name_in, parse_spelling, setting
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,11 @@ class Unit:
         if not self.arrays:
             return (self.kind,)
         name = next(iter(self.arrays))
-        return (self.kind, _canonical_shape(self.spellings[name], self.arrays[name].shape))
+        return (self.kind, parse_spelling(self.spellings[name]).shape(self.arrays[name].shape))
 
     def __str__(self) -> str:
         shape = f" {list(self.signature[1])}" if self.arrays else ""
         return f"{self.path or '(the model itself)'} ({self.kind}{shape})"
-
-
-def _canonical_shape(spelling: str, shape: Sequence[int]) -> tuple[int, ...]:
-    name, _, parts = spelling.partition("[")
-    found = list(shape)
-    if parts:
-        found[0] //= int(parts.rstrip("]").split("/")[1])
-    return tuple(reversed(found)) if name.endswith(".T") else tuple(found)
 
 
 def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:

@@ -1,0 +1,117 @@
+"""The file of `check_parity.py --network all --resume FILE`: a result a line, each verified when it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from parity import report
+from parity.errors import InputError
+from parity.fields import check_type, parse_json, read_text
+from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.weights import write_atomically
+
+Verdict = Literal["equal", "chaotic but equal", "different"]
+Number = float | Literal["inf", "-inf", "nan"]
+
+
+class _Stage(TypedDict):
+    verdict: Verdict
+    compared: float
+    different: float
+    max_error: Number
+    bound: Number
+    smallest_bound_that_passes: Number
+    worst: str
+
+
+class _Divergence(TypedDict):
+    step: float
+    phase: str
+    layer: str
+    tensor: str
+    error: Number
+    bound: Number
+    cause: str | None
+    sentence: str
+
+
+class _Layer(TypedDict):
+    layer: str
+    errors: Mapping[str, Number]
+    bounds: Mapping[str, Number]
+
+
+class _Step(TypedDict):
+    step: float
+    rate: Number
+    error: Number
+    bound: Number
+    twin: Number | None
+    loss: Mapping[str, Number]
+
+
+class _Alone(TypedDict):
+    layer: str
+    verdict: Verdict
+    forward: Number | None
+    backward: Number | None
+    bound: Number
+
+
+class _Result(TypedDict):
+    """What `check_parity.describe` returns of one network, with the versions, and the flags that were given."""
+
+    command: str
+    network: str
+    recipe: str
+    data: str
+    dtype: str
+    steps: int
+    batch_size: int
+    seed: int
+    device: str
+    threads: int
+    machine: str
+    seconds: float
+    started: str
+    verdict: Verdict
+    first_divergence: _Divergence | None
+    stages: Mapping[str, _Stage]
+    layers: Sequence[_Layer]
+    trajectory: Sequence[_Step]
+    isolated: Sequence[_Alone] | None
+    explained: Sequence[str]
+    lanes: Mapping[str, Mapping[str, str]]
+    asked: Mapping[str, str | None]
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The results in `file`, none where it does not exist; `InputError` where a line is no whole result."""
+    try:
+        lines = read_text(file, "results").splitlines() if file.exists() else []
+        return [_result(line, f"line {number}") for number, line in enumerate(lines, start=1)]
+    except (InputError, OSError) as error:
+        raise InputError(f"cannot go on behind {file} ({error}): remove it to start afresh") from None
+
+
+def _result(line: str, place: str) -> dict[str, Any]:
+    result = parse_json(line, place)
+    check_type(result, _Result, place)
+    stages = result["stages"]
+    if not stages or not set(stages) <= set(STAGES):
+        raise InputError(
+            f"{place} has the stages {', '.join(stages) or 'of no check'}, expected some of {', '.join(STAGES)}"
+        )
+    verdict = max((stage["verdict"] for stage in stages.values()), key=[EQUAL, CHAOTIC, DIFFERENT].index)
+    if result["verdict"] != verdict:
+        raise InputError(f"{place} has the verdict {result['verdict']!r}, but its stages are {verdict!r}")
+    return result
+
+
+def write_results(file: Path, results: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces `file` by these results."""
+    lines = (json.dumps(one, default=report.plain) + "\n" for one in results)
+    write_atomically(file, "".join(lines).encode())

@@ -1,0 +1,91 @@
+"""The inputs of a pair of models: from a .npz file, from the caller, or drawn at random."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.errors import InputError
+from parity.randomness import stream
+
+DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
+"""What both frameworks take."""
+
+MOST = 2**31
+"""Bytes that all inputs may have together, in a file or drawn: far more than the check of a model needs."""
+
+
+def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
+    """The inputs that `shapes` or `inputs` ask for, one of which is None; `InputError` where they cannot be used."""
+    if (shapes is None) == (inputs is None):
+        raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
+    if isinstance(inputs, str | Path):
+        return read_inputs(Path(inputs))
+    if inputs is not None:
+        return [_check_dtype(np.asarray(x), f"input {number}") for number, x in enumerate(inputs)]
+    several = [shapes] if isinstance(shapes, str) or (shapes and isinstance(shapes[0], int)) else shapes
+    return [drawn(shape, seed, i) for i, shape in enumerate(several)]
+
+
+def read_inputs(path: Path) -> list[np.ndarray]:
+    """The arrays of a .npz file, in its order; `InputError` where it is none, is damaged, or holds other dtypes than `DTYPES`."""
+    try:
+        found = _read_members(path)
+    except MemoryError:
+        raise InputError(f"cannot read {path}: it says that it holds more than fits in memory") from None
+    except Exception as error:  # zipfile, its decoders and numpy each have errors of their own for a damaged file
+        said = str(error) or "the file ends too early"
+        raise InputError(f"cannot read {path}: {said}; save the inputs with numpy.savez") from None
+    return [_check_dtype(array, f"{path}: array {name}") for name, array in found.items()]
+
+
+def _read_members(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by name. No pickle is read, and each member is exactly one array."""
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise InputError("it is a .npy file, which holds one array without a name")
+    found: dict[str, np.ndarray] = {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if not members:
+            raise InputError("it holds no arrays")
+        if sum(member.file_size for member in members) > MOST:
+            raise InputError(f"its arrays take more than {MOST // 2**30} GiB")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in found:
+                raise InputError(f"it holds two arrays {name!r}")
+            data = io.BytesIO(archive.read(member))
+            found[name] = np.lib.format.read_array(data, allow_pickle=False)
+            if data.read(1):
+                raise InputError(f"array {name!r} has more bytes than its shape needs")
+    return found
+
+
+def _check_dtype(array: np.ndarray, place: str) -> np.ndarray:
+    """`array` in the byte order of this machine."""
+    if array.dtype.name not in DTYPES:
+        raise InputError(f"{place} has dtype {array.dtype}: convert it to one of {', '.join(DTYPES)}")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
+    """A random input; "2,7:100" are whole numbers below 100."""
+    text = shape if isinstance(shape, str) else ",".join(map(str, shape))
+    sizes, colon, below = text.partition(":")
+    try:
+        found = [int(size) for size in sizes.split(",") if size]
+        if min(found, default=1) < 1 or (colon and not 1 <= int(below) < 2**63):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for whole numbers below 100") from None
+    if len(found) > 32 or 8 * math.prod(found) > MOST:
+        raise InputError(f"{text!r} is too large: an input has at most 32 axes and {MOST // 8:,} numbers")
+    random = stream(seed, "pair input", number)
+    return random.integers(0, int(below), found) if colon else random.standard_normal(found)

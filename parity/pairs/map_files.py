@@ -1,0 +1,122 @@
+"""Map files: which layers of two models are pairs, and where every array stands on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from parity.errors import InputError
+from parity.fields import check_type, parse_json, read_text
+from parity.pairs.kinds import SIDES, check_each_once, parse_spelling
+
+
+class Shapes(TypedDict):
+    """The shape of an array on both sides."""
+
+    torch: Sequence[int]
+    paddle: Sequence[int]
+
+
+class Models(TypedDict):
+    """The shape of every array of both models, by its own name."""
+
+    torch: Mapping[str, Sequence[int]]
+    paddle: Mapping[str, Sequence[int]]
+
+
+class LayerSides(TypedDict):
+    """The paths of two layers that are a pair."""
+
+    torch: str
+    paddle: str
+
+
+class LayerRow(LayerSides, total=False):
+    """A pair of layers; `kind` is for readers."""
+
+    kind: str
+
+
+class ArraySides(TypedDict):
+    """The spellings of an array on both sides, as `parity.pairs.kinds` explains them."""
+
+    torch: str
+    paddle: str
+
+
+class ArrayRow(ArraySides, total=False):
+    """Where an array stands on both sides; `shapes` are those of the whole arrays there."""
+
+    shapes: Shapes
+
+
+class MapFile(TypedDict, total=False):
+    """What a map file holds. `arrays` are by canonical name; `models` has the shape of every array of either model, by its own name."""
+
+    how: str
+    layers: Sequence[LayerRow]
+    arrays: Mapping[str, ArrayRow]
+    models: Models
+
+
+def read_map(path: Path) -> MapFile:
+    """The map in a file; `InputError` where it is none: each field has its type, no key is unknown, each array is named once."""
+    try:
+        found: MapFile = parse_json(read_text(path, "a map"), "map")  # type: ignore[assignment]
+        check_type(found, MapFile, "the map")
+        rows: list[tuple[Mapping[str, Any], type]] = [(found, MapFile)]
+        rows += [(row, LayerRow) for row in found.get("layers", ())]
+        rows += [(row, ArrayRow) for row in found.get("arrays", {}).values()]
+        for row, fields in rows:
+            if unknown := sorted(set(row) - set(fields.__annotations__) - set(SIDES)):
+                raise InputError(f"unknown field {unknown[0]!r}")
+        for side in SIDES:
+            for row in found.get("arrays", {}).values():
+                parse_spelling(row[side])  # type: ignore[literal-required]
+    except InputError as error:
+        raise InputError(f"{path} is no map of layers ({error}): check_parity.py --save-map writes one") from None
+    return found
+
+
+def check_whole(found: MapFile) -> None:
+    """`InputError` unless the map converts: it names every array of both models once, and the shapes of both sides agree.
+
+    Maps without `models` are older; their arrays are compared with each other only.
+    """
+    rows = found.get("arrays")
+    if not rows:
+        raise InputError("the map names no arrays: write it with check_parity.py --save-map")
+    known = {side: dict[str, list[int]]() for side in SIDES}
+    for name, row in rows.items():
+        if "shapes" not in row:
+            raise InputError(f"the map has no shapes of {name}: write it with check_parity.py --save-map")
+        canonical = []
+        for side in SIDES:
+            spelling, shape = parse_spelling(row[side]), list(row["shapes"][side])  # type: ignore[literal-required]
+            if known[side].setdefault(spelling.name, shape) != shape:
+                raise InputError(
+                    f"the map gives {side} array {spelling.name} two shapes, {known[side][spelling.name]} and {shape}"
+                )
+            canonical.append(spelling.shape(shape))
+        if canonical[0] != canonical[1]:
+            raise InputError(
+                f"the map gives {name} shape {list(canonical[0])} in PyTorch and {list(canonical[1])} in Paddle: it must be one"
+            )
+    for side in SIDES:
+        try:
+            check_each_once(row[side] for row in rows.values())  # type: ignore[literal-required]
+            if "models" in found:
+                _check_model(known[side], found["models"][side])  # type: ignore[literal-required]
+        except InputError as error:
+            raise InputError(f"the map does not fit the {side} model: {error}") from None
+
+
+def _check_model(known: Mapping[str, Sequence[int]], model: Mapping[str, Sequence[int]]) -> None:
+    if missing := sorted(set(model) - set(known)):
+        raise InputError(f"it pairs nothing with array {missing[0]!r} ({len(missing)} such in all)")
+    if extra := sorted(set(known) - set(model)):
+        raise InputError(f"that has no array {extra[0]!r} ({len(extra)} such in all)")
+    for name, shape in known.items():
+        if list(model[name]) != list(shape):
+            raise InputError(f"array {name!r} has shape {list(model[name])}, not {list(shape)}")
