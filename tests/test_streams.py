@@ -194,3 +194,54 @@ def test_a_result_is_printed_though_its_report_cannot_be_written(tmp_path: Path)
     assert ended.code == 2
     assert json.loads(ended.stdout.splitlines()[-1])["verdict"] == "equal"
     assert ended.stderr.splitlines()[-1].startswith(f"error: cannot write {taken}")
+
+
+NOBODY = """
+import os, sys
+framework, home, *words = sys.argv[1:]
+from parity.commands.train import main
+for name in ("VGG_PARITY_CACHE", "XDG_CACHE_HOME", "HOME"):
+    os.environ.pop(name, None)
+if home:
+    os.environ["HOME"] = home
+os.setuid(54321)
+sys.exit(main(framework, words))
+"""
+"""Trains as a user who is in no list of users, and who need not be allowed to read the interpreter's folder."""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become a user without an entry")
+@pytest.mark.parametrize(
+    ("home", "message"),
+    [
+        (
+            "",
+            "this user has no home folder to keep data sets in: set VGG_PARITY_CACHE to a folder for them, or give --data-dir",
+        ),
+        ("CLOSED", "cannot use CLOSED/.cache/vgg-parity/"),
+    ],
+)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("data", ["mnist", "mnist10k"])
+def test_a_home_folder_that_is_missing_or_closed_is_one_line(
+    framework: str, home: str, message: str, data: str, tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    home, message = (text.replace("CLOSED", str(closed)) for text in (home, message))
+    ended = shell('"$@"', sys.executable, "-c", NOBODY, framework, home, "--data", data)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"error: {message}")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("data", [("--data-dir", "~nosuch/x"), ("--data", "folder:~nosuch/x")])
+@pytest.mark.parametrize(
+    "words",
+    [["train_torch"], ["train_paddle"], ["evaluate"], ["check_parity", "--network", "lenet"], ["bench", "train"]],
+    ids=lambda words: words[0],
+)
+def test_a_home_folder_of_nobody_is_refused(words: list[str], data: tuple[str, str]) -> None:
+    ended = shell('"$@"', *command(*words, *data))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == "error: ~nosuch/x begins with a home folder that does not exist: give the path without ~\n"

@@ -115,7 +115,8 @@ class Interrupted(KeyboardInterrupt):
 def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     """Runs `command`, prints its result as JSON if wanted, and returns the exit code.
 
-    0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback.
+    0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback. So is an error of the
+    system that names a file: even `Path.exists` raises one where a folder above is closed to this user.
     """
     try:
         result = _interruptible(command)
@@ -129,6 +130,10 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
         return _say(1, f"failed: {error}")
     except KeyboardInterrupt as error:
         return _say(130, str(error) if isinstance(error, Interrupted) else "interrupted")
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes):
+            raise
+        return _say(2, f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}")
     except MemoryError:
         return _say(
             1,
