@@ -1,7 +1,7 @@
 """A process of a program of ours, and calls to it over pipes.
 
 A message is eight bytes of length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata (`parity.frames`).
-Nothing is pickled. The process ends when its input does, so it does not outlive whoever began it.
+Nothing is pickled. The process ends when its input does, and is killed when its parent ends (`parity.launch`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from parity.errors import InputError
 from parity.frames import receive, send
+from parity.launch import launch
 
 Record = dict[str, np.ndarray]
 
@@ -52,18 +53,16 @@ class Process:
     ) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        try:
-            self._process = subprocess.Popen(
-                [str(python or sys.executable), "-m", program, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(paths)},
-                start_new_session=apart,
-            )
-        except OSError as error:
-            raise InputError(f"cannot run {python}: {error.strerror}") from None
+        self._process = launch(
+            program,
+            arguments,
+            python,
+            environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=apart,
+        )
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many
                 assert pipe
@@ -72,7 +71,9 @@ class Process:
     def __enter__(self: Own) -> Own:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind and issubclass(kind, KeyboardInterrupt):
+            self._process.kill()  # what it computes now nobody waits for
         self.close()
 
     def close(self) -> None:

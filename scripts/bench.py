@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Time training and inference in both frameworks; see --help."""
 
-import sys
-
-from parity.commands.bench import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("bench")

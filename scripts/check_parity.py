@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Check that the Paddle and the PyTorch implementation are one network; see --help."""
 
-import sys
-
-from parity.commands.check_parity import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("check_parity")

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Count how many planted faults this suite and other people's criteria catch; see --help."""
 
-import sys
-
-from parity.commands.compare_criteria import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("compare_criteria")

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Convert weights between safetensors, Paddle, PyTorch and PaddlePaddle v2; see --help."""
 
-import sys
-
-from parity.commands.convert_weights import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("convert_weights")

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Say what networks cost, layer by layer; see --help."""
 
-import sys
-
-from parity.commands.describe import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("describe")

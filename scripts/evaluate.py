@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Test a run, a safetensors or an ONNX file by several views of every picture; see --help."""
 
-import sys
-
-from parity.commands.evaluate import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("evaluate")

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
 """Export a network to ONNX, or to its framework's own inference format; see --help."""
 
-import sys
-
-from parity.commands.export_onnx import main
+from parity.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("export_onnx")

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Train, resume or test in PaddlePaddle; see --help."""
 
-from parity.commands.train import main
-from parity.stopping import leave
+from parity.entry import run
 
 if __name__ == "__main__":
-    leave(main("paddle"))
+    run("train", "paddle")

@@ -1,8 +1,7 @@
 #!/usr/bin/env python
 """Train, resume or test in PyTorch; see --help."""
 
-from parity.commands.train import main
-from parity.stopping import leave
+from parity.entry import run
 
 if __name__ == "__main__":
-    leave(main("torch"))
+    run("train", "torch")

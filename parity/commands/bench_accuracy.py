@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ import numpy as np
 from parity import machine, recipes
 from parity.commands.command import Failed
 from parity.errors import InputError
+from parity.launch import launch
 from parity.progress import bar
 from parity.run import Run
 from parity.side import FRAMEWORKS
 
 NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 """What is trained unless the user says otherwise: what a training script trains on a CPU."""
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str, Any]:
@@ -72,15 +70,20 @@ def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, An
         "device": options.device,
         "seed": seed,
     }
-    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework] or sys.executable
+    python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework]
     flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        words = [str(python), str(SCRIPTS / f"train_{framework}.py"), *flags, "--out", str(out)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            refused = InputError if done.returncode == 2 else Failed
+        words = ("train", framework, *flags, "--out", str(out))
+        with launch("parity.entry", words, python, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            try:
+                errors = process.communicate()[1].decode(errors="replace")
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+            refused = InputError if process.returncode == 2 else Failed
             raise refused(last.removeprefix("error: ").removeprefix("failed: "))
         run = Run.open(out)
         passes = run.metrics("pass")

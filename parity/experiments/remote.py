@@ -87,7 +87,7 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self._workers.values():
-            worker.close()
+            worker.__exit__(kind, error, trace)
 
     def worker(self, framework: str) -> Worker:
         """The worker of `framework`."""

@@ -33,19 +33,23 @@ def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 
 
 def load(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
-    """Imports the module of `text`, as if from `folder`; returns what it names, and arguments. `InputError` where there is none."""
+    """Imports the module of `text`, also from `folder`; returns what it names, and arguments. `InputError` where there is none.
+
+    This runs the module's code. `folder` comes last on the path, so that no file there hides a package that is installed.
+    """
     place, dotted, given, named = parse(text)
     found: Any = _module(place, folder)
     for part in dotted.split("."):
         if not hasattr(found, part):
-            raise InputError(f"{place} has no {part!r}: {text!r} should be {FORM}")
+            where = getattr(sys.modules.get(place), "__file__", None)
+            raise InputError(f"{place}{f' ({where})' if where else ''} has no {part!r}: {text!r} should be {FORM}")
         found = getattr(found, part)
     return found, given, named
 
 
 def _module(place: str, folder: str) -> Any:
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)
     if not place.endswith(".py"):
         try:
             return importlib.import_module(place)
@@ -57,12 +61,15 @@ def _module(place: str, folder: str) -> Any:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    if path.stem in sys.modules:
-        return sys.modules[path.stem]
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.path.append(str(path.parent))
+    name = path.stem
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
+        name = f"file_{name}"  # a package of this name, as of a file copy.py, is loaded
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,78 @@
+"""What every script begins with: it imports its command so late that Ctrl-C and SIGTERM never end in a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+PATIENCE = 20.0
+"""Seconds from a signal to the end of the process, after which it is taken to hang."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(command: str, *arguments: str) -> None:
+    """Ends this process with the exit code of `main(*arguments)` of the module `command` in `parity.commands`.
+
+    Ctrl-C and SIGTERM end it with exit code 130 and one line on stderr: at once while modules are imported, and afterwards as a
+    KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.stopping` handles them.
+    """
+    folder = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120 - nothing is imported yet
+    sys.path[:] = [entry for entry in sys.path if entry != folder]  # of the scripts, whose names must not hide packages
+    _handle(_end)
+    import importlib
+
+    main = importlib.import_module(f"parity.commands.{command}").main
+    from parity.stopping import leave
+
+    _watch()
+    _handle(_interrupt)
+    try:
+        code = main(*arguments)
+    except KeyboardInterrupt:  # outside of what the command itself guards
+        _end()
+    finally:
+        _handle(signal.SIG_DFL)
+    leave(code)
+
+
+def _handle(handler: object) -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def _end(number: int = 0, frame: object = None) -> None:
+    """Ends this process at once."""
+    try:
+        os.write(2, b"interrupted\n")  # sys.stderr may be in use
+    finally:
+        os._exit(130)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _handle(_end)
+    raise KeyboardInterrupt
+
+
+def _watch() -> None:
+    """From now on a signal ends this process within `PATIENCE`, also where the main thread is in a call that runs no handler."""
+    import threading
+    import time
+
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        number = os.read(source, 1)[0]
+        if signal.getsignal(number) in (_interrupt, _end):  # nobody else has taken it over
+            time.sleep(PATIENCE)
+            _end()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    run(sys.argv.pop(1), sys.argv.pop(1))

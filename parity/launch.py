@@ -1,0 +1,44 @@
+"""Starts this project's programs in processes of their own. Nothing else here builds a command line of Python."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from parity.errors import InputError
+
+CHILD = Path(__file__).resolve().with_name("child.py")
+
+
+def launch(
+    module: str,
+    arguments: Sequence[str],
+    python: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Starts `module` of this project with `arguments`, run by the interpreter `python` (None: this one).
+
+    The process imports nothing from the working directory: it finds this project's packages, the entries of PYTHONPATH, and what its
+    interpreter has installed. It is killed when this process ends, however that happens, or drops the result. `environment` is what it has
+    besides this process's variables; `options` are those of `subprocess.Popen`. Raises `InputError` where `python` cannot be run.
+    """
+    # An empty entry would be the working directory.
+    path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    variables = os.environ | dict(environment or {}) | {"PYTHONPATH": path}
+    lifeline, held = os.pipe()
+    try:
+        words = [str(python or sys.executable), str(CHILD), str(lifeline), module, *arguments]
+        process = subprocess.Popen(words, env=variables, pass_fds=(lifeline,), **options)
+    except OSError as error:
+        os.close(held)
+        raise InputError(f"cannot run {python or sys.executable}: {error.strerror}") from None
+    finally:
+        os.close(lifeline)
+    weakref.finalize(process, os.close, held)
+    return process
