@@ -142,7 +142,10 @@ def _check_arrays(mapping: Pairing, rows: Mapping[str, Mapping[str, Any]]) -> No
             stated = row.get("shapes", {}).get(side, own)
             if list(stated) != own:
                 raise InputError(f"{name} has shape {own} in the {side} model, the map says {list(stated)}")
-            shapes.append(list(spelling.shape(own)))
+            try:
+                shapes.append(list(spelling.shape(own)))
+            except InputError as error:
+                raise InputError(f"the map does not fit the {side} model: {error}") from None
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"the map gives {name} shape {shapes[0]} in PyTorch and {shapes[1]} in Paddle: it must be one"
