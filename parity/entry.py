@@ -23,6 +23,9 @@ def run(command: str, *arguments: str) -> None:
     _handle(_end)
     import importlib
 
+    from parity import streams
+
+    streams.prepare()  # before anything opens a file
     main = importlib.import_module(f"parity.commands.{command}").main
     from parity.stopping import leave
 
