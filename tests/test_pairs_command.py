@@ -128,6 +128,36 @@ def test_weights_of_another_model_are_refused_and_nothing_is_written(
     assert not (tmp_path / "b.pdparams").exists()
 
 
+@pytest.mark.usefixtures("converters")
+@pytest.mark.parametrize(
+    ("array", "change", "said"),
+    [
+        ("shift", {"paddle": "attention.out_proj.bias"}, "the map gives"),
+        ("attention.query.bias", {"paddle": "attention.k_proj.bias"}, "'attention.k_proj.bias' is named twice"),
+        ("shift", {"shapes": {"torch": [1, 1, 8], "paddle": [4, 4, 8]}}, "it must be one"),
+    ],
+)
+def test_a_wrong_map_converts_nothing(
+    equal: tuple[subprocess.CompletedProcess[str], Path],
+    pair_workers: dict[str, ModelWorker],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    array: str,
+    change: dict[str, object],
+    said: str,
+) -> None:
+    found = json.loads((equal[1] / "map.json").read_text())
+    arrays = {row["torch"].partition("[")[0]: np.zeros(row["shapes"]["torch"]) for row in found["arrays"].values()}
+    pair_workers["torch"].write_arrays(tmp_path / "a.pt", arrays)
+    found["arrays"][array].update(change)
+    (tmp_path / "map.json").write_text(json.dumps(found))
+    (tmp_path / "b.pdparams").write_bytes(b"before")
+    code = convert([str(tmp_path / "a.pt"), str(tmp_path / "b.pdparams"), "--map", str(tmp_path / "map.json")])
+    assert code == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "b.pdparams").read_bytes() == b"before"
+
+
 def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) -> None:
     models = ("--torch", "pair_models_torch.py:Net", "--paddle", "pair_models_paddle.py:Net(eps=1e-3)")
     ended = run(own_models(tmp_path), *models, "--input-shape", "4,3,12,12", "--json", "--report", "out")
