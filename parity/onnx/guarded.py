@@ -23,7 +23,7 @@ from parity.errors import InputError
 from parity.onnx import runtime
 from parity.process import Process, Record, WorkerFailed, serve
 
-SECONDS, BYTES_A_SECOND = 15, 20_000_000
+SECONDS, BYTES_A_SECOND = 9, 20_000_000
 """What loading may take, and the same for one call: `SECONDS`, and a second more for every 20 MB of the file."""
 
 MEMORY, MEMORY_A_BYTE = 2_500_000_000, 8

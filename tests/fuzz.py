@@ -1,0 +1,514 @@
+"""The seeded fuzzing of every reader: small valid files, mutations of them, and the reader that must take or refuse each one.
+
+`python tests/fuzz.py KIND FIRST LAST` runs those cases in this process, and prints a line for each; one case alone can be run again.
+A case is determined by its kind and its number.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import pickle
+import random
+import resource
+import signal
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+SECONDS, MEMORY = 20, 4 * 10**9
+"""Limits of one case, and of the memory of the process that runs them, in bytes."""
+
+WORDS: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.5, 1e308, float("nan"), float("inf"), "", "x", "\0",
+    "\ud800", "a" * 10_000, "../../x", [], [[]], {}, [0] * 1000, {"": ""}, [None], "1", "weight[1/0]",
+]  # fmt: skip
+"""What stands in the place of a value of JSON."""
+
+
+# Mutations: bytes in, bytes out
+
+
+def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
+    """One to four random edits of bytes: a flip, a cut, an insertion, a copy, zeros, two blocks exchanged, a number at its limit."""
+    found = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        size = len(found)
+        if not size:
+            return bytes(draw.randbytes(draw.randint(0, 40)))
+        at, other, count = draw.randrange(size), draw.randrange(size), draw.choice((1, 2, 4, 8, 64, 1000))
+        kind = draw.randrange(7)
+        if kind == 0:
+            found[at] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            del found[at:]
+        elif kind == 2:
+            found[at:at] = draw.randbytes(count)
+        elif kind == 3:
+            found[at:at] = found[other : other + count]
+        elif kind == 4:
+            found[at : at + count] = bytes(min(count, size - at))
+        elif kind == 5:
+            one, two = bytes(found[at : at + count]), bytes(found[other : other + count])
+            found[at : at + count], found[other : other + count] = two, one
+        else:
+            found[at : at + 8] = draw.choice((0, 1, 2**31 - 1, 2**63 - 1, 2**64 - 1)).to_bytes(8, "little")
+    return bytes(found)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container of a JSON document with every key of it."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    found: list[tuple[Any, Any]] = [(value, key) for key in keys]
+    for key in keys:
+        found += places(value[key])
+    return found
+
+
+def mutate_json(data: bytes, draw: random.Random) -> bytes:
+    """A JSON document with a value replaced, dropped, renamed, copied or nested very deep; now and then its bytes are mutated."""
+    if draw.random() < 0.2:
+        return mutate_bytes(data, draw)
+    document = json.loads(data)
+    for _ in range(draw.choice((1, 1, 2))):
+        if not (all_places := places(document)):
+            break
+        container, key = draw.choice(all_places)
+        kind = draw.randrange(6)
+        if kind <= 2:
+            container[key] = draw.choice(WORDS)
+        elif kind == 3:
+            del container[key]
+        elif kind == 4 and isinstance(container, dict):
+            container[draw.choice((f"{key}x", "", "__metadata__"))] = container[key]
+        else:
+            container[key] = [container[key]] * draw.choice((2, 50))
+    text = json.dumps(document)
+    if draw.random() < 0.03:
+        text = text.replace(":", ": " + "[" * 100_000, 1)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def mutate_zip(data: bytes, draw: random.Random) -> bytes:
+    """A zip archive with a member changed, renamed, dropped or doubled and all checksums right; or bytes of the archive itself."""
+    if draw.random() < 0.4:
+        return mutate_bytes(data, draw)
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(sink, "w") as copy:
+        names = archive.namelist()
+        victim, kind = draw.choice(names), draw.randrange(5)
+        for name in names:
+            content = archive.read(name)
+            if name == victim:
+                if kind == 3:
+                    continue
+                content = mutate_bytes(content, draw) if kind < 2 else content
+            renamed = draw.choice((f"../{name}", "x", name * 2)) if name == victim and kind == 2 else name
+            copy.writestr(renamed, content)
+            if name == victim and kind == 4:
+                copy.writestr(f"{name}2", content)
+    return sink.getvalue()
+
+
+def mutate_tar(data: bytes, draw: random.Random) -> bytes:
+    """A tar archive, plain or compressed: a member changed, renamed, dropped, doubled or made a link; or bytes of the archive itself."""
+    packed = data[:2] == b"\x1f\x8b"
+    plain = gzip.decompress(data) if packed else data
+    if draw.random() < 0.5:
+        plain = mutate_bytes(plain, draw)
+    else:
+        sink = io.BytesIO()
+        with tarfile.open(fileobj=io.BytesIO(plain)) as archive, tarfile.open(fileobj=sink, mode="w") as copy:
+            members = archive.getmembers()
+            victim, kind = draw.choice(members).name, draw.randrange(6)
+            for member in members:
+                file = archive.extractfile(member)
+                content = file.read() if file else b""
+                if member.name == victim:
+                    if kind == 3:
+                        continue
+                    content = mutate_bytes(content, draw) if kind < 2 else content
+                    member.name = draw.choice(("../x", "", "/etc/x", "a" * 300)) if kind == 2 else member.name
+                    if kind == 5:
+                        member.type, member.linkname, content = tarfile.SYMTYPE, "/etc/passwd", b""
+                for _ in range(2 if member.name == victim and kind == 4 else 1):
+                    member.size = len(content)
+                    copy.addfile(member, io.BytesIO(content))
+        plain = sink.getvalue()
+    if not packed:
+        return plain
+    again = gzip.compress(plain, 1)
+    return mutate_bytes(again, draw) if draw.random() < 0.2 else again
+
+
+def mutate_safetensors(data: bytes, draw: random.Random) -> bytes:
+    """A safetensors file with its header's JSON mutated and the length of it right; or bytes of the file."""
+    if draw.random() < 0.5:
+        return mutate_bytes(data, draw)
+    size = int.from_bytes(data[:8], "little")
+    header = mutate_json(data[8 : 8 + size], draw)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def mutate_onnx(data: bytes, draw: random.Random) -> bytes:
+    """An ONNX model with dims, attributes, operators, names or an initialiser's bytes changed; or bytes of the file."""
+    import onnx
+
+    if draw.random() < 0.4:
+        return mutate_bytes(data, draw)
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    node, array, kind = draw.choice(graph.node), draw.choice(graph.initializer), draw.randrange(8)
+    if kind == 0:
+        array.dims[:] = [draw.choice((0, -1, 1, 7, 2**40)) for _ in range(draw.randint(0, 5))]
+    elif kind == 1:
+        array.raw_data = mutate_bytes(array.raw_data, draw)
+    elif kind == 2:
+        array.data_type = draw.randint(-1, 20)
+    elif kind == 3:
+        node.op_type = draw.choice(("Loop", "Relu", "Conv", "Nothing", "", "If", "Gemm"))
+    elif kind == 4 and node.attribute:
+        attribute = draw.choice(node.attribute)
+        attribute.ints[:] = [draw.choice((0, -1, 2**40)) for _ in range(draw.randint(0, 9))]
+    elif kind == 5:
+        node.input[:] = [draw.choice(("", "x", graph.input[0].name, *node.output)) for _ in range(draw.randint(0, 4))]
+    elif kind == 6:
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = draw.choice((0, -1, 3, 10**9))
+    else:
+        model.opset_import[0].version = draw.choice((-1, 0, 1, 7, 99, 2**62))
+    return bytes(model.SerializeToString())
+
+
+# Kinds: a valid file, how to mutate it, and its reader
+
+
+class Kind:
+    """`files` makes the valid files by name; `read` gets the folder that holds one of them mutated, and its path."""
+
+    def __init__(
+        self,
+        files: Callable[[Path], Any],
+        read: Callable[[Path], Any],
+        mutate: Callable[[bytes, random.Random], bytes] = mutate_bytes,
+        names: tuple[str, ...] = (),
+        mutations: dict[str, Callable[[bytes, random.Random], bytes]] | None = None,
+    ) -> None:
+        self.files, self.read, self.mutate, self.names, self.mutations = files, read, mutate, names, mutations or {}
+
+
+def _network() -> Any:
+    from parity import networks
+
+    return networks.get("vgg16_bn_drop@0.03125")
+
+
+def _state() -> Any:
+    from parity.weights import initialise
+
+    return initialise(_network(), 0)
+
+
+def _safetensors(folder: Path) -> None:
+    from parity import weights
+
+    weights.save(folder / "w.safetensors", _network(), _state())
+
+
+def _read_safetensors(path: Path) -> Any:
+    from parity import weights
+
+    return weights.load(path)[1]
+
+
+def _tar(folder: Path) -> None:
+    from parity import v2_tar
+
+    (folder / "w.tar").write_bytes(v2_tar.encode(_network(), _state()))
+
+
+def _read_tar(path: Path) -> Any:
+    from parity import v2_tar
+
+    return v2_tar.decode(path.read_bytes(), _network(), str(path))
+
+
+def _state_dict(framework: str, name: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        from parity.side import implementation
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in list(_state().items())[:6]}
+        implementation(framework, "checkpoint").write_arrays(folder / name, arrays)
+
+    return write
+
+
+def _read_state_dict(framework: str) -> Callable[[Path], Any]:
+    def read(path: Path) -> Any:
+        from parity.side import implementation
+
+        return implementation(framework, "checkpoint").read_file(path)
+
+    return read
+
+
+MAP = {
+    "how": "by name",
+    "layers": [{"torch": "fc", "paddle": "fc", "kind": "linear"}],
+    "arrays": {
+        "fc.weight": {"torch": "fc.weight", "paddle": "fc.weight.T", "shapes": {"torch": [4, 3], "paddle": [3, 4]}},
+        "fc.bias": {"torch": "fc.bias", "paddle": "fc.bias", "shapes": {"torch": [4], "paddle": [4]}},
+    },
+    "models": {
+        "torch": {"fc.weight": [4, 3], "fc.bias": [4]},
+        "paddle": {"fc.weight": [3, 4], "fc.bias": [4]},
+    },
+}
+
+
+def _read_map(path: Path) -> None:
+    from parity.pairs import map_files
+
+    map_files.check_whole(map_files.read_map(path))
+
+
+KINDS_FILE = [
+    {
+        "name": "norm",
+        "classes": {"torch": ["mine.Norm"], "paddle": ["mine.Norm"]},
+        "arrays": {"gamma": {"torch": "weight", "paddle": "scale"}},
+        "settings": {"eps": {"torch": "eps", "paddle": "epsilon"}},
+    }
+]
+
+
+def _read_kinds(path: Path) -> None:
+    from parity.pairs import kinds
+
+    before = dict(kinds.KINDS)
+    try:
+        kinds.load(path)
+    finally:
+        kinds.KINDS.clear()
+        kinds.KINDS.update(before)
+
+
+def _npz(folder: Path) -> None:
+    np.savez(folder / "x.npz", a=np.arange(12.0).reshape(3, 4), b=np.arange(5))
+
+
+def _read_inputs(path: Path) -> Any:
+    from parity.pairs import inputs
+
+    return inputs.read_inputs(path)
+
+
+def _write(name: str, make: Callable[[], str | bytes]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        made = make()
+        (folder / name).write_bytes(made if isinstance(made, bytes) else made.encode())
+
+    return write
+
+
+def _recipe() -> str:
+    import dataclasses
+
+    from parity import recipes
+
+    return json.dumps(dataclasses.asdict(recipes.get("adam")))
+
+
+def _read_network(path: Path) -> Any:
+    from parity import networks
+
+    return networks.read(path)
+
+
+def _read_recipe(path: Path) -> Any:
+    from parity import recipes
+
+    return recipes.read(path)
+
+
+def _run(folder: Path) -> None:
+    from refusals import BATCH_LINE, saved_run
+
+    from parity import weights
+    from parity.run import Position
+
+    run = saved_run(folder / "run")
+    run.metrics_file.write_text(json.dumps(BATCH_LINE) + "\n")
+    run.save(weights.load(run.last)[1], Position(lines=1))
+
+
+def _read_run(path: Path) -> None:
+    from parity.run import Run
+
+    run = Run.open(path.parent)
+    run.restore(20)
+    run.metrics("pass")
+
+
+def _batch(count: int = 4) -> bytes:
+    images = np.arange(count * 3072, dtype=np.uint32).astype(np.uint8).reshape(count, 3072)
+    return pickle.dumps({b"data": images, b"labels": list(range(count)), b"batch_label": b"x"}, 2)
+
+
+def _archive() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w:gz") as archive:
+        for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            data = _batch()
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def _read_archive(path: Path) -> None:
+    from parity.data import cifar10_files
+
+    cifar10_files.read_archive(path)
+
+
+def _read_batch(path: Path) -> Any:
+    from parity.data import pickles
+    from parity.errors import InputError
+
+    try:
+        return pickles.read_batch(path.read_bytes())
+    except ValueError as error:  # its caller names the archive
+        raise InputError(str(error)) from None
+
+
+def _pictures(folder: Path) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(np.arange(24 * 20 * 3, dtype=np.uint32).astype(np.uint8).reshape(24, 20, 3))
+    for suffix in ("png", "jpg", "gif", "bmp", "webp"):
+        picture.save(folder / f"p.{suffix}")
+
+
+def _read_picture(path: Path) -> Any:
+    from parity import images
+
+    return images.read(path, (3, 32, 32))
+
+
+def _onnx(folder: Path) -> None:
+    from parity.onnx import operators, writing
+
+    chain = operators.operators(_network(), _state())
+    (folder / "m.onnx").write_bytes(writing.write(_network(), chain).SerializeToString())
+
+
+def _read_onnx(path: Path) -> None:
+    from parity import predict
+    from parity.errors import InputError
+    from parity.train import Diverged
+
+    try:
+        model = predict.load(path, threads=1)
+        model.probabilities(np.zeros((1, *model.size), np.uint8))
+    except Diverged as error:  # scores that are no numbers: the command fails with exit code 1
+        raise InputError(str(error)) from None
+
+
+KINDS = {
+    "safetensors": Kind(_safetensors, _read_safetensors, mutate_safetensors),
+    "v2 tar": Kind(_tar, _read_tar, mutate_tar),
+    "pt": Kind(_state_dict("torch", "w.pt"), _read_state_dict("torch"), mutate_zip),
+    "pdparams": Kind(_state_dict("paddle", "w.pdparams"), _read_state_dict("paddle")),
+    "map": Kind(_write("m.json", lambda: json.dumps(MAP)), _read_map, mutate_json),
+    "kinds": Kind(_write("k.json", lambda: json.dumps(KINDS_FILE)), _read_kinds, mutate_json),
+    "npz": Kind(_npz, _read_inputs, mutate_zip),
+    "network": Kind(_write("n.json", lambda: _network().to_json()), _read_network, mutate_json),
+    "recipe": Kind(_write("r.json", _recipe), _read_recipe, mutate_json),
+    "run": Kind(
+        _run,
+        _read_run,
+        names=("run/config.json", "run/metrics.jsonl", "run/last.safetensors"),
+        mutations={".json": mutate_json, ".jsonl": mutate_json, ".safetensors": mutate_safetensors},
+    ),
+    "archive": Kind(_write("cifar.tgz", _archive), _read_archive, mutate_tar),
+    "batch": Kind(_write("data_batch_1", _batch), _read_batch),
+    "picture": Kind(_pictures, _read_picture, names=("p.png", "p.jpg", "p.gif", "p.bmp", "p.webp")),
+    "onnx": Kind(_onnx, _read_onnx, mutate_onnx),
+}
+"""Every reader of files."""
+
+WITH_DIGEST = ("safetensors", "v2 tar", "pt", "pdparams")
+"""Kinds whose own files carry a digest: a single flipped bit is refused, or changes no number."""
+
+
+def prepare(kind: str, folder: Path) -> list[Path]:
+    """Write the valid files of `kind` below `folder`; returns those that are mutated."""
+    KINDS[kind].files(folder)
+    return [folder / name for name in KINDS[kind].names] or [path for path in folder.iterdir() if path.is_file()]
+
+
+def mutated(kind: str, number: int, path: Path, whole: bytes) -> bytes:
+    """The bytes of case `number`: of kinds with a digest, every fourth case is one flipped bit."""
+    draw = random.Random(f"{kind} {number}")
+    if kind in WITH_DIGEST and number % 4 == 0:
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        return bytes(flipped)
+    return KINDS[kind].mutations.get(path.suffix, KINDS[kind].mutate)(whole, draw)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states hold the same arrays, bit for bit."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and one[name].tobytes() == other[name].tobytes() for name in one
+    )
+
+
+def run_case(kind: str, number: int, files: list[Path], wholes: dict[Path, bytes], original: Any) -> str:
+    """Read a mutated file; returns "refused" or "taken", and raises whatever no reader may raise."""
+    from parity.errors import InputError
+
+    path = files[number % len(files)]
+    path.write_bytes(mutated(kind, number, path, wholes[path]))
+    try:
+        found = KINDS[kind].read(path)
+    except InputError as error:
+        assert str(error).strip(), "the refusal says nothing"
+        return "refused"
+    finally:
+        for file, whole in wholes.items():
+            file.write_bytes(whole)
+    if kind in WITH_DIGEST and number % 4 == 0:
+        assert same(found, original), "a flipped bit went through"
+    return "taken"
+
+
+def main(kind: str, first: int, last: int) -> None:
+    """Run the cases from `first` to before `last`; a line a case before and after it, so that a dead process names its case."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process wherever it hangs, in C too
+    with tempfile.TemporaryDirectory() as folder:
+        files = prepare(kind, Path(folder))
+        wholes = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+        original = KINDS[kind].read(files[0])
+        KINDS[kind].read(files[0])
+        for number in range(first, last):
+            print("case", number, flush=True)
+            signal.alarm(SECONDS)
+            print(run_case(kind, number, files, wholes, original), flush=True)
+            signal.alarm(0)
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MEMORY, (
+                f"case {number} took too much memory"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
