@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from parity.commands.check_pairs import table
 from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
-from parity.commands.kept_results import read_results, write_results
+from parity.commands.kept_results import read_pair, read_results, write_results
 from parity.errors import InputError
 from parity.pairs import files, kinds
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
@@ -341,3 +342,19 @@ def test_a_damaged_result_that_was_kept_is_refused_and_left_as_it_is(tmp_path: P
     with pytest.raises(InputError, match=r"cannot go on behind .*line 2.*: remove it to start afresh"):
         read_results(path)
     assert path.read_bytes() == before
+
+
+def test_a_pair_result_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path, step = tmp_path / "vgg.json", {"step": 1, "error": 0.0, "moved": 1e-5}
+    row = {"name": "vgg", "torch": "a:b", "input_shape": [1], "set": [["Paddle", "a.b=1"]], "verdict": "equal"}
+    row |= {"sentence": "", "differences": [], "stages": {"eval": STAGE}, "trajectory": [step], "lanes": {}}
+    path.write_text(json.dumps(row))
+    assert read_pair(path) == row
+    endless = row | {"trajectory": [{"step": 1, "error": "inf", "moved": "nan"}]}
+    assert "| inf (step 1) | nan |" in table([endless | {"stages": {}}])
+    changes: list[dict[str, Any]] = [{"name": "other"}, {"verdict": "eqval"}, {"set": [["a"]]}, {"lanes": []}]
+    changes += [{"trajectory": [{"step": 1}]}, {"stages": {"eval": {"compared": 3}}}, {"input_shape": "1"}]
+    for change in changes:
+        path.write_text(json.dumps(row | change))
+        with pytest.raises(InputError, match=r"vgg\.json"):
+            read_pair(path)

@@ -13,8 +13,8 @@ from typing import Any
 
 from parity import machine, marked, report
 from parity.commands.command import Failed, attach_result, refuse
+from parity.commands.kept_results import read_pair
 from parity.errors import InputError
-from parity.fields import parse_json
 from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
@@ -239,11 +239,11 @@ def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
     alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if "lanes" in row), None)
     for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
         try:
-            row = parse_json(file.read_text(), "result")
-            if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
-                rows[row["name"]] = row
-        except (OSError, ValueError, KeyError, TypeError):
+            row = read_pair(file)
+        except InputError:
             continue  # which is none of a pair
+        if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
+            rows[row["name"]] = row
     return [rows[name] for name in PAIRS if name in rows]
 
 
@@ -262,8 +262,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         count = sum(stage["compared"] for stage in stages.values())
         worst = f"{float(stages['eval']['max_error']):.1e}" if "eval" in stages else ""
         end = steps[-1] if steps and steps[-1]["error"] is not None else None
-        last = f"{end['error']:.1e} (step {end['step']})" if end else ""
-        moved = f"{end['moved']:.1e}" if end else ""
+        last = f"{float(end['error']):.1e} (step {end['step']})" if end else ""
+        moved = f"{float(end['moved']):.1e}" if end else ""
         shape = " x ".join(map(str, row["input_shape"]))
         said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
         changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""

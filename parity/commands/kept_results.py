@@ -1,4 +1,7 @@
-"""The file of `check_parity.py --network all --resume FILE`: a result a line, each verified when it is read."""
+"""Results that `check_parity.py` kept, each verified when it is read.
+
+`--network all --resume FILE` keeps a result a line, `--pairs --report DIR` a file a pair.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,45 @@ class _Result(TypedDict):
     explained: Sequence[str]
     lanes: Mapping[str, Mapping[str, str]]
     asked: Mapping[str, str | None]
+
+
+class _PairStage(TypedDict):
+    compared: int
+    max_error: Number
+
+
+class _PairStep(TypedDict):
+    step: int
+    error: Number | None
+    moved: Number | None
+
+
+class _Pair(TypedDict):
+    """What the tables of `check_parity.py --pairs` show of one pair."""
+
+    name: str
+    torch: str
+    input_shape: Sequence[int]
+    set: Sequence[Sequence[str]]
+    verdict: Verdict
+    sentence: str
+    differences: Sequence[str]
+    stages: Mapping[str, _PairStage]
+    trajectory: Sequence[_PairStep]
+
+
+class _Versions(TypedDict, total=False):
+    lanes: Mapping[str, Mapping[str, str]]
+
+
+def read_pair(file: Path) -> dict[str, Any]:
+    """The result of one pair that `check_parity.py --pairs --report` wrote; `InputError` where `file` holds none of its pair."""
+    row = parse_json(read_text(file, "a result"), str(file))
+    for fields in (_Pair, _Versions):
+        check_type(row, fields, str(file))
+    if row["name"] != file.stem or any(len(one) != 2 for one in row["set"]):
+        raise InputError(f"{file} holds no result of the pair {file.stem}: remove it")
+    return row
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
