@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +19,10 @@ from typing import Any
 
 from parity import v2_tar, weights
 from parity.claim import Claim, claim
+from parity.digest import name_unverified
 from parity.errors import InputError
 from parity.fields import from_fields, parse_json
+from parity.metrics import parse_line
 from parity.network import Network
 from parity.recipe import Experiment
 from parity.weights import State
@@ -65,6 +70,13 @@ class Position:
         )
 
 
+_UNFINISHED = re.compile(
+    r"\.(config\.json|metrics\.jsonl|curves\.png|(last|best)\.safetensors|params_pass_\d+\.tar)\.[0-9a-f]+"
+    + re.escape(weights.TEMPORARY)
+)
+"""The temporary names of a run's own files."""
+
+
 class Run:
     """The folder of one run of `experiment`."""
 
@@ -78,17 +90,33 @@ class Run:
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> Run:
-        """A new run; `context` (framework, versions, machine, command) goes to config.json. `InputError` if the folder is taken."""
+        """Make a new run; `context` (framework, versions, machine, command) goes to config.json.
+
+        `InputError` if the folder is taken. Of several processes that start with one folder at once, one makes the run.
+        """
         check_free(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write {folder} ({error.strerror}): choose another --out") from None
         config = {"experiment": json.loads(experiment.to_json())} | context
-        weights.write_atomically(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         run = Run(folder, experiment)
-        run._claim = claim(folder / "config.json")
+        run._claim = _publish(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         return run
+
+    @staticmethod
+    def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> Run:
+        """Make a new run in `parent`, in a folder `name`, or `name-2`, `name-3`, ... where that is there already."""
+        for number in itertools.count(1):
+            folder = parent / (name if number == 1 else f"{name}-{number}")
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --out") from None
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise InputError(f"cannot write {folder} ({error.strerror}): choose a folder with --out") from None
+            return Run.create(folder, experiment, context)
+        raise AssertionError  # count() does not end
 
     @staticmethod
     def open(folder: Path) -> Run:
@@ -122,24 +150,29 @@ class Run:
             weights.write_atomically(self.folder / f"params_pass_{epoch}.tar", data)
 
     def restore(self, images: int) -> tuple[State | None, Position]:
-        """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if there is none yet.
+        """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if training has not begun.
 
         `images` is the number of training images. `InputError`, with nothing changed, where checkpoint, config.json and
-        metrics.jsonl are not of one run, or another process trains it.
+        metrics.jsonl are not of one run, a line that is kept is damaged, or another process trains the run.
         """
         self._claim = claim(self.folder / "config.json")
         state, position = None, Position()
-        if self.last.exists():
+        if os.path.lexists(self.last):
             state, position = self._load(images)
+        elif begun := [path.name for path in (self.metrics_file, self.best) if _holds_data(path)]:
+            raise InputError(
+                f"{self.folder} has {begun[0]}, but no {self.last.name} to continue from: "
+                "put the run's own checkpoint back, or start a new run"
+            )
         lines = self._lines(position)
-        for kind in ("safetensors", "tar"):
-            for rest in self.folder.glob(f".*.{kind}.*"):  # of a process that was killed while it wrote
-                rest.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if _UNFINISHED.fullmatch(path.name) and path.is_file():  # a process was killed while it wrote
+                path.unlink(missing_ok=True)
         weights.write_atomically(self.metrics_file, b"".join(lines))
         return state, position
 
     def _load(self, images: int) -> tuple[State, Position]:
-        with about(self.last, "put the run's own checkpoint back, or remove the file to start the run afresh"):
+        with about(self.last, "put the run's own checkpoint back, or start a new run"):
             network, state, metadata = weights.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
@@ -150,19 +183,13 @@ class Run:
             position = from_fields(Position, fields, "position")
             if not position.fits(self.experiment, images):
                 raise InputError(f"its position is none that config.json and {images} training images lead to")
+        name_unverified(self.last, metadata)
         return state, position
 
     def _lines(self, position: Position) -> list[bytes]:
-        """The lines of metrics.jsonl up to `position`."""
-        try:
-            lines = self.metrics_file.read_bytes().splitlines(keepends=True)[: max(position.lines, 0)]
-            events = [json.loads(line)["event"] for line in lines if line.endswith(b"\n")]
-        except FileNotFoundError:
-            lines, events = [], []
-        except OSError as error:
-            raise InputError(f"cannot read {self.metrics_file}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, RecursionError):
-            events = []
+        """Return the lines of metrics.jsonl up to `position`, every one checked."""
+        lines = self._read()[: max(position.lines, 0)]
+        events = [line["event"] for line in self._parse(lines)]
         if len(events) != position.lines or events.count("pass") != position.epoch:
             raise InputError(
                 f"{self.metrics_file} lacks lines of the {position.lines} that were there at {self.last.name}: "
@@ -184,33 +211,35 @@ class Run:
             watch(values)
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl of one kind: "batch" or "pass". `InputError` naming the first line that is damaged.
+        """Return the lines of metrics.jsonl of one kind: "batch" or "pass". `InputError` naming the first line that is damaged."""
+        return [line for line in self._parse(self._read()) if line["event"] == event]
 
-        A last line without an end is none yet: a process was killed while it wrote.
-        """
+    def _read(self) -> list[bytes]:
+        """Return the lines of metrics.jsonl as they are; none where there is no file."""
         try:
-            lines = self.metrics_file.read_bytes().splitlines(keepends=True)
+            return self.metrics_file.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise InputError(f"cannot read {self.metrics_file}: {error.strerror}") from None
-        found = []
-        for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n"):
-                with about(self.metrics_file, "put the whole file back"):
-                    found.append(parse_json(line.decode(errors="replace"), f"line {number}, metrics"))
-        return [line for line in found if line.get("event") == event]
 
-    def passes(self) -> list[dict[str, Any]]:
-        """The lines of passes; `InputError` naming the file where accuracy, costs, seconds or samples of one are no numbers."""
-        found = self.metrics("pass")
-        with about(self.metrics_file, "put the whole file back"):
-            for line in found:
-                proportion(line.get("test_accuracy"))
-                for key in ("cost", "test_cost", "seconds", "samples"):
-                    value = line.get(key)
-                    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                        raise InputError(f"{key} = {short(value)} is not a number from 0 on")
+    def _parse(self, lines: list[bytes]) -> list[dict[str, Any]]:
+        """Read lines of metrics.jsonl, every number checked; `InputError` naming the file and the first line that is damaged.
+
+        A last line without an end is none yet: a process was killed while it wrote.
+        """
+        found, passes = [], 0
+        with about(self.metrics_file, "put the whole file back, or start a new run"):
+            for number, text in enumerate(lines, start=1):
+                if not text.endswith(b"\n"):
+                    break
+                line = parse_line(text.decode(errors="replace"), f"line {number}")
+                if line["epoch"] != passes:
+                    raise InputError(
+                        f"line {number}: epoch = {short(line['epoch'])}, but {passes} passes end before it"
+                    )
+                passes += line["event"] == "pass"
+                found.append(line)
         return found
 
     def accuracy(self, metadata: Mapping[str, str]) -> float | None:
@@ -222,8 +251,7 @@ class Run:
         passes = self.metrics("pass")
         if position.batch or not 1 <= position.epoch <= len(passes):
             return None
-        with about(self.metrics_file, "put the whole file back"):
-            return proportion(passes[position.epoch - 1].get("test_accuracy"))
+        return float(passes[position.epoch - 1]["test_accuracy"])
 
 
 class Follower(Run):
@@ -240,6 +268,46 @@ class Follower(Run):
 
     def log(self, position: Position, **values: Any) -> None:
         """Nothing."""
+
+
+def _holds_data(path: Path) -> bool:
+    """Whether there is a file `path` that is not empty."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def _publish(config: Path, data: bytes) -> Claim:
+    """Write the config.json of a new run, whole or not at all, and lock it; `InputError` if somebody else has written one.
+
+    The lock is taken before the file has its name, so no other process can resume the run in between.
+    """
+    try:
+        config.parent.mkdir(parents=True, exist_ok=True)
+        scratch = config.with_name(f".{config.name}.{secrets.token_hex(8)}{weights.TEMPORARY}")
+        try:
+            with scratch.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            lock = claim(scratch)
+            _name(scratch, config)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except FileExistsError:
+        raise InputError(f"{config.parent} is being written by another process: choose another --out") from None
+    except OSError as error:
+        raise InputError(f"cannot write {config.parent} ({error.strerror}): choose another --out") from None
+    return lock
+
+
+def _name(scratch: Path, config: Path) -> None:
+    """Give the file `scratch` the name `config`; `FileExistsError` where that is taken, which a rename would replace."""
+    try:
+        os.link(scratch, config)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        config.touch(exist_ok=False)
+        scratch.replace(config)
 
 
 def proportion(value: Any) -> float:
@@ -263,6 +331,7 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State, dict
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         weights.check(network, kept)
         experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
+    name_unverified(file, metadata)
     return experiment, network, kept, metadata
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -40,6 +41,25 @@ class Payload:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (str(self.marker),)
+
+
+BATCH_LINE: dict[str, object] = {
+    "event": "batch", "epoch": 0, "batch": 0, "update": 1, "cost": 2.5, "error": 0.9, "mean_cost": 2.5, "mean_error": 0.9,
+    "rate": 0.1, "samples": 8, "passes": 0.5, "seconds": 1.5,
+}  # fmt: skip
+"""A line of metrics.jsonl, as training writes it after the first batch."""
+
+PASS_LINE: dict[str, object] = {
+    "event": "pass", "epoch": 0, "update": 3, "samples": 20, "passes": 1, "cost": 2.0, "error": 0.8, "test_cost": 2.1,
+    "test_error": 0.5, "test_accuracy": 0.5, "rate": 0.1, "seconds": 1.5, "test_seconds": 0.1, "stream": "0" * 64,
+}  # fmt: skip
+"""The line after the first pass."""
+
+
+def pass_lines(*accuracies: object) -> bytes:
+    """Lines of as many passes, with these test accuracies."""
+    lines = [PASS_LINE | {"epoch": i, "test_accuracy": accuracy} for i, accuracy in enumerate(accuracies)]
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
 def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> Run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from refusals import EXPERIMENT, NETWORK, Payload, Refused, saved_run
+from refusals import BATCH_LINE, EXPERIMENT, NETWORK, Payload, Refused, saved_run
 
 from parity import networks, recipes, weights
 from parity.network import Network
@@ -123,7 +124,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(mode: str, refused: Ref
 def test_metrics_that_were_cut_are_refused(refused: Refused) -> None:
     run = saved_run(Path("run"))
     run.save(weights.load(run.last)[1], Position(lines=2))
-    run.metrics_file.write_text('{"event": "batch"}\n{"event": "ba')
+    run.metrics_file.write_text(json.dumps(BATCH_LINE) + '\n{"event": "ba')
     message = refused("--resume", "run")
     assert "run/metrics.jsonl lacks lines" in message
     assert "start a new run" in message

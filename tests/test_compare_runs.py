@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,20 @@ def run(folder: Path, seed: int = 0, framework: str = "torch", faster: float = 1
 def evaluation(text: str) -> Callable[[Path], int]:
     """Writes `text` as what evaluate.py has found."""
     return lambda folder: (folder / "evaluation.json").write_text(text)
+
+
+def instead(key: str, value: str) -> Callable[[Path], int]:
+    """Puts the JSON `value` in the place of `key` into the line of the first pass."""
+
+    def change(folder: Path) -> int:
+        file = folder / "metrics.jsonl"
+        lines = file.read_text().splitlines(keepends=True)
+        assert json.loads(lines[4])["event"] == "pass"
+        lines[4], count = re.subn(rf'"{key}": [^,}}]*', f'"{key}": {value}', lines[4])
+        assert count == 1
+        return file.write_text("".join(lines))
+
+    return change
 
 
 def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,12 +101,37 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     [
         (lambda folder: (folder / "config.json").unlink(), "is not a run folder"),
         (lambda folder: (folder / "metrics.jsonl").unlink(), "holds no finished pass"),
-        (lambda folder: (folder / "metrics.jsonl").write_text('{"event": "pass"}\n'), "test_accuracy"),
-        (
-            lambda folder: (folder / "metrics.jsonl").write_text(
-                '{"event": "pass", "test_accuracy": 0.5, "seconds": Infinity}\n'
-            ),
-            "cost = None is not a number from 0 on",
+        (lambda folder: (folder / "metrics.jsonl").write_text('{"event": "pass"}\n'), "line 1 lacks epoch"),
+        *(
+            (instead(key, value), f"line 5: {key} = {said}")
+            for key, value, said in (
+                ("seconds", "Infinity", "inf is not a number from 0 on"),
+                ("seconds", "NaN", "nan is not a number from 0 on"),
+                ("seconds", "9" * 400, "9999"),
+                ("samples", "0.5", "0.5 is not a whole number"),
+                ("test_cost", "-1", "-1 is not a number from 0 on"),
+                ("test_accuracy", "1.5", "1.5 is not a number from 0 to 1"),
+                ("test_accuracy", '"0.5"', "'0.5' is not a number from 0 on"),
+                ("stream", "7", "7 is not a SHA-256"),
+                ("epoch", "3", "3, but 0 passes end before it"),
+            )
+        ),
+        *(
+            (
+                evaluation(
+                    f'{{"split": "test", "data": "cifar10", "limit": null, "rows": [{{"views": "crops", "scales": {scales}, '
+                    f'"views_per_picture": {count}, "top1_error": {error}}}]}}'
+                ),
+                said,
+            )
+            for scales, count, error, said in (
+                ("[]", "Infinity", "0.5", "it is not what evaluate.py writes"),
+                ("[]", "2.5", "0.5", "it is not what evaluate.py writes"),
+                ('["|"]', "2", "0.5", "it is not what evaluate.py writes"),
+                ("[]", "2", "9" * 400, "it is not what evaluate.py writes"),
+                ("[]", "2", "-Infinity", "test_accuracy = inf is not a number from 0 to 1"),
+                ("[]", "2", "1.5", "test_accuracy = -0.5 is not a number from 0 to 1"),
+            )
         ),
         (
             evaluation(
@@ -140,6 +180,19 @@ def test_runs_that_more_than_the_seed_tells_apart_are_not_averaged_and_none_coun
     assert main([str(one), str(one), "--out", out]) == 0
     said = capsys.readouterr().out
     assert f"Left out: {one} is a run of the same seed as {one}" in said and said.count("| vgg_mini@0.16 |") == 1
+
+
+def test_names_are_shown_in_the_table_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["experiment"]["network"]["name"] = "a|b, _c_ \\ <i> d_e"
+    config["experiment"]["recipe"]["name"] = "`x` | [y](z)"
+    config["experiment"]["data"] = "folder:\x1b[31m\nx"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main([str(folder), "--out", str(tmp_path / "out.png")]) == 0
+    shown = capsys.readouterr().out.splitlines()[-2]
+    names = r"a\|b, \_c\_ \\ \<i\> d_e | \`x\` \| \[y\](z) | folder:\\x1b\[31m x"
+    assert shown.startswith(f"| {names} | PyTorch | 0 | 20 |")
 
 
 def test_networks_of_other_layers_are_other_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ import pytest
 from conversion import alone
 from export_calls import Ended, calls
 from PIL import Image
-from refusals import NETWORK, Refused, contents, saved_run, the_error
+from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_error
 
 from parity import recipes, weights
 from parity.commands.export_onnx import main
@@ -265,7 +266,7 @@ def run_at(position: str, lines: bytes) -> Run:
     return run
 
 
-PASS = b'{"event": "pass", "test_accuracy": 0.5}\n'
+PASS = pass_lines(0.5)
 DAMAGED_RUNS: dict[str, tuple[str, bytes, str]] = {
     "a position that is no JSON": ('{"epoch":', PASS, "run/last.safetensors: position JSON"),
     "a position that is a list": ("[1]", PASS, "run/last.safetensors: position JSON: an object is needed"),
@@ -274,10 +275,10 @@ DAMAGED_RUNS: dict[str, tuple[str, bytes, str]] = {
     "metrics that are no text": ('{"epoch": 1}', b"\xff\xfe\0\n", "run/metrics.jsonl: line 1, metrics JSON"),
     "metrics that are lists": ('{"epoch": 1}', PASS + b"[1]\n", "run/metrics.jsonl: line 2, metrics JSON: an object is needed"),
     "metrics nested too deep": ('{"epoch": 1}', b"[" * 100_000 + b"\n", "run/metrics.jsonl: line 1, metrics JSON"),
-    "no accuracy": ('{"epoch": 1}', b'{"event": "pass"}\n', "run/metrics.jsonl: test_accuracy = None is not a number from 0 to 1"),
-    "a list of accuracies": ('{"epoch": 1}', PASS.replace(b"0.5", b"[1]"), "run/metrics.jsonl: test_accuracy = [1]"),
-    "an accuracy in percent": ('{"epoch": 1}', PASS.replace(b"0.5", b"50"), "run/metrics.jsonl: test_accuracy = 50"),
-    "an accuracy of NaN": ('{"epoch": 1}', PASS.replace(b"0.5", b"NaN"), "run/metrics.jsonl: test_accuracy = nan"),
+    "no accuracy": ('{"epoch": 1}', PASS.replace(b"test_accuracy", b"accuracy"), "run/metrics.jsonl: line 1 lacks test_accuracy"),
+    "a list of accuracies": ('{"epoch": 1}', pass_lines([1]), "run/metrics.jsonl: line 1: test_accuracy = [1]"),
+    "an accuracy in percent": ('{"epoch": 1}', pass_lines(50), "run/metrics.jsonl: line 1: test_accuracy = 50"),
+    "an accuracy of NaN": ('{"epoch": 1}', pass_lines(math.nan), "run/metrics.jsonl: line 1: test_accuracy = nan"),
 }  # fmt: skip
 
 
@@ -314,7 +315,7 @@ def test_a_run_has_the_accuracy_of_the_pass_that_its_checkpoint_ends_and_of_no_o
     epoch: int, batch: int, passes: str, said: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = b"".join(PASS.replace(b"0.5", accuracy.encode()) for accuracy in passes.split())
+    lines = pass_lines(*map(float, passes.split()))
     run = run_at(json.dumps({"epoch": epoch, "batch": batch}), lines + b'{"event": "batch", "cos')
     assert run.accuracy(weights.load(run.last)[2]) == said
 

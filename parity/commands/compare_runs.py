@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from parity import marked, plots
 from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
-from parity.fields import parse_json
+from parity.fields import from_fields, parse_json
 from parity.progress import Console
 from parity.run import Run, about, proportion
 from parity.side import FRAMEWORKS
@@ -94,7 +94,7 @@ def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Run,
     found, last = [], ""
     for folder in folders:
         run = Run.open(folder) if (folder / "config.json").exists() else None
-        if run and (passes := run.passes()):
+        if run and (passes := run.metrics("pass")):
             found.append((run, passes))
             continue
         last = "holds no finished pass" if run else "is not a run folder"
@@ -142,18 +142,30 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
         try:
             found = parse_json(file.read_text(), "evaluation")
             split, dataset, limited = found["split"], found["data"], found["limit"] is not None
-            errors = {_called(one): 1 - one["top1_error"] for one in found["rows"] if int(one["views_per_picture"]) > 1}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            rows = [from_fields(_Row, {key: one[key] for key in _FIELDS}, "row") for one in found["rows"]]
+        except (OSError, ValueError, KeyError, TypeError):
             raise InputError("it is not what evaluate.py writes") from None
         if (split, dataset, limited) != ("test", trained_on, False):
             part = f"{'some' if limited else 'all'} pictures called {split!r} of {dataset}"
             raise InputError(f"it is of {part}, not of all test pictures of {trained_on}")
-        return {views: proportion(accuracy) for views, accuracy in errors.items()}
+        return {str(one): proportion(1 - one.top1_error) for one in rows if one.views_per_picture > 1}
 
 
-def _called(views: dict[str, Any]) -> str:
-    scales = ", ".join(map(str, views["scales"]))
-    return f"{views['views']}{f' at {scales}' if scales else ''}, {int(views['views_per_picture'])} views"
+@dataclass(frozen=True)
+class _Row:
+    """What evaluate.py writes of one way to look at the pictures."""
+
+    views: str
+    scales: tuple[int, ...]
+    views_per_picture: int
+    top1_error: float
+
+    def __str__(self) -> str:
+        scales = ", ".join(map(str, self.scales))
+        return f"{self.views}{f' at {scales}' if scales else ''}, {self.views_per_picture} views"
+
+
+_FIELDS = [field.name for field in fields(_Row)]
 
 
 def grouped(rows: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
@@ -177,9 +189,12 @@ def grouped(rows: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str,
 
 
 def _label(one: dict[str, Any], number: str = "") -> str:
+    return f"{one['network']}{number}{_conditions(one)}"
+
+
+def _conditions(one: dict[str, Any]) -> str:
     begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
-    framework = FRAMEWORKS[one["framework"]]
-    return f"{one['network']}{number}, {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {framework}"
+    return f", {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
 
 
 def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -197,7 +212,7 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
             extra.append(percent(known) if len(known) == len(group) else "")
         cells.append(
             [
-                label.partition(",")[0],
+                label.removesuffix(_conditions(one)),
                 one["recipe"],
                 one["data"],
                 FRAMEWORKS[one["framework"]],

@@ -184,7 +184,6 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
-    folder = options.out or Path("runs") / title
     names = () if dataset.name in data.CLASSES else dataset.classes
     limits = (options.train_limit, options.test_limit)
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
@@ -199,10 +198,14 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
         "amp": options.amp or "off",
         "command": " ".join(sys.argv),
     }
-    run = Run.create(folder, experiment, context)
+    run = (
+        Run.create(options.out, experiment, context)
+        if options.out
+        else Run.create_new(Path("runs"), title, experiment, context)
+    )
     processes = f" in {world.size} processes" if world.size > 1 else ""
     console.say(
-        f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {folder}"
+        f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {run.folder}"
     )
     if tuned := runtime.tuning(device):
         console.say(f"For speed: {tuned} (docs/performance.md)")

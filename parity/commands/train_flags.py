@@ -154,9 +154,16 @@ def check_flags(options: argparse.Namespace, world: World) -> None:
 def command_to_resume(framework: str, options: argparse.Namespace, run: Run, world: World) -> str:
     """What continues `run` in the way that `options` ask for."""
     start = world.command(framework, f"scripts/train_{framework}.py")
-    words, default = [*start.split(), "--resume", str(run.folder)], parser(framework)
+    words, default = [*start.split(), *_words("resume", run.folder)], parser(framework)
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
         if value != default.get_default(name):
-            words += [flag(name)] if value is True else [flag(name), str(value)]
+            words += _words(name, value)
     return shlex.join(words)
+
+
+def _words(name: str, value: object) -> list[str]:
+    """The words that set an option; a value such as the folder `-run` would be taken for a flag if it stood alone."""
+    if value is True:
+        return [flag(name)]
+    return [f"{flag(name)}={value}"] if str(value).startswith("-") else [flag(name), str(value)]

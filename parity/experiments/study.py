@@ -249,7 +249,7 @@ def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[
 def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """What the finished `trial` gave: accuracies (0 to 1) and costs (nats) after each pass, and on what it was measured."""
     run = Run.open(folder / trial.name)
-    passes, experiment = run.passes(), trial.experiment
+    passes, experiment = run.metrics("pass"), trial.experiment
     if len(passes) < experiment.recipe.epochs:
         raise InputError(
             f"{run.metrics_file} has lines of {len(passes)} passes, not {experiment.recipe.epochs}: put the whole file back"

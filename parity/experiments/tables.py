@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from parity.progress import duration
+from parity.streams import printable
 
 Rows = Sequence[dict[str, Any]]
 """What trials gave, see `parity.experiments.study.row`."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a Markdown table; the first `left` columns are text, the others figures."""
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * left + "---:|" * (len(head) - left)]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
+    """The lines of a Markdown table; the first `left` columns are text, the others figures. Every cell is shown as it is."""
+    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
+    lines = [f"| {' | '.join(map(escape_markdown, row))} |" for row in (head, *rows)]
+    return [lines[0], rule, *lines[1:]]
+
+
+def escape_markdown(text: str) -> str:
+    """Return what a cell of a Markdown table shows as `text`: names come from files, and may hold bars, tags or line breaks."""
+    return re.sub(r"[\\`*|\[\]<>&~$]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def spread(values: Sequence[float], form: str, unit: str = "") -> str:
