@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -78,13 +82,35 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
     """
     machine.set_threads(threads)
     try:
-        return importlib.import_module(f"{framework}_impl.{part}")
+        with _own_handlers():
+            return importlib.import_module(f"{framework}_impl.{part}")
     except ModuleNotFoundError as error:
         if error.name in EXPORTERS:
             raise InputError(f'{error.name} is not installed here: pip install -e ".[cpu]" brings it') from None
         if error.name != framework:
             raise
         raise InputError(f'{FRAMEWORKS[framework]} is not installed here: pip install -e ".[cpu]" brings it') from None
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keeps Python's handler of SIGTERM, which Paddle replaces early in its import: puts it back at each further import and at the end."""
+    if not callable(signal.getsignal(signal.SIGTERM)) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    class Finder:
+        @staticmethod
+        def find_spec(*_: object) -> None:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+    sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Finder)
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def installed() -> str:
