@@ -105,7 +105,7 @@ def _own_handlers() -> Iterator[None]:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
-    sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Finder)
     try:
         yield
     finally:
