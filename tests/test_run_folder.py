@@ -8,13 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
-from training import ROOT, execute, position, script
+from training import ROOT, execute, position, same_end, script, succeed
 
 from parity import weights
 from parity.commands import compare_runs
@@ -27,6 +28,7 @@ pytest_plugins = ["refusal_fixtures"]
 
 CREATE = """
 import sys
+import time
 from pathlib import Path
 from parity.errors import InputError
 from parity.recipe import Experiment
@@ -166,3 +168,21 @@ def test_compare_runs_refuses_what_is_no_number(value: str, tmp_path: Path, caps
     assert compare_runs.main([str(tmp_path / "run"), "--out", str(tmp_path / "x.png")]) == 2
     assert "test_cost = " in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_run_killed_before_its_first_minute_ends_with_the_same_bits(framework: str, tmp_path: Path) -> None:
+    settings = ["--data", "shapes10", "--network", "vgg16_bn_drop@0.03125", "--recipe", "adam", "--epochs", 1]
+    settings += ["--batch-size", 4, "--train-limit", 200, "--test-limit", 20]
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    succeed(script(framework, *settings, "--out", whole))
+    with subprocess.Popen(
+        script(framework, *settings, "--out", folder), cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as process:
+        while not (folder / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert len(Run.open(folder).metrics("batch")) == 1
+    assert position(folder)["update"] == 0
+    succeed(script(framework, "--resume", folder))
+    same_end(whole, folder)
