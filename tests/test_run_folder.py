@@ -8,14 +8,14 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import refusal_fixtures
 from refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
-from training import ROOT, execute, position, same_end, script, succeed
+from training import ROOT, execute, position, same_end, script, succeed, wait_for
 
 from parity import weights
 from parity.commands import compare_runs
@@ -24,11 +24,11 @@ from parity.experiments.tables import table
 from parity.run import Position, Run
 from parity.world import World
 
-pytest_plugins = ["refusal_fixtures"]
+# Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
+shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused
 
 CREATE = """
 import sys
-import time
 from pathlib import Path
 from parity.errors import InputError
 from parity.recipe import Experiment
@@ -175,12 +175,9 @@ def test_a_run_killed_before_its_first_minute_ends_with_the_same_bits(framework:
     settings += ["--batch-size", 4, "--train-limit", 200, "--test-limit", 20]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     succeed(script(framework, *settings, "--out", whole))
-    with subprocess.Popen(
-        script(framework, *settings, "--out", folder), cwd=ROOT, stdout=subprocess.DEVNULL
-    ) as process:
-        while not (folder / "metrics.jsonl").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
+    start, log = script(framework, *settings, "--out", folder), folder / "metrics.jsonl"
+    with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, text=True) as process:
+        wait_for(process, lambda: log.exists() and log.read_bytes().endswith(b"\n"))
         process.kill()
     assert len(Run.open(folder).metrics("batch")) == 1
     assert position(folder)["update"] == 0
