@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import refusal_fixtures
 from refusals import BATCH_LINE, EXPERIMENT, NETWORK, Payload, Refused, saved_run
 
 from parity import networks, recipes, weights
@@ -17,7 +18,8 @@ from parity.nodes import Flatten, Linear
 from parity.recipe import Experiment, changed
 from parity.run import Position, Run
 
-pytest_plugins = ["refusal_fixtures"]
+# Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
+shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused
 
 
 def of_another(**changes: Any) -> Callable[[Run], None]:

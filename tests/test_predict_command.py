@@ -16,6 +16,7 @@ from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, 
 from refusals import Refused
 
 from parity import contact_sheet, data, images, predict, weights
+from parity.commands.predict import main
 from parity.data import cifar10
 from parity.data.batches import preprocess
 
@@ -263,7 +264,18 @@ def test_a_file_that_is_no_sheet_of_ours_is_never_overwritten(place: Path, refus
     Path("loop.png").symlink_to("loop.png")
     assert "exists and is no contact sheet" in refused(*model, picture, "--show", "loop.png")
     assert "cannot read loop.png" in refused(*model, "loop.png", "--show", "sheet.png")
-    assert "cannot write" in refused(*model, picture, "--show", f"{'x' * 300}.png", json_too=False)
     assert "ends in .png" in refused(*model, picture, "--show", "sheet.jpg")
     assert "at most 500 pictures, not 501" in refused(*model, *[picture] * 501, "--show", "sheet.png")
-    assert "cannot write" in refused(*model, place / "pictures", "--show", "text.png/sheet.png", json_too=False)
+
+
+def test_a_result_is_printed_though_its_sheet_cannot_be_written(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("kept")
+    for name in (f"{'x' * 300}.png", "text.png/sheet.png"):
+        words = [str(place / "pictures"), "--model", str(place / "logits.onnx"), "--show", str(tmp_path / name)]
+        assert main(words) == 2
+        stdout, stderr = capsys.readouterr()
+        assert len(stdout.splitlines()) > 1
+        assert stderr.startswith("error: cannot write")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.png"]
