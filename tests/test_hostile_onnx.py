@@ -210,6 +210,14 @@ def test_an_accuracy_that_is_none_is_not_told(accuracy: str, tmp_path: Path) -> 
     assert load(onnx_file(tmp_path / "a.onnx", metadata(test_accuracy=accuracy))).origin == "trained on cifar10"
 
 
+def test_a_graph_without_outputs_is_refused(place: Path, refused: Refused) -> None:
+    model = onnx.load(onnx_file(Path("a.onnx"), metadata()))
+    del model.graph.output[:]
+    onnx.save(model, "a.onnx")
+    said = refused("--model", "a.onnx", place / "pictures" / "colour.png")
+    assert said == "a.onnx has no output: take another copy"
+
+
 def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "a.onnx", metadata())
     model = Guarded(path, 1)

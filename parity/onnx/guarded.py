@@ -52,8 +52,8 @@ class Value(NamedTuple):
 class Guarded:
     """The ONNX file `path`, run by `threads` CPU threads in a process within limits.
 
-    `inputs`, `outputs` and `metadata` are what the file says of itself. `InputError` where it cannot be loaded within the limits. The
-    process ends with this object.
+    `inputs`, `outputs` and `metadata` are what the file says of itself, at least one output. `InputError` where it cannot be loaded
+    within the limits, or yields nothing. The process ends with this object.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -64,6 +64,8 @@ class Guarded:
         said = self._call("describe")[1]
         self.inputs, self.outputs = ([Value(*value) for value in said[end]] for end in ("inputs", "outputs"))
         self.metadata: dict[str, str] = said["metadata"]
+        if not self.outputs:
+            raise InputError(f"{path} has no output: take another copy")
 
     def run(self, images: np.ndarray, batch: int | None, larger: float = 1.0) -> np.ndarray:
         """The first output for `images`, the one input: float64 [N,K]. They are repeated up to a fixed `batch` (None: any).
