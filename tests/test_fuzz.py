@@ -94,8 +94,7 @@ def call(kind: str, number: int | None, tmp_path: Path) -> int:
     else:
         assert ended.returncode in (0, 2), case
     if ended.returncode == 2:
-        errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1, case
+        assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1, case
         assert not list(out.iterdir()), f"half-written output: {case}"
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert after == before or after * 1024 < MEMORY, case
