@@ -155,8 +155,8 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     `InputError` where the folder cannot be written, or `path` is neither a plain file nor new.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode_of(target)
         scratch = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}")
         handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

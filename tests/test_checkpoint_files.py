@@ -301,3 +301,10 @@ def test_a_kill_at_any_moment_of_a_loop_of_writes_leaves_a_whole_file(tmp_path: 
         assert process.returncode == -signal.SIGKILL
         assert data == data[:1] * (2_000_000 + len(data) % 2_000_000)
         assert 2_000_000 <= len(data) < 2_000_007
+
+
+def test_the_folder_of_a_links_target_is_made(tmp_path: Path) -> None:
+    (tmp_path / "link.bin").symlink_to("nowhere/target.bin")
+    weights.write_atomically(tmp_path / "link.bin", b"data")
+    assert (tmp_path / "nowhere" / "target.bin").read_bytes() == b"data"
+    assert (tmp_path / "link.bin").is_symlink()

@@ -154,7 +154,10 @@ def test_a_wrong_map_converts_nothing(
     (tmp_path / "b.pdparams").write_bytes(b"before")
     code = convert([str(tmp_path / "a.pt"), str(tmp_path / "b.pdparams"), "--map", str(tmp_path / "map.json")])
     assert code == 2
-    assert said in capsys.readouterr().err
+    stderr = capsys.readouterr().err
+    assert said in stderr
+    assert stderr.startswith(f"error: {tmp_path / 'map.json'}: ")
+    assert stderr.endswith("; write it anew with check_parity.py --save-map\n")
     assert (tmp_path / "b.pdparams").read_bytes() == b"before"
 
 

@@ -18,7 +18,7 @@ from parity.digest import KEY, is_in_state_dict, say_unverified
 from parity.errors import InputError
 from parity.network import Network
 from parity.pairs import files as pair_files
-from parity.pairs.map_files import read_map
+from parity.pairs.map_files import check_whole, read_map
 from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.run import about
@@ -114,7 +114,10 @@ def _by_map(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.network:
         raise InputError("--network and --map exclude each other: a map is of two models of your own")
     try:
-        made = pair_files.convert(options.source, options.destination, read_map(options.map))
+        found = read_map(options.map)
+        with about(options.map, "write it anew with check_parity.py --save-map"):
+            check_whole(found)
+        made = pair_files.convert(options.source, options.destination, found)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     count = sum(array.size for array in made.values())

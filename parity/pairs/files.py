@@ -15,6 +15,7 @@ from parity.pairs import kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker
 from parity.process import Record
+from parity.run import about
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> side."""
@@ -53,9 +54,10 @@ def convert(path: Path, destination: Path, found: MapFile) -> Record:
         raise InputError(f"{path} and {destination} are both of {here}: a map leads from one framework to the other")
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with ModelWorker(here) as worker:
-        arrays = worker.read_arrays(path)
-    made = converted(arrays, here, there, found)
+    with about(path, "give the weights of the model that the map is of"):
+        with ModelWorker(here) as worker:
+            arrays = worker.read_arrays(path)
+        made = converted(arrays, here, there, found)
     with ModelWorker(there) as worker:
         worker.write_arrays(destination, made)
     _name_unverified(path)

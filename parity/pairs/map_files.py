@@ -86,11 +86,11 @@ def check_whole(found: MapFile) -> None:
     """
     rows = found.get("arrays")
     if not rows:
-        raise InputError("the map names no arrays: write it with check_parity.py --save-map")
+        raise InputError("the map names no arrays")
     known = {side: dict[str, list[int]]() for side in SIDES}
     for name, row in rows.items():
         if "shapes" not in row:
-            raise InputError(f"the map has no shapes of {name}: write it with check_parity.py --save-map")
+            raise InputError(f"the map has no shapes of {name}")
         canonical = []
         for side in SIDES:
             spelling, shape = parse_spelling(row[side]), list(row["shapes"][side])  # type: ignore[literal-required]
