@@ -38,7 +38,7 @@ def matplotlib() -> Any:
 
 
 def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
-    """Makes a function that returns a figure return it as a PNG, in matplotlib's own style whatever the user's is."""
+    """Makes a function that returns a figure return it as a PNG. The user's settings of matplotlib have no effect."""
 
     @functools.wraps(draw)
     def wrapper(*arguments: Drawing.args, **named: Drawing.kwargs) -> bytes:

@@ -73,11 +73,22 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind and issubclass(kind, KeyboardInterrupt):
-            self._process.kill()  # what it computes now nobody waits for
+            self.kill()  # what it computes now nobody waits for
+        else:
+            self.close()
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the process ended with, minus the number of the signal that ended it; None while it runs."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """Ends the process at once, whatever it computes: for one that has nothing to save."""
+        self._process.kill()
         self.close()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, after the call that it is at."""
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
 import re
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,20 +101,15 @@ class Run:
     @staticmethod
     def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> Run:
         """Make a new run in `parent`, in a folder `name`, or `name-2`, `name-3`, ... where that is there already."""
-        for number in itertools.count(1):
-            folder = parent / (name if number == 1 else f"{name}-{number}")
-            try:
-                parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --out") from None
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise InputError(f"cannot write {folder} ({error.strerror}): choose a folder with --out") from None
-            return Run.create(folder, experiment, context)
-        raise AssertionError  # count() does not end
+        folder, number = parent / name, 1
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            while not _make_folder(folder):
+                number += 1
+                folder = parent / f"{name}-{number}"
+        except OSError as error:
+            raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --out") from None
+        return Run.create(folder, experiment, context)
 
     @staticmethod
     def open(folder: Path) -> Run:
@@ -270,6 +263,15 @@ class Follower(Run):
         """Nothing."""
 
 
+def _make_folder(path: Path) -> bool:
+    """Make the folder `path`; False where there is something of that name. `OSError` where it cannot be made."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 def _holds_data(path: Path) -> bool:
     """Whether there is a file `path` that is not empty."""
     return path.exists() and path.stat().st_size > 0
@@ -282,12 +284,9 @@ def _publish(config: Path, data: bytes) -> Claim:
     """
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
-        scratch = config.with_name(f".{config.name}.{secrets.token_hex(8)}{weights.TEMPORARY}")
+        scratch = weights.temporary_name(config)
         try:
-            with scratch.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            weights.write_new(scratch, data)
             lock = claim(scratch)
             _name(scratch, config)
         finally:

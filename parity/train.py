@@ -61,7 +61,7 @@ def train(
     # Where slow and trained weights are the same: a run goes on from there only.
     level = (side.state(), replace(position)) if ahead.every else None
     if not position.update:  # from now on a run folder without a checkpoint is a damaged one
-        run.save(side.state(), position)
+        run.save(*(level or (side.state(), position)))
     with progress, stop_request(side.world, lost) as stop:
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds

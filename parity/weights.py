@@ -145,7 +145,22 @@ def load(path: Path) -> tuple[Network, State, dict[str, str]]:
 
 
 TEMPORARY = ".vgg-parity-tmp"
-"""How the names of files end that `write_atomically` has not finished; nobody else's files are called so."""
+"""How the names of files end that are not finished; nobody else's files are called so."""
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a new name beside `target`, for what is to become `target` when it is whole."""
+    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}")
+
+
+def write_new(path: Path, data: bytes | memoryview, mode: int | None = None) -> None:
+    """Write a file that does not exist yet, on disk when this returns; `mode` None leaves it to the umask. `OSError` passes through."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -158,15 +173,9 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode_of(target)
-        scratch = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}")
-        handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        scratch = temporary_name(target)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                if mode is not None:
-                    os.fchmod(handle, mode)
-                os.fsync(handle)
+            write_new(scratch, data, mode)
             scratch.replace(target)
         except BaseException:
             scratch.unlink(missing_ok=True)

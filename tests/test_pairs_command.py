@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     np.testing.assert_array_equal(middle["attention.k_proj.weight"], first["attention.in_proj_weight"][8:16].T)
 
 
+def read_map_and_zeros(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The map in `folder`, and zeros for every array of the PyTorch model that it is of."""
+    found = json.loads((folder / "map.json").read_text())
+    arrays = {row["torch"].partition("[")[0]: np.zeros(row["shapes"]["torch"]) for row in found["arrays"].values()}
+    return found, arrays
+
+
 @pytest.mark.usefixtures("converters")
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -118,8 +126,7 @@ def test_weights_of_another_model_are_refused_and_nothing_is_written(
     change: object,
     said: str,
 ) -> None:
-    found = json.loads((equal[1] / "map.json").read_text())
-    arrays = {row["torch"].partition("[")[0]: np.zeros(row["shapes"]["torch"]) for row in found["arrays"].values()}
+    _, arrays = read_map_and_zeros(equal[1])
     assert callable(change)
     pair_workers["torch"].write_arrays(tmp_path / "a.pt", change(arrays))
     code = convert([str(tmp_path / "a.pt"), str(tmp_path / "b.pdparams"), "--map", str(equal[1] / "map.json")])
@@ -146,8 +153,7 @@ def test_a_wrong_map_converts_nothing(
     change: dict[str, object],
     said: str,
 ) -> None:
-    found = json.loads((equal[1] / "map.json").read_text())
-    arrays = {row["torch"].partition("[")[0]: np.zeros(row["shapes"]["torch"]) for row in found["arrays"].values()}
+    found, arrays = read_map_and_zeros(equal[1])
     pair_workers["torch"].write_arrays(tmp_path / "a.pt", arrays)
     found["arrays"][array].update(change)
     (tmp_path / "map.json").write_text(json.dumps(found))

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections import Counter
@@ -29,7 +28,7 @@ from parity.progress import Console
 from parity.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, about, proportion, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, installed, trainer
-from parity.weights import State, initialise, write_atomically
+from parity.weights import State, initialise, temporary_name, write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -292,7 +291,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` at the end and vanishes after an error; `InputError` where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}")
+        scratch = temporary_name(path)
         scratch.mkdir()  # with the mode that the umask leaves
         try:
             yield scratch

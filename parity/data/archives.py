@@ -1,4 +1,4 @@
-"""Reads single files out of a .tar.gz, within limits of memory and time that hold whatever the archive says of itself."""
+"""Reads single files out of a .tar.gz, within limits of memory and time. What the archive says of its sizes does not change them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Guarded:
         self.path = path
         arguments = (str(path), str(threads), str(SECONDS), str(MEMORY))
         self._process = Process("onnxruntime process", __name__, arguments, environment=ENVIRONMENT)
-        weakref.finalize(self, _end, self._process)
+        weakref.finalize(self, self._process.kill)
         said = self._call("describe")[1]
         self.inputs, self.outputs = ([Value(*value) for value in said[end]] for end in ("inputs", "outputs"))
         self.metadata: dict[str, str] = said["metadata"]
@@ -79,7 +79,7 @@ class Guarded:
         try:
             return self._process.call(name, arrays, **arguments)
         except WorkerFailed as error:
-            code = self._process._process.poll()
+            code = self._process.exit_code
             if code == -signal.SIGALRM:
                 verb = "load" if name == "describe" else "run"
                 raise InputError(
@@ -93,11 +93,6 @@ class Guarded:
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 """Each of the allocator's arenas takes address space, which is what is limited."""
-
-
-def _end(process: Process) -> None:
-    process._process.kill()  # it has nothing to save
-    process.close()
 
 
 class _Server:
