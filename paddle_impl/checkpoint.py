@@ -12,8 +12,9 @@ import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
-from parity import foreign, pickles
-from parity.digest import check_digest, make_trailer
+from parity import foreign
+from parity.files import pickles
+from parity.files.digest import check_digest, make_trailer
 from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
 

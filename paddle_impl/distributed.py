@@ -1,4 +1,4 @@
-"""Several processes in Paddle: what they sum and share. What they do together is decided in `parity.world`."""
+"""Several processes in Paddle: what they sum and share. What they do together is decided in `parity.process_group`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 
 from paddle_impl.layers import times
 from parity.errors import InputError
-from parity.world import World
+from parity.process_group import World
 
 # DIFFERS: on the CPU, a process that is lost within the wrapper's backward pass ends all others by abort(), past every handler.
 OVERLAPPING = ("gpu",)

@@ -17,8 +17,8 @@ from parity import muon, precision
 from parity.errors import InputError
 from parity.network import Network
 from parity.optimizer import Group, Optimizer
+from parity.process_group import ALONE, World
 from parity.weights import State
-from parity.world import ALONE, World
 
 
 class Trainer:

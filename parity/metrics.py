@@ -8,7 +8,7 @@ from reprlib import repr as short
 from typing import Any
 
 from parity.errors import InputError
-from parity.fields import parse_json
+from parity.files.strict_json import parse_json
 
 _COMMON = {
     "epoch": int,

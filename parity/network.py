@@ -13,7 +13,7 @@ from reprlib import repr as short
 from typing import Any, cast
 
 from parity.errors import InputError
-from parity.fields import from_fields, parse_json
+from parity.files.strict_json import from_fields, parse_json
 from parity.nodes import (
     KINDS,
     MSRA,

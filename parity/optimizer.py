@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from parity.errors import InputError, within
-from parity.fields import from_fields
+from parity.files.strict_json import from_fields
 from parity.network import Network
 from parity.nodes import float32
 

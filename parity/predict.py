@@ -16,7 +16,7 @@ from parity import data, machine, recipes
 from parity.data.batches import preprocess
 from parity.dense import any_size, dense_state, takes_any_size
 from parity.errors import InputError
-from parity.fields import parse_json
+from parity.files.strict_json import parse_json
 from parity.network import Network
 from parity.nodes import Shape
 from parity.onnx.guarded import Guarded, Value, check_batch

@@ -10,7 +10,7 @@ from reprlib import repr as short
 from typing import Any
 
 from parity.errors import InputError, within
-from parity.fields import from_fields, parse_json
+from parity.files.strict_json import from_fields, parse_json
 from parity.network import Network
 from parity.nodes import Shape, float32
 from parity.optimizer import Optimizer, read_optimizer

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from parity.errors import InputError
-from parity.fields import parse_json, read_text
+from parity.files.strict_json import parse_json, read_text
 from parity.network import Network
 from parity.optimizer import Group, Optimizer
 from parity.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe

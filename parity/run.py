@@ -17,9 +17,9 @@ from typing import Any
 
 from parity import v2_tar, weights
 from parity.claim import Claim, claim
-from parity.digest import name_unverified
 from parity.errors import InputError
-from parity.fields import from_fields, parse_json
+from parity.files.digest import name_unverified
+from parity.files.strict_json import from_fields, parse_json
 from parity.metrics import parse_line
 from parity.network import Network
 from parity.recipe import Experiment
@@ -248,7 +248,7 @@ class Run:
 
 
 class Follower(Run):
-    """The run as a process knows it that does not lead (see `parity.world`): it writes nothing."""
+    """The run as a process knows it that does not lead (see `parity.process_group`): it writes nothing."""
 
     def save(self, state: State, position: Position) -> None:
         """Nothing."""

@@ -18,8 +18,8 @@ from parity import machine
 from parity.errors import InputError
 from parity.network import Network
 from parity.optimizer import Optimizer
+from parity.process_group import ALONE, World
 from parity.weights import State
-from parity.world import ALONE, World
 
 FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 """The frameworks, by the name that their packages and scripts carry."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from parity.process_group import World
 from parity.streams import finish, printable
-from parity.world import World
 
 PATIENCE = 20.0
 """Seconds from a signal to the next batch's end, after which another process is taken for lost. Launchers kill after 30."""

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from parity.digest import KEY, check_digest, compute_digest
 from parity.errors import InputError
+from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
 from parity.weights import State, check

@@ -18,8 +18,8 @@ import numpy as np
 import safetensors.numpy
 
 from parity import whitening
-from parity.digest import KEY, check_digest, compute_digest
 from parity.errors import InputError
+from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network import Network
 from parity.nodes import Parameter
 from parity.randomness import stream
@@ -99,7 +99,7 @@ def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str
 
 
 def encode(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.digest`)."""
+    """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.files.digest`)."""
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
     return safetensors.numpy.save(arrays, {**metadata, KEY: compute_digest(arrays, metadata)})
 

@@ -15,10 +15,10 @@ from parity import weights
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.optimizer import Optimizer
+from parity.process_group import ALONE, World, from_launcher
 from parity.randomness import masks, stream
 from parity.side import Side, implementation, trainer
 from parity.weights import State, initialise
-from parity.world import ALONE, World, from_launcher
 
 PLAIN = Network(
     "plain",

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from parity import data
-from parity.data import archives, mnist
-from parity.data.archives import read_tgz
+from parity.data import mnist
 from parity.errors import InputError
+from parity.files import archives
+from parity.files.archives import read_tgz
 
 MOST_FILE, MOST_BYTES = 1000, 100_000
 

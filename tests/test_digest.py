@@ -17,8 +17,8 @@ from refusals import saved_run, the_error
 
 from parity import v2_tar, weights
 from parity.commands import convert_weights
-from parity.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
 from parity.errors import InputError
+from parity.files.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
 from parity.run import read_checkpoint
 from parity.weights import State
 from parity.worker import Worker

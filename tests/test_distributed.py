@@ -26,11 +26,11 @@ from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
 from parity.recipe import Augmentation, Experiment, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
 from parity.weights import State
-from parity.world import ALONE, LAUNCHERS, World, from_launcher
 
 pytest_plugins = ["refusal_fixtures"]
 
@@ -327,7 +327,7 @@ def test_one_process_asked_to_stop_stops_all_behind_the_same_batch(tmp_path: Pat
 WAITING = """
 import signal, sys, time
 from parity import stopping
-from parity.world import World
+from parity.process_group import World
 stopping.PATIENCE = 0.5
 with stopping.stop_request(World(0, 2, 0, 2), "the other one is lost") as stop:
     for _ in range(3):

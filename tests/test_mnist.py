@@ -17,8 +17,9 @@ from web import Site, serving
 
 from parity import data, networks
 from parity.commands.check_parity import main
-from parity.data import Dataset, archives, fetch, mnist
+from parity.data import Dataset, fetch, mnist
 from parity.errors import InputError
+from parity.files import archives
 
 COUNTS = (30, 30, 20, 20)
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = mnist.FILES

@@ -10,8 +10,9 @@ import pytest
 from refusals import the_error
 from training import ROOT
 
-from parity import marked, networks
+from parity import networks
 from parity.commands.describe import main
+from parity.files import generated_block
 from parity.networks_table import read, table
 from parity.stages import STAGES
 
@@ -40,7 +41,7 @@ def written(path: Path, *results: dict[str, Any]) -> Path:
 
 
 def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
-    before, behind = marked.around(ROOT / "README.md", "networks")
+    before, behind = generated_block.around(ROOT / "README.md", "networks")
     text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.strip().splitlines()]
     wanted = [
@@ -51,7 +52,7 @@ def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
 
 
 def test_the_readme_has_the_verdicts_of_the_logs_of_whole_networks() -> None:
-    before, behind = marked.around(ROOT / "README.md", "networks")
+    before, behind = generated_block.around(ROOT / "README.md", "networks")
     logs = [read(path) for path in sorted((ROOT / "docs" / "proofs").glob("full-*.json"))]
     assert len(logs) == 2 and all(log.cell(name).endswith(", whole") for log in logs for name in networks.NETWORKS)
     text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity import data
-from parity import pickles as plain_pickles
 from parity.data import pickles
 from parity.errors import InputError
+from parity.files import pickles as plain_pickles
 
 pytest_plugins = ["cifar_fixtures"]
 

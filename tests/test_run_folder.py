@@ -21,8 +21,8 @@ from parity import weights
 from parity.commands import compare_runs
 from parity.commands.train_flags import command_to_resume, parser
 from parity.experiments.tables import table
+from parity.process_group import World
 from parity.run import Position, Run
-from parity.world import World
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
 shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused

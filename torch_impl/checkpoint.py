@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity import foreign, pickles
-from parity.digest import add_record, check_digest, read_record
+from parity import foreign
 from parity.errors import InputError
+from parity.files import pickles
+from parity.files.digest import add_record, check_digest, read_record
 from parity.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed, write_atomically
 

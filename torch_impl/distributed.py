@@ -1,4 +1,4 @@
-"""Several processes in PyTorch: what they sum and share. What they do together is decided in `parity.world`."""
+"""Several processes in PyTorch: what they sum and share. What they do together is decided in `parity.process_group`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parity.errors import InputError
-from parity.world import World
+from parity.process_group import World
 from torch_impl.layers import times
 
 OVERLAPPING = ("cpu", "gpu")

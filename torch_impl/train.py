@@ -15,8 +15,8 @@ from parity import muon, precision
 from parity.errors import InputError
 from parity.network import Network
 from parity.optimizer import Group, Optimizer
+from parity.process_group import ALONE, World
 from parity.weights import State
-from parity.world import ALONE, World
 from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times
 from torch_impl.model import Model, build

@@ -11,10 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from parity import machine, marked, report
+from parity import machine, report
 from parity.commands.command import Failed, attach_result, refuse
 from parity.commands.kept_results import read_pair
 from parity.errors import InputError
+from parity.files import generated_block
 from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
@@ -106,7 +107,7 @@ def command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         whole = {"verdict": "done", "results": _zoo(options, console)}
         rows = _kept(options.report, whole["results"]) if options.report else whole["results"]
         for file, mark in marks.items():
-            marked.update(file, mark, TABLES[mark](rows))
+            generated_block.update(file, mark, TABLES[mark](rows))
             console.say(f"{file} is up to date")
         return dict(plain(whole))
     started = datetime.now().isoformat(timespec="seconds")
@@ -227,9 +228,9 @@ def _mark(file: Path) -> str:
     """The mark of the table that `file` has room for; `InputError` where it has none."""
     for mark in list(TABLES)[1:]:
         with contextlib.suppress(InputError):
-            marked.around(file, mark)
+            generated_block.around(file, mark)
             return mark
-    marked.around(file, "pairs")
+    generated_block.around(file, "pairs")
     return "pairs"
 
 
@@ -313,4 +314,4 @@ def _short(text: str) -> str:
 
 
 TABLES = {"pairs": table, "pairs-summary": summary}
-"""What stands between the marks of that name, see `parity.marked`."""
+"""What stands between the marks of that name, see `parity.files.generated_block`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import data, marked
+from parity import data
 from parity.check import Check, Plant
 from parity.commands.command import Failed, Parser, execute
 from parity.criteria import CRITERIA, UNCHANGED, Run
@@ -20,6 +20,7 @@ from parity.faults.fault import Fault
 from parity.faults.innocent import INNOCENT
 from parity.faults.subject import subject
 from parity.feed import Feed
+from parity.files import generated_block
 from parity.lockstep import lockstep
 from parity.process import Record
 from parity.progress import Console, bar
@@ -63,7 +64,7 @@ def parser() -> Parser:
 def _command(options: argparse.Namespace, console: Console) -> Row:
     if options.update:
         for file, mark in zip(options.update, (MARK, LIST), strict=True):
-            marked.around(file, mark)
+            generated_block.around(file, mark)
     dataset = data.load_auto(None, console.say)[0]
     with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
         pair = {"torch": torch, "paddle": paddle}
@@ -73,7 +74,7 @@ def _command(options: argparse.Namespace, console: Console) -> Row:
     tables = (summary(faults, alarms).rstrip(), listing(faults))
     if options.update:
         for file, mark, table in zip(options.update, (MARK, LIST), tables, strict=True):
-            marked.update(file, mark, table)
+            generated_block.update(file, mark, table)
             console.say(f"{file} is up to date")
     else:
         for line in "\n\n".join(tables).splitlines():

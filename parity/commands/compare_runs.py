@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parity import marked, plots
+from parity import plots
 from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
-from parity.fields import from_fields, parse_json
+from parity.files import generated_block
+from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
 from parity.run import Run, about, proportion
 from parity.side import FRAMEWORKS
@@ -22,7 +23,7 @@ from parity.weights import write_atomically
 PICTURE = Path("runs.png")
 
 MARK = "runs"
-"""What the table stands between, see `parity.marked`."""
+"""What the table stands between, see `parity.files.generated_block`."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +69,7 @@ _line.__name__ = "NAME=PERCENT"
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.update:
-        marked.around(options.update, MARK)
+        generated_block.around(options.update, MARK)
     check_png(options.out)
     rows = [row(run, passes) for run, passes in finished(options.runs, console.say)]
     groups = grouped(rows, console.say)
@@ -79,7 +80,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.say(line)
     console.say(f"Picture: {options.out}")
     if options.update:
-        marked.update(options.update, MARK, "\n".join(lines))
+        generated_block.update(options.update, MARK, "\n".join(lines))
         console.say(f"{options.update} is up to date")
     return {
         "runs": [

@@ -14,8 +14,8 @@ import safetensors
 
 from parity import foreign, networks, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
-from parity.digest import KEY, is_in_state_dict, say_unverified
 from parity.errors import InputError
+from parity.files.digest import KEY, is_in_state_dict, say_unverified
 from parity.network import Network
 from parity.pairs import files as pair_files
 from parity.pairs.map_files import check_whole, read_map

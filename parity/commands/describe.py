@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parity import marked, networks, networks_table, plots
+from parity import networks, networks_table, plots
 from parity.commands.command import Parser, check_png, execute, positive
 from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
+from parity.files import generated_block
 from parity.network import Network
 from parity.nodes import Shape
 from parity.pattern import pattern
@@ -151,10 +152,10 @@ def _update(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """The table of all networks in a document."""
     for name in ("network", "input_size", "training", "plot"):
         _alone(options, name, "--update")
-    marked.around(options.update, MARK)
+    generated_block.around(options.update, MARK)
     logs = [networks_table.read(path) for path in options.verdicts]
     every = list(networks.NETWORKS.values())
-    marked.update(options.update, MARK, networks_table.table(every, logs, options.update.parent))
+    generated_block.update(options.update, MARK, networks_table.table(every, logs, options.update.parent))
     console.say(f"{options.update} is up to date")
     return {
         "updated": str(options.update),

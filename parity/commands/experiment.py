@@ -34,7 +34,7 @@ from parity.experiments.study import (
     trials,
 )
 from parity.experiments.timing import TIMING, batch, measure, report
-from parity.fields import parse_json
+from parity.files.strict_json import parse_json
 from parity.progress import Console, bar, duration
 from parity.run import about, check_free
 from parity.side import FRAMEWORKS

@@ -9,8 +9,8 @@ from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
 from parity.nodes import BatchNorm
+from parity.process_group import ALONE, World
 from parity.recipe import Recipe, with_jitter
-from parity.world import ALONE, World
 
 
 def fit(

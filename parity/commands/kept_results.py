@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 
 from parity import report
 from parity.errors import InputError
-from parity.fields import check_type, parse_json, read_text
+from parity.files.strict_json import check_type, parse_json, read_text
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.weights import write_atomically
 

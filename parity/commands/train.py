@@ -32,6 +32,7 @@ from parity.commands.train_flags import (
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import Network
+from parity.process_group import LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
@@ -39,7 +40,6 @@ from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
 from parity.weights import State, initialise
-from parity.world import LOST, World, from_launcher, is_loss
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from parity import data, networks, plots, precision, recipes
 from parity.commands.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
+from parity.process_group import LAUNCHERS, World
 from parity.run import Run
 from parity.side import FRAMEWORKS
-from parity.world import LAUNCHERS, World
 
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"
 """What a run without arguments trains."""

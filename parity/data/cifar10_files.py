@@ -17,8 +17,9 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from parity.data import archives, pickles
+from parity.data import pickles
 from parity.errors import InputError
+from parity.files import archives
 
 Arrays = dict[str, NDArray[np.uint8]]
 

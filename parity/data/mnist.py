@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.data import archives, fetch
+from parity.data import fetch
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
+from parity.files import archives
 from parity.randomness import stream
 
 CLASSES = tuple("0123456789")

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from parity import pickles
 from parity.errors import InputError
+from parity.files import pickles
 
 
 def read_batch(data: bytes) -> dict[str, Any]:
     """The dict of one pickled CIFAR-10 batch: keys str, arrays uint8 [rows, columns] and read-only, strings bytes.
 
-    `InputError` for anything that is not such a pickle, in particular one that wants to run code (`parity.pickles`).
+    `InputError` for anything that is not such a pickle, in particular one that wants to run code (`parity.files.pickles`).
     """
     content = pickles.read(data)
     for value in content.values():

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from parity.process_group import ALONE
 from parity.weights import State
 from parity.worker import Worker
-from parity.world import ALONE
 
 
 class Remote:

@@ -22,7 +22,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Crew, Remote
 from parity.experiments.tables import Rows
-from parity.fields import parse_json
+from parity.files.strict_json import parse_json
 from parity.network import Network
 from parity.progress import Console
 from parity.recipe import Experiment, Recipe, changed

@@ -23,7 +23,7 @@ from parity.experiments import pictures
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report
 from parity.experiments.tables import table
-from parity.fields import parse_json
+from parity.files.strict_json import parse_json
 from parity.progress import bar, duration
 from parity.run import about
 from parity.side import FRAMEWORKS

@@ -8,7 +8,7 @@ from pathlib import Path
 from parity import pattern
 from parity.dense import dense
 from parity.errors import InputError
-from parity.fields import read_text
+from parity.files.strict_json import read_text
 from parity.network import Network
 from parity.networks.alexnet import alexnet, alexnet_cifar
 from parity.networks.classics import cifar_net, lenet, mnist_cnn, mnist_fc

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.digest import is_in_state_dict, say_unverified
 from parity.errors import InputError
+from parity.files.digest import is_in_state_dict, say_unverified
 from parity.pairs import kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.fields import from_fields, parse_any_json, read_text
+from parity.files.strict_json import from_fields, parse_any_json, read_text
 
 SIDES = ("torch", "paddle")
 """The sides of a pair, the reference first."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from parity.errors import InputError
-from parity.fields import check_type, parse_json, read_text
+from parity.files.strict_json import check_type, parse_json, read_text
 from parity.pairs.kinds import SIDES, check_each_once, parse_spelling
 
 

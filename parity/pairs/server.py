@@ -13,7 +13,7 @@ import numpy as np
 
 from parity import machine
 from parity.errors import InputError
-from parity.fields import from_fields
+from parity.files.strict_json import from_fields
 from parity.optimizer import Optimizer
 from parity.pairs import factories, numerics
 from parity.process import Record, serve

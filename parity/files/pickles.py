@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.digest import read_trailer
 from parity.errors import InputError
+from parity.files.digest import read_trailer
 
 SIZES = {"u1": 1, "f2": 2, "f4": 4, "f8": 8}
 """numpy's codes of the numbers that an array may hold -> their bytes."""
@@ -41,7 +41,7 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def read_with_digest(data: bytes) -> tuple[dict[str, Any], str | None]:
-    """What `read` gives, and the digest behind the pickle (`parity.digest`), which is not checked yet; None where there is none."""
+    """What `read` gives, and the digest behind the pickle (`parity.files.digest`), which is not checked yet; None where there is none."""
     stream = io.BytesIO(data)
     try:
         content = _Unpickler(stream, len(data)).load()
