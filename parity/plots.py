@@ -16,9 +16,9 @@ import numpy as np
 
 from parity.costs import Cost
 from parity.errors import InputError
+from parity.files.atomic import write_atomically
 from parity.recipe import Experiment
 from parity.run import Run
-from parity.weights import write_atomically
 
 Race = tuple[Sequence[float], Sequence[float]]
 """A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""

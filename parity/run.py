@@ -18,6 +18,7 @@ from typing import Any
 from parity import v2_tar, weights
 from parity.claim import Claim, claim
 from parity.errors import InputError
+from parity.files import atomic
 from parity.files.digest import name_unverified
 from parity.files.strict_json import from_fields, parse_json
 from parity.metrics import parse_line
@@ -70,7 +71,7 @@ class Position:
 
 _UNFINISHED = re.compile(
     r"\.(config\.json|metrics\.jsonl|curves\.png|(last|best)\.safetensors|params_pass_\d+\.tar)\.[0-9a-f]+"
-    + re.escape(weights.TEMPORARY)
+    + re.escape(atomic.TEMPORARY)
 )
 """The temporary names of a run's own files."""
 
@@ -140,7 +141,7 @@ class Run:
         if self.keeps_passes:
             kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
             data = v2_tar.encode(self.experiment.network, kept)
-            weights.write_atomically(self.folder / f"params_pass_{epoch}.tar", data)
+            atomic.write_atomically(self.folder / f"params_pass_{epoch}.tar", data)
 
     def restore(self, images: int) -> tuple[State | None, Position]:
         """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if training has not begun.
@@ -161,7 +162,7 @@ class Run:
         for path in self.folder.iterdir():
             if _UNFINISHED.fullmatch(path.name) and path.is_file():  # a process was killed while it wrote
                 path.unlink(missing_ok=True)
-        weights.write_atomically(self.metrics_file, b"".join(lines))
+        atomic.write_atomically(self.metrics_file, b"".join(lines))
         return state, position
 
     def _load(self, images: int) -> tuple[State, Position]:
@@ -284,9 +285,9 @@ def _publish(config: Path, data: bytes) -> Claim:
     """
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
-        scratch = weights.temporary_name(config)
+        scratch = atomic.temporary_name(config)
         try:
-            weights.write_new(scratch, data)
+            atomic.write_new(scratch, data)
             lock = claim(scratch)
             _name(scratch, config)
         finally:

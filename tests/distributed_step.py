@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from parity import weights
+from parity.files import atomic
 from parity.network import Network
 from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.optimizer import Optimizer
@@ -140,7 +141,7 @@ def main(framework: str, path: str) -> None:
         distributed.stop()
     if world.leads:
         found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
-        weights.write_atomically(Path(path), weights.encode(found, {}))
+        atomic.write_atomically(Path(path), weights.encode(found, {}))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from refusals import files_end_at
 
 from parity import networks, weights
 from parity.errors import InputError
+from parity.files import atomic
+from parity.files.atomic import write_atomically
 from parity.network import Network
 from parity.nodes import BatchNorm, Linear, ReLU
-from parity.weights import check, initialise, load, save, slot_names, write_atomically
+from parity.weights import check, initialise, load, save, slot_names
 
 SMALL = networks.get("vgg16_bn_drop@0.03125")
 
@@ -305,6 +307,6 @@ def test_a_kill_at_any_moment_of_a_loop_of_writes_leaves_a_whole_file(tmp_path: 
 
 def test_the_folder_of_a_links_target_is_made(tmp_path: Path) -> None:
     (tmp_path / "link.bin").symlink_to("nowhere/target.bin")
-    weights.write_atomically(tmp_path / "link.bin", b"data")
+    atomic.write_atomically(tmp_path / "link.bin", b"data")
     assert (tmp_path / "nowhere" / "target.bin").read_bytes() == b"data"
     assert (tmp_path / "link.bin").is_symlink()

@@ -21,6 +21,7 @@ from parity import weights
 from parity.commands import compare_runs
 from parity.commands.train_flags import command_to_resume, parser
 from parity.experiments.tables import table
+from parity.files import atomic
 from parity.process_group import World
 from parity.run import Position, Run
 
@@ -138,7 +139,7 @@ def test_resuming_removes_only_unfinished_files_of_its_own(tmp_path: Path) -> No
     run = saved_run(tmp_path / "run")
     users = [".backup.tar.gz", ".last.safetensors.bak", ".last.safetensors.0a1b2c3d", "notes.txt"]
     own = [
-        f".{name}.0123456789abcdef{weights.TEMPORARY}"
+        f".{name}.0123456789abcdef{atomic.TEMPORARY}"
         for name in ("last.safetensors", "params_pass_3.tar", "curves.png")
     ]
     for name in (*users, *own):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from parity.weights import write_atomically
+from parity.files.atomic import write_atomically
 from torch_impl.model import Model
 
 OPSET = 18

@@ -26,6 +26,7 @@ from parity.commands.command import Parser, attach_result, execute, positive, th
 from parity.commands.train_flags import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
+from parity.files.atomic import write_atomically
 from parity.network import Network
 from parity.plots import speeds
 from parity.precision import PRECISIONS
@@ -33,7 +34,7 @@ from parity.progress import Console, bar
 from parity.recipe import changed
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
-from parity.weights import initialise, write_atomically
+from parity.weights import initialise
 from parity.worker import Worker
 
 if TYPE_CHECKING:

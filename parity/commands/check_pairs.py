@@ -16,6 +16,7 @@ from parity.commands.command import Failed, attach_result, refuse
 from parity.commands.kept_results import read_pair
 from parity.errors import InputError
 from parity.files import generated_block
+from parity.files.atomic import write_atomically
 from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
@@ -25,7 +26,6 @@ from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.report import plain
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL
-from parity.weights import write_atomically
 
 STEPS = 10
 """Training steps, unless --steps says how many."""

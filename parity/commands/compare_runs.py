@@ -14,11 +14,11 @@ from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
 from parity.files import generated_block
+from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
 from parity.run import Run, about, proportion
 from parity.side import FRAMEWORKS
-from parity.weights import write_atomically
 
 PICTURE = Path("runs.png")
 

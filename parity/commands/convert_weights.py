@@ -15,6 +15,7 @@ import safetensors
 from parity import foreign, networks, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
+from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified
 from parity.network import Network
 from parity.pairs import files as pair_files
@@ -221,7 +222,7 @@ def _write(path: Path, found: _Weights) -> tuple[State, int]:
         weights.save(path, network, state, found.metadata)
         return state, 0
     if path.suffix == ".tar":
-        weights.write_atomically(path, v2_tar.encode(network, kept))
+        atomic.write_atomically(path, v2_tar.encode(network, kept))
     else:
         dtype = _dtype(kept, path.suffix)
         with Worker(FRAMEWORK[path.suffix]) as worker:

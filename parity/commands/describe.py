@@ -14,11 +14,11 @@ from parity.commands.command import Parser, check_png, execute, positive
 from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
 from parity.files import generated_block
+from parity.files.atomic import write_atomically
 from parity.network import Network
 from parity.nodes import Shape
 from parity.pattern import pattern
 from parity.progress import Console
-from parity.weights import write_atomically
 
 DEFAULT = "vgg16_bn_drop"
 MARK = "networks"

@@ -19,13 +19,13 @@ from parity.data import Dataset
 from parity.data.pictures import Pictures
 from parity.errors import InputError
 from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
+from parity.files.atomic import write_atomically
 from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
 from parity.streams import printable
 from parity.train import Diverged
-from parity.weights import write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:

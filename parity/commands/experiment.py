@@ -34,12 +34,12 @@ from parity.experiments.study import (
     trials,
 )
 from parity.experiments.timing import TIMING, batch, measure, report
+from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.progress import Console, bar, duration
 from parity.run import about, check_free
 from parity.side import FRAMEWORKS
 from parity.train import Diverged, Stopped
-from parity.weights import write_atomically
 
 SCRIPT = "scripts/experiment.py"
 

@@ -22,13 +22,14 @@ from parity.commands.command import Failed, Parser, execute, natural, positive, 
 from parity.compare import Difference
 from parity.dense import any_size, dense_state
 from parity.errors import InputError
+from parity.files.atomic import temporary_name, write_atomically
 from parity.network import Network
 from parity.predict import softmax
 from parity.progress import Console
 from parity.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, about, proportion, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, installed, trainer
-from parity.weights import State, initialise, temporary_name, write_atomically
+from parity.weights import State, initialise
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from parity.data import cifar10_files, fetch
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError
-from parity.weights import write_atomically
+from parity.files.atomic import write_atomically
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROOFS = {

@@ -22,6 +22,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Crew, Remote
 from parity.experiments.tables import Rows
+from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.network import Network
 from parity.progress import Console
@@ -29,7 +30,7 @@ from parity.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about
 from parity.side import FRAMEWORKS
 from parity.train import train
-from parity.weights import initialise, write_atomically
+from parity.weights import initialise
 from parity.worker import Worker
 
 TIMED, QUICK = 10, 0.2

@@ -23,11 +23,12 @@ from parity.experiments import pictures
 from parity.experiments.remote import Crew
 from parity.experiments.study import Report
 from parity.experiments.tables import table
+from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.progress import bar, duration
 from parity.run import about
 from parity.side import FRAMEWORKS
-from parity.weights import initialise, write_atomically
+from parity.weights import initialise
 
 TURN = 5
 """Timed steps between two looks at the progress bar, and between two times that what was found is written down."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from parity.errors import InputError
-from parity.weights import write_atomically
+from parity.files.atomic import write_atomically
 
 
 def around(file: Path, word: str) -> tuple[str, str]:

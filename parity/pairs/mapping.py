@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
+from parity.files.atomic import write_atomically
 from parity.pairs import kinds
 from parity.pairs.kinds import SIDES, name_in, parse_spelling
 from parity.pairs.models import Unit, below, units_of
 from parity.process import Record
 from parity.side import NAMES
-from parity.weights import write_atomically
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),

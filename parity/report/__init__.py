@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from parity.compare import NothingCompared
+from parity.files.atomic import write_atomically
 from parity.report import junit, page
-from parity.weights import write_atomically
 
 __all__ = ["write"]
 
