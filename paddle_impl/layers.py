@@ -13,9 +13,9 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from parity import nodes
-from parity.nodes import Shape
-from parity.windows import Pad
+from parity.network import nodes
+from parity.network.nodes import Shape
+from parity.network.windows import Pad
 
 
 class BatchNorm(nn.BatchNorm2D):

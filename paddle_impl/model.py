@@ -12,9 +12,9 @@ from paddle.autograd import PyLayer
 
 from paddle_impl import checkpoint
 from paddle_impl.layers import LAYERS, Dropout, _Conv, _eager_on_cpu
-from parity import nodes as kinds
-from parity.network import Network
-from parity.nodes import Auxiliary, Branches, Node, Nodes
+from parity.network import nodes as kinds
+from parity.network.network import Network
+from parity.network.nodes import Auxiliary, Branches, Node, Nodes
 from parity.threads import THREADS
 from parity.weights import State, check, initialise
 

@@ -15,7 +15,7 @@ from paddle_impl.layers import times
 from paddle_impl.model import Model, build
 from parity import muon, precision
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Group, Optimizer
 from parity.process_group import ALONE, World
 from parity.weights import State

@@ -20,7 +20,7 @@ import numpy as np
 
 from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.network import Network
 from parity.randomness import masks, stream
 from parity.recipe import Recipe
 from parity.side import Side

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity import nodes
 from parity.causes_update import update_hypotheses
 from parity.compare import relative_l2
 from parity.feed import Given
-from parity.network import Network
+from parity.network import nodes
+from parity.network.graph import input_of
+from parity.network.network import Network
+from parity.network.windows import over_channels
 from parity.optimizer import Optimizer
-from parity.windows import over_channels
-from parity.wiring import input_of
 
 Record = Mapping[str, np.ndarray]
 Hypothesis = tuple[str, np.ndarray]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity.compare import relative_l2
+from parity.network.graph import input_of
 from parity.optimizer import Optimizer
-from parity.wiring import input_of
 
 if TYPE_CHECKING:
     from parity.causes import Evidence, Hypothesis

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import causes, data, networks, recipes
+from parity import causes, data, recipes
 from parity.cancellation import Inherited, magnifications
 from parity.closure import closure, inputs, trained
 from parity.compare import Difference, NothingCompared, norm
@@ -18,7 +18,8 @@ from parity.data import Dataset
 from parity.feed import Feed, feed, twin
 from parity.isolate import isolate
 from parity.lockstep import PHASES, Step, lockstep
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.noise import float32_step
 from parity.optimizer import Optimizer
 from parity.process import Record
@@ -359,7 +360,7 @@ def assert_parity(
     `stages`, `state`, `dataset`; by default CIFAR-10, else the embedded shapes10). Both frameworks must be installed, each gets its own
     process. `InputError` for a network or recipe that is not known.
     """
-    made = networks.get(network) if isinstance(network, str) else network
+    made = articles.get(network) if isinstance(network, str) else network
     few = few_images(steps, batch_size)
     dataset = checked.pop("dataset", None) or data.load_auto()[0]
     how = compressed(changed(recipes.get(recipe), batch_size=batch_size), steps)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.network import Network
+from parity.network.network import Network
 
 ZERO_GRADIENT_BOUND = 1e-12
 """How large a gradient that is zero in exact arithmetic may be, relative to its layer's weight gradient, in float64."""

@@ -14,7 +14,7 @@ import numpy as np
 from parity.data.batches import padded
 from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 from parity.predict import Forward, Model
 
 SETS = {

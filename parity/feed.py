@@ -13,7 +13,7 @@ import numpy as np
 
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Optimizer
 from parity.randomness import masks
 from parity.recipe import Recipe

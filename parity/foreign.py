@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import Flatten
+from parity.network.network import Network
+from parity.network.nodes import Flatten
 from parity.weights import State, check
 
 SPELLED = {"gamma": "weight", "beta": "bias"}

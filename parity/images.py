@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from parity.errors import InputError
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """What is read. PIL knows more, but for some of it runs other programs (EPS) or lets C libraries write to stderr (TIFF)."""

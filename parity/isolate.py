@@ -8,9 +8,9 @@ from typing import Any
 from parity.compare import compare
 from parity.feed import Feed
 from parity.lockstep import begin, lockstep
+from parity.network.graph import input_of
 from parity.process import Record
 from parity.stages import DIFFERENT, EQUAL
-from parity.wiring import input_of
 from parity.worker import Worker
 
 PHASES = ("input", "eval", "forward", "backward")

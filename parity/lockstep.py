@@ -14,7 +14,7 @@ from threading import Thread
 import numpy as np
 
 from parity.feed import Feed, Given
-from parity.network import Network
+from parity.network.network import Network
 from parity.process import Record
 from parity.worker import Worker
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.costs import costs, totals
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.costs import costs, totals
+from parity.network.network import Network
 from parity.side import NAMES
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 

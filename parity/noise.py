@@ -15,11 +15,11 @@ import numpy as np
 from parity.compare import Difference, distance
 from parity.feed import Feed, twin
 from parity.lockstep import in_order, layer_of, lockstep
-from parity.network import Network
+from parity.network.graph import consumers
+from parity.network.network import Network
 from parity.process import Record
 from parity.twin import perturb, summed
 from parity.weights import State
-from parity.wiring import consumers
 from parity.worker import Worker
 
 FACTOR = 10.0

@@ -9,8 +9,8 @@ from typing import Any
 
 from parity.errors import InputError, within
 from parity.files.strict_json import from_fields
-from parity.network import Network
-from parity.nodes import float32
+from parity.network.network import Network
+from parity.network.nodes import float32
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Optimizer:
     """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
 
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
-    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.nodes.float32`). `velocity_holds_rate` follows
+    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.network.nodes.float32`). `velocity_holds_rate` follows
     Paddle v2, whose velocity contains the learning rate: when the rate changes, the momentum buffer of today's frameworks is
     multiplied by old rate / new rate. A parameter belongs to the first of `groups` that its name matches. `label_smoothing` is the share
     of every label that is spread over all classes before the cross-entropy is taken (Szegedy et al. 2016, section 7).

@@ -14,9 +14,9 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from parity.costs import Cost
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
+from parity.network.costs import Cost
 from parity.recipe import Experiment
 from parity.run import Run
 

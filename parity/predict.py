@@ -14,11 +14,11 @@ import numpy as np
 
 from parity import data, machine, recipes
 from parity.data.batches import preprocess
-from parity.dense import any_size, dense_state, takes_any_size
 from parity.errors import InputError
 from parity.files.strict_json import parse_json
-from parity.network import Network
-from parity.nodes import Shape
+from parity.network.dense import any_size, dense_state, takes_any_size
+from parity.network.network import Network
+from parity.network.nodes import Shape
 from parity.onnx.guarded import Guarded, Value, check_batch
 from parity.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
@@ -46,7 +46,7 @@ class Model:
     `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,
     `origin` says what it was trained on, and `notes`, one line each, what the file leaves open and was assumed. `data` and `recipe` are
     what it was trained on and how, where the file says so. `start` loads the framework, which takes seconds, so that bad pictures are
-    found before; `start_dense` starts what computes pictures of any size (`parity.dense`), an `InputError` where nothing does.
+    found before; `start_dense` starts what computes pictures of any size (`parity.network.dense`), an `InputError` where nothing does.
     """
 
     path: Path

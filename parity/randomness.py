@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 
 _DRAWS_PER_BLOCK = 16  # one Philox counter yields four uint64, that is sixteen uint16
 

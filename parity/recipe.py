@@ -11,8 +11,8 @@ from typing import Any
 
 from parity.errors import InputError, within
 from parity.files.strict_json import from_fields, parse_json
-from parity.network import Network
-from parity.nodes import Shape, float32
+from parity.network.network import Network
+from parity.network.nodes import Shape, float32
 from parity.optimizer import Optimizer, read_optimizer
 
 

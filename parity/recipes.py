@@ -8,7 +8,7 @@ from pathlib import Path
 
 from parity.errors import InputError
 from parity.files.strict_json import parse_json, read_text
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Group, Optimizer
 from parity.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe
 

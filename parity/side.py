@@ -16,7 +16,7 @@ import numpy as np
 
 from parity import machine
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Optimizer
 from parity.process_group import ALONE, World
 from parity.weights import State

@@ -20,7 +20,7 @@ from parity.compare import (
     split_zero_gradients,
 )
 from parity.lockstep import Step, in_order, layer_of
-from parity.network import Network
+from parity.network.network import Network
 from parity.winners import chosen_apart
 
 STAGES = {

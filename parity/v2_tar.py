@@ -20,8 +20,8 @@ import numpy as np
 
 from parity.errors import InputError
 from parity.files.digest import KEY, check_digest, compute_digest
-from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
 from parity.weights import State, check
 
 KINDS: dict[type[Node], str] = {Conv: "conv", BatchNorm: "batch_norm", Linear: "fc_layer"}

@@ -17,8 +17,8 @@ from parity import whitening
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.digest import KEY, check_digest, compute_digest
-from parity.network import Network
-from parity.nodes import Parameter
+from parity.network.network import Network
+from parity.network.nodes import Parameter
 from parity.randomness import stream
 
 State = dict[str, np.ndarray]

@@ -1,11 +1,11 @@
-"""The filters that whiten the 2x2 patches of CIFAR-10's images: how a `parity.initialisers.Init` of the kind "whitening" starts."""
+"""The filters that whiten the 2x2 patches of CIFAR-10's images: how a `parity.network.initialisers.Init` of the kind "whitening" starts."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from parity.errors import InputError
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 
 # fmt: off
 FILTERS = (

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.network import Network
-from parity.nodes import AvgPool, MaxPool
-from parity.wiring import consumers
+from parity.network.graph import consumers
+from parity.network.network import Network
+from parity.network.nodes import AvgPool, MaxPool
 
 
 def chosen_apart(

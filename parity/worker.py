@@ -19,7 +19,7 @@ import numpy as np
 from parity import lookahead
 from parity.bench import Bench
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Optimizer, read_optimizer
 from parity.process import Process, Record, serve
 from parity.recipe import Recipe, read_recipe

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import networks
+from parity.network import articles
 from parity.weights import State
 
 ROOT = Path(__file__).parents[1]
 NAME = "vgg16_bn_drop@0.03125"
-NETWORK = networks.get(NAME)
+NETWORK = articles.get(NAME)
 SUFFIXES = {"paddle": ".pdparams", "torch": ".pt"}
 
 

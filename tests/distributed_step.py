@@ -13,8 +13,8 @@ import numpy as np
 
 from parity import weights
 from parity.files import atomic
-from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.optimizer import Optimizer
 from parity.process_group import ALONE, World, from_launcher
 from parity.randomness import masks, stream

@@ -46,9 +46,9 @@ class Kind:
 
 
 def _network() -> Any:
-    from parity import networks
+    from parity.network import articles
 
-    return networks.get("vgg16_bn_drop@0.03125")
+    return articles.get("vgg16_bn_drop@0.03125")
 
 
 def _state() -> Any:
@@ -185,9 +185,9 @@ def _recipe() -> str:
 
 
 def _read_network(path: Path) -> Any:
-    from parity import networks
+    from parity.network import articles
 
-    return networks.read(path)
+    return articles.read(path)
 
 
 def _read_recipe(path: Path) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity.network import Network
-from parity.nodes import (
+from parity.network.network import Network
+from parity.network.nodes import (
     GELU,
     LRN,
     Auxiliary,

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from parity import networks
 from parity.errors import InputError
-from parity.initialisers import FAN_IN_UNIFORM, XAVIER
-from parity.network import Network
-from parity.nodes import (
+from parity.network import articles
+from parity.network.initialisers import FAN_IN_UNIFORM, XAVIER
+from parity.network.network import Network
+from parity.network.nodes import (
     GELU,
     LRN,
     Auxiliary,
@@ -81,8 +81,8 @@ BRANCHED = Network(
     source="made for the tests: what is not in a chain",
 )
 NETWORKS = [
-    *networks.NETWORKS.values(),
-    *(networks.get(f"{name}@0.25") for name in networks.NETWORKS),
+    *articles.NETWORKS.values(),
+    *(articles.get(f"{name}@0.25") for name in articles.NETWORKS),
     EVERY_KIND,
     BRANCHED,
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.network import Network
-from parity.nodes import (
+from parity.network.network import Network
+from parity.network.nodes import (
     GELU,
     LRN,
     Auxiliary,

@@ -6,8 +6,8 @@ import numpy as np
 
 from parity import recipes
 from parity.faults.subject import network, state
-from parity.network import Network
-from parity.nodes import (
+from parity.network.network import Network
+from parity.network.nodes import (
     LRN,
     Auxiliary,
     AvgPool,

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from parity import recipes
 from parity.commands.predict import main
 from parity.data import cifar10
-from parity.network import Network
-from parity.nodes import Conv, Flatten, Linear, ReLU
+from parity.network.network import Network
+from parity.network.nodes import Conv, Flatten, Linear, ReLU
 from parity.recipe import Experiment
 from parity.weights import State, initialise
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from parity import networks, recipes
+from parity import recipes
+from parity.network import articles
 from parity.recipe import Experiment, changed
 from parity.run import Position, Run
 from parity.weights import initialise, slot_names
 
-NETWORK = networks.get("vgg16_bn_drop@0.03125")
+NETWORK = articles.get("vgg16_bn_drop@0.03125")
 EXPERIMENT = Experiment(NETWORK, changed(recipes.get("article"), epochs=2, batch_size=8), "shapes10", 3, 20, 10)
 
 Refused = Callable[..., str]

@@ -14,7 +14,7 @@ from PIL import Image
 from parity import data
 from parity.commands.experiment import main
 from parity.experiments import STUDIES, ablation, pictures
-from parity.nodes import GELU, Conv
+from parity.network.nodes import GELU, Conv
 from parity.recipe import Recipe
 
 __all__ = ["execute"]

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from training import ROOT
 
-from parity import machine, networks
+from parity import machine
 from parity.errors import InputError
+from parity.network import articles
 from parity.onnx import operators, writing
 from parity.onnx.apart import Apart
 from parity.process import WorkerFailed
 from parity.weights import initialise
 
-NETWORK = networks.get("vgg_mini@0.05")
+NETWORK = articles.get("vgg_mini@0.05")
 IMAGES = np.zeros((3, *NETWORK.input_shape), np.float32)
 
 

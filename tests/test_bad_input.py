@@ -16,10 +16,11 @@ from cifar_files import flipped
 from refusals import Payload, Refused, contents, saved_run, the_error
 from training import Ended, execute, script
 
-from parity import data, networks, recipes
+from parity import data, recipes
 from parity.commands import bench, check_parity, export_onnx
 from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
+from parity.network import articles
 
 pytest_plugins = ["cifar_fixtures", "refusal_fixtures"]
 
@@ -37,7 +38,7 @@ def test_an_unknown_network_or_width_is_named_beside_those_that_there_are(name: 
     message = refused("--network", name or " ")
     assert repr(name or " ") in message
     assert "vgg_mini@0.25" in message
-    assert "@" in name or all(known in message for known in networks.NETWORKS)
+    assert "@" in name or all(known in message for known in articles.NETWORKS)
 
 
 def test_an_unknown_recipe_is_named_beside_those_that_there_are(refused: Refused) -> None:

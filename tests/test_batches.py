@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity.data.batches import Batches, preprocess
-from parity.networks import NETWORKS
+from parity.network.articles import NETWORKS
 from parity.randomness import mask, masks, stream
 from parity.recipe import Augmentation, Preprocessing
 from parity.recipes import CIFAR10_STATISTICS

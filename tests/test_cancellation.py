@@ -13,8 +13,8 @@ from parity.cancellation import LARGEST, Inherited, magnifications
 from parity.check import Check, run
 from parity.faults import changes
 from parity.faults.subject import network, state, subject
-from parity.network import Network
-from parity.nodes import BatchNorm, Flatten, Linear, ReLU
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
 from parity.optimizer import Optimizer
 from parity.worker import Worker
 

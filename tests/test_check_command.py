@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from parity import networks, recipes
+from parity import recipes
 from parity.commands import check_parity
 from parity.commands.check_parity import _checks as planned
 from parity.commands.check_parity import main, parser
 from parity.faults.subject import network
+from parity.network import articles
 from parity.recipe import Lookahead, changed
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +49,7 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
         assert stage["compared"] > 0
         assert 0 < stage["max_error"] <= stage["bound"]
         assert stage["worst"]
-    assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(networks.get("vgg_mini").nodes)
+    assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(articles.get("vgg_mini").nodes)
 
 
 def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -166,17 +167,17 @@ def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
 def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
-    some = {name: networks.get(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
+    some = {name: articles.get(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
     kept = tmp_path / "kept.jsonl"
     flags = ("--network", "all", "--data", "shapes10", "--stages", "forward", "--json")
     flags += ("--resume", str(kept))
     monkeypatch.setattr(check_parity, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
-    monkeypatch.setattr(networks, "NETWORKS", dict(list(some.items())[:2]))
+    monkeypatch.setattr(articles, "NETWORKS", dict(list(some.items())[:2]))
     assert main([*flags]) == 0
     assert at_hand == ["torch", "paddle"] * 2
     assert len(kept.read_text().splitlines()) == 2
     first = json.loads(capsys.readouterr().out)
-    monkeypatch.setattr(networks, "NETWORKS", some)
+    monkeypatch.setattr(articles, "NETWORKS", some)
     assert main([*flags]) == 0
     told = capsys.readouterr()
     assert "kept.jsonl holds 2 of 3 results" in told.err and "mnist_fc@0.125, recipe" not in told.err

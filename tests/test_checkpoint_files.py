@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from refusals import files_end_at
 
-from parity import networks, weights
+from parity import weights
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.atomic import write_atomically
-from parity.network import Network
-from parity.nodes import BatchNorm, Linear, ReLU
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Linear, ReLU
 from parity.weights import check, initialise, load, save, slot_names
 
-SMALL = networks.get("vgg16_bn_drop@0.03125")
+SMALL = articles.get("vgg16_bn_drop@0.03125")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from training import ROOT, execute, script, succeed
 
-from parity import networks, recipes
+from parity import recipes
 from parity.claim import claim
 from parity.errors import InputError
+from parity.network import articles
 from parity.recipe import Experiment, changed
 from parity.run import Run
 
@@ -27,7 +28,7 @@ sys.stdin.read()
 
 def begun(folder: Path) -> Run:
     recipe = changed(recipes.get("quick"), batch_size=8)
-    return Run.create(folder, Experiment(networks.get("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
+    return Run.create(folder, Experiment(articles.get("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
 
 
 def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework: str, tmp_path: Path) -> None:

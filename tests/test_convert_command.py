@@ -15,8 +15,9 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, alone, bits, special
 from refusals import saved_run
 
-from parity import networks, v2_tar, weights
+from parity import v2_tar, weights
 from parity.commands import convert_weights
+from parity.network import articles
 from parity.weights import slot_names
 from parity.worker import Worker
 
@@ -100,8 +101,8 @@ def test_an_existing_file_is_replaced(folder: Path, convert: Callable[..., dict[
 def test_without_network_the_known_one_that_fits_is_taken(
     folder: Path, convert: Callable[..., dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {name: networks.get(name) for name in ("vgg_mini@0.03125", NAME)}
-    monkeypatch.setattr(networks, "NETWORKS", known)
+    known = {name: articles.get(name) for name in ("vgg_mini@0.03125", NAME)}
+    monkeypatch.setattr(articles, "NETWORKS", known)
     (folder / "a.tar").write_bytes(v2_tar.encode(NETWORK, special()))
     assert convert("a.tar", "a.pt")["network"] == NAME
     assert convert("a.pt", "a.pdparams")["network"] == NAME

@@ -16,8 +16,9 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, special
 from refusals import Payload, Refused, contents, the_error
 
-from parity import networks, v2_tar, weights
+from parity import v2_tar, weights
 from parity.commands import convert_weights
+from parity.network import articles
 from parity.worker import Worker
 
 
@@ -166,7 +167,7 @@ def test_bad_usage_is_refused(what: str, files: dict[str, bytes], refused: Refus
 def test_weights_that_fit_two_known_networks_are_refused(
     files: dict[str, bytes], refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "NETWORKS", {"one": NETWORK, "two": NETWORK})
+    monkeypatch.setattr(articles, "NETWORKS", {"one": NETWORK, "two": NETWORK})
     Path("a.tar").write_bytes(files[".tar"])
     assert f"it fits {NAME} and {NAME} alike; name its network with --network" in refused("a.tar", "b.pt")
 

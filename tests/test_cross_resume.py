@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from training import Ended, command_in, metrics, position, script, stop, succeed
 
-from parity import data, networks, recipes, v2_tar, weights
+from parity import data, recipes, v2_tar, weights
 from parity.check import ONE_STEP, TWIN
 from parity.compare import compare
 from parity.data.batches import Batches
 from parity.feed import Feed, feed, twin
 from parity.lockstep import begin, one_step
+from parity.network import articles
 from parity.recipe import Schedule, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
@@ -41,7 +42,7 @@ RECIPES = {
 def given_to(recipe: str) -> Feed:
     how = changed(RECIPES[recipe], batch_size=BATCH)
     dataset = data.load("shapes10").limit(STEPS * BATCH, 1)
-    return feed(networks.get("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
+    return feed(articles.get("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
 
 
 def trained(workers: list[Worker], given: Feed) -> State:

@@ -24,8 +24,8 @@ from parity import recipes, weights
 from parity.compare import compare, split_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.network.network import Network
+from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
 from parity.recipe import Augmentation, Experiment, changed
 from parity.run import Run

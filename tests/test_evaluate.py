@@ -21,11 +21,11 @@ from parity import evaluate, images, weights
 from parity.commands.evaluate import main, matched
 from parity.data import Dataset
 from parity.data.batches import preprocess
-from parity.dense import dense, dense_state
 from parity.errors import InputError
 from parity.evaluate import Plan
-from parity.network import Network
-from parity.nodes import Conv, Flatten, Linear, MaxPool, ReLU
+from parity.network.dense import dense, dense_state
+from parity.network.network import Network
+from parity.network.nodes import Conv, Flatten, Linear, MaxPool, ReLU
 from parity.optimizer import Optimizer
 from parity.predict import load
 from parity.recipe import Augmentation, Experiment, Preprocessing, Recipe

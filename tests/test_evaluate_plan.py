@@ -15,8 +15,8 @@ from parity.commands.evaluate import _plan, main, parser
 from parity.data.pictures import Pictures
 from parity.errors import InputError
 from parity.evaluate import Plan, Tally, crops, offsets, ranks
-from parity.network import Network
-from parity.nodes import Conv, Flatten, Linear, MaxPool
+from parity.network.network import Network
+from parity.network.nodes import Conv, Flatten, Linear, MaxPool
 from parity.predict import load
 from parity.recipe import Experiment, Recipe, with_jitter
 

@@ -16,10 +16,11 @@ import pytest
 from export_calls import calls
 from training import ROOT, Ended, execute, succeed
 
-from parity import data, networks, recipes
+from parity import data, recipes
 from parity.commands.export_onnx import main
 from parity.data.batches import preprocess
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.onnx.runtime import session
 from parity.recipe import read_recipe
 from parity.run import Run, read_checkpoint
@@ -55,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def said(run: Path) -> dict[str, dict[str, str]]:
     """Framework -> what the command printed for several exports of the run, all in one process of it, into the run's parent."""
-    folder, network = run.parent, networks.get(SMALL)
+    folder, network = run.parent, articles.get(SMALL)
     save(folder / "fresh.safetensors", network, initialise(network, 0))
     flags = ["--softmax", "--preprocess", "--fold-batch-norm", "--opset", "17", "--json"]
     found = {}
@@ -100,7 +101,7 @@ def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]],
     path, _ = files[framework]
     told = session(path).get_modelmeta().custom_metadata_map
     network = Network.from_json(told["network"])
-    assert network == networks.get(SMALL)
+    assert network == articles.get(SMALL)
     assert told["network_sha256"] == network.digest
     assert told["framework"] == framework and json.loads(told["versions"])[framework]
     assert read_recipe(json.loads(told["recipe"])) == Run.open(run).experiment.recipe
@@ -302,7 +303,7 @@ def test_bad_usage_ends_with_2_and_one_line(
 
 
 def test_checkpoints_that_are_not_float32_are_refused(tmp_path: Path) -> None:
-    network = networks.get(SMALL)
+    network = articles.get(SMALL)
     save(tmp_path / "wide.safetensors", network, {n: a.astype(np.float64) for n, a in initialise(network, 0).items()})
     done = export("--weights", tmp_path / "wide.safetensors", "--output", tmp_path / "a.onnx")
     assert done.code == 2 and "float64" in done.stderr

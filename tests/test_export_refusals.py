@@ -20,8 +20,8 @@ from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_erro
 from parity import recipes, weights
 from parity.commands.export_onnx import main
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
 from parity.onnx.runtime import session
 from parity.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, proportion

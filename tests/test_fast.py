@@ -14,13 +14,14 @@ import pytest
 from numpy_network import loss, outputs
 from training import position, same_end, script, stop, succeed
 
-from parity import data, networks, recipes, whitening
+from parity import data, recipes, whitening
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
 from parity.feed import feed
-from parity.initialisers import Init
 from parity.lockstep import begin, one_step
+from parity.network import articles
+from parity.network.initialisers import Init
 from parity.optimizer import Group, Optimizer
 from parity.progress import Console
 from parity.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
@@ -29,7 +30,7 @@ from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
-NETWORK = networks.get("vgg_fast@0.125")
+NETWORK = articles.get("vgg_fast@0.125")
 RECIPE = changed(recipes.get("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
 
 
@@ -55,7 +56,7 @@ def test_the_filters_whiten_the_first_training_images_of_cifar10() -> None:
 
 
 def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() -> None:
-    filters = initialise(networks.get("vgg_fast"), 3)["white.weight"]
+    filters = initialise(articles.get("vgg_fast"), 3)["white.weight"]
     assert filters.shape == (24, 3, 2, 2) and np.array_equal(filters[:12], -filters[12:])
     for shape in ((25, 3, 2, 2), (12, 1, 2, 2), (12, 3, 3, 3), (12,)):
         with pytest.raises(InputError, match="whitening is of up to 24 kernels"):
@@ -63,7 +64,7 @@ def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() 
 
 
 def test_filters_that_start_as_the_identity_hand_their_channel_on() -> None:
-    network = networks.get("vgg_fast")
+    network = articles.get("vgg_fast")
     state = initialise(network, 0)
     weight = state["conv2_1.weight"]
     plain = initialise(replace(network, nodes=_drawn(network.nodes)), 0)["conv2_1.weight"]
@@ -96,7 +97,7 @@ def test_frozen_weights_stay_and_have_no_slots(worker: Worker) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 0.9])
 def test_smoothed_labels_are_spread_over_all_classes(smoothing: float, worker: Worker) -> None:
-    network = networks.get("cifar_net")
+    network = articles.get("cifar_net")
     settings = Optimizer("momentum", 0.1, label_smoothing=smoothing)
     state = {name: array.astype("float64") for name, array in initialise(network, 0).items()}
     images = np.random.default_rng(0).normal(size=(4, 3, 32, 32))

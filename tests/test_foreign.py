@@ -12,8 +12,8 @@ from conversion import SUFFIXES, alone
 from parity import foreign, weights
 from parity.commands import convert_weights
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 from parity.optimizer import Optimizer
 from parity.worker import Worker
 

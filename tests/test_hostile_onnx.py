@@ -18,8 +18,8 @@ from predict_files import NETWORK, metadata, onnx_file, run
 from refusals import Refused
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import Conv, GlobalAvgPool
+from parity.network.network import Network
+from parity.network.nodes import Conv, GlobalAvgPool
 from parity.onnx import guarded
 from parity.onnx.guarded import Guarded
 from parity.predict import load

@@ -8,9 +8,9 @@ import pytest
 from made_networks import kinds
 
 from parity.errors import InputError
-from parity.initialisers import FAN_IN_UNIFORM
-from parity.network import Network, img_conv_group
-from parity.nodes import MSRA, ZEROS, AvgPool, BatchNorm, Conv, Dropout, Flatten, MaxPool
+from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.network.network import Network, img_conv_group
+from parity.network.nodes import MSRA, ZEROS, AvgPool, BatchNorm, Conv, Dropout, Flatten, MaxPool
 
 
 def test_with_batch_norm_a_conv_is_linear_and_the_activation_moves_behind_the_batch_norm() -> None:

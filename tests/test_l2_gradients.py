@@ -11,7 +11,7 @@ from layer_cases import BATCH, CASES, batch, network, weights
 from numpy_network import slopes
 
 from parity.compare import compare
-from parity.nodes import Dropout
+from parity.network.nodes import Dropout
 from parity.optimizer import Optimizer
 from parity.process import Record
 from parity.weights import State

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from training import ROOT
 
-from parity import networks, weights
+from parity import weights
+from parity.network import articles
 from parity.side import FRAMEWORKS
 
-NETWORK = networks.get("vgg_mini@0.05")
+NETWORK = articles.get("vgg_mini@0.05")
 PLANTED = "open({path!r}, 'a').write(__name__)\nraise SystemExit('imported from the working directory')\n"
 SUFFIX = {"paddle": ".pdparams", "torch": ".pt"}
 

@@ -13,8 +13,8 @@ from numpy_network import slopes
 from parity import muon
 from parity.compare import compare
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
+from parity.network.network import Network
+from parity.network.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
 from parity.optimizer import Group, Optimizer
 from parity.process import Record
 from parity.weights import State, initialise

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parity.network import Network
-from parity.nodes import LRN, Flatten, Linear
+from parity.network.network import Network
+from parity.network.nodes import LRN, Flatten, Linear
 from parity.optimizer import Optimizer
 from parity.weights import initialise
 from parity.worker import Worker

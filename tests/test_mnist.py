@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from web import Site, serving
 
-from parity import data, networks
+from parity import data
 from parity.commands.check_parity import main
 from parity.data import Dataset, fetch, mnist
 from parity.errors import InputError
 from parity.files import archives
+from parity.network import articles
 
 COUNTS = (30, 30, 20, 20)
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = mnist.FILES
@@ -283,8 +284,8 @@ def test_what_no_picture_can_fit_is_bad_usage(
 def test_the_command_fits_pictures_to_networks_and_checks_all_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = {name: networks.NETWORKS[name] for name in ("mnist_fc", "googlenet", "tf_vgg16")}
-    monkeypatch.setattr(networks, "NETWORKS", few)
+    few = {name: articles.NETWORKS[name] for name in ("mnist_fc", "googlenet", "tf_vgg16")}
+    monkeypatch.setattr(articles, "NETWORKS", few)
     arguments = ["--network", "all", "--data", "shapes10", "--stages", "forward,backward,update", "--json"]
     assert main([*arguments, "--twins", "0"]) == 0
     told = capsys.readouterr()

@@ -15,9 +15,10 @@ import pytest
 from conversion import SUFFIXES, alone
 from zoo_programs import PROGRAMS
 
-from parity import foreign, networks
-from parity.network import Network
-from parity.nodes import Conv, Linear, Node, edited
+from parity import foreign
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import Conv, Linear, Node, edited
 from parity.optimizer import Optimizer
 from parity.worker import Worker
 
@@ -40,7 +41,7 @@ def narrow(name: str) -> Network:
             return replace(node, filters=max(4, node.filters // WIDTH))
         return replace(node, units=units[node.name]) if isinstance(node, Linear) else node
 
-    whole = networks.get(name)
+    whole = articles.get(name)
     return replace(whole, nodes=edited(whole.nodes, change))
 
 
@@ -87,7 +88,7 @@ def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: 
     shapes = json.loads(alone(PROGRAMS[zoo], "shapes", *WHOLE))
     assert list(shapes) == list(WHOLE)
     for theirs, ours in WHOLE.items():
-        network, given = networks.get(ours), {}
+        network, given = articles.get(ours), {}
         for key, shape in shapes[theirs].items():
             array = np.broadcast_to(np.float32(0), shape)  # takes no memory
             if not key.endswith("num_batches_tracked"):
@@ -104,4 +105,4 @@ def test_a_whole_network_of_theirs_computes_the_same_in_ours(
     zoo: str, tmp_path: Path, framework: str, worker: Worker, workers: dict[str, Worker]
 ) -> None:
     alone(PROGRAMS[zoo], tmp_path, "vgg11")
-    assert_same(tmp_path, zoo, "vgg11", networks.get("vgg_a"), worker, workers[zoo])
+    assert_same(tmp_path, zoo, "vgg11", articles.get("vgg_a"), worker, workers[zoo])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from made_networks import BRANCHED, EVERY_KIND, NETWORKS, generated
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import KINDS, ZEROS, Conv, Init, Linear, Node, edited, walk
+from parity.network.network import Network
+from parity.network.nodes import KINDS, ZEROS, Conv, Init, Linear, Node, edited, walk
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)

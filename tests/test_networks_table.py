@@ -10,9 +10,9 @@ import pytest
 from refusals import the_error
 from training import ROOT
 
-from parity import networks
 from parity.commands.describe import main
 from parity.files import generated_block
+from parity.network import articles
 from parity.networks_table import read, table
 from parity.stages import STAGES
 
@@ -46,7 +46,7 @@ def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.strip().splitlines()]
     wanted = [
         [cell.strip() for cell in line.strip("| ").split("|")]
-        for line in table(list(networks.NETWORKS.values())).splitlines()
+        for line in table(list(articles.NETWORKS.values())).splitlines()
     ]
     assert [[*row[:4], row[-1]] for row in rows[2:]] == wanted[2:]
 
@@ -54,9 +54,9 @@ def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
 def test_the_readme_has_the_verdicts_of_the_logs_of_whole_networks() -> None:
     before, behind = generated_block.around(ROOT / "README.md", "networks")
     logs = [read(path) for path in sorted((ROOT / "docs" / "proofs").glob("full-*.json"))]
-    assert len(logs) == 2 and all(log.cell(name).endswith(", whole") for log in logs for name in networks.NETWORKS)
+    assert len(logs) == 2 and all(log.cell(name).endswith(", whole") for log in logs for name in articles.NETWORKS)
     text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]
-    assert text.strip() == table(list(networks.NETWORKS.values()), logs, ROOT)
+    assert text.strip() == table(list(articles.NETWORKS.values()), logs, ROOT)
 
 
 def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_pa
     ]
     assert rows["`vgg_d`"] == ["equal, 1,234 tensors", "**different**, 1,234 tensors"]
     assert rows["`vgg_mini`"] == ["chaotic but equal, 1,234 tensors, whole", ""]
-    assert len(rows) == 2 + len(networks.NETWORKS)
+    assert len(rows) == 2 + len(articles.NETWORKS)
     assert main(["--update", str(document), "--verdicts", str(first), str(second)]) == 0
     assert document.read_text().splitlines() == lines, "once more changes nothing"
 

@@ -12,13 +12,14 @@ from made_networks import EVERY_KIND
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
-from parity import networks, recipes
+from parity import recipes
 from parity.compare import relative_l2
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.faults.subject import network
-from parity.network import Network
-from parity.nodes import Conv, Dropout, Flatten, Linear, ReLU
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
 from parity.noise import inference_noise
 from parity.onnx import operators, sessions, writing
 from parity.onnx.exporting import check_pictures, compared, export, scores
@@ -44,7 +45,7 @@ def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "net",
-    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, BRANCHES, NORMALISED, FEW, networks.get("vgg_mini@0.125")],
+    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, BRANCHES, NORMALISED, FEW, articles.get("vgg_mini@0.125")],
     ids=lambda net: net.name,
 )
 def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
@@ -167,9 +168,9 @@ def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
 
 def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
     nodes = (
-        networks.get("vgg_mini").nodes[1],
+        articles.get("vgg_mini").nodes[1],
         Conv("conv", 4, bias=False),
-        replace(networks.get("vgg_mini").nodes[1], name="after"),
+        replace(articles.get("vgg_mini").nodes[1], name="after"),
         Flatten("flatten"),
         Linear("fc", 2),
     )

@@ -13,8 +13,8 @@ from onnx_graphs import BRANCHES, CHAIN, NORMALISED, WITHOUT_BIAS, raw_export, w
 
 from parity.errors import InputError
 from parity.faults.subject import network, state
-from parity.network import Network
-from parity.nodes import LRN, Flatten, Linear, ReLU
+from parity.network.network import Network
+from parity.network.nodes import LRN, Flatten, Linear, ReLU
 from parity.onnx import operators, writing
 from parity.onnx.exporting import export
 from parity.onnx.reading import NotTheNetwork

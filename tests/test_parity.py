@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parity import data, lockstep, networks, recipes
+from parity import data, lockstep, recipes
 from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
 from parity.data.batches import Batches, preprocess
 from parity.feed import feed
+from parity.network import articles
 from parity.noise import float32_step
 from parity.process import Record
 from parity.randomness import masks
@@ -33,7 +34,7 @@ def one_step(
     worker: Worker, network: str, recipe: str, dataset: data.Dataset, dtype: str, twin: bool = False
 ) -> tuple[Record, Record]:
     """Eval forward before the update, and everything that one update does."""
-    net, how = networks.get(network), recipes.get(recipe)
+    net, how = articles.get(network), recipes.get(recipe)
     batches = Batches(dataset.train_images, dataset.train_labels, BATCH, how.augmentation, seed=1)
     pixels, labels = next(batches.epoch(0))
     inputs = preprocess(pixels, how.preprocessing, dtype)
@@ -89,7 +90,7 @@ def test_inference_of_fresh_networks_agrees_in_float64(float64_step) -> None:
 @pytest.mark.parametrize("phase", ["forward", "loss", "backward", "gradient", "update", "cost", "wrong"])
 def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
     name, recipe, steps = float64_step
-    network = networks.get(name)
+    network = articles.get(name)
     records = {side: split_zero_gradients(network, step[1])[0] for side, step in steps.items()}
     chosen = {side: {n: a for n, a in r.items() if n.split("/")[0] == phase} for side, r in records.items()}
     if recipe == "adam" and phase == "update":
@@ -102,7 +103,7 @@ def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
 
 def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float64_step, framework: str) -> None:
     name, _, steps = float64_step
-    network = networks.get(name)
+    network = articles.get(name)
     _, sizes = split_zero_gradients(network, steps[framework][1])
     assert set(sizes) == {f"gradient/{parameter}" for parameter in network.zero_gradients}
     assert max(sizes.values()) <= ZERO_GRADIENT_BOUND
@@ -110,7 +111,7 @@ def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float
 
 def test_an_update_records_every_parameter_statistic_and_slot(float64_step, framework: str) -> None:
     name, _, steps = float64_step
-    network = networks.get(name)
+    network = articles.get(name)
     updated = {key.removeprefix("update/") for key in steps[framework][1] if key.startswith("update/")}
     assert set(network.parameters) < updated
     slots = {key.split(".", 2)[2] for key in updated if key.startswith("optimizer.")}
@@ -122,7 +123,7 @@ def test_one_step_in_float32_errs_no_more_than_rounding_explains(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
     how = changed(recipes.get(recipe), batch_size=BATCH)
-    exact, single = (feed(networks.get(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
+    exact, single = (feed(articles.get(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
     side = {framework: workers[framework]}
     found = [d for _, d in float32_step(side, {framework: single}, exact, lockstep.PHASES)]
     assert {d.name.partition("/")[0] for d in found} == {"eval", *PHASES}

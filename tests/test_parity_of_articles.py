@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parity import networks
 from parity.cancellation import magnifications
 from parity.check import Check, run
 from parity.data import Dataset
 from parity.faults import changes
-from parity.network import Network
-from parity.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
+from parity.network.windows import around
 from parity.noise import kinks
 from parity.optimizer import Optimizer
 from parity.recipe import Recipe
 from parity.weights import initialise
-from parity.windows import around
 from parity.worker import Worker
 
 BATCH = 4
@@ -42,9 +42,9 @@ def check(network: Network, **fields: object) -> Check:
     return replace(Check(network, recipe, noise(network), 1, stages=ONE_STEP), **fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("name", articles.NETWORKS)
 def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[str, Worker]) -> None:
-    network = networks.small(networks.get(name))
+    network = articles.small(articles.get(name))
     outcome = run(check(network), workers)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     trainable = sum(parameter.trainable for parameter in network.parameters.values())
@@ -56,7 +56,7 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
 
 # Branches and auxiliary heads
 
-GOOGLENET = networks.get("googlenet@0.125x64")
+GOOGLENET = articles.get("googlenet@0.125x64")
 
 
 def test_an_error_in_a_branch_is_found_there_and_nowhere_else(workers: dict[str, Worker]) -> None:
@@ -206,7 +206,7 @@ def test_a_head_that_is_not_fitted_leaves_the_trunk_little_excuse_and_the_fitted
 
 
 def test_a_pixel_that_flips_in_one_branch_excuses_nothing_in_another() -> None:
-    network = networks.get("googlenet_naive@0.125")
+    network = articles.get("googlenet_naive@0.125")
     exact = {f"backward/{name}": np.ones((1, 4)) for name in network.layers}
     own = exact | {"backward/inception_3a_3x3": np.array([[1.0, 1.0, 1.0, 0.0]])}
     found = kinks(network, exact, own)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_networks import kinds
 
-from parity import networks, pattern
 from parity.errors import InputError
-from parity.nodes import Conv, Linear
+from parity.network import articles, pattern
+from parity.network.nodes import Conv, Linear
 
 CS231N = "INPUT -> [[CONV -> RELU]*N -> POOL?]*M -> [FC -> RELU]*K -> FC"
 
@@ -37,27 +37,27 @@ def test_what_is_optional_may_be_left_out_and_zero_times_is_nothing() -> None:
 
 def test_vgg_is_the_pattern_that_the_course_says() -> None:
     said = "INPUT -> [[CONV -> RELU]*2 -> POOL]*5 -> [FC -> RELU -> DROPOUT]*2 -> FC"
-    vgg = networks.get("vgg_b")
+    vgg = articles.get("vgg_b")
     assert pattern.pattern(vgg) == said
     made = pattern.network(said, input_shape=(3, 224, 224), classes=1000, units=4096)
     assert made.trainable_count == vgg.trainable_count == 133_047_848
     assert list(made.shapes.values()) == list(vgg.shapes.values())
-    assert pattern.pattern(networks.get("vgg_e")) == (
+    assert pattern.pattern(articles.get("vgg_e")) == (
         "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> [[CONV -> RELU]*4 -> POOL]*3 -> [FC -> RELU -> DROPOUT]*2 -> FC"
     )
 
 
 def test_sizes_are_left_out() -> None:
-    c, d = (networks.get(name) for name in ("vgg_c", "vgg_d"))
+    c, d = (articles.get(name) for name in ("vgg_c", "vgg_d"))
     assert pattern.pattern(c) == pattern.pattern(d) and c.trainable_count < d.trainable_count
 
 
-CHAINS = [name for name, network in networks.NETWORKS.items() if not any(node.parts for node in network.nodes)]
+CHAINS = [name for name, network in articles.NETWORKS.items() if not any(node.parts for node in network.nodes)]
 
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_every_chain_has_a_pattern_that_describes_its_layers(name: str) -> None:
-    network = networks.get(name)
+    network = articles.get(name)
     text = pattern.pattern(network)
     made = pattern.network(text, input_shape=(network.input_shape[0], 256, 256))
     assert pattern.pattern(made) == text
@@ -129,7 +129,7 @@ def test_a_wrong_pattern_is_one_line_with_the_place(text: str) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_naive"])
 def test_a_network_with_branches_has_no_pattern(name: str) -> None:
     with pytest.raises(InputError, match="no word for the Branches"):
-        pattern.pattern(networks.get(name))
+        pattern.pattern(articles.get(name))
 
 
 def test_the_longest_pattern_is_written_and_a_longer_network_has_none() -> None:
@@ -144,6 +144,6 @@ def test_the_longest_pattern_is_written_and_a_longer_network_has_none() -> None:
 
 def test_a_pattern_is_as_good_as_a_name() -> None:
     text = "INPUT -> [CONV -> RELU -> POOL]*2 -> FC"
-    assert networks.get(text) == pattern.network(text)
+    assert articles.get(text) == pattern.network(text)
     with pytest.raises(InputError, match="character 10"):
-        networks.get("INPUT -> CONF")
+        articles.get("INPUT -> CONF")

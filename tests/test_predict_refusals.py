@@ -17,8 +17,8 @@ from refusals import Refused, saved_run, the_error
 
 from parity import weights
 from parity.data import cifar10
-from parity.network import Network
-from parity.nodes import Flatten, Linear
+from parity.network.network import Network
+from parity.network.nodes import Flatten, Linear
 from parity.weights import initialise
 
 pytest_plugins = ["predict_fixtures"]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity import networks, recipes
+from parity import recipes
 from parity.errors import InputError
+from parity.network import articles
 from parity.optimizer import Group, Optimizer
 from parity.recipe import Augmentation, Experiment, Preprocessing, Recipe, Schedule, changed, read_recipe
 
@@ -101,7 +102,7 @@ def test_the_vgg_papers_run_is_370_000_updates_whose_rate_drops_three_times() ->
 
 
 def test_slim_decays_weights_only() -> None:
-    recipe, network = recipes.fitting(networks.get("slim_vgg16")), networks.get("slim_vgg16")
+    recipe, network = recipes.fitting(articles.get("slim_vgg16")), articles.get("slim_vgg16")
     weights, biases = recipe.optimizer.grouped(network)
     assert weights == ([n for n in network.parameters if n.endswith(".weight")], 1.0, rounded(5e-4))
     assert biases == ([n for n in network.parameters if n.endswith(".bias")], 1.0, 0.0)
@@ -193,10 +194,10 @@ def test_discexp_multiplies_by_its_factor_every_so_many_samples() -> None:
 # ------------------------------------------------------------------------------------------------- experiments
 
 
-@pytest.mark.parametrize("network", [*networks.NETWORKS, "vgg16_bn_drop@0.25"])
+@pytest.mark.parametrize("network", [*articles.NETWORKS, "vgg16_bn_drop@0.25"])
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_an_experiment_of_every_network_and_recipe_goes_to_json_and_back(network: str, recipe: str) -> None:
-    experiment = Experiment(networks.get(network), recipes.get(recipe), "cifar10", 7, 1000, None)
+    experiment = Experiment(articles.get(network), recipes.get(recipe), "cifar10", 7, 1000, None)
     text = experiment.to_json()
     back = Experiment.from_json(text)
     assert back == experiment
@@ -246,14 +247,14 @@ def test_every_field_of_a_recipe_goes_to_json_and_back(part: str | None, field: 
 
 
 def test_experiments_and_recipes_are_frozen() -> None:
-    experiment = Experiment(networks.get("vgg_mini"), ARTICLE, "cifar10")
+    experiment = Experiment(articles.get("vgg_mini"), ARTICLE, "cifar10")
     for thing, field in ((experiment, "seed"), (ARTICLE, "epochs"), (ARTICLE.optimizer, "rate")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(thing, field, 1)
 
 
 def test_a_pass_has_a_last_smaller_batch() -> None:
-    experiment = Experiment(networks.get("vgg_mini"), ARTICLE, "cifar10")
+    experiment = Experiment(articles.get("vgg_mini"), ARTICLE, "cifar10")
     assert [experiment.batches(images) for images in (50_000, 128, 129, 1)] == [391, 1, 2, 1]
 
 
@@ -318,8 +319,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no epochs": (lambda: Recipe("r", PLAIN.optimizer, 0), "epochs"),
     "negative epochs": (lambda: Recipe("r", PLAIN.optimizer, -3), "epochs"),
     "no batch": (lambda: Recipe("r", PLAIN.optimizer, 1, batch_size=0), "batch size"),
-    "negative seed": (lambda: Experiment(networks.get("vgg_mini"), PLAIN, "cifar10", -1), "seed"),
-    "a seed of 64 bits": (lambda: Experiment(networks.get("vgg_mini"), PLAIN, "cifar10", 2**63), "seed"),
+    "negative seed": (lambda: Experiment(articles.get("vgg_mini"), PLAIN, "cifar10", -1), "seed"),
+    "a seed of 64 bits": (lambda: Experiment(articles.get("vgg_mini"), PLAIN, "cifar10", 2**63), "seed"),
 }
 
 
@@ -332,7 +333,7 @@ def test_a_value_that_makes_no_sense_is_an_input_error_that_names_it(wrong: str)
     assert "\n" not in str(caught.value)
 
 
-DOCUMENT = Experiment(networks.get("vgg_mini@0.05"), PLAIN, "cifar10").to_json()
+DOCUMENT = Experiment(articles.get("vgg_mini@0.05"), PLAIN, "cifar10").to_json()
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown field": (lambda d: d.update(dataset="cifar10"), "'dataset'"),
     "data missing": (lambda d: d.pop("data"), "'data'"),

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from training import PATIENCE, ROOT, execute, script, succeed
 
-from parity import networks, recipes
+from parity import recipes
 from parity.errors import InputError
+from parity.network import articles
 from parity.optimizer import Group
 from parity.recipe import Experiment, Lookahead
 
@@ -31,7 +32,7 @@ def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_i
     succeed(script(framework, "--recipe", file, *size, "--out", run))
     config = (run / "config.json").read_text()
     trained = Experiment.from_json(json.dumps(json.loads(config)["experiment"]))
-    assert trained == Experiment(networks.get("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
+    assert trained == Experiment(articles.get("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
     assert recipes.get(str(run / "config.json")) == OWN
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity import networks
 from parity.data.batches import distort, preprocess
-from parity.initialisers import XAVIER, Init
-from parity.network import Network
-from parity.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
+from parity.network import articles
+from parity.network.initialisers import XAVIER, Init
+from parity.network.network import Network
+from parity.network.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
 from parity.optimizer import Optimizer
 from parity.process import Record
 from parity.recipe import Preprocessing
@@ -96,7 +96,7 @@ def cousin() -> Network:
             return replace(node, filters=GOLDEN[f"vgg/{node.name}.weight"].shape[3])
         return replace(node, units=GOLDEN[f"vgg/{node.name}.weight"].shape[1]) if isinstance(node, Linear) else node
 
-    whole = networks.get("tf_vgg16")
+    whole = articles.get("tf_vgg16")
     return replace(whole, nodes=edited(whole.nodes, change))
 
 

@@ -14,8 +14,8 @@ from parity import data, machine, recipes
 from parity.compare import compare
 from parity.feed import feed
 from parity.lockstep import lockstep
-from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process import Record
 from parity.recipe import changed
 from parity.threads import Threads
@@ -163,7 +163,7 @@ import sys
 import numpy as np
 import paddle
 from paddle_impl.model import build
-from parity.network import Network
+from parity.network.network import Network
 from parity.threads import THREADS
 
 def hooked(model):

@@ -31,7 +31,8 @@ from training import (
     succeed,
 )
 
-from parity import networks, weights
+from parity import weights
+from parity.network import articles
 from parity.side import FRAMEWORKS
 
 
@@ -60,7 +61,7 @@ def test_with_json_stdout_is_one_line_that_says_what_was_done(runs: Runs, framew
         "seed": 0,
         "train_images": TRAIN,
         "test_images": TEST,
-        "parameters": networks.get(NETWORK).trainable_count,
+        "parameters": articles.get(NETWORK).trainable_count,
         "run_dir": str(folder),
     }
     assert {key: said[key] for key in expected} == expected
@@ -188,7 +189,7 @@ def test_curves_png_is_a_picture_of_sensible_size(runs: Runs, framework: str) ->
 def test_the_last_checkpoint_holds_the_network_and_the_optimizers_slots(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     network, state, metadata = weights.load(folder / "last.safetensors")
-    assert network == networks.get(NETWORK)
+    assert network == articles.get(NETWORK)
     weights.check(network, state, ("moment1", "moment2"))
     assert json.loads(metadata["position"])["epoch"] == PASSES
 

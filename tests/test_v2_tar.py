@@ -16,10 +16,11 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parity import networks, v2_tar
+from parity import v2_tar
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import ONES, AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, Parameter, ReLU, Shape
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import ONES, AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, Parameter, ReLU, Shape
 from parity.weights import State
 
 TINY = Network(
@@ -170,7 +171,7 @@ def drawn(network: Network, seed: int = 0) -> State:
 
 
 def test_the_article_s_network_makes_the_176_members_of_its_params_pass_tar_and_a_digest() -> None:
-    network = networks.get("vgg16_bn_drop")
+    network = articles.get("vgg16_bn_drop")
     data = v2_tar.encode(network, {name: np.zeros(p.shape, np.float32) for name, p in network.parameters.items()})
     with tarfile.TarFile(fileobj=io.BytesIO(data)) as tar:
         found = tar.getnames()
@@ -197,7 +198,7 @@ def test_v2_reads_of_our_tar_what_the_state_holds() -> None:
     assert set(found) == set(v2_tar.names(TINY).values())
 
 
-@pytest.mark.parametrize("network", [TINY, networks.get("vgg16_bn_drop@0.03125"), networks.get("vgg_mini@0.03125")])
+@pytest.mark.parametrize("network", [TINY, articles.get("vgg16_bn_drop@0.03125"), articles.get("vgg_mini@0.03125")])
 def test_a_tar_gives_back_every_bit(network: Network) -> None:
     state = drawn(network)
     special = np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32)

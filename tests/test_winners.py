@@ -8,13 +8,13 @@ import pytest
 from parity import data, recipes
 from parity.check import Check, run
 from parity.lockstep import Step
-from parity.network import Network
-from parity.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.network import Network
+from parity.network.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.windows import SAME
 from parity.optimizer import Optimizer
 from parity.recipe import changed
 from parity.stages import EQUAL, differences
 from parity.weights import initialise
-from parity.windows import SAME
 from parity.winners import chosen_apart
 from parity.worker import Worker
 

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity import networks, recipes, weights
+from parity import recipes, weights
+from parity.network import articles
 from parity.recipe import Experiment, Schedule, changed
 from parity.run import Run
 
@@ -165,7 +166,7 @@ def falling(folder: Path) -> Path:
     """
     article = changed(recipes.get("article"), epochs=PASSES + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
-    Run.create(folder, Experiment(networks.get(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
+    Run.create(folder, Experiment(articles.get(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
     return folder
 
 

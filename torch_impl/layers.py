@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity import nodes
-from parity.nodes import Shape
-from parity.windows import Pad
+from parity.network import nodes
+from parity.network.nodes import Shape
+from parity.network.windows import Pad
 
 
 class BatchNorm(nn.BatchNorm2d):

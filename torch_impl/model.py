@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from parity.network import Network
-from parity.nodes import Auxiliary, Branches, Nodes
+from parity.network.network import Network
+from parity.network.nodes import Auxiliary, Branches, Nodes
 from parity.weights import State, check, initialise
 from torch_impl import checkpoint
 from torch_impl.layers import LAYERS, Dropout

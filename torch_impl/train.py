@@ -13,7 +13,7 @@ from torch import Tensor
 
 from parity import muon, precision
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.network import Network
 from parity.optimizer import Group, Optimizer
 from parity.process_group import ALONE, World
 from parity.weights import State

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity import data, machine, networks, recipes
+from parity import data, machine, recipes
 from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
@@ -27,7 +27,8 @@ from parity.commands.train_flags import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.plots import speeds
 from parity.precision import PRECISIONS
 from parity.progress import Console, bar
@@ -119,7 +120,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
     """Of training or inference: by contestant, images per second, and what it was measured on."""
-    network = networks.get(options.network or NETWORK)
+    network = articles.get(options.network or NETWORK)
     recipe = changed(recipes.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from parity import data, machine, networks, recipes, report
+from parity import data, machine, recipes, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
 from parity.commands import check_pairs
@@ -26,7 +26,8 @@ from parity.compare import NothingCompared
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.faults.changes import perturbed
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.process import WorkerFailed
 from parity.progress import Console
@@ -66,7 +67,7 @@ def parser() -> Parser:
         f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)\n"
         f"  {script} --torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
     )
-    add, known = flags.add_argument, ", ".join(networks.NETWORKS)
+    add, known = flags.add_argument, ", ".join(articles.NETWORKS)
     add(
         "--network",
         default="vgg16_bn_drop",
@@ -266,9 +267,9 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
         raise InputError("--resume is for --network all: one network's check begins anew")
     if options.full and options.network != "all":
         raise InputError("--full is for --network all: a network that is named is taken as it is")
-    chosen = [networks.get(options.network)] if options.network != "all" else list(networks.NETWORKS.values())
+    chosen = [articles.get(options.network)] if options.network != "all" else list(articles.NETWORKS.values())
     if options.network == "all" and not options.full:
-        chosen = [networks.small(network) for network in chosen]
+        chosen = [articles.small(network) for network in chosen]
     state = None
     if options.weights:
         _, network, state, _ = read_checkpoint(options.weights)

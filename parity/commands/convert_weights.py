@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
-from parity import foreign, networks, v2_tar, weights
+from parity import foreign, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.pairs import files as pair_files
 from parity.pairs.map_files import check_whole, read_map
 from parity.process import WorkerFailed
@@ -60,7 +61,7 @@ def parser() -> Parser:
         f"  {script} --network my_vgg.json torchvision_vgg.pt my_vgg.tar\n"
         f"  {script} --map map.json my_net.pdparams my_net.pt   (a model of your own, by check_parity.py --save-map)",
     )
-    add, known = flags.add_argument, ", ".join(networks.NETWORKS)
+    add, known = flags.add_argument, ", ".join(articles.NETWORKS)
     add("source", type=Path, metavar="SRC", help=f"a run folder, or a file that ends in {', '.join(SUFFIXES)}")
     add("destination", type=Path, metavar="DST", help="the file to write; its end says what; replaced if it exists")
     add(
@@ -84,7 +85,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if os.path.isdir(source):  # noqa: PTH112 - never raises
         source = source / "last.safetensors"
     _check_places(source, destination)
-    asked = networks.get(options.network) if options.network else None
+    asked = articles.get(options.network) if options.network else None
     try:
         found = _read(source, asked)
         kept, left_out = _write(destination, found)
@@ -145,7 +146,7 @@ def _check_places(source: Path, destination: Path) -> None:
 
 def _read(path: Path, asked: Network | None) -> _Weights:
     """What `path` holds; of the network that is named in it, `asked` for, or the only known one that fits."""
-    candidates = [asked] if asked else list(networks.NETWORKS.values())
+    candidates = [asked] if asked else list(articles.NETWORKS.values())
     with about(path, "take another copy"):
         metadata = _metadata(path) if path.suffix == ".safetensors" else {}
         if "network" in metadata:

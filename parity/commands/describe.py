@@ -9,15 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parity import networks, networks_table, plots
+from parity import networks_table, plots
 from parity.commands.command import Parser, check_png, execute, positive
-from parity.costs import Cost, condensed, costs, kernel_table, resized, totals
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
-from parity.network import Network
-from parity.nodes import Shape
-from parity.pattern import pattern
+from parity.network import articles
+from parity.network.costs import Cost, condensed, costs, kernel_table, resized, totals
+from parity.network.network import Network
+from parity.network.nodes import Shape
+from parity.network.pattern import pattern
 from parity.progress import Console
 
 DEFAULT = "vgg16_bn_drop"
@@ -48,7 +49,7 @@ def parser() -> Parser:
     add(
         "--network",
         metavar="NAME[,NAME...]",
-        help=f"of {', '.join(networks.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
+        help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
     )
     add(
         "--input-size", type=positive, metavar="N", help="on images of N by N instead; says which layers change with it"
@@ -139,7 +140,7 @@ def _title(one: Description) -> str:
 
 
 def _describe(name: str, options: argparse.Namespace) -> Description:
-    network = networks.get(name)
+    network = articles.get(name)
     changes: list[str] = []
     if not options.training:
         network = network.inference  # whose heads may not fit an image, and are none of inference's concern
@@ -154,12 +155,12 @@ def _update(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         _alone(options, name, "--update")
     generated_block.around(options.update, MARK)
     logs = [networks_table.read(path) for path in options.verdicts]
-    every = list(networks.NETWORKS.values())
+    every = list(articles.NETWORKS.values())
     generated_block.update(options.update, MARK, networks_table.table(every, logs, options.update.parent))
     console.say(f"{options.update} is up to date")
     return {
         "updated": str(options.update),
-        "networks": list(networks.NETWORKS),
+        "networks": list(articles.NETWORKS),
         "verdicts": [str(log.path) for log in logs],
     }
 

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity import __version__, data, machine, networks, recipes
+from parity import __version__, data, machine, recipes
 from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import Difference
-from parity.dense import any_size, dense_state
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
-from parity.network import Network
+from parity.network import articles
+from parity.network.dense import any_size, dense_state
+from parity.network.network import Network
 from parity.predict import softmax
 from parity.progress import Console
 from parity.recipe import Experiment, Preprocessing, fitting
@@ -53,7 +54,7 @@ def parser() -> Parser:
     sources.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its last checkpoint")
     sources.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file of ours")
     sources.add_argument(
-        "--network", metavar="NAME", help=f"fresh weights of {', '.join(networks.NETWORKS)}, NAME@WIDTH or a JSON file"
+        "--network", metavar="NAME", help=f"fresh weights of {', '.join(articles.NETWORKS)}, NAME@WIDTH or a JSON file"
     )
     add("--seed", type=natural, help="of the fresh weights (default: 0)")
     add("--output", type=Path, required=True, metavar="FILE", help="what to write (with --to static: a new folder)")
@@ -121,7 +122,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 def _source(options: argparse.Namespace) -> Source:
     if options.network:
-        network = networks.get(options.network)
+        network = articles.get(options.network)
         return _checked(options.network, network, initialise(network, options.seed or 0))
     path = options.run or options.weights
     if options.run and not os.path.isdir(path):  # noqa: PTH112 - never raises

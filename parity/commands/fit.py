@@ -7,8 +7,8 @@ import math
 from parity import data
 from parity.data import Dataset
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import BatchNorm
+from parity.network.network import Network
+from parity.network.nodes import BatchNorm
 from parity.process_group import ALONE, World
 from parity.recipe import Recipe, with_jitter
 

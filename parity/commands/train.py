@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, networks, plots, recipes, v2_tar, weights
+from parity import __version__, data, machine, plots, recipes, v2_tar, weights
 from parity.commands.command import Failed, Interrupted, execute
 from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
@@ -31,7 +31,8 @@ from parity.commands.train_flags import (
 )
 from parity.data import Dataset
 from parity.errors import InputError
-from parity.network import Network
+from parity.network import articles
+from parity.network.network import Network
 from parity.process_group import LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import Experiment, Preprocessing, Recipe, changed
@@ -170,7 +171,7 @@ def _threads(options: argparse.Namespace, world: World) -> int:
 def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     options.network = options.network or recipes.FOR.get(options.recipe)
-    asked = networks.get(options.network) if options.network else None
+    asked = articles.get(options.network) if options.network else None
     chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
     if options.out:
@@ -180,7 +181,7 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
     if asked:
         fit(asked, dataset, recipe, options.scale_jitter, world)
     runtime, device = _start(framework, options, world)
-    network = asked or networks.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
+    network = asked or articles.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
     network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
@@ -231,7 +232,7 @@ def count_of(passes: int) -> str:
 def _why(network: Network, device: str) -> str:
     if device == "gpu":
         return ""
-    full = networks.get(GPU_NETWORK)
+    full = articles.get(GPU_NETWORK)
     share = full.multiply_adds / network.multiply_adds
     return (
         f": {GPU_NETWORK} with an eighth of the filters and of the dropout rates, "
@@ -244,7 +245,7 @@ def _article(framework: str, count: int = 64) -> str:
 
     Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
     """
-    network, recipe = networks.get(GPU_NETWORK), recipes.get("article")
+    network, recipe = articles.get(GPU_NETWORK), recipes.get("article")
     side = trainer(framework, network, recipe.optimizer, 0)
     images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
     for _ in range(2):  # the first one allocates and compiles
@@ -291,7 +292,7 @@ def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset
 
 def _evaluate_only(framework: str, options: argparse.Namespace, world: World, console: Console) -> dict[str, Any]:
     experiment, network, state, _ = read_checkpoint(options.eval_only)
-    if options.network and networks.get(options.network) != network:
+    if options.network and articles.get(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
     if options.data in (None, "auto") and experiment:
         dataset = data.load(experiment.data, options.data_dir, console.say)

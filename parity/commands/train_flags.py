@@ -6,9 +6,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from parity import data, networks, plots, precision, recipes
+from parity import data, plots, precision, recipes
 from parity.commands.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
+from parity.network import articles
 from parity.process_group import LAUNCHERS, World
 from parity.run import Run
 from parity.side import FRAMEWORKS
@@ -66,7 +67,7 @@ def parser(framework: str) -> Parser:
     add(
         "--network",
         metavar="NAME",
-        help=f"{', '.join(networks.NETWORKS)}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on "
+        help=f"{', '.join(articles.NETWORKS)}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on "
         "CPU @0.125)",
     )
     add(

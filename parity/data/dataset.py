@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from parity.data.pictures import Pictures
 from parity.errors import InputError
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 
 Say = Callable[[str], None]
 """Receives messages for people, one line each."""

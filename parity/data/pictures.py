@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parity import machine
 from parity.errors import InputError
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 
 Made = TypeVar("Made")
 

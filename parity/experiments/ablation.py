@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from parity import networks, recipes
+from parity import recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, spread, table
-from parity.initialisers import FAN_IN_UNIFORM
-from parity.network import Network
-from parity.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
+from parity.network import articles
+from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.network.network import Network
+from parity.network.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
 from parity.recipe import Recipe, Schedule
 from parity.side import FRAMEWORKS
 
@@ -116,7 +117,7 @@ INSTEAD = {
 
 def entries() -> tuple[Entry, ...]:
     """The whole, and it without each part in turn."""
-    network, recipe = networks.get(NETWORK), recipes.get("fast")
+    network, recipe = articles.get(NETWORK), recipes.get("fast")
     without: dict[str, tuple[Network, Recipe]] = {WHOLE: (network, recipe)}
     without |= {name: (change(network), recipe) for name, change in NETWORK_PARTS.items()}
     without |= {name: (network, change(recipe)) for name, change in RECIPE_PARTS.items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parity import networks, recipes
+from parity import recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, speed, table
+from parity.network import articles
 from parity.side import FRAMEWORKS
 
 NETWORKS = ("lenet", "alexnet_cifar", "vgg_mini")
@@ -29,7 +30,7 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
     ]
     cells = []
     for (name, framework), group in grouped(rows).items():
-        network = networks.get(group[0]["network"])
+        network = articles.get(group[0]["network"])
         after = [percent(row["test_accuracies"][number] for row in group) for number in range(group[0]["epochs"])]
         after += [""] * (last - len(after))
         sizes = (f"{network.trainable_count:,}", f"{network.multiply_adds / 1e6:.1f} M")
@@ -41,6 +42,6 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
 STUDY = Study(
     "classics",
     "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five passes each of the same recipe (adam)",
-    tuple(Entry(name, networks.get(name), recipes.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
+    tuple(Entry(name, articles.get(name), recipes.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
     report,
 )

@@ -24,7 +24,7 @@ from parity.experiments.remote import Crew, Remote
 from parity.experiments.tables import Rows
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
-from parity.network import Network
+from parity.network.network import Network
 from parity.progress import Console
 from parity.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import machine, networks, recipes
+from parity import machine, recipes
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
@@ -25,6 +25,7 @@ from parity.experiments.study import Report
 from parity.experiments.tables import table
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
+from parity.network import articles
 from parity.progress import bar, duration
 from parity.run import about
 from parity.side import FRAMEWORKS
@@ -68,7 +69,7 @@ TIMING = Timing(
 
 def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
     """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
-    recipe, network = recipes.get(timing.recipe), networks.get(timing.network)
+    recipe, network = recipes.get(timing.recipe), articles.get(timing.network)
     if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
         raise InputError(f"{network.name} does not take the images of {dataset.name}: choose another --data")
     some = dataset.limit(size, None)
@@ -90,7 +91,7 @@ def measure(
     What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it. `InputError` where it was
     timed in another setting.
     """
-    network = networks.get(timing.network)
+    network = articles.get(timing.network)
     settings = {
         framework: {
             "network": network.name,

@@ -12,8 +12,8 @@ from parity.check import Check, Plant
 from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.feed import After, Feed, Given, Pixels, dithered
-from parity.network import Network
-from parity.nodes import Node, edited, walk
+from parity.network.network import Network
+from parity.network.nodes import Node, edited, walk
 from parity.randomness import masks
 from parity.recipe import Augmentation, Recipe
 from parity.weights import State, initialise

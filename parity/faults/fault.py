@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from parity.faults.changes import Change
 from parity.faults.subject import CHAIN
-from parity.network import Network
+from parity.network.network import Network
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity import networks
 from parity.check import Check
 from parity.data import shapes10
 from parity.faults import changes as c
 from parity.faults.catalogue import FAULTS
 from parity.faults.subject import BATCH, BRANCHED, IMAGES, recipe, state
 from parity.feed import Feed
-from parity.network import Network
-from parity.nodes import edited
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import edited
 from parity.weights import State, decode, encode
 
 
@@ -55,7 +55,7 @@ def _network(name: str) -> Innocent:
     return Innocent(
         f"network_{name.partition('@')[0]}",
         f"network {name}",
-        lambda check: replace(check, network=networks.get(name), state=None),
+        lambda check: replace(check, network=articles.get(name), state=None),
     )
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from parity.check import Check
 from parity.data import Dataset
-from parity.network import Network
-from parity.networks.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
-from parity.nodes import (
+from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
+from parity.network.network import Network
+from parity.network.nodes import (
     LRN,
     Auxiliary,
     AvgPool,
@@ -25,12 +25,12 @@ from parity.nodes import (
     ReLU,
     Tanh,
 )
+from parity.network.windows import SAME
 from parity.randomness import stream
 from parity.recipe import Recipe, Schedule, changed
 from parity.recipes import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
 from parity.stages import TRAINING
 from parity.weights import State, initialise
-from parity.windows import SAME
 
 BATCH, IMAGES, STEPS = 8, 20, 4
 """Batches of 8, 8 and 4 images, then the next pass."""

@@ -10,8 +10,8 @@ from onnx import ModelProto, TensorProto
 
 from parity.compare import Difference, relative_l2
 from parity.data.batches import preprocess
-from parity.network import Network
-from parity.nodes import Shape
+from parity.network.network import Network
+from parity.network.nodes import Shape
 from parity.noise import inference_noise
 from parity.onnx import operators, reading, sessions, writing
 from parity.randomness import stream

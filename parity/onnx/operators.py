@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from parity import nodes
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import Shape
+from parity.network import nodes
+from parity.network.network import Network
+from parity.network.nodes import Shape
+from parity.network.windows import Pad, reach
 from parity.weights import State
-from parity.windows import Pad, reach
 
 IMAGE = -1
 """Stands for the network's input among the places of operators."""

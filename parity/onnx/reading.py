@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from parity.nodes import Shape
+from parity.network.nodes import Shape
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.onnx.runtime import brief

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from parity.dense import takes_any_size
 from parity.errors import InputError
-from parity.network import Network
+from parity.network.dense import takes_any_size
+from parity.network.network import Network
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.onnx.shapes import inferred
@@ -38,8 +38,8 @@ def write(
 
     Input `image` float32 [N,C,H,W], preprocessed; with `preprocessing` it is uint8 [N,H,W,C], and the scaling is in the graph. Output
     `logits` [N,classes], or `probabilities` with `softmax`. With
-    `any_size`, H and W are whatever images have (see `parity.dense`). `InputError` for an opset outside `OPSETS`, and for a network that
-    takes images of one size only.
+    `any_size`, H and W are whatever images have (see `parity.network.dense`). `InputError` for an opset outside `OPSETS`, and for a
+    network that takes images of one size only.
     """
     if opset not in OPSETS:
         raise InputError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from parity.initialisers import MSRA, XAVIER, ZEROS, Init
-from parity.network import Network
-from parity.nodes import LRN, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.initialisers import MSRA, XAVIER, ZEROS, Init
+from parity.network.network import Network
+from parity.network.nodes import LRN, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 
 FILTERS = (64, 128, 256, 512, 512)
 

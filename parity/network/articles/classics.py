@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from parity.initialisers import FAN_IN_UNIFORM
-from parity.network import Network
-from parity.nodes import AvgPool, Conv, Flatten, Linear, LogSoftmax, MaxPool, Node, ReLU, Tanh
+from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.network.network import Network
+from parity.network.nodes import AvgPool, Conv, Flatten, Linear, LogSoftmax, MaxPool, Node, ReLU, Tanh
 
 
 def _conv(name: str, filters: int) -> Conv:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from parity.errors import InputError
-from parity.nodes import Auxiliary, Branches, Node, Nodes, Shape
+from parity.network.nodes import Auxiliary, Branches, Node, Nodes, Shape
 
 if TYPE_CHECKING:
-    from parity.network import Network
+    from parity.network.network import Network
 
 
 @dataclass(frozen=True)

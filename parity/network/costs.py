@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import (
+from parity.network.graph import Layer
+from parity.network.network import Network
+from parity.network.nodes import (
     GELU,
     LRN,
     BatchNorm,
@@ -25,7 +26,6 @@ from parity.nodes import (
     Shape,
     Tanh,
 )
-from parity.wiring import Layer
 
 FLOAT, MASK = 4, 1
 """Bytes of an activation (float32), and of an element of a dropout's mask."""
@@ -53,7 +53,7 @@ class Cost:
     paths from the image to it; padding counts, so it may be larger than the image. `stride` is the distance, in pixels, of the squares of
     two neighbours. A vector depends on all of the map that it was flattened from, as if it were computed by a convolution of that size.
 
-    `kind` is the node's, with window and stride where it has them; `sources` and `head` are as in `parity.wiring.Layer`.
+    `kind` is the node's, with window and stride where it has them; `sources` and `head` are as in `parity.network.graph.Layer`.
     """
 
     layer: str

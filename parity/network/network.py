@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from parity.errors import InputError
 from parity.files.strict_json import from_fields, parse_json
-from parity.nodes import (
+from parity.network.graph import Layer, consumers, wire
+from parity.network.nodes import (
     KINDS,
     MSRA,
     Auxiliary,
@@ -35,7 +36,6 @@ from parity.nodes import (
     edited,
     walk,
 )
-from parity.wiring import Layer, consumers, wire
 
 RESERVED = frozenset(
     """

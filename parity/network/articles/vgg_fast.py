@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from parity.initialisers import Init
-from parity.network import Network
-from parity.nodes import GELU, BatchNorm, Conv, Flatten, Linear, MaxPool, Node
+from parity.network.initialisers import Init
+from parity.network.network import Network
+from parity.network.nodes import GELU, BatchNorm, Conv, Flatten, Linear, MaxPool, Node
 
 FILTERS = (64, 256, 256)
 WHITE = 24

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import (
+from parity.network.network import Network
+from parity.network.nodes import (
     GELU,
     LRN,
     AvgPool,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from parity import pattern
-from parity.dense import dense
 from parity.errors import InputError
 from parity.files.strict_json import read_text
-from parity.network import Network
-from parity.networks.alexnet import alexnet, alexnet_cifar
-from parity.networks.classics import cifar_net, lenet, mnist_cnn, mnist_fc
-from parity.networks.googlenet import googlenet, googlenet_naive
-from parity.networks.tf_vgg16 import tf_vgg16
-from parity.networks.vgg import KERNELS, NORMED, slim_vgg16, vgg, vgg16_bn, vgg_bn, vgg_cifar
-from parity.networks.vgg_bn_drop import vgg16_bn_drop
-from parity.networks.vgg_fast import vgg_fast
-from parity.networks.vgg_mini import vgg_mini
+from parity.network import pattern
+from parity.network.articles.alexnet import alexnet, alexnet_cifar
+from parity.network.articles.classics import cifar_net, lenet, mnist_cnn, mnist_fc
+from parity.network.articles.googlenet import googlenet, googlenet_naive
+from parity.network.articles.tf_vgg16 import tf_vgg16
+from parity.network.articles.vgg import KERNELS, NORMED, slim_vgg16, vgg, vgg16_bn, vgg_bn, vgg_cifar
+from parity.network.articles.vgg_bn_drop import vgg16_bn_drop
+from parity.network.articles.vgg_fast import vgg_fast
+from parity.network.articles.vgg_mini import vgg_mini
+from parity.network.dense import dense
+from parity.network.network import Network
 
 NETWORKS: dict[str, Network] = {
     network.name: network
@@ -53,11 +53,11 @@ def small(network: Network) -> Network:
 
 
 def get(name: str) -> Network:
-    """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.pattern`).
+    """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.network.pattern`).
 
     `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. Behind it may
-    stand `+classesK`, for K class scores (`Network.with_classes`), and `+dense` or `+denseSIZE` (`parity.dense`). `InputError` lists the
-    known names.
+    stand `+classesK`, for K class scores (`Network.with_classes`), and `+dense` or `+denseSIZE` (`parity.network.dense`). `InputError`
+    lists the known names.
     """
     if name.endswith(".json"):
         return read(Path(name))

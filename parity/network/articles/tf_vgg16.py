@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from parity.initialisers import XAVIER, Init
-from parity.network import Network
-from parity.nodes import Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
-from parity.windows import SAME
+from parity.network.initialisers import XAVIER, Init
+from parity.network.network import Network
+from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.windows import SAME
 
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Filters and number of convolutions."""

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from parity.initialisers import XAVIER
-from parity.network import Network
-from parity.nodes import LRN, Auxiliary, AvgPool, Branches, Conv, Dropout, Flatten, Linear, MaxPool, Node, Nodes, ReLU
+from parity.network.initialisers import XAVIER
+from parity.network.network import Network
+from parity.network.nodes import (
+    LRN,
+    Auxiliary,
+    AvgPool,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    Linear,
+    MaxPool,
+    Node,
+    Nodes,
+    ReLU,
+)
 
 BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
     "3a": (64, 96, 128, 16, 32, 32),

@@ -11,10 +11,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from parity.errors import InputError
-from parity.network import Network
-from parity.nodes import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, LogSoftmax, MaxPool, Node, Nodes, Shape, walk
-from parity.weights import State
-from parity.windows import SAME
+from parity.network.network import Network
+from parity.network.nodes import (
+    BatchNorm,
+    Conv,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    LogSoftmax,
+    MaxPool,
+    Node,
+    Nodes,
+    Shape,
+    walk,
+)
+from parity.network.windows import SAME
 
 AVERAGE = "score_map_average"
 """The layer that averages the score map."""
@@ -67,7 +78,7 @@ def _converted(node: Node, shape: Shape, flattened: Shape | None) -> Nodes:
     return (Conv(node.name, node.units, height, 1, 0, bias=node.bias, init=node.init, bias_init=node.bias_init),)
 
 
-def dense_state(network: Network, state: Mapping[str, np.ndarray]) -> State:
+def dense_state(network: Network, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A classifier's canonical `state` as that of its dense form `network`: the same numbers, weights [units,C*H*H] as [units,C,H,H]."""
     return {name: state[name].reshape(parameter.shape) for name, parameter in network.parameters.items()}
 

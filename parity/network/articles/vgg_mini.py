@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from parity.initialisers import FAN_IN_UNIFORM
-from parity.network import Network
-from parity.nodes import AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.network.network import Network
+from parity.network.nodes import AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, ReLU
 
 PLAN: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 

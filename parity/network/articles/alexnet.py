@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from parity.initialisers import ONES, ZEROS, Init
-from parity.network import Network
-from parity.nodes import LRN, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.initialisers import ONES, ZEROS, Init
+from parity.network.network import Network
+from parity.network.nodes import LRN, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 
 GAUSS = Init("normal", 0.01)
 """Of all weights; the biases of conv 2, 4 and 5 and of the hidden linear layers start at 1, the others at 0 (section 5)."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from parity.errors import InputError, within
-from parity.initialisers import FAN_IN_NORMAL, MSRA, ONES, ZEROS, Init, float32
-from parity.windows import Pad, Padding, around, count
+from parity.network.initialisers import FAN_IN_NORMAL, MSRA, ONES, ZEROS, Init, float32
+from parity.network.windows import Pad, Padding, around, count
 
 Shape = tuple[int, ...]
 
@@ -95,7 +95,8 @@ def _image(node: Node, shape: Shape) -> Shape:
 class Conv(Node):
     """2-D convolution (cross-correlation), square kernel, padded by zeros. Weight [filters, channels / groups, kernel, kernel].
 
-    `padding` is a number of zeros on every side, or "same" (`parity.windows.SAME`). Where it is `frozen`, its weight stays as it starts.
+    `padding` is a number of zeros on every side, or "same" (`parity.network.windows.SAME`). Where it is `frozen`, its weight stays as it
+    starts.
     """
 
     filters: int
