@@ -16,7 +16,7 @@ from parity import foreign
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import check_digest, make_trailer
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed
 
 if TYPE_CHECKING:

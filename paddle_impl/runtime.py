@@ -10,8 +10,9 @@ import time
 import warnings
 from contextlib import AbstractContextManager
 
-from parity import machine, precision
+from parity import machine
 from parity.errors import InputError
+from parity.recipe import precision
 from parity.threads import THREADS
 
 # DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
@@ -96,7 +97,7 @@ def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
 
 
 def autocast(amp: str, device: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on `device`.
+    """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
 
     Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
     """

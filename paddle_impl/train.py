@@ -13,11 +13,11 @@ from paddle import Tensor
 from paddle_impl import checkpoint, distributed, runtime
 from paddle_impl.layers import times
 from paddle_impl.model import Model, build
-from parity import muon, precision
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.optimizer import Group, Optimizer
 from parity.process_group import ALONE, World
+from parity.recipe import muon, precision
+from parity.recipe.optimizer import Group, Optimizer
 from parity.weights import State
 
 

@@ -22,7 +22,7 @@ from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.randomness import masks, stream
-from parity.recipe import Recipe
+from parity.recipe.recipe import Recipe
 from parity.side import Side
 
 Turn = Callable[[], float]

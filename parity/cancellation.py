@@ -15,7 +15,7 @@ from parity.compare import norm, norm_of_difference
 from parity.network.graph import consumers, input_of
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 
 LARGEST = 1e290
 """Most that a bound is multiplied by: the bound stays finite, and what is not finite stays above it."""

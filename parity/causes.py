@@ -18,7 +18,7 @@ from parity.network import nodes
 from parity.network.graph import input_of
 from parity.network.network import Network
 from parity.network.windows import over_channels
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 
 Record = Mapping[str, np.ndarray]
 Hypothesis = tuple[str, np.ndarray]

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity.compare import relative_l2
 from parity.network.graph import input_of
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 
 if TYPE_CHECKING:
     from parity.causes import Evidence, Hypothesis

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import causes, data, recipes
+from parity import causes, data
 from parity.cancellation import Inherited, magnifications
 from parity.closure import closure, inputs, trained
 from parity.compare import Difference, NothingCompared, norm
@@ -21,9 +21,10 @@ from parity.lockstep import PHASES, Step, lockstep
 from parity.network import articles
 from parity.network.network import Network
 from parity.noise import float32_step
-from parity.optimizer import Optimizer
 from parity.process import Record
-from parity.recipe import Recipe, changed
+from parity.recipe import presets
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Recipe, changed
 from parity.stages import (
     CHAOTIC,
     DIFFERENT,
@@ -363,7 +364,7 @@ def assert_parity(
     made = articles.get(network) if isinstance(network, str) else network
     few = few_images(steps, batch_size)
     dataset = checked.pop("dataset", None) or data.load_auto()[0]
-    how = compressed(changed(recipes.get(recipe), batch_size=batch_size), steps)
+    how = compressed(changed(presets.get(recipe), batch_size=batch_size), steps)
     check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
     with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
         outcome = run(check, {"torch": torch, "paddle": paddle})

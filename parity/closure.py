@@ -29,7 +29,7 @@ from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork
 from parity.process import Record, WorkerFailed
-from parity.recipe import Preprocessing
+from parity.recipe.recipe import Preprocessing
 from parity.weights import State
 from parity.worker import Worker
 

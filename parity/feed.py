@@ -14,9 +14,9 @@ import numpy as np
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
 from parity.network.network import Network
-from parity.optimizer import Optimizer
 from parity.randomness import masks
-from parity.recipe import Recipe
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Recipe
 from parity.twin import perturb
 from parity.weights import State, initialise
 

@@ -1,4 +1,4 @@
-"""Slow weights that draw the trained ones back: `parity.recipe.Lookahead`, on canonical states, the same for both frameworks."""
+"""Slow weights that draw the trained ones back: `parity.recipe.recipe.Lookahead`, on canonical states, the same for both frameworks."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import numpy as np
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.network.costs import Cost
-from parity.recipe import Experiment
+from parity.recipe.recipe import Experiment
 from parity.run import Run
 
 Race = tuple[Sequence[float], Sequence[float]]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import data, machine, recipes
+from parity import data, machine
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.strict_json import parse_json
@@ -20,7 +20,8 @@ from parity.network.dense import any_size, dense_state, takes_any_size
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.onnx.guarded import Guarded, Value, check_batch
-from parity.recipe import Preprocessing, Recipe, fitting, read_recipe
+from parity.recipe import presets
+from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
 from parity.train import Diverged
@@ -124,7 +125,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         if chosen == ONNX:
             return _through_onnx(path, network, state, pixels, threads)
         place = implementation(chosen, "runtime", threads).start(device, threads)
-        side = trainer(chosen, network, recipes.get("quick").optimizer, state, device=place)
+        side = trainer(chosen, network, presets.get("quick").optimizer, state, device=place)
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
     def started_dense() -> Forward:

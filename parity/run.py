@@ -23,7 +23,7 @@ from parity.files.digest import name_unverified
 from parity.files.strict_json import from_fields, parse_json
 from parity.metrics import parse_line
 from parity.network.network import Network
-from parity.recipe import Experiment
+from parity.recipe.recipe import Experiment
 from parity.weights import State
 
 

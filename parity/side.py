@@ -17,8 +17,8 @@ import numpy as np
 from parity import machine
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.optimizer import Optimizer
 from parity.process_group import ALONE, World
+from parity.recipe.optimizer import Optimizer
 from parity.weights import State
 
 FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}

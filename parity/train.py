@@ -15,7 +15,7 @@ from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.progress import Console, Progress
 from parity.randomness import masks
-from parity.recipe import Experiment, Preprocessing
+from parity.recipe.recipe import Experiment, Preprocessing
 from parity.run import Position, Run
 from parity.side import Side
 from parity.stopping import stop_request

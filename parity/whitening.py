@@ -25,8 +25,8 @@ FILTERS = (
 # fmt: on
 """Row i: the patches' i-th principal direction [3, 2, 2] over the root of (its variance + 0.0005), of the first 5,000 training images.
 
-Pixels are normalised by `parity.recipes.WHITENED`. Kept as numbers, since the sign of an eigenvector is the library's to choose. After
-Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
+Pixels are normalised by `parity.recipe.presets.WHITENED`. Kept as numbers, since the sign of an eigenvector is the library's to choose.
+After Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
 """
 
 

@@ -20,9 +20,9 @@ from parity import lookahead
 from parity.bench import Bench
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.optimizer import Optimizer, read_optimizer
 from parity.process import Process, Record, serve
-from parity.recipe import Recipe, read_recipe
+from parity.recipe.optimizer import Optimizer, read_optimizer
+from parity.recipe.recipe import Recipe, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights import State, initialise
 
@@ -130,7 +130,7 @@ class Worker(Process):
     def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, amp: str = "off") -> None:
         """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
 
-        From now on the worker is set for speed, and no longer for exactness. `amp` is one of `parity.precision.PRECISIONS`.
+        From now on the worker is set for speed, and no longer for exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
         """
         arrays = initialise(network, 0) | {"bench/images": images, "bench/labels": labels}
         self.call("bench", arrays, network=network.to_json(), recipe=dataclasses.asdict(recipe), amp=amp)

@@ -15,9 +15,9 @@ from parity import weights
 from parity.files import atomic
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.optimizer import Optimizer
 from parity.process_group import ALONE, World, from_launcher
 from parity.randomness import masks, stream
+from parity.recipe.optimizer import Optimizer
 from parity.side import Side, implementation, trainer
 from parity.weights import State, initialise
 

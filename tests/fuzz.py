@@ -179,9 +179,9 @@ def _write(name: str, make: Callable[[], str | bytes]) -> Callable[[Path], None]
 def _recipe() -> str:
     import dataclasses
 
-    from parity import recipes
+    from parity.recipe import presets
 
-    return json.dumps(dataclasses.asdict(recipes.get("adam")))
+    return json.dumps(dataclasses.asdict(presets.get("adam")))
 
 
 def _read_network(path: Path) -> Any:
@@ -191,9 +191,9 @@ def _read_network(path: Path) -> Any:
 
 
 def _read_recipe(path: Path) -> Any:
-    from parity import recipes
+    from parity.recipe import presets
 
-    return recipes.read(path)
+    return presets.read(path)
 
 
 def _run(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity import recipes
 from parity.faults.subject import network, state
 from parity.network.network import Network
 from parity.network.nodes import (
@@ -24,6 +23,7 @@ from parity.network.nodes import (
 )
 from parity.onnx import operators
 from parity.randomness import stream
+from parity.recipe import presets
 from parity.weights import State, initialise
 from parity.worker import Worker
 
@@ -93,5 +93,5 @@ def weights_of(net: Network) -> State:
 
 
 def raw_export(worker: Worker, net: Network) -> bytes:
-    worker.start(net, recipes.get("article").optimizer, weights_of(net), "float32")
+    worker.start(net, presets.get("article").optimizer, weights_of(net), "float32")
     return worker.export()

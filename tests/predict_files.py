@@ -11,16 +11,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from parity import recipes
 from parity.commands.predict import main
 from parity.data import cifar10
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, ReLU
-from parity.recipe import Experiment
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment
 from parity.weights import State, initialise
 
 ROOT = Path(__file__).parents[1]
-RECIPE = recipes.get("quick")
+RECIPE = presets.get("quick")
 NETWORK = Network(
     "for_pictures",
     (3, 6, 8),

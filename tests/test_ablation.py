@@ -15,7 +15,7 @@ from parity import data
 from parity.commands.experiment import main
 from parity.experiments import STUDIES, ablation, pictures
 from parity.network.nodes import GELU, Conv
-from parity.recipe import Recipe
+from parity.recipe.recipe import Recipe
 
 __all__ = ["execute"]
 

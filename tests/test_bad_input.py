@@ -16,11 +16,12 @@ from cifar_files import flipped
 from refusals import Payload, Refused, contents, saved_run, the_error
 from training import Ended, execute, script
 
-from parity import data, recipes
+from parity import data
 from parity.commands import bench, check_parity, export_onnx
 from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
 from parity.network import articles
+from parity.recipe import presets
 
 pytest_plugins = ["cifar_fixtures", "refusal_fixtures"]
 
@@ -43,7 +44,7 @@ def test_an_unknown_network_or_width_is_named_beside_those_that_there_are(name: 
 
 def test_an_unknown_recipe_is_named_beside_those_that_there_are(refused: Refused) -> None:
     message = refused("--recipe", "sgd")
-    assert all(word in message for word in ("'sgd'", *recipes.RECIPES))
+    assert all(word in message for word in ("'sgd'", *presets.RECIPES))
 
 
 def test_an_unknown_data_set_is_named_beside_those_that_there_are(refused: Refused) -> None:

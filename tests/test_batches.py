@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from parity.data.batches import Batches, preprocess
 from parity.network.articles import NETWORKS
 from parity.randomness import mask, masks, stream
-from parity.recipe import Augmentation, Preprocessing
-from parity.recipes import CIFAR10_STATISTICS
+from parity.recipe.presets import CIFAR10_STATISTICS
+from parity.recipe.recipe import Augmentation, Preprocessing
 
 BOTH = Augmentation(crop_padding=4, flip=True)
 AUGMENTATIONS = [Augmentation(), Augmentation(flip=True), Augmentation(crop_padding=2), BOTH]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from training import ROOT
 
-from parity import bench, data, recipes
+from parity import bench, data
 from parity.bench import Bench, Contest, command, gigaflops, interval
 from parity.commands import bench_accuracy
 from parity.commands.bench import main, markdown
@@ -22,7 +22,8 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
-from parity.recipe import changed
+from parity.recipe import presets
+from parity.recipe.recipe import changed
 
 NET = articles.get("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
@@ -72,7 +73,7 @@ class Counting:
 
 def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
     side, dataset = Counting(), data.load("shapes10").limit(40, 1)
-    net, how = articles.get("vgg16_bn_drop@0.125"), changed(recipes.get("article"), batch_size=16)
+    net, how = articles.get("vgg16_bn_drop@0.125"), changed(presets.get("article"), batch_size=16)
     timed = Bench(side, net, how, dataset.train_images, dataset.train_labels)  # type: ignore[arg-type]
     assert timed.train(4, fed=False) > 0
     assert len({images for images, _, _ in side.given}) == 1
@@ -88,7 +89,7 @@ def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
 
 def test_the_clock_starts_and_stops_when_the_device_has_nothing_left_to_do() -> None:
     side, dataset = Counting(), data.load("shapes10").limit(4, 1)
-    net, how = articles.get("vgg16_bn_drop@0.125"), changed(recipes.get("article"), batch_size=2)
+    net, how = articles.get("vgg16_bn_drop@0.125"), changed(presets.get("article"), batch_size=2)
     seen: list[int] = []
 
     def wait() -> None:

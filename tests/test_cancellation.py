@@ -15,7 +15,7 @@ from parity.faults import changes
 from parity.faults.subject import network, state, subject
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.worker import Worker
 
 NETWORK = Network("two", (1, 1, 3), (Flatten("flatten"), Linear("fc1", 4), ReLU("relu"), Linear("fc2", 3)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parity import data, recipes
+from parity import data
 from parity.check import Check, run
 from parity.compare import Difference, NothingCompared, relative_l2
 from parity.faults import changes
@@ -19,7 +19,8 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
 from parity.process import WorkerFailed
-from parity.recipe import changed
+from parity.recipe import presets
+from parity.recipe.recipe import changed
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 from parity.worker import Worker
 
@@ -82,7 +83,7 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
     for check in (
         subject(dataset, dtype="float32"),
         subject(dataset, "adam", dtype="float32"),
-        Check(articles.get("vgg_mini@0.25"), changed(recipes.get("adam"), batch_size=8), dataset, 2, "float32"),
+        Check(articles.get("vgg_mini@0.25"), changed(presets.get("adam"), batch_size=8), dataset, 2, "float32"),
     ):
         outcome = run(check, three)
         assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
@@ -272,7 +273,7 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
 
 
 def test_a_feed_is_what_training_does(dataset: data.Dataset) -> None:
-    recipe = changed(recipes.get("adam"), batch_size=8)
+    recipe = changed(presets.get("adam"), batch_size=8)
     made = feed(articles.get("vgg_mini@0.25"), recipe, dataset, seed=3)
     given = next(made.steps())
     assert (given.rate, given.divisor, given.number) == (recipe.optimizer.rate, 8, 1)

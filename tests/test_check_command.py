@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from parity import recipes
 from parity.commands import check_parity
 from parity.commands.check_parity import _checks as planned
 from parity.commands.check_parity import main, parser
 from parity.faults.subject import network
 from parity.network import articles
-from parity.recipe import Lookahead, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Lookahead, changed
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--network", "vgg_mini@0.0625", "--recipe", "adam", "--data", "shapes10")
@@ -189,7 +189,7 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
         assert main([*flags, *other]) == 2
         assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setitem(recipes.RECIPES, "mnist", changed(recipes.get("mnist"), lookahead=Lookahead(every=5)))
+        patch.setitem(presets.RECIPES, "mnist", changed(presets.get("mnist"), lookahead=Lookahead(every=5)))
         assert main([*flags]) == 2
         assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     assert main([*flags[:-2], "--resume", str(tmp_path)]) == 2

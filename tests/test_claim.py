@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from training import ROOT, execute, script, succeed
 
-from parity import recipes
 from parity.claim import claim
 from parity.errors import InputError
 from parity.network import articles
-from parity.recipe import Experiment, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment, changed
 from parity.run import Run
 
 HOLDER = """
@@ -27,7 +27,7 @@ sys.stdin.read()
 
 
 def begun(folder: Path) -> Run:
-    recipe = changed(recipes.get("quick"), batch_size=8)
+    recipe = changed(presets.get("quick"), batch_size=8)
     return Run.create(folder, Experiment(articles.get("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
 
 

@@ -16,7 +16,7 @@ from parity.faults.subject import network, subject
 from parity.feed import Feed
 from parity.onnx import writing
 from parity.onnx.reading import NotTheNetwork
-from parity.recipe import Preprocessing
+from parity.recipe.recipe import Preprocessing
 from parity.worker import Worker
 
 ONNX = ("onnx",)

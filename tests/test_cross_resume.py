@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from training import Ended, command_in, metrics, position, script, stop, succeed
 
-from parity import data, recipes, v2_tar, weights
+from parity import data, v2_tar, weights
 from parity.check import ONE_STEP, TWIN
 from parity.compare import compare
 from parity.data.batches import Batches
 from parity.feed import Feed, feed, twin
 from parity.lockstep import begin, one_step
 from parity.network import articles
-from parity.recipe import Schedule, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Schedule, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
 from parity.weights import State
@@ -33,8 +34,8 @@ DROPPING = Schedule("discexp", factor=0.25, every=2 * BATCH)
 """The rate falls at every second update, the first one behind the hand-over among them."""
 
 RECIPES = {
-    "momentum": replace(recipes.get("article"), schedule=DROPPING),
-    "adam": replace(recipes.get("adam"), schedule=DROPPING),
+    "momentum": replace(presets.get("article"), schedule=DROPPING),
+    "adam": replace(presets.get("adam"), schedule=DROPPING),
 }
 """`article` with velocities that hold the rate, and Adam, whose count of updates goes over as well."""
 

@@ -9,7 +9,6 @@ import numpy_network
 import pytest
 from onnx import helper
 
-from parity import recipes
 from parity.commands import check_parity
 from parity.errors import InputError
 from parity.network import articles
@@ -28,10 +27,11 @@ from parity.network.nodes import (
     ReLU,
 )
 from parity.onnx import exporting, operators, reading, runtime, sessions, writing
+from parity.recipe import presets
 from parity.weights import State, initialise
 from parity.worker import Worker
 
-PLAIN = recipes.get("adam").optimizer
+PLAIN = presets.get("adam").optimizer
 SMALL = Network(
     "small",
     (3, 12, 12),

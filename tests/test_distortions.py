@@ -7,16 +7,16 @@ import hashlib
 import numpy as np
 import pytest
 
-from parity import recipes
 from parity.check import Check, run
 from parity.data import Dataset
 from parity.data.batches import Batches, distort, preprocess
 from parity.errors import InputError
 from parity.network import articles
-from parity.recipe import Augmentation, Preprocessing, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Augmentation, Preprocessing, changed
 from parity.worker import Worker
 
-DISTORTED = recipes.get("distorted")
+DISTORTED = presets.get("distorted")
 COUNT = 300
 
 
@@ -32,9 +32,9 @@ def test_the_recipe_is_tensorflows_distorted_inputs() -> None:
     assert DISTORTED.augmentation == Augmentation(0, True, 24, 63.0, 0.2, 1.8)
     assert (DISTORTED.preprocessing.crop, DISTORTED.preprocessing.standardise) == (24, True)
     assert DISTORTED.seen((3, 32, 32)) == articles.get("tf_vgg16").input_shape
-    assert recipes.get("article").seen((3, 32, 32)) == (3, 32, 32)
-    assert {recipes.fitting(articles.get(name)).name for name in ("tf_vgg16", "tf_vgg16_logits@0.5")} == {"distorted"}
-    assert recipes.fitting(articles.get("vgg_d")).name == "article"
+    assert presets.get("article").seen((3, 32, 32)) == (3, 32, 32)
+    assert {presets.fitting(articles.get(name)).name for name in ("tf_vgg16", "tf_vgg16_logits@0.5")} == {"distorted"}
+    assert presets.fitting(articles.get("vgg_d")).name == "article"
 
 
 def test_crops_lie_anywhere_in_the_image_half_of_them_mirrored() -> None:
@@ -166,7 +166,7 @@ def test_both_frameworks_train_by_it_alike(
 ) -> None:
     images = pictures(20, shape[1], shape[0])
     data = Dataset("noise", tuple("0123456789"), images, np.arange(20) % 10, images[:1], np.zeros(1, np.int64))
-    how = changed(recipes.get(recipe), batch_size=8)
+    how = changed(presets.get(recipe), batch_size=8)
     stages = ("forward", "backward", "update", "trajectory")
     outcome = run(Check(articles.get(name), how, data, 3, stages=stages), workers)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()

@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from refusals import Refused
 from training import ROOT, Ended, execute, metrics, position, script, stop, succeed, wait_for
 
-from parity import recipes, weights
+from parity import weights
 from parity.compare import compare, split_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
-from parity.recipe import Augmentation, Experiment, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Augmentation, Experiment, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
 from parity.weights import State
@@ -210,8 +211,8 @@ NETWORK = Network(
     ),
 )
 IMAGES, BATCH, PASSES = 150, 33, 20
-GENTLE = dataclasses.replace(recipes.get("article").optimizer, rate=0.003)
-RECIPE = dataclasses.replace(recipes.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count")
+GENTLE = dataclasses.replace(presets.get("article").optimizer, rate=0.003)
+RECIPE = dataclasses.replace(presets.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count")
 LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "
 
 

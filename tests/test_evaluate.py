@@ -26,9 +26,9 @@ from parity.evaluate import Plan
 from parity.network.dense import dense, dense_state
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool, ReLU
-from parity.optimizer import Optimizer
 from parity.predict import load
-from parity.recipe import Augmentation, Experiment, Preprocessing, Recipe
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.run import read_checkpoint
 from parity.side import FRAMEWORKS
 

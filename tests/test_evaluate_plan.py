@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from refusals import saved_run, the_error
 
-from parity import images, recipes
+from parity import images
 from parity.commands.evaluate import _plan, main, parser
 from parity.data.pictures import Pictures
 from parity.errors import InputError
@@ -18,7 +18,8 @@ from parity.evaluate import Plan, Tally, crops, offsets, ranks
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool
 from parity.predict import load
-from parity.recipe import Experiment, Recipe, with_jitter
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment, Recipe, with_jitter
 
 
 def test_top_5_is_what_a_sort_says_and_of_equal_posteriors_the_first_class_counts_first() -> None:
@@ -117,7 +118,7 @@ def small(tmp_path: Path) -> Any:
     return saved
 
 
-VGG = recipes.get("vgg")
+VGG = presets.get("vgg")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ VGG = recipes.get("vgg")
         (with_jitter(VGG, (384, 384), 224), (352, 384, 416)),
         (with_jitter(VGG, (256, 256), 224), (224, 256, 288)),
         (with_jitter(VGG, (224, 224), 224), (224, 256)),
-        (recipes.get("quick"), (224,)),
+        (presets.get("quick"), (224,)),
     ],
     ids=["jitter", "S=384", "S=256", "S=224", "none"],
 )
@@ -139,7 +140,7 @@ def test_the_usual_scales_are_the_papers(small: Any, recipe: Recipe, scales: tup
 def test_a_narrow_strip_is_refused_by_name_before_it_fills_the_memory(
     small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small(recipes.get("quick"))
+    small(presets.get("quick"))
     for name in ("disc", "ring"):
         (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
         (tmp_path / "pictures" / "val" / name).mkdir(parents=True)

@@ -16,13 +16,14 @@ import pytest
 from export_calls import calls
 from training import ROOT, Ended, execute, succeed
 
-from parity import data, recipes
+from parity import data
 from parity.commands.export_onnx import main
 from parity.data.batches import preprocess
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.runtime import session
-from parity.recipe import read_recipe
+from parity.recipe import presets
+from parity.recipe.recipe import read_recipe
 from parity.run import Run, read_checkpoint
 from parity.side import FRAMEWORKS
 from parity.weights import initialise, save
@@ -122,7 +123,7 @@ def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path
 def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> None:
     settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "1", "--train-limit", "3200")
     succeed([sys.executable, "scripts/train_torch.py", *settings, "--out", str(tmp_path / "run")])
-    dataset, how = data.load("cifar10"), recipes.get("adam").preprocessing
+    dataset, how = data.load("cifar10"), presets.get("adam").preprocessing
     experiment, network, state, _ = read_checkpoint(tmp_path / "run")
     assert experiment and len(dataset.test_labels) == 10_000
     labels = {}

@@ -14,7 +14,7 @@ import pytest
 from numpy_network import loss, outputs
 from training import position, same_end, script, stop, succeed
 
-from parity import data, recipes, whitening
+from parity import data, whitening
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
@@ -22,20 +22,21 @@ from parity.feed import feed
 from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.network.initialisers import Init
-from parity.optimizer import Group, Optimizer
 from parity.progress import Console
-from parity.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
+from parity.recipe import presets
+from parity.recipe.optimizer import Group, Optimizer
+from parity.recipe.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
 from parity.run import Position, Run
 from parity.train import Stopped, train
 from parity.weights import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
 NETWORK = articles.get("vgg_fast@0.125")
-RECIPE = changed(recipes.get("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
+RECIPE = changed(presets.get("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
 
 
 def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
-    images = preprocess(data.load("shapes10").train_images[:200], recipes.WHITENED)
+    images = preprocess(data.load("shapes10").train_images[:200], presets.WHITENED)
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     rows = patches.reshape(-1, 12).astype(np.float64)
     white = rows @ whitening.filters((12, 3, 2, 2)).reshape(12, 12).T
@@ -45,7 +46,7 @@ def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
 
 @pytest.mark.slow
 def test_the_filters_whiten_the_first_training_images_of_cifar10() -> None:
-    images = preprocess(data.load("cifar10").train_images[:5000], recipes.WHITENED, "float64")
+    images = preprocess(data.load("cifar10").train_images[:5000], presets.WHITENED, "float64")
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     rows = patches.reshape(-1, 12)
     second = rows.T @ rows / len(rows)
@@ -225,12 +226,12 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     same_end(whole, broken)
 
 
-@pytest.mark.parametrize("recipe", recipes.FOR)
+@pytest.mark.parametrize("recipe", presets.FOR)
 def test_a_recipe_brings_the_network_that_it_was_made_for(recipe: str, tmp_path: Path) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8, "--batch-size", 16, "--epochs", 1)
     succeed(script("torch", "--recipe", recipe, *size, "--out", tmp_path / "run"))
     found = json.loads((tmp_path / "run" / "config.json").read_text())["experiment"]
-    assert (found["network"]["name"], found["recipe"]["name"]) == (recipes.FOR[recipe], recipe)
+    assert (found["network"]["name"], found["recipe"]["name"]) == (presets.FOR[recipe], recipe)
 
 
 def test_the_recipe_travels_as_json() -> None:

@@ -14,7 +14,7 @@ from parity.data import batches as batches_module
 from parity.data.batches import Batches
 from parity.data.pictures import Pictures
 from parity.errors import InputError
-from parity.recipe import Augmentation
+from parity.recipe.recipe import Augmentation
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 JITTER = Augmentation(crop=8, flip=True, scale_low=10, scale_high=14)

@@ -14,7 +14,7 @@ from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.worker import Worker
 
 THEIRS = {

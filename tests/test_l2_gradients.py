@@ -12,8 +12,8 @@ from numpy_network import slopes
 
 from parity.compare import compare
 from parity.network.nodes import Dropout
-from parity.optimizer import Optimizer
 from parity.process import Record
+from parity.recipe.optimizer import Optimizer
 from parity.weights import State
 from parity.worker import Worker
 

@@ -10,13 +10,13 @@ import pytest
 from layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from numpy_network import slopes
 
-from parity import muon
 from parity.compare import compare
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
-from parity.optimizer import Group, Optimizer
 from parity.process import Record
+from parity.recipe import muon
+from parity.recipe.optimizer import Group, Optimizer
 from parity.weights import State, initialise
 from parity.worker import Worker
 

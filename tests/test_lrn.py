@@ -7,7 +7,7 @@ import pytest
 
 from parity.network.network import Network
 from parity.network.nodes import LRN, Flatten, Linear
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.weights import initialise
 from parity.worker import Worker
 

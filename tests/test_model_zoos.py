@@ -19,7 +19,7 @@ from parity import foreign
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Linear, Node, edited
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.worker import Worker
 
 LETTERS = {"vgg11": "a", "vgg13": "b", "vgg16": "d", "vgg19": "e"}

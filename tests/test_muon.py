@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity import data, precision, recipes
+from parity import data
 from parity.errors import InputError
 from parity.feed import feed
 from parity.lockstep import begin, one_step
 from parity.network import articles
-from parity.optimizer import Group, Optimizer
-from parity.recipe import changed
+from parity.recipe import precision, presets
+from parity.recipe.optimizer import Group, Optimizer
+from parity.recipe.recipe import changed
 from parity.weights import initialise
 from parity.worker import Worker
 
-NETWORK, RECIPE = articles.get("vgg_fast@0.125"), changed(recipes.get("fast"), batch_size=8)
+NETWORK, RECIPE = articles.get("vgg_fast@0.125"), changed(presets.get("fast"), batch_size=8)
 KERNELS = [f"conv{block}_{i}.weight" for block in (1, 2, 3) for i in (1, 2)]
 
 

@@ -12,7 +12,6 @@ from made_networks import EVERY_KIND
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
-from parity import recipes
 from parity.compare import relative_l2
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -25,8 +24,9 @@ from parity.onnx import operators, sessions, writing
 from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session
 from parity.randomness import stream
-from parity.recipe import Preprocessing
-from parity.recipes import CIFAR10_STATISTICS
+from parity.recipe import presets
+from parity.recipe.presets import CIFAR10_STATISTICS
+from parity.recipe.recipe import Preprocessing
 from parity.weights import State, initialise
 from parity.worker import Worker
 
@@ -74,7 +74,7 @@ def test_an_export_runs_as_the_framework_does(net: Network, framework: str, work
     for layer, array in layers.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 2e-6, layer
     exact = sessions.reference_layers(made, images)
-    worker.start(net, recipes.get("article").optimizer, weights_of(net), "float64")
+    worker.start(net, presets.get("article").optimizer, weights_of(net), "float64")
     eager = worker.predict(images.astype(np.float64), record=True)
     for layer, array in exact.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 1e-13, layer
@@ -85,7 +85,7 @@ def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(
     heads = {name for name in BRANCHES.parameters if name not in BRANCHES.inference.parameters}
     state = {name: np.full_like(a, mark) if name in heads else a for name, a in weights_of(BRANCHES).items()}
     assert heads == {"side_fc.weight", "side_fc.bias"}
-    worker.start(BRANCHES, recipes.get("article").optimizer, state, "float32")
+    worker.start(BRANCHES, presets.get("article").optimizer, state, "float32")
     worker.step(pixels(4, BRANCHES.input_shape), np.arange(4), {}, 0.0, 4)
     graph = onnx.load_from_string(worker.export()).graph
     constants = [a.t for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
@@ -133,7 +133,7 @@ def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [recipes.get("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
+    "how", [presets.get("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
 )
 def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
     made, pictures = writing.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))

@@ -10,11 +10,11 @@ import pytest
 from pair_running import Compare, compare, pair_workers
 
 from parity.errors import InputError
-from parity.optimizer import Optimizer
 from parity.pairs import kinds, models
 from parity.pairs.kinks import by_rounding
 from parity.pairs.outcome import Outcome
 from parity.pairs.worker import ModelWorker
+from parity.recipe.optimizer import Optimizer
 
 __all__ = ["compare", "pair_workers"]
 

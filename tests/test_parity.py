@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parity import data, lockstep, recipes
+from parity import data, lockstep
 from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
 from parity.data.batches import Batches, preprocess
 from parity.feed import feed
@@ -15,7 +15,8 @@ from parity.network import articles
 from parity.noise import float32_step
 from parity.process import Record
 from parity.randomness import masks
-from parity.recipe import changed
+from parity.recipe import presets
+from parity.recipe.recipe import changed
 from parity.twin import perturb
 from parity.weights import initialise
 from parity.worker import Worker
@@ -34,7 +35,7 @@ def one_step(
     worker: Worker, network: str, recipe: str, dataset: data.Dataset, dtype: str, twin: bool = False
 ) -> tuple[Record, Record]:
     """Eval forward before the update, and everything that one update does."""
-    net, how = articles.get(network), recipes.get(recipe)
+    net, how = articles.get(network), presets.get(recipe)
     batches = Batches(dataset.train_images, dataset.train_labels, BATCH, how.augmentation, seed=1)
     pixels, labels = next(batches.epoch(0))
     inputs = preprocess(pixels, how.preprocessing, dtype)
@@ -70,7 +71,7 @@ def adam_bound(reference: Record, other: Record, name: str) -> float:
     gradient = name.replace("update/", "gradient/")
     if gradient not in reference:
         return 1e-12
-    settings = recipes.get("adam").optimizer
+    settings = presets.get("adam").optimizer
     a, b = reference[gradient], other[gradient]
     slope = settings.rate * settings.eps / (np.abs(a) + settings.eps) ** 2
     return 1e-12 + 2 * float(np.linalg.norm(slope * (b - a)) / np.linalg.norm(reference[name]))
@@ -122,7 +123,7 @@ def test_an_update_records_every_parameter_statistic_and_slot(float64_step, fram
 def test_one_step_in_float32_errs_no_more_than_rounding_explains(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
-    how = changed(recipes.get(recipe), batch_size=BATCH)
+    how = changed(presets.get(recipe), batch_size=BATCH)
     exact, single = (feed(articles.get(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
     side = {framework: workers[framework]}
     found = [d for _, d in float32_step(side, {framework: single}, exact, lockstep.PHASES)]

@@ -16,8 +16,8 @@ from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
 from parity.network.windows import around
 from parity.noise import kinks
-from parity.optimizer import Optimizer
-from parity.recipe import Recipe
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Recipe
 from parity.weights import initialise
 from parity.worker import Worker
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity import data, recipes
+from parity import data
 from parity.check import TWIN
 from parity.compare import compare
 from parity.data import Dataset
@@ -20,7 +20,8 @@ from parity.feed import Feed, feed, twin
 from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.randomness import stream
-from parity.recipe import changed
+from parity.recipe import presets
+from parity.recipe.recipe import changed
 from parity.weights import State, initialise
 from parity.worker import Worker
 
@@ -111,7 +112,7 @@ STEPS, BATCH = 20, 64
 
 
 def given_to(recipe: str, digits: Dataset) -> Feed:
-    how = changed(recipes.get(recipe), batch_size=BATCH)
+    how = changed(presets.get(recipe), batch_size=BATCH)
     return feed(articles.get("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
 
 

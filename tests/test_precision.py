@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parity import recipes
 from parity.network import articles
-from parity.precision import DTYPES, PRECISIONS
+from parity.recipe import presets
+from parity.recipe.precision import DTYPES, PRECISIONS
 from parity.side import Side, implementation
 from parity.weights import State, initialise
 
 NETWORK = articles.get("cifar_net")
-SETTINGS = recipes.get("article").optimizer
+SETTINGS = presets.get("article").optimizer
 EPS = {"bf16": 2.0**-8, "fp16": 2.0**-11}
 """Half the distance from 1 to the next number."""
 

@@ -32,7 +32,7 @@ CREATE = """
 import sys
 from pathlib import Path
 from parity.errors import InputError
-from parity.recipe import Experiment
+from parity.recipe.recipe import Experiment
 from parity.run import Run
 experiment = Experiment.from_json(sys.argv[3])
 print("ready", flush=True)

@@ -14,9 +14,9 @@ from parity.network import articles
 from parity.network.initialisers import XAVIER, Init
 from parity.network.network import Network
 from parity.network.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
-from parity.optimizer import Optimizer
 from parity.process import Record
-from parity.recipe import Preprocessing
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Preprocessing
 from parity.weights import State, initialise
 from parity.worker import Worker
 

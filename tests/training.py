@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity import recipes, weights
+from parity import weights
 from parity.network import articles
-from parity.recipe import Experiment, Schedule, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment, Schedule, changed
 from parity.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ def falling(folder: Path) -> Path:
 
     So the velocity is rescaled at every update, also at the first one after a resume.
     """
-    article = changed(recipes.get("article"), epochs=PASSES + 1, batch_size=BATCH)
+    article = changed(presets.get("article"), epochs=PASSES + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
     Run.create(folder, Experiment(articles.get(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
     return folder

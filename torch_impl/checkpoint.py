@@ -18,7 +18,7 @@ from parity.errors import InputError
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import add_record, check_digest, read_record
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 from parity.weights import State, check, slot_names, transposed
 
 if TYPE_CHECKING:

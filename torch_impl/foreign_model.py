@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity.optimizer import Optimizer
 from parity.pairs.models import below
 from parity.pairs.watching import Watch, plain_attributes
+from parity.recipe.optimizer import Optimizer
 from torch_impl.checkpoint import to_numpy
 from torch_impl.train import optimizer_of
 

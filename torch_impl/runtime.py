@@ -7,8 +7,9 @@ import os
 import time
 from contextlib import AbstractContextManager
 
-from parity import machine, precision
+from parity import machine
 from parity.errors import InputError
+from parity.recipe import precision
 
 os.environ.update({name: value for name, value in machine.torch_environment().items() if name not in os.environ})
 
@@ -71,7 +72,7 @@ def place(device: str) -> torch.device:
 
 
 def autocast(amp: str, device: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.precision.PRECISIONS` asks, on `device`.
+    """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
 
     Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
     """

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity import muon, precision
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.optimizer import Group, Optimizer
 from parity.process_group import ALONE, World
+from parity.recipe import muon, precision
+from parity.recipe.optimizer import Group, Optimizer
 from parity.weights import State
 from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times

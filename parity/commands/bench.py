@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parity import data, machine, recipes
+from parity import data, machine
 from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
@@ -30,9 +30,10 @@ from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
 from parity.plots import speeds
-from parity.precision import PRECISIONS
 from parity.progress import Console, bar
-from parity.recipe import changed
+from parity.recipe import presets
+from parity.recipe.precision import PRECISIONS
+from parity.recipe.recipe import changed
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
 from parity.weights import initialise
@@ -76,7 +77,7 @@ def parser() -> Parser:
     add(
         "--recipe",
         metavar="NAME",
-        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
+        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
     )
     add("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
     add("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
@@ -121,7 +122,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
     """Of training or inference: by contestant, images per second, and what it was measured on."""
     network = articles.get(options.network or NETWORK)
-    recipe = changed(recipes.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
+    recipe = changed(presets.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load()

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from parity import machine, recipes
+from parity import machine
 from parity.commands.command import Failed
 from parity.errors import InputError
 from parity.launch import launch
 from parity.progress import bar
+from parity.recipe import presets
 from parity.run import Run
 from parity.side import FRAMEWORKS
 
@@ -30,7 +31,7 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str,
     """
     if not 0 < options.target <= 1:
         raise InputError(f"--target {options.target:g} is not an accuracy between 0 and 1")
-    recipe = recipes.get(options.recipe or RECIPE)
+    recipe = presets.get(options.recipe or RECIPE)
     if options.against:
         raise InputError("--against is of training steps: leave it out of accuracy")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}

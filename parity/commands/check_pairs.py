@@ -17,13 +17,13 @@ from parity.commands.kept_results import read_pair
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
-from parity.optimizer import Optimizer
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.session import RATE
 from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
+from parity.recipe.optimizer import Optimizer
 from parity.report import plain
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL
 

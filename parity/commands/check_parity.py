@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from parity import data, machine, recipes, report
+from parity import data, machine, report
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
 from parity.commands import check_pairs
@@ -31,7 +31,8 @@ from parity.network.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.process import WorkerFailed
 from parity.progress import Console
-from parity.recipe import Augmentation, Recipe, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Augmentation, Recipe, changed
 from parity.run import check_writable, read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.worker import Worker
@@ -78,7 +79,7 @@ def parser() -> Parser:
     add(
         "--recipe",
         metavar="NAME",
-        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: the network's own, else article)",
+        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: the network's own, else article)",
     )
     add(
         "--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)"
@@ -277,15 +278,15 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
             raise InputError(
                 f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"
             )
-    named = recipes.get(options.recipe) if options.recipe else None
+    named = presets.get(options.recipe) if options.recipe else None
     load = functools.cache(lambda channels: _data(options, channels, say))
     length = options.steps if "trajectory" in stages else 1
     checks = []
     for network in chosen:
         batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= MANY else FEW)
-        recipe = changed(named or recipes.fitting(network), batch_size=batch_size)
+        recipe = changed(named or presets.fitting(network), batch_size=batch_size)
         if options.augment and recipe.augmentation == Augmentation():
-            recipe = changed(recipe, augmentation=recipes.CROP_AND_FLIP)
+            recipe = changed(recipe, augmentation=presets.CROP_AND_FLIP)
         few = few_images(length, batch_size)
         dataset = load(network.input_shape[0])
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity import __version__, data, machine, recipes
+from parity import __version__, data, machine
 from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import Difference
 from parity.errors import InputError
@@ -27,7 +27,8 @@ from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
 from parity.predict import softmax
 from parity.progress import Console
-from parity.recipe import Experiment, Preprocessing, fitting
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, about, proportion, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, installed, trainer
 from parity.weights import State, initialise
@@ -169,7 +170,7 @@ def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], 
     """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
 
     def predict(state: State, images: np.ndarray) -> np.ndarray:
-        scores = trainer(framework, network, recipes.get("article").optimizer, state).predict(images)
+        scores = trainer(framework, network, presets.get("article").optimizer, state).predict(images)
         if not np.isfinite(scores).all():
             raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
         return scores

@@ -10,7 +10,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
 from parity.process_group import ALONE, World
-from parity.recipe import Recipe, with_jitter
+from parity.recipe.recipe import Recipe, with_jitter
 
 
 def fit(

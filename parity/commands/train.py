@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, plots, recipes, v2_tar, weights
+from parity import __version__, data, machine, plots, v2_tar, weights
 from parity.commands.command import Failed, Interrupted, execute
 from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
@@ -35,7 +35,8 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.process_group import LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
-from parity.recipe import Experiment, Preprocessing, Recipe, changed
+from parity.recipe import presets
+from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
@@ -170,9 +171,9 @@ def _threads(options: argparse.Namespace, world: World) -> int:
 
 def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
-    options.network = options.network or recipes.FOR.get(options.recipe)
+    options.network = options.network or presets.FOR.get(options.recipe)
     asked = articles.get(options.network) if options.network else None
-    chosen = recipes.fitting(asked, RECIPE) if asked and not options.recipe else recipes.get(options.recipe or RECIPE)
+    chosen = presets.fitting(asked, RECIPE) if asked and not options.recipe else presets.get(options.recipe or RECIPE)
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
     if options.out:
         check_free(options.out)
@@ -245,7 +246,7 @@ def _article(framework: str, count: int = 64) -> str:
 
     Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
     """
-    network, recipe = articles.get(GPU_NETWORK), recipes.get("article")
+    network, recipe = articles.get(GPU_NETWORK), presets.get("article")
     side = trainer(framework, network, recipe.optimizer, 0)
     images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
     for _ in range(2):  # the first one allocates and compiles
@@ -299,11 +300,11 @@ def _evaluate_only(framework: str, options: argparse.Namespace, world: World, co
     else:
         dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
-    recipe: Recipe | None = recipes.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    recipe: Recipe | None = presets.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
-    side = trainer(framework, network, (recipe or recipes.get(RECIPE)).optimizer, state, device=device)
+    side = trainer(framework, network, (recipe or presets.get(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
     try:
         cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())

@@ -6,11 +6,12 @@ import argparse
 import shlex
 from pathlib import Path
 
-from parity import data, plots, precision, recipes
+from parity import data, plots
 from parity.commands.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
 from parity.network import articles
 from parity.process_group import LAUNCHERS, World
+from parity.recipe import precision, presets
 from parity.run import Run
 from parity.side import FRAMEWORKS
 
@@ -73,7 +74,7 @@ def parser(framework: str) -> Parser:
     add(
         "--recipe",
         metavar="NAME",
-        help=f"{', '.join(recipes.RECIPES)}, or a FILE.json (default: the network's own, else {RECIPE})",
+        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: the network's own, else {RECIPE})",
     )
     add(
         "--data",

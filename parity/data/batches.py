@@ -10,7 +10,7 @@ import numpy as np
 from parity.data.pictures import Pictures, ahead
 from parity.errors import InputError
 from parity.randomness import stream
-from parity.recipe import Augmentation, Preprocessing
+from parity.recipe.recipe import Augmentation, Preprocessing
 
 
 class Batches:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from parity import recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
@@ -17,7 +16,8 @@ from parity.network import articles
 from parity.network.initialisers import FAN_IN_UNIFORM
 from parity.network.network import Network
 from parity.network.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
-from parity.recipe import Recipe, Schedule
+from parity.recipe import presets
+from parity.recipe.recipe import Recipe, Schedule
 from parity.side import FRAMEWORKS
 
 NETWORK = "vgg_fast@0.25"
@@ -117,7 +117,7 @@ INSTEAD = {
 
 def entries() -> tuple[Entry, ...]:
     """The whole, and it without each part in turn."""
-    network, recipe = articles.get(NETWORK), recipes.get("fast")
+    network, recipe = articles.get(NETWORK), presets.get("fast")
     without: dict[str, tuple[Network, Recipe]] = {WHOLE: (network, recipe)}
     without |= {name: (change(network), recipe) for name, change in NETWORK_PARTS.items()}
     without |= {name: (network, change(recipe)) for name, change in RECIPE_PARTS.items()}

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from parity import recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, speed, table
 from parity.network import articles
+from parity.recipe import presets
 from parity.side import FRAMEWORKS
 
 SHOWN = 8
@@ -69,8 +69,8 @@ STUDY = Study(
     "cifar",
     "third article (2018): Net and a small VGG on CIFAR-10, ten passes each",
     (
-        Entry("cifar_net", articles.get("cifar_net"), recipes.get("cifar_net"), ARTICLE, ARTICLE),
-        Entry("vgg_mini", articles.get("vgg_mini"), recipes.get("adam"), ARTICLE, Extent("cifar10", 1)),
+        Entry("cifar_net", articles.get("cifar_net"), presets.get("cifar_net"), ARTICLE, ARTICLE),
+        Entry("vgg_mini", articles.get("vgg_mini"), presets.get("adam"), ARTICLE, Extent("cifar10", 1)),
     ),
     report,
     predicts=True,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parity import recipes
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, speed, table
 from parity.network import articles
+from parity.recipe import presets
 from parity.side import FRAMEWORKS
 
 NETWORKS = ("lenet", "alexnet_cifar", "vgg_mini")
@@ -42,6 +42,6 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
 STUDY = Study(
     "classics",
     "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five passes each of the same recipe (adam)",
-    tuple(Entry(name, articles.get(name), recipes.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
+    tuple(Entry(name, articles.get(name), presets.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
     report,
 )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from parity import recipes
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.experiments import pictures
@@ -19,7 +18,8 @@ from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, percent, spread, table
 from parity.network import articles
 from parity.randomness import stream
-from parity.recipe import Preprocessing
+from parity.recipe import presets
+from parity.recipe.recipe import Preprocessing
 from parity.side import FRAMEWORKS
 
 TEST_SHARE, SPLIT = 0.2, "mnist10k"
@@ -160,7 +160,7 @@ STUDY = Study(
     "permutation",
     "third article (2018): MNIST, a fully connected network against a convolutional one, pixels as they are and in one random order",
     tuple(
-        Entry(name + suffix, articles.get(network), recipes.get(recipe), ARTICLE, USUAL)
+        Entry(name + suffix, articles.get(network), presets.get(recipe), ARTICLE, USUAL)
         for name, network in NETWORKS.items()
         for suffix, recipe in (("", "mnist"), (PERMUTED, "mnist_permuted"))
     ),

@@ -26,7 +26,7 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.network.network import Network
 from parity.progress import Console
-from parity.recipe import Experiment, Recipe, changed
+from parity.recipe.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about
 from parity.side import FRAMEWORKS
 from parity.train import train

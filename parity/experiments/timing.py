@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import machine, recipes
+from parity import machine
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
@@ -27,6 +27,7 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.network import articles
 from parity.progress import bar, duration
+from parity.recipe import presets
 from parity.run import about
 from parity.side import FRAMEWORKS
 from parity.weights import initialise
@@ -69,7 +70,7 @@ TIMING = Timing(
 
 def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
     """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
-    recipe, network = recipes.get(timing.recipe), articles.get(timing.network)
+    recipe, network = presets.get(timing.recipe), articles.get(timing.network)
     if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
         raise InputError(f"{network.name} does not take the images of {dataset.name}: choose another --data")
     some = dataset.limit(size, None)
@@ -107,7 +108,7 @@ def measure(
     for framework in frameworks:
         worker = crew.worker(framework)
         kinds = kept.setdefault(framework, {"setting": settings[framework], "seconds": {}})["seconds"]
-        worker.start(network, recipes.get(timing.recipe).optimizer, initialise(network, 0), "float32")
+        worker.start(network, presets.get(timing.recipe).optimizer, initialise(network, 0), "float32")
         for kind, method in KINDS.items():
             seconds = kinds.setdefault(kind, [])
             left = steps - len(seconds)

@@ -15,7 +15,7 @@ from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network.network import Network
 from parity.network.nodes import Node, edited, walk
 from parity.randomness import masks
-from parity.recipe import Augmentation, Recipe
+from parity.recipe.recipe import Augmentation, Recipe
 from parity.weights import State, initialise
 
 Change = Callable[[Check], Plant]

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.faults import changes as c
 from parity.faults.fault import Fault
-from parity.recipe import Augmentation, Preprocessing
+from parity.recipe.recipe import Augmentation, Preprocessing
 
 
 def _unshuffled(check: c.Check, number: int) -> c.Iterator[c.Pixels]:

@@ -9,7 +9,7 @@ import numpy as np
 from parity.faults import changes as c
 from parity.faults.fault import Fault, at_layer
 from parity.feed import Given
-from parity.recipe import Schedule
+from parity.recipe.recipe import Schedule
 from parity.weights import State
 
 LOSS = (

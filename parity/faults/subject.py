@@ -27,8 +27,8 @@ from parity.network.nodes import (
 )
 from parity.network.windows import SAME
 from parity.randomness import stream
-from parity.recipe import Recipe, Schedule, changed
-from parity.recipes import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
+from parity.recipe.presets import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
+from parity.recipe.recipe import Recipe, Schedule, changed
 from parity.stages import TRAINING
 from parity.weights import State, initialise
 

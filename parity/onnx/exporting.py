@@ -15,7 +15,7 @@ from parity.network.nodes import Shape
 from parity.noise import inference_noise
 from parity.onnx import operators, reading, sessions, writing
 from parity.randomness import stream
-from parity.recipe import Preprocessing
+from parity.recipe.recipe import Preprocessing
 from parity.weights import State
 
 Predict = Callable[[State, np.ndarray], np.ndarray]

@@ -15,7 +15,7 @@ from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
 from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
-from parity.recipe import Preprocessing
+from parity.recipe.recipe import Preprocessing
 
 OPSETS = range(17, 22)
 """The opsets that a file can be written for: in all of them the operators used here mean the same."""

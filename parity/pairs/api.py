@@ -12,7 +12,6 @@ import numpy as np
 
 from parity.check import usual_twins
 from parity.errors import InputError
-from parity.optimizer import Optimizer
 from parity.pairs import files, kinds, mapping
 from parity.pairs.check import run
 from parity.pairs.factories import parse
@@ -22,6 +21,7 @@ from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.precise import run_float32
 from parity.pairs.session import RATE, Pair
 from parity.pairs.worker import ModelWorker
+from parity.recipe.optimizer import Optimizer
 from parity.stages import DIFFERENT
 
 
@@ -71,7 +71,7 @@ def compare_models(
         inputs: the inputs themselves, in the order of forward's arguments, or the path of a .npz file that holds them in this order.
         loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (of class scores [N,K] and
             random labels), "projection" (a linear one); of several outputs the sum.
-        optimizer: `parity.optimizer.Optimizer` (default: momentum 0.9, rate 0.00001).
+        optimizer: `parity.recipe.optimizer.Optimizer` (default: momentum 0.9, rate 0.00001).
         steps: training steps of the stage "trajectory".
         twins: one-ULP twins of the PyTorch model beside it, the farthest of which counts (default: 1, beyond 10 steps 3; in float32 always
             3, one after the other).

@@ -14,9 +14,9 @@ import numpy as np
 from parity import machine
 from parity.errors import InputError
 from parity.files.strict_json import from_fields
-from parity.optimizer import Optimizer
 from parity.pairs import factories, numerics
 from parity.process import Record, serve
+from parity.recipe.optimizer import Optimizer
 from parity.side import implementation
 
 

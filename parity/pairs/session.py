@@ -13,7 +13,6 @@ import numpy as np
 
 from parity.compare import norm, norm_of_difference
 from parity.errors import InputError
-from parity.optimizer import Optimizer
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
 from parity.pairs.kinds import SIDES, name_in
@@ -24,6 +23,7 @@ from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.process import Record
 from parity.randomness import stream
+from parity.recipe.optimizer import Optimizer
 from parity.twin import perturb
 
 JITTER = 0.1

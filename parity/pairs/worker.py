@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.optimizer import Optimizer
 from parity.process import Record
+from parity.recipe.optimizer import Optimizer
 from parity.worker import Worker
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from parity.errors import InputError
 from parity.files.strict_json import parse_json, read_text
 from parity.network.network import Network
-from parity.optimizer import Group, Optimizer
-from parity.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe
+from parity.recipe.optimizer import Group, Optimizer
+from parity.recipe.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe
 
 CIFAR10_STATISTICS = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 """Channel means and deviations as the third article has them (the deviations are means of per-image ones, as in many scripts)."""

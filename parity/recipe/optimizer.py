@@ -23,7 +23,7 @@ class Group:
     With `muon` above 0 they are kernels of convolutions, and updated by Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) of
     so many Newton-Schulz steps, with a `momentum` of their own: v = momentum * v + g, u = g + momentum * v; w, brought to a norm of
     sqrt(filters), less rate times what is nearest to u, as a matrix [filters, ...], among those of orthonormal rows or columns
-    (`parity.muon`). That keeps the norm, so there is no weight decay.
+    (`parity.recipe.muon`). That keeps the norm, so there is no weight decay.
     """
 
     names: str

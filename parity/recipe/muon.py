@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parity.network.nodes import float32
-from parity.optimizer import Group
+from parity.recipe.optimizer import Group
 
 COEFFICIENTS = tuple(float32(number) for number in (3.4445, -4.7750, 2.0315))
 """a, b, c of a Newton-Schulz step: X becomes a X + b (X X^T) X + c (X X^T)^2 X, which draws its singular values towards 1, roughly.

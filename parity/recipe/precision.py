@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity.errors import InputError
-from parity.optimizer import Optimizer
+from parity.recipe.optimizer import Optimizer
 
 PRECISIONS = ("off", "bf16", "fp16")
 """What convolutions and linear layers compute in: the model's own dtype, bfloat16, or float16 with a scaled loss. Weights keep theirs."""

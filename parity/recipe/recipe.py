@@ -13,7 +13,7 @@ from parity.errors import InputError, within
 from parity.files.strict_json import from_fields, parse_json
 from parity.network.network import Network
 from parity.network.nodes import Shape, float32
-from parity.optimizer import Optimizer, read_optimizer
+from parity.recipe.optimizer import Optimizer, read_optimizer
 
 
 @dataclass(frozen=True)
