@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from parity.data.batches import Batches, preprocess
+from parity.data.random_streams import masks, stream
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.randomness import masks, stream
 from parity.recipe.recipe import Recipe
 from parity.side import Side
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from parity.data.batches import padded
-from parity.data.pictures import Pictures, ahead
+from parity.data.lazy_images import Pictures, ahead
 from parity.errors import InputError
 from parity.network.nodes import Shape
 from parity.predict import Forward, Model

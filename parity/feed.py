@@ -13,8 +13,8 @@ import numpy as np
 
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
+from parity.data.random_streams import masks
 from parity.network.network import Network
-from parity.randomness import masks
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.twin import perturb

@@ -13,8 +13,8 @@ import numpy as np
 from parity import lookahead
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
+from parity.data.random_streams import masks
 from parity.progress import Console, Progress
-from parity.randomness import masks
 from parity.recipe.recipe import Experiment, Preprocessing
 from parity.run import Position, Run
 from parity.side import Side

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.randomness import stream
+from parity.data.random_streams import stream
 
 
 def perturb(arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:

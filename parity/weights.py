@@ -14,12 +14,12 @@ import numpy as np
 import safetensors.numpy
 
 from parity import whitening
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network.network import Network
 from parity.network.nodes import Parameter
-from parity.randomness import stream
 
 State = dict[str, np.ndarray]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from parity import weights
+from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, World, from_launcher
-from parity.randomness import masks, stream
 from parity.recipe.optimizer import Optimizer
 from parity.side import Side, implementation, trainer
 from parity.weights import State, initialise

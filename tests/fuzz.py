@@ -256,11 +256,11 @@ def _read_archive(path: Path) -> None:
 
 
 def _read_batch(path: Path) -> Any:
-    from parity.data import pickles
+    from parity.data import cifar10_pickles
     from parity.errors import InputError
 
     try:
-        return pickles.read_batch(path.read_bytes())
+        return cifar10_pickles.read_batch(path.read_bytes())
     except ValueError as error:  # its caller names the archive
         raise InputError(str(error)) from None
 
@@ -274,9 +274,9 @@ def _pictures(folder: Path) -> None:
 
 
 def _read_picture(path: Path) -> Any:
-    from parity import images
+    from parity.data import image_files
 
-    return images.read(path, (3, 32, 32))
+    return image_files.read(path, (3, 32, 32))
 
 
 def _onnx(folder: Path) -> None:

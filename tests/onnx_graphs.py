@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.data.random_streams import stream
 from parity.faults.subject import network, state
 from parity.network.network import Network
 from parity.network.nodes import (
@@ -22,7 +23,6 @@ from parity.network.nodes import (
     Tanh,
 )
 from parity.onnx import operators
-from parity.randomness import stream
 from parity.recipe import presets
 from parity.weights import State, initialise
 from parity.worker import Worker

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity.data.batches import Batches, preprocess
+from parity.data.random_streams import mask, masks, stream
 from parity.network.articles import NETWORKS
-from parity.randomness import mask, masks, stream
 from parity.recipe.presets import CIFAR10_STATISTICS
 from parity.recipe.recipe import Augmentation, Preprocessing
 

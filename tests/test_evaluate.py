@@ -17,9 +17,9 @@ from PIL import Image
 from refusals import contents, saved_run, the_error
 from training import ROOT
 
-from parity import evaluate, images, weights
+from parity import evaluate, weights
 from parity.commands.evaluate import main, matched
-from parity.data import Dataset
+from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.evaluate import Plan
@@ -151,9 +151,10 @@ def test_posteriors_of_all_views_are_those_of_a_plain_loop(place: Path) -> None:
     model = load(place / "run", "onnx")
     plan = Plan(tuple(evaluate.SETS), model.size, SCALES, GRID)
     paths = sorted((place / "pictures" / "val").rglob("*.png"))[::4]
-    whole = [images.whole(path, 3) for path in paths]
+    whole = [image_files.whole(path, 3) for path in paths]
     looks = [
-        (images.middle(images.rescaled(p, 11), SIDE, SIDE), {s: images.rescaled(p, s) for s in SCALES}) for p in whole
+        (image_files.middle(image_files.rescaled(p, 11), SIDE, SIDE), {s: image_files.rescaled(p, s) for s in SCALES})
+        for p in whole
     ]
     found = evaluate._posteriors(model, evaluate.started(model, plan), plan, looks)
     state = {name: array.astype(np.float64) for name, array in state.items()}

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from refusals import saved_run, the_error
 
-from parity import images
 from parity.commands.evaluate import _plan, main, parser
-from parity.data.pictures import Pictures
+from parity.data import image_files
+from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.evaluate import Plan, Tally, crops, offsets, ranks
 from parity.network.network import Network
@@ -164,7 +164,7 @@ def test_a_narrow_strip_is_refused_by_name_before_it_fills_the_memory(
     assert stdout == "" and f"{strip}: 60000x2 pixels rescaled to 6720000x224 are too many" in said
     with pytest.raises(InputError, match="picture 1: 300x1 pixels"):
         Pictures(np.zeros((2, 3, 1, 300), np.uint8), (3, 1, 1)).rescaled(1, 4096)
-    assert images.rescaled(np.zeros((1, 2, 60), np.uint8), 4).shape == (1, 4, 120)
+    assert image_files.rescaled(np.zeros((1, 2, 60), np.uint8), 4).shape == (1, 4, 120)
 
 
 def test_scales_beyond_any_network_s_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

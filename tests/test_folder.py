@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parity import data, images
+from parity import data
 from parity.data import batches as batches_module
+from parity.data import image_files
 from parity.data.batches import Batches
-from parity.data.pictures import Pictures
+from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.recipe.recipe import Augmentation
 
@@ -148,7 +149,7 @@ def test_pictures_are_resized_as_a_whole_or_rescaled_to_their_smaller_side(root:
         assert isinstance(path, Path)
         with Image.open(path) as file:
             width, height = file.size
-            np.testing.assert_array_equal(whole[i : i + 1][0], images.read(path, (3, 8, 8)))
+            np.testing.assert_array_equal(whole[i : i + 1][0], image_files.read(path, (3, 8, 8)))
             least = min(width, height)
             size = tuple(int(np.floor(side * 12 / least + 0.5)) for side in (width, height))
             large = np.asarray(file.resize(size, Image.Resampling.LANCZOS))  # type: ignore[arg-type]
@@ -191,7 +192,7 @@ def test_pictures_without_jitter_are_cropped_and_flipped_as_those_in_memory(root
 def test_jittered_crops_are_parts_of_the_picture_at_every_scale_of_the_range(root: Path, in_memory: bool) -> None:
     dataset = load(root)
     source = dataset.sized((3, 12, 12)).train_images[:] if in_memory else pictures(dataset.train_images)
-    own = [images.rescaled(p, 12) for p in source] if in_memory else [pictures(source).whole(i) for i in range(30)]
+    own = [image_files.rescaled(p, 12) for p in source] if in_memory else [pictures(source).whole(i) for i in range(30)]
     made = Batches(source, np.arange(30), 30, JITTER, 3)  # the label is the picture's number
     scales, ends, mirrored = Counter[int](), Counter[str](), 0
     for epoch in range(4):
@@ -201,7 +202,7 @@ def test_jittered_crops_are_parts_of_the_picture_at_every_scale_of_the_range(roo
                     (scale, y, x, flip, large.shape)
                     for scale in range(10, 15)
                     for flip in (False, True)
-                    for large in [images.rescaled(own[number], scale)]
+                    for large in [image_files.rescaled(own[number], scale)]
                     for y in range(large.shape[1] - 7)
                     for x in range(large.shape[2] - 7)
                     if np.array_equal(large[:, y : y + 8, x : x + 8], crop[..., ::-1] if flip else crop)
@@ -221,8 +222,8 @@ def test_jittered_crops_are_parts_of_the_picture_at_every_scale_of_the_range(roo
 def test_no_more_than_two_batches_are_read_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load(root).sized((3, 8, 8))
     read: list[Path] = []
-    real = images.whole
-    monkeypatch.setattr(images, "whole", lambda path, channels: (read.append(path), real(path, channels))[1])
+    real = image_files.whole
+    monkeypatch.setattr(image_files, "whole", lambda path, channels: (read.append(path), real(path, channels))[1])
     made = Batches(dataset.train_images, dataset.train_labels, 4, Augmentation(), 0)
     assert not read, "read before they were asked for"
     stream = made.epoch(0)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parity import images
+from parity.data import image_files
 from parity.errors import InputError
 
 SIZE = (3, 32, 32)
@@ -59,7 +59,7 @@ def test_what_costs_far_more_than_its_pixels_is_refused(kind: str, tmp_path: Pat
     path = tmp_path / "a.png"
     path.write_bytes(make())
     started = time.monotonic()
-    for decode in (lambda: images.read(path, SIZE), lambda: images.whole(path, 3)):
+    for decode in (lambda: image_files.read(path, SIZE), lambda: image_files.whole(path, 3)):
         with pytest.raises(InputError, match=said) as caught:
             decode()
         assert "\n" not in str(caught.value)
@@ -68,9 +68,9 @@ def test_what_costs_far_more_than_its_pixels_is_refused(kind: str, tmp_path: Pat
 
 def test_a_progressive_picture_of_usual_scans_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(scanned(500, 50))
-    assert images.read(tmp_path / "a.jpg", SIZE).shape == SIZE
-    (tmp_path / "b.png").write_bytes(png(images.MOST_SIDE, 2, 2, 8, 3))
-    np.testing.assert_array_equal(images.read(tmp_path / "b.png", SIZE), np.zeros(SIZE, np.uint8))
+    assert image_files.read(tmp_path / "a.jpg", SIZE).shape == SIZE
+    (tmp_path / "b.png").write_bytes(png(image_files.MOST_SIDE, 2, 2, 8, 3))
+    np.testing.assert_array_equal(image_files.read(tmp_path / "b.png", SIZE), np.zeros(SIZE, np.uint8))
 
 
 READS = "import sys; from pathlib import Path; from parity import images; images.read(Path(sys.argv[1]), (3, 32, 32))"

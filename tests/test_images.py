@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from parity import images
+from parity.data import image_files
 from parity.errors import InputError
 
 SIZE = (3, 6, 8)
@@ -59,26 +59,26 @@ def save(picture: Image.Image, path: Path, **options: object) -> Path:
 @pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.bmp", "a.ppm", "a.webp", "picture without a suffix"])
 def test_a_colour_picture_of_the_networks_size_is_its_own_pixels(name: str, tmp_path: Path) -> None:
     kind = {"a.bmp": "BMP", "a.ppm": "PPM", "a.webp": "WEBP"}.get(name, "PNG")
-    found = images.read(save(Image.fromarray(SEEN), tmp_path / name, format=kind, lossless=True), SIZE)
+    found = image_files.read(save(Image.fromarray(SEEN), tmp_path / name, format=kind, lossless=True), SIZE)
     assert (found.dtype, found.flags.c_contiguous) == (np.uint8, True)
     assert np.array_equal(found, planes(SEEN))
 
 
 def test_a_jpeg_is_what_pil_decodes(tmp_path: Path) -> None:
     path = save(Image.fromarray(SEEN), tmp_path / "a.jpg", quality=95)
-    assert np.array_equal(images.read(path, SIZE), planes(np.asarray(Image.open(path))))
+    assert np.array_equal(image_files.read(path, SIZE), planes(np.asarray(Image.open(path))))
 
 
 def test_grey_and_black_and_white_become_three_equal_planes(tmp_path: Path) -> None:
-    assert np.array_equal(images.read(save(Image.fromarray(GREY), tmp_path / "l.png"), SIZE), planes(GREY))
+    assert np.array_equal(image_files.read(save(Image.fromarray(GREY), tmp_path / "l.png"), SIZE), planes(GREY))
     bits = Image.fromarray(GREY > 127)
     assert bits.mode == "1"
-    assert np.array_equal(images.read(save(bits, tmp_path / "1.png"), SIZE), planes((GREY > 127) * np.uint8(255)))
+    assert np.array_equal(image_files.read(save(bits, tmp_path / "1.png"), SIZE), planes((GREY > 127) * np.uint8(255)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
 def test_a_palette_is_looked_up(suffix: str, tmp_path: Path) -> None:
-    assert np.array_equal(images.read(save(palette(), tmp_path / f"a.{suffix}"), SIZE), planes(SEEN))
+    assert np.array_equal(image_files.read(save(palette(), tmp_path / f"a.{suffix}"), SIZE), planes(SEEN))
 
 
 def test_sixteen_bits_of_grey_are_scaled_not_clipped(tmp_path: Path) -> None:
@@ -89,14 +89,14 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped(tmp_path: Path) -> None:
     pgm.write_bytes(b"P5 8 6 65535\n" + deep.astype(">u2").tobytes())
     between = save(Image.fromarray(deep.clip(0, 65535 - 128) + np.uint16(128)), tmp_path / "b.png")
     for path in (png, pgm, between):
-        assert np.array_equal(images.read(path, SIZE), planes(GREY)), path
+        assert np.array_equal(image_files.read(path, SIZE), planes(GREY)), path
 
 
 @pytest.mark.parametrize("pixels", [SEEN, GREY], ids=["RGBA", "LA"])
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_what_is_transparent_lies_on_white(pixels: np.ndarray, suffix: str, tmp_path: Path) -> None:
     picture = Image.fromarray(np.dstack([pixels, ALPHA]))
-    found = images.read(save(picture, tmp_path / f"a.{suffix}", lossless=True, exact=True), SIZE)
+    found = image_files.read(save(picture, tmp_path / f"a.{suffix}", lossless=True, exact=True), SIZE)
     assert np.abs(found - on_white(pixels, ALPHA)).max() <= 1
     assert found[:, ALPHA < 10].min() >= 240
 
@@ -115,14 +115,14 @@ def test_one_transparent_colour_lies_on_white_in_every_mode_that_can_have_one(tm
         ("p.gif", table, SEEN, 200),
     ):
         path = save(picture, tmp_path / name, transparency=key)
-        assert np.array_equal(images.read(path, SIZE), with_hole(seen)), name
+        assert np.array_equal(image_files.read(path, SIZE), with_hole(seen)), name
 
 
 def test_cmyk_is_converted(tmp_path: Path) -> None:
     red = np.tile(np.array([0, 255, 255, 0], np.uint8), (6, 8, 1))
     path = save(Image.fromarray(red, "CMYK"), tmp_path / "a.jpg", quality=100)
     assert Image.open(path).mode == "CMYK"
-    assert np.abs(images.read(path, SIZE).astype(int) - np.reshape([255, 0, 0], (3, 1, 1))).max() <= 3
+    assert np.abs(image_files.read(path, SIZE).astype(int) - np.reshape([255, 0, 0], (3, 1, 1))).max() <= 3
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -149,7 +149,7 @@ def test_a_picture_is_turned_upright_as_its_exif_says(orientation: int, kind: st
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(picture, tmp_path / "a.png", exif=exif)
-    assert np.array_equal(images.read(path, SIZE), planes(GREY if kind == "grey 16" else SEEN))
+    assert np.array_equal(image_files.read(path, SIZE), planes(GREY if kind == "grey 16" else SEEN))
 
 
 @pytest.mark.filterwarnings("error")
@@ -158,37 +158,37 @@ def test_broken_exif_is_passed_over_in_silence(tmp_path: Path) -> None:
     path = save(Image.fromarray(SEEN), tmp_path / "a.png", exif=broken)
     with Image.open(path) as file, pytest.raises(UserWarning, match="EXIF"):
         file.getexif()
-    assert np.array_equal(images.read(path, SIZE), planes(SEEN))
+    assert np.array_equal(image_files.read(path, SIZE), planes(SEEN))
 
 
 def test_a_picture_of_another_size_is_resized_as_a_whole_with_lanczos(tmp_path: Path) -> None:
     pixels = np.random.default_rng(7).integers(0, 256, (31, 90, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((8, 6), Image.Resampling.LANCZOS))
-    assert np.array_equal(images.read(save(Image.fromarray(pixels), tmp_path / "a.png"), SIZE), planes(expected))
-    one = images.read(save(Image.fromarray(SEEN[:1, :1]), tmp_path / "b.png"), (3, 32, 32))
+    assert np.array_equal(image_files.read(save(Image.fromarray(pixels), tmp_path / "a.png"), SIZE), planes(expected))
+    one = image_files.read(save(Image.fromarray(SEEN[:1, :1]), tmp_path / "b.png"), (3, 32, 32))
     assert np.array_equal(one, np.broadcast_to(SEEN[0, 0][:, None, None], (3, 32, 32)))
 
 
 def test_a_grey_network_gets_one_plane(tmp_path: Path) -> None:
-    found = images.read(save(Image.fromarray(GREY), tmp_path / "a.png"), (1, 6, 8))
+    found = image_files.read(save(Image.fromarray(GREY), tmp_path / "a.png"), (1, 6, 8))
     assert np.array_equal(found, GREY[None])
-    found = images.read(save(Image.fromarray(SEEN), tmp_path / "b.png"), (1, 6, 8))
+    found = image_files.read(save(Image.fromarray(SEEN), tmp_path / "b.png"), (1, 6, 8))
     assert np.abs(found[0] - SEEN @ [0.299, 0.587, 0.114]).max() <= 1
 
 
 def test_of_an_animation_the_first_picture_counts(tmp_path: Path) -> None:
     path = save(palette(), tmp_path / "a.gif", save_all=True, append_images=[Image.new("RGB", (8, 6), "red")])
-    assert np.array_equal(images.read(path, SIZE), planes(SEEN))
+    assert np.array_equal(image_files.read(path, SIZE), planes(SEEN))
 
 
 def test_a_folder_is_the_pictures_in_it_sorted_and_a_file_is_itself(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.webp", "notes.txt", ".hidden.png", "d.tif"):
         (tmp_path / name).write_text("")
-    found = images.listed([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"])
+    found = image_files.listed([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"])
     assert [path.name for path in found] == ["notes.txt", "a.JPG", "b.png", "c.webp", "b.png"]
     (tmp_path / "sub").mkdir()
     with pytest.raises(InputError, match="sub holds no pictures"):
-        images.listed([tmp_path / "sub"])
+        image_files.listed([tmp_path / "sub"])
 
 
 # What is refused
@@ -223,7 +223,7 @@ def refused(path: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """What `read` says when it refuses `path`: one line, and nothing beside it."""
     with warnings.catch_warnings(), pytest.raises(InputError) as error:
         warnings.simplefilter("error")
-        images.read(path, SIZE)
+        image_files.read(path, SIZE)
     assert capfd.readouterr() == ("", "")
     message = str(error.value)
     assert len(message.splitlines()) == 1
@@ -257,9 +257,9 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path, capfd: pytest.Captur
 
 def test_a_file_too_large_for_a_picture_is_refused_unread(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = save(Image.fromarray(SEEN), tmp_path / "a.png")
-    os.truncate(path, images.MOST_BYTES)
-    images.read(path, SIZE)
-    os.truncate(path, images.MOST_BYTES + 1)
+    os.truncate(path, image_files.MOST_BYTES)
+    image_files.read(path, SIZE)
+    os.truncate(path, image_files.MOST_BYTES + 1)
     assert "100,000,001 bytes, more than the 100,000,000" in refused(path, capfd)
 
 
@@ -289,7 +289,7 @@ def test_damage_anywhere_is_refused_in_one_line_or_changes_pixels_only(
         damaged[random.integers(len(whole))] = random.integers(256)
         path.write_bytes(damaged)
         try:
-            found = images.read(path, SIZE)
+            found = image_files.read(path, SIZE)
         except InputError as error:
             assert len(str(error).splitlines()) == 1
             assert str(path) in str(error)

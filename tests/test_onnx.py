@@ -14,6 +14,7 @@ from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BI
 
 from parity.compare import relative_l2
 from parity.data.batches import preprocess
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.faults.subject import network
 from parity.network import articles
@@ -23,7 +24,6 @@ from parity.noise import inference_noise
 from parity.onnx import operators, sessions, writing
 from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session
-from parity.randomness import stream
 from parity.recipe import presets
 from parity.recipe.presets import CIFAR10_STATISTICS
 from parity.recipe.recipe import Preprocessing

@@ -10,11 +10,11 @@ import pytest
 from parity import data, lockstep
 from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
 from parity.data.batches import Batches, preprocess
+from parity.data.random_streams import masks
 from parity.feed import feed
 from parity.network import articles
 from parity.noise import float32_step
 from parity.process import Record
-from parity.randomness import masks
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.twin import perturb

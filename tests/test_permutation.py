@@ -13,13 +13,13 @@ from parity.check import TWIN
 from parity.compare import compare
 from parity.data import Dataset
 from parity.data.batches import Batches
+from parity.data.random_streams import stream
 from parity.experiments import permutation
 from parity.experiments.permutation import STUDY, report, split
 from parity.experiments.study import limited, trials
 from parity.feed import Feed, feed, twin
 from parity.lockstep import begin, one_step
 from parity.network import articles
-from parity.randomness import stream
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.weights import State, initialise

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity import data
-from parity.data import pickles
+from parity.data import cifar10_pickles
 from parity.errors import InputError
 from parity.files import pickles as plain_pickles
 
@@ -69,7 +69,7 @@ def pickled_array(rows=b"K\x02", columns=b"K\x01", kind=b"u1", order=b"\x89", ra
 
 
 def test_a_plain_array_is_read():
-    assert pickles.read_batch(pickled_array())["data"].tolist() == [[97], [98]]
+    assert cifar10_pickles.read_batch(pickled_array())["data"].tolist() == [[97], [98]]
 
 
 @pytest.mark.parametrize("protocol", range(2, 5))
@@ -124,7 +124,7 @@ MINUS_ONE, MINUS_TWO = b"J\xff\xff\xff\xff", b"J\xfe\xff\xff\xff"
 )
 def test_a_pickle_of_another_content_is_refused(written):
     with pytest.raises(InputError):
-        pickles.read_batch(written[1])
+        cifar10_pickles.read_batch(written[1])
 
 
 NESTED = b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60))
@@ -194,4 +194,4 @@ def test_a_pickle_damaged_in_any_way_is_read_or_refused_and_nothing_else(draw):
     for place in draw.draw(st.lists(places, min_size=1, max_size=4)):
         content[place] = draw.draw(st.integers(0, 255))
     with contextlib.suppress(InputError):
-        assert isinstance(pickles.read_batch(bytes(content)), dict)
+        assert isinstance(cifar10_pickles.read_batch(bytes(content)), dict)

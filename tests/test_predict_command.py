@@ -15,9 +15,9 @@ from PIL import Image
 from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, metadata, onnx_file, run
 from refusals import Refused
 
-from parity import contact_sheet, data, images, predict, weights
+from parity import contact_sheet, data, predict, weights
 from parity.commands.predict import main
-from parity.data import cifar10
+from parity.data import cifar10, image_files
 from parity.data.batches import preprocess
 
 pytest_plugins = ["predict_fixtures"]
@@ -31,9 +31,9 @@ def test_every_route_gives_the_probabilities_of_the_definition(
     route: str, place: Path, answers: dict[str, dict[str, Any]]
 ) -> None:
     answer = answers[route]
-    files = images.listed([place / "pictures"])
+    files = image_files.listed([place / "pictures"])
     assert [p["file"] for p in answer["predictions"]] == list(map(str, files))
-    pixels = np.stack([images.read(file, NETWORK.input_shape) for file in files])
+    pixels = np.stack([image_files.read(file, NETWORK.input_shape) for file in files])
     logits = reference.outputs(NETWORK, STATE, preprocess(pixels, RECIPE.preprocessing, "float64"))["fc"]
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert np.abs(chances(answer) - expected).max() < CLOSE
@@ -124,7 +124,7 @@ def test_softmax_neither_overflows_nor_warns() -> None:
 def test_a_grey_network_is_fed_one_plane(place: Path, tmp_path: Path) -> None:
     state = STATE | {"conv.weight": STATE["conv.weight"][:, :1]}
     model = predict.load(onnx_file(tmp_path / "grey.onnx", {}, state=state, size=(1, 6, 8)))
-    pixels = images.read(place / "pictures" / "large.jpg", model.size)[None]
+    pixels = image_files.read(place / "pictures" / "large.jpg", model.size)[None]
     assert pixels.shape == (1, 1, 6, 8)
     logits = reference.outputs(NETWORK, state, pixels / 255)["fc"]
     assert np.abs(model.probabilities(pixels) - predict.softmax(logits)).max() < CLOSE
@@ -143,7 +143,7 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
     assert (answer["network"], answer["classes"]) == (None, [str(i) for i in range(10)])
     for said in ("pixel / 255 is fed", "they are numbered", "output y is: taken for scores before the softmax"):
         assert said in stderr
-    pixels = images.read(place / "pictures" / "colour.png", NETWORK.input_shape)
+    pixels = image_files.read(place / "pictures" / "colour.png", NETWORK.input_shape)
     logits = reference.outputs(NETWORK, STATE, pixels[None] / 255)["fc"][0]
     assert answer["predictions"][0]["index"] == logits.argmax()
     assert answer["predictions"][0]["probability"] == pytest.approx(
@@ -208,9 +208,9 @@ def test_the_sheet_holds_every_picture_as_the_network_saw_it(
         assert (picture.format, picture.mode) == ("PNG", "RGB")
         assert picture.size == contact_sheet.size(9) == (20 + 5 * 276, 84 + 2 * (_height() + 20))
         drawn = np.asarray(picture)
-    files = images.listed([place / "pictures"])
+    files = image_files.listed([place / "pictures"])
     for i, file in enumerate(files):
-        seen = images.read(file, NETWORK.input_shape).transpose(1, 2, 0)
+        seen = image_files.read(file, NETWORK.input_shape).transpose(1, 2, 0)
         row, column = divmod(i, 5)
         left = 20 + column * 276 + 16
         top = 84 + row * (_height() + 20) + 16 + (224 - 6 * 28) // 2

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from parity import data, images, machine, plots
+from parity import data, machine, plots
 from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
 from parity.commands.predict import model_flags
-from parity.data import Dataset
-from parity.data.pictures import Pictures
+from parity.data import Dataset, image_files
+from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
 from parity.files.atomic import write_atomically
@@ -182,7 +182,7 @@ def _subject(model: Model, dataset: Dataset, options: argparse.Namespace) -> tup
     crop = bool(recipe and recipe.preprocessing.crop and shape and not pictures.smallest)
 
     def single(index: int) -> np.ndarray:
-        return images.middle(pictures.whole(index), *model.size[1:]) if crop else pictures.one(index)
+        return image_files.middle(pictures.whole(index), *model.size[1:]) if crop else pictures.one(index)
 
     own = min(shape[2:], default=0)
     if crop and own < max(model.size[1:]):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from parity import contact_sheet, images
+from parity import contact_sheet
 from parity.commands.command import Failed, Parser, attach_result, execute, positive
+from parity.data import image_files
 from parity.errors import InputError
 from parity.predict import SHIPPED, Model, load
 from parity.progress import Console, bar
@@ -59,13 +60,13 @@ def model_flags(flags: Parser, runtimes: Iterable[str]) -> None:
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    files = images.listed(options.images)
+    files = image_files.listed(options.images)
     if options.show:
         contact_sheet.check(options.show, files)
     model = _model(options)
     if options.bgr and model.size[0] != 3:
         raise InputError(f"--bgr needs colour pictures, and {model.path} takes grey ones: leave it out")
-    pixels = np.stack([images.read(file, model.size) for file in bar(files, "reading")])
+    pixels = np.stack([image_files.read(file, model.size) for file in bar(files, "reading")])
     if options.bgr:
         pixels = pixels[:, ::-1]
     try:

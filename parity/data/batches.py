@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from parity.data.pictures import Pictures, ahead
+from parity.data.lazy_images import Pictures, ahead
+from parity.data.random_streams import stream
 from parity.errors import InputError
-from parity.randomness import stream
 from parity.recipe.recipe import Augmentation, Preprocessing
 
 

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from parity.data import pickles
+from parity.data import cifar10_pickles
 from parity.errors import InputError
 from parity.files import archives
 
@@ -93,7 +93,7 @@ def _read_limited(path: Path) -> bytes:
 def _decode_batch(name: str, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return images [n, 3, 32, 32] and labels [n] of one pickled batch: rows of 3072 bytes, planes red, green, blue."""
     try:
-        batch = pickles.read_batch(data)
+        batch = cifar10_pickles.read_batch(data)
     except InputError as error:
         raise InputError(f"{name} is {error}") from error
     images = batch.get("data")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.data.pictures import Pictures
+from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.network.nodes import Shape
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from parity.data import fetch
 from parity.data.dataset import Dataset
-from parity.data.pictures import Pictures
+from parity.data.lazy_images import Pictures
+from parity.data.random_streams import stream
 from parity.errors import InputError
-from parity.randomness import stream
 
 PREFIX = "folder:"
 
@@ -61,7 +61,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
 
 
 def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule: str) -> Dataset:
-    from parity import images  # with Pillow, which those who read no pictures need not wait for
+    from parity.data import image_files  # with Pillow, which those who read no pictures need not wait for
 
     classes = tuple(parts["train"])
     if strange := [label for label in parts["test"] if label not in parts["train"]]:
@@ -77,7 +77,7 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
         order = stream(0, "folder", part).permutation(len(found))
         files[part] = [found[i][0] for i in order]
         labels[part] = np.array([found[i][1] for i in order], np.int64)
-    size = images.whole(files["train"][0], 3).shape
+    size = image_files.whole(files["train"][0], 3).shape
     pictures = {part: Pictures(tuple(found), size) for part, found in files.items()}
     counts = (
         f"{len(files['train']):,} training and {len(files['test']):,} test pictures of {len(classes)} classes, {rule}"
@@ -87,7 +87,7 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
 
 def _classes(folder: Path) -> Listing:
     """The classes in `folder` with their pictures; `InputError` for one that has none."""
-    from parity import images
+    from parity.data import image_files
 
     labels = _folders(folder)
     if not labels:
@@ -97,7 +97,7 @@ def _classes(folder: Path) -> Listing:
         if not label.isprintable():
             raise InputError(f"{folder} holds a sub-folder whose name is no text ({label!r}): rename it")
         if not names:
-            kinds = " ".join(sorted(images.SUFFIXES))
+            kinds = " ".join(sorted(image_files.SUFFIXES))
             raise InputError(f"{folder / label} holds no pictures ({kinds}): fill it or remove it")
     return found
 
@@ -108,7 +108,7 @@ def _folders(folder: Path) -> list[str]:
 
 def _names(folder: Path, pictures: bool) -> list[str]:
     """The names of the pictures, or of the sub-folders, in `folder`, sorted; what begins with a dot does not count."""
-    from parity import images
+    from parity.data import image_files
 
     try:
         with os.scandir(folder) as entries:
@@ -117,7 +117,7 @@ def _names(folder: Path, pictures: bool) -> list[str]:
                 for entry in entries
                 if entry.name[0] != "."
                 and (
-                    os.path.splitext(entry.name)[1].lower() in images.SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
+                    os.path.splitext(entry.name)[1].lower() in image_files.SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
                     if pictures
                     else entry.is_dir()
                 )

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from parity.data import fetch
 from parity.data.dataset import Dataset, Say
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.files import archives
-from parity.randomness import stream
 
 CLASSES = tuple("0123456789")
 

@@ -13,11 +13,11 @@ import numpy as np
 
 from parity.data import Dataset
 from parity.data.batches import preprocess
+from parity.data.random_streams import stream
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, percent, spread, table
 from parity.network import articles
-from parity.randomness import stream
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing
 from parity.side import FRAMEWORKS

@@ -10,11 +10,11 @@ import numpy as np
 
 from parity.check import Check, Plant
 from parity.data.batches import Batches
+from parity.data.random_streams import masks
 from parity.errors import InputError
 from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network.network import Network
 from parity.network.nodes import Node, edited, walk
-from parity.randomness import masks
 from parity.recipe.recipe import Augmentation, Recipe
 from parity.weights import State, initialise
 

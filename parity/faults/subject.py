@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.check import Check
 from parity.data import Dataset
+from parity.data.random_streams import stream
 from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
 from parity.network.network import Network
 from parity.network.nodes import (
@@ -26,7 +27,6 @@ from parity.network.nodes import (
     Tanh,
 )
 from parity.network.windows import SAME
-from parity.randomness import stream
 from parity.recipe.presets import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
 from parity.recipe.recipe import Recipe, Schedule, changed
 from parity.stages import TRAINING

@@ -10,11 +10,11 @@ from onnx import ModelProto, TensorProto
 
 from parity.compare import Difference, relative_l2
 from parity.data.batches import preprocess
+from parity.data.random_streams import stream
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.noise import inference_noise
 from parity.onnx import operators, reading, sessions, writing
-from parity.randomness import stream
 from parity.recipe.recipe import Preprocessing
 from parity.weights import State
 

@@ -8,11 +8,11 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from parity.data.random_streams import stream
 from parity.network.windows import over_channels
 from parity.onnx.operators import Operator
 from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
-from parity.randomness import stream
 
 SIZES = range(1, 32)
 """Window sizes that are told apart."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from parity.data.random_streams import stream
 from parity.errors import InputError
-from parity.randomness import stream
 
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 """What both frameworks take."""

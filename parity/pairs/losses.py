@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from parity.randomness import stream
+from parity.data.random_streams import stream
 
 Outputs = Mapping[str, np.ndarray]
 Gradients = dict[str, np.ndarray]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity.compare import norm, norm_of_difference
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
@@ -22,7 +23,6 @@ from parity.pairs.models import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.process import Record
-from parity.randomness import stream
 from parity.recipe.optimizer import Optimizer
 from parity.twin import perturb
 

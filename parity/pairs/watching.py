@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.randomness import stream
+from parity.data.random_streams import stream
 
 
 class Watch:

@@ -56,18 +56,18 @@ class Pictures:
 
     def whole(self, index: int) -> NDArray[np.uint8]:
         """One picture in its own size: uint8 [C,h,w]."""
-        from parity import images  # with Pillow, which those who read no pictures need not wait for
+        from parity.data import image_files  # with Pillow, which those who read no pictures need not wait for
 
         one = self.source[index]
-        return images.whole(one, self.size[0]) if isinstance(one, Path) else one
+        return image_files.whole(one, self.size[0]) if isinstance(one, Path) else one
 
     def rescaled(self, index: int, *smallest: int) -> list[NDArray[np.uint8]]:
         """One picture, its smaller side at each of the numbers `smallest` of pixels: uint8 [C,h,w]. `InputError` naming one too large."""
-        from parity import images
+        from parity.data import image_files
 
         pixels = self.whole(index)
         try:
-            return [images.rescaled(pixels, side) for side in smallest]
+            return [image_files.rescaled(pixels, side) for side in smallest]
         except InputError as error:
             one = self.source[index]
             raise InputError(f"{one if isinstance(one, Path) else f'picture {index}'}: {error}") from None
@@ -81,13 +81,13 @@ class Pictures:
 
     def one(self, index: int) -> NDArray[np.uint8]:
         """One picture in the size of a slice: uint8 [C,H,W]."""
-        from parity import images
+        from parity.data import image_files
 
         height, width = self.size[1:]
         if self.smallest:
             (pixels,) = self.rescaled(index, self.smallest)
-            return images.middle(pixels, height, width)
-        return images.resized(self.whole(index), height, width)
+            return image_files.middle(pixels, height, width)
+        return image_files.resized(self.whole(index), height, width)
 
 
 @contextmanager
