@@ -1,4 +1,4 @@
-"""Between Paddle's parameters and the canonical state of `parity.weights`."""
+"""Between Paddle's parameters and the canonical state of `parity.weights.canonical_state`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
-from parity import foreign
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import check_digest, make_trailer
 from parity.recipe.optimizer import Optimizer
-from parity.weights import State, check, slot_names, transposed
+from parity.weights import state_dict_names
+from parity.weights.canonical_state import State, check, slot_names, transposed
 
 if TYPE_CHECKING:
     from paddle_impl.model import Model
@@ -117,7 +117,7 @@ def read_arrays(path: Path) -> State:
     # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
     content, stored = pickles.read_with_digest(path.read_bytes())
     content.pop("StructuredToParameterName@@", None)
-    foreign.check_content(content, path.stat().st_size)
+    state_dict_names.check_content(content, path.stat().st_size)
     check_digest(stored, content)
     return content
 
@@ -128,7 +128,7 @@ def read_file(path: Path) -> State:
     A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
     `InputError` unless it holds named arrays of floats and nothing else.
     """
-    return foreign.canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
+    return state_dict_names.canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def write_file(path: Path, model: Model) -> None:

@@ -16,7 +16,7 @@ from parity.network import nodes as kinds
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Node, Nodes
 from parity.threads import THREADS
-from parity.weights import State, check, initialise
+from parity.weights.canonical_state import State, check, initialise
 
 
 class Model(nn.Layer):

@@ -18,7 +18,7 @@ from parity.network.network import Network
 from parity.process_group import ALONE, World
 from parity.recipe import muon, precision
 from parity.recipe.optimizer import Group, Optimizer
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 
 class Trainer:

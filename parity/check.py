@@ -36,7 +36,7 @@ from parity.stages import (
     layer_rows,
     weight_distance,
 )
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}

@@ -30,7 +30,7 @@ from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork
 from parity.process import Record, WorkerFailed
 from parity.recipe.recipe import Preprocessing
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 BATCHES = (1, 2, 7, 128)

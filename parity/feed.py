@@ -18,7 +18,7 @@ from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.twin import perturb
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 Pixels = tuple[np.ndarray, np.ndarray]
 """Images float64 [N,C,H,W] from 0 to 255, dithered, and labels int64 [N]."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from parity.side import Side
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 
 def draw(side: Side, slow: State, keep: float, updates: int) -> State:

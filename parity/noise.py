@@ -19,7 +19,7 @@ from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.process import Record
 from parity.twin import perturb, summed
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 FACTOR = 10.0

@@ -25,7 +25,7 @@ from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
 from parity.side import implementation, installed, trainer
 from parity.train import Diverged
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
 """A small trained network that comes with the project."""

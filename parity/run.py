@@ -15,7 +15,6 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from parity import v2_tar, weights
 from parity.claim import Claim, claim
 from parity.errors import InputError
 from parity.files import atomic
@@ -24,7 +23,8 @@ from parity.files.strict_json import from_fields, parse_json
 from parity.metrics import parse_line
 from parity.network.network import Network
 from parity.recipe.recipe import Experiment
-from parity.weights import State
+from parity.weights import canonical_state, v2_tar
+from parity.weights.canonical_state import State
 
 
 @dataclass
@@ -128,13 +128,13 @@ class Run:
     def save(self, state: State, position: Position) -> None:
         """Writes the last checkpoint atomically."""
         metadata = {"position": json.dumps(dataclasses.asdict(position)), "experiment": self.experiment.to_json()}
-        weights.save(self.last, self.experiment.network, state, metadata)
+        canonical_state.save(self.last, self.experiment.network, state, metadata)
 
     def save_best(self, state: State, accuracy: float) -> None:
         """Writes the weights (no optimizer slots) that tested best so far."""
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         metadata = {"experiment": self.experiment.to_json(), "test_accuracy": repr(accuracy)}
-        weights.save(self.best, self.experiment.network, kept, metadata)
+        canonical_state.save(self.best, self.experiment.network, kept, metadata)
 
     def save_pass(self, state: State, epoch: int) -> None:
         """Where `keeps_passes` is set, writes the weights after pass `epoch` as Paddle v2's `params_pass_N.tar`, as the article does."""
@@ -167,12 +167,12 @@ class Run:
 
     def _load(self, images: int) -> tuple[State, Position]:
         with about(self.last, "put the run's own checkpoint back, or start a new run"):
-            network, state, metadata = weights.load(self.last)
+            network, state, metadata = canonical_state.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
             if Experiment.from_json(metadata.get("experiment", "null")) != self.experiment:
                 raise InputError("it is of a run with another recipe, seed or data than config.json says")
-            weights.check(network, state, self.experiment.recipe.optimizer.slots)
+            canonical_state.check(network, state, self.experiment.recipe.optimizer.slots)
             fields = parse_json(metadata.get("position", "null"), "position")
             position = from_fields(Position, fields, "position")
             if not position.fits(self.experiment, images):
@@ -327,9 +327,9 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State, dict
     if file != path and not file.exists():
         raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
     with about(file, "take another copy"):
-        network, state, metadata = weights.load(file)
+        network, state, metadata = canonical_state.load(file)
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
-        weights.check(network, kept)
+        canonical_state.check(network, kept)
         experiment = Experiment.from_json(metadata["experiment"]) if "experiment" in metadata else None
     name_unverified(file, metadata)
     return experiment, network, kept, metadata

@@ -19,7 +19,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.process_group import ALONE, World
 from parity.recipe.optimizer import Optimizer
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 """The frameworks, by the name that their packages and scripts carry."""

@@ -24,7 +24,7 @@ from parity.process import Process, Record, serve
 from parity.recipe.optimizer import Optimizer, read_optimizer
 from parity.recipe.recipe import Recipe, read_recipe
 from parity.side import FRAMEWORKS, Side, implementation
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 
 class Worker(Process):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from parity.network import articles
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 ROOT = Path(__file__).parents[1]
 NAME = "vgg16_bn_drop@0.03125"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from parity import weights
 from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
@@ -19,7 +18,8 @@ from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxP
 from parity.process_group import ALONE, World, from_launcher
 from parity.recipe.optimizer import Optimizer
 from parity.side import Side, implementation, trainer
-from parity.weights import State, initialise
+from parity.weights import canonical_state
+from parity.weights.canonical_state import State, initialise
 
 PLAIN = Network(
     "plain",
@@ -141,7 +141,7 @@ def main(framework: str, path: str) -> None:
         distributed.stop()
     if world.leads:
         found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
-        atomic.write_atomically(Path(path), weights.encode(found, {}))
+        atomic.write_atomically(Path(path), canonical_state.encode(found, {}))
 
 
 if __name__ == "__main__":

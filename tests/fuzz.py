@@ -52,31 +52,31 @@ def _network() -> Any:
 
 
 def _state() -> Any:
-    from parity.weights import initialise
+    from parity.weights.canonical_state import initialise
 
     return initialise(_network(), 0)
 
 
 def _safetensors(folder: Path) -> None:
-    from parity import weights
+    from parity.weights import canonical_state
 
-    weights.save(folder / "w.safetensors", _network(), _state())
+    canonical_state.save(folder / "w.safetensors", _network(), _state())
 
 
 def _read_safetensors(path: Path) -> Any:
-    from parity import weights
+    from parity.weights import canonical_state
 
-    return weights.load(path)[1]
+    return canonical_state.load(path)[1]
 
 
 def _tar(folder: Path) -> None:
-    from parity import v2_tar
+    from parity.weights import v2_tar
 
     (folder / "w.tar").write_bytes(v2_tar.encode(_network(), _state()))
 
 
 def _read_tar(path: Path) -> Any:
-    from parity import v2_tar
+    from parity.weights import v2_tar
 
     return v2_tar.decode(path.read_bytes(), _network(), str(path))
 
@@ -199,14 +199,15 @@ def _read_recipe(path: Path) -> Any:
 def _run(folder: Path) -> None:
     from refusals import BATCH_LINE, PASS_LINE, saved_run
 
-    from parity import weights
     from parity.run import Position
+    from parity.weights import canonical_state
 
     run = saved_run(folder / "run")
     batches = [BATCH_LINE | {"batch": i, "update": i + 1, "samples": n} for i, n in enumerate((8, 16, 20))]
     run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in (*batches, PASS_LINE)))
     run.save(
-        weights.load(run.last)[1], Position(epoch=1, update=3, samples=20, rate=0.1, lines=4, best=0.5, seconds=1.5)
+        canonical_state.load(run.last)[1],
+        Position(epoch=1, update=3, samples=20, rate=0.1, lines=4, best=0.5, seconds=1.5),
     )
     config = folder / "run" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"framework": "torch"}))

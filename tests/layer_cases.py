@@ -24,7 +24,7 @@ from parity.network.nodes import (
     Tanh,
 )
 from parity.process import Record
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 BATCH, CLASSES = 3, 3
 DIVISOR = 7

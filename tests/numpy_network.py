@@ -28,7 +28,7 @@ from parity.network.nodes import (
     Tanh,
     walk,
 )
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 Array = np.ndarray
 STEP = 1e-30

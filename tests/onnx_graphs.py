@@ -24,7 +24,7 @@ from parity.network.nodes import (
 )
 from parity.onnx import operators
 from parity.recipe import presets
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 CHAIN = operators.operators(network(), state())

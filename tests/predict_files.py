@@ -17,7 +17,7 @@ from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, ReLU
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 ROOT = Path(__file__).parents[1]
 RECIPE = presets.get("quick")

@@ -14,7 +14,7 @@ from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
 from parity.run import Position, Run
-from parity.weights import initialise, slot_names
+from parity.weights.canonical_state import initialise, slot_names
 
 NETWORK = articles.get("vgg16_bn_drop@0.03125")
 EXPERIMENT = Experiment(NETWORK, changed(presets.get("article"), epochs=2, batch_size=8), "shapes10", 3, 20, 10)

@@ -18,7 +18,7 @@ from parity.network import articles
 from parity.onnx import operators, writing
 from parity.onnx.apart import Apart
 from parity.process import WorkerFailed
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 
 NETWORK = articles.get("vgg_mini@0.05")
 IMAGES = np.zeros((3, *NETWORK.input_shape), np.float32)

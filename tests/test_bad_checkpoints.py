@@ -12,13 +12,13 @@ import pytest
 import refusal_fixtures
 from refusals import BATCH_LINE, EXPERIMENT, NETWORK, Payload, Refused, saved_run
 
-from parity import weights
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
 from parity.run import Position, Run
+from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
 shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused
@@ -45,7 +45,9 @@ DAMAGED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "longer by a byte": (lambda run: run.last.write_bytes(whole(run) + b"\0"), "not a whole safetensors file"),
     "a text": (lambda run: run.last.write_text("<html>404</html>" * 9), "not a whole safetensors file"),
     "without a network": (
-        lambda run: run.last.write_bytes(weights.encode(weights.load(run.last)[1], {"made": "elsewhere"})),
+        lambda run: run.last.write_bytes(
+            canonical_state.encode(canonical_state.load(run.last)[1], {"made": "elsewhere"})
+        ),
         "no network",
     ),
     "with an array missing": (lambda run: resave(run, drop="fc2.bias"), "fc2.bias"),
@@ -55,8 +57,8 @@ DAMAGED: dict[str, tuple[Callable[[Run], Any], str]] = {
 
 def resave(run: Run, drop: str = "", **metadata: str) -> None:
     """Writes the checkpoint again without the array `drop` and with other metadata."""
-    network, state, kept = weights.load(run.last)
-    weights.save(run.last, network, {n: a for n, a in state.items() if n != drop}, {**kept, **metadata})
+    network, state, kept = canonical_state.load(run.last)
+    canonical_state.save(run.last, network, {n: a for n, a in state.items() if n != drop}, {**kept, **metadata})
 
 
 @pytest.mark.parametrize("mode", ["--resume", "--eval-only"])
@@ -127,7 +129,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(mode: str, refused: Ref
 
 def test_metrics_that_were_cut_are_refused(refused: Refused) -> None:
     run = saved_run(Path("run"))
-    run.save(weights.load(run.last)[1], Position(lines=2))
+    run.save(canonical_state.load(run.last)[1], Position(lines=2))
     run.metrics_file.write_text(json.dumps(BATCH_LINE) + '\n{"event": "ba')
     message = refused("--resume", "run")
     assert "run/metrics.jsonl lacks lines" in message

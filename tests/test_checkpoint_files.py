@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from refusals import files_end_at
 
-from parity import weights
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Linear, ReLU
-from parity.weights import check, initialise, load, save, slot_names
+from parity.weights import canonical_state
+from parity.weights.canonical_state import check, initialise, load, save, slot_names
 
 SMALL = articles.get("vgg16_bn_drop@0.03125")
 
@@ -182,7 +182,7 @@ def test_a_write_that_is_interrupted_leaves_the_old_file_and_no_temporary_one(
 
     path = tmp_path / "last.safetensors"
     path.write_bytes(b"old")
-    monkeypatch.setattr(weights.os, "fsync", interrupted)
+    monkeypatch.setattr(canonical_state.os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -270,7 +270,7 @@ WRITERS = {"parity/commands/bench.py": 1}
 
 
 def test_every_command_writes_its_files_by_the_one_writer() -> None:
-    root, found = Path(weights.__file__).parents[1], dict[str, int]()
+    root, found = Path(canonical_state.__file__).parents[1], dict[str, int]()
     for path in [path for folder in ("parity", "paddle_impl", "torch_impl") for path in (root / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:
@@ -282,7 +282,7 @@ def test_every_command_writes_its_files_by_the_one_writer() -> None:
 ENDLESS = """
 import itertools, sys
 from pathlib import Path
-from parity.weights import write_atomically
+from parity.weights.canonical_state import write_atomically
 for k in itertools.count():
     write_atomically(Path(sys.argv[1]), bytes([k % 256]) * (2_000_000 + k % 7))
     if k == 1:

@@ -15,10 +15,10 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, alone, bits, special
 from refusals import saved_run
 
-from parity import v2_tar, weights
 from parity.commands import convert_weights
 from parity.network import articles
-from parity.weights import slot_names
+from parity.weights import canonical_state, v2_tar
+from parity.weights.canonical_state import slot_names
 from parity.worker import Worker
 
 SLOTS = slot_names(NETWORK, ["velocity"])
@@ -60,7 +60,7 @@ def test_every_direction_keeps_every_bit(folder: Path, convert: Callable[..., di
         result = convert(f"{i}{source}", f"{i + 1}{destination}", "--network", NAME)
         assert (result["network"], result["arrays"], result["left_out"]) == (NAME, len(NETWORK.parameters), 0)
         if destination == ".safetensors":
-            network, state, _ = weights.load(folder / f"{i + 1}.safetensors")
+            network, state, _ = canonical_state.load(folder / f"{i + 1}.safetensors")
             assert network == NETWORK
             assert bits(state) == bits(special())
         elif destination == ".tar":
@@ -71,10 +71,10 @@ def test_every_direction_keeps_every_bit(folder: Path, convert: Callable[..., di
 def test_float64_goes_through_a_framework_s_file_and_back(
     folder: Path, convert: Callable[..., dict[str, object]], suffix: str
 ) -> None:
-    weights.save(folder / "a.safetensors", NETWORK, special("float64"))
+    canonical_state.save(folder / "a.safetensors", NETWORK, special("float64"))
     convert("a.safetensors", f"b{suffix}")
     assert convert(f"b{suffix}", "c.safetensors", "--network", NAME)["dtypes"] == ["float64"]
-    assert bits(weights.load(folder / "c.safetensors")[1]) == bits(special("float64"))
+    assert bits(canonical_state.load(folder / "c.safetensors")[1]) == bits(special("float64"))
 
 
 def test_slots_and_metadata_stay_where_they_can_be_held_and_are_said_to_be_left_out_elsewhere(
@@ -82,7 +82,7 @@ def test_slots_and_metadata_stay_where_they_can_be_held_and_are_said_to_be_left_
 ) -> None:
     run = saved_run(folder / "run")
     convert("run", "a.safetensors")
-    kept, original = weights.load(folder / "a.safetensors"), weights.load(run.last)
+    kept, original = canonical_state.load(folder / "a.safetensors"), canonical_state.load(run.last)
     assert (kept[0], bits(kept[1]), kept[2]) == (original[0], bits(original[1]), original[2])
     assert "position" in kept[2] and "optimizer.velocity.fc3.bias" in kept[1]
     result = convert("a.safetensors", "b.tar")
@@ -91,7 +91,7 @@ def test_slots_and_metadata_stay_where_they_can_be_held_and_are_said_to_be_left_
 
 
 def test_an_existing_file_is_replaced(folder: Path, convert: Callable[..., dict[str, object]]) -> None:
-    weights.save(folder / "a.safetensors", NETWORK, special())
+    canonical_state.save(folder / "a.safetensors", NETWORK, special())
     (folder / "b.tar").write_text("old")
     convert("a.safetensors", "b.tar")
     assert (folder / "b.tar").read_bytes() == v2_tar.encode(NETWORK, special())
@@ -150,7 +150,7 @@ numpy.savez(sys.argv[3], **get_weights(model))
 def test_the_framework_itself_loads_the_file(
     folder: Path, convert: Callable[..., dict[str, object]], framework: str
 ) -> None:
-    weights.save(folder / "a.safetensors", NETWORK, special())
+    canonical_state.save(folder / "a.safetensors", NETWORK, special())
     file = f"b{SUFFIXES[framework]}"
     convert("a.safetensors", file)
     alone(LOADED[framework], NAME, folder / file, folder / "c.npz")

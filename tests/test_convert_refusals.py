@@ -16,9 +16,9 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, special
 from refusals import Payload, Refused, contents, the_error
 
-from parity import v2_tar, weights
 from parity.commands import convert_weights
 from parity.network import articles
+from parity.weights import canonical_state, v2_tar
 from parity.worker import Worker
 
 
@@ -48,7 +48,7 @@ def refused(
 def files(tmp_path_factory: pytest.TempPathFactory, workers: dict[str, Worker]) -> dict[str, bytes]:
     """A good file of each format."""
     place = tmp_path_factory.mktemp("good")
-    weights.save(place / "a.safetensors", NETWORK, special())
+    canonical_state.save(place / "a.safetensors", NETWORK, special())
     (place / "a.tar").write_bytes(v2_tar.encode(NETWORK, special()))
     workers["paddle"].write_file(place / "a.pdparams", NETWORK, special(), "float32")
     workers["torch"].write_file(place / "a.pt", NETWORK, special(), "float32")
@@ -124,7 +124,7 @@ def test_a_file_of_a_terabyte_is_refused_before_it_is_read(suffix: str, tmp_path
 def test_a_zip_that_unpacks_to_more_than_it_is_is_refused(
     tmp_path: Path, workers: dict[str, Worker], refused: Refused
 ) -> None:
-    zeros = {name: array * 0 for name, array in weights.initialise(NETWORK, 0).items()}
+    zeros = {name: array * 0 for name, array in canonical_state.initialise(NETWORK, 0).items()}
     workers["torch"].write_file(tmp_path / "a.pt", NETWORK, zeros, "float32")
     with zipfile.ZipFile("a.pt") as plain, zipfile.ZipFile("b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
         for member in plain.namelist():
@@ -157,8 +157,8 @@ def test_bad_usage_is_refused(what: str, files: dict[str, bytes], refused: Refus
     Path("a.tar").write_bytes(files[".tar"])
     Path("a.npz").write_bytes(b"")
     Path("a.safetensors").write_bytes(files[".safetensors"])
-    weights.save(Path("wide.safetensors"), NETWORK, special("float64"))
-    weights.save(Path("mixed.safetensors"), NETWORK, special() | {"fc3.bias": special("float64")["fc3.bias"]})
+    canonical_state.save(Path("wide.safetensors"), NETWORK, special("float64"))
+    canonical_state.save(Path("mixed.safetensors"), NETWORK, special() | {"fc3.bias": special("float64")["fc3.bias"]})
     Path("empty").mkdir()
     Path("empty.pt").mkdir()
     assert message in refused(*arguments)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from training import Ended, command_in, metrics, position, script, stop, succeed
 
-from parity import data, v2_tar, weights
+from parity import data
 from parity.check import ONE_STEP, TWIN
 from parity.compare import compare
 from parity.data.batches import Batches
@@ -23,7 +23,8 @@ from parity.recipe import presets
 from parity.recipe.recipe import Schedule, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
-from parity.weights import State
+from parity.weights import canonical_state, v2_tar
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 # ------------------------------------------------------------------------------------- float64, worker to worker
@@ -151,7 +152,7 @@ def test_every_pass_leaves_a_tar_also_after_a_resume_and_the_last_one_holds_the_
     _, folder, *_ = crossed
     assert sorted(path.name for path in folder.glob("*.tar")) == ["params_pass_0.tar", "params_pass_1.tar"]
     assert not list(folder.glob(".*"))
-    network, state, _ = weights.load(folder / "last.safetensors")
+    network, state, _ = canonical_state.load(folder / "last.safetensors")
     kept = {name: array for name, array in state.items() if name in network.parameters}
     last = v2_tar.decode((folder / "params_pass_1.tar").read_bytes(), network, "it")
     assert {name: array.tobytes() for name, array in last.items()} == {n: kept[n].tobytes() for n in network.parameters}

@@ -28,7 +28,7 @@ from parity.network.nodes import (
 )
 from parity.onnx import exporting, operators, reading, runtime, sessions, writing
 from parity.recipe import presets
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 PLAIN = presets.get("adam").optimizer

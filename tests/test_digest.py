@@ -15,12 +15,12 @@ import safetensors.numpy
 from conversion import NAME, NETWORK, alone, bits, special
 from refusals import saved_run, the_error
 
-from parity import v2_tar, weights
 from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.files.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
 from parity.run import read_checkpoint
-from parity.weights import State
+from parity.weights import canonical_state, v2_tar
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 FORMATS = [".safetensors", ".tar", ".pdparams", ".pt"]
@@ -30,7 +30,7 @@ FORMATS = [".safetensors", ".tar", ".pdparams", ".pt"]
 def files(tmp_path_factory: pytest.TempPathFactory, workers: dict[str, Worker]) -> dict[str, bytes]:
     """A file of each format, as the project writes it."""
     place = tmp_path_factory.mktemp("written")
-    weights.save(place / "a.safetensors", NETWORK, special(), {"made": "here"})
+    canonical_state.save(place / "a.safetensors", NETWORK, special(), {"made": "here"})
     (place / "a.tar").write_bytes(v2_tar.encode(NETWORK, special()))
     workers["paddle"].write_file(place / "a.pdparams", NETWORK, special(), "float32")
     workers["torch"].write_file(place / "a.pt", NETWORK, special(), "float32")
@@ -119,7 +119,7 @@ def test_a_flipped_bit_anywhere_is_refused_or_changes_no_number(
         Path(f"a{suffix}").write_bytes(damaged)
         code, lines = convert(f"a{suffix}", "b.safetensors")
         if code == 0:
-            assert bits(weights.load(Path("b.safetensors"))[1]) == bits(special()), place
+            assert bits(canonical_state.load(Path("b.safetensors"))[1]) == bits(special()), place
             Path("b.safetensors").unlink()
         else:
             assert (code, len(lines)) == (2, 1), lines
@@ -165,7 +165,7 @@ def test_what_follows_the_pickle_and_is_no_digest_is_refused(files: dict[str, by
 def old(data: bytes, suffix: str) -> bytes:
     """A file of before there were digests."""
     if suffix == ".safetensors":
-        state, metadata = weights.decode(data, "it")
+        state, metadata = canonical_state.decode(data, "it")
         return safetensors.numpy.save(state, {key: text for key, text in metadata.items() if key != KEY})
     if suffix == ".tar":
         return data[: data.index(b"sha256\0")]

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from refusals import Refused
 from training import ROOT, Ended, execute, metrics, position, script, stop, succeed, wait_for
 
-from parity import weights
 from parity.compare import compare, split_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError
@@ -31,7 +30,8 @@ from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Experiment, changed
 from parity.run import Run
 from parity.side import FRAMEWORKS
-from parity.weights import State
+from parity.weights import canonical_state
+from parity.weights.canonical_state import State
 
 pytest_plugins = ["refusal_fixtures"]
 
@@ -51,7 +51,7 @@ def yields(tmp_path_factory: pytest.TempPathFactory) -> Yields:
         for several in (False, True):
             file = folder / f"{framework}-{several}.safetensors"
             launching.step(framework, folder / "logs", file, several)
-            state, _ = weights.decode(file.read_bytes(), "it")
+            state, _ = canonical_state.decode(file.read_bytes(), "it")
             cases: dict[str, State] = {}
             for name, array in state.items():
                 case, _, tensor = name.partition("/")
@@ -263,7 +263,7 @@ def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_
     assert [{k: line.get(k) for k in alike} for line in other] == [{k: line.get(k) for k in alike} for line in one]
     for cost in ("cost", "test_cost"):
         assert [line.get(cost, 0) for line in other] == pytest.approx([line.get(cost, 0) for line in one], rel=1e-4)
-    states = [weights.load(folder / "last.safetensors")[1] for folder in (whole, parts)]
+    states = [canonical_state.load(folder / "last.safetensors")[1] for folder in (whole, parts)]
     assert [str(d) for d in compare(*states, 1e-4) if not d.equal] == []
 
 

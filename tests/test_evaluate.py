@@ -17,7 +17,7 @@ from PIL import Image
 from refusals import contents, saved_run, the_error
 from training import ROOT
 
-from parity import evaluate, weights
+from parity import evaluate
 from parity.commands.evaluate import main, matched
 from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
@@ -31,6 +31,7 @@ from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.run import read_checkpoint
 from parity.side import FRAMEWORKS
+from parity.weights import canonical_state
 
 CLASSES = tuple(f"class{i}" for i in range(7))
 SIDE, SCALES, GRID = 8, (9, 11, 13), 3
@@ -76,7 +77,7 @@ def errors(result: dict[str, Any]) -> dict[tuple[str, tuple[int, ...]], tuple[in
     return {(row["views"], tuple(row["scales"])): (row["wrong"], row["wrong_top5"]) for row in result["rows"]}
 
 
-def chances(network: Network, state: weights.State, pixels: np.ndarray) -> np.ndarray:
+def chances(network: Network, state: canonical_state.State, pixels: np.ndarray) -> np.ndarray:
     """Of one uint8 picture [C,h,w]: posteriors [K] in numpy and float64."""
     network = Network("any", pixels.shape, network.nodes)
     x = preprocess(pixels[None], Preprocessing((0.4, 0.5, 0.6), (0.3, 0.2, 0.1)), "float64")
@@ -85,7 +86,7 @@ def chances(network: Network, state: weights.State, pixels: np.ndarray) -> np.nd
     return powers / powers.sum()
 
 
-def naive(network: Network, state: weights.State, path: Path) -> dict[tuple[str, tuple[int, ...]], np.ndarray]:
+def naive(network: Network, state: canonical_state.State, path: Path) -> dict[tuple[str, tuple[int, ...]], np.ndarray]:
     """Posteriors of one picture by set and scales, view by view."""
     with Image.open(path) as file:
         picture = file.convert("RGB")
@@ -125,7 +126,7 @@ def naive(network: Network, state: weights.State, path: Path) -> dict[tuple[str,
     return found
 
 
-def state_of(network: Network, state: weights.State) -> weights.State:
+def state_of(network: Network, state: canonical_state.State) -> canonical_state.State:
     return {name: array.astype(np.float64) for name, array in dense_state(network, state).items()}
 
 

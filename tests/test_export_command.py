@@ -26,7 +26,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
 from parity.run import Run, read_checkpoint
 from parity.side import FRAMEWORKS
-from parity.weights import initialise, save
+from parity.weights.canonical_state import initialise, save
 from parity.worker import Worker
 
 SMALL = "vgg16_bn_drop@0.125"

@@ -17,7 +17,6 @@ from export_calls import Ended, calls
 from PIL import Image
 from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_error
 
-from parity import weights
 from parity.commands.export_onnx import main
 from parity.errors import InputError
 from parity.network.network import Network
@@ -27,7 +26,8 @@ from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, proportion
 from parity.side import FRAMEWORKS
-from parity.weights import State, initialise
+from parity.weights import canonical_state
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 # ------------------------------------------------------------------------------------- with a framework, fault by fault
@@ -50,15 +50,17 @@ def prepare(folder: Path) -> None:
     """What the calls below export: networks, and files of weights that something is wrong with."""
     for network in (GREY, FOUR, VECTOR, BARE, WIDE_EPS):
         (folder / f"{network.name}.json").write_text(network.to_json())
-    weights.save(folder / "bare.safetensors", BARE, {})
+    canonical_state.save(folder / "bare.safetensors", BARE, {})
     Image.new("RGB", (4, 4), "red").save(folder / "red.png")
     state = initialise(GREY, 0)
     for name, value in (("nan", np.nan), ("infinite", np.inf), ("huge", 3e38)):
-        weights.save(
+        canonical_state.save(
             folder / f"{name}.safetensors", GREY, state | {"fc.weight": np.full_like(state["fc.weight"], value)}
         )
     for name, network in (("mono", GREY), ("mono for four", FOUR)):
-        weights.save(folder / f"{name}.safetensors", network, initialise(network, 0), {"experiment": MONO.to_json()})
+        canonical_state.save(
+            folder / f"{name}.safetensors", network, initialise(network, 0), {"experiment": MONO.to_json()}
+        )
 
 
 @dataclass(frozen=True)
@@ -261,8 +263,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def run_at(position: str, lines: bytes) -> Run:
     """A run whose last checkpoint says that it stands at `position`, with these `lines` of metrics."""
     run = saved_run(Path("run"))
-    network, state, metadata = weights.load(run.last)
-    weights.save(run.last, network, state, metadata | {"position": position})
+    network, state, metadata = canonical_state.load(run.last)
+    canonical_state.save(run.last, network, state, metadata | {"position": position})
     run.metrics_file.write_bytes(lines)
     return run
 
@@ -292,7 +294,7 @@ def test_a_damaged_run_is_refused_by_its_file(damage: str, refused: Refused) -> 
 
 @pytest.mark.parametrize("accuracy", ["many", "", "nan", "-0.1", "1.1", "1e999", "[0.5]"])
 def test_a_file_with_an_accuracy_that_is_none_is_refused(accuracy: str, refused: Refused) -> None:
-    weights.save(Path("a.safetensors"), NETWORK, initialise(NETWORK, 0), {"test_accuracy": accuracy})
+    canonical_state.save(Path("a.safetensors"), NETWORK, initialise(NETWORK, 0), {"test_accuracy": accuracy})
     assert refused("--weights", "a.safetensors").startswith(
         f"a.safetensors: test_accuracy = '{accuracy}' is not a number"
     )
@@ -318,7 +320,7 @@ def test_a_run_has_the_accuracy_of_the_pass_that_its_checkpoint_ends_and_of_no_o
     monkeypatch.chdir(tmp_path)
     lines = pass_lines(*map(float, passes.split()))
     run = run_at(json.dumps({"epoch": epoch, "batch": batch}), lines + b'{"event": "batch", "cos')
-    assert run.accuracy(weights.load(run.last)[2]) == said
+    assert run.accuracy(canonical_state.load(run.last)[2]) == said
 
 
 def test_a_checkpoint_that_does_not_say_where_its_run_stood_has_no_accuracy(tmp_path: Path) -> None:

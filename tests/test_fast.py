@@ -14,7 +14,7 @@ import pytest
 from numpy_network import loss, outputs
 from training import position, same_end, script, stop, succeed
 
-from parity import data, whitening
+from parity import data
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
@@ -28,7 +28,8 @@ from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
 from parity.run import Position, Run
 from parity.train import Stopped, train
-from parity.weights import DIRAC_NOISE, initialise
+from parity.weights import whitening
+from parity.weights.canonical_state import DIRAC_NOISE, initialise
 from parity.worker import Worker
 
 NETWORK = articles.get("vgg_fast@0.125")

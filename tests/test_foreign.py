@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conversion import SUFFIXES, alone
 
-from parity import foreign, weights
 from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 from parity.recipe.optimizer import Optimizer
+from parity.weights import canonical_state, state_dict_names
 from parity.worker import Worker
 
 THEIRS = {
@@ -96,7 +96,7 @@ def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_in_both_impleme
     (tmp_path / "theirs.json").write_text(network.to_json())
     words = [f"{place}/{norm}{SUFFIXES[made_in]}", f"{tmp_path}/a.safetensors", "--network", f"{tmp_path}/theirs.json"]
     assert convert_weights.main(words) == 0
-    _, state, _ = weights.load(tmp_path / "a.safetensors")
+    _, state, _ = canonical_state.load(tmp_path / "a.safetensors")
     worker.start(network, Optimizer("momentum", rate=0.1), {name: a.astype(np.float64) for name, a in state.items()})
     with np.load(place / f"{norm}.npz") as known:
         found, expected = worker.predict(known["images"].astype(np.float64))["logits"], known["logits"]
@@ -108,12 +108,12 @@ def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_in_both_impleme
 def test_a_state_dict_must_have_exactly_the_names_and_shapes_of_the_network() -> None:
     network = same_structure(True)
     state = {name: np.zeros(p.shape, np.float32) for name, p in network.parameters.items()}
-    spelled = foreign.layers(network)[1]
+    spelled = state_dict_names.layers(network)[1]
     given = {}
     for name, array in state.items():
         layer, _, key = name.partition(".")
         given[f"{spelled[layer]}.{ {'gamma': 'weight', 'beta': 'bias'}.get(key, key) }"] = array
-    assert list(foreign.fit(network, given)) == list(network.parameters)
+    assert list(state_dict_names.fit(network, given)) == list(network.parameters)
     assert "features.8.mean" in given and "classifier.6.weight" in given
     for change, message in (
         ({name: array for name, array in given.items() if name != "features.8.mean"}, "features.8.mean is missing"),
@@ -122,7 +122,7 @@ def test_a_state_dict_must_have_exactly_the_names_and_shapes_of_the_network() ->
         (given | {"classifier.3.weight": np.zeros((8, 9))}, "fc2.weight has shape"),
     ):
         with pytest.raises(InputError, match=message):
-            foreign.fit(network, change)
+            state_dict_names.fit(network, change)
 
 
 def test_arrays_that_share_their_numbers_are_refused(theirs: tuple[str, Path], workers: dict[str, Worker]) -> None:

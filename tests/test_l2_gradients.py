@@ -14,7 +14,7 @@ from parity.compare import compare
 from parity.network.nodes import Dropout
 from parity.process import Record
 from parity.recipe.optimizer import Optimizer
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 BOUND = 1e-12

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from training import ROOT
 
-from parity import weights
 from parity.network import articles
 from parity.side import FRAMEWORKS
+from parity.weights import canonical_state
 
 NETWORK = articles.get("vgg_mini@0.05")
 PLANTED = "open({path!r}, 'a').write(__name__)\nraise SystemExit('imported from the working directory')\n"
@@ -46,7 +46,7 @@ def run(folder: Path, script: str, *arguments: object) -> subprocess.CompletedPr
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_conversion_runs_no_code_of_the_working_directory(framework: str, planted: tuple[Path, Path]) -> None:
     folder, seen = planted
-    weights.save(folder / "a.safetensors", NETWORK, weights.initialise(NETWORK, 0))
+    canonical_state.save(folder / "a.safetensors", NETWORK, canonical_state.initialise(NETWORK, 0))
     file = folder / f"b{SUFFIX[framework]}"
     for source, target in ((folder / "a.safetensors", file), (file, folder / "c.safetensors")):
         done = run(folder, "convert_weights.py", "--network", NETWORK.name, source, target)

@@ -17,7 +17,7 @@ from parity.network.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Lin
 from parity.process import Record
 from parity.recipe import muon
 from parity.recipe.optimizer import Group, Optimizer
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 BOUND = 1e-12

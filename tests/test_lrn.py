@@ -8,7 +8,7 @@ import pytest
 from parity.network.network import Network
 from parity.network.nodes import LRN, Flatten, Linear
 from parity.recipe.optimizer import Optimizer
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 BOUND = 1e-12

@@ -15,11 +15,11 @@ import pytest
 from conversion import SUFFIXES, alone
 from zoo_programs import PROGRAMS
 
-from parity import foreign
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Linear, Node, edited
 from parity.recipe.optimizer import Optimizer
+from parity.weights import state_dict_names
 from parity.worker import Worker
 
 LETTERS = {"vgg11": "a", "vgg13": "b", "vgg16": "d", "vgg19": "e"}
@@ -60,7 +60,7 @@ def computed(zoo: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, P
 
 def assert_same(place: Path, made_in: str, theirs: str, network: Network, worker: Worker, reader: Worker) -> None:
     """`worker` computes of `network`, with the weights of their state dict, what they did: inference, and a training step."""
-    state = foreign.fit(network, reader.read_file(place / f"{theirs}{SUFFIXES[made_in]}"))
+    state = state_dict_names.fit(network, reader.read_file(place / f"{theirs}{SUFFIXES[made_in]}"))
     worker.start(network, PLAIN, {name: array.astype(np.float64) for name, array in state.items()}, "float64")
     with np.load(place / f"{theirs}.npz") as known:
         images, labels = known["images"].astype(np.float64), known["labels"]
@@ -94,7 +94,7 @@ def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: 
             if not key.endswith("num_batches_tracked"):
                 name = key.replace("running_mean", "mean").replace("running_var", "variance").replace("._", ".")
                 given[name] = array.T if zoo == "paddle" and array.ndim == 2 else array
-        state = foreign.fit(network, given)
+        state = state_dict_names.fit(network, given)
         statistics = sum(array.size for name, array in state.items() if name.endswith((".mean", ".variance")))
         assert sum(array.size for array in given.values()) == network.trainable_count + statistics
         assert statistics == network.statistics_count

@@ -17,7 +17,7 @@ from parity.network import articles
 from parity.recipe import precision, presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import changed
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 NETWORK, RECIPE = articles.get("vgg_fast@0.125"), changed(presets.get("fast"), batch_size=8)

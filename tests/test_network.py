@@ -35,7 +35,7 @@ from parity.network.nodes import (
     ReLU,
     walk,
 )
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from parity.network.nodes import (
     Tanh,
     walk,
 )
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 
 COUNTS = {
     "tf_vgg16": 22_010_664,

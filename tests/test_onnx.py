@@ -27,7 +27,7 @@ from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.presets import CIFAR10_STATISTICS
 from parity.recipe.recipe import Preprocessing
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 

@@ -18,7 +18,7 @@ from parity.process import Record
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.twin import perturb
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 PHASES = ("forward", "loss", "backward", "gradient", "update")

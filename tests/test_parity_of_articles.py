@@ -18,7 +18,7 @@ from parity.network.windows import around
 from parity.noise import kinks
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 BATCH = 4

@@ -22,7 +22,7 @@ from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import changed
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 USUAL = {entry.name: entry.usual for entry in STUDY.entries}

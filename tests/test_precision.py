@@ -9,7 +9,7 @@ from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.precision import DTYPES, PRECISIONS
 from parity.side import Side, implementation
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 NETWORK = articles.get("cifar_net")
 SETTINGS = presets.get("article").optimizer

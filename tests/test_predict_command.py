@@ -15,10 +15,11 @@ from PIL import Image
 from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, metadata, onnx_file, run
 from refusals import Refused
 
-from parity import contact_sheet, data, predict, weights
+from parity import contact_sheet, data, predict
 from parity.commands.predict import main
 from parity.data import cifar10, image_files
 from parity.data.batches import preprocess
+from parity.weights import canonical_state
 
 pytest_plugins = ["predict_fixtures"]
 
@@ -152,7 +153,7 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
 
 
 def test_weights_without_an_experiment_are_fed_pixels_over_255_and_it_is_said(tmp_path: Path) -> None:
-    weights.save(tmp_path / "bare.safetensors", NETWORK, STATE)
+    canonical_state.save(tmp_path / "bare.safetensors", NETWORK, STATE)
     model = predict.load(tmp_path / "bare.safetensors", "torch")
     assert model.classes == tuple(map(str, range(10)))
     assert [said.partition(".safetensors ")[2] for said in model.notes] == [

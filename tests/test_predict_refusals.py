@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 from predict_files import EXPERIMENT, NETWORK, ROOT, STATE, metadata, onnx_file
 from refusals import Refused, saved_run, the_error
 
-from parity import weights
 from parity.data import cifar10
 from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
-from parity.weights import initialise
+from parity.weights import canonical_state
+from parity.weights.canonical_state import initialise
 
 pytest_plugins = ["predict_fixtures"]
 
@@ -60,7 +60,7 @@ def test_a_flag_that_means_nothing_there_is_refused(place: Path, refused: Refuse
     message = refused("--model", place / "logits.onnx", "--framework", "torch", picture)
     assert message.startswith("--framework cannot be given with ") and "onnxruntime runs ONNX files" in message
     grey = Network("grey", (1, 4, 4), (Flatten("flatten"), Linear("fc", 10)))
-    weights.save(Path("grey.safetensors"), grey, initialise(grey, 0))
+    canonical_state.save(Path("grey.safetensors"), grey, initialise(grey, 0))
     message = refused("--model", "grey.safetensors", "--framework", "torch", "--bgr", picture)
     assert message.startswith("--bgr needs colour pictures")
 

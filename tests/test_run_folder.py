@@ -17,13 +17,13 @@ import refusal_fixtures
 from refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
 from training import ROOT, execute, position, same_end, script, succeed, wait_for
 
-from parity import weights
 from parity.commands import compare_runs
 from parity.commands.train_flags import command_to_resume, parser
 from parity.experiments.tables import table
 from parity.files import atomic
 from parity.process_group import World
 from parity.run import Position, Run
+from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
 shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused
@@ -125,7 +125,7 @@ DAMAGED_LINES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("damage", DAMAGED_LINES)
 def test_a_damaged_line_of_metrics_is_refused_before_the_first_step(damage: str, refused: Refused) -> None:
     run = saved_run(Path("run"))
-    run.save(weights.load(run.last)[1], Position(lines=1))
+    run.save(canonical_state.load(run.last)[1], Position(lines=1))
     line = {key: value for key, value in (BATCH_LINE | DAMAGED_LINES[damage]).items() if value is not None}
     run.metrics_file.write_text(json.dumps(line) + "\n")
     before = run.metrics_file.read_bytes()

@@ -12,7 +12,7 @@ from parity import data
 from parity.check import Check, run
 from parity.faults.subject import subject
 from parity.feed import Feed
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 

@@ -17,7 +17,7 @@ from parity.network.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, M
 from parity.process import Record
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Preprocessing
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 from parity.worker import Worker
 
 with np.load(Path(__file__).parent / "golden" / "tensorflow.npz") as made:

@@ -31,9 +31,9 @@ from training import (
     succeed,
 )
 
-from parity import weights
 from parity.network import articles
 from parity.side import FRAMEWORKS
+from parity.weights import canonical_state
 
 
 @pytest.fixture(scope="session")
@@ -188,16 +188,16 @@ def test_curves_png_is_a_picture_of_sensible_size(runs: Runs, framework: str) ->
 
 def test_the_last_checkpoint_holds_the_network_and_the_optimizers_slots(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
-    network, state, metadata = weights.load(folder / "last.safetensors")
+    network, state, metadata = canonical_state.load(folder / "last.safetensors")
     assert network == articles.get(NETWORK)
-    weights.check(network, state, ("moment1", "moment2"))
+    canonical_state.check(network, state, ("moment1", "moment2"))
     assert json.loads(metadata["position"])["epoch"] == PASSES
 
 
 def test_the_best_checkpoint_holds_the_weights_that_tested_best(runs: Runs, framework: str) -> None:
     folder, ended = runs.whole(framework)
-    network, state, metadata = weights.load(folder / "best.safetensors")
-    weights.check(network, state)
+    network, state, metadata = canonical_state.load(folder / "best.safetensors")
+    canonical_state.check(network, state)
     assert float(metadata["test_accuracy"]) == json.loads(ended.stdout)["best_accuracy"]
 
 
@@ -374,7 +374,7 @@ def test_twenty_kills_at_random_moments_break_no_checkpoint_and_change_no_bit(tm
     for _ in range(20):
         stop(command, folder, signal.SIGKILL, moments.randint(1, 8), moments.uniform(0, 0.2))
         for file in folder.glob("*.safetensors"):
-            weights.load(file)
+            canonical_state.load(file)
         command = script(framework, "--resume", folder, "--checkpoint-every", 0)
     assert position(folder)["epoch"] < 12
     succeed(command)

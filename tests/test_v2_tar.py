@@ -16,12 +16,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parity import v2_tar
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import ONES, AvgPool, BatchNorm, Conv, Flatten, Linear, MaxPool, Node, Parameter, ReLU, Shape
-from parity.weights import State
+from parity.weights import v2_tar
+from parity.weights.canonical_state import State
 
 TINY = Network(
     "tiny",

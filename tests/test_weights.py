@@ -13,7 +13,7 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Init, Linear
-from parity.weights import State, check, initialise, slot_names
+from parity.weights.canonical_state import State, check, initialise, slot_names
 
 SMALL = articles.get("vgg16_bn_drop@0.03125")
 NAMES = ["vgg16_bn_drop", "vgg_mini", "slim_vgg16@0.125x64", "googlenet@0.125x64"]

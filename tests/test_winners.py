@@ -15,7 +15,7 @@ from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import changed
 from parity.stages import EQUAL, differences
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.winners import chosen_apart
 from parity.worker import Worker
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity import weights
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Schedule, changed
 from parity.run import Run
+from parity.weights import canonical_state
 
 ROOT = Path(__file__).parents[1]
 NETWORK, TRAIN, TEST, BATCH, PASSES = "vgg16_bn_drop@0.125", 150, 200, 32, 2
@@ -147,7 +147,7 @@ def metrics(folder: Path, *without: str) -> list[dict[str, Any]]:
 
 def bits(folder: Path, checkpoint: str = "last") -> dict[str, bytes]:
     """Every array of a checkpoint as dtype, shape and bytes."""
-    _, state, _ = weights.load(folder / f"{checkpoint}.safetensors")
+    _, state, _ = canonical_state.load(folder / f"{checkpoint}.safetensors")
     return {name: f"{array.dtype}{array.shape}".encode() + array.tobytes() for name, array in state.items()}
 
 

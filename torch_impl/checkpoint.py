@@ -1,4 +1,4 @@
-"""Between PyTorch's parameters and the canonical state of `parity.weights`."""
+"""Between PyTorch's parameters and the canonical state of `parity.weights.canonical_state`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity import foreign
 from parity.errors import InputError
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import add_record, check_digest, read_record
 from parity.recipe.optimizer import Optimizer
-from parity.weights import State, check, slot_names, transposed
+from parity.weights import state_dict_names
+from parity.weights.canonical_state import State, check, slot_names, transposed
 
 if TYPE_CHECKING:
     from torch_impl.model import Model
@@ -117,7 +117,7 @@ def read_arrays(path: Path) -> State:
     try:
         stored = _check_file(path)
         content = torch.load(path, "cpu", weights_only=True)
-        foreign.check_content(content, path.stat().st_size)
+        state_dict_names.check_content(content, path.stat().st_size)
         if stored is not None:
             check_digest(stored, {name: value.numpy() for name, value in content.items()})
         return {name: _array(value) for name, value in content.items()}
@@ -136,7 +136,7 @@ def read_file(path: Path) -> State:
     content = read_arrays(path)
     # DIFFERS: batch norms also count their batches, in an integer that nothing here reads.
     kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
-    return foreign.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
+    return state_dict_names.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def _array(value: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Nodes
-from parity.weights import State, check, initialise
+from parity.weights.canonical_state import State, check, initialise
 from torch_impl import checkpoint
 from torch_impl.layers import LAYERS, Dropout
 

@@ -16,7 +16,7 @@ from parity.network.network import Network
 from parity.process_group import ALONE, World
 from parity.recipe import muon, precision
 from parity.recipe.optimizer import Group, Optimizer
-from parity.weights import State
+from parity.weights.canonical_state import State
 from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times
 from torch_impl.model import Model, build

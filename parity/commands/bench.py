@@ -36,7 +36,7 @@ from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
 from parity.run import check_writable
 from parity.side import FRAMEWORKS
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 if TYPE_CHECKING:

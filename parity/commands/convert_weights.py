@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
-from parity import foreign, v2_tar, weights
 from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.files import atomic
@@ -24,7 +23,8 @@ from parity.pairs.map_files import check_whole, read_map
 from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.run import about
-from parity.weights import State
+from parity.weights import canonical_state, state_dict_names, v2_tar
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
@@ -183,20 +183,20 @@ def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
             raise InputError(f"it has {size:,} bytes, more than its network can fill")
         if path.suffix in FRAMEWORK:
             with Worker(FRAMEWORK[path.suffix]) as worker:
-                return worker.read_file(path), foreign.fit, is_in_state_dict(path)
+                return worker.read_file(path), state_dict_names.fit, is_in_state_dict(path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     if path.suffix == ".tar":
         return v2_tar.read(data), v2_tar.fit, v2_tar.has_digest(data)
-    arrays, metadata = weights.decode(data, str(path))
+    arrays, metadata = canonical_state.decode(data, str(path))
     return arrays, _checked, KEY in metadata
 
 
 def _checked(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
     """`arrays`, which have canonical names, with the slots of an optimizer if there are any."""
     slots = {name.split(".")[1] for name in arrays if name.startswith("optimizer.")}
-    weights.check(network, arrays, sorted(slots))
+    canonical_state.check(network, arrays, sorted(slots))
     return dict(arrays)
 
 
@@ -220,7 +220,7 @@ def _write(path: Path, found: _Weights) -> tuple[State, int]:
     network, state = found.network, found.state
     kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
     if path.suffix == ".safetensors":
-        weights.save(path, network, state, found.metadata)
+        canonical_state.save(path, network, state, found.metadata)
         return state, 0
     if path.suffix == ".tar":
         atomic.write_atomically(path, v2_tar.encode(network, kept))

@@ -31,7 +31,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, about, proportion, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, installed, trainer
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 
 def main(arguments: list[str] | None = None) -> int:

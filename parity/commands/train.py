@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, plots, v2_tar, weights
+from parity import __version__, data, machine, plots
 from parity.commands.command import Failed, Interrupted, execute
 from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
@@ -41,7 +41,8 @@ from parity.run import Follower, Position, Run, check_free, read_checkpoint
 from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
-from parity.weights import State, initialise
+from parity.weights import canonical_state, v2_tar
+from parity.weights.canonical_state import State, initialise
 
 
 def main(framework: str, arguments: list[str] | None = None) -> int:
@@ -107,14 +108,16 @@ def _prepare(framework: str, options: argparse.Namespace, world: World, console:
             "experiment": job.run.experiment.to_json(),
             "position": json.dumps(dataclasses.asdict(job.position)),
         }
-        _from_first(framework, job.runtime.place(job.device), weights.encode(job.state, said))
+        _from_first(framework, job.runtime.place(job.device), canonical_state.encode(job.state, said))
     return job
 
 
 def _follow(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
     """What the leading process has told the others to train."""
     runtime, device = _start(framework, options, world)
-    state, said = weights.decode(_from_first(framework, runtime.place(device), b""), "the leading process's message")
+    state, said = canonical_state.decode(
+        _from_first(framework, runtime.place(device), b""), "the leading process's message"
+    )
     run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]))
     return _Job(run, _data_of(run, options, console), state, Position(**json.loads(said["position"])), runtime, device)
 

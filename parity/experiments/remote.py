@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.process_group import ALONE
-from parity.weights import State
+from parity.weights.canonical_state import State
 from parity.worker import Worker
 
 

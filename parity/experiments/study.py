@@ -30,7 +30,7 @@ from parity.recipe.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about
 from parity.side import FRAMEWORKS
 from parity.train import train
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 from parity.worker import Worker
 
 TIMED, QUICK = 10, 0.2

@@ -30,7 +30,7 @@ from parity.progress import bar, duration
 from parity.recipe import presets
 from parity.run import about
 from parity.side import FRAMEWORKS
-from parity.weights import initialise
+from parity.weights.canonical_state import initialise
 
 TURN = 5
 """Timed steps between two looks at the progress bar, and between two times that what was found is written down."""

@@ -16,7 +16,7 @@ from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network.network import Network
 from parity.network.nodes import Node, edited, walk
 from parity.recipe.recipe import Augmentation, Recipe
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 Change = Callable[[Check], Plant]
 """A plant may need to know the check: its data, its seed."""

@@ -16,7 +16,7 @@ from parity.feed import Feed
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import edited
-from parity.weights import State, decode, encode
+from parity.weights.canonical_state import State, decode, encode
 
 
 @dataclass(frozen=True)

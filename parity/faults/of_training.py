@@ -10,7 +10,7 @@ from parity.faults import changes as c
 from parity.faults.fault import Fault, at_layer
 from parity.feed import Given
 from parity.recipe.recipe import Schedule
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 LOSS = (
     at_layer(

@@ -11,7 +11,7 @@ from parity.faults import changes as c
 from parity.faults.fault import at_start
 from parity.network import nodes as n
 from parity.network.initialisers import FAN_IN_UNIFORM
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 
 def _square(transpose: tuple[int, ...]) -> c.Change:

@@ -30,7 +30,7 @@ from parity.network.windows import SAME
 from parity.recipe.presets import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
 from parity.recipe.recipe import Recipe, Schedule, changed
 from parity.stages import TRAINING
-from parity.weights import State, initialise
+from parity.weights.canonical_state import State, initialise
 
 BATCH, IMAGES, STEPS = 8, 20, 4
 """Batches of 8, 8 and 4 images, then the next pass."""

@@ -1,4 +1,4 @@
-"""How parameters start, as plain data. `parity.weights.initialise` draws the numbers."""
+"""How parameters start, as plain data. `parity.weights.canonical_state.initialise` draws the numbers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Init:
     The standard deviation (of the normal, before it is truncated), bound (uniform, symmetric) or value (constant) is `scale`, divided by
     the square root of the fan when `fan` is "in" (inputs of one output unit) or "both" (inputs and outputs) rather than "none". It is
     finite, and negative only as a constant. Whitening is of 2x2 kernels of 3 channels and no more than 24 filters, and begins with
-    `parity.whitening.FILTERS` times the scale. With `dirac`, as many filters as there are inputs start as the identity instead, plus a
-    little of what is drawn: filter i hands channel i on, from the middle of its kernel.
+    `parity.weights.whitening.FILTERS` times the scale. With `dirac`, as many filters as there are inputs start as the identity instead,
+    plus a little of what is drawn: filter i hands channel i on, from the middle of its kernel.
     """
 
     distribution: str

@@ -16,7 +16,7 @@ from parity.network.nodes import Shape
 from parity.noise import inference_noise
 from parity.onnx import operators, reading, sessions, writing
 from parity.recipe.recipe import Preprocessing
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 Predict = Callable[[State, np.ndarray], np.ndarray]
 """(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], by the framework."""

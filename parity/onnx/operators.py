@@ -14,7 +14,7 @@ from parity.network import nodes
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.network.windows import Pad, reach
-from parity.weights import State
+from parity.weights.canonical_state import State
 
 IMAGE = -1
 """Stands for the network's input among the places of operators."""

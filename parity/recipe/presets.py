@@ -16,7 +16,7 @@ CIFAR10_STATISTICS = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0
 """Channel means and deviations as the third article has them (the deviations are means of per-image ones, as in many scripts)."""
 
 WHITENED = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-"""Channel means and deviations of all pixels of CIFAR-10's training images, which `parity.whitening` goes with."""
+"""Channel means and deviations of all pixels of CIFAR-10's training images, which `parity.weights.whitening` goes with."""
 
 CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Flatten
-from parity.weights import State, check
+from parity.weights.canonical_state import State, check
 
 SPELLED = {"gamma": "weight", "beta": "bias"}
 """Canonical array name of a batch norm -> that of state dicts; other arrays have canonical names when a side has read them."""

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from parity import whitening
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network.network import Network
 from parity.network.nodes import Parameter
+from parity.weights import whitening
 
 State = dict[str, np.ndarray]
 

@@ -22,7 +22,7 @@ from parity.errors import InputError
 from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Linear, Node, Parameter, Shape
-from parity.weights import State, check
+from parity.weights.canonical_state import State, check
 
 KINDS: dict[type[Node], str] = {Conv: "conv", BatchNorm: "batch_norm", Linear: "fc_layer"}
 """Node -> what v2 calls its layers, which it counts from 0."""
