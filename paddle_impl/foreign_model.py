@@ -17,9 +17,9 @@ from paddle import Tensor, nn
 from paddle_impl.checkpoint import to_numpy
 from paddle_impl.layers import _kernel_variance
 from paddle_impl.train import optimizer_of
-from parity.pairs.averages import repairs
-from parity.pairs.models import below
-from parity.pairs.watching import Watch, plain_attributes
+from parity.modules.average_pools import repairs
+from parity.modules.description import below
+from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
 
 MODULE = nn.Layer

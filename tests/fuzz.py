@@ -146,16 +146,17 @@ NORMS = {"torch": _norm("weight", (4, 3), "eps"), "paddle": _norm("scale", (3, 4
 
 
 def _read_kinds(path: Path) -> None:
-    from parity.pairs import kinds, mapping
+    from parity.modules import layer_kinds
+    from parity.pairs import mapping
 
-    before = dict(kinds.KINDS)
+    before = dict(layer_kinds.KINDS)
     try:
-        kinds.load(path)
-        models = [mapping.Model.of(side, NORMS[side]) for side in kinds.SIDES]
+        layer_kinds.load(path)
+        models = [mapping.Model.of(side, NORMS[side]) for side in layer_kinds.SIDES]
         mapping.to_json(mapping.match(*models))
     finally:
-        kinds.KINDS.clear()
-        kinds.KINDS.update(before)
+        layer_kinds.KINDS.clear()
+        layer_kinds.KINDS.update(before)
 
 
 def _npz(folder: Path) -> None:

@@ -18,7 +18,8 @@ from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
 from parity.commands.kept_results import read_pair, read_results, write_results
 from parity.errors import InputError
-from parity.pairs import files, kinds
+from parity.pairs import files
+from parity.modules import layer_kinds
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
 from parity.pairs.mapping import Model, match, to_json
@@ -186,17 +187,17 @@ KINDS: dict[str, Any] = {
 def test_kinds_with_wrong_types_are_refused_and_none_is_added(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    path, before = tmp_path / "kinds.json", dict(kinds.KINDS)
+    path, before = tmp_path / "kinds.json", dict(layer_kinds.KINDS)
     path.write_text(json.dumps(KINDS[name]))
     assert main([*PAIR, "--input-shape", "4", "--kinds", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{path} holds no kinds of layers (" in line
-    assert before == kinds.KINDS
+    assert before == layer_kinds.KINDS
 
 
 @pytest.mark.parametrize("spelling", ["=" + "[" * 100_000, "=NaN", "1-mode"])
 def test_a_setting_is_read_whatever_its_attribute_is(spelling: str) -> None:
-    kinds.setting(spelling, {"mode": "zeros"})
+    layer_kinds.setting(spelling, {"mode": "zeros"})
 
 
 def npz(path: Path, **held: Any) -> bytes:

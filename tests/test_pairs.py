@@ -10,7 +10,7 @@ import pytest
 from pair_running import Compare, compare, pair_workers
 
 from parity.errors import InputError
-from parity.pairs import kinds, models
+from parity.modules import layer_kinds, description
 from parity.pairs.kinks import by_rounding
 from parity.pairs.outcome import Outcome
 from parity.pairs.worker import ModelWorker
@@ -163,10 +163,10 @@ def test_a_kind_of_ones_own_is_a_row_in_a_file(
 ) -> None:
     with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\) and Paddle has mix \(blend \[6, 5\]\)"):
         compare("Own", "Own", "4,6")
-    monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
-    monkeypatch.setattr(models, "KINDS", kinds.KINDS)
+    monkeypatch.setattr(layer_kinds, "KINDS", dict(layer_kinds.KINDS))
+    monkeypatch.setattr(description, "KINDS", layer_kinds.KINDS)
     (tmp_path / "kinds.json").write_text(json.dumps([OWN_KIND]))
-    kinds.load(tmp_path / "kinds.json")
+    layer_kinds.load(tmp_path / "kinds.json")
     assert_equal(compare("Own", "Own", "4,6"))
 
 
@@ -174,7 +174,7 @@ def test_a_kind_of_ones_own_is_a_row_in_a_file(
 def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "kinds.json").write_text(text)
     with pytest.raises(InputError, match="holds no kinds of layers"):
-        kinds.load(tmp_path / "kinds.json")
+        layer_kinds.load(tmp_path / "kinds.json")
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])

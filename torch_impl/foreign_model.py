@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity.pairs.models import below
-from parity.pairs.watching import Watch, plain_attributes
+from parity.modules.description import below
+from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
 from torch_impl.checkpoint import to_numpy
 from torch_impl.train import optimizer_of

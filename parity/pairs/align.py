@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity.pairs.mapping import Pairing
-from parity.pairs.models import Unit
+from parity.modules.description import Unit
 from parity.pairs.worker import Run
 from parity.process import Record
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from parity.check import usual_twins
 from parity.errors import InputError
-from parity.pairs import files, kinds, mapping
+from parity.pairs import files, mapping
+from parity.modules import layer_kinds
 from parity.pairs.check import run
 from parity.pairs.factories import parse
 from parity.pairs.inputs import take_inputs
@@ -82,7 +83,7 @@ def compare_models(
         stages: some of "eval" (inference), "forward", "backward", "update" (the first training step) and "trajectory".
         map_file: a JSON file that says which layers are pairs, where that is not found out or found wrongly; it may name some layers only.
         save_map: where to write the map that was used, for `map_file` and for converting checkpoints.
-        kinds_file: a JSON file of further kinds of layers, see `parity.pairs.kinds.load`.
+        kinds_file: a JSON file of further kinds of layers, see `parity.modules.layer_kinds.load`.
         weights: a state dict's file of either model (.pt, .pth, .pdparams) to start from.
         isolate: also run every layer by itself on the reference's own input.
         set_torch, set_paddle: attributes to set in the models that are compared, as LAYER.ATTRIBUTE=VALUE; LAYER is a path, or a class
@@ -108,7 +109,7 @@ def compare_models(
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
     if kinds_file:
-        kinds.load(Path(kinds_file))
+        layer_kinds.load(Path(kinds_file))
     pair = Pair(
         torch,
         paddle,

@@ -12,9 +12,9 @@ import numpy as np
 
 from parity.compare import relative_l2
 from parity.pairs.align import Alignment, Call, Compared
-from parity.pairs.kinds import KINDS, SIDES
+from parity.modules.layer_kinds import KINDS, SIDES
 from parity.pairs.mapping import Pairing
-from parity.pairs.models import Unit
+from parity.modules.description import Unit
 from parity.pairs.worker import Run
 from parity.process import Record
 from parity.side import NAMES

@@ -22,8 +22,8 @@ from parity.compare import (
 from parity.pairs import align, causes, kinks, tree
 from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
-from parity.pairs.kinds import SIDES
-from parity.pairs.models import below
+from parity.modules.layer_kinds import SIDES
+from parity.modules.description import below
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run

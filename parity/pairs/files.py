@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
-from parity.pairs import kinds
+from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker
 from parity.process import Record
@@ -68,15 +68,15 @@ def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: Ma
     """The arrays of side `here` as side `there` holds them, by the arrays of a map."""
     check_whole(found)
     rows: Mapping[str, Mapping[str, Any]] = found["arrays"]
-    known = {kinds.name_in(row[here]) for row in rows.values()}
+    known = {layer_kinds.name_in(row[here]) for row in rows.values()}
     if missing := sorted(known - set(arrays)):
         raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are of another model")
     if extra := sorted(set(arrays) - known):
         raise InputError(f"{extra[0]} is not in the map ({len(extra)} such in all): the weights are of another model")
     made: Record = {}
     for name, row in rows.items():
-        _check_shape(name, arrays[kinds.name_in(row[here])].shape, row["shapes"][here])
-        kinds.write(row[there], made, kinds.read(row[here], arrays), row["shapes"][there])
+        _check_shape(name, arrays[layer_kinds.name_in(row[here])].shape, row["shapes"][here])
+        layer_kinds.write(row[there], made, layer_kinds.read(row[here], arrays), row["shapes"][there])
     return made
 
 

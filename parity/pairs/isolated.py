@@ -9,9 +9,9 @@ from parity.compare import ZERO_GRADIENT_BOUND, distance
 from parity.errors import InputError
 from parity.pairs import align
 from parity.pairs.align import Call
-from parity.pairs.kinds import SIDES
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.losses import projection
-from parity.pairs.models import below
+from parity.modules.description import below
 from parity.pairs.session import Session, zero_gradients
 from parity.pairs.worker import ModelWorker
 from parity.process import Record

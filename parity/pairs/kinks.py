@@ -16,7 +16,7 @@ import numpy as np
 from parity.check import TWIN
 from parity.compare import norm, norm_of_difference
 from parity.pairs.align import Call
-from parity.pairs.kinds import SIDES
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.session import Session
 from parity.pairs.worker import Run
 from parity.process import Record

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from parity.errors import InputError
 from parity.files.strict_json import check_type, parse_json, read_text
-from parity.pairs.kinds import SIDES, check_each_once, parse_spelling
+from parity.modules.layer_kinds import SIDES, check_each_once, parse_spelling
 
 
 class Shapes(TypedDict):
@@ -39,7 +39,7 @@ class LayerRow(LayerSides, total=False):
 
 
 class ArraySides(TypedDict):
-    """The spellings of an array on both sides, as `parity.pairs.kinds` explains them."""
+    """The spellings of an array on both sides, as `parity.modules.layer_kinds` explains them."""
 
     torch: str
     paddle: str

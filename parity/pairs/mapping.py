@@ -18,9 +18,9 @@ import numpy as np
 
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
-from parity.pairs import kinds
-from parity.pairs.kinds import SIDES, name_in, parse_spelling
-from parity.pairs.models import Unit, below, units_of
+from parity.modules import layer_kinds
+from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
+from parity.modules.description import Unit, below, units_of
 from parity.process import Record
 from parity.side import NAMES
 
@@ -153,7 +153,7 @@ def _check_arrays(mapping: Pairing, rows: Mapping[str, Mapping[str, Any]]) -> No
     if rows:
         for side in SIDES:
             try:
-                kinds.check_each_once(where[side] for where in mapping.arrays.values())
+                layer_kinds.check_each_once(where[side] for where in mapping.arrays.values())
             except InputError as error:
                 raise InputError(f"the map does not fit the {side} model: {error}") from None
 
@@ -276,7 +276,7 @@ def canonical(
 ) -> Record:
     """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
     chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
-    return {name: kinds.read(where, arrays) for name, where in chosen.items() if kinds.name_in(where) in arrays}
+    return {name: layer_kinds.read(where, arrays) for name, where in chosen.items() if layer_kinds.name_in(where) in arrays}
 
 
 def spelled(
@@ -285,9 +285,9 @@ def spelled(
     """Canonical arrays by the names and in the layout of one side, whose own arrays have `shapes`."""
     found: Record = {}
     for name, where in mapping.arrays.items():
-        own = kinds.name_in(where[side])
+        own = layer_kinds.name_in(where[side])
         if name in state and own in shapes:
-            kinds.write(where[side], found, state[name], shapes[own])
+            layer_kinds.write(where[side], found, state[name], shapes[own])
     return found
 
 

@@ -19,7 +19,7 @@ from parity.check import ONE_STEP, TWIN
 from parity.compare import Difference, NothingCompared, distance, norm
 from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
-from parity.pairs.kinds import SIDES
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run

@@ -16,10 +16,10 @@ from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
-from parity.pairs.kinds import SIDES, name_in
+from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
-from parity.pairs.models import below
+from parity.modules.description import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.process import Record

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from parity.pairs.kinds import SIDES
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.mapping import Model, Pairing
-from parity.pairs.models import below
+from parity.modules.description import below
 from parity.pairs.outcome import Place
 from parity.side import NAMES
 

@@ -161,7 +161,7 @@ def load(path: Path) -> None:
             raise InputError(f"a list is needed, not {type(rows).__name__}")
         added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]
     except InputError as error:
-        raise InputError(f"{path} holds no kinds of layers ({error}): see parity/pairs/kinds.py") from None
+        raise InputError(f"{path} holds no kinds of layers ({error}): see parity/modules/layer_kinds.py") from None
     KINDS.update({kind.name: kind for kind in added})
 
 

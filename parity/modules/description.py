@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parity.pairs.kinds import KINDS, Kind, kind_of, name_in, parse_spelling, setting
+from parity.modules.layer_kinds import KINDS, Kind, kind_of, name_in, parse_spelling, setting
 
 
 @dataclass(frozen=True)
