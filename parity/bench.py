@@ -6,24 +6,19 @@ taken within a round.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from parity.data.batches import Batches, preprocess
-from parity.data.random_streams import masks, stream
+from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.recipe.recipe import Recipe
-from parity.side import Side
 
 Turn = Callable[[], float]
 """One turn of a contestant; returns its images per second."""
@@ -77,57 +72,6 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     draws = stream(seed, "bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
     return float(low), float(high)
-
-
-class Bench:
-    """What a worker times: steps of a `side` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
-
-    `wait` returns when the device has done all that it was given: before the clock starts, and before it is read.
-    """
-
-    def __init__(
-        self,
-        side: Side,
-        network: Network,
-        recipe: Recipe,
-        images: np.ndarray,
-        labels: np.ndarray,
-        wait: Callable[[], None] = lambda: None,
-        seed: int = 0,
-    ) -> None:
-        self.side, self.network, self.recipe, self.wait, self.seed = side, network, recipe, wait, seed
-        self.update = 0
-        batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
-        self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
-        self._given = self._feed()
-
-    def _feed(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        images, labels = next(self._batches)
-        self.update += 1
-        dropped = masks(self.seed, self.update, range(len(labels)), self.network.dropouts)
-        return preprocess(images, self.recipe.preprocessing), labels, dropped
-
-    def train(self, steps: int, fed: bool) -> float:
-        """Images/s of `steps` updates: on one batch that lies ready, or, `fed`, with making batches and dropout masks."""
-        images = 0
-        self.wait()
-        started = time.perf_counter()
-        for _ in range(steps):
-            pixels, labels, dropped = self._feed() if fed else self._given
-            self.side.step(pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels)))
-            images += len(labels)
-        self.wait()
-        return images / (time.perf_counter() - started)
-
-    def infer(self, steps: int, count: int) -> float:
-        """Images/s of `steps` predictions of `count` images."""
-        images = np.resize(self._given[0], (count, *self.network.input_shape))
-        self.wait()
-        started = time.perf_counter()
-        for _ in range(steps):
-            self.side.predict(images)
-        self.wait()
-        return steps * count / (time.perf_counter() - started)
 
 
 def command(line: str) -> Turn:

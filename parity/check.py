@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from parity import causes, data
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.cancellation import Inherited, magnifications
 from parity.closure import closure, inputs, trained
 from parity.compare import Difference, NothingCompared, norm
@@ -21,7 +23,6 @@ from parity.lockstep import PHASES, Step, lockstep
 from parity.network import articles
 from parity.network.network import Network
 from parity.noise import float32_step
-from parity.process import Record
 from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe, changed
@@ -37,7 +38,6 @@ from parity.stages import (
     weight_distance,
 )
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """Bound on every tensor of the first step (relative L2)."""

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from parity.backend.process import Record, WorkerFailed
+from parity.backend.worker import Worker
 from parity.compare import Difference, distance
 from parity.data import Dataset
 from parity.data.batches import preprocess
@@ -28,10 +30,8 @@ from parity.noise import inference_noise
 from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork
-from parity.process import Record, WorkerFailed
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 BATCHES = (1, 2, 7, 128)
 

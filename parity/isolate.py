@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import compare
 from parity.feed import Feed
 from parity.lockstep import begin, lockstep
 from parity.network.graph import input_of
-from parity.process import Record
 from parity.stages import DIFFERENT, EQUAL
-from parity.worker import Worker
 
 PHASES = ("input", "eval", "forward", "backward")
 

@@ -13,10 +13,10 @@ from threading import Thread
 
 import numpy as np
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.feed import Feed, Given
 from parity.network.network import Network
-from parity.process import Record
-from parity.worker import Worker
 
 PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")
 """What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""

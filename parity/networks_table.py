@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.network.costs import costs, totals
 from parity.network.network import Network
-from parity.side import NAMES
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import Difference, distance
 from parity.feed import Feed, twin
 from parity.lockstep import in_order, layer_of, lockstep
 from parity.network.graph import consumers
 from parity.network.network import Network
-from parity.process import Record
 from parity.twin import perturb, summed
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 FACTOR = 10.0
 """Bound over noise: the twins round like the side itself, at other places and fewer."""

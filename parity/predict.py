@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from parity import data, machine
+from parity.backend.registry import implementation, installed, trainer
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.strict_json import parse_json
@@ -23,7 +24,6 @@ from parity.onnx.guarded import Guarded, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.run import about, read_checkpoint
-from parity.side import implementation, installed, trainer
 from parity.train import Diverged
 from parity.weights.canonical_state import State
 

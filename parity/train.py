@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity import lookahead
+from parity.backend import slow_weights
+from parity.backend.protocol import Side
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.progress import Console, Progress
 from parity.recipe.recipe import Experiment, Preprocessing
 from parity.run import Position, Run
-from parity.side import Side
 from parity.stopping import stop_request
 
 EVERY = 100
@@ -75,7 +75,7 @@ def train(
                     _log_batch(run, dataset, position, console, cost, error)
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
-                    lookahead.draw(side, level[0], share, position.update)
+                    slow_weights.draw(side, level[0], share, position.update)
                     level = side.state(), replace(position)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(*(level or (side.state(), position)))

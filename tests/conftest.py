@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
 from parity.commands import check_parity
 from parity.data import Dataset, Say, fetch
-from parity.side import FRAMEWORKS
-from parity.worker import Worker
 
 ONCE = ("cifar10", "shapes10")
 

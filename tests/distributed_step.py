@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.backend.protocol import Side
+from parity.backend.registry import implementation, trainer
 from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, World, from_launcher
 from parity.recipe.optimizer import Optimizer
-from parity.side import Side, implementation, trainer
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from parity.backend.worker import Worker
 from parity.commands.experiment import main
 from parity.experiments.remote import Crew
-from parity.worker import Worker
 
 Execute = Callable[..., tuple[dict[str, Any], str]]
 

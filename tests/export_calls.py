@@ -24,8 +24,8 @@ from unittest import mock
 import numpy as np
 from refusals import files_end_at
 
+from parity.backend.registry import implementation
 from parity.commands import export_onnx, predict
-from parity.side import implementation
 
 COMMANDS = {"export": export_onnx.main, "predict": predict.main}
 

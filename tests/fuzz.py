@@ -83,7 +83,7 @@ def _read_tar(path: Path) -> Any:
 
 def _state_dict(framework: str, name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        from parity.side import implementation
+        from parity.backend.registry import implementation
 
         model = implementation(framework, "model").build(_network(), _state(), "float32")
         implementation(framework, "checkpoint").write_file(folder / name, model)
@@ -93,7 +93,7 @@ def _state_dict(framework: str, name: str) -> Callable[[Path], None]:
 
 def _read_state_dict(framework: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
-        from parity.side import implementation
+        from parity.backend.registry import implementation
 
         return implementation(framework, "checkpoint").read_file(path)
 

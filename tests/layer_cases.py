@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.backend.process import Record
 from parity.network.network import Network
 from parity.network.nodes import (
     GELU,
@@ -23,7 +24,6 @@ from parity.network.nodes import (
     ReLU,
     Tanh,
 )
-from parity.process import Record
 from parity.weights.canonical_state import State
 
 BATCH, CLASSES = 3, 3

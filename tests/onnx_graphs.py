@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.backend.worker import Worker
 from parity.data.random_streams import stream
 from parity.faults.subject import network, state
 from parity.network.network import Network
@@ -25,7 +26,6 @@ from parity.network.nodes import (
 from parity.onnx import operators
 from parity.recipe import presets
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 CHAIN = operators.operators(network(), state())
 

@@ -9,8 +9,8 @@ import pytest
 from refusals import Refused, contents, the_error
 
 from parity import data
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.train import main
-from parity.side import FRAMEWORKS
 
 
 @pytest.fixture(scope="module")

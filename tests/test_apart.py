@@ -13,11 +13,11 @@ import pytest
 from training import ROOT
 
 from parity import machine
+from parity.backend.process import WorkerFailed
 from parity.errors import InputError
 from parity.network import articles
 from parity.onnx import operators, writing
 from parity.onnx.apart import Apart
-from parity.process import WorkerFailed
 from parity.weights.canonical_state import initialise
 
 NETWORK = articles.get("vgg_mini@0.05")

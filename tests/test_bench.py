@@ -15,7 +15,8 @@ from PIL import Image
 from training import ROOT
 
 from parity import bench, data
-from parity.bench import Bench, Contest, command, gigaflops, interval
+from parity.backend.timing import Bench
+from parity.bench import Contest, command, gigaflops, interval
 from parity.commands import bench_accuracy
 from parity.commands.bench import main, markdown
 from parity.errors import InputError

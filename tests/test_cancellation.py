@@ -9,6 +9,7 @@ import pytest
 
 from parity import check as checking
 from parity import data
+from parity.backend.worker import Worker
 from parity.cancellation import LARGEST, Inherited, magnifications
 from parity.check import Check, run
 from parity.faults import changes
@@ -16,7 +17,6 @@ from parity.faults.subject import network, state, subject
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
 from parity.recipe.optimizer import Optimizer
-from parity.worker import Worker
 
 NETWORK = Network("two", (1, 1, 3), (Flatten("flatten"), Linear("fc1", 4), ReLU("relu"), Linear("fc2", 3)))
 LABELS = np.array([0, 1])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.process import WorkerFailed
+from parity.backend.worker import Worker
 from parity.check import Check, run
 from parity.compare import Difference, NothingCompared, relative_l2
 from parity.faults import changes
@@ -18,11 +20,9 @@ from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
-from parity.process import WorkerFailed
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
-from parity.worker import Worker
 
 
 @pytest.fixture(scope="module")

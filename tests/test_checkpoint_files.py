@@ -270,7 +270,7 @@ WRITERS = {"parity/commands/bench.py": 1}
 
 
 def test_every_command_writes_its_files_by_the_one_writer() -> None:
-    root, found = Path(canonical_state.__file__).parents[1], dict[str, int]()
+    root, found = Path(canonical_state.__file__).parents[2], dict[str, int]()
     for path in [path for folder in ("parity", "paddle_impl", "torch_impl") for path in (root / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:

@@ -9,6 +9,7 @@ import pytest
 from onnx_graphs import CHAIN
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.check import Check, Plant, run
 from parity.closure import BATCHES, TRAINED_STEPS, _export, _float32, _scores, closure, inputs, trained
 from parity.faults import changes
@@ -17,7 +18,6 @@ from parity.feed import Feed
 from parity.onnx import writing
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
-from parity.worker import Worker
 
 ONNX = ("onnx",)
 

@@ -15,11 +15,11 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, alone, bits, special
 from refusals import saved_run
 
+from parity.backend.worker import Worker
 from parity.commands import convert_weights
 from parity.network import articles
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import slot_names
-from parity.worker import Worker
 
 SLOTS = slot_names(NETWORK, ["velocity"])
 

@@ -16,10 +16,10 @@ import pytest
 from conversion import NAME, NETWORK, ROOT, SUFFIXES, special
 from refusals import Payload, Refused, contents, the_error
 
+from parity.backend.worker import Worker
 from parity.commands import convert_weights
 from parity.network import articles
 from parity.weights import canonical_state, v2_tar
-from parity.worker import Worker
 
 
 @pytest.fixture

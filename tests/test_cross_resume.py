@@ -13,6 +13,8 @@ import pytest
 from training import Ended, command_in, metrics, position, script, stop, succeed
 
 from parity import data
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
 from parity.check import ONE_STEP, TWIN
 from parity.compare import compare
 from parity.data.batches import Batches
@@ -22,10 +24,8 @@ from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Schedule, changed
 from parity.run import Run
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 # ------------------------------------------------------------------------------------- float64, worker to worker
 

@@ -9,6 +9,7 @@ import numpy_network
 import pytest
 from onnx import helper
 
+from parity.backend.worker import Worker
 from parity.commands import check_parity
 from parity.errors import InputError
 from parity.network import articles
@@ -29,7 +30,6 @@ from parity.network.nodes import (
 from parity.onnx import exporting, operators, reading, runtime, sessions, writing
 from parity.recipe import presets
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 PLAIN = presets.get("adam").optimizer
 SMALL = Network(

@@ -15,13 +15,13 @@ import safetensors.numpy
 from conversion import NAME, NETWORK, alone, bits, special
 from refusals import saved_run, the_error
 
+from parity.backend.worker import Worker
 from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.files.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
 from parity.run import read_checkpoint
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 FORMATS = [".safetensors", ".tar", ".pdparams", ".pt"]
 

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from parity.backend.worker import Worker
 from parity.check import Check, run
 from parity.data import Dataset
 from parity.data.batches import Batches, distort, preprocess
@@ -14,7 +15,6 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Preprocessing, changed
-from parity.worker import Worker
 
 DISTORTED = presets.get("distorted")
 COUNT = 300

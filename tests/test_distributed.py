@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from refusals import Refused
 from training import ROOT, Ended, execute, metrics, position, script, stop, succeed, wait_for
 
+from parity.backend.registry import FRAMEWORKS
 from parity.compare import compare, split_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError
@@ -29,7 +30,6 @@ from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Experiment, changed
 from parity.run import Run
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
 

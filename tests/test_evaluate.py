@@ -18,6 +18,7 @@ from refusals import contents, saved_run, the_error
 from training import ROOT
 
 from parity import evaluate
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.evaluate import main, matched
 from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
@@ -30,7 +31,6 @@ from parity.predict import load
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.run import read_checkpoint
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state
 
 CLASSES = tuple(f"class{i}" for i in range(7))

@@ -17,6 +17,8 @@ from export_calls import calls
 from training import ROOT, Ended, execute, succeed
 
 from parity import data
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
 from parity.commands.export_onnx import main
 from parity.data.batches import preprocess
 from parity.network import articles
@@ -25,9 +27,7 @@ from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
 from parity.run import Run, read_checkpoint
-from parity.side import FRAMEWORKS
 from parity.weights.canonical_state import initialise, save
-from parity.worker import Worker
 
 SMALL = "vgg16_bn_drop@0.125"
 LIMIT = 200

@@ -17,6 +17,8 @@ from export_calls import Ended, calls
 from PIL import Image
 from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_error
 
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
 from parity.commands.export_onnx import main
 from parity.errors import InputError
 from parity.network.network import Network
@@ -25,10 +27,8 @@ from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, proportion
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 # ------------------------------------------------------------------------------------- with a framework, fault by fault
 
@@ -217,7 +217,7 @@ def test_what_has_no_parameters_predicts_and_refuses_to_train(worker: Worker) ->
 LEFT_ALONE = """
 import logging, sys
 from parity import networks
-from parity.side import implementation
+from parity.backend.registry import implementation
 implementation(sys.argv[1], "runtime", 1).start("cpu", 1)
 model = implementation(sys.argv[1], "model").build(networks.get("vgg_mini@0.05"))
 exporter = implementation(sys.argv[1], "export")

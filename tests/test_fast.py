@@ -15,6 +15,7 @@ from numpy_network import loss, outputs
 from training import position, same_end, script, stop, succeed
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
@@ -30,7 +31,6 @@ from parity.run import Position, Run
 from parity.train import Stopped, train
 from parity.weights import whitening
 from parity.weights.canonical_state import DIRAC_NOISE, initialise
-from parity.worker import Worker
 
 NETWORK = articles.get("vgg_fast@0.125")
 RECIPE = changed(presets.get("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's

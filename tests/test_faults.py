@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.faults import trial
 from parity.faults.catalogue import FAULTS
 from parity.faults.innocent import INNOCENT
-from parity.worker import Worker
 
 AREAS = {
     "weights", "layers", "dropout", "bn", "pooling", "init", "loss", "optimizer", "schedule", "data", "augmentation",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conversion import SUFFIXES, alone
 
+from parity.backend.worker import Worker
 from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 from parity.recipe.optimizer import Optimizer
 from parity.weights import canonical_state, state_dict_names
-from parity.worker import Worker
 
 THEIRS = {
     "torch": """

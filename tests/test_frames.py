@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity import frames
+from parity.backend import messages
 
 ARRAYS = {
     "f64": np.random.default_rng(0).standard_normal((3, 5)),
@@ -23,7 +23,7 @@ ARRAYS = {
 
 def sent() -> bytes:
     file = io.BytesIO()
-    frames.send(file, ARRAYS, {"call": "step", "arguments": {"rate": 0.1}})
+    messages.send(file, ARRAYS, {"call": "step", "arguments": {"rate": 0.1}})
     return file.getvalue()
 
 
@@ -39,9 +39,9 @@ def root(array: np.ndarray) -> object:
 
 @pytest.mark.parametrize("large", [False, True], ids=["in memory", "in a file"])
 def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "LARGE", 100 if large else 2**28)
-    monkeypatch.setattr(frames.machine, "available_memory", lambda: 0)
-    found, message = frames.receive(io.BytesIO(sent()))
+    monkeypatch.setattr(messages, "LARGE", 100 if large else 2**28)
+    monkeypatch.setattr(messages.machine, "available_memory", lambda: 0)
+    found, message = messages.receive(io.BytesIO(sent()))
     assert message == {"call": "step", "arguments": {"rate": 0.1}}
     assert list(found) == list(ARRAYS)
     for name, array in ARRAYS.items():
@@ -52,27 +52,27 @@ def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.Monke
 
 
 def test_a_large_message_stays_in_memory_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "LARGE", 100)
-    monkeypatch.setattr(frames.machine, "available_memory", lambda: 2**40)
-    found, _ = frames.receive(io.BytesIO(sent()))
+    monkeypatch.setattr(messages, "LARGE", 100)
+    monkeypatch.setattr(messages.machine, "available_memory", lambda: 2**40)
+    found, _ = messages.receive(io.BytesIO(sent()))
     assert not isinstance(root(found["f64"]), mmap.mmap)
 
 
 def test_a_large_message_stays_in_memory_where_there_is_no_room_for_a_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(frames, "LARGE", 100)
-    monkeypatch.setattr(frames.machine, "available_memory", lambda: 0)
-    monkeypatch.setattr(frames.tempfile, "tempdir", str(tmp_path / "none"))
-    found, _ = frames.receive(io.BytesIO(sent()))
+    monkeypatch.setattr(messages, "LARGE", 100)
+    monkeypatch.setattr(messages.machine, "available_memory", lambda: 0)
+    monkeypatch.setattr(messages.tempfile, "tempdir", str(tmp_path / "none"))
+    found, _ = messages.receive(io.BytesIO(sent()))
     assert not isinstance(root(found["f64"]), mmap.mmap)
 
 
 def test_a_message_that_is_cut_short_is_none() -> None:
     for size in (0, 5, 8, 50, len(sent()) - 1):
         with pytest.raises(EOFError):
-            frames.receive(io.BytesIO(sent()[:size]))
+            messages.receive(io.BytesIO(sent()[:size]))
 
 
 def test_memory_is_known_to_be_available_here() -> None:
-    assert frames.machine.available_memory() > 2**20
+    assert messages.machine.available_memory() > 2**20

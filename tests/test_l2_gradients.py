@@ -10,12 +10,12 @@ import pytest
 from layer_cases import BATCH, CASES, batch, network, weights
 from numpy_network import slopes
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import compare
 from parity.network.nodes import Dropout
-from parity.process import Record
 from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 BOUND = 1e-12
 PLAIN = Optimizer("momentum", rate=0.125)

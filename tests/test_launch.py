@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from training import ROOT
 
+from parity.backend.registry import FRAMEWORKS
 from parity.network import articles
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state
 
 NETWORK = articles.get("vgg_mini@0.05")
@@ -91,7 +91,7 @@ def test_pythonpath_holds_but_an_empty_entry_is_not_the_working_directory(
     (own / "of_the_user.py").write_text("import sys\nprint(sys.argv[1])\n")
     monkeypatch.setenv("PYTHONPATH", entry.format(own))
     monkeypatch.chdir(folder)
-    from parity.launch import launch
+    from parity.backend.launch import launch
 
     with launch("of_the_user", ("found",), stdout=subprocess.PIPE) as process:
         assert process.communicate(timeout=60)[0] == b"found\n"
@@ -102,7 +102,7 @@ def test_pythonpath_holds_but_an_empty_entry_is_not_the_working_directory(
 
 BUSY = """
 import threading, sys, subprocess
-from parity.launch import launch
+from parity.backend.launch import launch
 def begin():
     global process
     process = launch("busy", (), stdout=subprocess.PIPE)

@@ -10,15 +10,15 @@ import pytest
 from layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from numpy_network import slopes
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import compare
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32
-from parity.process import Record
 from parity.recipe import muon
 from parity.recipe.optimizer import Group, Optimizer
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 BOUND = 1e-12
 PHASES = ("forward", "loss", "backward", "gradient", "update")

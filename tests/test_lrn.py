@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from parity.backend.worker import Worker
 from parity.network.network import Network
 from parity.network.nodes import LRN, Flatten, Linear
 from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 BOUND = 1e-12
 SHAPE = (2, 7, 2, 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from training import DATA, ROOT, execute, metrics
 
-from parity.side import FRAMEWORKS
+from parity.backend.registry import FRAMEWORKS
 
 SIDES = {framework: ROOT / f"{framework}_impl" for framework in FRAMEWORKS}
 FILES = sorted({path.name for folder in SIDES.values() for path in folder.glob("*.py")})

@@ -15,12 +15,12 @@ import pytest
 from conversion import SUFFIXES, alone
 from zoo_programs import PROGRAMS
 
+from parity.backend.worker import Worker
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Linear, Node, edited
 from parity.recipe.optimizer import Optimizer
 from parity.weights import state_dict_names
-from parity.worker import Worker
 
 LETTERS = {"vgg11": "a", "vgg13": "b", "vgg16": "d", "vgg19": "e"}
 WHOLE = {name + norm: f"vgg_{letter}{norm}" for norm in ("", "_bn") for name, letter in LETTERS.items()}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.errors import InputError
 from parity.feed import feed
 from parity.lockstep import begin, one_step
@@ -18,7 +19,6 @@ from parity.recipe import precision, presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import changed
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 NETWORK, RECIPE = articles.get("vgg_fast@0.125"), changed(presets.get("fast"), batch_size=8)
 KERNELS = [f"conv{block}_{i}.weight" for block in (1, 2, 3) for i in (1, 2)]

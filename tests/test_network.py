@@ -315,7 +315,7 @@ TAKEN = """
 import sys
 from parity import networks
 from parity.network.network import RESERVED
-from parity.side import implementation
+from parity.backend.registry import implementation
 network = networks.get("vgg_mini@0.05")
 own = dir(implementation(sys.argv[1], "model").Model(network))
 assert "forward" in own and "training" in own and "network" in own

@@ -12,6 +12,7 @@ from made_networks import EVERY_KIND
 from onnx import ModelProto, TensorProto, numpy_helper
 from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
+from parity.backend.worker import Worker
 from parity.compare import relative_l2
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
@@ -28,7 +29,6 @@ from parity.recipe import presets
 from parity.recipe.presets import CIFAR10_STATISTICS
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 
 @pytest.fixture

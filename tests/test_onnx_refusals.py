@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_graphs import BRANCHES, CHAIN, NORMALISED, WITHOUT_BIAS, raw_export, weights_of
 
+from parity.backend.worker import Worker
 from parity.errors import InputError
 from parity.faults.subject import network, state
 from parity.network.network import Network
@@ -18,7 +19,6 @@ from parity.network.nodes import LRN, Flatten, Linear, ReLU
 from parity.onnx import operators, writing
 from parity.onnx.exporting import export
 from parity.onnx.reading import NotTheNetwork
-from parity.worker import Worker
 
 
 @pytest.fixture(scope="module")

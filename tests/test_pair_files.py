@@ -18,8 +18,8 @@ from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
 from parity.commands.kept_results import read_pair, read_results, write_results
 from parity.errors import InputError
-from parity.pairs import files
 from parity.modules import layer_kinds
+from parity.pairs import files
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
 from parity.pairs.mapping import Model, match, to_json

@@ -10,7 +10,7 @@ import pytest
 from pair_running import Compare, compare, pair_workers
 
 from parity.errors import InputError
-from parity.modules import layer_kinds, description
+from parity.modules import description, layer_kinds
 from parity.pairs.kinks import by_rounding
 from parity.pairs.outcome import Outcome
 from parity.pairs.worker import ModelWorker

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from parity import data, lockstep
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.feed import feed
 from parity.network import articles
 from parity.noise import float32_step
-from parity.process import Record
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.twin import perturb
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 PHASES = ("forward", "loss", "backward", "gradient", "update")
 BATCH = 8

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from parity.backend.worker import Worker
 from parity.cancellation import magnifications
 from parity.check import Check, run
 from parity.data import Dataset
@@ -19,7 +20,6 @@ from parity.noise import kinks
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 BATCH = 4
 PLAIN = Optimizer("momentum", rate=0.125)

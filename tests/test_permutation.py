@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.check import TWIN
 from parity.compare import compare
 from parity.data import Dataset
@@ -23,7 +24,6 @@ from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 USUAL = {entry.name: entry.usual for entry in STUDY.entries}
 

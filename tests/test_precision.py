@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from parity.backend.protocol import Side
+from parity.backend.registry import implementation
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.precision import DTYPES, PRECISIONS
-from parity.side import Side, implementation
 from parity.weights.canonical_state import State, initialise
 
 NETWORK = articles.get("cifar_net")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.check import Check, run
 from parity.faults.subject import subject
 from parity.feed import Feed
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 from conversion import SUFFIXES, alone
 from test_pickles import ENDLESS
 
+from parity.backend.worker import Worker
 from parity.errors import InputError
-from parity.worker import Worker
 
 Write = Callable[[Path], object]
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from training import DATA, NETWORK, PATIENCE, ROOT, Ended, script
 
+from parity.backend.registry import FRAMEWORKS
 from parity.run import Run
-from parity.side import FRAMEWORKS
 from parity.streams import printable
 
 INLINE = "module://matplotlib_inline.backend_inline"

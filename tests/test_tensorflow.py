@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.data.batches import distort, preprocess
 from parity.network import articles
 from parity.network.initialisers import XAVIER, Init
 from parity.network.network import Network
 from parity.network.nodes import LRN, AvgPool, Conv, Dropout, Flatten, Linear, MaxPool, Node, edited
-from parity.process import Record
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State, initialise
-from parity.worker import Worker
 
 with np.load(Path(__file__).parent / "golden" / "tensorflow.npz") as made:
     GOLDEN = dict(made)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from parity import data, machine
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.compare import compare
 from parity.feed import feed
 from parity.lockstep import lockstep
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.process import Record
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.threads import Threads
-from parity.worker import Worker
 
 NETWORK = Network(
     "shared_out",

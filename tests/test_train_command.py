@@ -31,8 +31,8 @@ from training import (
     succeed,
 )
 
+from parity.backend.registry import FRAMEWORKS
 from parity.network import articles
-from parity.side import FRAMEWORKS
 from parity.weights import canonical_state
 
 

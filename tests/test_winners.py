@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from parity import data
+from parity.backend.worker import Worker
 from parity.check import Check, run
 from parity.lockstep import Step
 from parity.network.network import Network
@@ -17,7 +18,6 @@ from parity.recipe.recipe import changed
 from parity.stages import EQUAL, differences
 from parity.weights.canonical_state import initialise
 from parity.winners import chosen_apart
-from parity.worker import Worker
 
 POOLS = [
     MaxPool("pool"),

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from parity import data, machine
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
 from parity.bench import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
@@ -35,9 +37,7 @@ from parity.recipe import presets
 from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
 from parity.run import check_writable
-from parity.side import FRAMEWORKS
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 if TYPE_CHECKING:
     from parity.onnx.apart import Apart

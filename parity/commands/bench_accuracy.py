@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.backend.launch import launch
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Failed
 from parity.errors import InputError
-from parity.launch import launch
 from parity.progress import bar
 from parity.recipe import presets
 from parity.run import Run
-from parity.side import FRAMEWORKS
 
 NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 """What is trained unless the user says otherwise: what a training script trains on a CPU."""

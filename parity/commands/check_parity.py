@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from parity import data, machine, report
+from parity.backend.process import WorkerFailed
+from parity.backend.worker import Worker
 from parity.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.closure import MANY
 from parity.commands import check_pairs
@@ -29,13 +31,11 @@ from parity.faults.changes import perturbed
 from parity.network import articles
 from parity.network.network import Network
 from parity.pairs.outcome import STAGES as PAIR_STAGES
-from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
 from parity.run import check_writable, read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
-from parity.worker import Worker
 
 STEPS = 3
 """Training steps, unless --steps says how many."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from parity import data
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.check import Check, Plant
 from parity.commands.command import Failed, Parser, execute
 from parity.criteria import CRITERIA, UNCHANGED, Run
@@ -22,10 +24,8 @@ from parity.faults.subject import subject
 from parity.feed import Feed
 from parity.files import generated_block
 from parity.lockstep import lockstep
-from parity.process import Record
 from parity.progress import Console, bar
 from parity.stages import Divergence
-from parity.worker import Worker
 
 OURS = "this suite"
 MARK, LIST = "faults", "fault list"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import plots
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
@@ -18,7 +19,6 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
 from parity.run import Run, about, proportion
-from parity.side import FRAMEWORKS
 
 PICTURE = Path("runs.png")
 

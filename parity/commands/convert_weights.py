@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from parity.backend.process import WorkerFailed
+from parity.backend.worker import Worker
 from parity.commands.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.files import atomic
@@ -20,12 +22,10 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.pairs import files as pair_files
 from parity.pairs.map_files import check_whole, read_map
-from parity.process import WorkerFailed
 from parity.progress import Console
 from parity.run import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> the framework whose state dict such a file holds; it runs in a process of its own."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from parity import data, machine, plots
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
 from parity.commands.predict import model_flags
 from parity.data import Dataset, image_files
@@ -23,7 +24,6 @@ from parity.files.atomic import write_atomically
 from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
 from parity.run import check_writable
-from parity.side import FRAMEWORKS
 from parity.streams import printable
 from parity.train import Diverged
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import data, machine
+from parity.backend.registry import FRAMEWORKS
 from parity.commands.check_parity import failures
 from parity.commands.command import Failed, Interrupted, Parser, execute, positive, refuse, threads, up_to
 from parity.data import Dataset
@@ -38,7 +39,6 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.progress import Console, bar, duration
 from parity.run import about, check_free
-from parity.side import FRAMEWORKS
 from parity.train import Diverged, Stopped
 
 SCRIPT = "scripts/experiment.py"

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import __version__, data, machine
+from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
 from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare import Difference
 from parity.errors import InputError
@@ -30,7 +31,6 @@ from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.run import Run, about, proportion, read_checkpoint
-from parity.side import FRAMEWORKS, implementation, installed, trainer
 from parity.weights.canonical_state import State, initialise
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from parity import __version__, data, machine, plots
+from parity.backend.registry import FRAMEWORKS, implementation, trainer
 from parity.commands.command import Failed, Interrupted, execute
 from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
@@ -38,7 +39,6 @@ from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.run import Follower, Position, Run, check_free, read_checkpoint
-from parity.side import FRAMEWORKS, implementation, trainer
 from parity.stopping import give_up
 from parity.train import Diverged, Stopped, evaluate, train
 from parity.weights import canonical_state, v2_tar

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
@@ -18,7 +19,6 @@ from parity.network.network import Network
 from parity.network.nodes import GELU, BatchNorm, Conv, MaxPool, Node, ReLU, edited
 from parity.recipe import presets
 from parity.recipe.recipe import Recipe, Schedule
-from parity.side import FRAMEWORKS
 
 NETWORK = "vgg_fast@0.25"
 """What is trained: so many runs of the whole network would take a day of two cores."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, speed, table
 from parity.network import articles
 from parity.recipe import presets
-from parity.side import FRAMEWORKS
 
 SHOWN = 8
 """Test images in the picture: the first ones."""

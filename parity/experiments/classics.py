@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
 from parity.experiments.tables import Rows, grouped, percent, speed, table
 from parity.network import articles
 from parity.recipe import presets
-from parity.side import FRAMEWORKS
 
 NETWORKS = ("lenet", "alexnet_cifar", "vgg_mini")
 ARTICLE, USUAL = Extent("cifar10", 5), Extent("cifar10", 5, 5_000, 2_000)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
@@ -20,7 +21,6 @@ from parity.experiments.tables import Rows, percent, spread, table
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing
-from parity.side import FRAMEWORKS
 
 TEST_SHARE, SPLIT = 0.2, "mnist10k"
 """Of each class of the data set `SPLIT`, what is tested on."""

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.worker import Worker
 from parity.process_group import ALONE
 from parity.weights.canonical_state import State
-from parity.worker import Worker
 
 
 class Remote:
-    """The `parity.side.Side` of a `worker` that was started."""
+    """The `parity.backend.protocol.Side` of a `worker` that was started."""
 
     model: Any = None
     world = ALONE

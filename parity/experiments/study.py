@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from parity import __version__, machine
-from parity.bench import Bench
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.timing import Bench
+from parity.backend.worker import Worker
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -28,10 +30,8 @@ from parity.network.network import Network
 from parity.progress import Console
 from parity.recipe.recipe import Experiment, Recipe, changed
 from parity.run import Position, Run, about
-from parity.side import FRAMEWORKS
 from parity.train import train
 from parity.weights.canonical_state import initialise
-from parity.worker import Worker
 
 TIMED, QUICK = 10, 0.2
 """Steps that an estimate is made from; one, if it takes longer than so many seconds."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.errors import InputError
@@ -29,7 +30,6 @@ from parity.network import articles
 from parity.progress import bar, duration
 from parity.recipe import presets
 from parity.run import about
-from parity.side import FRAMEWORKS
 from parity.weights.canonical_state import initialise
 
 TURN = 5

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.backend.process import Process, Record, serve
 from parity.onnx import runtime
-from parity.process import Process, Record, serve
 
 
 class Apart(Process):

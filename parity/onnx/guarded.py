@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity.backend.process import Process, Record, WorkerFailed, serve
 from parity.errors import InputError
 from parity.onnx import runtime
-from parity.process import Process, Record, WorkerFailed, serve
 
 SECONDS, BYTES_A_SECOND = 9, 20_000_000
 """What loading may take, and the same for one call: `SECONDS`, and a second more for every 20 MB of the file."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from parity.pairs.mapping import Pairing
+from parity.backend.process import Record
 from parity.modules.description import Unit
+from parity.pairs.mapping import Pairing
 from parity.pairs.worker import Run
-from parity.process import Record
 
 SKIPPED = ("Identity",)
 """Kinds that compute nothing."""

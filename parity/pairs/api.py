@@ -12,8 +12,8 @@ import numpy as np
 
 from parity.check import usual_twins
 from parity.errors import InputError
-from parity.pairs import files, mapping
 from parity.modules import layer_kinds
+from parity.pairs import files, mapping
 from parity.pairs.check import run
 from parity.pairs.factories import parse
 from parity.pairs.inputs import take_inputs

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.process import Record
+from parity.backend.registry import NAMES
 from parity.compare import relative_l2
-from parity.pairs.align import Alignment, Call, Compared
-from parity.modules.layer_kinds import KINDS, SIDES
-from parity.pairs.mapping import Pairing
 from parity.modules.description import Unit
+from parity.modules.layer_kinds import KINDS, SIDES
+from parity.pairs.align import Alignment, Call, Compared
+from parity.pairs.mapping import Pairing
 from parity.pairs.worker import Run
-from parity.process import Record
-from parity.side import NAMES
 
 MATCH = 1e-9
 """Largest relative L2 error of what a hypothesis predicts."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import check
+from parity.backend.process import Record
 from parity.check import MANY_STEPS, TWIN
 from parity.compare import (
     ZERO_GRADIENT_BOUND,
@@ -19,15 +20,14 @@ from parity.compare import (
     distance,
     relative_l2,
 )
+from parity.modules.description import below
+from parity.modules.layer_kinds import SIDES
 from parity.pairs import align, causes, kinks, tree
 from parity.pairs.align import Compared
 from parity.pairs.isolated import isolate
-from parity.modules.layer_kinds import SIDES
-from parity.modules.description import below
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
-from parity.process import Record
 from parity.stages import Stage, keep_worst
 
 ONE_STEP = check.ONE_STEP["float64"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.process import Record
 from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
 from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker
-from parity.process import Record
 from parity.run import about
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from parity.backend.process import Record
 from parity.compare import ZERO_GRADIENT_BOUND, distance
 from parity.errors import InputError
+from parity.modules.description import below
+from parity.modules.layer_kinds import SIDES
 from parity.pairs import align
 from parity.pairs.align import Call
-from parity.modules.layer_kinds import SIDES
 from parity.pairs.losses import projection
-from parity.modules.description import below
 from parity.pairs.session import Session, zero_gradients
 from parity.pairs.worker import ModelWorker
-from parity.process import Record
 from parity.stages import DIFFERENT, EQUAL
 
 

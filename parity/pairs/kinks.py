@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.process import Record
 from parity.check import TWIN
 from parity.compare import norm, norm_of_difference
-from parity.pairs.align import Call
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.align import Call
 from parity.pairs.session import Session
 from parity.pairs.worker import Run
-from parity.process import Record
 
 Rows = Sequence[Mapping[str, Any]]
 """Of `Outcome.trajectory`."""

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from parity.backend.process import Record
+from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.modules import layer_kinds
-from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
 from parity.modules.description import Unit, below, units_of
-from parity.process import Record
-from parity.side import NAMES
+from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),
@@ -276,7 +276,9 @@ def canonical(
 ) -> Record:
     """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
     chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
-    return {name: layer_kinds.read(where, arrays) for name, where in chosen.items() if layer_kinds.name_in(where) in arrays}
+    return {
+        name: layer_kinds.read(where, arrays) for name, where in chosen.items() if layer_kinds.name_in(where) in arrays
+    }
 
 
 def spelled(

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.backend.process import Record, serve
+from parity.backend.registry import implementation
 from parity.errors import InputError
 from parity.files.strict_json import from_fields
 from parity.pairs import factories, numerics
-from parity.process import Record, serve
 from parity.recipe.optimizer import Optimizer
-from parity.side import implementation
 
 
 class _Models:

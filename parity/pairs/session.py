@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from parity.backend.process import Record
 from parity.compare import norm, norm_of_difference
 from parity.data.random_streams import stream
 from parity.errors import InputError
+from parity.modules.description import below
+from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs import align, causes, mapping
 from parity.pairs.align import Alignment
-from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
-from parity.modules.description import below
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
-from parity.process import Record
 from parity.recipe.optimizer import Optimizer
 from parity.twin import perturb
 

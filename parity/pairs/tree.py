@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from parity.backend.registry import NAMES
+from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.mapping import Model, Pairing
-from parity.modules.description import below
 from parity.pairs.outcome import Place
-from parity.side import NAMES
 
 AROUND = 3
 """Layers shown before and behind the place within one parent; the rest is counted."""

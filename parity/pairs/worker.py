@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from parity.process import Record
+from parity.backend.process import Record
+from parity.backend.worker import Worker
 from parity.recipe.optimizer import Optimizer
-from parity.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Run:
 
 
 class ModelWorker(Worker):
-    """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.worker.Worker`."""
+    """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.backend.worker.Worker`."""
 
     program = "parity.pairs.server"
     surroundings = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed

@@ -1,7 +1,8 @@
 """A process of a program of ours, and calls to it over pipes.
 
-A message is eight bytes of length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata (`parity.frames`).
-Nothing is pickled. The process ends when its input does, and is killed when its parent ends (`parity.launch`).
+A message is eight bytes of length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata
+(`parity.backend.messages`). Nothing is pickled. The process ends when its input does, and is killed when its parent ends
+(`parity.backend.launch`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from parity.backend.launch import launch
+from parity.backend.messages import receive, send
 from parity.errors import InputError
-from parity.frames import receive, send
-from parity.launch import launch
 
 Record = dict[str, np.ndarray]
 

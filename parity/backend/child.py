@@ -1,4 +1,4 @@
-"""The first lines of every process that `parity.launch` starts: a clean path for imports, and the end together with the parent.
+"""The first lines of every process that `parity.backend.launch` starts: a clean path for imports, and the end together with the parent.
 
 Runs as a file, since `python -c` and `python -m` put the working directory on the path, and Python 3.10 cannot be told not to.
 """
@@ -7,21 +7,22 @@ import os
 import sys
 
 HERE = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120 - before anything is imported
+ROOT = os.path.dirname(os.path.dirname(HERE))  # noqa: PTH120
 PACKAGES = ("parity", "paddle_impl", "torch_impl")
 
 
 def main() -> None:
     """Runs the module that the command line names, as `python -m` would: child.py LIFELINE MODULE [ARGUMENT ...]."""
-    # Python has put this file's folder first, whose `onnx` is not the package of that name.
+    # Python has put this file's folder first, whose modules must not hide packages of their names.
     sys.path[:] = [folder for folder in sys.path if folder != HERE]
     from importlib.machinery import PathFinder
 
     class Project:
-        """Finds this project's packages beside this file, also for an interpreter that has others of these names or none."""
+        """Finds this project's packages in the checkout of this file, also for an interpreter that has others of these names or none."""
 
         @staticmethod
         def find_spec(name: str, path: object = None, target: object = None) -> object:
-            return PathFinder.find_spec(name, [os.path.dirname(HERE)]) if name in PACKAGES else None  # noqa: PTH120
+            return PathFinder.find_spec(name, [ROOT]) if name in PACKAGES else None
 
     sys.meta_path.insert(0, Project)  # type: ignore[arg-type]
     lifeline, module = int(sys.argv[1]), sys.argv[2]

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from parity import lookahead
-from parity.bench import Bench
+from parity.backend import slow_weights
+from parity.backend.process import Process, Record, serve
+from parity.backend.protocol import Side
+from parity.backend.registry import FRAMEWORKS, implementation
+from parity.backend.timing import Bench
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.process import Process, Record, serve
 from parity.recipe.optimizer import Optimizer, read_optimizer
 from parity.recipe.recipe import Recipe, read_recipe
-from parity.side import FRAMEWORKS, Side, implementation
 from parity.weights.canonical_state import State, initialise
 
 
@@ -31,10 +32,10 @@ class Worker(Process):
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
     The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Methods are those of
-    `parity.side.Side`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
+    `parity.backend.protocol.Side`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
     """
 
-    program = "parity.worker"
+    program = "parity.backend.worker"
     """The module that is the worker's end."""
 
     surroundings: Mapping[str, str] = {}
@@ -112,7 +113,7 @@ class Worker(Process):
         self.call("scale_velocity", factor=factor)
 
     def look_ahead(self, keep: float, updates: int) -> None:
-        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.lookahead`."""
+        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.slow_weights`."""
         self.call("look_ahead", keep=keep, updates=updates)
 
     def patch(self, name: str, *arguments: str) -> None:
@@ -136,11 +137,11 @@ class Worker(Process):
         self.call("bench", arrays, network=network.to_json(), recipe=dataclasses.asdict(recipe), amp=amp)
 
     def bench_train(self, steps: int, fed: bool) -> float:
-        """Images/s of `parity.bench.Bench.train`."""
+        """Images/s of `parity.backend.timing.Bench.train`."""
         return float(self.call("bench_train", steps=steps, fed=fed)[1])
 
     def bench_infer(self, steps: int, count: int) -> float:
-        """Images/s of `parity.bench.Bench.infer`."""
+        """Images/s of `parity.backend.timing.Bench.infer`."""
         return float(self.call("bench_infer", steps=steps, count=count)[1])
 
     def memory(self) -> int:
@@ -227,7 +228,7 @@ class _Server:
         return {}, None
 
     def look_ahead(self, arrays: Record, keep: float, updates: int) -> tuple[Record, Any]:
-        self.slow = lookahead.draw(self.side, self.slow, keep, updates)
+        self.slow = slow_weights.draw(self.side, self.slow, keep, updates)
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:

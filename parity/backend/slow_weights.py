@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.side import Side
+from parity.backend.protocol import Side
 from parity.weights.canonical_state import State
 
 
