@@ -182,7 +182,7 @@ def test_a_write_that_is_interrupted_leaves_the_old_file_and_no_temporary_one(
 
     path = tmp_path / "last.safetensors"
     path.write_bytes(b"old")
-    monkeypatch.setattr(canonical_state.os, "fsync", interrupted)
+    monkeypatch.setattr(atomic.os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
@@ -282,7 +282,7 @@ def test_every_command_writes_its_files_by_the_one_writer() -> None:
 ENDLESS = """
 import itertools, sys
 from pathlib import Path
-from parity.weights.canonical_state import write_atomically
+from parity.files.atomic import write_atomically
 for k in itertools.count():
     write_atomically(Path(sys.argv[1]), bytes([k % 256]) * (2_000_000 + k % 7))
     if k == 1:

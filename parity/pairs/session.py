@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Pair:
-    """What to compare: two factories, and how they are run. `parity.pairs.compare_models` explains the fields."""
+    """What to compare: two factories, and how they are run. `parity.pairs.api.compare_models` explains the fields."""
 
     torch: str
     paddle: str
