@@ -16,7 +16,8 @@ def run(command: str, *arguments: str) -> None:
     """Ends this process with the exit code of `main(*arguments)` of the module `command` in `parity.commands`.
 
     Ctrl-C and SIGTERM end it with exit code 130 and one line on stderr: at once while modules are imported, and afterwards as a
-    KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.stopping` handles them.
+    KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.training.interrupts` handles
+    them.
     """
     folder = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120 - nothing is imported yet
     sys.path[:] = [entry for entry in sys.path if entry != folder]  # of the scripts, whose names must not hide packages
@@ -27,7 +28,7 @@ def run(command: str, *arguments: str) -> None:
 
     streams.prepare()  # before anything opens a file
     main = importlib.import_module(f"parity.commands.{command}").main
-    from parity.stopping import leave
+    from parity.training.interrupts import leave
 
     _watch()
     _handle(_interrupt)

@@ -89,7 +89,7 @@ class Feed:
 def feed(
     network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
 ) -> Feed:
-    """The feed of training `network` by `recipe` on `dataset`, as `parity.train` does it.
+    """The feed of training `network` by `recipe` on `dataset`, as `parity.training.loop` does it.
 
     `total` is the number of samples of the whole run, for the schedule (None: the recipe's passes over the data).
     """

@@ -18,7 +18,7 @@ from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
-from parity.run import Run
+from parity.training.run_folder import Run
 
 Race = tuple[Sequence[float], Sequence[float]]
 """A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""

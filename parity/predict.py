@@ -23,8 +23,8 @@ from parity.network.nodes import Shape
 from parity.onnx.guarded import Guarded, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
-from parity.run import about, read_checkpoint
-from parity.train import Diverged
+from parity.training.loop import Diverged
+from parity.training.run_folder import about, read_checkpoint
 from parity.weights.canonical_state import State
 
 SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"

@@ -200,7 +200,7 @@ def _read_recipe(path: Path) -> Any:
 def _run(folder: Path) -> None:
     from refusals import BATCH_LINE, PASS_LINE, saved_run
 
-    from parity.run import Position
+    from parity.training.run_folder import Position
     from parity.weights import canonical_state
 
     run = saved_run(folder / "run")
@@ -216,7 +216,7 @@ def _run(folder: Path) -> None:
 
 def _read_run(path: Path) -> None:
     from parity.commands import compare_runs
-    from parity.run import Run, read_checkpoint
+    from parity.training.run_folder import Run, read_checkpoint
 
     run = Run.open(path.parent)
     run.restore(20)
@@ -291,7 +291,7 @@ def _onnx(folder: Path) -> None:
 def _read_onnx(path: Path) -> None:
     from parity import predict
     from parity.errors import InputError
-    from parity.train import Diverged
+    from parity.training.loop import Diverged
 
     try:
         model = predict.load(path, threads=1)

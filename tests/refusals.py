@@ -13,7 +13,7 @@ from pathlib import Path
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.run import Position, Run
+from parity.training.run_folder import Position, Run
 from parity.weights.canonical_state import initialise, slot_names
 
 NETWORK = articles.get("vgg16_bn_drop@0.03125")

@@ -17,7 +17,7 @@ from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.run import Position, Run
+from parity.training.run_folder import Position, Run
 from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.

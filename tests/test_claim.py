@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from training import ROOT, execute, script, succeed
 
-from parity.claim import claim
 from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.run import Run
+from parity.training.run_folder import Run
+from parity.training.run_lock import claim
 
 HOLDER = """
 import sys
 from pathlib import Path
-from parity.claim import claim
+from parity.training.run_lock import claim
 held = claim(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

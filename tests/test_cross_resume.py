@@ -23,7 +23,7 @@ from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Schedule, changed
-from parity.run import Run
+from parity.training.run_folder import Run
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
 

@@ -19,7 +19,7 @@ from parity.backend.worker import Worker
 from parity.commands import convert_weights
 from parity.errors import InputError
 from parity.files.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
-from parity.run import read_checkpoint
+from parity.training.run_folder import read_checkpoint
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
 

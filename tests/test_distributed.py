@@ -29,7 +29,7 @@ from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Experiment, changed
-from parity.run import Run
+from parity.training.run_folder import Run
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
 
@@ -327,10 +327,10 @@ def test_one_process_asked_to_stop_stops_all_behind_the_same_batch(tmp_path: Pat
 
 WAITING = """
 import signal, sys, time
-from parity import stopping
+from parity.training import interrupts
 from parity.process_group import World
-stopping.PATIENCE = 0.5
-with stopping.stop_request(World(0, 2, 0, 2), "the other one is lost") as stop:
+interrupts.PATIENCE = 0.5
+with interrupts.stop_request(World(0, 2, 0, 2), "the other one is lost") as stop:
     for _ in range(3):
         signal.raise_signal(signal.SIGTERM)
     print(len(stop), flush=True)

@@ -30,7 +30,7 @@ from parity.network.nodes import Conv, Flatten, Linear, MaxPool, ReLU
 from parity.predict import load
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
-from parity.run import read_checkpoint
+from parity.training.run_folder import read_checkpoint
 from parity.weights import canonical_state
 
 CLASSES = tuple(f"class{i}" for i in range(7))

@@ -24,7 +24,7 @@ from parity.data import mnist
 from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
-from parity.run import Run
+from parity.training.run_folder import Run
 
 __all__ = ["execute"]
 

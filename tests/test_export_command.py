@@ -26,7 +26,7 @@ from parity.network.network import Network
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
-from parity.run import Run, read_checkpoint
+from parity.training.run_folder import Run, read_checkpoint
 from parity.weights.canonical_state import initialise, save
 
 SMALL = "vgg16_bn_drop@0.125"

@@ -26,7 +26,7 @@ from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReL
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
-from parity.run import Run, proportion
+from parity.training.run_folder import Run, proportion
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
 
@@ -216,10 +216,10 @@ def test_what_has_no_parameters_predicts_and_refuses_to_train(worker: Worker) ->
 
 LEFT_ALONE = """
 import logging, sys
-from parity import networks
+from parity.network import articles
 from parity.backend.registry import implementation
 implementation(sys.argv[1], "runtime", 1).start("cpu", 1)
-model = implementation(sys.argv[1], "model").build(networks.get("vgg_mini@0.05"))
+model = implementation(sys.argv[1], "model").build(articles.get("vgg_mini@0.05"))
 exporter = implementation(sys.argv[1], "export")
 logger = logging.getLogger("torch.onnx")
 logger.setLevel(logging.INFO)

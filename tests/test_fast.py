@@ -27,8 +27,8 @@ from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
-from parity.run import Position, Run
-from parity.train import Stopped, train
+from parity.training.loop import Stopped, train
+from parity.training.run_folder import Position, Run
 from parity.weights import whitening
 from parity.weights.canonical_state import DIRAC_NOISE, initialise
 

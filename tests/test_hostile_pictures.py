@@ -73,7 +73,7 @@ def test_a_progressive_picture_of_usual_scans_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image_files.read(tmp_path / "b.png", SIZE), np.zeros(SIZE, np.uint8))
 
 
-READS = "import sys; from pathlib import Path; from parity import images; images.read(Path(sys.argv[1]), (3, 32, 32))"
+READS = "import sys; from pathlib import Path; from parity.data import image_files; image_files.read(Path(sys.argv[1]), (3, 32, 32))"
 
 
 def test_the_largest_picture_that_is_read_takes_less_than_two_gigabytes(tmp_path: Path) -> None:

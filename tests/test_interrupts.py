@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Finder)
     [
         ("compare_runs.py", "parity.commands"),
         ("predict.py", "numpy"),
-        ("train_torch.py", "parity.train"),
+        ("train_torch.py", "parity.training.loop"),
         ("train_torch.py", "torch.nn"),
         ("train_paddle.py", "paddle.nn"),
         ("train_paddle.py", "paddle_impl.train"),  # behind the import of Paddle, which has handlers of its own

@@ -313,10 +313,10 @@ def test_an_unknown_network_is_an_input_error_that_lists_the_known_ones(name: st
 
 TAKEN = """
 import sys
-from parity import networks
+from parity.network import articles
 from parity.network.network import RESERVED
 from parity.backend.registry import implementation
-network = networks.get("vgg_mini@0.05")
+network = articles.get("vgg_mini@0.05")
 own = dir(implementation(sys.argv[1], "model").Model(network))
 assert "forward" in own and "training" in own and "network" in own
 free = {name for name in own if not name.startswith("_")} - set(network.shapes) - RESERVED

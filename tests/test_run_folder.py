@@ -22,7 +22,7 @@ from parity.commands.train_flags import command_to_resume, parser
 from parity.experiments.tables import table
 from parity.files import atomic
 from parity.process_group import World
-from parity.run import Position, Run
+from parity.training.run_folder import Position, Run
 from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from parity.errors import InputError
 from parity.recipe.recipe import Experiment
-from parity.run import Run
+from parity.training.run_folder import Run
 experiment = Experiment.from_json(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()

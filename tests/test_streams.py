@@ -14,8 +14,8 @@ from PIL import Image
 from training import DATA, NETWORK, PATIENCE, ROOT, Ended, script
 
 from parity.backend.registry import FRAMEWORKS
-from parity.run import Run
 from parity.streams import printable
+from parity.training.run_folder import Run
 
 INLINE = "module://matplotlib_inline.backend_inline"
 """What a Jupyter kernel sets MPLBACKEND to, and what has matplotlib's import fail where that package is missing."""

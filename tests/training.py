@@ -23,7 +23,7 @@ from typing import Any
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Schedule, changed
-from parity.run import Run
+from parity.training.run_folder import Run
 from parity.weights import canonical_state
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""One training step, and inference, in PyTorch. The loop around them is `parity.train`."""
+"""One training step, and inference, in PyTorch. The loop around them is `parity.training.loop`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch_impl.model import Model, build
 
 
 class Trainer:
-    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.train.Side` describes the methods."""
+    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.training.loop.Side` describes the methods."""
 
     def __init__(
         self,

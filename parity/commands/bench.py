@@ -36,7 +36,7 @@ from parity.progress import Console, bar
 from parity.recipe import presets
 from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
-from parity.run import check_writable
+from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:

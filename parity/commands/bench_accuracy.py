@@ -17,7 +17,7 @@ from parity.commands.command import Failed
 from parity.errors import InputError
 from parity.progress import bar
 from parity.recipe import presets
-from parity.run import Run
+from parity.training.run_folder import Run
 
 NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 """What is trained unless the user says otherwise: what a training script trains on a CPU."""

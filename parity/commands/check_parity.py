@@ -34,8 +34,8 @@ from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
-from parity.run import check_writable, read_checkpoint
 from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.training.run_folder import check_writable, read_checkpoint
 
 STEPS = 3
 """Training steps, unless --steps says how many."""

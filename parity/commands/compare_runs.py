@@ -18,7 +18,7 @@ from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
-from parity.run import Run, about, proportion
+from parity.training.run_folder import Run, about, proportion
 
 PICTURE = Path("runs.png")
 

@@ -23,7 +23,7 @@ from parity.network.network import Network
 from parity.pairs import files as pair_files
 from parity.pairs.map_files import check_whole, read_map
 from parity.progress import Console
-from parity.run import about
+from parity.training.run_folder import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
 

@@ -23,9 +23,9 @@ from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evalua
 from parity.files.atomic import write_atomically
 from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
-from parity.run import check_writable
 from parity.streams import printable
-from parity.train import Diverged
+from parity.training.loop import Diverged
+from parity.training.run_folder import check_writable
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,8 +38,8 @@ from parity.experiments.timing import TIMING, batch, measure, report
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.progress import Console, bar, duration
-from parity.run import about, check_free
-from parity.train import Diverged, Stopped
+from parity.training.loop import Diverged, Stopped
+from parity.training.run_folder import about, check_free
 
 SCRIPT = "scripts/experiment.py"
 

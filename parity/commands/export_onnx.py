@@ -30,7 +30,7 @@ from parity.predict import softmax
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
-from parity.run import Run, about, proportion, read_checkpoint
+from parity.training.run_folder import Run, about, proportion, read_checkpoint
 from parity.weights.canonical_state import State, initialise
 
 

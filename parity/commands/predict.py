@@ -16,7 +16,7 @@ from parity.data import image_files
 from parity.errors import InputError
 from parity.predict import SHIPPED, Model, load
 from parity.progress import Console, bar
-from parity.train import Diverged
+from parity.training.loop import Diverged
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,6 @@ import numpy as np
 from parity import __version__, data, machine, plots
 from parity.backend.registry import FRAMEWORKS, implementation, trainer
 from parity.commands.command import Failed, Interrupted, execute
-from parity.commands.fit import check_fit, fit
 from parity.commands.train_flags import (
     CPU_NETWORK,
     GPU_NETWORK,
@@ -38,9 +37,10 @@ from parity.process_group import LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
-from parity.run import Follower, Position, Run, check_free, read_checkpoint
-from parity.stopping import give_up
-from parity.train import Diverged, Stopped, evaluate, train
+from parity.training.compatibility import check_fit, fit
+from parity.training.interrupts import give_up
+from parity.training.loop import Diverged, Stopped, evaluate, train
+from parity.training.run_folder import Follower, Position, Run, check_free, read_checkpoint
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State, initialise
 
@@ -129,7 +129,7 @@ def _from_first(framework: str, place: Any, message: bytes) -> bytes:
 def _train(
     framework: str, options: argparse.Namespace, world: World, console: Console, job: _Job, again: str, lost: str
 ) -> None:
-    """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.stopping`."""
+    """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.training.interrupts`."""
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and world.leads:
         run.watchers.append(plots.tensorboard(run.folder))

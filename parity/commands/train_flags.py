@@ -13,7 +13,7 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.process_group import LAUNCHERS, World
 from parity.recipe import precision, presets
-from parity.run import Run
+from parity.training.run_folder import Run
 
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"
 """What a run without arguments trains."""

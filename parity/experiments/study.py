@@ -1,7 +1,7 @@
 """A study: networks of an article, trained alike in both frameworks and over seeds, as data; and the loop that trains what is left of it.
 
-Every network, framework and seed has a run folder of its own below the study's (see `parity.run`), written by the one training loop. So a
-study that was stopped, or killed, goes on where it stood, and one that is complete is only told again.
+Every network, framework and seed has a run folder of its own below the study's (see `parity.training.run_folder`), written by the one
+training loop. So a study that was stopped, or killed, goes on where it stood, and one that is complete is only told again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from parity.files.strict_json import parse_json
 from parity.network.network import Network
 from parity.progress import Console
 from parity.recipe.recipe import Experiment, Recipe, changed
-from parity.run import Position, Run, about
-from parity.train import train
+from parity.training.loop import train
+from parity.training.run_folder import Position, Run, about
 from parity.weights.canonical_state import initialise
 
 TIMED, QUICK = 10, 0.2
@@ -196,7 +196,7 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
 def run(trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None) -> None:
     """Trains `trial` in its folder below `folder` to its end, from wherever it stands; `say` gets a line a pass.
 
-    Raises `parity.train.Stopped` and `Diverged`.
+    Raises `parity.training.loop.Stopped` and `Diverged`.
     """
     worker, versions = crew.worker(trial.framework), crew.versions(trial.framework)
     own = {

@@ -29,7 +29,7 @@ from parity.files.strict_json import parse_json
 from parity.network import articles
 from parity.progress import bar, duration
 from parity.recipe import presets
-from parity.run import about
+from parity.training.run_folder import about
 from parity.weights.canonical_state import initialise
 
 TURN = 5

@@ -15,7 +15,7 @@ from parity.files.digest import is_in_state_dict, say_unverified
 from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.worker import ModelWorker
-from parity.run import about
+from parity.training.run_folder import about
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> side."""

@@ -29,7 +29,7 @@ _FIELDS: dict[str, dict[str, type]] = {
 
 
 def parse_line(text: str, what: str) -> dict[str, Any]:
-    """Read one line of metrics.jsonl; `InputError` naming `what` unless it has the fields that `parity.train` writes."""
+    """Read one line of metrics.jsonl; `InputError` naming `what` unless it has the fields that `parity.training.loop` writes."""
     line = parse_json(text, f"{what}, metrics")
     event = line.get("event")
     if not (isinstance(event, str) and event in _FIELDS):

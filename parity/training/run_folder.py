@@ -15,14 +15,14 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from parity.claim import Claim, claim
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.digest import name_unverified
 from parity.files.strict_json import from_fields, parse_json
-from parity.metrics import parse_line
 from parity.network.network import Network
 from parity.recipe.recipe import Experiment
+from parity.training.metrics import parse_line
+from parity.training.run_lock import Claim, claim
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
 

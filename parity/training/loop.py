@@ -17,8 +17,8 @@ from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.progress import Console, Progress
 from parity.recipe.recipe import Experiment, Preprocessing
-from parity.run import Position, Run
-from parity.stopping import stop_request
+from parity.training.interrupts import stop_request
+from parity.training.run_folder import Position, Run
 
 EVERY = 100
 """Batches between two lines of the log, as in the article's event handler."""
@@ -45,8 +45,8 @@ def train(
 
     `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
     current batch (with slow weights: as it was when they and the trained ones were last the same), and `Diverged` if the cost is not
-    finite; of several processes, all do so at the same batch. `lost` is the line that `parity.stopping` ends a process with that waits for
-    another one in vain.
+    finite; of several processes, all do so at the same batch. `lost` is the line that `parity.training.interrupts` ends a process with
+    that waits for another one in vain.
     """
     experiment = run.experiment
     recipe = experiment.recipe

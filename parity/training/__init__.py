@@ -1,0 +1,1 @@
+"""Training: the loop, the run folder with its lock and checkpoints, interrupts."""
