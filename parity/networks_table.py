@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from parity.backend.registry import NAMES
+from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.errors import InputError
 from parity.network.costs import costs, totals
 from parity.network.network import Network
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 
 
 @dataclass(frozen=True)

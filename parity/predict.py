@@ -20,7 +20,7 @@ from parity.files.strict_json import parse_json
 from parity.network.dense import any_size, dense_state, takes_any_size
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.onnx.guarded import Guarded, Value, check_batch
+from parity.onnx.limited_process import Guarded, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.training.loop import Diverged
@@ -86,7 +86,8 @@ def load(path: Path, framework: str | None = None, device: str = "cpu", threads:
     """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
 
     `framework` (None: whichever is installed, paddle first) computes a checkpoint on the `device`; an ONNX file goes through onnxruntime,
-    in a process with limits (`parity.onnx.guarded`), and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the CPU's.
+    in a process with limits (`parity.onnx.limited_process`), and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the
+    CPU's.
     """
     suffix = path.suffix.lower()
     threads = threads or machine.cores()

@@ -17,7 +17,7 @@ from parity.backend.process import WorkerFailed
 from parity.errors import InputError
 from parity.network import articles
 from parity.onnx import operators, writing
-from parity.onnx.apart import Apart
+from parity.onnx.runtime_process import Apart
 from parity.weights.canonical_state import initialise
 
 NETWORK = articles.get("vgg_mini@0.05")
@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_read_and_a_process_that_dies_are_told(model: Path
 BEGINS = """
 import sys, time
 from pathlib import Path
-from parity.onnx.apart import Apart
+from parity.onnx.runtime_process import Apart
 apart = Apart(Path(sys.argv[1]), 1)
 apart.memory()
 print(apart._process.pid, flush=True)
@@ -66,7 +66,7 @@ def test_it_ends_with_the_process_that_began_it(model: Path, sent: signal.Signal
     with subprocess.Popen([sys.executable, "-c", BEGINS, model], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         place = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
-        assert b"parity.onnx.apart" in place.read_bytes()
+        assert b"parity.onnx.runtime_process" in place.read_bytes()
         parent.send_signal(sent)
     for _ in range(100):
         if not place.exists() or not place.read_bytes():

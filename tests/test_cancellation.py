@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from parity import check as checking
 from parity import data
 from parity.backend.worker import Worker
-from parity.cancellation import LARGEST, Inherited, magnifications
-from parity.check import Check, run
+from parity.compare import check as checking
+from parity.compare.cancellation import LARGEST, Inherited, magnifications
+from parity.compare.check import Check, run
 from parity.faults import changes
 from parity.faults.subject import network, state, subject
 from parity.network.network import Network

@@ -11,18 +11,18 @@ import pytest
 from parity import data
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.check import Check, run
-from parity.compare import Difference, NothingCompared, relative_l2
+from parity.compare.check import Check, run
+from parity.compare.lockstep import PHASES, Step, in_order, lockstep
+from parity.compare.relative_error import Difference, NothingCompared, relative_l2
+from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
+from parity.compare.step_inputs import dithered, feed, twin
 from parity.faults import changes
 from parity.faults.subject import network, subject
-from parity.feed import dithered, feed, twin
-from parity.lockstep import PHASES, Step, in_order, lockstep
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
 from parity.recipe import presets
 from parity.recipe.recipe import changed
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_a_json_file_that_holds_no_network_is_bad_input(tmp_path: Path, capsys: 
 
 
 DOWNSTREAM = """
-from parity.check import assert_parity
+from parity.compare.check import assert_parity
 
 
 def test_my_network_is_one_network_in_both_frameworks():

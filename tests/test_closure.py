@@ -10,12 +10,12 @@ from onnx_graphs import CHAIN
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.check import Check, Plant, run
-from parity.closure import BATCHES, TRAINED_STEPS, _export, _float32, _scores, closure, inputs, trained
+from parity.compare.check import Check, Plant, run
+from parity.compare.step_inputs import Feed
 from parity.faults import changes
 from parity.faults.subject import network, subject
-from parity.feed import Feed
 from parity.onnx import writing
+from parity.onnx.comparison import BATCHES, TRAINED_STEPS, _export, _float32, _scores, closure, inputs, trained
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 

@@ -15,11 +15,11 @@ from training import Ended, command_in, metrics, position, script, stop, succeed
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.check import ONE_STEP, TWIN
-from parity.compare import compare
+from parity.compare.check import ONE_STEP, TWIN
+from parity.compare.lockstep import begin, one_step
+from parity.compare.relative_error import compare
+from parity.compare.step_inputs import Feed, feed, twin
 from parity.data.batches import Batches
-from parity.feed import Feed, feed, twin
-from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Schedule, changed

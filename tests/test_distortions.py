@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.backend.worker import Worker
-from parity.check import Check, run
+from parity.compare.check import Check, run
 from parity.data import Dataset
 from parity.data.batches import Batches, distort, preprocess
 from parity.errors import InputError

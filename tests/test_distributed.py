@@ -21,7 +21,7 @@ from refusals import Refused
 from training import ROOT, Ended, execute, metrics, position, script, stop, succeed, wait_for
 
 from parity.backend.registry import FRAMEWORKS
-from parity.compare import compare, split_zero_gradients
+from parity.compare.relative_error import compare, split_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.network.network import Network

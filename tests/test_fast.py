@@ -16,11 +16,11 @@ from training import position, same_end, script, stop, succeed
 
 from parity import data
 from parity.backend.worker import Worker
+from parity.compare.lockstep import begin, one_step
+from parity.compare.step_inputs import feed
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
-from parity.feed import feed
-from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.network.initialisers import Init
 from parity.progress import Console

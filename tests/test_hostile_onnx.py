@@ -20,8 +20,8 @@ from refusals import Refused
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Conv, GlobalAvgPool
-from parity.onnx import guarded
-from parity.onnx.guarded import Guarded
+from parity.onnx import limited_process
+from parity.onnx.limited_process import Guarded
 from parity.predict import load
 
 pytest_plugins = ["predict_fixtures"]
@@ -102,7 +102,7 @@ def grown(doublings: int) -> list[NodeProto]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(guarded, "SECONDS", 3)
+    monkeypatch.setattr(limited_process, "SECONDS", 3)
     started = time.monotonic()
     yield
     assert time.monotonic() - started < 15
@@ -244,7 +244,7 @@ def test_a_slow_model_has_the_time_that_its_pictures_need(tmp_path: Path, monkey
         return time.monotonic() - started
 
     sample = seconds(Guarded(graph(tmp_path / "a.onnx", loop(100_000, "rows")), 1), 1)
-    monkeypatch.setattr(guarded, "SECONDS", 2)
+    monkeypatch.setattr(limited_process, "SECONDS", 2)
     model = Guarded(graph(tmp_path / "a.onnx", loop(int(100_000 * 0.6 / sample), "rows")), 1)
     seconds(model, 1)
     assert seconds(model, 8) > 2

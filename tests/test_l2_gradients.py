@@ -12,7 +12,7 @@ from numpy_network import slopes
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import compare
+from parity.compare.relative_error import compare
 from parity.network.nodes import Dropout
 from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import State

@@ -12,7 +12,7 @@ from numpy_network import slopes
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import compare
+from parity.compare.relative_error import compare
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import AvgPool, BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU, float32

@@ -11,9 +11,9 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
+from parity.compare.lockstep import begin, one_step
+from parity.compare.step_inputs import feed
 from parity.errors import InputError
-from parity.feed import feed
-from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.recipe import precision, presets
 from parity.recipe.optimizer import Group, Optimizer

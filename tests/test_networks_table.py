@@ -11,10 +11,10 @@ from refusals import the_error
 from training import ROOT
 
 from parity.commands.describe import main
+from parity.compare.stages import STAGES
 from parity.files import generated_block
 from parity.network import articles
 from parity.networks_table import read, table
-from parity.stages import STAGES
 
 
 def result(network: str, verdict: str = "equal", **lanes: str) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
 
 from parity.backend.worker import Worker
-from parity.compare import relative_l2
+from parity.compare.noise_model import inference_noise
+from parity.compare.relative_error import relative_l2
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.errors import InputError
@@ -21,7 +22,6 @@ from parity.faults.subject import network
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
-from parity.noise import inference_noise
 from parity.onnx import operators, sessions, writing
 from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session

@@ -7,18 +7,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parity import data, lockstep
+from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
+from parity.compare import lockstep
+from parity.compare.noise_model import float32_step
+from parity.compare.one_ulp_twin import perturb
+from parity.compare.relative_error import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
+from parity.compare.step_inputs import feed
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
-from parity.feed import feed
 from parity.network import articles
-from parity.noise import float32_step
 from parity.recipe import presets
 from parity.recipe.recipe import changed
-from parity.twin import perturb
 from parity.weights.canonical_state import initialise
 
 PHASES = ("forward", "loss", "backward", "gradient", "update")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from parity.backend.worker import Worker
-from parity.cancellation import magnifications
-from parity.check import Check, run
+from parity.compare.cancellation import magnifications
+from parity.compare.check import Check, run
+from parity.compare.noise_model import kinks
 from parity.data import Dataset
 from parity.faults import changes
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
 from parity.network.windows import around
-from parity.noise import kinks
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import initialise

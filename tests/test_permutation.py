@@ -10,16 +10,16 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.check import TWIN
-from parity.compare import compare
+from parity.compare.check import TWIN
+from parity.compare.lockstep import begin, one_step
+from parity.compare.relative_error import compare
+from parity.compare.step_inputs import Feed, feed, twin
 from parity.data import Dataset
 from parity.data.batches import Batches
 from parity.data.random_streams import stream
 from parity.experiments import permutation
 from parity.experiments.permutation import STUDY, report, split
 from parity.experiments.study import limited, trials
-from parity.feed import Feed, feed, twin
-from parity.lockstep import begin, one_step
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import changed

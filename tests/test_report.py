@@ -15,7 +15,7 @@ import pytest
 from report_samples import HOSTILE, LANES, SAMPLES, different, edges, equal, hostile, layer_names, several
 
 from parity import report
-from parity.compare import NothingCompared
+from parity.compare.relative_error import NothingCompared
 from parity.errors import InputError
 from parity.report.markup import readable
 

@@ -10,9 +10,9 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.check import Check, run
+from parity.compare.check import Check, run
+from parity.compare.step_inputs import Feed
 from parity.faults.subject import subject
-from parity.feed import Feed
 from parity.weights.canonical_state import State
 
 

@@ -13,9 +13,9 @@ import pytest
 from parity import data, machine
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import compare
-from parity.feed import feed
-from parity.lockstep import lockstep
+from parity.compare.lockstep import lockstep
+from parity.compare.relative_error import compare
+from parity.compare.step_inputs import feed
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.recipe import presets

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from parity.noise import FACTOR, inference_noise
-from parity.twin import perturb, summed
+from parity.compare.noise_model import FACTOR, inference_noise
+from parity.compare.one_ulp_twin import perturb, summed
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

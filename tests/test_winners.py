@@ -7,17 +7,17 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.check import Check, run
-from parity.lockstep import Step
+from parity.compare.check import Check, run
+from parity.compare.lockstep import Step
+from parity.compare.pool_ties import chosen_apart
+from parity.compare.stages import EQUAL, differences
 from parity.network.network import Network
 from parity.network.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
 from parity.network.windows import SAME
 from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import changed
-from parity.stages import EQUAL, differences
 from parity.weights.canonical_state import initialise
-from parity.winners import chosen_apart
 
 POOLS = [
     MaxPool("pool"),

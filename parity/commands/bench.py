@@ -40,7 +40,7 @@ from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:
-    from parity.onnx.apart import Apart
+    from parity.onnx.runtime_process import Apart
 
 NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 """What is timed unless the user says otherwise."""
@@ -255,7 +255,7 @@ def _called(line: str, lines: list[str]) -> str:
 def _runtime(options: argparse.Namespace, network: Network, threads: int) -> Iterator[Apart]:
     """ONNX Runtime with `network`, of the weights that the frameworks have."""
     from parity.onnx import operators, writing
-    from parity.onnx.apart import Apart
+    from parity.onnx.runtime_process import Apart
 
     model = writing.write(network, operators.operators(network, initialise(network, 0)))
     with tempfile.TemporaryDirectory() as folder:

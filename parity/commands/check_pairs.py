@@ -14,6 +14,7 @@ from typing import Any
 from parity import machine, report
 from parity.commands.command import Failed, attach_result, refuse
 from parity.commands.kept_results import read_pair
+from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
@@ -25,7 +26,6 @@ from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.recipe.optimizer import Optimizer
 from parity.report import plain
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL
 
 STEPS = 10
 """Training steps, unless --steps says how many."""

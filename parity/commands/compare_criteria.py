@@ -12,8 +12,11 @@ import numpy as np
 from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.check import Check, Plant
 from parity.commands.command import Failed, Parser, execute
+from parity.compare.check import Check, Plant
+from parity.compare.lockstep import lockstep
+from parity.compare.stages import Divergence
+from parity.compare.step_inputs import Feed
 from parity.criteria import CRITERIA, UNCHANGED, Run
 from parity.data import Dataset
 from parity.faults import trial
@@ -21,11 +24,8 @@ from parity.faults.catalogue import FAULTS
 from parity.faults.fault import Fault
 from parity.faults.innocent import INNOCENT
 from parity.faults.subject import subject
-from parity.feed import Feed
 from parity.files import generated_block
-from parity.lockstep import lockstep
 from parity.progress import Console, bar
-from parity.stages import Divergence
 
 OURS = "this suite"
 MARK, LIST = "faults", "fault list"

@@ -20,7 +20,7 @@ import numpy as np
 from parity import __version__, data, machine
 from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
 from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
-from parity.compare import Difference
+from parity.compare.relative_error import Difference
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
 from parity.network import articles

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from parity import report
+from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import check_type, parse_json, read_text
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 
 Verdict = Literal["equal", "chaotic but equal", "different"]
 Number = float | Literal["inf", "-inf", "nan"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from parity.check import Check, Plant
+from parity.compare.check import Check, Plant
+from parity.compare.step_inputs import After, Feed, Given, Pixels, dithered
 from parity.data.batches import Batches
 from parity.data.random_streams import masks
 from parity.errors import InputError
-from parity.feed import After, Feed, Given, Pixels, dithered
 from parity.network.network import Network
 from parity.network.nodes import Node, edited, walk
 from parity.recipe.recipe import Augmentation, Recipe

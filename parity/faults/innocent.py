@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.check import Check
+from parity.compare.check import Check
+from parity.compare.step_inputs import Feed
 from parity.data import shapes10
 from parity.faults import changes as c
 from parity.faults.catalogue import FAULTS
 from parity.faults.subject import BATCH, BRANCHED, IMAGES, recipe, state
-from parity.feed import Feed
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import edited

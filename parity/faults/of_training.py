@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.compare.step_inputs import Given
 from parity.faults import changes as c
 from parity.faults.fault import Fault, at_layer
-from parity.feed import Given
 from parity.recipe.recipe import Schedule
 from parity.weights.canonical_state import State
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.check import Check
+from parity.compare.check import Check
+from parity.compare.stages import TRAINING
 from parity.data import Dataset
 from parity.data.random_streams import stream
 from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
@@ -29,7 +30,6 @@ from parity.network.nodes import (
 from parity.network.windows import SAME
 from parity.recipe.presets import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
 from parity.recipe.recipe import Recipe, Schedule, changed
-from parity.stages import TRAINING
 from parity.weights.canonical_state import State, initialise
 
 BATCH, IMAGES, STEPS = 8, 20, 4

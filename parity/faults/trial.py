@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from parity.backend.worker import Worker
-from parity.check import Outcome, run
+from parity.compare.check import Outcome, run
+from parity.compare.stages import stage_of
 from parity.data import Dataset
 from parity.faults.fault import Fault
 from parity.faults.innocent import Innocent
 from parity.faults.subject import subject
-from parity.stages import stage_of
 
 
 def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:

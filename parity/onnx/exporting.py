@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from parity.compare import Difference, relative_l2
+from parity.compare.noise_model import inference_noise
+from parity.compare.relative_error import Difference, relative_l2
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.noise import inference_noise
 from parity.onnx import operators, reading, sessions, writing
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
@@ -55,7 +55,7 @@ def compared(
 ) -> list[Difference]:
     """The framework's scores of `check_pictures`, preprocessed by `how`, against those of each of the `runs`, by name.
 
-    `runs` get the uint8 pictures. Both sides may err by what rounding explains (`parity.noise`).
+    `runs` get the uint8 pictures. Both sides may err by what rounding explains (`parity.compare.noise_model`).
     """
     pictures = check_pictures(network.input_shape)
     given = {"scores": preprocess(pictures, how)}

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.check import usual_twins
+from parity.compare.check import usual_twins
+from parity.compare.stages import DIFFERENT
 from parity.errors import InputError
 from parity.modules import layer_kinds
 from parity.pairs import files, mapping
@@ -23,7 +24,6 @@ from parity.pairs.precise import run_float32
 from parity.pairs.session import RATE, Pair
 from parity.pairs.worker import ModelWorker
 from parity.recipe.optimizer import Optimizer
-from parity.stages import DIFFERENT
 
 
 def compare_models(

@@ -12,7 +12,7 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.backend.registry import NAMES
-from parity.compare import relative_l2
+from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import KINDS, SIDES
 from parity.pairs.align import Alignment, Call, Compared

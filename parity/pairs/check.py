@@ -10,16 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity import check
 from parity.backend.process import Record
-from parity.check import MANY_STEPS, TWIN
-from parity.compare import (
-    ZERO_GRADIENT_BOUND,
-    Difference,
-    NothingCompared,
-    distance,
-    relative_l2,
-)
+from parity.compare import check
+from parity.compare.check import MANY_STEPS, TWIN
+from parity.compare.relative_error import ZERO_GRADIENT_BOUND, Difference, NothingCompared, distance, relative_l2
+from parity.compare.stages import Stage, keep_worst
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import align, causes, kinks, tree
@@ -28,7 +23,6 @@ from parity.pairs.isolated import isolate
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
-from parity.stages import Stage, keep_worst
 
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.

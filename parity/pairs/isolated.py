@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from parity.backend.process import Record
-from parity.compare import ZERO_GRADIENT_BOUND, distance
+from parity.compare.relative_error import ZERO_GRADIENT_BOUND, distance
+from parity.compare.stages import DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
@@ -15,7 +16,6 @@ from parity.pairs.align import Call
 from parity.pairs.losses import projection
 from parity.pairs.session import Session, zero_gradients
 from parity.pairs.worker import ModelWorker
-from parity.stages import DIFFERENT, EQUAL
 
 
 def isolate(session: Session, bound: float) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from parity.backend.process import Record
-from parity.check import TWIN
-from parity.compare import norm, norm_of_difference
+from parity.compare.check import TWIN
+from parity.compare.relative_error import norm, norm_of_difference
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.align import Call
 from parity.pairs.session import Session

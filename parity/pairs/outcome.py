@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 from parity.pairs.mapping import Pairing
-from parity.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 
 STAGES = {
     "eval": ("eval",),

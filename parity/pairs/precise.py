@@ -16,15 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from parity.backend.process import Record
-from parity.check import ONE_STEP, TWIN
-from parity.compare import Difference, NothingCompared, distance, norm
+from parity.compare.check import ONE_STEP, TWIN
+from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
+from parity.compare.relative_error import Difference, NothingCompared, distance, norm
+from parity.compare.stages import Stage
 from parity.modules.layer_kinds import SIDES
-from parity.noise import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
 from parity.pairs import align
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 from parity.pairs.worker import ModelWorker, Run
-from parity.stages import Stage
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
 """The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity.backend.process import Record
-from parity.compare import norm, norm_of_difference
+from parity.compare.one_ulp_twin import perturb
+from parity.compare.relative_error import norm, norm_of_difference
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
@@ -24,7 +25,6 @@ from parity.pairs.mapping import Model
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.worker import ModelWorker, Run
 from parity.recipe.optimizer import Optimizer
-from parity.twin import perturb
 
 JITTER = 0.1
 """Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import NothingCompared
+from parity.compare.relative_error import NothingCompared
 from parity.files.atomic import write_atomically
 from parity.report import junit, page
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import compare
-from parity.feed import Feed
-from parity.lockstep import begin, lockstep
+from parity.compare.lockstep import begin, lockstep
+from parity.compare.relative_error import compare
+from parity.compare.stages import DIFFERENT, EQUAL
+from parity.compare.step_inputs import Feed
 from parity.network.graph import input_of
-from parity.stages import DIFFERENT, EQUAL
 
 PHASES = ("input", "eval", "forward", "backward")
 

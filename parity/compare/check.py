@@ -10,23 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from parity import causes, data
+from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.cancellation import Inherited, magnifications
-from parity.closure import closure, inputs, trained
-from parity.compare import Difference, NothingCompared, norm
-from parity.data import Dataset
-from parity.feed import Feed, feed, twin
-from parity.isolate import isolate
-from parity.lockstep import PHASES, Step, lockstep
-from parity.network import articles
-from parity.network.network import Network
-from parity.noise import float32_step
-from parity.recipe import presets
-from parity.recipe.optimizer import Optimizer
-from parity.recipe.recipe import Recipe, changed
-from parity.stages import (
+from parity.compare import causes
+from parity.compare.cancellation import Inherited, magnifications
+from parity.compare.isolation import isolate
+from parity.compare.lockstep import PHASES, Step, lockstep
+from parity.compare.noise_model import float32_step
+from parity.compare.relative_error import Difference, NothingCompared, norm
+from parity.compare.stages import (
     CHAOTIC,
     DIFFERENT,
     EQUAL,
@@ -37,6 +30,14 @@ from parity.stages import (
     layer_rows,
     weight_distance,
 )
+from parity.compare.step_inputs import Feed, feed, twin
+from parity.data import Dataset
+from parity.network import articles
+from parity.network.network import Network
+from parity.onnx.comparison import closure, inputs, trained
+from parity.recipe import presets
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Recipe, changed
 from parity.weights.canonical_state import State
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}

@@ -2,8 +2,8 @@
 
 ONNX Runtime runs both what the framework's exporter wrote (`raw`) and the file that is made of it (`runtime`).
 
-In float32 every tensor is held against the float64 one of the first framework, within what rounding explains (`parity.noise`); all
-pairs against the sum of both. In float64 onnx.reference and the frameworks agree as the proof asks.
+In float32 every tensor is held against the float64 one of the first framework, within what rounding explains
+(`parity.compare.noise_model`); all pairs against the sum of both. In float64 onnx.reference and the frameworks agree as the proof asks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from onnx import ModelProto
 
 from parity.backend.process import Record, WorkerFailed
 from parity.backend.worker import Worker
-from parity.compare import Difference, distance
+from parity.compare.lockstep import begin, one_step
+from parity.compare.noise_model import inference_noise
+from parity.compare.relative_error import Difference, distance
+from parity.compare.step_inputs import Feed
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
-from parity.feed import Feed
-from parity.lockstep import begin, one_step
-from parity.noise import inference_noise
 from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
 from parity.onnx.reading import NotTheNetwork

@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.feed import Feed, Given
+from parity.compare.step_inputs import Feed, Given
 from parity.network.network import Network
 
 PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")

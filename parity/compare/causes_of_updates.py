@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parity.compare import relative_l2
+from parity.compare.relative_error import relative_l2
 from parity.network.graph import input_of
 from parity.recipe.optimizer import Optimizer
 
 if TYPE_CHECKING:
-    from parity.causes import Evidence, Hypothesis
+    from parity.compare.causes import Evidence, Hypothesis
 
 
 def update_hypotheses(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:

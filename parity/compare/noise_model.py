@@ -14,12 +14,12 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare import Difference, distance
-from parity.feed import Feed, twin
-from parity.lockstep import in_order, layer_of, lockstep
+from parity.compare.lockstep import in_order, layer_of, lockstep
+from parity.compare.one_ulp_twin import perturb, summed
+from parity.compare.relative_error import Difference, distance
+from parity.compare.step_inputs import Feed, twin
 from parity.network.graph import consumers
 from parity.network.network import Network
-from parity.twin import perturb, summed
 from parity.weights.canonical_state import State
 
 FACTOR = 10.0

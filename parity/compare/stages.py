@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import (
+from parity.compare.lockstep import Step, in_order, layer_of
+from parity.compare.pool_ties import chosen_apart
+from parity.compare.relative_error import (
     ZERO_GRADIENT_BOUND,
     Difference,
     NothingCompared,
@@ -19,9 +21,7 @@ from parity.compare import (
     relative_l2,
     split_zero_gradients,
 )
-from parity.lockstep import Step, in_order, layer_of
 from parity.network.network import Network
-from parity.winners import chosen_apart
 
 STAGES = {
     "forward": ("start", "input", "eval", "forward", "loss"),

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity.compare.one_ulp_twin import perturb
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
 from parity.data.random_streams import masks
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
-from parity.twin import perturb
 from parity.weights.canonical_state import State, initialise
 
 Pixels = tuple[np.ndarray, np.ndarray]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.compare import norm, norm_of_difference
+from parity.compare.relative_error import norm, norm_of_difference
 from parity.network.graph import consumers, input_of
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm

@@ -30,7 +30,7 @@ class Incomparable(AssertionError):
 class Difference:
     """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed.
 
-    `chosen` elements are left out of the error, see `parity.winners`.
+    `chosen` elements are left out of the error, see `parity.compare.pool_ties`.
     """
 
     name: str

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.causes_update import update_hypotheses
-from parity.compare import relative_l2
-from parity.feed import Given
+from parity.compare.causes_of_updates import update_hypotheses
+from parity.compare.relative_error import relative_l2
+from parity.compare.step_inputs import Given
 from parity.network import nodes
 from parity.network.graph import input_of
 from parity.network.network import Network

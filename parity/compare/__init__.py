@@ -1,0 +1,1 @@
+"""The comparison engine: sources of tensors in, verdicts and the first divergence out."""
