@@ -15,7 +15,17 @@ from parity.compare.step_inputs import Feed
 from parity.faults import changes
 from parity.faults.subject import network, subject
 from parity.onnx import writing
-from parity.onnx.comparison import BATCHES, TRAINED_STEPS, _export, _float32, _scores, closure, inputs, trained
+from parity.onnx.comparison import (
+    BATCHES,
+    TRAINED_STEPS,
+    _export,
+    _float32,
+    _scores,
+    compare_exports,
+    compare_through_onnx,
+    inputs,
+    trained,
+)
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 
@@ -28,7 +38,7 @@ def check() -> Check:
 
 
 def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(check, workers)
+    outcome = run(check, workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first
     stage = outcome.stages()["onnx"]
     # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
@@ -45,7 +55,7 @@ def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: 
     assert all(array.dtype == np.float32 for array in state.values())
     # The article's running variance starts at 0; ten updates leave it at 65% of what the batches have.
     assert np.all(state["bn1.variance"] > 0) and np.all(state["bn1.mean"] != 0) and decay < 0.5
-    assert run(fresh, workers).verdict == "equal"
+    assert run(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
 
 
 def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> None:
@@ -63,7 +73,7 @@ def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> 
 def test_another_weight_is_found_at_its_layer(
     planted: str, layer: str, check: Check, workers: dict[str, Worker]
 ) -> None:
-    outcome = run(check, workers, changes.perturbed(planted, network()))
+    outcome = run(check, workers, changes.perturbed(planted, network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", layer)
 
@@ -71,19 +81,19 @@ def test_another_weight_is_found_at_its_layer(
 def test_an_export_that_computes_something_else_is_no_export_of_the_network(
     check: Check, workers: dict[str, Worker]
 ) -> None:
-    outcome = run(check, workers, changes.perturbed("conv3:output:1e-3", network()))
+    outcome = run(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and "export of torch: layer bn3: the export has Mul" in outcome.first.tensor
 
 
 def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(check, workers, changes.node("bn2", eps=1e-3)(check))
+    outcome = run(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "bn2"
 
 
 def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
-    assert run(replace(check, dtype="float32"), workers).verdict == "equal"
+    assert run(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +109,7 @@ def both_sides(check: Check, plant: Plant | None = None) -> dict[str, Feed]:
 def test_in_float64_the_bound_is_that_of_one_step_and_pairs_may_differ_twice_as_much(
     check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
 ) -> None:
-    found = {d.name: d for d in closure(workers, both_sides(check), pictures)}
+    found = {d.name: d for d in compare_exports(workers, both_sides(check), pictures)}
     exact = [d for name, d in found.items() if name.endswith("float64")]
     assert len(exact) == 4 * len(CHAIN) and {d.bound for d in exact} == {1e-12}
     for what in ("fc3.{}, 2 images", "fc3.{}, scores of 128 images", "fc3.{}, scores of extremes"):
@@ -114,7 +124,7 @@ def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
     check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
 ) -> None:
     feeds = both_sides(check, changes.perturbed("conv3:output:1e-9", network()))
-    found = {d.name: d for d in closure(workers, feeds, pictures)}
+    found = {d.name: d for d in compare_exports(workers, feeds, pictures)}
     here = found["onnx/conv3.paddle, reference(torch), float64"]
     assert 1e-12 < here.error < 1e-8 and not here.equal
     assert found["onnx/conv2.paddle, reference(torch), float64"].equal

@@ -13,6 +13,7 @@ from parity.data import Dataset
 from parity.data.batches import Batches, distort, preprocess
 from parity.errors import InputError
 from parity.network import articles
+from parity.onnx.comparison import compare_through_onnx
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Preprocessing, changed
 
@@ -168,6 +169,6 @@ def test_both_frameworks_train_by_it_alike(
     data = Dataset("noise", tuple("0123456789"), images, np.arange(20) % 10, images[:1], np.zeros(1, np.int64))
     how = changed(presets.get(recipe), batch_size=8)
     stages = ("forward", "backward", "update", "trajectory")
-    outcome = run(Check(articles.get(name), how, data, 3, stages=stages), workers)
+    outcome = run(Check(articles.get(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     assert outcome.stages()["trajectory"]["compared"] > 50

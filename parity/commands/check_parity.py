@@ -30,7 +30,7 @@ from parity.errors import InputError
 from parity.faults.changes import perturbed
 from parity.network import articles
 from parity.network.network import Network
-from parity.onnx.comparison import MANY
+from parity.onnx.comparison import MANY, compare_through_onnx
 from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import presets
@@ -343,7 +343,7 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
-    outcome = run(check, workers, plant, isolated=options.isolate, say=console.say)
+    outcome = run(check, workers, plant, isolated=options.isolate, say=console.say, onnx=compare_through_onnx)
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
         console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")

@@ -34,7 +34,6 @@ from parity.compare.step_inputs import Feed, feed, twin
 from parity.data import Dataset
 from parity.network import articles
 from parity.network.network import Network
-from parity.onnx.comparison import closure, inputs, trained
 from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe, changed
@@ -106,6 +105,10 @@ class Check:
         return replace(made, state={name: array.astype(made.dtype) for name, array in self.state.items()})
 
 
+Source = Callable[[Check, Mapping[str, Worker], Plant | None, Plant | None], Iterator[Difference]]
+"""What compares for a stage that needs more than the workers: check, workers, `plant` and `common` of `run` in, differences out."""
+
+
 @dataclass
 class Outcome:
     """What a check found. `trajectory` holds a row a step: number, rate, error, bound, twin, loss of either side."""
@@ -148,20 +151,21 @@ def run(
     common: Plant | None = None,
     isolated: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    onnx: Source | None = None,
 ) -> Outcome:
     """Compares the second of the `workers` with the first; all others, of the first's framework, run one-ULP twins of the first.
 
     One twin may be lucky: moved along what the network forgets, it stays near for long. The farthest of several is the yardstick.
 
     `plant` changes what the second side is given, `common` what all are given. `isolated` also compares layer by layer, each on
-    the first's input. `say` hears a line a step.
+    the first's input. `say` hears a line a step. `onnx` compares for the stage of that name: `parity.onnx.comparison.compare_through_onnx`.
     """
     started = time.monotonic()
     reference, other, *_ = workers
     outcome = Outcome(check, (reference, other))
     _train(outcome, workers, plant, common, isolated, say)
-    if "onnx" in check.stages:
-        for difference in _onnx(check, workers, plant, common):
+    if onnx and "onnx" in check.stages:
+        for difference in onnx(check, workers, plant, common):
             outcome.verdicts.add(1, difference)
     outcome.seconds = time.monotonic() - started
     return outcome
@@ -196,18 +200,6 @@ def _train(
             del step
     if isolated:
         outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
-
-
-def _onnx(
-    check: Check, workers: Mapping[str, Worker], plant: Plant | None, common: Plant | None
-) -> Iterator[Difference]:
-    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
-    reference, other, *_ = workers
-    both = common(check.feed("float32")) if common else check.feed("float32")
-    if check.state is None:
-        both = replace(both, state=trained(workers[reference], both))
-    feeds = {reference: both, other: plant(both) if plant else both}
-    yield from closure(workers, feeds, inputs(check.dataset, check.recipe.preprocessing))
 
 
 class _Watch:

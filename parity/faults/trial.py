@@ -9,12 +9,13 @@ from parity.data import Dataset
 from parity.faults.fault import Fault
 from parity.faults.innocent import Innocent
 from parity.faults.subject import subject
+from parity.onnx.comparison import compare_through_onnx
 
 
 def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
     """The outcome with `fault` on the second side of the `pair`."""
     check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
-    return run(check, pair, fault.change(check))
+    return run(check, pair, fault.change(check), onnx=compare_through_onnx)
 
 
 def complaint(fault: Fault, outcome: Outcome) -> str:
@@ -35,4 +36,6 @@ def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype:
     check = change.check(subject(dataset, dtype=dtype))
     if change.reverse:
         pair = dict(reversed(pair.items()))
-    return run(check, pair, change.one and change.one(check), change.common and change.common(check))
+    return run(
+        check, pair, change.one and change.one(check), change.common and change.common(check), onnx=compare_through_onnx
+    )

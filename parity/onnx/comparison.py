@@ -20,6 +20,7 @@ from onnx import ModelProto
 
 from parity.backend.process import Record, WorkerFailed
 from parity.backend.worker import Worker
+from parity.compare.check import Check, Plant
 from parity.compare.lockstep import begin, one_step
 from parity.compare.noise_model import inference_noise
 from parity.compare.relative_error import Difference, distance
@@ -65,7 +66,19 @@ def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarr
     return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}
 
 
-def closure(
+def compare_through_onnx(
+    check: Check, workers: Mapping[str, Worker], plant: Plant | None, common: Plant | None
+) -> Iterator[Difference]:
+    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
+    reference, other, *_ = workers
+    both = common(check.feed("float32")) if common else check.feed("float32")
+    if check.state is None:
+        both = replace(both, state=trained(workers[reference], both))
+    feeds = {reference: both, other: plant(both) if plant else both}
+    yield from compare_exports(workers, feeds, inputs(check.dataset, check.recipe.preprocessing))
+
+
+def compare_exports(
     workers: Mapping[str, Worker], feeds: Mapping[str, Feed], pictures: Mapping[str, np.ndarray]
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `feeds`, in float32, hold trained weights, on `pictures`.

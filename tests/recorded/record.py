@@ -66,7 +66,8 @@ def checks(results: list[dict[str, Any]], key: str) -> dict[str, Any]:
     return {
         result[key]: {
             "verdict": result["verdict"],
-            "first": place(result["first_divergence"]),
+            "first": place(result.get("first_divergence")),
+            "differences": result.get("differences", []),
             "stages": {name: [stage["verdict"], stage["compared"]] for name, stage in result["stages"].items()},
         }
         for result in results
