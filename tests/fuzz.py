@@ -115,14 +115,14 @@ MAP: dict[str, Any] = {
 
 
 def _read_map(path: Path) -> None:
-    from parity.pairs import files, map_files
+    from parity.pairs import map_files, state_dict_files
 
     found = map_files.read_map(path)
     map_files.check_whole(found)
     shapes = MAP["models"]["torch"]
     own = {name: np.arange(math.prod(shape), dtype=float).reshape(shape) for name, shape in shapes.items()}
-    other = files.converted(own, "torch", "paddle", found)
-    assert same(files.converted(other, "paddle", "torch", found), own), "there and back is not the same"
+    other = state_dict_files.converted(own, "torch", "paddle", found)
+    assert same(state_dict_files.converted(other, "paddle", "torch", found), own), "there and back is not the same"
 
 
 KINDS_FILE = [
@@ -289,8 +289,8 @@ def _onnx(folder: Path) -> None:
 
 
 def _read_onnx(path: Path) -> None:
-    from parity import predict
     from parity.errors import InputError
+    from parity.inference import predict
     from parity.training.loop import Diverged
 
     try:

@@ -6,7 +6,6 @@ import numpy as np
 
 from parity.backend.worker import Worker
 from parity.data.random_streams import stream
-from parity.faults.subject import network, state
 from parity.network.network import Network
 from parity.network.nodes import (
     LRN,
@@ -25,6 +24,7 @@ from parity.network.nodes import (
 )
 from parity.onnx import operators
 from parity.recipe import presets
+from parity.selftest.subject import network, state
 from parity.weights.canonical_state import State, initialise
 
 CHAIN = operators.operators(network(), state())

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from parity.pairs.check import run
+from parity.pairs.float32 import run_float32
 from parity.pairs.inputs import drawn
+from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import Outcome
-from parity.pairs.precise import run_float32
 from parity.pairs.session import Pair
-from parity.pairs.worker import ModelWorker
 
 HERE = Path(__file__).parent
 MODELS = {"torch": "pair_models_torch.py", "paddle": "pair_models_paddle.py"}

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from training import ROOT
 
-from parity import bench, data
+from parity import data
 from parity.backend.timing import Bench
-from parity.bench import Contest, command, gigaflops, interval
+from parity.benchmark import contest
+from parity.benchmark.contest import Contest, command, gigaflops, interval
 from parity.commands import bench_accuracy
 from parity.commands.bench import main, markdown
 from parity.errors import InputError
@@ -33,7 +34,7 @@ PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
 def test_everybody_has_a_turn_each_round_and_nobody_is_always_first() -> None:
     seen: list[str] = []
 
-    def turn(name: str) -> bench.Turn:
+    def turn(name: str) -> contest.Turn:
         return lambda: float(seen.append(name) or len(seen))
 
     contest = Contest({name: turn(name) for name in "abc"})

@@ -12,11 +12,11 @@ from parity.backend.worker import Worker
 from parity.compare import check as checking
 from parity.compare.cancellation import LARGEST, Inherited, magnifications
 from parity.compare.check import Check, run
-from parity.faults import changes
-from parity.faults.subject import network, state, subject
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
 from parity.recipe.optimizer import Optimizer
+from parity.selftest import changes
+from parity.selftest.subject import network, state, subject
 
 NETWORK = Network("two", (1, 1, 3), (Flatten("flatten"), Linear("fc1", 4), ReLU("relu"), Linear("fc2", 3)))
 LABELS = np.array([0, 1])

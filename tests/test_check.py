@@ -16,13 +16,13 @@ from parity.compare.lockstep import PHASES, Step, in_order, lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 from parity.compare.step_inputs import dithered, feed, twin
-from parity.faults import changes
-from parity.faults.subject import network, subject
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
 from parity.recipe import presets
 from parity.recipe.recipe import changed
+from parity.selftest import changes
+from parity.selftest.subject import network, subject
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 from parity.commands import check_parity
 from parity.commands.check_parity import _checks as planned
 from parity.commands.check_parity import main, parser
-from parity.faults.subject import network
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Lookahead, changed
+from parity.selftest.subject import network
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--network", "vgg_mini@0.0625", "--recipe", "adam", "--data", "shapes10")

@@ -12,8 +12,6 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant, run
 from parity.compare.step_inputs import Feed
-from parity.faults import changes
-from parity.faults.subject import network, subject
 from parity.onnx import writing
 from parity.onnx.comparison import (
     BATCHES,
@@ -28,6 +26,8 @@ from parity.onnx.comparison import (
 )
 from parity.onnx.reading import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
+from parity.selftest import changes
+from parity.selftest.subject import network, subject
 
 ONNX = ("onnx",)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parity.criteria import (
+from parity.selftest.other_criteria import (
     ALLCLOSE,
     CRITERIA,
     PADIFF,

@@ -14,12 +14,12 @@ from PIL import Image
 from refusals import contents, the_error
 from training import ROOT, execute
 
-from parity import plots
 from parity.commands.describe import main
 from parity.network import articles
 from parity.network.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, AvgPool, BatchNorm, Branches, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.report import plots
 
 
 def by_name(network: Network | str, training: bool = False) -> dict[str, Cost]:

@@ -17,17 +17,17 @@ from PIL import Image
 from refusals import contents, saved_run, the_error
 from training import ROOT
 
-from parity import evaluate
 from parity.backend.registry import FRAMEWORKS
 from parity.commands.evaluate import main, matched
 from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
 from parity.errors import InputError
-from parity.evaluate import Plan
+from parity.inference import evaluate
+from parity.inference.evaluate import Plan
+from parity.inference.predict import load
 from parity.network.dense import dense, dense_state
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool, ReLU
-from parity.predict import load
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.training.run_folder import read_checkpoint

@@ -14,10 +14,10 @@ from parity.commands.evaluate import _plan, main, parser
 from parity.data import image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
-from parity.evaluate import Plan, Tally, crops, offsets, ranks
+from parity.inference.evaluate import Plan, Tally, crops, offsets, ranks
+from parity.inference.predict import load
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool
-from parity.predict import load
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Recipe, with_jitter
 

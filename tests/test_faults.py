@@ -8,9 +8,9 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.faults import trial
-from parity.faults.catalogue import FAULTS
-from parity.faults.innocent import INNOCENT
+from parity.selftest import trial
+from parity.selftest.catalogue import FAULTS
+from parity.selftest.innocent import INNOCENT
 
 AREAS = {
     "weights", "layers", "dropout", "bn", "pooling", "init", "loss", "optimizer", "schedule", "data", "augmentation",

@@ -18,11 +18,11 @@ from predict_files import NETWORK, metadata, onnx_file, run
 from refusals import Refused
 
 from parity.errors import InputError
+from parity.inference.predict import load
 from parity.network.network import Network
 from parity.network.nodes import Conv, GlobalAvgPool
 from parity.onnx import limited_process
 from parity.onnx.limited_process import Guarded
-from parity.predict import load
 
 pytest_plugins = ["predict_fixtures"]
 

@@ -14,7 +14,7 @@ from parity.commands.describe import main
 from parity.compare.stages import STAGES
 from parity.files import generated_block
 from parity.network import articles
-from parity.networks_table import read, table
+from parity.report.networks_table import read, table
 
 
 def result(network: str, verdict: str = "equal", **lanes: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from parity.compare.relative_error import relative_l2
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.errors import InputError
-from parity.faults.subject import network
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
@@ -28,6 +27,7 @@ from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.presets import CIFAR10_STATISTICS
 from parity.recipe.recipe import Preprocessing
+from parity.selftest.subject import network
 from parity.weights.canonical_state import State, initialise
 
 

@@ -13,12 +13,12 @@ from onnx_graphs import BRANCHES, CHAIN, NORMALISED, WITHOUT_BIAS, raw_export, w
 
 from parity.backend.worker import Worker
 from parity.errors import InputError
-from parity.faults.subject import network, state
 from parity.network.network import Network
 from parity.network.nodes import LRN, Flatten, Linear, ReLU
 from parity.onnx import operators, writing
 from parity.onnx.exporting import export
 from parity.onnx.reading import NotTheNetwork
+from parity.selftest.subject import network, state
 
 
 @pytest.fixture(scope="module")

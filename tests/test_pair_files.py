@@ -16,13 +16,13 @@ import pytest
 from parity.commands.check_pairs import table
 from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
-from parity.commands.kept_results import read_pair, read_results, write_results
 from parity.errors import InputError
 from parity.modules import layer_kinds
-from parity.pairs import files
+from parity.pairs import state_dict_files
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
 from parity.pairs.mapping import Model, match, to_json
+from parity.report.kept_results import read_pair, read_results, write_results
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -56,9 +56,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 
 def test_a_whole_map_converts_to_the_other_side_and_back(whole: dict[str, Any]) -> None:
-    there = files.converted(arrays(), "torch", "paddle", whole)
+    there = state_dict_files.converted(arrays(), "torch", "paddle", whole)
     np.testing.assert_array_equal(there["fc.weight"], arrays()["fc.weight"].T)
-    back = files.converted(there, "paddle", "torch", whole)
+    back = state_dict_files.converted(there, "paddle", "torch", whole)
     assert {name: array.tobytes() for name, array in back.items()} == {n: a.tobytes() for n, a in arrays().items()}
 
 
@@ -105,7 +105,7 @@ def test_a_map_that_is_not_exactly_of_the_models_converts_nothing(
         del whole["models"]
     change(whole)
     with pytest.raises(InputError) as caught:
-        files.converted(arrays(), "torch", "paddle", whole)  # type: ignore[arg-type]
+        state_dict_files.converted(arrays(), "torch", "paddle", whole)  # type: ignore[arg-type]
     assert said in str(caught.value)
 
 

@@ -11,9 +11,9 @@ from pair_running import Compare, compare, pair_workers
 
 from parity.errors import InputError
 from parity.modules import description, layer_kinds
-from parity.pairs.kinks import by_rounding
+from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import Outcome
-from parity.pairs.worker import ModelWorker
+from parity.pairs.relu_kinks import by_rounding
 from parity.recipe.optimizer import Optimizer
 
 __all__ = ["compare", "pair_workers"]

@@ -19,9 +19,9 @@ from pair_running import HERE, MODELS, Compare, compare, pair_workers
 from parity.commands.check_pairs import summary, table
 from parity.commands.check_parity import main
 from parity.commands.convert_weights import main as convert
-from parity.pairs import files
-from parity.pairs.worker import ModelWorker
-from parity.pairs.zoo import PAIRS
+from parity.pairs import state_dict_files
+from parity.pairs.library_pairs import PAIRS
+from parity.pairs.model_worker import ModelWorker
 
 __all__ = ["compare", "pair_workers"]
 
@@ -75,7 +75,7 @@ def test_nothing_is_written_beside_the_users_files(equal: tuple[subprocess.Compl
 @pytest.fixture
 def converters(pair_workers: dict[str, ModelWorker], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has conversions take the session's workers rather than start their own."""
-    monkeypatch.setattr(files, "ModelWorker", lambda side: nullcontext(pair_workers[side]))
+    monkeypatch.setattr(state_dict_files, "ModelWorker", lambda side: nullcontext(pair_workers[side]))
 
 
 @pytest.mark.usefixtures("converters")

@@ -12,7 +12,6 @@ from parity.compare.cancellation import magnifications
 from parity.compare.check import Check, run
 from parity.compare.noise_model import kinks
 from parity.data import Dataset
-from parity.faults import changes
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
@@ -20,6 +19,7 @@ from parity.network.windows import around
 from parity.onnx.comparison import compare_through_onnx
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
+from parity.selftest import changes
 from parity.weights.canonical_state import initialise
 
 BATCH = 4

@@ -15,10 +15,12 @@ from PIL import Image
 from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, metadata, onnx_file, run
 from refusals import Refused
 
-from parity import contact_sheet, data, predict
+from parity import data
 from parity.commands.predict import main
 from parity.data import cifar10, image_files
 from parity.data.batches import preprocess
+from parity.inference import predict
+from parity.report import contact_sheet
 from parity.weights import canonical_state
 
 pytest_plugins = ["predict_fixtures"]
@@ -174,7 +176,7 @@ def test_the_framework_that_is_installed_computes_paddle_first(place: Path, monk
 def test_without_model_the_one_that_comes_with_the_project_is_used_and_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert str(predict.SHIPPED.relative_to(ROOT)) == "parity/models/vgg_mini-small.onnx"
+    assert str(predict.SHIPPED.relative_to(ROOT)) == "parity/inference/models/vgg_mini-small.onnx"
     monkeypatch.setattr("parity.commands.predict.SHIPPED", place / "logits.onnx")
     assert run(place / "pictures" / "colour.png") == 0
     assert capsys.readouterr().out.startswith("Model: logits.onnx, which comes with the project (for_pictures, ")

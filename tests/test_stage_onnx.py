@@ -12,8 +12,8 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run
 from parity.compare.step_inputs import Feed
-from parity.faults.subject import subject
 from parity.onnx.comparison import compare_through_onnx
+from parity.selftest.subject import subject
 from parity.weights.canonical_state import State
 
 

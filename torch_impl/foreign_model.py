@@ -24,7 +24,8 @@ MODULE = nn.Module
 
 
 class ForeignModel:
-    """A `model` in `dtype`, trained with `settings`; `parity.pairs.server` describes the calls. Arrays go in and come out as numpy."""
+    """A `model` in `dtype`, trained with `settings`; `parity.pairs.model_server` describes the calls. Arrays go in and come out as
+    numpy."""
 
     def __init__(self, model: nn.Module, dtype: str, settings: Optimizer) -> None:
         self.model, self.dtype, self.settings = convert(model, dtype), dtype, settings
@@ -198,7 +199,7 @@ def replacements(
     """Functions of the framework -> what stands for them during a check.
 
     `draw(size, p)` gives the multipliers of a dropout, `variance()` is the convention for running variances. What is rounded to float32
-    inside of one framework's functions is rounded for both: `parity.pairs.numerics` says what.
+    inside of one framework's functions is rounded for both: `parity.pairs.replaced_functions` says what.
     """
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw),

@@ -117,7 +117,7 @@ class Worker(Process):
         self.call("look_ahead", keep=keep, updates=updates)
 
     def patch(self, name: str, *arguments: str) -> None:
-        """Changes the side itself by the function `name` of `parity.faults.patches`."""
+        """Changes the side itself by the function `name` of `parity.selftest.patches`."""
         self.call("patch", patch=name, words=list(arguments))
 
     def state(self) -> State:
@@ -232,7 +232,7 @@ class _Server:
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:
-        getattr(importlib.import_module("parity.faults.patches"), patch)(self.side, *words)
+        getattr(importlib.import_module("parity.selftest.patches"), patch)(self.side, *words)
         return {}, None
 
     def state(self, arrays: Record) -> tuple[Record, Any]:

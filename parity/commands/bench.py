@@ -20,7 +20,7 @@ import numpy as np
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.bench import Contest, Turn, command, gigaflops
+from parity.benchmark.contest import Contest, Turn, command, gigaflops
 from parity.commands import bench_accuracy
 from parity.commands.bench_accuracy import to_accuracy
 from parity.commands.check_parity import failures
@@ -31,11 +31,11 @@ from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
-from parity.plots import speeds
 from parity.progress import Console, bar
 from parity.recipe import presets
 from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
+from parity.report.plots import speeds
 from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 

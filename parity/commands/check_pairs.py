@@ -1,4 +1,4 @@
-"""The part of `scripts/check_parity.py` that compares anybody's two models, and the pairs of `parity.pairs.zoo`."""
+"""The part of `scripts/check_parity.py` that compares anybody's two models, and the pairs of `parity.pairs.library_pairs`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 
 from parity import machine, report
 from parity.commands.command import Failed, attach_result, refuse
-from parity.commands.kept_results import read_pair
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.pairs.api import compare_models
+from parity.pairs.library_pairs import PAIRS, chosen
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import STAGES, Outcome
 from parity.pairs.session import RATE
-from parity.pairs.zoo import PAIRS, chosen
 from parity.progress import Console, bar
 from parity.recipe.optimizer import Optimizer
 from parity.report import plain
+from parity.report.kept_results import read_pair
 
 STEPS = 10
 """Training steps, unless --steps says how many."""

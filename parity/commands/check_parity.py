@@ -21,13 +21,11 @@ from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.commands import check_pairs
 from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
-from parity.commands.kept_results import read_results, write_results
 from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.compare.relative_error import NothingCompared
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
 from parity.errors import InputError
-from parity.faults.changes import perturbed
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import MANY, compare_through_onnx
@@ -35,6 +33,8 @@ from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
+from parity.report.kept_results import read_results, write_results
+from parity.selftest.changes import perturbed
 from parity.training.run_folder import check_writable, read_checkpoint
 
 STEPS = 3

@@ -17,15 +17,15 @@ from parity.compare.check import Check, Plant
 from parity.compare.lockstep import lockstep
 from parity.compare.stages import Divergence
 from parity.compare.step_inputs import Feed
-from parity.criteria import CRITERIA, UNCHANGED, Run
 from parity.data import Dataset
-from parity.faults import trial
-from parity.faults.catalogue import FAULTS
-from parity.faults.fault import Fault
-from parity.faults.innocent import INNOCENT
-from parity.faults.subject import subject
 from parity.files import generated_block
 from parity.progress import Console, bar
+from parity.selftest import trial
+from parity.selftest.catalogue import FAULTS
+from parity.selftest.fault import Fault
+from parity.selftest.innocent import INNOCENT
+from parity.selftest.other_criteria import CRITERIA, UNCHANGED, Run
+from parity.selftest.subject import subject
 
 OURS = "this suite"
 MARK, LIST = "faults", "fault list"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from parity import plots
 from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Parser, check_png, execute
 from parity.errors import InputError
@@ -18,6 +17,7 @@ from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
+from parity.report import plots
 from parity.training.run_folder import Run, about, proportion
 
 PICTURE = Path("runs.png")

@@ -20,7 +20,7 @@ from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified
 from parity.network import articles
 from parity.network.network import Network
-from parity.pairs import files as pair_files
+from parity.pairs import state_dict_files as pair_files
 from parity.pairs.map_files import check_whole, read_map
 from parity.progress import Console
 from parity.training.run_folder import about

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parity import networks_table, plots
 from parity.commands.command import Parser, check_png, execute, positive
 from parity.errors import InputError
 from parity.files import generated_block
@@ -20,6 +19,7 @@ from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.network.pattern import pattern
 from parity.progress import Console
+from parity.report import networks_table, plots
 
 DEFAULT = "vgg16_bn_drop"
 MARK = "networks"

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from parity import data, machine, plots
+from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
 from parity.commands.predict import model_flags
 from parity.data import Dataset, image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
-from parity.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
 from parity.files.atomic import write_atomically
-from parity.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
+from parity.inference.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
+from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
 from parity.progress import Console, bar, duration
+from parity.report import plots
 from parity.streams import printable
 from parity.training.loop import Diverged
 from parity.training.run_folder import check_writable

@@ -23,10 +23,10 @@ from parity.commands.command import Failed, Parser, execute, natural, positive, 
 from parity.compare.relative_error import Difference
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
+from parity.inference.predict import softmax
 from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
-from parity.predict import softmax
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from parity import contact_sheet
 from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Failed, Parser, attach_result, execute, positive
 from parity.data import image_files
 from parity.errors import InputError
-from parity.predict import SHIPPED, Model, load
+from parity.inference.predict import SHIPPED, Model, load
 from parity.progress import Console, bar
+from parity.report import contact_sheet
 from parity.training.loop import Diverged
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine, plots
+from parity import __version__, data, machine
 from parity.backend.registry import FRAMEWORKS, implementation, trainer
 from parity.commands.command import Failed, Interrupted, execute
 from parity.commands.train_flags import (
@@ -37,6 +37,7 @@ from parity.process_group import LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
+from parity.report import plots
 from parity.training.compatibility import check_fit, fit
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train

@@ -6,13 +6,14 @@ import argparse
 import shlex
 from pathlib import Path
 
-from parity import data, plots
+from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.commands.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
 from parity.network import articles
 from parity.process_group import LAUNCHERS, World
 from parity.recipe import precision, presets
+from parity.report import plots
 from parity.training.run_folder import Run
 
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"

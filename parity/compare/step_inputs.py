@@ -54,7 +54,7 @@ class Feed:
     `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
     rescales the momentum buffers when the rate changes; `keep(update, samples)` is the share that slow weights keep after an update, None
     where they are not drawn, and is itself None where there are none (`parity.backend.slow_weights`); `after` may change the state behind
-    an update; `patch` names functions of `parity.faults.patches` that change the side itself, with their arguments.
+    an update; `patch` names functions of `parity.selftest.patches` that change the side itself, with their arguments.
     """
 
     network: Network

@@ -9,7 +9,7 @@ import numpy as np
 
 from parity.backend.registry import FRAMEWORKS
 from parity.experiments.tables import Rows, grouped
-from parity.plots import as_png, new_figure
+from parity.report.plots import as_png, new_figure
 
 COLOURS = ("#2f6fde", "#d9772b", "#2f9e6e", "#6b4fa0", "#8a97a6", "#b03a4a")
 RIGHT, WRONG = "#1f7a4d", "#b03a4a"

@@ -14,15 +14,15 @@ from parity.compare.check import usual_twins
 from parity.compare.stages import DIFFERENT
 from parity.errors import InputError
 from parity.modules import layer_kinds
-from parity.pairs import files, mapping
+from parity.pairs import mapping, state_dict_files
 from parity.pairs.check import run
 from parity.pairs.factories import parse
+from parity.pairs.float32 import run_float32
 from parity.pairs.inputs import take_inputs
 from parity.pairs.map_files import read_map
+from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import STAGES, Outcome
-from parity.pairs.precise import run_float32
 from parity.pairs.session import RATE, Pair
-from parity.pairs.worker import ModelWorker
 from parity.recipe.optimizer import Optimizer
 
 
@@ -139,7 +139,7 @@ def compare_models(
             )
             for name, python in pythons.items()
         }
-        given: Mapping[str, Any] = files.read(Path(weights), workers["torch"]) if weights else {}
+        given: Mapping[str, Any] = state_dict_files.read(Path(weights), workers["torch"]) if weights else {}
         outcome = (run_float32 if dtype == "float32" else run)(pair, workers, say, given)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)

@@ -15,9 +15,9 @@ from parity.backend.registry import NAMES
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import KINDS, SIDES
-from parity.pairs.align import Alignment, Call, Compared
+from parity.pairs.alignment import Alignment, Call, Compared
 from parity.pairs.mapping import Pairing
-from parity.pairs.worker import Run
+from parity.pairs.model_worker import Run
 
 MATCH = 1e-9
 """Largest relative L2 error of what a hypothesis predicts."""

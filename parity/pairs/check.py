@@ -17,19 +17,19 @@ from parity.compare.relative_error import ZERO_GRADIENT_BOUND, Difference, Nothi
 from parity.compare.stages import Stage, keep_worst
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
-from parity.pairs import align, causes, kinks, tree
-from parity.pairs.align import Compared
-from parity.pairs.isolated import isolate
+from parity.pairs import alignment, causes, model_tree, relu_kinks
+from parity.pairs.alignment import Compared
+from parity.pairs.isolation import isolate
+from parity.pairs.model_worker import ModelWorker, Run
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
-from parity.pairs.worker import ModelWorker, Run
 
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
 
 A tensor may stand `TWIN` times as far from the reference as that of the farthest one-ULP twin does, where that is more: what rounding
 can do to a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the
-twin excuses a tensor of a later step, the verdict says so: chaotic but equal. So it does where `parity.pairs.kinks` does.
+twin excuses a tensor of a later step, the verdict says so: chaotic but equal. So it does where `parity.pairs.relu_kinks` does.
 """
 
 INHERITED = 1e-11
@@ -86,7 +86,7 @@ class _Check:
         if not self.outcome.stages:
             raise NothingCompared("no tensor was compared")
         if self.outcome.first:
-            self.outcome.tree = tree.draw(session.models, self.pairing, self.outcome.first)
+            self.outcome.tree = model_tree.draw(session.models, self.pairing, self.outcome.first)
         if pair.isolate:
             self.outcome.isolated = isolate(session, ONE_STEP)
 
@@ -98,7 +98,7 @@ class _Check:
         """
         if any(size is None for _, size in self.parted):
             return False
-        found = kinks.crossings(self.session, self.moved, self.session.kept(self.zero), self.outcome.trajectory)
+        found = relu_kinks.crossings(self.session, self.moved, self.session.kept(self.zero), self.outcome.trajectory)
         if not all(d.error <= d.bound + TWIN * found.share * size for d, size in self.parted if size is not None):
             return False
         self.outcome.first = None
@@ -117,7 +117,7 @@ class _Check:
     def _forward(self, phase: str, runs: Mapping[str, Run]) -> None:
         aligned = self.session.alignment(runs)
         self.evidence = replace(self.evidence, runs=runs)
-        for compared in align.forward(aligned, phase, *self._sides(runs)):
+        for compared in alignment.forward(aligned, phase, *self._sides(runs)):
             self._add(1, compared)
 
     def _sides(self, found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
@@ -136,7 +136,7 @@ class _Check:
         if first:
             self._gradients(runs, backs)
         elif "trajectory" in self.pair.stages:
-            for compared in align.outputs("forward", *self._sides(runs)):
+            for compared in alignment.outputs("forward", *self._sides(runs)):
                 self._add(step, compared)
         session.update(session.kept(self.zero))
         self._update(step, losses)
@@ -145,7 +145,7 @@ class _Check:
         """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
         compare = "backward" in self.pair.stages
         aligned = self.session.alignment(runs)
-        for compared in align.backward(aligned, *self._sides(backs)) if compare else ():
+        for compared in alignment.backward(aligned, *self._sides(backs)) if compare else ():
             self._add(1, compared)
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
             here, there, twins = self._sides({worker: record[name] for worker, record in backs.items()})

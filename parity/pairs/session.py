@@ -18,12 +18,12 @@ from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES, name_in
-from parity.pairs import align, causes, mapping
-from parity.pairs.align import Alignment
+from parity.pairs import alignment, causes, mapping
+from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
+from parity.pairs.model_worker import ModelWorker, Run
 from parity.pairs.outcome import STAGES, Outcome
-from parity.pairs.worker import ModelWorker, Run
 from parity.recipe.optimizer import Optimizer
 
 JITTER = 0.1
@@ -157,10 +157,10 @@ class Session:
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
             self.models[side] = Model.of(side, self.modules[side], order, called)
         self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
-        if not align.returned(seen["torch"].outputs, seen["paddle"].outputs):
+        if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")
         if self.pair.length:
-            self.keys = align.dropout_keys(self.pairing, trained, self.alignment(trained))
+            self.keys = alignment.dropout_keys(self.pairing, trained, self.alignment(trained))
         return trained
 
     def _state(self) -> Record:
@@ -247,12 +247,12 @@ class Session:
 
     def alignment(self, runs: Mapping[str, Run]) -> Alignment:
         """Which calls of two runs are partners."""
-        calls = [align.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
-        return align.align(self.pairing, *calls)
+        calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
+        return alignment.align(self.pairing, *calls)
 
     def seeds(self, runs: Mapping[str, Run]) -> tuple[dict[str, float], dict[str, Record]]:
         """By worker, the loss of its outputs and what backward starts from."""
-        names = align.returned(runs["torch"].outputs, runs["paddle"].outputs)
+        names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
             place = {one: two if name == "paddle" else one for one, two in names}

@@ -14,7 +14,7 @@ from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
 from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
-from parity.pairs.worker import ModelWorker
+from parity.pairs.model_worker import ModelWorker
 from parity.training.run_folder import about
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}

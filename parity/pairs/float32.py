@@ -21,10 +21,10 @@ from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BO
 from parity.compare.relative_error import Difference, NothingCompared, distance, norm
 from parity.compare.stages import Stage
 from parity.modules.layer_kinds import SIDES
-from parity.pairs import align
+from parity.pairs import alignment
+from parity.pairs.model_worker import ModelWorker, Run
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
-from parity.pairs.worker import ModelWorker, Run
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
 """The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""
@@ -67,18 +67,18 @@ def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, fl
     found: Tensors = {}
     if "eval" in pair.stages:
         runs = session.everywhere(lambda name: session.run(name, False, moved=seeds.get(name)), names)
-        compared = align.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], [runs[EXACT]])
+        compared = alignment.forward(session.alignment(runs), "eval", runs["torch"], runs["paddle"], [runs[EXACT]])
         found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     zero: dict[str, float] = {}
     if not pair.length:
         return found, zero
     runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=seeds.get(name)), names)
     aligned = session.alignment(runs)
-    compared = align.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs[EXACT]])
+    compared = alignment.forward(aligned, "forward", runs["torch"], runs["paddle"], [runs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     starts = session.seeds(runs)[1]
     backs = session.backward(starts, names)
-    compared = align.backward(aligned, backs["torch"], backs["paddle"], [backs[EXACT]])
+    compared = alignment.backward(aligned, backs["torch"], backs["paddle"], [backs[EXACT]])
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     for chunk in reversed(session.chunks()):
         own = session.fetch(chunk, names, ModelWorker.gradients)

@@ -17,7 +17,7 @@ import numpy as np
 from parity.backend.process import Record
 from parity.modules.description import Unit
 from parity.pairs.mapping import Pairing
-from parity.pairs.worker import Run
+from parity.pairs.model_worker import Run
 
 SKIPPED = ("Identity",)
 """Kinds that compute nothing."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from parity.faults import changes as c
-from parity.faults.fault import Fault, at_layer, at_start
-from parity.faults.subject import BRANCHED
 from parity.network import nodes as n
+from parity.selftest import changes as c
+from parity.selftest.fault import Fault, at_layer, at_start
+from parity.selftest.subject import BRANCHED
 
 EXCHANGED = "the odd element of padding stands before instead of behind"
 

@@ -14,8 +14,8 @@ import numpy as np
 from parity.data.batches import padded
 from parity.data.lazy_images import Pictures, ahead
 from parity.errors import InputError
+from parity.inference.predict import Forward, Model
 from parity.network.nodes import Shape
-from parity.predict import Forward, Model
 
 SETS = {
     "single": "the picture as the training tests it",

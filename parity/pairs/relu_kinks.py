@@ -17,9 +17,9 @@ from parity.backend.process import Record
 from parity.compare.check import TWIN
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.align import Call
+from parity.pairs.alignment import Call
+from parity.pairs.model_worker import Run
 from parity.pairs.session import Session
-from parity.pairs.worker import Run
 
 Rows = Sequence[Mapping[str, Any]]
 """Of `Outcome.trajectory`."""

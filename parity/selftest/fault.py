@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity.faults.changes import Change
-from parity.faults.subject import CHAIN
 from parity.network.network import Network
+from parity.selftest.changes import Change
+from parity.selftest.subject import CHAIN
 
 
 @dataclass(frozen=True)

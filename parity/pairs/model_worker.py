@@ -30,7 +30,7 @@ class Run:
 class ModelWorker(Worker):
     """A model of `framework` in a process of its own, which writes nothing beside the user's files. See `parity.backend.worker.Worker`."""
 
-    program = "parity.pairs.server"
+    program = "parity.pairs.model_server"
     surroundings = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed
 
     def open(

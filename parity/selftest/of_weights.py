@@ -7,10 +7,10 @@ from math import sqrt
 
 import numpy as np
 
-from parity.faults import changes as c
-from parity.faults.fault import at_start
 from parity.network import nodes as n
 from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.selftest import changes as c
+from parity.selftest.fault import at_start
 from parity.weights.canonical_state import State
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
-from parity.plots import matplotlib
+from parity.report.plots import matplotlib
 from parity.streams import printable
 
 SIDE, PAD, GAP, HEAD = 224, 16, 20, 84

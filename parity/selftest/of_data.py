@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.faults import changes as c
-from parity.faults.fault import Fault
 from parity.recipe.recipe import Augmentation, Preprocessing
+from parity.selftest import changes as c
+from parity.selftest.fault import Fault
 
 
 def _unshuffled(check: c.Check, number: int) -> c.Iterator[c.Pixels]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity.faults import changes as c
-from parity.faults.fault import Fault, at_layer
 from parity.network import nodes as n
+from parity.selftest import changes as c
+from parity.selftest.fault import Fault, at_layer
 
 LAYERS = (
     at_layer(

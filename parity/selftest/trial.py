@@ -6,10 +6,10 @@ from parity.backend.worker import Worker
 from parity.compare.check import Outcome, run
 from parity.compare.stages import stage_of
 from parity.data import Dataset
-from parity.faults.fault import Fault
-from parity.faults.innocent import Innocent
-from parity.faults.subject import subject
 from parity.onnx.comparison import compare_through_onnx
+from parity.selftest.fault import Fault
+from parity.selftest.innocent import Innocent
+from parity.selftest.subject import subject
 
 
 def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:

@@ -10,12 +10,12 @@ import numpy as np
 from parity.compare.check import Check
 from parity.compare.step_inputs import Feed
 from parity.data import shapes10
-from parity.faults import changes as c
-from parity.faults.catalogue import FAULTS
-from parity.faults.subject import BATCH, BRANCHED, IMAGES, recipe, state
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import edited
+from parity.selftest import changes as c
+from parity.selftest.catalogue import FAULTS
+from parity.selftest.subject import BATCH, BRANCHED, IMAGES, recipe, state
 from parity.weights.canonical_state import State, decode, encode
 
 

@@ -1,4 +1,4 @@
-"""The worker's end for anybody's models: a process that holds one model. `parity.pairs.worker.ModelWorker` is the other end."""
+"""The worker's end for anybody's models: a process that holds one model. `parity.pairs.model_worker.ModelWorker` is the other end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity.backend.process import Record, serve
 from parity.backend.registry import implementation
 from parity.errors import InputError
 from parity.files.strict_json import from_fields
-from parity.pairs import factories, numerics
+from parity.pairs import factories, replaced_functions
 from parity.recipe.optimizer import Optimizer
 
 
@@ -27,7 +27,7 @@ class _Models:
         self.framework, self.threads, self.device = framework, threads, device
         self.model: Any = None
         self.variance = "unbiased"
-        self.replaced: numerics.Functions = {}
+        self.replaced: replaced_functions.Functions = {}
 
     def open(
         self,
@@ -65,8 +65,10 @@ class _Models:
         foreign.prepare(self.model.model)
         if not self.replaced:
             functional = sys.modules[f"{self.framework}.nn.functional"]
-            self.replaced = numerics.rounded(functional) | foreign.replacements(self._draw, lambda: self.variance)
-        numerics.replace(self.replaced)
+            self.replaced = replaced_functions.rounded(functional) | foreign.replacements(
+                self._draw, lambda: self.variance
+            )
+        replaced_functions.replace(self.replaced)
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         return {}, {"modules": modules, "versions": versions}
 

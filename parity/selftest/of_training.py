@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from parity.compare.step_inputs import Given
-from parity.faults import changes as c
-from parity.faults.fault import Fault, at_layer
 from parity.recipe.recipe import Schedule
+from parity.selftest import changes as c
+from parity.selftest.fault import Fault, at_layer
 from parity.weights.canonical_state import State
 
 LOSS = (

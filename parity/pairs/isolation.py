@@ -11,11 +11,11 @@ from parity.compare.stages import DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
-from parity.pairs import align
-from parity.pairs.align import Call
+from parity.pairs import alignment
+from parity.pairs.alignment import Call
 from parity.pairs.losses import projection
+from parity.pairs.model_worker import ModelWorker
 from parity.pairs.session import Session, zero_gradients
-from parity.pairs.worker import ModelWorker
 
 
 def isolate(session: Session, bound: float) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def isolate(session: Session, bound: float) -> list[dict[str, Any]]:
 def _errors(session: Session, a: Call, b: Call, given: list[Any]) -> tuple[float, float]:
     paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
     alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
-    names = align.returned(alone["torch"].outputs, alone["paddle"].outputs)
+    names = alignment.returned(alone["torch"].outputs, alone["paddle"].outputs)
     forward = [distance(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
     if not all(math.isfinite(error) for error in forward):
         return math.inf, math.inf

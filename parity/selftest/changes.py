@@ -142,7 +142,7 @@ def both(*changes: Change) -> Change:
 
 
 def patch(*words: str) -> Change:
-    """The side itself is changed in its worker by a function of `parity.faults.patches`."""
+    """The side itself is changed in its worker by a function of `parity.selftest.patches`."""
     return on_feed(lambda feed: replace(feed, patches=(*feed.patches, words)))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from parity.faults.fault import Fault
-from parity.faults.of_branches import BRANCHES, HEADS, RESPONSE, UNEVEN
-from parity.faults.of_data import AUGMENTATION, DATA, PREPROCESSING
-from parity.faults.of_layers import BATCH_NORM, DROPOUT, LAYERS, POOLING
-from parity.faults.of_training import LOSS, OPTIMIZER, SCHEDULE
-from parity.faults.of_weights import CONVERSION, INIT, WEIGHTS
+from parity.selftest.fault import Fault
+from parity.selftest.of_branches import BRANCHES, HEADS, RESPONSE, UNEVEN
+from parity.selftest.of_data import AUGMENTATION, DATA, PREPROCESSING
+from parity.selftest.of_layers import BATCH_NORM, DROPOUT, LAYERS, POOLING
+from parity.selftest.of_training import LOSS, OPTIMIZER, SCHEDULE
+from parity.selftest.of_weights import CONVERSION, INIT, WEIGHTS
 
 GROUPS = (
     CONVERSION,

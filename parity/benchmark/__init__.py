@@ -1,0 +1,1 @@
+"""Timing of contestants that take turns."""
