@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Count how many planted faults this suite and other people's criteria catch; see --help."""
 
-from parity.entry import run
+from parity.cli.entry import run
 
 if __name__ == "__main__":
-    run("compare_criteria")
+    run("selftest")

@@ -14,7 +14,7 @@ import pytest
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.commands import check_parity
+from parity.cli import check
 from parity.data import Dataset, Say, fetch
 
 ONCE = ("cifar10", "shapes10")
@@ -74,7 +74,7 @@ def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> 
         finally:
             spare[framework].append(worker)
 
-    monkeypatch.setattr(check_parity, "Worker", lent)
+    monkeypatch.setattr(check, "Worker", lent)
     return asked
 
 

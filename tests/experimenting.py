@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from parity.backend.worker import Worker
-from parity.commands.experiment import main
+from parity.cli.experiment import main
 from parity.experiments.remote import Crew
 
 Execute = Callable[..., tuple[dict[str, Any], str]]

@@ -25,9 +25,9 @@ import numpy as np
 from refusals import files_end_at
 
 from parity.backend.registry import implementation
-from parity.commands import export_onnx, predict
+from parity.cli import export, predict
 
-COMMANDS = {"export": export_onnx.main, "predict": predict.main}
+COMMANDS = {"export": export.main, "predict": predict.main}
 
 
 @dataclass(frozen=True)

@@ -215,12 +215,12 @@ def _run(folder: Path) -> None:
 
 
 def _read_run(path: Path) -> None:
-    from parity.commands import compare_runs
+    from parity.cli import runs
     from parity.training.run_folder import Run, read_checkpoint
 
     run = Run.open(path.parent)
     run.restore(20)
-    compare_runs.row(run, run.metrics("pass"))
+    runs.row(run, run.metrics("pass"))
     read_checkpoint(path.parent)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from parity.commands.predict import main
+from parity.cli.predict import main
 from parity.data import cifar10
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, ReLU

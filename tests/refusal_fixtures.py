@@ -10,7 +10,7 @@ from refusals import Refused, contents, the_error
 
 from parity import data
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.train import main
+from parity.cli.train import main
 
 
 @pytest.fixture(scope="module")

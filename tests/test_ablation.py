@@ -12,7 +12,7 @@ from experimenting import Execute, assert_drawn, execute, table_rows
 from PIL import Image
 
 from parity import data
-from parity.commands.experiment import main
+from parity.cli.experiment import main
 from parity.experiments import STUDIES, ablation, pictures
 from parity.network.nodes import GELU, Conv
 from parity.recipe.recipe import Recipe

@@ -17,8 +17,8 @@ from refusals import Payload, Refused, contents, saved_run, the_error
 from training import Ended, execute, script
 
 from parity import data
-from parity.commands import bench, check_parity, export_onnx
-from parity.commands.train_flags import FIXED_ON_RESUME, TRAINING_ONLY
+from parity.cli import bench, check, export
+from parity.cli.train_options import FIXED_ON_RESUME, TRAINING_ONLY
 from parity.data import cifar10_files
 from parity.network import articles
 from parity.recipe import presets
@@ -71,11 +71,11 @@ def test_more_threads_than_any_machine_has_are_refused(refused: Refused) -> None
     assert "--threads: 1025 is above 1024" in refused("--threads", 1025)
 
 
-@pytest.mark.parametrize("command", [bench, check_parity, export_onnx], ids=lambda command: command.__name__)
+@pytest.mark.parametrize("command", [bench, check, export], ids=lambda command: command.__name__)
 def test_every_command_with_threads_refuses_more_than_any_machine_has(
     command: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = {bench: ["train"], export_onnx: ["--network", "vgg_mini", "--output", "a.onnx"]}.get(command, [])
+    arguments = {bench: ["train"], export: ["--network", "vgg_mini", "--output", "a.onnx"]}.get(command, [])
     with pytest.raises(SystemExit) as ended:
         command.parser().parse_args([*arguments, "--threads", "1025"])
     assert ended.value.code == 2
@@ -255,7 +255,7 @@ def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(
         ["--resume", f"{tmp_path / 'run'}"],
         ["--eval-only", f"{tmp_path / 'run'}"],
     ]
-    program = "import json, sys; from parity.commands.train import main\n"
+    program = "import json, sys; from parity.cli.train import main\n"
     program += "print([main(sys.argv[1], [*call, '--device', 'gpu', '--json']) for call in json.loads(sys.argv[2])])"
     ended: Ended = execute([sys.executable, "-c", program, framework, json.dumps(calls)])
     assert ended.stdout == "[2, 2, 2]\n", ended.stderr

@@ -18,8 +18,8 @@ from parity import data
 from parity.backend.timing import Bench
 from parity.benchmark import contest
 from parity.benchmark.contest import Contest, command, gigaflops, interval
-from parity.commands import bench_accuracy
-from parity.commands.bench import main, markdown
+from parity.cli import bench_accuracy
+from parity.cli.bench import main, markdown
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from parity.commands import check_parity
-from parity.commands.check_parity import _checks as planned
-from parity.commands.check_parity import main, parser
+from parity.cli import check as check_command
+from parity.cli.check import _checks as planned
+from parity.cli.check import main, parser
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Lookahead, changed
@@ -113,7 +113,7 @@ def test_a_json_file_that_holds_no_network_is_bad_input(tmp_path: Path, capsys: 
 
 
 DOWNSTREAM = """
-from parity.compare.check import assert_parity
+from parity import assert_parity
 
 
 def test_my_network_is_one_network_in_both_frameworks():
@@ -155,7 +155,7 @@ def test_large_images_come_in_small_batches(arguments: tuple[str, ...], sizes: s
 def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
-    monkeypatch.setattr(check_parity, "HUGE", 10)
+    monkeypatch.setattr(check_command, "HUGE", 10)
     for more, known in ((), False), (("--twins", "1"), True), (("--dtype", "float32"), True):
         assert main([*SMALL, "--stages", "update,trajectory", "--steps", "2", "--json", *more]) == 0
         (line,) = capsys.readouterr().out.splitlines()
@@ -171,7 +171,7 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
     kept = tmp_path / "kept.jsonl"
     flags = ("--network", "all", "--data", "shapes10", "--stages", "forward", "--json")
     flags += ("--resume", str(kept))
-    monkeypatch.setattr(check_parity, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
+    monkeypatch.setattr(check_command, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
     monkeypatch.setattr(articles, "NETWORKS", dict(list(some.items())[:2]))
     assert main([*flags]) == 0
     assert at_hand == ["torch", "paddle"] * 2

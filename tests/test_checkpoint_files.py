@@ -265,7 +265,7 @@ def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> Non
 
 
 WRITES = ("write_bytes", "write_text")
-WRITERS = {"parity/commands/bench.py": 1}
+WRITERS = {"parity/cli/bench.py": 1}
 """Files whose calls write what nobody keeps: a model to time, in a temporary folder."""
 
 

@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from parity.commands.compare_runs import main
+from parity.cli.runs import main
 
 LOGS = Path(__file__).parents[1] / "docs" / "runs" / "vgg_mini-small"
 

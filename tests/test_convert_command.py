@@ -16,7 +16,7 @@ from conversion import NAME, NETWORK, ROOT, SUFFIXES, alone, bits, special
 from refusals import saved_run
 
 from parity.backend.worker import Worker
-from parity.commands import convert_weights
+from parity.cli import convert as convert_command
 from parity.network import articles
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import slot_names
@@ -27,7 +27,7 @@ SLOTS = slot_names(NETWORK, ["velocity"])
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: dict[str, Worker]) -> Path:
     """A folder for the files; the workers of the session stand for those that the command starts."""
-    monkeypatch.setattr(convert_weights, "Worker", lambda framework: nullcontext(workers[framework]))
+    monkeypatch.setattr(convert_command, "Worker", lambda framework: nullcontext(workers[framework]))
     return tmp_path
 
 
@@ -36,7 +36,7 @@ def convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., d
     """Runs the command, which must succeed, on names in the folder; returns its JSON, with what it said as `said`."""
 
     def run(source: str, destination: str, *flags: str) -> dict[str, object]:
-        code = convert_weights.main([str(folder / source), str(folder / destination), *flags, "--json"])
+        code = convert_command.main([str(folder / source), str(folder / destination), *flags, "--json"])
         stdout, stderr = capsys.readouterr()
         assert code == 0, stderr
         result: dict[str, object] = json.loads(stdout)

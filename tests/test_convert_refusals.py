@@ -17,7 +17,7 @@ from conversion import NAME, NETWORK, ROOT, SUFFIXES, special
 from refusals import Payload, Refused, contents, the_error
 
 from parity.backend.worker import Worker
-from parity.commands import convert_weights
+from parity.cli import convert
 from parity.network import articles
 from parity.weights import canonical_state, v2_tar
 
@@ -28,12 +28,12 @@ def refused(
 ) -> Refused:
     """Runs the command in a folder, where it must refuse its input and change nothing; returns what it said after `error: `."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(convert_weights, "Worker", lambda framework: nullcontext(workers[framework]))
+    monkeypatch.setattr(convert, "Worker", lambda framework: nullcontext(workers[framework]))
 
     def run(*arguments: str) -> str:
         before = contents(tmp_path)
         try:
-            code = convert_weights.main([*arguments, "--json"])
+            code = convert.main([*arguments, "--json"])
         except SystemExit as ended:
             code = int(ended.code or 0)
         stdout, stderr = capsys.readouterr()
@@ -179,11 +179,11 @@ def test_a_worker_that_dies_is_a_failure_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(convert_weights, "Worker", lambda framework: Worker(framework, "/bin/false"))
+    monkeypatch.setattr(convert, "Worker", lambda framework: Worker(framework, "/bin/false"))
     (tmp_path / "a.tar").write_bytes(files[".tar"])
     before = contents(tmp_path)
     destination = tmp_path / f"b{SUFFIXES[framework]}"
-    assert convert_weights.main([str(tmp_path / "a.tar"), str(destination), "--network", NAME, "--json"]) == 1
+    assert convert.main([str(tmp_path / "a.tar"), str(destination), "--network", NAME, "--json"]) == 1
     stdout, stderr = capsys.readouterr()
     assert stdout == "" and stderr.startswith(f"failed: the {framework} worker died (exit code 1)")
     assert contents(tmp_path) == before

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from parity.backend.worker import Worker
-from parity.commands import check_parity
+from parity.cli import check
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.dense import AVERAGE, check_any_size, dense, dense_state, takes_any_size
@@ -191,7 +191,7 @@ def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = ["--network", "vgg_a@0.0625x32+dense48", "--steps", "2", "--batch-size", "4", "--json"]
-    assert check_parity.main([*flags, "--data", "shapes10"]) == 0
+    assert check.main([*flags, "--data", "shapes10"]) == 0
     assert '"verdict": "equal"' in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from refusals import contents, the_error
 from training import ROOT, execute
 
-from parity.commands.describe import main
+from parity.cli.describe import main
 from parity.network import articles
 from parity.network.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network.network import Network

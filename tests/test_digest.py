@@ -16,7 +16,7 @@ from conversion import NAME, NETWORK, alone, bits, special
 from refusals import saved_run, the_error
 
 from parity.backend.worker import Worker
-from parity.commands import convert_weights
+from parity.cli import convert as convert_command
 from parity.errors import InputError
 from parity.files.digest import KEY, TRAILER_BYTES, compute_digest, is_in_state_dict
 from parity.training.run_folder import read_checkpoint
@@ -46,10 +46,10 @@ def convert(
 ) -> Convert:
     """Runs the command in a folder; returns the exit code and the lines on stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(convert_weights, "Worker", lambda framework: nullcontext(workers[framework]))
+    monkeypatch.setattr(convert_command, "Worker", lambda framework: nullcontext(workers[framework]))
 
     def run(source: str, destination: str) -> tuple[int, list[str]]:
-        code = convert_weights.main([source, destination, "--network", NAME])
+        code = convert_command.main([source, destination, "--network", NAME])
         return code, capsys.readouterr().err.splitlines()
 
     return run

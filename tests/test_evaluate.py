@@ -18,7 +18,7 @@ from refusals import contents, saved_run, the_error
 from training import ROOT
 
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.evaluate import main, matched
+from parity.cli.evaluate import main, matched
 from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -175,8 +175,8 @@ def test_errors_of_all_views_are_those_of_a_plain_loop(
 
 PROGRAM = """
 import json, sys
-from parity.commands import evaluate, export_onnx, train
-name, commands = sys.argv[1], {"evaluate": evaluate.main, "export": export_onnx.main, "train": lambda a: train.main(sys.argv[1], a)}
+from parity.cli import evaluate, export, train
+name, commands = sys.argv[1], {"evaluate": evaluate.main, "export": export.main, "train": lambda a: train.main(sys.argv[1], a)}
 for command, *arguments in json.loads(sys.argv[2]).values():
     assert commands[command]([*arguments, "--json", "--threads", "1"]) == 0, (command, arguments)
 """

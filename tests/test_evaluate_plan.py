@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from refusals import saved_run, the_error
 
-from parity.commands.evaluate import _plan, main, parser
+from parity.cli.evaluate import _plan, main, parser
 from parity.data import image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError

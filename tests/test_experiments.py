@@ -18,8 +18,8 @@ from experimenting import Execute, assert_drawn, execute, table_rows
 from training import PATIENCE, ROOT, bits, command_in, metrics, position, wait_for
 
 from parity import data
-from parity.commands import experiment
-from parity.commands.experiment import main
+from parity.cli import experiment
+from parity.cli.experiment import main
 from parity.data import mnist
 from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.study import Report, shortened

@@ -19,7 +19,7 @@ from training import ROOT, Ended, execute, succeed
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.commands.export_onnx import main
+from parity.cli.export import main
 from parity.data.batches import preprocess
 from parity.network import articles
 from parity.network.network import Network

@@ -19,7 +19,7 @@ from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_erro
 
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.commands.export_onnx import main
+from parity.cli.export import main
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU

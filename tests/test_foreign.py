@@ -10,7 +10,7 @@ import pytest
 from conversion import SUFFIXES, alone
 
 from parity.backend.worker import Worker
-from parity.commands import convert_weights
+from parity.cli import convert
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
@@ -92,10 +92,10 @@ def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_in_both_impleme
     workers: dict[str, Worker],
 ) -> None:
     (made_in, place), network = theirs, same_structure(norm)
-    monkeypatch.setattr(convert_weights, "Worker", lambda framework: nullcontext(workers[framework]))
+    monkeypatch.setattr(convert, "Worker", lambda framework: nullcontext(workers[framework]))
     (tmp_path / "theirs.json").write_text(network.to_json())
     words = [f"{place}/{norm}{SUFFIXES[made_in]}", f"{tmp_path}/a.safetensors", "--network", f"{tmp_path}/theirs.json"]
-    assert convert_weights.main(words) == 0
+    assert convert.main(words) == 0
     _, state, _ = canonical_state.load(tmp_path / "a.safetensors")
     worker.start(network, Optimizer("momentum", rate=0.1), {name: a.astype(np.float64) for name, a in state.items()})
     with np.load(place / f"{norm}.npz") as known:

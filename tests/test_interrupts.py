@@ -31,7 +31,7 @@ sys.meta_path.insert(0, Finder)
 @pytest.mark.parametrize(
     ("script", "module"),
     [
-        ("compare_runs.py", "parity.commands"),
+        ("compare_runs.py", "parity.cli.runs"),
         ("predict.py", "numpy"),
         ("train_torch.py", "parity.training.loop"),
         ("train_torch.py", "torch.nn"),
@@ -58,8 +58,8 @@ def test_a_signal_during_imports_is_one_line(script: str, module: str, sent: sig
 
 HANGS = """
 import sys, threading
-from parity import entry
-import parity.commands.describe as command
+from parity.cli import entry
+import parity.cli.describe as command
 entry.PATIENCE = 0.5
 def main():
     print("begun", flush=True)

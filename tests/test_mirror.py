@@ -162,7 +162,7 @@ def test_no_module_of_parity_loads_a_framework() -> None:
     assert done.code == 0, done.stderr
     assert done.stdout.startswith("all ")
     assert "parity" in MODULES
-    assert "parity.commands.train" in MODULES
+    assert "parity.cli.train" in MODULES
     assert len(MODULES) > 20
 
 
@@ -180,7 +180,7 @@ class Blocker(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] == sys.argv[2]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocker())
-from parity.commands.train import main
+from parity.cli.train import main
 sys.exit(main(sys.argv[1], sys.argv[3:]))
 """
 

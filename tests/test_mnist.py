@@ -16,7 +16,7 @@ import pytest
 from web import Site, serving
 
 from parity import data
-from parity.commands.check_parity import main
+from parity.cli.check import main
 from parity.data import Dataset, fetch, mnist
 from parity.errors import InputError
 from parity.files import archives

@@ -10,7 +10,7 @@ import pytest
 from refusals import the_error
 from training import ROOT
 
-from parity.commands.describe import main
+from parity.cli.describe import main
 from parity.compare.stages import STAGES
 from parity.files import generated_block
 from parity.network import articles

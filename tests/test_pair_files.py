@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.commands.check_pairs import table
-from parity.commands.check_parity import main
-from parity.commands.convert_weights import main as convert
+from parity.cli.check import main
+from parity.cli.convert import main as convert
+from parity.cli.pairs import table
 from parity.errors import InputError
 from parity.modules import layer_kinds
 from parity.pairs import state_dict_files

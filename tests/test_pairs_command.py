@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from pair_running import HERE, MODELS, Compare, compare, pair_workers
 
-from parity.commands.check_pairs import summary, table
-from parity.commands.check_parity import main
-from parity.commands.convert_weights import main as convert
+from parity.cli.check import main
+from parity.cli.convert import main as convert
+from parity.cli.pairs import summary, table
 from parity.pairs import state_dict_files
 from parity.pairs.library_pairs import PAIRS
 from parity.pairs.model_worker import ModelWorker

@@ -16,7 +16,7 @@ from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, 
 from refusals import Refused
 
 from parity import data
-from parity.commands.predict import main
+from parity.cli.predict import main
 from parity.data import cifar10, image_files
 from parity.data.batches import preprocess
 from parity.inference import predict
@@ -177,7 +177,7 @@ def test_without_model_the_one_that_comes_with_the_project_is_used_and_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert str(predict.SHIPPED.relative_to(ROOT)) == "parity/inference/models/vgg_mini-small.onnx"
-    monkeypatch.setattr("parity.commands.predict.SHIPPED", place / "logits.onnx")
+    monkeypatch.setattr("parity.cli.predict.SHIPPED", place / "logits.onnx")
     assert run(place / "pictures" / "colour.png") == 0
     assert capsys.readouterr().out.startswith("Model: logits.onnx, which comes with the project (for_pictures, ")
 

@@ -75,7 +75,7 @@ def test_a_missing_model_is_named_with_the_way_out(
         assert "File name too long" in refused("--model", "x" * 300 + suffix, picture)
     Path("folder.onnx").mkdir()
     assert "cannot read folder.onnx" in refused("--model", "folder.onnx", picture)
-    monkeypatch.setattr("parity.commands.predict.SHIPPED", Path("shipped.onnx"))
+    monkeypatch.setattr("parity.cli.predict.SHIPPED", Path("shipped.onnx"))
     assert "shipped.onnx, which comes with the project, is missing: give a model with --model" in refused(picture)
 
 

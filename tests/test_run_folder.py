@@ -17,8 +17,8 @@ import refusal_fixtures
 from refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
 from training import ROOT, execute, position, same_end, script, succeed, wait_for
 
-from parity.commands import compare_runs
-from parity.commands.train_flags import command_to_resume, parser
+from parity.cli import runs
+from parity.cli.train_options import command_to_resume, parser
 from parity.experiments.tables import table
 from parity.files import atomic
 from parity.process_group import World
@@ -166,7 +166,7 @@ def test_compare_runs_refuses_what_is_no_number(value: str, tmp_path: Path, caps
     *lines, last = file.read_text().splitlines()
     seconds = json.dumps(json.loads(last)["test_cost"])
     file.write_text("\n".join([*lines, last.replace(f'"test_cost": {seconds}', f'"test_cost": {value}')]) + "\n")
-    assert compare_runs.main([str(tmp_path / "run"), "--out", str(tmp_path / "x.png")]) == 2
+    assert runs.main([str(tmp_path / "run"), "--out", str(tmp_path / "x.png")]) == 2
     assert "test_cost = " in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 

@@ -199,7 +199,7 @@ def test_a_result_is_printed_though_its_report_cannot_be_written(tmp_path: Path)
 NOBODY = """
 import os, sys
 framework, home, *words = sys.argv[1:]
-from parity.commands.train import main
+from parity.cli.train import main
 for name in ("VGG_PARITY_CACHE", "XDG_CACHE_HOME", "HOME"):
     os.environ.pop(name, None)
 if home:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
 from parity.compare import causes
@@ -32,11 +31,9 @@ from parity.compare.stages import (
 )
 from parity.compare.step_inputs import Feed, feed, twin
 from parity.data import Dataset
-from parity.network import articles
 from parity.network.network import Network
-from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
-from parity.recipe.recipe import Recipe, changed
+from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import State
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
@@ -343,28 +340,6 @@ def compressed(recipe: Recipe, steps: int) -> Recipe:
     if recipe.schedule.kind != "discexp" or steps < 2:
         return recipe
     return replace(recipe, schedule=replace(recipe.schedule, every=steps * recipe.batch_size // 2 + 1))
-
-
-def assert_parity(
-    network: str | Network, recipe: str = "article", steps: int = 3, batch_size: int = 8, **checked: Any
-) -> Outcome:
-    """Raises `AssertionError` unless Paddle and PyTorch train `network` alike, tensor by tensor; returns what was compared.
-
-    `network` is a `Network`, a known name or the path of a network's JSON file; `checked` are further fields of `Check` (`seed`, `dtype`,
-    `stages`, `state`, `dataset`; by default CIFAR-10, else the embedded shapes10). Both frameworks must be installed, each gets its own
-    process. `InputError` for a network or recipe that is not known.
-    """
-    made = articles.get(network) if isinstance(network, str) else network
-    few = few_images(steps, batch_size)
-    dataset = checked.pop("dataset", None) or data.load_auto()[0]
-    how = compressed(changed(presets.get(recipe), batch_size=batch_size), steps)
-    check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
-    with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
-        outcome = run(check, {"torch": torch, "paddle": paddle})
-    if outcome.first is not None:
-        raise AssertionError(f"{made.name} is not one network in both frameworks: {outcome.first.sentence()}")
-    outcome.stages()
-    return outcome
 
 
 def adam_amplification(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, machine
+from parity import machine
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.timing import Bench
 from parity.backend.worker import Worker
@@ -31,6 +31,7 @@ from parity.progress import Console
 from parity.recipe.recipe import Experiment, Recipe, changed
 from parity.training.loop import train
 from parity.training.run_folder import Position, Run, about
+from parity.version import __version__
 from parity.weights.canonical_state import initialise
 
 TIMED, QUICK = 10, 0.2

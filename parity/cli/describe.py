@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from parity.commands.command import Parser, check_png, execute, positive
+from parity.cli.command import Parser, check_png, execute, positive
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically

@@ -21,11 +21,11 @@ from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.contest import Contest, Turn, command, gigaflops
-from parity.commands import bench_accuracy
-from parity.commands.bench_accuracy import to_accuracy
-from parity.commands.check_parity import failures
-from parity.commands.command import Parser, attach_result, execute, positive, threads
-from parity.commands.train_flags import NO_AMP
+from parity.cli import bench_accuracy
+from parity.cli.bench_accuracy import to_accuracy
+from parity.cli.check import failures
+from parity.cli.command import Parser, attach_result, execute, positive, threads
+from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.atomic import write_atomically

@@ -19,8 +19,8 @@ from typing import Any
 from parity import data, machine, report
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.commands import check_pairs
-from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
+from parity.cli import pairs
+from parity.cli.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
 from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
 from parity.compare.relative_error import NothingCompared
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
@@ -93,7 +93,7 @@ def parser() -> Parser:
     add(
         "--steps",
         type=positive,
-        help=f"training steps, for the trajectory (default: {STEPS}, of a pair {check_pairs.STEPS})",
+        help=f"training steps, for the trajectory (default: {STEPS}, of a pair {pairs.STEPS})",
     )
     add(
         "--batch-size",
@@ -142,17 +142,17 @@ def parser() -> Parser:
         metavar="EXE",
         help="compare with the Paddle of this interpreter instead of PyTorch",
     )
-    check_pairs.add_flags(flags)
+    pairs.add_flags(flags)
     return flags
 
 
 def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    if check_pairs.wanted(options):
+    if pairs.wanted(options):
         refuse(options, ("recipe", "perturb", "resume"), "is for a network of ours: leave it out of a pair")
         with failures():
-            return check_pairs.command(options, console)
+            return pairs.command(options, console)
     options.stages = options.stages or ",".join(STAGES)
     options.steps = options.steps or STEPS
     checks = _checks(options, console.say)

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(command: str, *arguments: str) -> None:
-    """Ends this process with the exit code of `main(*arguments)` of the module `command` in `parity.commands`.
+    """Ends this process with the exit code of `main(*arguments)` of the module `command` in `parity.cli`.
 
     Ctrl-C and SIGTERM end it with exit code 130 and one line on stderr: at once while modules are imported, and afterwards as a
     KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.training.interrupts` handles
@@ -27,7 +27,7 @@ def run(command: str, *arguments: str) -> None:
     from parity import streams
 
     streams.prepare()  # before anything opens a file
-    main = importlib.import_module(f"parity.commands.{command}").main
+    main = importlib.import_module(f"parity.cli.{command}").main
     from parity.training.interrupts import leave
 
     _watch()

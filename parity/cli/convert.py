@@ -14,7 +14,7 @@ import safetensors
 
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.commands.command import Failed, Parser, execute
+from parity.cli.command import Failed, Parser, execute
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified

@@ -14,8 +14,8 @@ import numpy as np
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
-from parity.commands.predict import model_flags
+from parity.cli.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
+from parity.cli.predict import model_flags
 from parity.data import Dataset, image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError

@@ -12,7 +12,7 @@ import numpy as np
 from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.commands.command import Failed, Parser, execute
+from parity.cli.command import Failed, Parser, execute
 from parity.compare.check import Check, Plant
 from parity.compare.lockstep import lockstep
 from parity.compare.stages import Divergence

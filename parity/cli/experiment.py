@@ -14,8 +14,8 @@ from typing import Any
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.check_parity import failures
-from parity.commands.command import Failed, Interrupted, Parser, execute, positive, refuse, threads, up_to
+from parity.cli.check import failures
+from parity.cli.command import Failed, Interrupted, Parser, execute, positive, refuse, threads, up_to
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.experiments import EXPERIMENTS, STUDIES

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.command import Parser, check_png, execute
+from parity.cli.command import Parser, check_png, execute
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
 from parity.files import generated_block

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from parity import data
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.command import Parser, flag, natural, positive, threads
+from parity.cli.command import Parser, flag, natural, positive, threads
 from parity.errors import InputError
 from parity.network import articles
 from parity.process_group import LAUNCHERS, World

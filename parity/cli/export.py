@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity import __version__, data, machine
+from parity import data, machine
 from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
-from parity.commands.command import Failed, Parser, execute, natural, positive, refuse, threads
+from parity.cli.command import Failed, Parser, execute, natural, positive, refuse, threads
 from parity.compare.relative_error import Difference
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
@@ -31,6 +31,7 @@ from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.training.run_folder import Run, about, proportion, read_checkpoint
+from parity.version import __version__
 from parity.weights.canonical_state import State, initialise
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from parity import machine
 from parity.backend.launch import launch
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.command import Failed
+from parity.cli.command import Failed
 from parity.errors import InputError
 from parity.progress import bar
 from parity.recipe import presets
@@ -76,7 +76,7 @@ def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         words = ("train", framework, *flags, "--out", str(out))
-        with launch("parity.entry", words, python, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with launch("parity.cli.entry", words, python, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
                 errors = process.communicate()[1].decode(errors="replace")
             except BaseException:

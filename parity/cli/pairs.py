@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from parity import machine, report
-from parity.commands.command import Failed, attach_result, refuse
+from parity.cli.command import Failed, attach_result, refuse
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.files import generated_block

@@ -17,18 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from parity import __version__, data, machine
+from parity import data, machine
 from parity.backend.registry import FRAMEWORKS, implementation, trainer
-from parity.commands.command import Failed, Interrupted, execute
-from parity.commands.train_flags import (
-    CPU_NETWORK,
-    GPU_NETWORK,
-    NO_AMP,
-    RECIPE,
-    check_flags,
-    command_to_resume,
-    parser,
-)
+from parity.cli.command import Failed, Interrupted, execute
+from parity.cli.train_options import CPU_NETWORK, GPU_NETWORK, NO_AMP, RECIPE, check_flags, command_to_resume, parser
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import articles
@@ -42,6 +34,7 @@ from parity.training.compatibility import check_fit, fit
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
 from parity.training.run_folder import Follower, Position, Run, check_free, read_checkpoint
+from parity.version import __version__
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State, initialise
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.backend.registry import FRAMEWORKS
-from parity.commands.command import Failed, Parser, attach_result, execute, positive
+from parity.cli.command import Failed, Parser, attach_result, execute, positive
 from parity.data import image_files
 from parity.errors import InputError
 from parity.inference.predict import SHIPPED, Model, load
