@@ -1,80 +1,27 @@
-"""Between Paddle's parameters and the canonical state of `parity.weights.canonical_state`."""
+"""Optimizer slots, and the files of state dicts: between Paddle's parameters and the canonical state of
+`parity.weights.canonical_state`."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
+from paddle_impl.model import NAMES, TRANSPOSED, Model, export_array, import_array, tensors, to_numpy
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import check_digest, make_trailer
 from parity.recipe.optimizer import Optimizer
 from parity.weights import state_dict_names
-from parity.weights.canonical_state import State, check, slot_names, transposed
-
-if TYPE_CHECKING:
-    from paddle_impl.model import Model
-
-NAMES = {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"}
-"""Canonical array name of a batch norm -> Paddle's; other layers use the canonical names."""
+from parity.weights.canonical_state import State, slot_names
 
 SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
 """Canonical optimizer slot -> Paddle's."""
-
-TRANSPOSED: tuple[type[nn.Layer], ...] = (nn.Linear,)  # DIFFERS: Linear weight is [in, out]
-"""Layers whose weight is stored transposed."""
-
-
-def tensors(model: Model) -> dict[str, Tensor]:
-    """The model's parameters and statistics by canonical name, in the network's order."""
-    found = {}
-    for name in model.network.parameters:
-        layer, _, array = name.partition(".")
-        found[name] = getattr(getattr(model, layer), NAMES.get(array, array))
-    return found
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A copy of `tensor`, as it is."""
-    # DIFFERS: the framework's own way copies.
-    return tensor.detach().cpu().numpy()
-
-
-def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
-    """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
-    array = to_numpy(tensor)
-    return transposed(array) if _is_transposed(model, name) else array
-
-
-def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
-    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
-    array = transposed(array) if _is_transposed(model, name) else np.ascontiguousarray(array)
-    with paddle.no_grad():
-        paddle.assign(paddle.to_tensor(array, tensor.dtype), tensor)
-
-
-def _is_transposed(model: Model, name: str) -> bool:
-    layer, _, array = name.partition(".")
-    return array == "weight" and isinstance(getattr(model, layer), TRANSPOSED)
-
-
-def get_weights(model: Model) -> State:
-    """Parameters and statistics as canonical arrays."""
-    return {name: export_array(model, name, tensor) for name, tensor in tensors(model).items()}
-
-
-def set_weights(model: Model, state: State) -> None:
-    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
-    check(model.network, state)
-    for name, tensor in tensors(model).items():
-        import_array(model, name, tensor, state[name])
 
 
 def slots(model: Model, optimizer: paddle.optimizer.Optimizer, settings: Optimizer) -> dict[str, tuple[str, Tensor]]:

@@ -14,8 +14,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from paddle_impl.checkpoint import to_numpy
 from paddle_impl.layers import _kernel_variance
+from paddle_impl.model import to_numpy
 from paddle_impl.train import optimizer_of
 from parity.modules.average_pools import repairs
 from parity.modules.description import below

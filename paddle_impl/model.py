@@ -6,17 +6,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from paddle_impl import checkpoint
 from paddle_impl.layers import LAYERS, Dropout, _Conv, _eager_on_cpu
 from parity.network import nodes as kinds
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Node, Nodes
 from parity.threads import THREADS
-from parity.weights.canonical_state import State, check, initialise
+from parity.weights.canonical_state import State, check, initialise, transposed
+
+NAMES = {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"}
+"""Canonical array name of a batch norm -> Paddle's; other layers use the canonical names."""
+
+TRANSPOSED: tuple[type[nn.Layer], ...] = (nn.Linear,)  # DIFFERS: Linear weight is [in, out]
+"""Layers whose weight is stored transposed."""
 
 
 class Model(nn.Layer):
@@ -185,7 +191,52 @@ def build(network: Network, state: State | int = 0, dtype: str = "float32") -> M
     state = initialise(network, state) if isinstance(state, int) else state
     check(network, state)
     model = Model(network).to(dtype=dtype)
-    for name, tensor in checkpoint.tensors(model).items():
+    for name, tensor in tensors(model).items():
         tensor.stop_gradient = not network.parameters[name].trainable
-    checkpoint.set_weights(model, state)
+    set_weights(model, state)
     return model
+
+
+def tensors(model: Model) -> dict[str, Tensor]:
+    """The model's parameters and statistics by canonical name, in the network's order."""
+    found = {}
+    for name in model.network.parameters:
+        layer, _, array = name.partition(".")
+        found[name] = getattr(getattr(model, layer), NAMES.get(array, array))
+    return found
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A copy of `tensor`, as it is."""
+    # DIFFERS: the framework's own way copies.
+    return tensor.detach().cpu().numpy()
+
+
+def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
+    """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
+    array = to_numpy(tensor)
+    return transposed(array) if _is_transposed(model, name) else array
+
+
+def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
+    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
+    array = transposed(array) if _is_transposed(model, name) else np.ascontiguousarray(array)
+    with paddle.no_grad():
+        paddle.assign(paddle.to_tensor(array, tensor.dtype), tensor)
+
+
+def _is_transposed(model: Model, name: str) -> bool:
+    layer, _, array = name.partition(".")
+    return array == "weight" and isinstance(getattr(model, layer), TRANSPOSED)
+
+
+def get_weights(model: Model) -> State:
+    """Parameters and statistics as canonical arrays."""
+    return {name: export_array(model, name, tensor) for name, tensor in tensors(model).items()}
+
+
+def set_weights(model: Model, state: State) -> None:
+    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
+    check(model.network, state)
+    for name, tensor in tensors(model).items():
+        import_array(model, name, tensor, state[name])

@@ -1,4 +1,5 @@
-"""Between PyTorch's parameters and the canonical state of `parity.weights.canonical_state`."""
+"""Optimizer slots, and the files of state dicts: between PyTorch's parameters and the canonical state of
+`parity.weights.canonical_state`."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import mmap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,66 +20,14 @@ from parity.files.atomic import write_atomically
 from parity.files.digest import add_record, check_digest, read_record
 from parity.recipe.optimizer import Optimizer
 from parity.weights import state_dict_names
-from parity.weights.canonical_state import State, check, slot_names, transposed
-
-if TYPE_CHECKING:
-    from torch_impl.model import Model
-
-NAMES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
-"""Canonical array name of a batch norm -> PyTorch's; other layers use the canonical names."""
+from parity.weights.canonical_state import State, slot_names
+from torch_impl.model import NAMES, TRANSPOSED, Model, export_array, import_array, tensors, to_numpy
 
 SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 """Canonical optimizer slot -> PyTorch's."""
 
-TRANSPOSED: tuple[type[nn.Module], ...] = ()
-"""Layers whose weight is stored transposed."""
-
 _OLD_PICKLES = 5
 """Pickles at the start of a file that is no zip: mark, version, machine, state dict, names of the storages."""
-
-
-def tensors(model: Model) -> dict[str, Tensor]:
-    """The model's parameters and statistics by canonical name, in the network's order."""
-    found = {}
-    for name in model.network.parameters:
-        layer, _, array = name.partition(".")
-        found[name] = getattr(getattr(model, layer), NAMES.get(array, array))
-    return found
-
-
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A copy of `tensor`, as it is."""
-    return tensor.detach().cpu().numpy().copy()
-
-
-def export_array(model: Model, name: str, tensor: Tensor) -> np.ndarray:
-    """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
-    array = to_numpy(tensor)
-    return transposed(array) if _is_transposed(model, name) else array
-
-
-def import_array(model: Model, name: str, tensor: Tensor, array: np.ndarray) -> None:
-    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
-    array = transposed(array) if _is_transposed(model, name) else np.ascontiguousarray(array)
-    with torch.no_grad():
-        tensor.copy_(torch.from_numpy(array))
-
-
-def _is_transposed(model: Model, name: str) -> bool:
-    layer, _, array = name.partition(".")
-    return array == "weight" and isinstance(getattr(model, layer), TRANSPOSED)
-
-
-def get_weights(model: Model) -> State:
-    """Parameters and statistics as canonical arrays."""
-    return {name: export_array(model, name, tensor) for name, tensor in tensors(model).items()}
-
-
-def set_weights(model: Model, state: State) -> None:
-    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
-    check(model.network, state)
-    for name, tensor in tensors(model).items():
-        import_array(model, name, tensor, state[name])
 
 
 def slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer) -> dict[str, tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from parity.modules.description import below
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
-from torch_impl.checkpoint import to_numpy
+from torch_impl.model import to_numpy
 from torch_impl.train import optimizer_of
 
 MODULE = nn.Module

@@ -19,7 +19,7 @@ from parity.recipe.optimizer import Group, Optimizer
 from parity.weights.canonical_state import State
 from torch_impl import checkpoint, distributed, runtime
 from torch_impl.layers import times
-from torch_impl.model import Model, build
+from torch_impl.model import Model, build, export_array, get_weights, set_weights, tensors, to_numpy
 
 
 class Trainer:
@@ -96,16 +96,16 @@ class Trainer:
             loss = loss + times(cross_entropy(scores[head], target, self.settings.label_smoothing), weight / divisor)
         self._clear()
         self.scaler.scale(loss).backward()
-        parameters = checkpoint.tensors(model)
+        parameters = tensors(model)
         if self.world.size > 1:
             distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
-            record["loss"] = checkpoint.to_numpy(loss)
+            record["loss"] = to_numpy(loss)
             for layer in list(outputs):
                 output = outputs.pop(layer)  # which makes room: of a large network these are gigabytes
-                record[f"forward/{layer}"] = checkpoint.to_numpy(output)
+                record[f"forward/{layer}"] = to_numpy(output)
                 if output.grad is not None:
-                    record[f"backward/{layer}"] = checkpoint.to_numpy(output.grad)
+                    record[f"backward/{layer}"] = to_numpy(output.grad)
             record.update(self._gradients())
         for name in model.network.zero_gradients:
             parameters[name].grad.zero_()
@@ -127,10 +127,10 @@ class Trainer:
 
         def watch(layer: str, output: Tensor) -> None:
             assert record is not None
-            record[f"eval/{layer}"] = checkpoint.to_numpy(output)
+            record[f"eval/{layer}"] = to_numpy(output)
 
         with torch.no_grad():
-            return checkpoint.to_numpy(model(self._images(images), None, None if record is None else watch))
+            return to_numpy(model(self._images(images), None, None if record is None else watch))
 
     def l2_gradients(
         self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
@@ -159,20 +159,20 @@ class Trainer:
         model, module = self.model, getattr(self.model, layer)
         model.eval()
         with torch.no_grad():
-            record = {f"eval/{layer}": checkpoint.to_numpy(module(self._images(inference)))}
+            record = {f"eval/{layer}": to_numpy(module(self._images(inference)))}
         model.train()
         self._clear()
         given = self._images(x).requires_grad_(True)
         output = module(given) if mask is None else module(given, self._tensor(mask))
         output.backward(self._images(gradient))
         record |= {
-            f"forward/{layer}": checkpoint.to_numpy(output),
-            f"backward/{layer}": checkpoint.to_numpy(given.grad),
+            f"forward/{layer}": to_numpy(output),
+            f"backward/{layer}": to_numpy(given.grad),
         }
-        for name, tensor in checkpoint.tensors(model).items():
+        for name, tensor in tensors(model).items():
             if name.startswith(f"{layer}."):
                 moved = tensor.grad is None
-                value = checkpoint.export_array(model, name, tensor if moved else tensor.grad)
+                value = export_array(model, name, tensor if moved else tensor.grad)
                 record[f"{'update' if moved else 'gradient'}/{name}"] = value
         return record
 
@@ -184,12 +184,12 @@ class Trainer:
 
     def state(self) -> State:
         """Parameters, statistics and optimizer slots, canonical."""
-        return checkpoint.get_weights(self.model) | checkpoint.get_slots(self.model, self.optimizer, self.settings)
+        return get_weights(self.model) | checkpoint.get_slots(self.model, self.optimizer, self.settings)
 
     def load(self, state: State, updates: int) -> None:
         """Takes over a canonical `state` (`state()` of either side) reached after `updates` updates."""
         weights = {name: state[name] for name in self.model.network.parameters if name in state}
-        checkpoint.set_weights(self.model, weights)
+        set_weights(self.model, weights)
         checkpoint.set_slots(self.model, self.optimizer, self.settings, state, updates)
 
     def total(self, *values: float) -> list[float]:
@@ -200,7 +200,7 @@ class Trainer:
         """Muon's part of the update, at the learning rate `rate`."""
         if not self.kernels:
             return
-        parameters, held = checkpoint.tensors(self.model), checkpoint.slots(self.model, self.optimizer, self.settings)
+        parameters, held = tensors(self.model), checkpoint.slots(self.model, self.optimizer, self.settings)
         with torch.no_grad():
             for name, group in self.kernels.items():
                 weight, velocity = parameters[name], held[f"optimizer.velocity.{name}"][1]
@@ -216,15 +216,15 @@ class Trainer:
     def _gradients(self) -> dict[str, np.ndarray]:
         """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
         return {
-            f"gradient/{name}": checkpoint.export_array(self.model, name, parameter.grad)
-            for name, parameter in checkpoint.tensors(self.model).items()
+            f"gradient/{name}": export_array(self.model, name, parameter.grad)
+            for name, parameter in tensors(self.model).items()
             if parameter.grad is not None
         }
 
     def _parameters(self, trainable: bool) -> list[Tensor]:
         """The trainable parameters, or else the running statistics."""
         kinds = self.model.network.parameters
-        return [tensor for name, tensor in checkpoint.tensors(self.model).items() if kinds[name].trainable == trainable]
+        return [tensor for name, tensor in tensors(self.model).items() if kinds[name].trainable == trainable]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.place)
@@ -244,7 +244,7 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 
 def make_optimizer(model: Model, settings: Optimizer) -> torch.optim.Optimizer:
     """PyTorch's optimizer for `settings` over every trainable parameter; `InputError` where there is none."""
-    parameters = checkpoint.tensors(model)
+    parameters = tensors(model)
     named = settings.grouped(model.network)
     groups = [([parameters[name] for name in names], rate, decay) for names, rate, decay in named]
     if not groups:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.compare.record import input_of
 from parity.compare.relative_error import norm, norm_of_difference
-from parity.network.graph import consumers, input_of
+from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
 from parity.recipe.optimizer import Optimizer

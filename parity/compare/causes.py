@@ -6,22 +6,16 @@ A hypothesis is named if its prediction matches what the other side recorded. No
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
 from parity.compare.causes_of_updates import update_hypotheses
+from parity.compare.evidence import Evidence, Hypothesis
+from parity.compare.record import input_of
 from parity.compare.relative_error import relative_l2
-from parity.compare.step_inputs import Given
 from parity.network import nodes
-from parity.network.graph import input_of
-from parity.network.network import Network
 from parity.network.windows import over_channels
-from parity.recipe.optimizer import Optimizer
-
-Record = Mapping[str, np.ndarray]
-Hypothesis = tuple[str, np.ndarray]
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
@@ -31,22 +25,6 @@ MOST_BRANCHES = 5
 
 MOST_CHANNELS = 11
 """The largest size of a response normalisation that is tried."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
-
-    `given` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
-    """
-
-    network: Network
-    optimizer: Optimizer
-    given: Given
-    rates: tuple[float, float, float]
-    reference: Record
-    other: Record
-    other_before: Record
 
 
 def likely_cause(evidence: Evidence, name: str) -> str | None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from parity.compare.evidence import Evidence, Hypothesis
+from parity.compare.record import input_of
 from parity.compare.relative_error import relative_l2
-from parity.network.graph import input_of
 from parity.recipe.optimizer import Optimizer
-
-if TYPE_CHECKING:
-    from parity.compare.causes import Evidence, Hypothesis
 
 
 def update_hypotheses(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:

@@ -14,6 +14,7 @@ from parity.backend.process import Record
 from parity.backend.worker import Worker
 from parity.compare import causes
 from parity.compare.cancellation import Inherited, magnifications
+from parity.compare.evidence import Evidence
 from parity.compare.isolation import isolate
 from parity.compare.lockstep import PHASES, Step, lockstep
 from parity.compare.noise_model import float32_step
@@ -232,7 +233,7 @@ class _Watch:
         names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
         following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
         rates = (self.rate, given.rate, following)
-        evidence = causes.Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, self.before)
+        evidence = Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, self.before)
         calm = self._calm(step, first, second)
         for difference in differences(self.feed.network, names, step, self._bound(step, calm)):
             self.outcome.verdicts.add(

@@ -8,10 +8,10 @@ from typing import Any
 from parity.backend.process import Record
 from parity.backend.worker import Worker
 from parity.compare.lockstep import begin, lockstep
+from parity.compare.record import input_of
 from parity.compare.relative_error import compare
 from parity.compare.stages import DIFFERENT, EQUAL
 from parity.compare.step_inputs import Feed
-from parity.network.graph import input_of
 
 PHASES = ("input", "eval", "forward", "backward")
 

@@ -1,0 +1,31 @@
+"""What the causes of a difference are told from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.compare.step_inputs import Given
+from parity.network.network import Network
+from parity.recipe.optimizer import Optimizer
+
+Record = Mapping[str, np.ndarray]
+Hypothesis = tuple[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
+
+    `given` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    given: Given
+    rates: tuple[float, float, float]
+    reference: Record
+    other: Record
+    other_before: Record
