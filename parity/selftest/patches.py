@@ -140,9 +140,9 @@ def forward_twice(side: Side, layer: str) -> None:
 
 def keep_gradients(side: Side) -> None:
     """Gradients are not cleared before the next step."""
-    for name in ("zero_grad", "clear_grad"):
-        if hasattr(side.optimizer, name):
-            setattr(side.optimizer, name, lambda *_, **__: None)
+    if not callable(getattr(side, "_clear", None)):
+        raise AttributeError("the trainer clears its gradients by another method")  # else nothing would be planted
+    setattr(side, "_clear", lambda: None)  # noqa: B010
 
 
 def masked_relu(side: Side, layer: str) -> None:
