@@ -1,8 +1,10 @@
-"""The one error that a user can cause, and the range check that raises it most."""
+"""The one error that a user can cause, and what its messages are made of."""
 
 from __future__ import annotations
 
+import difflib
 import sys
+from collections.abc import Iterable
 from reprlib import repr as short
 from typing import Any
 
@@ -16,6 +18,12 @@ class InputError(ValueError):
     """
 
     result: dict[str, Any] | None = None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `name`: "; did you mean vgg_mini" where one of the `known` names is near, else nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}" if near else ""
 
 
 def within(what: str, value: float, low: float, high: float) -> float:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time training and inference in both frameworks; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("bench")
+    script("bench")

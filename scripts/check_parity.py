@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Check that the Paddle and the PyTorch implementation are one network; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("check")
+    script("check_parity")

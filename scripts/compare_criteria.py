@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Count how many planted faults this suite and other people's criteria catch; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("selftest")
+    script("compare_criteria")

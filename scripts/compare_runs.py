@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare runs by accuracy and minutes, as a table and a picture; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("runs")
+    script("compare_runs")

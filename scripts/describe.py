@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Say what networks cost, layer by layer; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("describe")
+    script("describe")

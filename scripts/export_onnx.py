@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Export a network to ONNX, or to its framework's own inference format; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("export")
+    script("export_onnx")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train, resume or test in PyTorch; see --help."""
 
-from parity.cli.entry import run
+from parity.cli.entry import script
 
 if __name__ == "__main__":
-    run("train", "torch")
+    script("train_torch")

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from parity.backend.worker import Worker
-from parity.cli.experiment import main
 from parity.experiments.remote import Crew
+from scripts import script_main
+
+main = script_main("experiment")
 
 Execute = Callable[..., tuple[dict[str, Any], str]]
 

@@ -25,9 +25,9 @@ import numpy as np
 from refusals import files_end_at
 
 from parity.backend.registry import implementation
-from parity.cli import export, predict
+from scripts import script_main
 
-COMMANDS = {"export": export.main, "predict": predict.main}
+COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict")}
 
 
 @dataclass(frozen=True)

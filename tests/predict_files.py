@@ -11,13 +11,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from parity.cli.predict import main
 from parity.data import cifar10
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, ReLU
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment
 from parity.weights.canonical_state import State, initialise
+from scripts import script_main
+
+main = script_main("predict")
 
 ROOT = Path(__file__).parents[1]
 RECIPE = presets.get("quick")

@@ -10,7 +10,7 @@ from refusals import Refused, contents, the_error
 
 from parity import data
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.train import main
+from scripts import script_main
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def refused(folder: Path, framework: str, capsys: pytest.CaptureFixture[str]) ->
     def run(*arguments: object, json_too: bool = True) -> str:
         before = contents(folder)
         try:
-            code = main(framework, [*map(str, arguments), *(["--json"] if json_too else [])])
+            code = script_main(f"train_{framework}")([*map(str, arguments), *(["--json"] if json_too else [])])
         except SystemExit as ended:
             code = ended.code  # type: ignore[assignment]
         stdout, stderr = capsys.readouterr()

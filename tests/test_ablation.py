@@ -12,10 +12,12 @@ from experimenting import Execute, assert_drawn, execute, table_rows
 from PIL import Image
 
 from parity import data
-from parity.cli.experiment import main
 from parity.experiments import STUDIES, ablation, pictures
 from parity.network.nodes import GELU, Conv
 from parity.recipe.recipe import Recipe
+from scripts import script_main
+
+main = script_main("experiment")
 
 __all__ = ["execute"]
 

@@ -17,15 +17,18 @@ from training import ROOT
 from parity import data
 from parity.backend.timing import Bench
 from parity.benchmark import contest
-from parity.benchmark.contest import Contest, command, gigaflops, interval
+from parity.benchmark.contest import Contest, gigaflops, interval, time_program
 from parity.cli import bench_accuracy
-from parity.cli.bench import main, markdown
+from parity.cli.bench import markdown
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
 from parity.recipe import presets
 from parity.recipe.recipe import changed
+from scripts import script_main
+
+main = script_main("bench")
 
 NET = articles.get("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
@@ -110,14 +113,14 @@ def test_arithmetic_counts_two_operations_forward_and_four_backward() -> None:
 
 
 def test_another_programs_last_figure_counts() -> None:
-    assert command(PLAIN)() == 12.5
-    assert command(f'{sys.executable} -c "print(\'{{\\"images_per_second\\": 7.25}}\')"')() == 7.25
+    assert time_program(PLAIN)() == 12.5
+    assert time_program(f'{sys.executable} -c "print(\'{{\\"images_per_second\\": 7.25}}\')"')() == 7.25
 
 
 def test_another_programs_files_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("print('3.5 images/s')")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert command(f"{sys.executable} ~/mine.py")() == 3.5
+    assert time_program(f"{sys.executable} ~/mine.py")() == 3.5
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_another_programs_files_may_lie_in_the_home_folder(tmp_path: Path, monke
 )
 def test_a_program_that_prints_no_figure_is_bad_input(line: str, said: str) -> None:
     with pytest.raises(InputError) as refused:
-        command(line)()
+        time_program(line)()
     assert said in str(refused.value)
 
 
@@ -242,7 +245,7 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("race",), "invalid choice: 'race'"),
+        (("race",), "'race' is not one of"),
         (("accuracy", "--target", "2"), "--target 2 is not an accuracy between 0 and 1"),
         (("accuracy", "--against", "x"), "--against is of training steps"),
         (("accuracy", "--frameworks", "torch", "--network", "nothing"), "nothing"),

@@ -19,6 +19,7 @@ from parity.compare.step_inputs import dithered, feed, twin
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
+from parity.onnx.comparison import compare_through_onnx
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.selftest import changes
@@ -85,7 +86,7 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
         subject(dataset, "adam", dtype="float32"),
         Check(articles.get("vgg_mini@0.25"), changed(presets.get("adam"), batch_size=8), dataset, 2, "float32"),
     ):
-        outcome = run(check, three)
+        outcome = run(check, three, onnx=compare_through_onnx)
         assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
         assert outcome.stages()["backward"]["bound"] > 1e-7
 

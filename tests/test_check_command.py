@@ -11,7 +11,7 @@ import pytest
 
 from parity.cli import check as check_command
 from parity.cli.check import _checks as planned
-from parity.cli.check import main, parser
+from parity.cli.check import main
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Lookahead, changed
@@ -83,7 +83,7 @@ def test_a_planted_error_ends_with_1_and_is_named_at_its_layer(capsys: pytest.Ca
         (("--steps", "-3"), "-3 is negative"),
         (("--batch-size", "1"), "at least 2"),
         (("--data", "imagenet"), "unknown data set 'imagenet'"),
-        (("--dtype", "float16"), "invalid choice: 'float16'"),
+        (("--dtype", "float16"), "--dtype: 'float16' is not one of"),
         (("--perturb", "conv9_9:weight:1e-6"), "no layer 'conv9_9'"),
         (("--perturb", "conv1_1:colour:1e-6"), "no tensor 'colour'; it has weight, bias, output"),
         (("--perturb", "conv1_1:weight:lots"), "'lots' is not a positive number"),
@@ -143,7 +143,7 @@ def test_the_readmes_five_lines_prove_a_network_file_of_another_project(tmp_path
     ],
 )
 def test_large_images_come_in_small_batches(arguments: tuple[str, ...], sizes: set[int]) -> None:
-    options = parser().parse_args([*arguments, "--data", "shapes10"])
+    options = check_command.main.parse([*arguments, "--data", "shapes10"])
     options.stages, options.steps = "forward", 3
     options.data = "shapes10" if "all" not in arguments else "auto"
     checks = planned(options, lambda line: None)

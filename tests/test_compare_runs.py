@@ -12,7 +12,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from parity.cli.runs import main
+from scripts import script_main
+
+main = script_main("compare_runs")
+
 
 LOGS = Path(__file__).parents[1] / "docs" / "runs" / "vgg_mini-small"
 
@@ -222,6 +225,5 @@ def test_a_picture_is_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("text", ["article", "=5", "article=x", "article=101"])
 def test_a_level_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([str(LOGS), "--line", text])
+    assert main([str(LOGS), "--line", text]) == 2
     assert "NAME=PERCENT" in capsys.readouterr().err

@@ -131,7 +131,7 @@ from parity.network import articles
 model = build(articles.get(sys.argv[1]), 9)
 missing, unexpected = model.set_state_dict(paddle.load(sys.argv[2]))
 assert not missing and not unexpected, (missing, unexpected)
-from paddle_impl.checkpoint import get_weights
+from paddle_impl.model import get_weights
 numpy.savez(sys.argv[3], **get_weights(model))
 """,
     "torch": """
@@ -140,7 +140,7 @@ from torch_impl.model import build
 from parity.network import articles
 model = build(articles.get(sys.argv[1]), 9)
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-from torch_impl.checkpoint import get_weights
+from torch_impl.model import get_weights
 numpy.savez(sys.argv[3], **get_weights(model))
 """,
 }

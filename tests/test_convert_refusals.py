@@ -147,7 +147,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "a destination below a file": (("a.tar", "a.tar/b.tar", "--network", NAME), "cannot write a.tar/b.tar"),
     "float64 for v2": (("wide.safetensors", "b.tar"), "float64 numbers that float32 would round"),
     "two kinds of floats": (("mixed.safetensors", "b.pt"), "a .pt file needs all weights in float32 or all in float64"),
-    "only one name": (("a.tar",), "the following arguments are required: DST"),
+    "only one name": (("a.tar",), "missing argument 'DST'"),
 }  # fmt: skip
 
 

@@ -14,12 +14,14 @@ from PIL import Image
 from refusals import contents, the_error
 from training import ROOT, execute
 
-from parity.cli.describe import main
 from parity.network import articles
 from parity.network.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, AvgPool, BatchNorm, Branches, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.report import plots
+from scripts import script_main
+
+main = script_main("describe")
 
 
 def by_name(network: Network | str, training: bool = False) -> dict[str, Cost]:
@@ -299,14 +301,14 @@ WRONG = {
     "unknown network ''": ("--network", "vgg_d,"),
     "character 10": ("--network", "INPUT -> HELLO"),
     "is not at least 1": ("--input-size", "0"),
-    "invalid whole number value": ("--input-size", "big"),
+    "is not a whole number": ("--input-size", "big"),
     "alexnet cannot take images of 4 by 4": ("--network", "alexnet", "--input-size", "4"),
     "is not the name of a .png file": ("--plot", "costs.jpg"),
     "folder.png is not the name": ("--plot", "folder.png"),
     "leave out --network": ("--kernels", "--network", "vgg_d"),
     "leave out --input-size": ("--kernels", "--input-size", "32"),
     "leave out --training": ("--kernels", "--training"),
-    "leave out --plot": ("--kernels", "--plot", "a.png"),
+    "leave out --output": ("--kernels", "--plot", "a.png"),
     "at most 600 layers": ("--network", ",".join(["googlenet"] * 12), "--plot", "many.png"),
     "cannot write": ("--plot", "file/costs.png"),
     "cannot read none.json": ("--network", "none.json"),

@@ -18,7 +18,7 @@ from refusals import contents, saved_run, the_error
 from training import ROOT
 
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.evaluate import main, matched
+from parity.cli.evaluate import matched
 from parity.data import Dataset, image_files
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -32,6 +32,9 @@ from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe
 from parity.training.run_folder import read_checkpoint
 from parity.weights import canonical_state
+from scripts import script_main
+
+main = script_main("evaluate")
 
 CLASSES = tuple(f"class{i}" for i in range(7))
 SIDE, SCALES, GRID = 8, (9, 11, 13), 3
@@ -175,8 +178,10 @@ def test_errors_of_all_views_are_those_of_a_plain_loop(
 
 PROGRAM = """
 import json, sys
-from parity.cli import evaluate, export, train
-name, commands = sys.argv[1], {"evaluate": evaluate.main, "export": export.main, "train": lambda a: train.main(sys.argv[1], a)}
+sys.path.insert(0, "tests")
+from scripts import script_main
+name = sys.argv[1]
+commands = {"evaluate": script_main("evaluate"), "export": script_main("export_onnx"), "train": script_main(f"train_{name}")}
 for command, *arguments in json.loads(sys.argv[2]).values():
     assert commands[command]([*arguments, "--json", "--threads", "1"]) == 0, (command, arguments)
 """

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from refusals import saved_run, the_error
 
-from parity.cli.evaluate import _plan, main, parser
+from parity.cli import evaluate as evaluate_command
+from parity.cli.evaluate import _plan
 from parity.data import image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
@@ -20,6 +21,9 @@ from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Recipe, with_jitter
+from scripts import script_main
+
+main = script_main("evaluate")
 
 
 def test_top_5_is_what_a_sort_says_and_of_equal_posteriors_the_first_class_counts_first() -> None:
@@ -133,7 +137,7 @@ VGG = presets.get("vgg")
     ids=["jitter", "S=384", "S=256", "S=224", "none"],
 )
 def test_the_usual_scales_are_the_papers(small: Any, recipe: Recipe, scales: tuple[int, ...]) -> None:
-    plan = _plan(("crops", "dense"), small(recipe), 32, parser().parse_args([]))
+    plan = _plan(("crops", "dense"), small(recipe), 32, evaluate_command.main.parse([]))
     assert plan.scales == scales
 
 
@@ -168,7 +172,5 @@ def test_a_narrow_strip_is_refused_by_name_before_it_fills_the_memory(
 
 
 def test_scales_beyond_any_network_s_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--scales", "256,4097"])
-    assert ended.value.code == 2
+    assert main(["--scales", "256,4097"]) == 2
     assert "4097 is above 4096 pixels" in the_error(capsys.readouterr().err.splitlines())

@@ -19,7 +19,6 @@ from training import ROOT, Ended, execute, succeed
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.cli.export import main
 from parity.data.batches import preprocess
 from parity.network import articles
 from parity.network.network import Network
@@ -28,6 +27,9 @@ from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
 from parity.training.run_folder import Run, read_checkpoint
 from parity.weights.canonical_state import initialise, save
+from scripts import script_main
+
+main = script_main("export_onnx")
 
 SMALL = "vgg16_bn_drop@0.125"
 LIMIT = 200
@@ -275,7 +277,7 @@ def test_weights_within_a_pass_claim_no_accuracy_and_those_of_best_do(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--output", "a.onnx"), "one of the arguments --run --weights --network is required"),
+        (("--output", "a.onnx"), "missing option '--model'"),
         (("--network", "vgg99", "--output", "a.onnx"), "unknown network 'vgg99'"),
         (("--network", SMALL, "--output", "a.onnx", "--opset", "16"), "--opset 16 is not one of 17 to 21"),
         (("--network", SMALL, "--output", "a.txt"), "a.txt is not the name of an .onnx file"),

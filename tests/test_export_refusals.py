@@ -19,7 +19,6 @@ from refusals import NETWORK, Refused, contents, pass_lines, saved_run, the_erro
 
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.cli.export import main
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
@@ -29,6 +28,9 @@ from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.training.run_folder import Run, proportion
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
+from scripts import script_main
+
+main = script_main("export_onnx")
 
 # ------------------------------------------------------------------------------------- with a framework, fault by fault
 

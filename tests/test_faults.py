@@ -20,9 +20,9 @@ AREAS = {
 QUICK_FAULTS = [
     "linear_not_transposed", "layers_exchanged", "variance_starts_at_one", "relu_missing", "output_scaled", "upscale_in_train",
     "same_mask_every_step", "eps_of_one_layer", "momentum_convention", "unbiased_variance", "floor_for_ceil", "padding_counts",
-    "mean_of_a_short_batch", "gradients_kept", "only_kernels_decay", "velocity_not_rescaled", "rate_not_rounded", "adam_beta2", "one_step_late",
-    "same_order_every_pass", "flipped_upside_down", "bgr", "lrn_alpha_of_mean", "same_conv_symmetric", "same_pool_symmetric",
-    "branches_exchanged", "log_softmax_over_batch", "heads_do_not_count", "head_missing",
+    "mean_of_a_short_batch", "gradients_kept", "only_kernels_decay", "velocity_not_rescaled", "rate_not_rounded", "adam_beta2",
+    "one_step_late", "same_order_every_pass", "flipped_upside_down", "bgr", "lrn_alpha_of_mean", "same_conv_symmetric",
+    "same_pool_symmetric", "branches_exchanged", "log_softmax_over_batch", "heads_do_not_count", "head_missing",
 ]  # fmt: skip
 """At least one of every area; `-m slow` plants all of them, on either side."""
 

@@ -61,11 +61,11 @@ import sys, threading
 from parity.cli import entry
 import parity.cli.describe as command
 entry.PATIENCE = 0.5
-def main():
+def main(words):
     print("begun", flush=True)
     {hang}
 command.main = main
-entry.run("describe")
+entry.script("describe")
 """
 SWALLOWS = """
     try:

@@ -16,11 +16,13 @@ import pytest
 from web import Site, serving
 
 from parity import data
-from parity.cli.check import main
 from parity.data import Dataset, fetch, mnist
 from parity.errors import InputError
 from parity.files import archives
 from parity.network import articles
+from scripts import script_main
+
+main = script_main("check_parity")
 
 COUNTS = (30, 30, 20, 20)
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = mnist.FILES

@@ -10,11 +10,13 @@ import pytest
 from refusals import the_error
 from training import ROOT
 
-from parity.cli.describe import main
 from parity.compare.stages import STAGES
 from parity.files import generated_block
 from parity.network import articles
 from parity.report.networks_table import read, table
+from scripts import script_main
+
+main = script_main("describe")
 
 
 def result(network: str, verdict: str = "equal", **lanes: str) -> dict[str, Any]:

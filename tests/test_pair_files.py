@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.cli.check import main
-from parity.cli.convert import main as convert
-from parity.cli.pairs import table
 from parity.errors import InputError
 from parity.modules import layer_kinds
 from parity.pairs import state_dict_files
@@ -23,6 +20,11 @@ from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
 from parity.pairs.mapping import Model, match, to_json
 from parity.report.kept_results import read_pair, read_results, write_results
+from parity.report.pairs_table import table
+from scripts import script_main
+
+main = script_main("check_parity")
+convert = script_main("convert_weights")
 
 Change = Callable[[dict[str, Any]], object]
 

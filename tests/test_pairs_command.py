@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from pair_running import HERE, MODELS, Compare, compare, pair_workers
 
-from parity.cli.check import main
-from parity.cli.convert import main as convert
-from parity.cli.pairs import summary, table
 from parity.pairs import state_dict_files
 from parity.pairs.library_pairs import PAIRS
 from parity.pairs.model_worker import ModelWorker
+from parity.report.pairs_table import summary, table
+from scripts import script_main
+
+main = script_main("check_parity")
+convert = script_main("convert_weights")
 
 __all__ = ["compare", "pair_workers"]
 
@@ -163,7 +165,7 @@ def test_a_wrong_map_converts_nothing(
     stderr = capsys.readouterr().err
     assert said in stderr
     assert stderr.startswith(f"error: {tmp_path / 'map.json'}: ")
-    assert stderr.endswith("; write it anew with check_parity.py --save-map\n")
+    assert stderr.endswith("; write it anew with vgg-parity compare --save-map\n")
     assert (tmp_path / "b.pdparams").read_bytes() == b"before"
 
 
@@ -192,8 +194,8 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--torch", "a:b"), "a pair needs both --torch and --paddle"),
-        (("--input-shape", "4,3"), "--input-shape is for a pair"),
+        (("--torch", "a:b"), "missing option '--paddle'"),
+        (("--input-shape", "4,3"), "no such option '--input-shape'"),
         (("--torch", "a:b", "--paddle", "c:d"), "one of --inputs FILE.npz and --input-shape"),
         (("--torch", "a:b", "--paddle", "c:d", "--input-shape", "4,x"), "'4,x' is no shape"),
         (("--torch", "a:b", "--paddle", "c:d", "--inputs", "no.npz"), "cannot read no.npz"),

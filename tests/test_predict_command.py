@@ -16,12 +16,14 @@ from predict_files import CLOSE, NETWORK, RECIPE, ROOT, ROUTES, STATE, chances, 
 from refusals import Refused
 
 from parity import data
-from parity.cli.predict import main
 from parity.data import cifar10, image_files
 from parity.data.batches import preprocess
 from parity.inference import predict
 from parity.report import contact_sheet
 from parity.weights import canonical_state
+from scripts import script_main
+
+main = script_main("predict")
 
 pytest_plugins = ["predict_fixtures"]
 

@@ -18,7 +18,8 @@ from refusals import BATCH_LINE, EXPERIMENT, Refused, saved_run
 from training import ROOT, execute, position, same_end, script, succeed, wait_for
 
 from parity.cli import runs
-from parity.cli.train_options import command_to_resume, parser
+from parity.cli.train import main as train
+from parity.cli.train_options import command_to_resume
 from parity.experiments.tables import table
 from parity.files import atomic
 from parity.process_group import World
@@ -150,9 +151,9 @@ def test_resuming_removes_only_unfinished_files_of_its_own(tmp_path: Path) -> No
 
 
 def test_the_command_that_continues_a_run_survives_a_folder_that_begins_with_a_dash(framework: str) -> None:
-    options = parser(framework).parse_args(["--out=-run"])
-    words = shlex.split(command_to_resume(framework, options, Run(options.out, EXPERIMENT), World()))
-    assert parser(framework).parse_args(words[2:]).resume == Path("-run")
+    options = train.parse(["--framework", framework, "--output=-run"])
+    words = shlex.split(command_to_resume(framework, options, Run(options.output, EXPERIMENT), World()))
+    assert train.parse(words[4:]).resume == Path("-run")
 
 
 def test_a_table_shows_every_name_as_it_is() -> None:
@@ -166,7 +167,7 @@ def test_compare_runs_refuses_what_is_no_number(value: str, tmp_path: Path, caps
     *lines, last = file.read_text().splitlines()
     seconds = json.dumps(json.loads(last)["test_cost"])
     file.write_text("\n".join([*lines, last.replace(f'"test_cost": {seconds}', f'"test_cost": {value}')]) + "\n")
-    assert runs.main([str(tmp_path / "run"), "--out", str(tmp_path / "x.png")]) == 2
+    assert runs.main([str(tmp_path / "run"), "--output", str(tmp_path / "x.png")]) == 2
     assert "test_cost = " in capsys.readouterr().err
     assert not (tmp_path / "x.png").exists()
 

@@ -205,7 +205,7 @@ for name in ("VGG_PARITY_CACHE", "XDG_CACHE_HOME", "HOME"):
 if home:
     os.environ["HOME"] = home
 os.setuid(54321)
-sys.exit(main(framework, words))
+sys.exit(main(["--framework", framework, *words]))
 """
 """Trains as a user who is in no list of users, and who need not be allowed to read the interpreter's folder."""
 

@@ -253,7 +253,8 @@ class Runs:
                 "other best": ["--eval-only", f"{other / 'best.safetensors'}"],
             }
             before = bits(own)
-            program = "import json, sys; from parity import data; from parity.cli.train import main\n"
+            program = "import json, sys; from parity import data; from parity.cli.train import main as train\n"
+            program += "main = lambda framework, words: train(['--framework', framework, *words])\n"
             program += "kept = data.load('cifar10'); data.DATASETS['cifar10'] = lambda *_: kept\n"
             program += "for call in json.loads(sys.argv[2]): assert main(sys.argv[1], [*call, '--json', '--threads', '1']) == 0"
             ended = succeed([sys.executable, "-c", program, framework, json.dumps(list(calls.values()))])

@@ -74,7 +74,7 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def command(line: str) -> Turn:
+def time_program(line: str) -> Turn:
     """A turn of another program: the last `N images/s` that it prints, or the `images_per_second` of its last line of JSON.
 
     `~` at the start of a word is the home folder, as in a shell, which the quotes around the line keep away from it.

@@ -1,13 +1,10 @@
-"""`scripts/bench.py`: how fast is training, and inference, in either framework, on the same weights, batches and threads?"""
+"""`vgg-parity bench`: how fast is training, and inference, in either framework, on the same weights, batches and threads?"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -15,16 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.benchmark.contest import Contest, Turn, command, gigaflops
+from parity.benchmark.contest import Contest, Turn, gigaflops, time_program
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
-from parity.cli.check import failures
-from parity.cli.command import Parser, attach_result, execute, positive, threads
+from parity.cli.command import (
+    Options,
+    argument,
+    attach_result,
+    choice,
+    command,
+    command_line,
+    failures,
+    option,
+    positive,
+)
+from parity.cli.options import RECIPES, data_dir_option, device_option, python_options, report_option, threads_option
 from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -52,58 +60,45 @@ MOST_IMAGES = 5120
 """Training images that the benchmark draws its batches from."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Times; exit code 0 done, 1 a contestant failed, 2 bad usage."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/bench.py"
-    cache = "~/.cache/vgg-parity/cifar10.safetensors"
-    flags = Parser(
-        "Time training or inference: contestants in processes of their own take turns, and ratios are taken within a round.",
-        f"  {script} train\n"
-        f"  {script} train --network vgg_mini --frameworks torch --rounds 7 --report bench/\n"
-        f"  {script} train --against 'python scripts/baselines/plain_torch.py --data {cache}'\n"
-        f"  {script} infer --batch-sizes 1,128\n"
-        f"  {script} accuracy --target 0.6 --epochs 3 --rounds 3",
-    )
-    add = flags.add_argument
-    add("what", choices=("train", "infer", "accuracy"))
-    add("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
-    add(
-        "--recipe",
-        metavar="NAME",
-        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
-    )
-    add("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
-    add("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
-    add("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
-    add("--batch-size", type=positive, help=f"images of a training step (default: {BATCH}; for accuracy the recipe's)")
-    add("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
-    add("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
-    add("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
-    add("--against", action="append", default=[], metavar="COMMAND", help="a program that prints images/s")
-    add("--data", default="auto", metavar="NAME")
-    add("--data-dir", type=Path, metavar="PATH")
-    add("--threads", type=threads, help="CPU threads of everybody (default: all cores)")
-    add("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu; the GPU's figures are unproven")
-    add("--amp", choices=PRECISIONS, default="off", help="mixed precision of training, on a GPU (default: off)")
-    add("--report", type=Path, metavar="DIR", help="write bench.json, bench.md and, of speeds, bench.png")
-    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
-    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
-    return flags
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "bench",
+    "Time training or inference: contestants in processes of their own take turns, and ratios are taken within a round.",
+    (
+        "train",
+        "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
+        "train --against 'python scripts/baselines/plain_torch.py --data ~/.cache/vgg-parity/cifar10.safetensors'",
+        "infer --batch-sizes 1,128",
+        "accuracy --target 0.6 --epochs 3 --rounds 3",
+    ),
+)
+@argument("what", type=choice(("train", "infer", "accuracy")))
+@option("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
+@option(
+    "--recipe",
+    metavar="NAME",
+    help=f"{RECIPES}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
+)
+@option("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
+@option("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
+@option("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
+@option("--batch-size", type=positive, help=f"images of a training step (default: {BATCH}; for accuracy the recipe's)")
+@option("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
+@option("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
+@option("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
+@option("--against", multiple=True, metavar="COMMAND", help="a program that prints images/s")
+@option("--data", default="auto", metavar="NAME")
+@data_dir_option
+@threads_option("CPU threads of everybody")
+@device_option(automatic=False)
+@option("--amp", type=choice(PRECISIONS), default="off", help="mixed precision of training, on a GPU (default: off)")
+@report_option("bench.json, bench.md and, of speeds, bench.png")
+@python_options
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Times; `Failed` where a contestant fails."""
     frameworks, sizes = _frameworks(options), _sizes(options)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    command = shlex.join(["python", "scripts/bench.py", *sys.argv[1:]]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
-    result = {"command": command, "started": datetime.now().isoformat(timespec="seconds")}
+    result = {"command": command_line("bench", options), "started": datetime.now().isoformat(timespec="seconds")}
     accuracy = options.what == "accuracy"
     result |= to_accuracy(options, frameworks) if accuracy else _speeds(options, console, frameworks, sizes)
     text = bench_accuracy.markdown(result) if accuracy else markdown(result)
@@ -119,7 +114,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return result
 
 
-def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
+def _speeds(options: Options, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
     """Of training or inference: by contestant, images per second, and what it was measured on."""
     network = articles.get(options.network or NETWORK)
     recipe = changed(presets.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
@@ -163,7 +158,7 @@ def _speeds(options: argparse.Namespace, console: Console, frameworks: list[str]
     }
 
 
-def _frameworks(options: argparse.Namespace) -> list[str]:
+def _frameworks(options: Options) -> list[str]:
     known = [*FRAMEWORKS, *(["onnx"] if options.what == "infer" else [])]
     chosen = options.frameworks.split(",") if options.frameworks else known
     if unknown := [name for name in chosen if name not in known]:
@@ -181,14 +176,14 @@ def _frameworks(options: argparse.Namespace) -> list[str]:
     return chosen
 
 
-def _sizes(options: argparse.Namespace) -> list[int]:
+def _sizes(options: Options) -> list[int]:
     try:
         return sorted({positive(text) for text in options.batch_sizes.split(",")})  # since memory is the peak so far
-    except (ValueError, argparse.ArgumentTypeError):
+    except click.BadParameter:
         raise InputError(f"--batch-sizes {options.batch_sizes!r} is no list of whole numbers such as 1,128") from None
 
 
-def _images(options: argparse.Namespace, console: Console, network: Network) -> tuple[np.ndarray, np.ndarray]:
+def _images(options: Options, console: Console, network: Network) -> tuple[np.ndarray, np.ndarray]:
     auto = options.data == "auto"
     found = (
         data.load_auto(options.data_dir, console.say)[0]
@@ -211,7 +206,7 @@ def _images(options: argparse.Namespace, console: Console, network: Network) -> 
     return few.train_images[:], few.train_labels
 
 
-def _worker(options: argparse.Namespace, framework: str, threads: int) -> Worker:
+def _worker(options: Options, framework: str, threads: int) -> Worker:
     python = {"paddle": options.paddle_python, "torch": options.torch_python}[framework]
     return Worker(framework, python, threads, options.device)
 
@@ -227,7 +222,7 @@ def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> 
     return {"reference": reference, "speeds": contest.summary(), "ratios": contest.ratios(reference)}
 
 
-def _train(options: argparse.Namespace, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
+def _train(options: Options, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
     """Compute only: on one batch that lies ready. End to end: with making batches and masks, beside the other programs."""
     for worker in workers.values():
         worker.bench_train(WARM_UP, True)
@@ -238,7 +233,7 @@ def _train(options: argparse.Namespace, console: Console, workers: dict[str, Wor
     whole: dict[str, Turn] = {
         name: partial(worker.bench_train, options.steps, True) for name, worker in workers.items()
     }
-    whole |= {_called(line, options.against): command(line) for line in options.against}
+    whole |= {_called(line, options.against): time_program(line) for line in options.against}
     return {
         "compute only": _contest(alone, options.rounds, "compute only", reference),
         "end to end": _contest(whole, options.rounds, "end to end", reference),
@@ -252,7 +247,7 @@ def _called(line: str, lines: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _runtime(options: argparse.Namespace, network: Network, threads: int) -> Iterator[Apart]:
+def _runtime(options: Options, network: Network, threads: int) -> Iterator[Apart]:
     """ONNX Runtime with `network`, of the weights that the frameworks have."""
     from parity.onnx import operators, writing
     from parity.onnx.runtime_process import Apart
@@ -267,7 +262,7 @@ def _runtime(options: argparse.Namespace, network: Network, threads: int) -> Ite
 
 
 def _infer(
-    options: argparse.Namespace, workers: dict[str, Worker], runtime: Apart | None, sizes: list[int], given: np.ndarray
+    options: Options, workers: dict[str, Worker], runtime: Apart | None, sizes: list[int], given: np.ndarray
 ) -> dict[str, Any]:
     """By batch size: speeds on the preprocessed images `given`, and everybody's peak memory until then."""
     tables = {}

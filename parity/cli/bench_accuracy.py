@@ -1,8 +1,7 @@
-"""`scripts/bench.py accuracy`: how long does either framework train until the test accuracy is reached?"""
+"""`vgg-parity bench accuracy`: how long does either framework train until the test accuracy is reached?"""
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from parity import machine
 from parity.backend.launch import launch
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.command import Failed
+from parity.cli.command import Failed, Options
 from parity.errors import InputError
 from parity.progress import bar
 from parity.recipe import presets
@@ -23,7 +22,7 @@ NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 """What is trained unless the user says otherwise: what a training script trains on a CPU."""
 
 
-def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str, Any]:
+def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
     """Trains in turns, `options.rounds` times each with another seed, one process at a time; by framework, what every run took.
 
     Seconds are of training, without evaluation, up to the end of the first pass whose accuracy on the test images is at least
@@ -58,7 +57,7 @@ def to_accuracy(options: argparse.Namespace, frameworks: list[str]) -> dict[str,
     }
 
 
-def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, Any]:
+def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
     """One run of the training script, which leaves nothing behind."""
     chosen = {
         "network": options.network or NETWORK,
@@ -75,7 +74,7 @@ def _one(options: argparse.Namespace, framework: str, seed: int) -> dict[str, An
     flags = [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        words = ("train", framework, *flags, "--out", str(out))
+        words = ("train", "--framework", framework, *flags, "--output", str(out))
         with launch("parity.cli.entry", words, python, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             try:
                 errors = process.communicate()[1].decode(errors="replace")

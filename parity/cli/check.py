@@ -1,15 +1,12 @@
-"""`scripts/check_parity.py`: are the two implementations one network, and where do they part if not?"""
+"""`vgg-parity check`: do Paddle and PyTorch train a network of ours alike, and where do they diverge if not?"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import hashlib
 import itertools
 import json
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -17,19 +14,37 @@ from pathlib import Path
 from typing import Any
 
 from parity import data, machine, report
-from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.cli import pairs
-from parity.cli.command import Failed, Parser, attach_result, execute, natural, positive, refuse, threads
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    attach_result,
+    command,
+    command_line,
+    failures,
+    option,
+    positive,
+)
+from parity.cli.options import (
+    DATA_SETS,
+    NETWORKS,
+    RECIPES,
+    comparison_options,
+    data_dir_option,
+    device_option,
+    python_options,
+    report_option,
+    stages_option,
+    threads_option,
+)
 from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
-from parity.compare.relative_error import NothingCompared
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import MANY, compare_through_onnx
-from parity.pairs.outcome import STAGES as PAIR_STAGES
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
@@ -47,114 +62,67 @@ HUGE = 50_000_000
 """Weights of a network beyond which it has no twin unless --twins asks for one: it would take a third process of gigabytes."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the comparison; exit code 0 equal, 1 different, 2 bad usage."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/check_parity.py"
-    flags = Parser(
-        "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.",
-        f"  {script} --network vgg16_bn_drop --json\n"
-        f"  {script} --network vgg_mini --recipe adam --steps 20 --report report\n"
-        f"  {script} --network all --stages forward,backward,update\n"
-        f"  {script} --network vgg_mini --perturb conv3_1:weight:1e-6\n"
-        f"  {script} --network my_network.json --isolate\n"
-        f"  {script} --paddle-python paddle3/bin/python       (a Paddle of another environment)\n"
-        f"  {script} --against-paddle paddle3/bin/python      (Paddle against Paddle)\n"
-        f"  {script} --torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
-    )
-    add, known = flags.add_argument, ", ".join(articles.NETWORKS)
-    add(
-        "--network",
-        default="vgg16_bn_drop",
-        metavar="NAME",
-        help=f"{known}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
-    )
-    add("--full", action="store_true", help="with --network all: the whole networks instead of small cousins")
-    add(
-        "--recipe",
-        metavar="NAME",
-        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: the network's own, else article)",
-    )
-    add(
-        "--stages", metavar="LIST", help=f"some of {','.join(STAGES)}, of a pair {','.join(PAIR_STAGES)} (default: all)"
-    )
-    add(
-        "--dtype",
-        choices=("float64", "float32"),
-        default="float64",
-        help="float64 proves; float32 is held against its one-ULP twins",
-    )
-    add(
-        "--steps",
-        type=positive,
-        help=f"training steps, for the trajectory (default: {STEPS}, of a pair {pairs.STEPS})",
-    )
-    add(
-        "--batch-size",
-        type=positive,
-        help=f"images per step (default: {BATCH}, of networks for more than {MANY} pixels across {FEW})",
-    )
-    add("--seed", type=natural, default=0)
-    add(
-        "--twins",
-        type=natural,
-        metavar="N",
-        help=f"one-ULP twins beside it, the farthest of which counts (default: 1, beyond {SHORT} steps 3; none of more than "
-        f"{HUGE // 10**6} million weights)",
-    )
-    add("--weights", type=Path, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
-    add(
-        "--data",
-        default="auto",
-        metavar="NAME",
-        help=f"{', '.join(data.DATASETS)}, whose images are resized to what the network takes (default: CIFAR-10, or MNIST for "
-        "one channel, if it can be had)",
-    )
-    add("--augment", action="store_true", help="crop and flip the images though the recipe does not")
-    add("--data-dir", type=Path, metavar="PATH")
-    add("--isolate", action="store_true", help="also compare layer by layer, each on the reference's own input")
-    add(
-        "--perturb",
-        metavar="LAYER:TENSOR:EPS",
-        help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found",
-    )
-    add("--report", type=Path, metavar="DIR", help="write report.json, junit.xml and report.html")
-    add(
-        "--resume",
-        type=Path,
-        metavar="FILE",
-        help="with --network all: keep every result in FILE as soon as it is found, and go on behind those that are there; remove it when "
-        "the code has changed",
-    )
-    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu")
-    add("--threads", type=threads, default=1, help="CPU threads of each side, which run at once (default: 1)")
-    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
-    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
-    add(
-        "--against-paddle",
-        type=Path,
-        metavar="EXE",
-        help="compare with the Paddle of this interpreter instead of PyTorch",
-    )
-    pairs.add_flags(flags)
-    return flags
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "check",
+    "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.",
+    (
+        "--network vgg16_bn_drop --json",
+        "--network vgg_mini --recipe adam --steps 20 --report report",
+        "--network all --stages forward,backward,update",
+        "--network vgg_mini --perturb conv3_1:weight:1e-6",
+        "--network my_network.json --isolate",
+        "--paddle-python paddle3/bin/python   (a Paddle of another environment)",
+        "--against-paddle paddle3/bin/python   (Paddle against Paddle)",
+    ),
+)
+@option(
+    "--network",
+    default="vgg16_bn_drop",
+    metavar="NAME",
+    help=f"{NETWORKS}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
+)
+@option("--full", is_flag=True, help="with --network all: the whole networks instead of small cousins")
+@option("--recipe", metavar="NAME", help=f"{RECIPES}, or a FILE.json (default: the network's own, else article)")
+@stages_option(STAGES)
+@comparison_options(STEPS, f"default: 1, beyond {SHORT} steps 3; none of more than {HUGE // 10**6} million weights")
+@option(
+    "--batch-size",
+    type=positive,
+    help=f"images per step (default: {BATCH}, of networks for more than {MANY} pixels across {FEW})",
+)
+@option("--weights", type=PATH, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
+@option(
+    "--data",
+    default="auto",
+    metavar="NAME",
+    help=f"{DATA_SETS}, whose images are resized to what the network takes (default: CIFAR-10, or MNIST for one channel, if it can "
+    "be had)",
+)
+@data_dir_option
+@option("--augment", is_flag=True, help="crop and flip the images though the recipe does not")
+@option(
+    "--perturb",
+    metavar="LAYER:TENSOR:EPS",
+    help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found",
+)
+@report_option("report.json, junit.xml and report.html")
+@option(
+    "--resume",
+    type=PATH,
+    metavar="FILE",
+    help="with --network all: keep every result in FILE as soon as it is found, and go on behind those that are there; remove it when "
+    "the code has changed",
+)
+@device_option()
+@threads_option("CPU threads of each side, which run at once", 1)
+@python_options
+@option(
+    "--against-paddle", type=PATH, metavar="EXE", help="compare with the Paddle of this interpreter instead of PyTorch"
+)
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Checks networks; `Failed` where one differs."""
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    if pairs.wanted(options):
-        refuse(options, ("recipe", "perturb", "resume"), "is for a network of ours: leave it out of a pair")
-        with failures():
-            return pairs.command(options, console)
-    options.stages = options.stages or ",".join(STAGES)
-    options.steps = options.steps or STEPS
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
     results = _kept(options.resume, checks, options) if options.resume else []
@@ -179,15 +147,6 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return dict(shown)
 
 
-@contextlib.contextmanager
-def failures() -> Iterator[None]:
-    """A worker that dies is a failed check, and so is a comparison of nothing."""
-    try:
-        yield
-    except (WorkerFailed, NothingCompared) as error:
-        raise Failed(str(error)) from None
-
-
 def _together(checks: list[Check]) -> Iterator[list[Check]]:
     """The checks that go through the same workers: those in a row; but each of a `HUGE` network by itself.
 
@@ -199,7 +158,7 @@ def _together(checks: list[Check]) -> Iterator[list[Check]]:
 
 
 def _of(
-    options: argparse.Namespace, checks: list[Check], plant: Plant | None, console: Console, kept: list[dict[str, Any]]
+    options: Options, checks: list[Check], plant: Plant | None, console: Console, kept: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Their results, from workers of their own. `InputError` where the results `kept` are of other versions."""
     with contextlib.ExitStack() as stack:
@@ -211,7 +170,7 @@ def _of(
             yield _one(options, check, workers, lanes, plant, console)
 
 
-def _kept(file: Path, checks: list[Check], options: argparse.Namespace) -> list[dict[str, Any]]:
+def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, Any]]:
     """The results in `file`, if there is one, which are those of the first of `checks`; `InputError` where they are of others."""
     results = read_results(file)
     found = [tuple(one[name] for name in ALIKE) for one in results]
@@ -230,7 +189,7 @@ ASKED = ("stages", "augment", "twins", "isolate", "torch_python", "paddle_python
 """The flags of which a result says nothing else."""
 
 
-def _alike(options: argparse.Namespace, check: Check) -> tuple[Any, ...]:
+def _alike(options: Options, check: Check) -> tuple[Any, ...]:
     asked = {name: value if value is None else str(value) for name, value in vars(options).items() if name in ASKED}
     asked["recipe"] = hashlib.sha256(json.dumps(asdict(check.recipe)).encode()).hexdigest()  # a file may have changed
     how = (check.dtype, check.length, check.recipe.batch_size, check.seed, options.device)
@@ -238,7 +197,7 @@ def _alike(options: argparse.Namespace, check: Check) -> tuple[Any, ...]:
     return (*names, *how, asked)
 
 
-def _workers(options: argparse.Namespace, checks: list[Check]) -> list[tuple[str, Worker]]:
+def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
     """The reference, the other side, and the reference's twins."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
@@ -253,11 +212,11 @@ def _workers(options: argparse.Namespace, checks: list[Check]) -> list[tuple[str
     ]
 
 
-def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Check]:
+def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
     """What to compare: one check a network. `InputError` before any worker starts."""
     stages = tuple(options.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
+        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     if "trajectory" in stages and options.steps < 2:
         raise InputError("the stage trajectory needs --steps of at least 2: give more, or leave it out of --stages")
     if options.batch_size == 1:
@@ -296,7 +255,7 @@ def _checks(options: argparse.Namespace, say: Callable[[str], None]) -> list[Che
     return checks
 
 
-def _data(options: argparse.Namespace, channels: int, say: Callable[[str], None]) -> Dataset:
+def _data(options: Options, channels: int, say: Callable[[str], None]) -> Dataset:
     if options.data == "auto":
         return data.load_auto(options.data_dir, say, channels)[0]
     return data.load(options.data, options.data_dir, say)
@@ -333,7 +292,7 @@ def _alone(check: Check) -> bool:
 
 
 def _one(
-    options: argparse.Namespace,
+    options: Options,
     check: Check,
     workers: dict[str, Worker],
     lanes: dict[str, dict[str, str]],
@@ -361,11 +320,11 @@ def _one(
     return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 
 
-def describe(options: argparse.Namespace, outcome: Outcome) -> dict[str, Any]:
+def describe(options: Options, outcome: Outcome) -> dict[str, Any]:
     """The outcome as JSON: what `--json` prints and the report shows."""
     check, first = outcome.check, outcome.first
     return {
-        "command": shlex.join(["python", "scripts/check_parity.py", *sys.argv[1:]]),
+        "command": command_line("check", options),
         "network": check.network.name,
         "recipe": check.recipe.name,
         "data": check.dataset.name,

@@ -1,43 +1,35 @@
-"""What all commands share: the parser that explains in one line, the exit codes, the JSON line."""
+"""What all commands share: kinds of options, bad usage in one line, exit codes, the JSON line."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any
+
+import click
 
 from parity import machine
+from parity.backend.process import WorkerFailed
+from parity.compare.relative_error import NothingCompared
 from parity.errors import InputError
-from parity.streams import finish, printable
+from parity.progress import Console
+from parity.streams import printable
 
+PROGRAM = "vgg-parity"
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit code 2."""
+Options = SimpleNamespace
+"""The options of a command by name: `--save-map` is `save_map`."""
 
-    def __init__(self, description: str, examples: str) -> None:
-        super().__init__(
-            description=description,
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,  # what a short form means would change with every new flag
-        )
-        self.add_argument(
-            "--json", action="store_true", help="one JSON object on the last line of stdout, messages on stderr"
-        )
+Act = Callable[[Options, Console], dict[str, Any] | None]
+"""What a command does: returns what `--json` prints, and None where another process prints it."""
 
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Ends the process, after --help with exit code 1 where the text could not be written."""
-        super().exit(finish(status), message)
-
-    def error(self, message: str) -> NoReturn:
-        """Says what is wrong and how to get help; exit code 2."""
-        raise SystemExit(_say(2, f"error: {message} (see {self.prog} --help)"))
-
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 LARGEST = 2**63 - 1
 
@@ -45,35 +37,135 @@ MOST_THREADS = 1024
 """More than any machine has cores."""
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 to `LARGEST`."""
-    value = natural(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+class Command(click.Command):
+    """A command of `vgg-parity`. `examples` are shown below the options, a line each, without the program's name."""
+
+    def __init__(self, act: Act, name: str, examples: Sequence[str], **settings: Any) -> None:
+        super().__init__(name, context_settings=SETTINGS, **settings)
+        self.act, self.examples = act, examples
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{PROGRAM} {self.name} {example}".rstrip() + "\n")
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Takes the words of the command line, which `Options.words` keeps as they are."""
+        context.meta["words"] = list(arguments)
+        return super().parse_args(context, arguments)
+
+    def invoke(self, context: click.Context) -> int:
+        """Does what the command line asks for; returns the exit code."""
+        options = Options(**context.params, words=context.meta["words"])
+        return execute(lambda: self.act(options, Console(options.json)), options.json)
+
+    def parse(self, arguments: Sequence[str]) -> Options:
+        """The options that `arguments` give. `click.UsageError` where they are none."""
+        return Options(**self.make_context(self.name, list(arguments)).params, words=list(arguments))
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Does what `arguments` (None: those of the process) ask for; returns the exit code."""
+        return run(self, arguments, f"{PROGRAM} {self.name}")
 
 
-def natural(text: str) -> int:
-    """A whole number from 0 to `LARGEST`."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    if value > LARGEST:
-        raise argparse.ArgumentTypeError(f"{value} is above 2**63 - 1")
-    return value
+def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> int:
+    """Runs a command that help calls `name`; returns the exit code. Bad usage is one line on stderr."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code: int | None = command.main(words, name, standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else name
+        return say_last(2, f"error: {_explained(error)} (see {where} --help)")
+    except click.Abort:
+        return say_last(130, "interrupted")
+    return code or 0
 
 
-def up_to(most: int, remark: str = "") -> Callable[[str], int]:
-    """What reads a whole number from 1 to `most`; `remark` ends what is said of a larger one."""
+def _explained(error: click.UsageError) -> str:
+    """What is wrong, without the frame that click puts around it."""
+    if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter) or not error.param:
+        text = error.format_message()
+        return text[:1].lower() + text[1:].rstrip(".")
+    name = "/".join(error.param.opts) if isinstance(error.param, click.Option) else error.param.human_readable_name
+    return f"{name}: {error.message.rstrip('.')}"
 
-    def read(text: str) -> int:
-        value = positive(text)
-        if value > most:
-            raise argparse.ArgumentTypeError(f"{value} is above {most}{remark}")
-        return value
 
-    read.__name__ = positive.__name__
-    return read
+def command(name: str, summary: str, examples: Sequence[str]) -> Callable[[Act], Command]:
+    """Makes a `Command` of what it decorates, with the options that stand between the two, and `--json`."""
+
+    def decorate(act: Act) -> Command:
+        options = list(reversed(getattr(act, "__click_params__", [])))
+        shown = click.Option(
+            ["--json"], is_flag=True, help="one JSON object on the last line of stdout, messages on stderr"
+        )
+        return Command(
+            act, name, examples, params=[*options, shown], help=summary, short_help=summary.partition("\n")[0]
+        )
+
+    return decorate
+
+
+option, argument = click.option, click.argument
+choice = click.Choice
+
+PATH = click.Path(path_type=Path, readable=False)
+"""A file or folder, which need not exist."""
+
+
+class WholeNumber(click.ParamType):
+    """A whole number from `least` to `most`; `remark` ends what is said of a larger one."""
+
+    name = "whole number"
+
+    def __init__(self, least: int, most: int = LARGEST, remark: str = "") -> None:
+        self.least, self.most, self.remark = least, most, remark
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        """The number that `value` spells."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number", param, context)
+        if number < self.least:
+            self.fail(f"{number} is {'negative' if number < 0 else f'not at least {self.least}'}", param, context)
+        if number > self.most:
+            most = "2**63 - 1" if self.most == LARGEST else self.most
+            self.fail(f"{number} is above {most}{self.remark}", param, context)
+        return number
+
+
+class Parsed(click.ParamType):
+    """What `read` makes of a text; where it raises `ValueError`, the text is not `what`."""
+
+    def __init__(self, read: Callable[[str], Any], what: str) -> None:
+        self.read, self.name = read, what
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """What `value` spells; a default is no text and stays as it is."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.read(value)
+        except ValueError as error:
+            self.fail(str(error) if isinstance(error, InputError) else f"{value!r} is not {self.name}", param, context)
+
+
+positive, natural = WholeNumber(1), WholeNumber(0)
+threads = WholeNumber(1, MOST_THREADS, f"; this machine has {machine.cores()} cores")
+
+
+def program(name: str) -> list[str]:
+    """The words by which a user starts the command `name` again: a script if this process is one, else `vgg-parity NAME`."""
+    script = Path(sys.argv[0])
+    if script.parent.name == "scripts" and script.suffix == ".py":
+        return ["python", f"scripts/{script.name}"]
+    return [PROGRAM, name]
+
+
+def command_line(name: str, options: Options) -> str:
+    """The command `name` as it was started, as one line, with ~ for the home folder."""
+    return shlex.join([*program(name), *options.words]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
 
 
 def flag(name: str) -> str:
@@ -81,20 +173,14 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+def refuse(options: Options, names: Iterable[str], why: str) -> None:
     """`InputError`, the flag and `why`, for the first of the options `names` that is given."""
     for name in names:
         if getattr(options, name):
             raise InputError(f"{flag(name)} {why}")
 
 
-positive.__name__ = natural.__name__ = "whole number"
-
-threads = up_to(MOST_THREADS, f"; this machine has {machine.cores()} cores")
-"""A number of CPU threads."""
-
-
-def check_png(path: Path, name: str = "out") -> None:
+def check_png(path: Path, name: str = "output") -> None:
     """`InputError` unless `path`, given as the flag `name`, can be the name of a picture."""
     if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{flag(name)} {path} is not the name of a .png file")
@@ -123,19 +209,19 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     except InputError as error:
         if as_json and error.result is not None:
             print(json.dumps(error.result), flush=True)
-        return _say(2, f"error: {error}")
+        return say_last(2, f"error: {error}")
     except Failed as error:
         if as_json and error.result is not None:
             print(json.dumps(error.result), flush=True)
-        return _say(1, f"failed: {error}")
+        return say_last(1, f"failed: {error}")
     except KeyboardInterrupt as error:
-        return _say(130, str(error) if isinstance(error, Interrupted) else "interrupted")
+        return say_last(130, str(error) if isinstance(error, Interrupted) else "interrupted")
     except OSError as error:
         if not isinstance(error.filename, str | bytes):
             raise
-        return _say(2, f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}")
+        return say_last(2, f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}")
     except MemoryError:
-        return _say(
+        return say_last(
             1,
             "failed: out of memory: try a smaller --batch-size, fewer pictures or a narrower network such as vgg16_bn_drop@0.25",
         )
@@ -167,8 +253,17 @@ def _interruptible(command: Callable[[], Any]) -> Any:
         raise
 
 
-def _say(code: int, message: str) -> int:
+def say_last(code: int, message: str) -> int:
     """Prints `message` on stderr, on one line where `code` is that of bad input, and returns `code`."""
     for line in [" ".join(message.split())] if code == 2 else message.splitlines():
         print(printable(line), file=sys.stderr, flush=True)
     return code
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """A worker that dies is a failed check, and so is a comparison of nothing."""
+    try:
+        yield
+    except (WorkerFailed, NothingCompared) as error:
+        raise Failed(str(error)) from None

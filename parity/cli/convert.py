@@ -1,8 +1,7 @@
-"""`scripts/convert_weights.py`."""
+"""`vgg-parity convert`: weights between the formats of this project, Paddle, PyTorch and PaddlePaddle v2."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,15 @@ import safetensors
 
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.cli.command import Failed, Parser, execute
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    argument,
+    command,
+    option,
+)
+from parity.cli.options import NETWORKS
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified
@@ -43,42 +50,34 @@ class _Weights(NamedTuple):
     verified: bool
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Converts one file; returns the exit code."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/convert_weights.py"
-    flags = Parser(
-        "Convert weights, bit for bit, between .safetensors (ours), .pdparams (Paddle), .pt (PyTorch) and .tar (PaddlePaddle v2).",
-        f"  {script} params_pass_199.tar vgg.safetensors\n"
-        f"  {script} runs/RUN vgg.pdparams           (for paddle.load and set_state_dict)\n"
-        f"  {script} vgg.pdparams vgg.pt             (for torch.load and load_state_dict)\n"
-        f"  {script} --network my_vgg.json torchvision_vgg.pt my_vgg.tar\n"
-        f"  {script} --map map.json my_net.pdparams my_net.pt   (a model of your own, by check_parity.py --save-map)",
-    )
-    add, known = flags.add_argument, ", ".join(articles.NETWORKS)
-    add("source", type=Path, metavar="SRC", help=f"a run folder, or a file that ends in {', '.join(SUFFIXES)}")
-    add("destination", type=Path, metavar="DST", help="the file to write; its end says what; replaced if it exists")
-    add(
-        "--network",
-        metavar="NAME",
-        help=f"the weights' network: {known}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that fits)",
-    )
-    add(
-        "--map",
-        type=Path,
-        metavar="FILE",
-        help="convert a pair's state dict by the map that check_parity.py --save-map wrote",
-    )
-    return flags
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "convert",
+    "Convert weights, bit for bit, between .safetensors (ours), .pdparams (Paddle), .pt (PyTorch) and .tar (PaddlePaddle v2).\n\n"
+    "SRC is such a file or a run folder; the suffix of DST says what to write.",
+    (
+        "params_pass_199.tar vgg.safetensors",
+        "runs/RUN vgg.pdparams   (for paddle.load and set_state_dict)",
+        "vgg.pdparams vgg.pt   (for torch.load and load_state_dict)",
+        "--network my_vgg.json torchvision_vgg.pt my_vgg.tar",
+        "--map map.json my_net.pdparams my_net.pt   (a model of your own, by vgg-parity compare --save-map)",
+    ),
+)
+@argument("source", type=PATH, metavar="SRC")
+@argument("destination", type=PATH, metavar="DST")
+@option(
+    "--network",
+    metavar="NAME",
+    help=f"the weights' network: {NETWORKS}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that "
+    "fits)",
+)
+@option(
+    "--map",
+    type=PATH,
+    metavar="FILE",
+    help="convert a pair's state dict by the map that vgg-parity compare --save-map wrote",
+)
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Converts one file."""
     source, destination = options.source, options.destination
     if options.map:
         return _by_map(options, console)
@@ -111,13 +110,13 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def _by_map(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _by_map(options: Options, console: Console) -> dict[str, Any]:
     """Converts a state dict of one side of a pair of models to the other."""
     if options.network:
         raise InputError("--network and --map exclude each other: a map is of two models of your own")
     try:
         found = read_map(options.map)
-        with about(options.map, "write it anew with check_parity.py --save-map"):
+        with about(options.map, "write it anew with vgg-parity compare --save-map"):
             check_whole(found)
         made = pair_files.convert(options.source, options.destination, found)
     except WorkerFailed as error:

@@ -1,15 +1,20 @@
-"""`scripts/describe.py`: what networks cost, layer by layer."""
+"""`vgg-parity describe`: what networks cost, layer by layer."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from parity.cli.command import Parser, check_png, execute, positive
+from parity.cli.command import (
+    PATH,
+    Options,
+    check_png,
+    command,
+    option,
+    positive,
+)
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
@@ -23,59 +28,6 @@ from parity.report import networks_table, plots
 
 DEFAULT = "vgg16_bn_drop"
 MARK = "networks"
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Describes networks; exit code 0 done, 2 bad usage or bad input."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/describe.py"
-    flags = Parser(
-        "Say what networks cost for one image: shapes, parameters, multiply-adds, memory, receptive field and stride of every layer.",
-        f"  {script}\n"
-        f"  {script} --network vgg_a,vgg_c,vgg_d,vgg_e --plot costs.png      (side by side)\n"
-        f"  {script} --network googlenet --training      (with the auxiliary heads)\n"
-        f"  {script} --network vgg_mini --input-size 64 --json\n"
-        f'  {script} --network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"\n'
-        f"  {script} --kernels\n"
-        f"  {script} --update README.md --verdicts docs/proofs/full-*.json      (replaces the table between its marks)",
-    )
-    add = flags.add_argument
-    add(
-        "--network",
-        metavar="NAME[,NAME...]",
-        help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
-    )
-    add(
-        "--input-size", type=positive, metavar="N", help="on images of N by N instead; says which layers change with it"
-    )
-    add("--training", action="store_true", help="count auxiliary heads too, which inference does not have")
-    add("--plot", type=Path, metavar="FILE.png", help="also draw map sizes and costs per layer")
-    add(
-        "--kernels",
-        action="store_true",
-        help="the fourth article's table instead: one convolution by its kernel's size",
-    )
-    add(
-        "--update",
-        type=Path,
-        metavar="FILE",
-        help=f"put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE instead",
-    )
-    add(
-        "--verdicts",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE.json",
-        help="with --update: a column of verdicts from each of these, which check_parity.py --network all --json printed",
-    )
-    return flags
 
 
 @dataclass(frozen=True)
@@ -109,29 +61,67 @@ class Description:
         }
 
 
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "describe",
+    "Say what networks cost for one image: shapes, parameters, multiply-adds, memory, receptive field and stride of every layer.",
+    (
+        "",
+        "--network vgg_a,vgg_c,vgg_d,vgg_e --output costs.png   (side by side)",
+        "--network googlenet --training   (with the auxiliary heads)",
+        "--network vgg_mini --input-size 64 --json",
+        '--network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"',
+        "--kernels",
+        "--update README.md --verdicts docs/proofs/full-paddle26.json   (replaces the table between its marks)",
+    ),
+)
+@option(
+    "--network",
+    metavar="NAME[,NAME...]",
+    help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
+)
+@option(
+    "--input-size", type=positive, metavar="N", help="on images of N by N instead; says which layers change with it"
+)
+@option("--training", is_flag=True, help="count auxiliary heads too, which inference does not have")
+@option("--output", type=PATH, metavar="FILE.png", help="also draw map sizes and costs per layer")
+@option("--kernels", is_flag=True, help="the fourth article's table instead: one convolution by its kernel's size")
+@option(
+    "--update",
+    type=PATH,
+    metavar="FILE",
+    help=f"put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE instead",
+)
+@option(
+    "--verdicts",
+    type=PATH,
+    multiple=True,
+    metavar="FILE.json",
+    help="with --update: a column of verdicts from each of these, which vgg-parity check --network all --json printed; again for more",
+)
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Describes networks."""
     if options.kernels:
         return _kernels(options, console)
     if options.update:
         return _update(options, console)
     if options.verdicts:
         raise InputError("--verdicts is for --update: name the file that the table belongs into")
-    if options.plot:
-        check_png(options.plot, "plot")
+    if options.output:
+        check_png(options.output)
     names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
     found = [_describe(name, options) for name in names]
-    if options.plot:
-        write_atomically(options.plot, plots.layers([(_title(one), condensed(one.layers)) for one in found]))
+    if options.output:
+        write_atomically(options.output, plots.layers([(_title(one), condensed(one.layers)) for one in found]))
     for one in found:
         for line in _lines(one):
             console.say(line)
     if len(found) > 1:
         for line in _summary(found):
             console.say(line)
-    if options.plot:
-        console.say(f"Picture: {options.plot}")
+    if options.output:
+        console.say(f"Picture: {options.output}")
     result = {"training": options.training, "networks": [one.to_json() for one in found]}
-    return result | {"plot": str(options.plot) if options.plot else None}
+    return result | {"plot": str(options.output) if options.output else None}
 
 
 def _title(one: Description) -> str:
@@ -139,7 +129,7 @@ def _title(one: Description) -> str:
     return f"{one.called}, {shape}: {total['parameters']:,} parameters, {total['multiply_adds']:,} multiply-adds"
 
 
-def _describe(name: str, options: argparse.Namespace) -> Description:
+def _describe(name: str, options: Options) -> Description:
     network = articles.get(name)
     changes: list[str] = []
     if not options.training:
@@ -149,9 +139,9 @@ def _describe(name: str, options: argparse.Namespace) -> Description:
     return Description(name, network, costs(network, options.training), changes)
 
 
-def _update(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _update(options: Options, console: Console) -> dict[str, Any]:
     """The table of all networks in a document."""
-    for name in ("network", "input_size", "training", "plot"):
+    for name in ("network", "input_size", "training", "output"):
         _alone(options, name, "--update")
     generated_block.around(options.update, MARK)
     logs = [networks_table.read(path) for path in options.verdicts]
@@ -165,13 +155,13 @@ def _update(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def _alone(options: argparse.Namespace, name: str, flag: str) -> None:
+def _alone(options: Options, name: str, flag: str) -> None:
     if getattr(options, name):
         raise InputError(f"{flag} is a table of its own: leave out --{name.replace('_', '-')}")
 
 
-def _kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    for name in ("network", "input_size", "training", "plot", "update", "verdicts"):
+def _kernels(options: Options, console: Console) -> dict[str, Any]:
+    for name in ("network", "input_size", "training", "output", "update", "verdicts"):
         _alone(options, name, "--kernels")
     rows = kernel_table()
     console.say("One convolution of 96 filters, stride 4, padding 1, on an image of 3x224x224, by its kernel:")

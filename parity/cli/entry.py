@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 PATIENCE = 20.0
 """Seconds from a signal to the end of the process, after which it is taken to hang."""
@@ -12,8 +13,24 @@ PATIENCE = 20.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(command: str, *arguments: str) -> None:
-    """Ends this process with the exit code of `main(*arguments)` of the module `command` in `parity.cli`.
+def executable() -> None:
+    """`vgg-parity`, `python -m parity`."""
+    _run(lambda words: ("main", words))
+
+
+def script(name: str) -> None:
+    """`scripts/NAME.py`, whose flags of before there was one executable are translated."""
+    _run(lambda words: _translate(name, words))
+
+
+def _translate(name: str, words: list[str]) -> tuple[str, list[str]]:
+    from parity.cli.scripts import translate
+
+    return translate(name, words)
+
+
+def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
+    """Ends this process with the exit code of the command, a module of `parity.cli`, that `command_of` makes of the command line.
 
     Ctrl-C and SIGTERM end it with exit code 130 and one line on stderr: at once while modules are imported, and afterwards as a
     KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.training.interrupts` handles
@@ -27,13 +44,18 @@ def run(command: str, *arguments: str) -> None:
     from parity import streams
 
     streams.prepare()  # before anything opens a file
+    try:
+        command, words = command_of(sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     main = importlib.import_module(f"parity.cli.{command}").main
     from parity.training.interrupts import leave
 
     _watch()
     _handle(_interrupt)
     try:
-        code = main(*arguments)
+        code = main(words)
     except KeyboardInterrupt:  # outside of what the command itself guards
         _end()
     finally:
@@ -79,4 +101,4 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv.pop(1), sys.argv.pop(1))
+    executable()

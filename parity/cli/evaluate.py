@@ -1,11 +1,8 @@
-"""`scripts/evaluate.py`: the error of a model, by one view of a picture or by many."""
+"""`vgg-parity evaluate`: the error of a model, by one view of a picture or by many."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,20 @@ import numpy as np
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.command import Failed, Parser, attach_result, execute, natural, positive, threads, up_to
-from parity.cli.predict import model_flags
+from parity.cli.command import (
+    Failed,
+    Options,
+    Parsed,
+    WholeNumber,
+    attach_result,
+    choice,
+    command,
+    command_line,
+    natural,
+    option,
+    positive,
+)
+from parity.cli.options import DATA_SETS, data_dir_option, device_option, model_options, report_option, threads_option
 from parity.data import Dataset, image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
@@ -28,75 +37,60 @@ from parity.streams import printable
 from parity.training.loop import Diverged
 from parity.training.run_folder import check_writable
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Evaluates; exit code 0 done, 1 the model's scores are no numbers, 2 bad usage or bad input."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/evaluate.py"
-    flags = Parser(
-        f"Test a model: top-1 and top-{TOP} error by one view of every picture, or by many, averaged (arXiv 1409.1556).",
-        f"  {script}                                   (the small network that comes with the project, on CIFAR-10)\n"
-        f"  {script} --model runs/RUN --views single,flip,crops --padding 4 --grid 3\n"
-        f"  {script} --model vgg_d.safetensors --data folder:imagenet --views dense,crops,dense+crops --scales 256,384,512\n"
-        f"  {script} --model vgg.onnx --limit 1000 --report report --json",
-    )
-    add = flags.add_argument
-    model_flags(flags, (*FRAMEWORKS, ONNX))
-    add(
-        "--data",
-        metavar="NAME",
-        help=f"{', '.join(data.DATASETS)} or folder:DIR (default: what the model was trained on)",
-    )
-    add("--data-dir", type=Path, metavar="PATH", help="where the data set is")
-    add(
-        "--split",
-        choices=("test", "train", "all"),
-        default="test",
-        help="which pictures (default: test, those that training tests on)",
-    )
-    add("--limit", type=positive, metavar="N", help="use the first N pictures only")
-    add(
-        "--views",
-        default="single,flip",
-        metavar="LIST",
-        help="; ".join(f"{name}: {what}" for name, what in SETS.items()) + " (default: single,flip)",
-    )
-    add(
-        "--scales",
-        type=_scales,
-        metavar="LIST",
-        help="pixels of the smaller side of pictures for crops and dense views (default: least, middle and largest scale of the recipe's "
-        "jitter; for one scale S S-32, S and S+32, at 224; without jitter the pictures' own, or the network's)",
-    )
-    add("--grid", type=positive, default=5, metavar="N", help="places of crops a side (default: 5, 25 places)")
-    add(
-        "--padding",
-        type=natural,
-        metavar="N",
-        help="reflected pixels around pictures for crops (default: 0 where a scale has room for the grid, else an eighth of the crop, "
-        "or what the grid needs)",
-    )
-    add("--batch-size", type=positive, default=128, metavar="N", help="pictures read at a time (default: 128)")
-    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="of a framework (default: cpu)")
-    add("--threads", type=threads, help="CPU threads (default: all cores)")
-    add("--report", type=Path, metavar="DIR", help="write evaluation.json, evaluation.md and confusion.png")
-    return flags
+_SIDE = WholeNumber(1, MOST_SIDE, " pixels")
 
 
 def _scales(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(up_to(MOST_SIDE, " pixels"), text.split(","))))
+    return tuple(dict.fromkeys(map(_SIDE, text.split(","))))
 
 
-_scales.__name__ = "list of whole numbers"
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "evaluate",
+    f"Test a model: top-1 and top-{TOP} error by one view of every picture, or by many, averaged (arXiv 1409.1556).",
+    (
+        "  (the small network that comes with the project, on CIFAR-10)",
+        "--model runs/RUN --views single,flip,crops --padding 4 --grid 3",
+        "--model vgg_d.safetensors --data folder:imagenet --views dense,crops,dense+crops --scales 256,384,512",
+        "--model vgg.onnx --limit 1000 --report report --json",
+    ),
+)
+@model_options((*FRAMEWORKS, ONNX))
+@option("--data", metavar="NAME", help=f"{DATA_SETS} or folder:DIR (default: what the model was trained on)")
+@data_dir_option
+@option(
+    "--split",
+    type=choice(("test", "train", "all")),
+    default="test",
+    help="which pictures (default: test, those that training tests on)",
+)
+@option("--limit", type=positive, metavar="N", help="use the first N pictures only")
+@option(
+    "--views",
+    default="single,flip",
+    metavar="LIST",
+    help="; ".join((f"{name}: {what}" for name, what in SETS.items())) + " (default: single,flip)",
+)
+@option(
+    "--scales",
+    type=Parsed(_scales, "a list of whole numbers"),
+    metavar="LIST",
+    help="pixels of the smaller side of pictures for crops and dense views (default: least, middle and largest scale of the recipe's "
+    "jitter; for one scale S S-32, S and S+32, at 224; without jitter the pictures' own, or the network's)",
+)
+@option("--grid", type=positive, default=5, metavar="N", help="places of crops a side (default: 5, 25 places)")
+@option(
+    "--padding",
+    type=natural,
+    metavar="N",
+    help="reflected pixels around pictures for crops (default: 0 where a scale has room for the grid, else an eighth of the crop, "
+    "or what the grid needs)",
+)
+@option("--batch-size", type=positive, default=128, metavar="N", help="pictures read at a time (default: 128)")
+@device_option()
+@threads_option()
+@report_option("evaluation.json, evaluation.md and confusion.png")
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Evaluates; `Failed` where the model's scores are no numbers."""
     sets = tuple(dict.fromkeys(name.strip() for name in options.views.split(",")))
     if unknown := [name for name in sets if name not in SETS]:
         raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}")
@@ -121,7 +115,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         raise Failed(str(error)) from None
     seconds = time.perf_counter() - started
     result = {
-        "command": shlex.join(["python", "scripts/evaluate.py", *sys.argv[1:]]),
+        "command": command_line("evaluate", options),
         "model": str(model.path),
         "network": model.network,
         "route": model.route,
@@ -146,12 +140,12 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return result
 
 
-def _about(model: Model, options: argparse.Namespace) -> str:
+def _about(model: Model, options: Options) -> str:
     place = str(model.path) if options.model else f"{model.path.name}, which comes with the project"
     return f"Model: {place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}"
 
 
-def _said(dataset: Dataset, subject: Subject, plan: Plan, options: argparse.Namespace) -> str:
+def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> str:
     """What is looked at, in one line."""
     part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
     known = dataset.name in data.CLASSES
@@ -163,7 +157,7 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: argparse.Name
     return line
 
 
-def _subject(model: Model, dataset: Dataset, options: argparse.Namespace) -> tuple[Subject, int]:
+def _subject(model: Model, dataset: Dataset, options: Options) -> tuple[Subject, int]:
     """The pictures that are looked at, and the smaller side of those in memory (0: each has its own)."""
     recipe = model.recipe
     sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
@@ -209,7 +203,7 @@ def matched(model: Model, dataset: Dataset) -> np.ndarray:
     return np.array([model.classes.index(name) for name in dataset.classes])
 
 
-def _plan(sets: tuple[str, ...], model: Model, own: int, options: argparse.Namespace) -> Plan:
+def _plan(sets: tuple[str, ...], model: Model, own: int, options: Options) -> Plan:
     """`own` is the smaller side of the pictures, 0 where each has its own."""
     least = max(model.size[1:])
     low, high = model.recipe.augmentation.scales if model.recipe else (0, 0)

@@ -1,12 +1,10 @@
-"""`scripts/experiment.py`: the articles' experiments, in both frameworks, each ending with a table and pictures."""
+"""`vgg-parity experiment`: the articles' experiments, in both frameworks, each ending with a table and pictures."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +12,22 @@ from typing import Any
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.check import failures
-from parity.cli.command import Failed, Interrupted, Parser, execute, positive, refuse, threads, up_to
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Interrupted,
+    Options,
+    WholeNumber,
+    argument,
+    choice,
+    command,
+    failures,
+    option,
+    positive,
+    program,
+    refuse,
+)
+from parity.cli.options import DATA_SETS, data_dir_option, device_option, limit_options, python_options, threads_option
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.experiments import EXPERIMENTS, STUDIES
@@ -41,8 +53,6 @@ from parity.progress import Console, bar, duration
 from parity.training.loop import Diverged, Stopped
 from parity.training.run_folder import about, check_free
 
-SCRIPT = "scripts/experiment.py"
-
 OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
 OF_TIMING = ("steps", "batch_size")
 """Flags that only the one or the other kind of experiment has."""
@@ -54,57 +64,50 @@ MARK = "experiment.json"
 """The file that makes a folder an experiment's."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs an experiment; exit code 0 done, 1 it failed or does not find what the article says, 2 bad usage, 130 stopped."""
-    options = parser().parse_args(arguments)
-    options.words = sys.argv[1:] if arguments is None else arguments
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = f"python {SCRIPT}"
-    flags = Parser(
-        "Run an experiment of the articles in both frameworks, each in a process of its own; it ends with a table and pictures.\n"
-        "Stopped or killed, the same command with the same --out goes on where it was.\n\n"
-        + "\n".join(f"  {name:12} {about}" for name, about in EXPERIMENTS.items()),
-        f"  {script} permutation\n"
-        f"  {script} permutation --full --data-dir MNIST           (the article's 60,000 digits, one pass)\n"
-        f"  {script} cifar --framework torch --out runs/cifar\n"
-        f"  {script} classics --epochs 2 --train-limit 2000 --test-limit 1000\n"
-        f"  {script} timing --steps 20 --json",
-    )
-    add = flags.add_argument
-    add("experiment", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
-    add("--framework", choices=(*FRAMEWORKS, "both"), default="both", help="default: both")
-    add("--out", type=Path, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)")
-    add("--full", action="store_true", help="as much as the article: all its data and passes (hours on a CPU)")
-    add("--epochs", type=positive, help="passes over the training images")
-    add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
-    add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
-    seeds = ", ".join(f"{study.name} {study.seeds}" for study in STUDIES.values())
-    add("--seeds", type=up_to(MOST_SEEDS), metavar="N", help=f"train with seeds 0 to N-1 (default: {seeds})")
-    add("--data", metavar="NAME", help=f"one of {', '.join(data.DATASETS)} (default: the experiment's own)")
-    add("--data-dir", type=Path, metavar="PATH", help="the data set's archive or folder")
-    add("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
-    add("--batch-size", type=positive, metavar="N", help=f"images of a timed step (default: {TIMING.batch_size})")
-    add("--threads", type=threads, help="CPU threads of a framework (default: all cores; permutation 1)")
-    add("--device", choices=("auto", "cpu", "gpu"), default="cpu", help="default: cpu; GPUs are untried")
-    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
-    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
-    return flags
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "experiment",
+    "Run an experiment of the articles in both frameworks, each in a process of its own; it ends with a table and pictures.\n\n"
+    "Stopped or killed, the same command with the same --output goes on where it was.\n\n\b\n"
+    + "\n".join(f"{name:12} {about}" for name, about in EXPERIMENTS.items()),
+    (
+        "permutation",
+        "permutation --full --data-dir MNIST   (the article's 60,000 digits, one pass)",
+        "cifar --framework torch --output runs/cifar",
+        "classics --epochs 2 --train-limit 2000 --test-limit 1000",
+        "timing --steps 20 --json",
+    ),
+)
+@argument("experiment", type=choice(tuple(EXPERIMENTS)), metavar="NAME")
+@option("--framework", type=choice((*FRAMEWORKS, "both")), default="both", help="default: both")
+@option(
+    "--output", type=PATH, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)"
+)
+@option("--full", is_flag=True, help="as much as the article: all its data and passes (hours on a CPU)")
+@option("--epochs", type=positive, help="passes over the training images")
+@limit_options
+@option(
+    "--seeds",
+    type=WholeNumber(1, MOST_SEEDS),
+    metavar="N",
+    help=f"train with seeds 0 to N-1 (default: {', '.join(f'{study.name} {study.seeds}' for study in STUDIES.values())})",
+)
+@option("--data", metavar="NAME", help=f"one of {DATA_SETS} (default: the experiment's own)")
+@data_dir_option
+@option("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
+@option("--batch-size", type=positive, metavar="N", help=f"images of a timed step (default: {TIMING.batch_size})")
+@threads_option("CPU threads of a framework, of permutation 1")
+@device_option()
+@python_options
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Runs an experiment; `Failed` where it fails or does not find what the article says."""
     _check_flags(options)
     study = STUDIES.get(options.experiment)
-    folder = options.out or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{options.experiment}"
-    again = shlex.join(["python", SCRIPT, *options.words, *([] if options.out else ["--out", str(folder)])])
+    folder = options.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{options.experiment}"
+    again = shlex.join([*program("experiment"), *options.words, *([] if options.output else ["--output", str(folder)])])
     count = options.threads or (study.threads if study else None) or machine.cores()
     result: dict[str, Any] = {
         "experiment": options.experiment,
-        "command": shlex.join(["python", SCRIPT, *options.words]),
+        "command": shlex.join([*program("experiment"), *options.words]),
         "machine": machine.describe(),
         "threads": count,
         "frameworks": list(FRAMEWORKS) if options.framework == "both" else [options.framework],
@@ -122,7 +125,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return _written(found, result, folder, console)
 
 
-def _check_flags(options: argparse.Namespace) -> None:
+def _check_flags(options: Options) -> None:
     """`InputError` for a flag that the experiment has not, or that --full contradicts."""
     timed = options.experiment == TIMING.name
     others = ", ".join(STUDIES) if timed else TIMING.name
@@ -137,10 +140,10 @@ def _check_folder(folder: Path, name: str) -> None:
     mark = folder / MARK
     if not mark.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} holds something else: choose another --out")
+            raise InputError(f"{folder} holds something else: choose another --output")
         check_free(folder)
         return
-    with about(mark, "choose another --out"):
+    with about(mark, "choose another --output"):
         other = parse_json(mark.read_text(errors="replace"), "experiment").get("experiment")
         if other != name:
             raise InputError(f"it is of the experiment {other}, not {name}")
@@ -155,7 +158,7 @@ def _mark(folder: Path, name: str) -> None:
 
 
 def _train(
-    study: Study, options: argparse.Namespace, result: dict[str, Any], folder: Path, crew: Crew, console: Console
+    study: Study, options: Options, result: dict[str, Any], folder: Path, crew: Crew, console: Console
 ) -> Report:
     """Trains what is left of `study`, and reports on all of it."""
     chosen = _extents(study, options)
@@ -190,7 +193,7 @@ def _train(
     return made
 
 
-def _extents(study: Study, options: argparse.Namespace) -> dict[str, Extent]:
+def _extents(study: Study, options: Options) -> dict[str, Extent]:
     given = {"epochs": options.epochs, "train": options.train_limit, "test": options.test_limit, "data": options.data}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return {e.name: dataclasses.replace(e.article if options.full else e.usual, **changes) for e in study.entries}
@@ -235,7 +238,7 @@ def _finish(
 # --------------------------------------------------------------------------------------------------------------- timing
 
 
-def _time(options: argparse.Namespace, result: dict[str, Any], folder: Path, crew: Crew, console: Console) -> Report:
+def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, console: Console) -> Report:
     """Times what is left, and reports on all of it."""
     if options.data:
         dataset = data.load(options.data, options.data_dir, console.say)

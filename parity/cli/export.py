@@ -1,8 +1,7 @@
-"""`scripts/export_onnx.py`: a trained or fresh network as an ONNX file, or in its framework's own inference format."""
+"""`vgg-parity export`: a trained or fresh network as an ONNX file, or in its framework's own inference format."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -19,7 +18,18 @@ import numpy as np
 
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
-from parity.cli.command import Failed, Parser, execute, natural, positive, refuse, threads
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    choice,
+    command,
+    natural,
+    option,
+    positive,
+    refuse,
+)
+from parity.cli.options import NETWORKS, threads_option
 from parity.compare.relative_error import Difference
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
@@ -27,52 +37,13 @@ from parity.inference.predict import softmax
 from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
+from parity.network.pattern import INPUT
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.training.run_folder import Run, about, proportion, read_checkpoint
 from parity.version import __version__
 from parity.weights.canonical_state import State, initialise
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exports; exit code 0 done, 1 the export is not the network (nothing is kept), 2 bad usage or bad input."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/export_onnx.py"
-    flags = Parser(
-        "Export a network to ONNX. The file is proven to be the network and compared with its framework before it is kept.",
-        f"  {script} --run runs/RUN --output vgg.onnx\n"
-        f"  {script} --framework torch --weights best.safetensors --preprocess --softmax --output vgg.onnx\n"
-        f"  {script} --network vgg16_bn_drop --seed 0 --opset 17 --fold-batch-norm --output fresh.onnx\n"
-        f"  {script} --framework paddle --run runs/RUN --to static --output inference/",
-    )
-    add, sources = flags.add_argument, flags.add_mutually_exclusive_group(required=True)
-    sources.add_argument("--run", type=Path, metavar="RUN", help="a run folder: its last checkpoint")
-    sources.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file of ours")
-    sources.add_argument(
-        "--network", metavar="NAME", help=f"fresh weights of {', '.join(articles.NETWORKS)}, NAME@WIDTH or a JSON file"
-    )
-    add("--seed", type=natural, help="of the fresh weights (default: 0)")
-    add("--output", type=Path, required=True, metavar="FILE", help="what to write (with --to static: a new folder)")
-    add("--framework", choices=tuple(FRAMEWORKS), help="which exports (default: whichever is installed, paddle first)")
-    add("--to", choices=("onnx", "static"), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
-    add("--opset", type=positive, help="17 to 21 (default: 18)")
-    add(
-        "--dense",
-        action="store_true",
-        help="linear layers as convolutions and the score map averaged: the file takes pictures of any height and width",
-    )
-    add("--softmax", action="store_true", help="yield probabilities instead of logits")
-    add("--preprocess", action="store_true", help="take uint8 [N,H,W,C] and scale inside the graph as the recipe does")
-    add("--fold-batch-norm", action="store_true", help="multiply batch norms into the layers before them")
-    add("--threads", type=threads, help="CPU threads (default: all cores)")
-    return flags
 
 
 @dataclass(frozen=True)
@@ -86,7 +57,40 @@ class Source:
     accuracy: float | None = None
 
 
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "export",
+    "Export a network to ONNX. The file is proven to be the network and compared with its framework before it is kept.",
+    (
+        "--model runs/RUN --output vgg.onnx",
+        "--framework torch --model best.safetensors --preprocess --softmax --output vgg.onnx",
+        "--model vgg16_bn_drop --seed 0 --opset 17 --fold-batch-norm --output fresh.onnx",
+        "--framework paddle --model runs/RUN --to static --output inference/",
+    ),
+)
+@option(
+    "--model",
+    required=True,
+    metavar="RUN|FILE|NAME",
+    help=f"a run folder (its last checkpoint), a .safetensors file, or fresh weights of a network: {NETWORKS}, NAME@WIDTH or a JSON file",
+)
+@option("--seed", type=natural, help="of the fresh weights (default: 0)")
+@option("--output", type=PATH, required=True, metavar="FILE", help="what to write (with --to static: a new folder)")
+@option(
+    "--framework", type=choice(tuple(FRAMEWORKS)), help="which exports (default: whichever is installed, paddle first)"
+)
+@option("--to", type=choice(("onnx", "static")), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
+@option("--opset", type=positive, help="17 to 21 (default: 18)")
+@option(
+    "--dense",
+    is_flag=True,
+    help="linear layers as convolutions and the score map averaged: the file takes pictures of any height and width",
+)
+@option("--softmax", is_flag=True, help="yield probabilities instead of logits")
+@option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C] and scale inside the graph as the recipe does")
+@option("--fold-batch-norm", is_flag=True, help="multiply batch norms into the layers before them")
+@threads_option()
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Exports; `Failed`, and nothing is kept, where the export is not the network."""
     started = time.perf_counter()
     _check_flags(options)
     source = _dense(_source(options)) if options.dense else _source(options)
@@ -106,13 +110,13 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     return result
 
 
-def _check_flags(options: argparse.Namespace) -> None:
+def _check_flags(options: Options) -> None:
     from parity.onnx.writing import OPSETS
 
     if options.opset and options.opset not in OPSETS:
         raise InputError(f"--opset {options.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
-    if options.seed is not None and not options.network:
-        raise InputError("--seed is of fresh weights: it goes with --network")
+    if options.seed is not None and not _is_network(options.model):
+        raise InputError("--seed is of fresh weights: it goes with the name of a network")
     if options.to == "static":
         of_files = ("opset", "dense", "softmax", "preprocess", "fold_batch_norm")
         refuse(options, of_files, "is of ONNX files: leave it out with --to static")
@@ -122,20 +126,32 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise InputError(f"--output {options.output} is not the name of an .onnx file")
 
 
-def _source(options: argparse.Namespace) -> Source:
-    if options.network:
-        network = articles.get(options.network)
-        return _checked(options.network, network, initialise(network, options.seed or 0))
-    path = options.run or options.weights
-    if options.run and not os.path.isdir(path):  # noqa: PTH112 - never raises
-        raise InputError(f"{path} is not a run folder: give a file with --weights")
+def _is_network(model: str) -> bool:
+    """Whether --model names a network rather than a run folder or a file of weights."""
+    if model.endswith(".json") or model.startswith(INPUT):
+        return True
+    return not (os.path.exists(model) or os.sep in model or Path(model).suffix == ".safetensors")  # noqa: PTH110 - never raises
+
+
+def _source(options: Options) -> Source:
+    if _is_network(options.model):
+        network = _network(options.model)
+        return _checked(options.model, network, initialise(network, options.seed or 0))
+    path = Path(options.model)
     experiment, network, state, metadata = read_checkpoint(path)
-    if options.run:
+    if os.path.isdir(path):  # noqa: PTH112 - never raises
         accuracy = Run.open(path).accuracy(metadata)
     else:
         with about(path, "take another copy"):
             accuracy = proportion(metadata["test_accuracy"]) if "test_accuracy" in metadata else None
     return _checked(path, network, state, experiment, accuracy)
+
+
+def _network(name: str) -> Network:
+    try:
+        return articles.get(name)
+    except InputError as error:
+        raise InputError(f"{name} is not a run folder or a .safetensors file: {error}") from None
 
 
 def _checked(
@@ -194,9 +210,7 @@ def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) 
         raise Failed(f"{FRAMEWORKS[framework]}'s exporter failed: {told}") from None
 
 
-def _onnx(
-    options: argparse.Namespace, source: Source, framework: str, threads: int, console: Console
-) -> dict[str, Any]:
+def _onnx(options: Options, source: Source, framework: str, threads: int, console: Console) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx import sessions
     from parity.onnx.exporting import compared, export, scores
@@ -254,9 +268,7 @@ def _onnx(
     }
 
 
-def _static(
-    options: argparse.Namespace, source: Source, framework: str, threads: int, console: Console
-) -> dict[str, Any]:
+def _static(options: Options, source: Source, framework: str, threads: int, console: Console) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx.exporting import compared
 

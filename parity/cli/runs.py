@@ -1,8 +1,7 @@
-"""`scripts/compare_runs.py`: accuracy against minutes of training, from the logs of runs."""
+"""`vgg-parity runs`: accuracy against minutes of training, from the logs of runs."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -10,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from parity.backend.registry import FRAMEWORKS
-from parity.cli.command import Parser, check_png, execute
+from parity.cli.command import (
+    PATH,
+    Options,
+    Parsed,
+    argument,
+    check_png,
+    command,
+    option,
+)
 from parity.errors import InputError
 from parity.experiments.tables import percent, spread, table
 from parity.files import generated_block
@@ -26,59 +33,46 @@ MARK = "runs"
 """What the table stands between, see `parity.files.generated_block`."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Draws and tabulates runs; exit code 0 done, 2 bad usage or bad input."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/compare_runs.py"
-    flags = Parser(
-        "Draw test accuracy against minutes of training for several runs, and tabulate how they end. Runs of one network, recipe, length "
-        "and framework are one row: mean ± standard deviation over their seeds, of the last pass.",
-        f"  {script} runs/* --out accuracy.png\n  {script} docs/runs/* --line article=89.11 --update docs/training.md",
-    )
-    add = flags.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, with config.json and metrics.jsonl")
-    add("--out", type=Path, default=PICTURE, metavar="FILE.png", help=f"the picture (default: {PICTURE})")
-    add(
-        "--line",
-        action="append",
-        type=_line,
-        default=[],
-        metavar="NAME=PERCENT",
-        help="draw a level, too; again for more",
-    )
-    add("--update", type=Path, metavar="FILE", help="write the table into FILE, between its marks")
-    return flags
-
-
 def _line(text: str) -> tuple[str, float]:
     name, _, value = text.rpartition("=")
     percentage = float(value)
     if not (name and 0 <= percentage <= 100):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PERCENT, such as article=89.11")
+        raise ValueError
     return name, percentage
 
 
-_line.__name__ = "NAME=PERCENT"
-
-
-def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+@command(
+    "runs",
+    "Draw test accuracy against minutes of training for several run folders, and tabulate how they end. Runs of one network, recipe, "
+    "length and framework are one row: mean ± standard deviation over their seeds, of the last pass.",
+    (
+        "runs/* --output accuracy.png",
+        "docs/runs/* --line article=89.11 --update docs/training.md",
+    ),
+)
+@argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN")
+@option("--output", type=PATH, default=PICTURE, metavar="FILE.png", help=f"the picture (default: {PICTURE})")
+@option(
+    "--line",
+    multiple=True,
+    type=Parsed(_line, "NAME=PERCENT, such as article=89.11"),
+    metavar="NAME=PERCENT",
+    help="draw a level, too; again for more",
+)
+@option("--update", type=PATH, metavar="FILE", help="write the table into FILE, between its marks")
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Draws and tabulates runs."""
     if options.update:
         generated_block.around(options.update, MARK)
-    check_png(options.out)
+    check_png(options.output)
     rows = [row(run, passes) for run, passes in finished(options.runs, console.say)]
     groups = grouped(rows, console.say)
     lines = tabulated(groups)
     drawn = {label: [(one["minutes"], one["accuracies"]) for one in group] for label, group in groups.items()}
-    write_atomically(options.out, plots.races(drawn, options.line))
+    write_atomically(options.output, plots.races(drawn, options.line))
     for line in lines:
         console.say(line)
-    console.say(f"Picture: {options.out}")
+    console.say(f"Picture: {options.output}")
     if options.update:
         generated_block.update(options.update, MARK, "\n".join(lines))
         console.say(f"{options.update} is up to date")
@@ -86,7 +80,7 @@ def _command(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "runs": [
             {key: value for key, value in one.items() if key != "kind"} for group in groups.values() for one in group
         ],
-        "picture": str(options.out),
+        "picture": str(options.output),
     }
 
 

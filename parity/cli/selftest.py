@@ -1,10 +1,8 @@
-"""`scripts/compare_criteria.py`: how many planted faults this suite catches, and how many other people's criteria would."""
+"""`vgg-parity selftest`: how many planted faults this suite catches, and how many other people's criteria would."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,14 @@ import numpy as np
 from parity import data
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.cli.command import Failed, Parser, execute
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    command,
+    option,
+)
+from parity.cli.options import python_options
 from parity.compare.check import Check, Plant
 from parity.compare.lockstep import lockstep
 from parity.compare.stages import Divergence
@@ -33,35 +38,25 @@ MARK, LIST = "faults", "fault list"
 Row = dict[str, Any]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Plants everything, prints the tables; exit code 1 if this suite missed a fault or raised a false alarm."""
-    options = parser().parse_args(arguments)
-    console = Console(options.json)
-    return execute(lambda: _command(options, console), options.json)
-
-
-def parser() -> Parser:
-    """The flags."""
-    script = "python scripts/compare_criteria.py"
-    flags = Parser(
-        "Plant every fault and every innocent change of the catalogue, and ask this suite and others what they say.",
-        f"  {script}\n  {script} --update README.md docs/faults.md      (replaces the tables between their marks)",
-    )
-    add = flags.add_argument
-    add(
-        "--update",
-        nargs=2,
-        type=Path,
-        metavar=("COUNTS", "LIST"),
-        help=f"put the counts between <!-- {MARK} --> and <!-- /{MARK} --> of one file, and the list of all faults between "
-        f"<!-- {LIST} --> and <!-- /{LIST} --> of another",
-    )
-    add("--paddle-python", type=Path, metavar="EXE", help="the interpreter that has Paddle (default: this one)")
-    add("--torch-python", type=Path, metavar="EXE", help="the interpreter that has PyTorch (default: this one)")
-    return flags
-
-
-def _command(options: argparse.Namespace, console: Console) -> Row:
+@command(
+    "selftest",
+    "Plant every fault and every innocent change of the catalogue, and ask this suite and others what they say.",
+    (
+        "",
+        "--update README.md docs/faults.md   (replaces the tables between their marks)",
+    ),
+)
+@option(
+    "--update",
+    type=PATH,
+    nargs=2,
+    metavar=("COUNTS", "LIST"),
+    help=f"put the counts between <!-- {MARK} --> and <!-- /{MARK} --> of one file, and the list of all faults between "
+    f"<!-- {LIST} --> and <!-- /{LIST} --> of another",
+)
+@python_options
+def main(options: Options, console: Console) -> Row:
+    """Plants everything, prints the tables; `Failed` if this suite missed a fault or raised a false alarm."""
     if options.update:
         for file, mark in zip(options.update, (MARK, LIST), strict=True):
             generated_block.around(file, mark)

@@ -1,8 +1,7 @@
-"""`scripts/train_paddle.py` and `scripts/train_torch.py`."""
+"""`vgg-parity train`: trains, resumes or tests a network in one framework, in one process or in several."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import platform
@@ -18,14 +17,23 @@ from typing import Any
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import FRAMEWORKS, implementation, trainer
-from parity.cli.command import Failed, Interrupted, execute
-from parity.cli.train_options import CPU_NETWORK, GPU_NETWORK, NO_AMP, RECIPE, check_flags, command_to_resume, parser
+from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
+from parity.cli.command import Failed, Interrupted, Options, choice, command, option
+from parity.cli.train_options import (
+    CPU_NETWORK,
+    GPU_NETWORK,
+    NO_AMP,
+    RECIPE,
+    check_flags,
+    command_to_resume,
+    script_of,
+    train_options,
+)
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
-from parity.process_group import LOST, World, from_launcher, is_loss
+from parity.process_group import ALONE, LOST, World, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
@@ -37,12 +45,6 @@ from parity.training.run_folder import Follower, Position, Run, check_free, read
 from parity.version import __version__
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State, initialise
-
-
-def main(framework: str, arguments: list[str] | None = None) -> int:
-    """Trains, resumes or tests in `framework` ("paddle" or "torch"); returns the exit code."""
-    options = parser(framework).parse_args(arguments)
-    return execute(lambda: _command(framework, options, from_launcher(framework)), options.json)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,31 @@ class _Job:
     device: str
 
 
-def _command(framework: str, options: argparse.Namespace, world: World) -> dict[str, Any] | None:
+@command(
+    "train",
+    "Train, resume or test a network of the articles. Without arguments: the best that this machine does in minutes.",
+    (
+        "",
+        "--framework torch --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json",
+        "--network vgg_a@0.25x64 --data folder:pictures --scale-jitter 72,128",
+        "--network vgg16_bn_drop --recipe article   (the article's 200 passes)",
+        "--resume runs/RUN",
+        "--eval-only runs/RUN",
+    ),
+)
+@option(
+    "--framework",
+    type=choice(tuple(FRAMEWORKS)),
+    help="what trains: torchrun, or python -m paddle.distributed.launch, with -m parity train starts several processes (default: "
+    "whichever is installed, paddle first)",
+)
+@train_options
+def main(options: Options, console: Console) -> dict[str, Any] | None:
+    """Trains, resumes or tests; what the leading process of several prints."""
+    framework = options.framework or installed()
+    world = from_launcher(framework)
     started = time.perf_counter()
-    console = Console(options.json, silent=not world.leads)
+    console.silent = not world.leads
     with _told_once(world):
         check_flags(options, world)
     if options.eval_only:
@@ -91,7 +115,7 @@ def _told_once(world: World) -> Iterator[None]:
         raise SystemExit(2 if isinstance(error, InputError) else 1 if isinstance(error, Failed) else 130) from None
 
 
-def _prepare(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+def _prepare(framework: str, options: Options, world: World, console: Console) -> _Job:
     """The leading process decides, checks and makes the run's folder; the others do as it says."""
     if not world.leads:
         return _follow(framework, options, world, console)
@@ -106,7 +130,7 @@ def _prepare(framework: str, options: argparse.Namespace, world: World, console:
     return job
 
 
-def _follow(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+def _follow(framework: str, options: Options, world: World, console: Console) -> _Job:
     """What the leading process has told the others to train."""
     runtime, device = _start(framework, options, world)
     state, said = canonical_state.decode(
@@ -120,9 +144,7 @@ def _from_first(framework: str, place: Any, message: bytes) -> bytes:
     return bytes(implementation(framework, "distributed").from_first(message, place))
 
 
-def _train(
-    framework: str, options: argparse.Namespace, world: World, console: Console, job: _Job, again: str, lost: str
-) -> None:
+def _train(framework: str, options: Options, world: World, console: Console, job: _Job, again: str, lost: str) -> None:
     """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.training.interrupts`."""
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and world.leads:
@@ -150,7 +172,7 @@ def _train(
         raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
 
 
-def _start(framework: str, options: argparse.Namespace, world: World) -> tuple[Any, str]:
+def _start(framework: str, options: Options, world: World) -> tuple[Any, str]:
     """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
     threads = _threads(options, world)
     runtime = implementation(framework, "runtime", threads)
@@ -162,18 +184,18 @@ def _start(framework: str, options: argparse.Namespace, world: World) -> tuple[A
     return runtime, device
 
 
-def _threads(options: argparse.Namespace, world: World) -> int:
+def _threads(options: Options, world: World) -> int:
     return options.threads or max(1, machine.cores() // world.local_size)
 
 
-def _begin(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+def _begin(framework: str, options: Options, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     options.network = options.network or presets.FOR.get(options.recipe)
     asked = articles.get(options.network) if options.network else None
     chosen = presets.fitting(asked, RECIPE) if asked and not options.recipe else presets.get(options.recipe or RECIPE)
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
-    if options.out:
-        check_free(options.out)
+    if options.output:
+        check_free(options.output)
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
@@ -198,8 +220,8 @@ def _begin(framework: str, options: argparse.Namespace, world: World, console: C
         "command": " ".join(sys.argv),
     }
     run = (
-        Run.create(options.out, experiment, context)
-        if options.out
+        Run.create(options.output, experiment, context)
+        if options.output
         else Run.create_new(Path("runs"), title, experiment, context)
     )
     processes = f" in {world.size} processes" if world.size > 1 else ""
@@ -251,20 +273,21 @@ def _article(framework: str, count: int = 64) -> str:
         side.step(images, labels, {}, 0.0, recipe.batch_size)
     speed = count / (time.perf_counter() - started)
     total = recipe.epochs * 50_000 / speed
+    again = ALONE.command(framework, script_of(framework))
     return (
         f"The article's run (--network {network.name} --recipe article, {recipe.epochs} passes) would take about {duration(total)} here "
-        f"({speed:.0f} images/s in a step of {count}): python scripts/train_{framework}.py --network {network.name} --recipe article"
+        f"({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
     )
 
 
-def _data(options: argparse.Namespace, console: Console, network: Network | None) -> tuple[Dataset, str]:
+def _data(options: Options, console: Console, network: Network | None) -> tuple[Dataset, str]:
     if options.data in (None, "auto"):
         return data.load_auto(options.data_dir, console.say, network.input_shape[0] if network else 3)
     dataset = data.load(options.data, options.data_dir, console.say)
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _resume(framework: str, options: argparse.Namespace, world: World, console: Console) -> _Job:
+def _resume(framework: str, options: Options, world: World, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
     run = Run.open(options.resume)
     experiment = run.experiment
@@ -278,7 +301,7 @@ def _resume(framework: str, options: argparse.Namespace, world: World, console: 
     return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
 
 
-def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset:
+def _data_of(run: Run, options: Options, console: Console) -> Dataset:
     """What `run` trains and tests on."""
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
@@ -288,7 +311,7 @@ def _data_of(run: Run, options: argparse.Namespace, console: Console) -> Dataset
     return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
-def _evaluate_only(framework: str, options: argparse.Namespace, world: World, console: Console) -> dict[str, Any]:
+def _evaluate_only(framework: str, options: Options, world: World, console: Console) -> dict[str, Any]:
     experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and articles.get(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")

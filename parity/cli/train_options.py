@@ -1,18 +1,23 @@
-"""The flags of `scripts/train_paddle.py` and `scripts/train_torch.py`, and the command that continues a run."""
+"""The options of `vgg-parity train`, and the command that continues a run."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from pathlib import Path
 
-from parity import data
-from parity.backend.registry import FRAMEWORKS
-from parity.cli.command import Parser, flag, natural, positive, threads
+from parity.cli.command import PATH, Options, Parsed, choice, flag, natural, option, positive, program
+from parity.cli.options import (
+    DATA_SETS,
+    NETWORKS,
+    RECIPES,
+    data_dir_option,
+    device_option,
+    limit_options,
+    threads_option,
+    together,
+)
 from parity.errors import InputError
-from parity.network import articles
-from parity.process_group import LAUNCHERS, World
-from parity.recipe import precision, presets
+from parity.process_group import World
+from parity.recipe.precision import PRECISIONS
 from parity.report import plots
 from parity.training.run_folder import Run
 
@@ -29,7 +34,7 @@ FIXED_ON_RESUME = (
     "train_limit",
     "test_limit",
     "scale_jitter",
-    "out",
+    "output",
     "eval_only",
 )
 TRAINING_ONLY = (
@@ -38,7 +43,7 @@ TRAINING_ONLY = (
     "seed",
     "train_limit",
     "scale_jitter",
-    "out",
+    "output",
     "tensorboard",
     "save_v2_tar",
     "amp",
@@ -52,91 +57,72 @@ KEPT_ON_RESUME = ("data_dir", "device", "threads", "amp", "checkpoint_every", "t
 NO_AMP = "--amp needs a GPU: leave it out"
 
 
-def parser(framework: str) -> Parser:
-    """The flags, the same for both frameworks."""
-    script = f"python scripts/train_{framework}.py"
-    flags = Parser(
-        f"Train a network of the articles in {FRAMEWORKS[framework]}. Without arguments: the best that this machine does in minutes.",
-        f"  {script}\n"
-        f"  {script} --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json\n"
-        f"  {script} --network vgg_a@0.25x64 --data folder:pictures --scale-jitter 72,128\n"
-        f"  {script} --network vgg16_bn_drop --recipe article        (the article's 200 passes)\n"
-        f"  {script} --resume runs/RUN\n"
-        f"  {script} --eval-only runs/RUN\n"
-        f"  {LAUNCHERS[framework]} --nproc_per_node 8 scripts/train_{framework}.py --recipe article   (eight processes, a GPU each)",
-    )
-    add = flags.add_argument
-    add(
-        "--network",
-        metavar="NAME",
-        help=f"{', '.join(articles.NETWORKS)}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on "
-        "CPU @0.125)",
-    )
-    add(
-        "--recipe",
-        metavar="NAME",
-        help=f"{', '.join(presets.RECIPES)}, or a FILE.json (default: the network's own, else {RECIPE})",
-    )
-    add(
-        "--data",
-        metavar="NAME",
-        help=f"auto, {', '.join(data.DATASETS)}, or folder:DIR, pictures in one sub-folder a class (default: auto: "
-        "CIFAR-10 if it can be had)",
-    )
-    add("--data-dir", type=Path, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache")
-    add("--epochs", type=positive, help="passes over the training images (default: the recipe's)")
-    add("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)")
-    add("--seed", type=natural, help="start of all random numbers (default: 0)")
-    add("--train-limit", type=positive, metavar="N", help="use the first N training images only")
-    add("--test-limit", type=positive, metavar="N", help="use the first N test images only")
-    add(
-        "--scale-jitter",
-        type=scales,
-        metavar="LOW[,HIGH]",
-        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the "
-        "network takes, as the VGG paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
-    )
-    add("--device", choices=("auto", "cpu", "gpu"), default="auto")
-    add("--threads", type=threads, help="CPU threads of a process (default: all cores, shared out)")
-    add(
-        "--amp",
-        choices=precision.PRECISIONS,
-        help="mixed precision on a GPU; not measured yet, and a resumed fp16 run scales its loss anew (default: off)",
-    )
-    add("--out", type=Path, metavar="DIR", help="run folder (default: a new one under runs/)")
-    add("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
-    add(
-        "--eval-only",
-        type=Path,
-        metavar="RUN|FILE",
-        help="test a run's last checkpoint, or a .safetensors file, and stop",
-    )
-    add(
-        "--checkpoint-every",
-        type=natural,
-        default=60,
-        metavar="SECONDS",
-        help="at most this between checkpoints (default: 60)",
-    )
-    add("--tensorboard", action="store_true", help="also write TensorBoard events into the run folder")
-    add(
-        "--save-v2-tar",
-        action="store_true",
-        help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
-    )
-    return flags
-
-
 def scales(text: str) -> tuple[int, int]:
     """The least and the largest of a range LOW,HIGH of whole numbers, or of one number."""
     low, _, high = text.partition(",")
     return positive(low), positive(high or low)
 
 
-scales.__name__ = "range such as 256,512"
+train_options = together(
+    option(
+        "--network",
+        metavar="NAME",
+        help=f"{NETWORKS}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on CPU @0.125)",
+    ),
+    option(
+        "--recipe",
+        metavar="NAME",
+        help=f"{RECIPES}, or a FILE.json (default: the network's own, else {RECIPE})",
+    ),
+    option(
+        "--data",
+        metavar="NAME",
+        help=f"auto, {DATA_SETS}, or folder:DIR, pictures in one sub-folder a class (default: auto: CIFAR-10 if it can be had)",
+    ),
+    data_dir_option,
+    option("--epochs", type=positive, help="passes over the training images (default: the recipe's)"),
+    option("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)"),
+    option("--seed", type=natural, help="start of all random numbers (default: 0)"),
+    limit_options,
+    option(
+        "--scale-jitter",
+        type=Parsed(scales, "a range such as 256,512"),
+        metavar="LOW[,HIGH]",
+        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the "
+        "network takes, as the VGG paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
+    ),
+    device_option("auto"),
+    threads_option("CPU threads of a process, which share the cores"),
+    option(
+        "--amp",
+        type=choice(PRECISIONS),
+        help="mixed precision on a GPU; not measured yet, and a resumed fp16 run scales its loss anew (default: off)",
+    ),
+    option("--output", type=PATH, metavar="DIR", help="run folder (default: a new one under runs/)"),
+    option("--resume", type=PATH, metavar="RUN", help="continue the run in this folder"),
+    option(
+        "--eval-only",
+        type=PATH,
+        metavar="RUN|FILE",
+        help="test a run's last checkpoint, or a .safetensors file, and stop",
+    ),
+    option(
+        "--checkpoint-every",
+        type=natural,
+        default=60,
+        metavar="SECONDS",
+        help="at most this between checkpoints (default: 60)",
+    ),
+    option("--tensorboard", is_flag=True, help="also write TensorBoard events into the run folder"),
+    option(
+        "--save-v2-tar",
+        is_flag=True,
+        help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
+    ),
+)
 
 
-def check_flags(options: argparse.Namespace, world: World) -> None:
+def check_flags(options: Options, world: World) -> None:
     """`InputError` for flags that do not go together or that nothing here can serve."""
     modes = {
         "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
@@ -154,13 +140,27 @@ def check_flags(options: argparse.Namespace, world: World) -> None:
         plots.check_tensorboard()
 
 
-def command_to_resume(framework: str, options: argparse.Namespace, run: Run, world: World) -> str:
+DEFAULTS = {"device": "auto", "checkpoint_every": 60}
+"""What an option of `KEPT_ON_RESUME` is unless it is given; of the others None or False."""
+
+
+def script_of(framework: str) -> str:
+    """What a launcher starts to train in `framework`: the script, where this process is one, else this package."""
+    program_words = program("train")
+    return (
+        f"scripts/train_{framework}.py"
+        if len(program_words) > 1 and program_words[0] == "python"
+        else f"-m parity train --framework {framework}"
+    )
+
+
+def command_to_resume(framework: str, options: Options, run: Run, world: World) -> str:
     """What continues `run` in the way that `options` ask for."""
-    start = world.command(framework, f"scripts/train_{framework}.py")
-    words, default = [*start.split(), *_words("resume", run.folder)], parser(framework)
+    start = world.command(framework, script_of(framework))
+    words = [*start.split(), *_words("resume", run.folder)]
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
-        if value != default.get_default(name):
+        if value not in (None, False) and value != DEFAULTS.get(name):
             words += _words(name, value)
     return shlex.join(words)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from parity.compare.check import usual_twins
 from parity.compare.stages import DIFFERENT
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
 from parity.pairs import mapping, state_dict_files
 from parity.pairs.check import run
@@ -107,7 +107,7 @@ def compare_models(
     for text in (torch, paddle):
         parse(text)
     if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise InputError(f"unknown stage {unknown[0]!r}; known: {', '.join(STAGES)}")
+        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     if kinds_file:
         layer_kinds.load(Path(kinds_file))
     pair = Pair(

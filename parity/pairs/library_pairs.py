@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ def chosen(names: str) -> list[ZooPair]:
     if names == "all":
         return list(PAIRS.values())
     if unknown := [name for name in names.split(",") if name not in PAIRS]:
-        raise InputError(f"unknown pair {unknown[0]!r}; known: all, {', '.join(PAIRS)}")
+        raise InputError(f"unknown pair {unknown[0]!r}{suggest(unknown[0], PAIRS)}; known: all, {', '.join(PAIRS)}")
     return [PAIRS[name] for name in names.split(",")]

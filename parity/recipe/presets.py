@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.files.strict_json import parse_json, read_text
 from parity.network.network import Network
 from parity.recipe.optimizer import Group, Optimizer
@@ -172,7 +172,7 @@ def get(name: str) -> Recipe:
     if name.endswith(".json"):
         return read(Path(name))
     if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
+        raise InputError(f"unknown recipe {name!r}{suggest(name, RECIPES)}; known: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.files.strict_json import read_text
 from parity.network import pattern
 from parity.network.articles.alexnet import alexnet, alexnet_cifar
@@ -78,7 +78,7 @@ def _cousin(name: str) -> Network:
     base, at, width = name.partition("@")
     if base not in NETWORKS:
         raise InputError(
-            f"unknown network {base!r}; known: {', '.join(NETWORKS)}, each also as NAME@WIDTH, e.g. vgg_mini@0.25"
+            f"unknown network {base!r}{suggest(base, NETWORKS)}; known: {', '.join(NETWORKS)}, each also as NAME@WIDTH, e.g. vgg_mini@0.25"
         )
     if not at:
         return NETWORKS[base]

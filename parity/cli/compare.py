@@ -1,0 +1,172 @@
+"""`vgg-parity compare`: are two models of your own equal, and where do they diverge if not?"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from parity import machine, report
+from parity.cli.command import PATH, Failed, Options, attach_result, choice, command, command_line, failures, option
+from parity.cli.options import (
+    comparison_options,
+    device_option,
+    python_options,
+    report_option,
+    stages_option,
+    threads_option,
+    together,
+)
+from parity.compare.stages import DIFFERENT
+from parity.pairs.api import compare_models
+from parity.pairs.losses import LOSSES
+from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.session import RATE
+from parity.progress import Console
+from parity.recipe.optimizer import Optimizer
+from parity.report import plain
+from parity.training.run_folder import check_writable
+
+STEPS = 10
+"""Training steps, unless --steps says how many."""
+
+trained = together(
+    stages_option(STAGES),
+    comparison_options(STEPS, "default: 1, beyond 10 steps 3"),
+    option(
+        "--loss",
+        type=choice(tuple(LOSSES)),
+        default="mse",
+        help="what is differentiated (default: mse, from random numbers)",
+    ),
+    option("--optimizer", type=choice(("momentum", "adam")), default="momentum", help="default: momentum, at 0.9"),
+    option("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})"),
+    device_option(),
+    threads_option("CPU threads of each side, which run at once", 1),
+    python_options,
+)
+"""How a pair of models is trained and where."""
+
+
+@command(
+    "compare",
+    "Compare two models of your own, unmodified: inference, gradients and training, tensor by tensor.",
+    (
+        "--torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
+        "--torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 --input-shape 2,3,64,64 --report report",
+        "--torch net.py:Net --paddle net.py:PaddleNet --inputs batch.npz --save-map map.json   (for convert --map)",
+    ),
+)
+@option(
+    "--torch",
+    metavar="MODULE:FACTORY",
+    required=True,
+    help="what makes the torch.nn.Module: also FILE.py:CLASS, MODULE:FUNCTION(width=8)",
+)
+@option("--paddle", metavar="MODULE:FACTORY", required=True, help="what makes the paddle.nn.Layer")
+@option(
+    "--input-shape",
+    multiple=True,
+    metavar="N,...",
+    help="random input of this shape, 2,7:100 for whole numbers below 100; again for a second input",
+)
+@option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs, in the order of forward's arguments")
+@option(
+    "--weights", type=PATH, metavar="FILE", help="a state dict of either model to start from (default: fresh weights)"
+)
+@option("--map", type=PATH, metavar="FILE", help="which layers are pairs, where that is not found")
+@option(
+    "--save-map", type=PATH, metavar="FILE", help="write the map; vgg-parity convert --map converts checkpoints by it"
+)
+@option(
+    "--set-torch",
+    multiple=True,
+    metavar="LAYER.ATTRIBUTE=VALUE",
+    help="set it in the model first, as BatchNorm2d.eps=1e-5; again for more",
+)
+@option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same in Paddle's; again for more")
+@option("--kinds", type=PATH, metavar="FILE", help="further kinds of layers, as JSON")
+@report_option("report.json, junit.xml and report.html")
+@trained
+def main(options: Options, console: Console) -> dict[str, Any]:
+    """Compares two models; `Failed` where they differ."""
+    if options.report:
+        check_writable(options.report, "--report")  # before minutes of work
+    started = datetime.now().isoformat(timespec="seconds")
+    with failures():
+        outcome = compare_models(
+            torch=options.torch,
+            paddle=options.paddle,
+            input_shape=options.input_shape or None,
+            inputs=options.inputs,
+            map_file=options.map,
+            save_map=options.save_map,
+            kinds_file=options.kinds,
+            weights=options.weights,
+            set_torch=options.set_torch,
+            set_paddle=options.set_paddle,
+            say=lambda line: console.say(f"  {line}"),
+            **training(options),
+        )
+    whole = outcome.to_json() | surroundings(options) | {"started": started}
+    _say(outcome, console)
+    shown = dict(plain(whole))
+    if options.report:
+        with attach_result(shown):
+            report.write(options.report, whole)
+        console.say(f"Report: {options.report / 'report.html'}")
+    if outcome.verdict == DIFFERENT:
+        raise Failed(f"the models are {outcome.sentence()}", shown)
+    return shown
+
+
+def surroundings(options: Options) -> dict[str, Any]:
+    """What was run, where: for the JSON of a result."""
+    return {
+        "command": command_line("compare", options),
+        "device": options.device,
+        "threads": options.threads,
+        "machine": machine.describe(),
+    }
+
+
+def training(options: Options) -> dict[str, Any]:
+    """The arguments of `compare_models` that `trained` stands for."""
+    return {
+        "loss": options.loss,
+        "optimizer": Optimizer(options.optimizer, options.rate),
+        "steps": options.steps,
+        "twins": options.twins,
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "stages": options.stages.split(","),
+        "isolate": options.isolate,
+        "torch_python": options.torch_python,
+        "paddle_python": options.paddle_python,
+        "device": options.device,
+        "threads": options.threads,
+    }
+
+
+def _say(outcome: Outcome, console: Console) -> None:
+    pairing = outcome.pairing
+    console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
+    console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")
+    for name, stage in outcome.to_json()["stages"].items():
+        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
+        console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+    for line in outcome.differences:
+        console.say(f"  differs: {line}")
+    for line in outcome.explained:
+        console.say(f"  explained: {line}")
+    for row in outcome.isolated or []:
+        if row["verdict"] == DIFFERENT:
+            console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or _of_both_ways(row)}")
+    if outcome.tree:
+        for line in outcome.tree.splitlines():
+            console.say(line)
+    console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
+
+
+def _of_both_ways(row: dict[str, Any]) -> str:
+    """The errors of a layer by itself, for people."""
+    return f"forward {row['forward']:.1e}, backward {row['backward']:.1e}"
