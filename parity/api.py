@@ -33,10 +33,10 @@ def assert_parity(
         def test_my_network():
             parity.assert_parity("my_network.json", recipe="article")
     """
-    made = articles.get(network) if isinstance(network, str) else network
+    made = articles.get_network(network) if isinstance(network, str) else network
     few = few_images(steps, batch_size)
     dataset = checked.pop("dataset", None) or data.load_auto()[0]
-    how = compressed(changed(presets.get(recipe), batch_size=batch_size), steps)
+    how = compressed(changed(presets.get_recipe(recipe), batch_size=batch_size), steps)
     check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
     with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
         outcome = run(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
@@ -52,9 +52,9 @@ def get_network(name: str) -> Network:
         network = parity.get_network("vgg16_bn_drop@0.25")  # a quarter of the filters
         network = parity.get_network("my_network.json")
 
-    See `parity.network.articles.get` for all forms of names. `InputError` lists the known names.
+    See `parity.network.articles.get_network` for all forms of names. `InputError` lists the known names.
     """
-    return articles.get(name)
+    return articles.get_network(name)
 
 
 def load(path: str | Path) -> tuple[Network, State, dict[str, str]]:
@@ -78,7 +78,7 @@ def build(network: Network | str, framework: str, state: State | int = 0, dtype:
     `framework` is "torch" or "paddle". `state` is a seed, or a canonical state, whose optimizer slots are left out. `dtype` is "float32" or
     "float64". `InputError` where the framework is not installed or the state does not fit.
     """
-    made = articles.get(network) if isinstance(network, str) else network
+    made = articles.get_network(network) if isinstance(network, str) else network
     if not isinstance(state, int):
         state = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
     return implementation(framework, "model").build(made, state, dtype)

@@ -13,7 +13,7 @@ from parity.weights.canonical_state import State
 
 ROOT = Path(__file__).parents[1]
 NAME = "vgg16_bn_drop@0.03125"
-NETWORK = articles.get(NAME)
+NETWORK = articles.get_network(NAME)
 SUFFIXES = {"paddle": ".pdparams", "torch": ".pt"}
 
 

@@ -48,7 +48,7 @@ class Kind:
 def _network() -> Any:
     from parity.network import articles
 
-    return articles.get("vgg16_bn_drop@0.03125")
+    return articles.get_network("vgg16_bn_drop@0.03125")
 
 
 def _state() -> Any:
@@ -182,19 +182,19 @@ def _recipe() -> str:
 
     from parity.recipe import presets
 
-    return json.dumps(dataclasses.asdict(presets.get("adam")))
+    return json.dumps(dataclasses.asdict(presets.get_recipe("adam")))
 
 
 def _read_network(path: Path) -> Any:
     from parity.network import articles
 
-    return articles.read(path)
+    return articles.read_network(path)
 
 
 def _read_recipe(path: Path) -> Any:
     from parity.recipe import presets
 
-    return presets.read(path)
+    return presets.read_recipe_file(path)
 
 
 def _run(folder: Path) -> None:

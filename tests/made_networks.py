@@ -82,7 +82,7 @@ BRANCHED = Network(
 )
 NETWORKS = [
     *articles.NETWORKS.values(),
-    *(articles.get(f"{name}@0.25") for name in articles.NETWORKS),
+    *(articles.get_network(f"{name}@0.25") for name in articles.NETWORKS),
     EVERY_KIND,
     BRANCHED,
 ]

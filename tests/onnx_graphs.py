@@ -93,5 +93,5 @@ def weights_of(net: Network) -> State:
 
 
 def raw_export(worker: Worker, net: Network) -> bytes:
-    worker.start(net, presets.get("article").optimizer, weights_of(net), "float32")
+    worker.start(net, presets.get_recipe("article").optimizer, weights_of(net), "float32")
     return worker.export()

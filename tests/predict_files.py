@@ -22,7 +22,7 @@ from scripts import script_main
 main = script_main("predict")
 
 ROOT = Path(__file__).parents[1]
-RECIPE = presets.get("quick")
+RECIPE = presets.get_recipe("quick")
 NETWORK = Network(
     "for_pictures",
     (3, 6, 8),

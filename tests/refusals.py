@@ -16,8 +16,8 @@ from parity.recipe.recipe import Experiment, changed
 from parity.training.run_folder import Position, Run
 from parity.weights.canonical_state import initialise, slot_names
 
-NETWORK = articles.get("vgg16_bn_drop@0.03125")
-EXPERIMENT = Experiment(NETWORK, changed(presets.get("article"), epochs=2, batch_size=8), "shapes10", 3, 20, 10)
+NETWORK = articles.get_network("vgg16_bn_drop@0.03125")
+EXPERIMENT = Experiment(NETWORK, changed(presets.get_recipe("article"), epochs=2, batch_size=8), "shapes10", 3, 20, 10)
 
 Refused = Callable[..., str]
 

@@ -20,7 +20,7 @@ from parity.onnx import operators, writing
 from parity.onnx.runtime_process import Apart
 from parity.weights.canonical_state import initialise
 
-NETWORK = articles.get("vgg_mini@0.05")
+NETWORK = articles.get_network("vgg_mini@0.05")
 IMAGES = np.zeros((3, *NETWORK.input_shape), np.float32)
 
 

@@ -89,9 +89,15 @@ def test_a_pickle_as_a_checkpoint_is_refused_and_does_not_run(
 
 
 NOT_OF_THIS_RUN: dict[str, tuple[Callable[[Run], Any], str]] = {
-    "another network": (of_another(network=articles.get("vgg_mini@0.05")), "vgg_mini@0.05"),
-    "the same network, narrower": (of_another(network=articles.get("vgg16_bn_drop@0.02")), "vgg16_bn_drop@0.02"),
-    "another recipe": (of_another(recipe=changed(presets.get("adam"), epochs=2, batch_size=8)), "another recipe"),
+    "another network": (of_another(network=articles.get_network("vgg_mini@0.05")), "vgg_mini@0.05"),
+    "the same network, narrower": (
+        of_another(network=articles.get_network("vgg16_bn_drop@0.02")),
+        "vgg16_bn_drop@0.02",
+    ),
+    "another recipe": (
+        of_another(recipe=changed(presets.get_recipe("adam"), epochs=2, batch_size=8)),
+        "another recipe",
+    ),
     "another seed": (of_another(seed=4), "another recipe, seed or data"),
     "weights without optimizer slots": (lambda run: run.last.write_bytes(run.best.read_bytes()), "velocity"),
     "no position": (lambda run: resave(run, position="null"), "position"),

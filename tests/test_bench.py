@@ -30,7 +30,7 @@ from scripts import script_main
 
 main = script_main("bench")
 
-NET = articles.get("vgg_mini@0.0625")
+NET = articles.get_network("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
 
 
@@ -78,7 +78,7 @@ class Counting:
 
 def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
     side, dataset = Counting(), data.load("shapes10").limit(40, 1)
-    net, how = articles.get("vgg16_bn_drop@0.125"), changed(presets.get("article"), batch_size=16)
+    net, how = articles.get_network("vgg16_bn_drop@0.125"), changed(presets.get_recipe("article"), batch_size=16)
     timed = Bench(side, net, how, dataset.train_images, dataset.train_labels)  # type: ignore[arg-type]
     assert timed.train(4, fed=False) > 0
     assert len({images for images, _, _ in side.given}) == 1
@@ -94,7 +94,7 @@ def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
 
 def test_the_clock_starts_and_stops_when_the_device_has_nothing_left_to_do() -> None:
     side, dataset = Counting(), data.load("shapes10").limit(4, 1)
-    net, how = articles.get("vgg16_bn_drop@0.125"), changed(presets.get("article"), batch_size=2)
+    net, how = articles.get_network("vgg16_bn_drop@0.125"), changed(presets.get_recipe("article"), batch_size=2)
     seen: list[int] = []
 
     def wait() -> None:

@@ -84,7 +84,13 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
     for check in (
         subject(dataset, dtype="float32"),
         subject(dataset, "adam", dtype="float32"),
-        Check(articles.get("vgg_mini@0.25"), changed(presets.get("adam"), batch_size=8), dataset, 2, "float32"),
+        Check(
+            articles.get_network("vgg_mini@0.25"),
+            changed(presets.get_recipe("adam"), batch_size=8),
+            dataset,
+            2,
+            "float32",
+        ),
     ):
         outcome = run(check, three, onnx=compare_through_onnx)
         assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
@@ -274,8 +280,8 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
 
 
 def test_a_feed_is_what_training_does(dataset: data.Dataset) -> None:
-    recipe = changed(presets.get("adam"), batch_size=8)
-    made = feed(articles.get("vgg_mini@0.25"), recipe, dataset, seed=3)
+    recipe = changed(presets.get_recipe("adam"), batch_size=8)
+    made = feed(articles.get_network("vgg_mini@0.25"), recipe, dataset, seed=3)
     given = next(made.steps())
     assert (given.rate, given.divisor, given.number) == (recipe.optimizer.rate, 8, 1)
     assert given.images.dtype == np.float64 and given.images.shape == (8, 3, 32, 32)

@@ -49,7 +49,7 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
         assert stage["compared"] > 0
         assert 0 < stage["max_error"] <= stage["bound"]
         assert stage["worst"]
-    assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(articles.get("vgg_mini").nodes)
+    assert [row["verdict"] for row in result["isolated"]] == ["equal"] * len(articles.get_network("vgg_mini").nodes)
 
 
 def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -167,7 +167,7 @@ def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
 def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
-    some = {name: articles.get(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
+    some = {name: articles.get_network(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
     kept = tmp_path / "kept.jsonl"
     flags = ("--network", "all", "--data", "shapes10", "--stages", "forward", "--json")
     flags += ("--resume", str(kept))
@@ -189,7 +189,7 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
         assert main([*flags, *other]) == 2
         assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setitem(presets.RECIPES, "mnist", changed(presets.get("mnist"), lookahead=Lookahead(every=5)))
+        patch.setitem(presets.RECIPES, "mnist", changed(presets.get_recipe("mnist"), lookahead=Lookahead(every=5)))
         assert main([*flags]) == 2
         assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     assert main([*flags[:-2], "--resume", str(tmp_path)]) == 2

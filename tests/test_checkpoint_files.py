@@ -26,7 +26,7 @@ from parity.network.nodes import BatchNorm, Linear, ReLU
 from parity.weights import canonical_state
 from parity.weights.canonical_state import check, initialise, load, save, slot_names
 
-SMALL = articles.get("vgg16_bn_drop@0.03125")
+SMALL = articles.get_network("vgg16_bn_drop@0.03125")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -27,8 +27,8 @@ sys.stdin.read()
 
 
 def begun(folder: Path) -> Run:
-    recipe = changed(presets.get("quick"), batch_size=8)
-    return Run.create(folder, Experiment(articles.get("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
+    recipe = changed(presets.get_recipe("quick"), batch_size=8)
+    return Run.create(folder, Experiment(articles.get_network("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
 
 
 def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework: str, tmp_path: Path) -> None:

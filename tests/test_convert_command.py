@@ -101,7 +101,7 @@ def test_an_existing_file_is_replaced(folder: Path, convert: Callable[..., dict[
 def test_without_network_the_known_one_that_fits_is_taken(
     folder: Path, convert: Callable[..., dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {name: articles.get(name) for name in ("vgg_mini@0.03125", NAME)}
+    known = {name: articles.get_network(name) for name in ("vgg_mini@0.03125", NAME)}
     monkeypatch.setattr(articles, "NETWORKS", known)
     (folder / "a.tar").write_bytes(v2_tar.encode(NETWORK, special()))
     assert convert("a.tar", "a.pt")["network"] == NAME

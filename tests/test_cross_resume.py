@@ -35,8 +35,8 @@ DROPPING = Schedule("discexp", factor=0.25, every=2 * BATCH)
 """The rate falls at every second update, the first one behind the hand-over among them."""
 
 RECIPES = {
-    "momentum": replace(presets.get("article"), schedule=DROPPING),
-    "adam": replace(presets.get("adam"), schedule=DROPPING),
+    "momentum": replace(presets.get_recipe("article"), schedule=DROPPING),
+    "adam": replace(presets.get_recipe("adam"), schedule=DROPPING),
 }
 """`article` with velocities that hold the rate, and Adam, whose count of updates goes over as well."""
 
@@ -44,7 +44,7 @@ RECIPES = {
 def given_to(recipe: str) -> Feed:
     how = changed(RECIPES[recipe], batch_size=BATCH)
     dataset = data.load("shapes10").limit(STEPS * BATCH, 1)
-    return feed(articles.get("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
+    return feed(articles.get_network("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
 
 
 def trained(workers: list[Worker], given: Feed) -> State:

@@ -31,7 +31,7 @@ from parity.onnx import exporting, operators, reading, runtime, sessions, writin
 from parity.recipe import presets
 from parity.weights.canonical_state import State, initialise
 
-PLAIN = presets.get("adam").optimizer
+PLAIN = presets.get_recipe("adam").optimizer
 SMALL = Network(
     "small",
     (3, 12, 12),
@@ -89,7 +89,7 @@ def naive(net: Network, state: State, x: np.ndarray) -> np.ndarray:
 
 
 def test_vgg_d_yields_score_maps_of_6_by_6_at_384() -> None:
-    made = articles.get("vgg_d+dense384")
+    made = articles.get_network("vgg_d+dense384")
     assert [made.shapes[name] for name in ("pool5", "fc6", "fc7", "fc8", AVERAGE)] == [
         (512, 12, 12),
         (4096, 6, 6),
@@ -97,7 +97,7 @@ def test_vgg_d_yields_score_maps_of_6_by_6_at_384() -> None:
         (1000, 6, 6),
         (1000,),
     ]
-    assert made.trainable_count == articles.get("vgg_d").trainable_count == 138_357_544
+    assert made.trainable_count == articles.get_network("vgg_d").trainable_count == 138_357_544
     fc6, fc7 = made.layers["fc6"].node, made.layers["fc7"].node
     assert isinstance(fc6, Conv) and (fc6.kernel, fc6.padding) == (7, 0)
     assert isinstance(fc7, Conv) and (fc7.kernel, fc7.padding) == (1, 0)
@@ -105,7 +105,7 @@ def test_vgg_d_yields_score_maps_of_6_by_6_at_384() -> None:
 
 @pytest.mark.parametrize("name", list(articles.NETWORKS))
 def test_every_network_of_the_articles_has_a_dense_form_of_as_many_parameters(name: str) -> None:
-    whole = articles.get(f"{name}@0.25")
+    whole = articles.get_network(f"{name}@0.25")
     made = dense(whole)
     assert made.shapes[AVERAGE] == (whole.classes,)
     assert made.trainable_count == whole.trainable_count
@@ -115,7 +115,7 @@ def test_every_network_of_the_articles_has_a_dense_form_of_as_many_parameters(na
 
 
 def test_a_dense_name_behind_a_cousin_takes_its_size_and_classes() -> None:
-    made = articles.get("vgg_a@0.125x64+classes3+dense96")
+    made = articles.get_network("vgg_a@0.125x64+classes3+dense96")
     assert (made.input_shape, made.classes) == ((3, 96, 96), 3)
     assert made.name == "vgg_a@0.125x64+classes3+dense96"
 
@@ -123,7 +123,7 @@ def test_a_dense_name_behind_a_cousin_takes_its_size_and_classes() -> None:
 @pytest.mark.parametrize("name", ["vgg_a+Dense", "vgg_a+dense0", "vgg_a+classes", "vgg_a+", "vgg_a+dense+dense"])
 def test_a_name_that_is_none_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError, match=r"^network [^\n]*$"):
-        articles.get(name)
+        articles.get_network(name)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_what_cannot_be_dense_is_refused_with_its_layer(change: dict[str, object
 
 def test_pools_that_pad_as_the_size_asks_are_named() -> None:
     with pytest.raises(InputError, match="pool1 of network tf_vgg16"):
-        check_any_size(dense(articles.get("tf_vgg16@0.125")))
+        check_any_size(dense(articles.get_network("tf_vgg16@0.125")))
 
 
 # The arithmetic
@@ -164,7 +164,7 @@ def test_a_dense_network_in_numpy_is_the_mean_of_the_classifier_over_all_windows
     "name", ["small", "vgg_d@0.03125", "vgg_d@0.125x64", "vgg16_bn_drop@0.125", "vgg_mini@0.125", "googlenet@0.1x64"]
 )
 def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worker: Worker, name: str) -> None:
-    net = SMALL if name == "small" else articles.get(name)
+    net = SMALL if name == "small" else articles.get_network(name)
     state, x = weights(net), images(1 if net.input_shape[1] == 224 else 9, *net.input_shape)
     worker.start(net, PLAIN, state, "float64")
     wanted = worker.predict(x)["logits"]

@@ -25,7 +25,7 @@ main = script_main("describe")
 
 
 def by_name(network: Network | str, training: bool = False) -> dict[str, Cost]:
-    found = costs(articles.get(network) if isinstance(network, str) else network, training)
+    found = costs(articles.get_network(network) if isinstance(network, str) else network, training)
     return {cost.layer: cost for cost in found}
 
 
@@ -43,11 +43,11 @@ LETTERS = {
 
 @pytest.mark.parametrize("name", LETTERS)
 def test_the_parameters_of_the_layers_add_up_to_the_papers(name: str) -> None:
-    assert totals(costs(articles.get(name)))["parameters"] == LETTERS[name]
+    assert totals(costs(articles.get_network(name)))["parameters"] == LETTERS[name]
 
 
 def test_the_article_networks_statistics_are_counted_beside_its_parameters() -> None:
-    total = totals(costs(articles.get("vgg16_bn_drop")))
+    total = totals(costs(articles.get_network("vgg16_bn_drop")))
     assert (total["parameters"], total["statistics"]) == (15_254_602, 9_472)
 
 
@@ -76,7 +76,7 @@ def test_activations_are_four_bytes_an_element_of_every_output() -> None:
 
 @pytest.mark.parametrize("name", articles.NETWORKS)
 def test_the_totals_are_the_networks_own(name: str) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     found = costs(network)
     total = totals(found)
     assert total["parameters"] == network.trainable_count == sum(cost.parameters for cost in found)
@@ -87,7 +87,7 @@ def test_the_totals_are_the_networks_own(name: str) -> None:
 
 
 def test_auxiliary_heads_count_in_training_only() -> None:
-    network = articles.get("googlenet")
+    network = articles.get_network("googlenet")
     inference, training = costs(network), costs(network, training=True)
     assert totals(inference)["parameters"] == 6_998_552
     assert totals(training)["parameters"] == 6_998_552 + 3_188_840 + 3_190_888
@@ -126,7 +126,7 @@ def test_a_maximum_reads_its_input_and_an_average_reads_nothing() -> None:
 
 @pytest.mark.parametrize(("number", "field"), [(1, 3), (2, 5), (3, 7)])
 def test_stacked_3x3_convolutions_see_as_much_as_one_larger_kernel(number: int, field: int) -> None:
-    stack = articles.get(f"INPUT -> [CONV -> RELU]*{number} -> FC")
+    stack = articles.get_network(f"INPUT -> [CONV -> RELU]*{number} -> FC")
     single = Network("one", (3, 32, 32), (Conv("conv", 8, field), Flatten("flat"), Linear("fc", 10)))
     last = by_name(stack)[f"relu{number}"]
     assert last.receptive_field == by_name(single)["conv"].receptive_field == field
@@ -189,7 +189,7 @@ def test_the_articles_table_of_kernels_is_whole() -> None:
 
 
 def test_on_larger_images_the_first_linear_layer_has_other_weights_and_the_command_says_so() -> None:
-    network = articles.get("vgg_d")
+    network = articles.get_network("vgg_d")
     made, changes = resized(network, 448)
     assert (made.name, made.input_shape, made.shapes["pool5"]) == ("vgg_d", (3, 448, 448), (512, 14, 14))
     assert len(changes) == 1 and changes[0].startswith("fc6 takes 100,352 features instead of 25,088: ")
@@ -198,7 +198,7 @@ def test_on_larger_images_the_first_linear_layer_has_other_weights_and_the_comma
 
 
 def test_a_global_average_pool_still_covers_the_map_and_the_classifier_stays() -> None:
-    network = articles.get("googlenet")
+    network = articles.get_network("googlenet")
     made, changes = resized(network.inference, 448)
     assert made.trainable_count == network.trainable_count
     assert changes == ["avgpool is AvgPool 14x14/1 instead of AvgPool 7x7/1"]
@@ -206,7 +206,7 @@ def test_a_global_average_pool_still_covers_the_map_and_the_classifier_stays() -
 
 
 def test_the_networks_own_size_changes_nothing() -> None:
-    network = articles.get("googlenet")
+    network = articles.get_network("googlenet")
     assert resized(network, 224) == (network, [])
 
 
@@ -254,7 +254,7 @@ def test_columns_are_aligned_and_the_total_stands_below(capsys: pytest.CaptureFi
     first, _, head, *rows, rule, total, note, end = capsys.readouterr().out.splitlines()
     assert (first.partition(",")[0], end) == ("cifar_net", "")
     assert "kept is what training keeps" in note
-    assert [row.split()[0] for row in rows] == list(articles.get("cifar_net").layers)
+    assert [row.split()[0] for row in rows] == list(articles.get_network("cifar_net").layers)
     assert len({len(row) for row in (head, rule, *rows)}) == 1
     column = head.index("parameters") + len("parameters")
     assert total[:column].split() == ["total", "62,006"]
@@ -337,7 +337,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 
 def test_a_picture_counts_layers_that_only_change_numbers_with_the_layer_before() -> None:
-    found = costs(articles.get("vgg16_bn_drop"))
+    found = costs(articles.get_network("vgg16_bn_drop"))
     rows = condensed(found)
     assert [row.layer for row in rows[:4]] == ["conv1_1", "conv1_2", "pool1", "conv2_1"]
     assert {row.kind.partition(" ")[0] for row in rows} == {"Conv", "MaxPool", "Linear"}
@@ -376,9 +376,9 @@ def test_the_picture_is_a_png_that_grows_with_the_layers(
 
 
 def test_the_picture_has_a_bar_for_every_layer_and_count() -> None:
-    rows = costs(articles.get("vgg_mini"))
+    rows = costs(articles.get_network("vgg_mini"))
     draw = plots.layers.__wrapped__  # type: ignore[attr-defined]
-    figure = draw([("vgg_mini", rows), ("half", costs(articles.get("vgg_mini@0.5")))])
+    figure = draw([("vgg_mini", rows), ("half", costs(articles.get_network("vgg_mini@0.5")))])
     axes = figure.axes[: len(plots.PANELS)]
     assert [axis.get_xlabel() for axis in axes] == list(plots.PANELS)
     assert [tick.get_text() for tick in axes[0].get_yticklabels()] == [row.layer for row in rows]

@@ -17,7 +17,7 @@ from parity.onnx.comparison import compare_through_onnx
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Preprocessing, changed
 
-DISTORTED = presets.get("distorted")
+DISTORTED = presets.get_recipe("distorted")
 COUNT = 300
 
 
@@ -32,10 +32,12 @@ def batches(images: np.ndarray, augmentation: Augmentation = DISTORTED.augmentat
 def test_the_recipe_is_tensorflows_distorted_inputs() -> None:
     assert DISTORTED.augmentation == Augmentation(0, True, 24, 63.0, 0.2, 1.8)
     assert (DISTORTED.preprocessing.crop, DISTORTED.preprocessing.standardise) == (24, True)
-    assert DISTORTED.seen((3, 32, 32)) == articles.get("tf_vgg16").input_shape
-    assert presets.get("article").seen((3, 32, 32)) == (3, 32, 32)
-    assert {presets.fitting(articles.get(name)).name for name in ("tf_vgg16", "tf_vgg16_logits@0.5")} == {"distorted"}
-    assert presets.fitting(articles.get("vgg_d")).name == "article"
+    assert DISTORTED.seen((3, 32, 32)) == articles.get_network("tf_vgg16").input_shape
+    assert presets.get_recipe("article").seen((3, 32, 32)) == (3, 32, 32)
+    assert {presets.recipe_for(articles.get_network(name)).name for name in ("tf_vgg16", "tf_vgg16_logits@0.5")} == {
+        "distorted"
+    }
+    assert presets.recipe_for(articles.get_network("vgg_d")).name == "article"
 
 
 def test_crops_lie_anywhere_in_the_image_half_of_them_mirrored() -> None:
@@ -167,8 +169,8 @@ def test_both_frameworks_train_by_it_alike(
 ) -> None:
     images = pictures(20, shape[1], shape[0])
     data = Dataset("noise", tuple("0123456789"), images, np.arange(20) % 10, images[:1], np.zeros(1, np.int64))
-    how = changed(presets.get(recipe), batch_size=8)
+    how = changed(presets.get_recipe(recipe), batch_size=8)
     stages = ("forward", "backward", "update", "trajectory")
-    outcome = run(Check(articles.get(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx)
+    outcome = run(Check(articles.get_network(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     assert outcome.stages()["trajectory"]["compared"] > 50

@@ -211,8 +211,10 @@ NETWORK = Network(
     ),
 )
 IMAGES, BATCH, PASSES = 150, 33, 20
-GENTLE = dataclasses.replace(presets.get("article").optimizer, rate=0.003)
-RECIPE = dataclasses.replace(presets.get("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count")
+GENTLE = dataclasses.replace(presets.get_recipe("article").optimizer, rate=0.003)
+RECIPE = dataclasses.replace(
+    presets.get_recipe("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count"
+)
 LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "
 
 

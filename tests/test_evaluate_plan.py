@@ -122,7 +122,7 @@ def small(tmp_path: Path) -> Any:
     return saved
 
 
-VGG = presets.get("vgg")
+VGG = presets.get_recipe("vgg")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ VGG = presets.get("vgg")
         (with_jitter(VGG, (384, 384), 224), (352, 384, 416)),
         (with_jitter(VGG, (256, 256), 224), (224, 256, 288)),
         (with_jitter(VGG, (224, 224), 224), (224, 256)),
-        (presets.get("quick"), (224,)),
+        (presets.get_recipe("quick"), (224,)),
     ],
     ids=["jitter", "S=384", "S=256", "S=224", "none"],
 )
@@ -144,7 +144,7 @@ def test_the_usual_scales_are_the_papers(small: Any, recipe: Recipe, scales: tup
 def test_a_narrow_strip_is_refused_by_name_before_it_fills_the_memory(
     small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small(presets.get("quick"))
+    small(presets.get_recipe("quick"))
     for name in ("disc", "ring"):
         (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
         (tmp_path / "pictures" / "val" / name).mkdir(parents=True)

@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def said(run: Path) -> dict[str, dict[str, str]]:
     """Framework -> what the command printed for several exports of the run, all in one process of it, into the run's parent."""
-    folder, network = run.parent, articles.get(SMALL)
+    folder, network = run.parent, articles.get_network(SMALL)
     save(folder / "fresh.safetensors", network, initialise(network, 0))
     flags = ["--softmax", "--preprocess", "--fold-batch-norm", "--opset", "17", "--json"]
     found = {}
@@ -104,7 +104,7 @@ def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]],
     path, _ = files[framework]
     told = session(path).get_modelmeta().custom_metadata_map
     network = Network.from_json(told["network"])
-    assert network == articles.get(SMALL)
+    assert network == articles.get_network(SMALL)
     assert told["network_sha256"] == network.digest
     assert told["framework"] == framework and json.loads(told["versions"])[framework]
     assert read_recipe(json.loads(told["recipe"])) == Run.open(run).experiment.recipe
@@ -125,7 +125,7 @@ def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path
 def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> None:
     settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "1", "--train-limit", "3200")
     succeed([sys.executable, "scripts/train_torch.py", *settings, "--out", str(tmp_path / "run")])
-    dataset, how = data.load("cifar10"), presets.get("adam").preprocessing
+    dataset, how = data.load("cifar10"), presets.get_recipe("adam").preprocessing
     experiment, network, state, _ = read_checkpoint(tmp_path / "run")
     assert experiment and len(dataset.test_labels) == 10_000
     labels = {}
@@ -306,7 +306,7 @@ def test_bad_usage_ends_with_2_and_one_line(
 
 
 def test_checkpoints_that_are_not_float32_are_refused(tmp_path: Path) -> None:
-    network = articles.get(SMALL)
+    network = articles.get_network(SMALL)
     save(tmp_path / "wide.safetensors", network, {n: a.astype(np.float64) for n, a in initialise(network, 0).items()})
     done = export("--weights", tmp_path / "wide.safetensors", "--output", tmp_path / "a.onnx")
     assert done.code == 2 and "float64" in done.stderr

@@ -44,7 +44,7 @@ FOUR = replace(picture_network("four", 4), source="a file of more than 4000 byte
 VECTOR = Network("vector", (7,), (Linear("fc", 3),))
 BARE = Network("bare", (3, 4, 4), (ReLU("relu"), Flatten("flatten")))
 WIDE_EPS = Network("wide_eps", (3, 4, 4), (BatchNorm("norm", eps=0.01), Flatten("flatten"), Linear("fc", 3)))
-MONO = Experiment(GREY, replace(presets.get("quick"), preprocessing=Preprocessing((0.25,), (0.5,))), "shapes10")
+MONO = Experiment(GREY, replace(presets.get_recipe("quick"), preprocessing=Preprocessing((0.25,), (0.5,))), "shapes10")
 LONG = "x" * 300
 
 
@@ -177,7 +177,7 @@ def test_a_network_without_parameters_predicts(framework: str, ended: Ends) -> N
 
 def after_a_step(worker: Worker, network: Network, exported: bool) -> State:
     """The state after one update, before which the model was exported, or its export refused."""
-    worker.start(network, presets.get("article").optimizer, initialise(network, 0), "float32")
+    worker.start(network, presets.get_recipe("article").optimizer, initialise(network, 0), "float32")
     if exported:
         with suppress(InputError):
             worker.export()
@@ -200,7 +200,7 @@ def test_an_eps_that_the_exporter_refuses_is_bad_input_that_names_the_layer(
     norm, *rest = WIDE_EPS.nodes
     network = replace(WIDE_EPS, nodes=(Branches("sides", ((norm,), (ReLU("relu"),))), *rest)) if within else WIDE_EPS
     paddle = workers["paddle"]
-    paddle.start(network, presets.get("article").optimizer, initialise(network, 0), "float32")
+    paddle.start(network, presets.get_recipe("article").optimizer, initialise(network, 0), "float32")
     if paddle.versions()["paddle"].startswith("2."):
         with pytest.raises(InputError, match=r"layer norm has eps 0\.01, and Paddle 2.* exports no batch norm"):
             paddle.export()
@@ -209,7 +209,7 @@ def test_an_eps_that_the_exporter_refuses_is_bad_input_that_names_the_layer(
 
 
 def test_what_has_no_parameters_predicts_and_refuses_to_train(worker: Worker) -> None:
-    worker.start(BARE, presets.get("article").optimizer, {}, "float32")
+    worker.start(BARE, presets.get_recipe("article").optimizer, {}, "float32")
     images = np.ones((2, *BARE.input_shape), np.float32)
     assert worker.predict(images)["logits"].shape == (2, 48)
     with pytest.raises(InputError, match="network bare has no parameters, so there is nothing to train"):

@@ -32,8 +32,8 @@ from parity.training.run_folder import Position, Run
 from parity.weights import whitening
 from parity.weights.canonical_state import DIRAC_NOISE, initialise
 
-NETWORK = articles.get("vgg_fast@0.125")
-RECIPE = changed(presets.get("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
+NETWORK = articles.get_network("vgg_fast@0.125")
+RECIPE = changed(presets.get_recipe("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
 
 
 def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
@@ -58,7 +58,7 @@ def test_the_filters_whiten_the_first_training_images_of_cifar10() -> None:
 
 
 def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() -> None:
-    filters = initialise(articles.get("vgg_fast"), 3)["white.weight"]
+    filters = initialise(articles.get_network("vgg_fast"), 3)["white.weight"]
     assert filters.shape == (24, 3, 2, 2) and np.array_equal(filters[:12], -filters[12:])
     for shape in ((25, 3, 2, 2), (12, 1, 2, 2), (12, 3, 3, 3), (12,)):
         with pytest.raises(InputError, match="whitening is of up to 24 kernels"):
@@ -66,7 +66,7 @@ def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() 
 
 
 def test_filters_that_start_as_the_identity_hand_their_channel_on() -> None:
-    network = articles.get("vgg_fast")
+    network = articles.get_network("vgg_fast")
     state = initialise(network, 0)
     weight = state["conv2_1.weight"]
     plain = initialise(replace(network, nodes=_drawn(network.nodes)), 0)["conv2_1.weight"]
@@ -99,7 +99,7 @@ def test_frozen_weights_stay_and_have_no_slots(worker: Worker) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2, 0.9])
 def test_smoothed_labels_are_spread_over_all_classes(smoothing: float, worker: Worker) -> None:
-    network = articles.get("cifar_net")
+    network = articles.get_network("cifar_net")
     settings = Optimizer("momentum", 0.1, label_smoothing=smoothing)
     state = {name: array.astype("float64") for name, array in initialise(network, 0).items()}
     images = np.random.default_rng(0).normal(size=(4, 3, 32, 32))

@@ -18,7 +18,7 @@ from parity.backend.registry import FRAMEWORKS
 from parity.network import articles
 from parity.weights import canonical_state
 
-NETWORK = articles.get("vgg_mini@0.05")
+NETWORK = articles.get_network("vgg_mini@0.05")
 PLANTED = "open({path!r}, 'a').write(__name__)\nraise SystemExit('imported from the working directory')\n"
 SUFFIX = {"paddle": ".pdparams", "torch": ".pt"}
 

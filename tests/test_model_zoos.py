@@ -41,7 +41,7 @@ def narrow(name: str) -> Network:
             return replace(node, filters=max(4, node.filters // WIDTH))
         return replace(node, units=units[node.name]) if isinstance(node, Linear) else node
 
-    whole = articles.get(name)
+    whole = articles.get_network(name)
     return replace(whole, nodes=edited(whole.nodes, change))
 
 
@@ -88,7 +88,7 @@ def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: 
     shapes = json.loads(alone(PROGRAMS[zoo], "shapes", *WHOLE))
     assert list(shapes) == list(WHOLE)
     for theirs, ours in WHOLE.items():
-        network, given = articles.get(ours), {}
+        network, given = articles.get_network(ours), {}
         for key, shape in shapes[theirs].items():
             array = np.broadcast_to(np.float32(0), shape)  # takes no memory
             if not key.endswith("num_batches_tracked"):
@@ -105,4 +105,4 @@ def test_a_whole_network_of_theirs_computes_the_same_in_ours(
     zoo: str, tmp_path: Path, framework: str, worker: Worker, workers: dict[str, Worker]
 ) -> None:
     alone(PROGRAMS[zoo], tmp_path, "vgg11")
-    assert_same(tmp_path, zoo, "vgg11", articles.get("vgg_a"), worker, workers[zoo])
+    assert_same(tmp_path, zoo, "vgg11", articles.get_network("vgg_a"), worker, workers[zoo])

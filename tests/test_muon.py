@@ -20,7 +20,7 @@ from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import changed
 from parity.weights.canonical_state import initialise
 
-NETWORK, RECIPE = articles.get("vgg_fast@0.125"), changed(presets.get("fast"), batch_size=8)
+NETWORK, RECIPE = articles.get_network("vgg_fast@0.125"), changed(presets.get_recipe("fast"), batch_size=8)
 KERNELS = [f"conv{block}_{i}.weight" for block in (1, 2, 3) for i in (1, 2)]
 
 

@@ -43,7 +43,7 @@ from parity.weights.canonical_state import initialise
     [("vgg16_bn_drop", 15_254_602, 9_472, 88, 313_725_952), ("vgg_mini", 9_231_114, 5_504, 50, 152_769_536)],
 )
 def test_the_counts_are_the_published_ones(name, trainable, statistics, arrays, multiply_adds) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     assert network.trainable_count == trainable
     assert network.statistics_count == statistics
     assert len(network.parameters) == arrays
@@ -78,14 +78,14 @@ def test_vgg16_bn_drop_has_the_layers_of_the_articles_program_in_order() -> None
         expected.append((f"pool{g}", (filters, side, side)))
     tail = ["flatten", "drop_fc1", "fc1", "bn_fc1", "relu_fc1", "drop_fc2", "fc2"]
     expected += [(name, (512,)) for name in tail] + [("fc3", (10,))]
-    network = articles.get("vgg16_bn_drop")
+    network = articles.get_network("vgg16_bn_drop")
     assert list(network.shapes.items()) == expected
     rates = {node.name: node.rate for node in network.nodes if isinstance(node, Dropout)}
     assert list(rates.values()) == [0.3, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.5, 0.5]
 
 
 def test_vgg_mini_has_the_plan_of_the_third_article() -> None:
-    network = articles.get("vgg_mini")
+    network = articles.get_network("vgg_mini")
     block = ["Conv", "BatchNorm", "ReLU"]
     convs = [1, 1, 2, 2, 2]
     expected = [kind for count in convs for kind in [*block * count, "MaxPool"]]
@@ -111,7 +111,7 @@ def test_vgg_mini_has_the_plan_of_the_third_article() -> None:
 def test_initialisers_and_running_statistics_follow_each_article(
     name: str, variance: str, start: float, conv_init: Init, fc_init: Init, bias_init: Init
 ) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     for node in network.nodes:
         if isinstance(node, BatchNorm):
             assert (node.variance, node.start_variance) == (variance, start)
@@ -196,9 +196,9 @@ def test_networks_nodes_and_initialisers_are_frozen() -> None:
 
 def test_networks_made_alike_are_equal_hash_alike_and_are_one_key() -> None:
     made = vgg16_bn_drop()
-    assert made is not articles.get("vgg16_bn_drop")
-    assert made == articles.get("vgg16_bn_drop")
-    assert len({made, articles.get("vgg16_bn_drop"), articles.get("vgg_mini")}) == 2
+    assert made is not articles.get_network("vgg16_bn_drop")
+    assert made == articles.get_network("vgg16_bn_drop")
+    assert len({made, articles.get_network("vgg16_bn_drop"), articles.get_network("vgg_mini")}) == 2
 
 
 def test_looking_at_the_computed_properties_does_not_change_equality() -> None:
@@ -225,7 +225,7 @@ def test_dropout_scales_in_training_or_in_inference_and_never_in_both(rate: floa
 @pytest.mark.parametrize("name", articles.NETWORKS)
 @pytest.mark.parametrize("width", [0.5, 0.25, 1 / 3, 0.01])
 def test_shrinking_scales_filters_and_units_down_to_four_and_keeps_everything_else(name: str, width: float) -> None:
-    whole = articles.get(name)
+    whole = articles.get_network(name)
     small = whole.shrink(width)
     assert small.name == f"{name}@{width:g}"
     assert (small.input_shape, small.source, small.classes) == (whole.input_shape, whole.source, whole.classes)
@@ -247,7 +247,7 @@ def test_shrinking_scales_filters_and_units_down_to_four_and_keeps_everything_el
 
 
 def test_width_one_changes_nothing_but_the_name() -> None:
-    whole = articles.get("vgg16_bn_drop")
+    whole = articles.get_network("vgg16_bn_drop")
     assert whole.shrink(1).nodes == whole.nodes
 
 
@@ -265,14 +265,14 @@ def test_a_network_without_a_layer_to_narrow_shrinks_to_itself_or_is_refused() -
 @pytest.mark.parametrize("width", [0, -0.5, 1.01, 2, float("nan"), float("inf")])
 def test_a_width_that_is_not_above_0_and_at_most_1_is_refused(width: float) -> None:
     with pytest.raises(InputError, match=f"width {width:g} "):
-        articles.get("vgg_mini").shrink(width)
+        articles.get_network("vgg_mini").shrink(width)
 
 
 def test_every_bias_under_a_batch_norm_has_a_gradient_of_zero_and_no_other() -> None:
     convs = {f"conv{g}_{i}.bias" for g, count in enumerate((2, 2, 3, 3, 3), start=1) for i in range(1, count + 1)}
-    assert articles.get("vgg16_bn_drop").zero_gradients == convs | {"fc1.bias"}
-    assert len(articles.get("vgg_mini").zero_gradients) == 8
-    assert "fc.bias" not in articles.get("vgg_mini").zero_gradients
+    assert articles.get_network("vgg16_bn_drop").zero_gradients == convs | {"fc1.bias"}
+    assert len(articles.get_network("vgg_mini").zero_gradients) == 8
+    assert "fc.bias" not in articles.get_network("vgg_mini").zero_gradients
 
 
 def test_a_bias_that_is_missing_or_stands_before_a_relu_has_no_zero_gradient() -> None:
@@ -282,15 +282,15 @@ def test_a_bias_that_is_missing_or_stands_before_a_relu_has_no_zero_gradient() -
 
 def test_dropouts_are_listed_with_the_shape_of_their_mask_and_their_rate() -> None:
     assert EVERY_KIND.dropouts == {"drop": ((8, 6, 5), 0.25)}
-    assert articles.get("vgg_mini").dropouts == {}
-    assert len(articles.get("vgg16_bn_drop").dropouts) == 10
-    assert articles.get("vgg16_bn_drop").dropouts["drop_fc1"] == ((512,), 0.5)
+    assert articles.get_network("vgg_mini").dropouts == {}
+    assert len(articles.get_network("vgg16_bn_drop").dropouts) == 10
+    assert articles.get_network("vgg16_bn_drop").dropouts["drop_fc1"] == ((512,), 0.5)
 
 
 @pytest.mark.parametrize("name", articles.NETWORKS)
 def test_a_network_is_found_by_its_name_and_its_cousins_by_name_and_width(name: str) -> None:
-    assert articles.get(name).name == name
-    assert articles.get(f"{name}@0.25") == articles.get(name).shrink(0.25)
+    assert articles.get_network(name).name == name
+    assert articles.get_network(f"{name}@0.25") == articles.get_network(name).shrink(0.25)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_a_network_is_found_by_its_name_and_its_cousins_by_name_and_width(name: 
 )
 def test_a_wrong_width_is_an_input_error_that_shows_a_right_one(width: str, reason: str) -> None:
     with pytest.raises(InputError, match=r"write e\.g\. vgg_mini@0\.25") as caught:
-        articles.get(f"vgg_mini@{width}")
+        articles.get_network(f"vgg_mini@{width}")
     assert reason in str(caught.value)
     assert f"vgg_mini@{width}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -307,7 +307,7 @@ def test_a_wrong_width_is_an_input_error_that_shows_a_right_one(width: str, reas
 @pytest.mark.parametrize("name", ["", "vgg", "VGG_MINI", "@0.5", "vgg_mini 0.5"])
 def test_an_unknown_network_is_an_input_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InputError, match=r"^unknown network") as caught:
-        articles.get(name)
+        articles.get_network(name)
     assert all(known in str(caught.value) for known in articles.NETWORKS)
 
 

@@ -54,7 +54,7 @@ NORMED = {"vgg_a_bn": 132_868_840, "vgg_b_bn": 133_053_736, "vgg_d_bn": 138_365_
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     assert network.trainable_count == COUNTS[name]
     assert network.statistics_count == 0
     assert network.source
@@ -62,7 +62,7 @@ def test_the_number_of_parameters_is_the_published_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", NORMED)
 def test_with_batch_norm_every_filter_has_two_parameters_and_two_statistics_more(name: str) -> None:
-    network, plain = articles.get(name), articles.get(name.removesuffix("_bn"))
+    network, plain = articles.get_network(name), articles.get_network(name.removesuffix("_bn"))
     filters = sum(node.filters for node in plain.nodes if isinstance(node, Conv))
     assert network.trainable_count == NORMED[name] == plain.trainable_count + 2 * filters
     assert network.statistics_count == 2 * filters
@@ -72,7 +72,7 @@ def test_with_batch_norm_every_filter_has_two_parameters_and_two_statistics_more
 
 
 def test_the_vgg16_of_cifar10_is_d_with_batch_norm_and_one_linear_layer() -> None:
-    network, whole = articles.get("vgg16_bn"), articles.get("vgg_d_cifar")
+    network, whole = articles.get_network("vgg16_bn"), articles.get_network("vgg_d_cifar")
     convolutions = [[node for node in net.nodes if isinstance(node, Conv)] for net in (network, whole)]
     assert [(c.name, c.filters, c.kernel) for c in convolutions[0]] == [
         (c.name, c.filters, c.kernel) for c in convolutions[1]
@@ -87,7 +87,7 @@ def test_every_network_names_its_source() -> None:
 
 
 def test_one_convolution_of_5x5_stands_for_two_of_3x3() -> None:
-    pairs, single = articles.get("vgg_b"), articles.get("vgg_b_5x5")
+    pairs, single = articles.get_network("vgg_b"), articles.get_network("vgg_b_5x5")
     filters = (3, 64, 128, 256, 512, 512)
     saved = sum(9 * (i * o + o * o) + o - 25 * i * o for i, o in itertools.pairwise(filters))
     assert pairs.trainable_count - single.trainable_count == saved
@@ -97,11 +97,11 @@ def test_one_convolution_of_5x5_stands_for_two_of_3x3() -> None:
 def test_the_networks_at_32_have_the_convolutions_of_those_at_224() -> None:
     for letter in ("a", "a_lrn", "b", "c", "d", "e", "b_5x5"):
         large, small = (
-            [node for node in articles.get(name).nodes if isinstance(node, Conv | LRN | MaxPool)]
+            [node for node in articles.get_network(name).nodes if isinstance(node, Conv | LRN | MaxPool)]
             for name in (f"vgg_{letter}", f"vgg_{letter}_cifar")
         )
         assert large == small
-        assert articles.get(f"vgg_{letter}_cifar").classes == 10
+        assert articles.get_network(f"vgg_{letter}_cifar").classes == 10
 
 
 # GoogLeNet
@@ -115,7 +115,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("block", WEIGHTS)
 def test_every_inception_block_has_the_weights_of_the_table(block: str) -> None:
-    network, (channels, weights) = articles.get("googlenet"), WEIGHTS[block]
+    network, (channels, weights) = articles.get_network("googlenet"), WEIGHTS[block]
     one, reduce3, three, reduce5, five, proj = BLOCKS[block]
     by_hand = channels * (one + reduce3 + reduce5 + proj) + 9 * reduce3 * three + 25 * reduce5 * five
     own = {n: p for n, p in network.parameters.items() if n.startswith(f"inception_{block}_") and n.endswith(".weight")}
@@ -147,7 +147,7 @@ conv1's 2.7K and 34M are those of a pair of 7x1 and 1x7 on three channels, 2,688
 
 def row(name: str) -> tuple[int, int]:
     """Number of weights, and multiply-adds, of a row of the table."""
-    network, (starts, *_) = articles.get("googlenet"), TABLE[name]
+    network, (starts, *_) = articles.get_network("googlenet"), TABLE[name]
     own = {n: layer for n, layer in network.layers.items() if n.startswith(starts) and not layer.head}
     weights = [p for layer in own.values() for p in layer.node.parameters(layer.input) if p.name.endswith(".weight")]
     return sum(math.prod(p.shape) for p in weights), sum(
@@ -179,14 +179,14 @@ def test_the_first_and_the_ninth_row_of_the_table_repeat_a_wrong_number_of_weigh
 
 
 def test_the_maps_of_googlenet_have_the_sizes_of_the_paper() -> None:
-    shapes = articles.get("googlenet").shapes
+    shapes = articles.get_network("googlenet").shapes
     assert [shapes[name] for name in ("conv1_7x7", "pool1", "conv2_3x3", "pool2", "pool3", "pool4", "avgpool")] == [
         (64, 112, 112), (64, 56, 56), (192, 56, 56), (192, 28, 28), (480, 14, 14), (832, 7, 7), (1024, 1, 1),
     ]  # fmt: skip
 
 
 def test_auxiliary_heads_stand_on_4a_and_4d_and_count_by_themselves() -> None:
-    network = articles.get("googlenet")
+    network = articles.get_network("googlenet")
     assert (network.count("aux1"), network.count("aux2")) == (3_188_840, 3_190_888)
     assert network.layers["aux1_pool"].sources == ("inception_4a",)
     assert network.layers["aux2_pool"].sources == ("inception_4d",)
@@ -200,7 +200,7 @@ def test_auxiliary_heads_stand_on_4a_and_4d_and_count_by_themselves() -> None:
 
 
 def test_every_convolution_of_googlenet_is_followed_by_a_relu() -> None:
-    layers = articles.get("googlenet").layers
+    layers = articles.get_network("googlenet").layers
     convs = [name for name, layer in layers.items() if isinstance(layer.node, Conv)]
     assert len(convs) == 59
     rectified = {layer.sources for layer in layers.values() if isinstance(layer.node, ReLU)}
@@ -211,15 +211,15 @@ def test_every_convolution_of_googlenet_is_followed_by_a_relu() -> None:
 
 
 def test_the_first_twins_maps_shrink_as_its_same_pools_do() -> None:
-    shapes = articles.get("tf_vgg16").shapes
+    shapes = articles.get_network("tf_vgg16").shapes
     assert [shapes[f"pool{g}"][1] for g in range(1, 6)] == [12, 6, 3, 2, 1]
-    assert articles.get("tf_vgg16").output == "relu_fc8"
-    assert articles.get("tf_vgg16_logits").output == "fc8"
+    assert articles.get_network("tf_vgg16").output == "relu_fc8"
+    assert articles.get_network("tf_vgg16_logits").output == "fc8"
 
 
 def test_initialisers_are_those_of_the_articles() -> None:
     def inits(name: str, kind: type) -> set[tuple[Init, Init]]:
-        return {(n.init, n.bias_init) for n in walk(articles.get(name).nodes) if isinstance(n, kind)}
+        return {(n.init, n.bias_init) for n in walk(articles.get_network(name).nodes) if isinstance(n, kind)}
 
     zero, tenth = Init("constant", 0.0), Init("constant", 0.1)
     assert inits("tf_vgg16", Conv) == {(XAVIER, zero)}
@@ -230,16 +230,19 @@ def test_initialisers_are_those_of_the_articles() -> None:
 
 def test_normalisation_is_krizhevskys() -> None:
     found = [
-        n for name in ("alexnet", "vgg_a_lrn", "googlenet") for n in articles.get(name).nodes if isinstance(n, LRN)
+        n
+        for name in ("alexnet", "vgg_a_lrn", "googlenet")
+        for n in articles.get_network(name).nodes
+        if isinstance(n, LRN)
     ]
     assert len(found) == 5
     assert {(n.size, n.k, n.alpha, n.beta) for n in found} == {(5, 2.0, float(np.float32(1e-4)), 0.75)}
-    assert articles.get("vgg_a_lrn").layers["lrn1"].sources == ("relu1_1",)
+    assert articles.get_network("vgg_a_lrn").layers["lrn1"].sources == ("relu1_1",)
 
 
 def test_lenet_squashes_and_averages() -> None:
     block, full = [Conv, Tanh, AvgPool], [Linear, Tanh]
-    nodes = articles.get("lenet").nodes
+    nodes = articles.get_network("lenet").nodes
     assert [type(node) for node in nodes] == [*block * 2, Flatten, *full * 2, Linear]
     assert [(n.filters, n.kernel, n.padding) for n in nodes if isinstance(n, Conv)] == [(6, 5, 0), (16, 5, 0)]
     assert [(n.size, n.stride) for n in nodes if isinstance(n, AvgPool)] == [(2, 2)] * 2
@@ -248,7 +251,7 @@ def test_lenet_squashes_and_averages() -> None:
 
 @pytest.mark.parametrize("name", ["alexnet", "alexnet_cifar"])
 def test_alexnet_starts_and_drops_as_its_paper_says(name: str) -> None:
-    nodes = articles.get(name).nodes
+    nodes = articles.get_network(name).nodes
     own = {node.name: node for node in nodes if isinstance(node, Conv | Linear)}
     assert {node.init for node in own.values()} == {Init("normal", 0.01)}
     ones = {layer for layer, node in own.items() if node.bias_init == Init("constant", 1.0)}
@@ -295,22 +298,22 @@ def test_xaviers_uniform_fills_its_bound(node: Linear | Conv, shape: tuple[int, 
 
 @pytest.mark.parametrize("name", articles.NETWORKS)
 def test_every_network_has_a_small_cousin_whose_name_leads_back_to_it(name: str) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     small = articles.small(network)
     assert small.trainable_count < 1.3e6 and small.multiply_adds < 3e7
     assert max(small.input_shape) <= 64
-    assert articles.get(small.name) == small
+    assert articles.get_network(small.name) == small
     assert [type(node) for node in walk(small.nodes)] == [type(node) for node in walk(network.nodes)]
     assert small.classes == network.classes
 
 
 def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_another_size() -> None:
-    network = articles.get("googlenet@0.25x96")
+    network = articles.get_network("googlenet@0.25x96")
     pool = network.layers["avgpool"].node
     assert isinstance(pool, AvgPool)
     assert (network.inputs["avgpool"], pool.size) == ((256, 3, 3), 3)
-    larger = articles.get("vgg_mini@1x64")
-    assert larger.layers["pool5"].node == articles.get("vgg_mini").layers["pool5"].node
+    larger = articles.get_network("vgg_mini@1x64")
+    assert larger.layers["pool5"].node == articles.get_network("vgg_mini").layers["pool5"].node
     assert (larger.inputs["avgpool"][1], larger.layers["avgpool"].node.size) == (2, 2)  # type: ignore[attr-defined]
     head = network.layers["aux1_pool"]  # 5x5 on a map of 6: it fits as it is
     assert (head.input[1], head.node) == (6, AvgPool("aux1_pool", 5, 3))
@@ -321,7 +324,7 @@ def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_a
 )
 def test_a_wrong_size_is_an_input_error(name: str) -> None:
     with pytest.raises(InputError):
-        articles.get(name)
+        articles.get_network(name)
 
 
 # Trees of nodes
@@ -333,7 +336,7 @@ def conv(name: str, filters: int = 2) -> Conv:
 
 def test_layers_stand_behind_all_that_they_take_in() -> None:
     seen = {""}
-    for name, layer in articles.get("googlenet").layers.items():
+    for name, layer in articles.get_network("googlenet").layers.items():
         assert set(layer.sources) <= seen
         seen.add(name)
 
@@ -396,5 +399,9 @@ def test_a_bias_that_a_batch_norm_behind_pools_and_branches_subtracts_has_a_grad
 
 
 def test_dropout_in_a_head_has_a_mask() -> None:
-    assert articles.get("googlenet").dropouts["aux1_drop"] == ((1024,), 0.7)
-    assert [node.rate for node in walk(articles.get("googlenet").nodes) if isinstance(node, Dropout)] == [0.7, 0.7, 0.4]
+    assert articles.get_network("googlenet").dropouts["aux1_drop"] == ((1024,), 0.7)
+    assert [node.rate for node in walk(articles.get_network("googlenet").nodes) if isinstance(node, Dropout)] == [
+        0.7,
+        0.7,
+        0.4,
+    ]

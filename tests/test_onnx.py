@@ -45,7 +45,16 @@ def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "net",
-    [network(), EVERY_KIND, WITHOUT_BIAS, ROUNDED_UP, BRANCHES, NORMALISED, FEW, articles.get("vgg_mini@0.125")],
+    [
+        network(),
+        EVERY_KIND,
+        WITHOUT_BIAS,
+        ROUNDED_UP,
+        BRANCHES,
+        NORMALISED,
+        FEW,
+        articles.get_network("vgg_mini@0.125"),
+    ],
     ids=lambda net: net.name,
 )
 def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
@@ -74,7 +83,7 @@ def test_an_export_runs_as_the_framework_does(net: Network, framework: str, work
     for layer, array in layers.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 2e-6, layer
     exact = sessions.reference_layers(made, images)
-    worker.start(net, presets.get("article").optimizer, weights_of(net), "float64")
+    worker.start(net, presets.get_recipe("article").optimizer, weights_of(net), "float64")
     eager = worker.predict(images.astype(np.float64), record=True)
     for layer, array in exact.items():
         assert relative_l2(eager[f"eval/{layer}"], array) < 1e-13, layer
@@ -85,7 +94,7 @@ def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(
     heads = {name for name in BRANCHES.parameters if name not in BRANCHES.inference.parameters}
     state = {name: np.full_like(a, mark) if name in heads else a for name, a in weights_of(BRANCHES).items()}
     assert heads == {"side_fc.weight", "side_fc.bias"}
-    worker.start(BRANCHES, presets.get("article").optimizer, state, "float32")
+    worker.start(BRANCHES, presets.get_recipe("article").optimizer, state, "float32")
     worker.step(pixels(4, BRANCHES.input_shape), np.arange(4), {}, 0.0, 4)
     graph = onnx.load_from_string(worker.export()).graph
     constants = [a.t for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
@@ -133,7 +142,7 @@ def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [presets.get("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
+    "how", [presets.get_recipe("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
 )
 def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
     made, pictures = writing.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
@@ -168,9 +177,9 @@ def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
 
 def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
     nodes = (
-        articles.get("vgg_mini").nodes[1],
+        articles.get_network("vgg_mini").nodes[1],
         Conv("conv", 4, bias=False),
-        replace(articles.get("vgg_mini").nodes[1], name="after"),
+        replace(articles.get_network("vgg_mini").nodes[1], name="after"),
         Flatten("flatten"),
         Linear("fc", 2),
     )

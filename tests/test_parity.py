@@ -36,7 +36,7 @@ def one_step(
     worker: Worker, network: str, recipe: str, dataset: data.Dataset, dtype: str, twin: bool = False
 ) -> tuple[Record, Record]:
     """Eval forward before the update, and everything that one update does."""
-    net, how = articles.get(network), presets.get(recipe)
+    net, how = articles.get_network(network), presets.get_recipe(recipe)
     batches = Batches(dataset.train_images, dataset.train_labels, BATCH, how.augmentation, seed=1)
     pixels, labels = next(batches.epoch(0))
     inputs = preprocess(pixels, how.preprocessing, dtype)
@@ -72,7 +72,7 @@ def adam_bound(reference: Record, other: Record, name: str) -> float:
     gradient = name.replace("update/", "gradient/")
     if gradient not in reference:
         return 1e-12
-    settings = presets.get("adam").optimizer
+    settings = presets.get_recipe("adam").optimizer
     a, b = reference[gradient], other[gradient]
     slope = settings.rate * settings.eps / (np.abs(a) + settings.eps) ** 2
     return 1e-12 + 2 * float(np.linalg.norm(slope * (b - a)) / np.linalg.norm(reference[name]))
@@ -92,7 +92,7 @@ def test_inference_of_fresh_networks_agrees_in_float64(float64_step) -> None:
 @pytest.mark.parametrize("phase", ["forward", "loss", "backward", "gradient", "update", "cost", "wrong"])
 def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
     name, recipe, steps = float64_step
-    network = articles.get(name)
+    network = articles.get_network(name)
     records = {side: split_zero_gradients(network, step[1])[0] for side, step in steps.items()}
     chosen = {side: {n: a for n, a in r.items() if n.split("/")[0] == phase} for side, r in records.items()}
     if recipe == "adam" and phase == "update":
@@ -105,7 +105,7 @@ def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
 
 def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float64_step, framework: str) -> None:
     name, _, steps = float64_step
-    network = articles.get(name)
+    network = articles.get_network(name)
     _, sizes = split_zero_gradients(network, steps[framework][1])
     assert set(sizes) == {f"gradient/{parameter}" for parameter in network.zero_gradients}
     assert max(sizes.values()) <= ZERO_GRADIENT_BOUND
@@ -113,7 +113,7 @@ def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float
 
 def test_an_update_records_every_parameter_statistic_and_slot(float64_step, framework: str) -> None:
     name, _, steps = float64_step
-    network = articles.get(name)
+    network = articles.get_network(name)
     updated = {key.removeprefix("update/") for key in steps[framework][1] if key.startswith("update/")}
     assert set(network.parameters) < updated
     slots = {key.split(".", 2)[2] for key in updated if key.startswith("optimizer.")}
@@ -124,8 +124,8 @@ def test_an_update_records_every_parameter_statistic_and_slot(float64_step, fram
 def test_one_step_in_float32_errs_no_more_than_rounding_explains(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
-    how = changed(presets.get(recipe), batch_size=BATCH)
-    exact, single = (feed(articles.get(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
+    how = changed(presets.get_recipe(recipe), batch_size=BATCH)
+    exact, single = (feed(articles.get_network(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
     side = {framework: workers[framework]}
     found = [d for _, d in float32_step(side, {framework: single}, exact, lockstep.PHASES)]
     assert {d.name.partition("/")[0] for d in found} == {"eval", *PHASES}

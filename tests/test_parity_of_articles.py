@@ -45,7 +45,7 @@ def check(network: Network, **fields: object) -> Check:
 
 @pytest.mark.parametrize("name", articles.NETWORKS)
 def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[str, Worker]) -> None:
-    network = articles.small(articles.get(name))
+    network = articles.small(articles.get_network(name))
     outcome = run(check(network), workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     trainable = sum(parameter.trainable for parameter in network.parameters.values())
@@ -57,7 +57,7 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
 
 # Branches and auxiliary heads
 
-GOOGLENET = articles.get("googlenet@0.125x64")
+GOOGLENET = articles.get_network("googlenet@0.125x64")
 
 
 def test_an_error_in_a_branch_is_found_there_and_nowhere_else(workers: dict[str, Worker]) -> None:
@@ -213,7 +213,7 @@ def test_a_head_that_is_not_fitted_leaves_the_trunk_little_excuse_and_the_fitted
 
 
 def test_a_pixel_that_flips_in_one_branch_excuses_nothing_in_another() -> None:
-    network = articles.get("googlenet_naive@0.125")
+    network = articles.get_network("googlenet_naive@0.125")
     exact = {f"backward/{name}": np.ones((1, 4)) for name in network.layers}
     own = exact | {"backward/inception_3a_3x3": np.array([[1.0, 1.0, 1.0, 0.0]])}
     found = kinks(network, exact, own)

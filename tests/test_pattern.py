@@ -37,18 +37,18 @@ def test_what_is_optional_may_be_left_out_and_zero_times_is_nothing() -> None:
 
 def test_vgg_is_the_pattern_that_the_course_says() -> None:
     said = "INPUT -> [[CONV -> RELU]*2 -> POOL]*5 -> [FC -> RELU -> DROPOUT]*2 -> FC"
-    vgg = articles.get("vgg_b")
+    vgg = articles.get_network("vgg_b")
     assert pattern.pattern(vgg) == said
     made = pattern.network(said, input_shape=(3, 224, 224), classes=1000, units=4096)
     assert made.trainable_count == vgg.trainable_count == 133_047_848
     assert list(made.shapes.values()) == list(vgg.shapes.values())
-    assert pattern.pattern(articles.get("vgg_e")) == (
+    assert pattern.pattern(articles.get_network("vgg_e")) == (
         "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> [[CONV -> RELU]*4 -> POOL]*3 -> [FC -> RELU -> DROPOUT]*2 -> FC"
     )
 
 
 def test_sizes_are_left_out() -> None:
-    c, d = (articles.get(name) for name in ("vgg_c", "vgg_d"))
+    c, d = (articles.get_network(name) for name in ("vgg_c", "vgg_d"))
     assert pattern.pattern(c) == pattern.pattern(d) and c.trainable_count < d.trainable_count
 
 
@@ -57,7 +57,7 @@ CHAINS = [name for name, network in articles.NETWORKS.items() if not any(node.pa
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_every_chain_has_a_pattern_that_describes_its_layers(name: str) -> None:
-    network = articles.get(name)
+    network = articles.get_network(name)
     text = pattern.pattern(network)
     made = pattern.network(text, input_shape=(network.input_shape[0], 256, 256))
     assert pattern.pattern(made) == text
@@ -129,7 +129,7 @@ def test_a_wrong_pattern_is_one_line_with_the_place(text: str) -> None:
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_naive"])
 def test_a_network_with_branches_has_no_pattern(name: str) -> None:
     with pytest.raises(InputError, match="no word for the Branches"):
-        pattern.pattern(articles.get(name))
+        pattern.pattern(articles.get_network(name))
 
 
 def test_the_longest_pattern_is_written_and_a_longer_network_has_none() -> None:
@@ -144,6 +144,6 @@ def test_the_longest_pattern_is_written_and_a_longer_network_has_none() -> None:
 
 def test_a_pattern_is_as_good_as_a_name() -> None:
     text = "INPUT -> [CONV -> RELU -> POOL]*2 -> FC"
-    assert articles.get(text) == pattern.network(text)
+    assert articles.get_network(text) == pattern.network(text)
     with pytest.raises(InputError, match="character 10"):
-        articles.get("INPUT -> CONF")
+        articles.get_network("INPUT -> CONF")

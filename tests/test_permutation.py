@@ -112,8 +112,8 @@ STEPS, BATCH = 20, 64
 
 
 def given_to(recipe: str, digits: Dataset) -> Feed:
-    how = changed(presets.get(recipe), batch_size=BATCH)
-    return feed(articles.get("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
+    how = changed(presets.get_recipe(recipe), batch_size=BATCH)
+    return feed(articles.get_network("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
 
 
 def trained(worker: Worker, given: Feed) -> State:

@@ -12,8 +12,8 @@ from parity.recipe import presets
 from parity.recipe.precision import DTYPES, PRECISIONS
 from parity.weights.canonical_state import State, initialise
 
-NETWORK = articles.get("cifar_net")
-SETTINGS = presets.get("article").optimizer
+NETWORK = articles.get_network("cifar_net")
+SETTINGS = presets.get_recipe("article").optimizer
 EPS = {"bf16": 2.0**-8, "fp16": 2.0**-11}
 """Half the distance from 1 to the next number."""
 

@@ -18,7 +18,7 @@ from parity.recipe import presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe, Schedule, changed, read_recipe
 
-ARTICLE, QUICK, ADAM = (presets.get(name) for name in ("article", "quick", "adam"))
+ARTICLE, QUICK, ADAM = (presets.get_recipe(name) for name in ("article", "quick", "adam"))
 IMAGES, PASSES, BATCHES_A_PASS = 50_000, 200, 391
 
 
@@ -87,7 +87,7 @@ IMAGENET = 1_281_167
 
 
 def test_the_vgg_papers_run_is_370_000_updates_whose_rate_drops_three_times() -> None:
-    recipe, total = presets.get("vgg"), 74 * IMAGENET
+    recipe, total = presets.get_recipe("vgg"), 74 * IMAGENET
     assert (recipe.epochs, recipe.batch_size) == (74, 256) and total / 256 == pytest.approx(370_000, rel=0.001)
     rates = [recipe.rate(samples, total) for samples in (*range(1, total, 9_973), total)]
     drops = [i / len(rates) for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
@@ -102,7 +102,7 @@ def test_the_vgg_papers_run_is_370_000_updates_whose_rate_drops_three_times() ->
 
 
 def test_slim_decays_weights_only() -> None:
-    recipe, network = presets.fitting(articles.get("slim_vgg16")), articles.get("slim_vgg16")
+    recipe, network = presets.recipe_for(articles.get_network("slim_vgg16")), articles.get_network("slim_vgg16")
     weights, biases = recipe.optimizer.grouped(network)
     assert weights == ([n for n in network.parameters if n.endswith(".weight")], 1.0, rounded(5e-4))
     assert biases == ([n for n in network.parameters if n.endswith(".bias")], 1.0, 0.0)
@@ -112,7 +112,7 @@ def test_slim_decays_weights_only() -> None:
 
 @pytest.mark.parametrize("name,permutation", [("mnist", None), ("mnist_permuted", 0)])
 def test_mnist_is_the_third_articles_run(name: str, permutation: int | None) -> None:
-    recipe = presets.get(name)
+    recipe = presets.get_recipe(name)
     optimizer = recipe.optimizer
     assert (optimizer.kind, optimizer.nesterov, optimizer.velocity_holds_rate) == ("momentum", False, False)
     assert (optimizer.rate, optimizer.momentum, optimizer.weight_decay) == (rounded(0.01), 0.5, 0.0)
@@ -197,7 +197,7 @@ def test_discexp_multiplies_by_its_factor_every_so_many_samples() -> None:
 @pytest.mark.parametrize("network", [*articles.NETWORKS, "vgg16_bn_drop@0.25"])
 @pytest.mark.parametrize("recipe", presets.RECIPES)
 def test_an_experiment_of_every_network_and_recipe_goes_to_json_and_back(network: str, recipe: str) -> None:
-    experiment = Experiment(articles.get(network), presets.get(recipe), "cifar10", 7, 1000, None)
+    experiment = Experiment(articles.get_network(network), presets.get_recipe(recipe), "cifar10", 7, 1000, None)
     text = experiment.to_json()
     back = Experiment.from_json(text)
     assert back == experiment
@@ -247,14 +247,14 @@ def test_every_field_of_a_recipe_goes_to_json_and_back(part: str | None, field: 
 
 
 def test_experiments_and_recipes_are_frozen() -> None:
-    experiment = Experiment(articles.get("vgg_mini"), ARTICLE, "cifar10")
+    experiment = Experiment(articles.get_network("vgg_mini"), ARTICLE, "cifar10")
     for thing, field in ((experiment, "seed"), (ARTICLE, "epochs"), (ARTICLE.optimizer, "rate")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(thing, field, 1)
 
 
 def test_a_pass_has_a_last_smaller_batch() -> None:
-    experiment = Experiment(articles.get("vgg_mini"), ARTICLE, "cifar10")
+    experiment = Experiment(articles.get_network("vgg_mini"), ARTICLE, "cifar10")
     assert [experiment.batches(images) for images in (50_000, 128, 129, 1)] == [391, 1, 2, 1]
 
 
@@ -275,13 +275,13 @@ def test_optimizers_name_their_slots() -> None:
 
 @pytest.mark.parametrize("name", presets.RECIPES)
 def test_a_recipe_is_found_by_its_name(name: str) -> None:
-    assert presets.get(name).name == name
+    assert presets.get_recipe(name).name == name
 
 
 @pytest.mark.parametrize("name", ["", "Article", "sgd"])
 def test_an_unknown_recipe_is_an_input_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InputError, match=r"^unknown recipe") as caught:
-        presets.get(name)
+        presets.get_recipe(name)
     assert all(known in str(caught.value) for known in presets.RECIPES)
 
 
@@ -319,8 +319,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no epochs": (lambda: Recipe("r", PLAIN.optimizer, 0), "epochs"),
     "negative epochs": (lambda: Recipe("r", PLAIN.optimizer, -3), "epochs"),
     "no batch": (lambda: Recipe("r", PLAIN.optimizer, 1, batch_size=0), "batch size"),
-    "negative seed": (lambda: Experiment(articles.get("vgg_mini"), PLAIN, "cifar10", -1), "seed"),
-    "a seed of 64 bits": (lambda: Experiment(articles.get("vgg_mini"), PLAIN, "cifar10", 2**63), "seed"),
+    "negative seed": (lambda: Experiment(articles.get_network("vgg_mini"), PLAIN, "cifar10", -1), "seed"),
+    "a seed of 64 bits": (lambda: Experiment(articles.get_network("vgg_mini"), PLAIN, "cifar10", 2**63), "seed"),
 }
 
 
@@ -333,7 +333,7 @@ def test_a_value_that_makes_no_sense_is_an_input_error_that_names_it(wrong: str)
     assert "\n" not in str(caught.value)
 
 
-DOCUMENT = Experiment(articles.get("vgg_mini@0.05"), PLAIN, "cifar10").to_json()
+DOCUMENT = Experiment(articles.get_network("vgg_mini@0.05"), PLAIN, "cifar10").to_json()
 DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown field": (lambda d: d.update(dataset="cifar10"), "'dataset'"),
     "data missing": (lambda d: d.pop("data"), "'data'"),

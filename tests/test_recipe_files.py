@@ -19,7 +19,9 @@ from parity.recipe import presets
 from parity.recipe.optimizer import Group
 from parity.recipe.recipe import Experiment, Lookahead
 
-OWN = replace(presets.get("fast"), name="$\\own$", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5))
+OWN = replace(
+    presets.get_recipe("fast"), name="$\\own$", batch_size=16, epochs=1, lookahead=Lookahead(every=2, keep=0.5)
+)
 
 
 def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_it(
@@ -27,20 +29,20 @@ def test_a_recipe_is_read_from_its_json_and_from_the_config_of_a_run_that_took_i
 ) -> None:
     file, run = tmp_path / "own.json", tmp_path / "run"
     file.write_text(json.dumps(asdict(OWN)))
-    assert presets.get(str(file)) == OWN
+    assert presets.get_recipe(str(file)) == OWN
     size = ("--network", "vgg_fast@0.125", "--data", "shapes10", "--train-limit", 32, "--test-limit", 8)
     succeed(script(framework, "--recipe", file, *size, "--out", run))
     config = (run / "config.json").read_text()
     trained = Experiment.from_json(json.dumps(json.loads(config)["experiment"]))
-    assert trained == Experiment(articles.get("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
-    assert presets.get(str(run / "config.json")) == OWN
+    assert trained == Experiment(articles.get_network("vgg_fast@0.125"), OWN, "shapes10", 0, 32, 8)
+    assert presets.get_recipe(str(run / "config.json")) == OWN
 
 
 @pytest.mark.parametrize(
     "log", sorted((ROOT / "docs" / "tuning").glob("*/config.json")), ids=lambda log: log.parent.name
 )
 def test_every_trial_that_is_told_of_can_be_trained_again(log: Path) -> None:
-    assert presets.get(str(log)).epochs in (3, 4)
+    assert presets.get_recipe(str(log)).epochs in (3, 4)
 
 
 def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
@@ -79,7 +81,7 @@ def test_a_file_that_holds_no_recipe_is_refused_in_one_line_that_names_it(text: 
     file = tmp_path / "wrong.json"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
-        presets.get(str(file))
+        presets.get_recipe(str(file))
     assert str(caught.value).startswith(f"{file}: ") and said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -89,7 +91,7 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     for name in ("none.json", "folder.json", "bytes.json"):
         with pytest.raises(InputError, match=f"cannot read .*{name}.*: give a file that holds a recipe's JSON"):
-            presets.get(str(tmp_path / name))
+            presets.get_recipe(str(tmp_path / name))
 
 
 def test_what_muon_cannot_train_is_refused_before_a_run_is_begun(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def cousin() -> Network:
             return replace(node, filters=GOLDEN[f"vgg/{node.name}.weight"].shape[3])
         return replace(node, units=GOLDEN[f"vgg/{node.name}.weight"].shape[1]) if isinstance(node, Linear) else node
 
-    whole = articles.get("tf_vgg16")
+    whole = articles.get_network("tf_vgg16")
     return replace(whole, nodes=edited(whole.nodes, change))
 
 

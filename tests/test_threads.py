@@ -59,7 +59,7 @@ def threaded() -> Iterator[Callable[[str, int], Worker]]:
 
 def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
     images = data.load("cifar10").limit(2 * BATCH, 1)
-    given = feed(NETWORK, changed(presets.get("article"), batch_size=BATCH), images, 0, dtype)
+    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, dtype)
     return [step.records["side"] for step in lockstep({"side": (worker, given)}, count)]
 
 
@@ -82,7 +82,7 @@ def test_as_many_threads_round_alike_every_time(framework: str, threaded: Callab
 
 def test_few_images_are_shared_out_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
     several = threaded(framework, 4)
-    several.start(NETWORK, presets.get("article").optimizer, feed_state(), "float64")
+    several.start(NETWORK, presets.get_recipe("article").optimizer, feed_state(), "float64")
     images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
     together = several.predict(images)["logits"]
     alone = [several.predict(images[i : i + 1])["logits"] for i in range(5)]
@@ -93,7 +93,7 @@ def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(
     framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
-    given = feed(NETWORK, changed(presets.get("article"), batch_size=BATCH), images, 0, "float32")
+    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float32")
     batch = next(given.steps())
     several, moved = threaded(framework, 2), []
     for record in (), ("gradient",):
@@ -110,7 +110,7 @@ def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
     record: bool, framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
-    given = feed(NETWORK, changed(presets.get("article"), batch_size=BATCH), images, 0, "float64")
+    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float64")
     batch = next(given.steps())
     several, found = threaded(framework, 2), []
     for error in "0", "1e-3":
@@ -124,7 +124,7 @@ def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
 
 def feed_state() -> dict[str, np.ndarray]:
     images = data.load("cifar10").limit(BATCH, 1)
-    return dict(replace(feed(NETWORK, presets.get("article"), images, 0, "float64")).state)
+    return dict(replace(feed(NETWORK, presets.get_recipe("article"), images, 0, "float64")).state)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_with_json_stdout_is_one_line_that_says_what_was_done(runs: Runs, framew
         "seed": 0,
         "train_images": TRAIN,
         "test_images": TEST,
-        "parameters": articles.get(NETWORK).trainable_count,
+        "parameters": articles.get_network(NETWORK).trainable_count,
         "run_dir": str(folder),
     }
     assert {key: said[key] for key in expected} == expected
@@ -189,7 +189,7 @@ def test_curves_png_is_a_picture_of_sensible_size(runs: Runs, framework: str) ->
 def test_the_last_checkpoint_holds_the_network_and_the_optimizers_slots(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     network, state, metadata = canonical_state.load(folder / "last.safetensors")
-    assert network == articles.get(NETWORK)
+    assert network == articles.get_network(NETWORK)
     canonical_state.check(network, state, ("moment1", "moment2"))
     assert json.loads(metadata["position"])["epoch"] == PASSES
 

@@ -171,7 +171,7 @@ def drawn(network: Network, seed: int = 0) -> State:
 
 
 def test_the_article_s_network_makes_the_176_members_of_its_params_pass_tar_and_a_digest() -> None:
-    network = articles.get("vgg16_bn_drop")
+    network = articles.get_network("vgg16_bn_drop")
     data = v2_tar.encode(network, {name: np.zeros(p.shape, np.float32) for name, p in network.parameters.items()})
     with tarfile.TarFile(fileobj=io.BytesIO(data)) as tar:
         found = tar.getnames()
@@ -198,7 +198,9 @@ def test_v2_reads_of_our_tar_what_the_state_holds() -> None:
     assert set(found) == set(v2_tar.names(TINY).values())
 
 
-@pytest.mark.parametrize("network", [TINY, articles.get("vgg16_bn_drop@0.03125"), articles.get("vgg_mini@0.03125")])
+@pytest.mark.parametrize(
+    "network", [TINY, articles.get_network("vgg16_bn_drop@0.03125"), articles.get_network("vgg_mini@0.03125")]
+)
 def test_a_tar_gives_back_every_bit(network: Network) -> None:
     state = drawn(network)
     special = np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32)

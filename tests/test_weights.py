@@ -15,7 +15,7 @@ from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Init, Linear
 from parity.weights.canonical_state import State, check, initialise, slot_names
 
-SMALL = articles.get("vgg16_bn_drop@0.03125")
+SMALL = articles.get_network("vgg16_bn_drop@0.03125")
 NAMES = ["vgg16_bn_drop", "vgg_mini", "slim_vgg16@0.125x64", "googlenet@0.125x64"]
 
 
@@ -28,7 +28,7 @@ def digest(state: State) -> str:
 
 @pytest.fixture(scope="module")
 def fresh() -> dict[str, State]:
-    return {name: initialise(articles.get(name), 1) for name in NAMES}
+    return {name: initialise(articles.get_network(name), 1) for name in NAMES}
 
 
 # ------------------------------------------------------------------------------------------------- initialise
@@ -36,7 +36,7 @@ def fresh() -> dict[str, State]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_state_holds_every_array_in_order_in_float32(fresh: dict[str, State], name: str) -> None:
-    parameters = articles.get(name).parameters
+    parameters = articles.get_network(name).parameters
     assert list(fresh[name]) == list(parameters)
     for array, parameter in zip(fresh[name].values(), parameters.values(), strict=True):
         assert array.shape == parameter.shape
@@ -57,11 +57,11 @@ PINNED = {
 
 @pytest.mark.parametrize("name", PINNED)
 def test_a_seed_means_the_same_weights_under_every_version_of_numpy(name: str) -> None:
-    assert digest(initialise(articles.get(name), 1)) == PINNED[name]
+    assert digest(initialise(articles.get_network(name), 1)) == PINNED[name]
 
 
 def test_another_seed_gives_other_numbers_in_every_array_that_is_drawn() -> None:
-    network = articles.get("vgg_mini@0.03125")
+    network = articles.get_network("vgg_mini@0.03125")
     one, two = initialise(network, 1), initialise(network, 2)
     for name, parameter in network.parameters.items():
         same = (one[name] == two[name]).mean()
@@ -79,9 +79,9 @@ def test_an_arrays_numbers_depend_on_its_name_and_not_on_its_neighbours() -> Non
 
 def drawn(fresh: dict[str, State], name: str, distribution: str) -> Iterator[tuple[str, np.ndarray, int]]:
     """Name, float64 numbers and fan-in of every array of that distribution."""
-    for parameter in articles.get(name).parameters.values():
+    for parameter in articles.get_network(name).parameters.values():
         if parameter.init.distribution == distribution:
-            fan = math.prod(articles.get(name).parameters[parameter.name.split(".")[0] + ".weight"].shape[1:])
+            fan = math.prod(articles.get_network(name).parameters[parameter.name.split(".")[0] + ".weight"].shape[1:])
             yield parameter.name, fresh[name][parameter.name].astype(np.float64).ravel(), fan
 
 

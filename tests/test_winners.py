@@ -121,7 +121,7 @@ def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker
     # 1 + erf(x) is zero or one rounding error there, each framework's own: which of four is the largest is a throw of the dice.
     nodes = (Conv("conv", 8), GELU("gelu"), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
     made = Network("tail", (3, 32, 32), nodes)
-    recipe = changed(presets.get("adam"), batch_size=8, optimizer=Optimizer("momentum", 0.01, 0.9))
+    recipe = changed(presets.get_recipe("adam"), batch_size=8, optimizer=Optimizer("momentum", 0.01, 0.9))
     state = {name: array.astype(float) for name, array in initialise(made, 0).items()}
     state["conv.bias"][:4] = -8.2
     check = Check(

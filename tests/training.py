@@ -165,9 +165,9 @@ def falling(folder: Path) -> Path:
 
     So the velocity is rescaled at every update, also at the first one after a resume.
     """
-    article = changed(presets.get("article"), epochs=PASSES + 1, batch_size=BATCH)
+    article = changed(presets.get_recipe("article"), epochs=PASSES + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
-    Run.create(folder, Experiment(articles.get(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
+    Run.create(folder, Experiment(articles.get_network(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
     return folder
 
 

@@ -116,8 +116,8 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 def _speeds(options: Options, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
     """Of training or inference: by contestant, images per second, and what it was measured on."""
-    network = articles.get(options.network or NETWORK)
-    recipe = changed(presets.get(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
+    network = articles.get_network(options.network or NETWORK)
+    recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load()

@@ -30,7 +30,7 @@ def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
     """
     if not 0 < options.target <= 1:
         raise InputError(f"--target {options.target:g} is not an accuracy between 0 and 1")
-    recipe = presets.get(options.recipe or RECIPE)
+    recipe = presets.get_recipe(options.recipe or RECIPE)
     if options.against:
         raise InputError("--against is of training steps: leave it out of accuracy")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}

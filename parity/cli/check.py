@@ -227,7 +227,7 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
         raise InputError("--resume is for --network all: one network's check begins anew")
     if options.full and options.network != "all":
         raise InputError("--full is for --network all: a network that is named is taken as it is")
-    chosen = [articles.get(options.network)] if options.network != "all" else list(articles.NETWORKS.values())
+    chosen = [articles.get_network(options.network)] if options.network != "all" else list(articles.NETWORKS.values())
     if options.network == "all" and not options.full:
         chosen = [articles.small(network) for network in chosen]
     state = None
@@ -237,13 +237,13 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
             raise InputError(
                 f"{options.weights} holds network {network.name}, not {chosen[0].name}: name it with --network"
             )
-    named = presets.get(options.recipe) if options.recipe else None
+    named = presets.get_recipe(options.recipe) if options.recipe else None
     load = functools.cache(lambda channels: _data(options, channels, say))
     length = options.steps if "trajectory" in stages else 1
     checks = []
     for network in chosen:
         batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= MANY else FEW)
-        recipe = changed(named or presets.fitting(network), batch_size=batch_size)
+        recipe = changed(named or presets.recipe_for(network), batch_size=batch_size)
         if options.augment and recipe.augmentation == Augmentation():
             recipe = changed(recipe, augmentation=presets.CROP_AND_FLIP)
         few = few_images(length, batch_size)

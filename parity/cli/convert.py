@@ -84,7 +84,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if os.path.isdir(source):  # noqa: PTH112 - never raises
         source = source / "last.safetensors"
     _check_places(source, destination)
-    asked = articles.get(options.network) if options.network else None
+    asked = articles.get_network(options.network) if options.network else None
     try:
         found = _read(source, asked)
         kept, left_out = _write(destination, found)

@@ -130,7 +130,7 @@ def _title(one: Description) -> str:
 
 
 def _describe(name: str, options: Options) -> Description:
-    network = articles.get(name)
+    network = articles.get_network(name)
     changes: list[str] = []
     if not options.training:
         network = network.inference  # whose heads may not fit an image, and are none of inference's concern

@@ -149,7 +149,7 @@ def _source(options: Options) -> Source:
 
 def _network(name: str) -> Network:
     try:
-        return articles.get(name)
+        return articles.get_network(name)
     except InputError as error:
         raise InputError(f"{name} is not a run folder or a .safetensors file: {error}") from None
 
@@ -187,7 +187,7 @@ def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], 
     """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
 
     def predict(state: State, images: np.ndarray) -> np.ndarray:
-        scores = trainer(framework, network, presets.get("article").optimizer, state).predict(images)
+        scores = trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
         if not np.isfinite(scores).all():
             raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
         return scores

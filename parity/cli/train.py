@@ -191,8 +191,12 @@ def _threads(options: Options, world: World) -> int:
 def _begin(framework: str, options: Options, world: World, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     options.network = options.network or presets.FOR.get(options.recipe)
-    asked = articles.get(options.network) if options.network else None
-    chosen = presets.fitting(asked, RECIPE) if asked and not options.recipe else presets.get(options.recipe or RECIPE)
+    asked = articles.get_network(options.network) if options.network else None
+    chosen = (
+        presets.recipe_for(asked, RECIPE)
+        if asked and not options.recipe
+        else presets.get_recipe(options.recipe or RECIPE)
+    )
     recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
     if options.output:
         check_free(options.output)
@@ -201,7 +205,7 @@ def _begin(framework: str, options: Options, world: World, console: Console) -> 
     if asked:
         fit(asked, dataset, recipe, options.scale_jitter, world)
     runtime, device = _start(framework, options, world)
-    network = asked or articles.get(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
+    network = asked or articles.get_network(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
     network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
@@ -252,7 +256,7 @@ def count_of(passes: int) -> str:
 def _why(network: Network, device: str) -> str:
     if device == "gpu":
         return ""
-    full = articles.get(GPU_NETWORK)
+    full = articles.get_network(GPU_NETWORK)
     share = full.multiply_adds / network.multiply_adds
     return (
         f": {GPU_NETWORK} with an eighth of the filters and of the dropout rates, "
@@ -265,7 +269,7 @@ def _article(framework: str, count: int = 64) -> str:
 
     Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
     """
-    network, recipe = articles.get(GPU_NETWORK), presets.get("article")
+    network, recipe = articles.get_network(GPU_NETWORK), presets.get_recipe("article")
     side = trainer(framework, network, recipe.optimizer, 0)
     images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
     for _ in range(2):  # the first one allocates and compiles
@@ -313,18 +317,20 @@ def _data_of(run: Run, options: Options, console: Console) -> Dataset:
 
 def _evaluate_only(framework: str, options: Options, world: World, console: Console) -> dict[str, Any]:
     experiment, network, state, _ = read_checkpoint(options.eval_only)
-    if options.network and articles.get(options.network) != network:
+    if options.network and articles.get_network(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
     if options.data in (None, "auto") and experiment:
         dataset = data.load(experiment.data, options.data_dir, console.say)
     else:
         dataset, _ = _data(options, console, network)
     dataset = dataset.limit(None, options.test_limit or (experiment and experiment.test_limit) or None)
-    recipe: Recipe | None = presets.get(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    recipe: Recipe | None = (
+        presets.get_recipe(options.recipe) if options.recipe else experiment.recipe if experiment else None
+    )
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
-    side = trainer(framework, network, (recipe or presets.get(RECIPE)).optimizer, state, device=device)
+    side = trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
     try:
         cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())

@@ -117,7 +117,7 @@ INSTEAD = {
 
 def entries() -> tuple[Entry, ...]:
     """The whole, and it without each part in turn."""
-    network, recipe = articles.get(NETWORK), presets.get("fast")
+    network, recipe = articles.get_network(NETWORK), presets.get_recipe("fast")
     without: dict[str, tuple[Network, Recipe]] = {WHOLE: (network, recipe)}
     without |= {name: (change(network), recipe) for name, change in NETWORK_PARTS.items()}
     without |= {name: (network, change(recipe)) for name, change in RECIPE_PARTS.items()}

@@ -69,8 +69,8 @@ STUDY = Study(
     "cifar",
     "third article (2018): Net and a small VGG on CIFAR-10, ten passes each",
     (
-        Entry("cifar_net", articles.get("cifar_net"), presets.get("cifar_net"), ARTICLE, ARTICLE),
-        Entry("vgg_mini", articles.get("vgg_mini"), presets.get("adam"), ARTICLE, Extent("cifar10", 1)),
+        Entry("cifar_net", articles.get_network("cifar_net"), presets.get_recipe("cifar_net"), ARTICLE, ARTICLE),
+        Entry("vgg_mini", articles.get_network("vgg_mini"), presets.get_recipe("adam"), ARTICLE, Extent("cifar10", 1)),
     ),
     report,
     predicts=True,

@@ -30,7 +30,7 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
     ]
     cells = []
     for (name, framework), group in grouped(rows).items():
-        network = articles.get(group[0]["network"])
+        network = articles.get_network(group[0]["network"])
         after = [percent(row["test_accuracies"][number] for row in group) for number in range(group[0]["epochs"])]
         after += [""] * (last - len(after))
         sizes = (f"{network.trainable_count:,}", f"{network.multiply_adds / 1e6:.1f} M")
@@ -42,6 +42,6 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
 STUDY = Study(
     "classics",
     "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five passes each of the same recipe (adam)",
-    tuple(Entry(name, articles.get(name), presets.get("adam"), ARTICLE, USUAL) for name in NETWORKS),
+    tuple(Entry(name, articles.get_network(name), presets.get_recipe("adam"), ARTICLE, USUAL) for name in NETWORKS),
     report,
 )

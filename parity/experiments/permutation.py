@@ -160,7 +160,7 @@ STUDY = Study(
     "permutation",
     "third article (2018): MNIST, a fully connected network against a convolutional one, pixels as they are and in one random order",
     tuple(
-        Entry(name + suffix, articles.get(network), presets.get(recipe), ARTICLE, USUAL)
+        Entry(name + suffix, articles.get_network(network), presets.get_recipe(recipe), ARTICLE, USUAL)
         for name, network in NETWORKS.items()
         for suffix, recipe in (("", "mnist"), (PERMUTED, "mnist_permuted"))
     ),

@@ -70,7 +70,7 @@ TIMING = Timing(
 
 def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
     """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
-    recipe, network = presets.get(timing.recipe), articles.get(timing.network)
+    recipe, network = presets.get_recipe(timing.recipe), articles.get_network(timing.network)
     if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
         raise InputError(f"{network.name} does not take the images of {dataset.name}: choose another --data")
     some = dataset.limit(size, None)
@@ -92,7 +92,7 @@ def measure(
     What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it. `InputError` where it was
     timed in another setting.
     """
-    network = articles.get(timing.network)
+    network = articles.get_network(timing.network)
     settings = {
         framework: {
             "network": network.name,
@@ -108,7 +108,7 @@ def measure(
     for framework in frameworks:
         worker = crew.worker(framework)
         kinds = kept.setdefault(framework, {"setting": settings[framework], "seconds": {}})["seconds"]
-        worker.start(network, presets.get(timing.recipe).optimizer, initialise(network, 0), "float32")
+        worker.start(network, presets.get_recipe(timing.recipe).optimizer, initialise(network, 0), "float32")
         for kind, method in KINDS.items():
             seconds = kinds.setdefault(kind, [])
             left = steps - len(seconds)

@@ -167,16 +167,16 @@ FOR = {"fast": "vgg_fast", "article-accuracy": "vgg_fast@0.5", "best": "vgg16_bn
 """Recipe -> the network that it was made for, which training takes unless another one is named."""
 
 
-def get(name: str) -> Recipe:
+def get_recipe(name: str) -> Recipe:
     """The recipe called `name`; `FILE.json` is one of your own. `InputError` lists the known names."""
     if name.endswith(".json"):
-        return read(Path(name))
+        return read_recipe_file(Path(name))
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{suggest(name, RECIPES)}; known: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
-def read(path: Path) -> Recipe:
+def read_recipe_file(path: Path) -> Recipe:
     """The recipe in a file of its JSON, or in a run's config.json; `InputError` where it cannot be read."""
     text = read_text(path, "a recipe's JSON, or a run's config.json")
     try:
@@ -187,6 +187,6 @@ def read(path: Path) -> Recipe:
         raise InputError(f"{path}: {error}") from None
 
 
-def fitting(network: Network, otherwise: str = "article") -> Recipe:
+def recipe_for(network: Network, otherwise: str = "article") -> Recipe:
     """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else the one called `otherwise`."""
     return RECIPES[OF.get(re.split("[@+]", network.name)[0], otherwise)]

@@ -55,7 +55,7 @@ def _network(name: str) -> Innocent:
     return Innocent(
         f"network_{name.partition('@')[0]}",
         f"network {name}",
-        lambda check: replace(check, network=articles.get(name), state=None),
+        lambda check: replace(check, network=articles.get_network(name), state=None),
     )
 
 

@@ -52,7 +52,7 @@ def small(network: Network) -> Network:
     return network.shrink(SMALL_WIDTH, SMALL_SIZE if network.input_shape[-1] > SMALL_SIZE else None)
 
 
-def get(name: str) -> Network:
+def get_network(name: str) -> Network:
     """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.network.pattern`).
 
     `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. Behind it may
@@ -60,7 +60,7 @@ def get(name: str) -> Network:
     lists the known names.
     """
     if name.endswith(".json"):
-        return read(Path(name))
+        return read_network(Path(name))
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
     whole, *changes = name.split("+")
@@ -90,7 +90,7 @@ def _cousin(name: str) -> Network:
         raise InputError(f"network {name!r}: {reason}; write e.g. {base}@0.25") from None
 
 
-def read(path: Path) -> Network:
+def read_network(path: Path) -> Network:
     """The network in a file of `Network.to_json`; `InputError` where it cannot be read."""
     text = read_text(path, "a network's JSON")
     try:
