@@ -216,9 +216,9 @@ def _run(folder: Path) -> None:
 
 def _read_run(path: Path) -> None:
     from parity.cli import runs
-    from parity.training.run_folder import Run, read_checkpoint
+    from parity.training.run_folder import RunFolder, read_checkpoint
 
-    run = Run.open(path.parent)
+    run = RunFolder.open(path.parent)
     run.restore(20)
     runs.row(run, run.metrics("pass"))
     read_checkpoint(path.parent)

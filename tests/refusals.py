@@ -13,7 +13,7 @@ from pathlib import Path
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.training.run_folder import Position, Run
+from parity.training.run_folder import Position, RunFolder
 from parity.weights.canonical_state import initialise, slot_names
 
 NETWORK = articles.get_network("vgg16_bn_drop@0.03125")
@@ -63,9 +63,9 @@ def pass_lines(*accuracies: object) -> bytes:
     return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
-def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> Run:
+def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> RunFolder:
     """A run that has just begun: a position at the start, fresh weights, slots of zeros."""
-    run = Run.create(folder, experiment, {})
+    run = RunFolder.create(folder, experiment, {})
     state = initialise(experiment.network, 0)
     state |= {
         slot: state[name] * 0

@@ -17,28 +17,28 @@ from parity.network.network import Network
 from parity.network.nodes import Flatten, Linear
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.training.run_folder import Position, Run
+from parity.training.run_folder import Position, RunFolder
 from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
 shapes, folder, refused = refusal_fixtures.shapes, refusal_fixtures.folder, refusal_fixtures.refused
 
 
-def of_another(**changes: Any) -> Callable[[Run], None]:
+def of_another(**changes: Any) -> Callable[[RunFolder], None]:
     """Puts the checkpoint of a run in place that differs from `EXPERIMENT` in these fields."""
 
-    def change(run: Run) -> None:
+    def change(run: RunFolder) -> None:
         other = saved_run(run.folder.parent / "other", Experiment(**{**vars(EXPERIMENT), **changes}))
         run.last.write_bytes(other.last.read_bytes())
 
     return change
 
 
-def whole(run: Run) -> bytes:
+def whole(run: RunFolder) -> bytes:
     return run.last.read_bytes()
 
 
-DAMAGED: dict[str, tuple[Callable[[Run], Any], str]] = {
+DAMAGED: dict[str, tuple[Callable[[RunFolder], Any], str]] = {
     "empty": (lambda run: run.last.write_bytes(b""), "not a whole safetensors file"),
     "cut in the header": (lambda run: run.last.write_bytes(whole(run)[:100]), "not a whole safetensors file"),
     "cut by a byte": (lambda run: run.last.write_bytes(whole(run)[:-1]), "not a whole safetensors file"),
@@ -55,7 +55,7 @@ DAMAGED: dict[str, tuple[Callable[[Run], Any], str]] = {
 """What can happen to a checkpoint, and what is said about it, by --resume and by --eval-only."""
 
 
-def resave(run: Run, drop: str = "", **metadata: str) -> None:
+def resave(run: RunFolder, drop: str = "", **metadata: str) -> None:
     """Writes the checkpoint again without the array `drop` and with other metadata."""
     network, state, kept = canonical_state.load(run.last)
     canonical_state.save(run.last, network, {n: a for n, a in state.items() if n != drop}, {**kept, **metadata})
@@ -88,7 +88,7 @@ def test_a_pickle_as_a_checkpoint_is_refused_and_does_not_run(
     assert marker.exists(), "the pickle was harmless: the test proves nothing"
 
 
-NOT_OF_THIS_RUN: dict[str, tuple[Callable[[Run], Any], str]] = {
+NOT_OF_THIS_RUN: dict[str, tuple[Callable[[RunFolder], Any], str]] = {
     "another network": (of_another(network=articles.get_network("vgg_mini@0.05")), "vgg_mini@0.05"),
     "the same network, narrower": (
         of_another(network=articles.get_network("vgg16_bn_drop@0.02")),

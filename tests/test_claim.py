@@ -13,7 +13,7 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 from parity.training.run_lock import claim
 
 HOLDER = """
@@ -26,9 +26,9 @@ sys.stdin.read()
 """
 
 
-def begun(folder: Path) -> Run:
+def begun(folder: Path) -> RunFolder:
     recipe = changed(presets.get_recipe("quick"), batch_size=8)
-    return Run.create(folder, Experiment(articles.get_network("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
+    return RunFolder.create(folder, Experiment(articles.get_network("cifar_net"), recipe, "shapes10", 0, 16, 8), {})
 
 
 def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework: str, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_lock_is_shared_within_a_process_and_ends_with_the_one_that_holds_it(t
         assert other.stdout and other.stdout.readline() == b"held\n"
         for _ in range(2):
             with pytest.raises(InputError, match="is being trained by another process"):
-                Run.open(config.parent).restore(16)
+                RunFolder.open(config.parent).restore(16)
         other.kill()
         other.wait()
         assert claim(config)

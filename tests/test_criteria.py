@@ -18,7 +18,7 @@ from parity.selftest.other_criteria import (
     REPROD_LOG_TUTORIAL,
     UNCHANGED,
     Criterion,
-    Run,
+    RecordedPair,
 )
 
 Steps = list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
@@ -54,8 +54,8 @@ def steps() -> Steps:
     return [(record(number), record(number)) for number in range(1, 6)]
 
 
-def run(steps: Steps, area: str = UNCHANGED) -> Run:
-    return Run(steps, "fc", area)
+def run(steps: Steps, area: str = UNCHANGED) -> RecordedPair:
+    return RecordedPair(steps, "fc", area)
 
 
 def verdicts(steps: Steps, area: str = UNCHANGED) -> set[str]:

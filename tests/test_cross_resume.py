@@ -23,7 +23,7 @@ from parity.data.batches import Batches
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Schedule, changed
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
 
@@ -133,7 +133,7 @@ def test_the_other_framework_resumes_where_the_first_stopped(crossed: tuple[str,
 
 def test_no_image_is_lost_or_seen_twice_on_the_way(crossed: tuple[str, Path, int, Ended]) -> None:
     _, folder, *_ = crossed
-    experiment = Run.open(folder).experiment
+    experiment = RunFolder.open(folder).experiment
     dataset = data.load("shapes10").limit(IMAGES, 20)
     augmentation = experiment.recipe.augmentation
     batches = Batches(dataset.train_images, dataset.train_labels, 16, augmentation, experiment.seed)

@@ -29,7 +29,7 @@ from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Experiment, changed
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
 
@@ -220,7 +220,7 @@ LOST = "failed: another process of this run has ended or does not answer; contin
 
 def begun(folder: Path, **changes: int) -> Path:
     """A run folder with nothing but a config.json; of the test images, 600 are two batches for one process and one for the other."""
-    Run.create(folder, Experiment(NETWORK, changed(RECIPE, **changes), "shapes10", 3, IMAGES, 600), {})
+    RunFolder.create(folder, Experiment(NETWORK, changed(RECIPE, **changes), "shapes10", 3, IMAGES, 600), {})
     return folder
 
 
@@ -278,14 +278,14 @@ def test_a_killed_process_ends_the_other_which_says_how_to_go_on(tmp_path: Path,
         f"{LOST}{again(framework, folder)} --checkpoint-every 0"
     ]
     assert str(ROOT / "parity") not in ended.stderr, "a traceback"
-    stood = Run.open(folder).restore(IMAGES)[1]
+    stood = RunFolder.open(folder).restore(IMAGES)[1]
     assert stood.update >= 3
 
 
 @pytest.mark.slow
 def test_a_run_that_diverges_ends_all_processes_alike_and_one_tells(tmp_path: Path, framework: str) -> None:
     wild = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(GENTLE, rate=1e9))
-    Run.create(tmp_path / "run", Experiment(NETWORK, wild, "shapes10", 3, IMAGES, 60), {})
+    RunFolder.create(tmp_path / "run", Experiment(NETWORK, wild, "shapes10", 3, IMAGES, 60), {})
     logs = tmp_path / "logs"
     ended, _ = launching.end(launching.start(launching.training(framework, logs, "--resume", tmp_path / "run")), logs)
     assert ended.code == 1
@@ -300,7 +300,7 @@ def test_the_leading_process_killed_ends_the_other_too(tmp_path: Path, framework
     ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[0], signal.SIGKILL))
     assert seconds < 60
     assert f"{LOST}{again(framework, folder)}" in ended.stderr
-    assert Run.open(folder).restore(IMAGES)[1].update >= 3
+    assert RunFolder.open(folder).restore(IMAGES)[1].update >= 3
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from parity.data import mnist
 from parity.experiments import EXPERIMENTS, STUDIES
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 from scripts import script_main
 
 main = script_main("experiment")
@@ -298,4 +298,4 @@ def test_permuted_pixels_cost_the_convolutional_network_points_and_the_other_not
 ) -> None:
     found, _ = execute("permutation", "--seeds", 10, "--out", tmp_path)
     assert len(found["verdicts"]) == 4 and all(line.endswith("holds.") for line in found["verdicts"])
-    assert Run.open(tmp_path / "runs" / "torch-cnn-9").experiment.recipe.epochs == 7
+    assert RunFolder.open(tmp_path / "runs" / "torch-cnn-9").experiment.recipe.epochs == 7

@@ -25,7 +25,7 @@ from parity.network.network import Network
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
-from parity.training.run_folder import Run, read_checkpoint
+from parity.training.run_folder import RunFolder, read_checkpoint
 from parity.weights.canonical_state import initialise, save
 from scripts import script_main
 
@@ -107,18 +107,18 @@ def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]],
     assert network == articles.get_network(SMALL)
     assert told["network_sha256"] == network.digest
     assert told["framework"] == framework and json.loads(told["versions"])[framework]
-    assert read_recipe(json.loads(told["recipe"])) == Run.open(run).experiment.recipe
+    assert read_recipe(json.loads(told["recipe"])) == RunFolder.open(run).experiment.recipe
     assert tuple(json.loads(told["classes"])) == data.CLASSES["cifar10"]
-    assert float(told["test_accuracy"]) == Run.open(run).metrics("pass")[-1]["test_accuracy"]
+    assert float(told["test_accuracy"]) == RunFolder.open(run).metrics("pass")[-1]["test_accuracy"]
 
 
 def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path, dict[str, Any]]], run: Path) -> None:
-    experiment = Run.open(run).experiment
+    experiment = RunFolder.open(run).experiment
     dataset = data.load("cifar10").limit(None, LIMIT)
     images = preprocess(dataset.test_images, experiment.recipe.preprocessing)
     labels = {name: session(path).run(None, {"image": images})[0].argmax(1) for name, (path, _) in files.items()}
     assert np.array_equal(labels["paddle"], labels["torch"])
-    assert (labels["torch"] == dataset.test_labels).mean() == Run.open(run).metrics("pass")[-1]["test_accuracy"]
+    assert (labels["torch"] == dataset.test_labels).mean() == RunFolder.open(run).metrics("pass")[-1]["test_accuracy"]
 
 
 @pytest.mark.slow
@@ -140,7 +140,9 @@ def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> N
             labels[path.name] = np.concatenate([opened.run(None, {"image": part})[0].argmax(1) for part in parts])
     first, *rest = labels.values()
     assert all(np.array_equal(first, other) for other in rest)
-    assert (first == dataset.test_labels).mean() == Run.open(tmp_path / "run").metrics("pass")[-1]["test_accuracy"]
+    assert (first == dataset.test_labels).mean() == RunFolder.open(tmp_path / "run").metrics("pass")[-1][
+        "test_accuracy"
+    ]
 
 
 ALONE = """
@@ -270,7 +272,7 @@ def test_weights_within_a_pass_claim_no_accuracy_and_those_of_best_do(
     run: Path, said: dict[str, dict[str, str]]
 ) -> None:
     best = json.loads(said["torch"]["best"])
-    assert best["test_accuracy"] == max(line["test_accuracy"] for line in Run.open(run).metrics("pass"))
+    assert best["test_accuracy"] == max(line["test_accuracy"] for line in RunFolder.open(run).metrics("pass"))
     assert json.loads(said["torch"]["fresh"])["test_accuracy"] is None
 
 

@@ -25,7 +25,7 @@ from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReL
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
-from parity.training.run_folder import Run, proportion
+from parity.training.run_folder import RunFolder, proportion
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
 from scripts import script_main
@@ -262,7 +262,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return call
 
 
-def run_at(position: str, lines: bytes) -> Run:
+def run_at(position: str, lines: bytes) -> RunFolder:
     """A run whose last checkpoint says that it stands at `position`, with these `lines` of metrics."""
     run = saved_run(Path("run"))
     network, state, metadata = canonical_state.load(run.last)

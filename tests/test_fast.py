@@ -28,7 +28,7 @@ from parity.recipe import presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Lookahead, Schedule, changed, read_recipe
 from parity.training.loop import Stopped, train
-from parity.training.run_folder import Position, Run
+from parity.training.run_folder import Position, RunFolder
 from parity.weights import whitening
 from parity.weights.canonical_state import DIRAC_NOISE, initialise
 
@@ -182,7 +182,7 @@ def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves
 ) -> None:
     recipe = changed(RECIPE, batch_size=8, epochs=2)
     dataset = data.load("shapes10").limit(72, 8)
-    run = Run.create(tmp_path / "run", Experiment(NETWORK, recipe, "shapes10", 0, 72, 8), {})
+    run = RunFolder.create(tmp_path / "run", Experiment(NETWORK, recipe, "shapes10", 0, 72, 8), {})
     worker.start(NETWORK, recipe.optimizer, initialise(NETWORK, 0), "float32")
 
     class Signalled(Remote):
@@ -199,7 +199,7 @@ def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves
     assert at.update == after + 1  # of nine a pass; slow weights are drawn behind the fifth
     state, saved = run.restore(72)
     assert saved.update == (5 if after else 0) and state is not None
-    whole = Run.create(tmp_path / "whole", run.experiment, {})
+    whole = RunFolder.create(tmp_path / "whole", run.experiment, {})
     worker.start(NETWORK, recipe.optimizer, initialise(NETWORK, 0), "float32")
     train(Remote(worker), whole, dataset, Position(), Console(silent=True))
     worker.start(NETWORK, recipe.optimizer, {name: state[name] for name in NETWORK.parameters}, "float32")

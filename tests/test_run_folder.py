@@ -23,7 +23,7 @@ from parity.cli.train_options import command_to_resume
 from parity.experiments.tables import table
 from parity.files import atomic
 from parity.process_group import World
-from parity.training.run_folder import Position, Run
+from parity.training.run_folder import Position, RunFolder
 from parity.weights import canonical_state
 
 # Other modules have plugins with fixtures of these names, and the last one that is loaded would win.
@@ -65,7 +65,7 @@ def test_of_ten_starts_at_once_one_makes_the_run(tmp_path: Path) -> None:
     assert len(lines) == starts * folders
     for number in range(folders):
         assert [path.name for path in (tmp_path / str(number)).iterdir()] == ["config.json"]
-        assert Run.open(tmp_path / str(number)).experiment == EXPERIMENT
+        assert RunFolder.open(tmp_path / str(number)).experiment == EXPERIMENT
 
 
 def test_of_ten_commands_with_one_output_folder_nine_say_that_it_is_taken(framework: str, tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_of_ten_commands_with_one_output_folder_nine_say_that_it_is_taken(framew
     for stderr, code in ends:
         assert code == 0 or stderr.count("\n") == 1, stderr
         assert code == 0 or str(tmp_path / "run") in stderr
-    assert len(Run.open(tmp_path / "run").metrics("pass")) == 1
+    assert len(RunFolder.open(tmp_path / "run").metrics("pass")) == 1
 
 
 def test_runs_without_a_folder_of_their_own_get_different_ones(tmp_path: Path) -> None:
-    runs = [Run.create_new(tmp_path / "runs", "name", EXPERIMENT, {}) for _ in range(3)]
+    runs = [RunFolder.create_new(tmp_path / "runs", "name", EXPERIMENT, {}) for _ in range(3)]
     assert [run.folder.name for run in runs] == ["name", "name-2", "name-3"]
 
 
@@ -102,7 +102,7 @@ def test_a_run_that_ends_before_its_first_minute_has_a_checkpoint_to_continue_fr
     recipe = EXPERIMENT.recipe
     recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, rate=1e9))
     experiment = dataclasses.replace(EXPERIMENT, recipe=recipe, train_limit=80, test_limit=8)
-    Run.create(tmp_path / "run", experiment, {})
+    RunFolder.create(tmp_path / "run", experiment, {})
     for _ in range(2):
         ended = execute(script(framework, "--resume", tmp_path / "run"))
         assert ended.code == 1
@@ -152,7 +152,7 @@ def test_resuming_removes_only_unfinished_files_of_its_own(tmp_path: Path) -> No
 
 def test_the_command_that_continues_a_run_survives_a_folder_that_begins_with_a_dash(framework: str) -> None:
     options = train.parse(["--framework", framework, "--output=-run"])
-    words = shlex.split(command_to_resume(framework, options, Run(options.output, EXPERIMENT), World()))
+    words = shlex.split(command_to_resume(framework, options, RunFolder(options.output, EXPERIMENT), World()))
     assert train.parse(words[4:]).resume == Path("-run")
 
 
@@ -181,7 +181,7 @@ def test_a_run_killed_before_its_first_minute_ends_with_the_same_bits(framework:
     with subprocess.Popen(start, cwd=ROOT, stdout=subprocess.DEVNULL, text=True) as process:
         wait_for(process, lambda: log.exists() and log.read_bytes().endswith(b"\n"))
         process.kill()
-    assert len(Run.open(folder).metrics("batch")) == 1
+    assert len(RunFolder.open(folder).metrics("batch")) == 1
     assert position(folder)["update"] == 0
     succeed(script(framework, "--resume", folder))
     same_end(whole, folder)

@@ -15,7 +15,7 @@ from training import DATA, NETWORK, PATIENCE, ROOT, Ended, script
 
 from parity.backend.registry import FRAMEWORKS
 from parity.streams import printable
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 
 INLINE = "module://matplotlib_inline.backend_inline"
 """What a Jupyter kernel sets MPLBACKEND to, and what has matplotlib's import fail where that package is missing."""
@@ -93,7 +93,7 @@ def test_training_goes_on_to_its_end_without_a_reader(framework: str, closed: st
     assert ended.code == (1 if "full" in closed else 0), ended.stderr
     assert len(ended.stdout.splitlines()) == (1 if "head" in closed else 0)
     assert "Traceback" not in ended.stderr
-    assert len(Run.open(folder).metrics("pass")) == 1
+    assert len(RunFolder.open(folder).metrics("pass")) == 1
     assert {"last.safetensors", "best.safetensors", "curves.png"} <= {file.name for file in folder.iterdir()}
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Schedule, changed
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 from parity.weights import canonical_state
 
 ROOT = Path(__file__).parents[1]
@@ -167,7 +167,7 @@ def falling(folder: Path) -> Path:
     """
     article = changed(presets.get_recipe("article"), epochs=PASSES + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
-    Run.create(folder, Experiment(articles.get_network(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
+    RunFolder.create(folder, Experiment(articles.get_network(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
     return folder
 
 

@@ -16,7 +16,7 @@ from parity.cli.command import Failed, Options
 from parity.errors import InputError
 from parity.progress import bar
 from parity.recipe import presets
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 
 NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
 """What is trained unless the user says otherwise: what a training script trains on a CPU."""
@@ -85,7 +85,7 @@ def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
             last = (errors.strip().splitlines() or ["it said nothing"])[-1]
             refused = InputError if process.returncode == 2 else Failed
             raise refused(last.removeprefix("error: ").removeprefix("failed: "))
-        run = Run.open(out)
+        run = RunFolder.open(out)
         passes = run.metrics("pass")
     reached = next((row for row in passes if row["test_accuracy"] >= options.target), None)
     if reached is None:

@@ -42,7 +42,7 @@ from parity.experiments.study import (
     place,
     predicted,
     row,
-    run,
+    run_trial,
     shortened,
     trials,
 )
@@ -221,7 +221,7 @@ def _finish(
         if trial.entry.name in lost:
             continue
         try:
-            run(trial, own, folder / "runs", crew, console.say if every_pass else None)
+            run_trial(trial, own, folder / "runs", crew, console.say if every_pass else None)
         except Diverged as error:
             if study.needed is None or trial.entry.name in study.needed:
                 raise Failed(f"{trial.told()}: {error}") from None

@@ -41,7 +41,7 @@ from parity.network.pattern import INPUT
 from parity.progress import Console
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
-from parity.training.run_folder import Run, about, proportion, read_checkpoint
+from parity.training.run_folder import RunFolder, about, proportion, read_checkpoint
 from parity.version import __version__
 from parity.weights.canonical_state import State, initialise
 
@@ -140,7 +140,7 @@ def _source(options: Options) -> Source:
     path = Path(options.model)
     experiment, network, state, metadata = read_checkpoint(path)
     if os.path.isdir(path):  # noqa: PTH112 - never raises
-        accuracy = Run.open(path).accuracy(metadata)
+        accuracy = RunFolder.open(path).accuracy(metadata)
     else:
         with about(path, "take another copy"):
             accuracy = proportion(metadata["test_accuracy"]) if "test_accuracy" in metadata else None

@@ -25,7 +25,7 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
 from parity.report import plots
-from parity.training.run_folder import Run, about, proportion
+from parity.training.run_folder import RunFolder, about, proportion
 
 PICTURE = Path("runs.png")
 
@@ -84,11 +84,11 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     }
 
 
-def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Run, list[dict[str, Any]]]]:
+def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[RunFolder, list[dict[str, Any]]]]:
     """The runs in `folders` that have ended a pass, with their lines; `say` hears of the others. `InputError` if there is none."""
     found, last = [], ""
     for folder in folders:
-        run = Run.open(folder) if (folder / "config.json").exists() else None
+        run = RunFolder.open(folder) if (folder / "config.json").exists() else None
         if run and (passes := run.metrics("pass")):
             found.append((run, passes))
             continue
@@ -99,7 +99,7 @@ def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[Run,
     return found
 
 
-def row(run: Run, passes: list[dict[str, Any]]) -> dict[str, Any]:
+def row(run: RunFolder, passes: list[dict[str, Any]]) -> dict[str, Any]:
     """What the logs of `run` say: what was run, minutes and accuracy after every one of `passes`, and what evaluate.py found of the last.
 
     `InputError` where they are damaged.

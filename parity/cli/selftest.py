@@ -29,7 +29,7 @@ from parity.selftest import trial
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.fault import Fault
 from parity.selftest.innocent import INNOCENT
-from parity.selftest.other_criteria import CRITERIA, UNCHANGED, Run
+from parity.selftest.other_criteria import CRITERIA, UNCHANGED, RecordedPair
 from parity.selftest.subject import subject
 
 OURS = "this suite"
@@ -85,7 +85,7 @@ def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.plant(fault, pair, dataset)
     check = subject(dataset, fault.recipe, dtype="float32", made=fault.network)
     records = list(_records(check, pair, fault.change(check)))
-    run = Run(records, check.network.output, fault.area)
+    run = RecordedPair(records, check.network.output, fault.area)
     return {
         "name": fault.name,
         "area": fault.area,
@@ -102,7 +102,7 @@ def _innocent(name: str, pair: dict[str, Worker], dataset: Dataset) -> Row:
     outcome = trial.innocent(change, pair, dataset)
     check = change.check(subject(dataset, dtype="float32"))
     records = list(_records(check, pair, change.one and change.one(check), change.common and change.common(check)))
-    run = Run(records, check.network.output, UNCHANGED)
+    run = RecordedPair(records, check.network.output, UNCHANGED)
     alarms = {OURS: outcome.first is not None} | {c.name: c.judge(run) for c in CRITERIA}
     return {"name": name, "sentence": change.sentence, "alarms": alarms}
 

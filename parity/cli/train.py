@@ -41,7 +41,7 @@ from parity.report import plots
 from parity.training.compatibility import check_fit, fit
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
-from parity.training.run_folder import Follower, Position, Run, check_free, read_checkpoint
+from parity.training.run_folder import Follower, Position, RunFolder, check_free, read_checkpoint
 from parity.version import __version__
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State, initialise
@@ -51,7 +51,7 @@ from parity.weights.canonical_state import State, initialise
 class _Job:
     """What there is to train and where: `state` holds weights, and optimizer slots too where a run goes on."""
 
-    run: Run
+    run: RunFolder
     dataset: Dataset
     state: State
     position: Position
@@ -224,9 +224,9 @@ def _begin(framework: str, options: Options, world: World, console: Console) -> 
         "command": " ".join(sys.argv),
     }
     run = (
-        Run.create(options.output, experiment, context)
+        RunFolder.create(options.output, experiment, context)
         if options.output
-        else Run.create_new(Path("runs"), title, experiment, context)
+        else RunFolder.create_new(Path("runs"), title, experiment, context)
     )
     processes = f" in {world.size} processes" if world.size > 1 else ""
     console.say(
@@ -293,7 +293,7 @@ def _data(options: Options, console: Console, network: Network | None) -> tuple[
 
 def _resume(framework: str, options: Options, world: World, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
-    run = Run.open(options.resume)
+    run = RunFolder.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
     check_fit(experiment.network, dataset, experiment.recipe, world)
@@ -305,7 +305,7 @@ def _resume(framework: str, options: Options, world: World, console: Console) ->
     return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
 
 
-def _data_of(run: Run, options: Options, console: Console) -> Dataset:
+def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:
     """What `run` trains and tests on."""
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)

@@ -19,7 +19,7 @@ from parity.errors import InputError
 from parity.process_group import World
 from parity.recipe.precision import PRECISIONS
 from parity.report import plots
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"
 """What a run without arguments trains."""
@@ -154,7 +154,7 @@ def script_of(framework: str) -> str:
     )
 
 
-def command_to_resume(framework: str, options: Options, run: Run, world: World) -> str:
+def command_to_resume(framework: str, options: Options, run: RunFolder, world: World) -> str:
     """What continues `run` in the way that `options` ask for."""
     start = world.command(framework, script_of(framework))
     words = [*start.split(), *_words("resume", run.folder)]

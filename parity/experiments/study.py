@@ -30,7 +30,7 @@ from parity.network.network import Network
 from parity.progress import Console
 from parity.recipe.recipe import Experiment, Recipe, changed
 from parity.training.loop import train
-from parity.training.run_folder import Position, Run, about
+from parity.training.run_folder import Position, RunFolder, about
 from parity.version import __version__
 from parity.weights.canonical_state import initialise
 
@@ -158,10 +158,10 @@ def place(trial: Trial, folder: Path, images: int) -> Position:
     return run.restore(images)[1] if run else Position()
 
 
-def _existing(trial: Trial, folder: Path) -> Run | None:
+def _existing(trial: Trial, folder: Path) -> RunFolder | None:
     if not (folder / trial.name / "config.json").exists():
         return None
-    run = Run.open(folder / trial.name)
+    run = RunFolder.open(folder / trial.name)
     if run.experiment != trial.experiment:
         raise InputError(
             f"{run.folder} is a run of another experiment (other limits, passes or data): choose another --out"
@@ -194,7 +194,9 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
     return timed.train(TIMED, fed=True) if recipe.batch_size / speed < QUICK else speed
 
 
-def run(trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None) -> None:
+def run_trial(
+    trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None
+) -> None:
     """Trains `trial` in its folder below `folder` to its end, from wherever it stands; `say` gets a line a pass.
 
     Raises `parity.training.loop.Stopped` and `Diverged`.
@@ -208,7 +210,7 @@ def run(trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[
         "threads": crew.threads,
     }
     experiment = trial.experiment
-    run = _existing(trial, folder) or Run.create(folder / trial.name, experiment, own)
+    run = _existing(trial, folder) or RunFolder.create(folder / trial.name, experiment, own)
     state, position = run.restore(len(dataset.train_labels))
     state = state or initialise(experiment.network, experiment.seed)
     start = {name: state[name] for name in experiment.network.parameters}
@@ -228,7 +230,7 @@ def _tell(line: dict[str, Any], trial: Trial, say: Callable[[str], None]) -> Non
 
 def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[int]:
     """The labels that the finished `trial` gives the test images; computed once, and kept in its run folder."""
-    run = Run(folder / trial.name, trial.experiment)
+    run = RunFolder(folder / trial.name, trial.experiment)
     file = run.folder / "predicted.json"
     if not file.exists():
         state, _ = run.restore(len(dataset.train_labels))
@@ -250,7 +252,7 @@ def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[
 
 def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
     """What the finished `trial` gave: accuracies (0 to 1) and costs (nats) after each pass, and on what it was measured."""
-    run = Run.open(folder / trial.name)
+    run = RunFolder.open(folder / trial.name)
     passes, experiment = run.metrics("pass"), trial.experiment
     if len(passes) < experiment.recipe.epochs:
         raise InputError(

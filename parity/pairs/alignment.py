@@ -17,7 +17,7 @@ import numpy as np
 from parity.backend.process import Record
 from parity.modules.description import Unit
 from parity.pairs.mapping import Pairing
-from parity.pairs.model_worker import Run
+from parity.pairs.model_worker import ModelRun
 
 SKIPPED = ("Identity",)
 """Kinds that compute nothing."""
@@ -131,7 +131,9 @@ ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 """Activations that a layer of Paddle may hold in itself, where PyTorch has a layer of its own behind."""
 
 
-def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twins: Sequence[Run]) -> Iterator[Compared]:
+def forward(
+    alignment: Alignment, phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]
+) -> Iterator[Compared]:
     """Inputs and outputs of all matched calls in order, and what the models return."""
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
@@ -148,7 +150,7 @@ def forward(alignment: Alignment, phase: str, torch: Run, paddle: Run, twins: Se
     yield from outputs(phase, torch, paddle, twins)
 
 
-def outputs(phase: str, torch: Run, paddle: Run, twins: Sequence[Run]) -> Iterator[Compared]:
+def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]) -> Iterator[Compared]:
     """What the models return."""
     for one, two in returned(torch.outputs, paddle.outputs):
         name = f"{phase}/(output){'.' + one if one else ''}"
@@ -185,7 +187,7 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), moved)
 
 
-def dropout_keys(pairing: Pairing, runs: Mapping[str, Run], alignment: Alignment) -> dict[str, dict[int, str]]:
+def dropout_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:
     """By side, number of a dropout -> name of the stream that it draws from, the same for both where they are partners.
 
     Partners follow the same matched layer and drop as many numbers; what has none draws from a stream of its own.

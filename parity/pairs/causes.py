@@ -17,7 +17,7 @@ from parity.modules.description import Unit
 from parity.modules.layer_kinds import KINDS, SIDES
 from parity.pairs.alignment import Alignment, Call, Compared
 from parity.pairs.mapping import Pairing
-from parity.pairs.model_worker import Run
+from parity.pairs.model_worker import ModelRun
 
 MATCH = 1e-9
 """Largest relative L2 error of what a hypothesis predicts."""
@@ -32,11 +32,11 @@ class Evidence:
 
     pairing: Pairing
     state: Record
-    runs: Mapping[str, Run] = field(default_factory=dict)
+    runs: Mapping[str, ModelRun] = field(default_factory=dict)
 
 
 def settings(
-    pairing: Pairing, alignment: Alignment, runs: Mapping[str, Run], variance: str, training: bool
+    pairing: Pairing, alignment: Alignment, runs: Mapping[str, ModelRun], variance: str, training: bool
 ) -> tuple[list[str], list[str]]:
     """Sentences on what the two models say differently, and on what is neutralised for the check."""
     pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
@@ -93,7 +93,7 @@ def _alone(pairing: Pairing) -> Iterator[str]:
         yield f"shared with another layer: {few(tied)}"
 
 
-def _dropouts(runs: Mapping[str, Run]) -> Iterator[str]:
+def _dropouts(runs: Mapping[str, ModelRun]) -> Iterator[str]:
     drops = {side: [(drop["size"], drop["p"]) for drop in runs[side].dropouts] for side in SIDES}
     if Counter(drops["torch"]) == Counter(drops["paddle"]):
         return
@@ -105,7 +105,7 @@ def _dropouts(runs: Mapping[str, Run]) -> Iterator[str]:
 
 
 def _explained(
-    pairs: Iterator[tuple[Unit, Unit]] | Any, runs: Mapping[str, Run], variance: str, training: bool
+    pairs: Iterator[tuple[Unit, Unit]] | Any, runs: Mapping[str, ModelRun], variance: str, training: bool
 ) -> Iterator[str]:
     pairs = list(pairs)
     norms = [a for a, _ in pairs if a.kind == "BatchNorm"]
@@ -243,7 +243,7 @@ def _between(evidence: Evidence, one: Call, two: Call, compared: Compared) -> st
     return ", ".join(words)
 
 
-def _made_of(run: Run, call: Call | None, array: np.ndarray) -> str | None:
+def _made_of(run: ModelRun, call: Call | None, array: np.ndarray) -> str | None:
     last = call.number if call else len(run.calls)
     for note in reversed(run.calls[max(0, last - 12) : last]):
         for key in note["outputs"]:

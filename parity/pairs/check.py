@@ -20,7 +20,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, causes, model_tree, relu_kinks
 from parity.pairs.alignment import Compared
 from parity.pairs.isolation import isolate
-from parity.pairs.model_worker import ModelWorker, Run
+from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 
@@ -114,7 +114,7 @@ class _Check:
             f"{found.compared} tensors, worst {found.worst.error:.1e} of {found.worst.bound:.1e} at {found.worst.name}"
         )
 
-    def _forward(self, phase: str, runs: Mapping[str, Run]) -> None:
+    def _forward(self, phase: str, runs: Mapping[str, ModelRun]) -> None:
         aligned = self.session.alignment(runs)
         self.evidence = replace(self.evidence, runs=runs)
         for compared in alignment.forward(aligned, phase, *self._sides(runs)):
@@ -141,7 +141,7 @@ class _Check:
         session.update(session.kept(self.zero))
         self._update(step, losses)
 
-    def _gradients(self, runs: Mapping[str, Run], backs: Mapping[str, Record]) -> None:
+    def _gradients(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> None:
         """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
         compare = "backward" in self.pair.stages
         aligned = self.session.alignment(runs)

@@ -22,7 +22,7 @@ from parity.compare.relative_error import Difference, NothingCompared, distance,
 from parity.compare.stages import Stage
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment
-from parity.pairs.model_worker import ModelWorker, Run
+from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import STAGES, Outcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 
@@ -124,7 +124,7 @@ def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str]
     kept = session.kept(zero)
     for step in range(1, session.pair.length + 1):
 
-        def forward(name: str, step: int = step) -> Run:
+        def forward(name: str, step: int = step) -> ModelRun:
             return session.run(name, True, False, step=step, moved=seed if name == TWIN_OF_FLOAT32 else None)
 
         losses, starts = session.seeds(session.everywhere(forward, names))

@@ -17,7 +17,7 @@ from parity.recipe.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
-class Run:
+class ModelRun:
     """What a run noted: `outputs` by place, `calls` {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
 
     outputs: Record
@@ -83,7 +83,7 @@ class ModelWorker(Worker):
         keys: Mapping[int, str] | None = None,
         randomness: bool = False,
         path: str = "",
-    ) -> Run:
+    ) -> ModelRun:
         """Forward. `wanted` are the layers to note, `keys` the streams of dropouts, `randomness` notes who draws random numbers."""
         named = {str(n): key for n, key in (keys or {}).items()}
         given = {str(i): x for i, x in enumerate(inputs)}
@@ -91,7 +91,7 @@ class ModelWorker(Worker):
             "run", given, train=train, wanted=list(wanted), seed=seed, keys=named, randomness=randomness, path=path
         )
         outputs = {name.removeprefix("output/"): a for name, a in arrays.items() if name.startswith("output/")}
-        return Run(outputs, {n: a for n, a in arrays.items() if not n.startswith("output/")}, **notes)
+        return ModelRun(outputs, {n: a for n, a in arrays.items() if not n.startswith("output/")}, **notes)
 
     def backward(self, gradients: Mapping[str, np.ndarray]) -> Record:
         """Backward from the gradients of the outputs; returns those of inputs (`input/I`) and noted outputs (`backward/KEY`)."""

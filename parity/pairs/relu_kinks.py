@@ -18,7 +18,7 @@ from parity.compare.check import TWIN
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Call
-from parity.pairs.model_worker import Run
+from parity.pairs.model_worker import ModelRun
 from parity.pairs.session import Session
 
 Rows = Sequence[Mapping[str, Any]]
@@ -52,7 +52,7 @@ def crossings(session: Session, moved: Mapping[str, int], kept: Mapping[str, Rec
     for row in rows:
         step = row["step"]
 
-        def forward(name: str, step: int = step) -> Run:
+        def forward(name: str, step: int = step) -> ModelRun:
             return session.run(name, True, True, step=step, moved=moved.get(name))
 
         runs = session.everywhere(forward)
@@ -65,7 +65,7 @@ def crossings(session: Session, moved: Mapping[str, int], kept: Mapping[str, Rec
     return found
 
 
-def _in_step(session: Session, runs: Mapping[str, Run], gradients: Record, step: int, found: Crossings) -> bool:
+def _in_step(session: Session, runs: Mapping[str, ModelRun], gradients: Record, step: int, found: Crossings) -> bool:
     """Adds what one step shows; whether it was rounding all along."""
     for a, b in session.alignment(runs).pairs:
         for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():

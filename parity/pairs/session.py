@@ -22,7 +22,7 @@ from parity.pairs import alignment, causes, mapping
 from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
-from parity.pairs.model_worker import ModelWorker, Run
+from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import STAGES, Outcome
 from parity.recipe.optimizer import Optimizer
 
@@ -136,7 +136,7 @@ class Session:
         self.variance = self.workers["paddle"].kernel_variance()
         self.everywhere(lambda name: self.workers[name].agree(self.variance))
 
-    def _plan(self) -> dict[str, Run]:
+    def _plan(self) -> dict[str, ModelRun]:
         """Runs both models as they are, to see what is called and drawn, and matches them."""
         bare = {side: Model.of(side, self.modules[side]) for side in SIDES}
         self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
@@ -238,19 +238,19 @@ class Session:
         randomness: bool = False,
         step: int = 0,
         moved: int | None = None,
-    ) -> Run:
+    ) -> ModelRun:
         """Forward of one worker, with the dropout masks of `step`."""
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
         return self.workers[name].run(self.given(name, moved), train, wanted, seed, self.keys[side], randomness)
 
-    def alignment(self, runs: Mapping[str, Run]) -> Alignment:
+    def alignment(self, runs: Mapping[str, ModelRun]) -> Alignment:
         """Which calls of two runs are partners."""
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
         return alignment.align(self.pairing, *calls)
 
-    def seeds(self, runs: Mapping[str, Run]) -> tuple[dict[str, float], dict[str, Record]]:
+    def seeds(self, runs: Mapping[str, ModelRun]) -> tuple[dict[str, float], dict[str, Record]]:
         """By worker, the loss of its outputs and what backward starts from."""
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}

@@ -18,7 +18,7 @@ from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 
 Race = tuple[Sequence[float], Sequence[float]]
 """A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""
@@ -60,7 +60,7 @@ def new_figure(width: float, height: float) -> Any:
     return FigureCanvasAgg(Figure((width, height), layout="constrained")).figure
 
 
-def curves(run: Run) -> None:
+def curves(run: RunFolder) -> None:
     """Writes curves.png: cost and error of training and test against passes, and the learning rate. Nothing before the first line."""
     batches, passes = run.metrics("batch"), run.metrics("pass")
     if batches:

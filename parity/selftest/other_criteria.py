@@ -36,7 +36,7 @@ AREAS = MODEL | CARRIED | TRAINING | READING | {"init", "dropout", "augmentation
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedPair:
     """What both sides recorded, `steps` of (reference, other), of a network whose last layer is `output`; `area` is where the change is.
 
     A record's names: `start/PARAMETER` (canonical state before step 1), `input/images`, `input/labels`, `input/rate`,
@@ -62,9 +62,9 @@ class Criterion:
     name: str
     source: str
     areas: frozenset[str]
-    differs: Callable[[Run], bool]
+    differs: Callable[[RecordedPair], bool]
 
-    def judge(self, run: Run) -> bool:
+    def judge(self, run: RecordedPair) -> bool:
         """Whether it would have called the two sides different."""
         return (run.area == UNCHANGED or run.area in self.areas) and self.differs(run)
 
@@ -112,7 +112,7 @@ def padiff(name: str, atol: float = 0.0, rtol: float = 1e-7, mode: Mode = "mean"
             return bool(np.isclose(a.mean(), b.mean(), rtol=rtol, atol=atol, equal_nan=True))
         return a.shape == b.shape and np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
 
-    def differs(run: Run) -> bool:
+    def differs(run: RecordedPair) -> bool:
         reference, other = run.steps[0]
         layers, others = _layers(reference), _layers(other)
         if len(layers) != len(others):
@@ -187,7 +187,7 @@ def reprod_log(name: str, source: str, forward: float = 1e-6, threshold: float =
     `dropout`, and where training mode alone differs in step 1 (`ROUNDING`): the workflow never enters it.
     """
 
-    def differs(run: Run) -> bool:
+    def differs(run: RecordedPair) -> bool:
         if _exceeds(threshold, _reading(run, 0), _reading(run, 1)):
             return True
         if run.area in READING:
@@ -206,7 +206,7 @@ def _logs(steps: Sequence[tuple[Record, Record]], side: int, names: Sequence[str
     return {f"{n}_{i}": _single(pair[side], n) for i, pair in enumerate(steps) for n in names if n in pair[side]}
 
 
-def _reading(run: Run, side: int) -> dict[str, np.ndarray]:
+def _reading(run: RecordedPair, side: int) -> dict[str, np.ndarray]:
     """The logs of the data and metric checks."""
     logs = _logs(run.steps[:LOADER_BATCHES], side, ("input/images",))
     record = run.steps[0][side]
@@ -220,7 +220,7 @@ def _reading(run: Run, side: int) -> dict[str, np.ndarray]:
     return logs
 
 
-def _training_only(run: Run) -> bool:
+def _training_only(run: RecordedPair) -> bool:
     """Whether the training outputs of step 1 differ by more than rounding; asked where the inference outputs agree."""
     reference, other = run.steps[0]
     name = f"forward/{run.output}"
@@ -258,7 +258,7 @@ def allclose(name: str, tolerance: float = 1e-5) -> Criterion:
     trained. A NaN fails, and so does another shape.
     """
 
-    def differs(run: Run) -> bool:
+    def differs(run: RecordedPair) -> bool:
         reference, other = run.steps[0]
         output = f"eval/{run.output}"
         if output not in reference or output not in other or reference[output].shape != other[output].shape:

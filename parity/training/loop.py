@@ -18,7 +18,7 @@ from parity.data.random_streams import masks
 from parity.progress import Console, Progress
 from parity.recipe.recipe import Experiment, Preprocessing
 from parity.training.interrupts import stop_request
-from parity.training.run_folder import Position, Run
+from parity.training.run_folder import Position, RunFolder
 
 EVERY = 100
 """Batches between two lines of the log, as in the article's event handler."""
@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 def train(
     side: Side,
-    run: Run,
+    run: RunFolder,
     dataset: Dataset,
     position: Position,
     console: Console,
@@ -144,7 +144,9 @@ def _one_batch(
     return cost / count, wrong / count, stopping > 0
 
 
-def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console, cost: float, error: float) -> None:
+def _log_batch(
+    run: RunFolder, dataset: Dataset, position: Position, console: Console, cost: float, error: float
+) -> None:
     mean_cost, mean_error = position.cost / position.seen, position.wrong / position.seen
     run.log(
         position,
@@ -165,7 +167,9 @@ def _log_batch(run: Run, dataset: Dataset, position: Position, console: Console,
     console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f} ({so_far})")
 
 
-def _end_pass(side: Side, run: Run, dataset: Dataset, position: Position, console: Console, progress: Progress) -> None:
+def _end_pass(
+    side: Side, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
+) -> None:
     started = time.perf_counter()
     test_cost, test_accuracy = evaluate(side, dataset, run.experiment.recipe.preprocessing)
     progress.tested(time.perf_counter() - started)

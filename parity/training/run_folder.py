@@ -76,7 +76,7 @@ _UNFINISHED = re.compile(
 """The temporary names of a run's own files."""
 
 
-class Run:
+class RunFolder:
     """The folder of one run of `experiment`."""
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
@@ -88,19 +88,19 @@ class Run:
         self._claim: Claim | None = None
 
     @staticmethod
-    def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> Run:
+    def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
         """Make a new run; `context` (framework, versions, machine, command) goes to config.json.
 
         `InputError` if the folder is taken. Of several processes that start with one folder at once, one makes the run.
         """
         check_free(folder)
         config = {"experiment": json.loads(experiment.to_json())} | context
-        run = Run(folder, experiment)
+        run = RunFolder(folder, experiment)
         run._claim = _publish(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         return run
 
     @staticmethod
-    def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> Run:
+    def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
         """Make a new run in `parent`, in a folder `name`, or `name-2`, `name-3`, ... where that is there already."""
         folder, number = parent / name, 1
         try:
@@ -110,10 +110,10 @@ class Run:
                 folder = parent / f"{name}-{number}"
         except OSError as error:
             raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --out") from None
-        return Run.create(folder, experiment, context)
+        return RunFolder.create(folder, experiment, context)
 
     @staticmethod
-    def open(folder: Path) -> Run:
+    def open(folder: Path) -> RunFolder:
         """The run in `folder`, as its config.json describes it; `InputError` where there is none."""
         try:
             text = (folder / "config.json").read_text()
@@ -123,7 +123,7 @@ class Run:
             ) from None
         with about(folder / "config.json", "mend it, or start a new run"):
             experiment = parse_json(text, "run").get("experiment")
-            return Run(folder, Experiment.from_json(json.dumps(experiment)))
+            return RunFolder(folder, Experiment.from_json(json.dumps(experiment)))
 
     def save(self, state: State, position: Position) -> None:
         """Writes the last checkpoint atomically."""
@@ -248,7 +248,7 @@ class Run:
         return float(passes[position.epoch - 1]["test_accuracy"])
 
 
-class Follower(Run):
+class Follower(RunFolder):
     """The run as a process knows it that does not lead (see `parity.process_group`): it writes nothing."""
 
     def save(self, state: State, position: Position) -> None:
