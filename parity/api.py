@@ -8,7 +8,7 @@ from typing import Any
 from parity import data
 from parity.backend.registry import implementation
 from parity.backend.worker import Worker
-from parity.compare.check import Check, Outcome, compressed, few_images, run
+from parity.compare.check import Check, Outcome, compressed, few_images, run_check
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import compare_through_onnx
@@ -39,7 +39,7 @@ def assert_parity(
     how = compressed(changed(presets.get_recipe(recipe), batch_size=batch_size), steps)
     check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
     with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
-        outcome = run(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
+        outcome = run_check(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
     if outcome.first is not None:
         raise AssertionError(f"{made.name} is not one network in both frameworks: {outcome.first.sentence()}")
     outcome.stages()

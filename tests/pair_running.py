@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from parity.pairs.check import run
+from parity.pairs.check import run_pair
 from parity.pairs.float32 import run_float32
 from parity.pairs.inputs import drawn
 from parity.pairs.model_worker import ModelWorker
-from parity.pairs.outcome import Outcome
+from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import Pair
 
 HERE = Path(__file__).parent
 MODELS = {"torch": "pair_models_torch.py", "paddle": "pair_models_paddle.py"}
 
-Compare = Callable[..., Outcome]
+Compare = Callable[..., PairOutcome]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def pair_workers() -> Iterator[dict[str, ModelWorker]]:
 def compare(pair_workers: dict[str, ModelWorker]) -> Compare:
     """Compares two factories of the small models, or of any modules, on random inputs of the shapes given."""
 
-    def one(torch: str, paddle: str, *shapes: str, **more: Any) -> Outcome:
+    def one(torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
         workers = more.pop("workers", pair_workers)
-        start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run
+        start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run_pair
         factories = [
             f"{MODELS[side]}:{text}" if ":" not in text else text
             for side, text in (("torch", torch), ("paddle", paddle))

@@ -11,7 +11,7 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare import check as checking
 from parity.compare.cancellation import LARGEST, Inherited, magnifications
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
 from parity.recipe.optimizer import Optimizer
@@ -117,7 +117,7 @@ def fitted() -> Check:
 
 
 def test_vanished_gradients_are_no_difference(fitted: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(fitted, workers)
+    outcome = run_check(fitted, workers)
     assert outcome.verdict == "equal", outcome.first
 
 
@@ -125,12 +125,12 @@ def test_without_the_rule_they_would_be_one(
     fitted: Check, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checking, "magnifications", lambda *_: {})
-    outcome = run(fitted, workers)
+    outcome = run_check(fitted, workers)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.phase in ("loss", "backward")
 
 
 def test_an_error_beside_vanished_gradients_is_still_found(fitted: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(fitted, workers, changes.perturbed("conv2:weight:1e-9", network()))
+    outcome = run_check(fitted, workers, changes.perturbed("conv2:weight:1e-9", network()))
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "conv2"

@@ -11,7 +11,7 @@ import pytest
 from parity import data
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.compare.lockstep import PHASES, Step, in_order, lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
@@ -43,7 +43,7 @@ def three(workers: dict[str, Worker]) -> Iterator[dict[str, Worker]]:
 def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
     three: dict[str, Worker], dataset: data.Dataset
 ) -> None:
-    outcome = run(subject(dataset), three)
+    outcome = run_check(subject(dataset), three)
     assert outcome.verdict == EQUAL
     stages = outcome.stages()
     assert list(stages) == list(TRAINING)
@@ -56,7 +56,7 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
 def test_every_layer_has_its_errors_and_bounds_in_the_order_of_the_network(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
-    rows = run(replace(subject(dataset), stages=("forward", "backward")), workers).layers()
+    rows = run_check(replace(subject(dataset), stages=("forward", "backward")), workers).layers()
     assert [row["layer"] for row in rows] == list(network().shapes)
     for row in rows:
         assert set(row["errors"]) == set(row["bounds"]) >= {"eval", "forward", "backward"}
@@ -67,15 +67,15 @@ def test_a_twin_that_is_overtaken_tenfold_makes_the_weights_different(
 ) -> None:
     # Below the bound of every single tensor, and far above what rounding does to the weights.
     planted = changes.perturbed("fc3:output:5e-13", network())
-    outcome = run(subject(dataset), three, planted)
+    outcome = run_check(subject(dataset), three, planted)
     assert outcome.first is not None
     assert outcome.first.tensor == "weights"
 
 
 def test_of_several_twins_the_farthest_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
-    one = run(subject(dataset), three).trajectory
+    one = run_check(subject(dataset), three).trajectory
     with Worker("torch", threads=1) as second, Worker("torch", threads=1) as third:
-        more = run(subject(dataset), three | {"second twin": second, "third twin": third}).trajectory
+        more = run_check(subject(dataset), three | {"second twin": second, "third twin": third}).trajectory
     assert all(row["twin"] >= alone["twin"] for row, alone in zip(more, one, strict=True))
     assert any(row["twin"] > alone["twin"] for row, alone in zip(more, one, strict=True))
 
@@ -92,7 +92,7 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
             "float32",
         ),
     ):
-        outcome = run(check, three, onnx=compare_through_onnx)
+        outcome = run_check(check, three, onnx=compare_through_onnx)
         assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
         assert outcome.stages()["backward"]["bound"] > 1e-7
 
@@ -102,7 +102,7 @@ def test_in_float32_an_error_above_rounding_is_found(
     planted: str, workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     check = replace(subject(dataset, dtype="float32"), stages=("forward", "backward", "update"))
-    outcome = run(check, workers, changes.perturbed(planted, network()))
+    outcome = run_check(check, workers, changes.perturbed(planted, network()))
     assert outcome.verdict == DIFFERENT
     assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
 
@@ -111,7 +111,7 @@ def test_isolation_tells_an_error_of_its_own_from_an_inherited_one(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     check = replace(subject(dataset), stages=("forward",))
-    outcome = run(check, workers, changes.node("bn2", eps=1e-3)(check), isolated=True)
+    outcome = run_check(check, workers, changes.node("bn2", eps=1e-3)(check), isolated=True)
     assert outcome.isolated is not None
     assert [row["layer"] for row in outcome.isolated] == list(network().shapes)
     assert [row["layer"] for row in outcome.isolated if row["verdict"] == DIFFERENT] == ["bn2"]
@@ -119,7 +119,7 @@ def test_isolation_tells_an_error_of_its_own_from_an_inherited_one(
 
 def test_isolation_of_a_missing_layer_is_a_difference(workers: dict[str, Worker], dataset: data.Dataset) -> None:
     check = replace(subject(dataset), stages=("forward",))
-    outcome = run(check, workers, changes.without("relu_fc1")(check), isolated=True)
+    outcome = run_check(check, workers, changes.without("relu_fc1")(check), isolated=True)
     assert outcome.isolated is not None
     assert [row["layer"] for row in outcome.isolated if row["verdict"] == DIFFERENT] == ["relu_fc1"]
 
@@ -137,7 +137,7 @@ def test_comparing_nothing_is_an_error() -> None:
 
 
 def test_a_stage_without_a_tensor_is_an_error(workers: dict[str, Worker], dataset: data.Dataset) -> None:
-    outcome = run(replace(subject(dataset), stages=("forward",)), workers)
+    outcome = run_check(replace(subject(dataset), stages=("forward",)), workers)
     outcome.check = replace(outcome.check, stages=("forward", "update"))
     with pytest.raises(NothingCompared, match="update"):
         outcome.stages()
@@ -154,7 +154,7 @@ def test_what_is_not_finite_is_never_equal_even_to_itself(value: float) -> None:
 def test_a_run_that_becomes_nan_on_both_sides_is_different(workers: dict[str, Worker], dataset: data.Dataset) -> None:
     check = subject(dataset)
     common = changes.array("conv2.weight", lambda weight: np.where(weight == weight.flat[0], np.nan, weight))(check)
-    outcome = run(check, workers, common=common)
+    outcome = run_check(check, workers, common=common)
     assert outcome.verdict == DIFFERENT
     assert outcome.first is not None and outcome.first.layer == "conv2"
 

@@ -10,7 +10,7 @@ from onnx_graphs import CHAIN
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.check import Check, Plant, run
+from parity.compare.check import Check, Plant, run_check
 from parity.compare.step_inputs import Feed
 from parity.onnx import writing
 from parity.onnx.comparison import (
@@ -38,7 +38,7 @@ def check() -> Check:
 
 
 def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(check, workers, onnx=compare_through_onnx)
+    outcome = run_check(check, workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first
     stage = outcome.stages()["onnx"]
     # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
@@ -55,7 +55,7 @@ def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: 
     assert all(array.dtype == np.float32 for array in state.values())
     # The article's running variance starts at 0; ten updates leave it at 65% of what the batches have.
     assert np.all(state["bn1.variance"] > 0) and np.all(state["bn1.mean"] != 0) and decay < 0.5
-    assert run(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
+    assert run_check(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
 
 
 def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> None:
@@ -73,7 +73,7 @@ def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> 
 def test_another_weight_is_found_at_its_layer(
     planted: str, layer: str, check: Check, workers: dict[str, Worker]
 ) -> None:
-    outcome = run(check, workers, changes.perturbed(planted, network()), onnx=compare_through_onnx)
+    outcome = run_check(check, workers, changes.perturbed(planted, network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", layer)
 
@@ -81,19 +81,19 @@ def test_another_weight_is_found_at_its_layer(
 def test_an_export_that_computes_something_else_is_no_export_of_the_network(
     check: Check, workers: dict[str, Worker]
 ) -> None:
-    outcome = run(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
+    outcome = run_check(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and "export of torch: layer bn3: the export has Mul" in outcome.first.tensor
 
 
 def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check, workers: dict[str, Worker]) -> None:
-    outcome = run(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
+    outcome = run_check(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "bn2"
 
 
 def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
-    assert run(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
+    assert run_check(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.backend.worker import Worker
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.data import Dataset
 from parity.data.batches import Batches, distort, preprocess
 from parity.errors import InputError
@@ -171,6 +171,8 @@ def test_both_frameworks_train_by_it_alike(
     data = Dataset("noise", tuple("0123456789"), images, np.arange(20) % 10, images[:1], np.zeros(1, np.int64))
     how = changed(presets.get_recipe(recipe), batch_size=8)
     stages = ("forward", "backward", "update", "trajectory")
-    outcome = run(Check(articles.get_network(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx)
+    outcome = run_check(
+        Check(articles.get_network(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx
+    )
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     assert outcome.stages()["trajectory"]["compared"] > 50

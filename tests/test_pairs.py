@@ -12,7 +12,7 @@ from pair_running import Compare, compare, pair_workers
 from parity.errors import InputError
 from parity.modules import description, layer_kinds
 from parity.pairs.model_worker import ModelWorker
-from parity.pairs.outcome import Outcome
+from parity.pairs.outcome import PairOutcome
 from parity.pairs.relu_kinks import by_rounding
 from parity.recipe.optimizer import Optimizer
 
@@ -48,7 +48,7 @@ KINDS = {
 IMAGE = "4,3,12,12"
 
 
-def assert_equal(outcome: Outcome, *stages: str) -> None:
+def assert_equal(outcome: PairOutcome, *stages: str) -> None:
     assert outcome.verdict == "equal", outcome.sentence()
     assert outcome.first is None
     assert outcome.differences == []

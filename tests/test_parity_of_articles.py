@@ -9,7 +9,7 @@ import pytest
 
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.compare.noise_model import kinks
 from parity.data import Dataset
 from parity.network import articles
@@ -46,7 +46,7 @@ def check(network: Network, **fields: object) -> Check:
 @pytest.mark.parametrize("name", articles.NETWORKS)
 def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[str, Worker]) -> None:
     network = articles.small(articles.get_network(name))
-    outcome = run(check(network), workers, onnx=compare_through_onnx)
+    outcome = run_check(check(network), workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     trainable = sum(parameter.trainable for parameter in network.parameters.values())
     stages = outcome.stages()
@@ -62,7 +62,7 @@ GOOGLENET = articles.get_network("googlenet@0.125x64")
 
 def test_an_error_in_a_branch_is_found_there_and_nowhere_else(workers: dict[str, Worker]) -> None:
     plant = changes.perturbed("inception_4b_3x3:output:1e-6", GOOGLENET)
-    outcome = run(check(GOOGLENET), workers, plant, isolated=True, onnx=compare_through_onnx)
+    outcome = run_check(check(GOOGLENET), workers, plant, isolated=True, onnx=compare_through_onnx)
     assert outcome.first and (outcome.first.phase, outcome.first.layer) == ("eval", "inception_4b_3x3")
     assert outcome.first.cause and "constant factor of 1.000001" in outcome.first.cause
     rows = {row["layer"]: row["verdict"] for row in outcome.isolated or []}
@@ -72,7 +72,7 @@ def test_an_error_in_a_branch_is_found_there_and_nowhere_else(workers: dict[str,
 
 @pytest.mark.parametrize("layer", ["inception_4b", "aux1_fc1"])
 def test_an_error_where_branches_end_or_in_a_head_is_found_there(layer: str, workers: dict[str, Worker]) -> None:
-    outcome = run(
+    outcome = run_check(
         check(GOOGLENET),
         workers,
         changes.perturbed(f"{layer}:output:1e-6", GOOGLENET),
@@ -101,7 +101,7 @@ CAUSES = {
 def test_a_mistake_that_googlenet_invites_is_found_and_explained(what: str, workers: dict[str, Worker]) -> None:
     change, layer, cause = CAUSES[what]
     checked = check(GOOGLENET)
-    outcome = run(checked, workers, change(checked), onnx=compare_through_onnx)
+    outcome = run_check(checked, workers, change(checked), onnx=compare_through_onnx)
     assert outcome.first is not None
     assert layer in (outcome.first.layer, outcome.first.phase)
     assert cause in (outcome.first.cause or "")

@@ -10,7 +10,7 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.compare.step_inputs import Feed
 from parity.onnx.comparison import compare_through_onnx
 from parity.selftest.subject import subject
@@ -36,7 +36,7 @@ def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_com
     resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, hard))
     try:
         # Paddle's exporter needs files, and nothing else here does.
-        outcome = run(check, torch_first, onnx=compare_through_onnx)
+        outcome = run_check(check, torch_first, onnx=compare_through_onnx)
     finally:
         resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.first is not None and "export of paddle: its exporter failed, " in outcome.first.tensor
@@ -52,9 +52,9 @@ def test_fresh_weights_are_trained_before_they_are_exported(check: Check, torch_
         return feed
 
     fresh = replace(check, state=None)
-    assert run(fresh, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
+    assert run_check(fresh, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
     start = fresh.feed("float32").state
     assert not start["bn1.variance"].any() and not start["bn1.mean"].any()
     assert np.all(seen[-1]["bn1.variance"] > 0) and np.all(seen[-1]["bn1.mean"] != 0)
-    assert run(check, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
+    assert run_check(check, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
     assert all(np.array_equal(seen[-1][name], array) for name, array in check.feed("float32").state.items())

@@ -7,7 +7,7 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.check import Check, run
+from parity.compare.check import Check, run_check
 from parity.compare.lockstep import Step
 from parity.compare.pool_ties import chosen_apart
 from parity.compare.stages import EQUAL, differences
@@ -127,6 +127,6 @@ def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker
     check = Check(
         made, recipe, data.load("shapes10").limit(32, 1), 3, stages=("forward", "backward", "update"), state=state
     )
-    outcome = run(check, workers)
+    outcome = run_check(check, workers)
     assert outcome.verdict == EQUAL
     assert any("rounding decided at gelu" in sentence for sentence in outcome.verdicts.explained)

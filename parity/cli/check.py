@@ -38,7 +38,7 @@ from parity.cli.options import (
     stages_option,
     threads_option,
 )
-from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run, usual_twins
+from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run_check, usual_twins
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
 from parity.errors import InputError, suggest
@@ -302,7 +302,7 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
-    outcome = run(check, workers, plant, isolated=options.isolate, say=console.say, onnx=compare_through_onnx)
+    outcome = run_check(check, workers, plant, isolated=options.isolate, say=console.say, onnx=compare_through_onnx)
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
         console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")

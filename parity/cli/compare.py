@@ -19,7 +19,7 @@ from parity.cli.options import (
 from parity.compare.stages import DIFFERENT
 from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
-from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.pairs.session import RATE
 from parity.progress import Console
 from parity.recipe.optimizer import Optimizer
@@ -30,7 +30,7 @@ STEPS = 10
 """Training steps, unless --steps says how many."""
 
 trained = together(
-    stages_option(STAGES),
+    stages_option(PAIR_STAGES),
     comparison_options(STEPS, "default: 1, beyond 10 steps 3"),
     option(
         "--loss",
@@ -147,7 +147,7 @@ def training(options: Options) -> dict[str, Any]:
     }
 
 
-def _say(outcome: Outcome, console: Console) -> None:
+def _say(outcome: PairOutcome, console: Console) -> None:
     pairing = outcome.pairing
     console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")

@@ -104,7 +104,7 @@ class Check:
 
 
 Source = Callable[[Check, Mapping[str, Worker], Plant | None, Plant | None], Iterator[Difference]]
-"""What compares for a stage that needs more than the workers: check, workers, `plant` and `common` of `run` in, differences out."""
+"""What compares for a stage that needs more than the workers: check, workers, `plant` and `common` of `run_check` in, differences out."""
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Outcome:
         return {name: found[name].summary() for name in STAGES if name in self.check.stages}
 
 
-def run(
+def run_check(
     check: Check,
     workers: Mapping[str, Worker],
     plant: Plant | None = None,

@@ -15,13 +15,13 @@ from parity.compare.stages import DIFFERENT
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
 from parity.pairs import mapping, state_dict_files
-from parity.pairs.check import run
+from parity.pairs.check import run_pair
 from parity.pairs.factories import parse
 from parity.pairs.float32 import run_float32
 from parity.pairs.inputs import take_inputs
 from parity.pairs.map_files import read_map
 from parity.pairs.model_worker import ModelWorker
-from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.pairs.session import RATE, Pair
 from parity.recipe.optimizer import Optimizer
 
@@ -38,7 +38,7 @@ def compare_models(
     twins: int | None = None,
     seed: int = 0,
     dtype: str = "float64",
-    stages: Sequence[str] = tuple(STAGES),
+    stages: Sequence[str] = tuple(PAIR_STAGES),
     map_file: str | Path | None = None,
     save_map: str | Path | None = None,
     kinds_file: str | Path | None = None,
@@ -52,7 +52,7 @@ def compare_models(
     device: str = "cpu",
     threads: int = 1,
     say: Callable[[str], None] = lambda line: None,
-) -> Outcome:
+) -> PairOutcome:
     """Compares a PyTorch module with a Paddle layer, neither of which is changed: inference, gradients and training, tensor by tensor.
 
     Both models are made in processes of their own, so that nothing of the caller's is touched: no random numbers, default dtypes, hooks or
@@ -106,8 +106,10 @@ def compare_models(
     """
     for text in (torch, paddle):
         parse(text)
-    if unknown := [stage for stage in stages if stage not in STAGES]:
-        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
+    if unknown := [stage for stage in stages if stage not in PAIR_STAGES]:
+        raise InputError(
+            f"unknown stage {unknown[0]!r}{suggest(unknown[0], PAIR_STAGES)}; known: {', '.join(PAIR_STAGES)}"
+        )
     if kinds_file:
         layer_kinds.load(Path(kinds_file))
     pair = Pair(
@@ -118,7 +120,7 @@ def compare_models(
         optimizer or Optimizer("momentum", RATE),
         steps,
         seed,
-        tuple(stage for stage in STAGES if stage in stages),
+        tuple(stage for stage in PAIR_STAGES if stage in stages),
         read_map(Path(map_file)) if map_file else None,
         str(folder) if folder else None,
         isolate,
@@ -140,13 +142,13 @@ def compare_models(
             for name, python in pythons.items()
         }
         given: Mapping[str, Any] = state_dict_files.read(Path(weights), workers["torch"]) if weights else {}
-        outcome = (run_float32 if dtype == "float32" else run)(pair, workers, say, given)
+        outcome = (run_float32 if dtype == "float32" else run_pair)(pair, workers, say, given)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
     return outcome
 
 
-def assert_models_equal(**arguments: Any) -> Outcome:
+def assert_models_equal(**arguments: Any) -> PairOutcome:
     """`compare_models`, for tests: raises `AssertionError` with the place and the cause where the models differ."""
     outcome = compare_models(**arguments)
     if outcome.verdict == DIFFERENT:

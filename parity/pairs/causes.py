@@ -27,7 +27,7 @@ MOST = 4
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PairEvidence:
     """What is known when two models part: how they are matched, where they started, and what both sides noted in their last run."""
 
     pairing: Pairing
@@ -142,7 +142,7 @@ def _count(x: np.ndarray) -> int:
     return x.size // x.shape[1] if x.ndim > 1 else 0
 
 
-def of(evidence: Evidence, phase: str, tensor: str, compared: Compared) -> str | None:
+def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compared) -> str | None:
     """The likely cause of a difference; None if nothing known explains it."""
     a, b = compared.torch, compared.paddle
     special: str | None = None
@@ -155,7 +155,7 @@ def of(evidence: Evidence, phase: str, tensor: str, compared: Compared) -> str |
     return special or _shapes(a, b) or _of_any(a, b)
 
 
-def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
+def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
     """Of what a layer is given, or makes."""
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
@@ -172,7 +172,7 @@ def _of_calls(evidence: Evidence, phase: str, tensor: str, compared: Compared, o
     return found or _elsewhere(evidence, one, compared.torch)
 
 
-def _of_an_array(evidence: Evidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
+def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
     """Of a running statistic, an update or a gradient."""
     if phase == "gradient" and (tied := [text for text in _alone(evidence.pairing) if f"{tensor} (in" in text]):
         return tied[0]
@@ -231,7 +231,7 @@ FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 """What may stand between two layers, as it is said -> the function."""
 
 
-def _between(evidence: Evidence, one: Call, two: Call, compared: Compared) -> str | None:
+def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -> str | None:
     """What either side gives a layer, in terms of what the layers before it made."""
     said = [
         _made_of(evidence.runs[side], call, array)
@@ -267,7 +267,7 @@ def _function_of(x: np.ndarray, y: np.ndarray) -> str | None:
     return None
 
 
-def _behind(evidence: Evidence, compared: Compared) -> str | None:
+def _behind(evidence: PairEvidence, compared: Compared) -> str | None:
     """What either side returns, in terms of what its last layers made."""
     said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, (compared.torch, compared.paddle), strict=True)]
     if not any(said) or said[0] == said[1]:
@@ -276,7 +276,7 @@ def _behind(evidence: Evidence, compared: Compared) -> str | None:
     return ", ".join(words)
 
 
-def _of_a_layer(evidence: Evidence, one: Call, compared: Compared) -> str | None:
+def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | None:
     """What the other side's layer may have made of the same input."""
     path, kind = one.unit.path, one.unit.kind
     x = evidence.runs["torch"].arrays[one.inputs[0]] if one.inputs else None
@@ -294,7 +294,7 @@ def _of_a_layer(evidence: Evidence, one: Call, compared: Compared) -> str | None
     return None
 
 
-def _elsewhere(evidence: Evidence, one: Call, a: np.ndarray) -> str | None:
+def _elsewhere(evidence: PairEvidence, one: Call, a: np.ndarray) -> str | None:
     """Whether another of Paddle's layers makes what this one of PyTorch's does."""
     run = evidence.runs["paddle"]
     for note in run.calls:

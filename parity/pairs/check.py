@@ -21,7 +21,7 @@ from parity.pairs import alignment, causes, model_tree, relu_kinks
 from parity.pairs.alignment import Compared
 from parity.pairs.isolation import isolate
 from parity.pairs.model_worker import ModelRun, ModelWorker
-from parity.pairs.outcome import STAGES, Outcome, Place
+from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 
 ONE_STEP = check.ONE_STEP["float64"]
@@ -39,12 +39,12 @@ LARGE = 30_000_000
 """Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
 
 
-def run(
+def run_pair(
     pair: Pair,
     workers: Mapping[str, ModelWorker],
     say: Callable[[str], None] = lambda line: None,
     start: Mapping[str, Record] | None = None,
-) -> Outcome:
+) -> PairOutcome:
     """Compares the models of `pair` in float64; `workers` and `start` are those of `Session`."""
     started = time.monotonic()
     with ThreadPoolExecutor(len(workers)) as pool:
@@ -213,7 +213,7 @@ class _Check:
 
     def _count(self, step: int, difference: Difference, compared: Compared | None) -> None:
         outcome, phase = self.outcome, difference.name.partition("/")[0]
-        name = "trajectory" if step > 1 else next(stage for stage, phases in STAGES.items() if phase in phases)
+        name = "trajectory" if step > 1 else next(stage for stage, phases in PAIR_STAGES.items() if phase in phases)
         stage = outcome.stages.setdefault(name, Stage(name))
         stage.add(difference)
         if step == 1:
@@ -236,7 +236,7 @@ class _Check:
         torch, paddle = self._layers(tensor, compared)
         if phase == "update" and tensor.rpartition(".")[2] in ("mean", "variance"):
             phase = "statistics"
-        cause = causes.of(self.evidence, phase, tensor, compared) if compared else None
+        cause = causes.find_cause(self.evidence, phase, tensor, compared) if compared else None
         return Place(step, phase, torch, paddle, tensor, difference.error, difference.bound, cause)
 
     def _layers(self, tensor: str, compared: Compared | None) -> tuple[str, str]:

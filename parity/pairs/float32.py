@@ -23,7 +23,7 @@ from parity.compare.stages import Stage
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment
 from parity.pairs.model_worker import ModelRun, ModelWorker
-from parity.pairs.outcome import STAGES, Outcome, Place
+from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
 from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
@@ -38,7 +38,7 @@ def run_float32(
     workers: Mapping[str, ModelWorker],
     say: Callable[[str], None] = lambda line: None,
     start: Mapping[str, Record] | None = None,
-) -> Outcome:
+) -> PairOutcome:
     """Compares the models of `pair` in float32, by `workers` named torch, paddle, `EXACT` and `TWIN_OF_FLOAT32`."""
     started = time.monotonic()
     dtypes = dict.fromkeys(workers, "float32") | {EXACT: "float64"}
@@ -89,12 +89,12 @@ def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, fl
     return found, zero
 
 
-def _judge(outcome: Outcome, own: Tensors, zero: Mapping[str, float], noise: Mapping[str, list[float]]) -> None:
+def _judge(outcome: PairOutcome, own: Tensors, zero: Mapping[str, float], noise: Mapping[str, list[float]]) -> None:
     """Counts every tensor of both sides; the first that is not equal is where they part."""
     kinks = [0.0, 0.0]
     for name, arrays in own.items():
         phase, _, tensor = name.partition("/")
-        stage_name = next(stage for stage, phases in STAGES.items() if phase in phases)
+        stage_name = next(stage for stage, phases in PAIR_STAGES.items() if phase in phases)
         if stage_name not in outcome.asked:
             continue
         stage = outcome.stages.setdefault(stage_name, Stage(stage_name))

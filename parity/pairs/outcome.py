@@ -9,7 +9,7 @@ from typing import Any
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 from parity.pairs.mapping import Pairing
 
-STAGES = {
+PAIR_STAGES = {
     "eval": ("eval",),
     "forward": ("forward", "loss"),
     "backward": ("backward", "gradient"),
@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass
-class Outcome:
+class PairOutcome:
     """The verdict on one pair.
 
     `first` is where they part (None: nowhere). `differences` are sentences on what the two models' settings say differently, whether or
@@ -87,7 +87,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        found = {name: self.stages[name].summary() for name in STAGES if name in self.stages}
+        found = {name: self.stages[name].summary() for name in PAIR_STAGES if name in self.stages}
         return {
             "network": " and ".join(self.factories.values()),
             "torch": self.factories["torch"],

@@ -23,7 +23,7 @@ from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import Model
 from parity.pairs.model_worker import ModelRun, ModelWorker
-from parity.pairs.outcome import STAGES, Outcome
+from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.recipe.optimizer import Optimizer
 
 JITTER = 0.1
@@ -46,7 +46,7 @@ class Pair:
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
     steps: int = 10
     seed: int = 0
-    stages: tuple[str, ...] = tuple(STAGES)
+    stages: tuple[str, ...] = tuple(PAIR_STAGES)
     given: Mapping[str, Any] | None = None
     folder: str | None = None
     isolate: bool = False
@@ -101,7 +101,7 @@ class Session:
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
         aligned = self.alignment(trained)
         factories = {"torch": pair.torch, "paddle": pair.paddle}
-        self.outcome = Outcome(
+        self.outcome = PairOutcome(
             factories,
             self.versions,
             self.pairing,
@@ -111,7 +111,7 @@ class Session:
         )
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.outcome.differences, self.outcome.explained = found
-        self.evidence = causes.Evidence(self.pairing, self.state)
+        self.evidence = causes.PairEvidence(self.pairing, self.state)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
         """`act` of every worker's name, at the same time."""

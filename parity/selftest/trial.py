@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity.backend.worker import Worker
-from parity.compare.check import Outcome, run
+from parity.compare.check import Outcome, run_check
 from parity.compare.stages import stage_of
 from parity.data import Dataset
 from parity.onnx.comparison import compare_through_onnx
@@ -15,7 +15,7 @@ from parity.selftest.subject import subject
 def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
     """The outcome with `fault` on the second side of the `pair`."""
     check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
-    return run(check, pair, fault.change(check), onnx=compare_through_onnx)
+    return run_check(check, pair, fault.change(check), onnx=compare_through_onnx)
 
 
 def complaint(fault: Fault, outcome: Outcome) -> str:
@@ -36,6 +36,6 @@ def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype:
     check = change.check(subject(dataset, dtype=dtype))
     if change.reverse:
         pair = dict(reversed(pair.items()))
-    return run(
+    return run_check(
         check, pair, change.one and change.one(check), change.common and change.common(check), onnx=compare_through_onnx
     )
