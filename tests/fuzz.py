@@ -152,7 +152,7 @@ def _read_kinds(path: Path) -> None:
     before = dict(layer_kinds.KINDS)
     try:
         layer_kinds.load(path)
-        models = [mapping.Model.of(side, NORMS[side]) for side in layer_kinds.SIDES]
+        models = [mapping.ModelDescription.of(side, NORMS[side]) for side in layer_kinds.SIDES]
         mapping.to_json(mapping.match(*models))
     finally:
         layer_kinds.KINDS.clear()
@@ -294,7 +294,7 @@ def _read_onnx(path: Path) -> None:
     from parity.training.loop import Diverged
 
     try:
-        model = predict.load(path, threads=1)
+        model = predict.load_predictor(path, threads=1)
         model.probabilities(np.zeros((1, *model.size), np.uint8))
     except Diverged as error:  # scores that are no numbers: the command fails with exit code 1
         raise InputError(str(error)) from None

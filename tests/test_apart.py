@@ -17,7 +17,7 @@ from parity.backend.process import WorkerFailed
 from parity.errors import InputError
 from parity.network import articles
 from parity.onnx import operators, writing
-from parity.onnx.runtime_process import Apart
+from parity.onnx.runtime_process import RuntimeProcess
 from parity.weights.canonical_state import initialise
 
 NETWORK = articles.get_network("vgg_mini@0.05")
@@ -35,15 +35,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_memory_is_its_own_however_much_there_was_before(model: Path) -> None:
     np.ones(80_000_000)  # 640 MB, which a process that is begun now would count as its own by the system's first figure
     assert machine.peak_memory() > 600e6
-    with Apart(model, 1) as apart:
+    with RuntimeProcess(model, 1) as apart:
         assert apart.infer(IMAGES, 2) > 0
         assert 20e6 < apart.memory() < 400e6
 
 
 def test_a_file_that_cannot_be_read_and_a_process_that_dies_are_told(model: Path, tmp_path: Path) -> None:
-    with Apart(tmp_path / "none.onnx", 1) as apart, pytest.raises(InputError, match=r"cannot read .*none\.onnx"):
+    with (
+        RuntimeProcess(tmp_path / "none.onnx", 1) as apart,
+        pytest.raises(InputError, match=r"cannot read .*none\.onnx"),
+    ):
         apart.infer(IMAGES, 1)
-    with Apart(model, 1) as apart:
+    with RuntimeProcess(model, 1) as apart:
         apart.memory()
         apart._process.kill()
         with pytest.raises(WorkerFailed, match=r"the onnxruntime process died \(exit code -9\)"):

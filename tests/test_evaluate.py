@@ -24,7 +24,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.inference import evaluate
 from parity.inference.evaluate import Plan
-from parity.inference.predict import load
+from parity.inference.predict import load_predictor
 from parity.network.dense import dense, dense_state
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool, ReLU
@@ -152,7 +152,7 @@ def wanted(place: Path) -> dict[tuple[str, tuple[int, ...]], tuple[int, int]]:
 
 def test_posteriors_of_all_views_are_those_of_a_plain_loop(place: Path) -> None:
     _, network, state, _ = read_checkpoint(place / "run")
-    model = load(place / "run", "onnx")
+    model = load_predictor(place / "run", "onnx")
     plan = Plan(tuple(evaluate.SETS), model.size, SCALES, GRID)
     paths = sorted((place / "pictures" / "val").rglob("*.png"))[::4]
     whole = [image_files.whole(path, 3) for path in paths]
@@ -318,7 +318,7 @@ def test_a_split_says_which_pictures(place: Path, capsys: pytest.CaptureFixture[
 
 
 def test_classes_meet_by_name_and_those_of_a_model_without_names_by_number(place: Path) -> None:
-    model, empty, none = load(place / "run", "onnx"), np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, np.int64)
+    model, empty, none = load_predictor(place / "run", "onnx"), np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, np.int64)
     some = Dataset("some", ("class5", "class1"), empty, none, empty, none)
     assert matched(model, some).tolist() == [5, 1]
     seven = Dataset("seven", tuple("abcdefg"), empty, none, empty, none)

@@ -16,7 +16,7 @@ from parity.data import image_files
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.inference.evaluate import Plan, Tally, crops, offsets, ranks
-from parity.inference.predict import load
+from parity.inference.predict import load_predictor
 from parity.network.network import Network
 from parity.network.nodes import Conv, Flatten, Linear, MaxPool
 from parity.recipe import presets
@@ -117,7 +117,7 @@ def small(tmp_path: Path) -> Any:
 
     def saved(recipe: Recipe) -> Any:
         saved_run(tmp_path / "run", Experiment(SMALL, recipe, "shapes10"))
-        return load(tmp_path / "run", "onnx")
+        return load_predictor(tmp_path / "run", "onnx")
 
     return saved
 

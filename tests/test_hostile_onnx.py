@@ -18,11 +18,11 @@ from predict_files import NETWORK, metadata, onnx_file, run
 from refusals import Refused
 
 from parity.errors import InputError
-from parity.inference.predict import load
+from parity.inference.predict import load_predictor
 from parity.network.network import Network
 from parity.network.nodes import Conv, GlobalAvgPool
 from parity.onnx import limited_process
-from parity.onnx.limited_process import Guarded
+from parity.onnx.limited_process import LimitedProcess
 
 pytest_plugins = ["predict_fixtures"]
 
@@ -207,7 +207,9 @@ def test_a_network_of_any_size_in_the_metadata_is_of_the_sizes_of_pictures(place
 
 @pytest.mark.parametrize("accuracy", ["-5", "nan", "1e400", "inf", "2"])
 def test_an_accuracy_that_is_none_is_not_told(accuracy: str, tmp_path: Path) -> None:
-    assert load(onnx_file(tmp_path / "a.onnx", metadata(test_accuracy=accuracy))).origin == "trained on cifar10"
+    assert (
+        load_predictor(onnx_file(tmp_path / "a.onnx", metadata(test_accuracy=accuracy))).origin == "trained on cifar10"
+    )
 
 
 def test_a_graph_without_outputs_is_refused(place: Path, refused: Refused) -> None:
@@ -220,7 +222,7 @@ def test_a_graph_without_outputs_is_refused(place: Path, refused: Refused) -> No
 
 def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "a.onnx", metadata())
-    model = Guarded(path, 1)
+    model = LimitedProcess(path, 1)
     images = np.zeros((2, *NETWORK.input_shape), np.float32)
     assert model.run(images, None).shape == (2, 10)
     process = model._process._process
@@ -228,7 +230,7 @@ def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) ->
     process.wait()
     with pytest.raises(InputError, match=r"a\.onnx ends onnxruntime \(SIGKILL\)"):
         model.run(images, None)
-    other = Guarded(path, 1)
+    other = LimitedProcess(path, 1)
     process = other._process._process
     del other
     assert process.poll() is not None
@@ -238,14 +240,14 @@ def test_a_slow_model_has_the_time_that_its_pictures_need(tmp_path: Path, monkey
     """The first picture says what one takes: more than the limit of the first call is not too long for many."""
     images = np.zeros((8, *NETWORK.input_shape), np.float32)
 
-    def seconds(model: Guarded, count: int) -> float:
+    def seconds(model: LimitedProcess, count: int) -> float:
         started = time.monotonic()
         assert model.run(images[:count], None).shape == (count, 144)
         return time.monotonic() - started
 
-    sample = seconds(Guarded(graph(tmp_path / "a.onnx", loop(100_000, "rows")), 1), 1)
+    sample = seconds(LimitedProcess(graph(tmp_path / "a.onnx", loop(100_000, "rows")), 1), 1)
     monkeypatch.setattr(limited_process, "SECONDS", 2)
-    model = Guarded(graph(tmp_path / "a.onnx", loop(int(100_000 * 0.6 / sample), "rows")), 1)
+    model = LimitedProcess(graph(tmp_path / "a.onnx", loop(int(100_000 * 0.6 / sample), "rows")), 1)
     seconds(model, 1)
     assert seconds(model, 8) > 2
 

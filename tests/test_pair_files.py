@@ -18,7 +18,7 @@ from parity.modules import layer_kinds
 from parity.pairs import state_dict_files
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
-from parity.pairs.mapping import Model, match, to_json
+from parity.pairs.mapping import ModelDescription, match, to_json
 from parity.report.kept_results import read_pair, read_results, write_results
 from parity.report.pairs_table import table
 from scripts import script_main
@@ -31,7 +31,7 @@ Change = Callable[[dict[str, Any]], object]
 PAIR = ("--torch", "a:b", "--paddle", "c:d")
 
 
-def model(side: str) -> Model:
+def model(side: str) -> ModelDescription:
     """A linear layer and a batch norm."""
     linear, norm = ("Linear", "BatchNorm1d") if side == "torch" else ("Linear", "BatchNorm1D")
     names = ("running_mean", "running_var") if side == "torch" else ("_mean", "_variance")
@@ -42,7 +42,7 @@ def model(side: str) -> Model:
         return {"path": path, "classes": [f"{side}.nn.{kind}"], "attributes": {}, "arrays": held, "inside": not path}
 
     rows = [row("", "Net", {}), row("fc", linear, shapes)]
-    return Model.of(side, [*rows, row("bn", norm, {name: [4] for name in ("weight", "bias", *names)})])
+    return ModelDescription.of(side, [*rows, row("bn", norm, {name: [4] for name in ("weight", "bias", *names)})])
 
 
 @pytest.fixture

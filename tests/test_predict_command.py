@@ -96,7 +96,7 @@ def test_top_is_cut_to_the_classes_that_there_are(place: Path, predicted: Callab
 
 def test_many_pictures_are_computed_in_batches_and_answered_as_one_by_one(place: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (300, *NETWORK.input_shape), dtype=np.uint8)
-    model = predict.load(place / "logits.onnx")
+    model = predict.load_predictor(place / "logits.onnx")
     forward, counts = model.start(), []
 
     def counted(batch: np.ndarray) -> np.ndarray:
@@ -112,9 +112,9 @@ def test_many_pictures_are_computed_in_batches_and_answered_as_one_by_one(place:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_onnx_file_of_a_fixed_batch_size_is_filled_up(batch: int, tmp_path: Path, place: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (5, *NETWORK.input_shape), dtype=np.uint8)
-    expected = predict.load(place / "logits.onnx").probabilities(pixels)
+    expected = predict.load_predictor(place / "logits.onnx").probabilities(pixels)
     for whole in (False, True):
-        fixed = predict.load(onnx_file(tmp_path / "fixed.onnx", metadata(), whole, batch=batch))
+        fixed = predict.load_predictor(onnx_file(tmp_path / "fixed.onnx", metadata(), whole, batch=batch))
         assert np.abs(fixed.probabilities(pixels) - expected).max() < CLOSE
 
 
@@ -128,7 +128,7 @@ def test_softmax_neither_overflows_nor_warns() -> None:
 
 def test_a_grey_network_is_fed_one_plane(place: Path, tmp_path: Path) -> None:
     state = STATE | {"conv.weight": STATE["conv.weight"][:, :1]}
-    model = predict.load(onnx_file(tmp_path / "grey.onnx", {}, state=state, size=(1, 6, 8)))
+    model = predict.load_predictor(onnx_file(tmp_path / "grey.onnx", {}, state=state, size=(1, 6, 8)))
     pixels = image_files.read(place / "pictures" / "large.jpg", model.size)[None]
     assert pixels.shape == (1, 1, 6, 8)
     logits = reference.outputs(NETWORK, state, pixels / 255)["fc"]
@@ -158,7 +158,7 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
 
 def test_weights_without_an_experiment_are_fed_pixels_over_255_and_it_is_said(tmp_path: Path) -> None:
     canonical_state.save(tmp_path / "bare.safetensors", NETWORK, STATE)
-    model = predict.load(tmp_path / "bare.safetensors", "torch")
+    model = predict.load_predictor(tmp_path / "bare.safetensors", "torch")
     assert model.classes == tuple(map(str, range(10)))
     assert [said.partition(".safetensors ")[2] for said in model.notes] == [
         "does not say how its pictures were preprocessed: pixel / 255 is fed",
@@ -169,10 +169,10 @@ def test_weights_without_an_experiment_are_fed_pixels_over_255_and_it_is_said(tm
 def test_the_framework_that_is_installed_computes_paddle_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"paddle", "torch"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name in installed or None)
-    assert predict.load(place / "run").route == "paddle"
+    assert predict.load_predictor(place / "run").route == "paddle"
     installed.remove("paddle")
-    assert predict.load(place / "run").route == "torch"
-    assert predict.load(place / "run", "paddle").route == "paddle"
+    assert predict.load_predictor(place / "run").route == "torch"
+    assert predict.load_predictor(place / "run", "paddle").route == "paddle"
 
 
 def test_without_model_the_one_that_comes_with_the_project_is_used_and_named(

@@ -48,7 +48,7 @@ from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 
 if TYPE_CHECKING:
-    from parity.onnx.runtime_process import Apart
+    from parity.onnx.runtime_process import RuntimeProcess
 
 NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
 """What is timed unless the user says otherwise."""
@@ -247,22 +247,22 @@ def _called(line: str, lines: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def _runtime(options: Options, network: Network, threads: int) -> Iterator[Apart]:
+def _runtime(options: Options, network: Network, threads: int) -> Iterator[RuntimeProcess]:
     """ONNX Runtime with `network`, of the weights that the frameworks have."""
     from parity.onnx import operators, writing
-    from parity.onnx.runtime_process import Apart
+    from parity.onnx.runtime_process import RuntimeProcess
 
     model = writing.write(network, operators.operators(network, initialise(network, 0)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
         del model
-        with Apart(path, threads, options.device) as apart:
+        with RuntimeProcess(path, threads, options.device) as apart:
             yield apart
 
 
 def _infer(
-    options: Options, workers: dict[str, Worker], runtime: Apart | None, sizes: list[int], given: np.ndarray
+    options: Options, workers: dict[str, Worker], runtime: RuntimeProcess | None, sizes: list[int], given: np.ndarray
 ) -> dict[str, Any]:
     """By batch size: speeds on the preprocessed images `given`, and everybody's peak memory until then."""
     tables = {}
@@ -281,7 +281,7 @@ def _infer(
     return tables
 
 
-def _memory(processes: Mapping[str, Worker | Apart]) -> dict[str, int]:
+def _memory(processes: Mapping[str, Worker | RuntimeProcess]) -> dict[str, int]:
     """Their peak memory so far, in bytes."""
     return {name: process.memory() for name, process in processes.items()}
 

@@ -30,7 +30,7 @@ from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.inference.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
-from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Model, load
+from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Predictor, load_predictor
 from parity.progress import Console, bar, duration
 from parity.report import plots
 from parity.streams import printable
@@ -97,7 +97,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if options.report:
         check_writable(options.report, "--report")  # before hours of work
     path = options.model or SHIPPED
-    model = load(path, options.framework, options.device, options.threads)
+    model = load_predictor(path, options.framework, options.device, options.threads)
     if model.route not in FRAMEWORKS and options.device == "gpu":
         raise InputError("--device gpu is for a framework: onnxruntime computes on the CPU here")
     named = options.data or model.data
@@ -140,7 +140,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return result
 
 
-def _about(model: Model, options: Options) -> str:
+def _about(model: Predictor, options: Options) -> str:
     place = str(model.path) if options.model else f"{model.path.name}, which comes with the project"
     return f"Model: {place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}"
 
@@ -157,7 +157,7 @@ def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> s
     return line
 
 
-def _subject(model: Model, dataset: Dataset, options: Options) -> tuple[Subject, int]:
+def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subject, int]:
     """The pictures that are looked at, and the smaller side of those in memory (0: each has its own)."""
     recipe = model.recipe
     sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
@@ -187,11 +187,11 @@ def _subject(model: Model, dataset: Dataset, options: Options) -> tuple[Subject,
     return Subject(pictures, matched(model, dataset)[labels], single), own
 
 
-def _pictures(found: np.ndarray | Pictures, model: Model) -> Pictures:
+def _pictures(found: np.ndarray | Pictures, model: Predictor) -> Pictures:
     return found if isinstance(found, Pictures) else Pictures(found, model.size)
 
 
-def matched(model: Model, dataset: Dataset) -> np.ndarray:
+def matched(model: Predictor, dataset: Dataset) -> np.ndarray:
     """By class of `dataset`, the model's class of the same name; by number where the model does not name its classes. Else `InputError`."""
     if not model.named and len(dataset.classes) == len(model.classes):
         return np.arange(len(model.classes))
@@ -203,7 +203,7 @@ def matched(model: Model, dataset: Dataset) -> np.ndarray:
     return np.array([model.classes.index(name) for name in dataset.classes])
 
 
-def _plan(sets: tuple[str, ...], model: Model, own: int, options: Options) -> Plan:
+def _plan(sets: tuple[str, ...], model: Predictor, own: int, options: Options) -> Plan:
     """`own` is the smaller side of the pictures, 0 where each has its own."""
     least = max(model.size[1:])
     low, high = model.recipe.augmentation.scales if model.recipe else (0, 0)
@@ -263,7 +263,7 @@ def table(result: dict[str, Any]) -> list[str]:
     return [lines[0], rule, *lines[1:]]
 
 
-def _write(folder: Path, result: dict[str, Any], lines: list[str], tallies: dict[Row, Tally], model: Model) -> None:
+def _write(folder: Path, result: dict[str, Any], lines: list[str], tallies: dict[Row, Tally], model: Predictor) -> None:
     (name, scales), tally = list(tallies.items())[-1]
     views = f"{name}{' at ' + ', '.join(map(str, scales)) if scales else ''}"
     title = (

@@ -21,7 +21,7 @@ from parity.cli.command import (
 from parity.cli.options import model_options
 from parity.data import image_files
 from parity.errors import InputError
-from parity.inference.predict import SHIPPED, Model, load
+from parity.inference.predict import SHIPPED, Predictor, load_predictor
 from parity.progress import Console, bar
 from parity.report import contact_sheet
 from parity.training.loop import Diverged
@@ -77,20 +77,20 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return result
 
 
-def _model(options: Options) -> Model:
+def _model(options: Options) -> Predictor:
     if options.model or SHIPPED.exists():
-        return load(options.model or SHIPPED, options.framework)
+        return load_predictor(options.model or SHIPPED, options.framework)
     raise InputError(f"{SHIPPED}, which comes with the project, is missing: give a model with --model")
 
 
-def _about(model: Model, options: Options) -> str:
+def _about(model: Predictor, options: Options) -> str:
     """The model in one line: where it is, what it is, what computes."""
     place = str(model.path) if options.model else f"{model.path.name}, which comes with the project"
     swapped = ", red and blue swapped (--bgr)" if options.bgr else ""
     return f"{place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}{swapped}"
 
 
-def _prediction(file: Path, chances: np.ndarray, model: Model, most: int) -> dict[str, Any]:
+def _prediction(file: Path, chances: np.ndarray, model: Predictor, most: int) -> dict[str, Any]:
     """The `most` most probable classes of one picture, the first of them beside its file."""
     best = np.argsort(-chances, kind="stable")[:most]
     top = [{"label": model.classes[i], "index": int(i), "probability": float(chances[i])} for i in best]

@@ -14,7 +14,7 @@ import numpy as np
 from parity.data.batches import padded
 from parity.data.lazy_images import Pictures, ahead
 from parity.errors import InputError
-from parity.inference.predict import Forward, Model
+from parity.inference.predict import Forward, Predictor
 from parity.network.nodes import Shape
 
 SETS = {
@@ -149,7 +149,7 @@ Row = tuple[str, tuple[int, ...]]
 
 
 def evaluate(
-    model: Model, subject: Subject, plan: Plan, batch: int, over: Callable[[list[range]], Iterable[range]]
+    model: Predictor, subject: Subject, plan: Plan, batch: int, over: Callable[[list[range]], Iterable[range]]
 ) -> dict[Row, Tally]:
     """The tally of every row of `plan`, in one pass over the pictures, `batch` at a time (large ones fewer); `over` may show progress.
 
@@ -168,7 +168,7 @@ def evaluate(
     return tallies
 
 
-def started(model: Model, plan: Plan) -> dict[str, Forward]:
+def started(model: Predictor, plan: Plan) -> dict[str, Forward]:
     """What computes each kind of views; a dense network that cannot be made is told before a framework is loaded."""
     found = {"dense": model.start_dense()} if "dense" in plan.kinds else {}
     if set(plan.kinds) - {"dense"}:
@@ -188,7 +188,7 @@ def _look(subject: Subject, plan: Plan, index: int) -> Look:
 
 
 def _posteriors(
-    model: Model, forwards: Mapping[str, Forward], plan: Plan, looks: list[Look]
+    model: Predictor, forwards: Mapping[str, Forward], plan: Plan, looks: list[Look]
 ) -> dict[tuple[str, int], np.ndarray]:
     """Posteriors [N,K] of a batch by kind of views and scale (0: the training's own)."""
     found: dict[tuple[str, int], np.ndarray] = {}

@@ -20,7 +20,7 @@ from parity.files.strict_json import parse_json
 from parity.network.dense import any_size, dense_state, takes_any_size
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.onnx.limited_process import Guarded, Value, check_batch
+from parity.onnx.limited_process import LimitedProcess, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.training.loop import Diverged
@@ -41,7 +41,7 @@ Forward = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Model:
+class Predictor:
     """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`, which are `named` or just numbered.
 
     `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,
@@ -82,7 +82,9 @@ ONNX = "onnx"
 """Beside the frameworks, what may compute a checkpoint: onnxruntime."""
 
 
-def load(path: Path, framework: str | None = None, device: str = "cpu", threads: int | None = None) -> Model:
+def load_predictor(
+    path: Path, framework: str | None = None, device: str = "cpu", threads: int | None = None
+) -> Predictor:
     """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
 
     `framework` (None: whichever is installed, paddle first) computes a checkpoint on the `device`; an ONNX file goes through onnxruntime,
@@ -109,7 +111,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return chances
 
 
-def _checkpoint(path: Path, framework: str | None, device: str, threads: int) -> Model:
+def _checkpoint(path: Path, framework: str | None, device: str, threads: int) -> Predictor:
     experiment, network, state, _ = read_checkpoint(path)
     size = network.input_shape
     _check_size(path, size)
@@ -135,7 +137,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
             raise InputError(f"{path} takes permuted pixels: only crops of one size can be permuted")
         return started(made, dense_state(made, state), replace(pixels, crop=0))
 
-    return Model(
+    return Predictor(
         path,
         "onnxruntime" if chosen == ONNX else chosen,
         network.name,
@@ -162,9 +164,9 @@ def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocess
     return lambda images: softmax(scores(preprocess(images, pixels)))
 
 
-def _onnx(path: Path, threads: int) -> Model:
+def _onnx(path: Path, threads: int) -> Predictor:
     """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
-    session = Guarded(path, threads)
+    session = LimitedProcess(path, threads)
     told = session.metadata
     with about(path, "take another copy"):
         network = Network.from_json(told["network"]) if "network" in told else None
@@ -188,7 +190,7 @@ def _onnx(path: Path, threads: int) -> Model:
             raise InputError(f"{path} takes pictures of one size: export it with --dense to apply it to others")
         return _forward(session, size, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
 
-    return Model(
+    return Predictor(
         path,
         "onnxruntime",
         network.name if network else None,
@@ -229,7 +231,7 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
     return size, batch, whole
 
 
-def _forward(session: Guarded, size: Shape, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
+def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
     """Images through `session`: as they are, channels last, where `preprocessing` is None; padded to `batch` where it is fixed."""
     output = session.outputs[0].name
 

@@ -49,7 +49,7 @@ class Value(NamedTuple):
     shape: list[Any]
 
 
-class Guarded:
+class LimitedProcess:
     """The ONNX file `path`, run by `threads` CPU threads in a process within limits.
 
     `inputs`, `outputs` and `metadata` are what the file says of itself, at least one output. `InputError` where it cannot be loaded

@@ -14,7 +14,7 @@ from parity.backend.process import Process, Record, serve
 from parity.onnx import runtime
 
 
-class Apart(Process):
+class RuntimeProcess(Process):
     """The ONNX model in `path`, whose one input is `image`, by `threads` on `device`. Errors as of `parity.onnx.runtime.session`."""
 
     def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:

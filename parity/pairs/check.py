@@ -22,7 +22,7 @@ from parity.pairs.alignment import Compared
 from parity.pairs.isolation import isolate
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
-from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
+from parity.pairs.session import Pair, Session, WeightsDiffer, zero_gradients
 
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
@@ -181,7 +181,7 @@ class _Check:
         if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
             return
         moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
-        apart = WeightsApart()
+        apart = WeightsDiffer()
         for chunk in self.session.chunks():
             states = self.session.fetch(chunk, self.session.workers, ModelWorker.tensors)
             for name, array in states["torch"].items():

@@ -32,7 +32,7 @@ def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
     return place, dotted, given, named
 
 
-def load(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+def load_model(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
     """Imports the module of `text`, also from `folder`; returns what it names, and arguments. `InputError` where there is none.
 
     This runs the module's code. `folder` comes last on the path, so that no file there hides a package that is installed.

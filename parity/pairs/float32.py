@@ -24,7 +24,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
-from parity.pairs.session import Pair, Session, WeightsApart, zero_gradients
+from parity.pairs.session import Pair, Session, WeightsDiffer, zero_gradients
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
 """The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""
@@ -147,8 +147,8 @@ def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str]
             return
 
 
-def _apart(session: Session, names: Sequence[str]) -> WeightsApart:
-    apart, trained = WeightsApart(), session.trained()
+def _apart(session: Session, names: Sequence[str]) -> WeightsDiffer:
+    apart, trained = WeightsDiffer(), session.trained()
     for chunk in session.chunks():
         states = session.fetch(chunk, names, ModelWorker.tensors)
         for name, array in states["torch"].items():

@@ -11,7 +11,7 @@ from parity.errors import InputError, suggest
 
 
 @dataclass(frozen=True)
-class ZooPair:
+class LibraryPair:
     """A pair by its name: what makes the two models, the shape of the input, and what is set in them first.
 
     A second entry of a pair that differs, with what differs set right, shows that this is all.
@@ -25,12 +25,12 @@ class ZooPair:
     set_paddle: tuple[str, ...] = ()
 
 
-def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> ZooPair:
+def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> LibraryPair:
     torch = f"torchvision.models:{name}(num_classes=10{more})"
-    return ZooPair(name, torch, f"paddle.vision.models:{paddle or name}", shape)
+    return LibraryPair(name, torch, f"paddle.vision.models:{paddle or name}", shape)
 
 
-def _set_right(pair: ZooPair, torch: tuple[str, ...], paddle: tuple[str, ...], factory: str = "") -> ZooPair:
+def _set_right(pair: LibraryPair, torch: tuple[str, ...], paddle: tuple[str, ...], factory: str = "") -> LibraryPair:
     return replace(pair, name=f"{pair.name}-set-right", torch=factory or pair.torch, set_torch=torch, set_paddle=paddle)
 
 
@@ -53,7 +53,7 @@ _PAIRS = [
     _vision("shufflenet_v2_x1_0", paddle="shufflenet_v2_x1_0(num_classes=10)"),
     _vision("googlenet", (2, 3, 224, 224), ", init_weights=False", "googlenet(num_classes=10)"),
     _vision("inception_v3", (2, 3, 299, 299), ", init_weights=False", "inception_v3(num_classes=10)"),
-    ZooPair(
+    LibraryPair(
         "transformer_encoder_layer",
         f"torch.nn:TransformerEncoderLayer({_LAYER}, batch_first=True)",
         f"paddle.nn:TransformerEncoderLayer({_LAYER})",
@@ -80,7 +80,7 @@ PAIRS = _BY_NAME | {pair.name: pair for pair in _RIGHT}
 """The pairs, by name."""
 
 
-def chosen(names: str) -> list[ZooPair]:
+def chosen(names: str) -> list[LibraryPair]:
     """The pairs of a list of names apart by commas, or all; `InputError` for one that is not known."""
     if names == "all":
         return list(PAIRS.values())

@@ -34,7 +34,7 @@ RENAMES: tuple[tuple[str, str], ...] = (
 """Regular expression -> replacement, for every part of a path between dots, before names are compared in small letters."""
 
 
-class Apart(InputError):
+class ModelsDiffer(InputError):
     """The two models are of different architectures; the message says where they part. `at` are the units there, by side."""
 
     def __init__(self, message: str, at: Mapping[str, Unit | None]) -> None:
@@ -43,7 +43,7 @@ class Apart(InputError):
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelDescription:
     """One side: its units, and the paths of the layers in the order of their first call in inference, then in training."""
 
     side: str
@@ -54,9 +54,9 @@ class Model:
     @staticmethod
     def of(
         side: str, modules: Sequence[Mapping[str, Any]], order: Sequence[str] = (), inference: Sequence[str] = ()
-    ) -> Model:
+    ) -> ModelDescription:
         """From what the worker described and the calls that it noted."""
-        return Model(side, units_of(side, modules), order, frozenset(inference))
+        return ModelDescription(side, units_of(side, modules), order, frozenset(inference))
 
     def unit(self, path: str) -> Unit:
         """The unit of a path; `InputError` where there is none."""
@@ -101,7 +101,7 @@ class Pairing:
         return {pair[here].path: pair[there].path for pair in self.pairs}
 
 
-def match(torch: Model, paddle: Model, given: Mapping[str, Any] | None = None) -> Pairing:
+def match(torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any] | None = None) -> Pairing:
     """The mapping of two models; `given` is what a map file says, and stands above all else. `InputError` where they cannot be matched."""
     fixed = [(torch.unit(row["torch"]), paddle.unit(row["paddle"])) for row in (given or {}).get("layers", [])]
     _check_fixed(fixed)
@@ -182,7 +182,7 @@ def normal(path: str) -> str:
 Pairs = list[tuple[Unit, Unit]]
 
 
-def _pairs(torch: Model, paddle: Model, left: list[Unit], right: list[Unit]) -> tuple[Pairs, str]:
+def _pairs(torch: ModelDescription, paddle: ModelDescription, left: list[Unit], right: list[Unit]) -> tuple[Pairs, str]:
     by_name = _by_name(left, right)
     if len(by_name) == len(left) == len(right):
         return by_name, "names"
@@ -203,7 +203,9 @@ def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
     return found
 
 
-def _mixed(torch: Model, paddle: Model, left: list[Unit], right: list[Unit], by_name: Pairs) -> tuple[Pairs, str]:
+def _mixed(
+    torch: ModelDescription, paddle: ModelDescription, left: list[Unit], right: list[Unit], by_name: Pairs
+) -> tuple[Pairs, str]:
     """Names and order together, where neither is enough: runs that agree in order, then what is unique, then names."""
     matcher = difflib.SequenceMatcher(None, [u.signature for u in left], [u.signature for u in right], autojunk=False)
     pairs = []
@@ -239,7 +241,7 @@ def _ambiguous(here: Sequence[Unit], there: Sequence[Unit]) -> InputError:
     )
 
 
-def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> Apart:
+def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
     """Where two architectures part: the first unit that has no partner, and what the other side has there."""
     own, other = (left, right) if side == "torch" else (right, left)
     partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
@@ -252,7 +254,7 @@ def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, p
         f"the models are of different architectures: they part {behind}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
         f"{beside or 'nothing more'}; {len(left)} and {len(right)} layers with weights, {len(pairs)} of them pairs"
     )
-    return Apart(message, {side: unit, there: beside})
+    return ModelsDiffer(message, {side: unit, there: beside})
 
 
 def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:

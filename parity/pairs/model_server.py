@@ -44,7 +44,7 @@ class _Models:
         environment = getattr(machine, f"{self.framework}_environment")()
         os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
         with _told(f"the {self.framework} side: {factory} cannot be imported"):
-            found, given, named = factories.load(factory, folder)
+            found, given, named = factories.load_model(factory, folder)
         runtime = implementation(self.framework, "runtime", self.threads)
         runtime.start(self.device, self.threads)
         runtime.be_exact()

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from parity.backend.registry import NAMES
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.mapping import Model, Pairing
+from parity.pairs.mapping import ModelDescription, Pairing
 from parity.pairs.outcome import Place
 
 AROUND = 3
 """Layers shown before and behind the place within one parent; the rest is counted."""
 
 
-def draw(models: Mapping[str, Model], pairing: Pairing, place: Place) -> str:
+def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Place) -> str:
     """Two trees, one below the other; what lies far from the place is counted and not shown."""
     found = []
     for side, path in zip(SIDES, (place.torch, place.paddle), strict=True):
@@ -22,7 +22,7 @@ def draw(models: Mapping[str, Model], pairing: Pairing, place: Place) -> str:
     return "\n".join(found)
 
 
-def _tree(model: Model, marked: str, partner: Mapping[str, str]) -> list[str]:
+def _tree(model: ModelDescription, marked: str, partner: Mapping[str, str]) -> list[str]:
     kinds = {unit.path: unit.kind for unit in model.units}
     return _below("", [path for path in kinds if path], marked, kinds, partner, "  ")
 

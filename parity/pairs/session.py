@@ -21,7 +21,7 @@ from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs import alignment, causes, mapping
 from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
-from parity.pairs.mapping import Model
+from parity.pairs.mapping import ModelDescription
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.recipe.optimizer import Optimizer
@@ -138,7 +138,7 @@ class Session:
 
     def _plan(self) -> dict[str, ModelRun]:
         """Runs both models as they are, to see what is called and drawn, and matches them."""
-        bare = {side: Model.of(side, self.modules[side]) for side in SIDES}
+        bare = {side: ModelDescription.of(side, self.modules[side]) for side in SIDES}
         self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
         seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
         trained = seen
@@ -155,7 +155,7 @@ class Session:
         for side in SIDES:
             called = [note["path"] for note in seen[side].calls]
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
-            self.models[side] = Model.of(side, self.modules[side], order, called)
+            self.models[side] = ModelDescription.of(side, self.modules[side], order, called)
         self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")
@@ -288,7 +288,7 @@ class Session:
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
 
 
-class WeightsApart:
+class WeightsDiffer:
     """How far Paddle's weights, those of the twins, and the start are from the reference's, all weights as one vector, relative."""
 
     def __init__(self) -> None:
