@@ -11,14 +11,14 @@ from paddle import Tensor, nn
 
 from paddle_impl.layers import times
 from parity.errors import InputError
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 
 # DIFFERS: on the CPU, a process that is lost within the wrapper's backward pass ends all others by abort(), past every handler.
 OVERLAPPING = ("gpu",)
 """Devices on which the framework's own wrapper sums gradients while the backward pass still runs; elsewhere they are summed behind it."""
 
 
-def start(world: World, device: str) -> None:
+def start(world: ProcessGroup, device: str) -> None:
     """Joins the processes of `world`: over gloo on the CPU, over NCCL on GPUs, one for each process.
 
     `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.

@@ -15,7 +15,7 @@ from paddle_impl.layers import times
 from paddle_impl.model import Model, build, export_array, get_weights, set_weights, tensors, to_numpy
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.process_group import ALONE, World
+from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe import muon, precision
 from parity.recipe.optimizer import Group, Optimizer
 from parity.weights.canonical_state import State
@@ -31,7 +31,7 @@ class Trainer:
         state: State | int = 0,
         dtype: str = "float32",
         device: str = "cpu",
-        world: World = ALONE,
+        world: ProcessGroup = SINGLE_PROCESS,
         amp: str = "off",
     ) -> None:
         precision.check(amp, settings)

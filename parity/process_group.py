@@ -22,11 +22,11 @@ _VARIABLES = {
     "paddle": ("PADDLE_TRAINER_ID", "PADDLE_TRAINERS_NUM", "PADDLE_RANK_IN_NODE", "PADDLE_LOCAL_SIZE"),
     "torch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
 }
-"""The environment variables in which a launcher says the fields of `World`, in their order."""
+"""The environment variables in which a launcher says the fields of `ProcessGroup`, in their order."""
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """Process `rank` of `size`, and `local_rank` of the `local_size` on this machine. Process 0 leads: it prints and writes files."""
 
     rank: int = 0
@@ -57,12 +57,12 @@ class World:
         return f"{LAUNCHERS[framework]} --nproc_per_node {self.size} {script}" if several else f"python {script}"
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 """The one process of a run that has no others."""
 
 
-def from_launcher(framework: str, environment: Mapping[str, str] = os.environ) -> World:
-    """The process that the launcher of `framework` says this is; `ALONE` without one.
+def from_launcher(framework: str, environment: Mapping[str, str] = os.environ) -> ProcessGroup:
+    """The process that the launcher of `framework` says this is; `SINGLE_PROCESS` without one.
 
     `InputError` under the other framework's launcher, which would start several runs of one process, and for variables that are no numbers.
     """
@@ -71,9 +71,9 @@ def from_launcher(framework: str, environment: Mapping[str, str] = os.environ) -
         if side != framework and found[framework][1] is None and size not in (None, "1"):
             raise InputError(f"{LAUNCHERS[side]} starts scripts/train_{side}.py: use {LAUNCHERS[framework]}")
     if found[framework][1] is None:
-        return ALONE
+        return SINGLE_PROCESS
     try:
-        return World(*(int(value or "") for value in found[framework]))
+        return ProcessGroup(*(int(value or "") for value in found[framework]))
     except ValueError:
         said = dict(zip(_VARIABLES[framework], found[framework], strict=True))
         raise InputError(f"the launcher's variables are not all whole numbers: {said}") from None
@@ -82,7 +82,7 @@ def from_launcher(framework: str, environment: Mapping[str, str] = os.environ) -
 LOST = "another process of this run has ended or does not answer"
 
 
-def is_loss(world: World, error: RuntimeError) -> bool:
+def is_loss(world: ProcessGroup, error: RuntimeError) -> bool:
     """Whether `error`, raised by a framework, tells that another process of the run is gone: both speak through gloo or NCCL."""
     said = str(error).lower()
     return world.size > 1 and any(word in said for word in ("gloo", "nccl", "connection"))

@@ -17,7 +17,7 @@ from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.process_group import ALONE, World, from_launcher
+from parity.process_group import SINGLE_PROCESS, ProcessGroup, from_launcher
 from parity.recipe.optimizer import Optimizer
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State, initialise
@@ -75,12 +75,12 @@ def part(side: Side, network: Network, step: int, own: range, rate: float) -> tu
     return {name: array for name, array in record.items() if name.startswith("gradient/")}, cost
 
 
-def start(framework: str, network: Network, world: World) -> Side:
+def start(framework: str, network: Network, world: ProcessGroup) -> Side:
     """The side at the beginning. Every process but the first must be told where that is."""
     return trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", world)
 
 
-def together(framework: str, network: Network, world: World) -> State:
+def together(framework: str, network: Network, world: ProcessGroup) -> State:
     """All steps, each process with its shard."""
     side, found = start(framework, network, world), {}
     for step, count in enumerate(BATCHES):
@@ -91,7 +91,7 @@ def together(framework: str, network: Network, world: World) -> State:
 
 def alone(framework: str, network: Network) -> State:
     """All steps, each with the whole global batch at once."""
-    side, found = start(framework, network, ALONE), {}
+    side, found = start(framework, network, SINGLE_PROCESS), {}
     for step, count in enumerate(BATCHES):
         gradients, cost = part(side, network, step, range(count), OPTIMIZER.rate)
         found |= named(step, gradients, side.state(), cost)
@@ -100,11 +100,11 @@ def alone(framework: str, network: Network) -> State:
 
 def by_shards(framework: str, network: Network, size: int) -> State:
     """All steps, where each of `size` shards is normalised by its own images, put together in numpy."""
-    state, found = start(framework, network, ALONE).state(), {}
+    state, found = start(framework, network, SINGLE_PROCESS).state(), {}
     for step, count in enumerate(BATCHES):
         parts = []
         for rank in range(size):
-            side, own = start(framework, network, ALONE), World(rank, size, rank, size).shard(count)
+            side, own = start(framework, network, SINGLE_PROCESS), ProcessGroup(rank, size, rank, size).shard(count)
             side.load(state, step)
             parts.append((*part(side, network, step, own, 0.0), side.state(), len(own) / count))
         gradients = {name: sum(each[0][name] for each in parts) for name in parts[0][0]}

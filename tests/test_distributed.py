@@ -26,7 +26,7 @@ from parity.data.batches import Batches
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
-from parity.process_group import ALONE, LAUNCHERS, World, from_launcher
+from parity.process_group import LAUNCHERS, SINGLE_PROCESS, ProcessGroup, from_launcher
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Experiment, changed
 from parity.training.run_folder import RunFolder
@@ -102,11 +102,13 @@ def test_two_processes_of_one_framework_learn_what_two_of_the_other_do(yields: Y
 
 # ------------------------------------------------------------------------------------------------- who takes what
 
-worlds = st.integers(1, 9).flatmap(lambda size: st.just([World(rank, size, rank, size) for rank in range(size)]))
+worlds = st.integers(1, 9).flatmap(lambda size: st.just([ProcessGroup(rank, size, rank, size) for rank in range(size)]))
 
 
 @given(worlds, st.integers(0, 100))
-def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(processes: list[World], count: int) -> None:
+def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(
+    processes: list[ProcessGroup], count: int
+) -> None:
     shards = [world.shard(count) for world in processes]
     assert [image for shard in shards for image in shard] == list(range(count))
     assert min(map(len, shards)) == processes[0].smallest(count)
@@ -115,7 +117,7 @@ def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(processes
 
 @given(worlds, st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
 def test_the_processes_together_see_every_sample_of_a_pass_exactly_once(
-    processes: list[World], count: int, batch_size: int, epoch: int
+    processes: list[ProcessGroup], count: int, batch_size: int, epoch: int
 ) -> None:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     seen = []
@@ -138,10 +140,10 @@ LAUNCHED = {"torch": TORCH, "paddle": PADDLE}
 
 
 def test_a_process_learns_from_its_launcher_which_one_it_is(framework: str) -> None:
-    assert from_launcher(framework, LAUNCHED[framework]) == World(3, 8, 1, 2)
+    assert from_launcher(framework, LAUNCHED[framework]) == ProcessGroup(3, 8, 1, 2)
     assert not from_launcher(framework, LAUNCHED[framework]).leads
-    assert from_launcher(framework, {}) == ALONE
-    assert ALONE.leads
+    assert from_launcher(framework, {}) == SINGLE_PROCESS
+    assert SINGLE_PROCESS.leads
 
 
 def test_the_other_framework_s_launcher_is_refused_unless_it_starts_one_process(framework: str) -> None:
@@ -149,7 +151,7 @@ def test_the_other_framework_s_launcher_is_refused_unless_it_starts_one_process(
     with pytest.raises(InputError, match=f"use {LAUNCHERS[framework]}"):
         from_launcher(framework, LAUNCHED[other])
     size = {"torch": "WORLD_SIZE", "paddle": "PADDLE_TRAINERS_NUM"}[other]
-    assert from_launcher(framework, LAUNCHED[other] | {size: "1"}) == ALONE
+    assert from_launcher(framework, LAUNCHED[other] | {size: "1"}) == SINGLE_PROCESS
 
 
 @pytest.mark.parametrize("changes", [{0: "8"}, {0: "-1"}, {0: "three"}, {1: "0"}, {2: "2"}, {3: "9"}, {3: None}])

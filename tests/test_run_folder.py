@@ -22,7 +22,7 @@ from parity.cli.train import main as train
 from parity.cli.train_options import command_to_resume
 from parity.experiments.tables import table
 from parity.files import atomic
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 from parity.training.run_folder import Position, RunFolder
 from parity.weights import canonical_state
 
@@ -152,7 +152,7 @@ def test_resuming_removes_only_unfinished_files_of_its_own(tmp_path: Path) -> No
 
 def test_the_command_that_continues_a_run_survives_a_folder_that_begins_with_a_dash(framework: str) -> None:
     options = train.parse(["--framework", framework, "--output=-run"])
-    words = shlex.split(command_to_resume(framework, options, RunFolder(options.output, EXPERIMENT), World()))
+    words = shlex.split(command_to_resume(framework, options, RunFolder(options.output, EXPERIMENT), ProcessGroup()))
     assert train.parse(words[4:]).resume == Path("-run")
 
 

@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parity.errors import InputError
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 from torch_impl.layers import times
 
 OVERLAPPING = ("cpu", "gpu")
 """Devices on which the framework's own wrapper sums gradients while the backward pass still runs; elsewhere they are summed behind it."""
 
 
-def start(world: World, device: str) -> None:
+def start(world: ProcessGroup, device: str) -> None:
     """Joins the processes of `world`: over gloo on the CPU, over NCCL on GPUs, one for each process.
 
     `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 from parity.weights.canonical_state import State
 
 
@@ -15,7 +15,7 @@ class Side(Protocol):
     """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
 
     model: Any
-    world: World
+    world: ProcessGroup
 
     def step(
         self,

@@ -15,7 +15,7 @@ from parity import machine
 from parity.backend.protocol import Side
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.process_group import ALONE, World
+from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import State
 
@@ -84,7 +84,7 @@ def trainer(
     state: State | int,
     dtype: str = "float32",
     device: str = "cpu",
-    world: World = ALONE,
+    world: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
 ) -> Side:
     """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `world` that `distributed.start` has joined."""

@@ -33,7 +33,7 @@ from parity.data import Dataset
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
-from parity.process_group import ALONE, LOST, World, from_launcher, is_loss
+from parity.process_group import LOST, SINGLE_PROCESS, ProcessGroup, from_launcher, is_loss
 from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
@@ -105,7 +105,7 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _told_once(world: World) -> Iterator[None]:
+def _told_once(world: ProcessGroup) -> Iterator[None]:
     """Around what all processes do alike: of an error that they all raise, the leading one tells."""
     try:
         yield
@@ -115,7 +115,7 @@ def _told_once(world: World) -> Iterator[None]:
         raise SystemExit(2 if isinstance(error, InputError) else 1 if isinstance(error, Failed) else 130) from None
 
 
-def _prepare(framework: str, options: Options, world: World, console: Console) -> _Job:
+def _prepare(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
     """The leading process decides, checks and makes the run's folder; the others do as it says."""
     if not world.leads:
         return _follow(framework, options, world, console)
@@ -130,7 +130,7 @@ def _prepare(framework: str, options: Options, world: World, console: Console) -
     return job
 
 
-def _follow(framework: str, options: Options, world: World, console: Console) -> _Job:
+def _follow(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
     """What the leading process has told the others to train."""
     runtime, device = _start(framework, options, world)
     state, said = canonical_state.decode(
@@ -144,7 +144,9 @@ def _from_first(framework: str, place: Any, message: bytes) -> bytes:
     return bytes(implementation(framework, "distributed").from_first(message, place))
 
 
-def _train(framework: str, options: Options, world: World, console: Console, job: _Job, again: str, lost: str) -> None:
+def _train(
+    framework: str, options: Options, world: ProcessGroup, console: Console, job: _Job, again: str, lost: str
+) -> None:
     """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.training.interrupts`."""
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and world.leads:
@@ -172,7 +174,7 @@ def _train(framework: str, options: Options, world: World, console: Console, job
         raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
 
 
-def _start(framework: str, options: Options, world: World) -> tuple[Any, str]:
+def _start(framework: str, options: Options, world: ProcessGroup) -> tuple[Any, str]:
     """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
     threads = _threads(options, world)
     runtime = implementation(framework, "runtime", threads)
@@ -184,11 +186,11 @@ def _start(framework: str, options: Options, world: World) -> tuple[Any, str]:
     return runtime, device
 
 
-def _threads(options: Options, world: World) -> int:
+def _threads(options: Options, world: ProcessGroup) -> int:
     return options.threads or max(1, machine.cores() // world.local_size)
 
 
-def _begin(framework: str, options: Options, world: World, console: Console) -> _Job:
+def _begin(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     options.network = options.network or presets.FOR.get(options.recipe)
     asked = articles.get_network(options.network) if options.network else None
@@ -277,7 +279,7 @@ def _article(framework: str, count: int = 64) -> str:
         side.step(images, labels, {}, 0.0, recipe.batch_size)
     speed = count / (time.perf_counter() - started)
     total = recipe.epochs * 50_000 / speed
-    again = ALONE.command(framework, script_of(framework))
+    again = SINGLE_PROCESS.command(framework, script_of(framework))
     return (
         f"The article's run (--network {network.name} --recipe article, {recipe.epochs} passes) would take about {duration(total)} here "
         f"({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
@@ -291,7 +293,7 @@ def _data(options: Options, console: Console, network: Network | None) -> tuple[
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _resume(framework: str, options: Options, world: World, console: Console) -> _Job:
+def _resume(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
     run = RunFolder.open(options.resume)
     experiment = run.experiment
@@ -315,7 +317,7 @@ def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:
     return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
-def _evaluate_only(framework: str, options: Options, world: World, console: Console) -> dict[str, Any]:
+def _evaluate_only(framework: str, options: Options, world: ProcessGroup, console: Console) -> dict[str, Any]:
     experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and articles.get_network(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
@@ -357,7 +359,7 @@ def _evaluate_only(framework: str, options: Options, world: World, console: Cons
     }
 
 
-def _summary(framework: str, job: _Job, world: World, console: Console, wall: float) -> dict[str, Any]:
+def _summary(framework: str, job: _Job, world: ProcessGroup, console: Console, wall: float) -> dict[str, Any]:
     run, position, dataset = job.run, job.position, job.dataset
     passes, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds

@@ -16,7 +16,7 @@ from parity.cli.options import (
     together,
 )
 from parity.errors import InputError
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 from parity.recipe.precision import PRECISIONS
 from parity.report import plots
 from parity.training.run_folder import RunFolder
@@ -122,7 +122,7 @@ train_options = together(
 )
 
 
-def check_flags(options: Options, world: World) -> None:
+def check_flags(options: Options, world: ProcessGroup) -> None:
     """`InputError` for flags that do not go together or that nothing here can serve."""
     modes = {
         "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
@@ -154,7 +154,7 @@ def script_of(framework: str) -> str:
     )
 
 
-def command_to_resume(framework: str, options: Options, run: RunFolder, world: World) -> str:
+def command_to_resume(framework: str, options: Options, run: RunFolder, world: ProcessGroup) -> str:
     """What continues `run` in the way that `options` ask for."""
     start = world.command(framework, script_of(framework))
     words = [*start.split(), *_words("resume", run.folder)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.backend.worker import Worker
-from parity.process_group import ALONE
+from parity.process_group import SINGLE_PROCESS
 from parity.weights.canonical_state import State
 
 
@@ -18,7 +18,7 @@ class Remote:
     """The `parity.backend.protocol.Side` of a `worker` that was started."""
 
     model: Any = None
-    world = ALONE
+    world = SINGLE_PROCESS
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

@@ -9,12 +9,12 @@ from parity.data import Dataset
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
-from parity.process_group import ALONE, World
+from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe.recipe import Recipe, with_jitter
 
 
 def fit(
-    network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, world: World
+    network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, world: ProcessGroup
 ) -> tuple[Network, Dataset, Recipe]:
     """What is trained: a network with as many scores as an image folder has classes, and pictures of the size that it takes.
 
@@ -30,7 +30,11 @@ def fit(
 
 
 def check_fit(
-    network: Network, dataset: Dataset, recipe: Recipe | None, world: World = ALONE, trained: bool = True
+    network: Network,
+    dataset: Dataset,
+    recipe: Recipe | None,
+    world: ProcessGroup = SINGLE_PROCESS,
+    trained: bool = True,
 ) -> None:
     """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
 

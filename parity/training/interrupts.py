@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 from parity.streams import finish, printable
 
 PATIENCE = 20.0
@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_request(world: World, lost: str = "") -> Iterator[list[int]]:
+def stop_request(world: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
     """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once.
 
     Of several processes each takes signals as often as they come, since launchers repeat them, and none any more behind the training. One
