@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from parity.backend.protocol import Side
-from parity.backend.registry import implementation, trainer
+from parity.backend.protocol import Trainer
+from parity.backend.registry import implementation, make_trainer
 from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
@@ -65,7 +65,7 @@ def batch(network: Network, step: int) -> tuple[np.ndarray, np.ndarray]:
     return random.standard_normal((BATCHES[step], *network.input_shape)), random.integers(0, 5, BATCHES[step])
 
 
-def part(side: Side, network: Network, step: int, own: range, rate: float) -> tuple[State, float]:
+def part(side: Trainer, network: Network, step: int, own: range, rate: float) -> tuple[State, float]:
     """One update by the images `own` of a global batch: the gradients, and the summed cost."""
     images, labels = batch(network, step)
     record: State = {}
@@ -75,9 +75,9 @@ def part(side: Side, network: Network, step: int, own: range, rate: float) -> tu
     return {name: array for name, array in record.items() if name.startswith("gradient/")}, cost
 
 
-def start(framework: str, network: Network, world: ProcessGroup) -> Side:
+def start(framework: str, network: Network, world: ProcessGroup) -> Trainer:
     """The side at the beginning. Every process but the first must be told where that is."""
-    return trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", world)
+    return make_trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", world)
 
 
 def together(framework: str, network: Network, world: ProcessGroup) -> State:

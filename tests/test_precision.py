@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parity.backend.protocol import Side
+from parity.backend.protocol import Trainer
 from parity.backend.registry import implementation
 from parity.network import articles
 from parity.recipe import presets
@@ -22,8 +22,8 @@ IMAGES = np.random.default_rng(0).standard_normal((16, 3, 32, 32)).astype(np.flo
 LABELS = np.arange(16) % 10
 
 
-def side(framework: str, amp: str) -> Side:
-    made: Side = implementation(framework, "train").Trainer(NETWORK, SETTINGS, initialise(NETWORK, 0), amp=amp)
+def side(framework: str, amp: str) -> Trainer:
+    made: Trainer = implementation(framework, "train").Trainer(NETWORK, SETTINGS, initialise(NETWORK, 0), amp=amp)
     return made
 
 

@@ -11,7 +11,7 @@ from parity.process_group import ProcessGroup
 from parity.weights.canonical_state import State
 
 
-class Side(Protocol):
+class Trainer(Protocol):
     """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
 
     model: Any

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from parity import machine
-from parity.backend.protocol import Side
+from parity.backend.protocol import Trainer
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.process_group import SINGLE_PROCESS, ProcessGroup
@@ -77,7 +77,7 @@ def installed() -> str:
     return found
 
 
-def trainer(
+def make_trainer(
     framework: str,
     network: Network,
     settings: Optimizer,
@@ -86,7 +86,7 @@ def trainer(
     device: str = "cpu",
     world: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
-) -> Side:
+) -> Trainer:
     """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `world` that `distributed.start` has joined."""
-    side: Side = implementation(framework, "train").Trainer(network, settings, state, dtype, device, world, amp)
+    side: Trainer = implementation(framework, "train").Trainer(network, settings, state, dtype, device, world, amp)
     return side

@@ -18,7 +18,7 @@ import numpy as np
 
 from parity.backend import slow_weights
 from parity.backend.process import Process, Record, serve
-from parity.backend.protocol import Side
+from parity.backend.protocol import Trainer
 from parity.backend.registry import FRAMEWORKS, implementation
 from parity.backend.timing import Bench
 from parity.errors import InputError
@@ -32,7 +32,7 @@ class Worker(Process):
     """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
     The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Methods are those of
-    `parity.backend.protocol.Side`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
+    `parity.backend.protocol.Trainer`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
     """
 
     program = "parity.backend.worker"
@@ -177,7 +177,7 @@ class _Server:
         self.runtime = implementation(framework, "runtime", threads)
         self.device = self.runtime.start(device, threads)
         self.runtime.be_exact()
-        self.side: Side
+        self.side: Trainer
         self.timed: Bench
 
     def versions(self, arrays: Record) -> tuple[Record, Any]:
@@ -228,7 +228,7 @@ class _Server:
         return {}, None
 
     def look_ahead(self, arrays: Record, keep: float, updates: int) -> tuple[Record, Any]:
-        self.slow = slow_weights.draw(self.side, self.slow, keep, updates)
+        self.slow = slow_weights.mix_slow_weights(self.side, self.slow, keep, updates)
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:

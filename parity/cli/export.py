@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
+from parity.backend.registry import FRAMEWORKS, implementation, installed, make_trainer
 from parity.cli.command import (
     PATH,
     Failed,
@@ -187,7 +187,7 @@ def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], 
     """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
 
     def predict(state: State, images: np.ndarray) -> np.ndarray:
-        scores = trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
+        scores = make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
         if not np.isfinite(scores).all():
             raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
         return scores

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import FRAMEWORKS, implementation, installed, trainer
+from parity.backend.registry import FRAMEWORKS, implementation, installed, make_trainer
 from parity.cli.command import Failed, Interrupted, Options, choice, command, option
 from parity.cli.train_options import (
     CPU_NETWORK,
@@ -156,7 +156,7 @@ def _train(
         run.keeps_passes = True
     start = {name: job.state[name] for name in experiment.network.parameters}
     settings, amp = experiment.recipe.optimizer, options.amp or "off"
-    side = trainer(framework, experiment.network, settings, start, "float32", job.device, world, amp)
+    side = make_trainer(framework, experiment.network, settings, start, "float32", job.device, world, amp)
     if job.state.keys() != start.keys():
         side.load(job.state, position.update)
     try:
@@ -272,7 +272,7 @@ def _article(framework: str, count: int = 64) -> str:
     Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
     """
     network, recipe = articles.get_network(GPU_NETWORK), presets.get_recipe("article")
-    side = trainer(framework, network, recipe.optimizer, 0)
+    side = make_trainer(framework, network, recipe.optimizer, 0)
     images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
     for _ in range(2):  # the first one allocates and compiles
         started = time.perf_counter()
@@ -332,7 +332,7 @@ def _evaluate_only(framework: str, options: Options, world: ProcessGroup, consol
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     check_fit(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
-    side = trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
+    side = make_trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
     try:
         cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())

@@ -15,7 +15,7 @@ from parity.weights.canonical_state import State
 
 
 class Remote:
-    """The `parity.backend.protocol.Side` of a `worker` that was started."""
+    """The `parity.backend.protocol.Trainer` of a `worker` that was started."""
 
     model: Any = None
     world = SINGLE_PROCESS

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import implementation, installed, trainer
+from parity.backend.registry import implementation, installed, make_trainer
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.strict_json import parse_json
@@ -128,7 +128,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         if chosen == ONNX:
             return _through_onnx(path, network, state, pixels, threads)
         place = implementation(chosen, "runtime", threads).start(device, threads)
-        side = trainer(chosen, network, presets.get_recipe("quick").optimizer, state, device=place)
+        side = make_trainer(chosen, network, presets.get_recipe("quick").optimizer, state, device=place)
         return lambda images: softmax(side.predict(preprocess(images, pixels)))
 
     def started_dense() -> Forward:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.backend import slow_weights
-from parity.backend.protocol import Side
+from parity.backend.protocol import Trainer
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 def train(
-    side: Side,
+    side: Trainer,
     run: RunFolder,
     dataset: Dataset,
     position: Position,
@@ -75,7 +75,7 @@ def train(
                     _log_batch(run, dataset, position, console, cost, error)
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
-                    slow_weights.draw(side, level[0], share, position.update)
+                    slow_weights.mix_slow_weights(side, level[0], share, position.update)
                     level = side.state(), replace(position)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(*(level or (side.state(), position)))
@@ -101,7 +101,7 @@ def _timed(
 
 
 def _one_batch(
-    side: Side,
+    side: Trainer,
     experiment: Experiment,
     images: np.ndarray,
     labels: np.ndarray,
@@ -168,7 +168,7 @@ def _log_batch(
 
 
 def _end_pass(
-    side: Side, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
+    side: Trainer, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
 ) -> None:
     started = time.perf_counter()
     test_cost, test_accuracy = evaluate(side, dataset, run.experiment.recipe.preprocessing)
@@ -201,7 +201,9 @@ def _end_pass(
     run.save(state, position)
 
 
-def evaluate(side: Side, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250) -> tuple[float, float]:
+def evaluate(
+    side: Trainer, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
+) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite.
 
     Several processes take turns at the batches.
