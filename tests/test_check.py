@@ -12,10 +12,10 @@ from parity import data
 from parity.backend.process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
-from parity.compare.lockstep import PHASES, Step, in_order, lockstep
+from parity.compare.lockstep import PHASES, Step, in_order, run_in_lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
-from parity.compare.step_inputs import dithered, feed, twin
+from parity.compare.step_inputs import dithered, make_run_inputs, make_twin
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
@@ -202,7 +202,7 @@ def test_tensors_come_in_the_order_in_which_a_step_computes_them() -> None:
 def test_the_phases_asked_for_are_recorded_and_no_others(workers: dict[str, Worker], dataset: data.Dataset) -> None:
     made = subject(dataset).feed()
     for phases in (PHASES, ("eval",), ("update",), ("input", "gradient")):
-        record = next(lockstep({"torch": (workers["torch"], made)}, 1, phases)).records["torch"]
+        record = next(run_in_lockstep({"torch": (workers["torch"], made)}, 1, phases)).records["torch"]
         assert {name.partition("/")[0] for name in record} == set(phases)
 
 
@@ -233,12 +233,12 @@ def test_dithered_pictures_are_the_same_pictures_once_they_are_rounded(dataset: 
 
 def test_a_twin_moves_every_weight_by_one_unit_and_nothing_else(dataset: data.Dataset) -> None:
     made = subject(dataset).feed()
-    moved = twin(made)
+    moved = make_twin(made)
     for name, array in made.state.items():
         steps = np.abs(moved.state[name] - array) / np.spacing(np.abs(array))
         assert np.all((steps == 1) | (steps == 0.5) | (array == 0)), name
     assert np.array_equal(next(moved.steps()).images, next(made.steps()).images)
-    assert not np.array_equal(next(twin(made, inputs=True).steps()).images, next(made.steps()).images)
+    assert not np.array_equal(next(make_twin(made, inputs=True).steps()).images, next(made.steps()).images)
 
 
 # --------------------------------------------------------------------------------- what the frameworks taught us
@@ -269,7 +269,7 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
     counts = {}
     for name, given in (("as they are", undithered), ("dithered", check.feed())):
         counts[name] = 0
-        for step in lockstep({side: (worker, given) for side, worker in workers.items()}, 3):
+        for step in run_in_lockstep({side: (worker, given) for side, worker in workers.items()}, 3):
             counts[name] += ties(check.network, step)
             for d in differences(check.network, ("torch", "paddle"), step, lambda tensor: 1e-10):
                 if d.name.startswith(("gradient/", "update/")) and not d.name.endswith("bias"):
@@ -281,7 +281,7 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
 
 def test_a_feed_is_what_training_does(dataset: data.Dataset) -> None:
     recipe = changed(presets.get_recipe("adam"), batch_size=8)
-    made = feed(articles.get_network("vgg_mini@0.25"), recipe, dataset, seed=3)
+    made = make_run_inputs(articles.get_network("vgg_mini@0.25"), recipe, dataset, seed=3)
     given = next(made.steps())
     assert (given.rate, given.divisor, given.number) == (recipe.optimizer.rate, 8, 1)
     assert given.images.dtype == np.float64 and given.images.shape == (8, 3, 32, 32)

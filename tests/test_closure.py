@@ -11,7 +11,7 @@ from onnx_graphs import CHAIN
 from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant, run_check
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 from parity.onnx import writing
 from parity.onnx.comparison import (
     BATCHES,
@@ -101,7 +101,7 @@ def pictures(check: Check) -> dict[str, np.ndarray]:
     return inputs(check.dataset, check.recipe.preprocessing)
 
 
-def both_sides(check: Check, plant: Plant | None = None) -> dict[str, Feed]:
+def both_sides(check: Check, plant: Plant | None = None) -> dict[str, RunInputs]:
     feed = check.feed("float32")
     return {"torch": feed, "paddle": plant(feed) if plant else feed}
 

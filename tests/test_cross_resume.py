@@ -16,9 +16,9 @@ from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.compare.check import ONE_STEP, TWIN
-from parity.compare.lockstep import begin, one_step
+from parity.compare.lockstep import run_step, start_run
 from parity.compare.relative_error import compare
-from parity.compare.step_inputs import Feed, feed, twin
+from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.data.batches import Batches
 from parity.network import articles
 from parity.recipe import presets
@@ -41,22 +41,22 @@ RECIPES = {
 """`article` with velocities that hold the rate, and Adam, whose count of updates goes over as well."""
 
 
-def given_to(recipe: str) -> Feed:
+def given_to(recipe: str) -> RunInputs:
     how = changed(RECIPES[recipe], batch_size=BATCH)
     dataset = data.load("shapes10").limit(STEPS * BATCH, 1)
-    return feed(articles.get_network("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
+    return make_run_inputs(articles.get_network("vgg16_bn_drop@0.125"), how, dataset, 1, "float64", STEPS * BATCH)
 
 
-def trained(workers: list[Worker], given: Feed) -> State:
+def trained(workers: list[Worker], given: RunInputs) -> State:
     """The state after `STEPS` updates, each worker of the list making an equal part of them and handing its state to the next."""
     share, state = STEPS // len(workers), {}
     for step, batch in zip(range(STEPS), given.steps(), strict=False):
         worker = workers[step // share]
         if step % share == 0:
-            begin(worker, given)
+            start_run(worker, given)
             if step:
                 worker.load(state, step)
-        one_step(worker, given, batch, ())
+        run_step(worker, given, batch, ())
         if step % share == share - 1:
             state = worker.state()
     return state
@@ -72,7 +72,7 @@ def test_half_a_run_in_each_framework_ends_where_a_whole_run_in_either_does(
     whole = {name: trained([worker], given) for name, worker in workers.items()}
     for name, worker in workers.items():
         # What rounding makes of each tensor in as many steps: the same run with every weight moved to the next float.
-        moved = trained([worker], twin(given, inputs=True))
+        moved = trained([worker], make_twin(given, inputs=True))
         noise = {d.name: d.error for d in compare(whole[name], moved, 0.0)}
         (other,) = set(workers) - {name}
         for pair in ([worker, workers[other]], [workers[other], worker]):

@@ -16,8 +16,8 @@ from training import position, same_end, script, stop, succeed
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.lockstep import begin, one_step
-from parity.compare.step_inputs import feed
+from parity.compare.lockstep import run_step, start_run
+from parity.compare.step_inputs import make_run_inputs
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Remote
@@ -83,10 +83,10 @@ def _drawn(nodes: Any) -> Any:
 
 
 def test_frozen_weights_stay_and_have_no_slots(worker: Worker) -> None:
-    given = feed(NETWORK, changed(RECIPE, batch_size=8), data.load("shapes10").limit(64, 8), 0)
-    begin(worker, given)
+    given = make_run_inputs(NETWORK, changed(RECIPE, batch_size=8), data.load("shapes10").limit(64, 8), 0)
+    start_run(worker, given)
     before = worker.state()
-    one_step(worker, given, next(given.steps()), ("update",))
+    run_step(worker, given, next(given.steps()), ("update",))
     after = worker.state()
     frozen = [name for name, p in NETWORK.parameters.items() if name == "white.weight" or name.endswith(".gamma")]
     assert len(frozen) == 7
@@ -161,14 +161,14 @@ def test_slow_weights_are_due_every_few_batches_and_at_the_end_of_a_pass() -> No
 
 def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
     recipe = changed(RECIPE, batch_size=8, lookahead=Lookahead(every=2, keep=0.5, power=0))
-    given = feed(NETWORK, recipe, data.load("shapes10").limit(80, 8), 0)
+    given = make_run_inputs(NETWORK, recipe, data.load("shapes10").limit(80, 8), 0)
     alone = replace(given, keep=lambda update, samples: None)
-    begin(worker, alone)
+    start_run(worker, alone)
     for _, step in zip(range(2), alone.steps()):  # noqa: B905 - the other has no end
-        fast = one_step(worker, alone, step, ("update",))
-    begin(worker, given)
+        fast = run_step(worker, alone, step, ("update",))
+    start_run(worker, given)
     for _, step in zip(range(2), given.steps()):  # noqa: B905
-        drawn = one_step(worker, given, step, ("update",))
+        drawn = run_step(worker, given, step, ("update",))
     for name in NETWORK.parameters:
         wanted = (given.state[name] + fast[f"update/{name}"]) / 2
         np.testing.assert_allclose(drawn[f"update/{name}"], wanted, rtol=1e-14, atol=1e-16)

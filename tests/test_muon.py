@@ -11,8 +11,8 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.lockstep import begin, one_step
-from parity.compare.step_inputs import feed
+from parity.compare.lockstep import run_step, start_run
+from parity.compare.step_inputs import make_run_inputs
 from parity.errors import InputError
 from parity.network import articles
 from parity.recipe import precision, presets
@@ -36,10 +36,10 @@ def test_muon_is_for_the_kernels_that_are_trained_and_momentum_for_the_rest() ->
 
 
 def test_kernels_keep_their_norm_but_for_the_step_and_steps_are_nearly_orthogonal(worker: Worker) -> None:
-    given = feed(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
-    begin(worker, given)
+    given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
+    start_run(worker, given)
     step = next(given.steps())
-    record = one_step(worker, given, step, ("update",))
+    record = run_step(worker, given, step, ("update",))
     for name in KERNELS:
         before, after = (array.reshape(len(array), -1) for array in (given.state[name], record[f"update/{name}"]))
         kept = before * np.sqrt(len(before)) / np.linalg.norm(before)
@@ -48,14 +48,14 @@ def test_kernels_keep_their_norm_but_for_the_step_and_steps_are_nearly_orthogona
 
 
 def test_gradients_that_no_update_took_are_not_added_to_the_next(worker: Worker) -> None:
-    given = feed(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
+    given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
     found = []
     for asked in (False, True):
-        begin(worker, given)
+        start_run(worker, given)
         step = next(given.steps())
         if asked:
             worker.l2_gradients(step.images, {})
-        found.append(one_step(worker, given, step, ("gradient",)))
+        found.append(run_step(worker, given, step, ("gradient",)))
     first, second = found
     assert set(KERNELS) <= {name.removeprefix("gradient/") for name in first}
     # Running statistics have moved, which training does not look at.
@@ -81,7 +81,7 @@ def test_what_muon_is_not_for_is_refused(made: Callable[[], Any], said: str) -> 
 
 def test_a_worker_refuses_muon_for_what_is_no_kernel(worker: Worker) -> None:
     worker.start(NETWORK, _of("fc.weight"), initialise(NETWORK, 0))
-    given = next(feed(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0).steps())
+    given = next(make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0).steps())
     with pytest.raises(InputError, match="muon is for kernels"):
         worker.step(given.images, given.labels, given.masks, 0.1, 8)
 

@@ -12,9 +12,9 @@ from parity.backend.process import Record
 from parity.backend.worker import Worker
 from parity.compare import lockstep
 from parity.compare.noise_model import float32_step
-from parity.compare.one_ulp_twin import perturb
+from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.relative_error import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
-from parity.compare.step_inputs import feed
+from parity.compare.step_inputs import make_run_inputs
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.network import articles
@@ -42,7 +42,7 @@ def one_step(
     inputs = preprocess(pixels, how.preprocessing, dtype)
     state = initialise(net, seed=1)
     if twin:
-        state, inputs = perturb(state, 0), perturb({"images": inputs}, 0)["images"]
+        state, inputs = move_one_ulp(state, 0), move_one_ulp({"images": inputs}, 0)["images"]
     worker.start(net, how.optimizer, state, dtype)
     before = worker.predict(inputs, record=True)
     dropped = masks(1, 1, range(BATCH), net.dropouts)
@@ -125,7 +125,9 @@ def test_one_step_in_float32_errs_no_more_than_rounding_explains(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
     how = changed(presets.get_recipe(recipe), batch_size=BATCH)
-    exact, single = (feed(articles.get_network(network), how, images, 1, dtype) for dtype in ("float64", "float32"))
+    exact, single = (
+        make_run_inputs(articles.get_network(network), how, images, 1, dtype) for dtype in ("float64", "float32")
+    )
     side = {framework: workers[framework]}
     found = [d for _, d in float32_step(side, {framework: single}, exact, lockstep.PHASES)]
     assert {d.name.partition("/")[0] for d in found} == {"eval", *PHASES}

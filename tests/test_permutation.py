@@ -11,9 +11,9 @@ import pytest
 from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import TWIN
-from parity.compare.lockstep import begin, one_step
+from parity.compare.lockstep import run_step, start_run
 from parity.compare.relative_error import compare
-from parity.compare.step_inputs import Feed, feed, twin
+from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.data import Dataset
 from parity.data.batches import Batches
 from parity.data.random_streams import stream
@@ -111,15 +111,15 @@ def test_both_frameworks_and_both_networks_of_a_seed_get_the_same_permutation_an
 STEPS, BATCH = 20, 64
 
 
-def given_to(recipe: str, digits: Dataset) -> Feed:
+def given_to(recipe: str, digits: Dataset) -> RunInputs:
     how = changed(presets.get_recipe(recipe), batch_size=BATCH)
-    return feed(articles.get_network("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
+    return make_run_inputs(articles.get_network("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
 
 
-def trained(worker: Worker, given: Feed) -> State:
-    begin(worker, given)
+def trained(worker: Worker, given: RunInputs) -> State:
+    start_run(worker, given)
     for _, batch in zip(range(STEPS), given.steps(), strict=False):
-        one_step(worker, given, batch, ())
+        run_step(worker, given, batch, ())
     return worker.state()
 
 
@@ -140,7 +140,7 @@ def test_to_train_fc_on_permuted_pixels_is_to_train_it_with_the_columns_of_its_f
         return {name: array[:, order] if name.endswith("fc1.weight") else array for name, array in state.items()}
 
     wanted = trained(worker, plain)
-    noise = apart(wanted, trained(worker, twin(plain)))
+    noise = apart(wanted, trained(worker, make_twin(plain)))
     found = apart(moved(wanted), trained(worker, replace(permuted, state=moved(permuted.state))))
     assert 0 < noise < 1e-12
     assert found <= TWIN * noise

@@ -11,7 +11,7 @@ import pytest
 from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 from parity.onnx.comparison import compare_through_onnx
 from parity.selftest.subject import subject
 from parity.weights.canonical_state import State
@@ -47,7 +47,7 @@ def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_com
 def test_fresh_weights_are_trained_before_they_are_exported(check: Check, torch_first: dict[str, Worker]) -> None:
     seen: list[State] = []
 
-    def look(feed: Feed) -> Feed:
+    def look(feed: RunInputs) -> RunInputs:
         seen.append(feed.state)
         return feed
 

@@ -13,9 +13,9 @@ import pytest
 from parity import data, machine
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare.lockstep import lockstep
+from parity.compare.lockstep import run_in_lockstep
 from parity.compare.relative_error import compare
-from parity.compare.step_inputs import feed
+from parity.compare.step_inputs import make_run_inputs
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
 from parity.recipe import presets
@@ -59,8 +59,8 @@ def threaded() -> Iterator[Callable[[str, int], Worker]]:
 
 def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
     images = data.load("cifar10").limit(2 * BATCH, 1)
-    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, dtype)
-    return [step.records["side"] for step in lockstep({"side": (worker, given)}, count)]
+    given = make_run_inputs(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, dtype)
+    return [step.records["side"] for step in run_in_lockstep({"side": (worker, given)}, count)]
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -93,7 +93,7 @@ def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(
     framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
-    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float32")
+    given = make_run_inputs(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float32")
     batch = next(given.steps())
     several, moved = threaded(framework, 2), []
     for record in (), ("gradient",):
@@ -110,7 +110,7 @@ def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
     record: bool, framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
-    given = feed(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float64")
+    given = make_run_inputs(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, "float64")
     batch = next(given.steps())
     several, found = threaded(framework, 2), []
     for error in "0", "1e-3":
@@ -124,7 +124,7 @@ def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
 
 def feed_state() -> dict[str, np.ndarray]:
     images = data.load("cifar10").limit(BATCH, 1)
-    return dict(replace(feed(NETWORK, presets.get_recipe("article"), images, 0, "float64")).state)
+    return dict(replace(make_run_inputs(NETWORK, presets.get_recipe("article"), images, 0, "float64")).state)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.compare.noise_model import FACTOR, inference_noise
-from parity.compare.one_ulp_twin import perturb, summed
+from parity.compare.one_ulp_twin import move_one_ulp, summed
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -17,7 +17,7 @@ def test_every_number_moves_to_a_neighbour_and_zeros_and_infinities_stay(dtype: 
         [np.random.default_rng(0).standard_normal(1000), [0.0, -0.0, np.inf, -np.inf, np.nan, 1e-320]]
     )
     given = given.astype(dtype)
-    moved = perturb({"a": given}, 0)["a"]
+    moved = move_one_ulp({"a": given}, 0)["a"]
     up, down = np.nextafter(given, dtype(np.inf)), np.nextafter(given, dtype(-np.inf))
     same = (given == 0) | ~np.isfinite(given)
     assert np.array_equal(moved[same], given[same], equal_nan=True)
@@ -55,5 +55,5 @@ def test_the_bound_covers_a_float32_sum_that_is_added_one_after_the_other(signs:
     bound = inference_noise(predict, predict(state, given), state, given)["scores"]
     assert error <= bound <= 30 * error
     # One ULP at random, which the bound once rested on, says too little of it.
-    twin = predict(perturb(state, 0), perturb(given, 0))["scores"]
+    twin = predict(move_one_ulp(state, 0), move_one_ulp(given, 0))["scores"]
     assert error > FACTOR * float(np.linalg.norm(twin - exact) / np.linalg.norm(exact))

@@ -19,9 +19,9 @@ from parity.cli.command import (
 )
 from parity.cli.options import python_options
 from parity.compare.check import Check, Plant
-from parity.compare.lockstep import lockstep
+from parity.compare.lockstep import run_in_lockstep
 from parity.compare.stages import Divergence
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 from parity.data import Dataset
 from parity.files import generated_block
 from parity.progress import Console, bar
@@ -112,10 +112,10 @@ def _records(
 ) -> Iterator[tuple[Record, Record]]:
     """A float32 run's records of both sides, step by step, with the learning rate, which the other tools log."""
     both = common(check.feed()) if common else check.feed()
-    feeds: dict[str, Feed] = dict.fromkeys(pair, both)
+    feeds: dict[str, RunInputs] = dict.fromkeys(pair, both)
     if plant:
         feeds[list(pair)[1]] = plant(both)
-    for step in lockstep({name: (worker, feeds[name]) for name, worker in pair.items()}, check.steps):
+    for step in run_in_lockstep({name: (worker, feeds[name]) for name, worker in pair.items()}, check.steps):
         first, second = (
             record | {"input/rate": np.array([step.given[name].rate])} for name, record in step.records.items()
         )

@@ -16,7 +16,7 @@ from parity.compare import causes
 from parity.compare.cancellation import Inherited, magnifications
 from parity.compare.evidence import Evidence
 from parity.compare.isolation import isolate
-from parity.compare.lockstep import PHASES, Step, lockstep
+from parity.compare.lockstep import PHASES, Step, run_in_lockstep
 from parity.compare.noise_model import float32_step
 from parity.compare.relative_error import Difference, NothingCompared, norm
 from parity.compare.stages import (
@@ -30,7 +30,7 @@ from parity.compare.stages import (
     layer_rows,
     weight_distance,
 )
-from parity.compare.step_inputs import Feed, feed, twin
+from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.data import Dataset
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
@@ -63,7 +63,7 @@ SHORT = 10
 REMEMBERED = 2**24
 """Numbers of the largest tensor that is kept for the next step, to tell causes from: VGG's second linear layer, not its first."""
 
-Plant = Callable[[Feed], Feed]
+Plant = Callable[[RunInputs], RunInputs]
 """Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
 
 
@@ -94,10 +94,10 @@ class Check:
         """The steps to run: one, unless the trajectory is asked for."""
         return self.steps if "trajectory" in self.stages else 1
 
-    def feed(self, dtype: str | None = None) -> Feed:
+    def feed(self, dtype: str | None = None) -> RunInputs:
         """What every side is given."""
         total = self.length * self.recipe.batch_size
-        made = feed(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
+        made = make_run_inputs(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
         if self.state is None:
             return made
         return replace(made, state={name: array.astype(made.dtype) for name, array in self.state.items()})
@@ -183,7 +183,7 @@ def _train(
     feeds = {reference: both, other: both}
     if plant:
         feeds[other] = plant(feeds[other])
-    feeds |= {name: twin(feeds[reference], seed, inputs=True) for seed, name in enumerate(rest)}
+    feeds |= {name: make_twin(feeds[reference], seed, inputs=True) for seed, name in enumerate(rest)}
     sides = {name: (worker, feeds[name]) for name, worker in workers.items()}
     if check.phases and check.dtype == "float32":
         exact = replace(check, dtype="float64").feed()
@@ -192,7 +192,7 @@ def _train(
     if check.phases and (check.dtype == "float64" or "trajectory" in check.stages):
         watch = _Watch(outcome, feeds[reference], rest)
         phases = check.phases if check.dtype == "float64" else ("loss", "update")
-        for step in lockstep(sides, check.length, phases, watch.fewer):
+        for step in run_in_lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
             say(watch.line())
             del step
@@ -203,7 +203,7 @@ def _train(
 class _Watch:
     """Goes through the steps of one run; remembers only the step before."""
 
-    def __init__(self, outcome: Outcome, feed: Feed, twins: Sequence[str]) -> None:
+    def __init__(self, outcome: Outcome, feed: RunInputs, twins: Sequence[str]) -> None:
         self.outcome, self.feed, self.twins = outcome, feed, twins
         self.fewer: dict[str, tuple[str, ...]] = dict.fromkeys(twins, ("update",))
         self.before: Record = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.compare.step_inputs import Given
+from parity.compare.step_inputs import StepInput
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 
@@ -24,7 +24,7 @@ class Evidence:
 
     network: Network
     optimizer: Optimizer
-    given: Given
+    given: StepInput
     rates: tuple[float, float, float]
     reference: Record
     other: Record

@@ -7,25 +7,25 @@ from typing import Any
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare.lockstep import begin, lockstep
+from parity.compare.lockstep import run_in_lockstep, start_run
 from parity.compare.record import input_of
 from parity.compare.relative_error import compare
 from parity.compare.stages import DIFFERENT, EQUAL
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 
 PHASES = ("input", "eval", "forward", "backward")
 
 
-def isolate(workers: Mapping[str, Worker], feeds: Mapping[str, Feed], bound: float) -> list[dict[str, Any]]:
+def isolate(workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], bound: float) -> list[dict[str, Any]]:
     """A row a layer of the first of `workers`: its errors forward and backward on the first's input, and a verdict.
 
     Starts both workers afresh.
     """
     (reference, here), (other, there) = list(workers.items())[:2]
-    step = next(lockstep({reference: (here, feeds[reference])}, 1, PHASES))
+    step = next(run_in_lockstep({reference: (here, feeds[reference])}, 1, PHASES))
     record, masks = step.records[reference], step.given[reference].masks
     for name in (reference, other):
-        begin(workers[name], feeds[name])
+        start_run(workers[name], feeds[name])
     network = feeds[reference].network
     rows = []
     for layer in network.layers:

@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare.step_inputs import Feed, Given
+from parity.compare.step_inputs import RunInputs, StepInput
 from parity.network.network import Network
 
 PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")
@@ -27,12 +27,12 @@ class Step:
     """One step: its number, and by side what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array)."""
 
     number: int
-    given: Mapping[str, Given]
+    given: Mapping[str, StepInput]
     records: Mapping[str, Record]
 
 
-def lockstep(
-    sides: Mapping[str, tuple[Worker, Feed]],
+def run_in_lockstep(
+    sides: Mapping[str, tuple[Worker, RunInputs]],
     steps: int,
     phases: tuple[str, ...] = PHASES,
     fewer: Mapping[str, tuple[str, ...]] | None = None,
@@ -66,29 +66,29 @@ def lockstep(
 
 
 def _one_of(
-    sides: Mapping[str, tuple[Worker, Feed]],
-    given: Mapping[str, Given],
+    sides: Mapping[str, tuple[Worker, RunInputs]],
+    given: Mapping[str, StepInput],
     wanted: Mapping[str, tuple[str, ...]],
     name: str,
 ) -> Record:
-    return one_step(*sides[name], given[name], wanted[name])
+    return run_step(*sides[name], given[name], wanted[name])
 
 
-def begin(worker: Worker, feed: Feed) -> None:
+def start_run(worker: Worker, feed: RunInputs) -> None:
     """Builds the side from its feed."""
     worker.start(feed.network, feed.optimizer, feed.state, feed.dtype, slow=feed.keep is not None)
     for patch in feed.patches:
         worker.patch(*patch)
 
 
-def begun(worker: Worker, feed: Feed) -> Record:
-    """`begin`; returns the side's state as it reads it back, as tensors of the phase `start`."""
-    begin(worker, feed)
+def begun(worker: Worker, feed: RunInputs) -> Record:
+    """`start_run`; returns the side's state as it reads it back, as tensors of the phase `start`."""
+    start_run(worker, feed)
     kept = {name: array for name, array in worker.state().items() if not name.startswith("optimizer.")}
     return {f"start/{name}": array for name, array in kept.items()}
 
 
-def one_step(worker: Worker, feed: Feed, given: Given, phases: tuple[str, ...]) -> Record:
+def run_step(worker: Worker, feed: RunInputs, given: StepInput, phases: tuple[str, ...]) -> Record:
     """One side's step: inference where it is recorded, the momentum buffers rescaled, the update."""
     record: Record = given.record() if "input" in phases else {}
     before = worker.state() if feed.after else {}
@@ -116,7 +116,7 @@ def one_step(worker: Worker, feed: Feed, given: Given, phases: tuple[str, ...]) 
     return record | found | (changed_after(worker, feed, before, given, phases) if feed.after else {})
 
 
-def changed_after(worker: Worker, feed: Feed, before: Record, given: Given, phases: tuple[str, ...]) -> Record:
+def changed_after(worker: Worker, feed: RunInputs, before: Record, given: StepInput, phases: tuple[str, ...]) -> Record:
     """Applies the feed's `after`; returns the changed state as tensors of the phase `update`."""
     assert feed.after
     state = feed.after(before, worker.state(), given)

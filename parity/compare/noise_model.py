@@ -14,10 +14,10 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.backend.worker import Worker
-from parity.compare.lockstep import in_order, layer_of, lockstep
-from parity.compare.one_ulp_twin import perturb, summed
+from parity.compare.lockstep import in_order, layer_of, run_in_lockstep
+from parity.compare.one_ulp_twin import move_one_ulp, summed
 from parity.compare.relative_error import Difference, distance
-from parity.compare.step_inputs import Feed, twin
+from parity.compare.step_inputs import RunInputs, make_twin
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.weights.canonical_state import State
@@ -38,7 +38,7 @@ ZERO_GRADIENT_BOUND = 1e-12 * 2.0**29
 
 
 def float32_step(
-    workers: Mapping[str, Worker], feeds: Mapping[str, Feed], reference: Feed, phases: tuple[str, ...]
+    workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], reference: RunInputs, phases: tuple[str, ...]
 ) -> Iterator[tuple[str, Difference]]:
     """(side, difference) of every tensor that one float32 step records on the first two `workers`, against float64 on the first.
 
@@ -46,13 +46,13 @@ def float32_step(
     """
     names = list(workers)[:2]
     network = reference.network
-    exact = next(lockstep({names[0]: (workers[names[0]], reference)}, 1, phases)).records[names[0]]
+    exact = next(run_in_lockstep({names[0]: (workers[names[0]], reference)}, 1, phases)).records[names[0]]
     sides = {name: (workers[name], feeds[name]) for name in names}
-    own = next(lockstep(sides, 1, phases)).records
+    own = next(run_in_lockstep(sides, 1, phases)).records
     noise: dict[str, dict[str, float]] = {name: {} for name in names}
     for seed in range(TWINS):
-        moved = {name: (worker, twin(feed, seed, inputs=True)) for name, (worker, feed) in sides.items()}
-        for name, record in next(lockstep(moved, 1, phases)).records.items():
+        moved = {name: (worker, make_twin(feed, seed, inputs=True)) for name, (worker, feed) in sides.items()}
+        for name, record in next(run_in_lockstep(moved, 1, phases)).records.items():
             for tensor, array in record.items():
                 error = distance(own[name].get(tensor), array)
                 noise[name][tensor] = max(noise[name].get(tensor, 0.0), error)
@@ -73,7 +73,7 @@ def inference_noise(
     """
     found: dict[str, float] = {}
     for seed in range(TWINS):
-        for tensor, array in predict(summed(state, seed, SUMS / FACTOR), perturb(pictures, seed)).items():
+        for tensor, array in predict(summed(state, seed, SUMS / FACTOR), move_one_ulp(pictures, seed)).items():
             found[tensor] = max(found.get(tensor, HALF_ULP), distance(own[tensor], array))
     return {tensor: FACTOR * error for tensor, error in found.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 from parity.data.random_streams import stream
 
 
-def perturb(arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def move_one_ulp(arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
     """Every element moved by one unit in the last place, up or down at random; zeros, and what is not finite, stay as they are."""
     return {name: _moved(array, _coins(seed, name, array.shape) == (array > 0)) for name, array in arrays.items()}
 
@@ -22,7 +22,8 @@ def summed(state: Mapping[str, np.ndarray], seed: int, share: float) -> dict[str
     that comes to 0.41 n of a product's half unit, which moving all n of them by sqrt(n) / 4 units at random is; where they have one sign,
     to 0.33 n**1.5, which moving all of them the same way by as much is (the random walks of Higham and Mary 2019, SIAM J. Sci. Comput.
     41(5), with errors of rounding that are spread evenly). So weights [units, inputs, ...] are moved by this many units in the last place
-    times `share`, at random, and again larger or smaller by unit; all other arrays, and weights of short sums, by one, as in `perturb`.
+    times `share`, at random, and again larger or smaller by unit; all other arrays, and weights of short sums, by one, as in
+    `move_one_ulp`.
     """
     moved = {}
     for name, array in state.items():

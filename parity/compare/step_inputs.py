@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.compare.one_ulp_twin import perturb
+from parity.compare.one_ulp_twin import move_one_ulp
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
 from parity.data.random_streams import masks
@@ -25,7 +25,7 @@ Pixels = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Given:
+class StepInput:
     """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer."""
 
     number: int
@@ -42,13 +42,13 @@ class Given:
         return {"input/images": self.images, "input/labels": self.labels}
 
 
-After = Callable[[State, State, Given], State]
+After = Callable[[State, State, StepInput], State]
 """(state before an update, after it, what was given) -> the state that the side goes on with."""
 
 
 @dataclass(frozen=True)
-class Feed:
-    """One side's part of a run; `feed` makes the right one.
+class RunInputs:
+    """One side's part of a run; `make_run_inputs` makes the right one.
 
     `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
     `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
@@ -71,7 +71,7 @@ class Feed:
     after: After | None = None
     patches: tuple[tuple[str, ...], ...] = ()
 
-    def steps(self) -> Iterator[Given]:
+    def steps(self) -> Iterator[StepInput]:
         """What is given to step 1, 2, ..., without end."""
         samples, previous = 0, 0.0
         batches = itertools.chain.from_iterable(self.epoch(number) for number in itertools.count())
@@ -82,13 +82,13 @@ class Feed:
             factor = self.factor(previous, rate) if previous and rate else 1.0
             masks = self.masks(number, count)
             keep = self.keep(number, samples) if self.keep else None
-            yield Given(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor, keep)
+            yield StepInput(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor, keep)
             previous = rate
 
 
-def feed(
+def make_run_inputs(
     network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
-) -> Feed:
+) -> RunInputs:
     """The feed of training `network` by `recipe` on `dataset`, as `parity.training.loop` does it.
 
     `total` is the number of samples of the whole run, for the schedule (None: the recipe's passes over the data).
@@ -101,7 +101,7 @@ def feed(
         due = recipe.lookahead.due((update - 1) % len(batches) + 1, len(batches))
         return recipe.lookahead.share(samples, whole) if due else None
 
-    return Feed(
+    return RunInputs(
         network=network,
         optimizer=recipe.optimizer,
         dtype=dtype,
@@ -122,11 +122,11 @@ def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
         yield dither(images, seed, number, place), labels
 
 
-def twin(original: Feed, seed: int = 0, inputs: bool = False) -> Feed:
+def make_twin(original: RunInputs, seed: int = 0, inputs: bool = False) -> RunInputs:
     """The same feed with every weight moved by one unit in the last place; every pixel too if `inputs`."""
 
     def pixels(images: np.ndarray) -> np.ndarray:
-        return perturb({"images": original.pixels(images)}, seed)["images"]
+        return move_one_ulp({"images": original.pixels(images)}, seed)["images"]
 
-    moved = replace(original, state=perturb(original.state, seed))
+    moved = replace(original, state=move_one_ulp(original.state, seed))
     return replace(moved, pixels=pixels) if inputs else moved

@@ -25,7 +25,7 @@ class Layer:
     head: str = ""
 
 
-def wire(nodes: Nodes, shape: Shape, source: str = "", head: str = "") -> list[Layer]:
+def build_graph(nodes: Nodes, shape: Shape, source: str = "", head: str = "") -> list[Layer]:
     """The layers of `nodes` behind the layer `source`, which yields `shape`: each behind all that it takes in.
 
     `InputError` for a head within a head, and for a sequence in which no layer stands.
@@ -36,12 +36,12 @@ def wire(nodes: Nodes, shape: Shape, source: str = "", head: str = "") -> list[L
             if head:
                 raise InputError(f"{node.name}: an auxiliary head cannot stand within another ({head})")
             node.output(shape)
-            layers += wire(node.nodes, shape, source, node.name)
+            layers += build_graph(node.nodes, shape, source, node.name)
             continue
         before, sources = shape, [source]
         shape = node.output(shape)
         if isinstance(node, Branches):
-            inner = [wire(branch, before, source, head) for branch in node.branches]
+            inner = [build_graph(branch, before, source, head) for branch in node.branches]
             layers += [layer for branch in inner for layer in branch]
             sources, before = [_end(branch, head, node.name) for branch in inner], shape
         layers.append(Layer(node, tuple(sources), before, shape, head))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from parity.errors import InputError
 from parity.files.strict_json import from_fields, parse_json
-from parity.network.graph import Layer, consumers, wire
+from parity.network.graph import Layer, build_graph, consumers
 from parity.network.nodes import (
     KINDS,
     MSRA,
@@ -108,7 +108,7 @@ class Network:
     @cached_property
     def layers(self) -> dict[str, Layer]:
         """Every layer by name, in an order in which they can be computed, with what it takes in; those of auxiliary heads too."""
-        return {layer.node.name: layer for layer in wire(self.nodes, self.input_shape)}
+        return {layer.node.name: layer for layer in build_graph(self.nodes, self.input_shape)}
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:

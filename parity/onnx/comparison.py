@@ -21,10 +21,10 @@ from onnx import ModelProto
 from parity.backend.process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant
-from parity.compare.lockstep import begin, one_step
+from parity.compare.lockstep import run_step, start_run
 from parity.compare.noise_model import inference_noise
 from parity.compare.relative_error import Difference, distance
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -46,11 +46,11 @@ TRAINED_STEPS = 10
 """Updates that a fresh network gets, so that no running statistic is trivial."""
 
 
-def trained(worker: Worker, feed: Feed, steps: int = TRAINED_STEPS) -> State:
+def trained(worker: Worker, feed: RunInputs, steps: int = TRAINED_STEPS) -> State:
     """The state after `steps` updates of the feed."""
-    begin(worker, feed)
+    start_run(worker, feed)
     for given in itertools.islice(feed.steps(), steps):
-        one_step(worker, feed, given, ())
+        run_step(worker, feed, given, ())
     return {name: array for name, array in worker.state().items() if name in feed.network.parameters}
 
 
@@ -79,7 +79,7 @@ def compare_through_onnx(
 
 
 def compare_exports(
-    workers: Mapping[str, Worker], feeds: Mapping[str, Feed], pictures: Mapping[str, np.ndarray]
+    workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], pictures: Mapping[str, np.ndarray]
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `feeds`, in float32, hold trained weights, on `pictures`.
 
@@ -90,7 +90,7 @@ def compare_exports(
     last, few = network.output, pictures["2"]
     with ThreadPoolExecutor(len(names) + 1) as pool:
 
-        def each(act: Callable[[Worker, Feed], Any]) -> dict[str, Any]:
+        def each(act: Callable[[Worker, RunInputs], Any]) -> dict[str, Any]:
             return dict(zip(names, pool.map(lambda name: act(workers[name], feeds[name]), names), strict=True))
 
         eager: dict[str, Record] = each(lambda worker, feed: _eager(worker, feed, pictures))
@@ -138,8 +138,8 @@ def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
 
 
-def _eager(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
-    begin(worker, feed)
+def _eager(worker: Worker, feed: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
+    start_run(worker, feed)
     return _predictions(worker, pictures)
 
 
@@ -164,7 +164,7 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Re
     return found
 
 
-def _export(worker: Worker, feed: Feed) -> tuple[bytes, ModelProto] | NotTheNetwork:
+def _export(worker: Worker, feed: RunInputs) -> tuple[bytes, ModelProto] | NotTheNetwork:
     """What the exporter wrote, and the model that is made of it."""
     try:
         raw = worker.export()
@@ -175,13 +175,13 @@ def _export(worker: Worker, feed: Feed) -> tuple[bytes, ModelProto] | NotTheNetw
         return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
 
 
-def _exact(worker: Worker, feed: Feed, pictures: Mapping[str, np.ndarray]) -> Record:
+def _exact(worker: Worker, feed: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
     """In float64, from the float32 weights and pictures."""
     wide = {kind: images.astype(np.float64) for kind, images in pictures.items()}
     return _eager(worker, replace(feed, dtype="float64"), wide)
 
 
-def _noise(worker: Worker, feed: Feed, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _noise(worker: Worker, feed: RunInputs, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
     def predict(state: State, images: Mapping[str, np.ndarray]) -> Record:
         return _eager(worker, replace(feed, state=state), images)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity.backend.process import Record
-from parity.compare.one_ulp_twin import perturb
+from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.data.random_streams import stream
 from parity.errors import InputError
@@ -217,7 +217,7 @@ class Session:
         def one(worker: str, chunk: list[str]) -> None:
             side = side_of(worker)
             state = {name: self.state[name].astype(self.dtypes[worker]) for name in chunk if name in self.state}
-            state = perturb(state, moved[worker]) if worker in moved else state
+            state = move_one_ulp(state, moved[worker]) if worker in moved else state
             self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side]))
 
         for chunk in self.chunks():
@@ -228,7 +228,7 @@ class Session:
         floats = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
         if moved is None:
             return floats
-        return [perturb({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(floats)]
+        return [move_one_ulp({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(floats)]
 
     def run(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.compare.check import Check, Plant
-from parity.compare.step_inputs import After, Feed, Given, Pixels, dithered
+from parity.compare.step_inputs import After, Pixels, RunInputs, StepInput, dithered
 from parity.data.batches import Batches
 from parity.data.random_streams import masks
 from parity.errors import InputError
@@ -46,7 +46,7 @@ def perturbed(text: str, network: Network) -> Plant:
         return lambda feed: replace(feed, patches=(*feed.patches, ("scale_output", layer, number)))
     name = f"{layer}.{tensor}"
 
-    def plant(feed: Feed) -> Feed:
+    def plant(feed: RunInputs) -> RunInputs:
         values = feed.state[name]
         return replace(feed, state=feed.state | {name: values * (1 + error) if values.any() else values + error})
 
@@ -76,7 +76,7 @@ def exchanged(one: str, other: str) -> Change:
 def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
     """Some layers start from other initialisers."""
 
-    def plant(feed: Feed) -> Feed:
+    def plant(feed: RunInputs) -> RunInputs:
         right, wrong = (initialise(made, 0) for made in (feed.network, _with_nodes(feed.network, change)))
         drawn_otherwise = [name for name in right if not np.array_equal(right[name], wrong[name])]
         mine = [name for name in drawn_otherwise if name.partition(".")[0] in layers]
@@ -108,7 +108,7 @@ def without(name: str) -> Change:
 def swapped(one: str, other: str) -> Change:
     """Two nodes stand in each other's place."""
 
-    def plant(feed: Feed) -> Feed:
+    def plant(feed: RunInputs) -> RunInputs:
         by_name = {node.name: node for node in walk(feed.network.nodes)}
         change = {one: by_name[other], other: by_name[one]}
         return _built(feed, _with_nodes(feed.network, lambda node: change.get(node.name, node)))
@@ -120,7 +120,7 @@ def _with_nodes(network: Network, change: Callable[[Node], Node | None]) -> Netw
     return replace(network, nodes=edited(network.nodes, change))
 
 
-def _built(feed: Feed, network: Network) -> Feed:
+def _built(feed: RunInputs, network: Network) -> RunInputs:
     kept = {name: value for name, value in feed.state.items() if name in network.parameters}
     same = network.dropouts == feed.network.dropouts
     draw = feed.masks if same else lambda update, count: masks(0, update, range(count), network.dropouts)
@@ -131,7 +131,7 @@ def both(*changes: Change) -> Change:
     """One change after the other."""
 
     def made(check: Check) -> Plant:
-        def plant(feed: Feed) -> Feed:
+        def plant(feed: RunInputs) -> RunInputs:
             for change in changes:
                 feed = change(check)(feed)
             return feed
@@ -181,7 +181,7 @@ def raw(change: Callable[[np.ndarray], np.ndarray]) -> Change:
 def batches(change: Callable[[Pixels], Pixels]) -> Change:
     """Every batch is another."""
 
-    def plant(feed: Feed) -> Feed:
+    def plant(feed: RunInputs) -> RunInputs:
         def epoch(number: int) -> Iterator[Pixels]:
             return (change(batch) for batch in feed.epoch(number))
 
@@ -227,7 +227,7 @@ def velocity(change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray |
     None where it makes the right one; `decay` acts on the weight alone.
     """
 
-    def follow(before: State, behind: State, given: Given) -> State:
+    def follow(before: State, behind: State, given: StepInput) -> State:
         state = dict(behind)
         for slot in [name for name in behind if name.startswith("optimizer.velocity.")]:
             name = slot.removeprefix("optimizer.velocity.")

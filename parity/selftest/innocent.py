@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.compare.check import Check
-from parity.compare.step_inputs import Feed
+from parity.compare.step_inputs import RunInputs
 from parity.data import shapes10
 from parity.network import articles
 from parity.network.network import Network
@@ -74,7 +74,7 @@ def _renamed(check: Check) -> Check:
     return replace(check, network=network, state={f"my_{name}": array for name, array in check.state.items()})
 
 
-def _reread(feed: Feed) -> Feed:
+def _reread(feed: RunInputs) -> RunInputs:
     return replace(feed, network=Network.from_json(feed.network.to_json()))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.compare.step_inputs import Given
+from parity.compare.step_inputs import StepInput
 from parity.recipe.recipe import Schedule
 from parity.selftest import changes as c
 from parity.selftest.fault import Fault, at_layer
@@ -48,7 +48,7 @@ def _only_kernels_decay(w: np.ndarray, old: np.ndarray, g: np.ndarray) -> np.nda
     return None if w.ndim > 1 else old + g - DECAY * w
 
 
-def _without_correction(before: State, behind: State, given: Given) -> State:
+def _without_correction(before: State, behind: State, given: StepInput) -> State:
     state = dict(behind)
     for name in [x.removeprefix("optimizer.moment1.") for x in behind if x.startswith("optimizer.moment1.")]:
         moments = [behind[f"optimizer.{slot}.{name}"] for slot in ("moment1", "moment2")]
@@ -56,7 +56,7 @@ def _without_correction(before: State, behind: State, given: Given) -> State:
     return state
 
 
-def _frozen(before: State, behind: State, given: Given) -> State:
+def _frozen(before: State, behind: State, given: StepInput) -> State:
     return behind | {name: before[name] for name in behind if name.endswith("conv4.weight")}
 
 
