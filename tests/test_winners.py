@@ -9,7 +9,7 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
 from parity.compare.lockstep import Step
-from parity.compare.pool_ties import chosen_apart
+from parity.compare.pool_ties import find_pool_ties
 from parity.compare.stages import EQUAL, differences
 from parity.network.network import Network
 from parity.network.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
@@ -58,7 +58,7 @@ def test_gradients_of_two_sides_part_only_at_elements_that_are_chosen(
 ) -> None:
     made, inputs = network(pool), tied(0)
     a, b = gradients(workers, made, inputs)
-    chosen = chosen_apart(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
+    chosen = find_pool_ties(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
     assert chosen is not None and 0 < chosen.sum() < chosen.size
     parted = np.abs(a - b) > 1e-12
     assert parted.any() and not (parted & ~chosen).any()
@@ -66,7 +66,7 @@ def test_gradients_of_two_sides_part_only_at_elements_that_are_chosen(
 
 def test_elements_that_are_equally_large_on_both_sides_are_not_chosen_by_rounding() -> None:
     made, (first, _) = network(MaxPool("pool")), tied(0)
-    assert chosen_apart(made, RELU, {FORWARD: first}, {FORWARD: first.copy()}) is None
+    assert find_pool_ties(made, RELU, {FORWARD: first}, {FORWARD: first.copy()}) is None
     # The gradient goes to the first of four or to the last: that is a difference between the sides.
     level, one, other = (np.zeros((1, 3, 7, 7)) for _ in range(3))
     one[..., ::2, ::2], other[..., 1::2, 1::2] = 1, 1
@@ -83,7 +83,7 @@ def test_nothing_is_chosen_where_no_maximum_decides(what: str) -> None:
     if what == "not a number":
         second = np.full_like(second, np.nan)
     records = {FORWARD: first}, {} if what == "not recorded" else {FORWARD: second}
-    assert chosen_apart(network(pool), "pool" if what == "no pool behind" else RELU, *records) is None
+    assert find_pool_ties(network(pool), "pool" if what == "no pool behind" else RELU, *records) is None
 
 
 def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_the_pool(
@@ -91,7 +91,7 @@ def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_
 ) -> None:
     made, inputs = network(MaxPool("pool")), tied(0)
     a, b = gradients(workers, made, inputs)
-    chosen = chosen_apart(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
+    chosen = find_pool_ties(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
     assert chosen is not None
     wrong = b.copy()
     wrong[np.nonzero(~chosen & (b != 0))[0][0]] *= 1 + 1e-6
@@ -110,7 +110,7 @@ def test_where_only_zeros_would_be_left_the_gradients_are_compared_as_they_are()
     one[..., 0, 0] += 2.0**-52
     other[..., 1, 1] += 2.0**-52
     a[..., 0, 0], b[..., 1, 1] = 1.0, -7.0
-    chosen = chosen_apart(small, RELU, {FORWARD: one}, {FORWARD: other})
+    chosen = find_pool_ties(small, RELU, {FORWARD: one}, {FORWARD: other})
     assert chosen is not None and chosen.sum() == 2
     records = {"one": {FORWARD: one, BACKWARD: a}, "other": {FORWARD: other, BACKWARD: b}}
     *_, found = differences(small, ("one", "other"), Step(1, {}, records), lambda tensor: 1e-12)

@@ -38,7 +38,7 @@ from parity.progress import Console, duration
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.report import plots
-from parity.training.compatibility import check_fit, fit
+from parity.training.compatibility import check_compatible, make_compatible
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
 from parity.training.run_folder import Follower, Position, RunFolder, check_free, read_checkpoint
@@ -205,10 +205,10 @@ def _begin(framework: str, options: Options, world: ProcessGroup, console: Conso
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        fit(asked, dataset, recipe, options.scale_jitter, world)
+        make_compatible(asked, dataset, recipe, options.scale_jitter, world)
     runtime, device = _start(framework, options, world)
     network = asked or articles.get_network(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    network, dataset, recipe = fit(network, dataset, recipe, options.scale_jitter, world)
+    network, dataset, recipe = make_compatible(network, dataset, recipe, options.scale_jitter, world)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
     names = () if dataset.name in data.CLASSES else dataset.classes
@@ -298,7 +298,7 @@ def _resume(framework: str, options: Options, world: ProcessGroup, console: Cons
     run = RunFolder.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
-    check_fit(experiment.network, dataset, experiment.recipe, world)
+    check_compatible(experiment.network, dataset, experiment.recipe, world)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, world)
     place = f"pass {position.epoch}, batch {position.batch}"
@@ -330,7 +330,7 @@ def _evaluate_only(framework: str, options: Options, world: ProcessGroup, consol
         presets.get_recipe(options.recipe) if options.recipe else experiment.recipe if experiment else None
     )
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
-    check_fit(network, dataset, recipe, trained=False)
+    check_compatible(network, dataset, recipe, trained=False)
     _, device = _start(framework, options, world)
     side = make_trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()

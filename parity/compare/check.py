@@ -15,7 +15,7 @@ from parity.backend.worker import Worker
 from parity.compare import causes
 from parity.compare.cancellation import Inherited, magnifications
 from parity.compare.evidence import Evidence
-from parity.compare.isolation import isolate
+from parity.compare.isolation import isolate_layers
 from parity.compare.lockstep import PHASES, Step, run_in_lockstep
 from parity.compare.noise_model import float32_step
 from parity.compare.relative_error import Difference, NothingCompared, norm
@@ -197,7 +197,7 @@ def _train(
             say(watch.line())
             del step
     if isolated:
-        outcome.isolated = isolate(workers, feeds, ONE_STEP[check.dtype])
+        outcome.isolated = isolate_layers(workers, feeds, ONE_STEP[check.dtype])
 
 
 class _Watch:

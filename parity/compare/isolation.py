@@ -16,7 +16,7 @@ from parity.compare.step_inputs import RunInputs
 PHASES = ("input", "eval", "forward", "backward")
 
 
-def isolate(workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], bound: float) -> list[dict[str, Any]]:
+def isolate_layers(workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], bound: float) -> list[dict[str, Any]]:
     """A row a layer of the first of `workers`: its errors forward and backward on the first's input, and a verdict.
 
     Starts both workers afresh.

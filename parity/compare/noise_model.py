@@ -33,7 +33,7 @@ SUMS = 3.0
 HALF_ULP = 2.0**-24
 """The relative error of writing a number down in float32."""
 
-ZERO_GRADIENT_BOUND = 1e-12 * 2.0**29
+ZERO_GRADIENT_BOUND_FLOAT32 = 1e-12 * 2.0**29
 """`compare.ZERO_GRADIENT_BOUND`, which is for float64, in units of float32."""
 
 
@@ -90,7 +90,7 @@ def _differences(
         elif tensor.startswith("gradient/") and name in network.zero_gradients:
             weight = record[tensor.removesuffix("bias") + "weight"]
             yield Difference(
-                tensor, float(np.linalg.norm(record[tensor]) / np.linalg.norm(weight)), ZERO_GRADIENT_BOUND
+                tensor, float(np.linalg.norm(record[tensor]) / np.linalg.norm(weight)), ZERO_GRADIENT_BOUND_FLOAT32
             )
         else:
             bound = FACTOR * max(

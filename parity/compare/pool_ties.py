@@ -11,7 +11,7 @@ from parity.network.network import Network
 from parity.network.nodes import AvgPool, MaxPool
 
 
-def chosen_apart(
+def find_pool_ties(
     network: Network, layer: str, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
 ) -> np.ndarray | None:
     """The elements of `layer`'s output [N,C,H,W] that are the largest of a pool's window on one of two sides only, as booleans.

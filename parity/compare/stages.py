@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity.compare.lockstep import Step, in_order, layer_of
-from parity.compare.pool_ties import chosen_apart
+from parity.compare.pool_ties import find_pool_ties
 from parity.compare.relative_error import (
     ZERO_GRADIENT_BOUND,
     Difference,
@@ -194,7 +194,7 @@ def _without_chosen(
     phase, _, layer = difference.name.partition("/")
     if phase != "backward" or layer not in network.layers or not math.isfinite(difference.error):
         return difference
-    chosen = chosen_apart(network, layer, first, second)
+    chosen = find_pool_ties(network, layer, first, second)
     if chosen is None or chosen.shape != first[difference.name].shape:
         return difference
     a, b = (np.where(chosen, 0.0, record[difference.name]) for record in (first, second))

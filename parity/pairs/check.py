@@ -19,7 +19,7 @@ from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, causes, model_tree, relu_kinks
 from parity.pairs.alignment import Compared
-from parity.pairs.isolation import isolate
+from parity.pairs.isolation import isolate_calls
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
 from parity.pairs.session import Pair, Session, WeightsDiffer, zero_gradients
@@ -88,7 +88,7 @@ class _Check:
         if self.outcome.first:
             self.outcome.tree = model_tree.draw(session.models, self.pairing, self.outcome.first)
         if pair.isolate:
-            self.outcome.isolated = isolate(session, ONE_STEP)
+            self.outcome.isolated = isolate_calls(session, ONE_STEP)
 
     def _decided_by_rounding(self) -> bool:
         """Whether the sides part in this step since rounding decided at a kink: then that is said, and no difference.

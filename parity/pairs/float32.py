@@ -17,7 +17,7 @@ import numpy as np
 
 from parity.backend.process import Record
 from parity.compare.check import ONE_STEP, TWIN
-from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND
+from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND_FLOAT32
 from parity.compare.relative_error import Difference, NothingCompared, distance, norm
 from parity.compare.stages import Stage
 from parity.modules.layer_kinds import SIDES
@@ -82,7 +82,7 @@ def _tensors(session: Session, moved: int | None) -> tuple[Tensors, dict[str, fl
     found |= {c.name: (c.torch, c.paddle, c.twins[0]) for c in compared if c.twins}
     for chunk in reversed(session.chunks()):
         own = session.fetch(chunk, names, ModelWorker.gradients)
-        zero |= zero_gradients(own, ZERO_GRADIENT_BOUND)
+        zero |= zero_gradients(own, ZERO_GRADIENT_BOUND_FLOAT32)
         for name in reversed(chunk):
             if all(name in record for record in own.values()):
                 found[f"gradient/{name}"] = (own["torch"][name], own["paddle"][name], own[EXACT][name])
@@ -100,7 +100,7 @@ def _judge(outcome: PairOutcome, own: Tensors, zero: Mapping[str, float], noise:
         stage = outcome.stages.setdefault(stage_name, Stage(stage_name))
         for i, side in enumerate(SIDES):
             if phase == "gradient" and tensor in zero:
-                difference = Difference(name, zero[tensor], ZERO_GRADIENT_BOUND)
+                difference = Difference(name, zero[tensor], ZERO_GRADIENT_BOUND_FLOAT32)
             else:
                 kinks[i] = math.hypot(kinks[i], _crossed(arrays[2], arrays[i])) if phase == "backward" else kinks[i]
                 allowed = noise[name][i] + (kinks[i] if phase in ("backward", "gradient") else 0.0)

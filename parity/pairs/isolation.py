@@ -18,7 +18,7 @@ from parity.pairs.model_worker import ModelWorker
 from parity.pairs.session import Session, zero_gradients
 
 
-def isolate(session: Session, bound: float) -> list[dict[str, Any]]:
+def isolate_calls(session: Session, bound: float) -> list[dict[str, Any]]:
     """A row a matched call: layer (PyTorch's), torch, paddle, bound, its errors forward and backward in inference mode, and a verdict.
 
     Where a layer could not be run, its row says why. Starts all sides afresh. Gradients are of a random projection of a layer's outputs.

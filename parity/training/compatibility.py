@@ -13,7 +13,7 @@ from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe.recipe import Recipe, with_jitter
 
 
-def fit(
+def make_compatible(
     network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, world: ProcessGroup
 ) -> tuple[Network, Dataset, Recipe]:
     """What is trained: a network with as many scores as an image folder has classes, and pictures of the size that it takes.
@@ -25,11 +25,11 @@ def fit(
     if jitter:
         recipe = with_jitter(recipe, jitter, min(network.input_shape[1:], default=0))
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales)
-    check_fit(network, dataset, recipe, world)
+    check_compatible(network, dataset, recipe, world)
     return network, dataset, recipe
 
 
-def check_fit(
+def check_compatible(
     network: Network,
     dataset: Dataset,
     recipe: Recipe | None,
