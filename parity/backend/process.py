@@ -39,8 +39,9 @@ class WorkerFailed(RuntimeError):
 class Process:
     """The program `program` (a module that calls `serve`) with `arguments` in a process of its own, run by `python` (None: this one).
 
-    `name` is what it is called in errors. `apart`, it does not hear the signals that a terminal or a launcher sends to the whole group of
-    processes. `environment` is what it has besides this process's. Use as a context manager. `InputError` where `python` cannot be run.
+    `name` is what it is called in errors. `own_session`, it does not hear the signals that a terminal or a launcher sends to the whole
+    group of processes. `environment` is what it has besides this process's. Use as a context manager. `InputError` where `python` cannot
+    be run.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Process:
         program: str,
         arguments: Sequence[str],
         python: str | Path | None = None,
-        apart: bool = False,
+        own_session: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
@@ -62,7 +63,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            start_new_session=apart,
+            start_new_session=own_session,
         )
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many

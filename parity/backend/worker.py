@@ -47,13 +47,13 @@ class Worker(Process):
         python: str | Path | None = None,
         threads: int | None = None,
         device: str = "cpu",
-        apart: bool = False,
+        own_session: bool = False,
     ) -> None:
         if framework not in FRAMEWORKS:
             raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
         self.framework = framework
         arguments = (framework, str(threads or 0), device)
-        super().__init__(f"{framework} worker", self.program, arguments, python, apart, self.surroundings)
+        super().__init__(f"{framework} worker", self.program, arguments, python, own_session, self.surroundings)
 
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of Python."""

@@ -276,25 +276,25 @@ class _Watch:
     def _trajectory(self, step: Step, first: Record, second: Record) -> None:
         error = weight_distance(self.trainable, first, second)
         distances = [weight_distance(self.trainable, first, step.records[name]) for name in self.twins]
-        apart = max(distances, default=None)
+        farthest_twin = max(distances, default=None)
         losses = {
             name: float(step.records[name]["loss/loss"][0])
             for name in self.outcome.sides
             if "loss/loss" in step.records[name]
         }
         bound = self._within(step.number)
-        row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": bound, "twin": apart}
+        row = {"step": step.number, "rate": self.rate_of(step), "error": error, "bound": bound, "twin": farthest_twin}
         self.outcome.trajectory.append(row | {"loss": losses})
         self.carried = max(self.carried, self._amplified(step, first, second))
-        if apart is None:
+        if farthest_twin is None:
             return
         # In float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do.
         floor = 0.0 if self.feed.dtype == "float64" else ONE_STEP["float32"] * step.number
-        allowed = max(TWIN * apart + self.carried, floor)
+        allowed = max(TWIN * farthest_twin + self.carried, floor)
         chaotic = error > max(bound, floor)
         self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
-        if apart > CALM and self.feed.dtype == "float64":
-            farthest = self.twins[distances.index(apart)]
+        if farthest_twin > CALM and self.feed.dtype == "float64":
+            farthest = self.twins[distances.index(farthest_twin)]
             self.fewer |= dict.fromkeys(self.twins, ("update",))
             del self.fewer[farthest]
 

@@ -93,7 +93,7 @@ class Crew:
         """The worker of `framework`."""
         if framework not in self._workers:
             python = self.pythons[framework]
-            self._workers[framework] = Worker(framework, python, self.threads, self.device, apart=True)
+            self._workers[framework] = Worker(framework, python, self.threads, self.device, own_session=True)
         return self._workers[framework]
 
     def versions(self, framework: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from parity.pairs.alignment import Compared
 from parity.pairs.isolation import isolate_calls
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
-from parity.pairs.session import Pair, Session, WeightsDiffer, zero_gradients
+from parity.pairs.session import Pair, Session, WeightDistances, zero_gradients
 
 ONE_STEP = check.ONE_STEP["float64"]
 """Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
@@ -181,7 +181,7 @@ class _Check:
         if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
             return
         moving, compare = self.session.trained(), step > 1 or "update" in self.pair.stages
-        apart = WeightsDiffer()
+        distances = WeightDistances()
         for chunk in self.session.chunks():
             states = self.session.fetch(chunk, self.session.workers, ModelWorker.tensors)
             for name, array in states["torch"].items():
@@ -189,17 +189,17 @@ class _Check:
                 if compare:
                     self._add(step, Compared(f"update/{name}", None, array, paddle, tuple(twins)))
                 if moving.get(name):
-                    apart.add(array, paddle, twins, self.session.state[name])
-        row |= apart.row()
-        self.say(apart.line(step))
+                    distances.add(array, paddle, twins, self.session.state[name])
+        row |= distances.row()
+        self.say(distances.line(step))
 
     def _add(self, step: int, compared: Compared) -> None:
         calm = ONE_STEP if step == 1 else MANY_STEPS
         like = [twin for twin in compared.twins if twin.shape == compared.torch.shape]
         noise = max((relative_l2(compared.torch, twin) for twin in like), default=0.0)
         noise = self._inherited(compared.name.partition("/")[0], step, noise)
-        apart = distance(compared.torch, compared.paddle)
-        self._count(step, Difference(compared.name, apart, max(calm, TWIN * noise)), compared)
+        error = distance(compared.torch, compared.paddle)
+        self._count(step, Difference(compared.name, error, max(calm, TWIN * noise)), compared)
 
     def _inherited(self, phase: str, step: int, noise: float) -> float:
         """What rounding may have made of a tensor: as much as of the farthest twin's, or of what came before it.

@@ -24,7 +24,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
-from parity.pairs.session import Pair, Session, WeightsDiffer, zero_gradients
+from parity.pairs.session import Pair, Session, WeightDistances, zero_gradients
 
 EXACT, TWIN_OF_FLOAT32 = "twin", "twin 2"
 """The workers that compute the float64 reference, and the one-ULP twin of the float32 trajectory; there is none without the latter."""
@@ -130,8 +130,8 @@ def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str]
         losses, starts = session.seeds(session.everywhere(forward, names))
         session.backward(starts, names)
         session.update(kept, names)
-        apart = _apart(session, names)
-        row, calm, name = apart.row(), ONE_STEP["float32"] * step, "update" if step == 1 else "trajectory"
+        distances = _weight_distances(session, names)
+        row, calm, name = distances.row(), ONE_STEP["float32"] * step, "update" if step == 1 else "trajectory"
         error = row["error"]
         stage = outcome.stages.setdefault(name, Stage(name))
         # A twin may be lucky: the first ReLU that rounding flips moves weights as far as many steps of rounding do, of the way they go.
@@ -140,21 +140,21 @@ def _trajectory(session: Session, zero: Mapping[str, float], say: Callable[[str]
         stage.chaotic |= error > calm
         row |= {"step": step, "rate": rate, "bound": difference.bound, "loss": {side: losses[side] for side in SIDES}}
         outcome.trajectory.append(row)
-        say(apart.line(step))
+        say(distances.line(step))
         if not difference.equal:
             cause = "the sides part faster than one of them parts from its one-ULP twin"
             outcome.first = Place(step, "update", "", "", "weights", error, difference.bound, cause)
             return
 
 
-def _apart(session: Session, names: Sequence[str]) -> WeightsDiffer:
-    apart, trained = WeightsDiffer(), session.trained()
+def _weight_distances(session: Session, names: Sequence[str]) -> WeightDistances:
+    distances, trained = WeightDistances(), session.trained()
     for chunk in session.chunks():
         states = session.fetch(chunk, names, ModelWorker.tensors)
         for name, array in states["torch"].items():
             if trained.get(name):
-                apart.add(array, states["paddle"][name], [states[TWIN_OF_FLOAT32][name]], session.state[name])
-    return apart
+                distances.add(array, states["paddle"][name], [states[TWIN_OF_FLOAT32][name]], session.state[name])
+    return distances
 
 
 def _crossed(exact: np.ndarray, own: np.ndarray) -> float:

@@ -16,9 +16,9 @@ def mse(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
     """Half the mean squared distance of every output from fixed random numbers, summed over the outputs."""
     loss, gradients = 0.0, {}
     for name, output in outputs.items():
-        apart = output - _target(seed, name, output)
-        loss += float(np.mean(apart.astype(np.float64) ** 2)) / 2
-        gradients[name] = apart / max(output.size, 1)
+        difference = output - _target(seed, name, output)
+        loss += float(np.mean(difference.astype(np.float64) ** 2)) / 2
+        gradients[name] = difference / max(output.size, 1)
     return loss, gradients
 
 

@@ -88,16 +88,16 @@ def _in_step(session: Session, runs: Mapping[str, ModelRun], gradients: Record, 
 
 def by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequence[np.ndarray]) -> bool:
     """Whether rounding explains that the elements `crossed` of two outputs stand on different sides of a kink."""
-    apart = np.abs(x - y)
+    distance = np.abs(x - y)
     farthest = max((norm_of_difference(x, twin) for twin in twins if twin.shape == x.shape), default=0.0)
-    near = float(apart[crossed].max()) <= TWIN * float(apart[~crossed].max(initial=0.0))
+    near = float(distance[crossed].max()) <= TWIN * float(distance[~crossed].max(initial=0.0))
     return near and norm_of_difference(x, y) <= TWIN * farthest
 
 
 def _sentence(call: Call, x: np.ndarray, y: np.ndarray, crossed: np.ndarray) -> str:
-    apart = np.abs(x - y)
+    distance = np.abs(x - y)
     count = int(crossed.sum())
     return (
-        f"whether {call.name} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {apart[crossed].max():.1e} from its "
-        f"kink, where other numbers of the sides stand up to {apart[~crossed].max(initial=0.0):.1e} apart"
+        f"whether {call.name} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {distance[crossed].max():.1e} from its "
+        f"kink, where other numbers of the sides stand up to {distance[~crossed].max(initial=0.0):.1e} apart"
     )

@@ -288,7 +288,7 @@ class Session:
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
 
 
-class WeightsDiffer:
+class WeightDistances:
     """How far Paddle's weights, those of the twins, and the start are from the reference's, all weights as one vector, relative."""
 
     def __init__(self) -> None:
