@@ -1,7 +1,22 @@
-"""Fixtures: the data sets and one worker process per framework and test session."""
+"""Fixtures of all folders: the data sets, real pictures of CIFAR-10, and one worker process per framework and test session.
+
+| folder | tests of |
+|---|---|
+| `unit` | networks, recipes, weights and their files: what needs no framework |
+| `backends` | each framework's layers, optimizers and model, its worker process, its process group |
+| `compare` | verdicts, tolerances, planted faults, reports |
+| `pairs` | any two models |
+| `onnx` | export, verification, ONNX Runtime |
+| `cli` | the other commands as users run them: train, convert, predict, evaluate, describe, bench, experiment |
+| `data` | data sets, batches, pictures, downloads |
+| `repo` | the repository's own form |
+
+`helpers` holds what several tests share, `golden` arrays that another program computed, `recorded` verdicts of an earlier version.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,13 +26,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import cifar_files
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.cli import check
-from parity.data import Dataset, Say, fetch
+from parity.data import Dataset, Say, cifar10, fetch
 
 ONCE = ("cifar10", "shapes10")
+PER_BATCH = 10
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,6 +56,27 @@ def data_sets_are_read_once() -> Iterator[None]:
         for name in ONCE:
             patch.setitem(data.DATASETS, name, once(data.DATASETS[name]))
         yield
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> Dataset:
+    """All of CIFAR-10, from the cache or the network."""
+    return data.load("cifar10")
+
+
+@pytest.fixture
+def small_cifar10(real_cifar10: Dataset, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Ten real pictures a batch, and the proofs that belong to them."""
+    arrays = cifar_files.uint8_arrays(real_cifar10.limit(5 * PER_BATCH, PER_BATCH))
+    proofs = {name: (array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in arrays.items()}
+    monkeypatch.setattr(cifar10, "PROOFS", proofs)
+    return arrays
+
+
+@pytest.fixture
+def cifar10_batches(small_cifar10: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """The pictures of `small_cifar10` as pickled batches, by name."""
+    return {name: cifar_files.python2_pickle(*batch) for name, batch in cifar_files.split(small_cifar10).items()}
 
 
 @pytest.fixture(scope="session")

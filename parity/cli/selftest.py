@@ -111,13 +111,13 @@ def _records(
     check: Check, pair: dict[str, Worker], plant: Plant | None = None, common: Plant | None = None
 ) -> Iterator[tuple[Record, Record]]:
     """A float32 run's records of both sides, step by step, with the learning rate, which the other tools log."""
-    both = common(check.feed()) if common else check.feed()
-    feeds: dict[str, RunInputs] = dict.fromkeys(pair, both)
+    both = common(check.run_inputs()) if common else check.run_inputs()
+    inputs_of: dict[str, RunInputs] = dict.fromkeys(pair, both)
     if plant:
-        feeds[list(pair)[1]] = plant(both)
-    for step in run_in_lockstep({name: (worker, feeds[name]) for name, worker in pair.items()}, check.steps):
+        inputs_of[list(pair)[1]] = plant(both)
+    for step in run_in_lockstep({name: (worker, inputs_of[name]) for name, worker in pair.items()}, check.steps):
         first, second = (
-            record | {"input/rate": np.array([step.given[name].rate])} for name, record in step.records.items()
+            record | {"input/rate": np.array([step.inputs[name].rate])} for name, record in step.records.items()
         )
         yield first, second
 

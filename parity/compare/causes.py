@@ -118,14 +118,14 @@ def _scaled(evidence: Evidence, a: np.ndarray, b: np.ndarray) -> Iterator[Hypoth
 
 
 def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
-    count = len(evidence.given.labels)
+    count = len(evidence.step_input.labels)
     yield "the sign is reversed", -1.0
     yield "not divided by 255", 255.0
     yield "divided by 255 twice", 1 / 255
     yield "divided by 256 instead of 255", 255 / 256
     yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
     yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
-    yield "divided by the batch's own size instead of the nominal one", evidence.given.divisor / count
+    yield "divided by the batch's own size instead of the nominal one", evidence.step_input.divisor / count
     for rate in sorted({rate for _, rate in evidence.network.dropouts.values()}):
         yield f"ratio 1-p of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 - rate
         yield (
@@ -136,7 +136,7 @@ def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
 
 def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
     """What the other side's layer may have made of the other side's own input."""
-    x = input_of(evidence.network, layer, evidence.other, phase, evidence.given.images)
+    x = input_of(evidence.network, layer, evidence.other, phase, evidence.step_input.images)
     if x is None:
         return
     x, node = x.astype(np.float64), evidence.network.layers[layer].node
@@ -234,14 +234,14 @@ def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:
 
 def _heads(evidence: Evidence) -> Iterator[Hypothesis]:
     """The loss if auxiliary heads weighed otherwise."""
-    network, labels = evidence.network, evidence.given.labels
+    network, labels = evidence.network, evidence.step_input.labels
     scores = [evidence.other.get(f"forward/{name}") for name in (network.output, *network.heads)]
     if any(one is None for one in scores):
         return
     own, *others = (_cross_entropy(one.astype(np.float64), labels) for one in scores if one is not None)
     weights = " and ".join(f"{weight:g}" for weight in sorted(set(network.heads.values())))
     for sentence, weight in (("do not enter the loss", 0), (f"weigh 1 instead of {weights}", 1)):
-        yield f"auxiliary heads {sentence}", np.array([(own + weight * sum(others)) / evidence.given.divisor])
+        yield f"auxiliary heads {sentence}", np.array([(own + weight * sum(others)) / evidence.step_input.divisor])
 
 
 def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -285,7 +285,7 @@ def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray,
         if node.test_scale != 1 and ((b == 0) & (x != 0)).any():
             yield "dropout acts in inference", np.where(b == 0, 0, x)
         return
-    mask = evidence.given.masks.get(node.name)
+    mask = evidence.step_input.masks.get(node.name)
     if mask is not None:
         yield f"training scales the kept by 1/(1-p), p = {node.rate:g} (upscale_in_train)", x * mask / (1 - node.rate)
         yield "training does not scale the kept (downscale_in_infer)", x * mask

@@ -26,7 +26,7 @@ def update_hypotheses(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
     gradient = np.zeros_like(before) if name in evidence.network.zero_gradients else gradient.astype(np.float64)
     old = {s: _slot_before(evidence, s, before, name) for s in evidence.optimizer.slots}
     for sentence, settings, rate, factor, how in _variants(evidence):
-        weight, slots = _update(settings, before, gradient, old, rate, factor, how, evidence.given.number)
+        weight, slots = _update(settings, before, gradient, old, rate, factor, how, evidence.step_input.number)
         if _explains(evidence, name, weight, slots):
             yield sentence, slots[slot] if slot else weight
     yield "it was not updated", old[slot] if slot else before
@@ -44,7 +44,7 @@ Variant = tuple[str, Optimizer, float, float, str]
 
 def _variants(evidence: Evidence) -> Iterator[Variant]:
     """(sentence, settings, rate, factor of the velocity, way) of everything that is often done instead."""
-    right, factor = evidence.optimizer, evidence.given.factor
+    right, factor = evidence.optimizer, evidence.step_input.factor
     last, rate, following = evidence.rates
     yield "no weight decay", replace(right, weight_decay=0.0), rate, factor, ""
     yield "weight decay decoupled from the gradient (as AdamW)", right, rate, factor, "decoupled"
@@ -123,7 +123,7 @@ def _slot_before(evidence: Evidence, slot: str, like: np.ndarray, name: str) -> 
 def _statistics(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
     layer, _, kind = tensor.partition(".")
     old = _before(evidence, tensor)
-    x = input_of(evidence.network, layer, evidence.other, "forward", evidence.given.images)
+    x = input_of(evidence.network, layer, evidence.other, "forward", evidence.step_input.images)
     if old is None or x is None:
         return
     node = evidence.network.layers[layer].node

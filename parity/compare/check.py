@@ -94,7 +94,7 @@ class Check:
         """The steps to run: one, unless the trajectory is asked for."""
         return self.steps if "trajectory" in self.stages else 1
 
-    def feed(self, dtype: str | None = None) -> RunInputs:
+    def run_inputs(self, dtype: str | None = None) -> RunInputs:
         """What every side is given."""
         total = self.length * self.recipe.batch_size
         made = make_run_inputs(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
@@ -179,50 +179,50 @@ def _train(
 ) -> None:
     """Every stage but `onnx`, and the layers one by one."""
     check, (reference, other, *rest) = outcome.check, workers
-    both = common(check.feed()) if common else check.feed()
-    feeds = {reference: both, other: both}
+    both = common(check.run_inputs()) if common else check.run_inputs()
+    inputs_of = {reference: both, other: both}
     if plant:
-        feeds[other] = plant(feeds[other])
-    feeds |= {name: make_twin(feeds[reference], seed, inputs=True) for seed, name in enumerate(rest)}
-    sides = {name: (worker, feeds[name]) for name, worker in workers.items()}
+        inputs_of[other] = plant(inputs_of[other])
+    inputs_of |= {name: make_twin(inputs_of[reference], seed, inputs=True) for seed, name in enumerate(rest)}
+    sides = {name: (worker, inputs_of[name]) for name, worker in workers.items()}
     if check.phases and check.dtype == "float32":
-        exact = replace(check, dtype="float64").feed()
-        for _, difference in float32_step(workers, feeds, common(exact) if common else exact, check.phases):
+        exact = replace(check, dtype="float64").run_inputs()
+        for _, difference in float32_step(workers, inputs_of, common(exact) if common else exact, check.phases):
             outcome.verdicts.add(1, difference)
     if check.phases and (check.dtype == "float64" or "trajectory" in check.stages):
-        watch = _Watch(outcome, feeds[reference], rest)
+        watch = _Watch(outcome, inputs_of[reference], rest)
         phases = check.phases if check.dtype == "float64" else ("loss", "update")
         for step in run_in_lockstep(sides, check.length, phases, watch.fewer):
             watch.step(step)
             say(watch.line())
             del step
     if isolated:
-        outcome.isolated = isolate_layers(workers, feeds, ONE_STEP[check.dtype])
+        outcome.isolated = isolate_layers(workers, inputs_of, ONE_STEP[check.dtype])
 
 
 class _Watch:
     """Goes through the steps of one run; remembers only the step before."""
 
-    def __init__(self, outcome: Outcome, feed: RunInputs, twins: Sequence[str]) -> None:
-        self.outcome, self.feed, self.twins = outcome, feed, twins
+    def __init__(self, outcome: Outcome, run_inputs: RunInputs, twins: Sequence[str]) -> None:
+        self.outcome, self.run_inputs, self.twins = outcome, run_inputs, twins
         self.fewer: dict[str, tuple[str, ...]] = dict.fromkeys(twins, ("update",))
         self.before: Record = {}
         self.samples, self.rate, self.carried = 0, 0.0, 0.0
-        self.inherited = Inherited(feed.optimizer)
-        self.trainable = [name for name, p in feed.network.parameters.items() if p.trainable]
+        self.inherited = Inherited(run_inputs.optimizer)
+        self.trainable = [name for name, p in run_inputs.network.parameters.items() if p.trainable]
 
     def step(self, step: Step) -> None:
         names = self.outcome.sides
-        given = step.given[names[0]]
-        self.samples += len(given.labels)
+        step_input = step.inputs[names[0]]
+        self.samples += len(step_input.labels)
         first, second = (step.records[name] for name in names)
-        if self.feed.dtype == "float64":
+        if self.run_inputs.dtype == "float64":
             self._tensors(step, first, second)
         if "update" in self.outcome.check.phases:
             self._trajectory(step, first, second)
         # In chaos a third record is in memory, and no cause can be told from rounding.
         self.before = {} if self.parted else _kept(second)
-        self.rate = given.rate
+        self.rate = step_input.rate
 
     @property
     def parted(self) -> str | None:
@@ -230,12 +230,14 @@ class _Watch:
         return next((name for name in self.twins if name not in self.fewer), None)
 
     def _tensors(self, step: Step, first: Record, second: Record) -> None:
-        names, given = self.outcome.sides, step.given[self.outcome.sides[0]]
-        following = self.feed.rate(self.samples + self.outcome.check.recipe.batch_size)
-        rates = (self.rate, given.rate, following)
-        evidence = Evidence(self.feed.network, self.feed.optimizer, given, rates, first, second, self.before)
+        names, step_input = self.outcome.sides, step.inputs[self.outcome.sides[0]]
+        following = self.run_inputs.rate(self.samples + self.outcome.check.recipe.batch_size)
+        rates = (self.rate, step_input.rate, following)
+        evidence = Evidence(
+            self.run_inputs.network, self.run_inputs.optimizer, step_input, rates, first, second, self.before
+        )
         calm = self._calm(step, first, second)
-        for difference in differences(self.feed.network, names, step, self._bound(step, calm)):
+        for difference in differences(self.run_inputs.network, names, step, self._bound(step, calm)):
             self.outcome.verdicts.add(
                 step.number,
                 difference,
@@ -245,20 +247,20 @@ class _Watch:
 
     def _within(self, step: int) -> float:
         """The bound on a tensor of a step where chaos plays no part."""
-        one = ONE_STEP[self.feed.dtype]
+        one = ONE_STEP[self.run_inputs.dtype]
         return one if step == 1 else max(MANY_STEPS, one * step)
 
     def _calm(self, step: Step, first: Record, second: Record) -> Callable[[str], float]:
         """The bound on every tensor of a step where chaos plays no part."""
         rate, within = self.rate_of(step), self._within(step.number)
-        given = step.given[self.outcome.sides[0]]
-        magnified = magnifications(self.feed.network, first, given.labels, given.divisor)
-        self.inherited.step(magnified, first, second, given.factor)
+        step_input = step.inputs[self.outcome.sides[0]]
+        magnified = magnifications(self.run_inputs.network, first, step_input.labels, step_input.divisor)
+        self.inherited.step(magnified, first, second, step_input.factor)
 
         def bound(name: str) -> float:
             if name.startswith(("start/", "input/")):
                 return 0.0  # copied, not computed
-            amplified = adam_amplification(self.feed.optimizer, rate, step.number, first, second, name)
+            amplified = adam_amplification(self.run_inputs.optimizer, rate, step.number, first, second, name)
             return within * magnified.get(name, 1.0) + amplified + self.inherited.share(name, first)
 
         return bound
@@ -268,7 +270,7 @@ class _Watch:
         if self.parted:
             before = self.outcome.trajectory[-1]
             farther = min(TWIN, max(1.0, before["error"] / before["twin"]))
-            for d in differences(self.feed.network, (self.outcome.sides[0], self.parted), step, lambda name: 0.0):
+            for d in differences(self.run_inputs.network, (self.outcome.sides[0], self.parted), step, lambda name: 0.0):
                 phase = d.name.partition("/")[0]
                 noise[phase] = max(noise.get(phase, 0.0), farther * d.error)
         return lambda name: max(calm(name), TWIN * noise.get(name.partition("/")[0], 0.0))
@@ -289,11 +291,11 @@ class _Watch:
         if farthest_twin is None:
             return
         # In float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do.
-        floor = 0.0 if self.feed.dtype == "float64" else ONE_STEP["float32"] * step.number
+        floor = 0.0 if self.run_inputs.dtype == "float64" else ONE_STEP["float32"] * step.number
         allowed = max(TWIN * farthest_twin + self.carried, floor)
         chaotic = error > max(bound, floor)
         self.outcome.verdicts.add(step.number, Difference("update/weights", error, allowed), chaotic=chaotic)
-        if farthest_twin > CALM and self.feed.dtype == "float64":
+        if farthest_twin > CALM and self.run_inputs.dtype == "float64":
             farthest = self.twins[distances.index(farthest_twin)]
             self.fewer |= dict.fromkeys(self.twins, ("update",))
             del self.fewer[farthest]
@@ -301,14 +303,16 @@ class _Watch:
     def _amplified(self, step: Step, first: Record, second: Record) -> float:
         """What Adam's first step may have made of the gradients' rounding, in all weights together; it stays."""
         found = [
-            adam_amplification(self.feed.optimizer, self.rate_of(step), step.number, first, second, f"update/{name}")
+            adam_amplification(
+                self.run_inputs.optimizer, self.rate_of(step), step.number, first, second, f"update/{name}"
+            )
             * norm(first[f"update/{name}"])
             for name in self.trainable
         ]
         return math.hypot(*found) / math.hypot(*(norm(first[f"update/{name}"]) for name in self.trainable))
 
     def rate_of(self, step: Step) -> float:
-        return step.given[self.outcome.sides[0]].rate
+        return step.inputs[self.outcome.sides[0]].rate
 
     def line(self) -> str:
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {}

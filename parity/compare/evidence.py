@@ -19,12 +19,12 @@ Hypothesis = tuple[str, np.ndarray]
 class Evidence:
     """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
 
-    `given` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
+    `step_input` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
     """
 
     network: Network
     optimizer: Optimizer
-    given: StepInput
+    step_input: StepInput
     rates: tuple[float, float, float]
     reference: Record
     other: Record

@@ -16,17 +16,19 @@ from parity.compare.step_inputs import RunInputs
 PHASES = ("input", "eval", "forward", "backward")
 
 
-def isolate_layers(workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], bound: float) -> list[dict[str, Any]]:
+def isolate_layers(
+    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], bound: float
+) -> list[dict[str, Any]]:
     """A row a layer of the first of `workers`: its errors forward and backward on the first's input, and a verdict.
 
     Starts both workers afresh.
     """
     (reference, here), (other, there) = list(workers.items())[:2]
-    step = next(run_in_lockstep({reference: (here, feeds[reference])}, 1, PHASES))
-    record, masks = step.records[reference], step.given[reference].masks
+    step = next(run_in_lockstep({reference: (here, inputs_of[reference])}, 1, PHASES))
+    record, masks = step.records[reference], step.inputs[reference].masks
     for name in (reference, other):
-        start_run(workers[name], feeds[name])
-    network = feeds[reference].network
+        start_run(workers[name], inputs_of[name])
+    network = inputs_of[reference].network
     rows = []
     for layer in network.layers:
         x = input_of(network, layer, record, "forward")
@@ -34,7 +36,7 @@ def isolate_layers(workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs]
         assert x is not None
         # Inference has no auxiliary heads: their layers get what training gives them.
         arguments = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
-        if layer not in feeds[other].network.shapes:
+        if layer not in inputs_of[other].network.shapes:
             rows.append(_row(layer, float("inf"), float("inf"), bound))
             continue
         first, second = here.isolate(layer, *arguments), there.isolate(layer, *arguments)

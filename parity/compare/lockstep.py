@@ -27,7 +27,7 @@ class Step:
     """One step: its number, and by side what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array)."""
 
     number: int
-    given: Mapping[str, StepInput]
+    inputs: Mapping[str, StepInput]
     records: Mapping[str, Record]
 
 
@@ -49,78 +49,84 @@ def run_in_lockstep(
             return {name: job.result() for name, job in jobs.items()}
 
         started = everywhere(lambda name: begun(*sides[name]))
-        feeds = {name: feed.steps() for name, (_, feed) in sides.items()}
+        inputs_of = {name: run_inputs.steps() for name, (_, run_inputs) in sides.items()}
         for number in range(1, steps + 1):
             wanted = {name: fewer.get(name, phases) for name in sides}
-            given = {name: next(steps_of) for name, steps_of in feeds.items()}
-            records = everywhere(partial(_one_of, sides, given, wanted))
+            step_inputs = {name: next(steps_of) for name, steps_of in inputs_of.items()}
+            records = everywhere(partial(_one_of, sides, step_inputs, wanted))
             if number == 1:
                 records = {n: (started[n] if "start" in wanted[n] else {}) | record for n, record in records.items()}
                 started = {}
-            yield Step(number, given, records)
+            yield Step(number, step_inputs, records)
             # Of a whole network they are gigabytes, and the next ones come while these are held. To let go of those that lie in a file
             # takes as long as the disk needs to write it.
-            held = [given, records]
-            del given, records
+            held = [step_inputs, records]
+            del step_inputs, records
             Thread(target=held.clear, daemon=True).start()
 
 
 def _one_of(
     sides: Mapping[str, tuple[Worker, RunInputs]],
-    given: Mapping[str, StepInput],
+    step_inputs: Mapping[str, StepInput],
     wanted: Mapping[str, tuple[str, ...]],
     name: str,
 ) -> Record:
-    return run_step(*sides[name], given[name], wanted[name])
+    return run_step(*sides[name], step_inputs[name], wanted[name])
 
 
-def start_run(worker: Worker, feed: RunInputs) -> None:
+def start_run(worker: Worker, run_inputs: RunInputs) -> None:
     """Builds the side from its feed."""
-    worker.start(feed.network, feed.optimizer, feed.state, feed.dtype, slow=feed.keep is not None)
-    for patch in feed.patches:
+    worker.start(
+        run_inputs.network, run_inputs.optimizer, run_inputs.state, run_inputs.dtype, slow=run_inputs.keep is not None
+    )
+    for patch in run_inputs.patches:
         worker.patch(*patch)
 
 
-def begun(worker: Worker, feed: RunInputs) -> Record:
+def begun(worker: Worker, run_inputs: RunInputs) -> Record:
     """`start_run`; returns the side's state as it reads it back, as tensors of the phase `start`."""
-    start_run(worker, feed)
+    start_run(worker, run_inputs)
     kept = {name: array for name, array in worker.state().items() if not name.startswith("optimizer.")}
     return {f"start/{name}": array for name, array in kept.items()}
 
 
-def run_step(worker: Worker, feed: RunInputs, given: StepInput, phases: tuple[str, ...]) -> Record:
+def run_step(worker: Worker, run_inputs: RunInputs, step_input: StepInput, phases: tuple[str, ...]) -> Record:
     """One side's step: inference where it is recorded, the momentum buffers rescaled, the update."""
-    record: Record = given.record() if "input" in phases else {}
-    before = worker.state() if feed.after else {}
-    if given.factor != 1.0:
-        worker.scale_velocity(given.factor)
+    record: Record = step_input.record() if "input" in phases else {}
+    before = worker.state() if run_inputs.after else {}
+    if step_input.factor != 1.0:
+        worker.scale_velocity(step_input.factor)
     if "eval" in phases:
-        record |= {n: a for n, a in worker.predict(given.images, record=True).items() if n != "logits"}
+        record |= {n: a for n, a in worker.predict(step_input.images, record=True).items() if n != "logits"}
     if "forward" in phases:
-        record |= {f"forward/{layer}.mask": mask for layer, mask in given.masks.items()}
+        record |= {f"forward/{layer}.mask": mask for layer, mask in step_input.masks.items()}
     changed = (
-        given.keep is not None or feed.after is not None
+        step_input.keep is not None or run_inputs.after is not None
     )  # then the state after the step is not yet the one that counts
     own = tuple(phase for phase in phases if not (changed and phase == "update"))
-    found, cost, wrong = worker.step(given.images, given.labels, given.masks, given.rate, given.divisor, own)
+    found, cost, wrong = worker.step(
+        step_input.images, step_input.labels, step_input.masks, step_input.rate, step_input.divisor, own
+    )
     if "loss" in phases:
         record |= {
             "loss/loss": found.pop("loss").reshape(1),
             "loss/cost": np.array([cost]),
             "loss/wrong": np.array([float(wrong)]),
         }
-    if given.keep is not None:
-        worker.look_ahead(given.keep, given.number)
+    if step_input.keep is not None:
+        worker.look_ahead(step_input.keep, step_input.number)
         if "update" in phases:
             found |= {f"update/{name}": array for name, array in worker.state().items()}
-    return record | found | (changed_after(worker, feed, before, given, phases) if feed.after else {})
+    return record | found | (changed_after(worker, run_inputs, before, step_input, phases) if run_inputs.after else {})
 
 
-def changed_after(worker: Worker, feed: RunInputs, before: Record, given: StepInput, phases: tuple[str, ...]) -> Record:
+def changed_after(
+    worker: Worker, run_inputs: RunInputs, before: Record, step_input: StepInput, phases: tuple[str, ...]
+) -> Record:
     """Applies the feed's `after`; returns the changed state as tensors of the phase `update`."""
-    assert feed.after
-    state = feed.after(before, worker.state(), given)
-    worker.load(state, given.number)
+    assert run_inputs.after
+    state = run_inputs.after(before, worker.state(), step_input)
+    worker.load(state, step_input.number)
     return {f"update/{name}": array for name, array in state.items()} if "update" in phases else {}
 
 

@@ -38,20 +38,22 @@ ZERO_GRADIENT_BOUND_FLOAT32 = 1e-12 * 2.0**29
 
 
 def float32_step(
-    workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], reference: RunInputs, phases: tuple[str, ...]
+    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], reference: RunInputs, phases: tuple[str, ...]
 ) -> Iterator[tuple[str, Difference]]:
     """(side, difference) of every tensor that one float32 step records on the first two `workers`, against float64 on the first.
 
-    `feeds` are in float32, `reference` is the first side's in float64. Starts all workers afresh.
+    `inputs_of` are in float32, `reference` is the first side's in float64. Starts all workers afresh.
     """
     names = list(workers)[:2]
     network = reference.network
     exact = next(run_in_lockstep({names[0]: (workers[names[0]], reference)}, 1, phases)).records[names[0]]
-    sides = {name: (workers[name], feeds[name]) for name in names}
+    sides = {name: (workers[name], inputs_of[name]) for name in names}
     own = next(run_in_lockstep(sides, 1, phases)).records
     noise: dict[str, dict[str, float]] = {name: {} for name in names}
     for seed in range(TWINS):
-        moved = {name: (worker, make_twin(feed, seed, inputs=True)) for name, (worker, feed) in sides.items()}
+        moved = {
+            name: (worker, make_twin(run_inputs, seed, inputs=True)) for name, (worker, run_inputs) in sides.items()
+        }
         for name, record in next(run_in_lockstep(moved, 1, phases)).records.items():
             for tensor, array in record.items():
                 error = distance(own[name].get(tensor), array)

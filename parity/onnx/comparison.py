@@ -46,15 +46,15 @@ TRAINED_STEPS = 10
 """Updates that a fresh network gets, so that no running statistic is trivial."""
 
 
-def trained(worker: Worker, feed: RunInputs, steps: int = TRAINED_STEPS) -> State:
+def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
     """The state after `steps` updates of the feed."""
-    start_run(worker, feed)
-    for given in itertools.islice(feed.steps(), steps):
-        run_step(worker, feed, given, ())
-    return {name: array for name, array in worker.state().items() if name in feed.network.parameters}
+    start_run(worker, run_inputs)
+    for step_input in itertools.islice(run_inputs.steps(), steps):
+        run_step(worker, run_inputs, step_input, ())
+    return {name: array for name, array in worker.state().items() if name in run_inputs.network.parameters}
 
 
-def inputs(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
     """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel).
 
     Of images that are more than `MANY` pixels across there is no batch of the largest size.
@@ -71,36 +71,36 @@ def compare_through_onnx(
 ) -> Iterator[Difference]:
     """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
     reference, other, *_ = workers
-    both = common(check.feed("float32")) if common else check.feed("float32")
+    both = common(check.run_inputs("float32")) if common else check.run_inputs("float32")
     if check.state is None:
         both = replace(both, state=trained(workers[reference], both))
-    feeds = {reference: both, other: plant(both) if plant else both}
-    yield from compare_exports(workers, feeds, inputs(check.dataset, check.recipe.preprocessing))
+    inputs_of = {reference: both, other: plant(both) if plant else both}
+    yield from compare_exports(workers, inputs_of, make_images(check.dataset, check.recipe.preprocessing))
 
 
 def compare_exports(
-    workers: Mapping[str, Worker], feeds: Mapping[str, RunInputs], pictures: Mapping[str, np.ndarray]
+    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], pictures: Mapping[str, np.ndarray]
 ) -> Iterator[Difference]:
-    """Every comparison between the first two `workers`, whose `feeds`, in float32, hold trained weights, on `pictures`.
+    """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
     Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Starts both workers afresh.
     """
     names = list(workers)[:2]
-    reference, network = names[0], feeds[names[0]].network
+    reference, network = names[0], inputs_of[names[0]].network
     last, few = network.output, pictures["2"]
     with ThreadPoolExecutor(len(names) + 1) as pool:
 
         def each(act: Callable[[Worker, RunInputs], Any]) -> dict[str, Any]:
-            return dict(zip(names, pool.map(lambda name: act(workers[name], feeds[name]), names), strict=True))
+            return dict(zip(names, pool.map(lambda name: act(workers[name], inputs_of[name]), names), strict=True))
 
-        eager: dict[str, Record] = each(lambda worker, feed: _eager(worker, feed, pictures))
+        eager: dict[str, Record] = each(lambda worker, run_inputs: _eager(worker, run_inputs, pictures))
         exports: dict[str, tuple[bytes, ModelProto] | NotTheNetwork] = each(_export)
         models = {name: exported for name, exported in exports.items() if not isinstance(exported, NotTheNetwork)}
         # onnx.reference is slow, and the workers can go on meanwhile.
         neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, (_, model) in models.items()})
-        exact: dict[str, Record] = each(lambda worker, feed: _exact(worker, feed, pictures))
+        exact: dict[str, Record] = each(lambda worker, run_inputs: _exact(worker, run_inputs, pictures))
         runtime = pool.submit(_runtime, models, pictures)
-        noise = _noise(workers[reference], feeds[reference], eager[reference], pictures)
+        noise = _noise(workers[reference], inputs_of[reference], eager[reference], pictures)
     for name, failed in exports.items():
         if isinstance(failed, NotTheNetwork):
             yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
@@ -138,8 +138,8 @@ def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
 
 
-def _eager(worker: Worker, feed: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
-    start_run(worker, feed)
+def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
+    start_run(worker, run_inputs)
     return _predictions(worker, pictures)
 
 
@@ -164,25 +164,25 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Re
     return found
 
 
-def _export(worker: Worker, feed: RunInputs) -> tuple[bytes, ModelProto] | NotTheNetwork:
+def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] | NotTheNetwork:
     """What the exporter wrote, and the model that is made of it."""
     try:
         raw = worker.export()
-        return raw, export(raw, feed.network, feed.state)
+        return raw, export(raw, run_inputs.network, run_inputs.state)
     except NotTheNetwork as error:
         return error
     except WorkerFailed as error:
         return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
 
 
-def _exact(worker: Worker, feed: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
+def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
     """In float64, from the float32 weights and pictures."""
     wide = {kind: images.astype(np.float64) for kind, images in pictures.items()}
-    return _eager(worker, replace(feed, dtype="float64"), wide)
+    return _eager(worker, replace(run_inputs, dtype="float64"), wide)
 
 
-def _noise(worker: Worker, feed: RunInputs, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
     def predict(state: State, images: Mapping[str, np.ndarray]) -> Record:
-        return _eager(worker, replace(feed, state=state), images)
+        return _eager(worker, replace(run_inputs, state=state), images)
 
-    return inference_noise(predict, own, feed.state, pictures)
+    return inference_noise(predict, own, run_inputs.state, pictures)

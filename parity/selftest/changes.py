@@ -43,17 +43,19 @@ def perturbed(text: str, network: Network) -> Plant:
             f"--perturb: {number!r} is not a positive number; write LAYER:TENSOR:EPS, e.g. {layer}:{tensor}:1e-6"
         )
     if tensor == "output":
-        return lambda feed: replace(feed, patches=(*feed.patches, ("scale_output", layer, number)))
+        return lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, ("scale_output", layer, number)))
     name = f"{layer}.{tensor}"
 
-    def plant(feed: RunInputs) -> RunInputs:
-        values = feed.state[name]
-        return replace(feed, state=feed.state | {name: values * (1 + error) if values.any() else values + error})
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        values = run_inputs.state[name]
+        return replace(
+            run_inputs, state=run_inputs.state | {name: values * (1 + error) if values.any() else values + error}
+        )
 
     return plant
 
 
-def on_feed(plant: Plant) -> Change:
+def on_run_inputs(plant: Plant) -> Change:
     """A change that needs no check."""
     return lambda check: plant
 
@@ -65,7 +67,7 @@ def array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
 
 def states(change: Callable[[State], State]) -> Change:
     """The starting state is another."""
-    return on_feed(lambda feed: replace(feed, state=change(feed.state)))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, state=change(run_inputs.state)))
 
 
 def exchanged(one: str, other: str) -> Change:
@@ -76,13 +78,15 @@ def exchanged(one: str, other: str) -> Change:
 def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
     """Some layers start from other initialisers."""
 
-    def plant(feed: RunInputs) -> RunInputs:
-        right, wrong = (initialise(made, 0) for made in (feed.network, _with_nodes(feed.network, change)))
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        right, wrong = (initialise(made, 0) for made in (run_inputs.network, _with_nodes(run_inputs.network, change)))
         drawn_otherwise = [name for name in right if not np.array_equal(right[name], wrong[name])]
         mine = [name for name in drawn_otherwise if name.partition(".")[0] in layers]
-        return replace(feed, state=feed.state | {name: wrong[name].astype(feed.dtype) for name in mine})
+        return replace(
+            run_inputs, state=run_inputs.state | {name: wrong[name].astype(run_inputs.dtype) for name in mine}
+        )
 
-    return on_feed(plant)
+    return on_run_inputs(plant)
 
 
 def node(name: str, /, **fields: Any) -> Change:
@@ -92,7 +96,7 @@ def node(name: str, /, **fields: Any) -> Change:
 
 def nodes(change: Callable[[Node], Node | None]) -> Change:
     """The network's nodes are others (None: missing); masks are drawn for them."""
-    return on_feed(lambda feed: _built(feed, _with_nodes(feed.network, change)))
+    return on_run_inputs(lambda run_inputs: _built(run_inputs, _with_nodes(run_inputs.network, change)))
 
 
 def kinds(kind: type[Node], /, **fields: Any) -> Change:
@@ -108,33 +112,33 @@ def without(name: str) -> Change:
 def swapped(one: str, other: str) -> Change:
     """Two nodes stand in each other's place."""
 
-    def plant(feed: RunInputs) -> RunInputs:
-        by_name = {node.name: node for node in walk(feed.network.nodes)}
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        by_name = {node.name: node for node in walk(run_inputs.network.nodes)}
         change = {one: by_name[other], other: by_name[one]}
-        return _built(feed, _with_nodes(feed.network, lambda node: change.get(node.name, node)))
+        return _built(run_inputs, _with_nodes(run_inputs.network, lambda node: change.get(node.name, node)))
 
-    return on_feed(plant)
+    return on_run_inputs(plant)
 
 
 def _with_nodes(network: Network, change: Callable[[Node], Node | None]) -> Network:
     return replace(network, nodes=edited(network.nodes, change))
 
 
-def _built(feed: RunInputs, network: Network) -> RunInputs:
-    kept = {name: value for name, value in feed.state.items() if name in network.parameters}
-    same = network.dropouts == feed.network.dropouts
-    draw = feed.masks if same else lambda update, count: masks(0, update, range(count), network.dropouts)
-    return replace(feed, network=network, state=kept, masks=draw)
+def _built(run_inputs: RunInputs, network: Network) -> RunInputs:
+    kept = {name: value for name, value in run_inputs.state.items() if name in network.parameters}
+    same = network.dropouts == run_inputs.network.dropouts
+    draw = run_inputs.masks if same else lambda update, count: masks(0, update, range(count), network.dropouts)
+    return replace(run_inputs, network=network, state=kept, masks=draw)
 
 
 def both(*changes: Change) -> Change:
     """One change after the other."""
 
     def made(check: Check) -> Plant:
-        def plant(feed: RunInputs) -> RunInputs:
+        def plant(run_inputs: RunInputs) -> RunInputs:
             for change in changes:
-                feed = change(check)(feed)
-            return feed
+                run_inputs = change(check)(run_inputs)
+            return run_inputs
 
         return plant
 
@@ -143,56 +147,62 @@ def both(*changes: Change) -> Change:
 
 def patch(*words: str) -> Change:
     """The side itself is changed in its worker by a function of `parity.selftest.patches`."""
-    return on_feed(lambda feed: replace(feed, patches=(*feed.patches, words)))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, words)))
 
 
 def settings(**fields: Any) -> Change:
     """Some settings of the optimizer are others."""
-    return on_feed(lambda feed: replace(feed, optimizer=replace(feed.optimizer, **fields)))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, optimizer=replace(run_inputs.optimizer, **fields)))
 
 
 def field(**fields: Any) -> Change:
     """Fields of the feed itself are others."""
-    return on_feed(lambda feed: replace(feed, **fields))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, **fields))
 
 
 def rates(change: Callable[[Callable[[int], float], int], float]) -> Change:
     """The learning rate after so many samples is `change(the right function, samples)`."""
-    return on_feed(lambda feed: replace(feed, rate=lambda samples: change(feed.rate, samples)))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, rate=lambda samples: change(run_inputs.rate, samples)))
 
 
 def mask(
     change: Callable[[Callable[[int, int], Mapping[str, np.ndarray]], int, int], Mapping[str, np.ndarray]],
 ) -> Change:
     """The masks of an update are `change(the right function, update, count)`."""
-    return on_feed(lambda feed: replace(feed, masks=lambda update, count: change(feed.masks, update, count)))
+    return on_run_inputs(
+        lambda run_inputs: replace(run_inputs, masks=lambda update, count: change(run_inputs.masks, update, count))
+    )
 
 
 def pixels(change: Callable[[np.ndarray], np.ndarray]) -> Change:
     """The preprocessed images are others."""
-    return on_feed(lambda feed: replace(feed, pixels=lambda images: change(feed.pixels(images))))
+    return on_run_inputs(
+        lambda run_inputs: replace(run_inputs, pixels=lambda images: change(run_inputs.pixels(images)))
+    )
 
 
 def raw(change: Callable[[np.ndarray], np.ndarray]) -> Change:
     """The images before preprocessing are others."""
-    return on_feed(lambda feed: replace(feed, pixels=lambda images: feed.pixels(change(images))))
+    return on_run_inputs(
+        lambda run_inputs: replace(run_inputs, pixels=lambda images: run_inputs.pixels(change(images)))
+    )
 
 
 def batches(change: Callable[[Pixels], Pixels]) -> Change:
     """Every batch is another."""
 
-    def plant(feed: RunInputs) -> RunInputs:
+    def plant(run_inputs: RunInputs) -> RunInputs:
         def epoch(number: int) -> Iterator[Pixels]:
-            return (change(batch) for batch in feed.epoch(number))
+            return (change(batch) for batch in run_inputs.epoch(number))
 
-        return replace(feed, epoch=epoch)
+        return replace(run_inputs, epoch=epoch)
 
-    return on_feed(plant)
+    return on_run_inputs(plant)
 
 
 def epochs(change: Callable[[Check, int], Iterator[Pixels]]) -> Change:
     """The batches of a pass are others."""
-    return lambda check: lambda feed: replace(feed, epoch=lambda number: change(check, number))
+    return lambda check: lambda run_inputs: replace(run_inputs, epoch=lambda number: change(check, number))
 
 
 def epoch(
@@ -209,15 +219,15 @@ def recipes(change: Callable[[Recipe], Recipe]) -> Change:
     """The side follows another recipe throughout."""
 
     def made(check: Check) -> Plant:
-        other = replace(check, recipe=change(check.recipe)).feed()
-        return lambda feed: replace(other, dtype=feed.dtype, state=feed.state)
+        other = replace(check, recipe=change(check.recipe)).run_inputs()
+        return lambda run_inputs: replace(other, dtype=run_inputs.dtype, state=run_inputs.state)
 
     return made
 
 
 def after(change: After) -> Change:
     """The state behind every update is another: what a wrong optimizer would have made."""
-    return on_feed(lambda feed: replace(feed, after=change))
+    return on_run_inputs(lambda run_inputs: replace(run_inputs, after=change))
 
 
 def velocity(change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray | None], decay: float = 0.0) -> Change:
@@ -227,14 +237,14 @@ def velocity(change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray |
     None where it makes the right one; `decay` acts on the weight alone.
     """
 
-    def follow(before: State, behind: State, given: StepInput) -> State:
+    def follow(before: State, behind: State, step_input: StepInput) -> State:
         state = dict(behind)
         for slot in [name for name in behind if name.startswith("optimizer.velocity.")]:
             name = slot.removeprefix("optimizer.velocity.")
-            old = np.float32(0.9).astype(float) * before[slot] * given.factor
+            old = np.float32(0.9).astype(float) * before[slot] * step_input.factor
             wrong = change(before[name], old, behind[slot] - old)
             if wrong is not None:
-                state |= {slot: wrong, name: (1 - given.rate * decay) * before[name] - given.rate * wrong}
+                state |= {slot: wrong, name: (1 - step_input.rate * decay) * before[name] - step_input.rate * wrong}
         return state
 
     return after(follow)

@@ -74,8 +74,8 @@ def _renamed(check: Check) -> Check:
     return replace(check, network=network, state={f"my_{name}": array for name, array in check.state.items()})
 
 
-def _reread(feed: RunInputs) -> RunInputs:
-    return replace(feed, network=Network.from_json(feed.network.to_json()))
+def _reread(run_inputs: RunInputs) -> RunInputs:
+    return replace(run_inputs, network=Network.from_json(run_inputs.network.to_json()))
 
 
 def _through_a_file(state: State) -> State:
@@ -106,7 +106,7 @@ SETTINGS = (
     Innocent("more_threads", "one side computes with two threads", threads=2),
 )
 SPELLING = (
-    Innocent("network_through_json", "one side's network went through JSON", one=c.on_feed(_reread)),
+    Innocent("network_through_json", "one side's network went through JSON", one=c.on_run_inputs(_reread)),
     Innocent("weights_through_a_file", "one side's weights went through a file", one=c.states(_through_a_file)),
     Innocent(
         "weights_in_another_order",

@@ -48,15 +48,15 @@ def _only_kernels_decay(w: np.ndarray, old: np.ndarray, g: np.ndarray) -> np.nda
     return None if w.ndim > 1 else old + g - DECAY * w
 
 
-def _without_correction(before: State, behind: State, given: StepInput) -> State:
+def _without_correction(before: State, behind: State, step_input: StepInput) -> State:
     state = dict(behind)
     for name in [x.removeprefix("optimizer.moment1.") for x in behind if x.startswith("optimizer.moment1.")]:
         moments = [behind[f"optimizer.{slot}.{name}"] for slot in ("moment1", "moment2")]
-        state[name] = before[name] - given.rate * moments[0] / (np.sqrt(moments[1]) + 1e-8)
+        state[name] = before[name] - step_input.rate * moments[0] / (np.sqrt(moments[1]) + 1e-8)
     return state
 
 
-def _frozen(before: State, behind: State, given: StepInput) -> State:
+def _frozen(before: State, behind: State, step_input: StepInput) -> State:
     return behind | {name: before[name] for name in behind if name.endswith("conv4.weight")}
 
 

@@ -1,7 +1,7 @@
 """Makes tensorflow.npz, beside this file: what TensorFlow itself computes where an article of the set relies on it.
 
 Needs TensorFlow 2 and nothing of this project: `pip install tensorflow-cpu && python tests/golden/make_tensorflow.py`. The tests that read
-the file (tests/test_tensorflow.py) need none. Images are [N,H,W,C] and kernels [H,W,in,out] here, as TensorFlow has them.
+the file (tests/backends/test_tensorflow.py) need none. Images are [N,H,W,C] and kernels [H,W,in,out] here, as TensorFlow has them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,308 @@
+"""Two processes train as one does: in float64 to rounding, from the command line, and when one of them is stopped or killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import launchers
+from helpers.distributed_step import BATCHES, NETWORKS, OVERLAPS
+from helpers.launchers import LAUNCHED
+from helpers.paths import ROOT
+from helpers.training_runs import Ended, execute, metrics, position, script, stop, succeed, wait_for
+from parity.backend.registry import FRAMEWORKS
+from parity.compare.relative_error import compare, split_zero_gradients
+from parity.data.batches import Batches
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.process_group import LAUNCHERS, SINGLE_PROCESS, ProcessGroup, from_launcher
+from parity.recipe import presets
+from parity.recipe.recipe import Augmentation, Experiment, changed
+from parity.training.run_folder import RunFolder
+from parity.weights import canonical_state
+from parity.weights.canonical_state import State
+
+BOUND = 1e-12
+
+# ------------------------------------------------------------------------------------------------- float64, step by step
+
+Yields = dict[tuple[str, int], dict[str, State]]
+"""(framework, processes) -> case -> STEP/TENSOR -> array."""
+
+
+@pytest.fixture(scope="module")
+def yields(tmp_path_factory: pytest.TempPathFactory) -> Yields:
+    """What `distributed_step.py` yields in one process and in two, in both frameworks."""
+    found, folder = {}, tmp_path_factory.mktemp("steps")
+    for framework in FRAMEWORKS:
+        for several in (False, True):
+            file = folder / f"{framework}-{several}.safetensors"
+            launchers.step(framework, folder / "logs", file, several)
+            state, _ = canonical_state.decode(file.read_bytes(), "it")
+            cases: dict[str, State] = {}
+            for name, array in state.items():
+                case, _, tensor = name.partition("/")
+                cases.setdefault(case, {})[tensor] = array
+            found[framework, launchers.PROCESSES if several else 1] = cases
+    return found
+
+
+def assert_equal(network: Network, reference: State, other: State) -> None:
+    kept = []
+    for given_ in (reference, other):
+        steps = [
+            split_zero_gradients(network, {n[2:]: a for n, a in given_.items() if n[0] == str(step)})
+            for step in range(len(BATCHES))
+        ]
+        assert all(size <= BOUND for _, sizes in steps for size in sizes.values())
+        kept.append({f"{i}/{name}": array for i, (record, _) in enumerate(steps) for name, array in record.items()})
+    wrong = [str(d) for d in compare(*kept, BOUND) if not d.equal]
+    assert wrong == []
+    trainable = {name for name, parameter in network.parameters.items() if parameter.trainable}
+    for phase in ("gradient/", "", "optimizer.velocity."):
+        assert {f"2/{phase}{name}" for name in trainable} - kept[0].keys() <= {
+            f"2/gradient/{name}" for name in network.zero_gradients
+        }
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_two_processes_without_batch_norm_learn_what_one_does(yields: Yields, framework: str, overlap: str) -> None:
+    one, two = yields[framework, 1]["plain"], yields[framework, 2][f"plain-{overlap}"]
+    assert_equal(NETWORKS["plain"], one, two)
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_two_processes_with_batch_norm_learn_what_their_shards_do_that_are_normalised_one_by_one(
+    yields: Yields, framework: str, overlap: str
+) -> None:
+    one, two = yields[framework, 1]["normed"], yields[framework, 2][f"normed-{overlap}"]
+    assert {f"2/{layer}.{array}" for layer in ("norm1", "norm2") for array in ("mean", "variance")} <= two.keys()
+    assert_equal(NETWORKS["normed"], one, two)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_processes_of_one_framework_learn_what_two_of_the_other_do(yields: Yields, name: str) -> None:
+    for overlap in OVERLAPS:
+        one, other = (yields[framework, 2][f"{name}-{overlap}"] for framework in FRAMEWORKS)
+        assert_equal(NETWORKS[name], one, other)
+
+
+# ------------------------------------------------------------------------------------------------- who takes what
+
+worlds = st.integers(1, 9).flatmap(lambda size: st.just([ProcessGroup(rank, size, rank, size) for rank in range(size)]))
+
+
+@given(worlds, st.integers(0, 100))
+def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(
+    processes: list[ProcessGroup], count: int
+) -> None:
+    shards = [world.shard(count) for world in processes]
+    assert [image for shard in shards for image in shard] == list(range(count))
+    assert min(map(len, shards)) == processes[0].smallest(count)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@given(worlds, st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
+def test_the_processes_together_see_every_sample_of_a_pass_exactly_once(
+    processes: list[ProcessGroup], count: int, batch_size: int, epoch: int
+) -> None:
+    images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    seen = []
+    for world in processes:  # each makes the batches for itself
+        for pixels, labels in Batches(images, np.arange(count), batch_size, Augmentation(), seed=1).epoch(epoch):
+            own = world.shard(len(labels))
+            assert pixels[own.start : own.stop].ravel().tolist() == labels[own.start : own.stop].tolist()
+            seen += labels[own.start : own.stop].tolist()
+    assert sorted(seen) == list(range(count))
+
+
+def test_a_process_learns_from_its_launcher_which_one_it_is(framework: str) -> None:
+    assert from_launcher(framework, LAUNCHED[framework]) == ProcessGroup(3, 8, 1, 2)
+    assert not from_launcher(framework, LAUNCHED[framework]).leads
+    assert from_launcher(framework, {}) == SINGLE_PROCESS
+    assert SINGLE_PROCESS.leads
+
+
+def test_the_other_framework_s_launcher_is_refused_unless_it_starts_one_process(framework: str) -> None:
+    (other,) = set(FRAMEWORKS) - {framework}
+    with pytest.raises(InputError, match=f"use {LAUNCHERS[framework]}"):
+        from_launcher(framework, LAUNCHED[other])
+    size = {"torch": "WORLD_SIZE", "paddle": "PADDLE_TRAINERS_NUM"}[other]
+    assert from_launcher(framework, LAUNCHED[other] | {size: "1"}) == SINGLE_PROCESS
+
+
+@pytest.mark.parametrize("changes", [{0: "8"}, {0: "-1"}, {0: "three"}, {1: "0"}, {2: "2"}, {3: "9"}, {3: None}])
+def test_variables_of_a_launcher_that_make_no_sense_are_refused(framework: str, changes: dict[int, str | None]) -> None:
+    names = list(LAUNCHED[framework])
+    said = LAUNCHED[framework] | {names[place]: value for place, value in changes.items()}
+    with pytest.raises(InputError, match="launcher"):
+        from_launcher(framework, {name: value for name, value in said.items() if value is not None})
+
+
+# ------------------------------------------------------------------------------------------------- from the command line
+
+NETWORK = Network(
+    "no_norm",
+    (3, 32, 32),
+    (
+        Conv("conv", 4),
+        ReLU("relu"),
+        MaxPool("pool", 4, 4),
+        Dropout("drop", 0.3),
+        Flatten("flat"),
+        Linear("fc", 10),
+    ),
+)
+IMAGES, BATCH, PASSES = 150, 33, 20
+GENTLE = dataclasses.replace(presets.get_recipe("article").optimizer, rate=0.003)
+RECIPE = dataclasses.replace(
+    presets.get_recipe("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count"
+)
+LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "
+
+
+def begun(folder: Path, **changes: int) -> Path:
+    """A run folder with nothing but a config.json; of the test images, 600 are two batches for one process and one for the other."""
+    RunFolder.create(folder, Experiment(NETWORK, changed(RECIPE, **changes), "shapes10", 3, IMAGES, 600), {})
+    return folder
+
+
+def again(framework: str, folder: Path) -> str:
+    return f"{LAUNCHERS[framework]} --nproc_per_node 2 scripts/train_{framework}.py --resume {folder} --threads 1"
+
+
+def interrupted(
+    framework: str, folder: Path, logs: Path, act: Callable[[subprocess.Popen[str], dict[int, int]], None]
+) -> tuple[Ended, float]:
+    """A run of two processes, after `act` on its launcher and its ranks in the middle of it; how it ended, and how many seconds later."""
+    process = launchers.start(launchers.training(framework, logs, "--resume", folder, "--checkpoint-every", 0))
+    wait_for(process, lambda: len(launchers.ranks(framework, process)) == launchers.PROCESSES)
+    ranks = launchers.ranks(framework, process)
+    wait_for(process, lambda: position(folder).get("update", 0) >= 3)
+    act(process, ranks)
+    return launchers.end(process, logs)
+
+
+def ctrl_c(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:
+    os.killpg(launcher.pid, signal.SIGINT)
+
+
+def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_of_one(
+    tmp_path: Path, framework: str
+) -> None:
+    whole, parts, logs = begun(tmp_path / "whole"), begun(tmp_path / "parts"), tmp_path / "logs"
+    succeed(script(framework, "--resume", whole))
+    ended, _ = interrupted(framework, parts, logs, ctrl_c)
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # told by one
+    assert f"; continue with: {again(framework, parts)}" in line
+    assert 3 <= position(parts)["update"] < PASSES * 5
+    place = f"pass {position(parts)['epoch']}, batch {position(parts)['batch']}"
+    assert place in line
+    ended, at = stop(script(framework, "--resume", parts, "--checkpoint-every", 0), parts, signal.SIGINT, 3)
+    assert f" at {place}\n" in ended.stdout
+    assert at["update"] < PASSES * 5
+    ended = launchers.execute(framework, logs, "--resume", parts, "--json")
+    assert [json.loads(line)["processes"] for line in ended.stdout.splitlines() if line.startswith("{")] == [2]
+    alike = ("event", "epoch", "update", "samples", "error", "test_error", "rate", "stream")
+    one, other = metrics(whole), metrics(parts)
+    assert [{k: line.get(k) for k in alike} for line in other] == [{k: line.get(k) for k in alike} for line in one]
+    for cost in ("cost", "test_cost"):
+        assert [line.get(cost, 0) for line in other] == pytest.approx([line.get(cost, 0) for line in one], rel=1e-4)
+    states = [canonical_state.load(folder / "last.safetensors")[1] for folder in (whole, parts)]
+    assert [str(d) for d in compare(*states, 1e-4) if not d.equal] == []
+
+
+def test_a_killed_process_ends_the_other_which_says_how_to_go_on(tmp_path: Path, framework: str) -> None:
+    folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
+    ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[1], signal.SIGKILL))
+    assert seconds < 60
+    assert ended.code != 0
+    assert [line for line in ended.stderr.splitlines() if line.startswith("failed: ")] == [
+        f"{LOST}{again(framework, folder)} --checkpoint-every 0"
+    ]
+    assert str(ROOT / "parity") not in ended.stderr, "a traceback"
+    stood = RunFolder.open(folder).restore(IMAGES)[1]
+    assert stood.update >= 3
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_all_processes_alike_and_one_tells(tmp_path: Path, framework: str) -> None:
+    wild = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(GENTLE, rate=1e9))
+    RunFolder.create(tmp_path / "run", Experiment(NETWORK, wild, "shapes10", 3, IMAGES, 60), {})
+    logs = tmp_path / "logs"
+    ended, _ = launchers.end(launchers.start(launchers.training(framework, logs, "--resume", tmp_path / "run")), logs)
+    assert ended.code == 1
+    assert len([line for line in ended.stderr.splitlines() if line.startswith("failed: the cost became nan")]) == 1
+    assert LOST not in ended.stderr
+    assert str(ROOT / "parity") not in ended.stderr, "a traceback"
+
+
+@pytest.mark.slow
+def test_the_leading_process_killed_ends_the_other_too(tmp_path: Path, framework: str) -> None:
+    folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
+    ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[0], signal.SIGKILL))
+    assert seconds < 60
+    assert f"{LOST}{again(framework, folder)}" in ended.stderr
+    assert RunFolder.open(folder).restore(IMAGES)[1].update >= 3
+
+
+@pytest.mark.slow
+def test_a_process_that_no_longer_answers_ends_the_other_once_it_is_asked_to_stop(
+    tmp_path: Path, framework: str
+) -> None:
+    folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
+
+    def act(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:
+        os.kill(ranks[1], signal.SIGSTOP)
+        os.kill(ranks[0], signal.SIGTERM)
+
+    ended, seconds = interrupted(framework, folder, logs, act)
+    assert 15 < seconds < 60
+    assert f"{LOST}{again(framework, folder)}" in ended.stderr
+
+
+@pytest.mark.slow
+def test_one_process_asked_to_stop_stops_all_behind_the_same_batch(tmp_path: Path, framework: str) -> None:
+    folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
+    ended, _ = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[1], signal.SIGTERM))
+    assert LOST not in ended.stderr
+    at = position(folder)
+    assert f"stopped at pass {at['epoch']}, batch {at['batch']}; continue with: " in ended.stderr
+
+
+WAITING = """
+import signal, sys, time
+from parity.training import interrupts
+from parity.process_group import World
+interrupts.PATIENCE = 0.5
+with interrupts.stop_request(World(0, 2, 0, 2), "the other one is lost") as stop:
+    for _ in range(3):
+        signal.raise_signal(signal.SIGTERM)
+    print(len(stop), flush=True)
+    time.sleep(float(sys.argv[1]))
+signal.raise_signal(signal.SIGTERM)
+print("done", flush=True)
+time.sleep(1)
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "code", "said"), [(0, 0, ""), (30, 1, "the other one is lost\n")])
+def test_a_process_that_waits_in_vain_ends_itself_and_one_that_stops_in_time_does_not(
+    seconds: int, code: int, said: str
+) -> None:
+    ended = execute([sys.executable, "-c", WAITING, str(seconds)])
+    assert (ended.code, ended.stderr) == (code, said)
+    assert ended.stdout.splitlines() == ["3", *(["done"] if not code else [])]

@@ -1,0 +1,126 @@
+"""Calls of `export_onnx.py` and `predict.py` in one process of a framework, in which faults are planted call by call.
+
+As a script it reads a JSON list of [fault, command, arguments], runs each in the working directory, and prints how they ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from helpers.paths import environment_with_helpers
+from helpers.refusals import files_end_at
+from helpers.scripts import script_main
+from parity.backend.registry import implementation
+
+COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict")}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one call ended, and which new names it left in the working directory (removed unless the code is 0)."""
+
+    code: int
+    stdout: str
+    stderr: str
+    left: list[str]
+
+
+def calls(framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]) -> list[Ended]:
+    """Runs all in one process of `framework`, in `folder`."""
+    command = [sys.executable, "-m", "helpers.export_calls", framework]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment_with_helpers(),
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [Ended(**ended) for ended in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _fails(*_: Any) -> None:
+    raise RuntimeError("\nno such operator\nhere")
+
+
+def _is_interrupted(*_: Any) -> None:
+    try:
+        raise KeyboardInterrupt("deep\nin the library")
+    except KeyboardInterrupt as error:
+        raise ImportError("initialization failed") from error
+
+
+def _exporter_that(does: Callable[..., Any]) -> Callable[[str], list[AbstractContextManager[Any]]]:
+    def places(framework: str) -> list[AbstractContextManager[Any]]:
+        exporter = implementation(framework, "export")
+        return [mock.patch.object(exporter, name, does) for name in ("to_onnx", "to_static")]
+
+    return places
+
+
+def _exports_other_weights(framework: str) -> list[AbstractContextManager[Any]]:
+    exporter, model = implementation(framework, "export"), implementation(framework, "model")
+    to_onnx = exporter.to_onnx
+    return [mock.patch.object(exporter, "to_onnx", lambda given: to_onnx(model.build(given.network, 1)))]
+
+
+def _computes_otherwise(framework: str) -> list[AbstractContextManager[Any]]:
+    trainer = implementation(framework, "train").Trainer
+    right = trainer.predict
+    return [mock.patch.object(trainer, "predict", lambda side, images: right(side, images) * np.float32(1.01))]
+
+
+FAULTS: dict[str, Callable[[str], list[AbstractContextManager[Any]]]] = {
+    "": lambda framework: [],
+    "its exporter fails": _exporter_that(_fails),
+    "its exporter is interrupted": _exporter_that(_is_interrupted),
+    "it exports other weights": _exports_other_weights,
+    "it computes otherwise": _computes_otherwise,
+    "its disk is full": lambda framework: [files_end_at(4_000)],
+}
+
+
+def _run(framework: str, fault: str, command: str, arguments: list[str]) -> Ended:
+    before, stdout, stderr = set(Path().iterdir()), io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        for place in (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            *FAULTS[fault](framework),
+        ):
+            stack.enter_context(place)
+        try:
+            code = COMMANDS[command]([*arguments, "--framework", framework])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException:
+            code = -1
+            traceback.print_exc()
+    left = sorted(set(Path().iterdir()) - before)
+    for path in left if code else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return Ended(code, stdout.getvalue(), stderr.getvalue(), [str(path) for path in left])
+
+
+if __name__ == "__main__":
+    runtime: ModuleType = implementation(sys.argv[1], "runtime", 1)
+    print(json.dumps([dataclasses.asdict(_run(sys.argv[1], *call)) for call in json.load(sys.stdin)]))

@@ -1,0 +1,83 @@
+"""Scripts started as two processes by each framework's own launcher, and the processes found among those of this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from helpers.paths import ROOT
+from helpers.training_runs import PATIENCE, Ended, script
+
+PROCESSES = 2
+RANK = {"paddle": b"PADDLE_TRAINER_ID=", "torch": b"RANK="}
+
+TORCH = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+PADDLE = {
+    "PADDLE_TRAINER_ID": "3",
+    "PADDLE_TRAINERS_NUM": "8",
+    "PADDLE_RANK_IN_NODE": "1",
+    "PADDLE_LOCAL_SIZE": "2",
+}
+LAUNCHED = {"torch": TORCH, "paddle": PADDLE}
+"""The variables of a launcher of eight processes, as the process of rank 3 finds them."""
+
+
+def launched(framework: str, logs: Path, command: list[str]) -> list[str]:
+    """The `command` of this interpreter, as two processes. Paddle keeps what each writes in a file of its own below `logs`."""
+    own = {
+        "paddle": ["paddle.distributed.launch", "--log_dir", str(logs)],
+        "torch": ["torch.distributed.run", "--standalone"],
+    }
+    module, *flags = own[framework]
+    return [command[0], "-m", module, *flags, "--nproc_per_node", str(PROCESSES), *command[1:]]
+
+
+def training(framework: str, logs: Path, *arguments: object) -> list[str]:
+    """The training script as two processes of one thread each."""
+    return launched(framework, logs, script(framework, *arguments))
+
+
+def ranks(framework: str, launcher: subprocess.Popen[str]) -> dict[int, int]:
+    """Rank -> process id of the launcher's processes."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        said = [value.partition(b"=")[2] for value in variables if value.startswith(RANK[framework])]
+        if parent == launcher.pid and said:
+            found[int(said[0])] = int(folder.name)
+    return found
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    """`command` from the repository's root, in a session of its own."""
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def end(process: subprocess.Popen[str], logs: Path) -> tuple[Ended, float]:
+    """How the launcher ended, with what its processes wrote, and after how many seconds from now."""
+    since = time.monotonic()
+    stdout, stderr = process.communicate(timeout=PATIENCE)
+    kept = "".join(path.read_text() for path in sorted(logs.glob("workerlog.*")))
+    return Ended(process.returncode, stdout, stderr + kept), time.monotonic() - since
+
+
+def execute(framework: str, logs: Path, *arguments: object) -> Ended:
+    """The training script as two processes, to its end; it must succeed."""
+    ended, _ = end(start(training(framework, logs, *arguments)), logs)
+    assert ended.code == 0, ended.stderr
+    return ended
+
+
+def step(framework: str, logs: Path, file: Path, several: bool) -> None:
+    """`distributed_step.py` as two processes or as one."""
+    command = [sys.executable, "tests/helpers/distributed_step.py", framework, str(file)]
+    ended, _ = end(start(launched(framework, logs, command) if several else command), logs)
+    assert ended.code == 0, ended.stderr

@@ -1,0 +1,13 @@
+"""Where the small models of the tests of pairs are, and what runs a pair of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from parity.pairs.outcome import PairOutcome
+
+HERE = Path(__file__).parent
+MODELS = {"torch": "pair_models_torch.py", "paddle": "pair_models_paddle.py"}
+
+ComparePair = Callable[..., PairOutcome]

@@ -1,0 +1,316 @@
+"""`export_onnx.py`: its contract on the command line, from fresh networks and runs, and files that need nobody to be opened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from helpers.export_calls import calls
+from helpers.paths import ROOT
+from helpers.scripts import script_main
+from helpers.training_runs import Ended, execute, succeed
+from parity import data
+from parity.backend.registry import FRAMEWORKS
+from parity.backend.worker import Worker
+from parity.data.batches import preprocess
+from parity.network import articles
+from parity.network.network import Network
+from parity.onnx.runtime import session
+from parity.recipe import presets
+from parity.recipe.recipe import read_recipe
+from parity.training.run_folder import RunFolder, read_checkpoint
+from parity.weights.canonical_state import initialise, save
+
+main = script_main("export_onnx")
+
+SMALL = "vgg16_bn_drop@0.125"
+LIMIT = 200
+
+
+def export(*arguments: object) -> Ended:
+    return execute([sys.executable, "scripts/export_onnx.py", *map(str, arguments)])
+
+
+def exported(*arguments: object) -> dict[str, Any]:
+    done = export(*arguments, "--json")
+    assert done.code == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of PyTorch: two passes, so that the statistics are not those of a fresh network."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "2", "--batch-size", "32")
+    limits = ("--train-limit", "96", "--test-limit", str(LIMIT), "--threads", "1", "--out", str(folder))
+    succeed([sys.executable, "scripts/train_torch.py", *settings, *limits])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(run: Path) -> dict[str, dict[str, str]]:
+    """Framework -> what the command printed for several exports of the run, all in one process of it, into the run's parent."""
+    folder, network = run.parent, articles.get_network(SMALL)
+    save(folder / "fresh.safetensors", network, initialise(network, 0))
+    flags = ["--softmax", "--preprocess", "--fold-batch-norm", "--opset", "17", "--json"]
+    found = {}
+    for framework in FRAMEWORKS:
+        wanted = {
+            "plain": ["--run", f"{run}", "--output", f"{framework}.onnx", "--json"],
+            "flags": ["--run", f"{run}", "--output", f"{framework}-flags.onnx", *flags],
+            "static": ["--run", f"{run}", "--output", f"{framework}-static", "--to", "static", "--json"],
+        }
+        if framework == "torch":
+            wanted |= {
+                "table": ["--run", f"{run}", "--output", "table.onnx"],
+                "best": ["--weights", f"{run / 'best.safetensors'}", "--output", "best.onnx", "--json"],
+                "fresh": ["--weights", "fresh.safetensors", "--output", "fresh.onnx", "--json"],
+            }
+        ends = calls(framework, folder, [("", "export", arguments) for arguments in wanted.values()])
+        assert [end.code for end in ends] == [0] * len(wanted), [end.stderr for end in ends]
+        assert [end.left for end in ends] == [[arguments[3]] for arguments in wanted.values()]
+        found[framework] = dict(zip(wanted, (end.stdout for end in ends), strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(run: Path, said: dict[str, dict[str, str]]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The run exported by either framework, and what the command said."""
+    return {name: (run.parent / f"{name}.onnx", json.loads(told["plain"])) for name, told in said.items()}
+
+
+def test_both_frameworks_export_one_graph_and_say_what_it_holds(files: dict[str, tuple[Path, dict[str, Any]]]) -> None:
+    graphs = []
+    for framework, (path, said) in files.items():
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        graphs.append(model.graph.SerializeToString())
+        assert said["framework"] == framework and said["opset"] == 18 and said["bytes"] == path.stat().st_size
+        assert said["nodes"]["Conv"] == 13 and said["nodes"]["BatchNormalization"] == 14
+        assert 0 <= said["check"]["error"] <= said["check"]["bound"] < 1e-3
+    assert graphs[0] == graphs[1]
+
+
+def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str) -> None:
+    path, _ = files[framework]
+    told = session(path).get_modelmeta().custom_metadata_map
+    network = Network.from_json(told["network"])
+    assert network == articles.get_network(SMALL)
+    assert told["network_sha256"] == network.digest
+    assert told["framework"] == framework and json.loads(told["versions"])[framework]
+    assert read_recipe(json.loads(told["recipe"])) == RunFolder.open(run).experiment.recipe
+    assert tuple(json.loads(told["classes"])) == data.CLASSES["cifar10"]
+    assert float(told["test_accuracy"]) == RunFolder.open(run).metrics("pass")[-1]["test_accuracy"]
+
+
+def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path, dict[str, Any]]], run: Path) -> None:
+    experiment = RunFolder.open(run).experiment
+    dataset = data.load("cifar10").limit(None, LIMIT)
+    images = preprocess(dataset.test_images, experiment.recipe.preprocessing)
+    labels = {name: session(path).run(None, {"image": images})[0].argmax(1) for name, (path, _) in files.items()}
+    assert np.array_equal(labels["paddle"], labels["torch"])
+    assert (labels["torch"] == dataset.test_labels).mean() == RunFolder.open(run).metrics("pass")[-1]["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> None:
+    settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "1", "--train-limit", "3200")
+    succeed([sys.executable, "scripts/train_torch.py", *settings, "--out", str(tmp_path / "run")])
+    dataset, how = data.load("cifar10"), presets.get_recipe("adam").preprocessing
+    experiment, network, state, _ = read_checkpoint(tmp_path / "run")
+    assert experiment and len(dataset.test_labels) == 10_000
+    labels = {}
+    for framework in FRAMEWORKS:
+        path = tmp_path / f"{framework}.onnx"
+        exported("--framework", framework, "--run", tmp_path / "run", "--output", path)
+        opened = session(path)
+        with Worker(framework, threads=1) as worker:
+            worker.start(network, experiment.recipe.optimizer, state, "float32")
+            parts = [preprocess(dataset.test_images[i : i + 500], how) for i in range(0, 10_000, 500)]
+            labels[framework] = np.concatenate([worker.predict(part)["logits"].argmax(1) for part in parts])
+            labels[path.name] = np.concatenate([opened.run(None, {"image": part})[0].argmax(1) for part in parts])
+    first, *rest = labels.values()
+    assert all(np.array_equal(first, other) for other in rest)
+    assert (first == dataset.test_labels).mean() == RunFolder.open(tmp_path / "run").metrics("pass")[-1][
+        "test_accuracy"
+    ]
+
+
+ALONE = """
+import sys, numpy, onnxruntime
+assert not {"torch", "paddle", "parity"} & set(sys.modules)
+for name in ("torch", "paddle", "parity"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} can be imported here")
+images = numpy.load(sys.argv[2])
+numpy.save(sys.argv[3], onnxruntime.InferenceSession(sys.argv[1]).run(None, {"image": images})[0])
+"""
+
+
+def alone(python: list[str], path: str, model: Path, folder: Path) -> None:
+    """Runs the model where only onnxruntime and numpy are found; the scores must be what we get here, within rounding."""
+    images = np.random.default_rng(0).random((5, 3, 32, 32), np.float32)
+    np.save(folder / "images.npy", images)
+    command = [*python, "-c", ALONE, str(model), str(folder / "images.npy"), str(folder / "scores.npy")]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    here = session(model).run(None, {"image": images})[0]
+    np.testing.assert_allclose(np.load(folder / "scores.npy"), here, rtol=1e-5, atol=1e-5)
+
+
+def test_onnxruntime_alone_opens_the_file(
+    files: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path, framework: str
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    site = Path(sysconfig.get_path("platlib"))
+    for name in (
+        "onnxruntime",
+        "numpy",
+        "numpy.libs",
+        "flatbuffers",
+        "google",
+        "packaging",
+        "coloredlogs",
+        "humanfriendly",
+    ):
+        if (site / name).exists():
+            (packages / name).symlink_to(site / name)
+    alone([sys.executable, "-S"], str(packages), files[framework][0], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_oldest_onnxruntime_that_pyproject_admits_opens_every_opset(tmp_path: Path, framework: str) -> None:
+    oldest = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if '"onnxruntime>=' in line)
+    version = oldest.split(">=")[1].split('"')[0]
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    python = tmp_path / "env/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", f"onnxruntime=={version}.0", "numpy<2"], check=True)
+    for opset in range(17, 22):
+        path = tmp_path / f"{opset}.onnx"
+        exported("--framework", framework, "--network", SMALL, "--opset", opset, "--output", path)
+        alone([str(python)], "", path, tmp_path)
+
+
+WATCHED = """
+import runpy, sys
+forbidden = ("socket.connect", "socket.getaddrinfo", "urllib.Request", "os.system", "os.exec", "os.posix_spawn")
+def watch(event, arguments):
+    if event in forbidden or event == "subprocess.Popen" and "pip" in str(arguments):
+        print("FORBIDDEN", event, arguments, file=sys.stderr, flush=True)
+sys.addaudithook(watch)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def installed_files() -> set[str]:
+    return {str(path) for path in Path(sysconfig.get_path("platlib")).glob("*")}
+
+
+def test_an_export_installs_nothing_and_touches_no_network(framework: str, tmp_path: Path) -> None:
+    before = installed_files()
+    arguments = ("--framework", framework, "--network", SMALL, "--output", str(tmp_path / "a.onnx"))
+    done = execute([sys.executable, "-c", WATCHED, "scripts/export_onnx.py", *arguments])
+    assert done.code == 0, done.stderr
+    assert "FORBIDDEN" not in done.stderr
+    assert installed_files() == before
+
+
+def test_the_watch_of_the_network_sees_what_it_should() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED.replace("runpy.run_path(sys.argv[0], run_name=\"__main__\")",
+         "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError:\n    pass")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "FORBIDDEN socket.connect" in done.stderr
+
+
+def test_probabilities_of_uint8_pictures_with_folded_batch_norms(
+    framework: str, run: Path, said: dict[str, dict[str, str]]
+) -> None:
+    told = json.loads(said[framework]["flags"])
+    assert "BatchNormalization" not in told["nodes"] and told["nodes"]["Softmax"] == 1 and told["opset"] == 17
+    dataset = data.load("cifar10").limit(None, 20)
+    opened = session(run.parent / f"{framework}-flags.onnx")
+    chances = opened.run(None, {"image": np.ascontiguousarray(dataset.test_images.transpose(0, 2, 3, 1))})[0]
+    assert chances.shape == (20, 10)
+    np.testing.assert_allclose(chances.sum(1), 1, rtol=1e-5)
+
+
+def test_the_frameworks_own_format_is_written_and_computes_the_same(
+    framework: str, run: Path, said: dict[str, dict[str, str]]
+) -> None:
+    told = json.loads(said[framework]["static"])
+    names = {path.name for path in (run.parent / f"{framework}-static").iterdir()}
+    assert names == set(told["files"])
+    assert {"model.pt2"} <= names if framework == "torch" else {"model.pdiparams"} <= names
+    assert 0 <= told["check"]["error"] <= told["check"]["bound"]
+
+
+def test_people_see_a_table_and_where_the_file_is(said: dict[str, dict[str, str]]) -> None:
+    told = said["torch"]["table"]
+    assert "Conv                                       13" in told
+    assert "Written: table.onnx, checked against PyTorch" in told
+
+
+def test_weights_within_a_pass_claim_no_accuracy_and_those_of_best_do(
+    run: Path, said: dict[str, dict[str, str]]
+) -> None:
+    best = json.loads(said["torch"]["best"])
+    assert best["test_accuracy"] == max(line["test_accuracy"] for line in RunFolder.open(run).metrics("pass"))
+    assert json.loads(said["torch"]["fresh"])["test_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--output", "a.onnx"), "missing option '--model'"),
+        (("--network", "vgg99", "--output", "a.onnx"), "unknown network 'vgg99'"),
+        (("--network", SMALL, "--output", "a.onnx", "--opset", "16"), "--opset 16 is not one of 17 to 21"),
+        (("--network", SMALL, "--output", "a.txt"), "a.txt is not the name of an .onnx file"),
+        (("--network", SMALL, "--output", "tests"), "tests is not the name of an .onnx file"),
+        (("--network", SMALL, "--to", "static", "--output", "tests"), "tests exists"),
+        (("--network", SMALL, "--to", "static", "--output", "x", "--softmax"), "--softmax is of ONNX files"),
+        (("--run", "missing", "--output", "a.onnx"), "missing is not a run folder"),
+        (("--run", "tests", "--output", "a.onnx"), "tests"),
+        (("--weights", "missing.safetensors", "--output", "a.onnx"), "cannot read missing.safetensors"),
+        (("--weights", "README.md", "--output", "a.onnx"), "README.md"),
+        (("--weights", "missing.safetensors", "--seed", "1", "--output", "a.onnx"), "--seed is of fresh weights"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_line(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    try:
+        code = main([*arguments])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+    assert not (ROOT / "a.onnx").exists()
+
+
+def test_checkpoints_that_are_not_float32_are_refused(tmp_path: Path) -> None:
+    network = articles.get_network(SMALL)
+    save(tmp_path / "wide.safetensors", network, {n: a.astype(np.float64) for n, a in initialise(network, 0).items()})
+    done = export("--weights", tmp_path / "wide.safetensors", "--output", tmp_path / "a.onnx")
+    assert done.code == 2 and "float64" in done.stderr
+    assert read_checkpoint(tmp_path / "wide.safetensors")[1] == network

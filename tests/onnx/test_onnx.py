@@ -1,0 +1,255 @@
+"""ONNX graphs: what an exporter wrote is the network or is refused, both frameworks' files are one, and runtimes agree with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from helpers.onnx_graphs import BRANCHES, CHAIN, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS, raw_export, weights_of
+from helpers.sample_networks import EVERY_KIND
+from parity.backend.worker import Worker
+from parity.compare.noise_model import inference_noise
+from parity.compare.relative_error import relative_l2
+from parity.data.batches import preprocess
+from parity.data.random_streams import stream
+from parity.errors import InputError
+from parity.network import articles
+from parity.network.network import Network
+from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
+from parity.onnx import operators, sessions, writing
+from parity.onnx.exporting import check_pictures, compared, export, scores
+from parity.onnx.runtime import session
+from parity.recipe import presets
+from parity.recipe.presets import CIFAR10_STATISTICS
+from parity.recipe.recipe import Preprocessing
+from parity.selftest.subject import network
+from parity.weights.canonical_state import State, initialise
+
+
+@pytest.fixture
+def model() -> ModelProto:
+    return writing.write(network(), CHAIN)
+
+
+def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
+    return stream(2, "pixels").uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+
+# ----------------------------------------------------------------------------------- exports are the network
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        network(),
+        EVERY_KIND,
+        WITHOUT_BIAS,
+        ROUNDED_UP,
+        BRANCHES,
+        NORMALISED,
+        FEW,
+        articles.get_network("vgg_mini@0.125"),
+    ],
+    ids=lambda net: net.name,
+)
+def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
+    files = {
+        name: export(raw_export(worker, net), net, weights_of(net)).SerializeToString()
+        for name, worker in workers.items()
+    }
+    assert files["torch"] == files["paddle"]
+
+
+def test_exporting_ten_times_gives_ten_equal_graphs(worker: Worker) -> None:
+    made = {
+        export(raw_export(worker, EVERY_KIND), EVERY_KIND, weights_of(EVERY_KIND)).SerializeToString()
+        for _ in range(10)
+    }
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("net", [EVERY_KIND, ROUNDED_UP, BRANCHES, NORMALISED, FEW], ids=lambda net: net.name)
+def test_an_export_runs_as_the_framework_does(net: Network, framework: str, workers: dict[str, Worker]) -> None:
+    worker, images = workers[framework], pixels(5, net.input_shape)
+    made = export(raw_export(worker, net), net, weights_of(net))
+    eager = worker.predict(images, record=True)
+    layers = sessions.run_layers(made, images)
+    assert list(layers) == [name for name, layer in net.layers.items() if name != "drop" and not layer.head]
+    for layer, array in layers.items():
+        assert relative_l2(eager[f"eval/{layer}"], array) < 2e-6, layer
+    exact = sessions.reference_layers(made, images)
+    worker.start(net, presets.get_recipe("article").optimizer, weights_of(net), "float64")
+    eager = worker.predict(images.astype(np.float64), record=True)
+    for layer, array in exact.items():
+        assert relative_l2(eager[f"eval/{layer}"], array) < 1e-13, layer
+
+
+def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(worker: Worker) -> None:
+    mark = np.float32(0.12345)
+    heads = {name for name in BRANCHES.parameters if name not in BRANCHES.inference.parameters}
+    state = {name: np.full_like(a, mark) if name in heads else a for name, a in weights_of(BRANCHES).items()}
+    assert heads == {"side_fc.weight", "side_fc.bias"}
+    worker.start(BRANCHES, presets.get_recipe("article").optimizer, state, "float32")
+    worker.step(pixels(4, BRANCHES.input_shape), np.arange(4), {}, 0.0, 4)
+    graph = onnx.load_from_string(worker.export()).graph
+    constants = [a.t for n in graph.node for a in n.attribute if a.type == onnx.AttributeProto.TENSOR]
+    arrays = [numpy_helper.to_array(tensor) for tensor in (*graph.initializer, *constants)]
+    assert not [array.shape for array in arrays if (array == mark).any()]
+    assert any((array == state["one.bias"]).all() for array in arrays if array.size == 2), "the trunk's are there"
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("opset", writing.OPSETS)
+def test_every_opset_is_the_one_asked_for_and_means_the_same(opset: int, model: ModelProto) -> None:
+    made = writing.write(network(), CHAIN, opset)
+    assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", opset)]
+    assert made.ir_version <= 10  # what onnxruntime 1.18, the oldest that pyproject admits, reads
+    assert (
+        relative_l2(sessions.run(model, pixels(3)), sessions.run(made, pixels(3))) < 2e-6
+    )  # other kernels round otherwise
+    exact = [sessions.reference_layers(one, pixels(3))["fc3"] for one in (model, made)]
+    assert np.array_equal(*exact)
+
+
+@pytest.mark.parametrize("opset", [16, 22])
+def test_other_opsets_are_refused(opset: int) -> None:
+    with pytest.raises(InputError, match="is not one of 17 to 21"):
+        writing.write(network(), CHAIN, opset)
+
+
+def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_images_goes(model: ModelProto) -> None:
+    run = session(model.SerializeToString())
+    (given,), (made,) = run.get_inputs(), run.get_outputs()
+    assert (given.name, given.type, given.shape) == ("image", "tensor(float)", ["N", 3, 32, 32])
+    assert (made.name, made.type, made.shape) == ("logits", "tensor(float)", ["N", 10])
+    for count in (1, 2, 7, 128):
+        assert run.run(None, {"image": pixels(count)})[0].shape == (count, 10)
+
+
+def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
+    made = writing.write(network(), CHAIN, softmax=True)
+    logits, chances = sessions.run(model, pixels(4)), sessions.run(made, pixels(4))
+    powers = np.exp(logits.astype(np.float64))
+    assert [output.name for output in made.graph.output] == ["probabilities"]
+    np.testing.assert_allclose(chances, powers / powers.sum(1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [presets.get_recipe("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
+)
+def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
+    made, pictures = writing.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
+    assert session(made.SerializeToString()).get_inputs()[0].type == "tensor(uint8)"
+    assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
+
+
+def test_folding_takes_every_batch_norm_behind_a_layer_away_and_changes_rounding_only(model: ModelProto) -> None:
+    folded = operators.folded(CHAIN)
+    assert "BatchNormalization" not in {operator.kind for operator in folded}
+    assert len(CHAIN) - len(folded) == 5
+    made = writing.write(network(), folded)
+    assert relative_l2(sessions.run(model, pixels(8)), sessions.run(made, pixels(8))) < 2e-6
+
+
+@pytest.mark.parametrize(("name", "value"), [("variance", -1.0), ("variance", np.nan), ("gamma", 3e38)])
+def test_a_fold_that_float32_cannot_hold_is_refused_in_one_line(name: str, value: float) -> None:
+    norm = next(operator for operator in CHAIN if operator.kind == "BatchNormalization")
+    broken = {**norm.arrays, name: np.full_like(norm.arrays[name], value)}
+    broken |= {"variance": np.full_like(broken["variance"], 1e-30)} if name == "gamma" else {}
+    chain = [replace(operator, arrays=broken) if operator is norm else operator for operator in CHAIN]
+    with pytest.raises(InputError, match=f"{norm.layer} cannot be folded: with its smallest variance"):
+        operators.folded(chain)
+
+
+def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
+    fc = next(operator for operator in CHAIN if operator.layer == "fc1")
+    narrow = replace(fc, arrays={**fc.arrays, "weight": fc.arrays["weight"][0]})
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        writing.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
+
+
+def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
+    nodes = (
+        articles.get_network("vgg_mini").nodes[1],
+        Conv("conv", 4, bias=False),
+        replace(articles.get_network("vgg_mini").nodes[1], name="after"),
+        Flatten("flatten"),
+        Linear("fc", 2),
+    )
+    net = Network("norm_first", (3, 4, 4), nodes)
+    chain = operators.operators(net, weights_of(net))
+    folded = operators.folded(chain)
+    assert [operator.kind for operator in folded] == ["BatchNormalization", "Conv", "Flatten", "Gemm"]
+    assert "bias" in folded[1].arrays and "bias" not in chain[1].arrays
+    images = pixels(3, (3, 4, 4))
+    assert relative_l2(*(sessions.run(writing.write(net, made), images) for made in (chain, folded))) < 2e-6
+
+
+def test_a_layer_may_be_called_like_an_input_or_an_output() -> None:
+    net = Network(
+        "names",
+        (3, 4, 4),
+        (ReLU("image"), Flatten("pixels"), Linear("logits", 4), ReLU("probabilities"), Linear("fc", 3)),
+    )
+    made = writing.write(
+        net, operators.operators(net, initialise(net, 0)), softmax=True, preprocessing=CIFAR10_STATISTICS
+    )
+    assert scores(made, check_pictures((3, 4, 4)), CIFAR10_STATISTICS).shape == (12, 3)
+
+
+def test_dropout_that_does_nothing_in_inference_is_in_no_graph_and_the_articles_is_a_factor() -> None:
+    for kind, expected in (("upscale_in_train", []), ("downscale_in_infer", ["Mul"])):
+        net = Network("drop", (3, 4, 4), (Dropout("drop", 0.25, kind), Flatten("flatten"), Linear("fc", 3)))
+        kinds = [operator.kind for operator in operators.operators(net, initialise(net, 0))]
+        assert kinds == [*expected, "Flatten", "Gemm"]
+
+
+def test_metadata_is_kept(model: ModelProto) -> None:
+    made = writing.write(network(), CHAIN, metadata={"network": network().to_json(), "classes": '["a"]'})
+    told = session(made.SerializeToString()).get_modelmeta().custom_metadata_map
+    assert Network.from_json(told["network"]) == network()
+    assert told["classes"] == '["a"]'
+
+
+def test_pictures_for_checks_are_noise_and_the_extremes() -> None:
+    found = check_pictures((3, 4, 5))
+    assert found.shape == (12, 3, 4, 5) and found.dtype == np.uint8
+    assert all(len(np.unique(picture)) > 20 for picture in found[:8])
+    assert [len(np.unique(picture)) for picture in found[8:]] == [1, 1, 1, 2]
+    assert [picture[0, 1, 1] for picture in found[8:]] == [0, 255, 128, 0]
+
+
+def test_the_scores_of_a_framework_are_held_against_every_run_within_what_rounding_explains() -> None:
+    net, weights, how = (
+        network(),
+        {"w": np.linspace(-1, 1, 10 * 3072, dtype=np.float32).reshape(3072, 10)},
+        Preprocessing(),
+    )
+
+    def predict(given: State, images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1) @ given["w"]
+
+    def off(by: float) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda pictures: predict(weights, preprocess(pictures, how)) * np.float32(1 + by)
+
+    found = compared({"same": off(0), "far": off(1e-3)}, predict, net, weights, how)
+    given = {"scores": preprocess(check_pictures(net.input_shape), how)}
+    own = {"scores": predict(weights, given["scores"])}
+    noise = inference_noise(lambda w, g: {"scores": predict(w, g["scores"])}, own, weights, given)["scores"]
+    assert [difference.name for difference in found] == ["same", "far"]
+    assert [difference.equal for difference in found] == [True, False]
+    assert {difference.bound for difference in found} == {2 * noise} and 1e-7 < noise < 1e-4
+
+
+def test_the_float64_graph_holds_the_same_numbers(model: ModelProto) -> None:
+    wide = writing.in_float64(model)
+    for narrow, wider in zip(model.graph.initializer, wide.graph.initializer, strict=True):
+        assert wider.data_type == TensorProto.DOUBLE
+        assert np.array_equal(numpy_helper.to_array(narrow), numpy_helper.to_array(wider))

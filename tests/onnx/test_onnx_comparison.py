@@ -1,0 +1,149 @@
+"""The stage `onnx` of a check: five ways to compute one inference agree, and what parts is found at its layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from helpers.onnx_graphs import CHAIN
+from parity import data
+from parity.backend.worker import Worker
+from parity.compare.check import Check, Plant, run_check
+from parity.compare.step_inputs import RunInputs
+from parity.onnx import writing
+from parity.onnx.comparison import (
+    BATCHES,
+    TRAINED_STEPS,
+    _export,
+    _float32,
+    _scores,
+    compare_exports,
+    compare_through_onnx,
+    make_images,
+    trained,
+)
+from parity.onnx.reading import NotTheNetwork
+from parity.recipe.recipe import Preprocessing
+from parity.selftest import changes
+from parity.selftest.subject import network, subject
+
+ONNX = ("onnx",)
+
+
+@pytest.fixture(scope="module")
+def check() -> Check:
+    return replace(subject(data.load("cifar10").limit(64, 1)), stages=ONNX)
+
+
+def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[str, Worker]) -> None:
+    outcome = run_check(check, workers, onnx=compare_through_onnx)
+    assert outcome.verdict == "equal", outcome.first
+    stage = outcome.stages()["onnx"]
+    # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
+    # onnx.reference on both exports against both sides.
+    operators, kinds = len(CHAIN), len(BATCHES) + 1
+    assert stage["compared"] == 10 * operators + 21 * kinds + 4 * operators
+    assert 0 < stage["max_error"] <= stage["bound"] < 1e-4
+
+
+def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: dict[str, Worker]) -> None:
+    fresh = replace(check, state=None)
+    state = trained(workers["torch"], fresh.run_inputs("float32"))
+    decay = 0.9**TRAINED_STEPS
+    assert all(array.dtype == np.float32 for array in state.values())
+    # The article's running variance starts at 0; ten updates leave it at 65% of what the batches have.
+    assert np.all(state["bn1.variance"] > 0) and np.all(state["bn1.mean"] != 0) and decay < 0.5
+    assert run_check(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
+
+
+def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> None:
+    found = make_images(check.dataset, Preprocessing())
+    assert {name: len(images) for name, images in found.items()} == {
+        "1": 1, "2": 2, "7": 7, "128": 128, "extremes": 4
+    }  # fmt: skip
+    black, white, grey, pixel = found["extremes"]
+    assert not black.any() and np.all(white == 1) and len(np.unique(grey)) == 1 and np.count_nonzero(pixel) == 3
+
+
+@pytest.mark.parametrize(
+    ("planted", "layer"), [("conv3:weight:1e-4", "conv3"), ("bn2:variance:1e-3", "bn2"), ("fc1:bias:1e-3", "fc1")]
+)
+def test_another_weight_is_found_at_its_layer(
+    planted: str, layer: str, check: Check, workers: dict[str, Worker]
+) -> None:
+    outcome = run_check(check, workers, changes.perturbed(planted, network()), onnx=compare_through_onnx)
+    assert outcome.verdict == "different"
+    assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", layer)
+
+
+def test_an_export_that_computes_something_else_is_no_export_of_the_network(
+    check: Check, workers: dict[str, Worker]
+) -> None:
+    outcome = run_check(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
+    assert outcome.verdict == "different"
+    assert outcome.first is not None and "export of torch: layer bn3: the export has Mul" in outcome.first.tensor
+
+
+def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check, workers: dict[str, Worker]) -> None:
+    outcome = run_check(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
+    assert outcome.verdict == "different"
+    assert outcome.first is not None and outcome.first.layer == "bn2"
+
+
+def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
+    assert run_check(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
+
+
+@pytest.fixture(scope="module")
+def pictures(check: Check) -> dict[str, np.ndarray]:
+    return make_images(check.dataset, check.recipe.preprocessing)
+
+
+def both_sides(check: Check, plant: Plant | None = None) -> dict[str, RunInputs]:
+    run_inputs = check.run_inputs("float32")
+    return {"torch": run_inputs, "paddle": plant(run_inputs) if plant else run_inputs}
+
+
+def test_in_float64_the_bound_is_that_of_one_step_and_pairs_may_differ_twice_as_much(
+    check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
+) -> None:
+    found = {d.name: d for d in compare_exports(workers, both_sides(check), pictures)}
+    exact = [d for name, d in found.items() if name.endswith("float64")]
+    assert len(exact) == 4 * len(CHAIN) and {d.bound for d in exact} == {1e-12}
+    for what in ("fc3.{}, 2 images", "fc3.{}, scores of 128 images", "fc3.{}, scores of extremes"):
+        alone = {found[f"onnx/{what.format(party)}"].bound for party in ("torch", "paddle", "runtime(paddle)")}
+        pair = found[f"onnx/{what.format('paddle, runtime(torch)')}"]
+        assert {pair.bound / 2} == alone and 1e-7 < pair.bound < 1e-4
+    for party in ("raw(torch)", "raw(paddle)"):
+        assert found[f"onnx/fc3.{party}, scores of 7 images"].equal
+
+
+def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
+    check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
+) -> None:
+    inputs_of = both_sides(check, changes.perturbed("conv3:output:1e-9", network()))
+    found = {d.name: d for d in compare_exports(workers, inputs_of, pictures)}
+    here = found["onnx/conv3.paddle, reference(torch), float64"]
+    assert 1e-12 < here.error < 1e-8 and not here.equal
+    assert found["onnx/conv2.paddle, reference(torch), float64"].equal
+    assert found["onnx/conv3.torch, reference(torch), float64"].equal
+
+
+def test_a_graph_that_runs_on_some_batches_only_differs_on_the_others(pictures: dict[str, np.ndarray]) -> None:
+    made = writing.write(network(), CHAIN)
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    found = _scores(made.SerializeToString(), pictures)
+    assert list(found) == ["scores/2"]
+    scores = {party: found.get("scores/7") for party in ("torch", "raw(torch)")}
+    exact = {"scores/7": np.ones((7, 10))}
+    assert [d.error for d in _float32("scores/7", "fc3", scores, exact, {"scores/7": 1.0})] == [np.inf] * 3
+
+
+def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> None:
+    with Worker("torch", threads=1) as worker:
+        worker.versions()
+        worker._process.kill()
+        found = _export(worker, check.run_inputs("float32"))
+    assert isinstance(found, NotTheNetwork) and "its exporter failed" in str(found)

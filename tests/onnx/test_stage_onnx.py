@@ -1,0 +1,60 @@
+"""The stage `onnx` of a check starts from trained weights, and goes on where an exporter fails."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from parity import data
+from parity.backend.worker import Worker
+from parity.compare.check import Check, run_check
+from parity.compare.step_inputs import RunInputs
+from parity.onnx.comparison import compare_through_onnx
+from parity.selftest.subject import subject
+from parity.weights.canonical_state import State
+
+
+@pytest.fixture(scope="module")
+def check() -> Check:
+    return replace(subject(data.load("cifar10").limit(64, 1)), stages=("onnx",))
+
+
+@pytest.fixture
+def torch_first(workers: dict[str, Worker]) -> dict[str, Worker]:
+    """PyTorch is the reference, Paddle what faults are planted in."""
+    return {name: workers[name] for name in ("torch", "paddle")}
+
+
+def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_compared(
+    check: Check, torch_first: dict[str, Worker]
+) -> None:
+    paddle = torch_first["paddle"]._process.pid
+    soft, hard = resource.prlimit(paddle, resource.RLIMIT_FSIZE)
+    resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        # Paddle's exporter needs files, and nothing else here does.
+        outcome = run_check(check, torch_first, onnx=compare_through_onnx)
+    finally:
+        resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))
+    assert outcome.first is not None and "export of paddle: its exporter failed, " in outcome.first.tensor
+    stage = outcome.stages()["onnx"]
+    assert stage["verdict"] == "different" and stage["compared"] > 100
+
+
+def test_fresh_weights_are_trained_before_they_are_exported(check: Check, torch_first: dict[str, Worker]) -> None:
+    seen: list[State] = []
+
+    def look(run_inputs: RunInputs) -> RunInputs:
+        seen.append(run_inputs.state)
+        return run_inputs
+
+    fresh = replace(check, state=None)
+    assert run_check(fresh, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
+    start = fresh.run_inputs("float32").state
+    assert not start["bn1.variance"].any() and not start["bn1.mean"].any()
+    assert np.all(seen[-1]["bn1.variance"] > 0) and np.all(seen[-1]["bn1.mean"] != 0)
+    assert run_check(check, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
+    assert all(np.array_equal(seen[-1][name], array) for name, array in check.run_inputs("float32").state.items())

@@ -1,0 +1,403 @@
+"""Two models of anybody's: every kind of layer, every hazard, and planted errors, each found and named at its layer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.pair_models import ComparePair
+from parity.errors import InputError
+from parity.modules import description, layer_kinds
+from parity.pairs.model_worker import ModelWorker
+from parity.pairs.outcome import PairOutcome
+from parity.pairs.relu_kinks import by_rounding
+from parity.recipe.optimizer import Optimizer
+
+KINDS = {
+    "Linear": "4,6",
+    "Conv1d": "4,6,9",
+    "Conv2d": "4,6,9,9",
+    "Conv3d": "2,6,5,5,5",
+    "ConvTranspose1d": "4,6,9",
+    "ConvTranspose2d": "4,6,5,5",
+    "ConvTranspose3d": "2,6,3,3,3",
+    "BatchNorm1d": "5,6",
+    "BatchNorm2d": "4,6,3,3",
+    "BatchNorm3d": "2,6,2,3,3",
+    "LayerNorm": "4,6",
+    "GroupNorm": "4,6,3,3",
+    "InstanceNorm2d": "4,6,3,3",
+    "Embedding": "4,7:6",
+    "PReLU": "4,6,3,3",
+    "LSTM": "4,5,6",
+    "GRU": "4,5,6",
+    "RNN": "4,5,6",
+    "AvgPool2d": "4,6,8,8",
+    "AvgPool2d_exclusive": "4,6,9,9",
+    "AdaptiveAvgPool2d": "4,6,7,7",
+    "LeakyReLU": "4,6",
+    "ELU": "4,6",
+    "Dropout2d": "4,6,3,3",
+    "GELU": "4,6",
+}
+IMAGE = "4,3,12,12"
+
+
+def assert_equal(outcome: PairOutcome, *stages: str) -> None:
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.first is None
+    assert outcome.differences == []
+    for stage in stages or ("eval", "forward", "backward", "update", "trajectory"):
+        assert outcome.stages[stage].compared > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_of_every_kind_is_mapped_and_equal(compare_pair: ComparePair, kind: str) -> None:
+    outcome = compare_pair(f"OneKind({kind!r})", f"OneKind({kind!r})", KINDS[kind])
+    weights = bool(outcome.pairing.arrays)
+    assert_equal(outcome, "eval", "forward", "backward", *(("update", "trajectory") if weights else ()))
+    assert weights == (
+        kind not in {"AvgPool2d", "AvgPool2d_exclusive", "AdaptiveAvgPool2d", "LeakyReLU", "ELU", "Dropout2d", "GELU"}
+    )
+
+
+def test_a_network_with_functional_calls_and_both_kinds_of_dropout_is_equal(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Net", "Net", IMAGE)
+    assert_equal(outcome)
+    assert outcome.pairing.how == "names"
+    assert outcome.zero_gradients == ["conv1.bias", "conv2.bias"]
+    assert [row["step"] for row in outcome.trajectory] == [1, 2, 3]
+    assert all(row["error"] <= row["twin"] < 1e-15 for row in outcome.trajectory)
+    moved = [row["moved"] for row in outcome.trajectory]
+    assert 1e-8 < moved[0] < moved[1] < moved[2] < 1e-3  # little, and a hundred million times what parts the sides
+
+
+def test_of_several_twins_the_farthest_counts(compare_pair: ComparePair, pair_workers: dict[str, ModelWorker]) -> None:
+    with ModelWorker("torch", threads=1) as second, ModelWorker("torch", threads=1) as third:
+        one, two, three = (
+            compare_pair("Net", "Net", IMAGE, workers=pair_workers | more, optimizer=Optimizer("momentum", 0.1), seed=2)
+            for more in (
+                {},
+                {"twin": second, "twin 2": third},
+                {"twin": second, "twin 2": third, "twin 3": pair_workers["twin"]},
+            )
+        )
+    assert [outcome.to_json()["twins"] for outcome in (one, two, three)] == [1, 2, 3]
+    assert one.trajectory[0]["error"] == two.trajectory[0]["error"] == three.trajectory[0]["error"]
+    far = [outcome.trajectory[-1]["twin"] for outcome in (one, two, three)]
+    assert far[0] > 0 and far == sorted(far)  # each has the twins of the one before, and another one
+
+
+def test_average_pools_without_padding_may_count_it_or_not(compare_pair: ComparePair) -> None:
+    torch, paddle = "torch.nn:AvgPool2d(2)", "paddle.nn:AvgPool2D(2)"
+    assert compare_pair(torch, paddle, "2,3,4,4").differences == []
+    (said,) = compare_pair("torch.nn:AvgPool2d(2, 2, 1)", "paddle.nn:AvgPool2D(2, 2, 1)", "2,3,4,4").differences
+    assert said.startswith("count include pad of AvgPool2d: PyTorch True, Paddle False")
+
+
+def test_what_was_neutralised_is_explained_and_not_hidden(compare_pair: ComparePair) -> None:
+    said = "\n".join(compare_pair("Net", "Net", IMAGE).explained)
+    assert "running variance: PyTorch adds the unbiased variance" in said
+    assert "n/(n-1) = 1.002 to 1.007 here), at bn1, bn2" in said
+    assert "eps 1e-05 of BatchNorm is 9.999999747378752e-06 in Paddle's kernels" in said
+    assert "dropout: both sides were given the same masks, at (the model itself), drop" in said
+
+
+def test_separate_projections_meet_the_packed_ones_of_attention(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Attention", "Attention", "4,5,8")
+    assert_equal(outcome)
+    assert outcome.pairing.arrays["attention.key.weight"] == {
+        "torch": "attention.in_proj_weight[1/3]",
+        "paddle": "attention.k_proj.weight.T",
+    }
+    assert outcome.zero_gradients == ["attention.key.bias"]
+
+
+def test_two_inputs_a_dict_of_outputs_a_layer_run_twice_in_place_and_an_unused_one(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("TwoInputs", "TwoInputs", "3,4:11", "3,4,5")
+    assert_equal(outcome)
+    assert outcome.explained == ["unused in training, so without a gradient on both sides: unused.bias, unused.weight"]
+    # What words makes, what inner and act take and make in two calls each, and three outputs.
+    assert outcome.stages["eval"].compared == 1 + 2 * 2 + 2 * 2 + 3
+
+
+def test_numbers_in_forward_have_the_precision_of_the_tensors_they_meet(compare_pair: ComparePair) -> None:
+    assert_equal(compare_pair("Numbers", "Numbers", "4,6"))
+
+
+def test_shared_weights_are_one(compare_pair: ComparePair) -> None:
+    assert_equal(compare_pair("Tied", "Tied", "4,6"))
+
+
+def test_weights_that_only_one_side_shares_are_named(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Tied", "Tied(tied=False)", "4,6")
+    assert outcome.first and outcome.first.phase == "gradient"
+    assert outcome.first.cause == "shared with another layer: second.weight (in PyTorch only)"
+
+
+def test_a_factory_may_be_a_model_that_is_there_already(compare_pair: ComparePair) -> None:
+    assert_equal(compare_pair("READY", "READY", "4,6"))
+
+
+def test_layers_of_other_names_are_matched_by_order(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Renamed", "Renamed", "4,3,6,6")
+    assert_equal(outcome)
+    assert outcome.pairing.how == "order of execution"
+    assert outcome.pairing.partner("torch") == {"stem.0": "_conv_a", "stem.2": "_conv_b", "head": "classifier"}
+
+
+OWN_KIND = {
+    "name": "Mix",
+    "classes": {"torch": ["pair_models_torch.Mix"], "paddle": ["pair_models_paddle.Blend"]},
+    "arrays": {"matrix": {"torch": "matrix", "paddle": "table.T"}},
+}
+
+
+def test_a_kind_of_ones_own_is_a_row_in_a_file(
+    compare_pair: ComparePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\) and Paddle has mix \(blend \[6, 5\]\)"):
+        compare_pair("Own", "Own", "4,6")
+    monkeypatch.setattr(layer_kinds, "KINDS", dict(layer_kinds.KINDS))
+    monkeypatch.setattr(description, "KINDS", layer_kinds.KINDS)
+    (tmp_path / "kinds.json").write_text(json.dumps([OWN_KIND]))
+    layer_kinds.load(tmp_path / "kinds.json")
+    assert_equal(compare_pair("Own", "Own", "4,6"))
+
+
+@pytest.mark.parametrize("text", ["{}x", "[1]", '[{"name": "a"}]', '[{"name": "a", "classes": {"torch": []}}]'])
+def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kinds.json").write_text(text)
+    with pytest.raises(InputError, match="holds no kinds of layers"):
+        layer_kinds.load(tmp_path / "kinds.json")
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])
+def test_every_loss_and_optimizer_is_alike_on_both_sides(compare_pair: ComparePair, loss: str) -> None:
+    optimizer = (
+        Optimizer("adam", 0.001)
+        if loss == "cross_entropy"
+        else Optimizer("momentum", 0.1, weight_decay=1e-3, nesterov=True)
+    )
+    assert_equal(compare_pair("Chain", "Chain", "4,6", loss=loss, optimizer=optimizer))
+
+
+def test_where_rounding_decides_at_a_kink_the_models_are_not_called_different(compare_pair: ComparePair) -> None:
+    settings: dict[str, object] = {"optimizer": Optimizer("momentum", 0.01), "steps": 4}
+    assert_equal(compare_pair("Kinked", "Kinked", "8,64", **settings))
+    outcome = compare_pair("Kinked", f"Kinked(shift=1e-20, times={1 + 2**-52})", "8,64", **settings)
+    assert (outcome.verdict, outcome.first) == ("chaotic but equal", None)
+    assert [row["step"] for row in outcome.trajectory] == [1, 2]  # what comes then is not compared
+    (said,) = (line for line in outcome.explained if "rounding" in line)
+    assert said.startswith(
+        "in step 2 rounding decided whether relu lets 512 numbers through: up to 1.0e-20 from its kink"
+    )
+    assert outcome.to_json()["stages"]["trajectory"]["verdict"] == "chaotic but equal"
+
+
+def test_rounding_decides_only_within_what_rounding_can_do() -> None:
+    x, crossed = np.array([0.0, 1.0, 2.0, 3.0]), np.array([True, False, False, False])
+    near, twin = np.add(x, [1e-16, 2e-16, 0, 0]), np.add(x, [0, 0, 4e-16, 0])
+    assert by_rounding(x, near, crossed, [x, twin])
+    assert not by_rounding(x, near, crossed, [])  # nothing says what rounding can do
+    assert not by_rounding(x, near, crossed, [twin[:3]])
+    assert not by_rounding(
+        x, np.add(x, [1e-14, 2e-16, 0, 0]), crossed, [twin + 1]
+    )  # far from zero, among others that are near
+    assert not by_rounding(x, np.add(x, [1e-14, 1e-14, 0, 0]), crossed, [twin])  # all far, and not the twin
+    assert not by_rounding(x, np.add(x, [np.nan, 2e-16, 0, 0]), crossed, [twin])
+
+
+@pytest.mark.parametrize("planted", ["shift=1e-6", "times=1.000001", "shift=1e-20, times=1.000001"])
+def test_a_true_difference_is_none_of_rounding_though_numbers_cross_kinks(
+    compare_pair: ComparePair, planted: str
+) -> None:
+    outcome = compare_pair("Kinked", f"Kinked({planted})", "8,64", optimizer=Optimizer("momentum", 0.01), steps=4)
+    assert outcome.verdict == "different"
+    assert outcome.first and outcome.first.step == 2
+    assert "rounding" not in " ".join(outcome.explained)
+
+
+# Planted errors
+
+PLANTED = {
+    "eps": ("Net", "Net(eps=1e-3)", "eval", "bn2", "bn2:output", "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2"),
+    "momentum": (
+        "Net", "Net(momentum=0.8)", "statistics", "bn2", "bn2.mean", "momentum of the old of BatchNorm: PyTorch 0.9, Paddle 0.8 at bn2",
+    ),
+    "padding": ("Net", "Net(padding=0)", "eval", "conv2", "conv2:output", "padding of Conv2d: PyTorch 1, Paddle 0 at conv2"),
+    "dropout": ("Net", "Net(p=0.5)", "forward", "drop", "drop:output", "p of Dropout: PyTorch 0.4, Paddle 0.5 at drop"),
+    "bias": ("Net", "Net(bias=False)", "eval", "conv1", "conv1:output", "only PyTorch has conv1.bias"),
+    "exchanged": (
+        "Chain", "Chain('bac')", "eval", "a", "a:input", "PyTorch gives it the model's input, Paddle gives it relu(the output of b)",
+    ),
+    "no relu": (
+        "Chain", "Chain(relu=False)", "eval", "b", "b:input", "PyTorch gives it relu(the output of a), Paddle gives it the output of a",
+    ),
+    "detached": (
+        "Chain", "Chain(detached=True)", "gradient", "a", "a.bias", "no gradient in Paddle: it is not used there, or not trained",
+    ),
+    "float32": (
+        "Single", "Single", "eval", "out", "out:input",
+        "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_error_is_found_at_its_layer_and_named(compare_pair: ComparePair, fault: str) -> None:
+    torch, paddle, phase, layer, tensor, cause = PLANTED[fault]
+    outcome = compare_pair(torch, paddle, IMAGE if torch == "Net" else "4,6")
+    first = outcome.first
+    assert outcome.verdict == "different"
+    assert first is not None
+    assert (first.step, first.phase, first.torch, first.tensor, first.cause) == (1, phase, layer, tensor, cause)
+    marked = [line for line in outcome.tree.splitlines() if "<-- here they part" in line]
+    assert [line.split()[0] for line in marked] == [layer, layer]
+
+
+def test_a_square_weight_that_is_not_transposed_is_named(compare_pair: ComparePair, tmp_path: Path) -> None:
+    wrong = {"layers": [], "arrays": {"b.weight": {"torch": "b.weight", "paddle": "b.weight"}}}
+    first = compare_pair("Chain", "Chain", "4,6", given=wrong).first
+    assert first and (first.torch, first.tensor) == ("b", "b:output")
+    assert first.cause == "the square weight is transposed in Paddle"
+
+
+def test_isolation_tells_a_layers_own_error_from_an_inherited_one(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Net", "Net(eps=1e-3)", IMAGE, isolate=True)
+    assert outcome.isolated
+    (bn2,) = [row for row in outcome.isolated if row["verdict"] == "different"]
+    assert (bn2["torch"], bn2["forward"] > 1e-5, bn2["backward"] > 1e-5) == ("bn2", True, True)
+    assert len(outcome.isolated) == 8
+
+
+@pytest.mark.parametrize(("model", "shapes"), [("Attention", ("4,5,8",)), ("TwoInputs", ("3,4:11", "3,4,5"))])
+def test_layers_that_are_equal_are_equal_by_themselves(
+    compare_pair: ComparePair, model: str, shapes: tuple[str, ...]
+) -> None:
+    rows = compare_pair(model, model, *shapes, stages=("eval",), isolate=True).isolated
+    assert rows and {row["verdict"] for row in rows} == {"equal"}
+
+
+def test_a_head_that_only_training_has_is_a_difference_while_the_rest_is_compared(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Auxiliary", "Auxiliary", "4,6")
+    assert outcome.verdict == "different"
+    assert outcome.first is None
+    assert outcome.differences == ["only PyTorch has auxiliary (Linear [3, 5]), which inference does not call"]
+    assert outcome.stages["eval"].compared == 5
+
+
+def test_in_float32_both_sides_are_as_near_to_float64_as_rounding_leaves_them(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("Net", "Net", IMAGE, dtype="float32")
+    assert outcome.verdict == "equal", outcome.sentence()
+    for stage in ("eval", "forward", "backward"):
+        assert outcome.stages[stage].compared > 10
+        worst = outcome.stages[stage].worst
+        assert worst and 1e-8 < worst.error < worst.bound < 1e-3
+    assert outcome.to_json()["not_run"] == ["update", "trajectory"]
+
+
+def test_a_float32_trajectory_is_held_against_that_of_a_twin(
+    compare_pair: ComparePair, pair_workers: dict[str, ModelWorker]
+) -> None:
+    how: dict[str, object] = {"dtype": "float32", "optimizer": Optimizer("momentum", 0.1), "steps": 5}
+    with ModelWorker("torch", threads=1) as second:
+        workers = pair_workers | {"twin 2": second}
+        same = compare_pair("Net", "Net", IMAGE, workers=workers, **how)
+        other = compare_pair("Kinked", "Kinked(times=1.01)", "8,64", workers=workers, **how)
+    assert_equal(same)
+    assert list(same.stages) == ["eval", "forward", "backward", "update", "trajectory"]
+    assert [row["step"] for row in same.trajectory] == [1, 2, 3, 4, 5]
+    assert all(0 < row["error"] < 1e-5 and 0 < row["twin"] < 1e-5 < row["moved"] for row in same.trajectory)
+    assert (other.verdict, [row["step"] for row in other.trajectory]) == ("different", [1, 2])
+    assert other.first and other.first.sentence().startswith("step 2, update, tensor weights: error")
+
+
+def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare_pair: ComparePair) -> None:
+    first = compare_pair("Net", "Net(eps=1e-4)", IMAGE, dtype="float32").first
+    assert first and (first.tensor, first.cause) == (
+        "bn2:output",
+        "eps of BatchNorm: PyTorch 1e-05, Paddle 0.0001 at bn2",
+    )
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [
+        (
+            "Fails",
+            "Chain",
+            "the torch model failed in forward at layer body.1: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+        ),
+        ("Chain", "Fails", "the paddle model failed in forward at layer body.1: "),
+        ("Noisy", "Noisy", "model draws random numbers at layer noise by other ways than dropout"),
+        ("Chain", "Renamed", "the paddle model failed in forward at layer _conv_a: "),
+        ("Auxiliary", "Chain", "different architectures: they part at the beginning, where PyTorch has body"),
+        ("Branches", "Branches", r"in PyTorch one \(Linear \[6, 6\]\), two \(Linear \[6, 6\]\); in Paddle right"),
+        ("Nowhere", "Chain", "pair_models_torch.py has no 'Nowhere'"),
+        ("Chain", "nowhere:Chain", "there is no module 'nowhere'"),
+        ("no_file.py:Chain", "Chain", "there is no file .*no_file.py"),
+        ("Chain(1 + x)", "Chain", "with plain values"),
+        ("builtins:dict", "Chain", "builtins:dict makes a dict, not a torch.nn.modules.module.Module"),
+        ("Chain(width=8)", "Chain", r"Chain\(width=8\) cannot be made: TypeError"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_clear_line(
+    compare_pair: ComparePair, torch: str, paddle: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as problem:
+        compare_pair(torch, paddle, "4,6")
+    assert "\n" not in str(problem.value)
+
+
+def test_random_numbers_of_training_do_not_stand_in_the_way_of_inference(compare_pair: ComparePair) -> None:
+    assert_equal(compare_pair("Noisy", "Noisy", "4,6", stages=("eval",)), "eval")
+
+
+# Maps
+
+
+def test_a_map_decides_what_is_ambiguous(compare_pair: ComparePair) -> None:
+    given = {"layers": [{"torch": "one", "paddle": "left"}, {"torch": "two", "paddle": "right"}]}
+    outcome = compare_pair("Branches", "Branches", "4,6", given=given, stages=("eval",))
+    assert outcome.pairing.partner("torch") == {"one": "left", "two": "right", "middle": "head"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([{"torch": "x", "paddle": "a"}], "the torch model has no layer 'x'"),
+        ([{"torch": "a", "paddle": "a"}, {"torch": "b", "paddle": "a"}], "names the paddle layer 'a' twice"),
+    ],
+)
+def test_a_map_of_what_is_not_there_is_refused(
+    compare_pair: ComparePair, layers: list[dict[str, str]], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        compare_pair("Chain", "Chain", "4,6", given={"layers": layers})
+
+
+def test_the_weights_of_either_side_can_be_the_start(compare_pair: ComparePair) -> None:
+    rng = np.random.default_rng(0)
+    own = {
+        f"{layer}.{name}": rng.standard_normal((6, 6) if name == "weight" else 6)
+        for layer in "abc"
+        for name in ("weight", "bias")
+    }
+    assert_equal(compare_pair("Chain", "Chain", "4,6", start={"torch": own}))
+    assert_equal(compare_pair("Chain", "Chain", "4,6", start={"paddle": own}))
+    del own["b.bias"]
+    with pytest.raises(InputError, match=r"the weights for the paddle model lack b\.bias \(1 in all\)"):
+        compare_pair("Chain", "Chain", "4,6", start={"paddle": own})
+
+
+def test_the_outcome_is_plain_json(compare_pair: ComparePair) -> None:
+    found = json.loads(json.dumps(compare_pair("Chain", "Chain", "4,6").to_json()))
+    assert (found["verdict"], found["mapping"]["layers"], found["not_run"]) == ("equal", 3, [])
+    assert set(found["lanes"]) == {"torch", "paddle"}
