@@ -108,7 +108,7 @@ worlds = st.integers(1, 9).flatmap(lambda size: st.just([ProcessGroup(rank, size
 def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(
     processes: list[ProcessGroup], count: int
 ) -> None:
-    shards = [world.shard(count) for world in processes]
+    shards = [process_group.shard(count) for process_group in processes]
     assert [image for shard in shards for image in shard] == list(range(count))
     assert min(map(len, shards)) == processes[0].smallest(count)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
@@ -120,9 +120,9 @@ def test_the_processes_together_see_every_sample_of_a_pass_exactly_once(
 ) -> None:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     seen = []
-    for world in processes:  # each makes the batches for itself
+    for process_group in processes:  # each makes the batches for itself
         for pixels, labels in Batches(images, np.arange(count), batch_size, Augmentation(), seed=1).epoch(epoch):
-            own = world.shard(len(labels))
+            own = process_group.shard(len(labels))
             assert pixels[own.start : own.stop].ravel().tolist() == labels[own.start : own.stop].tolist()
             seen += labels[own.start : own.stop].tolist()
     assert sorted(seen) == list(range(count))

@@ -75,16 +75,16 @@ def part(side: Trainer, network: Network, step: int, own: range, rate: float) ->
     return {name: array for name, array in record.items() if name.startswith("gradient/")}, cost
 
 
-def start(framework: str, network: Network, world: ProcessGroup) -> Trainer:
+def start(framework: str, network: Network, process_group: ProcessGroup) -> Trainer:
     """The side at the beginning. Every process but the first must be told where that is."""
-    return make_trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", world)
+    return make_trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", process_group)
 
 
-def together(framework: str, network: Network, world: ProcessGroup) -> State:
+def together(framework: str, network: Network, process_group: ProcessGroup) -> State:
     """All steps, each process with its shard."""
-    side, found = start(framework, network, world), {}
+    side, found = start(framework, network, process_group), {}
     for step, count in enumerate(BATCHES):
-        gradients, cost = part(side, network, step, world.shard(count), OPTIMIZER.rate)
+        gradients, cost = part(side, network, step, process_group.shard(count), OPTIMIZER.rate)
         found |= named(step, gradients, side.state(), side.total(cost)[0])
     return found
 
@@ -128,19 +128,19 @@ def named(step: int, gradients: State, state: State, cost: float) -> State:
 
 def main(framework: str, path: str) -> None:
     """All cases of as many processes as there are."""
-    world = from_launcher(framework)
+    process_group = from_launcher(framework)
     implementation(framework, "runtime", 1).start("cpu", 1)
     cases = {}
-    if world.size == 1:
+    if process_group.size == 1:
         cases = {"plain": alone(framework, PLAIN), "normed": by_shards(framework, NORMED, 2)}
     else:
         distributed = implementation(framework, "distributed")
-        distributed.start(world, "cpu")
+        distributed.start(process_group, "cpu")
         for overlap, distributed.OVERLAPPING in OVERLAPS.items():  # type: ignore[attr-defined]
             for name, network in NETWORKS.items():
-                cases[f"{name}-{overlap}"] = together(framework, network, world)
+                cases[f"{name}-{overlap}"] = together(framework, network, process_group)
         distributed.stop()
-    if world.leads:
+    if process_group.leads:
         found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
         atomic.write_atomically(Path(path), canonical_state.encode(found, {}))
 

@@ -1,0 +1,43 @@
+"""Fixtures of the tests of pairs: worker processes, and a call that compares two of the small models in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from helpers.pair_models import HERE, MODELS, ComparePair
+from parity.pairs.check import run_pair
+from parity.pairs.float32 import run_float32
+from parity.pairs.inputs import drawn
+from parity.pairs.model_worker import ModelWorker
+from parity.pairs.outcome import PairOutcome
+from parity.pairs.session import Pair
+
+
+@pytest.fixture(scope="module")
+def pair_workers() -> Iterator[dict[str, ModelWorker]]:
+    names = {"torch": "torch", "paddle": "paddle", "twin": "torch"}
+    made = {name: ModelWorker(framework, threads=1) for name, framework in names.items()}
+    yield made
+    for worker in made.values():
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
+    """Compares two factories of the small models, or of any modules, on random inputs of the shapes given."""
+
+    def one(torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
+        workers = more.pop("workers", pair_workers)
+        start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run_pair
+        factories = [
+            f"{MODELS[side]}:{text}" if ":" not in text else text
+            for side, text in (("torch", torch), ("paddle", paddle))
+        ]
+        inputs = more.pop("inputs", None) or [drawn(shape, 0, i) for i, shape in enumerate(shapes)]
+        pair = Pair(*factories, inputs, folder=str(HERE), **{"steps": 3, **more})
+        return how(pair, workers, start=start)
+
+    return one
