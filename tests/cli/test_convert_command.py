@@ -130,7 +130,7 @@ LOADED = {
 import sys, numpy, paddle
 from paddle_impl.model import build
 from parity.network import articles
-model = build(articles.get(sys.argv[1]), 9)
+model = build(articles.get_network(sys.argv[1]), 9)
 missing, unexpected = model.set_state_dict(paddle.load(sys.argv[2]))
 assert not missing and not unexpected, (missing, unexpected)
 from paddle_impl.model import get_weights
@@ -140,7 +140,7 @@ numpy.savez(sys.argv[3], **get_weights(model))
 import sys, numpy, torch
 from torch_impl.model import build
 from parity.network import articles
-model = build(articles.get(sys.argv[1]), 9)
+model = build(articles.get_network(sys.argv[1]), 9)
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
 from torch_impl.model import get_weights
 numpy.savez(sys.argv[3], **get_weights(model))

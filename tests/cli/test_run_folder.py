@@ -31,13 +31,13 @@ import sys
 from pathlib import Path
 from parity.errors import InputError
 from parity.recipe.recipe import Experiment
-from parity.training.run_folder import Run
+from parity.training.run_folder import RunFolder
 experiment = Experiment.from_json(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(sys.argv[2])):
     try:
-        run = Run.create(Path(sys.argv[1]) / str(number), experiment, {"by": sys.argv[4]})
+        run = RunFolder.create(Path(sys.argv[1]) / str(number), experiment, {"by": sys.argv[4]})
         print(number, "won", flush=True)
     except InputError as error:
         print(number, "lost", flush=True)

@@ -244,7 +244,7 @@ class Runs:
         def make(folder: Path) -> dict[str, Any]:
             own, other = (self.whole(side)[0] for side in (framework, *({"paddle", "torch"} - {framework})))
             calls = {
-                "seed": [*SETTINGS, "--seed", "1", "--out", f"{folder}"],
+                "seed": [*SETTINGS, "--seed", "1", "--output", f"{folder}"],
                 "finished": ["--resume", f"{own}"],
                 "falling": ["--resume", f"{falling(self.root / f'{framework}-falling')}"],
                 "last": ["--eval-only", f"{own}"],

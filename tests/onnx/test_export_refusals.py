@@ -221,7 +221,7 @@ import logging, sys
 from parity.network import articles
 from parity.backend.registry import implementation
 implementation(sys.argv[1], "runtime", 1).start("cpu", 1)
-model = implementation(sys.argv[1], "model").build(articles.get("vgg_mini@0.05"))
+model = implementation(sys.argv[1], "model").build(articles.get_network("vgg_mini@0.05"))
 exporter = implementation(sys.argv[1], "export")
 logger = logging.getLogger("torch.onnx")
 logger.setLevel(logging.INFO)

@@ -316,7 +316,7 @@ import sys
 from parity.network import articles
 from parity.network.network import RESERVED
 from parity.backend.registry import implementation
-network = articles.get("vgg_mini@0.05")
+network = articles.get_network("vgg_mini@0.05")
 own = dir(implementation(sys.argv[1], "model").Model(network))
 assert "forward" in own and "training" in own and "network" in own
 free = {name for name in own if not name.startswith("_")} - set(network.shapes) - RESERVED
