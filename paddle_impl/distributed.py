@@ -18,13 +18,15 @@ OVERLAPPING = ("gpu",)
 """Devices on which the framework's own wrapper sums gradients while the backward pass still runs; elsewhere they are summed behind it."""
 
 
-def start(world: ProcessGroup, device: str) -> None:
-    """Joins the processes of `world`: over gloo on the CPU, over NCCL on GPUs, one for each process.
+def start(process_group: ProcessGroup, device: str) -> None:
+    """Joins the processes of `process_group`: over gloo on the CPU, over NCCL on GPUs, one for each process.
 
     `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.
     """
-    if device == "gpu" and world.local_rank >= paddle.device.cuda.device_count():
-        raise InputError(f"{world.local_size} processes share {paddle.device.cuda.device_count()} GPUs: start fewer")
+    if device == "gpu" and process_group.local_rank >= paddle.device.cuda.device_count():
+        raise InputError(
+            f"{process_group.local_size} processes share {paddle.device.cuda.device_count()} GPUs: start fewer"
+        )
     # DIFFERS: over gloo a process waits 30 s for another one, then takes it for lost; nothing sets that.
     dist.init_parallel_env()
 

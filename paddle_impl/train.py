@@ -31,14 +31,14 @@ class Trainer:
         state: State | int = 0,
         dtype: str = "float32",
         device: str = "cpu",
-        world: ProcessGroup = SINGLE_PROCESS,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         amp: str = "off",
     ) -> None:
         precision.check(amp, settings)
         self.settings, self.dtype, self.device, self.place = settings, dtype, device, runtime.place(device)
         self.model = build(network, state, dtype)
-        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp, device)
-        self.wrapped = distributed.wrap(self.model, device) if world.size > 1 else self.model
+        self.process_group, self.amp, self.scaler = process_group, amp, runtime.scaler(amp, device)
+        self.wrapped = distributed.wrap(self.model, device) if process_group.size > 1 else self.model
 
     @cached_property
     def optimizer(self) -> paddle.optimizer.Optimizer:
@@ -95,7 +95,7 @@ class Trainer:
         self._clear()
         self.scaler.scale(loss).backward()
         parameters = tensors(model)
-        if self.world.size > 1:
+        if self.process_group.size > 1:
             distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
             record["loss"] = to_numpy(loss)
@@ -111,7 +111,7 @@ class Trainer:
         optimizer.set_lr(rate)
         self.scaler.step(optimizer)
         self.scaler.update()
-        if self.world.size > 1:
+        if self.process_group.size > 1:
             distributed.average_statistics(self._parameters(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
         if self.settings.label_smoothing:
@@ -194,7 +194,7 @@ class Trainer:
 
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
-        return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+        return distributed.total(values, self.place) if self.process_group.size > 1 else list(values)
 
     def _update_kernels(self, rate: float) -> None:
         """Muon's part of the update, at the learning rate `rate`."""

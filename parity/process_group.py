@@ -82,7 +82,7 @@ def from_launcher(framework: str, environment: Mapping[str, str] = os.environ) -
 LOST = "another process of this run has ended or does not answer"
 
 
-def is_loss(world: ProcessGroup, error: RuntimeError) -> bool:
+def is_loss(process_group: ProcessGroup, error: RuntimeError) -> bool:
     """Whether `error`, raised by a framework, tells that another process of the run is gone: both speak through gloo or NCCL."""
     said = str(error).lower()
-    return world.size > 1 and any(word in said for word in ("gloo", "nccl", "connection"))
+    return process_group.size > 1 and any(word in said for word in ("gloo", "nccl", "connection"))

@@ -19,15 +19,17 @@ OVERLAPPING = ("cpu", "gpu")
 """Devices on which the framework's own wrapper sums gradients while the backward pass still runs; elsewhere they are summed behind it."""
 
 
-def start(world: ProcessGroup, device: str) -> None:
-    """Joins the processes of `world`: over gloo on the CPU, over NCCL on GPUs, one for each process.
+def start(process_group: ProcessGroup, device: str) -> None:
+    """Joins the processes of `process_group`: over gloo on the CPU, over NCCL on GPUs, one for each process.
 
     `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.
     """
     if device == "gpu":
-        if world.local_rank >= torch.cuda.device_count():
-            raise InputError(f"{world.local_size} processes share {torch.cuda.device_count()} GPUs: start fewer")
-        torch.cuda.set_device(world.local_rank)
+        if process_group.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"{process_group.local_size} processes share {torch.cuda.device_count()} GPUs: start fewer"
+            )
+        torch.cuda.set_device(process_group.local_rank)
     dist.init_process_group("nccl" if device == "gpu" else "gloo")
 
 

@@ -32,7 +32,7 @@ class Trainer:
         state: State | int = 0,
         dtype: str = "float32",
         device: str = "cpu",
-        world: ProcessGroup = SINGLE_PROCESS,
+        process_group: ProcessGroup = SINGLE_PROCESS,
         amp: str = "off",
     ) -> None:
         precision.check(amp, settings)
@@ -42,8 +42,8 @@ class Trainer:
         last = dtype == "float32" and (device == "cpu" or amp != "off")
         self._layout = torch.channels_last if last else torch.contiguous_format
         self.model = build(network, state, dtype).to(self.place, memory_format=self._layout)
-        self.world, self.amp, self.scaler = world, amp, runtime.scaler(amp, device)
-        self.wrapped = distributed.wrap(self.model, device) if world.size > 1 else self.model
+        self.process_group, self.amp, self.scaler = process_group, amp, runtime.scaler(amp, device)
+        self.wrapped = distributed.wrap(self.model, device) if process_group.size > 1 else self.model
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -97,7 +97,7 @@ class Trainer:
         self._clear()
         self.scaler.scale(loss).backward()
         parameters = tensors(model)
-        if self.world.size > 1:
+        if self.process_group.size > 1:
             distributed.sum_gradients(self.wrapped, self._parameters(trainable=True))
         if record is not None:
             record["loss"] = to_numpy(loss)
@@ -114,7 +114,7 @@ class Trainer:
             group["lr"] = rate * group["factor"]
         self.scaler.step(optimizer)
         self.scaler.update()
-        if self.world.size > 1:
+        if self.process_group.size > 1:
             distributed.average_statistics(self._parameters(trainable=False), len(labels))
         wrong = int((logits.argmax(1) != target).sum())
         if self.settings.label_smoothing:
@@ -194,7 +194,7 @@ class Trainer:
 
     def total(self, *values: float) -> list[float]:
         """Sums of `values` over all processes."""
-        return distributed.total(values, self.place) if self.world.size > 1 else list(values)
+        return distributed.total(values, self.place) if self.process_group.size > 1 else list(values)
 
     def _update_kernels(self, rate: float) -> None:
         """Muon's part of the update, at the learning rate `rate`."""

@@ -15,7 +15,7 @@ class Trainer(Protocol):
     """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
 
     model: Any
-    world: ProcessGroup
+    process_group: ProcessGroup
 
     def step(
         self,

@@ -84,9 +84,11 @@ def make_trainer(
     state: State | int,
     dtype: str = "float32",
     device: str = "cpu",
-    world: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
 ) -> Trainer:
-    """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `world` that `distributed.start` has joined."""
-    side: Trainer = implementation(framework, "train").Trainer(network, settings, state, dtype, device, world, amp)
-    return side
+    """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `process_group` that `distributed.start` has joined."""
+    trainer: Trainer = implementation(framework, "train").Trainer(
+        network, settings, state, dtype, device, process_group, amp
+    )
+    return trainer

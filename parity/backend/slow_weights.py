@@ -10,14 +10,14 @@ from parity.backend.protocol import Trainer
 from parity.weights.canonical_state import State
 
 
-def mix_slow_weights(side: Trainer, slow: State, keep: float, updates: int) -> State:
-    """The weights and statistics of `side`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
+def mix_slow_weights(trainer: Trainer, slow: State, keep: float, updates: int) -> State:
+    """The weights and statistics of `trainer`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
 
     Returns them: they are the slow ones from now on. Slots of an optimizer stay as they are, and in `slow` do not count.
     """
-    state = side.state()
+    state = trainer.state()
     mixed = {n: _between(slow[n], array, keep) for n, array in state.items() if not n.startswith("optimizer.")}
-    side.load(state | mixed, updates)
+    trainer.load(state | mixed, updates)
     return mixed
 
 

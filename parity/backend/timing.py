@@ -16,14 +16,14 @@ from parity.recipe.recipe import Recipe
 
 
 class Bench:
-    """What a worker times: steps of a `side` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
+    """What a worker times: steps of a `trainer` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
 
     `wait` returns when the device has done all that it was given: before the clock starts, and before it is read.
     """
 
     def __init__(
         self,
-        side: Trainer,
+        trainer: Trainer,
         network: Network,
         recipe: Recipe,
         images: np.ndarray,
@@ -31,7 +31,7 @@ class Bench:
         wait: Callable[[], None] = lambda: None,
         seed: int = 0,
     ) -> None:
-        self.side, self.network, self.recipe, self.wait, self.seed = side, network, recipe, wait, seed
+        self.trainer, self.network, self.recipe, self.wait, self.seed = trainer, network, recipe, wait, seed
         self.update = 0
         batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
         self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
@@ -50,7 +50,9 @@ class Bench:
         started = time.perf_counter()
         for _ in range(steps):
             pixels, labels, dropped = self._feed() if fed else self._given
-            self.side.step(pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels)))
+            self.trainer.step(
+                pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels))
+            )
             images += len(labels)
         self.wait()
         return images / (time.perf_counter() - started)
@@ -61,6 +63,6 @@ class Bench:
         self.wait()
         started = time.perf_counter()
         for _ in range(steps):
-            self.side.predict(images)
+            self.trainer.predict(images)
         self.wait()
         return steps * count / (time.perf_counter() - started)

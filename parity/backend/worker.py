@@ -177,7 +177,7 @@ class _Server:
         self.runtime = implementation(framework, "runtime", threads)
         self.device = self.runtime.start(device, threads)
         self.runtime.be_exact()
-        self.side: Trainer
+        self.trainer: Trainer
         self.timed: Bench
 
     def versions(self, arrays: Record) -> tuple[Record, Any]:
@@ -186,16 +186,16 @@ class _Server:
     def start(
         self, arrays: Record, network: str, settings: dict[str, Any], dtype: str, slow: bool
     ) -> tuple[Record, Any]:
-        trainer = implementation(self.framework, "train").Trainer
-        for name in ("side", "timed", "slow"):
+        make = implementation(self.framework, "train").Trainer
+        for name in ("trainer", "timed", "slow"):
             vars(self).pop(name, None)  # makes room for the next one
-        self.side = trainer(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
+        self.trainer = make(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
         self.slow = arrays if slow else {}
         return {}, None
 
     def l2_gradients(self, arrays: Record) -> tuple[Record, Any]:
         found: Record = {}
-        loss = self.side.l2_gradients(arrays["images"], _masks(arrays), found)
+        loss = self.trainer.l2_gradients(arrays["images"], _masks(arrays), found)
         return found, loss
 
     def seconds(self, arrays: Record, what: str, steps: int) -> tuple[Record, Any]:
@@ -203,52 +203,52 @@ class _Server:
         for _ in range(steps):
             started = time.perf_counter()
             if what == "predict":
-                self.side.predict(images)
+                self.trainer.predict(images)
             else:
-                self.side.l2_gradients(images, {})
+                self.trainer.l2_gradients(images, {})
             seconds.append(time.perf_counter() - started)
         return {}, seconds
 
     def step(self, arrays: Record, rate: float, divisor: int, record: list[str]) -> tuple[Record, Any]:
         found: Record | None = {} if record else None
-        result = self.side.step(arrays["images"], arrays["labels"], _masks(arrays), rate, divisor, found)
+        result = self.trainer.step(arrays["images"], arrays["labels"], _masks(arrays), rate, divisor, found)
         return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}, result
 
     def predict(self, arrays: Record, record: bool) -> tuple[Record, Any]:
         found: Record | None = {} if record else None
-        logits = self.side.predict(arrays["images"], found)
+        logits = self.trainer.predict(arrays["images"], found)
         return {"logits": logits} | (found or {}), None
 
     def isolate(self, arrays: Record, layer: str) -> tuple[Record, Any]:
         x, inference, gradient = (arrays[name] for name in ("x", "inference", "gradient"))
-        return self.side.isolate(layer, x, inference, arrays.get("mask"), gradient), None
+        return self.trainer.isolate(layer, x, inference, arrays.get("mask"), gradient), None
 
     def scale_velocity(self, arrays: Record, factor: float) -> tuple[Record, Any]:
-        self.side.scale_velocity(factor)
+        self.trainer.scale_velocity(factor)
         return {}, None
 
     def look_ahead(self, arrays: Record, keep: float, updates: int) -> tuple[Record, Any]:
-        self.slow = slow_weights.mix_slow_weights(self.side, self.slow, keep, updates)
+        self.slow = slow_weights.mix_slow_weights(self.trainer, self.slow, keep, updates)
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:
-        getattr(importlib.import_module("parity.selftest.patches"), patch)(self.side, *words)
+        getattr(importlib.import_module("parity.selftest.patches"), patch)(self.trainer, *words)
         return {}, None
 
     def state(self, arrays: Record) -> tuple[Record, Any]:
-        return self.side.state(), None
+        return self.trainer.state(), None
 
     def load(self, arrays: Record, updates: int) -> tuple[Record, Any]:
-        self.side.load(arrays, updates)
+        self.trainer.load(arrays, updates)
         return {}, None
 
     def bench(self, arrays: Record, network: str, recipe: dict[str, Any], amp: str) -> tuple[Record, Any]:
         self.runtime.be_fast(self.device)
         images, labels = arrays.pop("bench/images"), arrays.pop("bench/labels")
         how, net = read_recipe(recipe), Network.from_json(network)
-        trainer = implementation(self.framework, "train").Trainer
-        self.side = trainer(net, how.optimizer, arrays, "float32", self.device, amp=amp)
-        self.timed = Bench(self.side, net, how, images, labels, partial(self.runtime.wait, self.device))
+        make = implementation(self.framework, "train").Trainer
+        self.trainer = make(net, how.optimizer, arrays, "float32", self.device, amp=amp)
+        self.timed = Bench(self.trainer, net, how, images, labels, partial(self.runtime.wait, self.device))
         return {}, None
 
     def bench_train(self, arrays: Record, steps: int, fed: bool) -> tuple[Record, Any]:
@@ -264,7 +264,7 @@ class _Server:
         return {}, self.runtime.multiply_peak(self.device)
 
     def export(self, arrays: Record) -> tuple[Record, Any]:
-        data = implementation(self.framework, "export").to_onnx(self.side.model)
+        data = implementation(self.framework, "export").to_onnx(self.trainer.model)
         return {"onnx": np.frombuffer(data, np.uint8)}, None
 
     def read_file(self, arrays: Record, path: str) -> tuple[Record, Any]:

@@ -81,46 +81,52 @@ class _Job:
 def main(options: Options, console: Console) -> dict[str, Any] | None:
     """Trains, resumes or tests; what the leading process of several prints."""
     framework = options.framework or installed()
-    world = from_launcher(framework)
+    process_group = from_launcher(framework)
     started = time.perf_counter()
-    console.silent = not world.leads
-    with _told_once(world):
-        check_flags(options, world)
+    console.silent = not process_group.leads
+    with _told_once(process_group):
+        check_flags(options, process_group)
     if options.eval_only:
-        return _evaluate_only(framework, options, world, console)
+        return _evaluate_only(framework, options, process_group, console)
     lost = f"failed: {LOST} before the training began; what it wrote says why"
     try:
-        job = _prepare(framework, options, world, console)
-        again = command_to_resume(framework, options, job.run, world)
+        job = _prepare(framework, options, process_group, console)
+        again = command_to_resume(framework, options, job.run, process_group)
         lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
-        with _told_once(world):
-            _train(framework, options, world, console, job, again, lost)
+        with _told_once(process_group):
+            _train(framework, options, process_group, console, job, again, lost)
     except RuntimeError as error:
-        if is_loss(world, error):
+        if is_loss(process_group, error):
             give_up(lost)
         raise
-    if world.size > 1:
+    if process_group.size > 1:
         implementation(framework, "distributed").stop()
-    return _summary(framework, job, world, console, time.perf_counter() - started) if world.leads else None
+    return (
+        _summary(framework, job, process_group, console, time.perf_counter() - started) if process_group.leads else None
+    )
 
 
 @contextmanager
-def _told_once(world: ProcessGroup) -> Iterator[None]:
+def _told_once(process_group: ProcessGroup) -> Iterator[None]:
     """Around what all processes do alike: of an error that they all raise, the leading one tells."""
     try:
         yield
     except (InputError, Failed, KeyboardInterrupt) as error:
-        if world.leads:
+        if process_group.leads:
             raise
         raise SystemExit(2 if isinstance(error, InputError) else 1 if isinstance(error, Failed) else 130) from None
 
 
-def _prepare(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
+def _prepare(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """The leading process decides, checks and makes the run's folder; the others do as it says."""
-    if not world.leads:
-        return _follow(framework, options, world, console)
-    job = _resume(framework, options, world, console) if options.resume else _begin(framework, options, world, console)
-    if world.size > 1:
+    if not process_group.leads:
+        return _follow(framework, options, process_group, console)
+    job = (
+        _resume(framework, options, process_group, console)
+        if options.resume
+        else _begin(framework, options, process_group, console)
+    )
+    if process_group.size > 1:
         said = {
             "folder": str(job.run.folder),
             "experiment": job.run.experiment.to_json(),
@@ -130,9 +136,9 @@ def _prepare(framework: str, options: Options, world: ProcessGroup, console: Con
     return job
 
 
-def _follow(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
+def _follow(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """What the leading process has told the others to train."""
-    runtime, device = _start(framework, options, world)
+    runtime, device = _start(framework, options, process_group)
     state, said = canonical_state.decode(
         _from_first(framework, runtime.place(device), b""), "the leading process's message"
     )
@@ -145,28 +151,28 @@ def _from_first(framework: str, place: Any, message: bytes) -> bytes:
 
 
 def _train(
-    framework: str, options: Options, world: ProcessGroup, console: Console, job: _Job, again: str, lost: str
+    framework: str, options: Options, process_group: ProcessGroup, console: Console, job: _Job, again: str, lost: str
 ) -> None:
     """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.training.interrupts`."""
     run, position, experiment = job.run, job.position, job.run.experiment
-    if options.tensorboard and world.leads:
+    if options.tensorboard and process_group.leads:
         run.watchers.append(plots.tensorboard(run.folder))
     if options.save_v2_tar:
         v2_tar.names(experiment.network)  # `InputError` now, not after the first pass
         run.keeps_passes = True
     start = {name: job.state[name] for name in experiment.network.parameters}
     settings, amp = experiment.recipe.optimizer, options.amp or "off"
-    side = make_trainer(framework, experiment.network, settings, start, "float32", job.device, world, amp)
+    trainer = make_trainer(framework, experiment.network, settings, start, "float32", job.device, process_group, amp)
     if job.state.keys() != start.keys():
-        side.load(job.state, position.update)
+        trainer.load(job.state, position.update)
     try:
         try:
-            train(side, run, job.dataset, position, console, options.checkpoint_every, lost)
+            train(trainer, run, job.dataset, position, console, options.checkpoint_every, lost)
         finally:
-            if world.leads:
+            if process_group.leads:
                 plots.curves(run)
     except (Stopped, Diverged) as error:
-        side.total(0.0)  # waits for all: launchers kill the leading process soon after another has ended
+        trainer.total(0.0)  # waits for all: launchers kill the leading process soon after another has ended
         if isinstance(error, Diverged):
             raise Failed(str(error)) from None
         raise Interrupted(f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
@@ -174,23 +180,23 @@ def _train(
         raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
 
 
-def _start(framework: str, options: Options, world: ProcessGroup) -> tuple[Any, str]:
+def _start(framework: str, options: Options, process_group: ProcessGroup) -> tuple[Any, str]:
     """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
-    threads = _threads(options, world)
+    threads = _threads(options, process_group)
     runtime = implementation(framework, "runtime", threads)
     device = runtime.start(options.device, threads)
     if options.amp not in (None, "off") and device == "cpu":
         raise InputError(NO_AMP)
-    if world.size > 1:
-        implementation(framework, "distributed").start(world, device)
+    if process_group.size > 1:
+        implementation(framework, "distributed").start(process_group, device)
     return runtime, device
 
 
-def _threads(options: Options, world: ProcessGroup) -> int:
-    return options.threads or max(1, machine.cores() // world.local_size)
+def _threads(options: Options, process_group: ProcessGroup) -> int:
+    return options.threads or max(1, machine.cores() // process_group.local_size)
 
 
-def _begin(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
+def _begin(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """A new run: chooses what was not given, says so, and makes its folder."""
     options.network = options.network or presets.FOR.get(options.recipe)
     asked = articles.get_network(options.network) if options.network else None
@@ -205,10 +211,10 @@ def _begin(framework: str, options: Options, world: ProcessGroup, console: Conso
     dataset, reason = _data(options, console, asked)
     dataset = dataset.limit(options.train_limit, options.test_limit)
     if asked:
-        make_compatible(asked, dataset, recipe, options.scale_jitter, world)
-    runtime, device = _start(framework, options, world)
+        make_compatible(asked, dataset, recipe, options.scale_jitter, process_group)
+    runtime, device = _start(framework, options, process_group)
     network = asked or articles.get_network(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
-    network, dataset, recipe = make_compatible(network, dataset, recipe, options.scale_jitter, world)
+    network, dataset, recipe = make_compatible(network, dataset, recipe, options.scale_jitter, process_group)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
     names = () if dataset.name in data.CLASSES else dataset.classes
@@ -220,8 +226,8 @@ def _begin(framework: str, options: Options, world: ProcessGroup, console: Conso
         | {"vgg-parity": __version__, "numpy": np.__version__, "python": platform.python_version()},
         "machine": machine.describe(),
         "device": device,
-        "threads": _threads(options, world),
-        "processes": world.size,
+        "threads": _threads(options, process_group),
+        "processes": process_group.size,
         "amp": options.amp or "off",
         "command": " ".join(sys.argv),
     }
@@ -230,7 +236,7 @@ def _begin(framework: str, options: Options, world: ProcessGroup, console: Conso
         if options.output
         else RunFolder.create_new(Path("runs"), title, experiment, context)
     )
-    processes = f" in {world.size} processes" if world.size > 1 else ""
+    processes = f" in {process_group.size} processes" if process_group.size > 1 else ""
     console.say(
         f"{FRAMEWORKS[framework]} {runtime.versions()[framework]} on {device}{processes} ({machine.describe()}); run folder {run.folder}"
     )
@@ -245,7 +251,7 @@ def _begin(framework: str, options: Options, world: ProcessGroup, console: Conso
     console.say(
         f"Recipe: {recipe.name}, {count_of(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
     )
-    if not options.network and device == "cpu" and world.size == 1:  # the others would wait for the timing
+    if not options.network and device == "cpu" and process_group.size == 1:  # the others would wait for the timing
         console.say(_article(framework))
     return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
 
@@ -272,11 +278,11 @@ def _article(framework: str, count: int = 64) -> str:
     Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
     """
     network, recipe = articles.get_network(GPU_NETWORK), presets.get_recipe("article")
-    side = make_trainer(framework, network, recipe.optimizer, 0)
+    trainer = make_trainer(framework, network, recipe.optimizer, 0)
     images, labels = np.zeros((count, *network.input_shape), np.float32), np.zeros(count, np.int64)
     for _ in range(2):  # the first one allocates and compiles
         started = time.perf_counter()
-        side.step(images, labels, {}, 0.0, recipe.batch_size)
+        trainer.step(images, labels, {}, 0.0, recipe.batch_size)
     speed = count / (time.perf_counter() - started)
     total = recipe.epochs * 50_000 / speed
     again = SINGLE_PROCESS.command(framework, script_of(framework))
@@ -293,14 +299,14 @@ def _data(options: Options, console: Console, network: Network | None) -> tuple[
     return dataset, f"Data: {dataset.name}{f' from {dataset.source}' if dataset.source else ''}, as asked."
 
 
-def _resume(framework: str, options: Options, world: ProcessGroup, console: Console) -> _Job:
+def _resume(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """The run in the folder, as it stood at its last checkpoint."""
     run = RunFolder.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
-    check_compatible(experiment.network, dataset, experiment.recipe, world)
+    check_compatible(experiment.network, dataset, experiment.recipe, process_group)
     state, position = run.restore(len(dataset.train_labels))
-    runtime, device = _start(framework, options, world)
+    runtime, device = _start(framework, options, process_group)
     place = f"pass {position.epoch}, batch {position.batch}"
     done = "its end: nothing is left to train" if position.epoch == experiment.recipe.epochs else place
     console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at {done}")
@@ -317,7 +323,7 @@ def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:
     return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
 
-def _evaluate_only(framework: str, options: Options, world: ProcessGroup, console: Console) -> dict[str, Any]:
+def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> dict[str, Any]:
     experiment, network, state, _ = read_checkpoint(options.eval_only)
     if options.network and articles.get_network(options.network) != network:
         raise InputError(f"{options.eval_only} holds network {network.name}, not {options.network}")
@@ -331,11 +337,11 @@ def _evaluate_only(framework: str, options: Options, world: ProcessGroup, consol
     )
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales if recipe else (0, 0))
     check_compatible(network, dataset, recipe, trained=False)
-    _, device = _start(framework, options, world)
-    side = make_trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
+    _, device = _start(framework, options, process_group)
+    trainer = make_trainer(framework, network, (recipe or presets.get_recipe(RECIPE)).optimizer, state, device=device)
     started = time.perf_counter()
     try:
-        cost, accuracy = evaluate(side, dataset, recipe.preprocessing if recipe else Preprocessing())
+        cost, accuracy = evaluate(trainer, dataset, recipe.preprocessing if recipe else Preprocessing())
     except Diverged as error:
         raise Failed(f"{options.eval_only}: {error}") from None
     seconds = time.perf_counter() - started
@@ -359,7 +365,7 @@ def _evaluate_only(framework: str, options: Options, world: ProcessGroup, consol
     }
 
 
-def _summary(framework: str, job: _Job, world: ProcessGroup, console: Console, wall: float) -> dict[str, Any]:
+def _summary(framework: str, job: _Job, process_group: ProcessGroup, console: Console, wall: float) -> dict[str, Any]:
     run, position, dataset = job.run, job.position, job.dataset
     passes, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds
@@ -379,7 +385,7 @@ def _summary(framework: str, job: _Job, world: ProcessGroup, console: Console, w
         "recipe": experiment.recipe.name,
         "data": dataset.name,
         "device": job.device,
-        "processes": world.size,
+        "processes": process_group.size,
         "epochs": experiment.recipe.epochs,
         "seed": experiment.seed,
         "test_accuracy": accuracy,

@@ -122,7 +122,7 @@ train_options = together(
 )
 
 
-def check_flags(options: Options, world: ProcessGroup) -> None:
+def check_flags(options: Options, process_group: ProcessGroup) -> None:
     """`InputError` for flags that do not go together or that nothing here can serve."""
     modes = {
         "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
@@ -132,7 +132,7 @@ def check_flags(options: Options, world: ProcessGroup) -> None:
         for name in refused if getattr(options, mode) is not None else ():
             if getattr(options, name) is not None and getattr(options, name) is not False:
                 raise InputError(f"{flag(name)} cannot be given with {flag(mode)}: {why}")
-    if options.eval_only and world.size > 1:
+    if options.eval_only and process_group.size > 1:
         raise InputError("--eval-only tests in one process: start it with plain python")
     if options.amp not in (None, "off") and options.device == "cpu":
         raise InputError(NO_AMP)
@@ -154,13 +154,13 @@ def script_of(framework: str) -> str:
     )
 
 
-def command_to_resume(framework: str, options: Options, run: RunFolder, world: ProcessGroup) -> str:
+def command_to_resume(framework: str, options: Options, run: RunFolder, process_group: ProcessGroup) -> str:
     """What continues `run` in the way that `options` ask for."""
-    start = world.command(framework, script_of(framework))
+    start = process_group.command(framework, script_of(framework))
     words = [*start.split(), *_words("resume", run.folder)]
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
-        if value not in (None, False) and value != DEFAULTS.get(name):
+        if value is not None and value is not False and value != DEFAULTS.get(name):
             words += _words(name, value)
     return shlex.join(words)
 

@@ -18,7 +18,7 @@ class Remote:
     """The `parity.backend.protocol.Trainer` of a `worker` that was started."""
 
     model: Any = None
-    world = SINGLE_PROCESS
+    process_group = SINGLE_PROCESS
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

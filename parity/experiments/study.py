@@ -164,7 +164,7 @@ def _existing(trial: Trial, folder: Path) -> RunFolder | None:
     run = RunFolder.open(folder / trial.name)
     if run.experiment != trial.experiment:
         raise InputError(
-            f"{run.folder} is a run of another experiment (other limits, passes or data): choose another --out"
+            f"{run.folder} is a run of another experiment (other limits, passes or data): choose another --output"
         )
     return run
 
@@ -187,8 +187,8 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
     """Images/s of training, measured here and now; the first step, in which frameworks allocate and compile, does not count."""
     recipe = experiment.recipe
     worker.start(experiment.network, recipe.optimizer, initialise(experiment.network, 0), "float32")
-    side = Remote(worker)
-    timed = Bench(side, experiment.network, recipe, dataset.train_images[:], dataset.train_labels)
+    trainer = Remote(worker)
+    timed = Bench(trainer, experiment.network, recipe, dataset.train_images[:], dataset.train_labels)
     timed.train(1, fed=False)
     speed = timed.train(1, fed=True)
     return timed.train(TIMED, fed=True) if recipe.batch_size / speed < QUICK else speed

@@ -126,7 +126,7 @@ def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What was found before, by framework: its setting, which must be that of `settings`, and the seconds."""
     if not file.exists():
         return {}
-    with about(file, "choose another --out"):
+    with about(file, "choose another --output"):
         kept = parse_json(file.read_text(errors="replace"), "timing")
         for framework, setting in settings.items():
             found = kept.get(framework, {"setting": setting})

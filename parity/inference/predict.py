@@ -128,8 +128,8 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         if chosen == ONNX:
             return _through_onnx(path, network, state, pixels, threads)
         place = implementation(chosen, "runtime", threads).start(device, threads)
-        side = make_trainer(chosen, network, presets.get_recipe("quick").optimizer, state, device=place)
-        return lambda images: softmax(side.predict(preprocess(images, pixels)))
+        trainer = make_trainer(chosen, network, presets.get_recipe("quick").optimizer, state, device=place)
+        return lambda images: softmax(trainer.predict(preprocess(images, pixels)))
 
     def started_dense() -> Forward:
         made = any_size(network)

@@ -98,6 +98,6 @@ def _sentence(call: Call, x: np.ndarray, y: np.ndarray, crossed: np.ndarray) -> 
     distance = np.abs(x - y)
     count = int(crossed.sum())
     return (
-        f"whether {call.name} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {distance[crossed].max():.1e} from its "
-        f"kink, where other numbers of the sides stand up to {distance[~crossed].max(initial=0.0):.1e} apart"
+        f"whether {call.name} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {distance[crossed].max():.1e} "
+        f"from its kink, where other numbers of the sides stand up to {distance[~crossed].max(initial=0.0):.1e} apart"
     )

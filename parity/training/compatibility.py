@@ -14,7 +14,7 @@ from parity.recipe.recipe import Recipe, with_jitter
 
 
 def make_compatible(
-    network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, world: ProcessGroup
+    network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, process_group: ProcessGroup
 ) -> tuple[Network, Dataset, Recipe]:
     """What is trained: a network with as many scores as an image folder has classes, and pictures of the size that it takes.
 
@@ -25,7 +25,7 @@ def make_compatible(
     if jitter:
         recipe = with_jitter(recipe, jitter, min(network.input_shape[1:], default=0))
     dataset = dataset.sized(network.input_shape, recipe.augmentation.scales)
-    check_compatible(network, dataset, recipe, world)
+    check_compatible(network, dataset, recipe, process_group)
     return network, dataset, recipe
 
 
@@ -33,12 +33,12 @@ def check_compatible(
     network: Network,
     dataset: Dataset,
     recipe: Recipe | None,
-    world: ProcessGroup = SINGLE_PROCESS,
+    process_group: ProcessGroup = SINGLE_PROCESS,
     trained: bool = True,
 ) -> None:
     """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
 
-    The processes of `world` share every batch.
+    The processes of `process_group` share every batch.
     """
     shape = dataset.train_images.shape[1:]
     seen = recipe.seen(shape) if recipe else shape
@@ -52,8 +52,10 @@ def check_compatible(
         return
     recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
     count = len(dataset.train_labels)
-    parts = [world.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)]
-    shared = "" if world.size == 1 else f", shared by {world.size} processes,"
+    parts = [
+        process_group.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)
+    ]
+    shared = "" if process_group.size == 1 else f", shared by {process_group.size} processes,"
     if 0 in parts:
         raise InputError(
             f"{count} images in batches of {recipe.batch_size}{shared} leave a process without an image: "

@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def stop_request(world: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
+def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
     """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once.
 
     Of several processes each takes signals as often as they come, since launchers repeat them, and none any more behind the training. One
@@ -32,13 +32,13 @@ def stop_request(world: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
     request: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request and world.size == 1:
+        if request and process_group.size == 1:
             raise KeyboardInterrupt
         request.append(number)
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     done = threading.Event()
-    if world.size > 1:
+    if process_group.size > 1:
         threading.Thread(target=_watch, args=(_signals(), done, lost), daemon=True).start()
         # Behind the training nothing is left to stop, and a launcher's signals would only blur how this process ended.
         before = dict.fromkeys(_SIGNALS, signal.SIG_IGN)
@@ -46,7 +46,7 @@ def stop_request(world: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
         yield request
     finally:
         done.set()
-        if world.size > 1:
+        if process_group.size > 1:
             signal.set_wakeup_fd(-1)  # nobody reads any more
         for number, handler in before.items():
             signal.signal(number, handler)

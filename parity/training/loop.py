@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 def train(
-    side: Trainer,
+    trainer: Trainer,
     run: RunFolder,
     dataset: Dataset,
     position: Position,
@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Trains from `position` to the end of the experiment, saving at least after every pass.
 
-    `side` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
+    `trainer` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
     current batch (with slow weights: as it was when they and the trained ones were last the same), and `Diverged` if the cost is not
     finite; of several processes, all do so at the same batch. `lost` is the line that `parity.training.interrupts` ends a process with
     that waits for another one in vain.
@@ -55,19 +55,23 @@ def train(
     )
     test_batches = len(dataset.test_labels) / recipe.batch_size / 3  # of training: a third of the work is forward
     progress = Progress(
-        recipe.epochs * len(batches), position.update, recipe.epochs - position.epoch, test_batches, side.world.leads
+        recipe.epochs * len(batches),
+        position.update,
+        recipe.epochs - position.epoch,
+        test_batches,
+        trainer.process_group.leads,
     )
     ahead, saved = recipe.lookahead, time.monotonic()
     # Where slow and trained weights are the same: a run goes on from there only.
-    level = (side.state(), replace(position)) if ahead.every else None
+    level = (trainer.state(), replace(position)) if ahead.every else None
     if not position.update:  # from now on a run folder without a checkpoint is a damaged one
-        run.save(*(level or (side.state(), position)))
-    with progress, stop_request(side.world, lost) as stop:
+        run.save(*(level or (trainer.state(), position)))
+    with progress, stop_request(trainer.process_group, lost) as stop:
         while position.epoch < recipe.epochs:
             started, seconds = time.perf_counter(), position.seconds
             for images, labels in _timed(batches.epoch(position.epoch, position.batch), position):
                 cost, error, stopping = _one_batch(
-                    side, experiment, images, labels, position, recipe.epochs * len(batches.labels), stop
+                    trainer, experiment, images, labels, position, recipe.epochs * len(batches.labels), stop
                 )
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
@@ -75,16 +79,16 @@ def train(
                     _log_batch(run, dataset, position, console, cost, error)
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
-                    slow_weights.mix_slow_weights(side, level[0], share, position.update)
-                    level = side.state(), replace(position)
+                    slow_weights.mix_slow_weights(trainer, level[0], share, position.update)
+                    level = trainer.state(), replace(position)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
-                    run.save(*(level or (side.state(), position)))
+                    run.save(*(level or (trainer.state(), position)))
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped
-            _end_pass(side, run, dataset, position, console, progress)
+            _end_pass(trainer, run, dataset, position, console, progress)
             saved = time.monotonic()
-            level = level and (side.state(), replace(position))
+            level = level and (trainer.state(), replace(position))
 
 
 def _timed(
@@ -101,7 +105,7 @@ def _timed(
 
 
 def _one_batch(
-    side: Trainer,
+    trainer: Trainer,
     experiment: Experiment,
     images: np.ndarray,
     labels: np.ndarray,
@@ -116,7 +120,7 @@ def _one_batch(
     recipe, count = experiment.recipe, len(labels)
     started = time.perf_counter()
     position.stream = hashlib.sha256(position.stream.encode() + images.tobytes() + labels.tobytes()).hexdigest()
-    own = side.world.shard(count)
+    own = trainer.process_group.shard(count)
     part = slice(own.start, own.stop)
     pixels = preprocess(images[part], recipe.preprocessing)
     fed = time.perf_counter()
@@ -126,9 +130,9 @@ def _one_batch(
     masked = time.perf_counter()
     rate = recipe.rate(position.samples, total)
     if recipe.optimizer.velocity_holds_rate and position.rate not in (0.0, rate) and rate:
-        side.scale_velocity(position.rate / rate)
-    summed = side.step(pixels, labels[part], dropped, rate, recipe.loss_divisor(count))
-    cost, wrong, stopping = side.total(*summed, len(stop))
+        trainer.scale_velocity(position.rate / rate)
+    summed = trainer.step(pixels, labels[part], dropped, rate, recipe.loss_divisor(count))
+    cost, wrong, stopping = trainer.total(*summed, len(stop))
     if not math.isfinite(cost):
         raise Diverged(
             f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe"
@@ -168,10 +172,10 @@ def _log_batch(
 
 
 def _end_pass(
-    side: Trainer, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
+    trainer: Trainer, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
 ) -> None:
     started = time.perf_counter()
-    test_cost, test_accuracy = evaluate(side, dataset, run.experiment.recipe.preprocessing)
+    test_cost, test_accuracy = evaluate(trainer, dataset, run.experiment.recipe.preprocessing)
     progress.tested(time.perf_counter() - started)
     console.say(f"Test with Pass {position.epoch}, Cost {test_cost:.6f}, Error {1 - test_accuracy:.4f}")
     run.log(
@@ -191,7 +195,7 @@ def _end_pass(
         test_seconds=round(time.perf_counter() - started, 3),
         stream=position.stream,
     )
-    state = side.state()
+    state = trainer.state()
     if test_accuracy > position.best:
         position.best = test_accuracy
         run.save_best(state, test_accuracy)
@@ -202,23 +206,23 @@ def _end_pass(
 
 
 def evaluate(
-    side: Trainer, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
+    trainer: Trainer, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite.
 
     Several processes take turns at the batches.
     """
     cost, right = 0.0, 0.0
-    rank, size = side.world.rank, side.world.size
+    rank, size = trainer.process_group.rank, trainer.process_group.size
     for first in range(rank * batch_size, len(dataset.test_labels), size * batch_size):
         part = slice(first, first + batch_size)
         labels = dataset.test_labels[part]
-        logits = side.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
+        logits = trainer.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
         with np.errstate(invalid="ignore"):  # infinite scores make the cost NaN, which is told below
             logits -= logits.max(axis=1, keepdims=True)
         cost += float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum())
         right += int((logits.argmax(axis=1) == labels).sum())
-    cost, right = side.total(cost, right)
+    cost, right = trainer.total(cost, right)
     if not math.isfinite(cost):
         raise Diverged(f"the cost on the test images is {cost}: the weights have diverged; try a lower learning rate")
     return cost / len(dataset.test_labels), right / len(dataset.test_labels)

@@ -109,7 +109,7 @@ class RunFolder:
                 number += 1
                 folder = parent / f"{name}-{number}"
         except OSError as error:
-            raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --out") from None
+            raise InputError(f"cannot write {parent} ({error.strerror}): choose a folder with --output") from None
         return RunFolder.create(folder, experiment, context)
 
     @staticmethod
@@ -293,9 +293,9 @@ def _publish(config: Path, data: bytes) -> Claim:
         finally:
             scratch.unlink(missing_ok=True)
     except FileExistsError:
-        raise InputError(f"{config.parent} is being written by another process: choose another --out") from None
+        raise InputError(f"{config.parent} is being written by another process: choose another --output") from None
     except OSError as error:
-        raise InputError(f"cannot write {config.parent} ({error.strerror}): choose another --out") from None
+        raise InputError(f"cannot write {config.parent} ({error.strerror}): choose another --output") from None
     return lock
 
 
@@ -339,10 +339,10 @@ def check_free(folder: Path) -> None:
     """`InputError` unless `folder` is empty or does not exist, and can be written, as far as can be told before."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --out")
+            raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --output")
     except OSError as error:
-        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --out") from None
-    check_writable(folder, "--out")
+        raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --output") from None
+    check_writable(folder, "--output")
 
 
 def check_writable(folder: Path, flag: str) -> None:

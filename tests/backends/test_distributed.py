@@ -285,9 +285,9 @@ def test_one_process_asked_to_stop_stops_all_behind_the_same_batch(tmp_path: Pat
 WAITING = """
 import signal, sys, time
 from parity.training import interrupts
-from parity.process_group import World
+from parity.process_group import ProcessGroup
 interrupts.PATIENCE = 0.5
-with interrupts.stop_request(World(0, 2, 0, 2), "the other one is lost") as stop:
+with interrupts.stop_request(ProcessGroup(0, 2, 0, 2), "the other one is lost") as stop:
     for _ in range(3):
         signal.raise_signal(signal.SIGTERM)
     print(len(stop), flush=True)

@@ -56,8 +56,8 @@ def test_a_file_that_cannot_be_read_and_a_process_that_dies_are_told(model: Path
 BEGINS = """
 import sys, time
 from pathlib import Path
-from parity.onnx.runtime_process import Apart
-apart = Apart(Path(sys.argv[1]), 1)
+from parity.onnx.runtime_process import RuntimeProcess
+apart = RuntimeProcess(Path(sys.argv[1]), 1)
 apart.memory()
 print(apart._process.pid, flush=True)
 time.sleep(60)
