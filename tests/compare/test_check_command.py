@@ -113,8 +113,6 @@ def test_a_json_file_that_holds_no_network_is_bad_input(tmp_path: Path, capsys: 
 
 
 DOWNSTREAM = """
-from helpers.paths import ROOT
-from helpers.paths import ROOT
 from parity import assert_parity
 
 

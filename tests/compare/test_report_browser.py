@@ -57,7 +57,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
     except ImportError:
-        pytest.fail('selenium is missing: pip install "vgg-parity[browser]"')
+        pytest.fail('selenium is not installed here: pip install -e ".[browser]"')
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.fail("chromium or chromedriver is missing: apt-get install -y chromium chromium-driver")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import pickle
 import random
@@ -23,7 +22,6 @@ from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Linear, ReLU
-from parity.weights import canonical_state
 from parity.weights.canonical_state import check, initialise, load, save, slot_names
 
 SMALL = articles.get_network("vgg16_bn_drop@0.03125")
@@ -262,21 +260,6 @@ def test_the_longest_name_that_a_file_can_have_is_written(tmp_path: Path) -> Non
     for name in ("x" * 255, "结" * 85):
         write_atomically(tmp_path / name, b"new")
         assert (tmp_path / name).read_bytes() == b"new"
-
-
-WRITES = ("write_bytes", "write_text")
-WRITERS = {"parity/cli/bench.py": 1}
-"""Files whose calls write what nobody keeps: a model to time, in a temporary folder."""
-
-
-def test_every_command_writes_its_files_by_the_one_writer() -> None:
-    root, found = Path(canonical_state.__file__).parents[2], dict[str, int]()
-    for path in [path for folder in ("parity", "paddle_impl", "torch_impl") for path in (root / folder).rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:
-                name = str(path.relative_to(root))
-                found[name] = found.get(name, 0) + 1
-    assert found == WRITERS
 
 
 ENDLESS = """
