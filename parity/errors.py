@@ -20,6 +20,14 @@ class InputError(ValueError):
     result: dict[str, Any] | None = None
 
 
+def how_to_install(extra: str) -> str:
+    """The end of a message about a missing library: the command that installs `extra`, one of pyproject.toml.
+
+    It needs a clone, since no package index has this project.
+    """
+    return f'pip install -e ".[{extra}]" in a clone of this project'
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown `name`: "; did you mean vgg_mini" where one of the `known` names is near, else nothing."""
     near = difflib.get_close_matches(name, known, 1)

@@ -1,7 +1,11 @@
 #!/usr/bin/env python
 """Test a run, a safetensors or an ONNX file by several views of every picture; see --help."""
 
-from parity.cli.entry import script
+import sys
+from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's packages, whatever is installed
+    from parity.cli.entry import script
+
     script("evaluate")

@@ -1,4 +1,4 @@
-"""One side of the comparison: the implementation in one framework, and what the shared code asks of it."""
+"""The frameworks: their names, the modules of their implementations, and trainers in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 
 from parity import machine
 from parity.backend.protocol import Trainer
-from parity.errors import InputError
+from parity.errors import InputError, how_to_install
 from parity.network.network import Network
 from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe.optimizer import Optimizer
@@ -41,10 +41,10 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
             return importlib.import_module(f"{framework}_impl.{part}")
     except ModuleNotFoundError as error:
         if error.name in EXPORTERS:
-            raise InputError(f'{error.name} is not installed here: pip install -e ".[cpu]" brings it') from None
+            raise InputError(f"{error.name} is not installed here: {how_to_install('cpu')}") from None
         if error.name != framework:
             raise
-        raise InputError(f'{FRAMEWORKS[framework]} is not installed here: pip install -e ".[cpu]" brings it') from None
+        raise InputError(f"{FRAMEWORKS[framework]} is not installed here: {how_to_install('cpu')}") from None
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def installed() -> str:
     found = next((name for name in FRAMEWORKS if importlib.util.find_spec(name)), None)
     if found is None:
         names = " nor ".join(FRAMEWORKS.values())
-        raise InputError(f'neither {names} is installed here: pip install -e ".[cpu]" brings both')
+        raise InputError(f"neither {names} is installed here: {how_to_install('cpu')}")
     return found
 
 
@@ -87,7 +87,7 @@ def make_trainer(
     process_group: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
 ) -> Trainer:
-    """A `Side` in this process, on a `device` that `runtime.start` has chosen, in a `process_group` that `distributed.start` has joined."""
+    """Make a `Trainer` in this process, on a `device` that `runtime.start` chose, in a `process_group` that `distributed.start` joined."""
     trainer: Trainer = implementation(framework, "train").Trainer(
         network, settings, state, dtype, device, process_group, amp
     )

@@ -1,4 +1,4 @@
-"""One process per framework: a worker that holds one `Side`, and the client that drives it over pipes.
+"""One process per framework: a worker that holds one `Trainer`, and the client that drives it over pipes.
 
 Loading both frameworks into one process crashes with some versions and pins their dependencies to each other.
 """
@@ -29,7 +29,7 @@ from parity.weights.canonical_state import State, initialise
 
 
 class Worker(Process):
-    """A `Side` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
+    """A `Trainer` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
     The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Methods are those of
     `parity.backend.protocol.Trainer`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.

@@ -26,7 +26,7 @@ from parity.cli.train_options import (
     RECIPE,
     check_flags,
     command_to_resume,
-    script_of,
+    command_to_train,
     train_options,
 )
 from parity.data import Dataset
@@ -285,7 +285,7 @@ def _article(framework: str, count: int = 64) -> str:
         trainer.step(images, labels, {}, 0.0, recipe.batch_size)
     speed = count / (time.perf_counter() - started)
     total = recipe.epochs * 50_000 / speed
-    again = SINGLE_PROCESS.command(framework, script_of(framework))
+    again = command_to_train(framework, SINGLE_PROCESS)
     return (
         f"The article's run (--network {network.name} --recipe article, {recipe.epochs} passes) would take about {duration(total)} here "
         f"({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"

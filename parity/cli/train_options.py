@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 
-from parity.cli.command import PATH, Options, Parsed, choice, flag, natural, option, positive, program
+from parity.cli.command import PATH, PROGRAM, Options, Parsed, choice, flag, natural, option, positive, program
 from parity.cli.options import (
     DATA_SETS,
     NETWORKS,
@@ -144,20 +145,19 @@ DEFAULTS = {"device": "auto", "checkpoint_every": 60}
 """What an option of `KEPT_ON_RESUME` is unless it is given; of the others None or False."""
 
 
-def script_of(framework: str) -> str:
-    """What a launcher starts to train in `framework`: the script, where this process is one, else this package."""
-    program_words = program("train")
-    return (
-        f"scripts/train_{framework}.py"
-        if len(program_words) > 1 and program_words[0] == "python"
-        else f"-m parity train --framework {framework}"
-    )
+def command_to_train(framework: str, process_group: ProcessGroup) -> str:
+    """What starts training in `framework` as this process was started: by a script or by `vgg-parity`, and by a launcher if by one."""
+    words = program("train")
+    if words[0] != PROGRAM:
+        return process_group.command(framework, words[1])
+    rest = shlex.join([*words[1:], "--framework", framework])
+    several = process_group.command(framework, f"{shlex.quote(sys.argv[0])} {rest}")
+    return f"{PROGRAM} {rest}" if process_group.size == 1 else several
 
 
 def command_to_resume(framework: str, options: Options, run: RunFolder, process_group: ProcessGroup) -> str:
     """What continues `run` in the way that `options` ask for."""
-    start = process_group.command(framework, script_of(framework))
-    words = [*start.split(), *_words("resume", run.folder)]
+    words = [*shlex.split(command_to_train(framework, process_group)), *_words("resume", run.folder)]
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
         if value is not None and value is not False and value != DEFAULTS.get(name):

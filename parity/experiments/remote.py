@@ -1,4 +1,4 @@
-"""A worker as a `Side`, so that the one training loop drives a framework that lives in a process of its own."""
+"""A worker as a `Trainer`, so that the one training loop drives a framework that lives in a process of its own."""
 
 from __future__ import annotations
 

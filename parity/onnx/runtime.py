@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from parity.errors import InputError
+from parity.errors import InputError, how_to_install
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 """Our device names -> ONNX Runtime's. The GPU's has never been run."""
@@ -20,7 +20,7 @@ def session(model: Path | bytes, threads: int = 1, device: str = "cpu") -> Any:
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ModuleNotFoundError:
-        raise InputError('onnxruntime is not installed here: pip install -e ".[cpu]" brings it') from None
+        raise InputError(f"onnxruntime is not installed here: {how_to_install('cpu')}") from None
     if PROVIDERS[device] not in onnxruntime.get_available_providers():
         raise InputError("onnxruntime finds no GPU here: use --device cpu, or install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
-from parity.errors import InputError
+from parity.errors import InputError, how_to_install
 from parity.files.atomic import write_atomically
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
@@ -98,7 +98,7 @@ def course(experiment: Experiment, batches: Sequence[dict[str, Any]], passes: Se
 def check_tensorboard() -> None:
     """`InputError` where the package that `tensorboard` needs is missing."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise InputError('--tensorboard needs the package: pip install "vgg-parity[tensorboard]"')
+        raise InputError(f"tensorboard is not installed here: {how_to_install('tensorboard')}")
 
 
 SCALARS = {
