@@ -35,6 +35,7 @@ from parity.data import Dataset
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
+from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State
 
 ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
@@ -67,8 +68,8 @@ Plant = Callable[[RunInputs], RunInputs]
 """Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, repr=False)
+class Check(ShortRepr):
     """What to compare: training `network` by `recipe` on `dataset`, for `steps` steps in `dtype`, and the `stages` wanted.
 
     `state` is where both sides start (None: fresh weights from the seed).
@@ -107,8 +108,8 @@ Source = Callable[[Check, Mapping[str, Worker], Plant | None, Plant | None], Ite
 """What compares for a stage that needs more than the workers: check, workers, `plant` and `common` of `run_check` in, differences out."""
 
 
-@dataclass
-class Outcome:
+@dataclass(repr=False)
+class Outcome(ShortRepr):
     """What a check found. `trajectory` holds a row a step: number, rate, error, bound, twin, loss of either side."""
 
     check: Check

@@ -10,13 +10,14 @@ import numpy as np
 from parity.compare.step_inputs import StepInput
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
+from parity.short_repr import ShortRepr
 
 Record = Mapping[str, np.ndarray]
 Hypothesis = tuple[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Evidence:
+@dataclass(frozen=True, repr=False)
+class Evidence(ShortRepr):
     """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
 
     `step_input` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.

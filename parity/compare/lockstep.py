@@ -17,13 +17,14 @@ from parity.backend.process import Record
 from parity.backend.worker import Worker
 from parity.compare.step_inputs import RunInputs, StepInput
 from parity.network.network import Network
+from parity.short_repr import ShortRepr
 
 PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")
 """What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, repr=False)
+class Step(ShortRepr):
     """One step: its number, and by side what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array)."""
 
     number: int

@@ -18,14 +18,15 @@ from parity.data.random_streams import masks
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
+from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State, initialise
 
 Pixels = tuple[np.ndarray, np.ndarray]
 """Images float64 [N,C,H,W] from 0 to 255, dithered, and labels int64 [N]."""
 
 
-@dataclass(frozen=True)
-class StepInput:
+@dataclass(frozen=True, repr=False)
+class StepInput(ShortRepr):
     """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer."""
 
     number: int
@@ -46,8 +47,8 @@ After = Callable[[State, State, StepInput], State]
 """(state before an update, after it, what was given) -> the state that the side goes on with."""
 
 
-@dataclass(frozen=True)
-class RunInputs:
+@dataclass(frozen=True, repr=False)
+class RunInputs(ShortRepr):
     """One side's part of a run; `make_run_inputs` makes the right one.
 
     `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.network.nodes import Shape
+from parity.short_repr import ShortRepr
 
 Say = Callable[[str], None]
 """Receives messages for people, one line each."""
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset(ShortRepr):
     """Labelled pictures: a training and a test set.
 
     `train_images` and `test_images` are `Pictures`, or in memory uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W];

@@ -23,6 +23,7 @@ from parity.network.nodes import Shape
 from parity.onnx.limited_process import LimitedProcess, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
+from parity.short_repr import ShortRepr
 from parity.training.loop import Diverged
 from parity.training.run_folder import about, read_checkpoint
 from parity.weights.canonical_state import State
@@ -40,8 +41,8 @@ Forward = Callable[[np.ndarray], np.ndarray]
 """uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
 
 
-@dataclass(frozen=True)
-class Predictor:
+@dataclass(frozen=True, repr=False)
+class Predictor(ShortRepr):
     """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`, which are `named` or just numbered.
 
     `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,

@@ -75,6 +75,10 @@ class Network:
     nodes: Nodes
     source: str = ""
 
+    def __repr__(self) -> str:
+        shape, count = "x".join(map(str, self.input_shape)), len(list(walk(self.nodes)))
+        return f"<Network {self.name}: {shape} to {self.classes} classes, {count} nodes, {self.trainable_count:,} trainable parameters>"
+
     def __post_init__(self) -> None:
         names = [node.name for node in walk(self.nodes)]
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -23,6 +23,7 @@ from parity.files.atomic import write_atomically
 from parity.modules import layer_kinds
 from parity.modules.description import Unit, below, units_of
 from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
+from parity.short_repr import ShortRepr
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),
@@ -42,8 +43,8 @@ class ModelsDiffer(InputError):
         self.at = dict(at)
 
 
-@dataclass(frozen=True)
-class ModelDescription:
+@dataclass(frozen=True, repr=False)
+class ModelDescription(ShortRepr):
     """One side: its units, and the paths of the layers in the order of their first call in inference, then in training."""
 
     side: str
@@ -80,8 +81,8 @@ class ModelDescription:
         return sorted(holding, key=lambda unit: place.get(unit.path, len(place)))
 
 
-@dataclass
-class Pairing:
+@dataclass(repr=False)
+class Pairing(ShortRepr):
     """Pairs of units, torch's first; what has no partner, by side; how the pairs were found; and where every array stands.
 
     `arrays`: canonical name (torch's path and the kind's name) -> side -> spelling below the root of the model.

@@ -8,6 +8,7 @@ from typing import Any
 
 from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 from parity.pairs.mapping import Pairing
+from parity.short_repr import ShortRepr
 
 PAIR_STAGES = {
     "eval": ("eval",),
@@ -40,8 +41,8 @@ class Place:
         return f"{where}: error {self.error:.2e}, bound {self.bound:.2e}{why}"
 
 
-@dataclass
-class PairOutcome:
+@dataclass(repr=False)
+class PairOutcome(ShortRepr):
     """The verdict on one pair.
 
     `first` is where they part (None: nowhere). `differences` are sentences on what the two models' settings say differently, whether or

@@ -25,6 +25,7 @@ from parity.pairs.mapping import ModelDescription
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.recipe.optimizer import Optimizer
+from parity.short_repr import ShortRepr
 
 JITTER = 0.1
 """Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""
@@ -35,8 +36,8 @@ RATE = 0.00001
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True)
-class Pair:
+@dataclass(frozen=True, repr=False)
+class Pair(ShortRepr):
     """What to compare: two factories, and how they are run. `parity.pairs.api.compare_models` explains the fields."""
 
     torch: str

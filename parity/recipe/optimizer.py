@@ -11,10 +11,11 @@ from parity.errors import InputError, within
 from parity.files.strict_json import from_fields
 from parity.network.network import Network
 from parity.network.nodes import float32
+from parity.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class Group:
+@dataclass(frozen=True, repr=False)
+class Group(ShortRepr):
     """Parameters whose names match the pattern `names` (of `fnmatch`: "*.beta", "fc.weight"), with factors of their own.
 
     `rate` multiplies the learning rate: a power of two, so that every framework multiplies exactly. `weight_decay` multiplies the
@@ -47,8 +48,8 @@ REST = Group("*")
 """The group of a parameter that is in no other."""
 
 
-@dataclass(frozen=True)
-class Optimizer:
+@dataclass(frozen=True, repr=False)
+class Optimizer(ShortRepr):
     """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
 
     The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,

@@ -14,10 +14,11 @@ from parity.files.strict_json import from_fields, parse_json
 from parity.network.network import Network
 from parity.network.nodes import Shape, float32
 from parity.recipe.optimizer import Optimizer, read_optimizer
+from parity.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class Schedule:
+@dataclass(frozen=True, repr=False)
+class Schedule(ShortRepr):
     """Learning rate as a fraction of the optimizer's, from the number of samples seen, the current batch included.
 
     - `constant`: 1.
@@ -52,8 +53,8 @@ class Schedule:
         return 1.0
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+@dataclass(frozen=True, repr=False)
+class Preprocessing(ShortRepr):
     """uint8 pixel -> (pixel / 255 - mean) / std, per channel; one value, or equal ones, are for however many channels there are.
 
     With a `crop`, of the middle square of so many pixels. `standardise` (TensorFlow's `per_image_standardization`) takes
@@ -88,8 +89,8 @@ MOST_PIXELS = 4097
 """Crops, edges and scales have fewer pixels a side; the others of augmentation's numbers are smaller, too."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
+@dataclass(frozen=True, repr=False)
+class Augmentation(ShortRepr):
     """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2.
 
     The crop has the size of the image, or is a square of `crop` pixels. Then, in this order: a number from -`brightness` to `brightness`
@@ -147,8 +148,8 @@ class Augmentation:
         return bool(self.brightness) or (self.contrast_low, self.contrast_high) != (1, 1)
 
 
-@dataclass(frozen=True)
-class Lookahead:
+@dataclass(frozen=True, repr=False)
+class Lookahead(ShortRepr):
     """Slow weights that follow the trained ones, and draw them back (Zhang et al. 2019, arXiv 1907.08610).
 
     After every `every` updates of a pass (0: never), and after its last one, the slow weights keep a share of themselves, take the rest
@@ -174,8 +175,8 @@ class Lookahead:
         return self.keep * min(samples / total, 1.0) ** self.power
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(ShortRepr):
     """All that training needs to know besides the network and the data.
 
     `divisor` is what the summed cross-entropy of a batch is divided by: "batch_size" (Paddle v2: the nominal size, also for a smaller
@@ -230,8 +231,8 @@ class Recipe:
         return self.batch_size if self.divisor == "batch_size" else count
 
 
-@dataclass(frozen=True)
-class Experiment:
+@dataclass(frozen=True, repr=False)
+class Experiment(ShortRepr):
     """One training run, fully determined: network, recipe, data set, seed, and how much of the data (None: all).
 
     `classes` are named where the data set is none of `parity.data.CLASSES`.

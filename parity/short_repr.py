@@ -1,0 +1,45 @@
+"""Short `repr`s: a few lines instead of every field of every part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+LINES = 3 * 120
+"""Characters of a `repr` at most."""
+
+PART = 60
+"""Characters of one field at most."""
+
+
+class ShortRepr:
+    """A dataclass (with `repr=False`) whose `repr` shows the fields that differ from their defaults, cut where they are long."""
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{field.name}={_short(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if field.repr and not _is_default(field, getattr(self, field.name))
+        ]
+        return _cut(f"{type(self).__name__}({', '.join(parts)})", LINES)
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return isinstance(value, Collection) and not len(value)
+    return isinstance(value, str | int | float | bool | tuple | None) and bool(value == field.default)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, Mapping | list | tuple | set | frozenset) and len(repr(value)) > PART:
+        return f"<{len(value)} entries>"
+    return repr(value) if isinstance(value, ShortRepr) else _cut(repr(value), PART)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ...{text[-1] if text[-1] in ')>' else ''}"
