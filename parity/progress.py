@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TypeVar
 
+import click
 from tqdm import tqdm
 
 from parity.streams import printable
 
 _Thing = TypeVar("_Thing")
+
+
+COLOURS = {"equal": "green", "different": "red"}
+"""Of verdicts; all others are yellow."""
 
 
 class Console:
@@ -21,18 +27,55 @@ class Console:
     def __init__(self, json: bool = False, silent: bool = False) -> None:
         self.file, self.silent = sys.stderr if json else sys.stdout, silent
 
-    def say(self, line: str) -> None:
-        """Prints one line at once, above a progress bar. What file names in it could do to a terminal, `printable` takes out."""
+    def say(self, line: str, verdict: str = "") -> None:
+        """Prints one line at once, above a progress bar; a `verdict` that stands in it is coloured on a terminal.
+
+        What file names in it could do to a terminal, `printable` takes out.
+        """
         if self.silent:
             return
-        tqdm.write(printable(line), file=self.file)
+        text = printable(line)
+        if verdict and self.has_colours():
+            text = text.replace(verdict, click.style(verdict, fg=COLOURS.get(verdict, "yellow"), bold=True), 1)
+        tqdm.write(text, file=self.file)
         self.file.flush()
 
+    def has_colours(self) -> bool:
+        """Whether lines go to a terminal, and its user has not set NO_COLOR (https://no-color.org)."""
+        return self.file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
-def bar(things: Iterable[_Thing], what: str) -> Iterable[_Thing]:
-    """Passes `things` on under a progress bar; silent where stderr is no terminal."""
-    passed: Iterable[_Thing] = tqdm(list(things), desc=what, disable=None, file=sys.stderr, leave=False)
-    return passed
+
+def bar(things: Iterable[_Thing], what: str, name_of: Callable[[_Thing], str] | None = None) -> Iterator[_Thing]:
+    """Passes `things` on under a progress bar, with the name of the present one by `name_of`; silent where stderr is no terminal."""
+    with tqdm(list(things), desc=what, disable=None, file=sys.stderr, leave=False) as passed:
+        for thing in passed:
+            if name_of:
+                passed.set_postfix_str(printable(name_of(thing)))
+            yield thing
+
+
+class Phases:
+    """A bar over the phases of a long command, with the present one's name and the time left. Silent where stderr is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}"
+        self.bar = tqdm(total=total, disable=None, bar_format=form, file=sys.stderr, leave=False)
+        self.first = True
+
+    def __enter__(self) -> Phases:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def begin(self, name: str) -> None:
+        """The phase `name` begins; the one before has ended."""
+        self.bar.set_description_str(printable(name), refresh=False)
+        self.bar.update(0 if self.first else 1)
+        self.bar.refresh()
+        self.first = False
 
 
 class Progress:

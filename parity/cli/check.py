@@ -45,7 +45,7 @@ from parity.errors import InputError, suggest
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import MANY, compare_through_onnx
-from parity.progress import Console
+from parity.progress import Console, Phases
 from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
 from parity.report.kept_results import read_results, write_results
@@ -128,9 +128,10 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     results = _kept(options.resume, checks, options) if options.resume else []
     if results:
         console.say(f"{options.resume} holds {len(results)} of {len(checks)} results")
-    with failures():
-        for some in _together(checks[len(results) :]):
-            for result in _of(options, some, plant, console, results):
+    rest = checks[len(results) :]
+    with failures(), Phases(sum(_phases(check) for check in rest)) as phases:
+        for some in _together(rest):
+            for result in _of(options, some, plant, console, results, phases):
                 results.append(result)
                 if options.resume:
                     write_results(options.resume, results)
@@ -157,8 +158,18 @@ def _together(checks: list[Check]) -> Iterator[list[Check]]:
         yield from [[check] for check in row] if alone else [row]
 
 
+def _phases(check: Check) -> int:
+    """Phases that the progress bar counts: every step, and the ONNX stage."""
+    return check.length + ("onnx" in check.stages)
+
+
 def _of(
-    options: Options, checks: list[Check], plant: Plant | None, console: Console, kept: list[dict[str, Any]]
+    options: Options,
+    checks: list[Check],
+    plant: Plant | None,
+    console: Console,
+    kept: list[dict[str, Any]],
+    phases: Phases,
 ) -> Iterator[dict[str, Any]]:
     """Their results, from workers of their own. `InputError` where the results `kept` are of other versions."""
     with contextlib.ExitStack() as stack:
@@ -167,7 +178,7 @@ def _of(
         if any(result.get("lanes") != lanes for result in kept):
             raise InputError(f"{options.resume} holds results of other versions: remove it to start afresh")
         for check in checks:
-            yield _one(options, check, workers, lanes, plant, console)
+            yield _one(options, check, workers, lanes, plant, console, phases)
 
 
 def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, Any]]:
@@ -298,14 +309,25 @@ def _one(
     lanes: dict[str, dict[str, str]],
     plant: Plant | None,
     console: Console,
+    phases: Phases,
 ) -> dict[str, Any]:
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     started = datetime.now().isoformat(timespec="seconds")
-    outcome = run_check(check, workers, plant, isolated=options.isolate, say=console.say, onnx=compare_through_onnx)
+    coming = iter([*(f"step {number}" for number in range(2, check.length + 1)), *["ONNX"][: "onnx" in check.stages]])
+
+    def say(line: str) -> None:
+        console.say(line)
+        if name := next(coming, ""):
+            phases.begin(f"{check.network.name}, {name}")
+
+    phases.begin(f"{check.network.name}, step 1")
+    outcome = run_check(check, workers, plant, isolated=options.isolate, say=say, onnx=compare_through_onnx)
     for name, stage in outcome.stages().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
-        console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+        console.say(
+            f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
+        )
     for sentence in outcome.verdicts.explained:
         console.say(f"  {sentence}")
     for row in outcome.isolated or []:
@@ -315,7 +337,7 @@ def _one(
             )
     if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
         console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
-    console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)")
+    console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)", outcome.verdict)
     kept = {"asked": _alike(options, check)[-1]} if options.resume else {}
     return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 

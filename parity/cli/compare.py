@@ -21,7 +21,7 @@ from parity.pairs.api import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.pairs.session import RATE
-from parity.progress import Console
+from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
 from parity.report import plain
 from parity.training.run_folder import check_writable
@@ -92,7 +92,13 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     started = datetime.now().isoformat(timespec="seconds")
-    with failures():
+    with failures(), Phases(1 + options.steps) as phases:
+        phases.begin("matching layers")
+
+        def say(line: str) -> None:
+            console.say(f"  {line}")
+            phases.begin(line.partition(":")[0])
+
         outcome = compare_models(
             torch=options.torch,
             paddle=options.paddle,
@@ -104,7 +110,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             weights=options.weights,
             set_torch=options.set_torch,
             set_paddle=options.set_paddle,
-            say=lambda line: console.say(f"  {line}"),
+            say=say,
             **training(options),
         )
     whole = outcome.to_json() | surroundings(options) | {"started": started}
@@ -153,7 +159,9 @@ def _say(outcome: PairOutcome, console: Console) -> None:
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")
     for name, stage in outcome.to_json()["stages"].items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
-        console.say(f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}")
+        console.say(
+            f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
+        )
     for line in outcome.differences:
         console.say(f"  differs: {line}")
     for line in outcome.explained:
@@ -164,7 +172,7 @@ def _say(outcome: PairOutcome, console: Console) -> None:
     if outcome.tree:
         for line in outcome.tree.splitlines():
             console.say(line)
-    console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)")
+    console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)", outcome.verdict)
 
 
 def _of_both_ways(row: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.pairs import state_dict_files as pair_files
 from parity.pairs.map_files import check_whole, read_map
-from parity.progress import Console
+from parity.progress import Console, Phases
 from parity.training.run_folder import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
@@ -86,8 +86,11 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     _check_places(source, destination)
     asked = articles.get_network(options.network) if options.network else None
     try:
-        found = _read(source, asked)
-        kept, left_out = _write(destination, found)
+        with Phases(2) as phases:
+            phases.begin(f"reading {source.name}")
+            found = _read(source, asked)
+            phases.begin(f"writing {destination.name}")
+            kept, left_out = _write(destination, found)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     if not found.verified:

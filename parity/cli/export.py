@@ -38,7 +38,7 @@ from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
 from parity.network.pattern import INPUT
-from parity.progress import Console
+from parity.progress import Console, Phases
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
 from parity.training.run_folder import RunFolder, about, proportion, read_checkpoint
@@ -93,12 +93,18 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     """Exports; `Failed`, and nothing is kept, where the export is not the network."""
     started = time.perf_counter()
     _check_flags(options)
+    with Phases(4) as phases:
+        return _export(options, console, phases, started)
+
+
+def _export(options: Options, console: Console, phases: Phases, started: float) -> dict[str, Any]:
+    phases.begin("reading the weights")
     source = _dense(_source(options)) if options.dense else _source(options)
     framework = options.framework or installed()
     count = options.threads or machine.cores()
     implementation(framework, "runtime", count).start("cpu", count)
     write = _static if options.to == "static" else _onnx
-    result = write(options, source, framework, count, console)
+    result = write(options, source, framework, count, console, phases)
     result |= {
         "framework": framework,
         "network": source.network.name,
@@ -210,15 +216,19 @@ def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) 
         raise Failed(f"{FRAMEWORKS[framework]}'s exporter failed: {told}") from None
 
 
-def _onnx(options: Options, source: Source, framework: str, threads: int, console: Console) -> dict[str, Any]:
+def _onnx(
+    options: Options, source: Source, framework: str, threads: int, console: Console, phases: Phases
+) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx import sessions
     from parity.onnx.exporting import compared, export, scores
     from parity.onnx.reading import NotTheNetwork
     from parity.onnx.writing import DEFAULT_OPSET
 
+    phases.begin("exporting")
     model = implementation(framework, "model").build(source.network, source.state)
     raw = _exported(framework, implementation(framework, "export").to_onnx, model)
+    phases.begin("reading the export back")
     try:
         made = export(
             raw,
@@ -233,6 +243,7 @@ def _onnx(options: Options, source: Source, framework: str, threads: int, consol
         )
     except NotTheNetwork as error:
         raise Failed(f"{FRAMEWORKS[framework]}'s export of {source.network.name} is not the network: {error}") from None
+    phases.begin("comparing with ONNX Runtime")
     predict = _predict(framework, source.network)
     scaled = (lambda state, images: softmax(predict(state, images))) if options.softmax else predict
 
@@ -268,10 +279,13 @@ def _onnx(options: Options, source: Source, framework: str, threads: int, consol
     }
 
 
-def _static(options: Options, source: Source, framework: str, threads: int, console: Console) -> dict[str, Any]:
+def _static(
+    options: Options, source: Source, framework: str, threads: int, console: Console, phases: Phases
+) -> dict[str, Any]:
     from parity.data.batches import preprocess
     from parity.onnx.exporting import compared
 
+    phases.begin("exporting")
     exporter = implementation(framework, "export")
     model = implementation(framework, "model").build(source.network, source.state)
     with _new_folder(options.output) as scratch:
@@ -283,6 +297,7 @@ def _static(options: Options, source: Source, framework: str, threads: int, cons
             )
             return scores
 
+        phases.begin("comparing with the static program")
         differences = compared(
             {"the static program": run},
             _predict(framework, source.network),

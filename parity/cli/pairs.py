@@ -57,7 +57,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
     """A result a pair; models of different architectures are a result, too."""
     rows = []
-    for pair in bar(chosen(options.names), "pairs"):
+    for pair in bar(chosen(options.names), "pairs", lambda pair: pair.name):
         console.say(pair.name)
         head = {"name": pair.name, "torch": pair.torch, "paddle": pair.paddle, "input_shape": list(pair.input_shape)}
         head["set"] = [*(("PyTorch", t) for t in pair.set_torch), *(("Paddle", t) for t in pair.set_paddle)]
@@ -80,7 +80,7 @@ def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
                 "stages": {},
                 "trajectory": [],
             }
-        console.say(f"  {row['sentence']}")
+        console.say(f"  {row['sentence']}", row["verdict"])
         rows.append(dict(plain(head | row | surroundings(options))))
         if options.report:
             write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")

@@ -106,5 +106,5 @@ def name_unverified(path: Path, metadata: Mapping[str, str]) -> None:
 
 def say_unverified(path: Path) -> None:
     """Say in one line on stderr that the file at `path`, which was read, has no digest."""
-    line = f"note: {path} carries no SHA-256 of its arrays: unverified (convert_weights.py writes files with one)"
+    line = f"note: {path} carries no SHA-256 of its arrays: unverified (vgg-parity convert writes files with one)"
     print(printable(line), file=sys.stderr, flush=True)

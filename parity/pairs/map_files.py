@@ -75,7 +75,7 @@ def read_map(path: Path) -> MapFile:
             for row in found.get("arrays", {}).values():
                 parse_spelling(row[side])  # type: ignore[literal-required]
     except InputError as error:
-        raise InputError(f"{path} is no map of layers ({error}): check_parity.py --save-map writes one") from None
+        raise InputError(f"{path} is no map of layers ({error}): vgg-parity compare --save-map writes one") from None
     return found
 
 

@@ -18,7 +18,7 @@ from parity.network.network import Network
 
 @dataclass(frozen=True)
 class Log:
-    """What `check_parity.py --json` printed: the sides, and by network what was found of it or of its small cousin."""
+    """What `vgg-parity check --json` printed: the sides, and by network what was found of it or of its small cousin."""
 
     path: Path
     sides: str
@@ -55,10 +55,10 @@ def read(path: Path) -> Log:
             if not one["stages"] or not all(stage["compared"] > 0 for stage in one["stages"].values()):
                 raise ValueError(f"nothing was compared of {name}")
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): give what check_parity.py --json printed") from None
+        raise InputError(f"cannot read {path} ({error.strerror}): give what vgg-parity check --json printed") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path} is not what check_parity.py --json prints ({type(error).__name__}: {error}): give its last line of stdout"
+            f"{path} is not what vgg-parity check --json prints ({type(error).__name__}: {error}): give its last line of stdout"
         ) from None
     return log
 

@@ -186,7 +186,7 @@ def test_a_file_without_a_digest_is_read_and_named_and_what_comes_of_it_has_one(
 ) -> None:
     Path(f"a{suffix}").write_bytes(old(files[suffix], suffix))
     code, lines = convert(f"a{suffix}", f"b{suffix}")
-    note = "carries no SHA-256 of its arrays: unverified (convert_weights.py writes files with one)"
+    note = "carries no SHA-256 of its arrays: unverified (vgg-parity convert writes files with one)"
     assert (code, lines) == (0, [f"note: a{suffix} {note}"])
     assert convert(f"b{suffix}", f"c{suffix}") == (0, [])
 
