@@ -42,4 +42,4 @@ def _short(value: Any) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 4]} ...{text[-1] if text[-1] in ')>' else ''}"
+    return text if len(text) <= most else f"{text[: most - 5]} ...{text[-1] if text[-1] in ')>' else ''}"

@@ -149,7 +149,11 @@ def compare_models(
 
 
 def assert_models_equal(**arguments: Any) -> PairOutcome:
-    """`compare_models`, for tests: raises `AssertionError` with the place and the cause where the models differ."""
+    """Compare two models as `compare_models` does, for tests: `AssertionError` with the place and the cause where they differ.
+
+        def test_my_port():
+            parity.assert_models_equal(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+    """
     outcome = compare_models(**arguments)
     if outcome.verdict == DIFFERENT:
         raise AssertionError("\n".join([outcome.sentence(), *outcome.differences, outcome.tree]))

@@ -3,7 +3,7 @@
     python tests/recorded/record.py FOLDER [--parts networks,pairs,faults,exports,resumed] [--checkout DIR]
 
 writes one JSON file a part into FOLDER. `tests/recorded/paddle26` and `paddle33` hold what main said before the packages were laid out
-anew (November 2026); `test_recorded.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes of exports do not depend
+anew (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes of exports do not depend
 on the machine. The weights of `resumed` do: compare them on the machine that recorded them.
 """
 
@@ -84,17 +84,26 @@ def faults(checkout: Path) -> Any:
     return {"faults": found, "innocent": {row["name"]: row["alarms"]["this suite"] for row in result["innocent"]}}
 
 
-def exports(checkout: Path) -> Any:
-    """SHA-256 of the exported files, by network and framework; the versions in the files' metadata belong to the lane."""
-    digests = {}
+def exports(checkout: Path, versions: dict[str, dict[str, str]] | None = None) -> Any:
+    """The versions in the metadata of exported files, by framework, and SHA-256 of the files, by network and framework.
+
+    Where `versions` are given, the files are those that these versions would have written if they wrote the same graph.
+    """
+    import onnx
+
+    found: dict[str, dict[str, Any]] = {"versions": {}, "digests": {}}
     with tempfile.TemporaryDirectory() as folder:
         for network, flags in EXPORTS.items():
             for framework in ("paddle", "torch"):
                 file = Path(folder) / "model.onnx"
                 arguments = ["--network", network, "--framework", framework, "--output", str(file), *flags]
                 script(checkout, "export_onnx.py", *arguments)
-                digests[f"{network} {framework}"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return digests
+                model = onnx.load(file)
+                (said,) = (entry for entry in model.metadata_props if entry.key == "versions")
+                found["versions"][framework] = json.loads(said.value)
+                said.value = json.dumps((versions or found["versions"])[framework])
+                found["digests"][f"{network} {framework}"] = hashlib.sha256(model.SerializeToString()).hexdigest()
+    return found
 
 
 def resumed(checkout: Path) -> Any:
