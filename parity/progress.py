@@ -55,11 +55,14 @@ def bar(things: Iterable[_Thing], what: str, name_of: Callable[[_Thing], str] | 
 
 
 class Phases:
-    """A bar over the phases of a long command, with the present one's name and the time left. Silent where stderr is no terminal."""
+    """A bar over the phases of a long command, with the present one's name and the time left. Silent where stderr is no terminal.
 
-    def __init__(self, total: int) -> None:
+    It is called `first` until the first phase begins.
+    """
+
+    def __init__(self, total: int, first: str = "starting") -> None:
         form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}"
-        self.bar = tqdm(total=total, disable=None, bar_format=form, file=sys.stderr, leave=False)
+        self.bar = tqdm(total=total, desc=first, disable=None, bar_format=form, file=sys.stderr, leave=False)
         self.first = True
 
     def __enter__(self) -> Phases:

@@ -129,7 +129,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if results:
         console.say(f"{options.resume} holds {len(results)} of {len(checks)} results")
     rest = checks[len(results) :]
-    with failures(), Phases(sum(_phases(check) for check in rest)) as phases:
+    with failures(), Phases(sum(_phases(check) for check in rest), "starting the frameworks") as phases:
         for some in _together(rest):
             for result in _of(options, some, plant, console, results, phases):
                 results.append(result)

@@ -4,60 +4,63 @@ from __future__ import annotations
 
 from typing import Any
 from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
-from parity.report.markup import limit, shown, tag
+from parity.report.text import limit, readable, shown
 
 PASSING = ("equal", "chaotic but equal")
 
 
 def document(results: list[dict[str, Any]]) -> bytes:
-    """The XML. A suite fails as its network's verdict does: "different" fails at least one case, "chaotic but equal" none.
+    """Return the XML. A suite fails as its network's verdict does: "different" fails at least one case, "chaotic but equal" none.
 
     The stages of a step run as one, so each case is given an equal share of the time: the sum is right.
     """
-    suites = [_suite(result) for result in results]
-    totals = {
-        name: sum(int(suite.attrib[name]) for suite in suites) for name in ("tests", "failures", "errors", "skipped")
-    }
-    seconds = sum(result.get("seconds", 0) for result in results)
-    root = tag("testsuites", *suites, name="vgg-parity", time=f"{seconds:.3f}", **totals)
+    root = Element("testsuites", name="vgg-parity", time=_seconds(sum(result.get("seconds", 0) for result in results)))
+    root.extend(_suite(result) for result in results)
+    for name in ("tests", "failures", "errors", "skipped"):
+        root.set(name, str(sum(int(suite.attrib[name]) for suite in root)))
     ElementTree.indent(root)
-    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    text = ElementTree.tostring(root, encoding="unicode")
+    return f"<?xml version='1.0' encoding='utf-8'?>\n{readable(text)}".encode()
 
 
 def _suite(result: dict[str, Any]) -> Element:
     stages, name = result["stages"], f"{result['network']}.{result['dtype']}"
     seconds = result.get("seconds", 0)
-    cases = [_case(result, name, stage, seconds / len(stages)) for stage in stages]
-    if result["verdict"] not in PASSING and all(case.find("failure") is None for case in cases):
+    suite = Element("testsuite", name=name, errors="0", skipped="0", time=_seconds(seconds), hostname="localhost")
+    if "started" in result:
+        suite.set("timestamp", result["started"])
+    properties = SubElement(suite, "properties")
+    for key, value in _properties(result).items():
+        SubElement(properties, "property", name=key, value=str(value))
+    excused = result["verdict"] == "chaotic but equal"
+    for stage, found in stages.items():
+        case = SubElement(suite, "testcase", classname=name, name=stage, time=_seconds(seconds / len(stages)))
+        numbers = _numbers(stage, found)
+        if found["verdict"] in PASSING or excused:
+            SubElement(case, "system-out").text = numbers
+        else:
+            _add_failure(case, result, numbers)
+    if result["verdict"] not in PASSING and suite.find("testcase/failure") is None:
         # Something that is no stage, such as a layer on its own, was different.
-        cases.append(
-            tag("testcase", _failure(result, "no stage is different"), classname=name, name="verdict", time="0.000")
-        )
-    failures = sum(case.find("failure") is not None for case in cases)
-    return tag(
-        "testsuite", _properties(result), *cases, name=name, tests=len(cases), failures=failures, errors=0, skipped=0,
-        time=f"{seconds:.3f}", timestamp=result.get("started"), hostname="localhost",
-    )  # fmt: skip
+        case = SubElement(suite, "testcase", classname=name, name="verdict", time="0.000")
+        _add_failure(case, result, "no stage is different")
+    suite.set("tests", str(len(suite.findall("testcase"))))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    return suite
 
 
-def _properties(result: dict[str, Any]) -> Element:
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"
+
+
+def _properties(result: dict[str, Any]) -> dict[str, Any]:
     keys = ("command", "recipe", "data", "steps", "batch_size", "seed", "device", "threads", "machine", "verdict")
     found = {key: result[key] for key in keys if key in result}
-    found |= {
+    return found | {
         f"{lane}.{key}": value for lane, versions in result.get("lanes", {}).items() for key, value in versions.items()
     }
-    return tag("properties", *(tag("property", name=key, value=value) for key, value in found.items()))
-
-
-def _case(result: dict[str, Any], classname: str, name: str, seconds: float) -> Element:
-    stage = result["stages"][name]
-    excused = result["verdict"] == "chaotic but equal"
-    failed = stage["verdict"] not in PASSING and not excused
-    numbers = _numbers(name, stage)
-    inner = _failure(result, numbers) if failed else tag("system-out", numbers)
-    return tag("testcase", inner, classname=classname, name=name, time=f"{seconds:.3f}")
 
 
 def _numbers(name: str, stage: dict[str, Any]) -> str:
@@ -68,7 +71,7 @@ def _numbers(name: str, stage: dict[str, Any]) -> str:
     )
 
 
-def _failure(result: dict[str, Any], numbers: str) -> Element:
+def _add_failure(case: Element, result: dict[str, Any], numbers: str) -> None:
     first = result.get("first_divergence") or {}
     lines = [numbers]
     if first:
@@ -77,4 +80,5 @@ def _failure(result: dict[str, Any], numbers: str) -> Element:
             f"likely cause: {first.get('cause') or 'no known signature fits'}",
         ]
     lines.append(f"again: {result.get('command', 'python scripts/check_parity.py')}")
-    return tag("failure", "\n".join(lines), message=first.get("sentence", numbers), type="different")
+    failure = SubElement(case, "failure", message=first.get("sentence", numbers), type="different")
+    failure.text = "\n".join(lines)

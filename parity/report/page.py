@@ -1,92 +1,129 @@
-"""report.html: one page that loads nothing, runs nothing, and says first what matters most."""
+"""report.html: one page that loads nothing, runs nothing, and says first what matters most.
+
+The page itself is in templates/, which escape every text; here are the words and numbers that they ask for.
+"""
 
 from __future__ import annotations
 
 import base64
-from importlib.resources import files
-from string import Template
-from typing import Any
-from xml.etree.ElementTree import Element
+from typing import Any, NamedTuple
 
-from parity.report import sections
-from parity.report.markup import Child, html, table, tag
-from parity.report.sections import badge, look, sign
+from parity.report import charts
+from parity.report.text import above, limit, ratio, readable, real, shown
 
-ICON_COLOURS = {"equal": "#1a7f37", "chaotic": "#9a6700", "different": "#c62828"}
+FRAMEWORKS = {"torch": "PyTorch", "paddle": "Paddle", "numpy": "NumPy", "python": "Python", "cuda": "CUDA"}
+
+
+class Look(NamedTuple):
+    """How a verdict looks: its style, its word, and its sentence about one network."""
+
+    style: str
+    word: str
+    sentence: str
+
+
+LOOKS = {
+    "equal": Look("equal", "Equal", "{} is one network on both sides"),
+    "chaotic but equal": Look(
+        "chaotic",
+        "Chaotic but equal",
+        "the sides of {} part no faster than rounding alone parts one of them from itself",
+    ),
+    "different": Look("different", "Different", "{} is not one network on both sides"),
+}
 
 
 def document(results: list[dict[str, Any]], verdict: str) -> bytes:
-    """The page about one network, or an overview and then a section for each of several."""
-    if len(results) == 1:
-        head, body = _head(verdict, _sentence(results[0]), _facts(results[0])), sections.of(results[0], "h2")
-    else:
-        head = _head(verdict, _summary(results), sections.sides(results[0]))
-        body = [_overview(results), *(_network(result, index) for index, result in enumerate(results))]
-    main = tag("main", head, *body, id="main", tabindex=-1)
-    title = f"{look(verdict).word}: {', '.join(result['network'] for result in results)}"
-    template = Template(files("parity.report").joinpath("template.html").read_text("utf-8"))
-    page = template.substitute(title=html(tag("title", title)), icon=html(_icon(verdict)), main=html(main))
-    return page.encode()
+    """Return the page about one network, or an overview and then a section for each of several."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("parity.report"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,  # the places in charts
+    )
+    drawings = (charts.layers_chart, charts.phases, charts.trajectory_chart)
+    texts = (about, above, bounds_of, layers_summary, look, loss_columns, loss_of, ratio, sides, summarize, version_rows)
+    environment.globals |= {function.__name__: function for function in (*texts, *drawings)}
+    environment.filters |= {"shown": shown, "limit": limit, "framework": framework, "base64": base64_of}
+    page = environment.get_template("report.html").render(results=results, verdict=verdict)
+    return readable(page).encode()
 
 
-def _head(verdict: str, sentence: str, facts: str) -> Element:
-    title = tag("h1", tag("span", look(verdict).word, class_="word"), ": ", sentence)
-    inner = tag("div", tag("p", "Parity check", class_="over-title"), title, tag("p", facts, class_="about"))
-    return tag("header", sign(verdict, 56), inner, class_=f"verdict {look(verdict).style}")
+def look(verdict: str) -> Look:
+    """Return how `verdict` looks; a verdict that is not known looks like none of the known."""
+    return LOOKS.get(verdict) or Look("unknown", verdict, "{}: a verdict that this report does not know")
 
 
-def _sentence(result: dict[str, Any]) -> str:
-    return look(result["verdict"]).sentence.format(result["network"])
-
-
-def _facts(result: dict[str, Any]) -> str:
-    facts = [sections.sides(result), result["dtype"], f"recipe {result['recipe']}", str(result.get("data") or "")]
+def about(result: dict[str, Any]) -> str:
+    """Return one line on what was compared."""
+    facts = [sides(result), result["dtype"], f"recipe {result['recipe']}", str(result.get("data") or "")]
     facts.append(f"{result['steps']} steps of {result['batch_size']} images")
     if result.get("seconds") is not None:
         facts.append(f"{result['seconds']:.1f} s")
     return " · ".join(fact for fact in facts if fact)
 
 
-def _summary(results: list[dict[str, Any]]) -> str:
-    different = [result for result in results if result["verdict"] not in ("equal", "chaotic but equal")]
+def summarize(results: list[dict[str, Any]]) -> str:
+    """Return which of several networks are different."""
+    different = [result["network"] for result in results if result["verdict"] not in ("equal", "chaotic but equal")]
     if different:
-        return f"{len(different)} of {len(results)} networks: {', '.join(result['network'] for result in different)}"
+        return f"{len(different)} of {len(results)} networks: {', '.join(different)}"
     return f"each of {len(results)} networks is one network on both sides"
 
 
-def _overview(results: list[dict[str, Any]]) -> Element:
-    head = ["network", "verdict", "recipe", "precision", "tensors", "where it parts first"]
-    rows = [_overview_row(result, index) for index, result in enumerate(results)]
-    return tag("section", tag("h2", "Networks"), table("Verdict of each network", head, rows))
+def framework(name: str) -> str:
+    """Return the name of what has a version, as its makers write it."""
+    return FRAMEWORKS.get(name, name)
 
 
-def _overview_row(result: dict[str, Any], index: int) -> list[Child]:
-    first = result.get("first_divergence")
-    link = tag("a", result["network"], href=f"#network-{index}")
-    compared = sum(stage["compared"] for stage in result["stages"].values())
-    number = tag("span", str(compared), class_="number")
-    return [
-        link,
-        badge(result["verdict"]),
-        result["recipe"],
-        result["dtype"],
-        number,
-        tag("span", first["sentence"] if first else "–", class_="wrap"),
-    ]
-
-
-def _network(result: dict[str, Any], index: int) -> Element:
-    title = tag("h2", result["network"], " ", badge(result["verdict"]))
-    facts = tag("p", _facts(result), class_="about")
-    return tag("article", title, facts, *sections.of(result, "h3"), id=f"network-{index}", class_="network")
-
-
-def _icon(verdict: str) -> Element:
-    """The tab's icon, inline so that no browser asks a server for one."""
-    outline, mark = look(verdict).sign.split("|")
-    shapes = (
-        tag("path", d=outline, fill=ICON_COLOURS.get(look(verdict).style, "#57606a")),
-        tag("path", d=mark, fill="none", stroke="#fff", stroke_width="2.4"),
+def sides(result: dict[str, Any]) -> str:
+    """Return the sides and their versions: "PyTorch 2.6.0 and Paddle 2.6.2"."""
+    return " and ".join(
+        f"{framework(lane)} {versions.get(lane, '')}".strip() for lane, versions in result.get("lanes", {}).items()
     )
-    picture = html(tag("svg", *shapes, xmlns="http://www.w3.org/2000/svg", viewBox="0 0 24 24"))
-    return tag("link", rel="icon", href="data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode())
+
+
+def layers_summary(layers: list[dict[str, Any]], phases: list[str]) -> str:
+    """Return how many layers are above their bounds, phase by phase."""
+    counts = {
+        name: sum(above(layer["errors"].get(name), layer["bounds"].get(name)) for layer in layers) for name in phases
+    }
+    if found := ", ".join(f"{name} in {count}" for name, count in counts.items() if count):
+        return f"Above their bounds: {found} of {len(layers)} layers."
+    return f"All {len(layers)} layers are within their bounds."
+
+
+def bounds_of(layer: dict[str, Any]) -> str:
+    """Return the bounds of one layer: a number if they are one, otherwise each with its phases."""
+    groups: dict[str, list[str]] = {}
+    for phase, bound in layer["bounds"].items():
+        groups.setdefault(limit(bound), []).append(phase)
+    if len(groups) < 2:
+        return next(iter(groups), "–")
+    return "; ".join(f"{', '.join(phases)}: {bound}" for bound, phases in groups.items())
+
+
+def loss_columns(steps: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the sides whose loss any step has, each with the heading of its column."""
+    return {side: f"loss, {framework(side)}" for step in steps for side in step.get("loss") or {}}
+
+
+def loss_of(step: dict[str, Any], side: str) -> str:
+    """Return the loss of one side at one step."""
+    loss = (step.get("loss") or {}).get(side)
+    return "–" if loss is None else f"{real(loss):.10g}"
+
+
+def version_rows(lanes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what has a version, the frameworks first, and its version on each side."""
+    found = dict.fromkeys(part for versions in lanes.values() for part in versions)
+    parts = sorted(found, key=lambda part: part not in lanes)
+    return {part: [str(versions.get(part, "–")) for versions in lanes.values()] for part in parts}
+
+
+def base64_of(text: str) -> str:
+    """Return `text` as base64."""
+    return base64.b64encode(text.encode()).decode()
