@@ -15,12 +15,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def executable() -> None:
     """`vgg-parity`, `python -m parity`."""
-    _run(lambda words: ("main", words))
+    _run(_import_command)
 
 
 def script(name: str) -> None:
     """`scripts/NAME.py`, whose flags of before there was one executable are translated."""
     _run(lambda words: _translate(name, words))
+
+
+def _import_command(words: list[str]) -> tuple[str, list[str]]:
+    """The group of all commands; imports the one that is asked for, so that a signal meanwhile ends the process at once."""
+    import importlib
+
+    from parity.cli.main import COMMANDS
+
+    if words and words[0] in COMMANDS:
+        importlib.import_module(f"parity.cli.{words[0]}")
+    return "main", words
 
 
 def _translate(name: str, words: list[str]) -> tuple[str, list[str]]:

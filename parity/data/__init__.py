@@ -11,7 +11,7 @@ from pathlib import Path
 
 from parity.data import cifar10, fetch, folder, mnist, shapes10
 from parity.data.dataset import Dataset, Say
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.streams import printable
 
 __all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
@@ -47,7 +47,7 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
     if name.startswith(folder.PREFIX):
         return folder.load(name, data_dir)
     if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR")
+        raise InputError(f"unknown data set {name!r}{suggest(name, DATASETS)}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR")
     return DATASETS[name](data_dir, say)
 
 

@@ -44,8 +44,8 @@ def document(results: list[dict[str, Any]], verdict: str) -> bytes:
         trim_blocks=True,
         finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,  # the places in charts
     )
-    drawings = (charts.layers_chart, charts.phases, charts.trajectory_chart)
-    texts = (about, above, bounds_of, layers_summary, look, loss_columns, loss_of, ratio, sides, summarize, version_rows)
+    drawings = (charts.layers_chart, charts.phases, charts.trajectory_chart, look)
+    texts = (about, above, bounds_of, layers_summary, loss_columns, loss_of, ratio, sides, summarize, version_rows)
     environment.globals |= {function.__name__: function for function in (*texts, *drawings)}
     environment.filters |= {"shown": shown, "limit": limit, "framework": framework, "base64": base64_of}
     page = environment.get_template("report.html").render(results=results, verdict=verdict)

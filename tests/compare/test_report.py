@@ -17,7 +17,7 @@ from helpers.report_samples import HOSTILE, LANES, SAMPLES, different, edges, eq
 from parity import report
 from parity.compare.relative_error import NothingCompared
 from parity.errors import InputError
-from parity.report.markup import readable
+from parity.report.text import readable
 
 FILES = {"report.json", "junit.xml", "report.html"}
 LOADING = {
