@@ -1,4 +1,7 @@
-"""What this machine is, and which process settings follow from it."""
+"""What this machine is, and which process settings follow from it.
+
+Not by psutil: on Linux it knows no processor names, no limits of control groups and no peak memory, and its count of cores ignores affinity.
+"""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ def cache_folder() -> Path:
     """
     if own := os.environ.get("VGG_PARITY_CACHE"):
         return expand(own)
+    # Not platformdirs: whether it ignores a ~ in this variable or keeps it as a name depends on its version.
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return expand(caches) / "vgg-parity"
     try:
@@ -81,7 +82,7 @@ def alone(path: Path, say: Say) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            import fcntl
+            import fcntl  # not filelock: it waits forever where a file system refuses every lock with EACCES
 
             file = stack.enter_context(path.open("ab"))
             try:

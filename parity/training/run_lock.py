@@ -24,6 +24,7 @@ _HELD: WeakValueDictionary[tuple[int, int], Claim] = WeakValueDictionary()
 
 def claim(path: Path) -> Claim:
     """The lock on the file `path`; `InputError` where another process holds it."""
+    # Not by filelock: its releases up to 4.1 empty the file that they lock, and 3.25 deletes it when the lock ends.
     file = path.open("rb")
     about = os.fstat(file.fileno())
     if held := _HELD.get((about.st_dev, about.st_ino)):
