@@ -1,6 +1,6 @@
 """What this machine is, and which process settings follow from it.
 
-Not by psutil: on Linux it knows no processor names, no limits of control groups and no peak memory, and its count of cores ignores affinity.
+Not by psutil: on Linux it knows no processor names, no limits of control groups, no peak memory, and it counts cores beyond the affinity.
 """
 
 from __future__ import annotations
