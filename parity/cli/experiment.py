@@ -67,8 +67,8 @@ MARK = "experiment.json"
 @command(
     "experiment",
     "Run an experiment of the articles in both frameworks, each in a process of its own; it ends with a table and pictures.\n\n"
-    "Stopped or killed, the same command with the same --output goes on where it was.\n\n\b\n"
-    + "\n".join(f"{name:12} {about}" for name, about in EXPERIMENTS.items()),
+    "Stopped or killed, the same command with the same --output goes on where it was.\n\n"
+    + "\n\n".join(f"{name}: {about}" for name, about in EXPERIMENTS.items()),
     (
         "permutation",
         "permutation --full --data-dir MNIST   (the article's 60,000 digits, one pass)",

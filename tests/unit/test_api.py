@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
 
 import parity
+from helpers.paths import ROOT
 from parity import api
 from parity.network.articles import get_network
 from parity.weights import canonical_state
