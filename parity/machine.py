@@ -115,6 +115,6 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def load() -> float:
+def load_average() -> float:
     """Processes that wanted a core during the last minute, on average: a machine for measuring has less than one."""
     return os.getloadavg()[0]

@@ -120,7 +120,7 @@ def _speeds(options: Options, console: Console, frameworks: list[str], sizes: li
     recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
-    before = machine.load()
+    before = machine.load_average()
     console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load before: {before:.2f}")
     with contextlib.ExitStack() as stack, failures():
         workers = {

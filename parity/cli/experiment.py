@@ -250,7 +250,7 @@ def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, co
     less = _less(size, steps)
     result |= {
         "started": datetime.now().isoformat(timespec="seconds"),
-        "load_before": round(machine.load(), 2),
+        "load_before": round(machine.load_average(), 2),
         "batch_size": size,
         "steps": steps,
         "burn_in": TIMING.burn_in,

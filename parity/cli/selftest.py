@@ -50,7 +50,7 @@ Row = dict[str, Any]
     "--update",
     type=PATH,
     nargs=2,
-    metavar=("COUNTS", "LIST"),
+    metavar="COUNTS LIST",
     help=f"put the counts between <!-- {MARK} --> and <!-- /{MARK} --> of one file, and the list of all faults between "
     f"<!-- {LIST} --> and <!-- /{LIST} --> of another",
 )

@@ -47,7 +47,9 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
     if name.startswith(folder.PREFIX):
         return folder.load(name, data_dir)
     if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}{suggest(name, DATASETS)}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR")
+        raise InputError(
+            f"unknown data set {name!r}{suggest(name, DATASETS)}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR"
+        )
     return DATASETS[name](data_dir, say)
 
 

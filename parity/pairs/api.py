@@ -151,8 +151,8 @@ def compare_models(
 def assert_models_equal(**arguments: Any) -> PairOutcome:
     """Compare two models as `compare_models` does, for tests: `AssertionError` with the place and the cause where they differ.
 
-        def test_my_port():
-            parity.assert_models_equal(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+    def test_my_port():
+        parity.assert_models_equal(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
     """
     outcome = compare_models(**arguments)
     if outcome.verdict == DIFFERENT:

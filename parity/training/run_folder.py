@@ -22,7 +22,7 @@ from parity.files.strict_json import from_fields, parse_json
 from parity.network.network import Network
 from parity.recipe.recipe import Experiment
 from parity.training.metrics import parse_line
-from parity.training.run_lock import Claim, claim
+from parity.training.run_lock import RunLock, lock_run
 from parity.weights import canonical_state, v2_tar
 from parity.weights.canonical_state import State
 
@@ -85,7 +85,7 @@ class RunFolder:
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
         self.keeps_passes = False
-        self._claim: Claim | None = None
+        self._claim: RunLock | None = None
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
@@ -149,7 +149,7 @@ class RunFolder:
         `images` is the number of training images. `InputError`, with nothing changed, where checkpoint, config.json and
         metrics.jsonl are not of one run, a line that is kept is damaged, or another process trains the run.
         """
-        self._claim = claim(self.folder / "config.json")
+        self._claim = lock_run(self.folder / "config.json")
         state, position = None, Position()
         if os.path.lexists(self.last):
             state, position = self._load(images)
@@ -278,7 +278,7 @@ def _holds_data(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 0
 
 
-def _publish(config: Path, data: bytes) -> Claim:
+def _publish(config: Path, data: bytes) -> RunLock:
     """Write the config.json of a new run, whole or not at all, and lock it; `InputError` if somebody else has written one.
 
     The lock is taken before the file has its name, so no other process can resume the run in between.
@@ -288,7 +288,7 @@ def _publish(config: Path, data: bytes) -> Claim:
         scratch = atomic.temporary_name(config)
         try:
             atomic.write_new(scratch, data)
-            lock = claim(scratch)
+            lock = lock_run(scratch)
             _name(scratch, config)
         finally:
             scratch.unlink(missing_ok=True)

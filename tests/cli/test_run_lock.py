@@ -15,7 +15,7 @@ from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, changed
 from parity.training.run_folder import RunFolder
-from parity.training.run_lock import claim
+from parity.training.run_lock import lock_run
 
 HOLDER = """
 import sys
@@ -44,8 +44,8 @@ def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework
 
 def test_a_lock_is_shared_within_a_process_and_ends_with_the_one_that_holds_it(tmp_path: Path) -> None:
     config = begun(tmp_path / "run").folder / "config.json"
-    first = claim(config)
-    assert claim(config) is first
+    first = lock_run(config)
+    assert lock_run(config) is first
     del first
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, config], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -56,4 +56,4 @@ def test_a_lock_is_shared_within_a_process_and_ends_with_the_one_that_holds_it(t
                 RunFolder.open(config.parent).restore(16)
         other.kill()
         other.wait()
-        assert claim(config)
+        assert lock_run(config)

@@ -3,8 +3,8 @@
     python tests/recorded/record.py FOLDER [--parts networks,pairs,faults,exports,resumed] [--checkout DIR]
 
 writes one JSON file a part into FOLDER. `tests/recorded/paddle26` and `paddle33` hold what main said before the packages were laid out
-anew (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes of exports do not depend
-on the machine. The weights of `resumed` do: compare them on the machine that recorded them.
+anew (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes
+of exports do not depend on the machine. The weights of `resumed` do: compare them on the machine that recorded them.
 """
 
 from __future__ import annotations
