@@ -15,6 +15,7 @@ from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.pairs.api import compare_models
 from parity.pairs.library_pairs import PAIRS, chosen
+from parity.pairs.mapping import ModelsDiffer
 from parity.progress import Console, bar
 from parity.report import plain
 from parity.report.kept_results import read_pair
@@ -72,7 +73,7 @@ def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
             )
             row = outcome.to_json()
             del row["layers"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
-        except InputError as error:
+        except ModelsDiffer as error:
             row = {
                 "verdict": DIFFERENT,
                 "sentence": str(error),

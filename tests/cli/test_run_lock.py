@@ -20,8 +20,8 @@ from parity.training.run_lock import lock_run
 HOLDER = """
 import sys
 from pathlib import Path
-from parity.training.run_lock import claim
-held = claim(Path(sys.argv[1]))
+from parity.training.run_lock import lock_run
+held = lock_run(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
