@@ -12,7 +12,7 @@ from parity.compare.check import Check, Outcome, compressed, few_images, run_che
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import compare_through_onnx
-from parity.pairs.api import assert_models_equal, compare_models
+from parity.pairs.compare_models import assert_models_equal, compare_models
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.weights import canonical_state

@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 from tqdm import tqdm
 
-from parity.streams import printable
+from parity.standard_streams import printable
 
 _Thing = TypeVar("_Thing")
 

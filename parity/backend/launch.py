@@ -12,7 +12,7 @@ from typing import Any
 
 from parity.errors import InputError
 
-CHILD = Path(__file__).resolve().with_name("child.py")
+CHILD = Path(__file__).resolve().with_name("child_main.py")
 
 
 def launch(

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend import slow_weights
-from parity.backend.process import Process, Record, serve
+from parity.backend import lookahead
+from parity.backend.child_process import Process, Record, serve
 from parity.backend.protocol import Trainer
 from parity.backend.registry import FRAMEWORKS, implementation
 from parity.backend.timing import Bench
@@ -113,11 +113,11 @@ class Worker(Process):
         self.call("scale_velocity", factor=factor)
 
     def look_ahead(self, keep: float, updates: int) -> None:
-        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.slow_weights`."""
+        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.lookahead`."""
         self.call("look_ahead", keep=keep, updates=updates)
 
     def patch(self, name: str, *arguments: str) -> None:
-        """Changes the side itself by the function `name` of `parity.selftest.patches`."""
+        """Changes the side itself by the function `name` of `parity.selftest.worker_patches`."""
         self.call("patch", patch=name, words=list(arguments))
 
     def state(self) -> State:
@@ -228,11 +228,11 @@ class _Server:
         return {}, None
 
     def look_ahead(self, arrays: Record, keep: float, updates: int) -> tuple[Record, Any]:
-        self.slow = slow_weights.mix_slow_weights(self.trainer, self.slow, keep, updates)
+        self.slow = lookahead.mix_slow_weights(self.trainer, self.slow, keep, updates)
         return {}, None
 
     def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:
-        getattr(importlib.import_module("parity.selftest.patches"), patch)(self.trainer, *words)
+        getattr(importlib.import_module("parity.selftest.worker_patches"), patch)(self.trainer, *words)
         return {}, None
 
     def state(self, arrays: Record) -> tuple[Record, Any]:

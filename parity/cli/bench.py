@@ -18,7 +18,7 @@ import numpy as np
 from parity import data, machine
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.benchmark.contest import Contest, Turn, gigaflops, time_program
+from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
 from parity.cli import bench_accuracy
 from parity.cli.bench_accuracy import to_accuracy
 from parity.cli.command import (
@@ -249,10 +249,10 @@ def _called(line: str, lines: list[str]) -> str:
 @contextlib.contextmanager
 def _runtime(options: Options, network: Network, threads: int) -> Iterator[RuntimeProcess]:
     """ONNX Runtime with `network`, of the weights that the frameworks have."""
-    from parity.onnx import operators, writing
+    from parity.onnx import graph_writer, operators
     from parity.onnx.runtime_process import RuntimeProcess
 
-    model = writing.write(network, operators.operators(network, initialise(network, 0)))
+    model = graph_writer.write(network, operators.operators(network, initialise(network, 0)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())

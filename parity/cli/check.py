@@ -39,7 +39,7 @@ from parity.cli.options import (
     threads_option,
 )
 from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run_check, usual_twins
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
 from parity.errors import InputError, suggest
 from parity.network import articles

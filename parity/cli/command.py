@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from parity import machine
-from parity.backend.process import WorkerFailed
+from parity.backend.child_process import WorkerFailed
 from parity.compare.relative_error import NothingCompared
 from parity.errors import InputError
 from parity.progress import Console
-from parity.streams import printable
+from parity.standard_streams import printable
 
 PROGRAM = "vgg-parity"
 

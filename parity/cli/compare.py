@@ -16,8 +16,8 @@ from parity.cli.options import (
     threads_option,
     together,
 )
-from parity.compare.stages import DIFFERENT
-from parity.pairs.api import compare_models
+from parity.compare.verdicts import DIFFERENT
+from parity.pairs.compare_models import compare_models
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.pairs.session import RATE

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
-from parity.backend.process import WorkerFailed
+from parity.backend.child_process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.cli.command import (
     PATH,

@@ -52,9 +52,9 @@ def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
     _handle(_end)
     import importlib
 
-    from parity import streams
+    from parity import standard_streams
 
-    streams.prepare()  # before anything opens a file
+    standard_streams.prepare()  # before anything opens a file
     try:
         command, words = command_of(sys.argv[1:])
     except ValueError as error:

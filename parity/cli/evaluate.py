@@ -33,7 +33,7 @@ from parity.inference.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tal
 from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Predictor, load_predictor
 from parity.progress import Console, bar, duration
 from parity.report import plots
-from parity.streams import printable
+from parity.standard_streams import printable
 from parity.training.loop import Diverged
 from parity.training.run_folder import check_writable
 

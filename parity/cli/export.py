@@ -117,7 +117,7 @@ def _export(options: Options, console: Console, phases: Phases, started: float) 
 
 
 def _check_flags(options: Options) -> None:
-    from parity.onnx.writing import OPSETS
+    from parity.onnx.graph_writer import OPSETS
 
     if options.opset and options.opset not in OPSETS:
         raise InputError(f"--opset {options.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
@@ -222,8 +222,8 @@ def _onnx(
     from parity.data.batches import preprocess
     from parity.onnx import sessions
     from parity.onnx.exporting import compared, export, scores
-    from parity.onnx.reading import NotTheNetwork
-    from parity.onnx.writing import DEFAULT_OPSET
+    from parity.onnx.graph_reader import NotTheNetwork
+    from parity.onnx.graph_writer import DEFAULT_OPSET
 
     phases.begin("exporting")
     model = implementation(framework, "model").build(source.network, source.state)

@@ -9,11 +9,11 @@ from typing import Any
 
 from parity.cli.command import PATH, Options, argument, command, failures, option
 from parity.cli.compare import surroundings, trained, training
-from parity.compare.stages import DIFFERENT
+from parity.compare.verdicts import DIFFERENT
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
-from parity.pairs.api import compare_models
+from parity.pairs.compare_models import compare_models
 from parity.pairs.library_pairs import PAIRS, chosen
 from parity.pairs.mapping import ModelsDiffer
 from parity.progress import Console, bar

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from parity import data
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.cli.command import (
     PATH,
@@ -20,15 +20,15 @@ from parity.cli.command import (
 from parity.cli.options import python_options
 from parity.compare.check import Check, Plant
 from parity.compare.lockstep import run_in_lockstep
-from parity.compare.stages import Divergence
 from parity.compare.step_inputs import RunInputs
+from parity.compare.verdicts import Divergence
 from parity.data import Dataset
 from parity.files import generated_block
 from parity.progress import Console, bar
 from parity.selftest import trial
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.fault import Fault
-from parity.selftest.innocent import INNOCENT
+from parity.selftest.innocent_changes import INNOCENT
 from parity.selftest.other_criteria import CRITERIA, UNCHANGED, RecordedPair
 from parity.selftest.subject import subject
 

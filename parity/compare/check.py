@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare import causes
 from parity.compare.cancellation import Inherited, magnifications
@@ -19,7 +19,8 @@ from parity.compare.isolation import isolate_layers
 from parity.compare.lockstep import PHASES, Step, run_in_lockstep
 from parity.compare.noise_model import float32_step
 from parity.compare.relative_error import Difference, NothingCompared, norm
-from parity.compare.stages import (
+from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
+from parity.compare.verdicts import (
     CHAOTIC,
     DIFFERENT,
     EQUAL,
@@ -30,7 +31,6 @@ from parity.compare.stages import (
     layer_rows,
     weight_distance,
 )
-from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.data import Dataset
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.lockstep import run_in_lockstep, start_run
 from parity.compare.record import input_of
 from parity.compare.relative_error import compare
-from parity.compare.stages import DIFFERENT, EQUAL
 from parity.compare.step_inputs import RunInputs
+from parity.compare.verdicts import DIFFERENT, EQUAL
 
 PHASES = ("input", "eval", "forward", "backward")
 

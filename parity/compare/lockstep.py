@@ -13,7 +13,7 @@ from threading import Thread
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.step_inputs import RunInputs, StepInput
 from parity.network.network import Network

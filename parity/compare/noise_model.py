@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.lockstep import in_order, layer_of, run_in_lockstep
 from parity.compare.one_ulp_twin import move_one_ulp, summed

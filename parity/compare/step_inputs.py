@@ -54,8 +54,8 @@ class RunInputs(ShortRepr):
     `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
     `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
     rescales the momentum buffers when the rate changes; `keep(update, samples)` is the share that slow weights keep after an update, None
-    where they are not drawn, and is itself None where there are none (`parity.backend.slow_weights`); `after` may change the state behind
-    an update; `patch` names functions of `parity.selftest.patches` that change the side itself, with their arguments.
+    where they are not drawn, and is itself None where there are none (`parity.backend.lookahead`); `after` may change the state behind
+    an update; `patch` names functions of `parity.selftest.worker_patches` that change the side itself, with their arguments.
     """
 
     network: Network

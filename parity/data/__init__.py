@@ -12,7 +12,7 @@ from pathlib import Path
 from parity.data import cifar10, fetch, folder, mnist, shapes10
 from parity.data.dataset import Dataset, Say
 from parity.errors import InputError, suggest
-from parity.streams import printable
+from parity.standard_streams import printable
 
 __all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
 

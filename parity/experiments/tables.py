@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.progress import duration
-from parity.streams import printable
+from parity.standard_streams import printable
 
 Rows = Sequence[dict[str, Any]]
 """What trials gave, see `parity.experiments.study.row`."""

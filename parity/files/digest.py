@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from parity.errors import InputError
-from parity.streams import printable
+from parity.standard_streams import printable
 
 KEY = "sha256"
 """What the digest is called in metadata, as a tar's member and as a zip's record."""

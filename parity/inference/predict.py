@@ -157,10 +157,10 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
 
 def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocessing, threads: int) -> Forward:
     """A checkpoint in ONNX Runtime, written without a framework."""
-    from parity.onnx import operators, sessions, writing
+    from parity.onnx import graph_writer, operators, sessions
 
     single = {name: array.astype(np.float32) for name, array in state.items()}
-    model = writing.write(network, operators.operators(network, single), any_size=takes_any_size(network))
+    model = graph_writer.write(network, operators.operators(network, single), any_size=takes_any_size(network))
     scores = sessions.opened(model, threads)
     return lambda images: softmax(scores(preprocess(images, pixels)))
 

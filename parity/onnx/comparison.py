@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from parity.backend.process import Record, WorkerFailed
+from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant
 from parity.compare.lockstep import run_step, start_run
@@ -30,7 +30,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
-from parity.onnx.reading import NotTheNetwork
+from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 

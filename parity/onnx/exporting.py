@@ -14,7 +14,7 @@ from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.onnx import operators, reading, sessions, writing
+from parity.onnx import graph_reader, graph_writer, operators, sessions
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
@@ -25,12 +25,12 @@ Predict = Callable[[State, np.ndarray], np.ndarray]
 def export(raw: bytes, network: Network, state: State, fold: bool = False, **written: Any) -> ModelProto:
     """The model of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
 
-    `fold` multiplies batch norms into the layers before them; `written` are further arguments of `parity.onnx.writing.write`.
+    `fold` multiplies batch norms into the layers before them; `written` are further arguments of `parity.onnx.graph_writer.write`.
     `NotTheNetwork` names the layer where the exported graph is not the network, to the bit.
     """
     chain = operators.operators(network, state)
-    reading.prove(reading.read(reading.load(raw), network.input_shape), chain)
-    return writing.write(network, operators.folded(chain) if fold else chain, **written)
+    graph_reader.prove(graph_reader.read(graph_reader.load(raw), network.input_shape), chain)
+    return graph_writer.write(network, operators.folded(chain) if fold else chain, **written)
 
 
 def extremes(shape: Shape) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.backend.process import Process, Record, WorkerFailed, serve
+from parity.backend.child_process import Process, Record, WorkerFailed, serve
 from parity.errors import InputError
 from parity.onnx import runtime
 

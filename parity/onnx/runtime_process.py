@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
-from parity.backend.process import Process, Record, serve
+from parity.backend.child_process import Process, Record, serve
 from parity.onnx import runtime
 
 

@@ -12,8 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from parity.errors import InputError
+from parity.onnx.graph_writer import INPUT, in_float64, with_every_layer, with_plain_pools
 from parity.onnx.runtime import brief, session
-from parity.onnx.writing import INPUT, in_float64, with_every_layer, with_plain_pools
 
 
 def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:

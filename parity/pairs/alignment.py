@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.modules.description import Unit
 from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.compare import check
 from parity.compare.check import MANY_STEPS, TWIN
 from parity.compare.relative_error import ZERO_GRADIENT_BOUND, Difference, NothingCompared, distance, relative_l2
-from parity.compare.stages import Stage, keep_worst
+from parity.compare.verdicts import Stage, keep_worst
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, causes, model_tree, relu_kinks

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.compare.check import ONE_STEP, TWIN
 from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND_FLOAT32
 from parity.compare.relative_error import Difference, NothingCompared, distance, norm
-from parity.compare.stages import Stage
+from parity.compare.verdicts import Stage
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment
 from parity.pairs.model_worker import ModelRun, ModelWorker

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.compare.relative_error import ZERO_GRADIENT_BOUND, distance
-from parity.compare.stages import DIFFERENT, EQUAL
+from parity.compare.verdicts import DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES

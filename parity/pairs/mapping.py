@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.files.atomic import write_atomically

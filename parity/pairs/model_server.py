@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
-from parity.backend.process import Record, serve
+from parity.backend.child_process import Record, serve
 from parity.backend.registry import implementation
 from parity.errors import InputError
 from parity.files.strict_json import from_fields

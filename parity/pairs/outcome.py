@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, Stage, Worst, layer_rows
 from parity.pairs.mapping import Pairing
 from parity.short_repr import ShortRepr
 

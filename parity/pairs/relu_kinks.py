@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.compare.check import TWIN
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.modules.layer_kinds import SIDES

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.data.random_streams import stream
@@ -38,7 +38,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, repr=False)
 class Pair(ShortRepr):
-    """What to compare: two factories, and how they are run. `parity.pairs.api.compare_models` explains the fields."""
+    """What to compare: two factories, and how they are run. `parity.pairs.compare_models.compare_models` explains the fields."""
 
     torch: str
     paddle: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
 from parity.modules import layer_kinds

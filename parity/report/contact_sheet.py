@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.report.plots import matplotlib
-from parity.streams import printable
+from parity.standard_streams import printable
 
 SIDE, PAD, GAP, HEAD = 224, 16, 20, 84
 """Pixels: a picture's box (a whole multiple of 28, 32 and 224), around it, between cards, above them all."""

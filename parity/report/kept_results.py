@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from parity import report
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import check_type, parse_json, read_text

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.backend.registry import NAMES
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, STAGES
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.errors import InputError
 from parity.network.costs import costs, totals
 from parity.network.network import Network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
 
 
 def table(rows: list[dict[str, Any]]) -> str:

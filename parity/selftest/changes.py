@@ -146,7 +146,7 @@ def both(*changes: Change) -> Change:
 
 
 def patch(*words: str) -> Change:
-    """The side itself is changed in its worker by a function of `parity.selftest.patches`."""
+    """The side itself is changed in its worker by a function of `parity.selftest.worker_patches`."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, words)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.compare.check import Check
-from parity.compare.stages import TRAINING
+from parity.compare.verdicts import TRAINING
 from parity.data import Dataset
 from parity.data.random_streams import stream
 from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from parity.backend.worker import Worker
 from parity.compare.check import Outcome, run_check
-from parity.compare.stages import stage_of
+from parity.compare.verdicts import stage_of
 from parity.data import Dataset
 from parity.onnx.comparison import compare_through_onnx
 from parity.selftest.fault import Fault
-from parity.selftest.innocent import Innocent
+from parity.selftest.innocent_changes import Innocent
 from parity.selftest.subject import subject
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from parity.process_group import ProcessGroup
-from parity.streams import finish, printable
+from parity.standard_streams import finish, printable
 
 PATIENCE = 20.0
 """Seconds from a signal to the next batch's end, after which another process is taken for lost. Launchers kill after 30."""
@@ -77,7 +77,7 @@ def give_up(line: str) -> NoReturn:
 def leave(code: int) -> NoReturn:
     """Ends this process with `code`; one of several without taking the framework down: gloo's threads have been seen to abort it then.
 
-    Exit code 1 instead of 0 where stdout could not be written (`parity.streams`).
+    Exit code 1 instead of 0 where stdout could not be written (`parity.standard_streams`).
     """
     code = finish(code)
     if all(os.environ.get(name, "1") == "1" for name in ("WORLD_SIZE", "PADDLE_TRAINERS_NUM")):

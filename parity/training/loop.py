@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.backend import slow_weights
+from parity.backend import lookahead
 from parity.backend.protocol import Trainer
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
@@ -79,7 +79,7 @@ def train(
                     _log_batch(run, dataset, position, console, cost, error)
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
-                    slow_weights.mix_slow_weights(trainer, level[0], share, position.update)
+                    lookahead.mix_slow_weights(trainer, level[0], share, position.update)
                     level = trainer.state(), replace(position)
                 if stopping or time.monotonic() - saved >= checkpoint_seconds:
                     run.save(*(level or (trainer.state(), position)))

@@ -27,7 +27,7 @@ from parity.network.nodes import (
     MaxPool,
     ReLU,
 )
-from parity.onnx import exporting, operators, reading, runtime, sessions, writing
+from parity.onnx import exporting, graph_reader, graph_writer, operators, runtime, sessions
 from parity.recipe import presets
 from parity.weights.canonical_state import State, initialise
 
@@ -212,11 +212,11 @@ def test_the_export_of_a_dense_network_is_proven_and_takes_any_size(worker: Work
 
 def test_a_network_whose_layers_depend_on_the_size_is_not_written_for_any() -> None:
     with pytest.raises(InputError, match="takes images of one size"):
-        writing.write(SMALL, operators.operators(SMALL, weights(SMALL)), any_size=True)
+        graph_writer.write(SMALL, operators.operators(SMALL, weights(SMALL)), any_size=True)
 
 
 @pytest.mark.parametrize("axes,kept", [([1, 2], 0), ([2], 0), ([2, 3], 1)])
 def test_a_mean_that_is_not_of_height_and_width_is_not_the_network(axes: list[int], kept: int) -> None:
     node = helper.make_node("ReduceMean", ["x"], ["y"], axes=axes, keepdims=kept)
-    with pytest.raises(reading.NotTheNetwork, match="ReduceMean"):
-        reading.READERS["ReduceMean"](node, [])
+    with pytest.raises(graph_reader.NotTheNetwork, match="ReduceMean"):
+        graph_reader.READERS["ReduceMean"](node, [])

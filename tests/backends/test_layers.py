@@ -10,7 +10,7 @@ import pytest
 from helpers import numpy_network as reference
 from helpers.layer_cases import BATCH, CASES, CLASSES, DIVISOR, MAP, batch, copying, network, weights
 from helpers.numpy_network import slopes
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.relative_error import compare
 from parity.errors import InputError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.paths import TESTS
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.data.batches import distort, preprocess
 from parity.network import articles

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from parity import data, machine
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.lockstep import run_in_lockstep
 from parity.compare.relative_error import compare

@@ -17,8 +17,7 @@ from helpers.paths import ROOT
 from helpers.scripts import script_main
 from parity import data
 from parity.backend.timing import Bench
-from parity.benchmark import contest
-from parity.benchmark.contest import Contest, gigaflops, interval, time_program
+from parity.benchmark.interleaved_timing import Contest, gigaflops, interval, time_program
 from parity.cli import bench_accuracy
 from parity.cli.bench import markdown
 from parity.errors import InputError

@@ -15,7 +15,7 @@ from PIL import Image
 from helpers.paths import ROOT
 from helpers.training_runs import DATA, NETWORK, PATIENCE, Ended, script
 from parity.backend.registry import FRAMEWORKS
-from parity.streams import printable
+from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder
 
 INLINE = "module://matplotlib_inline.backend_inline"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from parity import data
-from parity.backend.process import WorkerFailed
+from parity.backend.child_process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
 from parity.compare.lockstep import PHASES, Step, in_order, run_in_lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
-from parity.compare.stages import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 from parity.compare.step_inputs import dithered, make_run_inputs, make_twin
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool

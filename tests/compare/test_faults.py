@@ -10,7 +10,7 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.selftest import trial
 from parity.selftest.catalogue import FAULTS
-from parity.selftest.innocent import INNOCENT
+from parity.selftest.innocent_changes import INNOCENT
 
 AREAS = {
     "weights", "layers", "dropout", "bn", "pooling", "init", "loss", "optimizer", "schedule", "data", "augmentation",

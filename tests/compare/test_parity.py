@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity import data
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare import lockstep
 from parity.compare.noise_model import float32_step

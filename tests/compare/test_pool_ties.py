@@ -10,7 +10,7 @@ from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
 from parity.compare.lockstep import Step
 from parity.compare.pool_ties import find_pool_ties
-from parity.compare.stages import EQUAL, differences
+from parity.compare.verdicts import EQUAL, differences
 from parity.network.network import Network
 from parity.network.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
 from parity.network.windows import SAME

@@ -1,4 +1,4 @@
-"""Calls of `export_onnx.py` and `predict.py` in one process of a framework, in which faults are planted call by call.
+"""Calls of `export_onnx.py`, `predict.py` and the training script in one process of a framework, in which faults are planted call by call.
 
 As a script it reads a JSON list of [fault, command, arguments], runs each in the working directory, and prints how they ended.
 """
@@ -26,9 +26,11 @@ import numpy as np
 from helpers.paths import environment_with_helpers
 from helpers.refusals import files_end_at
 from helpers.scripts import script_main
+from helpers.watch import watch
 from parity.backend.registry import implementation
+from parity.cli import train
 
-COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict")}
+COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict"), "train": train.main}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Ended:
 
 def calls(framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]) -> list[Ended]:
     """Runs all in one process of `framework`, in `folder`."""
+    return watched_calls(framework, folder, wanted)[0]
+
+
+def watched_calls(
+    framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]
+) -> tuple[list[Ended], list[str]]:
+    """Runs all as `calls` does; returns also what the process did, from the import of the framework on, that no command may do."""
     command = [sys.executable, "-m", "helpers.export_calls", framework]
     done = subprocess.run(
         command,
@@ -55,7 +64,8 @@ def calls(framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [Ended(**ended) for ended in json.loads(done.stdout.splitlines()[-1])]
+    ends, forbidden = json.loads(done.stdout.splitlines()[-1])
+    return [Ended(**ended) for ended in ends], forbidden
 
 
 def _fails(*_: Any) -> None:
@@ -122,5 +132,7 @@ def _run(framework: str, fault: str, command: str, arguments: list[str]) -> Ende
 
 
 if __name__ == "__main__":
+    forbidden = watch()
     runtime: ModuleType = implementation(sys.argv[1], "runtime", 1)
-    print(json.dumps([dataclasses.asdict(_run(sys.argv[1], *call)) for call in json.load(sys.stdin)]))
+    ends = [dataclasses.asdict(_run(sys.argv[1], *call)) for call in json.load(sys.stdin)]
+    print(json.dumps([ends, forbidden]))

@@ -282,10 +282,10 @@ def _read_picture(path: Path) -> Any:
 
 
 def _onnx(folder: Path) -> None:
-    from parity.onnx import operators, writing
+    from parity.onnx import graph_writer, operators
 
     chain = operators.operators(_network(), _state())
-    (folder / "m.onnx").write_bytes(writing.write(_network(), chain).SerializeToString())
+    (folder / "m.onnx").write_bytes(graph_writer.write(_network(), chain).SerializeToString())
 
 
 def _read_onnx(path: Path) -> None:

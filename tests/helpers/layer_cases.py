@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from parity.backend.process import Record
+from parity.backend.child_process import Record
 from parity.network.network import Network
 from parity.network.nodes import (
     GELU,

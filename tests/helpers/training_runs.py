@@ -50,9 +50,11 @@ def script(framework: str, *arguments: object) -> list[str]:
     return [sys.executable, f"scripts/train_{framework}.py", *map(str, arguments), "--threads", "1"]
 
 
-def execute(command: list[str]) -> Ended:
+def execute(command: list[str], environment: dict[str, str] | None = None) -> Ended:
     """Runs `command` from the repository's root, without a terminal."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 

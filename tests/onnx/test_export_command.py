@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import onnx
 import pytest
 
-from helpers.export_calls import calls
-from helpers.paths import ROOT
+from helpers.export_calls import watched_calls
+from helpers.paths import ROOT, environment_with_helpers
 from helpers.scripts import script_main
 from helpers.training_runs import Ended, execute, succeed
 from parity import data
@@ -36,6 +37,10 @@ SMALL = "vgg16_bn_drop@0.125"
 LIMIT = 200
 
 
+def installed_files() -> set[str]:
+    return {str(path) for path in Path(sysconfig.get_path("platlib")).glob("*")}
+
+
 def export(*arguments: object) -> Ended:
     return execute([sys.executable, "scripts/export_onnx.py", *map(str, arguments)])
 
@@ -47,24 +52,31 @@ def exported(*arguments: object) -> dict[str, Any]:
     return result
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of PyTorch: two passes, so that the statistics are not those of a fresh network."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "2", "--batch-size", "32")
-    limits = ("--train-limit", "96", "--test-limit", str(LIMIT), "--threads", "1", "--out", str(folder))
-    succeed([sys.executable, "scripts/train_torch.py", *settings, *limits])
-    return folder
+@dataclass(frozen=True)
+class Exports:
+    """A run, what the command printed for several exports of it, by framework, and what it did beyond that."""
+
+    run: Path
+    printed: dict[str, dict[str, str]]
+    forbidden: dict[str, list[str]]
+    installed: set[str]
 
 
 @pytest.fixture(scope="module")
-def said(run: Path) -> dict[str, dict[str, str]]:
-    """Framework -> what the command printed for several exports of the run, all in one process of it, into the run's parent."""
-    folder, network = run.parent, articles.get_network(SMALL)
+def exports(tmp_path_factory: pytest.TempPathFactory, real_cifar10: data.Dataset) -> Exports:
+    """All exports of a framework come from one process of it; that of PyTorch trains the run before.
+
+    The run is of two passes, so that the statistics are not those of a fresh network. Exports are written into its parent. CIFAR-10 is in
+    the cache by then, so that no process has a reason to touch a network.
+    """
+    folder, network, installed = tmp_path_factory.mktemp("runs"), articles.get_network(SMALL), installed_files()
+    run = folder / "run"
+    settings = ["--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "2", "--batch-size", "32"]
+    settings += ["--train-limit", "96", "--test-limit", str(LIMIT), "--threads", "1", "--output", f"{run}"]
     save(folder / "fresh.safetensors", network, initialise(network, 0))
     flags = ["--softmax", "--preprocess", "--fold-batch-norm", "--opset", "17", "--json"]
-    found = {}
-    for framework in FRAMEWORKS:
+    printed, forbidden = {}, {}
+    for framework in ("torch", "paddle"):
         wanted = {
             "plain": ["--run", f"{run}", "--output", f"{framework}.onnx", "--json"],
             "flags": ["--run", f"{run}", "--output", f"{framework}-flags.onnx", *flags],
@@ -76,11 +88,25 @@ def said(run: Path) -> dict[str, dict[str, str]]:
                 "best": ["--weights", f"{run / 'best.safetensors'}", "--output", "best.onnx", "--json"],
                 "fresh": ["--weights", "fresh.safetensors", "--output", "fresh.onnx", "--json"],
             }
-        ends = calls(framework, folder, [("", "export", arguments) for arguments in wanted.values()])
-        assert [end.code for end in ends] == [0] * len(wanted), [end.stderr for end in ends]
+        training = [("", "train", settings)] if framework == "torch" else []
+        exporting = [("", "export", arguments) for arguments in wanted.values()]
+        all_ends, forbidden[framework] = watched_calls(framework, folder, [*training, *exporting])
+        assert [end.code for end in all_ends] == [0] * len(all_ends), [end.stderr for end in all_ends]
+        ends = all_ends[len(training) :]
         assert [end.left for end in ends] == [[arguments[3]] for arguments in wanted.values()]
-        found[framework] = dict(zip(wanted, (end.stdout for end in ends), strict=True))
-    return found
+        printed[framework] = dict(zip(wanted, (end.stdout for end in ends), strict=True))
+    return Exports(run, printed, forbidden, installed_files() - installed)
+
+
+@pytest.fixture(scope="module")
+def run(exports: Exports) -> Path:
+    return exports.run
+
+
+@pytest.fixture(scope="module")
+def said(exports: Exports) -> dict[str, dict[str, str]]:
+    """Framework -> what the command printed."""
+    return exports.printed
 
 
 @pytest.fixture(scope="module")
@@ -207,38 +233,24 @@ def test_the_oldest_onnxruntime_that_pyproject_admits_opens_every_opset(tmp_path
         alone([str(python)], "", path, tmp_path)
 
 
-WATCHED = """
-import runpy, sys
-forbidden = ("socket.connect", "socket.getaddrinfo", "urllib.Request", "os.system", "os.exec", "os.posix_spawn")
-def watch(event, arguments):
-    if event in forbidden or event == "subprocess.Popen" and "pip" in str(arguments):
-        print("FORBIDDEN", event, arguments, file=sys.stderr, flush=True)
-sys.addaudithook(watch)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def installed_files() -> set[str]:
-    return {str(path) for path in Path(sysconfig.get_path("platlib")).glob("*")}
-
-
-def test_an_export_installs_nothing_and_touches_no_network(framework: str, tmp_path: Path) -> None:
-    before = installed_files()
-    arguments = ("--framework", framework, "--network", SMALL, "--output", str(tmp_path / "a.onnx"))
-    done = execute([sys.executable, "-c", WATCHED, "scripts/export_onnx.py", *arguments])
-    assert done.code == 0, done.stderr
-    assert "FORBIDDEN" not in done.stderr
-    assert installed_files() == before
+def test_an_export_installs_nothing_and_touches_no_network(framework: str, exports: Exports) -> None:
+    assert exports.forbidden[framework] == []
+    assert exports.installed == set()
 
 
 def test_the_watch_of_the_network_sees_what_it_should() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED.replace("runpy.run_path(sys.argv[0], run_name=\"__main__\")",
-         "import socket\ntry:\n    socket.create_connection(('127.0.0.1', 9), 1)\nexcept OSError:\n    pass")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "FORBIDDEN socket.connect" in done.stderr
+    program = """
+import socket
+from helpers.watch import watch
+seen = watch()
+try:
+    socket.create_connection(("127.0.0.1", 9), 1)
+except OSError:
+    pass
+print(seen)
+"""
+    done = execute([sys.executable, "-c", program], environment_with_helpers())
+    assert "socket.connect" in done.stdout
 
 
 def test_probabilities_of_uint8_pictures_with_folded_batch_norms(

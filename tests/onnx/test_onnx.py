@@ -21,7 +21,7 @@ from parity.errors import InputError
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import Conv, Dropout, Flatten, Linear, ReLU
-from parity.onnx import operators, sessions, writing
+from parity.onnx import graph_writer, operators, sessions
 from parity.onnx.exporting import check_pictures, compared, export, scores
 from parity.onnx.runtime import session
 from parity.recipe import presets
@@ -33,7 +33,7 @@ from parity.weights.canonical_state import State, initialise
 
 @pytest.fixture
 def model() -> ModelProto:
-    return writing.write(network(), CHAIN)
+    return graph_writer.write(network(), CHAIN)
 
 
 def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
@@ -106,9 +106,9 @@ def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(
 # ------------------------------------------------------------------------------------------- what is written
 
 
-@pytest.mark.parametrize("opset", writing.OPSETS)
+@pytest.mark.parametrize("opset", graph_writer.OPSETS)
 def test_every_opset_is_the_one_asked_for_and_means_the_same(opset: int, model: ModelProto) -> None:
-    made = writing.write(network(), CHAIN, opset)
+    made = graph_writer.write(network(), CHAIN, opset)
     assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", opset)]
     assert made.ir_version <= 10  # what onnxruntime 1.18, the oldest that pyproject admits, reads
     assert (
@@ -121,7 +121,7 @@ def test_every_opset_is_the_one_asked_for_and_means_the_same(opset: int, model: 
 @pytest.mark.parametrize("opset", [16, 22])
 def test_other_opsets_are_refused(opset: int) -> None:
     with pytest.raises(InputError, match="is not one of 17 to 21"):
-        writing.write(network(), CHAIN, opset)
+        graph_writer.write(network(), CHAIN, opset)
 
 
 def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_images_goes(model: ModelProto) -> None:
@@ -134,7 +134,7 @@ def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_im
 
 
 def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
-    made = writing.write(network(), CHAIN, softmax=True)
+    made = graph_writer.write(network(), CHAIN, softmax=True)
     logits, chances = sessions.run(model, pixels(4)), sessions.run(made, pixels(4))
     powers = np.exp(logits.astype(np.float64))
     assert [output.name for output in made.graph.output] == ["probabilities"]
@@ -145,7 +145,7 @@ def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
     "how", [presets.get_recipe("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
 )
 def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
-    made, pictures = writing.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
+    made, pictures = graph_writer.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
     assert session(made.SerializeToString()).get_inputs()[0].type == "tensor(uint8)"
     assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
 
@@ -154,7 +154,7 @@ def test_folding_takes_every_batch_norm_behind_a_layer_away_and_changes_rounding
     folded = operators.folded(CHAIN)
     assert "BatchNormalization" not in {operator.kind for operator in folded}
     assert len(CHAIN) - len(folded) == 5
-    made = writing.write(network(), folded)
+    made = graph_writer.write(network(), folded)
     assert relative_l2(sessions.run(model, pixels(8)), sessions.run(made, pixels(8))) < 2e-6
 
 
@@ -172,7 +172,7 @@ def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
     fc = next(operator for operator in CHAIN if operator.layer == "fc1")
     narrow = replace(fc, arrays={**fc.arrays, "weight": fc.arrays["weight"][0]})
     with pytest.raises(onnx.shape_inference.InferenceError):
-        writing.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
+        graph_writer.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
 
 
 def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
@@ -189,7 +189,7 @@ def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missi
     assert [operator.kind for operator in folded] == ["BatchNormalization", "Conv", "Flatten", "Gemm"]
     assert "bias" in folded[1].arrays and "bias" not in chain[1].arrays
     images = pixels(3, (3, 4, 4))
-    assert relative_l2(*(sessions.run(writing.write(net, made), images) for made in (chain, folded))) < 2e-6
+    assert relative_l2(*(sessions.run(graph_writer.write(net, made), images) for made in (chain, folded))) < 2e-6
 
 
 def test_a_layer_may_be_called_like_an_input_or_an_output() -> None:
@@ -198,7 +198,7 @@ def test_a_layer_may_be_called_like_an_input_or_an_output() -> None:
         (3, 4, 4),
         (ReLU("image"), Flatten("pixels"), Linear("logits", 4), ReLU("probabilities"), Linear("fc", 3)),
     )
-    made = writing.write(
+    made = graph_writer.write(
         net, operators.operators(net, initialise(net, 0)), softmax=True, preprocessing=CIFAR10_STATISTICS
     )
     assert scores(made, check_pictures((3, 4, 4)), CIFAR10_STATISTICS).shape == (12, 3)
@@ -212,7 +212,7 @@ def test_dropout_that_does_nothing_in_inference_is_in_no_graph_and_the_articles_
 
 
 def test_metadata_is_kept(model: ModelProto) -> None:
-    made = writing.write(network(), CHAIN, metadata={"network": network().to_json(), "classes": '["a"]'})
+    made = graph_writer.write(network(), CHAIN, metadata={"network": network().to_json(), "classes": '["a"]'})
     told = session(made.SerializeToString()).get_modelmeta().custom_metadata_map
     assert Network.from_json(told["network"]) == network()
     assert told["classes"] == '["a"]'
@@ -249,7 +249,7 @@ def test_the_scores_of_a_framework_are_held_against_every_run_within_what_roundi
 
 
 def test_the_float64_graph_holds_the_same_numbers(model: ModelProto) -> None:
-    wide = writing.in_float64(model)
+    wide = graph_writer.in_float64(model)
     for narrow, wider in zip(model.graph.initializer, wide.graph.initializer, strict=True):
         assert wider.data_type == TensorProto.DOUBLE
         assert np.array_equal(numpy_helper.to_array(narrow), numpy_helper.to_array(wider))

@@ -12,7 +12,7 @@ from parity import data
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant, run_check
 from parity.compare.step_inputs import RunInputs
-from parity.onnx import writing
+from parity.onnx import graph_writer
 from parity.onnx.comparison import (
     BATCHES,
     TRAINED_STEPS,
@@ -24,7 +24,7 @@ from parity.onnx.comparison import (
     make_images,
     trained,
 )
-from parity.onnx.reading import NotTheNetwork
+from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 from parity.selftest import changes
 from parity.selftest.subject import network, subject
@@ -132,7 +132,7 @@ def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
 
 
 def test_a_graph_that_runs_on_some_batches_only_differs_on_the_others(pictures: dict[str, np.ndarray]) -> None:
-    made = writing.write(network(), CHAIN)
+    made = graph_writer.write(network(), CHAIN)
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     found = _scores(made.SerializeToString(), pictures)
     assert list(found) == ["scores/2"]

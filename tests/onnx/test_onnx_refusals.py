@@ -15,9 +15,9 @@ from parity.backend.worker import Worker
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import LRN, Flatten, Linear, ReLU
-from parity.onnx import operators, writing
+from parity.onnx import graph_writer, operators
 from parity.onnx.exporting import export
-from parity.onnx.reading import NotTheNetwork
+from parity.onnx.graph_reader import NotTheNetwork
 from parity.selftest.subject import network, state
 
 
@@ -29,7 +29,7 @@ def raw(workers: dict[str, Worker]) -> dict[str, bytes]:
 
 @pytest.fixture
 def model() -> ModelProto:
-    return writing.write(network(), CHAIN)
+    return graph_writer.write(network(), CHAIN)
 
 
 def changed(data: bytes, change: Callable[[ModelProto], None]) -> bytes:
@@ -235,7 +235,7 @@ def test_a_bias_of_zeros_that_an_exporter_adds_is_none_and_any_other_is_one() ->
     chain = operators.operators(WITHOUT_BIAS, weights_of(WITHOUT_BIAS))
     for bias, refused in ((0.0, False), (1e-45, True)):
         first = replace(chain[0], arrays={**chain[0].arrays, "bias": np.full(4, bias, np.float32)})
-        data = writing.write(WITHOUT_BIAS, [first, *chain[1:]]).SerializeToString()
+        data = graph_writer.write(WITHOUT_BIAS, [first, *chain[1:]]).SerializeToString()
         if refused:
             with pytest.raises(NotTheNetwork, match="layer conv1: the network has no bias"):
                 export(data, WITHOUT_BIAS, weights_of(WITHOUT_BIAS))
@@ -250,7 +250,7 @@ def test_a_bias_may_stand_behind_its_layer_in_the_rank_that_is_its_own_only() ->
         weights = weights_of(net)
         chain = operators.operators(net, weights)
         bare = replace(chain[1], arrays={"weight": chain[1].arrays["weight"]})
-        made = writing.write(net, [chain[0], bare])
+        made = graph_writer.write(net, [chain[0], bare])
         made.graph.node[-1].output[0] = "bare"
         made.graph.initializer.append(numpy_helper.from_array(weights["fc.bias"].reshape(shape), "fc.bias"))
         made.graph.node.append(helper.make_node("Add", ["fc.bias", "bare"], ["logits"]))
@@ -317,7 +317,7 @@ WRONG_BRANCHES: list[tuple[str, Callable[[ModelProto], None], str]] = [
 )
 def test_a_graph_with_other_branches_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
     weights = weights_of(BRANCHES)
-    right = writing.write(BRANCHES, operators.operators(BRANCHES, weights)).SerializeToString()
+    right = graph_writer.write(BRANCHES, operators.operators(BRANCHES, weights)).SerializeToString()
     export(right, BRANCHES, weights)
     with pytest.raises(NotTheNetwork, match=said):
         export(changed(right, change), BRANCHES, weights)
@@ -352,7 +352,7 @@ WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
 )
 def test_another_normalisation_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
     weights = weights_of(NORMALISED)
-    right = writing.write(NORMALISED, operators.operators(NORMALISED, weights)).SerializeToString()
+    right = graph_writer.write(NORMALISED, operators.operators(NORMALISED, weights)).SerializeToString()
     export(right, NORMALISED, weights)
     with pytest.raises(NotTheNetwork, match=said):
         export(changed(right, change), NORMALISED, weights)
@@ -361,7 +361,7 @@ def test_another_normalisation_is_refused(change: Callable[[ModelProto], None], 
 def test_the_sizes_of_a_window_are_told_apart() -> None:
     for size in (1, 2, 3, 5, 6):
         net = Network("window", (7, 4, 4), (LRN("norm", size), Flatten("flatten"), Linear("fc", 3)))
-        right = writing.write(net, operators.operators(net, weights_of(net))).SerializeToString()
+        right = graph_writer.write(net, operators.operators(net, weights_of(net))).SerializeToString()
         export(right, net, weights_of(net))
         with pytest.raises(NotTheNetwork, match="layer norm: size is"):
             export(right, replace(net, nodes=(LRN("norm", size + 1), *net.nodes[1:])), weights_of(net))

@@ -13,10 +13,10 @@ import pytest
 
 from helpers.paths import ROOT
 from parity import machine
-from parity.backend.process import WorkerFailed
+from parity.backend.child_process import WorkerFailed
 from parity.errors import InputError
 from parity.network import articles
-from parity.onnx import operators, writing
+from parity.onnx import graph_writer, operators
 from parity.onnx.runtime_process import RuntimeProcess
 from parity.weights.canonical_state import initialise
 
@@ -28,7 +28,7 @@ IMAGES = np.zeros((3, *NETWORK.input_shape), np.float32)
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("apart") / "network.onnx"
     chain = operators.operators(NETWORK, initialise(NETWORK, 0))
-    path.write_bytes(writing.write(NETWORK, chain).SerializeToString())
+    path.write_bytes(graph_writer.write(NETWORK, chain).SerializeToString())
     return path
 
 

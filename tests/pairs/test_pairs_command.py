@@ -222,7 +222,7 @@ def test_bad_usage_is_one_line_and_2(arguments: tuple[str, ...], said: str, caps
 CALLER = """
 import hashlib, json, random, sys
 import numpy, torch, paddle
-from parity.pairs.api import compare_models
+from parity.pairs.compare_models import compare_models
 
 def seen():
     return [
@@ -266,7 +266,7 @@ EXPECTED = {
 
 def of_the_zoo(compare_pair: ComparePair, name: str, shape: str = "", **more: object) -> tuple[str, str]:
     from parity.errors import InputError
-    from parity.pairs.api import change
+    from parity.pairs.compare_models import change
 
     pair = PAIRS[name]
     changes = {"torch": [change(text) for text in pair.set_torch], "paddle": [change(text) for text in pair.set_paddle]}

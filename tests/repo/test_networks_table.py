@@ -11,7 +11,7 @@ import pytest
 from helpers.paths import ROOT
 from helpers.refusals import the_error
 from helpers.scripts import script_main
-from parity.compare.stages import STAGES
+from parity.compare.verdicts import STAGES
 from parity.files import generated_block
 from parity.network import articles
 from parity.report.networks_table import read, table

@@ -12,7 +12,7 @@ PACKAGES = ("parity", "paddle_impl", "torch_impl")
 
 
 def main() -> None:
-    """Runs the module that the command line names, as `python -m` would: child.py LIFELINE MODULE [ARGUMENT ...]."""
+    """Runs the module that the command line names, as `python -m` would: child_main.py LIFELINE MODULE [ARGUMENT ...]."""
     # Python has put this file's folder first, whose modules must not hide packages of their names.
     sys.path[:] = [folder for folder in sys.path if folder != HERE]
     from importlib.machinery import PathFinder

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity.compare.check import usual_twins
-from parity.compare.stages import DIFFERENT
+from parity.compare.verdicts import DIFFERENT
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
 from parity.pairs import mapping, state_dict_files
