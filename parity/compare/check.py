@@ -20,6 +20,7 @@ from parity.compare.lockstep import PHASES, Step, run_in_lockstep
 from parity.compare.noise_model import float32_step
 from parity.compare.relative_error import Difference, NothingCompared, norm
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
+from parity.compare.tolerances import CALM, MANY_STEPS, ONE_STEP, TWIN
 from parity.compare.verdicts import (
     CHAOTIC,
     DIFFERENT,
@@ -37,26 +38,6 @@ from parity.recipe.optimizer import Optimizer
 from parity.recipe.recipe import Recipe
 from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State
-
-ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
-"""Bound on every tensor of the first step (relative L2)."""
-
-MANY_STEPS = 1e-10
-"""Bound in float64 on every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
-
-Where a one-ULP twin is farther apart than `CALM`, the bound is ten times what the farthest twin's tensors of that phase stand
-apart, if that is more; the verdict then says so: chaotic but equal. What a step computes differs as its weights do, so where the
-sides' weights stood farther apart before the step than the twin's (ten times at most, see `TWIN`), its tensors are taken as many times.
-"""
-
-TWIN = 10.0
-"""How much farther apart the sides may be than a side and the farthest of its one-ULP twins."""
-
-CALM = 1e-14
-"""Twins whose weights are closer than this have not been parted by chaos: then the bounds above hold by themselves.
-
-A gradient has been seen to stand 1,000 times as far apart as the weights it is of; this allows for 10,000 times.
-"""
 
 SHORT = 10
 """Steps in which chaos has not been seen to part twins, so that one of them will do."""

@@ -18,23 +18,12 @@ from parity.compare.lockstep import in_order, layer_of, run_in_lockstep
 from parity.compare.one_ulp_twin import move_one_ulp, summed
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs, make_twin
+from parity.compare.tolerances import FACTOR, HALF_ULP, SUMS, ZERO_GRADIENT_BOUND_FLOAT32
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.weights.canonical_state import State
 
-FACTOR = 10.0
-"""Bound over noise: the twins round like the side itself, at other places and fewer."""
-
 TWINS = 3
-
-SUMS = 3.0
-"""Bound over the noise of sums: they may be added in another order than one after the other, and the twins are one draw of three."""
-
-HALF_ULP = 2.0**-24
-"""The relative error of writing a number down in float32."""
-
-ZERO_GRADIENT_BOUND_FLOAT32 = 1e-12 * 2.0**29
-"""`compare.ZERO_GRADIENT_BOUND`, which is for float64, in units of float32."""
 
 
 def float32_step(

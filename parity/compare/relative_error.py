@@ -10,10 +10,6 @@ import numpy as np
 
 from parity.network.network import Network
 
-ZERO_GRADIENT_BOUND = 1e-12
-"""How large a gradient that is zero in exact arithmetic may be, relative to its layer's weight gradient, in float64."""
-
-
 BLOCK = 2**20
 """Numbers that are subtracted at a time, into the same few megabytes: new memory for every layer takes longer to get than to fill."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from parity.compare.lockstep import Step, in_order, layer_of
 from parity.compare.pool_ties import find_pool_ties
 from parity.compare.relative_error import (
-    ZERO_GRADIENT_BOUND,
     Difference,
     NothingCompared,
     compare,
@@ -21,6 +20,7 @@ from parity.compare.relative_error import (
     relative_l2,
     split_zero_gradients,
 )
+from parity.compare.tolerances import ZERO_GRADIENT_BOUND
 from parity.network.network import Network
 
 STAGES = {

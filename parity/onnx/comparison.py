@@ -25,6 +25,7 @@ from parity.compare.lockstep import run_step, start_run
 from parity.compare.noise_model import inference_noise
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
+from parity.compare.tolerances import ONE_STEP
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -38,9 +39,6 @@ BATCHES = (1, 2, 7, 128)
 
 MANY = 96
 """Images that are more pixels across than this are not in the largest of the batches: it would take tens of gigabytes."""
-
-EXACT = 1e-12
-"""Bound in float64 (relative L2), as on the first step of training."""
 
 TRAINED_STEPS = 10
 """Updates that a fresh network gets, so that no running statistic is trivial."""
@@ -113,7 +111,7 @@ def compare_exports(
         for layer, array in layers.items():
             for side in names:
                 error = distance(exact[side].get(f"layers/{layer}"), array)
-                yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, EXACT)
+                yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
 
 
 def _float32(

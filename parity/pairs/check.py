@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity.backend.child_process import Record
-from parity.compare import check
-from parity.compare.check import MANY_STEPS, TWIN
-from parity.compare.relative_error import ZERO_GRADIENT_BOUND, Difference, NothingCompared, distance, relative_l2
+from parity.compare.relative_error import Difference, NothingCompared, distance, relative_l2
+from parity.compare.tolerances import INHERITED, MANY_STEPS, ONE_STEP, TWIN, ZERO_GRADIENT_BOUND
 from parity.compare.verdicts import Stage, keep_worst
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
@@ -23,17 +22,6 @@ from parity.pairs.isolation import isolate_calls
 from parity.pairs.model_worker import ModelRun, ModelWorker
 from parity.pairs.outcome import PAIR_STAGES, PairOutcome, Place
 from parity.pairs.session import Pair, Session, WeightDistances, zero_gradients
-
-ONE_STEP = check.ONE_STEP["float64"]
-"""Bound on every tensor of inference and of the first step, as on those of our own networks; `MANY_STEPS` is that of later steps.
-
-A tensor may stand `TWIN` times as far from the reference as that of the farthest one-ULP twin does, where that is more: what rounding
-can do to a tensor depends on the model (a small difference of large numbers keeps little of them), and the twin shows it. Where only the
-twin excuses a tensor of a later step, the verdict says so: chaotic but equal. So it does where `parity.pairs.relu_kinks` does.
-"""
-
-INHERITED = 1e-11
-"""Most that a tensor is taken to have inherited from those before it of the twin's distance, where its own twin is nearer."""
 
 LARGE = 30_000_000
 """Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
@@ -88,7 +76,7 @@ class _Check:
         if self.outcome.first:
             self.outcome.tree = model_tree.draw(session.models, self.pairing, self.outcome.first)
         if pair.isolate:
-            self.outcome.isolated = isolate_calls(session, ONE_STEP)
+            self.outcome.isolated = isolate_calls(session, ONE_STEP["float64"])
 
     def _decided_by_rounding(self) -> bool:
         """Whether the sides part in this step since rounding decided at a kink: then that is said, and no difference.
@@ -175,7 +163,7 @@ class _Check:
 
     def _update(self, step: int, losses: Mapping[str, float]) -> None:
         row: dict[str, Any] = {"step": step, "rate": self.pair.optimizer.rate, "error": None}
-        row |= {"bound": ONE_STEP if step == 1 else MANY_STEPS, "twin": None, "moved": None}
+        row |= {"bound": ONE_STEP["float64"] if step == 1 else MANY_STEPS, "twin": None, "moved": None}
         row |= {"loss": {n: losses[n] for n in SIDES}}
         self.outcome.trajectory.append(row)
         if 1 < step < self.pair.length and sum(array.size for array in self.session.state.values()) > LARGE:
@@ -194,7 +182,7 @@ class _Check:
         self.say(distances.line(step))
 
     def _add(self, step: int, compared: Compared) -> None:
-        calm = ONE_STEP if step == 1 else MANY_STEPS
+        calm = ONE_STEP["float64"] if step == 1 else MANY_STEPS
         like = [twin for twin in compared.twins if twin.shape == compared.torch.shape]
         noise = max((relative_l2(compared.torch, twin) for twin in like), default=0.0)
         noise = self._inherited(compared.name.partition("/")[0], step, noise)

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from parity.backend.child_process import Record
-from parity.compare.check import ONE_STEP, TWIN
-from parity.compare.noise_model import FACTOR, HALF_ULP, TWINS, ZERO_GRADIENT_BOUND_FLOAT32
+from parity.compare.noise_model import TWINS
 from parity.compare.relative_error import Difference, NothingCompared, distance, norm
+from parity.compare.tolerances import FACTOR, HALF_ULP, ONE_STEP, TWIN, ZERO_GRADIENT_BOUND_FLOAT32
 from parity.compare.verdicts import Stage
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from parity.backend.child_process import Record
-from parity.compare.relative_error import ZERO_GRADIENT_BOUND, distance
+from parity.compare.relative_error import distance
+from parity.compare.tolerances import ZERO_GRADIENT_BOUND
 from parity.compare.verdicts import DIFFERENT, EQUAL
 from parity.errors import InputError
 from parity.modules.description import below

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from parity.backend.child_process import Record
-from parity.compare.check import TWIN
 from parity.compare.relative_error import norm, norm_of_difference
+from parity.compare.tolerances import TWIN
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Call
 from parity.pairs.model_worker import ModelRun

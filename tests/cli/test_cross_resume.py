@@ -15,10 +15,10 @@ from helpers.training_runs import Ended, command_in, metrics, position, script, 
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.compare.check import ONE_STEP, TWIN
 from parity.compare.lockstep import run_step, start_run
 from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
+from parity.compare.tolerances import ONE_STEP, TWIN
 from parity.data.batches import Batches
 from parity.network import articles
 from parity.recipe import presets

@@ -10,10 +10,10 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.check import TWIN
 from parity.compare.lockstep import run_step, start_run
 from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
+from parity.compare.tolerances import TWIN
 from parity.data import Dataset
 from parity.data.batches import Batches
 from parity.data.random_streams import stream

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from parity.compare.noise_model import FACTOR, inference_noise
+from parity.compare.noise_model import inference_noise
 from parity.compare.one_ulp_twin import move_one_ulp, summed
+from parity.compare.tolerances import FACTOR
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -13,8 +13,9 @@ from parity.backend.worker import Worker
 from parity.compare import lockstep
 from parity.compare.noise_model import float32_step
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.relative_error import ZERO_GRADIENT_BOUND, compare, split_zero_gradients
+from parity.compare.relative_error import compare, split_zero_gradients
 from parity.compare.step_inputs import make_run_inputs
+from parity.compare.tolerances import ZERO_GRADIENT_BOUND
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.network import articles
