@@ -1,4 +1,4 @@
-"""`scripts/predict.py`: what is in these pictures?"""
+"""`vgg-parity predict`: what is in these pictures?"""
 
 from __future__ import annotations
 

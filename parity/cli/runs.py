@@ -100,7 +100,8 @@ def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[RunF
 
 
 def row(run: RunFolder, passes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the logs of `run` say: what was run, minutes and accuracy after every one of `passes`, and what evaluate.py found of the last.
+    """What the logs of `run` say: what was run, minutes and accuracy after every one of `passes`, and what `vgg-parity evaluate` found of
+    the last.
 
     `InputError` where they are damaged.
     """
@@ -127,19 +128,19 @@ def row(run: RunFolder, passes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _views(file: Path, trained_on: str) -> dict[str, float]:
-    """By views of a picture, the accuracy that `evaluate.py --report RUN` wrote beside the logs; empty where it was not run.
+    """By views of a picture, the accuracy that `vgg-parity evaluate --report RUN` wrote beside the logs; empty where it was not run.
 
     `InputError` unless it is of all test images of the data set that the run was trained on.
     """
     if not file.exists():
         return {}
-    with about(file, "run evaluate.py again"):
+    with about(file, "run vgg-parity evaluate again"):
         try:
             found = parse_json(file.read_text(), "evaluation")
             split, dataset, limited = found["split"], found["data"], found["limit"] is not None
             rows = [from_fields(_Row, {key: one[key] for key in _FIELDS}, "row") for one in found["rows"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError("it is not what evaluate.py writes") from None
+            raise InputError("it is not what vgg-parity evaluate writes") from None
         if (split, dataset, limited) != ("test", trained_on, False):
             part = f"{'some' if limited else 'all'} pictures called {split!r} of {dataset}"
             raise InputError(f"it is of {part}, not of all test pictures of {trained_on}")
@@ -148,7 +149,7 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Row:
-    """What evaluate.py writes of one way to look at the pictures."""
+    """What `vgg-parity evaluate` writes of one way to look at the pictures."""
 
     views: str
     scales: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The articles' experiments, and ours, each one command of `scripts/experiment.py`.
+"""The articles' experiments, and ours, each one command of `vgg-parity experiment`.
 
 To add one: write a module here with a `Study`, and add it to `STUDIES`.
 """

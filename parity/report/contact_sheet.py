@@ -58,7 +58,7 @@ def size(count: int) -> tuple[int, int]:
 
 
 def write(path: Path, title: str, subtitle: str, images: np.ndarray, predictions: Sequence[dict[str, Any]]) -> None:
-    """Writes the sheet atomically: `images` uint8 [N,C,H,W] with `predictions` as `scripts/predict.py --json` has them."""
+    """Writes the sheet atomically: `images` uint8 [N,C,H,W] with `predictions` as `vgg-parity predict --json` has them."""
     sheet = Image.new("RGB", size(len(images)), PAPER)
     draw = ImageDraw.Draw(sheet)
     room, columns = sheet.width - 2 * GAP, _layout(len(images))[0]

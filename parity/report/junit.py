@@ -79,6 +79,6 @@ def _add_failure(case: Element, result: dict[str, Any], numbers: str) -> None:
             f"first divergence: {first['sentence']}",
             f"likely cause: {first.get('cause') or 'no known signature fits'}",
         ]
-    lines.append(f"again: {result.get('command', 'python scripts/check_parity.py')}")
+    lines.append(f"again: {result.get('command', 'vgg-parity check')}")
     failure = SubElement(case, "failure", message=first.get("sentence", numbers), type="different")
     failure.text = "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Results that `check_parity.py` kept, each verified when it is read.
+"""Results that `vgg-parity check` and `pairs` kept, each verified when it is read.
 
 `--network all --resume FILE` keeps a result a line, `--pairs --report DIR` a file a pair.
 """
@@ -103,7 +103,7 @@ class _PairStep(TypedDict):
 
 
 class _Pair(TypedDict):
-    """What the tables of `check_parity.py --pairs` show of one pair."""
+    """What the tables of `vgg-parity pairs` show of one pair."""
 
     name: str
     torch: str
@@ -121,7 +121,7 @@ class _Versions(TypedDict, total=False):
 
 
 def read_pair(file: Path) -> dict[str, Any]:
-    """The result of one pair that `check_parity.py --pairs --report` wrote; `InputError` where `file` holds none of its pair."""
+    """The result of one pair that `vgg-parity pairs --report` wrote; `InputError` where `file` holds none of its pair."""
     row = parse_json(read_text(file, "a result"), str(file))
     for fields in (_Pair, _Versions):
         check_type(row, fields, str(file))

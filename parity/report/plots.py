@@ -130,7 +130,7 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 @as_png
 def speeds(result: dict[str, Any]) -> Any:
-    """A PNG of what `scripts/bench.py` found: a bar of median images/s a contestant, a whisker from the least to the most."""
+    """A PNG of what `vgg-parity bench` found: a bar of median images/s a contestant, a whisker from the least to the most."""
     tables = result["tables"]
     widest = max(len(table["speeds"]) for table in tables.values())
     figure = new_figure(5.2 * len(tables), 1.6 + 0.55 * widest)

@@ -129,10 +129,10 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
                 said,
             )
             for scales, count, error, said in (
-                ("[]", "Infinity", "0.5", "it is not what evaluate.py writes"),
-                ("[]", "2.5", "0.5", "it is not what evaluate.py writes"),
-                ('["|"]', "2", "0.5", "it is not what evaluate.py writes"),
-                ("[]", "2", "9" * 400, "it is not what evaluate.py writes"),
+                ("[]", "Infinity", "0.5", "it is not what vgg-parity evaluate writes"),
+                ("[]", "2.5", "0.5", "it is not what vgg-parity evaluate writes"),
+                ('["|"]', "2", "0.5", "it is not what vgg-parity evaluate writes"),
+                ("[]", "2", "9" * 400, "it is not what vgg-parity evaluate writes"),
                 ("[]", "2", "-Infinity", "test_accuracy = inf is not a number from 0 to 1"),
                 ("[]", "2", "1.5", "test_accuracy = -0.5 is not a number from 0 to 1"),
             )
@@ -141,7 +141,7 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             evaluation(
                 '{"split": "test", "data": "cifar10", "limit": null, "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
             ),
-            "it is not what evaluate.py writes",
+            "it is not what vgg-parity evaluate writes",
         ),
         (
             evaluation('{"split": "test", "data": "cifar10", "limit": 10, "rows": []}'),
@@ -151,8 +151,8 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             evaluation('{"split": "test", "data": "folder:x", "limit": null, "rows": []}'),
             "of folder:x, not of all test pictures of cifar10",
         ),
-        (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what evaluate.py writes"),
-        (evaluation("[" * 200_000), "it is not what evaluate.py writes"),
+        (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what vgg-parity evaluate writes"),
+        (evaluation("[" * 200_000), "it is not what vgg-parity evaluate writes"),
         (
             evaluation('{"split": "train", "data": "cifar10", "limit": null, "rows": []}'),
             "'train'",
