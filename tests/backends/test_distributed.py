@@ -20,7 +20,7 @@ from helpers import launchers
 from helpers.distributed_step import BATCHES, NETWORKS, OVERLAPS
 from helpers.launchers import LAUNCHED
 from helpers.paths import ROOT
-from helpers.training_runs import Ended, execute, metrics, position, script, stop, succeed, wait_for
+from helpers.training_runs import Ended, execute, metrics, position, script, stop, wait_for
 from parity.backend.registry import FRAMEWORKS
 from parity.compare.relative_error import compare, split_zero_gradients
 from parity.data.batches import Batches
@@ -43,13 +43,19 @@ Yields = dict[tuple[str, int], dict[str, State]]
 
 
 @pytest.fixture(scope="module")
-def yields(tmp_path_factory: pytest.TempPathFactory) -> Yields:
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Framework -> the folder of a run that one process trains from its beginning to its end, while `yields` is computed."""
+    return {framework: begun(tmp_path_factory.mktemp("whole") / framework) for framework in FRAMEWORKS}
+
+
+@pytest.fixture(scope="module")
+def yields(tmp_path_factory: pytest.TempPathFactory, whole_runs: dict[str, Path]) -> Yields:
     """What `distributed_step.py` yields in one process and in two, in both frameworks."""
     found, folder = {}, tmp_path_factory.mktemp("steps")
     for framework in FRAMEWORKS:
         for several in (False, True):
             file = folder / f"{framework}-{several}.safetensors"
-            launchers.step(framework, folder / "logs", file, several)
+            launchers.step(framework, folder / "logs", file, None if several else whole_runs[framework])
             state, _ = canonical_state.decode(file.read_bytes(), "it")
             cases: dict[str, State] = {}
             for name, array in state.items():
@@ -200,10 +206,9 @@ def ctrl_c(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:
 
 
 def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_of_one(
-    tmp_path: Path, framework: str
+    tmp_path: Path, framework: str, yields: Yields, whole_runs: dict[str, Path]
 ) -> None:
-    whole, parts, logs = begun(tmp_path / "whole"), begun(tmp_path / "parts"), tmp_path / "logs"
-    succeed(script(framework, "--resume", whole))
+    whole, parts, logs = whole_runs[framework], begun(tmp_path / "parts"), tmp_path / "logs"
     ended, _ = interrupted(framework, parts, logs, ctrl_c)
     (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # told by one
     assert f"; continue with: {again(framework, parts)}" in line

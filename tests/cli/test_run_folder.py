@@ -65,15 +65,18 @@ def test_of_ten_starts_at_once_one_makes_the_run(tmp_path: Path) -> None:
         assert RunFolder.open(tmp_path / str(number)).experiment == EXPERIMENT
 
 
-def test_of_ten_commands_with_one_output_folder_nine_say_that_it_is_taken(framework: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("starts", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_of_several_commands_with_one_output_folder_one_trains_and_the_others_say_that_it_is_taken(
+    framework: str, starts: int, tmp_path: Path
+) -> None:
     command = script(framework, "--data", "shapes10", "--network", "cifar_net", "--epochs", 1, "--train-limit", 16)
     command += ["--test-limit", "8", "--out", str(tmp_path / "run")]
     processes = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(10)
+        for _ in range(starts)
     ]
     ends = [(process.communicate(timeout=250)[1], process.returncode) for process in processes]
-    assert sorted(code for _, code in ends) == [0, *[2] * 9]
+    assert sorted(code for _, code in ends) == [0, *[2] * (starts - 1)]
     for stderr, code in ends:
         assert code == 0 or stderr.count("\n") == 1, stderr
         assert code == 0 or str(tmp_path / "run") in stderr

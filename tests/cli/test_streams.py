@@ -86,8 +86,17 @@ def test_a_full_disk_behind_stdout_is_a_failure(words: list[str]) -> None:
     assert (ended.code, ended.stderr) == (1, "failed: cannot write to stdout: No space left on device\n")
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("closed", ["2>&1 | head -1", ">&- 2>&-", "> /dev/full"])
+ENDS = ("> /dev/full", "2>&1 | head -1", ">&- 2>&-")
+
+
+@pytest.mark.parametrize(
+    ("framework", "closed"),
+    [
+        *(("paddle", closed) for closed in ENDS),
+        ("torch", ENDS[0]),
+        *(pytest.param("torch", closed, marks=pytest.mark.slow) for closed in ENDS[1:]),
+    ],
+)
 def test_training_goes_on_to_its_end_without_a_reader(framework: str, closed: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = shell(f'"$@" {closed}', *script(framework, *SHORT, "--out", folder), MPLBACKEND=INLINE)

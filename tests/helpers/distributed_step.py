@@ -1,7 +1,7 @@
-"""Three float64 updates of small networks, by as many processes as start this: `distributed_step.py FRAMEWORK FILE`.
+"""Three float64 updates of small networks, by as many processes as start this: `distributed_step.py FRAMEWORK FILE [RUN]`.
 
 Process 0 writes FILE: the gradients of every step, the cost and the state behind it, as `CASE/STEP/TENSOR`. One process alone computes
-what several must yield.
+what several must yield; it then trains RUN, a run folder, to its end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from parity.backend.protocol import Trainer
 from parity.backend.registry import implementation, make_trainer
+from parity.cli import train
 from parity.data.random_streams import masks, stream
 from parity.files import atomic
 from parity.network.network import Network
@@ -126,8 +127,8 @@ def named(step: int, gradients: State, state: State, cost: float) -> State:
     return {f"{step}/{name}": array for name, array in (gradients | state).items()} | {f"{step}/cost": np.array([cost])}
 
 
-def main(framework: str, path: str) -> None:
-    """All cases of as many processes as there are."""
+def main(framework: str, path: str, run: str = "") -> None:
+    """All cases of as many processes as there are, and the training of `run`."""
     process_group = from_launcher(framework)
     implementation(framework, "runtime", 1).start("cpu", 1)
     cases = {}
@@ -143,6 +144,8 @@ def main(framework: str, path: str) -> None:
     if process_group.leads:
         found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
         atomic.write_atomically(Path(path), canonical_state.encode(found, {}))
+    if run:
+        assert train.main(["--framework", framework, "--resume", run, "--threads", "1"]) == 0
 
 
 if __name__ == "__main__":

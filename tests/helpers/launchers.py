@@ -76,8 +76,8 @@ def execute(framework: str, logs: Path, *arguments: object) -> Ended:
     return ended
 
 
-def step(framework: str, logs: Path, file: Path, several: bool) -> None:
-    """`distributed_step.py` as two processes or as one."""
-    command = [sys.executable, "tests/helpers/distributed_step.py", framework, str(file)]
-    ended, _ = end(start(launched(framework, logs, command) if several else command), logs)
+def step(framework: str, logs: Path, file: Path, run: Path | None) -> None:
+    """`distributed_step.py` as one process that also trains `run` to its end, or as two."""
+    command = [sys.executable, "tests/helpers/distributed_step.py", framework, str(file), *([str(run)] if run else [])]
+    ended, _ = end(start(command if run else launched(framework, logs, command)), logs)
     assert ended.code == 0, ended.stderr
