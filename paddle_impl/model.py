@@ -47,7 +47,7 @@ class Model(nn.Layer):
     def _through(
         self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
     ) -> Tensor:
-        for run in self._runs(nodes, masks, apart=watch is not None):
+        for run in self._runs(nodes, masks, one_by_one=watch is not None):
             sizes = THREADS.sizes(x.shape[0]) if self._shares(run, x, masks) else []
             if sizes:
                 x = _side_by_side([self._step(node, masks) for node in run], x, sizes)
@@ -69,9 +69,9 @@ class Model(nn.Layer):
         layer = getattr(self, node.name)
         return layer, masks[node.name] if masks and isinstance(layer, Dropout) else None
 
-    def _runs(self, nodes: Nodes, masks: Mapping[str, Tensor] | None, apart: bool) -> list[list[Node]]:
-        """`nodes`, together where they see every image by itself, or else do not, one after the other; or each `apart`."""
-        if apart:
+    def _runs(self, nodes: Nodes, masks: Mapping[str, Tensor] | None, one_by_one: bool) -> list[list[Node]]:
+        """`nodes`, together where they see every image by itself, or else do not, one after the other; or each `one_by_one`."""
+        if one_by_one:
             return [[node] for node in nodes]
         return [list(run) for _, run in groupby(nodes, lambda node: self._sees_one(node, masks))]
 

@@ -22,7 +22,8 @@ from parity.weights.canonical_state import State
 
 
 class Trainer:
-    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.training.loop.Side` describes the methods."""
+    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.backend.protocol.Trainer` describes the
+    methods."""
 
     def __init__(
         self,

@@ -9,6 +9,8 @@ from parity import data
 from parity.backend.registry import implementation
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Outcome, compressed, few_images, run_check
+from parity.compare.verdicts import STAGES
+from parity.errors import InputError, suggest
 from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import compare_through_onnx
@@ -17,6 +19,8 @@ from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
+
+DTYPES = ("float32", "float64")
 
 __all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load"]
 
@@ -33,6 +37,8 @@ def assert_parity(
         def test_my_network():
             parity.assert_parity("my_network.json", recipe="article")
     """
+    if unknown := [stage for stage in checked.get("stages", ()) if stage not in STAGES]:
+        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     made = articles.get_network(network) if isinstance(network, str) else network
     few = few_images(steps, batch_size)
     dataset = checked.pop("dataset", None) or data.load_auto()[0]
@@ -41,7 +47,7 @@ def assert_parity(
     with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
         outcome = run_check(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
     if outcome.first is not None:
-        raise AssertionError(f"{made.name} is not one network in both frameworks: {outcome.first.sentence()}")
+        raise AssertionError(f"{made.name} is different in Paddle and PyTorch: {outcome.first.sentence()}")
     outcome.stages()
     return outcome
 
@@ -58,14 +64,15 @@ def get_network(name: str) -> Network:
 
 
 def load(path: str | Path) -> tuple[Network, State, dict[str, str]]:
-    """Return the network, canonical state and metadata of a .safetensors file that a run, of either framework, or this project wrote.
+    """Return the network, canonical state and metadata of a .safetensors file of this project, or of a run folder's last checkpoint.
 
         network, state, metadata = parity.load("runs/RUN/last.safetensors")
 
     The state maps names such as `conv1_1.weight` to arrays: convolutions [out, in, height, width], linear layers [out, in], optimizer
     slots as `optimizer.SLOT.PARAMETER`. `InputError` for a file that cannot be read, is damaged, or is of somebody else.
     """
-    return canonical_state.load(Path(path))
+    place = Path(path)
+    return canonical_state.load(place / "last.safetensors" if place.is_dir() else place)
 
 
 def build(network: Network | str, framework: str, state: State | int = 0, dtype: str = "float32") -> Any:
@@ -78,6 +85,8 @@ def build(network: Network | str, framework: str, state: State | int = 0, dtype:
     `framework` is "torch" or "paddle". `state` is a seed, or a canonical state, whose optimizer slots are left out. `dtype` is "float32" or
     "float64". `InputError` where the framework is not installed or the state does not fit.
     """
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     made = articles.get_network(network) if isinstance(network, str) else network
     if not isinstance(state, int):
         state = {name: array for name, array in state.items() if not name.startswith("optimizer.")}

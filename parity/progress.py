@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -64,14 +65,27 @@ class Phases:
         form = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}"
         self.bar = tqdm(total=total, desc=first, disable=None, bar_format=form, file=sys.stderr, leave=False)
         self.first = True
+        self.closed = threading.Event()
 
     def __enter__(self) -> Phases:
+        if not self.bar.disable:
+            threading.Thread(target=self._tick, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.closed.set()
         self.bar.close()
+
+    def _tick(self) -> None:
+        """Shows the time that has passed every second, however long a phase takes."""
+        while not self.closed.wait(1):
+            self.bar.refresh()
+
+    def rename(self, name: str) -> None:
+        """The present phase is called `name` from now on."""
+        self.bar.set_description_str(printable(name))
 
     def begin(self, name: str) -> None:
         """The phase `name` begins; the one before has ended."""

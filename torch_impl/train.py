@@ -23,7 +23,8 @@ from torch_impl.model import Model, build, export_array, get_weights, set_weight
 
 
 class Trainer:
-    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.training.loop.Side` describes the methods."""
+    """A model and its optimizer on one device. Arrays go in and come out as numpy; `parity.backend.protocol.Trainer` describes the
+    methods."""
 
     def __init__(
         self,

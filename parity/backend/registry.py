@@ -13,7 +13,7 @@ from types import ModuleType
 
 from parity import machine
 from parity.backend.protocol import Trainer
-from parity.errors import InputError, how_to_install
+from parity.errors import InputError, how_to_install, suggest
 from parity.network.network import Network
 from parity.process_group import SINGLE_PROCESS, ProcessGroup
 from parity.recipe.optimizer import Optimizer
@@ -35,6 +35,10 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
 
     `threads` (None: all cores) only counts before the framework's first import. `InputError` if it is not installed.
     """
+    if framework not in FRAMEWORKS:
+        raise InputError(
+            f"unknown framework {framework!r}{suggest(framework, FRAMEWORKS)}; known: {', '.join(FRAMEWORKS)}"
+        )
     machine.set_threads(threads)
     try:
         with _own_handlers():

@@ -116,9 +116,9 @@ class Worker(Process):
         """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.lookahead`."""
         self.call("look_ahead", keep=keep, updates=updates)
 
-    def patch(self, name: str, *arguments: str) -> None:
-        """Changes the side itself by the function `name` of `parity.selftest.worker_patches`."""
-        self.call("patch", patch=name, words=list(arguments))
+    def patch(self, place: str, *arguments: str) -> None:
+        """Changes the trainer itself by a function at `place`, MODULE:FUNCTION, which gets it and the `arguments`."""
+        self.call("patch", place=place, words=list(arguments))
 
     def state(self) -> State:
         """The canonical state with optimizer slots."""
@@ -231,8 +231,9 @@ class _Server:
         self.slow = lookahead.mix_slow_weights(self.trainer, self.slow, keep, updates)
         return {}, None
 
-    def patch(self, arrays: Record, patch: str, words: list[str]) -> tuple[Record, Any]:
-        getattr(importlib.import_module("parity.selftest.worker_patches"), patch)(self.trainer, *words)
+    def patch(self, arrays: Record, place: str, words: list[str]) -> tuple[Record, Any]:
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)(self.trainer, *words)
         return {}, None
 
     def state(self, arrays: Record) -> tuple[Record, Any]:

@@ -1,1 +1,1 @@
-"""What the scripts do, one module a command; each has `main`. The scripts only call them."""
+"""The commands of `vgg-parity`, one module each, whose `main` is the command."""

@@ -32,7 +32,15 @@ from parity.cli.command import (
     option,
     positive,
 )
-from parity.cli.options import RECIPES, data_dir_option, device_option, python_options, report_option, threads_option
+from parity.cli.options import (
+    DATA_SETS,
+    RECIPES,
+    data_dir_option,
+    device_option,
+    python_options,
+    report_option,
+    threads_option,
+)
 from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -71,7 +79,7 @@ MOST_IMAGES = 5120
         "accuracy --target 0.6 --epochs 3 --rounds 3",
     ),
 )
-@argument("what", type=choice(("train", "infer", "accuracy")))
+@argument("what", type=choice(("train", "infer", "accuracy")), metavar="train|infer|accuracy")
 @option("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
 @option(
     "--recipe",
@@ -86,7 +94,7 @@ MOST_IMAGES = 5120
 @option("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
 @option("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
 @option("--against", multiple=True, metavar="COMMAND", help="a program that prints images/s")
-@option("--data", default="auto", metavar="NAME")
+@option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if it can be had)")
 @data_dir_option
 @threads_option("CPU threads of everybody")
 @device_option(automatic=False)
@@ -257,8 +265,8 @@ def _runtime(options: Options, network: Network, threads: int) -> Iterator[Runti
         path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
         del model
-        with RuntimeProcess(path, threads, options.device) as apart:
-            yield apart
+        with RuntimeProcess(path, threads, options.device) as process:
+            yield process
 
 
 def _infer(

@@ -64,7 +64,8 @@ HUGE = 50_000_000
 
 @command(
     "check",
-    "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.",
+    "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.\n\n"
+    "vgg-parity compare takes two models of your own, vgg-parity pairs those of torchvision and paddle.vision.",
     (
         "--network vgg16_bn_drop --json",
         "--network vgg_mini --recipe adam --steps 20 --report report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ import click
 from parity import machine
 from parity.backend.child_process import WorkerFailed
 from parity.compare.relative_error import NothingCompared
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.progress import Console
 from parity.standard_streams import printable
 
@@ -53,7 +54,17 @@ class Command(click.Command):
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         """Takes the words of the command line, which `Options.words` keeps as they are."""
         context.meta["words"] = list(arguments)
+        self._check_values(context, arguments)
         return super().parse_args(context, arguments)
+
+    def _check_values(self, context: click.Context, arguments: Sequence[str]) -> None:
+        """`UsageError` for an option that stands where another one's value is missing: click would take it for the value."""
+        options = [param for param in self.get_params(context) if isinstance(param, click.Option)]
+        known = {name for option in options for name in option.opts}
+        with_value = {name for option in options if not option.is_flag for name in option.opts}
+        for word, following in itertools.pairwise(arguments):
+            if word in with_value and following in known:
+                raise click.UsageError(f"option {word!r} requires a value", context)
 
     def invoke(self, context: click.Context) -> int:
         """Does what the command line asks for; returns the exit code."""
@@ -74,8 +85,11 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code: int | None = command.main(words, name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else name
+        where = error.ctx.command_path if error.ctx else " ".join([name, *words[:1]])
         return say_last(2, f"error: {_explained(error)} (see {where} --help)")
     except click.Abort:
         return say_last(130, "interrupted")
@@ -84,11 +98,13 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
 
 def _explained(error: click.UsageError) -> str:
     """What is wrong, without the frame that click puts around it."""
+    if isinstance(error, click.NoSuchOption):
+        return f"no such option {error.option_name!r}{suggest(error.option_name, error.possibilities or ())}"
     if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter) or not error.param:
         text = error.format_message()
         return text[:1].lower() + text[1:].rstrip(".")
-    name = "/".join(error.param.opts) if isinstance(error.param, click.Option) else error.param.human_readable_name
-    return f"{name}: {error.message.rstrip('.')}"
+    message = error.message.rstrip(".")
+    return f"{'/'.join(error.param.opts)}: {message}" if isinstance(error.param, click.Option) else message
 
 
 def command(name: str, summary: str, examples: Sequence[str]) -> Callable[[Act], Command]:
@@ -116,7 +132,7 @@ PATH = click.Path(path_type=Path, readable=False)
 class WholeNumber(click.ParamType):
     """A whole number from `least` to `most`; `remark` ends what is said of a larger one."""
 
-    name = "whole number"
+    name = "integer"
 
     def __init__(self, least: int, most: int = LARGEST, remark: str = "") -> None:
         self.least, self.most, self.remark = least, most, remark
@@ -157,15 +173,19 @@ threads = WholeNumber(1, MOST_THREADS, f"; this machine has {machine.cores()} co
 
 def program(name: str) -> list[str]:
     """The words by which a user starts the command `name` again: a script if this process is one, else `vgg-parity NAME`."""
+    return ["python", sys.argv[0]] if is_script() else [PROGRAM, name]
+
+
+def is_script() -> bool:
+    """Whether this process is one of `scripts/*.py`, by whatever path it was started."""
     script = Path(sys.argv[0])
-    if script.parent.name == "scripts" and script.suffix == ".py":
-        return ["python", f"scripts/{script.name}"]
-    return [PROGRAM, name]
+    return script.parent.name == "scripts" and script.suffix == ".py"
 
 
 def command_line(name: str, options: Options) -> str:
     """The command `name` as it was started, as one line, with ~ for the home folder."""
-    return shlex.join([*program(name), *options.words]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
+    words = sys.argv[1:] if is_script() else options.words  # a script's own flags are translated
+    return shlex.join([*program(name), *words]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
 
 
 def flag(name: str) -> str:

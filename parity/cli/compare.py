@@ -113,7 +113,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             say=say,
             **training(options),
         )
-    whole = outcome.to_json() | surroundings(options) | {"started": started}
+    whole = outcome.to_json() | surroundings("compare", options) | {"started": started}
     _say(outcome, console)
     shown = dict(plain(whole))
     if options.report:
@@ -125,10 +125,10 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return shown
 
 
-def surroundings(options: Options) -> dict[str, Any]:
-    """What was run, where: for the JSON of a result."""
+def surroundings(name: str, options: Options) -> dict[str, Any]:
+    """What was run by the command `name`, where: for the JSON of a result."""
     return {
-        "command": command_line("compare", options),
+        "command": command_line(name, options),
         "device": options.device,
         "threads": options.threads,
         "machine": machine.describe(),

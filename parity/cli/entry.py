@@ -1,4 +1,4 @@
-"""What every script begins with: it imports its command so late that Ctrl-C and SIGTERM never end in a traceback."""
+"""How every process of ours begins: it imports its command so late that Ctrl-C and SIGTERM never end in a traceback."""
 
 from __future__ import annotations
 

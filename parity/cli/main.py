@@ -61,7 +61,8 @@ class Commands(click.Group):
     context_settings=SETTINGS,
     help="PaddlePaddle, PyTorch and ONNX: are two networks equal, and where do they diverge if not?",
     epilog=f"{PROGRAM} COMMAND --help explains a command. Exit codes: 0 done, 1 the check or the run failed, "
-    "2 bad usage or input, 130 stopped.",
+    "2 bad usage or input, 130 stopped. "
+    f'Completion in bash: eval "$(_VGG_PARITY_COMPLETE=bash_source {PROGRAM})"; zsh and fish likewise.',
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 def commands() -> None:

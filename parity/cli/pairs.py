@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from parity.files.atomic import write_atomically
 from parity.pairs.compare_models import compare_models
 from parity.pairs.library_pairs import PAIRS, chosen
 from parity.pairs.mapping import ModelsDiffer
-from parity.progress import Console, bar
+from parity.progress import Console, Phases
 from parity.report import plain
 from parity.report.kept_results import read_pair
 from parity.report.pairs_table import TABLES
@@ -31,7 +32,7 @@ ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
     "Compare networks of torchvision with those of paddle.vision, by name, or all of them.",
     ("resnet18,vgg16", "all --report docs/pairs --update docs/pairs.md"),
 )
-@argument("names", metavar="NAME[,NAME...]", default="all")
+@argument("names", metavar="NAME[,NAME...]|all")
 @option("--report", type=PATH, metavar="DIR", help="write the result of each pair as NAME.json")
 @option(
     "--update",
@@ -46,8 +47,8 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     marks = {file: _mark(file) for file in options.update}
-    with failures():
-        results = _compare(options, console)
+    with failures(), Phases(len(chosen(options.names)), "starting the frameworks") as phases:
+        results = _compare(options, console, phases)
     rows = _kept(options.report, results) if options.report else results
     for file, mark in marks.items():
         generated_block.update(file, mark, TABLES[mark](rows))
@@ -55,10 +56,11 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return dict(plain({"verdict": "done", "results": results}))
 
 
-def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
+def _compare(options: Options, console: Console, phases: Phases) -> list[dict[str, Any]]:
     """A result a pair; models of different architectures are a result, too."""
     rows = []
-    for pair in bar(chosen(options.names), "pairs", lambda pair: pair.name):
+    for pair in chosen(options.names):
+        phases.begin(pair.name)
         console.say(pair.name)
         head = {"name": pair.name, "torch": pair.torch, "paddle": pair.paddle, "input_shape": list(pair.input_shape)}
         head["set"] = [*(("PyTorch", t) for t in pair.set_torch), *(("Paddle", t) for t in pair.set_paddle)]
@@ -69,6 +71,7 @@ def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
                 input_shape=pair.input_shape,
                 set_torch=pair.set_torch,
                 set_paddle=pair.set_paddle,
+                say=partial(_tell, phases, pair.name),
                 **training(options),
             )
             row = outcome.to_json()
@@ -82,10 +85,15 @@ def _compare(options: Options, console: Console) -> list[dict[str, Any]]:
                 "trajectory": [],
             }
         console.say(f"  {row['sentence']}", row["verdict"])
-        rows.append(dict(plain(head | row | surroundings(options))))
+        rows.append(dict(plain(head | row | surroundings("pairs", options))))
         if options.report:
             write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
     return rows
+
+
+def _tell(phases: Phases, name: str, line: str) -> None:
+    """Names the step that has ended beside the pair's `name`."""
+    phases.rename(f"{name}, {line.partition(':')[0]}")
 
 
 def _mark(file: Path) -> str:

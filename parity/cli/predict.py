@@ -37,7 +37,7 @@ from parity.training.loop import Diverged
         "--model vgg.onnx *.jpg --output sheet.png",
     ),
 )
-@argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE")
+@argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
 @model_options(FRAMEWORKS)
 @option("--top", type=positive, default=3, metavar="K", help="classes named for each picture (default: 3)")
 @option("--bgr", is_flag=True, help="swap red and blue, as the article's load_image does")

@@ -50,7 +50,7 @@ def _line(text: str) -> tuple[str, float]:
         "docs/runs/* --line article=89.11 --update docs/training.md",
     ),
 )
-@argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN")
+@argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
 @option("--output", type=PATH, default=PICTURE, metavar="FILE.png", help=f"the picture (default: {PICTURE})")
 @option(
     "--line",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import platform
 import sys
@@ -80,7 +81,7 @@ class _Job:
 @train_options
 def main(options: Options, console: Console) -> dict[str, Any] | None:
     """Trains, resumes or tests; what the leading process of several prints."""
-    framework = options.framework or installed()
+    framework = options.framework or _framework_of(options.resume or options.eval_only) or installed()
     process_group = from_launcher(framework)
     started = time.perf_counter()
     console.silent = not process_group.leads
@@ -104,6 +105,15 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
     return (
         _summary(framework, job, process_group, console, time.perf_counter() - started) if process_group.leads else None
     )
+
+
+def _framework_of(run: Path | None) -> str | None:
+    """The framework that the run folder `run` was trained in, where that is said and the framework is installed here."""
+    try:
+        said = json.loads((run / "config.json").read_text())["framework"] if run else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None  # what is wrong with it is said where it is read
+    return said if said in FRAMEWORKS and importlib.util.find_spec(said) else None
 
 
 @contextmanager

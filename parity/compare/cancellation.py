@@ -70,11 +70,11 @@ class Inherited:
             counts = name in magnified and b is not None and b.shape == a.shape
             for slot in self._slots:
                 power = 2 if slot == "moment2" else 1
-                apart = norm_of_difference(a**power, b**power) if counts and b is not None else 0.0
+                difference = norm_of_difference(a**power, b**power) if counts and b is not None else 0.0
                 parameter = name.removeprefix("gradient/")
                 key = f"update/optimizer.{slot}.{parameter}"
                 keep = self._keep.get(slot, self._settings.momentum_of(parameter))
-                self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * apart
+                self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * difference
 
     def share(self, name: str, record: Mapping[str, np.ndarray]) -> float:
         """How much of the recorded slot `name` that is; 0 for everything else."""

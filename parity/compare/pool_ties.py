@@ -57,7 +57,7 @@ def _of_pool(pool: MaxPool, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     a, b = largest(x), largest(y)
     chosen = np.pad(np.zeros(x.shape, bool), around)
-    apart = (a != b).any(0) & a.any(0) & b.any(0)  # what is not a number is not the largest
-    for place, elements in zip(places, (a | b) & apart, strict=True):
+    differ = (a != b).any(0) & a.any(0) & b.any(0)  # what is not a number is not the largest
+    for place, elements in zip(places, (a | b) & differ, strict=True):
         chosen[place] |= elements
     return chosen[:, :, above : above + x.shape[2], left : left + x.shape[3]]

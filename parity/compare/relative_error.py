@@ -51,10 +51,10 @@ def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
     """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
     if reference.shape != other.shape:
         raise Incomparable(f"shapes {reference.shape} and {other.shape}")
-    size, apart = norm(reference), norm_of_difference(reference, other)
-    if not (np.isfinite(size) and np.isfinite(apart)):
+    size, difference = norm(reference), norm_of_difference(reference, other)
+    if not (np.isfinite(size) and np.isfinite(difference)):
         return float("inf")
-    return apart / (size or 1.0)
+    return difference / (size or 1.0)
 
 
 def distance(reference: np.ndarray | None, other: np.ndarray | None) -> float:

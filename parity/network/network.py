@@ -68,6 +68,10 @@ class Network:
 
     Frozen, comparable, hashable, and serialisable with `to_json` / `from_json`. Building one checks that names are unique and that
     every shape fits (`InputError` otherwise). `source` says where the network was published.
+
+        nodes = (Conv("conv1", 8, 3), ReLU("relu1"), Flatten("flat"), Linear("fc", 10))  # of parity.network.nodes
+        network = parity.Network("mine", (3, 32, 32), nodes)
+        same = parity.Network.from_json(network.to_json())
     """
 
     name: str

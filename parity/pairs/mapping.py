@@ -230,7 +230,7 @@ def _mixed(
     rest = [u for u in left if u.path not in done[0]], [u for u in right if u.path not in done[1]]
     for model, alone in zip((torch, paddle), rest, strict=True):
         if called := [unit for unit in alone if unit.path in model.inference or not model.order]:
-            raise _apart(left, right, model.side, called[0], pairs + moved)
+            raise _models_differ(left, right, model.side, called[0], pairs + moved)
     return pairs + moved, "order of execution" + (", names and shapes" if moved else "")
 
 
@@ -242,7 +242,7 @@ def _ambiguous(here: Sequence[Unit], there: Sequence[Unit]) -> InputError:
     )
 
 
-def _apart(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
+def _models_differ(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
     """Where two architectures part: the first unit that has no partner, and what the other side has there."""
     own, other = (left, right) if side == "torch" else (right, left)
     partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}

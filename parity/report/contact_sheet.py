@@ -35,11 +35,11 @@ _WIDTH, _HEIGHT = SIDE + 2 * PAD, PAD + SIDE + 66 + BARS * ROW + PAD - 6
 def check(path: Path, images: Sequence[Path]) -> None:
     """`InputError` unless a sheet of `images` can be written to `path`: a .png that is new, or a sheet of ours."""
     if path.suffix.lower() != ".png":
-        raise InputError(f"--show {path}: the sheet is a PNG: give a name that ends in .png")
+        raise InputError(f"--output {path}: the sheet is a PNG: give a name that ends in .png")
     if len(images) > MOST:
-        raise InputError(f"--show holds at most {MOST} pictures, not {len(images)}: give fewer")
+        raise InputError(f"--output holds at most {MOST} pictures, not {len(images)}: give fewer")
     if os.path.realpath(path) in map(os.path.realpath, images):
-        raise InputError(f"--show {path} is one of the pictures: choose another name")
+        raise InputError(f"--output {path} is one of the pictures: choose another name")
     if not os.path.lexists(path):  # never raises
         return
     try:
@@ -48,7 +48,7 @@ def check(path: Path, images: Sequence[Path]) -> None:
     except Exception:  # a folder, a damaged file: whatever it is, it is not ours
         ours = False
     if not ours:
-        raise InputError(f"--show {path} exists and is no contact sheet: choose another name")
+        raise InputError(f"--output {path} exists and is no contact sheet: choose another name")
 
 
 def size(count: int) -> tuple[int, int]:

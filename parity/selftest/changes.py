@@ -16,6 +16,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Node, edited, walk
 from parity.recipe.recipe import Augmentation, Recipe
+from parity.selftest import worker_patches
 from parity.weights.canonical_state import State, initialise
 
 Change = Callable[[Check], Plant]
@@ -43,7 +44,7 @@ def perturbed(text: str, network: Network) -> Plant:
             f"--perturb: {number!r} is not a positive number; write LAYER:TENSOR:EPS, e.g. {layer}:{tensor}:1e-6"
         )
     if tensor == "output":
-        return lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, ("scale_output", layer, number)))
+        return _patched("scale_output", layer, number)
     name = f"{layer}.{tensor}"
 
     def plant(run_inputs: RunInputs) -> RunInputs:
@@ -145,9 +146,14 @@ def both(*changes: Change) -> Change:
     return made
 
 
-def patch(*words: str) -> Change:
-    """The side itself is changed in its worker by a function of `parity.selftest.worker_patches`."""
-    return on_run_inputs(lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, words)))
+def patch(name: str, *words: str) -> Change:
+    """The trainer itself is changed in its worker by the function `name` of `parity.selftest.worker_patches`."""
+    return on_run_inputs(_patched(name, *words))
+
+
+def _patched(name: str, *words: str) -> Plant:
+    call = (f"{worker_patches.__name__}:{name}", *words)
+    return lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, call))
 
 
 def settings(**fields: Any) -> Change:
@@ -156,7 +162,7 @@ def settings(**fields: Any) -> Change:
 
 
 def field(**fields: Any) -> Change:
-    """Fields of the feed itself are others."""
+    """Fields of the run inputs themselves are others."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, **fields))
 
 

@@ -115,7 +115,7 @@ def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
     several, found = threaded(framework, 2), []
     for error in "0", "1e-3":
         several.start(NETWORK, given.optimizer, given.state, "float64")
-        several.patch("scale_output", "few_pixels", error)
+        several.patch("parity.selftest.worker_patches:scale_output", "few_pixels", error)
         logits = several.predict(batch.images, record)["logits"]
         several.step(batch.images, batch.labels, batch.masks, 0.1, BATCH, ("loss",) if record else ())
         found.append((logits, several.state()["first.weight"]))

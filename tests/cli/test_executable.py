@@ -72,7 +72,7 @@ def test_every_script_works_from_another_folder(script: str, tmp_path: Path) -> 
     ("words", "near"),
     [
         (["chek"], "did you mean check"),
-        (["check", "--netwrok", "lenet"], "Did you mean '--network'?"),
+        (["check", "--netwrok", "lenet"], "did you mean --network"),
         (["describe", "--network", "vgg_mni"], "did you mean vgg_mini"),
         (["train", "--recipe", "aticle", "--data", "shapes10"], "did you mean article"),
         (["train", "--data", "cifar1"], "did you mean cifar10"),

@@ -54,7 +54,7 @@ def test_equal_models_end_with_0_one_line_of_json_and_a_map(
     (line,) = ended.stdout.splitlines()
     result = json.loads(line)
     assert (result["verdict"], result["first_divergence"], result["not_run"]) == ("equal", None, [])
-    assert result["command"].startswith("python scripts/check_parity.py --torch pair_models_torch.py:Attention")
+    assert result["command"].startswith(f"python {ROOT}/scripts/check_parity.py --torch pair_models_torch.py:Attention")
     found = json.loads((folder / "map.json").read_text())
     assert {"torch": "attention", "paddle": "attention", "kind": "MultiheadAttention"} in found["layers"]
     assert {"torch": "", "paddle": "", "kind": "attention"} in found["layers"]  # the shift, which is the model's own

@@ -26,7 +26,7 @@ def test_it_offers_these_names_and_the_version() -> None:
         parity.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "Network"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_function_has_an_example(name: str) -> None:
     text = getattr(api, name).__doc__ or ""
     assert any(line.startswith("        ") and f"{name}(" in line for line in text.splitlines()), text
