@@ -48,7 +48,7 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
         return folder.load(name, data_dir)
     if name not in DATASETS:
         raise InputError(
-            f"unknown data set {name!r}{suggest(name, DATASETS)}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR"
+            f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR{suggest(name, DATASETS)}"
         )
     return DATASETS[name](data_dir, say)
 

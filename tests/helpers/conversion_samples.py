@@ -1,4 +1,4 @@
-"""What the tests of conversion share: a small network, its numbers down to the bit, and a process for one framework alone."""
+"""What the tests of conversion share: a small network, and its numbers down to the bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models for the tests of `predict.py`, calls of it, and what it answers."""
+"""Models for the tests of `predict.py`, pictures beside them, calls of it, and what it answers."""
 
 from __future__ import annotations
 
