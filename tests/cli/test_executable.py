@@ -162,8 +162,11 @@ def on_a_terminal(*words: str, **environment: str) -> str:
     """What the executable prints on a terminal of 110 columns, standard error with it."""
     pid, terminal = pty.fork()
     if pid == 0:
-        os.environ.update({"TERM": "xterm"} | environment)
-        os.execv(EXECUTABLE, [EXECUTABLE, *words])
+        try:
+            os.environ.update({"TERM": "xterm"} | environment)
+            os.execv(EXECUTABLE, [EXECUTABLE, *words])
+        finally:
+            os._exit(127)  # this process must not go on as a second pytest
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
     found = b""
     while True:
