@@ -11,9 +11,9 @@ from importlib import metadata
 from typing import Any
 
 import pytest
-from recorded import record
 
 from helpers.paths import ROOT, TESTS
+from recorded import record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
