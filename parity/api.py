@@ -8,7 +8,7 @@ from typing import Any
 from parity import data
 from parity.backend.registry import implementation
 from parity.backend.worker import Worker
-from parity.compare.check import Check, Outcome, compressed, few_images, run_check
+from parity.compare.check import Check, CheckOutcome, compressed, few_images, run_check
 from parity.compare.verdicts import STAGES
 from parity.errors import InputError, suggest
 from parity.network import articles
@@ -27,7 +27,7 @@ __all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_
 
 def assert_parity(
     network: str | Network, recipe: str = "article", steps: int = 3, batch_size: int = 8, **checked: Any
-) -> Outcome:
+) -> CheckOutcome:
     """Raises `AssertionError` unless Paddle and PyTorch train `network` alike, tensor by tensor; returns what was compared.
 
     `network` is a `Network`, a known name or the path of a network's JSON file; `checked` are further fields of `Check` (`seed`, `dtype`,
@@ -48,7 +48,7 @@ def assert_parity(
         outcome = run_check(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
     if outcome.first is not None:
         raise AssertionError(f"{made.name} is different in Paddle and PyTorch: {outcome.first.sentence()}")
-    outcome.stages()
+    outcome.summaries()
     return outcome
 
 

@@ -38,7 +38,7 @@ from parity.cli.options import (
     stages_option,
     threads_option,
 )
-from parity.compare.check import SHORT, Check, Outcome, Plant, compressed, few_images, run_check, usual_twins
+from parity.compare.check import SHORT, Check, CheckOutcome, Plant, compressed, few_images, run_check, usual_twins
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
 from parity.errors import InputError, suggest
@@ -324,12 +324,12 @@ def _one(
 
     phases.begin(f"{check.network.name}, step 1")
     outcome = run_check(check, workers, plant, isolated=options.isolate, say=say, onnx=compare_through_onnx)
-    for name, stage in outcome.stages().items():
+    for name, stage in outcome.summaries().items():
         worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
         console.say(
             f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
         )
-    for sentence in outcome.verdicts.explained:
+    for sentence in outcome.explained:
         console.say(f"  {sentence}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
@@ -343,7 +343,7 @@ def _one(
     return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 
 
-def describe(options: Options, outcome: Outcome) -> dict[str, Any]:
+def describe(options: Options, outcome: CheckOutcome) -> dict[str, Any]:
     """The outcome as JSON: what `--json` prints and the report shows."""
     check, first = outcome.check, outcome.first
     return {
@@ -361,9 +361,9 @@ def describe(options: Options, outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 2),
         "verdict": outcome.verdict,
         "first_divergence": first and (vars(first) | {"sentence": first.sentence()}),
-        "stages": outcome.stages(),
+        "stages": outcome.summaries(),
         "layers": outcome.layers(),
         "trajectory": outcome.trajectory,
         "isolated": outcome.isolated,
-        "explained": outcome.verdicts.explained,
+        "explained": outcome.explained,
     }

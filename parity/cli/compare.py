@@ -16,10 +16,10 @@ from parity.cli.options import (
     threads_option,
     together,
 )
-from parity.compare.verdicts import DIFFERENT
+from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.pairs.compare_models import compare_models
 from parity.pairs.losses import LOSSES
-from parity.pairs.outcome import PAIR_STAGES, PairOutcome
+from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import RATE
 from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
@@ -30,7 +30,7 @@ STEPS = 10
 """Training steps, unless --steps says how many."""
 
 trained = together(
-    stages_option(PAIR_STAGES),
+    stages_option(TRAINING),
     comparison_options(STEPS, "default: 1, beyond 10 steps 3"),
     option(
         "--loss",
@@ -168,7 +168,9 @@ def _say(outcome: PairOutcome, console: Console) -> None:
         console.say(f"  explained: {line}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            console.say(f"  by itself: {row['torch']} (Paddle: {row['paddle']}) {row.get('why') or _of_both_ways(row)}")
+            console.say(
+                f"  by itself: {row['layer']} (Paddle: {row['candidate_layer']}) {row.get('why') or _of_both_ways(row)}"
+            )
     if outcome.tree:
         for line in outcome.tree.splitlines():
             console.say(line)

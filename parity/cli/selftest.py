@@ -19,7 +19,7 @@ from parity.cli.command import (
 )
 from parity.cli.options import python_options
 from parity.compare.check import Check, Plant
-from parity.compare.lockstep import run_in_lockstep
+from parity.compare.program import Program, run_in_lockstep
 from parity.compare.step_inputs import RunInputs
 from parity.compare.verdicts import Divergence
 from parity.data import Dataset
@@ -115,7 +115,7 @@ def _records(
     inputs_of: dict[str, RunInputs] = dict.fromkeys(pair, both)
     if plant:
         inputs_of[list(pair)[1]] = plant(both)
-    for step in run_in_lockstep({name: (worker, inputs_of[name]) for name, worker in pair.items()}, check.steps):
+    for step in run_in_lockstep({name: Program(worker, inputs_of[name]) for name, worker in pair.items()}, check.steps):
         first, second = (
             record | {"input/rate": np.array([step.inputs[name].rate])} for name, record in step.records.items()
         )

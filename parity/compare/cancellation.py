@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from parity.compare.record import input_of
-from parity.compare.relative_error import norm, norm_of_difference
+from parity.compare.relative_error import norm_of_difference
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
@@ -57,29 +57,22 @@ class Inherited:
         self._slots = settings.slots
         self._held: dict[str, float] = {}
 
-    def step(
-        self,
-        magnified: Mapping[str, float],
-        first: Mapping[str, np.ndarray],
-        second: Mapping[str, np.ndarray],
-        factor: float,
+    def add(
+        self, parameter: str, reference: np.ndarray | None, candidate: np.ndarray | None, factor: float = 1.0
     ) -> None:
-        """Takes over what two sides recorded of one step, whose slots were multiplied by `factor` before it."""
-        for name in (name for name in first if name.startswith("gradient/")):
-            a, b = first[name], second.get(name)
-            counts = name in magnified and b is not None and b.shape == a.shape
-            for slot in self._slots:
-                power = 2 if slot == "moment2" else 1
-                difference = norm_of_difference(a**power, b**power) if counts and b is not None else 0.0
-                parameter = name.removeprefix("gradient/")
-                key = f"update/optimizer.{slot}.{parameter}"
-                keep = self._keep.get(slot, self._settings.momentum_of(parameter))
-                self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * difference
+        """Take over one step's gradient of `parameter` (None: not magnified), whose slots were multiplied by `factor` before it."""
+        for slot in self._slots:
+            power = 2 if slot == "moment2" else 1
+            difference = 0.0
+            if reference is not None and candidate is not None:
+                difference = norm_of_difference(reference**power, candidate**power)
+            key = f"update/optimizer.{slot}.{parameter}"
+            keep = self._keep.get(slot, self._settings.momentum_of(parameter))
+            self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * difference
 
-    def share(self, name: str, record: Mapping[str, np.ndarray]) -> float:
-        """How much of the recorded slot `name` that is; 0 for everything else."""
-        held = self._held.get(name, 0.0)
-        return held / (norm(record[name]) or 1.0) if held and name in record else 0.0
+    def held(self, name: str) -> float:
+        """The norm of it in the slot that is recorded as `name`; 0 for everything else."""
+        return self._held.get(name, 0.0)
 
 
 def _largest(scores: np.ndarray | None) -> np.floating:

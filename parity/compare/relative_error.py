@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parity.network.network import Network
-
 BLOCK = 2**20
 """Numbers that are subtracted at a time, into the same few megabytes: new memory for every layer takes longer to get than to fill."""
 
@@ -24,15 +22,11 @@ class Incomparable(AssertionError):
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed.
-
-    `chosen` elements are left out of the error, see `parity.compare.pool_ties`.
-    """
+    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed."""
 
     name: str
     error: float
     bound: float
-    chosen: int = 0
 
     @property
     def equal(self) -> bool:
@@ -105,18 +99,3 @@ def compare(
             raise Incomparable(f"{name}: {problem}") from None
         differences.append(Difference(name, error, bound(name) if callable(bound) else bound))
     return differences
-
-
-def split_zero_gradients(
-    network: Network, record: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Takes the gradients that are zero in exact arithmetic out of a step's `record`.
-
-    Returns the rest, and each such gradient's norm relative to its layer's weight gradient (to hold against `ZERO_GRADIENT_BOUND`).
-    """
-    zero = {f"gradient/{name}" for name in network.zero_gradients}
-    sizes = {}
-    for name in sorted(zero & set(record)):
-        weight = record[name.removesuffix("bias") + "weight"]
-        sizes[name] = float(np.linalg.norm(record[name]) / np.linalg.norm(weight))
-    return {name: array for name, array in record.items() if name not in zero}, sizes

@@ -1,6 +1,13 @@
-"""Every tolerance of a comparison, each with its reason. Errors are relative L2 errors unless said otherwise."""
+"""Every tolerance of a comparison, each with its reason, as pure functions of what was observed. Errors are relative L2 errors.
+
+`parity.compare.judge` and `parity.compare.noise_model` say what was observed, and hold each tensor against what these functions allow.
+"""
 
 from __future__ import annotations
+
+import numpy as np
+
+from parity.recipe.optimizer import Optimizer
 
 # float64: the proof
 
@@ -9,33 +16,99 @@ ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 dtypes."""
 
 MANY_STEPS = 1e-10
-"""Tolerance in float64 of every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`.
-
-Where the weights of a one-ULP twin are farther away than `CALM`, the tolerance is ten times what the farthest twin's tensors of that phase
-differ by, if that is more; the verdict then says so: chaotic but equal. What a step computes differs as its weights do, so where the
-sides' weights were farther from each other before the step than the twin's (ten times at most, see `TWIN`), its tensors are allowed as
-many times more.
-"""
+"""Tolerance in float64 of every tensor of the steps after the first, up to step 100; then n times `ONE_STEP`."""
 
 TWIN = 10.0
 """How much farther the sides may be from each other than a side is from the farthest of its one-ULP twins.
 
-Of a pair of models this holds in every step: what rounding does to a tensor depends on the model (a small difference of large numbers
-keeps little of them), and the twin shows it.
+What rounding does to a tensor depends on the model: a small difference of large numbers keeps little of them. The twin shows it.
 """
 
 CALM = 1e-14
-"""Twins whose weights are closer than this have not diverged chaotically: then the tolerances above hold by themselves.
+"""Twins whose weights are closer than this have not diverged chaotically.
 
 A gradient has been seen to differ by 1,000 times as much as the weights it is of; this allows for 10,000 times.
 """
 
-ZERO_GRADIENT_BOUND = 1e-12
-"""How large a gradient that is zero in exact arithmetic may be, relative to its layer's weight gradient, in float64."""
-
 INHERITED = 1e-11
-"""Cap, in a pair of models, on the share of the twin's distance that a tensor may inherit from earlier tensors, where its own twin is
-nearer."""
+"""Cap, in the first step, on the rounding error that a tensor inherits from earlier tensors of its phase where its own twin is nearer."""
+
+ZERO_GRADIENT = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
+"""How large a gradient that is zero in exact arithmetic may be, relative to its layer's largest gradient, by dtype."""
+
+ADAM_SLOPE = 2.0
+"""Factor on `adam_amplification`, since the slope is taken at one of the two gradients and not between them."""
+
+
+def calm_tolerance(dtype: str, step: int) -> float:
+    """The tolerance of a tensor of `step` that is neither magnified nor chaotic: rounding accumulates with the steps."""
+    one = ONE_STEP[dtype]
+    return one if step == 1 else max(MANY_STEPS, one * step)
+
+
+def tensor_tolerance(calm: float, magnification: float, amplified: float, inherited: float) -> float:
+    """The tolerance of one tensor where chaos plays no part.
+
+    Where terms cancel, what is left keeps their absolute rounding: `calm` counts `magnification` times. `amplified` is what Adam's first
+    step makes of the gradients' rounding, `inherited` what an optimizer's slots keep of magnified gradients.
+    """
+    return calm * magnification + amplified + inherited
+
+
+def noise_of_tensor(own: float, phase: float, before: float, step: int) -> float:
+    """What rounding may have made of a tensor, by the farthest twin: as much as of its `own`, or of what came before it.
+
+    A twin is one draw, and may have been lucky with one tensor. Within the first step that counts up to `INHERITED` of the largest noise
+    in the `phase` so far; later, as much as the step `before` made of any tensor of the phase.
+    """
+    return max(own, min(phase, INHERITED) if step == 1 else before)
+
+
+def farther_than_twin(error: float | None, twin: float | None) -> float:
+    """How many times farther than the twin's the sides' weights were from each other before a step: at least 1, at most `TWIN`.
+
+    What a step computes differs as its weights do, so its tensors are allowed as many times more.
+    """
+    if error is None or not twin:
+        return 1.0
+    return min(TWIN, max(1.0, error / twin))
+
+
+def chaotic_tolerance(calm: float, noise: float) -> float:
+    """The tolerance of one tensor: `calm`, or `TWIN` times what rounding does, where that is more."""
+    return max(calm, TWIN * noise)
+
+
+def weights_tolerance(dtype: str, step: int, twin: float | None, amplified: float, moved: float) -> float:
+    """The tolerance of all trained weights together after `step`: `TWIN` times the distance of the farthest twin.
+
+    Without a twin it is that of any tensor. `amplified` is what Adam's first step may have made of the gradients' rounding: it stays. In
+    float32 a twin may be lucky: the first ReLU that rounding flips moves the weights as far as many steps of rounding do, of the way
+    that they have `moved` from the start, relative to themselves.
+    """
+    if twin is None:
+        return calm_tolerance(dtype, step)
+    floor = 0.0 if dtype == "float64" else ONE_STEP[dtype] * step * min(moved, 1.0)
+    return max(TWIN * twin + amplified, floor)
+
+
+def adam_amplification(settings: Optimizer, rate: float, reference: np.ndarray, candidate: np.ndarray) -> float:
+    """What Adam's first step may make of the rounding of a gradient, as the norm of the change of its parameter.
+
+    The step is rate * g / (|g| + eps), of slope rate * eps / (|g| + eps)^2: a gradient within 1e-8 of zero has its rounding multiplied
+    by up to rate / eps = 1e5 (docs/differences.md).
+    """
+    slope = rate * settings.eps / (np.abs(reference) + settings.eps) ** 2
+    return ADAM_SLOPE * float(np.linalg.norm(slope * (candidate - reference)))
+
+
+def kink_tolerance(tolerance: float, share: float, moved: float) -> float:
+    """The tolerance of a weight after rounding has decided at a kink: a part `share` of the gradients goes another way.
+
+    It counts for as much of the weight as it has `moved` from its start, relative to itself.
+    """
+    return tolerance + TWIN * share * moved
+
 
 # float32: the noise model
 
@@ -48,5 +121,11 @@ SUMS = 3.0
 HALF_ULP = 2.0**-24
 """The relative error of writing a number down in float32."""
 
-ZERO_GRADIENT_BOUND_FLOAT32 = ZERO_GRADIENT_BOUND * 2.0**29
-"""`ZERO_GRADIENT_BOUND` in units of float32."""
+
+def float32_tolerance(noise: float, crossed: float = 0.0) -> float:
+    """The tolerance of a float32 tensor against the float64 one.
+
+    `noise` is what moving every weight and input by one ULP does to the tensor on the same side. `crossed` is the part of the gradient
+    that elements carry which only one of the two lets through.
+    """
+    return FACTOR * max(noise + crossed, HALF_ULP)

@@ -1,74 +1,65 @@
-"""From recorded steps to verdicts: every tensor of every step belongs to one stage, and a stage is equal or different."""
+"""What a comparison says: every tensor of every step belongs to one stage, and a stage is equal, chaotic but equal, or different."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from parity.compare.lockstep import Step, in_order, layer_of
-from parity.compare.pool_ties import find_pool_ties
-from parity.compare.relative_error import (
-    Difference,
-    NothingCompared,
-    compare,
-    norm,
-    norm_of_difference,
-    relative_l2,
-    split_zero_gradients,
-)
-from parity.compare.tolerances import ZERO_GRADIENT_BOUND
-from parity.network.network import Network
+from parity.compare.relative_error import Difference, NothingCompared
 
 STAGES = {
-    "forward": ("start", "input", "eval", "forward", "loss"),
+    "eval": ("start", "input", "eval"),
+    "forward": ("start", "input", "forward", "loss"),
     "backward": ("backward", "gradient"),
     "update": ("update",),
     "trajectory": (),
     "onnx": ("onnx",),
 }
-"""Stage -> the phases of step 1 that it holds. Every later step belongs to the trajectory; `onnx` is inference after training."""
+"""Stage -> the phases of step 1 that it holds. `eval` is inference before training, `onnx` inference after it.
 
-TRAINING = ("forward", "backward", "update", "trajectory")
-"""The stages of training, without `onnx`."""
+Every later step belongs to the trajectory.
+"""
+
+TRAINING = ("eval", "forward", "backward", "update", "trajectory")
+"""The stages without `onnx`."""
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
-"""The verdicts. Chaotic: the sides part as fast as one side parts from its own one-ULP twin, not faster."""
+"""The verdicts. Chaotic: the sides diverge as fast as one side diverges from its own one-ULP twin, not faster."""
 
 
-def stage_of(step: int, phase: str) -> str:
-    """The stage of a tensor recorded in `phase` of `step`."""
-    return "trajectory" if step > 1 else next(stage for stage, phases in STAGES.items() if phase in phases)
+def stage_of(step: int, phase: str, asked: Collection[str]) -> str | None:
+    """The stage of a tensor recorded in `phase` of `step`, of those that were `asked` for; None where nobody asked."""
+    if step > 1:
+        return "trajectory" if "trajectory" in asked else None
+    return next((stage for stage, phases in STAGES.items() if phase in phases and stage in asked), None)
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two sides part first: in which step and phase, at which layer, in which tensor, by how much, and why if that is known."""
+    """The first divergence: step, phase, the layer on the reference and on the candidate ("" for the model itself), tensor, error,
+    tolerance, and the cause if it is known."""
 
     step: int
     phase: str
     layer: str
+    candidate_layer: str
     tensor: str
     error: float
     bound: float
     cause: str | None = None
 
-    @staticmethod
-    def of(step: int, difference: Difference, cause: str | None = None) -> Divergence:
-        """The divergence at one tensor of one step."""
-        phase, _, tensor = difference.name.partition("/")
-        if phase == "update" and tensor.endswith((".mean", ".variance")):
-            phase = "statistics"
-        return Divergence(step, phase, layer_of(tensor), tensor, difference.error, difference.bound, cause)
-
     def sentence(self) -> str:
         """For people."""
-        where = f"step {self.step}, {self.phase}, layer {self.layer}, tensor {self.tensor}"
+        other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
+        layer = f", layer {self.layer}{other}" if self.layer else ""
         likely = f"; likely cause: {self.cause}" if self.cause else ""
+        where = f"step {self.step}, {self.phase}{layer}, tensor {self.tensor}"
         return f"{where}: error {self.error:.2e}, bound {self.bound:.2e}{likely}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return vars(self) | {"sentence": self.sentence()}
 
 
 @dataclass
@@ -89,7 +80,7 @@ class Stage:
             self.worst = difference
 
     def excuse(self) -> None:
-        """Takes what was different for chaos."""
+        """Count what was different as chaotic."""
         self.different, self.chaotic = 0, True
 
     def summary(self) -> dict[str, Any]:
@@ -132,84 +123,30 @@ def layer_rows(layers: Worst) -> list[dict[str, Any]]:
 
 @dataclass
 class Verdicts:
-    """The stages of one comparison, the first divergence, and the largest error of every layer and phase at step 1.
-
-    `explained` are sentences on what was left out of a tensor.
-    """
+    """The stages of one comparison, the first divergence, and the worst tensor of step 1 by layer and phase."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Divergence | None = None
     layers: Worst = field(default_factory=dict)
-    explained: list[str] = field(default_factory=list)
 
     def add(
         self,
+        stage: str,
         step: int,
         difference: Difference,
-        cause: Callable[[Difference], str | None] | None = None,
+        layers: tuple[str, str],
+        cause: Callable[[], str | None] = lambda: None,
         chaotic: bool = False,
     ) -> None:
-        """Counts one tensor; the first that is not equal gets a `cause`. `chaotic`: only the twin's distance excuses it."""
-        phase, _, tensor = difference.name.partition("/")
-        name = stage_of(step, phase)
-        stage = self.stages.setdefault(name, Stage(name))
-        stage.add(difference)
-        stage.chaotic |= chaotic
-        if difference.chosen:
-            which = "a number is" if difference.chosen == 1 else f"{difference.chosen} numbers are"
-            self.explained.append(
-                f"in step {step} rounding decided at {tensor} whether {which} the largest in front of a pool"
-            )
+        """Count one tensor, of `layers`, in `stage`; the first that is not equal gets a `cause`. `chaotic`: only a twin's distance excuses
+        it."""
+        counted = self.stages.setdefault(stage, Stage(stage))
+        counted.add(difference)
+        counted.chaotic |= chaotic
         if self.first is None and not difference.equal:
-            self.first = Divergence.of(step, difference, cause(difference) if cause else None)
+            phase, _, tensor = difference.name.partition("/")
+            if phase == "update" and tensor.endswith((".mean", ".variance")):
+                phase = "statistics"
+            self.first = Divergence(step, phase, *layers, tensor, difference.error, difference.bound, cause())
         if step == 1:
-            keep_worst(self.layers, layer_of(tensor), difference)
-
-
-def differences(
-    network: Network, names: Sequence[str], step: Step, bound: Callable[[str], float]
-) -> Iterator[Difference]:
-    """Every tensor of one step on two sides, in the order of computation; a tensor that one side lacks differs by infinity.
-
-    Where rounding chose another largest element of a pool's window on either side, the gradient in front of the pool is compared without
-    these elements; all tensors behind it, in the order of computation, are compared whole.
-    """
-    (first, sizes), (second, other_sizes) = (split_zero_gradients(network, step.records[name]) for name in names)
-    common = [name for name in first if name in second and first[name].shape == second[name].shape]
-    found = {d.name: d for d in compare({n: first[n] for n in common}, {n: second[n] for n in common}, bound)}
-    for name, size in (sizes | other_sizes).items():
-        found[name] = Difference(name, max(size, sizes.get(name, size)), ZERO_GRADIENT_BOUND)
-    for name in in_order(network, list({**first, **second, **found})):
-        difference = found.get(name) or Difference(name, float("inf"), bound(name))
-        yield difference if difference.equal else _without_chosen(network, difference, first, second)
-
-
-def _without_chosen(
-    network: Network, difference: Difference, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
-) -> Difference:
-    """`difference` without the elements that a pool takes for its largest on one side only, if it is of a gradient in front of a pool.
-
-    As it is where the rest is zero on both sides: then nothing would be left to compare.
-    """
-    phase, _, layer = difference.name.partition("/")
-    if phase != "backward" or layer not in network.layers or not math.isfinite(difference.error):
-        return difference
-    chosen = find_pool_ties(network, layer, first, second)
-    if chosen is None or chosen.shape != first[difference.name].shape:
-        return difference
-    a, b = (np.where(chosen, 0.0, record[difference.name]) for record in (first, second))
-    if not a.any() and not b.any():
-        return difference
-    return replace(difference, error=relative_l2(a, b), chosen=int(chosen.sum()))
-
-
-def weight_distance(
-    trainable: list[str], reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
-) -> float:
-    """Relative L2 distance of all trainable parameters after an update, taken as one vector; infinity where `other` lacks one."""
-    pairs = [(reference[f"update/{name}"], other.get(f"update/{name}")) for name in trainable]
-    if any(b is None or a.shape != b.shape for a, b in pairs):
-        return math.inf
-    return math.hypot(*(norm_of_difference(a, b) for a, b in pairs if b is not None)) / math.hypot(
-        *(norm(a) for a, _ in pairs)
-    )
+            keep_worst(self.layers, layers[0] or "(model)", difference)

@@ -21,8 +21,8 @@ from onnx import ModelProto
 from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant
-from parity.compare.lockstep import run_step, start_run
 from parity.compare.noise_model import inference_noise
+from parity.compare.program import Program
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
 from parity.compare.tolerances import ONE_STEP
@@ -46,9 +46,10 @@ TRAINED_STEPS = 10
 
 def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
     """The state after `steps` updates of the feed."""
-    start_run(worker, run_inputs)
+    program = Program(worker, run_inputs)
+    program.start()
     for step_input in itertools.islice(run_inputs.steps(), steps):
-        run_step(worker, run_inputs, step_input, ())
+        program.step(step_input, ())
     return {name: array for name, array in worker.state().items() if name in run_inputs.network.parameters}
 
 
@@ -137,7 +138,7 @@ def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
 
 
 def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
-    start_run(worker, run_inputs)
+    Program(worker, run_inputs).start()
     return _predictions(worker, pictures)
 
 

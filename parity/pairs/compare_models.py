@@ -5,24 +5,26 @@ from __future__ import annotations
 import ast
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from parity.backend.child_process import Record
+from parity.compare import engine
 from parity.compare.check import usual_twins
-from parity.compare.verdicts import DIFFERENT
+from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
-from parity.pairs import mapping, state_dict_files
-from parity.pairs.check import run_pair
+from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse
-from parity.pairs.float32 import run_float32
 from parity.pairs.inputs import take_inputs
 from parity.pairs.map_files import read_map
+from parity.pairs.model_source import EXACT, ModelSource
 from parity.pairs.model_worker import ModelWorker
-from parity.pairs.outcome import PAIR_STAGES, PairOutcome
-from parity.pairs.session import RATE, Pair
+from parity.pairs.outcome import PairOutcome
+from parity.pairs.session import RATE, Pair, Session
 from parity.recipe.optimizer import Optimizer
 
 
@@ -38,7 +40,7 @@ def compare_models(
     twins: int | None = None,
     seed: int = 0,
     dtype: str = "float64",
-    stages: Sequence[str] = tuple(PAIR_STAGES),
+    stages: Sequence[str] = tuple(TRAINING),
     map_file: str | Path | None = None,
     save_map: str | Path | None = None,
     kinds_file: str | Path | None = None,
@@ -106,10 +108,8 @@ def compare_models(
     """
     for text in (torch, paddle):
         parse(text)
-    if unknown := [stage for stage in stages if stage not in PAIR_STAGES]:
-        raise InputError(
-            f"unknown stage {unknown[0]!r}{suggest(unknown[0], PAIR_STAGES)}; known: {', '.join(PAIR_STAGES)}"
-        )
+    if unknown := [stage for stage in stages if stage not in TRAINING]:
+        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
     if kinds_file:
         layer_kinds.load(Path(kinds_file))
     pair = Pair(
@@ -120,7 +120,7 @@ def compare_models(
         optimizer or Optimizer("momentum", RATE),
         steps,
         seed,
-        tuple(stage for stage in PAIR_STAGES if stage in stages),
+        tuple(stage for stage in TRAINING if stage in stages),
         read_map(Path(map_file)) if map_file else None,
         str(folder) if folder else None,
         isolate,
@@ -131,9 +131,10 @@ def compare_models(
             "a pair is trained without parameter groups and label smoothing: leave them out of the optimizer"
         )
     usual = usual_twins(steps if "trajectory" in stages else 1)
-    beside = 2 if dtype == "float32" else usual if twins is None else twins
-    pythons = {"torch": torch_python, "paddle": paddle_python}
-    pythons |= dict.fromkeys(["twin", *(f"twin {number}" for number in range(2, beside + 1))][:beside], torch_python)
+    beside = [f"twin {number}" for number in range(1, 1 + (usual if twins is None else twins))]
+    if dtype == "float32":
+        beside = [EXACT, "twin 1"]
+    pythons = {"torch": torch_python, "paddle": paddle_python} | dict.fromkeys(beside, torch_python)
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(
@@ -142,9 +143,41 @@ def compare_models(
             for name, python in pythons.items()
         }
         given: Mapping[str, Any] = state_dict_files.read(Path(weights), workers["torch"]) if weights else {}
-        outcome = (run_float32 if dtype == "float32" else run_pair)(pair, workers, say, given)
+        outcome = run_pair(pair, workers, dtype, say, given)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
+    return outcome
+
+
+def run_pair(
+    pair: Pair,
+    workers: Mapping[str, ModelWorker],
+    dtype: str = "float64",
+    say: Callable[[str], None] = engine.Silent,
+    start: Mapping[str, Record] | None = None,
+) -> PairOutcome:
+    """Compare the models of `pair` in `dtype`.
+
+    `workers` are named torch and paddle; in float32 one is named `EXACT`; all others hold twins of PyTorch's model. `start` may hold the
+    arrays of one side's model, by its name and by their own, to start from.
+    """
+    dtypes = dict.fromkeys(workers, dtype) | {EXACT: "float64"}
+    with ThreadPoolExecutor(len(workers)) as pool:
+        session = Session(pair, workers, dtypes, pool, start or {})
+        source = ModelSource(session)
+        outcome = PairOutcome(
+            source.sides,
+            dtype,
+            pair.stages,
+            differences=session.differences,
+            factories={"torch": pair.torch, "paddle": pair.paddle},
+            lanes=session.versions,
+            pairing=session.pairing,
+            how=pair.how() | {"twins": len(source.twins)},
+        )
+        engine.run(source, outcome, pair.isolate, say)
+        if outcome.first:
+            outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
     return outcome
 
 

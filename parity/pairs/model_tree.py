@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from parity.backend.registry import NAMES
+from parity.compare.verdicts import Divergence
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.mapping import ModelDescription, Pairing
-from parity.pairs.outcome import Place
 
 AROUND = 3
 """Layers shown before and behind the place within one parent; the rest is counted."""
 
 
-def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Place) -> str:
+def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Divergence) -> str:
     """Two trees, one below the other; what lies far from the place is counted and not shown."""
     found = []
-    for side, path in zip(SIDES, (place.torch, place.paddle), strict=True):
+    for side, path in zip(SIDES, (place.layer, place.candidate_layer), strict=True):
         found += [NAMES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
     return "\n".join(found)
 

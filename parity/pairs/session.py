@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import numpy as np
 
 from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.relative_error import norm, norm_of_difference
+from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
@@ -23,7 +22,6 @@ from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import ModelDescription
 from parity.pairs.model_worker import ModelRun, ModelWorker
-from parity.pairs.outcome import PAIR_STAGES, PairOutcome
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -31,7 +29,7 @@ JITTER = 0.1
 """Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""
 
 RATE = 0.00001
-"""Learning rate: so small that ten steps hardly amplify rounding (at 0.0001 they part resnet50 sevenfold a step)."""
+"""Learning rate: so small that ten steps hardly amplify rounding (at 0.0001 the error of resnet50 grows sevenfold a step)."""
 
 _Answer = TypeVar("_Answer")
 
@@ -47,7 +45,7 @@ class Pair(ShortRepr):
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
     steps: int = 10
     seed: int = 0
-    stages: tuple[str, ...] = tuple(PAIR_STAGES)
+    stages: tuple[str, ...] = TRAINING
     given: Mapping[str, Any] | None = None
     folder: str | None = None
     isolate: bool = False
@@ -77,7 +75,7 @@ class Pair(ShortRepr):
 
 
 class Session:
-    """Workers by name: torch, paddle, and `twins`, which are more of torch's framework. `dtypes` says what each computes in.
+    """Workers by name: torch, paddle, and others of torch's framework. `dtypes` says what each computes in.
 
     `start` may hold the arrays of one side's model, by its name and by their own, to start from.
     """
@@ -93,7 +91,6 @@ class Session:
         if pair.loss not in LOSSES:
             raise InputError(f"unknown loss {pair.loss!r}; known: {', '.join(LOSSES)}")
         self.pair, self.workers, self.dtypes, self.pool, self.start = pair, workers, dtypes, pool, start
-        self.twins = [name for name in workers if name not in SIDES]
         narrow = "float32" if "float32" in dtypes.values() else "float64"
         self.inputs = [x.astype(narrow) if x.dtype.kind == "f" else x for x in pair.inputs]
         self.keys: dict[str, dict[int, str]] = {side: {} for side in SIDES}
@@ -101,17 +98,8 @@ class Session:
         trained = self._plan()
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
         aligned = self.alignment(trained)
-        factories = {"torch": pair.torch, "paddle": pair.paddle}
-        self.outcome = PairOutcome(
-            factories,
-            self.versions,
-            self.pairing,
-            dtypes["paddle"],
-            pair.stages,
-            pair.how() | {"twins": len(self.twins)},
-        )
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
-        self.outcome.differences, self.outcome.explained = found
+        self.differences, self.explained = found
         self.evidence = causes.PairEvidence(self.pairing, self.state)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
@@ -189,10 +177,15 @@ class Session:
     def chunks(self) -> list[list[str]]:
         """The canonical names of one pair of layers after the other: what is held of all sides at a time."""
         named: dict[str, list[str]] = {}
-        owner = {below(a.path, name): a.path for a, b in self.pairing.pairs for name in {**a.arrays, **b.arrays}}
         for name in self.pairing.arrays:
-            named.setdefault(owner[name], []).append(name)
+            named.setdefault(self.owners[name][0], []).append(name)
         return list(named.values())
+
+    @functools.cached_property
+    def owners(self) -> dict[str, tuple[str, str]]:
+        """Canonical name of an array -> the layers on both sides that hold it."""
+        pairs = self.pairing.pairs
+        return {below(a.path, name): (a.path, b.path) for a, b in pairs for name in {**a.arrays, **b.arrays}}
 
     def fetch(
         self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelWorker, list[str]], Record]
@@ -212,8 +205,8 @@ class Session:
         shared = {name: arrays[first] for name, first in self.aliases[side].items() if first in arrays}
         return mapping.canonical(self.pairing, side, arrays | shared, names)
 
-    def put(self, moved: Mapping[str, int]) -> None:
-        """Puts all sides at the start; those named in `moved` with every number moved by one ULP, drawn from that seed."""
+    def put(self, moved: Mapping[str, int], names: Iterable[str]) -> None:
+        """Put the workers `names` at the start; those in `moved` with every number moved by one ULP, drawn from that seed."""
 
         def one(worker: str, chunk: list[str]) -> None:
             side = side_of(worker)
@@ -222,7 +215,7 @@ class Session:
             self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side]))
 
         for chunk in self.chunks():
-            self.everywhere(functools.partial(one, chunk=chunk))
+            self.everywhere(functools.partial(one, chunk=chunk), names)
 
     def given(self, name: str, moved: int | None = None) -> list[np.ndarray]:
         """The inputs of a worker, moved by one ULP where there is a seed."""
@@ -289,35 +282,6 @@ class Session:
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
 
 
-class WeightDistances:
-    """How far Paddle's weights, those of the twins, and the start are from the reference's, all weights as one vector, relative."""
-
-    def __init__(self) -> None:
-        self._size, self._error, self._moved = 0.0, 0.0, 0.0
-        self._twins: list[float] = []
-
-    def add(self, torch: np.ndarray, paddle: np.ndarray, twins: Sequence[np.ndarray], start: np.ndarray) -> None:
-        """Takes one array of all."""
-        self._size = math.hypot(self._size, norm(torch))
-        self._error = math.hypot(self._error, norm_of_difference(torch, paddle))
-        self._moved = math.hypot(self._moved, norm_of_difference(torch, start))
-        before = self._twins or [0.0] * len(twins)
-        self._twins = [
-            math.hypot(far, norm_of_difference(torch, twin)) for far, twin in zip(before, twins, strict=True)
-        ]
-
-    def row(self) -> dict[str, Any]:
-        """Fields of a row of the trajectory; of the twins that of the farthest, None where there is none."""
-        size, twin = self._size or 1.0, max(self._twins, default=None)
-        return {"error": self._error / size, "twin": None if twin is None else twin / size, "moved": self._moved / size}
-
-    def line(self, step: int) -> str:
-        """The same for people."""
-        row = self.row()
-        twin = "" if row["twin"] is None else f", twin {row['twin']:.1e}"
-        return f"step {step}: weights apart by {row['error']:.1e}{twin}, moved by {row['moved']:.1e}"
-
-
 def side_of(name: str) -> str:
     """The side whose model a worker holds."""
     return name if name in SIDES else "torch"
@@ -329,13 +293,3 @@ def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:
         return array
     noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
     return array * np.exp(noise) if array.flat[0] > 0 else array + noise
-
-
-def zero_gradients(own: Mapping[str, Record], bound: float) -> dict[str, float]:
-    """The gradients of one layer that are zero in exact arithmetic: on both sides no more than rounding beside its largest.
-
-    Name -> the larger one's norm, relative to that largest.
-    """
-    norms = {n: (norm(a), norm(own["paddle"][n])) for n, a in own["torch"].items() if n in own["paddle"]}
-    size = max((here for here, _ in norms.values()), default=0.0)
-    return {n: max(pair) / size for n, pair in norms.items() if 0 < max(pair) <= bound * size}

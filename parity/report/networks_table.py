@@ -31,7 +31,8 @@ class Log:
         one = self.found[name]
         verdict = f"**{DIFFERENT}**" if one["verdict"] == DIFFERENT else one["verdict"]
         compared = sum(stage["compared"] for stage in one["stages"].values())
-        missing = [stage for stage in STAGES if stage not in one["stages"]]
+        # In older logs inference is counted in the stage "forward".
+        missing = [stage for stage in STAGES if stage not in one["stages"] and stage != "eval"]
         whole = "" if "@" in one["network"] else ", whole"
         return f"{verdict}, {compared:,} tensors{whole}{', without ' * bool(missing)}{' and '.join(missing)}"
 

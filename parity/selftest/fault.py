@@ -30,9 +30,10 @@ class Fault:
 
 def at_start(name: str, area: str, sentence: str, change: Change, layer: str, cause: str = "") -> Fault:
     """A fault that shows in the starting state."""
-    return Fault(name, area, sentence, change, "forward", "start", layer, cause)
+    return Fault(name, area, sentence, change, "eval", "start", layer, cause)
 
 
 def at_layer(name: str, area: str, sentence: str, change: Change, phase: str, layer: str, cause: str = "") -> Fault:
     """A fault that shows in the forward pass of the first step."""
-    return Fault(name, area, sentence, change, "forward", phase, layer, cause)
+    stage = "eval" if phase == "eval" else "forward"
+    return Fault(name, area, sentence, change, stage, phase, layer, cause)

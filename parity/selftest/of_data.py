@@ -18,7 +18,7 @@ def _unshuffled(check: c.Check, number: int) -> c.Iterator[c.Pixels]:
 
 
 def _input(name: str, area: str, sentence: str, change: c.Change, cause: str = "", later: bool = False) -> Fault:
-    return Fault(name, area, sentence, change, "trajectory" if later else "forward", "input", "images", cause)
+    return Fault(name, area, sentence, change, "trajectory" if later else "eval", "input", "images", cause)
 
 
 DATA = (
@@ -30,7 +30,7 @@ DATA = (
     _input("short_batch_dropped", "data", "the last, smaller batch is dropped",
         c.epochs(lambda check, e: (b for b in c.epoch(check, e) if len(b[1]) == 8)), "shapes", later=True),
     Fault("labels_shifted", "data", "labels count from one",
-        c.batches(lambda b: (b[0], (b[1] + 1) % 10)), "forward", "input", "labels"),
+        c.batches(lambda b: (b[0], (b[1] + 1) % 10)), "eval", "input", "labels"),
 )  # fmt: skip
 
 

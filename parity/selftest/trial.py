@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parity.backend.worker import Worker
-from parity.compare.check import Outcome, run_check
+from parity.compare.check import CheckOutcome, run_check
 from parity.compare.verdicts import stage_of
 from parity.data import Dataset
 from parity.onnx.comparison import compare_through_onnx
@@ -12,18 +12,18 @@ from parity.selftest.innocent_changes import Innocent
 from parity.selftest.subject import subject
 
 
-def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
+def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> CheckOutcome:
     """The outcome with `fault` on the second side of the `pair`."""
     check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
     return run_check(check, pair, fault.change(check), onnx=compare_through_onnx)
 
 
-def complaint(fault: Fault, outcome: Outcome) -> str:
+def complaint(fault: Fault, outcome: CheckOutcome) -> str:
     """What is wrong with how the suite found `fault`; empty if it stands at the right stage and layer with the right cause."""
     first = outcome.first
     if first is None:
         return f"{fault.name} was not caught"
-    stage = stage_of(first.step, "update" if first.phase == "statistics" else first.phase)
+    stage = stage_of(first.step, "update" if first.phase == "statistics" else first.phase, outcome.asked)
     if (stage, first.phase, first.layer) != (fault.stage, fault.phase, fault.layer):
         return f"{fault.name} should be found in {fault.stage}, {fault.phase}, at {fault.layer}; it was at {first.sentence()}"
     if fault.cause not in (first.cause or ""):
@@ -31,7 +31,7 @@ def complaint(fault: Fault, outcome: Outcome) -> str:
     return ""
 
 
-def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> Outcome:
+def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> CheckOutcome:
     """The outcome with `change`, on the second side of the `pair` where it is of one side."""
     check = change.check(subject(dataset, dtype=dtype))
     if change.reverse:

@@ -16,7 +16,7 @@ from helpers.numpy_network import loss, outputs
 from helpers.training_runs import position, same_end, script, stop, succeed
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.lockstep import run_step, start_run
+from parity.compare.program import Program
 from parity.compare.step_inputs import make_run_inputs
 from parity.data.batches import Batches, padded, preprocess
 from parity.errors import InputError
@@ -84,9 +84,9 @@ def _drawn(nodes: Any) -> Any:
 
 def test_frozen_weights_stay_and_have_no_slots(worker: Worker) -> None:
     given = make_run_inputs(NETWORK, changed(RECIPE, batch_size=8), data.load("shapes10").limit(64, 8), 0)
-    start_run(worker, given)
+    Program(worker, given).start()
     before = worker.state()
-    run_step(worker, given, next(given.steps()), ("update",))
+    Program(worker, given).step(next(given.steps()), ("update",))
     after = worker.state()
     frozen = [name for name, p in NETWORK.parameters.items() if name == "white.weight" or name.endswith(".gamma")]
     assert len(frozen) == 7
@@ -163,12 +163,12 @@ def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
     recipe = changed(RECIPE, batch_size=8, lookahead=Lookahead(every=2, keep=0.5, power=0))
     given = make_run_inputs(NETWORK, recipe, data.load("shapes10").limit(80, 8), 0)
     alone = replace(given, keep=lambda update, samples: None)
-    start_run(worker, alone)
+    Program(worker, alone).start()
     for _, step in zip(range(2), alone.steps()):  # noqa: B905 - the other has no end
-        fast = run_step(worker, alone, step, ("update",))
-    start_run(worker, given)
+        fast = Program(worker, alone).step(step, ("update",))
+    Program(worker, given).start()
     for _, step in zip(range(2), given.steps()):  # noqa: B905
-        drawn = run_step(worker, given, step, ("update",))
+        drawn = Program(worker, given).step(step, ("update",))
     for name in NETWORK.parameters:
         wanted = (given.state[name] + fast[f"update/{name}"]) / 2
         np.testing.assert_allclose(drawn[f"update/{name}"], wanted, rtol=1e-14, atol=1e-16)

@@ -11,7 +11,7 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.lockstep import run_step, start_run
+from parity.compare.program import Program
 from parity.compare.step_inputs import make_run_inputs
 from parity.errors import InputError
 from parity.network import articles
@@ -37,9 +37,9 @@ def test_muon_is_for_the_kernels_that_are_trained_and_momentum_for_the_rest() ->
 
 def test_kernels_keep_their_norm_but_for_the_step_and_steps_are_nearly_orthogonal(worker: Worker) -> None:
     given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
-    start_run(worker, given)
+    Program(worker, given).start()
     step = next(given.steps())
-    record = run_step(worker, given, step, ("update",))
+    record = Program(worker, given).step(step, ("update",))
     for name in KERNELS:
         before, after = (array.reshape(len(array), -1) for array in (given.state[name], record[f"update/{name}"]))
         kept = before * np.sqrt(len(before)) / np.linalg.norm(before)
@@ -51,11 +51,11 @@ def test_gradients_that_no_update_took_are_not_added_to_the_next(worker: Worker)
     given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
     found = []
     for asked in (False, True):
-        start_run(worker, given)
+        Program(worker, given).start()
         step = next(given.steps())
         if asked:
             worker.l2_gradients(step.images, {})
-        found.append(run_step(worker, given, step, ("gradient",)))
+        found.append(Program(worker, given).step(step, ("gradient",)))
     first, second = found
     assert set(KERNELS) <= {name.removeprefix("gradient/") for name in first}
     # Running statistics have moved, which training does not look at.

@@ -13,7 +13,7 @@ import pytest
 from parity import data, machine
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
-from parity.compare.lockstep import run_in_lockstep
+from parity.compare.program import Program, run_in_lockstep
 from parity.compare.relative_error import compare
 from parity.compare.step_inputs import make_run_inputs
 from parity.network.network import Network
@@ -60,7 +60,7 @@ def threaded() -> Iterator[Callable[[str, int], Worker]]:
 def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
     images = data.load("cifar10").limit(2 * BATCH, 1)
     given = make_run_inputs(NETWORK, changed(presets.get_recipe("article"), batch_size=BATCH), images, 0, dtype)
-    return [step.records["side"] for step in run_in_lockstep({"side": (worker, given)}, count)]
+    return [step.records["side"] for step in run_in_lockstep({"side": Program(worker, given)}, count)]
 
 
 @pytest.mark.parametrize("threads", [2, 3])

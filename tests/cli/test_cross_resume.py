@@ -15,7 +15,7 @@ from helpers.training_runs import Ended, command_in, metrics, position, script, 
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
-from parity.compare.lockstep import run_step, start_run
+from parity.compare.program import Program
 from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.compare.tolerances import ONE_STEP, TWIN
@@ -53,10 +53,10 @@ def trained(workers: list[Worker], given: RunInputs) -> State:
     for step, batch in zip(range(STEPS), given.steps(), strict=False):
         worker = workers[step // share]
         if step % share == 0:
-            start_run(worker, given)
+            Program(worker, given).start()
             if step:
                 worker.load(state, step)
-        run_step(worker, given, batch, ())
+        Program(worker, given).step(batch, ())
         if step % share == share - 1:
             state = worker.state()
     return state

@@ -10,7 +10,7 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare.lockstep import run_step, start_run
+from parity.compare.program import Program
 from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.compare.tolerances import TWIN
@@ -117,9 +117,9 @@ def given_to(recipe: str, digits: Dataset) -> RunInputs:
 
 
 def trained(worker: Worker, given: RunInputs) -> State:
-    start_run(worker, given)
+    Program(worker, given).start()
     for _, batch in zip(range(STEPS), given.steps(), strict=False):
-        run_step(worker, given, batch, ())
+        Program(worker, given).step(batch, ())
     return worker.state()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from parity import data
 from parity.backend.worker import Worker
-from parity.compare import check as checking
+from parity.compare import training_source
 from parity.compare.cancellation import LARGEST, Inherited, magnifications
 from parity.compare.check import Check, run_check
 from parity.network.network import Network
@@ -95,16 +95,15 @@ def test_what_is_not_finite_is_excused_by_nothing(value: float) -> None:
 
 
 def test_slots_keep_what_magnified_gradients_rounded_and_forget_it_as_they_forget() -> None:
-    first, second = {"gradient/fc1.weight": np.ones(4)}, {"gradient/fc1.weight": np.ones(4) + 1e-6}
-    name, slot = "update/optimizer.velocity.fc1.weight", {"update/optimizer.velocity.fc1.weight": np.full(4, 10.0)}
+    name = "update/optimizer.velocity.fc1.weight"
     kept = Inherited(Optimizer("momentum", 0.1, momentum=0.5))
-    kept.step({}, first, second, 1.0)
-    assert kept.share(name, slot) == 0  # no gradient had vanished: nothing is excused
-    kept.step({"gradient/fc1.weight": 1e6}, first, second, 1.0)
-    assert kept.share(name, slot) == pytest.approx(1e-7, rel=1e-6)
-    kept.step({}, first, second, 10.0)
-    assert kept.share(name, slot) == pytest.approx(5e-7, rel=1e-6)
-    assert kept.share("update/fc1.weight", slot) == kept.share("update/optimizer.velocity.fc2.weight", slot) == 0
+    kept.add("fc1.weight", None, None)
+    assert kept.held(name) == 0  # no gradient had vanished: nothing is excused
+    kept.add("fc1.weight", np.ones(4), np.ones(4) + 1e-6)
+    assert kept.held(name) == pytest.approx(2e-6, rel=1e-6)
+    kept.add("fc1.weight", None, None, factor=10.0)
+    assert kept.held(name) == pytest.approx(1e-5, rel=1e-6)
+    assert kept.held("update/fc1.weight") == kept.held("update/optimizer.velocity.fc2.weight") == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,7 @@ def test_vanished_gradients_are_no_difference(fitted: Check, workers: dict[str, 
 def test_without_the_rule_they_would_be_one(
     fitted: Check, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checking, "magnifications", lambda *_: {})
+    monkeypatch.setattr(training_source, "magnifications", lambda *_: {})
     outcome = run_check(fitted, workers)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.phase in ("loss", "backward")

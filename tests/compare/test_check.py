@@ -8,14 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.judged_records import judge_records
 from parity import data
 from parity.backend.child_process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
-from parity.compare.lockstep import PHASES, Step, in_order, run_in_lockstep
+from parity.compare.judge import Judge
+from parity.compare.outcome import Outcome
+from parity.compare.program import PHASES, Program, Step, in_order, run_in_lockstep
 from parity.compare.relative_error import Difference, NothingCompared, relative_l2
 from parity.compare.step_inputs import dithered, make_run_inputs, make_twin
-from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, TRAINING, differences
+from parity.compare.training_source import TrainingSource
+from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, TRAINING
 from parity.network import articles
 from parity.network.network import Network
 from parity.network.nodes import MaxPool
@@ -45,7 +49,7 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
 ) -> None:
     outcome = run_check(subject(dataset), three)
     assert outcome.verdict == EQUAL
-    stages = outcome.stages()
+    stages = outcome.summaries()
     assert list(stages) == list(TRAINING)
     for stage in stages.values():
         assert stage["compared"] > 1 and 0 < stage["max_error"] <= stage["bound"]
@@ -56,7 +60,7 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
 def test_every_layer_has_its_errors_and_bounds_in_the_order_of_the_network(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
-    rows = run_check(replace(subject(dataset), stages=("forward", "backward")), workers).layers()
+    rows = run_check(replace(subject(dataset), stages=("eval", "forward", "backward")), workers).layers()
     assert [row["layer"] for row in rows] == list(network().shapes)
     for row in rows:
         assert set(row["errors"]) == set(row["bounds"]) >= {"eval", "forward", "backward"}
@@ -94,7 +98,7 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
     ):
         outcome = run_check(check, three, onnx=compare_through_onnx)
         assert outcome.verdict in (EQUAL, CHAOTIC), outcome.first
-        assert outcome.stages()["backward"]["bound"] > 1e-7
+        assert outcome.summaries()["backward"]["bound"] > 1e-7
 
 
 @pytest.mark.parametrize("planted", ["bn2:gamma:1e-3", "conv3:output:1e-4"])
@@ -127,20 +131,16 @@ def test_isolation_of_a_missing_layer_is_a_difference(workers: dict[str, Worker]
 # -------------------------------------------------------------------------------------------- what never passes
 
 
-def step_of(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> Step:
-    return Step(1, {}, {"one": first, "other": second})
-
-
 def test_comparing_nothing_is_an_error() -> None:
     with pytest.raises(NothingCompared):
-        list(differences(network(), ("one", "other"), step_of({}, {}), lambda name: 1.0))
+        judge_records(network(), {"one": {}, "other": {}})[0].summaries()
 
 
 def test_a_stage_without_a_tensor_is_an_error(workers: dict[str, Worker], dataset: data.Dataset) -> None:
     outcome = run_check(replace(subject(dataset), stages=("forward",)), workers)
-    outcome.check = replace(outcome.check, stages=("forward", "update"))
+    outcome.asked = ("forward", "update")
     with pytest.raises(NothingCompared, match="update"):
-        outcome.stages()
+        outcome.summaries()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -163,17 +163,13 @@ def test_a_run_that_becomes_nan_on_both_sides_is_different(workers: dict[str, Wo
 def test_a_tensor_that_one_side_lacks_is_a_difference_of_infinity(side: str) -> None:
     records = {name: {"forward/conv1": np.ones(3), "forward/bn1": np.ones(3)} for name in ("one", "other")}
     del records[side]["forward/bn1"]
-    found = {d.name: d.error for d in differences(network(), ("one", "other"), Step(1, {}, records), lambda name: 1.0)}
-    assert found == {"forward/conv1": 0.0, "forward/bn1": np.inf}
+    assert judge_records(network(), records)[1] == {"forward/bn1": np.inf}
 
 
 def test_tensors_of_other_shapes_differ_by_infinity() -> None:
-    step = step_of(
-        {"forward/conv1": np.ones(3), "forward/bn1": np.ones(2)},
-        {"forward/conv1": np.ones(3), "forward/bn1": np.ones(3)},
-    )
-    found = {d.name: d.error for d in differences(network(), ("one", "other"), step, lambda name: 1.0)}
-    assert found["forward/bn1"] == np.inf
+    records = {"one": np.ones(2), "other": np.ones(3)}
+    records = {name: {"forward/conv1": np.ones(3), "forward/bn1": array} for name, array in records.items()}
+    assert judge_records(network(), records)[1] == {"forward/bn1": np.inf}
 
 
 def test_an_unknown_layer_in_a_call_is_an_error_of_the_worker(workers: dict[str, Worker], framework: str) -> None:
@@ -202,7 +198,7 @@ def test_tensors_come_in_the_order_in_which_a_step_computes_them() -> None:
 def test_the_phases_asked_for_are_recorded_and_no_others(workers: dict[str, Worker], dataset: data.Dataset) -> None:
     made = subject(dataset).run_inputs()
     for phases in (PHASES, ("eval",), ("update",), ("input", "gradient")):
-        record = next(run_in_lockstep({"torch": (workers["torch"], made)}, 1, phases)).records["torch"]
+        record = next(run_in_lockstep({"torch": Program(workers["torch"], made)}, 1, phases)).records["torch"]
         assert {name.partition("/")[0] for name in record} == set(phases)
 
 
@@ -271,12 +267,15 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
     counts = {}
     for name, given in (("as they are", undithered), ("dithered", check.run_inputs())):
         counts[name] = 0
-        for step in run_in_lockstep({side: (worker, given) for side, worker in workers.items()}, 3):
-            counts[name] += ties(check.network, step)
-            for d in differences(check.network, ("torch", "paddle"), step, lambda tensor: 1e-10):
-                if d.name.startswith(("gradient/", "update/")) and not d.name.endswith("bias"):
-                    assert d.equal, d
-                assert d.equal or name == "as they are", d
+        source = TrainingSource(workers, dict.fromkeys(workers, given), 3, PHASES)
+        judge = Judge(source, Outcome(source.sides, "float64", TRAINING))
+        for number in (1, 2, 3):
+            step = source.step(number, None)
+            counts[name] += ties(check.network, step.step)
+            judge.step(step)
+            for d, _ in judge.diverged:
+                assert name == "as they are", d
+                assert not d.name.startswith(("gradient/", "update/")) or d.name.endswith("bias"), d
     assert counts["as they are"] > 0
     assert counts["dithered"] == 0
 

@@ -43,7 +43,7 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
     assert result["first_divergence"] is None
     assert (result["network"], result["dtype"], result["steps"]) == ("vgg_mini@0.0625", "float64", 3)
     assert result["lanes"]["torch"]["torch"] and result["lanes"]["paddle"]["paddle"]
-    assert list(result["stages"]) == ["forward", "backward", "update", "trajectory", "onnx"]
+    assert list(result["stages"]) == ["eval", "forward", "backward", "update", "trajectory", "onnx"]
     for stage in result["stages"].values():
         assert stage["verdict"] == "equal"
         assert stage["compared"] > 0

@@ -10,12 +10,13 @@ import pytest
 from parity import data
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
-from parity.compare import lockstep
-from parity.compare.noise_model import float32_step
+from parity.compare import program
+from parity.compare.noise_model import float32_differences
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.relative_error import compare, split_zero_gradients
+from parity.compare.relative_error import compare
 from parity.compare.step_inputs import make_run_inputs
-from parity.compare.tolerances import ZERO_GRADIENT_BOUND
+from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.training_source import TrainingSource, known_zero_gradients
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.network import articles
@@ -94,7 +95,8 @@ def test_inference_of_fresh_networks_agrees_in_float64(float64_step) -> None:
 def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
     name, recipe, steps = float64_step
     network = articles.get_network(name)
-    records = {side: split_zero_gradients(network, step[1])[0] for side, step in steps.items()}
+    zero = {f"gradient/{parameter}" for parameter in network.zero_gradients}
+    records = {side: {n: a for n, a in step[1].items() if n not in zero} for side, step in steps.items()}
     chosen = {side: {n: a for n, a in r.items() if n.split("/")[0] == phase} for side, r in records.items()}
     if recipe == "adam" and phase == "update":
         assert_equal(
@@ -107,9 +109,9 @@ def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
 def test_gradients_that_batch_norm_cancels_are_zero_to_rounding_in_float64(float64_step, framework: str) -> None:
     name, _, steps = float64_step
     network = articles.get_network(name)
-    _, sizes = split_zero_gradients(network, steps[framework][1])
+    sizes = known_zero_gradients(network, steps[framework][1], steps[framework][1])
     assert set(sizes) == {f"gradient/{parameter}" for parameter in network.zero_gradients}
-    assert max(sizes.values()) <= ZERO_GRADIENT_BOUND
+    assert max(max(size) for size in sizes.values()) <= ZERO_GRADIENT["float64"]
 
 
 def test_an_update_records_every_parameter_statistic_and_slot(float64_step, framework: str) -> None:
@@ -129,7 +131,9 @@ def test_one_step_in_float32_errs_no_more_than_rounding_explains(
     exact, single = (
         make_run_inputs(articles.get_network(network), how, images, 1, dtype) for dtype in ("float64", "float32")
     )
-    side = {framework: workers[framework]}
-    found = [d for _, d in float32_step(side, {framework: single}, exact, lockstep.PHASES)]
-    assert {d.name.partition("/")[0] for d in found} == {"eval", *PHASES}
+    reference = next(name for name in workers if name != framework)
+    sides = {reference: workers[reference], framework: workers[framework]}
+    source = TrainingSource(sides, dict.fromkeys(sides, single), 1, program.PHASES, exact)
+    found = [difference for _, side, difference in float32_differences(source) if side]
+    assert {d.name.partition("/")[0] for d in found} == set(program.PHASES)
     assert not [d for d in found if not d.equal]

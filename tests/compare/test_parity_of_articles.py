@@ -10,7 +10,9 @@ import pytest
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
 from parity.compare.check import Check, run_check
-from parity.compare.noise_model import kinks
+from parity.compare.noise_model import Crossed
+from parity.compare.source import Rounded
+from parity.compare.training_source import behind
 from parity.data import Dataset
 from parity.network import articles
 from parity.network.network import Network
@@ -24,7 +26,7 @@ from parity.weights.canonical_state import initialise
 
 BATCH = 4
 PLAIN = Optimizer("momentum", rate=0.125)
-ONE_STEP = ("forward", "backward", "update")
+ONE_STEP = ("eval", "forward", "backward", "update")
 RECIPE = Recipe("plain", Optimizer("momentum", 0.05, momentum=0.9, weight_decay=5e-4), epochs=1, batch_size=BATCH)
 
 
@@ -49,7 +51,7 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
     outcome = run_check(check(network), workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
     trainable = sum(parameter.trainable for parameter in network.parameters.values())
-    stages = outcome.stages()
+    stages = outcome.summaries()
     assert stages["backward"]["compared"] >= trainable + len(network.layers) - 1
     assert stages["update"]["compared"] == len(network.parameters) + trainable
     assert {stage["bound"] for stage in stages.values()} <= {0.0, 1e-12}
@@ -214,9 +216,12 @@ def test_a_head_that_is_not_fitted_leaves_the_trunk_little_excuse_and_the_fitted
 
 def test_a_pixel_that_flips_in_one_branch_excuses_nothing_in_another() -> None:
     network = articles.get_network("googlenet_naive@0.125")
-    exact = {f"backward/{name}": np.ones((1, 4)) for name in network.layers}
-    own = exact | {"backward/inception_3a_3x3": np.array([[1.0, 1.0, 1.0, 0.0]])}
-    found = kinks(network, exact, own)
+    exact, flipped = np.ones((1, 4)), np.array([[1.0, 1.0, 1.0, 0.0]])
+    crossed, found = Crossed(), dict[str, float]()
+    for name in reversed(network.layers):
+        own = flipped if name == "inception_3a_3x3" else exact
+        tensor = Rounded(f"backward/{name}", (exact, own), exact, (name, name), behind=behind(network)[name])
+        found[name] = crossed.part(tensor, own)
     assert found["inception_3a_3x3"] == found["pool2"] == found["conv1_3x3"] == 0.5
     assert found["inception_3a_5x5"] == found["inception_3a"] == found["fc"] == 0
 

@@ -170,9 +170,9 @@ def test_both_frameworks_train_by_it_alike(
     images = pictures(20, shape[1], shape[0])
     data = Dataset("noise", tuple("0123456789"), images, np.arange(20) % 10, images[:1], np.zeros(1, np.int64))
     how = changed(presets.get_recipe(recipe), batch_size=8)
-    stages = ("forward", "backward", "update", "trajectory")
+    stages = ("eval", "forward", "backward", "update", "trajectory")
     outcome = run_check(
         Check(articles.get_network(name), how, data, 3, stages=stages), workers, onnx=compare_through_onnx
     )
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
-    assert outcome.stages()["trajectory"]["compared"] > 50
+    assert outcome.summaries()["trajectory"]["compared"] > 50

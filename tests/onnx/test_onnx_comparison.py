@@ -40,7 +40,7 @@ def check() -> Check:
 def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(check, workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first
-    stage = outcome.stages()["onnx"]
+    stage = outcome.summaries()["onnx"]
     # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
     # onnx.reference on both exports against both sides.
     operators, kinds = len(CHAIN), len(BATCHES) + 1

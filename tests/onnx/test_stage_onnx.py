@@ -40,7 +40,7 @@ def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_com
     finally:
         resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))
     assert outcome.first is not None and "export of paddle: its exporter failed, " in outcome.first.tensor
-    stage = outcome.stages()["onnx"]
+    stage = outcome.summaries()["onnx"]
     assert stage["verdict"] == "different" and stage["compared"] > 100
 
 

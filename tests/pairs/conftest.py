@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from helpers.pair_models import HERE, MODELS, ComparePair
-from parity.pairs.check import run_pair
-from parity.pairs.float32 import run_float32
+from parity.pairs.compare_models import run_pair
 from parity.pairs.inputs import drawn
+from parity.pairs.model_source import EXACT
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import Pair
@@ -31,13 +31,15 @@ def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
 
     def one(torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
         workers = more.pop("workers", pair_workers)
-        start, how = more.pop("start", None), run_float32 if more.pop("dtype", "float64") == "float32" else run_pair
+        start, dtype = more.pop("start", None), more.pop("dtype", "float64")
+        if dtype == "float32":
+            workers = {EXACT if name == "twin" else name: worker for name, worker in workers.items()}
         factories = [
             f"{MODELS[side]}:{text}" if ":" not in text else text
             for side, text in (("torch", torch), ("paddle", paddle))
         ]
         inputs = more.pop("inputs", None) or [drawn(shape, 0, i) for i, shape in enumerate(shapes)]
         pair = Pair(*factories, inputs, folder=str(HERE), **{"steps": 3, **more})
-        return how(pair, workers, start=start)
+        return run_pair(pair, workers, dtype, start=start)
 
     return one

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from helpers.pair_models import ComparePair
+from parity.compare.relu_kinks import by_rounding
 from parity.errors import InputError
 from parity.modules import description, layer_kinds
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
-from parity.pairs.relu_kinks import by_rounding
 from parity.recipe.optimizer import Optimizer
 
 KINDS = {
@@ -254,7 +254,7 @@ def test_a_planted_error_is_found_at_its_layer_and_named(compare_pair: ComparePa
     first = outcome.first
     assert outcome.verdict == "different"
     assert first is not None
-    assert (first.step, first.phase, first.torch, first.tensor, first.cause) == (1, phase, layer, tensor, cause)
+    assert (first.step, first.phase, first.layer, first.tensor, first.cause) == (1, phase, layer, tensor, cause)
     marked = [line for line in outcome.tree.splitlines() if "<-- here they part" in line]
     assert [line.split()[0] for line in marked] == [layer, layer]
 
@@ -262,7 +262,7 @@ def test_a_planted_error_is_found_at_its_layer_and_named(compare_pair: ComparePa
 def test_a_square_weight_that_is_not_transposed_is_named(compare_pair: ComparePair, tmp_path: Path) -> None:
     wrong = {"layers": [], "arrays": {"b.weight": {"torch": "b.weight", "paddle": "b.weight"}}}
     first = compare_pair("Chain", "Chain", "4,6", given=wrong).first
-    assert first and (first.torch, first.tensor) == ("b", "b:output")
+    assert first and (first.layer, first.tensor) == ("b", "b:output")
     assert first.cause == "the square weight is transposed in Paddle"
 
 
@@ -270,7 +270,7 @@ def test_isolation_tells_a_layers_own_error_from_an_inherited_one(compare_pair: 
     outcome = compare_pair("Net", "Net(eps=1e-3)", IMAGE, isolate=True)
     assert outcome.isolated
     (bn2,) = [row for row in outcome.isolated if row["verdict"] == "different"]
-    assert (bn2["torch"], bn2["forward"] > 1e-5, bn2["backward"] > 1e-5) == ("bn2", True, True)
+    assert (bn2["layer"], bn2["forward"] > 1e-5, bn2["backward"] > 1e-5) == ("bn2", True, True)
     assert len(outcome.isolated) == 8
 
 

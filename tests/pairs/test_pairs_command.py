@@ -172,7 +172,7 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
     ended = run(own_models(tmp_path), *models, "--input-shape", "4,3,12,12", "--json", "--report", "out")
     assert ended.returncode == 1
     result = json.loads(ended.stdout.splitlines()[-1])
-    assert result["first_divergence"]["torch"] == "bn2"
+    assert result["first_divergence"]["layer"] == "bn2"
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == result
     assert "failed: the models are different at step 1, eval, layer bn2" in ended.stderr
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in ended.stderr

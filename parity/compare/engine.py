@@ -1,0 +1,112 @@
+"""The comparison engine: a source of tensors in, verdicts and the first divergence out.
+
+Every comparison goes through `run`: training of our networks (`parity.compare.check`), and two models of somebody else
+(`parity.pairs.compare_models`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from parity.compare.isolation import isolate
+from parity.compare.judge import Judge
+from parity.compare.noise_model import float32_differences
+from parity.compare.outcome import Outcome
+from parity.compare.relative_error import Difference, NothingCompared
+from parity.compare.relu_kinks import find_crossings
+from parity.compare.source import Source
+from parity.compare.tolerances import ONE_STEP, kink_tolerance
+from parity.compare.verdicts import STAGES, stage_of
+
+Silent: Callable[[str], None] = lambda line: None  # noqa: E731
+"""Hears progress and says nothing."""
+
+
+def run(
+    source: Source,
+    outcome: Outcome,
+    isolated: bool = False,
+    say: Callable[[str], None] = Silent,
+    more: Iterable[tuple[Difference, str]] = (),
+) -> None:
+    """Compare the two sides of `source`, and fill in `outcome`.
+
+    Every stage of the first step is compared; no step follows the one that diverged. `isolated` also compares layer by layer, each on the
+    reference's own input. `say` hears a line a step. `more` are tensors that another comparison has held against its tolerances, with
+    their layer; those of the ONNX comparison, for one. `NothingCompared` where there is no tensor at all.
+    """
+    started = time.monotonic()
+    if outcome.dtype == "float32":
+        _one_float32_step(source, outcome)
+    if outcome.dtype == "float64" or {"update", "trajectory"} & set(outcome.asked):
+        _train(source, outcome, say)
+    outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), source.absent
+    outcome.explained = [*source.explained, *outcome.explained]
+    if isolated:
+        outcome.isolated = isolate(source, ONE_STEP[outcome.dtype])
+    for difference, layer in more:
+        stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
+        if stage:
+            outcome.verdicts.add(stage, 1, difference, (layer, layer))
+    if not outcome.stages:
+        raise NothingCompared("no tensor was compared")
+    outcome.seconds = time.monotonic() - started
+
+
+def _train(source: Source, outcome: Outcome, say: Callable[[str], None]) -> None:
+    """Every step in lock-step, up to the one that diverges."""
+    judge = Judge(source, outcome)
+    for number in range(1, source.steps + 1):
+        if outcome.first:
+            break
+        judge.step(source.step(number, judge.whole))
+        say(_line(outcome, number))
+        if number > 1 and outcome.first and _decided_by_rounding(source, outcome, judge):
+            break
+
+
+def _one_float32_step(source: Source, outcome: Outcome) -> None:
+    """Every tensor of one step on both sides, each against the float64 one."""
+    if not any(stage in outcome.asked for stage, phases in STAGES.items() if phases and stage != "onnx"):
+        return
+    for tensor, side, difference in float32_differences(source):
+        stage = stage_of(1, tensor.phase, outcome.asked)
+        if stage:
+            cause = partial(_float32_cause, outcome, tensor.layers[0], outcome.sides[side])
+            outcome.verdicts.add(stage, 1, difference, tensor.layers, cause)
+
+
+def _float32_cause(outcome: Outcome, layer: str, side: str) -> str:
+    """What the settings of a layer say differently, if they do."""
+    name = re.compile(rf"(^| ){re.escape(layer)}(,| |$)")
+    known = [text for text in outcome.differences if layer and name.search(text)]
+    return "; ".join(known) or f"{side} is farther from float64 than rounding explains"
+
+
+def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool:
+    """Whether the sides diverge in this step since rounding decided at a kink: then that is said, and no difference.
+
+    Only trained weights are excused: see `parity.compare.tolerances.kink_tolerance`.
+    """
+    if any(moved is None for _, moved in judge.diverged):
+        return False
+    found = find_crossings(source, outcome.trajectory)
+    allowed = [kink_tolerance(d.bound, found.share, moved) for d, moved in judge.diverged if moved is not None]
+    if any(d.error > bound for (d, _), bound in zip(judge.diverged, allowed, strict=True)):
+        return False
+    outcome.verdicts.first = None
+    outcome.verdicts.stages["trajectory"].excuse()
+    outcome.explained += [f"{text}; what comes then is not compared" for text in found.sentences]
+    return True
+
+
+def _line(outcome: Outcome, number: int) -> str:
+    """A step in one line, for people."""
+    row = outcome.trajectory[-1] if outcome.trajectory else {}
+    if row.get("error") is None:
+        return f"step {number}"
+    twin = "" if row["twin"] is None else f", twin {row['twin']:.1e}"
+    return f"step {number}: relative error of the weights {row['error']:.1e}{twin}, moved by {row['moved']:.1e}"

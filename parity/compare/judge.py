@@ -1,0 +1,200 @@
+"""Holds every tensor of the steps of a source against its tolerance. `parity.compare.tolerances` says what each is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from parity.compare.cancellation import Inherited
+from parity.compare.outcome import Outcome
+from parity.compare.relative_error import Difference, distance, norm, norm_of_difference, relative_l2
+from parity.compare.source import Source, Step, Tensor
+from parity.compare.tolerances import (
+    CALM,
+    ZERO_GRADIENT,
+    adam_amplification,
+    calm_tolerance,
+    chaotic_tolerance,
+    farther_than_twin,
+    noise_of_tensor,
+    tensor_tolerance,
+    weights_tolerance,
+)
+from parity.compare.verdicts import stage_of
+
+
+@dataclass
+class Distances:
+    """How far all trained weights of the candidate, of each twin, and of the start are from the reference's, as norms."""
+
+    size: float = 0.0
+    error: float = 0.0
+    moved: float = 0.0
+    twins: dict[int, float] = field(default_factory=dict)
+
+    def add(self, tensor: Tensor) -> None:
+        """Take one weight of all."""
+        reference, candidate = tensor.reference, tensor.candidate
+        if reference is None or candidate is None or candidate.shape != reference.shape:
+            self.error = math.inf
+            return
+        assert tensor.start is not None
+        self.size = math.hypot(self.size, norm(reference))
+        self.error = math.hypot(self.error, norm_of_difference(reference, candidate))
+        self.moved = math.hypot(self.moved, norm_of_difference(reference, tensor.start))
+        for number, twin in enumerate(tensor.twins):
+            self.twins[number] = math.hypot(self.twins.get(number, 0.0), norm_of_difference(reference, twin))
+
+    def relative(self, distance: float) -> float:
+        """`distance` relative to the reference's weights."""
+        return distance / (self.size or 1.0)
+
+
+class Judge:
+    """Goes through the steps of one source, adds to `outcome`, and remembers scalars only.
+
+    `whole` is the twin that must record every tensor from the next step on: chaos has moved its weights farthest from the reference's.
+    None while there is no chaos.
+    """
+
+    def __init__(self, source: Source, outcome: Outcome) -> None:
+        self.source, self.outcome = source, outcome
+        self.whole: str | None = None
+        self.diverged: list[tuple[Difference, float | None]] = []
+        """What was different in the last step, and how far a trained weight had moved from its start (None for everything else)."""
+        self._inherited = Inherited(source.optimizer)
+        self._amplified: dict[str, float] = {}
+        self._carried = 0.0
+        self._noise: dict[str, float] = {}
+        self._noise_before: dict[str, float] = {}
+        self._phase_noise: Mapping[str, float] = {}
+        self._farther = 1.0
+
+    def step(self, step: Step) -> None:
+        """Judge one step: every tensor in float64; in float32, all weights together."""
+        row = self.outcome.trajectory[-1] if self.outcome.trajectory else {"error": None, "twin": None}
+        self._farther = farther_than_twin(row["error"], row["twin"])
+        self.diverged, self._noise_before, self._noise = [], self._noise, {}
+        self._phase_noise = step.phase_noise()
+        distances = Distances()
+        amplification = 0.0
+        for tensor in step.tensors():
+            if self.source.dtype == "float64":
+                self._tensor(step, tensor)
+            if tensor.start is not None:
+                distances.add(tensor)
+                amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
+        if self.source.trains:
+            self._carried = max(self._carried, distances.relative(amplification))
+            self._weights(step, distances)
+
+    def _tensor(self, step: Step, tensor: Tensor) -> None:
+        stage = stage_of(step.number, tensor.phase, self.outcome.asked)
+        calm = self._calm(step, tensor)
+        noise = self._noise_of(step, tensor)
+        if stage is None:
+            return
+        if tensor.zero is not None:
+            difference = Difference(tensor.name, tensor.zero, ZERO_GRADIENT["float64"])
+        else:
+            allowed = 0.0 if tensor.copied else chaotic_tolerance(calm, noise)
+            error = distance(tensor.reference, tensor.candidate)
+            difference = self._without_ties(step, tensor, Difference(tensor.name, error, allowed))
+        chaotic = step.number > 1 and calm < difference.error <= difference.bound
+        self.outcome.verdicts.add(
+            stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
+        )
+        if not difference.equal:
+            trained = tensor.start is not None and tensor.reference is not None
+            self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
+
+    def _calm(self, step: Step, tensor: Tensor) -> float:
+        """The tolerance where chaos plays no part."""
+        calm = calm_tolerance("float64", step.number)
+        magnification = step.magnification(tensor.name)
+        self._observe_gradient(step, tensor, magnification)
+        amplified = inherited = 0.0
+        if tensor.phase == "update" and tensor.reference is not None:
+            size = norm(tensor.reference) or 1.0
+            amplified = self._amplified.get(tensor.name, 0.0) / size if step.number == 1 else 0.0
+            inherited = self._inherited.held(tensor.name) / size
+        return tensor_tolerance(calm, magnification, amplified, inherited)
+
+    def _observe_gradient(self, step: Step, tensor: Tensor, magnification: float) -> None:
+        """Remember what the rounding of a gradient means for the update of its parameter."""
+        a, b = tensor.reference, tensor.candidate
+        if tensor.phase != "gradient" or tensor.zero is not None:
+            return
+        comparable = a is not None and b is not None and a.shape == b.shape
+        parameter = tensor.name.removeprefix("gradient/")
+        counts = (a, b) if comparable and magnification > 1 else (None, None)
+        self._inherited.add(parameter, *counts, step.factor)
+        if self.source.optimizer.kind == "adam" and step.number == 1 and a is not None and b is not None and comparable:
+            self._amplified[f"update/{parameter}"] = adam_amplification(self.source.optimizer, step.rate, a, b)
+
+    def _noise_of(self, step: Step, tensor: Tensor) -> float:
+        """What rounding may have made of a tensor, by the twins."""
+        if tensor.zero is not None:
+            return 0.0
+        a = tensor.reference
+        like = [twin for twin in tensor.twins if a is not None and twin.shape == a.shape]
+        own = max((relative_l2(a, twin) for twin in like if a is not None), default=0.0)
+        so_far = self._noise.get(tensor.phase, 0.0)
+        self._noise[tensor.phase] = max(so_far, own)
+        before = max(self._noise_before.get(tensor.phase, 0.0), self._phase_noise.get(tensor.phase, 0.0))
+        return self._farther * noise_of_tensor(own, so_far, before, step.number)
+
+    def _without_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
+        """`difference` without the elements of a gradient at which rounding chose another largest element of a pool's window.
+
+        As it is where the rest is zero on both sides: then nothing would be left to compare.
+        """
+        a, b = tensor.reference, tensor.candidate
+        if difference.equal or not math.isfinite(difference.error) or a is None or b is None:
+            return difference
+        ties = step.ties(tensor)
+        if ties is None or ties.shape != a.shape:
+            return difference
+        a, b = (np.where(ties, 0.0, array) for array in (a, b))
+        if not a.any() and not b.any():
+            return difference
+        count = int(ties.sum())
+        which = "a number is" if count == 1 else f"{count} numbers are"
+        place = tensor.layers[0] or tensor.name.partition("/")[2]
+        self.outcome.explained.append(
+            f"in step {step.number} rounding decided at {place} whether {which} the largest in front of a pool"
+        )
+        return replace(difference, error=relative_l2(a, b))
+
+    def _weights(self, step: Step, distances: Distances) -> None:
+        """Adds the row of a step to the trajectory, and judges all weights together where there is a twin."""
+        observed = distances.size > 0 or math.isinf(distances.error)
+        row: dict[str, Any] = {"step": step.number, "rate": step.rate, "error": None, "twin": None, "moved": None}
+        row |= {"bound": calm_tolerance(self.source.dtype, step.number), "loss": dict(step.losses)}
+        self.outcome.trajectory.append(row)
+        if not observed:
+            return
+        twin = distances.relative(max(distances.twins.values())) if distances.twins else None
+        error, moved = distances.relative(distances.error), distances.relative(distances.moved)
+        bound = weights_tolerance(self.source.dtype, step.number, twin, self._carried, moved)
+        row |= {"error": error, "twin": twin, "moved": moved, "bound": bound}
+        stage = stage_of(step.number, "update", self.outcome.asked)
+        if twin is None or stage is None:
+            return
+        difference = Difference("update/weights", error, bound)
+        chaotic = error > calm_tolerance(self.source.dtype, step.number)
+        self.outcome.verdicts.add(stage, step.number, difference, ("", ""), self._cause_of_weights, chaotic)
+        if not difference.equal:
+            self.diverged.append((difference, moved))
+        if twin > CALM and self.source.dtype == "float64":
+            number = max(distances.twins, key=lambda number: distances.twins[number])
+            self.whole = self.source.twins[number]
+
+    def _cause_of_weights(self) -> str | None:
+        if self.source.dtype == "float64":
+            return None
+        return "the sides diverge faster than one of them diverges from its one-ULP twin"

@@ -1,0 +1,80 @@
+"""Where rounding decides: numbers that a ReLU lets through on one side only, since they are nearer to zero than the sides to each other.
+
+From such a step on the sides diverge by a whole element of the gradient, however small the rounding was, and no twin that did not cross
+the same kink can say how far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.compare.relative_error import norm, norm_of_difference
+from parity.compare.source import Kink, Source
+from parity.compare.tolerances import TWIN
+
+KINKED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "ReLU": lambda y: y > 0,
+    "ReLU6": lambda y: (y > 0) + (y >= 6.0).astype(np.int8),
+}
+"""Kind of layer -> on which side of its kinks the outputs are."""
+
+
+@dataclass
+class Crossings:
+    """What was found: sentences, and how large a part of the gradients the numbers carry that get through on one side only."""
+
+    sentences: list[str] = field(default_factory=list)
+    share: float = 0.0
+
+
+def find_crossings(source: Source, rows: Sequence[Mapping[str, Any]]) -> Crossings:
+    """Take the training steps of a trajectory's `rows` again, and look where rounding decided at a kink.
+
+    Rounding decided where all numbers that are on different sides of a kink are as near to it as other numbers of the layer differ, and the
+    layer's output is as near to the reference's as that of the farthest twin, `TWIN` times as far at most. Nothing is found where another
+    number has crossed one, or where a step does not come out as it did before: its loss, to the bit.
+    """
+    found = Crossings()
+    for row, (losses, kinks) in zip(rows, source.kinks(len(rows)), strict=True):
+        if dict(losses) != row["loss"] or not all(_add(found, row["step"], kink) for kink in kinks):
+            return Crossings()
+    return found
+
+
+def _add(found: Crossings, step: int, kink: Kink) -> bool:
+    """Adds what one layer shows; whether it was rounding all along."""
+    x, y, place = kink.reference, kink.candidate, KINKED[kink.kind]
+    if x.shape != y.shape:
+        return True
+    crossed = place(x) != place(y)
+    if not crossed.any():
+        return True
+    if not by_rounding(x, y, crossed, kink.twins):
+        return False
+    gradient = kink.gradient
+    if gradient is not None and gradient.shape == x.shape:
+        found.share = math.hypot(found.share, norm(gradient[crossed]) / (norm(gradient) or 1.0))
+    found.sentences.append(f"in step {step} rounding decided {_sentence(kink.layer, x, y, crossed)}")
+    return True
+
+
+def by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequence[np.ndarray]) -> bool:
+    """Whether rounding explains that the elements `crossed` of two outputs are on different sides of a kink."""
+    distance = np.abs(x - y)
+    farthest = max((norm_of_difference(x, twin) for twin in twins if twin.shape == x.shape), default=0.0)
+    near = float(distance[crossed].max()) <= TWIN * float(distance[~crossed].max(initial=0.0))
+    return near and norm_of_difference(x, y) <= TWIN * farthest
+
+
+def _sentence(layer: str, x: np.ndarray, y: np.ndarray, crossed: np.ndarray) -> str:
+    distance = np.abs(x - y)
+    count = int(crossed.sum())
+    return (
+        f"whether {layer} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {distance[crossed].max():.1e} "
+        f"from its kink, where other numbers of the sides differ by up to {distance[~crossed].max(initial=0.0):.1e}"
+    )

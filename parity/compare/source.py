@@ -1,0 +1,164 @@
+"""Where the engine gets its tensors from: those of a reference, a candidate and the reference's one-ULP twins, in the order of computation.
+
+A source is two programs that run in lock-step. Our networks with a recipe are one kind of program (`parity.compare.training_source`),
+two models of somebody else are another (`parity.pairs.model_source`). A new source subclasses `Source` and `Step`; every rule, verdict
+and report then serves it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.recipe.optimizer import Optimizer
+from parity.short_repr import ShortRepr
+
+
+@dataclass(frozen=True, repr=False)
+class Tensor(ShortRepr):
+    """One tensor of one step, of every side that recorded it.
+
+    `name` is PHASE/TENSOR. `reference` and `candidate` are None where that side lacks it; `twins` are those of the one-ULP twins that
+    recorded it. `layers` are the layers on the two sides that it belongs to, "" for the model itself. `copied` tensors are given to a side,
+    not computed by it. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its layer's largest. `start` is the
+    value before training of a weight that training moves.
+    """
+
+    name: str
+    reference: np.ndarray | None
+    candidate: np.ndarray | None
+    twins: Sequence[np.ndarray] = ()
+    layers: tuple[str, str] = ("", "")
+    copied: bool = False
+    zero: float | None = None
+    start: np.ndarray | None = None
+
+    @property
+    def phase(self) -> str:
+        """What the step was doing: eval, forward, loss, backward, gradient, update, ..."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True, repr=False)
+class Kink(ShortRepr):
+    """The outputs of a layer with a kink, such as a ReLU, in one training step.
+
+    `gradient` is the reference's gradient of its outputs, None where it has none.
+    """
+
+    layer: str
+    kind: str
+    reference: np.ndarray
+    candidate: np.ndarray
+    twins: Sequence[np.ndarray]
+    gradient: np.ndarray | None
+
+
+@dataclass(frozen=True, repr=False)
+class Rounded(ShortRepr):
+    """One tensor of one float32 step of both sides, and the reference's in float64 (None where that was not asked for).
+
+    `share` is how much of a relative error of the gradients arrives in it, and `behind` are the layers whose gradients it comes from (None:
+    all whose gradients were computed before it). For the rest see `Tensor`.
+    """
+
+    name: str
+    sides: tuple[np.ndarray | None, np.ndarray | None]
+    exact: np.ndarray | None = None
+    layers: tuple[str, str] = ("", "")
+    copied: bool = False
+    zero: tuple[float, float] | None = None
+    share: float = 1.0
+    behind: Collection[str] | None = None
+
+    @property
+    def phase(self) -> str:
+        """What the step was doing."""
+        return self.name.partition("/")[0]
+
+
+@dataclass(frozen=True, repr=False)
+class Isolated(ShortRepr):
+    """One layer by itself on the reference's own input: (reference, candidate) of what it computes; or why it could not be run."""
+
+    layers: tuple[str, str]
+    forward: Sequence[tuple[np.ndarray | None, np.ndarray | None]] = ()
+    backward: Sequence[tuple[np.ndarray | None, np.ndarray | None]] = ()
+    problem: str = ""
+
+
+class Step(ABC):
+    """One step of a source: its `number`, the learning `rate`, and the `factor` that multiplied the optimizer's velocities before it.
+
+    `losses` by side are known once `tensors` has come to its end.
+    """
+
+    number: int
+    rate: float
+    factor: float = 1.0
+    losses: Mapping[str, float]
+
+    @abstractmethod
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that was recorded, in the order of computation. It is taken once, to its end."""
+
+    def magnification(self, name: str) -> float:
+        """How many times its usual relative rounding a tensor has since terms cancel in it, see `parity.compare.cancellation`."""
+        return 1.0
+
+    def ties(self, tensor: Tensor) -> np.ndarray | None:
+        """The elements of a gradient in front of a maximum pool at which rounding chose another largest element, as booleans."""
+        return None
+
+    def phase_noise(self) -> Mapping[str, float]:
+        """By phase, the largest relative error of a twin that recorded every tensor; empty where that is not known before."""
+        return {}
+
+    @abstractmethod
+    def likely_cause(self, tensor: Tensor) -> str | None:
+        """Why the sides differ at `tensor`; None if nothing known explains it."""
+
+
+class Source(ABC):
+    """Two programs in lock-step (`sides`: the reference's name, the candidate's), and `twins` of the reference: `steps` steps in `dtype`.
+
+    `trains`: a step updates the weights by `optimizer`, so that it is a step of the trajectory. `explained` are sentences on what was
+    neutralised or left out, `zero_gradients` the gradients found so far that are zero in exact arithmetic.
+    """
+
+    sides: tuple[str, str]
+    twins: Sequence[str]
+    dtype: str
+    optimizer: Optimizer
+    steps: int
+    trains: bool
+    explained: list[str]
+
+    @property
+    def absent(self) -> Collection[str]:
+        """The stages that cannot have a tensor, such as the update of models without weights."""
+        return ()
+
+    @property
+    @abstractmethod
+    def zero_gradients(self) -> Collection[str]:
+        """The gradients found so far that are zero in exact arithmetic."""
+
+    @abstractmethod
+    def step(self, number: int, whole: str | None) -> Step:
+        """Run step 1, 2, ...; the twin `whole`, if there is one, records every tensor, and the others what they always do."""
+
+    @abstractmethod
+    def float32_step(self, seed: int | None) -> Iterable[Rounded]:
+        """Run one float32 step from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and float64 beside it."""
+
+    @abstractmethod
+    def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
+        """Take the first `steps` steps again: of each the losses by side, and the outputs of all layers with kinks."""
+
+    @abstractmethod
+    def isolated(self) -> Iterator[Isolated]:
+        """Every layer by itself, in the reference's order. Starts both sides afresh."""

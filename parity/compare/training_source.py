@@ -1,0 +1,297 @@
+"""The source of tensors for networks of ours: both sides train one network by one recipe, in lock-step with one-ULP twins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from parity.backend.child_process import Record
+from parity.backend.worker import Worker
+from parity.compare import causes
+from parity.compare.cancellation import magnifications
+from parity.compare.evidence import Evidence
+from parity.compare.pool_ties import find_pool_ties
+from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, run_in_lockstep
+from parity.compare.record import input_of
+from parity.compare.relative_error import distance
+from parity.compare.source import Isolated, Kink, Rounded, Source, Tensor
+from parity.compare.source import Step as SourceStep
+from parity.compare.step_inputs import RunInputs, make_twin
+from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.zero_gradients import zero_gradients
+from parity.network.graph import consumers
+from parity.network.network import Network
+from parity.network.nodes import ReLU
+
+REMEMBERED = 2**24
+"""Numbers of the largest tensor that is kept for the next step, to tell causes from: VGG's second linear layer, not its first."""
+
+ALONE = ("input", "eval", "forward", "backward")
+"""The phases whose tensors a layer by itself is given."""
+
+
+class TrainingSource(Source):
+    """The first of `workers` is the reference, the second the candidate; all others run one-ULP twins of the reference.
+
+    `inputs_of` says what the two sides are given, `exact` what the reference is given in float64 beside a float32 step. `phases` are
+    recorded in each of `steps` steps. See `parity.compare.source.Source`.
+    """
+
+    def __init__(
+        self,
+        workers: Mapping[str, Worker],
+        inputs_of: Mapping[str, RunInputs],
+        steps: int,
+        phases: tuple[str, ...],
+        exact: RunInputs | None = None,
+    ) -> None:
+        reference, candidate, *twins = workers
+        self.sides, self.twins, self.steps, self.phases = (reference, candidate), twins, steps, phases
+        self.workers, self.exact = workers, exact
+        self.run_inputs = inputs_of[reference]
+        moved = {name: make_twin(self.run_inputs, seed, inputs=True) for seed, name in enumerate(twins)}
+        self.programs = {n: Program(worker, inputs_of.get(n) or moved[n]) for n, worker in workers.items()}
+        self.dtype, self.optimizer = self.run_inputs.dtype, self.run_inputs.optimizer
+        self.trains = "update" in phases
+        self.explained: list[str] = []
+        self.before: Record = {}
+        self.samples, self.batch, self.rate = 0, 0, 0.0
+        self._together = LockStep(self.programs)
+
+    @property
+    def network(self) -> Network:
+        """The reference's network."""
+        return self.run_inputs.network
+
+    @property
+    def zero_gradients(self) -> Collection[str]:
+        """The gradients that are zero in exact arithmetic, by the network's structure."""
+        return self.network.zero_gradients if "gradient" in self.phases else ()
+
+    def step(self, number: int, whole: str | None) -> TrainingStep:
+        """Takes the next step. In float32 only the loss and the weights are recorded."""
+        phases = self.phases if self.dtype == "float64" else ("loss", "update")
+        fewer = ("update",) if self.trains else ()
+        by_name = {name: phases if name in (*self.sides, whole) else fewer for name in self.programs}
+        made = TrainingStep(self, self._together.step(by_name), whole)
+        self.samples, self.batch, self.rate = made.samples, made.batch, made.rate
+        return made
+
+    def float32_step(self, seed: int | None) -> Iterator[Rounded]:
+        """One step on both sides, and in float64 on the reference where `seed` is None."""
+        exact: Record = {}
+        if seed is None:
+            assert self.exact
+            exact = self._one_step({self.sides[0]: self.exact})[self.sides[0]]
+        given = {name: self.programs[name].run_inputs for name in self.sides}
+        if seed is not None:
+            given = {name: make_twin(run_inputs, seed, inputs=True) for name, run_inputs in given.items()}
+        first, second = self._one_step(given).values()
+        zero = known_zero_gradients(self.network, first, second)
+        for name in in_order(self.network, list({**exact, **first, **second})):
+            layer = layer_of(name.partition("/")[2])
+            sizes = zero.get(name)
+            yield Rounded(
+                name,
+                (first.get(name), second.get(name)),
+                exact.get(name),
+                (layer, layer),
+                is_copied(name),
+                (sizes[0], sizes[1]) if sizes else None,
+                _share(name, exact),
+                self._behind.get(layer),
+            )
+
+    def _one_step(self, given: Mapping[str, RunInputs]) -> Mapping[str, Record]:
+        programs = {name: Program(self.workers[name], run_inputs) for name, run_inputs in given.items()}
+        return LockStep(programs).step(dict.fromkeys(programs, self.phases)).records
+
+    @cached_property
+    def _behind(self) -> Mapping[str, Collection[str]]:
+        return behind(self.network)
+
+    def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
+        """Takes the first `steps` steps again, twins too, and shows what every ReLU lets through."""
+        relus = [name for name, layer in self.network.layers.items() if isinstance(layer.node, ReLU)]
+        for step in run_in_lockstep(self.programs, steps, ("loss", "forward", "backward")):
+            first, second, *twins = step.records.values()
+            found = [
+                Kink(
+                    layer,
+                    "ReLU",
+                    first[f"forward/{layer}"],
+                    second[f"forward/{layer}"],
+                    [twin[f"forward/{layer}"] for twin in twins],
+                    first.get(f"backward/{layer}"),
+                )
+                for layer in relus
+                if f"forward/{layer}" in second
+            ]
+            yield _losses(self.sides, step), found
+
+    def isolated(self) -> Iterator[Isolated]:
+        """Every layer by itself, on what the reference's layers took in."""
+        here, there = (self.workers[name] for name in self.sides)
+        step = LockStep({self.sides[0]: self.programs[self.sides[0]]}).step({self.sides[0]: ALONE})
+        record, masks = step.records[self.sides[0]], step.inputs[self.sides[0]].masks
+        for name in self.sides:
+            self.programs[name].start()
+        for layer in self.network.layers:
+            x, inference = (input_of(self.network, layer, record, phase) for phase in ("forward", "eval"))
+            assert x is not None
+            if layer not in self.programs[self.sides[1]].run_inputs.network.shapes:
+                yield Isolated((layer, ""), problem="the candidate has no such layer")
+                continue
+            # Inference has no auxiliary heads: their layers get what training gives them.
+            given = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
+            first, second = here.isolate(layer, *given), there.isolate(layer, *given)
+            zero = {f"gradient/{name}" for name in self.network.zero_gradients}
+            names = [name for name in {**first, **second} if name not in zero]
+            pairs = {name: (first.get(name), second.get(name)) for name in names}
+            backward = [pair for name, pair in pairs.items() if name.startswith(("backward", "gradient"))]
+            forward = [pair for name, pair in pairs.items() if not name.startswith(("backward", "gradient"))]
+            yield Isolated((layer, layer), forward, backward)
+
+
+class TrainingStep(SourceStep):
+    """What all programs recorded of one step. See `parity.compare.source.Step`."""
+
+    def __init__(self, source: TrainingSource, step: Step, whole: str | None) -> None:
+        self.source, self.step, self.number = source, step, step.number
+        given = step.inputs[source.sides[0]]
+        self.given, self.rate, self.factor = given, given.rate, given.factor
+        self.samples = source.samples + len(given.labels)
+        self.losses = _losses(source.sides, step)
+        self.batch = max(source.batch, len(given.labels))
+        following = source.run_inputs.rate(self.samples + self.batch)
+        self._rates = (source.rate, given.rate, following)
+        self._first, self._second = (step.records[name] for name in source.sides)
+        self._before = source.before
+        self._whole = whole
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that was recorded, in the order of computation; it is forgotten at the end."""
+        network, twins = self.source.network, [self.step.records[name] for name in self.source.twins]
+        zero = known_zero_gradients(network, self._first, self._second)
+        start = self.source.run_inputs.state
+        for name in in_order(network, list({**self._first, **self._second})):
+            phase, _, tensor = name.partition("/")
+            layer = layer_of(tensor)
+            trained = phase == "update" and tensor in network.parameters and network.parameters[tensor].trainable
+            yield Tensor(
+                name,
+                self._first.get(name),
+                self._second.get(name),
+                self._twins_of(name, twins),
+                (layer, layer),
+                is_copied(name),
+                max(zero[name]) if name in zero else None,
+                start.get(tensor) if trained else None,
+            )
+        # In chaos a third record is in memory, and no cause can be told from rounding.
+        self.source.before = {} if self._whole else _remembered(self._second)
+        held: list[Any] = [self.step, self._first, self._second]
+        del self.step, self._first, self._second
+        let_go(held)
+
+    def _twins_of(self, name: str, twins: Sequence[Record]) -> Sequence[np.ndarray]:
+        if not self._whole:
+            return [twin[name] for twin in twins if name in twin]
+        return [self._whole_twin[name] if name in self._whole_twin else t[name] for t in twins if name in t]
+
+    @cached_property
+    def _whole_twin(self) -> Record:
+        """What the twin recorded that records everything; where rounding chose another largest element of a pool, as the reference."""
+        assert self._whole
+        found = dict(self.step.records[self._whole])
+        for name in [name for name in found if name.startswith("backward/") and name in self._first]:
+            ties = find_pool_ties(
+                self.source.network, name.partition("/")[2], self._first, self.step.records[self._whole]
+            )
+            if ties is not None and ties.shape == found[name].shape:
+                found[name] = np.where(ties, self._first[name], found[name])
+        return found
+
+    def phase_noise(self) -> Mapping[str, float]:
+        """The largest error of the twin that recorded everything, by phase."""
+        noise: dict[str, float] = {}
+        zero = {f"gradient/{name}" for name in self.source.network.zero_gradients}
+        for name, array in (self._whole_twin if self._whole else {}).items():
+            phase = name.partition("/")[0]
+            if name not in zero:
+                noise[phase] = max(noise.get(phase, 0.0), distance(self._first.get(name), array))
+        return noise
+
+    @cached_property
+    def _magnified(self) -> Mapping[str, float]:
+        return magnifications(self.source.network, self._first, self.given.labels, self.given.divisor)
+
+    def magnification(self, name: str) -> float:
+        """How many times its usual relative rounding a tensor has."""
+        return self._magnified.get(name, 1.0)
+
+    def ties(self, tensor: Tensor) -> np.ndarray | None:
+        """Where rounding chose, in a gradient in front of a maximum pool."""
+        layer = tensor.layers[0]
+        if tensor.phase != "backward" or layer not in self.source.network.layers:
+            return None
+        return find_pool_ties(self.source.network, layer, self._first, self._second)
+
+    def likely_cause(self, tensor: Tensor) -> str | None:
+        """What the candidate seems to have done."""
+        source = self.source
+        evidence = Evidence(
+            source.network, source.optimizer, self.given, self._rates, self._first, self._second, self._before
+        )
+        return causes.likely_cause(evidence, tensor.name)
+
+
+def known_zero_gradients(network: Network, first: Record, second: Record) -> dict[str, tuple[float, ...]]:
+    """Record name -> size on both sides, of the recorded gradients that are zero by the network's structure."""
+    found: dict[str, tuple[float, ...]] = {}
+    for parameter in network.zero_gradients:
+        name = f"gradient/{parameter}"
+        if name in first or name in second:
+            layer = f"gradient/{layer_of(parameter)}."
+            sides = [{n: a for n, a in record.items() if n.startswith(layer)} for record in (first, second)]
+            found |= zero_gradients(sides, ZERO_GRADIENT["float64"], [name])
+    return found
+
+
+def behind(network: Network) -> dict[str, frozenset[str]]:
+    """By layer, it and all layers between it and the loss: those that its gradients come from."""
+    following, found = consumers(network.layers), dict[str, frozenset[str]]()
+    for layer in reversed(network.layers):
+        found[layer] = frozenset({layer}).union(*(found[name] for name in following[layer]))
+    return found
+
+
+def is_copied(name: str) -> bool:
+    """Whether a recorded tensor was given to the side, and not computed by it."""
+    return name.startswith(("start/", "input/")) or name.endswith(".mask")
+
+
+def _losses(sides: Sequence[str], step: Step) -> dict[str, float]:
+    found = {name: step.records[name].get("loss/loss") for name in sides}
+    return {name: float(loss[0]) for name, loss in found.items() if loss is not None}
+
+
+def _remembered(record: Record) -> Record:
+    """What the causes of a divergence in the next step are told from.
+
+    Copies: arrays of one message share their memory, and activations, or a single layer of 100 million weights, would stay in it.
+    """
+    small = {name: array for name, array in record.items() if array.size <= REMEMBERED}
+    return {name: array.copy() for name, array in small.items() if name.startswith(("gradient/", "update/"))}
+
+
+def _share(name: str, exact: Record) -> float:
+    """How much of a relative error of the gradients arrives in a tensor: all, or a step's part of a weight."""
+    phase, _, tensor = name.partition("/")
+    before, after = exact.get(f"start/{tensor}"), exact.get(name)
+    if phase != "update" or before is None or after is None:
+        return 1.0
+    return float(np.linalg.norm(after - before) / (np.linalg.norm(after) or 1.0))

@@ -1,0 +1,36 @@
+"""Gradients that are zero in exact arithmetic: what is recorded of them is rounding alone, so their size is judged and not their error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from parity.compare.relative_error import norm
+
+Gradients = Mapping[str, np.ndarray]
+
+
+def zero_gradients(
+    sides: Sequence[Gradients], limit: float, known: Collection[str] | None = None
+) -> dict[str, tuple[float, ...]]:
+    """Name -> size on every side, of those gradients of ONE layer that are zero in exact arithmetic.
+
+    A size is a norm relative to the largest gradient of the layer on that side; infinity where it is missing or not finite. `known` are
+    the names that a network's structure says, such as a bias in front of a batch norm. Where it is None, a gradient counts that is at most
+    `limit` on all sides and not zero on all.
+    """
+    largest = [max((norm(array) for array in gradients.values()), default=0.0) for gradients in sides]
+    names = [name for name in sides[0] if all(name in gradients for gradients in sides)] if known is None else known
+    found = {}
+    for name in names:
+        sizes = tuple(_size(gradients.get(name), size) for gradients, size in zip(sides, largest, strict=True))
+        if known is not None or (any(sizes) and max(sizes) <= limit):
+            found[name] = sizes
+    return found
+
+
+def _size(gradient: np.ndarray | None, largest: float) -> float:
+    if gradient is None or not np.isfinite(gradient).all():
+        return float("inf")
+    return norm(gradient) / (largest or 1.0)

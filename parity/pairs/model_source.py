@@ -1,0 +1,280 @@
+"""The source of tensors for two models of somebody else: inference, then training steps of both and of one-ULP twins of PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from parity.backend.child_process import Record
+from parity.compare.relu_kinks import KINKED
+from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
+from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.zero_gradients import zero_gradients
+from parity.errors import InputError
+from parity.modules.description import below
+from parity.modules.layer_kinds import SIDES
+from parity.pairs import alignment, causes
+from parity.pairs.alignment import Call, Compared
+from parity.pairs.losses import projection
+from parity.pairs.model_worker import ModelRun, ModelWorker
+from parity.pairs.session import Session
+
+LARGE = 30_000_000
+"""Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
+
+EXACT = "float64"
+"""The worker that computes the float64 reference beside a float32 step."""
+
+_Found = TypeVar("_Found")
+
+
+class ModelSource(Source):
+    """The models of a `session`, whose workers other than torch, paddle and `EXACT` hold the twins. See `parity.compare.source.Source`."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.pair = session, session.pair
+        self.sides = (SIDES[0], SIDES[1])
+        self.twins = [name for name in session.workers if name not in (*SIDES, EXACT)]
+        self.names = [*SIDES, *self.twins]
+        self.dtype, self.optimizer = session.dtypes[SIDES[1]], self.pair.optimizer
+        self.trains = self.pair.length > 0
+        wanted = {"update", "trajectory"} & set(self.pair.stages) if self.dtype == "float32" else self.pair.stages
+        self.steps = max(1, self.pair.length) if wanted and (self.dtype == "float64" or self.twins) else 0
+        self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
+        self.explained = session.explained
+        self.zero: dict[str, float] = {}
+        """The gradients that are zero in exact arithmetic -> their size."""
+
+    @property
+    def zero_gradients(self) -> Sequence[str]:
+        """The gradients found so far that are zero in exact arithmetic."""
+        return list(self.zero)
+
+    @property
+    def absent(self) -> Collection[str]:
+        """What models without weights cannot have; in float32 only trained weights are judged, beside a twin."""
+        if self.dtype == "float32":
+            return () if self.twins and any(self.session.trained().values()) else ("update", "trajectory")
+        return () if self.session.pairing.arrays else ("update",)
+
+    def step(self, number: int, whole: str | None) -> ModelStep:
+        """Takes the next step; twins record all that the sides do. Before the first, all models are put at the start."""
+        if number == 1:
+            self.session.put(self.moved, self.names)
+        return ModelStep(self, number)
+
+    def sides_of(self, found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
+        """What was found of both sides and of the twins."""
+        return found["torch"], found["paddle"], [found[name] for name in self.twins if name in found]
+
+    def tensor(self, compared: Compared) -> Tensor:
+        """A tensor of both sides, with the layers that it belongs to."""
+        trained = compared.name.startswith("update/") and self.session.trained().get(compared.name.partition("/")[2])
+        return Tensor(
+            compared.name,
+            compared.torch,
+            compared.paddle,
+            compared.twins,
+            self.layers(compared),
+            start=self.session.state[compared.name.partition("/")[2]] if trained else None,
+        )
+
+    def layers(self, compared: Compared) -> tuple[str, str]:
+        """The layers on both sides that a tensor belongs to; empty where it is the model's own."""
+        if compared.calls:
+            return compared.calls[0].name, compared.calls[1].name
+        return self.session.owners.get(compared.name.partition("/")[2], ("", ""))
+
+    def float32_step(self, seed: int | None) -> Iterator[Rounded]:
+        """Inference and one training step on both sides, and in float64 beside them."""
+        session, pair = self.session, self.pair
+        moved, names = {} if seed is None else dict.fromkeys(SIDES, pair.seed * 100 + seed), [*SIDES, EXACT]
+        session.put(moved, names)
+        if "eval" in pair.stages:
+            runs = session.everywhere(lambda name: session.run(name, False, moved=moved.get(name)), names)
+            yield from self._rounded(alignment.forward(session.alignment(runs), "eval", *_three(runs)))
+        if not pair.length:
+            return
+        runs = session.everywhere(lambda name: session.run(name, True, step=1, moved=moved.get(name)), names)
+        yield from self._rounded(alignment.forward(session.alignment(runs), "forward", *_three(runs)))
+        backs = session.backward(session.seeds(runs)[1], names)
+        yield from self._rounded(alignment.backward(session.alignment(runs), *_three(backs)))
+        for chunk in reversed(session.chunks()):
+            own = session.fetch(chunk, names, ModelWorker.gradients)
+            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float32"])
+            self.zero |= {name: max(sizes) for name, sizes in zero.items()} if seed is None else {}
+            for name in reversed(chunk):
+                if all(name in record for record in own.values()):
+                    sizes = (self.zero[name], self.zero[name]) if name in self.zero else None
+                    arrays = own["torch"][name], own["paddle"][name]
+                    layers = self.session.owners[name]
+                    yield Rounded(f"gradient/{name}", arrays, own[EXACT][name], layers, zero=sizes)
+
+    def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
+        for c in found:
+            if c.twins:
+                yield Rounded(c.name, (c.torch, c.paddle), c.twins[0], self.layers(c))
+
+    def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
+        """Takes the first `steps` steps again, twins too, and shows what every layer with a kink lets through."""
+        session = self.session
+        session.put(self.moved, self.names)
+        kept = session.kept(self.zero)
+        for step in range(1, steps + 1):
+
+            def forward(name: str, step: int = step) -> ModelRun:
+                return session.run(name, True, True, step=step, moved=self.moved.get(name))
+
+            runs = session.everywhere(forward, self.names)
+            losses, seeds = session.seeds(runs)
+            gradients = session.backward(seeds, self.names)["torch"]
+            yield {side: losses[side] for side in SIDES}, self._kinks(runs, gradients)
+            session.update(kept, self.names)
+            del runs, gradients
+
+    def _kinks(self, runs: Mapping[str, ModelRun], gradients: Record) -> list[Kink]:
+        found = []
+        for a, b in self.session.alignment(runs).pairs:
+            for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():
+                twins = [twin for name in self.twins if (twin := runs[name].arrays.get(one)) is not None]
+                arrays = runs["torch"].arrays[one], runs["paddle"].arrays[two]
+                found.append(Kink(a.name, a.unit.kind, *arrays, twins, gradients.get(f"backward/{one}")))
+        return found
+
+    def isolated(self) -> Iterator[Isolated]:
+        """Every matched call by itself, in inference mode. Gradients are of a random projection of a layer's outputs."""
+        session = self.session
+        session.put({}, SIDES)
+        runs = session.everywhere(lambda side: session.run(side, False), SIDES)
+        for a, b in session.alignment(runs).pairs:
+            layers = (a.name, b.name)
+            try:
+                yield Isolated(layers, *self._alone(a, b, [runs["torch"].arrays[key] for key in a.inputs]))
+            except InputError as problem:
+                yield Isolated(layers, problem=str(problem))
+
+    def _alone(self, a: Call, b: Call, given: list[np.ndarray]) -> tuple[_Pairs, _Pairs]:
+        session = self.session
+        paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
+        alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
+        names = alignment.returned(alone["torch"].outputs, alone["paddle"].outputs)
+        forward: _Pairs = [(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
+        if any(x is None or y is None or x.shape != y.shape for x, y in forward):
+            return forward, []
+        _, gradients = projection({one: alone["torch"].outputs[one] for one, _ in names}, session.pair.seed)
+        seeds = {"torch": gradients, "paddle": {two: gradients[one] for one, two in names}}
+        backs = session.backward(seeds, SIDES)
+        backward: _Pairs = [(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
+        arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
+        own = session.fetch(arrays, SIDES, ModelWorker.gradients) if arrays else dict.fromkeys(SIDES, Record())
+        zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
+        backward += [(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
+        return forward, backward
+
+
+_Pairs = list[tuple[np.ndarray | None, np.ndarray | None]]
+
+
+class ModelStep(Step):
+    """One step of both models and the twins, which run while its tensors are taken. See `parity.compare.source.Step`."""
+
+    def __init__(self, source: ModelSource, number: int) -> None:
+        self.source, self.session, self.number = source, source.session, number
+        self.rate = source.pair.optimizer.rate
+        self.losses: Mapping[str, float] = {}
+        self._evidence = source.session.evidence
+        self._compared: Compared | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything in the order of computation, of few layers at a time."""
+        for compared in self._everything():
+            self._compared = compared
+            zero = self.source.zero.get(compared.name.removeprefix("gradient/"))
+            tensor = self.source.tensor(compared)
+            yield replace(tensor, zero=zero) if tensor.phase == "gradient" else tensor
+
+    def _everything(self) -> Iterator[Compared]:
+        session, source, first = self.session, self.source, self.number == 1
+        if first and source.dtype == "float64" and "eval" in source.pair.stages:
+            yield from self._forward("eval", self._run(False))
+        if not source.trains:
+            return
+        whole = first and source.dtype == "float64"
+        runs = self._run(True, whole)
+        losses, seeds = session.seeds(runs)
+        self.losses = {side: losses[side] for side in SIDES}
+        self._evidence = replace(self._evidence, runs=runs)
+        if whole:
+            yield from self._forward("forward", runs)
+            here, there, twins = source.sides_of({name: np.array([loss]) for name, loss in losses.items()})
+            yield Compared("loss/loss", None, here, there, tuple(twins))
+        backs = session.backward(seeds, source.names)
+        if whole:
+            yield from self._gradients(runs, backs)
+        elif source.dtype == "float64":
+            yield from alignment.outputs("forward", *source.sides_of(runs))
+        del runs, backs
+        session.update(session.kept(source.zero), source.names)
+        yield from self._updates()
+
+    def _run(self, train: bool, record: bool = True) -> Mapping[str, ModelRun]:
+        session, moved, step = self.session, self.source.moved, self.number if train else 0
+
+        def run(name: str) -> ModelRun:
+            return session.run(name, train, record, step=step, moved=moved.get(name))
+
+        return session.everywhere(run, self.source.names)
+
+    def _forward(self, phase: str, runs: Mapping[str, ModelRun]) -> Iterator[Compared]:
+        self._evidence = replace(self._evidence, runs=runs)
+        return alignment.forward(self.session.alignment(runs), phase, *self.source.sides_of(runs))
+
+    def _gradients(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> Iterator[Compared]:
+        """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
+        session, source = self.session, self.source
+        compare = "backward" in source.pair.stages
+        if compare:
+            yield from alignment.backward(session.alignment(runs), *source.sides_of(backs))
+        for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
+            here, there, twins = source.sides_of({worker: record[name] for worker, record in backs.items()})
+            yield Compared(f"backward/(model):{name}", None, here, there, tuple(twins))
+        idle, nothing = [], np.zeros(0)
+        for chunk in reversed(session.chunks()):
+            own = session.fetch(chunk, source.names, ModelWorker.gradients)
+            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
+            source.zero |= {name: max(sizes) for name, sizes in zero.items()}
+            for name in reversed(chunk):
+                if compare and (name in own["torch"] or name in own["paddle"]):
+                    arrays = source.sides_of({worker: record.get(name, nothing) for worker, record in own.items()})
+                    yield Compared(f"gradient/{name}", None, arrays[0], arrays[1], tuple(arrays[2]))
+                elif session.trained().get(name) and name not in own["torch"] and name not in own["paddle"]:
+                    idle.append(name)
+        if idle:
+            source.explained.append(f"unused in training, so without a gradient on both sides: {causes.few(idle)}")
+
+    def _updates(self) -> Iterator[Compared]:
+        session, source = self.session, self.source
+        large = sum(array.size for array in session.state.values()) > LARGE
+        if source.dtype == "float64" and large and 1 < self.number < source.pair.length:
+            return
+        for chunk in session.chunks():
+            states = session.fetch(chunk, source.names, ModelWorker.tensors)
+            for name in states["torch"]:
+                here, there, twins = source.sides_of({worker: state[name] for worker, state in states.items()})
+                yield Compared(f"update/{name}", None, here, there, tuple(twins))
+
+    def likely_cause(self, tensor: Tensor) -> str | None:
+        """What settings or what stands between two layers explains."""
+        assert self._compared
+        phase, _, name = tensor.name.partition("/")
+        if phase == "update" and name.rpartition(".")[2] in ("mean", "variance"):
+            phase = "statistics"
+        return causes.find_cause(self._evidence, phase, name, self._compared)
+
+
+def _three(found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
+    """Of torch, of paddle, and of the worker in float64 in the place of a twin."""
+    return found["torch"], found["paddle"], [found[EXACT]]
