@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from parity.modules.layer_kinds import KINDS, Kind, kind_of, name_in, parse_spelling, setting
+from parity.modules.layer_kinds import KINDS, Kind, Kinds, kind_of, name_in, parse_spelling, setting
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Array:
 class Unit:
     """A layer that is matched as one: `arrays` are its own by canonical name, `spellings` say where they stand below `path`.
 
-    `leaf`: it is called as a whole, and not only a holder of arrays for the layers inside it.
+    `leaf`: it is called as a whole, and not only a holder of arrays for the layers inside it. `note` is that of its kind.
     """
 
     side: str
@@ -33,6 +33,7 @@ class Unit:
     settings: Mapping[str, Any]
     leaf: bool
     classes: Sequence[str]
+    note: str = ""
 
     @property
     def owns(self) -> bool:
@@ -52,8 +53,8 @@ class Unit:
         return f"{self.path or '(the model itself)'} ({self.kind}{shape})"
 
 
-def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
-    """The units of a model in the order of registration."""
+def units_of(side: str, modules: Sequence[Mapping[str, Any]], kinds: Kinds = KINDS) -> list[Unit]:
+    """Return the units of a model, whose layers are of these `kinds`, in the order of registration."""
     found, whole = [], None
     arrays = {
         below(module["path"], name): Array(tuple(a["shape"]), a["trained"], a["same_as"])
@@ -64,7 +65,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
         path = module["path"]
         if whole is not None and path.startswith(f"{whole}." if whole else ""):
             continue
-        kind = KINDS.get(kind_of(side, module["classes"])) or Kind(kind_of(side, module["classes"]), {}, {"*": {}})
+        kind = kind_of(side, module["classes"], kinds)
         whole = path if kind.whole else None
         if not (kind.whole or module["arrays"] or not module["inside"]):
             continue
@@ -79,6 +80,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]]) -> list[Unit]:
                 {name: setting(spelled[side], module["attributes"]) for name, spelled in kind.settings.items()},
                 kind.whole or not module["inside"],
                 module["classes"],
+                kind.note,
             )
         )
     return found

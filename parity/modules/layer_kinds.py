@@ -1,6 +1,6 @@
 """The kinds of layers: what each framework calls them, how it lays out their arrays, and which settings tell two of them apart.
 
-All of it is data. `KINDS` is the table; `load` adds the kinds of a JSON file to it, for layers of your own.
+All of it is data. `KINDS` is the table, and `read_kinds` makes one that also holds the kinds of a JSON file, for layers of your own.
 
 A spelling says where an array stands on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
 `in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (of a layer inside). A setting's spelling
@@ -13,9 +13,11 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,14 +48,20 @@ class Kind:
 
 
 def _kind(name: str, paddle: str, torch: str, arrays: str = "", settings: str = "", **more: Any) -> Kind:
-    """A row of the table: class names apart by spaces, arrays and settings as NAME=PADDLE,TORCH apart by spaces."""
+    """A row of the table: class names apart by spaces, arrays and settings as NAME:PADDLE,TORCH apart by spaces."""
     classes = {"torch": torch.split(), "paddle": paddle.split()}
     return Kind(name, classes, _pairs(arrays), _pairs(settings), **more)
 
 
 def _pairs(text: str) -> dict[str, dict[str, str]]:
-    rows = [re.fullmatch(r"([^:]+):([^,]+),(.+)", row) for row in text.split()]
-    return {row[1]: {"torch": row[3], "paddle": row[2]} for row in rows if row}
+    """The spellings in a row of the table; `ValueError` for one that is not NAME:PADDLE,TORCH, or whose name stands there twice."""
+    found: dict[str, dict[str, str]] = {}
+    for row in text.split():
+        parts = re.fullmatch(r"([^:]+):([^,]+),(.+)", row)
+        if not parts or parts[1] in found:
+            raise ValueError(f"{row!r} is not NAME:PADDLE,TORCH, with a name that no other in the row has")
+        found[parts[1]] = {"torch": parts[3], "paddle": parts[2]}
+    return found
 
 
 _AFFINE = "weight:weight,weight bias:bias,bias "
@@ -145,24 +153,42 @@ _TABLE = [
     _kind("PixelShuffle", "PixelShuffle", "PixelShuffle", "", "factor:_upscale_factor,upscale_factor"),
 ]  # fmt: skip
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}
-"""The known kinds, by name."""
+Kinds = Mapping[str, Kind]
+"""Kinds by name."""
+
+KINDS: Kinds = MappingProxyType({kind.name: kind for kind in _TABLE})
+"""The kinds that are known without a file."""
 
 
-def load(path: Path) -> None:
-    """Adds the kinds of a JSON file to `KINDS`; `InputError` where it does not fit.
+def read_kinds(path: Path) -> Kinds:
+    """Return `KINDS` with the kinds of a JSON file; `InputError` where the file does not fit.
 
     The file is a list of objects of the fields of `Kind`: name, classes {torch: [...], paddle: [...]}, and as wanted arrays and settings
-    {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS.
+    {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS. A kind that has the name of one in
+    `KINDS` replaces it.
     """
     try:
         rows = parse_any_json(read_text(path, "kinds of layers"), "kinds")
         if not isinstance(rows, list):
             raise InputError(f"a list is needed, not {type(rows).__name__}")
         added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]
+        if twice := [name for name, count in Counter(kind.name for kind in added).items() if count > 1]:
+            raise InputError(f"the kind {twice[0]} stands there twice")
+        kinds = {**KINDS, **{kind.name: kind for kind in added}}
+        _check_classes(kinds)
     except InputError as error:
         raise InputError(f"{path} holds no kinds of layers ({error}): see parity/modules/layer_kinds.py") from None
-    KINDS.update({kind.name: kind for kind in added})
+    return kinds
+
+
+def _check_classes(kinds: Kinds) -> None:
+    """`InputError` where a class is of two kinds: only the first of them would ever be used."""
+    for side in SIDES:
+        owner: dict[str, str] = {}
+        for kind in kinds.values():
+            for name in kind.classes[side]:
+                if owner.setdefault(name, kind.name) != kind.name:
+                    raise InputError(f"kind {kind.name}: the {side} class {name!r} is of kind {owner[name]} already")
 
 
 def _checked(kind: Kind) -> Kind:
@@ -170,6 +196,10 @@ def _checked(kind: Kind) -> Kind:
     for what, spelled in (("classes", kind.classes), *kind.arrays.items(), *kind.settings.items()):
         if set(spelled) != set(SIDES):
             raise InputError(f"kind {kind.name}: {what!r} needs exactly {' and '.join(map(repr, SIDES))}")
+    if not all(kind.classes.values()):
+        raise InputError(f"kind {kind.name}: each side needs a class")
+    if "*" in kind.arrays and len(kind.arrays) > 1:
+        raise InputError(f"kind {kind.name}: '*' names all arrays of the layer, so it stands alone")
     if empty := [name for name, spelled in kind.settings.items() if not all(spelled.values())]:
         raise InputError(f"kind {kind.name}: the setting {empty[0]!r} has an empty spelling")
     try:
@@ -180,18 +210,18 @@ def _checked(kind: Kind) -> Kind:
     return kind
 
 
-def kind_of(side: str, classes: Sequence[str]) -> str:
-    """The kind of a layer by the qualified names of its classes, the nearest first.
+def kind_of(side: str, classes: Sequence[str], kinds: Kinds = KINDS) -> Kind:
+    """Return the kind of a layer by the qualified names of its classes, the nearest first.
 
     A framework's classes stand in the table by their bare names, your own by MODULE.CLASS; what is in no row is named by its class, in
-    small letters, so that Paddle's ZeroPad2D and PyTorch's ZeroPad2d are one kind.
+    small letters, so that Paddle's ZeroPad2D and PyTorch's ZeroPad2d are one kind, whose arrays keep their names.
     """
     for name in classes:
         known = name.rpartition(".")[2] if name.startswith(f"{side}.") else name
-        for kind in KINDS.values():
+        for kind in kinds.values():
             if known in kind.classes[side]:
-                return kind.name
-    return classes[0].rpartition(".")[2].lower()
+                return kind
+    return Kind(classes[0].rpartition(".")[2].lower(), {}, {"*": {}})
 
 
 _SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})\])?")

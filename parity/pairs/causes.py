@@ -14,7 +14,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
-from parity.modules.layer_kinds import KINDS, SIDES
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared
 from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
@@ -40,10 +40,10 @@ def settings(
 ) -> tuple[list[str], list[str]]:
     """Sentences on what the two models say differently, and on what is neutralised for the check."""
     pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
-    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[str]] = {}
     for a, b in pairs.values():
         for name, one, two in differing(a, b):
-            groups.setdefault((a.kind, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
+            groups.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
@@ -71,9 +71,9 @@ def _same(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
-def _settings_sentence(kind: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
-    note = f" ({KINDS[kind].note})" if kind in KINDS and KINDS[kind].note else ""
-    return f"{name.replace('_', ' ')} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{note}"
+def _settings_sentence(kind: str, note: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
+    words = f" ({note})" if note else ""
+    return f"{name.replace('_', ' ')} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
 
 
 def _alone(pairing: Pairing) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
-    said = [_settings_sentence(one.unit.kind, *row) for row in _own_settings(one, two)]
+    said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
         own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.path]
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
@@ -181,7 +181,9 @@ def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: np.ndarray,
     for one, two in evidence.pairing.pairs if phase == "statistics" else ():
         if tensor.rpartition(".")[0] in _names((one, two)):
             places = [_both(one.path, two.path)]
-            rows = [_settings_sentence(one.kind, n, _text(x), _text(y), places) for n, x, y in differing(one, two)]
+            rows = [
+                _settings_sentence(one.kind, one.note, n, _text(x), _text(y), places) for n, x, y in differing(one, two)
+            ]
             return "; ".join(rows) or None
     return None
 

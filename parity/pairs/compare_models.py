@@ -16,7 +16,7 @@ from parity.compare import engine
 from parity.compare.check import usual_twins
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
-from parity.modules import layer_kinds
+from parity.modules.layer_kinds import KINDS, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse
 from parity.pairs.inputs import take_inputs
@@ -85,7 +85,7 @@ def compare_models(
         stages: some of "eval" (inference), "forward", "backward", "update" (the first training step) and "trajectory".
         map_file: a JSON file that says which layers are pairs, where that is not found out or found wrongly; it may name some layers only.
         save_map: where to write the map that was used, for `map_file` and for converting checkpoints.
-        kinds_file: a JSON file of further kinds of layers, see `parity.modules.layer_kinds.load`.
+        kinds_file: a JSON file of further kinds of layers, see `parity.modules.layer_kinds.read_kinds`.
         weights: a state dict's file of either model (.pt, .pth, .pdparams) to start from.
         isolate: also run every layer by itself on the reference's own input.
         set_torch, set_paddle: attributes to set in the models that are compared, as LAYER.ATTRIBUTE=VALUE; LAYER is a path, or a class
@@ -110,8 +110,6 @@ def compare_models(
         parse(text)
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
-    if kinds_file:
-        layer_kinds.load(Path(kinds_file))
     pair = Pair(
         torch,
         paddle,
@@ -125,6 +123,7 @@ def compare_models(
         str(folder) if folder else None,
         isolate,
         {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
+        read_kinds(Path(kinds_file)) if kinds_file else KINDS,
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(

@@ -22,7 +22,7 @@ from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.modules import layer_kinds
 from parity.modules.description import Unit, below, units_of
-from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
+from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in, parse_spelling
 from parity.short_repr import ShortRepr
 
 RENAMES: tuple[tuple[str, str], ...] = (
@@ -54,10 +54,14 @@ class ModelDescription(ShortRepr):
 
     @staticmethod
     def of(
-        side: str, modules: Sequence[Mapping[str, Any]], order: Sequence[str] = (), inference: Sequence[str] = ()
+        side: str,
+        modules: Sequence[Mapping[str, Any]],
+        order: Sequence[str] = (),
+        inference: Sequence[str] = (),
+        kinds: Kinds = KINDS,
     ) -> ModelDescription:
-        """From what the worker described and the calls that it noted."""
-        return ModelDescription(side, units_of(side, modules), order, frozenset(inference))
+        """From what the worker described and the calls that it noted; the layers are of these `kinds`."""
+        return ModelDescription(side, units_of(side, modules, kinds), order, frozenset(inference))
 
     def unit(self, path: str) -> Unit:
         """The unit of a path; `InputError` where there is none."""

@@ -16,7 +16,7 @@ from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
-from parity.modules.layer_kinds import SIDES, name_in
+from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping
 from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
@@ -50,6 +50,7 @@ class Pair(ShortRepr):
     folder: str | None = None
     isolate: bool = False
     changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
+    kinds: Kinds = field(default_factory=lambda: KINDS)
 
     def how(self) -> dict[str, Any]:
         """How it is run, for the report."""
@@ -127,7 +128,7 @@ class Session:
 
     def _plan(self) -> dict[str, ModelRun]:
         """Runs both models as they are, to see what is called and drawn, and matches them."""
-        bare = {side: ModelDescription.of(side, self.modules[side]) for side in SIDES}
+        bare = {side: ModelDescription.of(side, self.modules[side], kinds=self.pair.kinds) for side in SIDES}
         self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
         seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
         trained = seen
@@ -144,7 +145,7 @@ class Session:
         for side in SIDES:
             called = [note["path"] for note in seen[side].calls]
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
-            self.models[side] = ModelDescription.of(side, self.modules[side], order, called)
+            self.models[side] = ModelDescription.of(side, self.modules[side], order, called, self.pair.kinds)
         self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")

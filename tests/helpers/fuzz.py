@@ -150,14 +150,9 @@ def _read_kinds(path: Path) -> None:
     from parity.modules import layer_kinds
     from parity.pairs import mapping
 
-    before = dict(layer_kinds.KINDS)
-    try:
-        layer_kinds.load(path)
-        models = [mapping.ModelDescription.of(side, NORMS[side]) for side in layer_kinds.SIDES]
-        mapping.to_json(mapping.match(*models))
-    finally:
-        layer_kinds.KINDS.clear()
-        layer_kinds.KINDS.update(before)
+    kinds = layer_kinds.read_kinds(path)
+    models = [mapping.ModelDescription.of(side, NORMS[side], kinds=kinds) for side in layer_kinds.SIDES]
+    mapping.to_json(mapping.match(*models))
 
 
 def _npz(folder: Path) -> None:

@@ -172,11 +172,16 @@ KINDS: dict[str, Any] = {
     "one side": [{"name": "a", "classes": {"torch": ["T"]}}],
     "name number": [{"name": 3, "classes": SIDES}],
     "classes text": [{"name": "a", "classes": {"torch": "T", "paddle": "P"}}],
+    "no class": [{"name": "a", "classes": {"torch": ["T"], "paddle": []}}],
+    "class of another kind": [{"name": "a", "classes": {"torch": ["Linear"], "paddle": ["P"]}}],
+    "class of two kinds": [{"name": n, "classes": SIDES} for n in "ab"],
+    "name twice": [{"name": "a", "classes": {"torch": [n], "paddle": [n]}} for n in "TP"],
     "classes numbers": [{"name": "a", "classes": {"torch": [1], "paddle": [2]}}],
     "arrays list": [{"name": "a", "classes": SIDES, "arrays": []}],
     "array number": [{"name": "a", "classes": SIDES, "arrays": {"w": {"torch": 1, "paddle": "w"}}}],
     "array part": [{"name": "a", "classes": SIDES, "arrays": {"w": {"torch": "w[1/0]", "paddle": "w"}}}],
     "array twice": [{"name": "a", "classes": SIDES, "arrays": {n: {"torch": "w", "paddle": n} for n in "vw"}}],
+    "array beside all": [{"name": "a", "classes": SIDES, "arrays": {n: {"torch": n, "paddle": n} for n in "*v"}}],
     "settings null": [{"name": "a", "classes": SIDES, "settings": None}],
     "setting empty": [{"name": "a", "classes": SIDES, "settings": {"s": {"torch": "", "paddle": "s"}}}],
     "setting nested": [{"name": "a", "classes": SIDES, "settings": {"s": {"torch": {}, "paddle": "s"}}}],
@@ -186,15 +191,37 @@ KINDS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_with_wrong_types_are_refused_and_none_is_added(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    path, before = tmp_path / "kinds.json", dict(layer_kinds.KINDS)
+def test_kinds_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    path = tmp_path / "kinds.json"
     path.write_text(json.dumps(KINDS[name]))
     assert main([*PAIR, "--input-shape", "4", "--kinds", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{path} holds no kinds of layers (" in line
+
+
+def test_kinds_of_a_file_are_in_the_table_that_is_returned_only(tmp_path: Path) -> None:
+    path, before = tmp_path / "kinds.json", dict(layer_kinds.KINDS)
+    linear = {"name": "Linear", "classes": {"torch": ["Linear", "my.Linear"], "paddle": ["Linear"]}}
+    path.write_text(json.dumps([{"name": "a", "classes": SIDES, "note": "ours"}, linear]))
+    kinds = layer_kinds.read_kinds(path)
+    assert set(kinds) == {*before, "a"}
     assert before == layer_kinds.KINDS
+    for side, name in (("torch", "T"), ("paddle", "P")):
+        assert layer_kinds.kind_of(side, [name], kinds).note == "ours"
+        assert layer_kinds.kind_of(side, [name]).name == name.lower()
+    assert layer_kinds.kind_of("torch", ["torch.nn.Linear"], kinds).arrays == {}
+
+
+@pytest.mark.parametrize("row", ["weight=weight,weight", "weight:weight", "a:b,c weight", "a:b,c a:d,e"])
+def test_a_row_of_the_table_that_is_misspelled_is_an_error(row: str) -> None:
+    with pytest.raises(ValueError, match=r"is not NAME:PADDLE,TORCH"):
+        layer_kinds._kind("Own", "Own", "Own", row)
+    with pytest.raises(ValueError, match=r"is not NAME:PADDLE,TORCH"):
+        layer_kinds._kind("Own", "Own", "Own", "", row)
+
+
+def test_every_class_of_the_table_is_of_one_kind() -> None:
+    layer_kinds._check_classes(layer_kinds.KINDS)
 
 
 @pytest.mark.parametrize("spelling", ["=" + "[" * 100_000, "=NaN", "1-mode"])

@@ -11,7 +11,7 @@ import pytest
 from helpers.pair_models import ComparePair
 from parity.compare.relu_kinks import by_rounding
 from parity.errors import InputError
-from parity.modules import description, layer_kinds
+from parity.modules import layer_kinds
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
 from parity.recipe.optimizer import Optimizer
@@ -156,23 +156,21 @@ OWN_KIND = {
 }
 
 
-def test_a_kind_of_ones_own_is_a_row_in_a_file(
-    compare_pair: ComparePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kind_of_ones_own_is_a_row_in_a_file(compare_pair: ComparePair, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\) and Paddle has mix \(blend \[6, 5\]\)"):
         compare_pair("Own", "Own", "4,6")
-    monkeypatch.setattr(layer_kinds, "KINDS", dict(layer_kinds.KINDS))
-    monkeypatch.setattr(description, "KINDS", layer_kinds.KINDS)
     (tmp_path / "kinds.json").write_text(json.dumps([OWN_KIND]))
-    layer_kinds.load(tmp_path / "kinds.json")
-    assert_equal(compare_pair("Own", "Own", "4,6"))
+    kinds = layer_kinds.read_kinds(tmp_path / "kinds.json")
+    assert_equal(compare_pair("Own", "Own", "4,6", kinds=kinds))
+    with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\)"):  # a table is of one call
+        compare_pair("Own", "Own", "4,6")
 
 
 @pytest.mark.parametrize("text", ["{}x", "[1]", '[{"name": "a"}]', '[{"name": "a", "classes": {"torch": []}}]'])
 def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "kinds.json").write_text(text)
     with pytest.raises(InputError, match="holds no kinds of layers"):
-        layer_kinds.load(tmp_path / "kinds.json")
+        layer_kinds.read_kinds(tmp_path / "kinds.json")
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])
