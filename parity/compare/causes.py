@@ -49,8 +49,8 @@ def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
     phase, _, tensor = name.partition("/")
     if phase in ("eval", "forward") and not tensor.endswith(".mask"):
         yield from _of_a_layer(evidence, phase, tensor)
-    if name == "loss/loss" and evidence.network.heads:
-        yield from _heads(evidence)
+    if name == "loss/loss":
+        yield from _losses(evidence)
     if phase == "update":
         yield from update_hypotheses(evidence, tensor)
     if phase == "gradient" and name in evidence.other_before:
@@ -232,21 +232,31 @@ def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:
     yield "it goes over the batch instead of the classes", x - x.max(0) - np.log(over)
 
 
-def _heads(evidence: Evidence) -> Iterator[Hypothesis]:
-    """The loss if auxiliary heads weighed otherwise."""
-    network, labels = evidence.network, evidence.step_input.labels
+def _losses(evidence: Evidence) -> Iterator[Hypothesis]:
+    """The loss if auxiliary heads weighed otherwise, or labels were not smoothed."""
+    network, labels, smoothing = evidence.network, evidence.step_input.labels, evidence.optimizer.label_smoothing
     scores = [evidence.other.get(f"forward/{name}") for name in (network.output, *network.heads)]
     if any(one is None for one in scores):
         return
-    own, *others = (_cross_entropy(one.astype(np.float64), labels) for one in scores if one is not None)
-    weights = " and ".join(f"{weight:g}" for weight in sorted(set(network.heads.values())))
-    for sentence, weight in (("do not enter the loss", 0), (f"weigh 1 instead of {weights}", 1)):
-        yield f"auxiliary heads {sentence}", np.array([(own + weight * sum(others)) / evidence.step_input.divisor])
+
+    def loss(smoothing: float, *weights: float) -> np.ndarray:
+        costs = [_cross_entropy(one.astype(np.float64), labels, smoothing) for one in scores if one is not None]
+        return np.array([np.dot((1.0, *weights), costs) / evidence.step_input.divisor])
+
+    weights = tuple(network.heads.values())
+    if smoothing:
+        yield "the labels are not smoothed", loss(0.0, *weights)
+    if weights:
+        named = " and ".join(f"{weight:g}" for weight in sorted(set(weights)))
+        yield "auxiliary heads do not enter the loss", loss(smoothing, *(0 for _ in weights))
+        yield f"auxiliary heads weigh 1 instead of {named}", loss(smoothing, *(1 for _ in weights))
 
 
-def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+def _cross_entropy(scores: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+    """Of class scores [N,K] and labels [N], a share `smoothing` of which is spread over all classes, summed over the images."""
     top = scores.max(1)
-    return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - scores[np.arange(len(labels)), labels]).sum())
+    wanted = (1 - smoothing) * scores[np.arange(len(labels)), labels] + smoothing * scores.mean(1)
+    return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - wanted).sum())
 
 
 def _exchanged_padding(evidence: Evidence, layer: str, x: np.ndarray) -> Iterator[Hypothesis]:

@@ -1,4 +1,7 @@
-"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon), on tensors of either framework: what it does is spelled alike in both."""
+"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon), on tensors of either framework: what it does is spelled alike in both.
+
+Arrays of numpy are taken too, with `np.multiply` for `times`.
+"""
 
 from __future__ import annotations
 
@@ -45,4 +48,5 @@ def orthogonal(gradient: Any, steps: int, times: Times) -> Any:
 
 def norm(x: Any) -> Any:
     """The root of the sum of squares of all elements."""
-    return (x * x).sum().sqrt()
+    total = (x * x).sum()
+    return total.sqrt() if hasattr(total, "sqrt") else math.sqrt(total)
