@@ -71,6 +71,9 @@ def _inference(model: Model) -> Iterator[None]:
     """Within it the model is in inference mode; afterwards it is as it was."""
     # DIFFERS: an export leaves a forward of its own in every layer, with which nothing trains any more.
     before = {layer: dict(vars(layer)) for layer in model.sublayers(include_self=True)}
+    for layer in (layer for layer in before if "forward" in vars(layer)):
+        # DIFFERS: Paddle makes a program of a function's source, which lacks what the function closes over.
+        paddle.jit.not_to_static(layer.forward.__func__)
     model.eval()
     try:
         yield

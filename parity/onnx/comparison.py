@@ -82,7 +82,8 @@ def compare_exports(
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
-    Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Starts both workers afresh.
+    Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Tensors of layers come first and exports that
+    are not the network last: the former say where. Starts both workers afresh.
     """
     names = list(workers)[:2]
     reference, network = names[0], inputs_of[names[0]].network
@@ -100,9 +101,6 @@ def compare_exports(
         exact: dict[str, Record] = each(lambda worker, run_inputs: _exact(worker, run_inputs, pictures))
         runtime = pool.submit(_runtime, models, pictures)
         noise = _noise(workers[reference], inputs_of[reference], eager[reference], pictures)
-    for name, failed in exports.items():
-        if isinstance(failed, NotTheNetwork):
-            yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
     parties = {name: eager[name] for name in names} | runtime.result()
     for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
         yield from _float32(
@@ -113,6 +111,9 @@ def compare_exports(
             for side in names:
                 error = distance(exact[side].get(f"layers/{layer}"), array)
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
+    for name, failed in exports.items():
+        if isinstance(failed, NotTheNetwork):
+            yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
 
 
 def _float32(

@@ -13,6 +13,7 @@ from parity.backend.worker import Worker
 from parity.compare.check import Check, run_check
 from parity.compare.step_inputs import RunInputs
 from parity.onnx.comparison import compare_through_onnx
+from parity.selftest.changes import perturbed
 from parity.selftest.subject import subject
 from parity.weights.canonical_state import State
 
@@ -58,3 +59,13 @@ def test_fresh_weights_are_trained_before_they_are_exported(check: Check, torch_
     assert np.all(seen[-1]["bn1.variance"] > 0) and np.all(seen[-1]["bn1.mean"] != 0)
     assert run_check(check, torch_first, look, onnx=compare_through_onnx).verdict == "equal"
     assert all(np.array_equal(seen[-1][name], array) for name, array in check.run_inputs("float32").state.items())
+
+
+@pytest.mark.parametrize("where", ["conv3:output:1e-6", "drop1:output:1e-2"])
+def test_an_error_in_a_layers_output_is_found_there(
+    where: str, check: Check, framework: str, workers: dict[str, Worker]
+) -> None:
+    pair = {name: workers[name] for name in sorted(workers, key=lambda name: name == framework)}
+    outcome = run_check(check, pair, perturbed(where, check.network), onnx=compare_through_onnx)
+    assert outcome.first and outcome.first.layer == where.partition(":")[0], outcome.first
+    assert "exporter failed" not in outcome.stages()["onnx"]["worst"]
