@@ -14,7 +14,7 @@ from parity.backend.worker import Worker
 from parity.compare.causes_of_updates import update_hypotheses
 from parity.compare.check import Check, run_check
 from parity.compare.evidence import Evidence
-from parity.compare.lockstep import run_in_lockstep
+from parity.compare.program import Program, run_in_lockstep
 from parity.network import articles
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.presets import RECIPES
@@ -115,7 +115,7 @@ def test_a_right_update_is_explained_by_no_mistake(optimizer: str, worker: Worke
     checked = check(optimizer)
     inputs, before = checked.run_inputs(), {}
     rates: Callable[[int], float] = inputs.rate
-    for step in run_in_lockstep({"one": (worker, inputs)}, 2, ("gradient", "update")):
+    for step in run_in_lockstep({"one": Program(worker, inputs)}, 2, ("gradient", "update")):
         given, record = step.inputs["one"], step.records["one"]
         around = (rates(8 * step.number - 8), given.rate, rates(8 * step.number + 8))
         evidence = Evidence(inputs.network, inputs.optimizer, given, around, record, record, before)
