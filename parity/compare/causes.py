@@ -1,74 +1,70 @@
-"""The likely cause of a difference: hypotheses in numpy of what the other side did, each a sentence and the tensor it predicts.
+"""The likely cause of a difference: hypotheses in numpy of what the candidate did, each a sentence and the tensor it predicts.
 
-A hypothesis is named if its prediction matches what the other side recorded. Nothing is guessed from the size of an error.
+A hypothesis is named if its prediction matches what the candidate recorded. Nothing is guessed from the size of an error.
+`parity.compare.causes_of_layers` and `parity.pairs.causes` add what they know of layers; what any tensor may be is here.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from parity.compare.causes_of_updates import update_hypotheses
-from parity.compare.evidence import Evidence, Hypothesis
-from parity.compare.record import input_of
 from parity.compare.relative_error import relative_l2
-from parity.network import nodes
-from parity.network.windows import over_channels
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
-MOST_BRANCHES = 5
-"""Branches whose orders are all tried."""
-
-MOST_CHANNELS = 11
-"""The largest size of a response normalisation that is tried."""
+Hypothesis = tuple[str, np.ndarray]
+"""What the candidate may have done, and the tensor that it would have made."""
 
 
-def likely_cause(evidence: Evidence, name: str) -> str | None:
-    """What the other side seems to have done to the tensor `name`; None if no hypothesis fits."""
-    if name not in evidence.other:
-        return "the other side has no such tensor"
-    if name not in evidence.reference:
-        return "only the other side has such a tensor"
-    a, b = evidence.reference[name], evidence.other[name]
-    if a.shape != b.shape:
-        return f"shapes {a.shape} and {b.shape}"
-    if not np.isfinite(b).all():
-        return "not finite on the other side"
-    needed = relative_l2(b, a) / 100
-    for sentence, prediction in _hypotheses(evidence, name):
-        if prediction.shape == b.shape and relative_l2(b, prediction) <= min(MATCH, needed):
+def explain(
+    reference: np.ndarray | None, candidate: np.ndarray | None, names: tuple[str, str], hypotheses: Iterable[Hypothesis]
+) -> str | None:
+    """The sentence of the first hypothesis that predicts `candidate`; None if none does.
+
+    `names` are those of the two sides in sentences. Tensors that are missing, shaped differently or not finite are explained as such.
+    """
+    if candidate is None:
+        return f"{names[1]} has no such tensor"
+    if reference is None:
+        return f"only {names[1]} has such a tensor"
+    if reference.shape != candidate.shape:
+        return f"shapes {list(reference.shape)} in {names[0]}, {list(candidate.shape)} in {names[1]}"
+    for name, array in zip(names, (reference, candidate), strict=True):
+        if not np.isfinite(array).all():
+            return f"not finite in {name}"
+    needed = relative_l2(candidate, reference) / 100
+    for sentence, prediction in hypotheses:
+        if prediction.shape == candidate.shape and relative_l2(candidate, prediction) <= min(MATCH, needed):
             return sentence
     return None
 
 
-def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
-    phase, _, tensor = name.partition("/")
-    if phase in ("eval", "forward") and not tensor.endswith(".mask"):
-        yield from _of_a_layer(evidence, phase, tensor)
-    if name == "loss/loss":
-        yield from _losses(evidence)
-    if phase == "update":
-        yield from update_hypotheses(evidence, tensor)
-    if phase == "gradient" and name in evidence.other_before:
-        sum_of_both = evidence.reference[name] + evidence.other_before[name]
-        yield "the gradient of the step before was not cleared", sum_of_both
-    yield from _of_any_tensor(evidence, name)
+def tensor_hypotheses(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    names: tuple[str, str],
+    others: Mapping[str, np.ndarray],
+    factors: Iterable[tuple[str, float]] = (),
+) -> Iterator[Hypothesis]:
+    """What may have been done to any tensor. `others` are the reference's tensors that it may have been exchanged with, by name.
 
-
-def _of_any_tensor(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
-    a, b = evidence.reference[name].astype(np.float64), evidence.other[name].astype(np.float64)
-    yield "zero on the other side", np.zeros_like(a)
+    `factors` are factors that mean something here, each with its sentence.
+    """
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    if a.any():
+        yield f"zero in {names[1]}", np.zeros_like(a)
+    elif b.any():
+        yield f"zero in {names[0]}", b
     yield from _rearranged(a)
-    if not name.startswith("loss/"):
-        yield from _exchanged(evidence, name)
+    for name, array in others.items():
+        yield f"it holds what belongs to {name}", array
     yield from _rounded(a)
     if (a >= 0).all():
         yield "square root of what it should be (a deviation for a variance)", np.sqrt(a)
-    yield from _scaled(evidence, a, b)
+    yield from _scaled(a, b, factors)
     if a.ndim and a.size > 1 and np.array_equal(np.sort(a, axis=0), np.sort(b, axis=0)):
         yield "the same samples in another order", b
     if np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
@@ -90,13 +86,6 @@ def _rearranged(a: np.ndarray) -> Iterator[Hypothesis]:
         yield "channels last read as channels first", a.transpose(0, 2, 3, 1).reshape(n, c, h, w)
 
 
-def _exchanged(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
-    phase = name.partition("/")[0] + "/"
-    for other, array in evidence.reference.items():
-        if other != name and other.startswith(phase) and array.shape == evidence.reference[name].shape:
-            yield f"it holds what belongs to {other.partition('/')[2]}", array
-
-
 def _rounded(a: np.ndarray) -> Iterator[Hypothesis]:
     with np.errstate(over="ignore"):
         yield "rounded to float16", a.astype(np.float16).astype(np.float64)
@@ -104,227 +93,14 @@ def _rounded(a: np.ndarray) -> Iterator[Hypothesis]:
     yield "cut to bfloat16", (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
 
 
-def _scaled(evidence: Evidence, a: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+def _scaled(a: np.ndarray, b: np.ndarray, factors: Iterable[tuple[str, float]]) -> Iterator[Hypothesis]:
     size = float(np.vdot(a, a))
     if not size:
         return
     ratio = float(np.vdot(a, b)) / size
-    for sentence, factor in _factors(evidence, a):
+    for sentence, factor in factors:
         if abs(ratio - factor) <= MATCH * abs(factor - 1):
             yield sentence, a * ratio
     yield f"a constant factor of {ratio:.10g}", a * ratio
     shift = float(np.mean(b - a))
     yield f"a constant offset of {shift:.7g}", a + shift
-
-
-def _factors(evidence: Evidence, a: np.ndarray) -> Iterator[tuple[str, float]]:
-    count = len(evidence.step_input.labels)
-    yield "the sign is reversed", -1.0
-    yield "not divided by 255", 255.0
-    yield "divided by 255 twice", 1 / 255
-    yield "divided by 256 instead of 255", 255 / 256
-    yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
-    yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
-    yield "divided by the batch's own size instead of the nominal one", evidence.step_input.divisor / count
-    for rate in sorted({rate for _, rate in evidence.network.dropouts.values()}):
-        yield f"ratio 1-p of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 - rate
-        yield (
-            f"ratio 1/(1-p) of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)",
-            1 / (1 - rate),
-        )
-
-
-def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
-    """What the other side's layer may have made of the other side's own input."""
-    x = input_of(evidence.network, layer, evidence.other, phase, evidence.step_input.images)
-    if x is None:
-        return
-    x, node = x.astype(np.float64), evidence.network.layers[layer].node
-    b = evidence.other[f"{phase}/{layer}"].astype(np.float64)
-    yield f"{layer} does nothing: its output is its input", x
-    if isinstance(node, nodes.Flatten) and x.ndim == 4:
-        yield "channels last: flattened as height, width, channels", x.transpose(0, 2, 3, 1).reshape(b.shape)
-    if isinstance(node, nodes.ReLU):
-        yield from _relu(x, b)
-    if isinstance(node, nodes.BatchNorm):
-        yield from _batch_norm(evidence, node, x, b)
-    if isinstance(node, nodes.LRN):
-        yield from _lrn(node, x, b)
-    if isinstance(node, nodes.Tanh):
-        yield "LeCun's scaled tanh, 1.7159 tanh(2x/3)", 1.7159 * np.tanh(2 / 3 * x)
-        yield "it is a sigmoid", 1 / (1 + np.exp(-x))
-    if isinstance(node, nodes.LogSoftmax):
-        yield from _log_softmax(x)
-    if isinstance(node, nodes.Branches):
-        yield from _branches(evidence, phase, layer)
-    if isinstance(node, nodes.Dropout):
-        yield from _dropout(evidence, phase, node, x, b)
-    if isinstance(node, nodes.MaxPool) and not node.padding:
-        yield from _pool(node, x, evidence.network.shapes[layer])
-    yield from _exchanged_padding(evidence, layer, x)
-    if isinstance(node, nodes.Conv | nodes.Linear) and node.bias:
-        bias = _parameter(evidence, f"{layer}.bias")
-        if bias is not None:
-            yield "the bias is missing", evidence.reference[f"{phase}/{layer}"] - _per_channel(bias, b)
-
-
-def _relu(x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
-    negative = x < 0
-    if negative.any():
-        slope = float(np.mean(b[negative] / x[negative]))
-        yield f"negative values keep a slope of {slope:.3g} (leaky ReLU)", np.where(negative, slope * x, x)
-    yield "capped at 6 (ReLU6)", np.clip(x, 0, 6)
-
-
-def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
-    arrays = [_parameter(evidence, f"{node.name}.{array}") for array in ("gamma", "beta", "mean", "variance")]
-    if any(array is None for array in arrays):
-        return
-    gamma, beta, mean, variance = (_per_channel(array, b) for array in arrays if array is not None)
-    axes = (0, *range(2, x.ndim))
-    own_mean, own_variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    count = x.size // x.shape[1]
-    ways = {
-        "by the batch's own statistics": (own_mean, own_variance),
-        "by the running statistics": (mean, variance),
-        "by the unbiased variance, ratio n/(n-1)": (own_mean, own_variance * count / max(count - 1, 1)),
-    }
-    for sentence, (centre, spread) in ways.items():
-        yield f"it normalises {sentence}", gamma * (x - centre) / np.sqrt(spread + node.eps) + beta
-        yield f"it normalises {sentence}, without gamma and beta", (x - centre) / np.sqrt(spread + node.eps)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.sqrt(np.sum((b - beta) ** 2, axes) / np.sum((gamma * (x - centre)) ** 2, axes))
-            eps = float(np.median(1 / scale**2 - spread.reshape(-1)))
-            prediction = gamma * (x - centre) / np.sqrt(spread + eps) + beta
-        if np.isfinite(prediction).all():
-            yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
-
-
-def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
-    total = over_channels(x * x, node.size)
-    base = node.k + node.alpha * total
-    for times, factor in (("divided", 1 / node.size), ("multiplied", node.size)):
-        for again, power in (("", 1), (" twice", 2)):
-            other = node.k + node.alpha * factor**power * total
-            yield f"alpha is {times} by the size {node.size}{again}", x / other**node.beta
-    with np.errstate(all="ignore"):
-        k = float(np.nanmedian((x / b) ** (1 / node.beta) - node.alpha * total))
-        beta = float(np.nanmedian(np.log(x / b) / np.log(base)))
-    if k > 0:
-        yield f"k = {k:.4g} instead of {node.k:g}", x / (k + node.alpha * total) ** node.beta
-    yield f"beta = {beta:.4g} instead of {node.beta:g}", x / base**beta
-    both = f"k = 1 instead of {node.k:g}, and alpha is divided by the size {node.size}"
-    yield both, x / (1 + node.alpha / node.size * total) ** node.beta
-    for size in range(1, min(2 * x.shape[1], MOST_CHANNELS) + 1):
-        if size != node.size:
-            yield (
-                f"size {size} instead of {node.size}",
-                x / (node.k + node.alpha * over_channels(x * x, size)) ** node.beta,
-            )
-    rows = over_channels((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
-    yield "it normalises over rows instead of channels", x / (node.k + node.alpha * rows) ** node.beta
-
-
-def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:
-    powers = np.exp(x - x.max(1, keepdims=True))
-    yield "it yields probabilities instead of their logarithms", powers / powers.sum(1, keepdims=True)
-    over = np.exp(x - x.max(0)).sum(0)
-    yield "it goes over the batch instead of the classes", x - x.max(0) - np.log(over)
-
-
-def _losses(evidence: Evidence) -> Iterator[Hypothesis]:
-    """The loss if auxiliary heads weighed otherwise, or labels were not smoothed."""
-    network, labels, smoothing = evidence.network, evidence.step_input.labels, evidence.optimizer.label_smoothing
-    scores = [evidence.other.get(f"forward/{name}") for name in (network.output, *network.heads)]
-    if any(one is None for one in scores):
-        return
-
-    def loss(smoothing: float, *weights: float) -> np.ndarray:
-        costs = [_cross_entropy(one.astype(np.float64), labels, smoothing) for one in scores if one is not None]
-        return np.array([np.dot((1.0, *weights), costs) / evidence.step_input.divisor])
-
-    weights = tuple(network.heads.values())
-    if smoothing:
-        yield "the labels are not smoothed", loss(0.0, *weights)
-    if weights:
-        named = " and ".join(f"{weight:g}" for weight in sorted(set(weights)))
-        yield "auxiliary heads do not enter the loss", loss(smoothing, *(0 for _ in weights))
-        yield f"auxiliary heads weigh 1 instead of {named}", loss(smoothing, *(1 for _ in weights))
-
-
-def _cross_entropy(scores: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
-    """Of class scores [N,K] and labels [N], a share `smoothing` of which is spread over all classes, summed over the images."""
-    top = scores.max(1)
-    wanted = (1 - smoothing) * scores[np.arange(len(labels)), labels] + smoothing * scores.mean(1)
-    return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - wanted).sum())
-
-
-def _exchanged_padding(evidence: Evidence, layer: str, x: np.ndarray) -> Iterator[Hypothesis]:
-    """Where padding is uneven: as much before as should be behind, which is also what as much on both sides comes to with a stride of 2."""
-    where = evidence.network.layers[layer]
-    node = where.node
-    if not isinstance(node, nodes.Conv | nodes.MaxPool) or all(a == b for a, b in node.pads(where.input)):
-        return
-    _, rows, columns = where.output
-    size = node.kernel if isinstance(node, nodes.Conv) else node.size
-    fill = 0.0 if isinstance(node, nodes.Conv) else np.nan
-    edges = ((0, 0), (0, 0), *(pad[::-1] for pad in node.pads(where.input)))
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, edges, constant_values=fill), (size, size), (2, 3))  # type: ignore[call-overload]
-    windows = windows[:, :, :: node.stride, :: node.stride][:, :, :rows, :columns]
-    sentence = "the odd element of padding stands before instead of behind"
-    if not isinstance(node, nodes.Conv):
-        yield sentence, (np.nanmean if isinstance(node, nodes.AvgPool) else np.nanmax)(windows, (4, 5))
-        return
-    weight, bias = (_parameter(evidence, f"{layer}.{name}") for name in ("weight", "bias"))
-    if weight is not None and node.groups == 1:
-        made = np.einsum("ncyxij,ocij->noyx", windows, weight, optimize=True)
-        yield sentence, made if bias is None else made + _per_channel(bias, made)
-
-
-def _branches(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
-    sources = evidence.network.layers[layer].sources
-    parts = [evidence.other[f"{phase}/{source}"] for source in sources]
-    for order in itertools.permutations(parts) if len(parts) <= MOST_BRANCHES else ():
-        yield "its branches stand in another order", np.concatenate(order, axis=1)
-
-
-def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
-    if phase == "eval":
-        yield f"inference scales by p = {node.rate:g} instead of 1-p", x * node.rate
-        yield f"inference scales by 1-p = {1 - node.rate:g} (downscale_in_infer)", x * (1 - node.rate)
-        if node.test_scale != 1 and ((b == 0) & (x != 0)).any():
-            yield "dropout acts in inference", np.where(b == 0, 0, x)
-        return
-    mask = evidence.step_input.masks.get(node.name)
-    if mask is not None:
-        yield f"training scales the kept by 1/(1-p), p = {node.rate:g} (upscale_in_train)", x * mask / (1 - node.rate)
-        yield "training does not scale the kept (downscale_in_infer)", x * mask
-        yield "the mask is inverted: what should be kept is dropped", x * ~mask.astype(bool)
-
-
-def _pool(node: nodes.MaxPool, x: np.ndarray, shape: nodes.Shape) -> Iterator[Hypothesis]:
-    size, stride = node.size, node.stride
-    rows, columns = shape[1:]
-    pad = (
-        (0, 0),
-        (0, 0),
-        (0, max(0, (rows - 1) * stride + size - x.shape[2])),
-        (0, max(0, (columns - 1) * stride + size - x.shape[3])),
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad, constant_values=np.nan), (size, size), (2, 3))  # type: ignore[call-overload]
-    windows = windows[:, :, ::stride, ::stride][:, :, :rows, :columns]
-    yield "it takes the maximum", np.nanmax(windows, (4, 5))
-    yield "it takes the average", np.nanmean(windows, (4, 5))
-    yield "it takes the top left pixel", windows[..., 0, 0]
-
-
-def _parameter(evidence: Evidence, name: str) -> np.ndarray | None:
-    """What the other side's parameter was before this step's update."""
-    for record, key in ((evidence.other_before, f"update/{name}"), (evidence.other, f"start/{name}")):
-        if key in record:
-            return record[key].astype(np.float64)
-    return None
-
-
-def _per_channel(array: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return array.reshape(1, -1, *[1] * (like.ndim - 2))

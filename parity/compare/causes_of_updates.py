@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.compare.evidence import Evidence, Hypothesis
+from parity.compare.causes import Hypothesis
+from parity.compare.evidence import Evidence
 from parity.compare.record import input_of
 from parity.compare.relative_error import distance
 from parity.network.nodes import float32

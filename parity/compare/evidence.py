@@ -13,7 +13,6 @@ from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
 Record = Mapping[str, np.ndarray]
-Hypothesis = tuple[str, np.ndarray]
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,8 +10,8 @@ import numpy as np
 
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
-from parity.compare import causes
 from parity.compare.cancellation import magnifications
+from parity.compare.causes_of_layers import likely_cause
 from parity.compare.evidence import Evidence
 from parity.compare.pool_ties import find_pool_ties
 from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, run_in_lockstep
@@ -246,7 +246,7 @@ class TrainingStep(SourceStep):
         evidence = Evidence(
             source.network, source.optimizer, self.given, self._rates, self._first, self._second, self._before
         )
-        return causes.likely_cause(evidence, tensor.name)
+        return likely_cause(evidence, tensor.name)
 
 
 def known_zero_gradients(network: Network, first: Record, second: Record) -> dict[str, tuple[float, ...]]:

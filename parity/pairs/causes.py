@@ -1,4 +1,4 @@
-"""Why two models part: what their settings say differently, and functions in numpy that explain what stands between two layers."""
+"""Why two models diverge: what their settings say differently, and functions in numpy that explain what stands between two layers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
+from parity.compare.causes import explain, tensor_hypotheses
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
@@ -21,6 +22,12 @@ from parity.pairs.model_worker import ModelRun
 
 MATCH = 1e-9
 """Largest relative L2 error of what a hypothesis predicts."""
+
+LIKE_FLOAT32 = (1e-10, 1e-6)
+"""Relative errors between these are as large as the rounding of some part in float32."""
+
+SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
+"""The names of the sides in sentences."""
 
 MOST = 4
 """Places that a sentence names; it counts the rest."""
@@ -152,7 +159,7 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _of_an_array(evidence, phase, tensor, a, b)
     elif phase in ("eval", "forward"):
         special = _behind(evidence, compared)
-    return special or _shapes(a, b) or _of_any(a, b)
+    return special or explain(a, b, SENTENCE_NAMES, tensor_hypotheses(a, b, SENTENCE_NAMES, {})) or _like_float32(a, b)
 
 
 def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
@@ -195,10 +202,6 @@ def _names(pair: tuple[Unit, Unit]) -> set[str]:
 def _own_settings(one: Call, two: Call) -> Iterator[tuple[str, str, str, list[str]]]:
     for name, x, y in differing(one.unit, two.unit):
         yield name, _text(x), _text(y), [_both(one.unit.path, two.unit.path)]
-
-
-def _shapes(a: np.ndarray, b: np.ndarray) -> str | None:
-    return f"shapes {list(a.shape)} in PyTorch, {list(b.shape)} in Paddle" if a.shape != b.shape else None
 
 
 def _dtype(a: np.ndarray, b: np.ndarray) -> str | None:
@@ -307,22 +310,10 @@ def _elsewhere(evidence: PairEvidence, one: Call, a: np.ndarray) -> str | None:
     return None
 
 
-def _of_any(a: np.ndarray, b: np.ndarray) -> str | None:
-    if not a.size:
-        return None
-    if not np.isfinite(b).all() or not np.isfinite(a).all():
-        return "not finite"
-    ratio, error = float(np.vdot(a, b)) / (float(np.vdot(a, a)) or 1.0), relative_l2(a, b)
-    known = {
-        f"zero in {NAMES[SIDES[bool(a.any())]]}": not a.any() or not b.any(),
-        "transposed": a.ndim == 2 and a.shape[0] == a.shape[1] and relative_l2(a.T, b) <= MATCH,
-        f"a constant factor of {ratio:.10g}": relative_l2(a * ratio, b) <= min(MATCH, error / 100),
-        "the same numbers in another order": np.allclose(np.sort(a, axis=None), np.sort(b, axis=None), 1e-9, 0),
-        "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits": 1e-10
-        < error
-        < 1e-6,
-    }
-    return next((sentence for sentence, fits in known.items() if fits), None)
+def _like_float32(a: np.ndarray, b: np.ndarray) -> str | None:
+    if LIKE_FLOAT32[0] < relative_l2(a, b) < LIKE_FLOAT32[1]:
+        return "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits"
+    return None
 
 
 def _text(value: Any) -> str:
