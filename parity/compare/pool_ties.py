@@ -29,11 +29,12 @@ def find_pool_ties(
     for name in consumers(network.layers)[layer]:
         pool = network.layers[name].node
         if isinstance(pool, MaxPool) and not isinstance(pool, AvgPool):
-            found |= _of_pool(pool, x, y)
+            found |= ties_of_pool(pool, x, y)
     return found if found.any() else None
 
 
-def _of_pool(pool: MaxPool, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def ties_of_pool(pool: MaxPool, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The elements of what two sides give one pool, [N,C,H,W] each, that are the largest of a window on one side only, as booleans."""
     (above, _), (left, _) = pool.pads(x.shape[1:])
     _, rows, columns = pool.output(x.shape[1:])
     height, width = ((count - 1) * pool.stride + pool.size for count in (rows, columns))

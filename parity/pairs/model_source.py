@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from parity.backend.child_process import Record
+from parity.compare.pool_ties import ties_of_pool
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
 from parity.compare.tolerances import ZERO_GRADIENT
@@ -16,6 +17,7 @@ from parity.compare.zero_gradients import zero_gradients
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
+from parity.network.nodes import MaxPool
 from parity.pairs import alignment, causes
 from parity.pairs.alignment import Call, Compared
 from parity.pairs.losses import projection
@@ -266,6 +268,22 @@ class ModelStep(Step):
                 here, there, twins = source.sides_of({worker: state[name] for worker, state in states.items()})
                 yield Compared(f"update/{name}", None, here, there, tuple(twins))
 
+    def ties(self, tensor: Tensor) -> np.ndarray | None:
+        """Where rounding chose, in the gradient of an output that a layer takes the maximum of."""
+        compared, runs = self._compared, self._evidence.runs
+        if tensor.phase != "backward" or compared is None or compared.calls is None:
+            return None
+        number = int(tensor.name.rpartition(":output")[2] or 0)
+        x, y = (runs[side].arrays[call.outputs[number]] for side, call in zip(SIDES, compared.calls, strict=True))
+        pools = [
+            pool
+            for a, _ in self.session.alignment(runs).pairs
+            if (pool := _max_pool(a)) and a.inputs and np.array_equal(runs["torch"].arrays[a.inputs[0]], x)
+        ]
+        if x.shape != y.shape or not pools:
+            return None
+        return np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
+
     def likely_cause(self, tensor: Tensor) -> str | None:
         """What settings or what stands between two layers explains."""
         assert self._compared
@@ -273,6 +291,15 @@ class ModelStep(Step):
         if phase == "update" and name.rpartition(".")[2] in ("mean", "variance"):
             phase = "statistics"
         return causes.find_cause(self._evidence, phase, name, self._compared)
+
+
+def _max_pool(call: Call) -> MaxPool | None:
+    """The window of a call of a maximum pool over maps, if it is square."""
+    settings = call.unit.settings
+    size, stride, padding = (settings.get(name) for name in ("kernel", "stride", "padding"))
+    if call.unit.kind != "MaxPool2d" or not all(isinstance(number, int) for number in (size, stride, padding)):
+        return None
+    return MaxPool("pool", size or 0, stride or 0, padding or 0, bool(settings.get("ceil_mode")))
 
 
 def _three(found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:

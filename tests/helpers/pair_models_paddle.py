@@ -264,3 +264,17 @@ class Kinked(nn.Layer):
         """Whether the weights are others than in the second training call: the first is before they are set."""
         self.starts = [*self.starts[:2], float(self.fc1.weight.sum())]
         return self.starts[-1] != self.starts[min(1, len(self.starts) - 1)]
+
+
+class Tailed(nn.Layer):
+    """Half of what its pool gets is in the far tail of a GELU, where it is zero or one rounding error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+        self.gelu = nn.GELU()
+        self.pool = nn.MaxPool2D(2)
+        self.fc = nn.Linear(8 * 16 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.gelu(self.conv(x))).flatten(1))

@@ -12,6 +12,7 @@ from helpers.pair_models import ComparePair
 from parity.compare.relu_kinks import by_rounding
 from parity.errors import InputError
 from parity.modules import layer_kinds
+from parity.pairs.model_source import ModelStep
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
 from parity.recipe.optimizer import Optimizer
@@ -217,6 +218,18 @@ def test_a_true_difference_is_none_of_rounding_though_numbers_cross_kinks(
     assert outcome.verdict == "different"
     assert outcome.first and outcome.first.step == 2
     assert "rounding" not in " ".join(outcome.explained)
+
+
+def test_where_rounding_chooses_the_largest_in_front_of_a_pool_the_models_are_not_called_different(
+    compare_pair: ComparePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = ("eval", "forward", "backward")
+    outcome = compare_pair("Tailed", "Tailed", "16,3,32,32", stages=stages)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert any("in step 1 rounding decided at gelu whether" in line for line in outcome.explained)
+    monkeypatch.setattr(ModelStep, "ties", lambda *_: None)
+    first = compare_pair("Tailed", "Tailed", "16,3,32,32", stages=stages).first
+    assert first and first.tensor == "gelu:output"
 
 
 # Planted errors
