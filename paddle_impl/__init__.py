@@ -1,1 +1,1 @@
-"""The networks and recipes of `parity`, spelled in Paddle. The twin of `torch_impl`, file by file and name by name."""
+"""What only Paddle can say. Everything else is written once, in `parity.backend`."""

@@ -14,13 +14,14 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddle_impl.backend import Backend
 from paddle_impl.layers import _kernel_variance
-from paddle_impl.model import to_numpy
-from paddle_impl.train import optimizer_of
 from parity.modules.average_pools import repairs
 from parity.modules.description import below
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
+
+to_numpy, optimizer_of = Backend().to_numpy, Backend().make_optimizer
 
 MODULE = nn.Layer
 """What a model must be."""

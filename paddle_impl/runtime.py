@@ -8,7 +8,6 @@ import os
 import sys
 import time
 import warnings
-from contextlib import AbstractContextManager
 
 from parity import machine
 from parity.errors import InputError
@@ -89,27 +88,6 @@ def wait(device: str) -> None:
     # DIFFERS: in Paddle 2 the time between two of the device's own events is always 0, so both sides wait and read the host's clock.
     if device == "gpu":
         paddle.device.synchronize()
-
-
-def place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
-    """Paddle's name for our device name."""
-    return paddle.CUDAPlace(paddle.distributed.ParallelEnv().device_id) if device == "gpu" else paddle.CPUPlace()
-
-
-def autocast(amp: str, device: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
-
-    Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
-    """
-    if amp == "off":
-        return contextlib.nullcontext()
-    return paddle.amp.auto_cast(dtype=precision.DTYPES[amp])
-
-
-def scaler(amp: str, device: str) -> paddle.amp.GradScaler:
-    """What scales the loss in fp16, and otherwise hands it on as it is."""
-    settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
-    return paddle.amp.GradScaler(amp == "fp16", *settings)
 
 
 def peak_memory(device: str) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from parity import data
-from parity.backend.registry import implementation
+from parity.backend import model_state
+from parity.backend.registry import make_backend
 from parity.backend.worker import Worker
 from parity.compare.check import Check, CheckOutcome, compressed, few_images, run_check
 from parity.compare.verdicts import STAGES
@@ -90,4 +91,4 @@ def build(network: Network | str, framework: str, state: State | int = 0, dtype:
     made = articles.get_network(network) if isinstance(network, str) else network
     if not isinstance(state, int):
         state = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
-    return implementation(framework, "model").build(made, state, dtype)
+    return model_state.build(make_backend(framework), made, state, dtype)

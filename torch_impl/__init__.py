@@ -1,1 +1,1 @@
-"""The networks and recipes of `parity`, spelled in PyTorch. The twin of `paddle_impl`, file by file and name by name."""
+"""What only PyTorch can say. Everything else is written once, in `parity.backend`."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from parity.modules.description import below
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
-from torch_impl.model import to_numpy
-from torch_impl.train import optimizer_of
+from torch_impl.backend import Backend
+
+to_numpy, optimizer_of = Backend().to_numpy, Backend().make_optimizer
 
 MODULE = nn.Module
 """What a model must be."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from contextlib import AbstractContextManager
 
 from parity import machine
 from parity.errors import InputError
@@ -66,27 +64,6 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def place(device: str) -> torch.device:
-    """PyTorch's name for our device name."""
-    return torch.device("cuda" if device == "gpu" else "cpu")
-
-
-def autocast(amp: str, device: str) -> AbstractContextManager[None]:
-    """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
-
-    Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
-    """
-    if amp == "off":
-        return contextlib.nullcontext()
-    return torch.autocast(place(device).type, getattr(torch, precision.DTYPES[amp]))
-
-
-def scaler(amp: str, device: str) -> torch.amp.GradScaler:
-    """What scales the loss in fp16, and otherwise hands it on as it is."""
-    settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
-    return torch.amp.GradScaler(place(device).type, *settings, enabled=amp == "fp16")
-
-
 def peak_memory(device: str) -> int:
     """Peak memory in bytes so far: of the process, or what its tensors took on a GPU."""
     return torch.cuda.max_memory_allocated() if device == "gpu" else machine.peak_memory()
@@ -102,7 +79,7 @@ def versions() -> dict[str, str]:
 
 def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
     """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached on `device` now."""
-    a = torch.rand(size, size, device=place(device))
+    a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu")
     seconds = []
     for _ in range(times):
         started = time.perf_counter()

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.protocol import Trainer
+from parity.backend.protocol import TrainerLike
 from parity.weights.canonical_state import State
 
 
-def mix_slow_weights(trainer: Trainer, slow: State, keep: float, updates: int) -> State:
+def mix_slow_weights(trainer: TrainerLike, slow: State, keep: float, updates: int) -> State:
     """The weights and statistics of `trainer`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
 
     Returns them: they are the slow ones from now on. Slots of an optimizer stay as they are, and in `slow` do not count.

@@ -1,20 +1,160 @@
-"""What a framework must offer: the protocol that `paddle_impl` and `torch_impl` both implement."""
+"""What a framework must say: the protocol that `paddle_impl.backend.Backend` and `torch_impl.backend.Backend` implement.
+
+Everything else about training is written once over it: `parity.backend.trainer`, `parity.backend.model_state` and
+`parity.backend.distributed`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from parity.network.network import Network
 from parity.process_group import ProcessGroup
+from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import State
 
+Tensor: TypeAlias = Any
+"""A framework's tensor."""
 
-class Trainer(Protocol):
-    """`paddle_impl.train.Trainer` and `torch_impl.train.Trainer`: a model and its optimizer, numpy in and out."""
+Module: TypeAlias = Any
+"""A framework's module."""
 
-    model: Any
+Stepper: TypeAlias = Any
+"""A framework's optimizer: it has `step()`."""
+
+Scaler: TypeAlias = Any
+"""A framework's scaler of losses: it has `scale(loss)`, `step(optimizer)` and `update()`."""
+
+Layout: TypeAlias = Any
+"""A framework's order of the axes of images in memory."""
+
+
+class Backend(Protocol):
+    """A framework. It has no state: models, tensors and optimizers are arguments. A device is "cpu" or "gpu"."""
+
+    NAMES: Mapping[str, str]
+    TRANSPOSED: tuple[type, ...]
+    OVERLAPPING: tuple[str, ...]
+
+    # Tensors
+
+    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+        """A tensor of `array` on `device`, in its dtype. It may share the memory of `array`."""
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        """A copy of `tensor`, as it is."""
+
+    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+        """Overwrites `tensor` with `array` of the same shape, in the tensor's dtype."""
+
+    def assign(self, tensor: Tensor, value: Tensor) -> None:
+        """Overwrites `tensor` with `value` of the same shape and dtype."""
+
+    def cast(self, tensor: Tensor, dtype: str) -> Tensor:
+        """`tensor` in `dtype`."""
+
+    def times(self, tensor: Tensor, factor: float) -> Tensor:
+        """`tensor` * `factor` in the precision of `tensor`."""
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The tensors one after the other, along their first axis."""
+
+    # Gradients
+
+    def no_grad(self) -> AbstractContextManager[Any]:
+        """Within it no graph is made."""
+
+    def needs_gradient(self, tensor: Tensor) -> bool:
+        """Whether backward passes compute a gradient of `tensor`."""
+
+    def require_gradient(self, tensor: Tensor, required: bool) -> None:
+        """Has backward passes compute a gradient of `tensor`, or not."""
+
+    def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
+        """Has the backward pass call `hook` with the gradient of `tensor`."""
+
+    def clear_gradient(self, tensor: Tensor) -> None:
+        """Takes the gradient of `tensor` away."""
+
+    def zero_gradient(self, tensor: Tensor) -> None:
+        """Sets the gradient of `tensor` to zero."""
+
+    # Models
+
+    def make_model(self, network: Network, dtype: str) -> Module:
+        """The module of `network` in `dtype`, float32 or float64, with weights that nobody has set."""
+
+    def layout(self, dtype: str, device: str, amp: str) -> Layout:
+        """The order of axes in which training in `dtype` and mixed precision `amp` is fastest on `device`."""
+
+    def to_device(self, model: Module, device: str, layout: Layout) -> Module:
+        """`model` on `device`, its kernels in `layout`."""
+
+    def to_layout(self, tensor: Tensor, layout: Layout) -> Tensor:
+        """`tensor` in `layout`, where it holds images [N,C,H,W]."""
+
+    def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The cross-entropy of class scores [N,classes] and labels [N], summed over the images.
+
+        Of labels that are smoothed: a share `smoothing` of each is spread over all classes (Szegedy et al. 2016, section 7).
+        """
+
+    # Optimizers
+
+    def make_optimizer(self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer) -> Stepper:
+        """The optimizer for `settings` over `groups`: parameters, factor of the learning rate, and weight decay of each."""
+
+    def set_rate(self, optimizer: Stepper, rate: float) -> None:
+        """Sets the learning rate, which the groups' factors multiply."""
+
+    def make_slots(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor]) -> None:
+        """Makes the slots of all trainable `parameters`, as zeros, where there are none yet."""
+
+    def slot(self, optimizer: Stepper, parameter: Tensor, slot: str) -> Tensor:
+        """The optimizer's own tensor of the canonical `slot` of `parameter`; `make_slots` has made it."""
+
+    def set_updates(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor], updates: int) -> None:
+        """Has the optimizer count `updates` updates so far."""
+
+    # Mixed precision
+
+    def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
+        """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
+
+        Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
+        """
+
+    def scaler(self, amp: str, device: str) -> Scaler:
+        """What scales the loss in fp16, and otherwise hands it on as it is."""
+
+    # Several processes
+
+    def join(self, process_group: ProcessGroup, device: str) -> None:
+        """Joins the processes of `process_group`: over gloo on the CPU, over NCCL on GPUs, one for each process.
+
+        `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.
+        """
+
+    def leave(self) -> None:
+        """Leaves the group of processes; all do so at the end of the run."""
+
+    def wrap(self, model: Module) -> Module:
+        """The model whose backward pass averages gradients over the processes while it runs, for a device of `OVERLAPPING`."""
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sums `tensor` over the processes, in place."""
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrites `tensor` with that of rank 0."""
+
+
+class TrainerLike(Protocol):
+    """What a training loop drives: a `parity.backend.trainer.Trainer`, or what stands for one in another process."""
+
     process_group: ProcessGroup
 
     def step(
@@ -24,22 +164,11 @@ class Trainer(Protocol):
         masks: Mapping[str, np.ndarray],
         rate: float,
         divisor: int,
-        record: dict[str, np.ndarray] | None = None,
     ) -> tuple[float, int]:
         """One update; returns the summed cross-entropy and the number of wrong images."""
 
-    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits in inference mode."""
-
-    def l2_gradients(
-        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
-    ) -> float:
-        """Forward and backward of sum(logits ** 2) / 2 without an update; returns that sum."""
-
-    def isolate(
-        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """One layer alone, forward and backward."""
 
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""

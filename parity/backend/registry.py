@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from parity import machine
-from parity.backend.protocol import Trainer
+from parity.backend.protocol import Backend
+from parity.backend.trainer import Trainer
 from parity.errors import InputError, how_to_install, suggest
 from parity.network.network import Network
 from parity.process_group import SINGLE_PROCESS, ProcessGroup
@@ -31,7 +32,7 @@ EXPORTERS = ("paddle2onnx", "onnxscript")
 
 
 def implementation(framework: str, part: str, threads: int | None = None) -> ModuleType:
-    """The module `part` (runtime, model, train, ...) of the implementation in `framework`.
+    """The module `part` (runtime, backend, export, ...) of the implementation in `framework`.
 
     `threads` (None: all cores) only counts before the framework's first import. `InputError` if it is not installed.
     """
@@ -81,6 +82,12 @@ def installed() -> str:
     return found
 
 
+def make_backend(framework: str) -> Backend:
+    """The backend of `framework`; `InputError` if it is not installed."""
+    backend: Backend = implementation(framework, "backend").Backend()
+    return backend
+
+
 def make_trainer(
     framework: str,
     network: Network,
@@ -91,8 +98,5 @@ def make_trainer(
     process_group: ProcessGroup = SINGLE_PROCESS,
     amp: str = "off",
 ) -> Trainer:
-    """Make a `Trainer` in this process, on a `device` that `runtime.start` chose, in a `process_group` that `distributed.start` joined."""
-    trainer: Trainer = implementation(framework, "train").Trainer(
-        network, settings, state, dtype, device, process_group, amp
-    )
-    return trainer
+    """Make a `Trainer` in this process, on a `device` that `runtime.start` chose, in a `process_group` that the backend joined."""
+    return Trainer(make_backend(framework), network, settings, state, dtype, device, process_group, amp)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parity.backend.protocol import Trainer
+from parity.backend.protocol import TrainerLike
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.network.network import Network
@@ -23,7 +23,7 @@ class Bench:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: TrainerLike,
         network: Network,
         recipe: Recipe,
         images: np.ndarray,

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend import lookahead
+from parity.backend import lookahead, model_state
 from parity.backend.child_process import Process, Record, serve
-from parity.backend.protocol import Trainer
-from parity.backend.registry import FRAMEWORKS, implementation
+from parity.backend.registry import FRAMEWORKS, implementation, make_backend, make_trainer
 from parity.backend.timing import Bench
+from parity.backend.trainer import Trainer
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer, read_optimizer
@@ -32,7 +32,7 @@ class Worker(Process):
     """A `Trainer` of `framework` in a process of its own, run by the interpreter `python` (None: this one).
 
     The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. Methods are those of
-    `parity.backend.protocol.Trainer`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
+    `parity.backend.trainer.Trainer`, on arrays of any dtype that safetensors knows, copied through the pipe. See `Process` for the rest.
     """
 
     program = "parity.backend.worker"
@@ -157,7 +157,7 @@ class Worker(Process):
         return self.call("export")[0]["onnx"].tobytes()
 
     def read_file(self, path: Path) -> State:
-        """The arrays of a state dict's file, as the framework's `checkpoint.read_file` gives them."""
+        """The arrays of a state dict's file, as the framework's `state_dict_files.read_file` gives them."""
         return self.call("read_file", path=str(path.absolute()))[0]
 
     def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
@@ -186,10 +186,11 @@ class _Server:
     def start(
         self, arrays: Record, network: str, settings: dict[str, Any], dtype: str, slow: bool
     ) -> tuple[Record, Any]:
-        make = implementation(self.framework, "train").Trainer
         for name in ("trainer", "timed", "slow"):
             vars(self).pop(name, None)  # makes room for the next one
-        self.trainer = make(Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device)
+        self.trainer = make_trainer(
+            self.framework, Network.from_json(network), read_optimizer(settings), arrays, dtype, self.device
+        )
         self.slow = arrays if slow else {}
         return {}, None
 
@@ -247,8 +248,7 @@ class _Server:
         self.runtime.be_fast(self.device)
         images, labels = arrays.pop("bench/images"), arrays.pop("bench/labels")
         how, net = read_recipe(recipe), Network.from_json(network)
-        make = implementation(self.framework, "train").Trainer
-        self.trainer = make(net, how.optimizer, arrays, "float32", self.device, amp=amp)
+        self.trainer = make_trainer(self.framework, net, how.optimizer, arrays, "float32", self.device, amp=amp)
         self.timed = Bench(self.trainer, net, how, images, labels, partial(self.runtime.wait, self.device))
         return {}, None
 
@@ -269,11 +269,11 @@ class _Server:
         return {"onnx": np.frombuffer(data, np.uint8)}, None
 
     def read_file(self, arrays: Record, path: str) -> tuple[Record, Any]:
-        return implementation(self.framework, "checkpoint").read_file(Path(path)), None
+        return implementation(self.framework, "state_dict_files").read_file(Path(path)), None
 
     def write_file(self, arrays: Record, path: str, network: str, dtype: str) -> tuple[Record, Any]:
-        model = implementation(self.framework, "model").build(Network.from_json(network), arrays, dtype)
-        implementation(self.framework, "checkpoint").write_file(Path(path), model)
+        model = model_state.build(make_backend(self.framework), Network.from_json(network), arrays, dtype)
+        implementation(self.framework, "state_dict_files").write_file(Path(path), model)
         return {}, None
 
 

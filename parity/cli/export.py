@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import FRAMEWORKS, implementation, installed, make_trainer
+from parity.backend import model_state
+from parity.backend.registry import FRAMEWORKS, implementation, installed, make_backend, make_trainer
 from parity.cli.command import (
     PATH,
     Failed,
@@ -226,7 +227,7 @@ def _onnx(
     from parity.onnx.graph_writer import DEFAULT_OPSET
 
     phases.begin("exporting")
-    model = implementation(framework, "model").build(source.network, source.state)
+    model = model_state.build(make_backend(framework), source.network, source.state)
     raw = _exported(framework, implementation(framework, "export").to_onnx, model)
     phases.begin("reading the export back")
     try:
@@ -287,7 +288,7 @@ def _static(
 
     phases.begin("exporting")
     exporter = implementation(framework, "export")
-    model = implementation(framework, "model").build(source.network, source.state)
+    model = model_state.build(make_backend(framework), source.network, source.state)
     with _new_folder(options.output) as scratch:
         files = _exported(framework, exporter.to_static, model, scratch)
 

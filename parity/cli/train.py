@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from parity import data, machine
-from parity.backend.registry import FRAMEWORKS, implementation, installed, make_trainer
+from parity.backend import distributed
+from parity.backend.registry import FRAMEWORKS, implementation, installed, make_backend, make_trainer
 from parity.cli.command import Failed, Interrupted, Options, choice, command, option
 from parity.cli.train_options import (
     CPU_NETWORK,
@@ -101,7 +102,7 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
             give_up(lost)
         raise
     if process_group.size > 1:
-        implementation(framework, "distributed").stop()
+        make_backend(framework).leave()
     return (
         _summary(framework, job, process_group, console, time.perf_counter() - started) if process_group.leads else None
     )
@@ -142,22 +143,17 @@ def _prepare(framework: str, options: Options, process_group: ProcessGroup, cons
             "experiment": job.run.experiment.to_json(),
             "position": json.dumps(dataclasses.asdict(job.position)),
         }
-        _from_first(framework, job.runtime.place(job.device), canonical_state.encode(job.state, said))
+        distributed.from_first(make_backend(framework), canonical_state.encode(job.state, said), job.device)
     return job
 
 
 def _follow(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """What the leading process has told the others to train."""
     runtime, device = _start(framework, options, process_group)
-    state, said = canonical_state.decode(
-        _from_first(framework, runtime.place(device), b""), "the leading process's message"
-    )
+    message = distributed.from_first(make_backend(framework), b"", device)
+    state, said = canonical_state.decode(message, "the leading process's message")
     run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]))
     return _Job(run, _data_of(run, options, console), state, Position(**json.loads(said["position"])), runtime, device)
-
-
-def _from_first(framework: str, place: Any, message: bytes) -> bytes:
-    return bytes(implementation(framework, "distributed").from_first(message, place))
 
 
 def _train(
@@ -198,7 +194,7 @@ def _start(framework: str, options: Options, process_group: ProcessGroup) -> tup
     if options.amp not in (None, "off") and device == "cpu":
         raise InputError(NO_AMP)
     if process_group.size > 1:
-        implementation(framework, "distributed").start(process_group, device)
+        make_backend(framework).join(process_group, device)
     return runtime, device
 
 

@@ -1,11 +1,10 @@
-"""A worker as a `Trainer`, so that the one training loop drives a framework that lives in a process of its own."""
+"""A worker as a trainer, so that the one training loop drives a framework that lives in a process of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,8 @@ from parity.weights.canonical_state import State
 
 
 class Remote:
-    """The `parity.backend.protocol.Trainer` of a `worker` that was started."""
+    """The `parity.backend.protocol.TrainerLike` of a `worker` that was started."""
 
-    model: Any = None
     process_group = SINGLE_PROCESS
 
     def __init__(self, worker: Worker) -> None:
@@ -30,27 +28,14 @@ class Remote:
         masks: Mapping[str, np.ndarray],
         rate: float,
         divisor: int,
-        record: dict[str, np.ndarray] | None = None,
     ) -> tuple[float, int]:
         """One update; nothing is recorded."""
         _, cost, wrong = self.worker.step(images, labels, masks, rate, divisor)
         return cost, wrong
 
-    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Logits in inference mode."""
         return self.worker.predict(images)["logits"]
-
-    def l2_gradients(
-        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
-    ) -> float:
-        """Forward and backward of sum(logits ** 2) / 2 without an update; returns that sum."""
-        return self.worker.l2_gradients(images, masks)[1]
-
-    def isolate(
-        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """One layer alone, forward and backward."""
-        return self.worker.isolate(layer, x, inference, mask, gradient)
 
     def scale_velocity(self, factor: float) -> None:
         """Multiplies the momentum buffers."""

@@ -117,11 +117,11 @@ class _Models:
         return {}, None
 
     def read_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
-        found = implementation(self.framework, "checkpoint").read_arrays(Path(path))
+        found = implementation(self.framework, "state_dict_files").read_arrays(Path(path))
         return {str(name): array for name, array in found.items() if _is_floats(array)}, None
 
     def write_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
-        implementation(self.framework, "checkpoint").write_arrays(Path(path), arrays)
+        implementation(self.framework, "state_dict_files").write_arrays(Path(path), arrays)
         return {}, None
 
     def _draw(self, size: int, p: float) -> np.ndarray:

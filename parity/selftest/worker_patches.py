@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Side = Any
-"""`paddle_impl.train.Trainer` or `torch_impl.train.Trainer`."""
+"""A `parity.backend.trainer.Trainer`."""
 
 Tensor = Any
 

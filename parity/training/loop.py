@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.backend import lookahead
-from parity.backend.protocol import Trainer
+from parity.backend.protocol import TrainerLike
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
@@ -33,7 +33,7 @@ class Stopped(Exception):
 
 
 def train(
-    trainer: Trainer,
+    trainer: TrainerLike,
     run: RunFolder,
     dataset: Dataset,
     position: Position,
@@ -105,7 +105,7 @@ def _timed(
 
 
 def _one_batch(
-    trainer: Trainer,
+    trainer: TrainerLike,
     experiment: Experiment,
     images: np.ndarray,
     labels: np.ndarray,
@@ -172,7 +172,7 @@ def _log_batch(
 
 
 def _end_pass(
-    trainer: Trainer, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
+    trainer: TrainerLike, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
 ) -> None:
     started = time.perf_counter()
     test_cost, test_accuracy = evaluate(trainer, dataset, run.experiment.recipe.preprocessing)
@@ -206,7 +206,7 @@ def _end_pass(
 
 
 def evaluate(
-    trainer: Trainer, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
+    trainer: TrainerLike, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
 ) -> tuple[float, float]:
     """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parity.backend.protocol import Trainer
-from parity.backend.registry import implementation
+from parity.backend.registry import implementation, make_backend, make_trainer
+from parity.backend.trainer import Trainer
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.precision import DTYPES, PRECISIONS
@@ -23,8 +23,7 @@ LABELS = np.arange(16) % 10
 
 
 def side(framework: str, amp: str) -> Trainer:
-    made: Trainer = implementation(framework, "train").Trainer(NETWORK, SETTINGS, initialise(NETWORK, 0), amp=amp)
-    return made
+    return make_trainer(framework, NETWORK, SETTINGS, initialise(NETWORK, 0), amp=amp)
 
 
 def moved(framework: str, amp: str, divisor: float = 16) -> State:
@@ -54,7 +53,7 @@ def test_a_step_in_mixed_precision_differs_by_its_rounding_and_keeps_float32_wei
 
 def test_an_overflowing_step_in_fp16_is_left_out_and_the_scale_is_halved() -> None:
     trainer = side("torch", "fp16")
-    scaler, before = trainer.scaler, trainer.state()  # type: ignore[attr-defined]
+    scaler, before = trainer.scaler, trainer.state()
     scale = scaler.get_scale()
     trainer.step(IMAGES, LABELS, {}, 0.1, 1e-6)  # type: ignore[arg-type]
     assert all(np.array_equal(array, before[name]) for name, array in trainer.state().items() if name in before)
@@ -65,7 +64,7 @@ def test_an_overflowing_step_in_fp16_is_left_out_and_the_scale_is_halved() -> No
 @pytest.mark.filterwarnings("ignore:amp_guard", "ignore:AmpScaler")
 @pytest.mark.parametrize("amp", PRECISIONS)
 def test_only_fp16_scales_the_loss(framework: str, amp: str) -> None:
-    scaler = implementation(framework, "runtime").scaler(amp, "cpu")
+    scaler = make_backend(framework).scaler(amp, "cpu")
     enabled = scaler.is_enabled() if framework == "torch" else scaler.is_enable()
     assert enabled == (amp == "fp16" and framework == "torch")  # Paddle has none on the CPU
 

@@ -163,7 +163,8 @@ CHANGES = """
 import sys
 import numpy as np
 import paddle
-from paddle_impl.model import build
+from paddle_impl.backend import Backend
+from parity.backend.model_state import build
 from parity.network.network import Network
 from parity.threads import THREADS
 
@@ -184,7 +185,7 @@ for change in hooked, replaced, learning, lambda model: None:
     found = []
     for threads in 1, 2:
         THREADS.use(threads)
-        model = build(network, 0, "float64")
+        model = build(Backend(), network, 0, "float64")
         change(model)
         mask = {"drop": paddle.to_tensor(images[:, :1, :8, :8] > 0).tile([1, 4, 1, 1])}
         if model.training:

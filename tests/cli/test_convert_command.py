@@ -128,22 +128,22 @@ def test_the_script_says_in_one_line_what_it_wrote(folder: Path) -> None:
 LOADED = {
     "paddle": """
 import sys, numpy, paddle
-from paddle_impl.model import build
+from paddle_impl.backend import Backend
+from parity.backend.model_state import build, get_weights
 from parity.network import articles
-model = build(articles.get_network(sys.argv[1]), 9)
+model = build(Backend(), articles.get_network(sys.argv[1]), 9)
 missing, unexpected = model.set_state_dict(paddle.load(sys.argv[2]))
 assert not missing and not unexpected, (missing, unexpected)
-from paddle_impl.model import get_weights
-numpy.savez(sys.argv[3], **get_weights(model))
+numpy.savez(sys.argv[3], **get_weights(Backend(), model))
 """,
     "torch": """
 import sys, numpy, torch
-from torch_impl.model import build
+from torch_impl.backend import Backend
+from parity.backend.model_state import build, get_weights
 from parity.network import articles
-model = build(articles.get_network(sys.argv[1]), 9)
+model = build(Backend(), articles.get_network(sys.argv[1]), 9)
 model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-from torch_impl.model import get_weights
-numpy.savez(sys.argv[3], **get_weights(model))
+numpy.savez(sys.argv[3], **get_weights(Backend(), model))
 """,
 }
 """What somebody who has the model does with a file, in the framework's own words."""

@@ -37,7 +37,7 @@ sys.meta_path.insert(0, Finder)
         ("train_torch.py", "parity.training.loop"),
         ("train_torch.py", "torch.nn"),
         ("train_paddle.py", "paddle.nn"),
-        ("train_paddle.py", "paddle_impl.train"),  # behind the import of Paddle, which has handlers of its own
+        ("train_paddle.py", "paddle_impl.backend"),  # behind the import of Paddle, which has handlers of its own
     ],
 )
 def test_a_signal_during_imports_is_one_line(script: str, module: str, sent: signal.Signals, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from parity.backend.protocol import Trainer
-from parity.backend.registry import implementation, make_trainer
+from parity.backend.registry import implementation, make_backend, make_trainer
+from parity.backend.trainer import Trainer
 from parity.cli import train
 from parity.data.random_streams import masks, stream
 from parity.files import atomic
@@ -135,12 +135,12 @@ def main(framework: str, path: str, run: str = "") -> None:
     if process_group.size == 1:
         cases = {"plain": alone(framework, PLAIN), "normed": by_shards(framework, NORMED, 2)}
     else:
-        distributed = implementation(framework, "distributed")
-        distributed.start(process_group, "cpu")
-        for overlap, distributed.OVERLAPPING in OVERLAPS.items():  # type: ignore[attr-defined]
+        backend = make_backend(framework)
+        backend.join(process_group, "cpu")
+        for overlap, type(backend).OVERLAPPING in OVERLAPS.items():
             for name, network in NETWORKS.items():
                 cases[f"{name}-{overlap}"] = together(framework, network, process_group)
-        distributed.stop()
+        backend.leave()
     if process_group.leads:
         found = {f"{case}/{name}": array for case, arrays in cases.items() for name, array in arrays.items()}
         atomic.write_atomically(Path(path), canonical_state.encode(found, {}))

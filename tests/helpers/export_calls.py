@@ -27,7 +27,9 @@ from helpers.paths import environment_with_helpers
 from helpers.refusals import files_end_at
 from helpers.scripts import script_main
 from helpers.watch import watch
-from parity.backend.registry import implementation
+from parity.backend import model_state
+from parity.backend.registry import implementation, make_backend
+from parity.backend.trainer import Trainer
 from parity.cli import train
 
 COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict"), "train": train.main}
@@ -88,15 +90,14 @@ def _exporter_that(does: Callable[..., Any]) -> Callable[[str], list[AbstractCon
 
 
 def _exports_other_weights(framework: str) -> list[AbstractContextManager[Any]]:
-    exporter, model = implementation(framework, "export"), implementation(framework, "model")
+    exporter, backend = implementation(framework, "export"), make_backend(framework)
     to_onnx = exporter.to_onnx
-    return [mock.patch.object(exporter, "to_onnx", lambda given: to_onnx(model.build(given.network, 1)))]
+    return [mock.patch.object(exporter, "to_onnx", lambda given: to_onnx(model_state.build(backend, given.network, 1)))]
 
 
 def _computes_otherwise(framework: str) -> list[AbstractContextManager[Any]]:
-    trainer = implementation(framework, "train").Trainer
-    right = trainer.predict
-    return [mock.patch.object(trainer, "predict", lambda side, images: right(side, images) * np.float32(1.01))]
+    right = Trainer.predict
+    return [mock.patch.object(Trainer, "predict", lambda side, images: right(side, images) * np.float32(1.01))]
 
 
 FAULTS: dict[str, Callable[[str], list[AbstractContextManager[Any]]]] = {

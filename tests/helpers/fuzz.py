@@ -84,10 +84,11 @@ def _read_tar(path: Path) -> Any:
 
 def _state_dict(framework: str, name: str) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        from parity.backend.registry import implementation
+        from parity.backend import model_state
+        from parity.backend.registry import implementation, make_backend
 
-        model = implementation(framework, "model").build(_network(), _state(), "float32")
-        implementation(framework, "checkpoint").write_file(folder / name, model)
+        model = model_state.build(make_backend(framework), _network(), _state(), "float32")
+        implementation(framework, "state_dict_files").write_file(folder / name, model)
 
     return write
 
@@ -96,7 +97,7 @@ def _read_state_dict(framework: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
         from parity.backend.registry import implementation
 
-        return implementation(framework, "checkpoint").read_file(path)
+        return implementation(framework, "state_dict_files").read_file(path)
 
     return read
 

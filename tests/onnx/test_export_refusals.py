@@ -219,9 +219,10 @@ def test_what_has_no_parameters_predicts_and_refuses_to_train(worker: Worker) ->
 LEFT_ALONE = """
 import logging, sys
 from parity.network import articles
-from parity.backend.registry import implementation
+from parity.backend.model_state import build
+from parity.backend.registry import implementation, make_backend
 implementation(sys.argv[1], "runtime", 1).start("cpu", 1)
-model = implementation(sys.argv[1], "model").build(articles.get_network("vgg_mini@0.05"))
+model = build(make_backend(sys.argv[1]), articles.get_network("vgg_mini@0.05"))
 exporter = implementation(sys.argv[1], "export")
 logger = logging.getLogger("torch.onnx")
 logger.setLevel(logging.INFO)

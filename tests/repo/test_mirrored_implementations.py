@@ -1,4 +1,4 @@
-"""The two implementations are one text in two spellings, neither needs the other's framework, and `parity` needs none."""
+"""The two implementations offer the same names, neither needs the other's framework, and `parity` needs none."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from helpers.training_runs import DATA, execute, metrics
 from parity.backend.registry import FRAMEWORKS
 
 SIDES = {framework: ROOT / f"{framework}_impl" for framework in FRAMEWORKS}
-FILES = sorted({path.name for folder in SIDES.values() for path in folder.glob("*.py")})
+FILES = {framework: sorted(path.name for path in folder.glob("*.py")) for framework, folder in SIDES.items()}
+SHARED = sorted(set(FILES["paddle"]) & set(FILES["torch"]))
+PROTOCOL = ROOT / "parity" / "backend" / "protocol.py"
 SPELLING = {
-    "nn.Layer": "MODULE",
-    "nn.Module": "MODULE",
-    "paddle.optimizer.Optimizer": "OPTIMIZER",
-    "torch.optim.Optimizer": "OPTIMIZER",
-    "paddle.CPUPlace | paddle.CUDAPlace": "DEVICE",
-    "torch.device": "DEVICE",
-    "paddle.amp.GradScaler": "SCALER",
-    "torch.amp.GradScaler": "SCALER",
+    "nn.Layer": "Module",
+    "nn.Module": "Module",
+    "model.Model": "Module",
+    "paddle.optimizer.Optimizer": "Stepper",
+    "torch.optim.Optimizer": "Stepper",
+    "paddle.amp.GradScaler": "Scaler",
+    "torch.amp.GradScaler": "Scaler",
+    "torch.memory_format": "Layout",
 }
-"""Annotations that name the same thing in either framework."""
+"""Annotations that name the same thing in either framework, in the words of the protocol."""
 
 
-def tree(framework: str, name: str) -> ast.Module:
-    return ast.parse((SIDES[framework] / name).read_text())
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def definitions(node: ast.AST, prefix: str = "") -> dict[str, ast.AST]:
-    """Every function, class, method and module-level constant by its dotted name, in order."""
+    """Every public function, class, method and constant of a module or class by its dotted name, in order."""
     found: dict[str, ast.AST] = {}
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.ClassDef):
@@ -45,17 +47,7 @@ def definitions(node: ast.AST, prefix: str = "") -> dict[str, ast.AST]:
         elif isinstance(child, ast.Assign | ast.AnnAssign):
             targets = child.targets if isinstance(child, ast.Assign) else [child.target]
             found |= {prefix + ast.unparse(target): child for target in targets}
-    return found
-
-
-def private(key: str) -> bool:
-    return any(part.startswith("_") and not part.startswith("__") for part in key.split("."))
-
-
-def shared(framework: str, name: str) -> dict[str, ast.AST]:
-    """All public definitions, and the private ones that the other side has, too."""
-    own, other = (definitions(tree(side, name)) for side in (framework, *({"paddle", "torch"} - {framework})))
-    return {key: node for key, node in own.items() if not private(key) or key in other}
+    return {key: value for key, value in found.items() if not re.search(r"(^|\.)_(?!_init__)", key)}
 
 
 def signature(node: ast.AST) -> str:
@@ -69,69 +61,78 @@ def signature(node: ast.AST) -> str:
     return text
 
 
-def docstrings(framework: str, name: str) -> dict[str, str]:
-    """The docstring of every function and class except for `__init__`; "" where it has none."""
-    found = definitions(tree(framework, name)).items()
-    chosen = {key: node for key, node in found if isinstance(node, ast.FunctionDef | ast.ClassDef) and "__" not in key}
-    return {key: ast.get_docstring(node) or "" for key, node in chosen.items()}
+def backend_methods(path: Path) -> dict[str, str]:
+    """The members of the class `Backend` in a file, in order, and the signatures of its methods."""
+    found = definitions(tree(path))
+    return {key: signature(node) for key, node in found.items() if key.startswith("Backend.")}
 
 
-# The same names
+# The same protocol, the same public names
 
 
-def test_both_sides_have_the_same_files() -> None:
-    assert len(FILES) >= 6
-    for folder in SIDES.values():
-        assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == FILES
+def test_both_sides_implement_the_protocol_and_nothing_else(framework: str) -> None:
+    wanted, found = backend_methods(PROTOCOL), backend_methods(SIDES[framework] / "backend.py")
+    assert len(wanted) > 20
+    if framework == "paddle":  # which has one order of axes
+        wanted = {key: re.sub(r"\bLayout\b", "None", text) for key, text in wanted.items()}
+    assert list(found.items()) == list(wanted.items())
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_both_sides_have_the_same_names_in_the_same_order(name: str) -> None:
-    assert list(shared("paddle", name)) == list(shared("torch", name))
+def test_every_method_of_the_protocol_is_described() -> None:
+    methods = {key: node for key, node in definitions(tree(PROTOCOL)).items() if isinstance(node, ast.FunctionDef)}
+    assert [key for key, node in methods.items() if not ast.get_docstring(node)] == []
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_both_sides_have_the_same_signatures(name: str) -> None:
-    assert {k: signature(n) for k, n in shared("paddle", name).items()} == {
-        k: signature(n) for k, n in shared("torch", name).items()
-    }
+def test_only_paddle_has_a_file_that_the_other_side_lacks() -> None:
+    assert set(FILES["torch"]) == set(SHARED)
+    assert set(FILES["paddle"]) - set(SHARED) == {"shared_images.py"}
+    assert len(SHARED) >= 6
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SHARED)
+def test_both_sides_have_the_same_public_names_and_signatures(name: str) -> None:
+    paddle, torch = (
+        {key: signature(node) for key, node in definitions(tree(SIDES[side] / name)).items()}
+        for side in ("paddle", "torch")
+    )
+    if name == "backend.py":  # the protocol's, see above
+        paddle, torch = (dict.fromkeys(side, "") for side in (paddle, torch))
+    assert list(paddle.items()) == list(torch.items())
+
+
+@pytest.mark.parametrize("name", SHARED)
 def test_every_public_name_has_a_docstring_and_both_sides_say_the_same_to_a_word(name: str) -> None:
     words = re.compile(r"Paddle(?:Paddle)?('s)?|PyTorch('s)?|sub(?:layer|module)|layer|module|nn\.Layer|nn\.Module")
     texts = []
     for framework in FRAMEWORKS:
-        found = {"": ast.get_docstring(tree(framework, name)) or ""} | docstrings(framework, name)
-        public = {key: text for key, text in found.items() if not private(key)}
+        found = definitions(tree(SIDES[framework] / name)).items()
+        chosen = {k: node for k, node in found if isinstance(node, ast.FunctionDef | ast.ClassDef) and "__" not in k}
+        public = {k: ast.get_docstring(node) or "" for k, node in chosen.items() if not k.startswith("Backend.")}
         assert [key for key, text in public.items() if not text] == []
-        texts.append({key: words.sub("_", text) for key, text in public.items() if key})
+        assert ast.get_docstring(tree(SIDES[framework] / name))
+        texts.append({key: words.sub("_", text) for key, text in public.items()})
     assert texts[0] == texts[1]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_what_only_one_side_has_says_why(framework: str, name: str) -> None:
-    texts, common = docstrings(framework, name), shared(framework, name)
-    classes = {key for key in texts if key not in common and "." not in key}
-    assert {key: texts[key] for key in classes if len(texts[key]) < 20} == {}
 
 
 # Differences are marked, and there is nothing else of the other side
 
 
-@pytest.mark.parametrize("path", [folder / name for folder in SIDES.values() for name in FILES], ids=str)
+@pytest.mark.parametrize("path", [SIDES[side] / name for side in FRAMEWORKS for name in FILES[side]], ids=str)
 def test_no_code_of_one_side_mentions_the_other_framework(path: Path) -> None:
     (other,) = {"paddle", "torch"} - {path.parent.name.removesuffix("_impl")}
     lines = path.read_text().splitlines()
     said = [line for line in lines if re.search(rf"\b{other}", line, re.IGNORECASE)]
-    if path.name == "__init__.py":  # whose docstring names its twin
-        said = [line for line in said if f"The twin of `{other}_impl`" not in line]
     assert said == []
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_mark_of_a_difference_says_what_differs(framework: str) -> None:
-    lines = [line for name in FILES for line in (SIDES[framework] / name).read_text().splitlines() if "DIFFERS" in line]
+    lines = [
+        line
+        for name in FILES[framework]
+        for line in (SIDES[framework] / name).read_text().splitlines()
+        if "DIFFERS" in line
+    ]
     assert len(lines) >= 2
     assert [line for line in lines if not re.search(r"# DIFFERS: \S+ .{10}", line)] == []
 
@@ -169,7 +170,7 @@ def test_no_module_of_parity_loads_a_framework() -> None:
 
 def test_each_implementation_loads_its_own_framework_and_not_the_other(framework: str) -> None:
     (other,) = set(FRAMEWORKS) - {framework}
-    found = loaded(f"{framework}_impl.train")
+    found = loaded(f"{framework}_impl.backend")
     assert framework in found
     assert not {other, f"{other}_impl"} & found
 

@@ -1,5 +1,4 @@
-"""Optimizer slots, and the files of state dicts: between PyTorch's parameters and the canonical state of
-`parity.weights.canonical_state`."""
+"""The files of state dicts that PyTorch saves and loads."""
 
 from __future__ import annotations
 
@@ -18,44 +17,13 @@ from parity.errors import InputError
 from parity.files import pickles
 from parity.files.atomic import write_atomically
 from parity.files.digest import add_record, check_digest, read_record
-from parity.recipe.optimizer import Optimizer
 from parity.weights import state_dict_names
-from parity.weights.canonical_state import State, slot_names
-from torch_impl.model import NAMES, TRANSPOSED, Model, export_array, import_array, tensors, to_numpy
-
-SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
-"""Canonical optimizer slot -> PyTorch's."""
+from parity.weights.canonical_state import State
+from torch_impl.backend import Backend
+from torch_impl.model import NAMES, TRANSPOSED
 
 _OLD_PICKLES = 5
 """Pickles at the start of a file that is no zip: mark, version, machine, state dict, names of the storages."""
-
-
-def slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer) -> dict[str, tuple[str, Tensor]]:
-    """Canonical slot name -> (parameter name, the optimizer's own tensor); made, as zeros, where there is none yet."""
-    parameters, found = tensors(model), {}
-    for slot, name in slot_names(model.network, settings.slots).items():
-        held = optimizer.state[parameters[name]]
-        if settings.kind == "adam":
-            held.setdefault("step", torch.tensor(0.0))
-        key = SLOTS[slot.split(".")[1]]
-        if held.get(key) is None:
-            held[key] = torch.zeros_like(parameters[name])
-        found[slot] = (name, held[key])
-    return found
-
-
-def get_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer) -> State:
-    """Optimizer slots as canonical arrays (zeros before the first update)."""
-    found = slots(model, optimizer, settings)
-    return {slot: export_array(model, name, tensor) for slot, (name, tensor) in found.items()}
-
-
-def set_slots(model: Model, optimizer: torch.optim.Optimizer, settings: Optimizer, state: State, updates: int) -> None:
-    """Overwrites the optimizer slots with what they were after `updates` updates."""
-    for slot, (name, tensor) in slots(model, optimizer, settings).items():
-        import_array(model, name, tensor, state[slot])
-        if settings.kind == "adam":
-            optimizer.state[tensors(model)[name]]["step"] = torch.tensor(float(updates))
 
 
 def read_arrays(path: Path) -> State:
@@ -115,7 +83,7 @@ def _check_file(path: Path) -> str | None:
     return stored
 
 
-def write_file(path: Path, model: Model) -> None:
+def write_file(path: Path, model: nn.Module) -> None:
     """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
     _write(path, model.state_dict())
 
@@ -128,5 +96,5 @@ def write_arrays(path: Path, arrays: State) -> None:
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     buffer = io.BytesIO()
     torch.save(dict(tensors), buffer)
-    add_record(buffer, {name: to_numpy(tensor) for name, tensor in tensors.items()})
+    add_record(buffer, {name: Backend().to_numpy(tensor) for name, tensor in tensors.items()})
     write_atomically(path, buffer.getbuffer())

@@ -1,0 +1,175 @@
+"""What only Paddle can say about training and models: `parity.backend.protocol` describes the methods."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import Tensor, nn
+from paddle.base.layer_helper import LayerHelper
+
+from paddle_impl import layers, model
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.process_group import ProcessGroup
+from parity.recipe import precision
+from parity.recipe.optimizer import Optimizer
+
+SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
+"""Canonical optimizer slot -> Paddle's."""
+
+
+class Backend:
+    """Paddle, as `parity.backend.protocol.Backend` asks for it."""
+
+    NAMES = model.NAMES
+    TRANSPOSED = model.TRANSPOSED
+    # DIFFERS: on the CPU, a process that is lost within the wrapper's backward pass ends all others by abort(), past every handler.
+    OVERLAPPING: tuple[str, ...] = ("gpu",)
+    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed behind it."""
+
+    # Tensors
+
+    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+        return paddle.to_tensor(array, place=_place(device))
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        # DIFFERS: the framework's own way copies.
+        return tensor.detach().cpu().numpy()
+
+    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+        with paddle.no_grad():
+            paddle.assign(paddle.to_tensor(np.asarray(array, order="C"), tensor.dtype), tensor)
+
+    def assign(self, tensor: Tensor, value: Tensor) -> None:
+        with paddle.no_grad():
+            paddle.assign(value, tensor)
+
+    def cast(self, tensor: Tensor, dtype: str) -> Tensor:
+        return tensor.astype(dtype)
+
+    def times(self, tensor: Tensor, factor: float) -> Tensor:
+        return layers.times(tensor, factor)
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        return paddle.concat(list(tensors))
+
+    # Gradients
+
+    def no_grad(self) -> AbstractContextManager[Any]:
+        return paddle.no_grad()
+
+    def needs_gradient(self, tensor: Tensor) -> bool:
+        return not tensor.stop_gradient
+
+    def require_gradient(self, tensor: Tensor, required: bool) -> None:
+        tensor.stop_gradient = not required
+
+    def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
+        tensor.register_hook(hook)
+
+    def clear_gradient(self, tensor: Tensor) -> None:
+        tensor.clear_gradient(set_to_zero=False)
+
+    def zero_gradient(self, tensor: Tensor) -> None:
+        tensor.clear_gradient(set_to_zero=True)
+
+    # Models
+
+    def make_model(self, network: Network, dtype: str) -> nn.Layer:
+        return model.Model(network).to(dtype=dtype)
+
+    def layout(self, dtype: str, device: str, amp: str) -> None:
+        return None
+
+    def to_device(self, model: nn.Layer, device: str, layout: None) -> nn.Layer:
+        # DIFFERS: what is made after `runtime.start` lies on its device.
+        return model
+
+    def to_layout(self, tensor: Tensor, layout: None) -> Tensor:
+        return tensor
+
+    def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        # DIFFERS: the function of this name counts at most 64 nats an image.
+        right = paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)
+        if smoothing:
+            right = layers.times(right, 1 - smoothing) + layers.times(logits.sum(1), smoothing / logits.shape[1])
+        return (paddle.logsumexp(logits, 1) - right).sum()
+
+    # Optimizers
+
+    def make_optimizer(
+        self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer
+    ) -> paddle.optimizer.Optimizer:
+        given: list[dict[str, Any]] = [
+            {"params": parameters, "learning_rate": rate, "weight_decay": decay} for parameters, rate, decay in groups
+        ]
+        if settings.kind == "adam":
+            return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, given)
+        return paddle.optimizer.Momentum(settings.rate, settings.momentum, given, settings.nesterov)
+
+    def set_rate(self, optimizer: paddle.optimizer.Optimizer, rate: float) -> None:
+        optimizer.set_lr(rate)
+
+    def make_slots(
+        self, optimizer: paddle.optimizer.Optimizer, settings: Optimizer, parameters: Sequence[Tensor]
+    ) -> None:
+        # DIFFERS: Paddle makes its accumulators in the first step, by these lines, and has no public name for them.
+        optimizer.helper = optimizer.helper or LayerHelper(type(optimizer).__name__)
+        optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(parameters))
+
+    def slot(self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor, slot: str) -> Tensor:
+        return optimizer._accumulators[SLOTS[slot]][parameter.name]
+
+    def set_updates(
+        self, optimizer: paddle.optimizer.Optimizer, settings: Optimizer, parameters: Sequence[Tensor], updates: int
+    ) -> None:
+        if settings.kind == "adam":
+            # DIFFERS: Adam counts by running products of beta, one a parameter; they are multiplied out again, bit for bit.
+            for key, beta in (("beta1_pow_acc", settings.beta1), ("beta2_pow_acc", settings.beta2)):
+                for tensor in optimizer._accumulators[key].values():
+                    factors = np.full(updates + 1, beta, self.to_numpy(tensor).dtype)
+                    self.write(tensor, factors.cumprod()[-1:])
+
+    # Mixed precision
+
+    def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
+        if amp == "off":
+            return contextlib.nullcontext()
+        return paddle.amp.auto_cast(dtype=precision.DTYPES[amp])
+
+    def scaler(self, amp: str, device: str) -> paddle.amp.GradScaler:
+        settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
+        return paddle.amp.GradScaler(amp == "fp16", *settings)
+
+    # Several processes
+
+    def join(self, process_group: ProcessGroup, device: str) -> None:
+        if device == "gpu" and process_group.local_rank >= paddle.device.cuda.device_count():
+            raise InputError(
+                f"{process_group.local_size} processes share {paddle.device.cuda.device_count()} GPUs: start fewer"
+            )
+        # DIFFERS: over gloo a process waits 30 s for another one, then takes it for lost; nothing sets that.
+        dist.init_parallel_env()
+
+    def leave(self) -> None:
+        dist.destroy_process_group()
+
+    def wrap(self, model: nn.Layer) -> nn.Layer:
+        return paddle.DataParallel(model)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        dist.broadcast(tensor, 0)
+
+
+def _place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
+    """Paddle's name for our device name."""
+    return paddle.CUDAPlace(paddle.distributed.ParallelEnv().device_id) if device == "gpu" else paddle.CPUPlace()

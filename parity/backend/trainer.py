@@ -1,0 +1,251 @@
+"""One training step, and inference, in any framework. The loop around them is `parity.training.loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from parity.backend import distributed, model_state
+from parity.backend.protocol import Backend, Module, Stepper, Tensor
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.process_group import SINGLE_PROCESS, ProcessGroup
+from parity.recipe import muon, precision
+from parity.recipe.optimizer import Group, Optimizer
+from parity.weights.canonical_state import State
+
+
+class Trainer:
+    """A model and its optimizer in the framework of `backend`, on one device. Arrays go in and come out as numpy.
+
+    `state` is a canonical state, or the seed of fresh weights. `InputError` where it does not fit the network, or `amp` the optimizer.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        network: Network,
+        settings: Optimizer,
+        state: State | int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        process_group: ProcessGroup = SINGLE_PROCESS,
+        amp: str = "off",
+    ) -> None:
+        precision.check(amp, settings)
+        self.backend, self.settings, self.dtype, self.device = backend, settings, dtype, device
+        self._layout = backend.layout(dtype, device, amp)
+        self.model: Module = backend.to_device(model_state.build(backend, network, state, dtype), device, self._layout)
+        self.process_group, self.amp, self.scaler = process_group, amp, backend.scaler(amp, device)
+        overlaps = process_group.size > 1 and device in backend.OVERLAPPING
+        self.wrapped: Module = backend.wrap(self.model) if overlaps else self.model
+
+    @cached_property
+    def optimizer(self) -> Stepper:
+        """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
+        parameters, network = self._tensors(), self.model.network
+        named = self.settings.grouped(network)
+        groups = [([parameters[name] for name in names], rate, decay) for names, rate, decay in named]
+        if not groups:
+            raise InputError(f"network {network.name} has no parameters, so there is nothing to train")
+        return self.backend.make_optimizer(groups, self.settings)
+
+    @cached_property
+    def kernels(self) -> dict[str, Group]:
+        """The parameters that Muon updates, and not `optimizer`, which only keeps their velocities among its slots."""
+        return self.settings.by_muon(self.model.network)
+
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: dict[str, np.ndarray] | None = None,
+    ) -> tuple[float, int]:
+        """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
+
+        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
+        cross-entropy of the network itself, of labels as they are, and the number of wrong images. `record` receives the activations
+        (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
+        (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
+        summed and statistics averaged over all.
+        """
+        backend, model, optimizer = (
+            self.backend,
+            self.model,
+            self.optimizer,
+        )  # which says so where nothing is to be trained
+        heads, outputs, gradients = model.network.heads, dict[str, Tensor](), dict[str, np.ndarray]()
+        model.train()
+
+        def watch(layer: str, output: Tensor) -> None:
+            if record is not None and backend.needs_gradient(output):
+                # A gradient that the framework retains may share its memory with one that others are yet added to.
+                backend.on_gradient(output, lambda gradient: gradients.update({layer: backend.to_numpy(gradient)}))
+            if record is not None or layer in heads:
+                outputs[layer] = output
+
+        given = {layer: self._tensor(mask) for layer, mask in masks.items()}
+        with backend.autocast(self.amp, self.device):
+            # Layers that nobody watches may run together.
+            logits = self.wrapped(self._images(images), given, watch if heads or record is not None else None)
+        scores = {head: outputs[head] for head in heads}
+        if self.amp != "off":
+            logits = backend.cast(logits, self.dtype)
+            scores = {head: backend.cast(output, self.dtype) for head, output in scores.items()}
+        target, smoothing = self._tensor(labels), self.settings.label_smoothing
+        cost = backend.cross_entropy(logits, target, smoothing)
+        loss = backend.times(cost, 1 / divisor)
+        for head, weight in heads.items():
+            loss = loss + backend.times(backend.cross_entropy(scores[head], target, smoothing), weight / divisor)
+        self._clear()
+        self.scaler.scale(loss).backward()
+        if self.process_group.size > 1:
+            averaged_over = 0 if self.wrapped is model else self.process_group.size
+            distributed.sum_gradients(backend, self._parameters(trainable=True), averaged_over)
+        if record is not None:
+            record["loss"] = backend.to_numpy(loss)
+            for layer in list(outputs):
+                record[f"forward/{layer}"] = backend.to_numpy(
+                    outputs.pop(layer)
+                )  # which makes room: these can be gigabytes
+                if layer in gradients:
+                    record[f"backward/{layer}"] = gradients[layer]
+            record.update(self._gradients())
+        parameters = self._tensors()
+        for name in model.network.zero_gradients:
+            backend.zero_gradient(parameters[name])
+        self._update_kernels(rate)
+        backend.set_rate(optimizer, rate)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.process_group.size > 1:
+            distributed.average_statistics(backend, self._parameters(trainable=False), len(labels), self.device)
+        wrong = int((logits.argmax(1) != target).sum())
+        if smoothing:
+            cost = backend.cross_entropy(logits.detach(), target)
+        return cost.item(), wrong
+
+    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+        """Inference: logits [N,classes]. `record` receives the activations (`eval/LAYER`)."""
+        self.model.eval()
+
+        def watch(layer: str, output: Tensor) -> None:
+            assert record is not None
+            record[f"eval/{layer}"] = self.backend.to_numpy(output)
+
+        with self.backend.no_grad():
+            logits = self.model(self._images(images), None, None if record is None else watch)
+            return self.backend.to_numpy(logits)
+
+    def l2_gradients(
+        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
+    ) -> float:
+        """Forward in training and backward of sum(logits ** 2) / 2, TensorFlow's `l2_loss`, without an update; returns that sum.
+
+        Dropout masks are drawn by the framework where none are given. `record` receives the parameters' gradients (`gradient/PARAMETER`).
+        """
+        self.model.train()
+        logits = self.model(self._images(images), {layer: self._tensor(mask) for layer, mask in masks.items()})
+        loss = self.backend.times((logits * logits).sum(), 0.5)
+        self._clear()
+        loss.backward()
+        if record is not None:
+            record.update(self._gradients())
+        value: float = loss.item()
+        return value
+
+    def isolate(
+        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """One layer alone, on the training input `x` with the `gradient` of its output, and on the `inference` input.
+
+        Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`,
+        and `update/STATISTIC` as training moves it.
+        """
+        backend, model, module = self.backend, self.model, getattr(self.model, layer)
+        model.eval()
+        with backend.no_grad():
+            record = {f"eval/{layer}": backend.to_numpy(module(self._images(inference)))}
+        model.train()
+        self._clear()
+        given = self._images(x)
+        backend.require_gradient(given, True)
+        output = module(given) if mask is None else module(given, self._tensor(mask))
+        output.backward(self._images(gradient))
+        record |= {f"forward/{layer}": backend.to_numpy(output), f"backward/{layer}": backend.to_numpy(given.grad)}
+        for name, tensor in self._tensors().items():
+            if name.startswith(f"{layer}."):
+                moved = tensor.grad is None
+                value = model_state.export_array(backend, model, name, tensor if moved else tensor.grad)
+                record[f"{'update' if moved else 'gradient'}/{name}"] = value
+        return record
+
+    def scale_velocity(self, factor: float) -> None:
+        """Multiplies the momentum buffers by `factor`."""
+        with self.backend.no_grad():
+            for _, tensor in self._slots().values():
+                self.backend.assign(tensor, self.backend.times(tensor, factor))
+
+    def state(self) -> State:
+        """Parameters, statistics and optimizer slots, canonical."""
+        slots = model_state.get_slots(self.backend, self.model, self.optimizer, self.settings)
+        return model_state.get_weights(self.backend, self.model) | slots
+
+    def load(self, state: State, updates: int) -> None:
+        """Takes over a canonical `state` (`state()` of any framework) reached after `updates` updates."""
+        weights = {name: state[name] for name in self.model.network.parameters if name in state}
+        model_state.set_weights(self.backend, self.model, weights)
+        model_state.set_slots(self.backend, self.model, self.optimizer, self.settings, state, updates)
+
+    def total(self, *values: float) -> list[float]:
+        """Sums of `values` over all processes of the run; of one, the values as they are."""
+        if self.process_group.size == 1:
+            return list(values)
+        return distributed.total(self.backend, values, self.device)
+
+    def _update_kernels(self, rate: float) -> None:
+        """Muon's part of the update, at the learning rate `rate`."""
+        if not self.kernels:
+            return
+        backend, parameters, slots = self.backend, self._tensors(), self._slots()
+        with backend.no_grad():
+            for name, group in self.kernels.items():
+                weight, velocity = parameters[name], slots[f"optimizer.velocity.{name}"][1]
+                moved, carried = muon.updated(weight, weight.grad, velocity, group, rate, backend.times)
+                backend.assign(weight, moved)
+                backend.assign(velocity, carried)
+
+    def _clear(self) -> None:
+        """Takes the parameters' gradients away."""
+        for parameter in self._parameters(trainable=True):
+            self.backend.clear_gradient(parameter)
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
+        return {
+            f"gradient/{name}": model_state.export_array(self.backend, self.model, name, parameter.grad)
+            for name, parameter in self._tensors().items()
+            if parameter.grad is not None
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return model_state.get_tensors(self.backend, self.model)
+
+    def _slots(self) -> dict[str, tuple[str, Tensor]]:
+        return model_state.slot_tensors(self.backend, self.model, self.optimizer, self.settings)
+
+    def _parameters(self, trainable: bool) -> list[Tensor]:
+        """The trainable parameters, or else the running statistics."""
+        kinds = self.model.network.parameters
+        return [tensor for name, tensor in self._tensors().items() if kinds[name].trainable == trainable]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return self.backend.from_numpy(array, self.device)
+
+    def _images(self, images: np.ndarray) -> Tensor:
+        return self.backend.to_layout(self._tensor(images.astype(self.dtype, copy=False)), self._layout)

@@ -1,0 +1,180 @@
+"""What only PyTorch can say about training and models: `parity.backend.protocol` describes the methods."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.process_group import ProcessGroup
+from parity.recipe import precision
+from parity.recipe.optimizer import Optimizer
+from torch_impl import layers, model
+
+SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
+"""Canonical optimizer slot -> PyTorch's."""
+
+
+class Backend:
+    """PyTorch, as `parity.backend.protocol.Backend` asks for it."""
+
+    NAMES = model.NAMES
+    TRANSPOSED = model.TRANSPOSED
+    OVERLAPPING: tuple[str, ...] = ("cpu", "gpu")
+    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed behind it."""
+
+    # Tensors
+
+    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+        return torch.from_numpy(array).to(_place(device))
+
+    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+        return tensor.detach().cpu().numpy().copy()
+
+    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+        with torch.no_grad():
+            tensor.copy_(torch.from_numpy(np.asarray(array, order="C")))
+
+    def assign(self, tensor: Tensor, value: Tensor) -> None:
+        with torch.no_grad():
+            tensor.copy_(value)
+
+    def cast(self, tensor: Tensor, dtype: str) -> Tensor:
+        return tensor.to(getattr(torch, dtype))
+
+    def times(self, tensor: Tensor, factor: float) -> Tensor:
+        return layers.times(tensor, factor)
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(tensors))
+
+    # Gradients
+
+    def no_grad(self) -> AbstractContextManager[Any]:
+        return torch.no_grad()
+
+    def needs_gradient(self, tensor: Tensor) -> bool:
+        return tensor.requires_grad
+
+    def require_gradient(self, tensor: Tensor, required: bool) -> None:
+        tensor.requires_grad_(required)
+
+    def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
+        tensor.register_hook(hook)
+
+    def clear_gradient(self, tensor: Tensor) -> None:
+        tensor.grad = None
+
+    def zero_gradient(self, tensor: Tensor) -> None:
+        tensor.grad.zero_()
+
+    # Models
+
+    def make_model(self, network: Network, dtype: str) -> nn.Module:
+        return model.Model(network).to(getattr(torch, dtype))
+
+    def layout(self, dtype: str, device: str, amp: str) -> torch.memory_format:
+        # DIFFERS: convolutions in float32 on the CPU are faster with the channels last (docs/performance.md), and so should
+        # mixed precision be on a GPU's tensor cores, which nobody has measured yet.
+        last = dtype == "float32" and (device == "cpu" or amp != "off")
+        return torch.channels_last if last else torch.contiguous_format
+
+    def to_device(self, model: nn.Module, device: str, layout: torch.memory_format) -> nn.Module:
+        return model.to(_place(device), memory_format=layout)
+
+    def to_layout(self, tensor: Tensor, layout: torch.memory_format) -> Tensor:
+        return tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
+
+    def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        return F.cross_entropy(logits, target, reduction="sum", label_smoothing=smoothing)
+
+    # Optimizers
+
+    def make_optimizer(
+        self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer
+    ) -> torch.optim.Optimizer:
+        given: list[dict[str, Any]] = [
+            {"params": parameters, "factor": rate, "weight_decay": decay} for parameters, rate, decay in groups
+        ]
+        if settings.kind == "adam":
+            return torch.optim.Adam(given, settings.rate, (settings.beta1, settings.beta2), settings.eps)
+        return torch.optim.SGD(given, settings.rate, settings.momentum, nesterov=settings.nesterov)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+
+    def make_slots(self, optimizer: torch.optim.Optimizer, settings: Optimizer, parameters: Sequence[Tensor]) -> None:
+        for parameter in parameters:
+            held = optimizer.state[parameter]
+            if settings.kind == "adam":
+                held.setdefault("step", torch.tensor(0.0))
+            for slot in settings.slots:
+                if held.get(SLOTS[slot]) is None:
+                    held[SLOTS[slot]] = torch.zeros_like(parameter)
+
+    def slot(self, optimizer: torch.optim.Optimizer, parameter: Tensor, slot: str) -> Tensor:
+        return optimizer.state[parameter][SLOTS[slot]]
+
+    def set_updates(
+        self, optimizer: torch.optim.Optimizer, settings: Optimizer, parameters: Sequence[Tensor], updates: int
+    ) -> None:
+        if settings.kind == "adam":
+            for parameter in parameters:
+                optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+
+    # Mixed precision
+
+    def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
+        if amp == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(_place(device).type, getattr(torch, precision.DTYPES[amp]))
+
+    def scaler(self, amp: str, device: str) -> torch.amp.GradScaler:
+        settings = (precision.FIRST_SCALE, precision.GROWTH, precision.BACKOFF, precision.INTERVAL)
+        return torch.amp.GradScaler(_place(device).type, *settings, enabled=amp == "fp16")
+
+    # Several processes
+
+    def join(self, process_group: ProcessGroup, device: str) -> None:
+        if device == "gpu":
+            if process_group.local_rank >= torch.cuda.device_count():
+                raise InputError(
+                    f"{process_group.local_size} processes share {torch.cuda.device_count()} GPUs: start fewer"
+                )
+            torch.cuda.set_device(process_group.local_rank)
+        dist.init_process_group("nccl" if device == "gpu" else "gloo")
+
+    def leave(self) -> None:
+        # DDP's reducer keeps the group's threads beyond this. One that still held a tensor when the interpreter ended would abort it
+        # ("terminate called without an active exception", seen once under load).
+        time.sleep(0.1)
+        dist.destroy_process_group()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions have another name for what older ones need
+            # Not the first process's running statistics: `parity.backend.distributed.average_statistics` averages them.
+            return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        dist.all_reduce(tensor)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        dist.broadcast(tensor, 0)
+
+
+def _place(device: str) -> torch.device:
+    """PyTorch's name for our device name."""
+    return torch.device("cuda" if device == "gpu" else "cpu")
