@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +21,9 @@ from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
 
+Handle = Any
+"""What Paddle returns for a hook."""
+
 SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
 """Canonical optimizer slot -> Paddle's."""
 
@@ -27,6 +31,8 @@ SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
 class Backend:
     """Paddle, as `parity.backend.protocol.Backend` asks for it."""
 
+    TENSOR: type = Tensor
+    MODULE: type = nn.Layer
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
     # DIFFERS: on the CPU, a process that is lost within the wrapper's backward pass ends all others by abort(), past every handler.
@@ -168,6 +174,73 @@ class Backend:
 
     def broadcast(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, 0)
+
+    # Other people's models
+
+    def named_modules(self, model: nn.Layer) -> Iterable[tuple[str, nn.Layer]]:
+        return model.named_sublayers(include_self=True)
+
+    def own_tensors(self, module: nn.Layer) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                yield name, tensor
+        for name, tensor in module._buffers.items():
+            if (
+                tensor is not None
+                and tensor._is_initialized()
+                and tensor.is_floating_point()
+                and name not in module._non_persistable_buffer_names_set
+            ):
+                yield name, tensor
+
+    def is_trained(self, tensor: Tensor) -> bool:
+        return not tensor.stop_gradient
+
+    def before_forward(self, module: nn.Layer, hook: Callable[[nn.Layer, tuple[Any, ...]], None]) -> Handle:
+        return module.register_forward_pre_hook(hook)
+
+    def after_forward(self, module: nn.Layer, hook: Callable[[nn.Layer, tuple[Any, ...], Any], None]) -> Handle:
+        return module.register_forward_post_hook(hook)
+
+    def convert(self, model: nn.Layer, dtype: str) -> nn.Layer:
+        # DIFFERS: recurrent layers have a buffer without memory, which cannot be converted.
+        empty = [
+            (module, name, tensor)
+            for module in model.sublayers(include_self=True)
+            for name, tensor in module._buffers.items()
+            if tensor is not None and not tensor._is_initialized()
+        ]
+        for module, name, _ in empty:
+            module._buffers[name] = None
+        model = model.to(dtype=dtype)
+        for module, name, tensor in empty:
+            module._buffers[name] = tensor
+        return model
+
+    def device_of(self, model: nn.Layer) -> str:
+        # DIFFERS: one device computes all that this process asks for.
+        return "cpu" if paddle.get_device() == "cpu" else "gpu"
+
+    def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        # DIFFERS: backward from several tensors fails where one comes from another; the gradient of a scalar product is the same.
+        products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients, strict=True)]
+        sum(products[1:], products[0]).backward()
+
+    def get_default_dtype(self) -> str:
+        return paddle.get_default_dtype()
+
+    def set_default_dtype(self, dtype: str) -> None:
+        paddle.set_default_dtype(dtype)
+
+    def seed(self, number: int) -> None:
+        paddle.seed(number)
+
+    def random_state(self) -> bytes:
+        # DIFFERS: the text of a state may hold an address, which is another at every look.
+        return re.sub("0x[0-9a-f]+", "", " ".join(map(str, paddle.get_rng_state()))).encode()
+
+    def kernel_variance(self) -> str:
+        return layers._kernel_variance(paddle.get_device() != "cpu")
 
 
 def _place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,6 +22,9 @@ from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
 from torch_impl import layers, model
 
+Handle = Any
+"""What PyTorch returns for a hook."""
+
 SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 """Canonical optimizer slot -> PyTorch's."""
 
@@ -29,6 +32,8 @@ SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_av
 class Backend:
     """PyTorch, as `parity.backend.protocol.Backend` asks for it."""
 
+    TENSOR: type = Tensor
+    MODULE: type = nn.Module
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
     OVERLAPPING: tuple[str, ...] = ("cpu", "gpu")
@@ -173,6 +178,52 @@ class Backend:
 
     def broadcast(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, 0)
+
+    # Other people's models
+
+    def named_modules(self, model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+        return model.named_modules()
+
+    def own_tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in module._parameters.items():
+            if tensor is not None:
+                yield name, tensor
+        for name, tensor in module._buffers.items():
+            if tensor is not None and tensor.is_floating_point() and name not in module._non_persistent_buffers_set:
+                yield name, tensor
+
+    def is_trained(self, tensor: Tensor) -> bool:
+        return isinstance(tensor, nn.Parameter) and tensor.requires_grad
+
+    def before_forward(self, module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], None]) -> Handle:
+        return module.register_forward_pre_hook(hook)
+
+    def after_forward(self, module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> Handle:
+        return module.register_forward_hook(hook)
+
+    def convert(self, model: nn.Module, dtype: str) -> nn.Module:
+        return model.to(getattr(torch, dtype))
+
+    def device_of(self, model: nn.Module) -> str:
+        return "gpu" if any(parameter.is_cuda for parameter in model.parameters()) else "cpu"
+
+    def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        torch.autograd.backward(list(outputs), list(gradients))
+
+    def get_default_dtype(self) -> str:
+        return str(torch.get_default_dtype()).removeprefix("torch.")
+
+    def set_default_dtype(self, dtype: str) -> None:
+        torch.set_default_dtype(getattr(torch, dtype))
+
+    def seed(self, number: int) -> None:
+        torch.manual_seed(number)
+
+    def random_state(self) -> bytes:
+        return torch.get_rng_state().numpy().tobytes()
+
+    def kernel_variance(self) -> str:
+        return "unbiased"
 
 
 def _place(device: str) -> torch.device:

@@ -1,12 +1,12 @@
 """What a framework must say: the protocol that `paddle_impl.backend.Backend` and `torch_impl.backend.Backend` implement.
 
-Everything else about training is written once over it: `parity.backend.trainer`, `parity.backend.model_state` and
-`parity.backend.distributed`.
+Everything else is written once over it: `parity.backend.trainer`, `parity.backend.model_state`, `parity.backend.distributed` and
+`parity.backend.watched_model`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
@@ -32,10 +32,15 @@ Scaler: TypeAlias = Any
 Layout: TypeAlias = Any
 """A framework's order of the axes of images in memory."""
 
+Handle: TypeAlias = Any
+"""What a framework returns for a hook: it has `remove()`."""
+
 
 class Backend(Protocol):
     """A framework. It has no state: models, tensors and optimizers are arguments. A device is "cpu" or "gpu"."""
 
+    TENSOR: type
+    MODULE: type
     NAMES: Mapping[str, str]
     TRANSPOSED: tuple[type, ...]
     OVERLAPPING: tuple[str, ...]
@@ -150,6 +155,47 @@ class Backend(Protocol):
 
     def broadcast(self, tensor: Tensor) -> None:
         """Overwrites `tensor` with that of rank 0."""
+
+    # Other people's models
+
+    def named_modules(self, model: Module) -> Iterable[tuple[str, Module]]:
+        """Every module of `model` by its path, itself as "" first, in the order of registration."""
+
+    def own_tensors(self, module: Module) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and kept buffers of floats of `module` itself."""
+
+    def is_trained(self, tensor: Tensor) -> bool:
+        """Whether an optimizer updates `tensor`."""
+
+    def before_forward(self, module: Module, hook: Callable[[Module, tuple[Any, ...]], None]) -> Handle:
+        """Has every call of `module` begin with `hook`, which gets the module and its inputs."""
+
+    def after_forward(self, module: Module, hook: Callable[[Module, tuple[Any, ...], Any], None]) -> Handle:
+        """Has every call of `module` end with `hook`, which gets the module, its inputs and what it returns."""
+
+    def convert(self, model: Module, dtype: str) -> Module:
+        """`model` with parameters and buffers of floats in `dtype`."""
+
+    def device_of(self, model: Module) -> str:
+        """The device that computes `model`."""
+
+    def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Backward from the `gradients` of `outputs`."""
+
+    def get_default_dtype(self) -> str:
+        """The dtype of numbers that the framework makes."""
+
+    def set_default_dtype(self, dtype: str) -> None:
+        """Sets the dtype of numbers that the framework makes."""
+
+    def seed(self, number: int) -> None:
+        """Has the framework draw its random numbers from the seed `number`."""
+
+    def random_state(self) -> bytes:
+        """The state of the framework's random numbers."""
+
+    def kernel_variance(self) -> str:
+        """Which variance of a batch enters the running one: "biased" or "unbiased"."""
 
 
 class TrainerLike(Protocol):

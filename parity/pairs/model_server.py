@@ -13,7 +13,8 @@ import numpy as np
 
 from parity import machine
 from parity.backend.child_process import Record, serve
-from parity.backend.registry import implementation
+from parity.backend.registry import implementation, make_backend
+from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError
 from parity.files.strict_json import from_fields
 from parity.pairs import factories, replaced_functions
@@ -48,32 +49,31 @@ class _Models:
         runtime = implementation(self.framework, "runtime", self.threads)
         runtime.start(self.device, self.threads)
         runtime.be_exact()
-        foreign = implementation(self.framework, "foreign_model")
-        foreign.begin_afresh(seed)
+        backend, own = make_backend(self.framework), implementation(self.framework, "replaced_functions")
+        backend.set_default_dtype("float32")
+        backend.seed(seed)
         with _told(f"the {self.framework} side: {factory} cannot be made"):
-            model = found if isinstance(found, foreign.MODULE) else found(*given, **named)
-        if not isinstance(model, foreign.MODULE):
-            wanted = f"{foreign.MODULE.__module__}.{foreign.MODULE.__qualname__}"
+            model = found if isinstance(found, backend.MODULE) else found(*given, **named)
+        if not isinstance(model, backend.MODULE):
+            wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {factory} makes a {type(model).__name__}, not a {wanted}")
-        self.model = foreign.ForeignModel(model, dtype, from_fields(Optimizer, settings, "optimizer"))
+        self.model = WatchedModel(backend, model, dtype, from_fields(Optimizer, settings, "optimizer"))
         for layer, attribute, value in changes:
-            if not foreign.change(self.model.model, layer, attribute, value):
+            if not self.model.change(layer, attribute, value):
                 raise InputError(
                     f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
                 )
         modules = self.model.describe()
-        foreign.prepare(self.model.model)
+        own.prepare(self.model.model)
         if not self.replaced:
             functional = sys.modules[f"{self.framework}.nn.functional"]
-            self.replaced = replaced_functions.rounded(functional) | foreign.replacements(
-                self._draw, lambda: self.variance
-            )
+            self.replaced = replaced_functions.rounded(functional) | own.replacements(self._draw, lambda: self.variance)
         replaced_functions.replace(self.replaced)
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         return {}, {"modules": modules, "versions": versions}
 
     def kernel_variance(self, arrays: Record) -> tuple[Record, Any]:
-        return {}, implementation(self.framework, "foreign_model", self.threads).kernel_variance()
+        return {}, make_backend(self.framework).kernel_variance()
 
     def agree(self, arrays: Record, variance: str) -> tuple[Record, Any]:
         self.variance = variance

@@ -1,0 +1,176 @@
+"""Anybody's model, watched by hooks: what it is made of, what each of its modules computes, its gradients and its updates."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.backend.protocol import Backend, Module, Stepper, Tensor
+from parity.modules.description import below
+from parity.modules.recording import Watch, plain_attributes
+from parity.recipe.optimizer import Optimizer
+
+
+class WatchedModel:
+    """A `model` of the framework of `backend` in `dtype`, trained with `settings`. Arrays go in and come out as numpy.
+
+    Numbers that the framework makes have `dtype`, too, until `close`.
+    """
+
+    def __init__(self, backend: Backend, model: Module, dtype: str, settings: Optimizer) -> None:
+        self.backend, self.dtype, self.settings = backend, dtype, settings
+        self._default_dtype = backend.get_default_dtype()
+        backend.set_default_dtype(dtype)
+        self.model: Module = backend.convert(model, dtype)
+        self.optimizer: Stepper | None = None
+        self.watch = Watch()
+        self._device = backend.device_of(self.model)
+        self._outputs: dict[str, Tensor] = {}
+        self._inputs: list[Tensor] = []
+        self._training = [(module, module.training) for _, module in backend.named_modules(self.model)]
+        self._hooks: list[Any] = []
+        for path, module in backend.named_modules(self.model):
+            self._hooks.append(backend.before_forward(module, functools.partial(self._before, path)))
+            self._hooks.append(backend.after_forward(module, functools.partial(self._after, path)))
+
+    def close(self) -> None:
+        """Takes the hooks away, and restores the modules' modes and the framework's default dtype. Tensors stay as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        for module, training in self._training:
+            module.training = training
+        self.backend.set_default_dtype(self._default_dtype)
+        self._hooks, self._training, self._inputs, self._outputs = [], [], [], {}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every module in the order of registration: path, classes, settings, the arrays it holds itself, whether others are inside."""
+        first = {id(tensor): name for name, tensor in self.tensors().items()}
+        return [
+            {
+                "path": path,
+                "classes": [f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__[:-1]],
+                "attributes": plain_attributes(vars(module)),
+                "arrays": {
+                    name: {
+                        "shape": list(tensor.shape),
+                        "trained": self.backend.is_trained(tensor),
+                        "same_as": None if first[id(tensor)] == below(path, name) else first[id(tensor)],
+                    }
+                    for name, tensor in self.backend.own_tensors(module)
+                },
+                "inside": any(True for _ in module.children()),
+            }
+            for path, module in self.backend.named_modules(self.model)
+        ]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every distinct tensor of floats by its first name."""
+        found: dict[str, Tensor] = {}
+        known = set()
+        for path, module in self.backend.named_modules(self.model):
+            for name, tensor in self.backend.own_tensors(module):
+                if id(tensor) not in known:
+                    found[below(path, name)] = tensor
+                    known.add(id(tensor))
+        return found
+
+    def state(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Copies of the named tensors."""
+        tensors = self.tensors()
+        return {name: self.backend.to_numpy(tensors[name]) for name in names}
+
+    def gradients(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Copies of the gradients of those of the named tensors that have one."""
+        tensors = self.tensors()
+        return {name: self.backend.to_numpy(tensors[name].grad) for name in names if tensors[name].grad is not None}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Overwrites the named tensors, and starts a fresh optimizer."""
+        tensors = self.tensors()
+        for name, array in arrays.items():
+            self.backend.write(tensors[name], array)
+        self.optimizer = None
+
+    def change(self, layer: str, attribute: str, value: Any) -> int:
+        """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many.
+
+        A private attribute may be named without its underscore, as the argument is that it came from: `epsilon` for `_epsilon`.
+        """
+        found = 0
+        for path, module in self.backend.named_modules(self.model):
+            named = [name for name in (attribute, f"_{attribute}") if hasattr(module, name)]
+            if layer in (path, type(module).__name__) and named:
+                setattr(module, named[0], value)
+                found += 1
+        return found
+
+    def run(self, inputs: Sequence[np.ndarray], train: bool, path: str = "") -> dict[str, np.ndarray]:
+        """Forward in training or inference mode; returns the outputs by their place in what the model returns.
+
+        With a `path` it is one layer that runs, and its gradients can be had in inference mode, too.
+        """
+        graded = train or path != ""
+        self.model.train() if train else self.model.eval()
+        self._inputs = [self.backend.from_numpy(np.array(x), self._device) for x in inputs]
+        for tensor in self._inputs:
+            self.backend.require_gradient(tensor, graded and tensor.is_floating_point())
+        given = [tensor.clone() for tensor in self._inputs]  # which may be changed in place
+        with contextlib.nullcontext() if graded else self.backend.no_grad():
+            result = dict(self.backend.named_modules(self.model))[path](*given)
+        self._outputs = dict(self._flatten(result))
+        return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
+
+    def backward(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Backward from the `gradients` of the last `run`'s outputs; returns those of the inputs, by their number."""
+        for tensor in self.tensors().values():
+            self.backend.clear_gradient(tensor)
+        wanted = [name for name in gradients if self.backend.needs_gradient(self._outputs[name])]
+        if wanted:
+            seeds = [self.backend.from_numpy(gradients[name], self._device) for name in wanted]
+            self.backend.backward([self._outputs[name] for name in wanted], seeds)
+        return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
+
+    def update(self, kept: Mapping[str, np.ndarray]) -> None:
+        """One step of the optimizer, after the gradients named in `kept` have been multiplied by its 0/1 arrays."""
+        tensors = self.tensors()
+        for name, factors in kept.items():
+            gradient = tensors[name].grad
+            self.backend.assign(gradient, gradient * self.backend.from_numpy(factors, self._device))
+        if self.optimizer is None:
+            trained = [tensor for tensor in tensors.values() if self.backend.is_trained(tensor)]
+            groups = [(trained, 1.0, self.settings.weight_decay)]
+            self.optimizer = self.backend.make_optimizer(groups, self.settings) if trained else None
+        if self.optimizer is not None:
+            self.optimizer.step()
+
+    def _before(self, path: str, module: Module, given: tuple[Any, ...]) -> None:
+        self.watch.enter(path, self.backend.random_state)
+        if self.watch.wants(path):
+            self.watch.inputs(path, [self.backend.to_numpy(tensor) for _, tensor in self._flatten(given)])
+
+    def _after(self, path: str, module: Module, given: tuple[Any, ...], result: Any) -> None:
+        if self.watch.wants(path):
+            outputs = [tensor for _, tensor in self._flatten(result)]
+            keys = self.watch.outputs(path, [self.backend.to_numpy(tensor) for tensor in outputs])
+            for key, tensor in zip(keys, outputs, strict=True):
+                if self.backend.needs_gradient(tensor):
+                    self.backend.on_gradient(tensor, functools.partial(self._graded, key))
+        self.watch.leave(path, self.backend.random_state)
+
+    def _graded(self, key: str, gradient: Tensor) -> None:
+        self.watch.gradient(key, self.backend.to_numpy(gradient))
+
+    def _flatten(self, value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+        """The tensors in nested tuples, lists and dicts, by their places: "0.scores"."""
+        if isinstance(value, self.backend.TENSOR):
+            yield path, value
+        elif isinstance(value, Mapping):
+            for key, one in value.items():
+                yield from self._flatten(one, below(path, str(key)))
+        elif isinstance(value, list | tuple):
+            for i, one in enumerate(value):
+                yield from self._flatten(one, below(path, str(i)))

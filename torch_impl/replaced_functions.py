@@ -1,0 +1,108 @@
+"""What stands for functions of the framework while other people's models are compared."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def replacements(
+    draw: Callable[[int, float], np.ndarray], variance: Callable[[], str]
+) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of the framework -> what stands for them during a check.
+
+    `draw(size, p)` gives the multipliers of a dropout, `variance()` is the convention for running variances. What is rounded to float32
+    inside of one framework's functions is rounded for both: `parity.pairs.replaced_functions` says what.
+    """
+    return {
+        F.dropout: functools.partial(_dropout, F.dropout, draw),
+        F.dropout1d: functools.partial(_dropout_maps, F.dropout1d, draw),
+        F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
+        F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
+        F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance),
+        F.scaled_dot_product_attention: functools.partial(_attention, F.scaled_dot_product_attention),
+    }
+
+
+def _dropout(
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+) -> Tensor:
+    """Dropout of single numbers."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
+    if not training or not p:
+        return original(*given, **named)
+    mask = _mask(draw, x, p, range(x.ndim))
+    return x.mul_(mask) if inplace else x * mask
+
+
+def _dropout_maps(
+    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+) -> Tensor:
+    """Dropout of whole maps."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
+    if not training or not p:
+        return original(*given, **named)
+    mask = _mask(draw, x, p, [0, 1])
+    return x.mul_(mask) if inplace else x * mask
+
+
+def _mask(draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
+    """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
+    shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
+    return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
+
+
+def _batch_norm(original: Callable[..., Tensor], variance: Callable[[], str], /, *given: Any, **named: Any) -> Tensor:
+    """Batch norm with eps rounded to float32, the momentum as one minus a rounded one, and the running variance of the convention."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    asked = call.arguments
+    asked["eps"] = float(np.float32(asked["eps"]))
+    # DIFFERS: momentum is the weight of the NEW value.
+    momentum = asked["momentum"] = 1 - float(np.float32(1 - asked["momentum"]))
+    x, kept = asked["input"], asked["running_var"]
+    before = kept.clone() if kept is not None and asked["training"] else None
+    result = original(*call.args, **call.kwargs)
+    if before is not None and variance() == "biased":
+        with torch.no_grad():
+            axes = [0, *range(2, x.ndim)]
+            kept.data.copy_((1 - momentum) * before + momentum * x.detach().var(axes, unbiased=False))
+    return result
+
+
+def _attention(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
+    """Attention written out where it drops, so that its dropout is one like all others."""
+    call = inspect.signature(_attention_arguments).bind(*given, **named)
+    call.apply_defaults()
+    query, key, value, mask, p, causal, scale = list(call.arguments.values())[:7]
+    if not p:
+        return original(*given, **named)
+    scores = query @ key.transpose(-2, -1) * (scale or query.shape[-1] ** -0.5)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return F.dropout(scores.softmax(-1), p) @ value
+
+
+def _attention_arguments(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> None:  # fmt: skip
+    """The arguments of the framework's function, which has no signature to read."""
+
+
+def prepare(model: nn.Module) -> None:
+    """What is set in the modules themselves."""
+    torch.backends.mha.set_fastpath_enabled(False)  # which would pass the modules by
