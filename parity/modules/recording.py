@@ -79,8 +79,9 @@ class Watch:
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among a layer's attributes: numbers, words, and short lists of them."""
-    return {name: value for name, value in attributes.items() if _is_plain(value)}
+    """The settings among a layer's attributes: numbers, words, and short lists of them, whether lists or tuples."""
+    settings = {name: value for name, value in attributes.items() if _is_plain(value)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def _is_plain(value: Any) -> bool:

@@ -1,45 +1,75 @@
-"""The worker's end for anybody's models: a process that holds one model. `parity.pairs.model_worker.ModelWorker` is the other end."""
+"""Anybody's model as a service: one model at a time, in this process or, as `parity.pairs.model_worker.ModelWorker`, in one of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parity import machine
-from parity.backend.child_process import Record, serve
+from parity.backend.child_process import Record
 from parity.backend.registry import implementation, make_backend
+from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
 from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError
-from parity.files.strict_json import from_fields
 from parity.pairs import factories, replaced_functions
 from parity.recipe.optimizer import Optimizer
 
 
-class _Models:
-    """One method a call, (arrays, arguments) -> (arrays, result)."""
+@dataclass(frozen=True)
+class ModelRun:
+    """What a run noted: `outputs` by place, `calls` {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
+
+    outputs: Record
+    arrays: Record
+    calls: list[dict[str, Any]]
+    dropouts: list[dict[str, Any]]
+    random: list[str]
+
+
+class ModelService(Service):
+    """Holds a `parity.backend.watched_model.WatchedModel`. Functions of the framework are replaced in its whole process."""
+
+    KINDS = (*KINDS, fields_kind(ModelRun))
 
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
-        self.framework, self.threads, self.device = framework, threads, device
-        self.model: Any = None
-        self.variance = "unbiased"
-        self.replaced: replaced_functions.Functions = {}
+        super().__init__(framework, threads, device)
+        self._model: WatchedModel
+        self._variance = "unbiased"
+        self._replaced: replaced_functions.Functions = {}
 
+    @at_caller
     def open(
         self,
-        arrays: Record,
         factory: str,
-        folder: str,
         dtype: str,
-        settings: dict[str, Any],
+        settings: Optimizer,
+        seed: int = 0,
+        folder: str | None = None,
+        changes: Sequence[tuple[str, str, Any]] = (),
+    ) -> dict[str, Any]:
+        """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on.
+
+        `folder` (None: the working directory) is where it is looked for. `changes` are set in it: layer (a path, or a class for all of
+        it), attribute, value.
+        """
+        return self.open_in(os.path.abspath(folder or os.getcwd()), factory, dtype, settings, seed, changes)  # noqa: PTH100, PTH109
+
+    def open_in(
+        self,
+        folder: str,
+        factory: str,
+        dtype: str,
+        settings: Optimizer,
         seed: int,
-        changes: list[Any],
-    ) -> tuple[Record, Any]:
+        changes: Sequence[tuple[str, str, Any]],
+    ) -> dict[str, Any]:
         """Makes the model. Where the factory's module imports both frameworks, it decides which of them comes first."""
         machine.set_threads(self.threads)
         environment = getattr(machine, f"{self.framework}_environment")()
@@ -49,6 +79,8 @@ class _Models:
         runtime = implementation(self.framework, "runtime", self.threads)
         runtime.start(self.device, self.threads)
         runtime.be_exact()
+        if hasattr(self, "_model"):
+            self._model.close()
         backend, own = make_backend(self.framework), implementation(self.framework, "replaced_functions")
         backend.set_default_dtype("float32")
         backend.seed(seed)
@@ -57,89 +89,95 @@ class _Models:
         if not isinstance(model, backend.MODULE):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {factory} makes a {type(model).__name__}, not a {wanted}")
-        self.model = WatchedModel(backend, model, dtype, from_fields(Optimizer, settings, "optimizer"))
+        self._model = WatchedModel(backend, model, dtype, settings)
         for layer, attribute, value in changes:
-            if not self.model.change(layer, attribute, value):
+            if not self._model.change(layer, attribute, value):
                 raise InputError(
                     f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
                 )
-        modules = self.model.describe()
-        own.prepare(self.model.model)
-        if not self.replaced:
+        modules = self._model.describe()
+        own.prepare(self._model.model)
+        if not self._replaced:
             functional = sys.modules[f"{self.framework}.nn.functional"]
-            self.replaced = replaced_functions.rounded(functional) | own.replacements(self._draw, lambda: self.variance)
-        replaced_functions.replace(self.replaced)
+            self._replaced = replaced_functions.rounded(functional) | own.replacements(
+                self._draw, lambda: self._variance
+            )
+        replaced_functions.replace(self._replaced)
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
-        return {}, {"modules": modules, "versions": versions}
+        return {"modules": modules, "versions": versions}
 
-    def kernel_variance(self, arrays: Record) -> tuple[Record, Any]:
-        return {}, make_backend(self.framework).kernel_variance()
+    def kernel_variance(self) -> str:
+        """Which variance of a batch the framework's kernel adds to the running one: "biased" or "unbiased"."""
+        return make_backend(self.framework).kernel_variance()
 
-    def agree(self, arrays: Record, variance: str) -> tuple[Record, Any]:
-        self.variance = variance
-        return {}, None
+    def agree(self, variance: str) -> None:
+        """From now on the running variances are moved by this convention, where that can be chosen."""
+        self._variance = variance
 
-    def tensors(self, arrays: Record, names: list[str]) -> tuple[Record, Any]:
-        return self.model.state(names), None
+    def tensors(self, names: Sequence[str]) -> Record:
+        """Tensors by the model's own names."""
+        return self._model.state(names)
 
-    def gradients(self, arrays: Record, names: list[str]) -> tuple[Record, Any]:
-        return self.model.gradients(names), None
+    def gradients(self, names: Sequence[str]) -> Record:
+        """Gradients of the last backward, of those of the named tensors that have one."""
+        return self._model.gradients(names)
 
-    def load(self, arrays: Record) -> tuple[Record, Any]:
-        self.model.load(arrays)
-        return {}, None
+    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Overwrites the named tensors and starts a fresh optimizer."""
+        self._model.load(arrays)
 
     def run(
         self,
-        arrays: Record,
+        inputs: Sequence[np.ndarray],
         train: bool,
-        wanted: list[str],
-        seed: int,
-        keys: dict[str, str],
-        randomness: bool,
-        path: str,
-    ) -> tuple[Record, Any]:
-        watch = self.model.watch
+        wanted: Sequence[str] = (),
+        seed: int = 0,
+        keys: Mapping[int, str] | None = None,
+        randomness: bool = False,
+        path: str = "",
+    ) -> ModelRun:
+        """Forward. `wanted` are the layers to note, `keys` the streams of dropouts, `randomness` notes who draws random numbers."""
+        watch = self._model.watch
         watch.wanted = set(wanted)
-        watch.begin({int(n): key for n, key in keys.items()}, seed, bool(wanted), randomness)
+        watch.begin(keys or {}, seed, bool(wanted), randomness)
         with self._failing("in forward"):
-            outputs = self.model.run([arrays[f"{i}"] for i in range(len(arrays))], train, path)
-        found = {f"output/{name}": array for name, array in outputs.items()} | watch.arrays
-        return found, {"calls": watch.calls, "dropouts": watch.dropouts, "random": watch.random}
+            outputs = self._model.run(inputs, train, path)
+        return ModelRun(outputs, watch.arrays, watch.calls, watch.dropouts, watch.random)
 
-    def backward(self, arrays: Record) -> tuple[Record, Any]:
+    def backward(self, gradients: Mapping[str, np.ndarray]) -> Record:
+        """Backward from the gradients of the outputs; returns those of inputs (`input/I`) and noted outputs (`backward/KEY`)."""
         with self._failing("in backward"):
-            found = {f"input/{i}": array for i, array in self.model.backward(arrays).items()}
-        return found | {f"backward/{key}": array for key, array in self.model.watch.gradients.items()}, None
+            found = {f"input/{i}": array for i, array in self._model.backward(gradients).items()}
+        return found | {f"backward/{key}": array for key, array in self._model.watch.gradients.items()}
 
-    def update(self, arrays: Record) -> tuple[Record, Any]:
-        self.model.update(arrays)
-        return {}, None
+    def update(self, kept: Mapping[str, np.ndarray]) -> None:
+        """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays."""
+        self._model.update(kept)
 
-    def read_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
-        found = implementation(self.framework, "state_dict_files").read_arrays(Path(path))
-        return {str(name): array for name, array in found.items() if _is_floats(array)}, None
+    def read_arrays(self, path: Path) -> Record:
+        """The arrays of floats in a state dict's file of the framework, as they are there."""
+        found = implementation(self.framework, "state_dict_files").read_arrays(path)
+        return {str(name): array for name, array in found.items() if _is_floats(array)}
 
-    def write_arrays(self, arrays: Record, path: str) -> tuple[Record, Any]:
-        implementation(self.framework, "state_dict_files").write_arrays(Path(path), arrays)
-        return {}, None
+    def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes them as the file of a state dict."""
+        implementation(self.framework, "state_dict_files").write_arrays(path, arrays)
 
     def _draw(self, size: int, p: float) -> np.ndarray:
-        factors: np.ndarray = self.model.watch.draw(size, p)
-        return factors
+        return self._model.watch.draw(size, p)
 
     @contextlib.contextmanager
     def _failing(self, where: str) -> Iterator[None]:
         """An exception of the user's model becomes one line that says where it happened."""
-        stack = self.model.watch.stack
+        stack = self._model.watch.stack
         stack.clear()
         try:
             yield
         except Exception as error:
-            path = self.model.watch.stack[-1] if self.model.watch.stack else ""
+            path = self._model.watch.stack[-1] if self._model.watch.stack else ""
             layer = f" at layer {path or 'the model itself'}" if where == "in forward" else ""
             hint = ""
-            if self.model.dtype == "float64" and (
+            if self._model.dtype == "float64" and (
                 "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
             ):
                 hint = " (the check runs in float64: a constant that forward makes may be float32)"
@@ -168,4 +206,4 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(lambda: _Models(sys.argv[1], int(sys.argv[2]) or None, sys.argv[3]))
+    serve_service(ModelService, *sys.argv[1:])

@@ -1,0 +1,196 @@
+"""A service in a process of its own. Its methods are declared once, and called in the same way there and here.
+
+What may travel: None, booleans, numbers, text, bytes, paths, numpy arrays of the dtypes of `parity.backend.messages`, objects of the
+classes that the service lists, and lists, tuples and mappings of all these. Arrays are tensors of the message, the rest is JSON. Nothing
+is pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from parity.backend.child_process import Process, Record, serve
+from parity.backend.registry import FRAMEWORKS
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.recipe.optimizer import Optimizer, read_optimizer
+from parity.recipe.recipe import Recipe, read_recipe
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class whose objects may travel: how one becomes plain values and arrays, and how those become one again."""
+
+    type: type
+    plain: Callable[[Any], Any]
+    restore: Callable[[Any], Any]
+
+
+def fields_kind(type_: type) -> Kind:
+    """A dataclass whose fields may travel by themselves."""
+    names = [field.name for field in dataclasses.fields(type_)]
+    return Kind(type_, lambda value: {name: getattr(value, name) for name in names}, lambda fields: type_(**fields))
+
+
+def _json_kind(type_: type, read: Callable[[Any], Any]) -> Kind:
+    return Kind(type_, lambda value: json.dumps(dataclasses.asdict(value)), lambda text: read(json.loads(text)))
+
+
+KINDS = (
+    Kind(Network, lambda network: network.to_json(), Network.from_json),
+    _json_kind(Optimizer, read_optimizer),
+    _json_kind(Recipe, read_recipe),
+)
+"""The kinds that every service knows."""
+
+
+class Service:
+    """The methods that a process offers: all public ones of a subclass, which is made of framework, threads and device."""
+
+    KINDS: ClassVar[tuple[Kind, ...]] = KINDS
+
+    def __init__(self, framework: str, threads: int | None, device: str) -> None:
+        self.framework, self.threads, self.device = framework, threads, device
+
+
+def at_caller(method: Method) -> Method:
+    """Marks a method of a service that the caller's process runs: only the calls in it go to the service's process."""
+    method.at_caller = True  # type: ignore[attr-defined]
+    return method
+
+
+def public_methods(service: type[Service]) -> dict[str, Callable[..., Any]]:
+    """The methods of `service` that another process may call, by name."""
+    found = inspect.getmembers(service, inspect.isfunction)
+    return {name: act for name, act in found if not name.startswith("_") and not hasattr(act, "at_caller")}
+
+
+class RemoteService(Process):
+    """A service of `framework` in a process of its own, run by the interpreter `python` (None: this one).
+
+    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. See `Process` for the rest.
+    A subclass names the service, and inherits from it, too, for its types: `class Worker(RemoteService, TrainerService,
+    service=TrainerService)`. The module of the service calls `serve_service`.
+    """
+
+    SERVICE: ClassVar[type[Service]]
+
+    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
+    """What its process has besides this one's environment."""
+
+    def __init_subclass__(cls, service: type[Service]) -> None:
+        cls.SERVICE = service
+        for name, method in public_methods(service).items():
+            setattr(cls, name, _forward(name, method))
+
+    def __init__(
+        self,
+        framework: str,
+        python: str | Path | None = None,
+        threads: int | None = None,
+        device: str = "cpu",
+        own_session: bool = False,
+    ) -> None:
+        if framework not in FRAMEWORKS:
+            raise InputError(f"unknown framework {framework!r}: {' or '.join(FRAMEWORKS)}")
+        self.framework = framework
+        arguments = (framework, str(threads or 0), device)
+        program = self.SERVICE.__module__
+        super().__init__(f"{framework} worker", program, arguments, python, own_session, self.ENVIRONMENT)
+
+
+def _forward(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def forward(self: RemoteService, *positional: Any, **named: Any) -> Any:
+        arrays, arguments = encode((positional, named), self.SERVICE.KINDS)
+        found, result = self.call("invoke", arrays, method=name, arguments=arguments)
+        return decode(found, result, self.SERVICE.KINDS)
+
+    return forward
+
+
+class _Server:
+    """The service's end: one call is (arrays, method, arguments) -> (arrays, result)."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def invoke(self, arrays: Record, method: str, arguments: Any) -> tuple[Record, Any]:
+        act = public_methods(type(self.service)).get(method)
+        if act is None:
+            raise ValueError(f"{type(self.service).__name__} offers no method {method!r}")
+        positional, named = decode(arrays, arguments, self.service.KINDS)
+        return encode(act(self.service, *positional, **named), self.service.KINDS)
+
+
+def serve_service(service: type[Service], framework: str, threads: str, device: str) -> None:
+    """Answers the calls of a `RemoteService` until it closes; the arguments are the words of the command line."""
+    serve(lambda: _Server(service(framework, int(threads) or None, device)))
+
+
+def encode(value: Any, kinds: Collection[Kind] = KINDS) -> tuple[Record, Any]:
+    """The arrays in `value`, by number, and all else as JSON. `TypeError` for what may not travel."""
+    arrays: Record = {}
+    by_type = {kind.type: kind for kind in kinds}
+
+    def hold(array: np.ndarray) -> str:
+        name = str(len(arrays))
+        arrays[name] = array
+        return name
+
+    def plain(value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        kind = by_type.get(type(value))
+        name, content = (kind.type.__name__, plain(kind.plain(value))) if kind else tagged(value)
+        return {name: content}
+
+    def tagged(value: Any) -> tuple[str, Any]:
+        if isinstance(value, np.ndarray):
+            return "array", hold(value)
+        if isinstance(value, bytes):
+            return "bytes", hold(np.frombuffer(value, np.uint8))
+        if isinstance(value, Path):
+            return "path", str(value.absolute())
+        if isinstance(value, Mapping):
+            return "dict", [[plain(key), plain(one)] for key, one in value.items()]
+        if isinstance(value, Collection):
+            return "tuple" if isinstance(value, tuple) else "list", [plain(one) for one in value]
+        raise TypeError(f"a {type(value).__name__} cannot be sent to another process")
+
+    found = plain(value)
+    return arrays, found
+
+
+def decode(arrays: Mapping[str, np.ndarray], found: Any, kinds: Collection[Kind] = KINDS) -> Any:
+    """The value that `encode` made `arrays` and `found` of. Collections that are no tuple or mapping are lists, paths absolute."""
+    by_name = {kind.type.__name__: kind for kind in kinds}
+
+    def value(found: Any) -> Any:
+        if not isinstance(found, dict):
+            return found
+        ((name, content),) = found.items()
+        if name in by_name:
+            return by_name[name].restore(value(content))
+        return readers[name](content)
+
+    readers: dict[str, Callable[[Any], Any]] = {
+        "array": lambda name: arrays[name],
+        "bytes": lambda name: arrays[name].tobytes(),
+        "path": Path,
+        "dict": lambda pairs: {value(key): value(one) for key, one in pairs},
+        "tuple": lambda parts: tuple(map(value, parts)),
+        "list": lambda parts: list(map(value, parts)),
+    }
+    return value(found)

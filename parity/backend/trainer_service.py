@@ -1,0 +1,184 @@
+"""A trainer as a service: one trainer at a time, in this process or, as `parity.backend.worker.Worker`, in one of its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from parity.backend import lookahead, model_state
+from parity.backend.child_process import Record
+from parity.backend.registry import implementation, make_backend, make_trainer
+from parity.backend.remote import Service, at_caller, serve_service
+from parity.backend.timing import Bench
+from parity.backend.trainer import Trainer
+from parity.network.network import Network
+from parity.recipe.optimizer import Optimizer
+from parity.recipe.recipe import Recipe
+from parity.weights.canonical_state import State, initialise
+
+
+class TrainerService(Service):
+    """Holds a `parity.backend.trainer.Trainer` of `framework`, and is set for exactness until `bench` is called."""
+
+    def __init__(self, framework: str, threads: int | None, device: str) -> None:
+        self._runtime = implementation(framework, "runtime", threads)
+        super().__init__(framework, threads, self._runtime.start(device, threads))
+        self._runtime.be_exact()
+        self._trainer: Trainer
+        self._timed: Bench
+        self._slow: State
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the framework and of Python."""
+        own: dict[str, str] = self._runtime.versions()
+        return own | {"python": sys.version.split()[0], "numpy": np.__version__}
+
+    def start(
+        self, network: Network, settings: Optimizer, state: State, dtype: str = "float64", slow: bool = False
+    ) -> None:
+        """Builds the network with the weights `state` and a fresh optimizer; `slow` keeps them for `look_ahead`."""
+        self._make_room()
+        self._trainer = make_trainer(self.framework, network, settings, state, dtype, self.device)
+        self._slow = state if slow else {}
+
+    def _make_room(self) -> None:
+        """Forgets the last trainer before the next one is made."""
+        for name in ("_trainer", "_timed", "_slow"):
+            vars(self).pop(name, None)
+
+    @at_caller
+    def step(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: Iterable[str] = (),
+    ) -> tuple[Record, float, int]:
+        """One update. Returns what was recorded, the summed cross-entropy and the number of wrong images.
+
+        `record` names the phases wanted: forward, loss, backward, gradient, and update for the canonical state after it.
+        """
+        wanted = list(record)
+        found, cost, wrong = self.step_alone(images, labels, masks, rate, divisor, wanted)
+        if "update" in wanted:  # in a message of its own: a worker holds either in memory while it is sent
+            found |= {f"update/{name}": array for name, array in self.state().items()}
+        return found, cost, wrong
+
+    def step_alone(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        masks: Mapping[str, np.ndarray],
+        rate: float,
+        divisor: int,
+        record: list[str],
+    ) -> tuple[Record, float, int]:
+        """`step` without the state after it."""
+        found: Record | None = {} if record else None
+        cost, wrong = self._trainer.step(images, labels, masks, rate, divisor, found)
+        return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}, cost, wrong
+
+    def predict(self, images: np.ndarray, record: bool = False) -> Record:
+        """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
+        found: Record | None = {} if record else None
+        logits = self._trainer.predict(images, found)
+        return {"logits": logits} | (found or {})
+
+    def l2_gradients(self, images: np.ndarray, masks: Mapping[str, np.ndarray]) -> tuple[Record, float]:
+        """Backward of sum(logits ** 2) / 2 without an update: `gradient/PARAMETER`, and that sum."""
+        found: Record = {}
+        loss = self._trainer.l2_gradients(images, masks, found)
+        return found, loss
+
+    def seconds(self, what: str, images: np.ndarray, steps: int) -> list[float]:
+        """What each of `steps` calls took: `predict`, or `l2_gradients` with masks that the framework draws."""
+        seconds = []
+        for _ in range(steps):
+            started = time.perf_counter()
+            if what == "predict":
+                self._trainer.predict(images)
+            else:
+                self._trainer.l2_gradients(images, {})
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def isolate(
+        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
+    ) -> Record:
+        """One layer alone, forward and backward."""
+        return self._trainer.isolate(layer, x, inference, mask, gradient)
+
+    def scale_velocity(self, factor: float) -> None:
+        """Multiplies the momentum buffers."""
+        self._trainer.scale_velocity(factor)
+
+    def look_ahead(self, keep: float, updates: int) -> None:
+        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.lookahead`."""
+        self._slow = lookahead.mix_slow_weights(self._trainer, self._slow, keep, updates)
+
+    def patch(self, place: str, *arguments: str) -> None:
+        """Changes the trainer itself by a function at `place`, MODULE:FUNCTION, which gets it and the `arguments`."""
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)(self._trainer, *arguments)
+
+    def state(self) -> State:
+        """The canonical state with optimizer slots."""
+        return self._trainer.state()
+
+    def load(self, state: State, updates: int) -> None:
+        """Takes a canonical state over."""
+        self._trainer.load(state, updates)
+
+    def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, amp: str = "off") -> None:
+        """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
+
+        From now on this process is set for speed, and no longer for exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
+        """
+        self._runtime.be_fast(self.device)
+        state = initialise(network, 0)
+        self._trainer = make_trainer(self.framework, network, recipe.optimizer, state, "float32", self.device, amp=amp)
+        wait = partial(self._runtime.wait, self.device)
+        self._timed = Bench(self._trainer, network, recipe, images, labels, wait)
+
+    def bench_train(self, steps: int, fed: bool) -> float:
+        """Images/s of `parity.backend.timing.Bench.train`."""
+        return self._timed.train(steps, fed)
+
+    def bench_infer(self, steps: int, count: int) -> float:
+        """Images/s of `parity.backend.timing.Bench.infer`."""
+        return self._timed.infer(steps, count)
+
+    def memory(self) -> int:
+        """The peak memory so far, in bytes: of the process, or, on a GPU, of what the framework allocated there."""
+        return int(self._runtime.peak_memory(self.device))
+
+    def multiply_peak(self) -> float:
+        """GFLOP/s of the framework's float32 matrix multiplication, measured now."""
+        return float(self._runtime.multiply_peak(self.device))
+
+    def export(self) -> bytes:
+        """The inference graph as the framework's exporter writes it; `InputError` where a package that it needs is missing."""
+        exported: bytes = implementation(self.framework, "export").to_onnx(self._trainer.model)
+        return exported
+
+    def read_file(self, path: Path) -> State:
+        """The arrays of a state dict's file, as the framework's `state_dict_files.read_file` gives them."""
+        found: State = implementation(self.framework, "state_dict_files").read_file(path)
+        return found
+
+    def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
+        """Writes the file of a state dict that the framework's own load reads, in `dtype`."""
+        model = model_state.build(make_backend(self.framework), network, state, dtype)
+        implementation(self.framework, "state_dict_files").write_file(path, model)
+
+
+if __name__ == "__main__":
+    serve_service(TrainerService, *sys.argv[1:])
