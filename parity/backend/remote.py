@@ -89,10 +89,11 @@ class RemoteService(Process):
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
     """What its process has besides this one's environment."""
 
-    def __init_subclass__(cls, service: type[Service]) -> None:
-        cls.SERVICE = service
-        for name, method in public_methods(service).items():
-            setattr(cls, name, _forward(name, method))
+    def __init_subclass__(cls, service: type[Service] | None = None) -> None:
+        if service is not None:
+            cls.SERVICE = service
+            for name, method in public_methods(service).items():
+                setattr(cls, name, _forward(name, method))
 
     def __init__(
         self,

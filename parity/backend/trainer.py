@@ -74,11 +74,8 @@ class Trainer:
         (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
         summed and statistics averaged over all.
         """
-        backend, model, optimizer = (
-            self.backend,
-            self.model,
-            self.optimizer,
-        )  # which says so where nothing is to be trained
+        optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
+        backend, model = self.backend, self.model
         heads, outputs, gradients = model.network.heads, dict[str, Tensor](), dict[str, np.ndarray]()
         model.train()
 
@@ -110,9 +107,8 @@ class Trainer:
         if record is not None:
             record["loss"] = backend.to_numpy(loss)
             for layer in list(outputs):
-                record[f"forward/{layer}"] = backend.to_numpy(
-                    outputs.pop(layer)
-                )  # which makes room: these can be gigabytes
+                # What is popped makes room: of a large network these are gigabytes.
+                record[f"forward/{layer}"] = backend.to_numpy(outputs.pop(layer))
                 if layer in gradients:
                     record[f"backward/{layer}"] = gradients[layer]
             record.update(self._gradients())
