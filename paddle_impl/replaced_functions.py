@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,24 @@ def prepare(model: nn.Layer) -> None:
         # DIFFERS: the layer calls its kernel by itself, with an eps that is float32 in one version and float64 in another.
         if isinstance(module, nn.GroupNorm):
             module._epsilon = float(np.float32(module._epsilon))
-    if not hasattr(Tensor, "_exact"):
-        Tensor._exact = True
-        for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow"):
-            setattr(Tensor, name, _exactly(getattr(Tensor, name)))
+
+
+@contextlib.contextmanager
+def prepared_process() -> Iterator[None]:
+    """Within it the process is set for comparisons. At its end random states, default dtype and operators are what they were."""
+    operators = {
+        name: getattr(Tensor, name) for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow")
+    }
+    dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
+    for name, operator in operators.items():
+        setattr(Tensor, name, _exactly(operator))
+    try:
+        yield
+    finally:
+        for name, operator in operators.items():
+            setattr(Tensor, name, operator)
+        paddle.set_default_dtype(dtype)
+        paddle.set_rng_state(states)
 
 
 def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

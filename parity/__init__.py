@@ -2,7 +2,7 @@
 
     import parity
 
-    outcome = parity.compare_models(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+    outcome = parity.compare_models(torch_model, paddle_model, inputs)
     print(outcome.verdict, outcome.sentence())
 
 `parity.api` holds what this module offers. Importing it loads no framework: that happens at the first call that needs one.

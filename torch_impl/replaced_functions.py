@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,5 +105,30 @@ def _attention_arguments(
 
 
 def prepare(model: nn.Module) -> None:
-    """What is set in the modules themselves."""
+    """What is set in the modules themselves: nothing."""
+
+
+@contextlib.contextmanager
+def prepared_process() -> Iterator[None]:
+    """Within it the process is set for comparisons. At its end random states, default dtype and settings are what they were."""
+    places: list[tuple[Any, str]] = [
+        (torch.backends.cuda.matmul, "allow_tf32"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cudnn, "benchmark"),
+    ]
+    flags = [(place, name, getattr(place, name)) for place, name in places]
+    dtype, fast = torch.get_default_dtype(), torch.backends.mha.get_fastpath_enabled()
+    deterministic, only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.backends.mha.set_fastpath_enabled(False)  # which would pass the modules by
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.use_deterministic_algorithms(deterministic, warn_only=only)
+        for place, name, value in flags:
+            setattr(place, name, value)

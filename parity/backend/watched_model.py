@@ -114,6 +114,7 @@ class WatchedModel:
         With a `path` it is one layer that runs, and its gradients can be had in inference mode, too.
         """
         graded = train or path != ""
+        self.backend.set_default_dtype(self.dtype)  # models of several dtypes may be open in one process
         self.model.train() if train else self.model.eval()
         self._inputs = [self.backend.from_numpy(np.array(x), self._device) for x in inputs]
         for tensor in self._inputs:

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.check import usual_twins
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
-from parity.modules.layer_kinds import KINDS, read_kinds
+from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
-from parity.pairs.factories import parse
+from parity.pairs.factories import parse, text_of
 from parity.pairs.inputs import take_inputs
 from parity.pairs.map_files import read_map
+from parity.pairs.model_server import ModelService
 from parity.pairs.model_source import EXACT, ModelSource
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
-from parity.pairs.session import RATE, Pair, Session
+from parity.pairs.session import RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
 
 
 def compare_models(
+    torch: Any,
+    paddle: Any,
+    inputs: Any = None,
     *,
-    torch: str,
-    paddle: str,
     input_shape: str | Sequence[int] | Sequence[Sequence[int] | str] | None = None,
-    inputs: Sequence[np.ndarray] | str | Path | None = None,
     loss: str = "mse",
     optimizer: Optimizer | None = None,
     steps: int = 10,
@@ -55,23 +56,25 @@ def compare_models(
     threads: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> PairOutcome:
-    """Compares a PyTorch module with a Paddle layer, neither of which is changed: inference, gradients and training, tensor by tensor.
+    """Compare a PyTorch module with a Paddle layer, neither of which is changed: inference, gradients and training, tensor by tensor.
 
-    Both models are made in processes of their own, so that nothing of the caller's is touched: no random numbers, default dtypes, hooks or
-    training flags, no model and no file. They get the same weights (the PyTorch model's fresh ones, converted, with some noise where they
-    are constant), inputs and dropout masks, and are run in float64 beside one-ULP twins of the PyTorch model.
-
-        outcome = compare_models(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+        outcome = compare_models(torch_model, paddle_model, inputs)
+        outcome = compare_models("my_models.py:Net", "my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
         print(outcome.verdict, outcome.sentence())
-        print(outcome.tree)
+
+    A model, a class or a function that makes one is compared in this process. What is compared is a copy: weights, modes, hooks,
+    gradients, random states and settings of the frameworks are as they were afterwards. A text names what makes a model, which then has a
+    process of its own. Both sides get the same weights (the PyTorch model's, converted, with some noise where an array is constant), inputs
+    and dropout masks, and run in float64 beside one-ULP twins of the PyTorch model.
 
     Args:
-        torch, paddle: what makes the models, as MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value, ...) with plain values. The
-            factory is a class or a function without arguments, or a ready model. Where one module imports both frameworks and Paddle is
-            2.6, it must import PyTorch first.
+        torch, paddle: a `torch.nn.Module` and a `paddle.nn.Layer`, classes of them, functions without arguments that make them, or texts:
+            MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value, ...) with plain values. Where one module imports both frameworks
+            and Paddle is 2.6, it must import PyTorch first.
+        inputs: the inputs themselves, in the order of forward's arguments: arrays or tensors, or the path of a .npz file that holds them in
+            this order.
         input_shape: the shape of a random normal input, or a list of such shapes for a model of several inputs. The text "2,7:100" means
             whole numbers below 100, for embeddings. In training a batch norm needs more than one number a channel.
-        inputs: the inputs themselves, in the order of forward's arguments, or the path of a .npz file that holds them in this order.
         loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (of class scores [N,K] and
             random labels), "projection" (a linear one); of several outputs the sum.
         optimizer: `parity.recipe.optimizer.Optimizer` (default: momentum 0.9, rate 0.00001).
@@ -91,8 +94,8 @@ def compare_models(
         set_torch, set_paddle: attributes to set in the models that are compared, as LAYER.ATTRIBUTE=VALUE; LAYER is a path, or a class
             for all of its layers ("BatchNorm2d.eps=1e-5"): to see whether a difference that was found is the only one.
         folder: where modules, files and factories are looked for (default: the current one).
-        torch_python, paddle_python: the interpreters that have the frameworks (default: this one).
-        device, threads: "cpu" or "gpu", and the CPU threads of each process.
+        torch_python, paddle_python: the interpreters that have the frameworks (default: this one), for models that a text names.
+        device, threads: "cpu" or "gpu", and the CPU threads of each process, for models that a text names. Others stay where they are.
         say: hears a line of progress at a time.
 
     Returns:
@@ -106,8 +109,8 @@ def compare_models(
             random numbers drawn by other ways than dropout.
         WorkerFailed: one of the processes died.
     """
-    for text in (torch, paddle):
-        parse(text)
+    for side, factory in (("torch", torch), ("paddle", paddle)):
+        _check_factory(side, factory)
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
     pair = Pair(
@@ -133,14 +136,17 @@ def compare_models(
     beside = [f"twin {number}" for number in range(1, 1 + (usual if twins is None else twins))]
     if dtype == "float32":
         beside = [EXACT, "twin 1"]
-    pythons = {"torch": torch_python, "paddle": paddle_python} | dict.fromkeys(beside, torch_python)
+    pythons = {"torch": torch_python, "paddle": paddle_python}
+    factories = {"torch": torch, "paddle": paddle}
+    workers: dict[str, ModelService] = {}
     with contextlib.ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(
-                ModelWorker("paddle" if name == "paddle" else "torch", python, threads=threads, device=device)
-            )
-            for name, python in pythons.items()
-        }
+        for name in ("torch", "paddle", *beside):
+            side = side_of(name)
+            if isinstance(factories[side], str):
+                workers[name] = stack.enter_context(ModelWorker(side, pythons[side], threads=threads, device=device))
+            else:
+                workers[name] = ModelService(side, None, "cpu")
+                stack.callback(workers[name].release)
         given: Mapping[str, Any] = state_dict_files.read(Path(weights), workers["torch"]) if weights else {}
         outcome = run_pair(pair, workers, dtype, say, given)
     if save_map:
@@ -150,7 +156,7 @@ def compare_models(
 
 def run_pair(
     pair: Pair,
-    workers: Mapping[str, ModelWorker],
+    workers: Mapping[str, ModelService],
     dtype: str = "float64",
     say: Callable[[str], None] = engine.Silent,
     start: Mapping[str, Record] | None = None,
@@ -169,7 +175,7 @@ def run_pair(
             dtype,
             pair.stages,
             differences=session.differences,
-            factories={"torch": pair.torch, "paddle": pair.paddle},
+            factories={"torch": text_of(pair.torch), "paddle": text_of(pair.paddle)},
             lanes=session.versions,
             pairing=session.pairing,
             how=pair.how() | {"twins": len(source.twins)},
@@ -180,13 +186,13 @@ def run_pair(
     return outcome
 
 
-def assert_models_equal(**arguments: Any) -> PairOutcome:
+def assert_models_equal(torch: Any, paddle: Any, inputs: Any = None, **arguments: Any) -> PairOutcome:
     """Compare two models as `compare_models` does, for tests: `AssertionError` with the place and the cause where they differ.
 
     def test_my_port():
-        parity.assert_models_equal(torch="my_models.py:Net", paddle="my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+        parity.assert_models_equal(Net(), PaddleNet(), input_shape=(8, 3, 64, 64))
     """
-    outcome = compare_models(**arguments)
+    outcome = compare_models(torch, paddle, inputs, **arguments)
     if outcome.verdict == DIFFERENT:
         raise AssertionError("\n".join([outcome.sentence(), *outcome.differences, outcome.tree]))
     return outcome
@@ -204,3 +210,33 @@ def change(text: str) -> tuple[str, str, Any]:
         raise InputError(
             f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
         ) from None
+
+
+MODEL_CLASSES = {"torch": ("torch.nn.modules.module", "Module"), "paddle": ("paddle.nn.layer.layers", "Layer")}
+"""Module and name of the class of all models, by framework."""
+
+
+def _check_factory(side: str, factory: Any) -> None:
+    """`InputError` unless `factory` may be a model of a framework, or what makes one."""
+    if isinstance(factory, str):
+        parse(factory)
+        return
+    kinds = {
+        (c.__module__, c.__qualname__)
+        for c in getattr(factory if isinstance(factory, type) else type(factory), "__mro__", ())
+    }
+    other = next(name for name in SIDES if name != side)
+    if MODEL_CLASSES[other] in kinds:
+        raise InputError(
+            f"the {side} side is {text_of(factory)}, a model of {NAMES[other]}: give PyTorch's model first, then Paddle's"
+        )
+    if not callable(factory):
+        raise InputError(
+            f"the {side} side is of type {type(factory).__name__}: give a model, what makes one, or MODULE:FACTORY"
+        )
+    version = getattr(sys.modules.get("paddle"), "__version__", "")
+    if side == "torch" and version.startswith("2.") and "torch" not in sys.modules:
+        raise InputError(
+            f"Paddle {version} was imported before PyTorch, which cannot be imported then: import torch first, or give PyTorch's model as "
+            "MODULE:FACTORY, which has a process of its own"
+        )

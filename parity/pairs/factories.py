@@ -73,3 +73,11 @@ def _module(place: str, folder: str) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def text_of(factory: Any) -> str:
+    """What a factory is called in messages: its text, or MODULE:CLASS of a model, a class or a function."""
+    if isinstance(factory, str):
+        return factory
+    named = factory if hasattr(factory, "__qualname__") else type(factory)
+    return f"{named.__module__}:{named.__qualname__}"

@@ -28,9 +28,17 @@ def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
     if isinstance(inputs, str | Path):
         return read_inputs(Path(inputs))
     if inputs is not None:
-        return [_check_dtype(np.asarray(x), f"input {number}") for number, x in enumerate(inputs)]
+        several = inputs if isinstance(inputs, list | tuple) else [inputs]
+        return [_check_dtype(_as_array(x), f"input {number}") for number, x in enumerate(several)]
     several = [shapes] if isinstance(shapes, str) or (shapes and isinstance(shapes[0], int)) else shapes
     return [drawn(shape, seed, i) for i, shape in enumerate(several)]
+
+
+def _as_array(x: Any) -> np.ndarray:
+    """A copy of an array, a number, or a tensor of either framework."""
+    for method in ("detach", "cpu", "numpy"):
+        x = getattr(x, method)() if hasattr(x, method) else x
+    return np.array(x)
 
 
 def read_inputs(path: Path) -> list[np.ndarray]:

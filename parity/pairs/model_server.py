@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,20 +35,21 @@ class ModelRun:
 
 
 class ModelService(Service):
-    """Holds a `parity.backend.watched_model.WatchedModel`. Functions of the framework are replaced in its whole process."""
+    """Holds a `parity.backend.watched_model.WatchedModel`. Functions of the framework are replaced in the whole process meanwhile."""
 
     KINDS = (*KINDS, fields_kind(ModelRun))
 
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
         super().__init__(framework, threads, device)
+        self.variance = "unbiased"
+        self._replaced = replaced_functions.Replaced.of(framework)
+        self._held = contextlib.ExitStack()
         self._model: WatchedModel
-        self._variance = "unbiased"
-        self._replaced: replaced_functions.Functions = {}
 
     @at_caller
     def open(
         self,
-        factory: str,
+        factory: Any,
         dtype: str,
         settings: Optimizer,
         seed: int = 0,
@@ -56,55 +58,77 @@ class ModelService(Service):
     ) -> dict[str, Any]:
         """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on.
 
-        `folder` (None: the working directory) is where it is looked for. `changes` are set in it: layer (a path, or a class for all of
-        it), attribute, value.
+        `factory` is a text, see `parity.pairs.factories`; in this process it may also be a model, of which a copy is used, or what makes
+        one. `folder` (None: the working directory) is where a text is looked for. `changes` are set in the model: layer (a path, or a
+        class for all of it), attribute, value.
         """
-        return self.open_in(os.path.abspath(folder or os.getcwd()), factory, dtype, settings, seed, changes)  # noqa: PTH100, PTH109
+        where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
+        return self.open_in(where, factory, dtype, settings, seed, changes)
 
     def open_in(
         self,
         folder: str,
-        factory: str,
+        factory: Any,
         dtype: str,
         settings: Optimizer,
         seed: int,
         changes: Sequence[tuple[str, str, Any]],
     ) -> dict[str, Any]:
         """Makes the model. Where the factory's module imports both frameworks, it decides which of them comes first."""
-        machine.set_threads(self.threads)
-        environment = getattr(machine, f"{self.framework}_environment")()
-        os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
-        with _told(f"the {self.framework} side: {factory} cannot be imported"):
-            found, given, named = factories.load_model(factory, folder)
+        self.release()
+        text = factories.text_of(factory)
+        if isinstance(factory, str):
+            found, given, named = self._load(factory, folder)
+        else:
+            found, given, named = factory, [], {}
         runtime = implementation(self.framework, "runtime", self.threads)
-        runtime.start(self.device, self.threads)
-        runtime.be_exact()
-        if hasattr(self, "_model"):
-            self._model.close()
-        backend, own = make_backend(self.framework), implementation(self.framework, "replaced_functions")
-        backend.set_default_dtype("float32")
-        backend.seed(seed)
-        with _told(f"the {self.framework} side: {factory} cannot be made"):
+        backend = make_backend(self.framework)
+        self._replaced.enter()
+        self._held.callback(self._replaced.leave)
+        if isinstance(factory, str):
+            runtime.start(self.device, self.threads)
+            backend.set_default_dtype("float32")
+            backend.seed(seed)
+        with _told(f"the {self.framework} side: {text} cannot be made"):
             model = found if isinstance(found, backend.MODULE) else found(*given, **named)
         if not isinstance(model, backend.MODULE):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
-            raise InputError(f"the {self.framework} side: {factory} makes a {type(model).__name__}, not a {wanted}")
+            raise InputError(f"the {self.framework} side: {text} makes a {type(model).__name__}, not a {wanted}")
+        if model is factory:
+            model = self._copied(model, text)
+        if isinstance(factory, str) or backend.device_of(model) == "gpu":
+            runtime.be_exact()
         self._model = WatchedModel(backend, model, dtype, settings)
+        self._held.callback(self._model.close)
         for layer, attribute, value in changes:
             if not self._model.change(layer, attribute, value):
                 raise InputError(
                     f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
                 )
         modules = self._model.describe()
-        own.prepare(self._model.model)
-        if not self._replaced:
-            functional = sys.modules[f"{self.framework}.nn.functional"]
-            self._replaced = replaced_functions.rounded(functional) | own.replacements(
-                self._draw, lambda: self._variance
-            )
-        replaced_functions.replace(self._replaced)
+        implementation(self.framework, "replaced_functions").prepare(self._model.model)
+        self._replaced.replace()
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         return {"modules": modules, "versions": versions}
+
+    def release(self) -> None:
+        """Lets go of the model. Behind the last one of a process, everything that was replaced or set in it is as it was."""
+        self._held.close()
+
+    def _load(self, factory: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+        machine.set_threads(self.threads)
+        environment = getattr(machine, f"{self.framework}_environment")()
+        os.environ.update({name: value for name, value in environment.items() if name not in os.environ})
+        with _told(f"the {self.framework} side: {factory} cannot be imported"):
+            return factories.load_model(factory, folder)
+
+    def _copied(self, model: Any, text: str) -> Any:
+        try:
+            return copy.deepcopy(model)
+        except Exception as error:  # whatever is in somebody's model
+            raise InputError(
+                f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): give its class, or a function that makes it"
+            ) from error
 
     def kernel_variance(self) -> str:
         """Which variance of a batch the framework's kernel adds to the running one: "biased" or "unbiased"."""
@@ -112,7 +136,12 @@ class ModelService(Service):
 
     def agree(self, variance: str) -> None:
         """From now on the running variances are moved by this convention, where that can be chosen."""
-        self._variance = variance
+        self.variance = variance
+
+    @at_caller
+    def draw(self, size: int, p: float) -> np.ndarray:
+        """What a dropout of the model multiplies `size` numbers by."""
+        return self._model.watch.draw(size, p)
 
     def tensors(self, names: Sequence[str]) -> Record:
         """Tensors by the model's own names."""
@@ -137,6 +166,7 @@ class ModelService(Service):
         path: str = "",
     ) -> ModelRun:
         """Forward. `wanted` are the layers to note, `keys` the streams of dropouts, `randomness` notes who draws random numbers."""
+        self._replaced.running = self
         watch = self._model.watch
         watch.wanted = set(wanted)
         watch.begin(keys or {}, seed, bool(wanted), randomness)
@@ -162,9 +192,6 @@ class ModelService(Service):
     def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes them as the file of a state dict."""
         implementation(self.framework, "state_dict_files").write_arrays(path, arrays)
-
-    def _draw(self, size: int, p: float) -> np.ndarray:
-        return self._model.watch.draw(size, p)
 
     @contextlib.contextmanager
     def _failing(self, where: str) -> Iterator[None]:

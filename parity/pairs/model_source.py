@@ -21,8 +21,8 @@ from parity.network.nodes import MaxPool
 from parity.pairs import alignment, causes
 from parity.pairs.alignment import Call, Compared
 from parity.pairs.losses import projection
-from parity.pairs.model_worker import ModelRun, ModelWorker
-from parity.pairs.session import Session
+from parity.pairs.model_server import ModelRun
+from parity.pairs.session import Session, gradients_of, tensors_of
 
 LARGE = 30_000_000
 """Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
@@ -105,7 +105,7 @@ class ModelSource(Source):
         backs = session.backward(session.seeds(runs)[1], names)
         yield from self._rounded(alignment.backward(session.alignment(runs), *_three(backs)))
         for chunk in reversed(session.chunks()):
-            own = session.fetch(chunk, names, ModelWorker.gradients)
+            own = session.fetch(chunk, names, gradients_of)
             zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float32"])
             self.zero |= {name: max(sizes) for name, sizes in zero.items()} if seed is None else {}
             for name in reversed(chunk):
@@ -171,7 +171,7 @@ class ModelSource(Source):
         backs = session.backward(seeds, SIDES)
         backward: _Pairs = [(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
         arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
-        own = session.fetch(arrays, SIDES, ModelWorker.gradients) if arrays else dict.fromkeys(SIDES, Record())
+        own = session.fetch(arrays, SIDES, gradients_of) if arrays else dict.fromkeys(SIDES, Record())
         zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
         backward += [(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
         return forward, backward
@@ -245,7 +245,7 @@ class ModelStep(Step):
             yield Compared(f"backward/(model):{name}", None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
         for chunk in reversed(session.chunks()):
-            own = session.fetch(chunk, source.names, ModelWorker.gradients)
+            own = session.fetch(chunk, source.names, gradients_of)
             zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
             source.zero |= {name: max(sizes) for name, sizes in zero.items()}
             for name in reversed(chunk):
@@ -263,7 +263,7 @@ class ModelStep(Step):
         if source.dtype == "float64" and large and 1 < self.number < source.pair.length:
             return
         for chunk in session.chunks():
-            states = session.fetch(chunk, source.names, ModelWorker.tensors)
+            states = session.fetch(chunk, source.names, tensors_of)
             for name in states["torch"]:
                 here, there, twins = source.sides_of({worker: state[name] for worker, state in states.items()})
                 yield Compared(f"update/{name}", None, here, there, tuple(twins))

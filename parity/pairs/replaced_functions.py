@@ -1,4 +1,4 @@
-"""What is neutralised while a pair is checked: functions of a framework are replaced, in the worker's process only.
+"""What is neutralised while two models are compared: functions of a framework are replaced, and put back.
 
 Paddle's kernels hold many scalars in float32, for float64 tensors too, and which ones changes with its versions; rounded once on both
 sides they are the same. Dropouts draw from streams of ours.
@@ -6,14 +6,18 @@ sides they are the same. Dropouts draw from streams of ours.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import random
 import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+
+from parity.backend.registry import implementation
 
 ROUNDED: Mapping[str, tuple[str, ...]] = {
     "layer_norm": ("eps", "epsilon"),
@@ -50,15 +54,74 @@ def _rounded(
     return original(*call.args, **call.kwargs)
 
 
-def replace(functions: Functions) -> None:
-    """Puts every function's substitute wherever a loaded module holds the function under some name."""
-    by_identity = {id(function): substitute for function, substitute in functions.items()}
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", None)
-        if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
-            ("parity", "torch_impl", "paddle_impl")
-        ):
-            continue
-        for name, value in list(names.items()):
-            if id(value) in by_identity:
-                names[name] = by_identity[id(value)]
+class Replaced:
+    """What is replaced in a framework for as long as models of it are open in this process.
+
+    Dropouts draw for the model that is `running`, and running variances are moved by its convention. Behind the last model everything is
+    as it was: functions, random states, default dtypes and other settings of the process.
+    """
+
+    _open: ClassVar[dict[str, Replaced]] = {}
+
+    def __init__(self, framework: str) -> None:
+        self.framework = framework
+        self.running: RunningModel | None = None
+        self._models = 0
+        self._undo = contextlib.ExitStack()
+        self._functions: Functions = {}
+
+    @classmethod
+    def of(cls, framework: str) -> Replaced:
+        """The one of a framework in this process."""
+        return cls._open.setdefault(framework, cls(framework))
+
+    def enter(self) -> None:
+        """Another model is being made: keep what it may change."""
+        if not self._models:
+            self._undo = contextlib.ExitStack()
+            self._undo.callback(random.setstate, random.getstate())
+            self._undo.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 - the state that other people's code draws from
+            self._undo.enter_context(implementation(self.framework, "replaced_functions").prepared_process())
+        self._models += 1
+
+    def replace(self) -> None:
+        """Put every function's substitute wherever a loaded module holds the function under some name."""
+        if not self._functions:
+            own = implementation(self.framework, "replaced_functions")
+            functional = sys.modules[f"{self.framework}.nn.functional"]
+            self._functions = rounded(functional) | own.replacements(self._draw, self._variance)
+        by_identity = {id(function): substitute for function, substitute in self._functions.items()}
+        for module in list(sys.modules.values()):
+            names = getattr(module, "__dict__", None)
+            if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
+                ("parity", "torch_impl", "paddle_impl")
+            ):
+                continue
+            for name, value in list(names.items()):
+                if id(value) in by_identity:
+                    names[name] = by_identity[id(value)]
+                    self._undo.callback(names.__setitem__, name, value)
+
+    def leave(self) -> None:
+        """A model is closed."""
+        self._models -= 1
+        if not self._models:
+            self.running, self._functions = None, {}
+            self._undo.close()
+
+    def _draw(self, size: int, p: float) -> np.ndarray:
+        assert self.running
+        return self.running.draw(size, p)
+
+    def _variance(self) -> str:
+        assert self.running
+        return self.running.variance
+
+
+class RunningModel(Protocol):
+    """A model that is running: what its dropouts draw, and how it moves running variances."""
+
+    variance: str
+
+    def draw(self, size: int, p: float) -> np.ndarray:
+        """What a dropout multiplies `size` numbers by, see `parity.modules.recording.Watch.draw`."""

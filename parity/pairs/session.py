@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from parity.backend.child_process import Record
+from parity.backend.child_process import Process, Record
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
@@ -21,7 +21,7 @@ from parity.pairs import alignment, causes, mapping
 from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import ModelDescription
-from parity.pairs.model_worker import ModelRun, ModelWorker
+from parity.pairs.model_server import ModelRun, ModelService
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -38,8 +38,8 @@ _Answer = TypeVar("_Answer")
 class Pair(ShortRepr):
     """What to compare: two factories, and how they are run. `parity.pairs.compare_models.compare_models` explains the fields."""
 
-    torch: str
-    paddle: str
+    torch: Any
+    paddle: Any
     inputs: Sequence[np.ndarray]
     loss: str = "mse"
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
@@ -84,7 +84,7 @@ class Session:
     def __init__(
         self,
         pair: Pair,
-        workers: Mapping[str, ModelWorker],
+        workers: Mapping[str, ModelService],
         dtypes: Mapping[str, str],
         pool: ThreadPoolExecutor,
         start: Mapping[str, Record],
@@ -104,9 +104,11 @@ class Session:
         self.evidence = causes.PairEvidence(self.pairing, self.state)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
-        """`act` of every worker's name, at the same time."""
-        jobs = {name: self.pool.submit(act, name) for name in names or self.workers}
-        return {name: job.result() for name, job in jobs.items()}
+        """`act` of every worker's name: at the same time in other processes, one after the other in this one."""
+        chosen = list(names or self.workers)
+        jobs = {n: self.pool.submit(act, n) for n in chosen if isinstance(self.workers[n], Process)}
+        here = {name: act(name) for name in chosen if name not in jobs}
+        return {name: jobs[name].result() if name in jobs else here[name] for name in chosen}
 
     def _open(self) -> None:
         pair = self.pair
@@ -172,7 +174,7 @@ class Session:
             return self.canonical(side, arrays)
         found: Record = {}
         for chunk in self.chunks():
-            found |= self.fetch(chunk, ["torch"], ModelWorker.tensors)["torch"]
+            found |= self.fetch(chunk, ["torch"], tensors_of)["torch"]
         return {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
 
     def chunks(self) -> list[list[str]]:
@@ -189,9 +191,9 @@ class Session:
         return {below(a.path, name): (a.path, b.path) for a, b in pairs for name in {**a.arrays, **b.arrays}}
 
     def fetch(
-        self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelWorker, list[str]], Record]
+        self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelService, list[str]], Record]
     ) -> dict[str, Record]:
-        """By worker, what it holds (`ModelWorker.tensors` or `.gradients`) under canonical names; what it lacks is left out."""
+        """By worker, what it holds (`tensors_of` or `.gradients`) under canonical names; what it lacks is left out."""
 
         def one(worker: str) -> Record:
             side = side_of(worker)
@@ -281,6 +283,16 @@ class Session:
     def trained(self) -> dict[str, bool]:
         """Canonical name -> whether training moves it, of the reference's arrays."""
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
+
+
+def tensors_of(model: ModelService, names: Sequence[str]) -> Record:
+    """For `Session.fetch`: what a worker's tensors are."""
+    return model.tensors(names)
+
+
+def gradients_of(model: ModelService, names: Sequence[str]) -> Record:
+    """For `Session.fetch`: the gradients of its last backward."""
+    return model.gradients(names)
 
 
 def side_of(name: str) -> str:

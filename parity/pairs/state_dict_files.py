@@ -14,6 +14,7 @@ from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
 from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
+from parity.pairs.model_server import ModelService
 from parity.pairs.model_worker import ModelWorker
 from parity.training.run_folder import about
 
@@ -28,7 +29,7 @@ def side_of(path: Path) -> str:
     return SUFFIXES[path.suffix]
 
 
-def read(path: Path, torch: ModelWorker) -> dict[str, Record]:
+def read(path: Path, torch: ModelService) -> dict[str, Record]:
     """Side -> the arrays of floats in the file, by the names in it. `torch` reads PyTorch's. A file without a digest is named on stderr."""
     side = side_of(path)
     if not path.is_file():

@@ -1,0 +1,126 @@
+"""A program that compares live models, and says what it found and whether anything of the caller's has changed, as JSON.
+
+It runs in a process of its own, since both frameworks are loaded in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import paddle  # isort: skip - in one process Paddle 2.6 must come second
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pair_models_paddle
+import pair_models_torch
+
+import parity
+from parity.errors import InputError
+
+IMAGE = np.random.default_rng(0).standard_normal((4, 3, 12, 12)).astype(np.float32)
+
+
+def digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+def state_of_torch(model: torch.nn.Module) -> dict[str, Any]:
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+    return {
+        "weights": digest(tensors),
+        "gradients": digest({n: p.grad.numpy().tobytes() for n, p in model.named_parameters() if p.grad is not None}),
+        "modes": [module.training for module in model.modules()],
+        "hooks": [[len(m._forward_pre_hooks), len(m._forward_hooks)] for m in model.modules()],
+        "dtypes": [str(parameter.dtype) for parameter in model.parameters()],
+    }
+
+
+def state_of_paddle(model: paddle.nn.Layer) -> dict[str, Any]:
+    tensors = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+    layers = model.sublayers(include_self=True)
+    return {
+        "weights": digest(tensors),
+        "gradients": digest({n: p.grad.numpy().tobytes() for n, p in model.named_parameters() if p.grad is not None}),
+        "modes": [layer.training for layer in layers],
+        "hooks": [[len(layer._forward_pre_hooks), len(layer._forward_post_hooks)] for layer in layers],
+        "dtypes": [str(parameter.dtype) for parameter in model.parameters()],
+    }
+
+
+def state_of_process() -> dict[str, Any]:
+    return {
+        "torch random": digest(torch.get_rng_state().numpy().tobytes()),
+        "paddle random": [str(state).partition("0x")[0] for state in paddle.get_rng_state()],
+        "numpy random": digest(np.random.get_state()[1].tobytes()),  # noqa: NPY002
+        "python random": digest(random.getstate()),
+        "default dtypes": [str(torch.get_default_dtype()), paddle.get_default_dtype()],
+        "threads": torch.get_num_threads(),
+        "fast path": torch.backends.mha.get_fastpath_enabled(),
+        "functions": [
+            id(function)
+            for function in (
+                torch.nn.functional.dropout,
+                torch.nn.functional.batch_norm,
+                paddle.nn.functional.dropout,
+                paddle.nn.functional.avg_pool2d,
+                paddle.Tensor.__add__,
+                paddle.pow,
+            )
+        ],
+    }
+
+
+def models() -> tuple[torch.nn.Module, paddle.nn.Layer]:
+    """Two models that have been used: modes are mixed, gradients are there, and a hook of the caller's own."""
+    one, two = pair_models_torch.Net(), pair_models_paddle.Net()
+    one(torch.from_numpy(IMAGE)).sum().backward()
+    two(paddle.to_tensor(IMAGE)).sum().backward()
+    one.conv1.eval()
+    two.eval()
+    one.conv1.register_forward_hook(lambda *_: None)
+    return one, two
+
+
+def seen(one: torch.nn.Module, two: paddle.nn.Layer) -> list[dict[str, Any]]:
+    return [state_of_torch(one), state_of_paddle(two), state_of_process()]
+
+
+def said(compare: Callable[[], Any]) -> str:
+    try:
+        sentence: str = compare().sentence()
+    except InputError as error:
+        return f"error: {error}"
+    return sentence
+
+
+def main() -> None:
+    one, two = models()
+    before = seen(one, two)
+    folder = str(Path(__file__).parent)
+    calls = {
+        "live": lambda: parity.compare_models(one, two, torch.from_numpy(IMAGE), steps=3),
+        "float32": lambda: parity.compare_models(one, two, paddle.to_tensor(IMAGE), steps=3, dtype="float32"),
+        "isolated": lambda: parity.compare_models(one, two, [IMAGE], stages=("eval",), isolate=True),
+        "classes": lambda: parity.compare_models(pair_models_torch.Net, pair_models_paddle.Net, [IMAGE], steps=2),
+        "eps": lambda: parity.compare_models(one, lambda: pair_models_paddle.Net(eps=1e-3), [IMAGE]),
+        "text": lambda: parity.compare_models(one, "pair_models_paddle.py:Net", [IMAGE], steps=2, folder=folder),
+        "fails": lambda: parity.compare_models(one, two, [IMAGE[:, :1]]),
+        "exchanged": lambda: parity.compare_models(two, one, [IMAGE]),
+        "number": lambda: parity.compare_models(3, two, [IMAGE]),
+        "none": lambda: parity.compare_models(one, lambda: None, [IMAGE]),
+    }
+    found = {name: said(call) for name, call in calls.items()}
+    print(json.dumps({"found": found, "before": before, "after": seen(one, two)}))
+
+
+if __name__ == "__main__":
+    main()
