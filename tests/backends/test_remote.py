@@ -123,7 +123,7 @@ from parity.recipe import presets
 from parity.weights.canonical_state import initialise
 network = articles.get_network("vgg_mini@0.05")
 service = TrainerService(sys.argv[1], 1, "cpu")
-service.start(network, presets.get_recipe("adam").optimizer, initialise(network, 0))
+service.start(network, presets.get_recipe("article").optimizer, initialise(network, 0))
 images = np.random.default_rng(0).standard_normal((2, *network.input_shape))
 found, *_ = service.step(images, np.arange(2), {}, 0.1, 2, ["loss", "update"])
 np.savez(sys.argv[2], **found)
@@ -137,9 +137,10 @@ def test_a_service_in_this_process_computes_what_its_worker_does(
     path = tmp_path / "found.npz"
     subprocess.run([sys.executable, "-c", IN_PROCESS, framework, str(path)], cwd=ROOT, check=True, timeout=200)
     worker = workers[framework]
-    worker.start(network, presets.get_recipe("adam").optimizer, initialise(network, 0))
+    worker.start(network, presets.get_recipe("article").optimizer, initialise(network, 0))
     images = np.random.default_rng(0).standard_normal((2, *network.input_shape))
     wanted, *_ = worker.step(images, np.arange(2), {}, 0.1, 2, ["loss", "update"])
     with np.load(path) as found:
         assert sorted(found) == sorted(wanted)
-        assert all(np.array_equal(found[name], array) for name, array in wanted.items())
+        for name, array in wanted.items():  # a kernel may round otherwise where a message is aligned otherwise
+            np.testing.assert_allclose(found[name], array, 1e-10, 1e-13, err_msg=name)
