@@ -62,7 +62,7 @@ class Dropout(nn.Layer):
         if not self.training:
             return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
-            mask = paddle.rand(x.shape, x.dtype) >= self.node.rate
+            mask = F.dropout(paddle.ones_like(x), self.node.rate) > 0
         out = x * mask.astype(x.dtype)
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 
@@ -117,6 +117,10 @@ class GlobalAvgPool(nn.Layer):
         return x.mean([2, 3])
 
 
+_avg_pool2d = F.avg_pool2d  # a comparison of other people's models replaces the public one
+"""Paddle's own."""
+
+
 class _AvgPool(nn.AvgPool2D):
     """Average pooling whose padding, which may be uneven, does not count, with the gradient of its dtype."""
 
@@ -126,7 +130,7 @@ class _AvgPool(nn.AvgPool2D):
         self.pads = pads
 
     def forward(self, x: Tensor) -> Tensor:
-        out = nn.AvgPool2D.forward(self, x)  # super() is beyond Paddle 2's exporter
+        out = _avg_pool2d(x, self.ksize, self.stride, self.padding, self.ceil_mode, self.exclusive)
         if x.dtype != paddle.float64:
             return out
         # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.

@@ -13,6 +13,9 @@ from parity.network import nodes
 from parity.network.nodes import Shape
 from parity.network.windows import Pad
 
+_batch_norm = F.batch_norm  # a comparison of other people's models replaces the public one
+"""PyTorch's own."""
+
 
 class BatchNorm(nn.BatchNorm2d):
     """`nodes.BatchNorm` for [N,C] and [N,C,H,W]: moves the running statistics by the node's own convention."""
@@ -25,10 +28,10 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalises by the batch in training, by the running statistics in inference."""
         if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         # With momentum 1 the "running" statistics are the batch's own: the kernel's convention stays out of ours.
-        out = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+        out = _batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
         with torch.no_grad():
             count = x.numel() // x.shape[1]
             # DIFFERS: the kernel yields the unbiased variance.
@@ -51,7 +54,7 @@ class Dropout(nn.Module):
         if not self.training:
             return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
-            mask = torch.rand_like(x) >= self.node.rate
+            mask = F.dropout(torch.ones_like(x), self.node.rate) > 0
         out = x * mask.to(x.dtype)
         return times(out, self.node.train_scale) if self.node.train_scale != 1 else out
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import os
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from parity import machine
 from parity.backend.child_process import Record
+from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
 from parity.backend.watched_model import WatchedModel
@@ -95,7 +97,7 @@ class ModelService(Service):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {text} makes a {type(model).__name__}, not a {wanted}")
         if model is factory:
-            model = self._copied(model, text)
+            model = self._copied(model, text, backend)
         if isinstance(factory, str) or backend.device_of(model) == "gpu":
             runtime.be_exact()
         self._model = WatchedModel(backend, model, dtype, settings)
@@ -122,7 +124,13 @@ class ModelService(Service):
         with _told(f"the {self.framework} side: {factory} cannot be imported"):
             return factories.load_model(factory, folder)
 
-    def _copied(self, model: Any, text: str) -> Any:
+    def _copied(self, model: Any, text: str, backend: Backend) -> Any:
+        for path, module in backend.named_modules(model):
+            if isinstance(vars(module).get("forward"), types.FunctionType):  # a copy of it would still run the original
+                raise InputError(
+                    f"the {self.framework} side: {text} cannot be copied, since forward of layer {path or '(the model itself)'} was "
+                    "replaced: give a function that makes the model"
+                )
         try:
             return copy.deepcopy(model)
         except Exception as error:  # whatever is in somebody's model

@@ -102,8 +102,17 @@ def said(compare: Callable[[], Any]) -> str:
     return sentence
 
 
+def replaced() -> paddle.nn.Layer:
+    """A model with a layer that runs by a function which holds it."""
+    model = pair_models_paddle.Net()
+    forward = model.fc1.forward
+    model.fc1.forward = lambda x: forward(x) * 2
+    return model
+
+
 def main() -> None:
     one, two = models()
+    other = replaced()
     before = seen(one, two)
     folder = str(Path(__file__).parent)
     calls = {
@@ -115,6 +124,7 @@ def main() -> None:
         "text": lambda: parity.compare_models(one, "pair_models_paddle.py:Net", [IMAGE], steps=2, folder=folder),
         "fails": lambda: parity.compare_models(one, two, [IMAGE[:, :1]]),
         "exchanged": lambda: parity.compare_models(two, one, [IMAGE]),
+        "replaced": lambda: parity.compare_models(one, other, [IMAGE]),
         "number": lambda: parity.compare_models(3, two, [IMAGE]),
         "none": lambda: parity.compare_models(one, lambda: None, [IMAGE]),
     }

@@ -20,6 +20,7 @@ SENTENCES = {
     "text": "equal: 91 tensors, 2 steps",
     "fails": "error: the torch model failed in forward at layer conv1: RuntimeError: ",
     "exchanged": "error: the torch side is pair_models_paddle:Net, a model of Paddle: give PyTorch's model first, then Paddle's",
+    "replaced": "error: the paddle side: pair_models_paddle:Net cannot be copied, since forward of layer fc1 was replaced: give a function",
     "number": "error: the torch side is of type int: give a model, what makes one, or MODULE:FACTORY",
     "none": "error: the paddle side: __main__:main.<locals>.<lambda>.<locals>.<lambda> makes a NoneType, not a ",
 }

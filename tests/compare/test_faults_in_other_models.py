@@ -1,0 +1,49 @@
+"""The catalogue's faults of a model are found in pairs of modules, too, that are compared like anybody's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from helpers.paths import TESTS
+from parity.selftest.catalogue import FAULTS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ELSEWHERE = {
+    "relu_missing": "drop_fc1",
+    "average_for_maximum": "flatten",
+    "branches_exchanged": "fc",
+    "head_missing": None,
+}
+"""Faults in a layer that has no partner: the next layer's input shows them. A missing head is told by its weights."""
+
+EQUAL = ("porting", "branching")
+"""The two networks without a fault."""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What was found of every fault that is in a model, and of both networks as they are."""
+    program = [sys.executable, "-W", "ignore", str(TESTS / "helpers/planted_models.py")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def test_every_fault_of_a_model_is_found_at_its_layer(found: dict[str, Any]) -> None:
+    faults = {name: row for name, row in found.items() if name not in EQUAL}
+    assert len(faults) >= 38
+    assert {name: row["sentence"] for name, row in faults.items() if row["verdict"] != "different"} == {}
+    expected = {name: ELSEWHERE.get(name, FAULTS[name].layer) for name in faults}
+    assert {name: row["layer"] for name, row in faults.items()} == expected
+
+
+@pytest.mark.parametrize("network", EQUAL)
+def test_without_a_fault_the_modules_are_equal(found: dict[str, Any], network: str) -> None:
+    assert found[network]["verdict"] == "equal", found[network]["sentence"]

@@ -1,0 +1,88 @@
+"""A program that plants the catalogue's faults of a model in pairs of modules, compares them like anybody's, and prints what it finds.
+
+The reference is the PyTorch module of the fault's network, the candidate the Paddle layer with the fault. It runs in a process of its own,
+since both frameworks are loaded in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch  # noqa: F401 - in one process Paddle 2.6 must come second
+
+import paddle  # isort: skip
+
+import parity
+from parity.compare.step_inputs import RunInputs
+from parity.data import shapes10
+from parity.errors import InputError
+from parity.network.network import Network
+from parity.selftest.catalogue import FAULTS
+from parity.selftest.fault import Fault
+from parity.selftest.subject import BRANCHED, CHAIN, subject
+from parity.weights.canonical_state import State, initialise
+
+AREAS = ("layers", "bn", "pooling", "dropout")
+"""The areas of faults that are in a model, and not in its data, weights, loss or optimizer."""
+
+
+def planted(fault: Fault) -> RunInputs | None:
+    """What the candidate of a fault is given; None where the fault is not in the model, or is planted in the trainer."""
+    check = subject(shapes10.load(None, lambda line: None), fault.recipe, made=fault.network)
+    given = fault.change(check)(check.run_inputs())
+    in_trainer = [place for place, *_ in given.patches if place.endswith(":count_padding")]
+    if fault.area not in AREAS or in_trainer or (given.network == fault.network and not given.patches):
+        return None
+    return given
+
+
+def candidate(given: RunInputs, state: State) -> paddle.nn.Layer:
+    """The Paddle layer with the fault. Arrays that only it has are fresh."""
+    fresh = initialise(given.network, 0)
+    own = {name: state[name] if name in state and state[name].shape == a.shape else a for name, a in fresh.items()}
+    side = SimpleNamespace(model=parity.build(given.network, "paddle", own))
+    for place, *words in given.patches:
+        module, _, function = place.partition(":")
+        getattr(importlib.import_module(module), function)(side, *words)
+    model: paddle.nn.Layer = side.model
+    return model
+
+
+def compared(network: Network, state: State, make: Any) -> dict[str, Any]:
+    x = np.random.default_rng(0).standard_normal((8, *network.input_shape)).astype(np.float32)
+    try:
+        model = parity.build(network, "torch", state)
+        outcome = parity.compare_models(model, make, [x], steps=2, loss="cross_entropy")
+    except InputError as error:
+        return {"verdict": "error", "sentence": str(error)}
+    first = outcome.first
+    return {"verdict": outcome.verdict, "sentence": outcome.sentence(), "layer": first and first.layer}
+
+
+def main() -> None:
+    found = {}
+    for fault in FAULTS.values():
+        given = planted(fault)
+        if given is not None:
+            state = {name: array.astype(np.float32) for name, array in subject_state(fault.network).items()}
+            found[fault.name] = compared(fault.network, state, lambda given=given, state=state: candidate(given, state))
+        print(fault.name, file=sys.stderr)
+    for network in (CHAIN, BRANCHED):
+        state = subject_state(network)
+        found[network.name] = compared(network, state, parity.build(network, "paddle", state))
+    print(json.dumps(found))
+
+
+def subject_state(network: Network) -> State:
+    made = subject(shapes10.load(None, lambda line: None), made=network).state
+    assert made
+    return made
+
+
+if __name__ == "__main__":
+    main()
