@@ -25,6 +25,12 @@ A step of a network of 140 million weights is four gigabytes in float64; both si
 SCARCE = 2**33
 """Bytes that must remain available for a large message to be kept in memory: what both workers may yet take while it arrives."""
 
+ALIGNED = 64
+"""Bytes of which the address of every array that arrives is a multiple.
+
+PyTorch computes on the arrays where they lie, and its kernels round by their alignment: without this, by the length of a header.
+"""
+
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
@@ -33,13 +39,17 @@ def send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, A
     header: dict[str, Any] = {"__metadata__": {"message": json.dumps(message)}}
     parts, end = [np.ascontiguousarray(array) for array in arrays.values()], 0
     for name, part in zip(arrays, parts, strict=True):
-        start, end = end, end + part.nbytes
+        start = end + -end % ALIGNED
+        end = start + part.nbytes
         header[name] = {"dtype": _NAMES[part.dtype], "shape": arrays[name].shape, "data_offsets": (start, end)}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % ALIGNED)
     file.write((8 + len(text) + end).to_bytes(8, "little") + len(text).to_bytes(8, "little") + text)
+    written = 0
     for part in parts:
+        file.write(bytes(-written % ALIGNED))
         file.write(part.reshape(-1).view(np.uint8).data)
+        written += -written % ALIGNED + part.nbytes
     file.flush()
 
 
@@ -58,7 +68,7 @@ def receive(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _read(file: IO[bytes], size: int) -> np.ndarray:
-    buffer = _on_disk(size) if size > LARGE and machine.available_memory() < size + SCARCE else np.empty(size, np.uint8)
+    buffer = _on_disk(size) if size > LARGE and machine.available_memory() < size + SCARCE else _in_memory(size)
     done = 0
     while done < size:
         count = file.readinto(buffer[done:].data)  # type: ignore[attr-defined]
@@ -75,4 +85,9 @@ def _on_disk(size: int) -> np.ndarray:
             os.posix_fallocate(file.fileno(), 0, size)  # now: a page that finds the disk full ends the process
             return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)  # the file lives as long as the mapping
     except (OSError, AttributeError):  # as the name of a call that not every system has
-        return np.empty(size, np.uint8)
+        return _in_memory(size)
+
+
+def _in_memory(size: int) -> np.ndarray:
+    whole = np.empty(size + ALIGNED, np.uint8)
+    return whole[-whole.ctypes.data % ALIGNED :][:size]

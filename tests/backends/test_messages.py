@@ -47,6 +47,7 @@ def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.Monke
     for name, array in ARRAYS.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
+        assert array.size == 0 or found[name].ctypes.data % messages.ALIGNED == 0
     assert isinstance(root(found["f64"]), mmap.mmap) == large
     found["f64"] += 1  # a worker may change what it is given
 
