@@ -57,10 +57,11 @@ class ModelSource(Source):
 
     @property
     def absent(self) -> Collection[str]:
-        """What models without weights cannot have; in float32 only trained weights are judged, beside a twin."""
-        if self.dtype == "float32":
-            return () if self.twins and any(self.session.trained().values()) else ("update", "trajectory")
-        return () if self.session.pairing.arrays else ("update",)
+        """What one step, or models without weights, cannot have; in float32 only trained weights are judged, beside a twin."""
+        short = ("trajectory",) if self.pair.length < 2 else ()
+        if self.dtype == "float32" and not (self.twins and any(self.session.trained().values())):
+            return ("update", "trajectory")
+        return short if self.session.pairing.arrays else ("update", *short)
 
     def step(self, number: int, whole: str | None) -> ModelStep:
         """Takes the next step; twins record all that the sides do. Before the first, all models are put at the start."""

@@ -84,7 +84,7 @@ def test_an_export_that_computes_something_else_is_no_export_of_the_network(
     outcome = run_check(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "conv3"
-    assert "export of torch: layer bn3: the export has Mul" in outcome.stages()["onnx"]["worst"]
+    assert "export of torch: layer bn3: the export has Mul" in outcome.summaries()["onnx"]["worst"]
 
 
 def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check, workers: dict[str, Worker]) -> None:

@@ -68,4 +68,4 @@ def test_an_error_in_a_layers_output_is_found_there(
     pair = {name: workers[name] for name in sorted(workers, key=lambda name: name == framework)}
     outcome = run_check(check, pair, perturbed(where, check.network), onnx=compare_through_onnx)
     assert outcome.first and outcome.first.layer == where.partition(":")[0], outcome.first
-    assert "exporter failed" not in outcome.stages()["onnx"]["worst"]
+    assert "exporter failed" not in outcome.summaries()["onnx"]["worst"]
