@@ -18,7 +18,8 @@ from paddle.static import InputSpec
 
 from paddle_impl.model import Model
 from parity.errors import InputError
-from parity.network.nodes import BatchNorm, float32
+from parity.network.initialisers import float32
+from parity.network.nodes import BatchNorm
 
 OPSET = 18
 """The opset that the exporter is asked for; `parity.onnx` writes the file for any."""

@@ -131,7 +131,8 @@ def _together(heads: Mapping[str, Part]) -> np.ndarray:
 def _norms(array: np.ndarray | None) -> np.ndarray:
     """The norm of every image's part of an array [N,...]."""
     assert array is not None
-    return np.linalg.norm(array.reshape(len(array), -1), axis=1)
+    norms: np.ndarray = np.linalg.norm(array.reshape(len(array), -1), axis=1)
+    return norms
 
 
 def _weighted(images: np.ndarray, parts: np.ndarray) -> float:

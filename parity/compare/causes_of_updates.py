@@ -15,7 +15,7 @@ from parity.compare.causes import Hypothesis
 from parity.compare.evidence import Evidence
 from parity.compare.record import input_of
 from parity.compare.relative_error import distance
-from parity.network.nodes import float32
+from parity.network.initialisers import float32
 from parity.recipe import muon
 from parity.recipe.optimizer import Optimizer
 

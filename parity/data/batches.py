@@ -66,7 +66,8 @@ class Batches:
         if not self.augmentation.alternate:
             return random.random(len(order)) < 0.5
         first: np.ndarray = stream(self.seed, "flip").random(len(order)) < 0.5
-        return first[order] ^ (epoch % 2 == 1)
+        flips: np.ndarray = first[order] ^ (epoch % 2 == 1)
+        return flips
 
     def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Where crops start: [rows or columns, N]."""
@@ -104,14 +105,16 @@ def padded(images: np.ndarray, pad: int, fill: str) -> np.ndarray:
     if fill == "reflect" and pad >= min(images.shape[-2:]):
         raise InputError(f"images of {images.shape[-2]} by {images.shape[-1]} cannot be mirrored {pad} pixels far")
     edges = (*[(0, 0)] * (images.ndim - 2), (pad, pad), (pad, pad))
-    return np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
+    larger: np.ndarray = np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
+    return larger
 
 
 def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
     """[N,C,H,W] of 0 to 255 -> float32: `brightness` [N] added, then each channel's distance to its mean times `contrast` [N]."""
     brighter = images + brightness[:, None, None, None]
     mean = brighter.mean((2, 3), keepdims=True)
-    return ((brighter - mean) * contrast[:, None, None, None] + mean).astype(np.float32)
+    distorted: np.ndarray = (brighter - mean) * contrast[:, None, None, None] + mean
+    return distorted.astype(np.float32)
 
 
 def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
@@ -120,7 +123,8 @@ def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
     Areas of one colour (the black of padded crops, clipped lights) make exact ties in max pooling, which each framework's rounding breaks
     in its own way: the gradients of activations then part, though both are right. Dithered pictures have no ties.
     """
-    return images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
+    dithered: np.ndarray = images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
+    return dithered
 
 
 def preprocess(images: np.ndarray, preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:

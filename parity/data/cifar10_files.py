@@ -64,14 +64,16 @@ def read_cache(path: Path) -> Arrays:
     if not path.is_file() or path.stat().st_size > _CACHE_LIMIT:  # of a file with holes, memory is taken for all
         raise InputError("not a file of the expected size")
     try:
-        return safetensors.numpy.load_file(path)
+        arrays: Arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"not a whole safetensors file ({' '.join(str(error).split())})") from error
+    return arrays
 
 
 def cache_bytes(arrays: Arrays) -> bytes:
     """Return `arrays` as a safetensors file."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    data: bytes = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data
 
 
 def _read_tar(path: Path, wanted: dict[str, str]) -> dict[str, bytes]:

@@ -198,4 +198,5 @@ def _read_digits(digit: str, data: bytes) -> Bytes:
         raise InputError(f"{digit}.json is damaged ({' '.join(str(error).split())})") from None
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is not
         raise InputError(f"{digit}.json holds numbers that are not from 0 to 1")
-    return np.rint(255 * numbers).astype(np.uint8)
+    levels: np.ndarray = np.rint(255 * numbers)
+    return levels.astype(np.uint8)

@@ -137,7 +137,8 @@ def _dot(draw: NDArray[np.uint64]) -> Plane:
     y, x = _grid()
     y, x = y - SIZE * _unit(draw, 0), x - SIZE * _unit(draw, 1)
     radius = 0.75 + (_byte(draw, 4).astype(np.float32) / np.float32(170))[:, None, None]
-    return radius - np.sqrt(x * x + y * y)
+    inside: Plane = radius - np.sqrt(x * x + y * y)
+    return inside
 
 
 def _paint(picture: NDArray[np.int16], inside: Plane, colour: NDArray[np.int16]) -> None:
@@ -151,24 +152,29 @@ def _paint(picture: NDArray[np.int16], inside: Plane, colour: NDArray[np.int16])
 
 
 def _disc(x: Plane, y: Plane, r: Plane) -> Plane:
-    return 0.85 * r - np.sqrt(x * x + y * y)
+    inside: Plane = 0.85 * r - np.sqrt(x * x + y * y)
+    return inside
 
 
 def _ring(x: Plane, y: Plane, r: Plane) -> Plane:
-    return 0.2 * r - np.abs(np.sqrt(x * x + y * y) - 0.75 * r)
+    inside: Plane = 0.2 * r - np.abs(np.sqrt(x * x + y * y) - 0.75 * r)
+    return inside
 
 
 def _square(x: Plane, y: Plane, r: Plane) -> Plane:
-    return 0.7 * r - np.maximum(np.abs(x), np.abs(y))
+    inside: Plane = 0.7 * r - np.maximum(np.abs(x), np.abs(y))
+    return inside
 
 
 def _frame(x: Plane, y: Plane, r: Plane) -> Plane:
-    return 0.15 * r - np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.55 * r)
+    inside: Plane = 0.15 * r - np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.55 * r)
+    return inside
 
 
 def _triangle(x: Plane, y: Plane, r: Plane) -> Plane:
     slanted = 0.8660254 * np.abs(x) - 0.5 * y  # two edges at once, by symmetry
-    return 0.5 * r - np.maximum(slanted, y)
+    inside: Plane = 0.5 * r - np.maximum(slanted, y)
+    return inside
 
 
 def _star(x: Plane, y: Plane, r: Plane) -> Plane:
@@ -184,12 +190,14 @@ def _star(x: Plane, y: Plane, r: Plane) -> Plane:
 
 def _cross(x: Plane, y: Plane, r: Plane) -> Plane:
     longer, shorter = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
-    return np.minimum(0.95 * r - longer, 0.22 * r - shorter)
+    inside: Plane = np.minimum(0.95 * r - longer, 0.22 * r - shorter)
+    return inside
 
 
 def _crescent(x: Plane, y: Plane, r: Plane) -> Plane:
     bite = x - 0.45 * r
-    return np.minimum(0.95 * r - np.sqrt(x * x + y * y), np.sqrt(bite * bite + y * y) - 0.75 * r)
+    inside: Plane = np.minimum(0.95 * r - np.sqrt(x * x + y * y), np.sqrt(bite * bite + y * y) - 0.75 * r)
+    return inside
 
 
 def _arrow(x: Plane, y: Plane, r: Plane) -> Plane:
@@ -199,7 +207,8 @@ def _arrow(x: Plane, y: Plane, r: Plane) -> Plane:
 
 
 def _bars(x: Plane, y: Plane, r: Plane) -> Plane:
-    return np.minimum(0.2 * r - np.abs(np.abs(x) - 0.45 * r), 0.8 * r - np.abs(y))
+    inside: Plane = np.minimum(0.2 * r - np.abs(np.abs(x) - 0.45 * r), 0.8 * r - np.abs(y))
+    return inside
 
 
 _COVERS = (_disc, _ring, _square, _frame, _triangle, _star, _cross, _crescent, _arrow, _bars)

@@ -69,7 +69,7 @@ def split(dataset: Dataset, seed: int) -> Dataset:
 def _test_counts(counts: np.ndarray) -> np.ndarray:
     """How many of each class are tested on: `TEST_SHARE`, rounded so that the whole is right (the largest remainders are rounded up)."""
     exact = counts * TEST_SHARE
-    whole = np.floor(exact).astype(int)
+    whole: np.ndarray = np.floor(exact).astype(int)
     up = np.argsort(whole - exact, kind="stable")[: round(counts.sum() * TEST_SHARE) - whole.sum()]
     whole[up] += 1
     return whole

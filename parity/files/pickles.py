@@ -12,7 +12,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -91,7 +91,8 @@ class _Array:
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (0,)
-        self.code, self.order, self.raw = "u1", "C", b""
+        self.code, self.raw = "u1", b""
+        self.order: Literal["C", "F"] = "C"
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, kind, fortran_order, raw = state
@@ -105,7 +106,7 @@ class _Array:
 
     def array(self) -> np.ndarray:
         """The array; it shares the pickle's memory and is read-only."""
-        return np.frombuffer(self.raw, f"<{self.code}").reshape(self.shape, order=self.order)  # type: ignore[call-overload]
+        return np.frombuffer(self.raw, f"<{self.code}").reshape(self.shape, order=self.order)
 
 
 def _reconstruct(*_class_shape_and_kind: object) -> _Array:

@@ -73,7 +73,9 @@ class Predictor(ShortRepr):
         forward = forward or self.start()
         larger = math.ceil(math.prod(images.shape[2:]) / math.prod(self.size[1:]))
         batch = max(1, self.batch // larger)
-        found = np.concatenate([forward(images[first : first + batch]) for first in range(0, len(images), batch)])
+        found: np.ndarray = np.concatenate(
+            [forward(images[first : first + batch]) for first in range(0, len(images), batch)]
+        )
         if not np.isfinite(found).all():
             raise Diverged(f"{self.path} yields scores that are no finite numbers: its weights have diverged")
         return found

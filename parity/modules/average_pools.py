@@ -52,4 +52,5 @@ def _windows(size: int, windows: int, kernel: int, stride: int, padding: int, ex
     last = np.minimum(first + kernel, size + padding)
     if exclusive:
         first, last = first.clip(0), last.clip(max=size)
-    return (last - first).astype(np.float64)
+    pixels: np.ndarray = last - first
+    return pixels.astype(np.float64)

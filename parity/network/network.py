@@ -15,9 +15,9 @@ from typing import Any, cast
 from parity.errors import InputError
 from parity.files.strict_json import from_fields, parse_json
 from parity.network.graph import Layer, build_graph, consumers
+from parity.network.initialisers import MSRA, Init
 from parity.network.nodes import (
     KINDS,
-    MSRA,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -25,7 +25,6 @@ from parity.network.nodes import (
     Conv,
     Dropout,
     Flatten,
-    Init,
     Linear,
     MaxPool,
     Node,

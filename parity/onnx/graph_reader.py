@@ -385,7 +385,7 @@ def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
 
 def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return np.float32(a) == np.float32(b)  # attributes are float32
+        return bool(np.float32(a) == np.float32(b))  # attributes are float32
     return bool(a == b)
 
 

@@ -52,7 +52,7 @@ def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndar
     return _by_layer(whole, outputs)
 
 
-class Erf(OpRun):
+class Erf(OpRun):  # type: ignore[misc]  # mypy is told to skip onnx (pyproject.toml), so OpRun is Any
     """The error function in the dtype of its input: onnx.reference 1.23 rounds its own to float32 (docs/differences.md)."""
 
     def _run(self, x: np.ndarray) -> tuple[np.ndarray]:

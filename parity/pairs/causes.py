@@ -216,7 +216,8 @@ def _relu(x: np.ndarray) -> np.ndarray:
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    y: np.ndarray = np.vectorize(math.erf, otypes=[np.float64])(x)
+    return y
 
 
 FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {

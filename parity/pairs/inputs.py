@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def _read_members(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         if file.read(6) == b"\x93NUMPY":
             raise InputError("it is a .npy file, which holds one array without a name")
+    read_array: Callable[..., np.ndarray] = np.lib.format.read_array  # numpy 1 gives it no types
     found: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -70,7 +71,7 @@ def _read_members(path: Path) -> dict[str, np.ndarray]:
             if name in found:
                 raise InputError(f"it holds two arrays {name!r}")
             data = io.BytesIO(archive.read(member))
-            found[name] = np.lib.format.read_array(data, allow_pickle=False)
+            found[name] = read_array(data, allow_pickle=False)
             if data.read(1):
                 raise InputError(f"array {name!r} has more bytes than its shape needs")
     return found

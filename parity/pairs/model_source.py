@@ -283,7 +283,8 @@ class ModelStep(Step):
         ]
         if x.shape != y.shape or not pools:
             return None
-        return np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
+        tied: np.ndarray = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
+        return tied
 
     def likely_cause(self, tensor: Tensor) -> str | None:
         """What settings or what stands between two layers explains."""

@@ -305,4 +305,5 @@ def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:
     if array.size < 2 or np.ptp(array):
         return array
     noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
-    return array * np.exp(noise) if array.flat[0] > 0 else array + noise
+    spread: np.ndarray = array * np.exp(noise) if array.flat[0] > 0 else array + noise
+    return spread

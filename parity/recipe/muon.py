@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from parity.network.nodes import float32
+from parity.network.initialisers import float32
 from parity.recipe.optimizer import Group
 
 COEFFICIENTS = tuple(float32(number) for number in (3.4445, -4.7750, 2.0315))

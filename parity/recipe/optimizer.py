@@ -9,8 +9,8 @@ from typing import Any
 
 from parity.errors import InputError, within
 from parity.files.strict_json import from_fields
+from parity.network.initialisers import float32
 from parity.network.network import Network
-from parity.network.nodes import float32
 from parity.short_repr import ShortRepr
 
 

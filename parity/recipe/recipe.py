@@ -11,8 +11,9 @@ from typing import Any
 
 from parity.errors import InputError, within
 from parity.files.strict_json import from_fields, parse_json
+from parity.network.initialisers import float32
 from parity.network.network import Network
-from parity.network.nodes import Shape, float32
+from parity.network.nodes import Shape
 from parity.recipe.optimizer import Optimizer, read_optimizer
 from parity.short_repr import ShortRepr
 
@@ -172,7 +173,8 @@ class Lookahead(ShortRepr):
 
     def share(self, samples: int, total: int) -> float:
         """The share that slow weights keep after `samples` of the run's `total`."""
-        return self.keep * min(samples / total, 1.0) ** self.power
+        share: float = self.keep * min(samples / total, 1.0) ** self.power
+        return share
 
 
 @dataclass(frozen=True, repr=False)

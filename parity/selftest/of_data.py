@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
+from parity.compare.check import Check
+from parity.compare.step_inputs import Pixels
 from parity.recipe.recipe import Augmentation, Preprocessing
 from parity.selftest import changes as c
 from parity.selftest.fault import Fault
 
 
-def _unshuffled(check: c.Check, number: int) -> c.Iterator[c.Pixels]:
+def _unshuffled(check: Check, number: int) -> Iterator[Pixels]:
     data, size = check.dataset, check.recipe.batch_size
     for first in range(0, len(data.train_labels), size):
         yield data.train_images[first : first + size].astype(float), data.train_labels[first : first + size]

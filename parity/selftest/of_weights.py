@@ -8,7 +8,7 @@ from math import sqrt
 import numpy as np
 
 from parity.network import nodes as n
-from parity.network.initialisers import FAN_IN_UNIFORM
+from parity.network.initialisers import FAN_IN_UNIFORM, Init
 from parity.selftest import changes as c
 from parity.selftest.fault import at_start
 from parity.weights.canonical_state import State
@@ -67,12 +67,12 @@ WEIGHTS = (
 INIT = (
     at_start("xavier_for_msra", "init", "convolutions start from Xavier's uniform distribution",
         c.drawn(
-            lambda x: replace(x, init=n.Init("uniform", sqrt(3.0), "in")) if isinstance(x, n.Conv) else x,
+            lambda x: replace(x, init=Init("uniform", sqrt(3.0), "in")) if isinstance(x, n.Conv) else x,
             ("conv1", "conv2"),
         ),
         "conv1"),
     at_start("deviation_without_fan", "init", "linear weights start with deviation 0.01",
-        c.drawn(lambda x: replace(x, init=n.Init("normal", 0.01)) if isinstance(x, n.Linear) else x, ("fc1",)), "fc1"),
+        c.drawn(lambda x: replace(x, init=Init("normal", 0.01)) if isinstance(x, n.Linear) else x, ("fc1",)), "fc1"),
     at_start("bias_drawn", "init", "biases are drawn, as PyTorch does by default",
         c.drawn(lambda x: replace(x, bias_init=FAN_IN_UNIFORM) if isinstance(x, n.Linear) else x, ("fc3",)), "fc3"),
     at_start("variance_starts_at_one", "init", "running variances start at one instead of zero",

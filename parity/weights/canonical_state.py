@@ -98,7 +98,8 @@ def check(network: Network, state: Mapping[str, np.ndarray], slots: Iterable[str
 def encode(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.files.digest`)."""
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
-    return safetensors.numpy.save(arrays, {**metadata, KEY: compute_digest(arrays, metadata)})
+    data: bytes = safetensors.numpy.save(arrays, {**metadata, KEY: compute_digest(arrays, metadata)})
+    return data
 
 
 def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from parity.network.network import Network, Nodes, img_conv_group
-from parity.network.nodes import BatchNorm, Dropout, Flatten, Linear, ReLU
+from parity.network.network import Network, img_conv_group
+from parity.network.nodes import BatchNorm, Dropout, Flatten, Linear, Nodes, ReLU
 
 V2_DROPOUT = "downscale_in_infer"
 V2_BATCH_NORM = BatchNorm("v2", decay=0.9, eps=1e-5, variance="biased", start_variance=0.0)
