@@ -143,55 +143,55 @@ def serve_service(service: type[Service], framework: str, threads: str, device: 
 def encode(value: Any, kinds: Collection[Kind] = KINDS) -> tuple[Record, Any]:
     """The arrays in `value`, by number, and all else as JSON. `TypeError` for what may not travel."""
     arrays: Record = {}
-    by_type = {kind.type: kind for kind in kinds}
+    return arrays, _plain(value, {kind.type: kind for kind in kinds}, arrays)
 
-    def hold(array: np.ndarray) -> str:
-        name = str(len(arrays))
-        arrays[name] = array
-        return name
 
-    def plain(value: Any) -> Any:
-        if value is None or isinstance(value, bool | int | float | str):
-            return value
-        kind = by_type.get(type(value))
-        name, content = (kind.type.__name__, plain(kind.plain(value))) if kind else tagged(value)
-        return {name: content}
+# No function within a function: two that call each other would hold the arrays, gigabytes, until Python looks for cycles.
+def _plain(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> Any:
+    """`value` as JSON; its arrays are added to `arrays`."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if type(value) in kinds:
+        kind = kinds[type(value)]
+        return {kind.type.__name__: _plain(kind.plain(value), kinds, arrays)}
+    if isinstance(value, np.ndarray):
+        return {"array": _hold(value, arrays)}
+    if isinstance(value, bytes):
+        return {"bytes": _hold(np.frombuffer(value, np.uint8), arrays)}
+    if isinstance(value, Path):
+        return {"path": str(value.absolute())}
+    if isinstance(value, Mapping):
+        return {"dict": [[_plain(key, kinds, arrays), _plain(one, kinds, arrays)] for key, one in value.items()]}
+    if isinstance(value, Collection):
+        name = "tuple" if isinstance(value, tuple) else "list"
+        return {name: [_plain(one, kinds, arrays) for one in value]}
+    raise TypeError(f"a {type(value).__name__} cannot be sent to another process")
 
-    def tagged(value: Any) -> tuple[str, Any]:
-        if isinstance(value, np.ndarray):
-            return "array", hold(value)
-        if isinstance(value, bytes):
-            return "bytes", hold(np.frombuffer(value, np.uint8))
-        if isinstance(value, Path):
-            return "path", str(value.absolute())
-        if isinstance(value, Mapping):
-            return "dict", [[plain(key), plain(one)] for key, one in value.items()]
-        if isinstance(value, Collection):
-            return "tuple" if isinstance(value, tuple) else "list", [plain(one) for one in value]
-        raise TypeError(f"a {type(value).__name__} cannot be sent to another process")
 
-    found = plain(value)
-    return arrays, found
+def _hold(array: np.ndarray, arrays: Record) -> str:
+    name = str(len(arrays))
+    arrays[name] = array
+    return name
 
 
 def decode(arrays: Mapping[str, np.ndarray], found: Any, kinds: Collection[Kind] = KINDS) -> Any:
     """The value that `encode` made `arrays` and `found` of. Collections that are no tuple or mapping are lists, paths absolute."""
-    by_name = {kind.type.__name__: kind for kind in kinds}
+    return _value(found, {kind.type.__name__: kind for kind in kinds}, arrays)
 
-    def value(found: Any) -> Any:
-        if not isinstance(found, dict):
-            return found
-        ((name, content),) = found.items()
-        if name in by_name:
-            return by_name[name].restore(value(content))
-        return readers[name](content)
 
-    readers: dict[str, Callable[[Any], Any]] = {
-        "array": lambda name: arrays[name],
-        "bytes": lambda name: arrays[name].tobytes(),
-        "path": Path,
-        "dict": lambda pairs: {value(key): value(one) for key, one in pairs},
-        "tuple": lambda parts: tuple(map(value, parts)),
-        "list": lambda parts: list(map(value, parts)),
-    }
-    return value(found)
+def _value(found: Any, kinds: Mapping[str, Kind], arrays: Mapping[str, np.ndarray]) -> Any:
+    if not isinstance(found, dict):
+        return found
+    ((name, content),) = found.items()
+    if name in kinds:
+        return kinds[name].restore(_value(content, kinds, arrays))
+    if name == "array":
+        return arrays[content]
+    if name == "bytes":
+        return arrays[content].tobytes()
+    if name == "path":
+        return Path(content)
+    if name == "dict":
+        return {_value(key, kinds, arrays): _value(one, kinds, arrays) for key, one in content}
+    parts = [_value(one, kinds, arrays) for one in content]
+    return {"tuple": tuple, "list": list}[name](parts)

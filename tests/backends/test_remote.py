@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,20 @@ def test_a_run_of_a_model_arrives_with_its_arrays() -> None:
 def test_what_is_not_listed_is_not_sent(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sent to another process"):
         encode(value)
+
+
+def test_arrays_are_let_go_at_once_and_not_when_python_looks_for_cycles() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        array = np.ones(10)
+        held = weakref.ref(array)
+        arrays, found = encode(({"a": [array]}, b"bytes"))
+        decode(arrays, found)
+        del array, arrays, found
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("found", [{"Path": "/"}, {"array": "1"}, {"list": [], "dict": []}, {}], ids=repr)
