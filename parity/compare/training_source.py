@@ -191,8 +191,9 @@ class TrainingStep(SourceStep):
                 max(zero[name]) if name in zero else None,
                 start.get(tensor) if trained else None,
             )
-        # In chaos a third record is in memory, and no cause can be told from rounding.
-        self.source.before = {} if self._whole else _remembered(self._second)
+        # In chaos a third record is in memory, and no cause can be told from rounding. Behind the last step nobody asks for one.
+        forgets = self._whole or self.number == self.source.steps
+        self.source.before = {} if forgets else _remembered(self._second)
         held: list[Any] = [self.step, self._first, self._second]
         del self.step, self._first, self._second
         let_go(held)
