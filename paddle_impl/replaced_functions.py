@@ -84,7 +84,7 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
 
 
 def prepare(model: nn.Layer) -> None:
-    """What is set in the layers themselves."""
+    """Sets in the modules themselves what a comparison needs."""
     for module in model.sublayers(include_self=True):
         # DIFFERS: the layer calls its kernel by itself, with an eps that is float32 in one version and float64 in another.
         if isinstance(module, nn.GroupNorm):
@@ -93,7 +93,7 @@ def prepare(model: nn.Layer) -> None:
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. At its end random states, default dtype and operators are what they were."""
+    """Within it the process is set for comparisons. At its end random states, default dtype and all settings are as they were."""
     operators = {
         name: getattr(Tensor, name) for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow")
     }

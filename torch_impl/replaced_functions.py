@@ -105,12 +105,12 @@ def _attention_arguments(
 
 
 def prepare(model: nn.Module) -> None:
-    """What is set in the modules themselves: nothing."""
+    """Sets in the modules themselves what a comparison needs."""
 
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. At its end random states, default dtype and settings are what they were."""
+    """Within it the process is set for comparisons. At its end random states, default dtype and all settings are as they were."""
     places: list[tuple[Any, str]] = [
         (torch.backends.cuda.matmul, "allow_tf32"),
         (torch.backends.cudnn, "allow_tf32"),

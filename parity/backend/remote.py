@@ -151,20 +151,25 @@ def _plain(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> Any:
     """`value` as JSON; its arrays are added to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if type(value) in kinds:
-        kind = kinds[type(value)]
-        return {kind.type.__name__: _plain(kind.plain(value), kinds, arrays)}
+    kind = kinds.get(type(value))
+    name, content = (
+        (kind.type.__name__, _plain(kind.plain(value), kinds, arrays)) if kind else _tagged(value, kinds, arrays)
+    )
+    return {name: content}
+
+
+def _tagged(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> tuple[str, Any]:
+    """What `value` is, and its content as JSON."""
     if isinstance(value, np.ndarray):
-        return {"array": _hold(value, arrays)}
+        return "array", _hold(value, arrays)
     if isinstance(value, bytes):
-        return {"bytes": _hold(np.frombuffer(value, np.uint8), arrays)}
+        return "bytes", _hold(np.frombuffer(value, np.uint8), arrays)
     if isinstance(value, Path):
-        return {"path": str(value.absolute())}
+        return "path", str(value.absolute())
     if isinstance(value, Mapping):
-        return {"dict": [[_plain(key, kinds, arrays), _plain(one, kinds, arrays)] for key, one in value.items()]}
+        return "dict", [[_plain(key, kinds, arrays), _plain(one, kinds, arrays)] for key, one in value.items()]
     if isinstance(value, Collection):
-        name = "tuple" if isinstance(value, tuple) else "list"
-        return {name: [_plain(one, kinds, arrays) for one in value]}
+        return "tuple" if isinstance(value, tuple) else "list", [_plain(one, kinds, arrays) for one in value]
     raise TypeError(f"a {type(value).__name__} cannot be sent to another process")
 
 
@@ -185,10 +190,8 @@ def _value(found: Any, kinds: Mapping[str, Kind], arrays: Mapping[str, np.ndarra
     ((name, content),) = found.items()
     if name in kinds:
         return kinds[name].restore(_value(content, kinds, arrays))
-    if name == "array":
-        return arrays[content]
-    if name == "bytes":
-        return arrays[content].tobytes()
+    if name in ("array", "bytes"):
+        return arrays[content] if name == "array" else arrays[content].tobytes()
     if name == "path":
         return Path(content)
     if name == "dict":
