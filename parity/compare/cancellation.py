@@ -13,13 +13,11 @@ import numpy as np
 
 from parity.compare.record import input_of
 from parity.compare.relative_error import norm_of_difference
+from parity.compare.tolerances import LARGEST
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm
 from parity.recipe.optimizer import Optimizer
-
-LARGEST = 1e290
-"""Most that a bound is multiplied by: the bound stays finite, and what is not finite stays above it."""
 
 
 def magnifications(
@@ -48,7 +46,10 @@ def magnifications(
 
 
 class Inherited:
-    """What the optimizer's slots keep of the rounding of magnified gradients: measured, and forgotten as the slots forget."""
+    """What the optimizer's slots keep of the rounding of magnified gradients: measured, and forgotten as the slots forget.
+
+    Weights keep what it moved them by, of the parameters whose terms cancel: one that starts at zero is made of nothing else.
+    """
 
     def __init__(self, settings: Optimizer) -> None:
         self._settings = settings
@@ -57,21 +58,26 @@ class Inherited:
         self._slots = settings.slots
         self._held: dict[str, float] = {}
 
-    def add(
-        self, parameter: str, reference: np.ndarray | None, candidate: np.ndarray | None, factor: float = 1.0
-    ) -> None:
-        """Take over one step's gradient of `parameter` (None: not magnified), whose slots were multiplied by `factor` before it."""
+    def forget(self, parameter: str, factor: float) -> None:
+        """Another step begins, before which the slots of `parameter` were multiplied by `factor`."""
         for slot in self._slots:
-            power = 2 if slot == "moment2" else 1
-            difference = 0.0
-            if reference is not None and candidate is not None:
-                difference = norm_of_difference(reference**power, candidate**power)
             key = f"update/optimizer.{slot}.{parameter}"
             keep = self._keep.get(slot, self._settings.momentum_of(parameter))
-            self._held[key] = factor * keep * self._held.get(key, 0.0) + self._take[slot] * difference
+            self._held[key] = factor * keep * self._held.get(key, 0.0)
+
+    def add(self, parameter: str, reference: np.ndarray, candidate: np.ndarray) -> None:
+        """Take over this step's gradient of `parameter`, which is magnified."""
+        for slot in self._slots:
+            power = 2 if slot == "moment2" else 1
+            key = f"update/optimizer.{slot}.{parameter}"
+            self._held[key] += self._take[slot] * norm_of_difference(reference**power, candidate**power)
+
+    def move(self, parameter: str, difference: float) -> None:
+        """Take over by how much the two sides moved `parameter` differently in this step, both by the right rule."""
+        self._held[f"update/{parameter}"] = self._held.get(f"update/{parameter}", 0.0) + difference
 
     def held(self, name: str) -> float:
-        """The norm of it in the slot that is recorded as `name`; 0 for everything else."""
+        """The norm of what the slot or weight that is recorded as `name` keeps; 0 for everything else."""
         return self._held.get(name, 0.0)
 
 

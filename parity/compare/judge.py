@@ -11,10 +11,12 @@ import numpy as np
 
 from parity.compare.cancellation import Inherited
 from parity.compare.outcome import Outcome
+from parity.compare.program import parameter_of
 from parity.compare.relative_error import Difference, distance, norm, norm_of_difference, relative_l2
 from parity.compare.source import Source, Step, Tensor
 from parity.compare.tolerances import (
     CALM,
+    LARGEST,
     ZERO_GRADIENT,
     adam_amplification,
     calm_tolerance,
@@ -67,8 +69,10 @@ class Judge:
         self.diverged: list[tuple[Difference, float | None]] = []
         """What was different in the last step, and how far a trained weight had moved from its start (None for everything else)."""
         self._inherited = Inherited(source.optimizer)
+        self._cancelled: set[str] = set()
+        """The parameters of whose gradients terms cancelled in a step so far."""
         self._amplified: dict[str, float] = {}
-        self._carried = 0.0
+        self._carried, self._moved = 0.0, 0.0
         self._noise: dict[str, float] = {}
         self._noise_before: dict[str, float] = {}
         self._phase_noise: Mapping[str, float] = {}
@@ -79,7 +83,7 @@ class Judge:
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {"error": None, "twin": None}
         self._farther = farther_than_twin(row["error"], row["twin"])
         self.diverged, self._noise_before, self._noise = [], self._noise, {}
-        self._phase_noise = step.phase_noise()
+        self._phase_noise = step.phase_noise(self._cancelled)
         distances = Distances()
         amplification = 0.0
         for tensor in step.tensors():
@@ -93,17 +97,16 @@ class Judge:
             self._weights(step, distances)
 
     def _tensor(self, step: Step, tensor: Tensor) -> None:
+        """Judge one tensor, and remember what its rounding means for those behind it."""
+        calm, noise = self._calm(step, tensor, step.magnification(tensor.name)), self._noise_of(step, tensor)
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
-        calm = self._calm(step, tensor)
-        noise = self._noise_of(step, tensor)
         if stage is None:
             return
-        if tensor.zero is not None:
-            difference = Difference(tensor.name, tensor.zero, ZERO_GRADIENT["float64"])
-        else:
-            allowed = 0.0 if tensor.copied else chaotic_tolerance(calm, noise)
-            error = distance(tensor.reference, tensor.candidate)
-            difference = self._without_ties(step, tensor, Difference(tensor.name, error, allowed))
+        error = distance(tensor.reference, tensor.candidate) if tensor.zero is None else tensor.zero
+        # In chaos a tensor beyond its calm tolerance is nothing unusual.
+        if error > (chaotic_tolerance(calm, noise) if self.whole else calm):
+            calm = max(calm, self._cancelled_tolerance(step, tensor, error))
+        difference = self._without_ties(step, tensor, Difference(tensor.name, error, chaotic_tolerance(calm, noise)))
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
         self.outcome.verdicts.add(
             stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
@@ -112,39 +115,62 @@ class Judge:
             trained = tensor.start is not None and tensor.reference is not None
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
 
-    def _calm(self, step: Step, tensor: Tensor) -> float:
+    def _calm(self, step: Step, tensor: Tensor, magnification: float) -> float:
         """The tolerance where chaos plays no part."""
-        calm = calm_tolerance("float64", step.number)
-        magnification = step.magnification(tensor.name)
-        self._observe_gradient(step, tensor, magnification)
+        if tensor.copied or tensor.zero is not None:
+            return 0.0 if tensor.copied else ZERO_GRADIENT["float64"]
+        self._observe_gradient(step, tensor, magnification > 1)
         amplified = inherited = 0.0
         if tensor.phase == "update" and tensor.reference is not None:
+            parameter = tensor.name.removeprefix("update/")
+            if parameter in self._cancelled:
+                self._inherited.move(parameter, step.update_difference(parameter))
             size = norm(tensor.reference) or 1.0
             amplified = self._amplified.get(tensor.name, 0.0) / size if step.number == 1 else 0.0
             inherited = self._inherited.held(tensor.name) / size
-        return tensor_tolerance(calm, magnification, amplified, inherited)
+        return tensor_tolerance(calm_tolerance("float64", step.number), magnification, amplified, inherited)
 
-    def _observe_gradient(self, step: Step, tensor: Tensor, magnification: float) -> None:
+    def _observe_gradient(self, step: Step, tensor: Tensor, magnified: bool) -> None:
         """Remember what the rounding of a gradient means for the update of its parameter."""
         a, b = tensor.reference, tensor.candidate
-        if tensor.phase != "gradient" or tensor.zero is not None:
+        if tensor.phase != "gradient":
             return
-        comparable = a is not None and b is not None and a.shape == b.shape
         parameter = tensor.name.removeprefix("gradient/")
-        counts = (a, b) if comparable and magnification > 1 else (None, None)
-        self._inherited.add(parameter, *counts, step.factor)
-        if self.source.optimizer.kind == "adam" and step.number == 1 and a is not None and b is not None and comparable:
+        self._inherited.forget(parameter, step.factor)
+        if a is None or b is None or a.shape != b.shape:
+            return
+        if magnified or parameter in self._cancelled:
+            self._inherited.add(parameter, a, b)
+        if self.source.optimizer.kind == "adam" and step.number == 1:
             self._amplified[f"update/{parameter}"] = adam_amplification(self.source.optimizer, step.rate, a, b)
 
-    def _noise_of(self, step: Step, tensor: Tensor) -> float:
-        """What rounding may have made of a tensor, by the twins."""
+    def _cancelled_tolerance(self, step: Step, tensor: Tensor, error: float) -> float:
+        """The tolerance of a tensor whose terms cancel, 0 where they do not; asked for only of one that is beyond its usual tolerance."""
+        cancellation = step.cancellation(tensor.name) if math.isfinite(error) and not tensor.copied else 1.0
+        if cancellation <= 1:
+            return 0.0
         if tensor.zero is not None:
+            return ZERO_GRADIENT["float64"] * cancellation
+        magnification = step.magnification(tensor.name)
+        parameter = tensor.name.removeprefix("gradient/")
+        if tensor.phase == "gradient" and parameter not in self._cancelled:
+            self._cancelled.add(parameter)
+            if magnification <= 1 and tensor.reference is not None and tensor.candidate is not None:
+                self._inherited.add(parameter, tensor.reference, tensor.candidate)
+        return tensor_tolerance(
+            calm_tolerance("float64", step.number), min(LARGEST, magnification * cancellation), 0.0, 0.0
+        )
+
+    def _noise_of(self, step: Step, tensor: Tensor) -> float:
+        """What rounding may have made of a tensor, by the twins. A tensor whose terms cancel says nothing of others."""
+        if tensor.zero is not None or tensor.copied:
             return 0.0
         a = tensor.reference
         like = [twin for twin in tensor.twins if a is not None and twin.shape == a.shape]
         own = max((relative_l2(a, twin) for twin in like if a is not None), default=0.0)
         so_far = self._noise.get(tensor.phase, 0.0)
-        self._noise[tensor.phase] = max(so_far, own)
+        if parameter_of(tensor.name.partition("/")[2]) not in self._cancelled:
+            self._noise[tensor.phase] = max(so_far, own)
         before = max(self._noise_before.get(tensor.phase, 0.0), self._phase_noise.get(tensor.phase, 0.0))
         return self._farther * noise_of_tensor(own, so_far, before, step.number)
 
@@ -180,7 +206,10 @@ class Judge:
             return
         twin = distances.relative(max(distances.twins.values())) if distances.twins else None
         error, moved = distances.relative(distances.error), distances.relative(distances.moved)
-        bound = weights_tolerance(self.source.dtype, step.number, twin, self._carried, moved)
+        kept = math.hypot(*(self._inherited.held(f"update/{parameter}") for parameter in self._cancelled))
+        kept = self._carried + distances.relative(kept)
+        self._moved = max(self._moved, moved)
+        bound = weights_tolerance(self.source.dtype, step.number, twin, kept, self._moved)
         row |= {"error": error, "twin": twin, "moved": moved, "bound": bound}
         stage = stage_of(step.number, "update", self.outcome.asked)
         if twin is None or stage is None:

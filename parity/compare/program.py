@@ -136,7 +136,7 @@ def in_order(network: Network, names: list[str]) -> list[str]:
     def key(name: str) -> tuple[int, int, int, int]:
         phase, _, tensor = name.partition("/")
         owner = place.get(layer_of(tensor), last if phase == "loss" else -1)
-        within = array.get(tensor.split(".", 2)[2] if tensor.startswith("optimizer.") else tensor, -1)
+        within = array.get(parameter_of(tensor), -1)
         # A layer's parameter gradients come with the gradient of its input, right after the gradient of its output.
         if phase in ("backward", "gradient"):
             return (PHASES.index("backward"), last - owner, phase == "gradient", within)
@@ -145,6 +145,11 @@ def in_order(network: Network, names: list[str]) -> list[str]:
     return sorted(names, key=key)
 
 
+def parameter_of(tensor: str) -> str:
+    """The parameter that a recorded tensor is, or is a slot of: "conv1_1.weight" of "optimizer.velocity.conv1_1.weight"."""
+    return tensor.split(".", 2)[2] if tensor.startswith("optimizer.") else tensor
+
+
 def layer_of(tensor: str) -> str:
     """The layer that a recorded tensor belongs to: "conv1_1" of "conv1_1", "conv1_1.weight", "optimizer.velocity.conv1_1.weight"."""
-    return (tensor.split(".", 2)[2] if tensor.startswith("optimizer.") else tensor).split(".")[0]
+    return parameter_of(tensor).split(".")[0]

@@ -109,12 +109,23 @@ class Step(ABC):
         """How many times its usual relative rounding a tensor has since terms cancel in it, see `parity.compare.cancellation`."""
         return 1.0
 
+    def cancellation(self, name: str) -> float:
+        """How many times more the terms of a sum cancel in a tensor, see `parity.compare.cancelled_terms`. Asked where it counts."""
+        return 1.0
+
+    def update_difference(self, parameter: str) -> float:
+        """By how much the sides moved `parameter` differently, by the slots that they recorded, as a norm."""
+        return 0.0
+
     def ties(self, tensor: Tensor) -> np.ndarray | None:
         """The elements of a gradient in front of a maximum pool at which rounding chose another largest element, as booleans."""
         return None
 
-    def phase_noise(self) -> Mapping[str, float]:
-        """By phase, the largest relative error of a twin that recorded every tensor; empty where that is not known before."""
+    def phase_noise(self, without: Collection[str]) -> Mapping[str, float]:
+        """By phase, the largest relative error of a twin that recorded every tensor; empty where that is not known before.
+
+        Tensors of the parameters `without`, whose gradients' terms cancel, say nothing of others.
+        """
         return {}
 
     @abstractmethod

@@ -11,12 +11,13 @@ import numpy as np
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
+from parity.compare.cancelled_terms import CancelledTerms
 from parity.compare.causes_of_layers import likely_cause
 from parity.compare.evidence import Evidence
 from parity.compare.pool_ties import find_pool_ties
-from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, run_in_lockstep
+from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, parameter_of, run_in_lockstep
 from parity.compare.record import input_of
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm_of_difference
 from parity.compare.source import Isolated, Kink, Rounded, Source, Tensor
 from parity.compare.source import Step as SourceStep
 from parity.compare.step_inputs import RunInputs, make_twin
@@ -216,13 +217,15 @@ class TrainingStep(SourceStep):
                 found[name] = np.where(ties, self._first[name], found[name])
         return found
 
-    def phase_noise(self) -> Mapping[str, float]:
+    def phase_noise(self, without: Collection[str]) -> Mapping[str, float]:
         """The largest error of the twin that recorded everything, by phase."""
         noise: dict[str, float] = {}
-        zero = {f"gradient/{name}" for name in self.source.network.zero_gradients}
         for name, array in (self._whole_twin if self._whole else {}).items():
-            phase = name.partition("/")[0]
-            if name not in zero:
+            phase, _, tensor = name.partition("/")
+            parameter = parameter_of(tensor)
+            if parameter not in without and not (
+                phase == "gradient" and parameter in self.source.network.zero_gradients
+            ):
                 noise[phase] = max(noise.get(phase, 0.0), distance(self._first.get(name), array))
         return noise
 
@@ -233,6 +236,44 @@ class TrainingStep(SourceStep):
     def magnification(self, name: str) -> float:
         """How many times its usual relative rounding a tensor has."""
         return self._magnified.get(name, 1.0)
+
+    @cached_property
+    def _cancelled(self) -> CancelledTerms:
+        return CancelledTerms(self.source.network, self._first)
+
+    def cancellation(self, name: str) -> float:
+        """How many times more the terms of a sum cancel in a tensor.
+
+        A bias in front of a batch norm, whose gradient is zero in exact arithmetic, is held against the gradient of its layer's weight.
+        """
+        parameter = name.removeprefix("gradient/")
+        held_against = (
+            f"gradient/{layer_of(parameter)}.weight" if parameter in self.source.network.zero_gradients else name
+        )
+        return self._cancelled.magnification(held_against)
+
+    def update_difference(self, parameter: str) -> float:
+        """By how much the sides moved `parameter` differently, from the slots after the step; 0 where they were not recorded."""
+        here, there = (self._direction(parameter, record) for record in (self._first, self._second))
+        if here is None or there is None or here.shape != there.shape:
+            return 0.0
+        return self.rate * self.source.optimizer.group(parameter).rate * norm_of_difference(here, there)
+
+    def _direction(self, parameter: str, record: Record) -> np.ndarray | None:
+        """What the rate is multiplied by in the update."""
+        settings = self.source.optimizer
+        slots = [record.get(f"update/optimizer.{slot}.{parameter}") for slot in settings.slots]
+        gradient = record.get(f"gradient/{parameter}")
+        if settings.group(parameter).muon or gradient is None or any(slot is None for slot in slots):
+            return None
+        known = [slot for slot in slots if slot is not None]
+        if settings.kind == "adam":
+            one, two = known
+            root = np.sqrt(two / (1 - settings.beta2**self.number)) + settings.eps
+            found: np.ndarray = one / (1 - settings.beta1**self.number) / root
+            return found
+        velocity = known[0] if known else gradient
+        return gradient + settings.momentum_of(parameter) * velocity if settings.nesterov else velocity
 
     def ties(self, tensor: Tensor) -> np.ndarray | None:
         """Where rounding chose, in a gradient in front of a maximum pool."""

@@ -15,7 +15,7 @@ from parity.network.network import Network
 from parity.network.nodes import edited
 from parity.selftest import changes as c
 from parity.selftest.catalogue import FAULTS
-from parity.selftest.subject import BATCH, BRANCHED, IMAGES, recipe, state
+from parity.selftest.subject import BATCH, BRANCHED, DEPTHWISE, IMAGES, recipe, state
 from parity.weights.canonical_state import State, decode, encode
 
 
@@ -67,6 +67,10 @@ def _branched(check: Check) -> Check:
     return replace(check, network=BRANCHED, state=state(0, BRANCHED))
 
 
+def _depthwise(check: Check) -> Check:
+    return replace(check, network=DEPTHWISE, state=None)
+
+
 def _renamed(check: Check) -> Check:
     nodes = edited(check.network.nodes, lambda node: replace(node, name=f"my_{node.name}"))
     network = replace(check.network, nodes=nodes)
@@ -97,6 +101,7 @@ SETTINGS = (
     *(_recipe(name) for name in ("adam", "quick")),
     *(_network(name) for name in ("vgg16_bn_drop@0.0625", "vgg_mini@0.0625")),
     Innocent("network_branching", "branches, a head, response normalisation, uneven padding", _branched),
+    Innocent("network_depthwise", "a depthwise block, where terms of a gradient cancel", _depthwise),
     Innocent("other_pictures", "pictures of shapes10", _shapes10),
     Innocent("other_names", "every layer has another name", _renamed),
     Innocent("fresh_weights", "both start from fresh weights", lambda check: replace(check, state=None)),

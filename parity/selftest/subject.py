@@ -16,10 +16,12 @@ from parity.network.nodes import (
     LRN,
     Auxiliary,
     AvgPool,
+    BatchNorm,
     Branches,
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     LogSoftmax,
     MaxPool,
@@ -88,7 +90,24 @@ def branched() -> Network:
     return Network("branching", (3, 32, 32), nodes, source="ours: one of every node that a chain does not have")
 
 
-CHAIN, BRANCHED = network(), branched()
+def depthwise() -> Network:
+    """A depthwise block as of MobileNet.
+
+    Nothing behind `norm2` depends on the scale of what `norm1` makes: the terms of the gradient of its gamma cancel but for eps.
+    """
+    nodes = (
+        Conv("expand", 8, 1, padding=0),
+        BatchNorm("norm1"),
+        ReLU("relu"),
+        Conv("depthwise", 8, groups=8, bias=False),
+        BatchNorm("norm2"),
+        GlobalAvgPool("pool"),
+        Linear("fc", 10),
+    )
+    return Network("depthwise", (3, 32, 32), nodes, source="ours: a gradient whose terms cancel")
+
+
+CHAIN, BRANCHED, DEPTHWISE = network(), branched(), depthwise()
 
 
 def state(seed: int = 0, made: Network = CHAIN) -> State:

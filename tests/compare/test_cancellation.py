@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from helpers.judged_records import judge_records
 from parity import data
 from parity.backend.worker import Worker
 from parity.compare import training_source
-from parity.compare.cancellation import LARGEST, Inherited, magnifications
+from parity.compare.cancellation import Inherited, magnifications
+from parity.compare.cancelled_terms import CancelledTerms
 from parity.compare.check import Check, run_check
+from parity.compare.program import Program, run_in_lockstep
+from parity.compare.relative_error import norm, relative_l2
+from parity.compare.step_inputs import StepInput
+from parity.compare.tolerances import ALIKE, LARGEST
+from parity.compare.training_source import known_zero_gradients
 from parity.network.network import Network
-from parity.network.nodes import BatchNorm, Flatten, Linear, ReLU
+from parity.network.nodes import (
+    GELU,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Node,
+    ReLU,
+    Tanh,
+)
 from parity.recipe.optimizer import Optimizer
 from parity.selftest import changes
-from parity.selftest.subject import network, state, subject
+from parity.selftest.subject import DEPTHWISE, network, state, subject
 
 NETWORK = Network("two", (1, 1, 3), (Flatten("flatten"), Linear("fc1", 4), ReLU("relu"), Linear("fc2", 3)))
 LABELS = np.array([0, 1])
@@ -97,13 +119,15 @@ def test_what_is_not_finite_is_excused_by_nothing(value: float) -> None:
 def test_slots_keep_what_magnified_gradients_rounded_and_forget_it_as_they_forget() -> None:
     name = "update/optimizer.velocity.fc1.weight"
     kept = Inherited(Optimizer("momentum", 0.1, momentum=0.5))
-    kept.add("fc1.weight", None, None)
+    kept.forget("fc1.weight", 1.0)
     assert kept.held(name) == 0  # no gradient had vanished: nothing is excused
     kept.add("fc1.weight", np.ones(4), np.ones(4) + 1e-6)
     assert kept.held(name) == pytest.approx(2e-6, rel=1e-6)
-    kept.add("fc1.weight", None, None, factor=10.0)
+    kept.forget("fc1.weight", 10.0)
     assert kept.held(name) == pytest.approx(1e-5, rel=1e-6)
     assert kept.held("update/fc1.weight") == kept.held("update/optimizer.velocity.fc2.weight") == 0
+    kept.move("fc1.weight", 1e-9)
+    assert kept.held("update/fc1.weight") == 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +157,179 @@ def test_an_error_beside_vanished_gradients_is_still_found(fitted: Check, worker
     outcome = run_check(fitted, workers, changes.perturbed("conv2:weight:1e-9", network()))
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "conv2"
+
+
+# ------------------------------------------------------------------------------------------------------- terms that cancel
+
+
+def conv(name: str, filters: int = 8, kernel: int = 3, groups: int = 1, bias: bool = False) -> Conv:
+    return Conv(name, filters, kernel, padding=kernel // 2, groups=groups, bias=bias)
+
+
+FRONT = (conv("a", bias=True), BatchNorm("bn"))
+BACK = (conv("b", groups=8), BatchNorm("bn_b"))
+
+CANCELLING: dict[str, tuple[Node, ...]] = {
+    "norm, norm": (*FRONT, BatchNorm("bn_b"), ReLU("relu")),
+    "norm, 1x1, norm": (*FRONT, conv("b", 16, 1), BatchNorm("bn_b"), ReLU("relu")),
+    "norm, depthwise 1x1, norm": (*FRONT, conv("b", 8, 1, groups=8, bias=True), BatchNorm("bn_b")),
+    "norm, ReLU, depthwise, norm": (*FRONT, ReLU("relu"), *BACK, ReLU("relu_b")),
+    "two filters a channel": (*FRONT, ReLU("relu"), conv("b", 16, groups=8), BatchNorm("bn_b")),
+    "dropout": (*FRONT, ReLU("relu"), Dropout("drop", 0.5), *BACK),
+    "maximum": (*FRONT, ReLU("relu"), MaxPool("pool"), BatchNorm("bn_b")),
+    "average": (*FRONT, ReLU("relu"), AvgPool("pool"), BatchNorm("bn_b")),
+    "branches": (
+        *FRONT,
+        ReLU("relu"),
+        Branches("both", (BACK, (conv("c", 8, 1, groups=8), BatchNorm("bn_c")))),
+        ReLU("relu_b"),
+    ),
+    "linear": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), BatchNorm("bn_b"), ReLU("relu")),
+}
+"""Networks in which a batch norm makes a gamma, a beta or a kernel before it matter nothing, or no more than eps does."""
+
+OTHERS: dict[str, tuple[Node, ...]] = {
+    "two channels a group": (*FRONT, ReLU("relu"), conv("b", groups=4), BatchNorm("bn_b")),
+    "GELU": (*FRONT, GELU("gelu"), *BACK),
+    "tanh": (*FRONT, Tanh("tanh"), *BACK),
+    "linear, norm": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), ReLU("relu")),
+}
+"""Networks that are like these, and in which nothing cancels."""
+
+
+def small(name: str, recipe: str = "article") -> Check:
+    nodes = (CANCELLING | OTHERS)[name]
+    flat = any(isinstance(node, Flatten) for node in nodes)
+    end = (Linear("fc", 10),) if flat else (GlobalAvgPool("mean"), Linear("fc", 10))
+    made = Network("small", (3, 32, 32), (*nodes, *end))
+    return replace(subject(data.load("cifar10").limit(64, 1), recipe), network=made, state=None)
+
+
+@pytest.fixture(scope="module")
+def twin() -> Iterator[dict[str, Worker]]:
+    """A worker that runs a one-ULP twin of Paddle."""
+    with Worker("paddle", threads=1) as worker:
+        yield {"twin": worker}
+
+
+@pytest.mark.parametrize("recipe", ["article", "quick"])
+@pytest.mark.parametrize("name", CANCELLING | OTHERS)
+def test_gradients_whose_terms_cancel_are_no_difference(
+    name: str, recipe: str, workers: dict[str, Worker], twin: dict[str, Worker]
+) -> None:
+    outcome = run_check(small(name, recipe), workers | twin)
+    assert outcome.verdict == "equal", outcome.first
+
+
+@pytest.mark.parametrize("name", CANCELLING | OTHERS)
+def test_adam_amplifies_what_is_left_of_them_and_that_is_no_difference(
+    name: str, workers: dict[str, Worker], twin: dict[str, Worker]
+) -> None:
+    outcome = run_check(small(name, "adam"), workers | twin)
+    assert outcome.verdict != "different", outcome.first
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_without_the_rule_for_terms_they_would_be_one(
+    name: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_source.TrainingStep, "cancellation", lambda *_: 1.0)
+    assert run_check(small(name), workers).verdict == "different"
+
+
+Recorded = tuple[Check, dict[str, np.ndarray], StepInput]
+
+
+@pytest.fixture(scope="module")
+def depthwise(workers: dict[str, Worker]) -> Recorded:
+    """A step of the network with a depthwise block."""
+    check = replace(subject(data.load("cifar10").limit(64, 1)), network=DEPTHWISE, state=None)
+    step = next(run_in_lockstep({"torch": Program(workers["torch"], check.run_inputs())}, 1, check.phases))
+    return check, {name: np.array(array) for name, array in step.records["torch"].items()}, step.inputs["torch"]
+
+
+def test_only_what_cancels_is_magnified(depthwise: Recorded) -> None:
+    check, found, _ = depthwise
+    terms = CancelledTerms(check.network, found)
+    above = {name for name in found if terms.magnification(name) > 1}
+    assert above - {f"gradient/{name}" for name in check.network.zero_gradients} == {"gradient/norm1.gamma"}
+
+
+def test_a_magnification_is_of_the_terms_that_are_summed(depthwise: Recorded) -> None:
+    check, found, _ = depthwise
+    x, dy = found["forward/expand"], found["backward/norm1"]
+    axes = (0, 2, 3)
+    normalised = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+    size = norm(found["gradient/norm1.gamma"])
+    assert relative_l2(found["gradient/norm1.gamma"], (dy * normalised).sum(axes)) < 1e-6
+    expected = ALIKE * norm(dy * normalised) / size
+    assert CancelledTerms(check.network, found).magnification("gradient/norm1.gamma") == pytest.approx(expected)
+
+
+def test_kernels_and_inputs_count_every_product_once(depthwise: Recorded) -> None:
+    check, found, _ = depthwise
+    for layer, groups in (("expand", 1), ("depthwise", 8)):
+        node = check.network.layers[layer].node
+        assert isinstance(node, Conv)
+        x = found["input/images"] if layer == "expand" else found["forward/relu"]
+        dy, pad = found[f"backward/{layer}"], node.kernel // 2
+        padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (node.kernel, node.kernel), (2, 3))  # type: ignore[call-overload]
+        squares = [
+            np.einsum("nfyx,ncyxij->", b**2, a**2)
+            for a, b in zip(np.split(windows, groups, 1), np.split(dy, groups, 1), strict=True)
+        ]
+        terms = CancelledTerms(check.network, found)
+        assert terms._terms_of_parameter(layer, "weight") == pytest.approx(np.sqrt(np.sum(squares)))
+
+
+def test_what_a_magnified_gradient_makes_inherits_it(depthwise: Recorded) -> None:
+    check, found, _ = depthwise
+    # Its two directions that the batch norm takes out are all that comes back: nothing is left of it in front.
+    x = found["forward/depthwise"]
+    vanished = found | {"backward/norm2": 3.0 + 0 * x, "backward/depthwise": 1e-9 * found["backward/depthwise"]}
+    terms = CancelledTerms(check.network, vanished)
+    behind = terms.magnification("backward/depthwise")
+    assert behind > 1e6
+    assert terms.magnification("backward/relu") == terms.magnification("backward/norm1") == behind
+    assert terms.magnification("gradient/norm1.beta") >= behind
+    assert terms.magnification("gradient/norm2.gamma") >= terms.magnification("backward/norm2") == 1
+
+
+def is_equal(depthwise: Recorded, name: str, error: float) -> bool:
+    """Whether `name` of a second side is equal, which has this absolute `error`, in numbers of the size of the terms."""
+    check, first, step_input = depthwise
+    terms = CancelledTerms(check.network, first)
+    wrong = first[name] + error * terms.magnification(name) * norm(first[name]) / np.sqrt(first[name].size)
+    _, different = judge_records(check.network, {"one": first, "other": first | {name: wrong}}, step_input)
+    return different == {}
+
+
+@pytest.mark.parametrize("name", ["gradient/norm1.gamma", "gradient/norm1.beta", "backward/norm1", "update/norm1.mean"])
+def test_an_error_beyond_the_rounding_of_the_terms_is_no_rounding(name: str, depthwise: Recorded) -> None:
+    assert is_equal(depthwise, name, 0.9e-12)
+    assert not is_equal(depthwise, name, 1.1e-12)
+
+
+def test_what_is_not_finite_is_excused_by_no_terms(depthwise: Recorded) -> None:
+    check, first, step_input = depthwise
+    name = "gradient/norm1.gamma"
+    broken = first | {name: np.full_like(first[name], np.nan)}
+    assert name in judge_records(check.network, {"one": first, "other": broken}, step_input)[1]
+
+
+def test_an_error_beside_terms_that_cancel_is_still_found(workers: dict[str, Worker]) -> None:
+    check = replace(subject(data.load("cifar10").limit(64, 1)), network=DEPTHWISE, state=None)
+    for change, where in (
+        (changes.perturbed("depthwise:weight:1e-9", DEPTHWISE), ("start", "depthwise")),
+        (changes.node("norm2", eps=2e-5)(check), ("eval", "norm2")),
+        (changes.settings(weight_decay=0.0)(check), ("update", "expand")),
+    ):
+        first = run_check(check, workers, change).first
+        assert first and (first.phase, first.layer) == where, first
+
+
+def test_a_dead_layers_zero_gradients_are_no_difference() -> None:
+    nodes = (Flatten("flat"), Linear("fc", 4), BatchNorm("bn"), Linear("fc2", 3))
+    dead = {"gradient/fc.weight": np.zeros((4, 3)), "gradient/fc.bias": np.zeros(4)}
+    assert known_zero_gradients(replace(NETWORK, nodes=nodes), dead, dead) == {"gradient/fc.bias": (0.0, 0.0)}

@@ -28,7 +28,7 @@ QUICK_FAULTS = [
 
 QUICK_INNOCENT = [
     "seed_1", "batch_of_5", "recipe_adam", "recipe_quick", "other_names", "other_reference", "more_threads",
-    "network_branching", "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
+    "network_branching", "network_depthwise", "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
 ]  # fmt: skip
 
 

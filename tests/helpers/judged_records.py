@@ -20,13 +20,16 @@ from parity.recipe.presets import RECIPES
 Record = dict[str, np.ndarray]
 
 
-def judge_records(network: Network, records: Mapping[str, Record]) -> tuple[Outcome, dict[str, float]]:
+def judge_records(
+    network: Network, records: Mapping[str, Record], step_input: StepInput | None = None
+) -> tuple[Outcome, dict[str, float]]:
     """What the judge says of one step's `records` by side; and the tensors that it calls different, with their errors."""
     dataset = shapes10.load(None, lambda line: None).limit(8, 1)
     given = make_run_inputs(network, RECIPES["article"], dataset, 0)
     workers: dict[str, Any] = dict.fromkeys(records)
     source = TrainingSource(workers, dict.fromkeys(records, given), 1, PHASES)
-    step_input = StepInput(1, np.zeros((2, *network.input_shape)), np.zeros(2, np.int64), {}, 0.1, 2, 1.0)
+    if step_input is None:
+        step_input = StepInput(1, np.zeros((2, *network.input_shape)), np.zeros(2, np.int64), {}, 0.1, 2, 1.0)
     outcome = Outcome(source.sides, "float64", TRAINING)
     judge = Judge(source, outcome)
     judge.step(TrainingStep(source, Step(1, dict.fromkeys(records, step_input), records), None))

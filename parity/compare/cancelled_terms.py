@@ -1,0 +1,166 @@
+"""Gradients whose terms cancel: how many times its usual relative rounding such a tensor has.
+
+Every gradient is a contraction, a sum S of products of recorded tensors. If each term t has an independent relative error e, then S has
+the absolute error e * sqrt(sum of t^2), so that its relative error is magnified by sqrt(sum of t^2) / |S|, taken over all elements of
+the tensor together (L2). This is about 1 where the terms have random signs, and large only where they cancel systematically: behind a
+batch norm nothing depends on the scale of its input, so that the terms dy * xhat of the gamma of an earlier one sum to zero but for eps.
+The terms of a gradient that was itself magnified have so much larger errors: the gradients before it inherit that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from parity.compare.record import input_of
+from parity.compare.relative_error import norm
+from parity.compare.tolerances import ALIKE, LARGEST, SYSTEMATIC
+from parity.network.graph import consumers
+from parity.network.network import Network
+from parity.network.nodes import AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear
+
+
+class CancelledTerms:
+    """The magnifications in one step of `network`, of which one side recorded `record`. Computed when asked for, and kept."""
+
+    def __init__(self, network: Network, record: Mapping[str, np.ndarray]) -> None:
+        self.network, self._record = network, record
+        self._following = consumers(network.layers)
+        self._of_outputs: dict[str, float] = {}
+
+    def magnification(self, name: str) -> float:
+        """Return how many times its usual relative rounding the recorded tensor `name` may have; at least 1.
+
+        `name` is `backward/LAYER`, `gradient/PARAMETER` or `update/LAYER.mean`. 1 for everything else, and where what it is computed from
+        was not recorded.
+        """
+        phase, _, tensor = name.partition("/")
+        layer, _, parameter = tensor.partition(".")
+        if name not in self._record or layer not in self.network.layers:
+            return 1.0
+        if phase in ("backward", "gradient"):
+            found = self._of_output(layer)
+            if parameter:
+                found *= _systematic(self._terms_of_parameter(layer, parameter), norm(self._record[name]))
+            return min(LARGEST, ALIKE * found) if found > 1 else 1.0
+        if phase == "update" and parameter == "mean":
+            return _systematic(self._terms_of_mean(layer), norm(self._record[name]))
+        return 1.0
+
+    def _of_output(self, layer: str) -> float:
+        """Of the gradient of a layer's output: the sum of what comes back from all layers that took the output in."""
+        if layer not in self._of_outputs:
+            following = self._following[layer]
+            arriving = [self._of_output(other) for other in following]
+            gradient = self._record.get(f"backward/{layer}")
+            found = max(arriving, default=1.0)
+            if gradient is not None and following:
+                terms = [self._terms_of_input(other) for other in following]
+                known = [term for term in terms if term is not None]
+                if len(following) == 1:
+                    sums = isinstance(self.network.layers[following[0]].node, BatchNorm | Conv | Linear)
+                    found *= _systematic(terms[0], norm(gradient)) if sums else 1.0
+                elif len(known) == len(following):
+                    found = _systematic(float(np.linalg.norm(np.multiply(arriving, known))), norm(gradient))
+            self._of_outputs[layer] = min(LARGEST, found)
+        return self._of_outputs[layer]
+
+    def _terms_of_input(self, layer: str) -> float | None:
+        """The root of the summed squares of the terms in the gradient of a layer's input; None where they are not known.
+
+        Of a batch norm they are gamma / sigma times dy, mean(dy) and xhat mean(dy xhat); of a convolution and a linear layer w dy; of all
+        other layers what activations and dropout make of dy, which is taken for dy itself, and the share of a pool.
+        """
+        gradient, node = self._record.get(f"backward/{layer}"), self.network.layers[layer].node
+        if gradient is None:
+            return None
+        if isinstance(node, BatchNorm):
+            normalised, output = self._normalised(layer), self._record.get(f"forward/{layer}")
+            if normalised is None or output is None:
+                return None
+            (x, deviation), dy, y = normalised, _by_channel(gradient), _by_channel(output)
+            gamma = (x * y).mean(1) / (np.square(x).mean(1) + np.finfo(float).tiny)
+            terms = np.square(dy).mean(1) + dy.mean(1) ** 2 + (dy * x).mean(1) ** 2 * np.square(x).mean(1)
+            return float(np.sqrt(np.sum((gamma / deviation) ** 2 * terms) * dy.shape[1]))
+        if isinstance(node, Conv | Linear):
+            weight = self._record.get(f"update/{layer}.weight", self._record.get(f"start/{layer}.weight"))
+            if weight is None:
+                return None
+            filters = weight.reshape(len(weight), -1).astype(np.float64)
+            return float(np.sqrt(np.sum(np.square(filters).sum(1) * np.square(_by_channel(gradient)).sum(1))))
+        area = node.size**2 if isinstance(node, AvgPool) else 1
+        if isinstance(node, GlobalAvgPool):
+            area = math.prod(self.network.inputs[layer][1:])
+        return norm(gradient) / math.sqrt(area)
+
+    def _terms_of_parameter(self, layer: str, parameter: str) -> float | None:
+        """The same of the gradient of a parameter: dy xhat of gamma, dy x of a weight, dy of beta and a bias."""
+        gradient, node = self._record.get(f"backward/{layer}"), self.network.layers[layer].node
+        if gradient is None:
+            return None
+        if parameter == "gamma":
+            normalised = self._normalised(layer)
+            return None if normalised is None else norm(_by_channel(gradient) * normalised[0])
+        if parameter == "weight":
+            x = input_of(self.network, layer, self._record, "forward")
+            if x is None:
+                return None
+            return _terms_of_kernel(node, x, gradient) if isinstance(node, Conv) else _terms_of_matrix(x, gradient)
+        return norm(gradient)
+
+    def _terms_of_mean(self, layer: str) -> float | None:
+        """Of a running mean; None unless the terms x / n of the batch's mean cancel.
+
+        A beta that a batch norm subtracts again moves all values of a channel alike, in one step after the other. So the errors of the
+        terms are not independent: they add up to ||x|| / sqrt(n) (Cauchy-Schwarz), and in all steps together to no more.
+        """
+        x = input_of(self.network, layer, self._record, "forward")
+        if x is None:
+            return None
+        by_channel = _by_channel(x)
+        size = norm(by_channel) / math.sqrt(by_channel.shape[1])
+        return size if _systematic(size, norm(by_channel.mean(1))) > 1 else None
+
+    def _normalised(self, layer: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a batch norm makes of its input without gamma and beta [C,n], and the root of variance + eps [C]."""
+        x, node = input_of(self.network, layer, self._record, "forward"), self.network.layers[layer].node
+        if x is None or not isinstance(node, BatchNorm):
+            return None
+        x = _by_channel(x)
+        deviation = np.sqrt(x.var(1) + node.eps)
+        return (x - x.mean(1)[:, None]) / deviation[:, None], deviation
+
+
+def _systematic(terms: float | None, size: float) -> float:
+    """Return the root of the summed squares of `terms` over the `size` of their sum, where that is systematic, else 1."""
+    if terms is None or not np.isfinite(terms) or not np.isfinite(size) or not terms or terms < SYSTEMATIC * size:
+        return 1.0
+    return min(terms / size, LARGEST) if size > terms / LARGEST else LARGEST
+
+
+def _by_channel(array: np.ndarray) -> np.ndarray:
+    """An array [N,C,...] as float64 [C,n]."""
+    by_channel: np.ndarray = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    return by_channel.astype(np.float64, copy=False)
+
+
+def _terms_of_matrix(x: np.ndarray, dy: np.ndarray) -> float:
+    return float(np.sqrt(np.sum(np.square(x).sum(1) * np.square(dy).sum(1))))
+
+
+def _terms_of_kernel(node: Conv, x: np.ndarray, dy: np.ndarray) -> float:
+    """Of an input [N,C,H,W] and the gradient [N,F,h,w] of the output: squares are summed over the channels of a group first."""
+
+    def by_group(array: np.ndarray) -> np.ndarray:
+        found: np.ndarray = np.square(array).reshape(len(array), node.groups, -1, *array.shape[2:]).sum(2)
+        return found
+
+    (above, below), (left, right) = node.pads(x.shape[1:])
+    given, back = np.pad(by_group(x), ((0, 0), (0, 0), (above, below), (left, right))), by_group(dy)
+    rows, columns = ((count - 1) * node.stride + 1 for count in dy.shape[2:])
+    total = 0.0
+    for i, j in np.ndindex(node.kernel, node.kernel):
+        total += float(np.vdot(given[:, :, i : i + rows : node.stride, j : j + columns : node.stride], back))
+    return float(np.sqrt(total))
