@@ -18,13 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.launch import launch
 from parity.backend.messages import receive, send
 from parity.errors import InputError
 
-Record = dict[str, np.ndarray]
+Record = dict[str, Array]
 
 Own = TypeVar("Own", bound="Process")
 
@@ -102,7 +101,7 @@ class Process:
         self._process.stdout.close()
         self._errors.close()
 
-    def call(self, name: str, arrays: Mapping[str, np.ndarray] | None = None, **arguments: Any) -> tuple[Record, Any]:
+    def call(self, name: str, arrays: Mapping[str, Array] | None = None, **arguments: Any) -> tuple[Record, Any]:
         """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
         assert self._process.stdin and self._process.stdout
         try:

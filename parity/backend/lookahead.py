@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.protocol import TrainerLike
 from parity.weights.canonical_state import State
 
@@ -21,7 +20,7 @@ def mix_slow_weights(trainer: TrainerLike, slow: State, keep: float, updates: in
     return mixed
 
 
-def _between(slow: np.ndarray, fast: np.ndarray, keep: float) -> np.ndarray:
+def _between(slow: Array, fast: Array, keep: float) -> Array:
     share: Any = fast.dtype.type(keep)
-    made: np.ndarray = fast + share * (slow.astype(fast.dtype, copy=False) - fast)
+    made: Array = fast + share * (slow.astype(fast.dtype, copy=False) - fast)
     return made

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from parity import machine
+from parity.arrays import Array
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 """safetensors' names of dtypes -> numpy's."""
@@ -34,7 +35,7 @@ PyTorch computes on the arrays where they lie, and its kernels round by their al
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
-def send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, Any]) -> None:
+def send(file: IO[bytes], arrays: Mapping[str, Array], message: dict[str, Any]) -> None:
     """Writes one message. The arrays go from their own memory into the pipe: a step of a whole network is hundreds of megabytes."""
     header: dict[str, Any] = {"__metadata__": {"message": json.dumps(message)}}
     parts, end = [np.ascontiguousarray(array) for array in arrays.values()], 0
@@ -53,7 +54,7 @@ def send(file: IO[bytes], arrays: Mapping[str, np.ndarray], message: dict[str, A
     file.flush()
 
 
-def receive(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def receive(file: IO[bytes]) -> tuple[dict[str, Array], dict[str, Any]]:
     """Reads one message. The arrays are views of its one buffer, which is a file's where it is `LARGE` and memory `SCARCE`."""
     size = int.from_bytes(_read(file, 8), "little")
     blob = _read(file, size)
@@ -67,7 +68,7 @@ def receive(file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, message
 
 
-def _read(file: IO[bytes], size: int) -> np.ndarray:
+def _read(file: IO[bytes], size: int) -> Array:
     buffer = _on_disk(size) if size > LARGE and machine.available_memory() < size + SCARCE else _in_memory(size)
     done = 0
     while done < size:
@@ -78,7 +79,7 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
     return buffer
 
 
-def _on_disk(size: int) -> np.ndarray:
+def _on_disk(size: int) -> Array:
     """Room for `size` bytes in the folder for temporary files, or in memory where it has none."""
     try:
         with tempfile.TemporaryFile(prefix="vgg-parity-") as file:
@@ -88,6 +89,6 @@ def _on_disk(size: int) -> np.ndarray:
         return _in_memory(size)
 
 
-def _in_memory(size: int) -> np.ndarray:
+def _in_memory(size: int) -> Array:
     whole = np.empty(size + ALIGNED, np.uint8)
     return whole[-whole.ctypes.data % ALIGNED :][:size]

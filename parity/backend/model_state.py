@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
@@ -33,13 +32,13 @@ def get_tensors(backend: Backend, model: Module) -> dict[str, Tensor]:
     return found
 
 
-def export_array(backend: Backend, model: Module, name: str, tensor: Tensor) -> np.ndarray:
+def export_array(backend: Backend, model: Module, name: str, tensor: Tensor) -> Array:
     """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
     array = backend.to_numpy(tensor)
     return transposed(array) if _is_transposed(backend, model, name) else array
 
 
-def import_array(backend: Backend, model: Module, name: str, tensor: Tensor, array: np.ndarray) -> None:
+def import_array(backend: Backend, model: Module, name: str, tensor: Tensor, array: Array) -> None:
     """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
     backend.write(tensor, transposed(array) if _is_transposed(backend, model, name) else array)
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe.optimizer import Optimizer
@@ -47,13 +46,13 @@ class Backend(Protocol):
 
     # Tensors
 
-    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+    def from_numpy(self, array: Array, device: str) -> Tensor:
         """A tensor of `array` on `device`, in its dtype. It may share the memory of `array`."""
 
-    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+    def to_numpy(self, tensor: Tensor) -> Array:
         """A copy of `tensor`, as it is."""
 
-    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+    def write(self, tensor: Tensor, array: Array) -> None:
         """Overwrites `tensor` with `array` of the same shape, in the tensor's dtype."""
 
     def assign(self, tensor: Tensor, value: Tensor) -> None:
@@ -205,15 +204,15 @@ class TrainerLike(Protocol):
 
     def step(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        masks: Mapping[str, np.ndarray],
+        images: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
         rate: float,
         divisor: int,
     ) -> tuple[float, int]:
         """One update; returns the summed cross-entropy and the number of wrong images."""
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Array) -> Array:
         """Logits in inference mode."""
 
     def scale_velocity(self, factor: float) -> None:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Process, Record, serve
 from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError
@@ -173,18 +174,18 @@ def _tagged(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> tuple[str
     raise TypeError(f"a {type(value).__name__} cannot be sent to another process")
 
 
-def _hold(array: np.ndarray, arrays: Record) -> str:
+def _hold(array: Array, arrays: Record) -> str:
     name = str(len(arrays))
     arrays[name] = array
     return name
 
 
-def decode(arrays: Mapping[str, np.ndarray], found: Any, kinds: Collection[Kind] = KINDS) -> Any:
+def decode(arrays: Mapping[str, Array], found: Any, kinds: Collection[Kind] = KINDS) -> Any:
     """The value that `encode` made `arrays` and `found` of. Collections that are no tuple or mapping are lists, paths absolute."""
     return _value(found, {kind.type.__name__: kind for kind in kinds}, arrays)
 
 
-def _value(found: Any, kinds: Mapping[str, Kind], arrays: Mapping[str, np.ndarray]) -> Any:
+def _value(found: Any, kinds: Mapping[str, Kind], arrays: Mapping[str, Array]) -> Any:
     if not isinstance(found, dict):
         return found
     ((name, content),) = found.items()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.protocol import TrainerLike
 from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
@@ -26,8 +27,8 @@ class Bench:
         trainer: TrainerLike,
         network: Network,
         recipe: Recipe,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: Array,
+        labels: Array,
         wait: Callable[[], None] = lambda: None,
         seed: int = 0,
     ) -> None:
@@ -37,7 +38,7 @@ class Bench:
         self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
         self._given = self._feed()
 
-    def _feed(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def _feed(self) -> tuple[Array, Array, dict[str, Array]]:
         images, labels = next(self._batches)
         self.update += 1
         dropped = masks(self.seed, self.update, range(len(labels)), self.network.dropouts)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend import distributed, model_state
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.errors import InputError
@@ -59,12 +58,12 @@ class Trainer:
 
     def step(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        masks: Mapping[str, np.ndarray],
+        images: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
         rate: float,
         divisor: int,
-        record: dict[str, np.ndarray] | None = None,
+        record: dict[str, Array] | None = None,
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
@@ -76,7 +75,7 @@ class Trainer:
         """
         optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
         backend, model = self.backend, self.model
-        heads, outputs, gradients = model.network.heads, dict[str, Tensor](), dict[str, np.ndarray]()
+        heads, outputs, gradients = model.network.heads, dict[str, Tensor](), dict[str, Array]()
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
@@ -126,7 +125,7 @@ class Trainer:
             cost = backend.cross_entropy(logits.detach(), target)
         return cost.item(), wrong
 
-    def predict(self, images: np.ndarray, record: dict[str, np.ndarray] | None = None) -> np.ndarray:
+    def predict(self, images: Array, record: dict[str, Array] | None = None) -> Array:
         """Inference: logits [N,classes]. `record` receives the activations (`eval/LAYER`)."""
         self.model.eval()
 
@@ -138,9 +137,7 @@ class Trainer:
             logits = self.model(self._images(images), None, None if record is None else watch)
             return self.backend.to_numpy(logits)
 
-    def l2_gradients(
-        self, images: np.ndarray, masks: Mapping[str, np.ndarray], record: dict[str, np.ndarray] | None = None
-    ) -> float:
+    def l2_gradients(self, images: Array, masks: Mapping[str, Array], record: dict[str, Array] | None = None) -> float:
         """Forward in training and backward of sum(logits ** 2) / 2, TensorFlow's `l2_loss`, without an update; returns that sum.
 
         Dropout masks are drawn by the framework where none are given. `record` receives the parameters' gradients (`gradient/PARAMETER`).
@@ -155,9 +152,7 @@ class Trainer:
         value: float = loss.item()
         return value
 
-    def isolate(
-        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> dict[str, Array]:
         """One layer alone, on the training input `x` with the `gradient` of its output, and on the `inference` input.
 
         Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`,
@@ -221,7 +216,7 @@ class Trainer:
         for parameter in self._parameters(trainable=True):
             self.backend.clear_gradient(parameter)
 
-    def _gradients(self) -> dict[str, np.ndarray]:
+    def _gradients(self) -> dict[str, Array]:
         """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
         return {
             f"gradient/{name}": model_state.export_array(self.backend, self.model, name, parameter.grad)
@@ -240,8 +235,8 @@ class Trainer:
         kinds = self.model.network.parameters
         return [tensor for name, tensor in self._tensors().items() if kinds[name].trainable == trainable]
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
+    def _tensor(self, array: Array) -> Tensor:
         return self.backend.from_numpy(array, self.device)
 
-    def _images(self, images: np.ndarray) -> Tensor:
+    def _images(self, images: Array) -> Tensor:
         return self.backend.to_layout(self._tensor(images.astype(self.dtype, copy=False)), self._layout)

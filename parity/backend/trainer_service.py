@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend import lookahead, model_state
 from parity.backend.child_process import Record
 from parity.backend.registry import implementation, make_backend, make_trainer
@@ -55,9 +56,9 @@ class TrainerService(Service):
     @at_caller
     def step(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        masks: Mapping[str, np.ndarray],
+        images: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
         rate: float,
         divisor: int,
         record: Iterable[str] = (),
@@ -74,9 +75,9 @@ class TrainerService(Service):
 
     def step_alone(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        masks: Mapping[str, np.ndarray],
+        images: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
         rate: float,
         divisor: int,
         record: list[str],
@@ -86,19 +87,19 @@ class TrainerService(Service):
         cost, wrong = self._trainer.step(images, labels, masks, rate, divisor, found)
         return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}, cost, wrong
 
-    def predict(self, images: np.ndarray, record: bool = False) -> Record:
+    def predict(self, images: Array, record: bool = False) -> Record:
         """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
         found: Record | None = {} if record else None
         logits = self._trainer.predict(images, found)
         return {"logits": logits} | (found or {})
 
-    def l2_gradients(self, images: np.ndarray, masks: Mapping[str, np.ndarray]) -> tuple[Record, float]:
+    def l2_gradients(self, images: Array, masks: Mapping[str, Array]) -> tuple[Record, float]:
         """Backward of sum(logits ** 2) / 2 without an update: `gradient/PARAMETER`, and that sum."""
         found: Record = {}
         loss = self._trainer.l2_gradients(images, masks, found)
         return found, loss
 
-    def seconds(self, what: str, images: np.ndarray, steps: int) -> list[float]:
+    def seconds(self, what: str, images: Array, steps: int) -> list[float]:
         """What each of `steps` calls took: `predict`, or `l2_gradients` with masks that the framework draws."""
         seconds = []
         for _ in range(steps):
@@ -110,9 +111,7 @@ class TrainerService(Service):
             seconds.append(time.perf_counter() - started)
         return seconds
 
-    def isolate(
-        self, layer: str, x: np.ndarray, inference: np.ndarray, mask: np.ndarray | None, gradient: np.ndarray
-    ) -> Record:
+    def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> Record:
         """One layer alone, forward and backward."""
         return self._trainer.isolate(layer, x, inference, mask, gradient)
 
@@ -137,7 +136,7 @@ class TrainerService(Service):
         """Takes a canonical state over."""
         self._trainer.load(state, updates)
 
-    def bench(self, network: Network, recipe: Recipe, images: np.ndarray, labels: np.ndarray, amp: str = "off") -> None:
+    def bench(self, network: Network, recipe: Recipe, images: Array, labels: Array, amp: str = "off") -> None:
         """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
 
         From now on this process is set for speed, and no longer for exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.modules.description import below
 from parity.modules.recording import Watch, plain_attributes
@@ -78,17 +79,17 @@ class WatchedModel:
                     known.add(id(tensor))
         return found
 
-    def state(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def state(self, names: Sequence[str]) -> dict[str, Array]:
         """Copies of the named tensors."""
         tensors = self.tensors()
         return {name: self.backend.to_numpy(tensors[name]) for name in names}
 
-    def gradients(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def gradients(self, names: Sequence[str]) -> dict[str, Array]:
         """Copies of the gradients of those of the named tensors that have one."""
         tensors = self.tensors()
         return {name: self.backend.to_numpy(tensors[name].grad) for name in names if tensors[name].grad is not None}
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def load(self, arrays: Mapping[str, Array]) -> None:
         """Overwrites the named tensors, and starts a fresh optimizer."""
         tensors = self.tensors()
         for name, array in arrays.items():
@@ -108,7 +109,7 @@ class WatchedModel:
                 found += 1
         return found
 
-    def run(self, inputs: Sequence[np.ndarray], train: bool, path: str = "") -> dict[str, np.ndarray]:
+    def run(self, inputs: Sequence[Array], train: bool, path: str = "") -> dict[str, Array]:
         """Forward in training or inference mode; returns the outputs by their place in what the model returns.
 
         With a `path` it is one layer that runs, and its gradients can be had in inference mode, too.
@@ -125,7 +126,7 @@ class WatchedModel:
         self._outputs = dict(self._flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 
-    def backward(self, gradients: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Backward from the `gradients` of the last `run`'s outputs; returns those of the inputs, by their number."""
         for tensor in self.tensors().values():
             self.backend.clear_gradient(tensor)
@@ -135,7 +136,7 @@ class WatchedModel:
             self.backend.backward([self._outputs[name] for name in wanted], seeds)
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
-    def update(self, kept: Mapping[str, np.ndarray]) -> None:
+    def update(self, kept: Mapping[str, Array]) -> None:
         """One step of the optimizer, after the gradients named in `kept` have been multiplied by its 0/1 arrays."""
         tensors = self.tensors()
         for name, factors in kept.items():

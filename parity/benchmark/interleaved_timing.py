@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.network.network import Network
@@ -67,7 +68,7 @@ class Contest:
         return found
 
 
-def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def interval(values: Array, seed: int = 0) -> tuple[float, float]:
     """95% percentile-bootstrap interval of the median (Efron 1979) of `values` [n]."""
     draws = stream(seed, "bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])

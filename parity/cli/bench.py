@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from parity import data, machine
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.benchmark.interleaved_timing import Contest, Turn, gigaflops, time_program
@@ -191,7 +192,7 @@ def _sizes(options: Options) -> list[int]:
         raise InputError(f"--batch-sizes {options.batch_sizes!r} is no list of whole numbers such as 1,128") from None
 
 
-def _images(options: Options, console: Console, network: Network) -> tuple[np.ndarray, np.ndarray]:
+def _images(options: Options, console: Console, network: Network) -> tuple[Array, Array]:
     auto = options.data == "auto"
     found = (
         data.load_auto(options.data_dir, console.say)[0]
@@ -270,7 +271,7 @@ def _runtime(options: Options, network: Network, threads: int) -> Iterator[Runti
 
 
 def _infer(
-    options: Options, workers: dict[str, Worker], runtime: RuntimeProcess | None, sizes: list[int], given: np.ndarray
+    options: Options, workers: dict[str, Worker], runtime: RuntimeProcess | None, sizes: list[int], given: Array
 ) -> dict[str, Any]:
     """By batch size: speeds on the preprocessed images `given`, and everybody's peak memory until then."""
     tables = {}

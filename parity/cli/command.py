@@ -129,7 +129,8 @@ PATH = click.Path(path_type=Path, readable=False)
 """A file or folder, which need not exist."""
 
 
-class WholeNumber(click.ParamType):
+# Older versions of click have no type argument there.
+class WholeNumber(click.ParamType):  # type: ignore[type-arg]
     """A whole number from `least` to `most`; `remark` ends what is said of a larger one."""
 
     name = "integer"
@@ -151,7 +152,7 @@ class WholeNumber(click.ParamType):
         return number
 
 
-class Parsed(click.ParamType):
+class Parsed(click.ParamType):  # type: ignore[type-arg]
     """What `read` makes of a text; where it raises `ValueError`, the text is not `what`."""
 
     def __init__(self, read: Callable[[str], Any], what: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
+from parity.arrays import Array
 from parity.backend.child_process import WorkerFailed
 from parity.backend.worker import Worker
 from parity.cli.command import (
@@ -175,7 +176,7 @@ def _most_bytes(candidates: Sequence[Network]) -> int:
     return ROOM + max(sum(24 * math.prod(p.shape) + 4096 for p in parameters) for parameters in arrays)
 
 
-_Fit = Callable[[Network, Mapping[str, np.ndarray]], State]
+_Fit = Callable[[Network, Mapping[str, Array]], State]
 
 
 def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
@@ -195,7 +196,7 @@ def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
     return arrays, _checked, KEY in metadata
 
 
-def _checked(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
+def _checked(network: Network, arrays: Mapping[str, Array]) -> State:
     """`arrays`, which have canonical names, with the slots of an optimizer if there are any."""
     slots = {name.split(".")[1] for name in arrays if name.startswith("optimizer.")}
     canonical_state.check(network, arrays, sorted(slots))

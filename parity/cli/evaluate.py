@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from parity import data, machine
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.cli.command import (
     Failed,
@@ -176,7 +177,7 @@ def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subj
         raise InputError(f"{dataset.name} has pictures of {shape[1]} channels, {model.path} takes {model.size[0]}")
     crop = bool(recipe and recipe.preprocessing.crop and shape and not pictures.smallest)
 
-    def single(index: int) -> np.ndarray:
+    def single(index: int) -> Array:
         return image_files.middle(pictures.whole(index), *model.size[1:]) if crop else pictures.one(index)
 
     own = min(shape[2:], default=0)
@@ -187,11 +188,11 @@ def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subj
     return Subject(pictures, matched(model, dataset)[labels], single), own
 
 
-def _pictures(found: np.ndarray | Pictures, model: Predictor) -> Pictures:
+def _pictures(found: Array | Pictures, model: Predictor) -> Pictures:
     return found if isinstance(found, Pictures) else Pictures(found, model.size)
 
 
-def matched(model: Predictor, dataset: Dataset) -> np.ndarray:
+def matched(model: Predictor, dataset: Dataset) -> Array:
     """By class of `dataset`, the model's class of the same name; by number where the model does not name its classes. Else `InputError`."""
     if not model.named and len(dataset.classes) == len(model.classes):
         return np.arange(len(model.classes))

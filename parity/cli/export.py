@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity import data, machine
+from parity.arrays import Array
 from parity.backend import model_state
 from parity.backend.registry import FRAMEWORKS, implementation, installed, make_backend, make_trainer
 from parity.cli.command import (
@@ -190,10 +191,10 @@ def _dense(source: Source) -> Source:
     return replace(source, network=network, state=dense_state(network, source.state), preprocessing=whole)
 
 
-def _predict(framework: str, network: Network) -> Callable[[State, np.ndarray], np.ndarray]:
+def _predict(framework: str, network: Network) -> Callable[[State, Array], Array]:
     """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
 
-    def predict(state: State, images: np.ndarray) -> np.ndarray:
+    def predict(state: State, images: Array) -> Array:
         scores = make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
         if not np.isfinite(scores).all():
             raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
@@ -248,7 +249,7 @@ def _onnx(
     predict = _predict(framework, source.network)
     scaled = (lambda state, images: softmax(predict(state, images))) if options.softmax else predict
 
-    def unwritten(pictures: np.ndarray) -> np.ndarray:
+    def unwritten(pictures: Array) -> Array:
         logits = sessions.run(raw, preprocess(pictures, source.preprocessing), threads)
         return softmax(logits) if options.softmax else logits
 
@@ -292,8 +293,8 @@ def _static(
     with _new_folder(options.output) as scratch:
         files = _exported(framework, exporter.to_static, model, scratch)
 
-        def run(pictures: np.ndarray) -> np.ndarray:
-            scores: np.ndarray = _exported(
+        def run(pictures: Array) -> Array:
+            scores: Array = _exported(
                 framework, exporter.from_static, scratch, preprocess(pictures, source.preprocessing)
             )
             return scores

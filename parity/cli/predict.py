@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.cli.command import (
     PATH,
@@ -90,7 +91,7 @@ def _about(model: Predictor, options: Options) -> str:
     return f"{place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}{swapped}"
 
 
-def _prediction(file: Path, chances: np.ndarray, model: Predictor, most: int) -> dict[str, Any]:
+def _prediction(file: Path, chances: Array, model: Predictor, most: int) -> dict[str, Any]:
     """The `most` most probable classes of one picture, the first of them beside its file."""
     best = np.argsort(-chances, kind="stable")[:most]
     top = [{"label": model.classes[i], "index": int(i), "probability": float(chances[i])} for i in best]

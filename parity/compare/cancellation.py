@@ -8,9 +8,11 @@ from that image alone. The cost of a fitted image is likewise a small difference
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.record import input_of
 from parity.compare.relative_error import norm_of_difference
 from parity.compare.tolerances import LARGEST
@@ -20,9 +22,7 @@ from parity.network.nodes import BatchNorm
 from parity.recipe.optimizer import Optimizer
 
 
-def magnifications(
-    network: Network, record: Mapping[str, np.ndarray], labels: np.ndarray, divisor: int
-) -> dict[str, float]:
+def magnifications(network: Network, record: Mapping[str, Array], labels: Array, divisor: int) -> dict[str, float]:
     """How many times its usual relative rounding a recorded tensor of one training step may have, where that is above 1.
 
     By record name (`backward/LAYER`, `gradient/PARAMETER`, `loss/cost`, `loss/loss`). `record` holds what the step recorded with these
@@ -65,7 +65,7 @@ class Inherited:
             keep = self._keep.get(slot, self._settings.momentum_of(parameter))
             self._held[key] = factor * keep * self._held.get(key, 0.0)
 
-    def add(self, parameter: str, reference: np.ndarray, candidate: np.ndarray) -> None:
+    def add(self, parameter: str, reference: Array, candidate: Array) -> None:
         """Take over this step's gradient of `parameter`, which is magnified."""
         for slot in self._slots:
             power = 2 if slot == "moment2" else 1
@@ -81,16 +81,16 @@ class Inherited:
         return self._held.get(name, 0.0)
 
 
-def _largest(scores: np.ndarray | None) -> np.floating:
+def _largest(scores: Array | None) -> np.floating[Any]:
     """The sum over the images of their largest class score."""
     return np.float64(0) if scores is None else np.abs(scores).max(1).sum()
 
 
-Part = tuple[np.ndarray, np.ndarray]
+Part = tuple[Array, Array]
 """By image: the size of what a head's gradient is a difference of, by its weight in the loss, and how many times it is magnified."""
 
 
-def _of_images(residual: np.ndarray, labels: np.ndarray, weight: float) -> Part:
+def _of_images(residual: Array, labels: Array, weight: float) -> Part:
     """Of the residual softmax - one-hot [N,K]: ||softmax|| * weight, and ||softmax|| / ||softmax - one-hot||, at least 1."""
     softmax = residual.copy()
     softmax[np.arange(len(labels)), labels] += 1
@@ -98,7 +98,7 @@ def _of_images(residual: np.ndarray, labels: np.ndarray, weight: float) -> Part:
     return weight * sizes, np.maximum(_ratio(sizes, np.linalg.norm(residual, axis=1)), 1)
 
 
-def _of_gradients(network: Network, record: Mapping[str, np.ndarray], parts: Mapping[str, Part]) -> dict[str, float]:
+def _of_gradients(network: Network, record: Mapping[str, Array], parts: Mapping[str, Part]) -> dict[str, float]:
     """From the last layer to the first: a tensor is magnified as the images are that it comes from, each by its part in it."""
     found, following, coming = {}, consumers(network.layers), dict[str, dict[str, Part]]()
     for name, layer in reversed(network.layers.items()):
@@ -126,7 +126,7 @@ def _merged(several: list[dict[str, Part]]) -> dict[str, Part]:
     return merged
 
 
-def _together(heads: Mapping[str, Part]) -> np.ndarray:
+def _together(heads: Mapping[str, Part]) -> Array:
     """By image, how many times the sum of the heads' gradients is magnified: what cancelled in all over what is left of all."""
     if len(heads) == 1:
         return next(iter(heads.values()))[1]
@@ -134,14 +134,14 @@ def _together(heads: Mapping[str, Part]) -> np.ndarray:
     return np.maximum(_ratio(np.asarray(sizes), np.asarray(left)), 1)
 
 
-def _norms(array: np.ndarray | None) -> np.ndarray:
+def _norms(array: Array | None) -> Array:
     """The norm of every image's part of an array [N,...]."""
     assert array is not None
-    norms: np.ndarray = np.linalg.norm(array.reshape(len(array), -1), axis=1)
+    norms: Array = np.linalg.norm(array.reshape(len(array), -1), axis=1)
     return norms
 
 
-def _weighted(images: np.ndarray, parts: np.ndarray) -> float:
+def _weighted(images: Array, parts: Array) -> float:
     largest = parts.max()
     if not largest or not np.isfinite(largest):
         return 1.0
@@ -149,7 +149,7 @@ def _weighted(images: np.ndarray, parts: np.ndarray) -> float:
     return float(_ratio(np.linalg.norm(np.minimum(images, LARGEST / 1e9) * parts), np.linalg.norm(parts)))
 
 
-def _ratio(size: np.ndarray | np.floating, difference: np.ndarray | np.floating) -> np.ndarray:
+def _ratio(size: Array | np.floating[Any], difference: Array | np.floating[Any]) -> Array:
     """`size` / `difference`, at most `LARGEST`; 1 for what is not finite, which no bound excuses."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.asarray(size / difference)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.record import input_of
 from parity.compare.relative_error import norm
 from parity.compare.tolerances import ALIKE, LARGEST, SYSTEMATIC
@@ -25,7 +26,7 @@ from parity.network.nodes import AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear
 class CancelledTerms:
     """The magnifications in one step of `network`, of which one side recorded `record`. Computed when asked for, and kept."""
 
-    def __init__(self, network: Network, record: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, network: Network, record: Mapping[str, Array]) -> None:
         self.network, self._record = network, record
         self._following = consumers(network.layers)
         self._of_outputs: dict[str, float] = {}
@@ -123,7 +124,7 @@ class CancelledTerms:
         size = norm(by_channel) / math.sqrt(by_channel.shape[1])
         return size if _systematic(size, norm(by_channel.mean(1))) > 1 else None
 
-    def _normalised(self, layer: str) -> tuple[np.ndarray, np.ndarray] | None:
+    def _normalised(self, layer: str) -> tuple[Array, Array] | None:
         """What a batch norm makes of its input without gamma and beta [C,n], and the root of variance + eps [C]."""
         x, node = input_of(self.network, layer, self._record, "forward"), self.network.layers[layer].node
         if x is None or not isinstance(node, BatchNorm):
@@ -140,21 +141,21 @@ def _systematic(terms: float | None, size: float) -> float:
     return min(terms / size, LARGEST) if size > terms / LARGEST else LARGEST
 
 
-def _by_channel(array: np.ndarray) -> np.ndarray:
+def _by_channel(array: Array) -> Array:
     """An array [N,C,...] as float64 [C,n]."""
-    by_channel: np.ndarray = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    by_channel: Array = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
     return by_channel.astype(np.float64, copy=False)
 
 
-def _terms_of_matrix(x: np.ndarray, dy: np.ndarray) -> float:
+def _terms_of_matrix(x: Array, dy: Array) -> float:
     return float(np.sqrt(np.sum(np.square(x).sum(1) * np.square(dy).sum(1))))
 
 
-def _terms_of_kernel(node: Conv, x: np.ndarray, dy: np.ndarray) -> float:
+def _terms_of_kernel(node: Conv, x: Array, dy: Array) -> float:
     """Of an input [N,C,H,W] and the gradient [N,F,h,w] of the output: squares are summed over the channels of a group first."""
 
-    def by_group(array: np.ndarray) -> np.ndarray:
-        found: np.ndarray = np.square(array).reshape(len(array), node.groups, -1, *array.shape[2:]).sum(2)
+    def by_group(array: Array) -> Array:
+        found: Array = np.square(array).reshape(len(array), node.groups, -1, *array.shape[2:]).sum(2)
         return found
 
     (above, below), (left, right) = node.pads(x.shape[1:])

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.relative_error import relative_l2
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
-Hypothesis = tuple[str, np.ndarray]
+Hypothesis = tuple[str, Array]
 """What the candidate may have done, and the tensor that it would have made."""
 
 
 def explain(
-    reference: np.ndarray | None, candidate: np.ndarray | None, names: tuple[str, str], hypotheses: Iterable[Hypothesis]
+    reference: Array | None, candidate: Array | None, names: tuple[str, str], hypotheses: Iterable[Hypothesis]
 ) -> str | None:
     """The sentence of the first hypothesis that predicts `candidate`; None if none does.
 
@@ -43,10 +44,10 @@ def explain(
 
 
 def tensor_hypotheses(
-    reference: np.ndarray,
-    candidate: np.ndarray,
+    reference: Array,
+    candidate: Array,
     names: tuple[str, str],
-    others: Mapping[str, np.ndarray],
+    others: Mapping[str, Array],
     factors: Iterable[tuple[str, float]] = (),
 ) -> Iterator[Hypothesis]:
     """What may have been done to any tensor. `others` are the reference's tensors that it may have been exchanged with, by name.
@@ -71,7 +72,7 @@ def tensor_hypotheses(
         yield "the same numbers in another order", b
 
 
-def _rearranged(a: np.ndarray) -> Iterator[Hypothesis]:
+def _rearranged(a: Array) -> Iterator[Hypothesis]:
     if a.ndim == 2 and a.shape[0] == a.shape[1]:
         yield "transposed", a.T
     if a.ndim == 4:
@@ -86,14 +87,14 @@ def _rearranged(a: np.ndarray) -> Iterator[Hypothesis]:
         yield "channels last read as channels first", a.transpose(0, 2, 3, 1).reshape(n, c, h, w)
 
 
-def _rounded(a: np.ndarray) -> Iterator[Hypothesis]:
+def _rounded(a: Array) -> Iterator[Hypothesis]:
     with np.errstate(over="ignore"):
         yield "rounded to float16", a.astype(np.float16).astype(np.float64)
     bits = a.astype(np.float32).view(np.uint32)
     yield "cut to bfloat16", (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
 
 
-def _scaled(a: np.ndarray, b: np.ndarray, factors: Iterable[tuple[str, float]]) -> Iterator[Hypothesis]:
+def _scaled(a: Array, b: Array, factors: Iterable[tuple[str, float]]) -> Iterator[Hypothesis]:
     size = float(np.vdot(a, a))
     if not size:
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.causes import Hypothesis, explain, tensor_hypotheses
 from parity.compare.causes_of_updates import update_hypotheses
 from parity.compare.evidence import Evidence
@@ -46,7 +47,7 @@ def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
     yield from tensor_hypotheses(a, b, SIDES, others, _factors(evidence))
 
 
-def _alike(evidence: Evidence, name: str) -> dict[str, np.ndarray]:
+def _alike(evidence: Evidence, name: str) -> dict[str, Array]:
     """The reference's other tensors of the phase that have the shape of the tensor `name`."""
     phase, shape = name.partition("/")[0], evidence.reference[name].shape
     tensors = evidence.reference.items()
@@ -104,7 +105,7 @@ def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothes
             yield "the bias is missing", evidence.reference[f"{phase}/{layer}"] - _per_channel(bias, b)
 
 
-def _relu(x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+def _relu(x: Array, b: Array) -> Iterator[Hypothesis]:
     negative = x < 0
     if negative.any():
         slope = float(np.mean(b[negative] / x[negative]))
@@ -112,7 +113,7 @@ def _relu(x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
     yield "capped at 6 (ReLU6)", np.clip(x, 0, 6)
 
 
-def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: Array, b: Array) -> Iterator[Hypothesis]:
     arrays = [_parameter(evidence, f"{node.name}.{array}") for array in ("gamma", "beta", "mean", "variance")]
     if any(array is None for array in arrays):
         return
@@ -136,7 +137,7 @@ def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: np.ndarray, b: np.
             yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
 
 
-def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+def _lrn(node: nodes.LRN, x: Array, b: Array) -> Iterator[Hypothesis]:
     total = over_channels(x * x, node.size)
     base = node.k + node.alpha * total
     for times, factor in (("divided", 1 / node.size), ("multiplied", node.size)):
@@ -161,7 +162,7 @@ def _lrn(node: nodes.LRN, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
     yield "it normalises over rows instead of channels", x / (node.k + node.alpha * rows) ** node.beta
 
 
-def _log_softmax(x: np.ndarray) -> Iterator[Hypothesis]:
+def _log_softmax(x: Array) -> Iterator[Hypothesis]:
     powers = np.exp(x - x.max(1, keepdims=True))
     yield "it yields probabilities instead of their logarithms", powers / powers.sum(1, keepdims=True)
     over = np.exp(x - x.max(0)).sum(0)
@@ -175,7 +176,7 @@ def _losses(evidence: Evidence) -> Iterator[Hypothesis]:
     if any(one is None for one in scores):
         return
 
-    def loss(smoothing: float, *weights: float) -> np.ndarray:
+    def loss(smoothing: float, *weights: float) -> Array:
         costs = [_cross_entropy(one.astype(np.float64), labels, smoothing) for one in scores if one is not None]
         return np.array([np.dot((1.0, *weights), costs) / evidence.step_input.divisor])
 
@@ -188,14 +189,14 @@ def _losses(evidence: Evidence) -> Iterator[Hypothesis]:
         yield f"auxiliary heads weigh 1 instead of {named}", loss(smoothing, *(1 for _ in weights))
 
 
-def _cross_entropy(scores: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+def _cross_entropy(scores: Array, labels: Array, smoothing: float) -> float:
     """Of class scores [N,K] and labels [N], a share `smoothing` of which is spread over all classes, summed over the images."""
     top = scores.max(1)
     wanted = (1 - smoothing) * scores[np.arange(len(labels)), labels] + smoothing * scores.mean(1)
     return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - wanted).sum())
 
 
-def _exchanged_padding(evidence: Evidence, layer: str, x: np.ndarray) -> Iterator[Hypothesis]:
+def _exchanged_padding(evidence: Evidence, layer: str, x: Array) -> Iterator[Hypothesis]:
     """Where padding is uneven: as much before as should be behind, which is also what as much on both sides comes to with a stride of 2."""
     where = evidence.network.layers[layer]
     node = where.node
@@ -224,7 +225,7 @@ def _branches(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis
         yield "its branches stand in another order", np.concatenate(order, axis=1)
 
 
-def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray, b: np.ndarray) -> Iterator[Hypothesis]:
+def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: Array, b: Array) -> Iterator[Hypothesis]:
     if phase == "eval":
         yield f"inference scales by p = {node.rate:g} instead of 1-p", x * node.rate
         yield f"inference scales by 1-p = {1 - node.rate:g} (downscale_in_infer)", x * (1 - node.rate)
@@ -238,7 +239,7 @@ def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: np.ndarray,
         yield "the mask is inverted: what should be kept is dropped", x * ~mask.astype(bool)
 
 
-def _pool(node: nodes.MaxPool, x: np.ndarray, shape: nodes.Shape) -> Iterator[Hypothesis]:
+def _pool(node: nodes.MaxPool, x: Array, shape: nodes.Shape) -> Iterator[Hypothesis]:
     size, stride = node.size, node.stride
     rows, columns = shape[1:]
     pad = (
@@ -254,7 +255,7 @@ def _pool(node: nodes.MaxPool, x: np.ndarray, shape: nodes.Shape) -> Iterator[Hy
     yield "it takes the top left pixel", windows[..., 0, 0]
 
 
-def _parameter(evidence: Evidence, name: str) -> np.ndarray | None:
+def _parameter(evidence: Evidence, name: str) -> Array | None:
     """What the other side's parameter was before this step's update."""
     for record, key in ((evidence.other_before, f"update/{name}"), (evidence.other, f"start/{name}")):
         if key in record:
@@ -262,5 +263,5 @@ def _parameter(evidence: Evidence, name: str) -> np.ndarray | None:
     return None
 
 
-def _per_channel(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+def _per_channel(array: Array, like: Array) -> Array:
     return array.reshape(1, -1, *[1] * (like.ndim - 2))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.causes import Hypothesis
 from parity.compare.evidence import Evidence
 from parity.compare.record import input_of
@@ -94,7 +95,7 @@ def update_hypotheses(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
     yield "it was not updated", old[slot] if slot else before
 
 
-Made = tuple[np.ndarray, Mapping[str, np.ndarray]]
+Made = tuple[Array, Mapping[str, Array]]
 """A weight after an update, and its slots."""
 
 
@@ -180,7 +181,7 @@ def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[tuple[s
         yield sentence, replace(right, rate=following * share, factor=changed)
 
 
-def _update(rule: Rule, w: np.ndarray, g: np.ndarray, old: Mapping[str, np.ndarray], step: int) -> Made:
+def _update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) -> Made:
     """One update of the weights `w` with the gradient `g`; returns them and the slots that `rule` keeps."""
     rate, settings = rule.rate, rule.optimizer
     if rule.how == "decoupled":
@@ -204,12 +205,12 @@ def _update(rule: Rule, w: np.ndarray, g: np.ndarray, old: Mapping[str, np.ndarr
     return w - rate * m_hat / root, {"moment1": m, "moment2": s}
 
 
-def _before(evidence: Evidence, name: str) -> np.ndarray | None:
+def _before(evidence: Evidence, name: str) -> Array | None:
     array = evidence.other_before.get(f"update/{name}", evidence.other.get(f"start/{name}"))
     return None if array is None else array.astype(np.float64)
 
 
-def _slot_before(evidence: Evidence, slot: str, like: np.ndarray, name: str) -> np.ndarray:
+def _slot_before(evidence: Evidence, slot: str, like: Array, name: str) -> Array:
     array = evidence.other_before.get(f"update/optimizer.{slot}.{name}")
     return np.zeros_like(like) if array is None else array.astype(np.float64)
 

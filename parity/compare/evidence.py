@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.compare.step_inputs import StepInput
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
-Record = Mapping[str, np.ndarray]
+Record = Mapping[str, Array]
 
 
 @dataclass(frozen=True, repr=False)

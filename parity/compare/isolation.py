@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.compare.relative_error import distance
 from parity.compare.source import Source
 from parity.compare.verdicts import DIFFERENT, EQUAL
@@ -30,5 +29,5 @@ def isolate(source: Source, bound: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _largest_error(pairs: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> float:
+def _largest_error(pairs: Sequence[tuple[Array | None, Array | None]]) -> float:
     return max((distance(reference, candidate) for reference, candidate in pairs), default=0.0)

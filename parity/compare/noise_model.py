@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp, summed
 from parity.compare.relative_error import Difference, distance, norm
@@ -57,7 +56,7 @@ class Crossed:
         self._so_far = 0.0
         self._at: dict[str, float] = {}
 
-    def part(self, tensor: Rounded, own: np.ndarray | None) -> float:
+    def part(self, tensor: Rounded, own: Array | None) -> float:
         """As much as reaches `tensor`, which is `own` on the side."""
         layer = tensor.layers[0]
         if tensor.phase == "backward":
@@ -71,7 +70,7 @@ class Crossed:
         return math.hypot(*(part for name, part in self._parts.items() if name in tensor.behind))
 
 
-def crossed_part(exact: np.ndarray | None, own: np.ndarray | None) -> float:
+def crossed_part(exact: Array | None, own: Array | None) -> float:
     """The part of a gradient that elements carry which only one of two lets through."""
     if exact is None or own is None or exact.shape != own.shape or not exact.any():
         return 0.0
@@ -80,10 +79,10 @@ def crossed_part(exact: np.ndarray | None, own: np.ndarray | None) -> float:
 
 
 def inference_noise(
-    predict: Callable[[State, Mapping[str, np.ndarray]], Record],
+    predict: Callable[[State, Mapping[str, Array]], Record],
     own: Record,
     state: State,
-    pictures: Mapping[str, np.ndarray],
+    pictures: Mapping[str, Array],
 ) -> dict[str, float]:
     """By tensor, the bound on the float32 error of `own`, which `predict(state, pictures)` computed in inference.
 

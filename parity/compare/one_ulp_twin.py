@@ -7,15 +7,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 
 
-def move_one_ulp(arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+def move_one_ulp(arrays: Mapping[str, Array], seed: int) -> dict[str, Array]:
     """Every element moved by one unit in the last place, up or down at random; zeros, and what is not finite, stay as they are."""
     return {name: _moved(array, _coins(seed, name, array.shape) == (array > 0)) for name, array in arrays.items()}
 
 
-def summed(state: Mapping[str, np.ndarray], seed: int, share: float) -> dict[str, np.ndarray]:
+def summed(state: Mapping[str, Array], seed: int, share: float) -> dict[str, Array]:
     """The weights `state` as a twin whose sums are rounded too: what each layer adds up one after the other counts `share` times.
 
     Adding n products rounds n times, each time by half a unit of what the sum is by then. Where the products have either sign at random
@@ -36,14 +37,14 @@ def summed(state: Mapping[str, np.ndarray], seed: int, share: float) -> dict[str
     return moved
 
 
-def _coins(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _coins(seed: int, name: str, shape: tuple[int, ...]) -> Array:
     return stream(seed, "one-ULP", name).integers(0, 2, shape, dtype=np.int8).astype(bool)
 
 
-def _moved(array: np.ndarray, larger: np.ndarray, ulps: int = 1) -> np.ndarray:
+def _moved(array: Array, larger: Array, ulps: int = 1) -> Array:
     """`array` moved away from zero where `larger`, elsewhere towards it."""
     # Read as integers, floats of one sign stand in the order of their size: four times as fast as np.nextafter.
     steps = larger.astype(np.int16) * np.int16(2 * ulps) - np.int16(ulps)
     steps = steps * (np.isfinite(array) & (np.abs(array) >= ulps * np.finfo(array.dtype).smallest_subnormal))
-    moved: np.ndarray = (array.view(f"i{array.itemsize}") + steps).view(array.dtype)
+    moved: Array = (array.view(f"i{array.itemsize}") + steps).view(array.dtype)
     return moved

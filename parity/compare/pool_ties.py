@@ -6,14 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.network.nodes import AvgPool, MaxPool
 
 
 def find_pool_ties(
-    network: Network, layer: str, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
+    network: Network, layer: str, first: Mapping[str, Array], second: Mapping[str, Array]
+) -> Array | None:
     """The elements of `layer`'s output [N,C,H,W] that are the largest of a pool's window on one of two sides only, as booleans.
 
     `first` and `second` are what the sides recorded of one training step. None where there is no such element, or the outputs were not
@@ -33,7 +34,7 @@ def find_pool_ties(
     return found if found.any() else None
 
 
-def ties_of_pool(pool: MaxPool, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def ties_of_pool(pool: MaxPool, x: Array, y: Array) -> Array:
     """The elements of what two sides give one pool, [N,C,H,W] each, that are the largest of a window on one side only, as booleans."""
     (above, _), (left, _) = pool.pads(x.shape[1:])
     _, rows, columns = pool.output(x.shape[1:])
@@ -50,10 +51,10 @@ def ties_of_pool(pool: MaxPool, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         for i, j in np.ndindex(pool.size, pool.size)
     ]
 
-    def largest(array: np.ndarray) -> np.ndarray:
+    def largest(array: Array) -> Array:
         padded = np.pad(array, around, constant_values=-np.inf)
         windows = np.stack([padded[place] for place in places])
-        found: np.ndarray = windows == windows.max(0)
+        found: Array = windows == windows.max(0)
         return found
 
     a, b = largest(x), largest(y)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.network.network import Network
 
 
 def input_of(
-    network: Network, layer: str, record: Mapping[str, np.ndarray], phase: str, images: np.ndarray | None = None
-) -> np.ndarray | None:
+    network: Network, layer: str, record: Mapping[str, Array], phase: str, images: Array | None = None
+) -> Array | None:
     """What `layer` took in, of what a step recorded in `phase` (forward or eval); None where that is missing.
 
     The network's input is `images`, `input/images` of the record where they are None.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.arrays import Array
+
 BLOCK = 2**20
 """Numbers that are subtracted at a time, into the same few megabytes: new memory for every layer takes longer to get than to fill."""
 
@@ -41,7 +43,7 @@ class Difference:
         return self.error / self.bound
 
 
-def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
+def relative_l2(reference: Array, other: Array) -> float:
     """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
     if reference.shape != other.shape:
         raise Incomparable(f"shapes {reference.shape} and {other.shape}")
@@ -51,20 +53,20 @@ def relative_l2(reference: np.ndarray, other: np.ndarray) -> float:
     return difference / (size or 1.0)
 
 
-def distance(reference: np.ndarray | None, other: np.ndarray | None) -> float:
+def distance(reference: Array | None, other: Array | None) -> float:
     """`relative_l2`; infinity where one is missing, or they are shaped differently."""
     if reference is None or other is None or reference.shape != other.shape:
         return float("inf")
     return relative_l2(reference, other)
 
 
-def norm(array: np.ndarray) -> float:
+def norm(array: Array) -> float:
     """L2 norm in float64, of any shape."""
     flat = array.astype(np.float64, copy=False).ravel()
     return float(np.sqrt(np.dot(flat, flat)))
 
 
-def norm_of_difference(a: np.ndarray, b: np.ndarray) -> float:
+def norm_of_difference(a: Array, b: Array) -> float:
     """L2 norm of b - a in float64; not finite where either holds NaN or infinity. `Incomparable` unless they are of one shape."""
     if a.shape != b.shape:
         raise Incomparable(f"shapes {a.shape} and {b.shape}")
@@ -80,7 +82,7 @@ def norm_of_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(
-    reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], bound: float | Callable[[str], float]
+    reference: Mapping[str, Array], other: Mapping[str, Array], bound: float | Callable[[str], float]
 ) -> list[Difference]:
     """A `Difference` for every tensor, in the reference's order.
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.relative_error import norm, norm_of_difference
 from parity.compare.source import Kink, Source
 from parity.compare.tolerances import TWIN
 
-KINKED: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+KINKED: Mapping[str, Callable[[Array], Array]] = {
     "ReLU": lambda y: y > 0,
     "ReLU6": lambda y: (y > 0) + (y >= 6.0).astype(np.int8),
 }
@@ -63,7 +64,7 @@ def _add(found: Crossings, step: int, kink: Kink) -> bool:
     return True
 
 
-def by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequence[np.ndarray]) -> bool:
+def by_rounding(x: Array, y: Array, crossed: Array, twins: Sequence[Array]) -> bool:
     """Whether rounding explains that the elements `crossed` of two outputs are on different sides of a kink."""
     distance = np.abs(x - y)
     farthest = max((norm_of_difference(x, twin) for twin in twins if twin.shape == x.shape), default=0.0)
@@ -71,7 +72,7 @@ def by_rounding(x: np.ndarray, y: np.ndarray, crossed: np.ndarray, twins: Sequen
     return near and norm_of_difference(x, y) <= TWIN * farthest
 
 
-def _sentence(layer: str, x: np.ndarray, y: np.ndarray, crossed: np.ndarray) -> str:
+def _sentence(layer: str, x: Array, y: Array, crossed: Array) -> str:
     distance = np.abs(x - y)
     count = int(crossed.sum())
     return (

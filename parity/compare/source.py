@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -28,13 +27,13 @@ class Tensor(ShortRepr):
     """
 
     name: str
-    reference: np.ndarray | None
-    candidate: np.ndarray | None
-    twins: Sequence[np.ndarray] = ()
+    reference: Array | None
+    candidate: Array | None
+    twins: Sequence[Array] = ()
     layers: tuple[str, str] = ("", "")
     copied: bool = False
     zero: float | None = None
-    start: np.ndarray | None = None
+    start: Array | None = None
 
     @property
     def phase(self) -> str:
@@ -51,10 +50,10 @@ class Kink(ShortRepr):
 
     layer: str
     kind: str
-    reference: np.ndarray
-    candidate: np.ndarray
-    twins: Sequence[np.ndarray]
-    gradient: np.ndarray | None
+    reference: Array
+    candidate: Array
+    twins: Sequence[Array]
+    gradient: Array | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,8 +65,8 @@ class Rounded(ShortRepr):
     """
 
     name: str
-    sides: tuple[np.ndarray | None, np.ndarray | None]
-    exact: np.ndarray | None = None
+    sides: tuple[Array | None, Array | None]
+    exact: Array | None = None
     layers: tuple[str, str] = ("", "")
     copied: bool = False
     zero: tuple[float, float] | None = None
@@ -85,8 +84,8 @@ class Isolated(ShortRepr):
     """One layer by itself on the reference's own input: (reference, candidate) of what it computes; or why it could not be run."""
 
     layers: tuple[str, str]
-    forward: Sequence[tuple[np.ndarray | None, np.ndarray | None]] = ()
-    backward: Sequence[tuple[np.ndarray | None, np.ndarray | None]] = ()
+    forward: Sequence[tuple[Array | None, Array | None]] = ()
+    backward: Sequence[tuple[Array | None, Array | None]] = ()
     problem: str = ""
 
 
@@ -117,7 +116,7 @@ class Step(ABC):
         """By how much the sides moved `parameter` differently, by the slots that they recorded, as a norm."""
         return 0.0
 
-    def ties(self, tensor: Tensor) -> np.ndarray | None:
+    def ties(self, tensor: Tensor) -> Array | None:
         """The elements of a gradient in front of a maximum pool at which rounding chose another largest element, as booleans."""
         return None
 

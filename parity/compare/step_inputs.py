@@ -9,8 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.data import Dataset
 from parity.data.batches import Batches, dither, preprocess
@@ -21,7 +20,7 @@ from parity.recipe.recipe import Recipe
 from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State, initialise
 
-Pixels = tuple[np.ndarray, np.ndarray]
+Pixels = tuple[Array, Array]
 """Images float64 [N,C,H,W] from 0 to 255, dithered, and labels int64 [N]."""
 
 
@@ -30,15 +29,15 @@ class StepInput(ShortRepr):
     """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer."""
 
     number: int
-    images: np.ndarray
-    labels: np.ndarray
-    masks: Mapping[str, np.ndarray]
+    images: Array
+    labels: Array
+    masks: Mapping[str, Array]
     rate: float
     divisor: int
     factor: float
     keep: float | None = None
 
-    def record(self) -> dict[str, np.ndarray]:
+    def record(self) -> dict[str, Array]:
         """As tensors of the phase `input`. Rate and divisor stay out: an update shows them, and says more."""
         return {"input/images": self.images, "input/labels": self.labels}
 
@@ -63,8 +62,8 @@ class RunInputs(ShortRepr):
     dtype: str
     state: State
     epoch: Callable[[int], Iterator[Pixels]]
-    pixels: Callable[[np.ndarray], np.ndarray]
-    masks: Callable[[int, int], Mapping[str, np.ndarray]]
+    pixels: Callable[[Array], Array]
+    masks: Callable[[int, int], Mapping[str, Array]]
     rate: Callable[[int], float]
     divisor: Callable[[int], int]
     factor: Callable[[float, float], float]
@@ -126,7 +125,7 @@ def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
 def make_twin(original: RunInputs, seed: int = 0, inputs: bool = False) -> RunInputs:
     """The same feed with every weight moved by one unit in the last place; every pixel too if `inputs`."""
 
-    def pixels(images: np.ndarray) -> np.ndarray:
+    def pixels(images: Array) -> Array:
         return move_one_ulp({"images": original.pixels(images)}, seed)["images"]
 
     moved = replace(original, state=move_one_ulp(original.state, seed))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.recipe.optimizer import Optimizer
 
 # float64: the proof
@@ -112,7 +113,7 @@ def weights_tolerance(dtype: str, step: int, twin: float | None, kept: float, mo
     return max(TWIN * twin + kept, ONE_STEP[dtype] * step * min(moved, 1.0))
 
 
-def adam_amplification(settings: Optimizer, rate: float, reference: np.ndarray, candidate: np.ndarray) -> float:
+def adam_amplification(settings: Optimizer, rate: float, reference: Array, candidate: Array) -> float:
     """What Adam's first step may make of the rounding of a gradient, as the norm of the change of its parameter.
 
     The step is rate * g / (|g| + eps), of slope rate * eps / (|g| + eps)^2: a gradient within 1e-8 of zero has its rounding multiplied

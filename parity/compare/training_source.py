@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
@@ -199,7 +200,7 @@ class TrainingStep(SourceStep):
         del self.step, self._first, self._second
         let_go(held)
 
-    def _twins_of(self, name: str, twins: Sequence[Record]) -> Sequence[np.ndarray]:
+    def _twins_of(self, name: str, twins: Sequence[Record]) -> Sequence[Array]:
         if not self._whole:
             return [twin[name] for twin in twins if name in twin]
         return [self._whole_twin[name] if name in self._whole_twin else t[name] for t in twins if name in t]
@@ -259,7 +260,7 @@ class TrainingStep(SourceStep):
             return 0.0
         return self.rate * self.source.optimizer.group(parameter).rate * norm_of_difference(here, there)
 
-    def _direction(self, parameter: str, record: Record) -> np.ndarray | None:
+    def _direction(self, parameter: str, record: Record) -> Array | None:
         """What the rate is multiplied by in the update."""
         settings = self.source.optimizer
         slots = [record.get(f"update/optimizer.{slot}.{parameter}") for slot in settings.slots]
@@ -270,12 +271,12 @@ class TrainingStep(SourceStep):
         if settings.kind == "adam":
             one, two = known
             root = np.sqrt(two / (1 - settings.beta2**self.number)) + settings.eps
-            found: np.ndarray = one / (1 - settings.beta1**self.number) / root
+            found: Array = one / (1 - settings.beta1**self.number) / root
             return found
         velocity = known[0] if known else gradient
         return gradient + settings.momentum_of(parameter) * velocity if settings.nesterov else velocity
 
-    def ties(self, tensor: Tensor) -> np.ndarray | None:
+    def ties(self, tensor: Tensor) -> Array | None:
         """Where rounding chose, in a gradient in front of a maximum pool."""
         layer = tensor.layers[0]
         if tensor.phase != "backward" or layer not in self.source.network.layers:

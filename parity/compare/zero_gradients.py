@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.relative_error import norm
 
-Gradients = Mapping[str, np.ndarray]
+Gradients = Mapping[str, Array]
 
 
 def zero_gradients(
@@ -30,7 +31,7 @@ def zero_gradients(
     return found
 
 
-def _size(gradient: np.ndarray | None, largest: float) -> float:
+def _size(gradient: Array | None, largest: float) -> float:
     if gradient is None or not np.isfinite(gradient).all():
         return float("inf")
     return norm(gradient) / (largest or 1.0)

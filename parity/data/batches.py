@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.lazy_images import Pictures, ahead
 from parity.data.random_streams import stream
 from parity.errors import InputError
@@ -22,7 +23,7 @@ class Batches:
     """
 
     def __init__(
-        self, images: np.ndarray | Pictures, labels: np.ndarray, batch_size: int, augmentation: Augmentation, seed: int
+        self, images: Array | Pictures, labels: Array, batch_size: int, augmentation: Augmentation, seed: int
     ) -> None:
         self.labels, self.batch_size, self.augmentation, self.seed = labels, batch_size, augmentation, seed
         pad = augmentation.crop_padding
@@ -44,7 +45,7 @@ class Batches:
         """Batches in a pass; the last may be smaller."""
         return math.ceil(len(self.labels) / self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
         """Batches `start`, `start` + 1, ... of pass `epoch`: (uint8 [n,C,H,W], float32 where they are distorted; int64 [n])."""
         random, how = stream(self.seed, "order", epoch), self.augmentation
         count = len(self.labels)
@@ -59,17 +60,17 @@ class Batches:
             distorted = distort(batch, brightness[part], contrast[part]) if how.distorts else batch
             yield distorted, self.labels[order[part]]
 
-    def _flips(self, random: np.random.Generator, epoch: int, order: np.ndarray) -> np.ndarray:
+    def _flips(self, random: np.random.Generator, epoch: int, order: Array) -> Array:
         """Which images of a pass are mirrored, in its order [N]."""
         if not self.augmentation.flip:
             return np.zeros(len(order), bool)
         if not self.augmentation.alternate:
             return random.random(len(order)) < 0.5
-        first: np.ndarray = stream(self.seed, "flip").random(len(order)) < 0.5
-        flips: np.ndarray = first[order] ^ (epoch % 2 == 1)
+        first: Array = stream(self.seed, "flip").random(len(order)) < 0.5
+        flips: Array = first[order] ^ (epoch % 2 == 1)
         return flips
 
-    def _places(self, random: np.random.Generator, count: int) -> np.ndarray:
+    def _places(self, random: np.random.Generator, count: int) -> Array:
         """Where crops start: [rows or columns, N]."""
         if not self.augmentation.crop:
             return random.integers(0, 2 * self.augmentation.crop_padding + 1, (2, count))
@@ -77,7 +78,7 @@ class Batches:
             return np.zeros((2, count), int)  # depends on each image's size
         return np.stack([random.integers(0, room, count) for room in self.rooms])
 
-    def _crops(self, epoch: int, order: np.ndarray, places: np.ndarray, parts: list[slice]) -> Iterator[np.ndarray]:
+    def _crops(self, epoch: int, order: Array, places: Array, parts: list[slice]) -> Iterator[Array]:
         """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
         how, pictures = self.augmentation, self.pictures
         if pictures is None:
@@ -87,7 +88,7 @@ class Batches:
         scales = random.integers(how.scale_low, how.scale_high + 1, count)
         shares = random.random((2, count))  # of the room that a crop has
 
-        def crop(i: int) -> np.ndarray:
+        def crop(i: int) -> Array:
             if how.rescales:
                 (pixels,) = pictures.rescaled(order[i], int(scales[i]))
                 rooms = [size - crop + 1 for size, crop in zip(pixels.shape[1:], self.size, strict=True)]
@@ -100,34 +101,34 @@ class Batches:
         yield from map(np.stack, ahead(crop, (range(len(order))[part] for part in parts)))
 
 
-def padded(images: np.ndarray, pad: int, fill: str) -> np.ndarray:
+def padded(images: Array, pad: int, fill: str) -> Array:
     """[...,H,W] -> [...,H+2p,W+2p], with black or ("reflect") mirrored pixels around. `InputError` where there are too few to mirror."""
     if fill == "reflect" and pad >= min(images.shape[-2:]):
         raise InputError(f"images of {images.shape[-2]} by {images.shape[-1]} cannot be mirrored {pad} pixels far")
     edges = (*[(0, 0)] * (images.ndim - 2), (pad, pad), (pad, pad))
-    larger: np.ndarray = np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
+    larger: Array = np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
     return larger
 
 
-def distort(images: np.ndarray, brightness: np.ndarray, contrast: np.ndarray) -> np.ndarray:
+def distort(images: Array, brightness: Array, contrast: Array) -> Array:
     """[N,C,H,W] of 0 to 255 -> float32: `brightness` [N] added, then each channel's distance to its mean times `contrast` [N]."""
     brighter = images + brightness[:, None, None, None]
     mean = brighter.mean((2, 3), keepdims=True)
-    distorted: np.ndarray = (brighter - mean) * contrast[:, None, None, None] + mean
+    distorted: Array = (brighter - mean) * contrast[:, None, None, None] + mean
     return distorted.astype(np.float32)
 
 
-def dither(images: np.ndarray, seed: int, *place: int) -> np.ndarray:
+def dither(images: Array, seed: int, *place: int) -> Array:
     """uint8 -> float64: every pixel moved within its own grey level, by up to half of one, as a function of seed and place.
 
     Areas of one colour (the black of padded crops, clipped lights) make exact ties in max pooling, which each framework's rounding breaks
     in its own way: the gradients of activations then part, though both are right. Dithered pictures have no ties.
     """
-    dithered: np.ndarray = images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
+    dithered: Array = images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
     return dithered
 
 
-def preprocess(images: np.ndarray, preprocessing: Preprocessing, dtype: str = "float32") -> np.ndarray:
+def preprocess(images: Array, preprocessing: Preprocessing, dtype: str = "float32") -> Array:
     """uint8 [N,C,H,W] -> `dtype` [N,C,H,W]: (pixel / 255 - mean) / std, by a table of the 256 values of each channel.
 
     Or what else the `preprocessing` asks for. Floats on the scale of 0 to 255 (see `dither`) are taken too, and computed in float64.
@@ -140,7 +141,7 @@ def preprocess(images: np.ndarray, preprocessing: Preprocessing, dtype: str = "f
     return made.reshape(*made.shape[:2], -1)[..., order].reshape(made.shape)
 
 
-def _middle(images: np.ndarray, crop: int) -> np.ndarray:
+def _middle(images: Array, crop: int) -> Array:
     height, width = images.shape[2:]
     if crop > min(height, width):
         raise InputError(f"images of {height} by {width} have no middle of {crop} by {crop}")
@@ -148,8 +149,8 @@ def _middle(images: np.ndarray, crop: int) -> np.ndarray:
     return images[:, :, top : top + crop, left : left + crop] if crop else images
 
 
-def _scaled(images: np.ndarray, preprocessing: Preprocessing, dtype: str) -> np.ndarray:
-    scaled: np.ndarray
+def _scaled(images: Array, preprocessing: Preprocessing, dtype: str) -> Array:
+    scaled: Array
     if preprocessing.standardise:
         numbers = images.reshape(len(images), -1).astype(np.float64)
         least = 1 / math.sqrt(numbers.shape[1])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data import fetch
 from parity.data.dataset import Dataset
 from parity.data.lazy_images import Pictures
@@ -71,7 +72,7 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
             f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed"
         )
     files: dict[str, list[Path]] = {}
-    labels: dict[str, np.ndarray] = {}
+    labels: dict[str, Array] = {}
     for part, listed in parts.items():
         found = [(roots[part] / label / file, classes.index(label)) for label in listed for file in listed[label]]
         order = stream(0, "folder", part).permutation(len(found))

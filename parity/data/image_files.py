@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.nodes import Shape
 
@@ -59,7 +60,7 @@ def _pictures(folder: Path) -> list[Path]:
     return found
 
 
-def read(path: Path, size: Shape) -> np.ndarray:
+def read(path: Path, size: Shape) -> Array:
     """The picture in `path` as uint8 [C,H,W] for `size` = (C, H, W): RGB planes where C is 3, grey (ITU-R 601) where it is 1.
 
     `InputError` naming the file where it is missing, too large, damaged or no picture of `FORMATS`.
@@ -68,12 +69,12 @@ def read(path: Path, size: Shape) -> np.ndarray:
     return _decoded(path, channels, (width, height))
 
 
-def whole(path: Path, channels: int) -> np.ndarray:
+def whole(path: Path, channels: int) -> Array:
     """The picture in `path` in its own size: uint8 [C,h,w]. `InputError` as from `read`."""
     return _decoded(path, channels, None)
 
 
-def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def resized(pixels: Array, height: int, width: int) -> Array:
     """uint8 [C,h,w] resized as a whole to [C,height,width], whatever the aspect ratio; itself where it has that size."""
     if pixels.shape[1:] == (height, width):
         return pixels
@@ -83,7 +84,7 @@ def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(made.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def rescaled(pixels: np.ndarray, smallest: int) -> np.ndarray:
+def rescaled(pixels: Array, smallest: int) -> Array:
     """uint8 [C,h,w] with its smaller side at `smallest` pixels, the other in proportion, rounded (arXiv 1409.1556: isotropically).
 
     `InputError` where that would be more than `MOST_RESCALED` pixels.
@@ -98,13 +99,13 @@ def rescaled(pixels: np.ndarray, smallest: int) -> np.ndarray:
     return resized(pixels, height, width)
 
 
-def middle(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def middle(pixels: Array, height: int, width: int) -> Array:
     """The middle [C,height,width] of [C,h,w]."""
     top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
-def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> Array:
     """uint8 [C,h,w], resized to `size` (width, height) if that is given."""
     data = _bytes(path)
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from parity.arrays import Array
 from parity.data import fetch
 from parity.data.dataset import Dataset, Say
 from parity.data.random_streams import stream
@@ -198,5 +199,5 @@ def _read_digits(digit: str, data: bytes) -> Bytes:
         raise InputError(f"{digit}.json is damaged ({' '.join(str(error).split())})") from None
     if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is not
         raise InputError(f"{digit}.json holds numbers that are not from 0 to 1")
-    levels: np.ndarray = np.rint(255 * numbers)
+    levels: Array = np.rint(255 * numbers)
     return levels.astype(np.uint8)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.network.nodes import Shape
 
 _DRAWS_PER_BLOCK = 16  # one Philox counter yields four uint64, that is sixteen uint16
@@ -27,7 +28,7 @@ def _philox(seed: int, *place: str | int) -> np.random.Philox:
     return np.random.Philox(key=np.frombuffer(digest, np.uint64))
 
 
-def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: float) -> np.ndarray:
+def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: float) -> Array:
     """The 0/1 dropout mask of `layer` at `update` for the samples `rows` of the batch: bool [len(rows), *shape].
 
     An element is kept with probability 1 - `rate` (to 1/65536). A sample's mask depends on its index in the global batch
@@ -41,6 +42,6 @@ def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: fl
     return kept.reshape(len(rows), *shape)
 
 
-def masks(seed: int, update: int, rows: range, dropouts: Mapping[str, tuple[Shape, float]]) -> dict[str, np.ndarray]:
+def masks(seed: int, update: int, rows: range, dropouts: Mapping[str, tuple[Shape, float]]) -> dict[str, Array]:
     """`mask` for every layer of `Network.dropouts`, by name."""
     return {layer: mask(seed, update, layer, rows, shape, rate) for layer, (shape, rate) in dropouts.items()}

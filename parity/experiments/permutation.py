@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.data.batches import preprocess
@@ -66,10 +67,10 @@ def split(dataset: Dataset, seed: int) -> Dataset:
     )
 
 
-def _test_counts(counts: np.ndarray) -> np.ndarray:
+def _test_counts(counts: Array) -> Array:
     """How many of each class are tested on: `TEST_SHARE`, rounded so that the whole is right (the largest remainders are rounded up)."""
     exact = counts * TEST_SHARE
-    whole: np.ndarray = np.floor(exact).astype(int)
+    whole: Array = np.floor(exact).astype(int)
     up = np.argsort(whole - exact, kind="stable")[: round(counts.sum() * TEST_SHARE) - whole.sum()]
     whole[up] += 1
     return whole

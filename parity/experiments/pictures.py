@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.experiments.tables import Rows, grouped
 from parity.report.plots import as_png, new_figure
@@ -17,7 +18,7 @@ LINES = {"paddle": "-", "torch": "--"}
 
 
 @as_png
-def grid(rows: Sequence[np.ndarray], labels: Sequence[str]) -> Any:
+def grid(rows: Sequence[Array], labels: Sequence[str]) -> Any:
     """Grey pictures, rows of [n,H,W] from 0 to 1, a label in front of each row."""
     widest = max(len(row) for row in rows)
     figure = new_figure(1.0 * widest + 1, 1.05 * len(rows))
@@ -81,7 +82,7 @@ def curves(rows: Rows) -> Any:
 
 
 @as_png
-def labelled(images: np.ndarray, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> Any:
+def labelled(images: Array, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> Any:
     """uint8 [n,3,H,W], four a row: above each what it is, below what each network takes it for, green where it is right."""
     columns = min(4, len(images))
     lines = -(-len(images) // columns)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.worker import Worker
 from parity.process_group import SINGLE_PROCESS
 from parity.weights.canonical_state import State
@@ -23,9 +22,9 @@ class Remote:
 
     def step(
         self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        masks: Mapping[str, np.ndarray],
+        images: Array,
+        labels: Array,
+        masks: Mapping[str, Array],
         rate: float,
         divisor: int,
     ) -> tuple[float, int]:
@@ -33,7 +32,7 @@ class Remote:
         _, cost, wrong = self.worker.step(images, labels, masks, rate, divisor)
         return cost, wrong
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Array) -> Array:
         """Logits in inference mode."""
         return self.worker.predict(images)["logits"]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.data.batches import Batches, preprocess
@@ -68,7 +69,7 @@ TIMING = Timing(
 )
 
 
-def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
+def batch(timing: Timing, dataset: Dataset, size: int) -> Array:
     """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
     recipe, network = presets.get_recipe(timing.recipe), articles.get_network(timing.network)
     if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
@@ -81,7 +82,7 @@ def batch(timing: Timing, dataset: Dataset, size: int) -> np.ndarray:
 def measure(
     timing: Timing,
     frameworks: list[str],
-    images: np.ndarray,
+    images: Array,
     steps: int,
     folder: Path,
     crew: Crew,

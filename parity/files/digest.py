@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.standard_streams import printable
 
@@ -33,7 +34,7 @@ TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
 TRAILER_BYTES = 73
 
 
-def compute_digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+def compute_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> str:
     """Return the SHA-256, in hex, of names, dtypes, shapes and bytes of `arrays`, and of all `metadata` except a digest.
 
     The order of the arrays in the mapping and in memory makes no difference.
@@ -57,7 +58,7 @@ def check_digest(stored: str | None, arrays: Mapping[str, Any], metadata: Mappin
         raise InputError("its content does not match the SHA-256 in it: the file is damaged or was changed")
 
 
-def make_trailer(arrays: Mapping[str, np.ndarray]) -> bytes:
+def make_trailer(arrays: Mapping[str, Array]) -> bytes:
     """Return what follows the pickle of `arrays` in a .pdparams file: their digest."""
     return f"\n{KEY} {compute_digest(arrays)}\n".encode()
 
@@ -71,7 +72,7 @@ def read_trailer(rest: bytes) -> str | None:
     return found[1].decode()
 
 
-def add_record(buffer: io.BytesIO, arrays: Mapping[str, np.ndarray]) -> None:
+def add_record(buffer: io.BytesIO, arrays: Mapping[str, Array]) -> None:
     """Add the digest of the `arrays` to a .pt file in `buffer`."""
     with zipfile.ZipFile(buffer, "a") as file:
         folder = file.namelist()[0].partition("/")[0]

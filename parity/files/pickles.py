@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.digest import read_trailer
 
@@ -104,7 +105,7 @@ class _Array:
         self.shape, self.raw = sizes, raw
         self.code, self.order = kind.code, "F" if fortran_order else "C"
 
-    def array(self) -> np.ndarray:
+    def array(self) -> Array:
         """The array; it shares the pickle's memory and is read-only."""
         return np.frombuffer(self.raw, f"<{self.code}").reshape(self.shape, order=self.order)
 

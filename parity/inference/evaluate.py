@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.batches import padded
 from parity.data.lazy_images import Pictures, ahead
 from parity.errors import InputError
@@ -113,12 +114,12 @@ class Plan:
 class Tally:
     """What a set of views got wrong: `confusion` [K,K] counts pictures by true (row) and predicted class (column)."""
 
-    confusion: np.ndarray
+    confusion: Array
     count: int = 0
     wrong: int = 0
     wrong_top: int = 0
 
-    def add(self, posteriors: np.ndarray, labels: np.ndarray) -> None:
+    def add(self, posteriors: Array, labels: Array) -> None:
         """Counts pictures with posteriors [N,K] and true classes [N]."""
         places = ranks(posteriors, labels)
         self.count += len(labels)
@@ -127,11 +128,11 @@ class Tally:
         np.add.at(self.confusion, (labels, posteriors.argmax(axis=1)), 1)
 
 
-def ranks(posteriors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def ranks(posteriors: Array, labels: Array) -> Array:
     """The place, from 0, of the true class among all K, by posterior [N,K]; of equal ones the first class stands first, as in argmax."""
     own = posteriors[np.arange(len(labels)), labels][:, None]
     before = (posteriors == own) & (np.arange(posteriors.shape[1]) < labels[:, None])
-    places: np.ndarray = ((posteriors > own) | before).sum(axis=1)
+    places: Array = ((posteriors > own) | before).sum(axis=1)
     return places
 
 
@@ -140,8 +141,8 @@ class Subject:
     """`pictures` of true classes `labels` [N]; `single(i)` is picture i as the training tests it, uint8 [C,H,W]."""
 
     pictures: Pictures
-    labels: np.ndarray
-    single: Callable[[int], np.ndarray]
+    labels: Array
+    single: Callable[[int], Array]
 
 
 Row = tuple[str, tuple[int, ...]]
@@ -176,7 +177,7 @@ def started(model: Predictor, plan: Plan) -> dict[str, Forward]:
     return found
 
 
-Look = tuple[np.ndarray | None, dict[int, np.ndarray]]
+Look = tuple[Array | None, dict[int, Array]]
 """One picture as the training tests it, uint8 [C,H,W], and rescaled by scale, uint8 [C,h,w]."""
 
 
@@ -189,12 +190,12 @@ def _look(subject: Subject, plan: Plan, index: int) -> Look:
 
 def _posteriors(
     model: Predictor, forwards: Mapping[str, Forward], plan: Plan, looks: list[Look]
-) -> dict[tuple[str, int], np.ndarray]:
+) -> dict[tuple[str, int], Array]:
     """Posteriors [N,K] of a batch by kind of views and scale (0: the training's own)."""
-    found: dict[tuple[str, int], np.ndarray] = {}
+    found: dict[tuple[str, int], Array] = {}
 
-    def mirrored(forward: Forward, pixels: np.ndarray) -> np.ndarray:
-        both: np.ndarray = (model.probabilities(pixels, forward) + model.probabilities(pixels[..., ::-1], forward)) / 2
+    def mirrored(forward: Forward, pixels: Array) -> Array:
+        both: Array = (model.probabilities(pixels, forward) + model.probabilities(pixels[..., ::-1], forward)) / 2
         return both
 
     singles = [look[0] for look in looks if look[0] is not None]
@@ -214,7 +215,7 @@ def _posteriors(
     return found
 
 
-def crops(pictures: Sequence[np.ndarray], plan: Plan, pad: int) -> Iterator[np.ndarray]:
+def crops(pictures: Sequence[Array], plan: Plan, pad: int) -> Iterator[Array]:
     """The places of the grid, row by row: the crops there of all `pictures` (uint8 [C,h,w], of any sizes), uint8 [N,C,H,W].
 
     The pictures are widened by `pad` reflected pixels a side before.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from parity import data, machine
+from parity.arrays import Array
 from parity.backend.registry import implementation, installed, make_trainer
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -37,7 +38,7 @@ MOST_IMAGES, MOST_PIXELS, MOST_SIDE = 128, 2**20, 4096
 ROUNDING = 0.01
 """By how much probabilities of an ONNX file may be below 0 or above 1, and their sum beside 1."""
 
-Forward = Callable[[np.ndarray], np.ndarray]
+Forward = Callable[[Array], Array]
 """uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
 
 
@@ -65,7 +66,7 @@ class Predictor(ShortRepr):
     start: Callable[[], Forward]
     start_dense: Callable[[], Forward]
 
-    def probabilities(self, images: np.ndarray, forward: Forward | None = None) -> np.ndarray:
+    def probabilities(self, images: Array, forward: Forward | None = None) -> Array:
         """Probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. `Diverged` where they are no finite numbers.
 
         `forward` is what was started before (None: start it now); pictures larger than `size` go through it in smaller batches.
@@ -73,7 +74,7 @@ class Predictor(ShortRepr):
         forward = forward or self.start()
         larger = math.ceil(math.prod(images.shape[2:]) / math.prod(self.size[1:]))
         batch = max(1, self.batch // larger)
-        found: np.ndarray = np.concatenate(
+        found: Array = np.concatenate(
             [forward(images[first : first + batch]) for first in range(0, len(images), batch)]
         )
         if not np.isfinite(found).all():
@@ -105,12 +106,12 @@ def load_predictor(
     return _checkpoint(path, framework, device, threads)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: Array) -> Array:
     """Probabilities float64 [N,K] of scores [N,K]."""
     scores = logits.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinite scores make NaN, which `Model.probabilities` tells
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    chances: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    chances: Array = powers / powers.sum(axis=1, keepdims=True)
     return chances
 
 
@@ -238,7 +239,7 @@ def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing 
     """Images through `session`: as they are, channels last, where `preprocessing` is None; padded to `batch` where it is fixed."""
     output = session.outputs[0].name
 
-    def forward(images: np.ndarray) -> np.ndarray:
+    def forward(images: Array) -> Array:
         fed = preprocess(images, preprocessing) if preprocessing else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         found = session.run(fed, batch, math.prod(images.shape[2:]) / math.prod(size[1:]))
         if output != "probabilities":
@@ -250,7 +251,7 @@ def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing 
     return forward
 
 
-def _check_probabilities(path: Path, found: np.ndarray) -> None:
+def _check_probabilities(path: Path, found: Array) -> None:
     """`InputError` unless the rows of `found` are probabilities, to the rounding of float16."""
     if found.min() < -ROUNDING or found.max() > 1 + ROUNDING or abs(found.sum(axis=1) - 1).max() > ROUNDING:
         low, high = found.min(), found.max()

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 
-def repairs(name: str, asked: Mapping[str, Any], shape: Sequence[int], out: Sequence[int]) -> np.ndarray | None:
+
+def repairs(name: str, asked: Mapping[str, Any], shape: Sequence[int], out: Sequence[int]) -> Array | None:
     """What multiplies the gradient of the pool `name` with the arguments `asked`, for an input `shape` and output `out`.
 
     float64, of the output's shape behind the channels, which stand first; None for padding in words or uneven, and for divisors.
@@ -40,17 +42,17 @@ def _each(value: int | Sequence[int], axes: int) -> list[int]:
     return [value] * axes if isinstance(value, int) else list(value) * (axes if len(value) == 1 else 1)
 
 
-def _adaptive(size: int, parts: int) -> np.ndarray:
+def _adaptive(size: int, parts: int) -> Array:
     """The sizes of `parts` windows that cover `size` pixels."""
     first = np.arange(parts) * size // parts
     return (-(-(np.arange(1, parts + 1) * size) // parts) - first).astype(np.float64)
 
 
-def _windows(size: int, windows: int, kernel: int, stride: int, padding: int, exclusive: bool) -> np.ndarray:
+def _windows(size: int, windows: int, kernel: int, stride: int, padding: int, exclusive: bool) -> Array:
     """How many pixels of one side each window counts; those of the padding count unless `exclusive`."""
     first = np.arange(windows) * stride - padding
     last = np.minimum(first + kernel, size + padding)
     if exclusive:
         first, last = first.clip(0), last.clip(max=size)
-    pixels: np.ndarray = last - first
+    pixels: Array = last - first
     return pixels.astype(np.float64)

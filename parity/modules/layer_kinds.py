@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.strict_json import from_fields, parse_any_json, read_text
 
@@ -236,7 +237,7 @@ class Spelling:
     part: int
     parts: int
 
-    def view(self, array: np.ndarray) -> np.ndarray:
+    def view(self, array: Array) -> Array:
         """The canonical array in a side's own `array`, as a view. `InputError` where that cannot be divided into the parts."""
         if self.parts > 1:
             rows = self._part(array.shape)[0]
@@ -286,13 +287,13 @@ def name_in(spelling: str) -> str:
     return parse_spelling(spelling).name
 
 
-def read(spelling: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def read(spelling: str, arrays: Mapping[str, Array]) -> Array:
     """The canonical array of a spelling, from a side's own `arrays`."""
     found = parse_spelling(spelling)
     return found.view(arrays[found.name])
 
 
-def write(spelling: str, arrays: dict[str, np.ndarray], canonical: np.ndarray, shape: Sequence[int]) -> None:
+def write(spelling: str, arrays: dict[str, Array], canonical: Array, shape: Sequence[int]) -> None:
     """Puts a canonical array where the spelling says; `shape` is that of the side's own array, which is made if it is not there yet.
 
     `InputError` where the canonical array has another shape or dtype than its place there.

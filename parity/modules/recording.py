@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 
 
@@ -26,8 +27,8 @@ class Watch:
         self.keys, self.seed, self.recording, self.suspicious = dict(keys), seed, record, randomness
         self.stack: list[str] = []
         self.calls: list[dict[str, Any]] = []
-        self.arrays: dict[str, np.ndarray] = {}
-        self.gradients: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, Array] = {}
+        self.gradients: dict[str, Array] = {}
         self.dropouts: list[dict[str, Any]] = []
         self.random: list[str] = []
         self._states: list[bytes] = []
@@ -51,11 +52,11 @@ class Watch:
             if after != self._states.pop() and not self.random:
                 self.random.append(path)
 
-    def inputs(self, path: str, arrays: Sequence[np.ndarray]) -> None:
+    def inputs(self, path: str, arrays: Sequence[Array]) -> None:
         """What a layer was given; it is written down once its outputs are there."""
         self._open.append({"path": path, "given": arrays})
 
-    def outputs(self, path: str, arrays: Sequence[np.ndarray]) -> list[str]:
+    def outputs(self, path: str, arrays: Sequence[Array]) -> list[str]:
         """What a layer made of it; returns the keys of the outputs."""
         given = self._open.pop()["given"]
         number = len(self.calls)
@@ -66,11 +67,11 @@ class Watch:
         self.calls.append(call)
         return list(call["outputs"])
 
-    def gradient(self, key: str, array: np.ndarray) -> None:
+    def gradient(self, key: str, array: Array) -> None:
         """The gradient of an output."""
         self.gradients[key] = array
 
-    def draw(self, size: int, p: float) -> np.ndarray:
+    def draw(self, size: int, p: float) -> Array:
         """What a dropout multiplies `size` numbers by: 0 with probability `p`, else 1 / (1-p)."""
         number = len(self.dropouts)
         self.dropouts.append({"path": self.stack[-1] if self.stack else "", "size": size, "p": p})

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import (
@@ -78,7 +77,7 @@ def _converted(node: Node, shape: Shape, flattened: Shape | None) -> Nodes:
     return (Conv(node.name, node.units, height, 1, 0, bias=node.bias, init=node.init, bias_init=node.bias_init),)
 
 
-def dense_state(network: Network, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dense_state(network: Network, state: Mapping[str, Array]) -> dict[str, Array]:
     """A classifier's canonical `state` as that of its dense form `network`: the same numbers, weights [units,C*H*H] as [units,C,H,H]."""
     return {name: state[name].reshape(parameter.shape) for name, parameter in network.parameters.items()}
 

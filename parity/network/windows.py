@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 
 Padding = int | str
@@ -43,9 +44,9 @@ def reach(size: int, channels: int) -> Pad:
     return min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
 
 
-def over_channels(x: np.ndarray, size: int) -> np.ndarray:
+def over_channels(x: Array, size: int) -> Array:
     """Of [N,C,...], the sums over `size` channels around each, of an even number one more before than behind."""
     channels = x.shape[1]
     padded = np.pad(x, ((0, 0), (size // 2, (size - 1) // 2), *[(0, 0)] * (x.ndim - 2)))
-    total: np.ndarray = np.sum([padded[:, first : first + channels] for first in range(size)], axis=0)
+    total: Array = np.sum([padded[:, first : first + channels] for first in range(size)], axis=0)
     return total

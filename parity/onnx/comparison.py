@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from parity.arrays import Array
 from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant
@@ -53,7 +54,7 @@ def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -
     return {name: array for name, array in worker.state().items() if name in run_inputs.network.parameters}
 
 
-def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Array]:
     """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel).
 
     Of images that are more than `MANY` pixels across there is no batch of the largest size.
@@ -78,7 +79,7 @@ def compare_through_onnx(
 
 
 def compare_exports(
-    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], pictures: Mapping[str, np.ndarray]
+    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], pictures: Mapping[str, Array]
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
@@ -117,7 +118,7 @@ def compare_exports(
 
 
 def _float32(
-    tensor: str, last: str, found: Mapping[str, np.ndarray | None], exact: Record, noise: Mapping[str, float]
+    tensor: str, last: str, found: Mapping[str, Array | None], exact: Record, noise: Mapping[str, float]
 ) -> Iterator[Difference]:
     """One tensor of all parties that have it, each against the float64 one, then pairwise; no party lacks scores."""
     kind, _, name = tensor.partition("/")
@@ -131,19 +132,19 @@ def _float32(
         yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), 2 * noise[tensor])
 
 
-def _predictions(worker: Worker, pictures: Mapping[str, np.ndarray]) -> Record:
+def _predictions(worker: Worker, pictures: Mapping[str, Array]) -> Record:
     """Scores by the pictures' name, and every layer on the two images."""
     found = {f"scores/{kind}": worker.predict(images)["logits"] for kind, images in pictures.items()}
     layers = worker.predict(pictures["2"], record=True)
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
 
 
-def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
+def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:
     Program(worker, run_inputs).start()
     return _predictions(worker, pictures)
 
 
-def _runtime(models: Mapping[str, tuple[bytes, ModelProto]], pictures: Mapping[str, np.ndarray]) -> dict[str, Record]:
+def _runtime(models: Mapping[str, tuple[bytes, ModelProto]], pictures: Mapping[str, Array]) -> dict[str, Record]:
     """What ONNX Runtime says, by party: of the file that is made of an export, layer by layer, and of the export itself."""
     found: dict[str, Record] = {}
     for name, (raw, model) in models.items():
@@ -153,7 +154,7 @@ def _runtime(models: Mapping[str, tuple[bytes, ModelProto]], pictures: Mapping[s
     return found
 
 
-def _scores(model: ModelProto | bytes, pictures: Mapping[str, np.ndarray]) -> Record:
+def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
     """What ONNX Runtime says of those pictures that it can run the model on."""
     found: Record = {}
     with contextlib.suppress(InputError):
@@ -175,14 +176,14 @@ def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] |
         return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
 
 
-def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, np.ndarray]) -> Record:
+def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:
     """In float64, from the float32 weights and pictures."""
     wide = {kind: images.astype(np.float64) for kind, images in pictures.items()}
     return _eager(worker, replace(run_inputs, dtype="float64"), wide)
 
 
-def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping[str, np.ndarray]) -> dict[str, float]:
-    def predict(state: State, images: Mapping[str, np.ndarray]) -> Record:
+def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping[str, Array]) -> dict[str, float]:
+    def predict(state: State, images: Mapping[str, Array]) -> Record:
         return _eager(worker, replace(run_inputs, state=state), images)
 
     return inference_noise(predict, own, run_inputs.state, pictures)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from parity.arrays import Array
 from parity.compare.noise_model import inference_noise
 from parity.compare.relative_error import Difference, relative_l2
 from parity.data.batches import preprocess
@@ -18,7 +19,7 @@ from parity.onnx import graph_reader, graph_writer, operators, sessions
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
-Predict = Callable[[State, np.ndarray], np.ndarray]
+Predict = Callable[[State, Array], Array]
 """(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], by the framework."""
 
 
@@ -33,21 +34,21 @@ def export(raw: bytes, network: Network, state: State, fold: bool = False, **wri
     return graph_writer.write(network, operators.folded(chain) if fold else chain, **written)
 
 
-def extremes(shape: Shape) -> np.ndarray:
+def extremes(shape: Shape) -> Array:
     """uint8 [4,*shape]: black, white, grey, and one white pixel on black."""
     pictures = np.zeros((4, *shape), np.uint8)
     pictures[1], pictures[2], pictures[3, :, 0, 0] = 255, 128, 255
     return pictures
 
 
-def check_pictures(shape: Shape) -> np.ndarray:
+def check_pictures(shape: Shape) -> Array:
     """uint8 [12,*shape]: eight of noise, then the `extremes`."""
     noise = stream(0, "pictures for checks").integers(0, 256, (8, *shape), np.uint8)
     return np.concatenate([noise, extremes(shape)])
 
 
 def compared(
-    runs: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    runs: Mapping[str, Callable[[Array], Array]],
     predict: Predict,
     network: Network,
     state: State,
@@ -60,7 +61,7 @@ def compared(
     pictures = check_pictures(network.input_shape)
     given = {"scores": preprocess(pictures, how)}
 
-    def eager(weights: State, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def eager(weights: State, images: Mapping[str, Array]) -> dict[str, Array]:
         return {name: predict(weights, array) for name, array in images.items()}
 
     own = eager(state, given)
@@ -68,7 +69,7 @@ def compared(
     return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
 
 
-def scores(model: ModelProto, pictures: np.ndarray, how: Preprocessing, threads: int = 1) -> np.ndarray:
+def scores(model: ModelProto, pictures: Array, how: Preprocessing, threads: int = 1) -> Array:
     """What ONNX Runtime says of uint8 pictures [N,C,H,W], preprocessed here or in the graph."""
     inside = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
     given = np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if inside else preprocess(pictures, how)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import NodeProto
 
+from parity.arrays import Array
 from parity.onnx.operators import Operator
 from parity.onnx.steps import Steps
 
@@ -17,11 +18,11 @@ ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
 
 
 def read(
-    node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]
+    node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]
 ) -> tuple[str, Operator] | None:
     """x and the operator, where the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5, multiplied in any order; otherwise None."""
 
-    def with_scalar(value: str, kind: str, scalar: np.ndarray) -> str | None:
+    def with_scalar(value: str, kind: str, scalar: Array) -> str | None:
         """What the maker of `value`, of that `kind`, computes with the `scalar`."""
         maker = makers.get(value)
         if maker is None or maker.op_type != kind:
@@ -46,7 +47,7 @@ def read(
     return None
 
 
-def _is(found: np.ndarray | None, scalar: np.ndarray) -> bool:
+def _is(found: Array | None, scalar: Array) -> bool:
     return found is not None and found.dtype == scalar.dtype and np.array_equal(found.reshape(-1), scalar.reshape(-1))
 
 

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from parity.arrays import Array
 from parity.network.nodes import Shape
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
@@ -189,7 +190,7 @@ class _Reader:
         return sums
 
 
-def _computable(model: ModelProto) -> tuple[dict[str, np.ndarray], set[str]]:
+def _computable(model: ModelProto) -> tuple[dict[str, Array], set[str]]:
     """Every value that does not depend on the input, computed, and the names of those that depend on its shape alone."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     shapes: set[str] = set()
@@ -224,12 +225,12 @@ def _must(node: NodeProto, attributes: dict[str, Any], **wanted: Any) -> dict[st
     return attributes
 
 
-def _conv(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _conv(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
     return Operator("", "Conv", attributes, dict(zip(("weight", "bias"), given, strict=False)))
 
 
-def _gemm(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _gemm(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), alpha=1.0, beta=1.0, transA=0)
     weight, *bias = given
     if not attributes["transB"]:
@@ -237,15 +238,15 @@ def _gemm(node: NodeProto, given: list[np.ndarray]) -> Operator:
     return Operator("", "Gemm", {"transB": 1}, dict(zip(("weight", "bias"), (weight, *bias), strict=False)))
 
 
-def _matmul(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _matmul(node: NodeProto, given: list[Array]) -> Operator:
     return Operator("", "Gemm", {"transB": 1}, {"weight": given[0].T})
 
 
-def _add(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _add(node: NodeProto, given: list[Array]) -> Operator:
     return Operator("", "Add", {}, {"bias": given[0]})
 
 
-def _with_bias(node: NodeProto, layer: Operator, bias: np.ndarray) -> Operator:
+def _with_bias(node: NodeProto, layer: Operator, bias: Array) -> Operator:
     """`layer` with a bias of [C] (a linear layer; [1,C] too) or [C,1,1] ([1,C,1,1] too) of a convolution."""
     if layer.kind not in ("Conv", "Gemm") or "bias" in layer.arrays:
         raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
@@ -255,38 +256,38 @@ def _with_bias(node: NodeProto, layer: Operator, bias: np.ndarray) -> Operator:
     return replace(layer, arrays={**layer.arrays, "bias": bias.reshape(-1)})
 
 
-def _batch_norm(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _batch_norm(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), training_mode=0)
     return Operator(
         "", "BatchNormalization", attributes, dict(zip(("gamma", "beta", "mean", "variance"), given, strict=True))
     )
 
 
-def _pool(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _pool(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
     attributes.pop("storage_order", None)  # of the indices, which nobody asks for
     return Operator("", node.op_type, attributes)
 
 
-def _elementwise(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _elementwise(node: NodeProto, given: list[Array]) -> Operator:
     return Operator("", node.op_type, _attributes(node))
 
 
-def _log_softmax(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _log_softmax(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _attributes(node)
     return Operator(
         "", "LogSoftmax", attributes | {"axis": attributes["axis"] % 2}
     )  # of a vector, the only one there is
 
 
-def _sum_of_powers(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _sum_of_powers(node: NodeProto, given: list[Array]) -> Operator:
     _must(node, _attributes(node), keepdims=1)
     if len(given) != 1 or given[0].tolist() != [1]:
         raise NotTheNetwork(f"operator ReduceLogSumExp ({node.name}) is not of every row")
     return Operator("", "ReduceLogSumExp")
 
 
-def _mean(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _mean(node: NodeProto, given: list[Array]) -> Operator:
     """Of height and width: the axes are an attribute up to opset 17, and an input from 18 on."""
     axes = _must(node, _attributes(node), keepdims=0).pop("axes")
     axes = given[0].tolist() if given else axes
@@ -295,7 +296,7 @@ def _mean(node: NodeProto, given: list[np.ndarray]) -> Operator:
     return Operator("", "GlobalAveragePool")
 
 
-def _pad(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _pad(node: NodeProto, given: list[Array]) -> Operator:
     _must(node, _attributes(node), mode=b"constant")
     pads, value = given[0].tolist(), given[1].item() if len(given) > 1 else 0.0
     if len(given) > 2 or len(pads) != 8 or any(pads[:2] + pads[4:6]):
@@ -312,27 +313,27 @@ def _padded(node: NodeProto, layer: Operator, pad: Operator) -> Operator:
     return replace(layer, attributes={**layer.attributes, "pads": pads})
 
 
-def _mul(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _mul(node: NodeProto, given: list[Array]) -> Operator:
     if given[0].size != 1 or given[0].ndim > 2:  # of more dimensions, it would make a vector an image
         raise NotTheNetwork(f"operator Mul ({node.name}) multiplies by no single constant")
     return Operator("", "Mul", {}, {"scale": given[0].reshape(())})
 
 
-def _flatten(node: NodeProto, given: list[np.ndarray]) -> Operator:
+def _flatten(node: NodeProto, given: list[Array]) -> Operator:
     return Operator("", "Flatten", _attributes(node) if node.op_type == "Flatten" else {"axis": 1})
 
 
-def _identity(node: NodeProto, given: list[np.ndarray]) -> None:
+def _identity(node: NodeProto, given: list[Array]) -> None:
     """Nothing."""
 
 
-def _dropout(node: NodeProto, given: list[np.ndarray]) -> None:
+def _dropout(node: NodeProto, given: list[Array]) -> None:
     """Nothing in inference: the third input says whether it trains."""
     if len(node.input) > 2 and node.input[2] and given[-1]:
         raise NotTheNetwork(f"operator Dropout ({node.name}) acts: it was exported in training mode")
 
 
-READERS: dict[str, Callable[[NodeProto, list[np.ndarray]], Operator | None]] = {
+READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.dense import takes_any_size
 from parity.network.network import Network
@@ -48,7 +49,7 @@ def write(
     channels = network.input_shape[0]
     height, width = ("H", "W") if any_size else network.input_shape[1:]
     parts: list[NodeProto] = []
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Array] = {}
     value, first = INPUT, helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, height, width])
     if preprocessing is not None:
         first = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, channels])
@@ -89,7 +90,7 @@ def value_name(layer: str) -> str:
     return f"{layer}." if layer in (INPUT, LOGITS, PROBABILITIES) else layer
 
 
-def _preprocess(preprocessing: Preprocessing, parts: list[NodeProto], tensors: dict[str, np.ndarray]) -> str:
+def _preprocess(preprocessing: Preprocessing, parts: list[NodeProto], tensors: dict[str, Array]) -> str:
     """uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W]; steps that do nothing are left out. Returns the last value's name."""
     parts.append(helper.make_node("Cast", [INPUT], ["pixels."], "pixels.", to=TensorProto.FLOAT))
     parts.append(helper.make_node("Transpose", ["pixels."], ["planes."], "planes.", perm=[0, 3, 1, 2]))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Process, Record, WorkerFailed, serve
 from parity.errors import InputError
 from parity.onnx import runtime
@@ -67,7 +68,7 @@ class LimitedProcess:
         if not self.outputs:
             raise InputError(f"{path} has no output: take another copy")
 
-    def run(self, images: np.ndarray, batch: int | None, larger: float = 1.0) -> np.ndarray:
+    def run(self, images: Array, batch: int | None, larger: float = 1.0) -> Array:
         """The first output for `images`, the one input: float64 [N,K]. They are repeated up to a fixed `batch` (None: any).
 
         `larger` is how many pixels a picture has for one of the first call's: limits grow with it. `InputError` where there is no row
@@ -147,7 +148,7 @@ class _Server:
         self.first = self.first or time.monotonic() - started
         return {"scores": scores[: len(images)].astype(np.float64)}, None
 
-    def _checked(self, scores: Any, output: str, count: int) -> np.ndarray:
+    def _checked(self, scores: Any, output: str, count: int) -> Array:
         if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
             raise InputError(f"{self.path}: its output {output} is not a row of scores for each picture")
         if len(scores) != count:

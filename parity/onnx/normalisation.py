@@ -8,6 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 from parity.network.windows import over_channels
 from parity.onnx.operators import Operator
@@ -22,7 +23,7 @@ SUMMED = 1e-5
 
 
 def read(
-    node: NodeProto, model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]
+    node: NodeProto, model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]
 ) -> tuple[str, Operator] | None:
     """The value that is normalised, and the operator, where the Div `node` ends x / (k + alpha * sums) ** beta; otherwise None.
 
@@ -43,7 +44,7 @@ def read(
     return (x, Operator("", "LRN", {"size": size}, arrays)) if size else None
 
 
-def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[str, np.ndarray]) -> str:
+def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]) -> str:
     """The value that `value` is a copy of, or one times."""
     while (maker := makers.get(value)) and (
         maker.op_type == "Identity"
@@ -57,7 +58,7 @@ def _channels(model: ModelProto, value: str) -> int:
     return int(inferred(model)[value].type.tensor_type.shape.dim[1].dim_value)
 
 
-def _between(model: ModelProto, constants: Mapping[str, np.ndarray], first: str, last: str) -> ReferenceEvaluator:
+def _between(model: ModelProto, constants: Mapping[str, Array], first: str, last: str) -> ReferenceEvaluator:
     """The part of a graph that makes the value `last` of the value `first`."""
     wanted, nodes = {last}, list[NodeProto]()
     for node in reversed(model.graph.node):  # which stand in the order in which they are computed
@@ -87,7 +88,7 @@ def _window(sums: ReferenceEvaluator, channels: int) -> int | None:
     return next(matching, None)
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
+def _close(a: Array, b: Array) -> bool:
     return bool(np.allclose(a, b, rtol=SUMMED, atol=0))
 
 

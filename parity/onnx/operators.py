@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network import nodes
 from parity.network.network import Network
@@ -30,11 +31,11 @@ class Operator:
     layer: str
     kind: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
     inputs: tuple[int, ...] = (IMAGE,)
 
 
-Spelling = tuple[str, dict[str, Any], dict[str, np.ndarray]]
+Spelling = tuple[str, dict[str, Any], dict[str, Array]]
 
 
 def operators(network: Network, state: State) -> list[Operator]:
@@ -59,63 +60,63 @@ def operators(network: Network, state: State) -> list[Operator]:
     return found
 
 
-def _conv(node: nodes.Conv, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _conv(node: nodes.Conv, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Conv", _window(node.kernel, node.stride, node.pads(shape)) | {"group": node.groups}, own
 
 
-def _linear(node: nodes.Linear, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _linear(node: nodes.Linear, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Gemm", {"transB": 1}, own
 
 
-def _batch_norm(node: nodes.BatchNorm, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _batch_norm(node: nodes.BatchNorm, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "BatchNormalization", {"epsilon": node.eps}, own
 
 
-def _relu(node: nodes.ReLU, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _relu(node: nodes.ReLU, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Relu", {}, {}
 
 
-def _gelu(node: nodes.GELU, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _gelu(node: nodes.GELU, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Gelu", {}, {}
 
 
-def _tanh(node: nodes.Tanh, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _tanh(node: nodes.Tanh, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Tanh", {}, {}
 
 
-def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "LogSoftmax", {"axis": 1}, {}
 
 
-def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, Array]) -> Spelling:
     scalars = {name: np.array(getattr(node, name), np.float32) for name in ("alpha", "beta", "k")}
     # The smallest window that holds the same channels, where there are few: a graph does not tell them apart.
     size = next(size for size in range(1, node.size + 1) if reach(size, shape[0]) == reach(node.size, shape[0]))
     return "LRN", {"size": size}, scalars
 
 
-def _max_pool(node: nodes.MaxPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _max_pool(node: nodes.MaxPool, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "MaxPool", _window(node.size, node.stride, node.pads(shape)) | {"ceil_mode": int(node.ceil)}, {}
 
 
-def _avg_pool(node: nodes.AvgPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _avg_pool(node: nodes.AvgPool, shape: Shape, own: dict[str, Array]) -> Spelling:
     _, attributes, _ = _max_pool(node, shape, own)
     return "AveragePool", attributes | {"count_include_pad": 0}, {}
 
 
-def _global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "GlobalAveragePool", {}, {}
 
 
-def _dropout(node: nodes.Dropout, shape: Shape, own: dict[str, np.ndarray]) -> Spelling | None:
+def _dropout(node: nodes.Dropout, shape: Shape, own: dict[str, Array]) -> Spelling | None:
     return ("Mul", {}, {"scale": np.array(node.test_scale, np.float32)}) if node.test_scale != 1 else None
 
 
-def _flatten(node: nodes.Flatten, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _flatten(node: nodes.Flatten, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Flatten", {"axis": 1}, {}
 
 
-def _branches(node: nodes.Branches, shape: Shape, own: dict[str, np.ndarray]) -> Spelling:
+def _branches(node: nodes.Branches, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Concat", {"axis": 1}, {}
 
 

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from parity import machine
+from parity.arrays import Array
 from parity.backend.child_process import Process, Record, serve
 from parity.onnx import runtime
 
@@ -20,7 +19,7 @@ class RuntimeProcess(Process):
     def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:
         super().__init__("onnxruntime process", __name__, (str(path), str(threads), device))
 
-    def infer(self, images: np.ndarray, times: int) -> float:
+    def infer(self, images: Array, times: int) -> float:
         """Images/s of `times` predictions of the preprocessed `images` float32 [N,C,H,W]; sending them there is not counted."""
         return float(self.call("infer", {"images": images}, times=times)[1])
 

@@ -11,18 +11,19 @@ from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.onnx.graph_writer import INPUT, in_float64, with_every_layer, with_plain_pools
 from parity.onnx.runtime import brief, session
 
 
-def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[Array], Array]:
     """ONNX Runtime's first output of `model`, or its file's bytes, for images as it wants them. `InputError` where it fails on either."""
     loaded = session(model if isinstance(model, bytes) else model.SerializeToString(), threads)
 
-    def scores(images: np.ndarray) -> np.ndarray:
+    def scores(images: Array) -> Array:
         try:
-            output: np.ndarray = loaded.run(None, {loaded.get_inputs()[0].name: images})[0]
+            output: Array = loaded.run(None, {loaded.get_inputs()[0].name: images})[0]
         except Exception as error:  # onnxruntime has a class of its own for every kind of failure
             raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
         return output
@@ -30,19 +31,19 @@ def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[np.ndarray]
     return scores
 
 
-def run(model: ModelProto | bytes, images: np.ndarray, threads: int = 1) -> np.ndarray:
+def run(model: ModelProto | bytes, images: Array, threads: int = 1) -> Array:
     """What `opened` says of `images`."""
     return opened(model, threads)(images)
 
 
-def run_layers(model: ModelProto, images: np.ndarray, threads: int = 1) -> dict[str, np.ndarray]:
+def run_layers(model: ModelProto, images: Array, threads: int = 1) -> dict[str, Array]:
     """By layer, what ONNX Runtime computes for float32 `images`."""
     whole = with_every_layer(model)
     outputs = session(whole.SerializeToString(), threads).run(None, {INPUT: images})
     return _by_layer(whole, outputs)
 
 
-def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
+def reference_layers(model: ModelProto, images: Array) -> dict[str, Array]:
     """By layer, what onnx.reference computes in float64 for `images`."""
     whole = with_every_layer(model)
     reference = ReferenceEvaluator(in_float64(with_plain_pools(whole)), new_ops=[Erf])
@@ -55,11 +56,11 @@ def reference_layers(model: ModelProto, images: np.ndarray) -> dict[str, np.ndar
 class Erf(OpRun):  # type: ignore[misc]  # mypy is told to skip onnx (pyproject.toml), so OpRun is Any
     """The error function in the dtype of its input: onnx.reference 1.23 rounds its own to float32 (docs/differences.md)."""
 
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+    def _run(self, x: Array) -> tuple[Array]:
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
 
 
-def _by_layer(whole: ModelProto, outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _by_layer(whole: ModelProto, outputs: list[Array]) -> dict[str, Array]:
     values = dict(zip((value.name for value in whole.graph.output), outputs, strict=True))
     # What stands for one layer has names of its own for its steps, with a dot.
     return {node.name: values[node.output[0]] for node in whole.graph.node if "." not in node.name}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from onnx import NodeProto, helper
+
+from parity.arrays import Array
 
 
 @dataclass
@@ -16,9 +17,9 @@ class Steps:
     layer: str
     out: str
     nodes: list[NodeProto] = field(default_factory=list)
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    tensors: dict[str, Array] = field(default_factory=dict)
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: Array) -> str:
         """Adds a constant; returns its whole name."""
         self.tensors[f"{self.layer}.{name}"] = array
         return f"{self.layer}.{name}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.modules.description import Unit
 from parity.pairs.mapping import Pairing
@@ -117,12 +118,12 @@ class Compared:
 
     name: str
     calls: tuple[Call, Call] | None
-    torch: np.ndarray
-    paddle: np.ndarray
-    twins: tuple[np.ndarray, ...] = ()
+    torch: Array
+    paddle: Array
+    twins: tuple[Array, ...] = ()
 
 
-ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
@@ -157,16 +158,16 @@ def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[Model
         yield Compared(name, None, torch.outputs[one], paddle.outputs[two], tuple(t.outputs[one] for t in twins))
 
 
-def _like(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _like(a: Array, b: Array) -> Array:
     """`b` in the shape of `a` where both are the same rows of a batch, flattened by the one model earlier than by the other."""
     return b.reshape(a.shape) if a.ndim and b.ndim and a.shape[0] == b.shape[0] and a.size == b.size else b
 
 
-def _as_it_is(x: np.ndarray) -> np.ndarray:
+def _as_it_is(x: Array) -> Array:
     return x
 
 
-def returned(torch: Mapping[str, np.ndarray], paddle: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array]) -> list[tuple[str, str]]:
     """The names of what both models return: the same names, else the same places."""
     here, there = ([n for n, a in outputs.items() if a.dtype.kind == "f"] for outputs in (torch, paddle))
     if set(here) & set(there):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.causes import explain, tensor_hypotheses
@@ -145,7 +146,7 @@ def _explained(
         yield f"dropout: both sides were given the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
 
 
-def _count(x: np.ndarray) -> int:
+def _count(x: Array) -> int:
     return x.size // x.shape[1] if x.ndim > 1 else 0
 
 
@@ -179,7 +180,7 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     return found or _elsewhere(evidence, one, compared.torch)
 
 
-def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: np.ndarray, b: np.ndarray) -> str | None:
+def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: Array) -> str | None:
     """Of a running statistic, an update or a gradient."""
     if phase == "gradient" and (tied := [text for text in _alone(evidence.pairing) if f"{tensor} (in" in text]):
         return tied[0]
@@ -204,23 +205,23 @@ def _own_settings(one: Call, two: Call) -> Iterator[tuple[str, str, str, list[st
         yield name, _text(x), _text(y), [_both(one.unit.path, two.unit.path)]
 
 
-def _dtype(a: np.ndarray, b: np.ndarray) -> str | None:
+def _dtype(a: Array, b: Array) -> str | None:
     for side, array in zip(SIDES, (a, b), strict=True):
         if array.dtype == np.float32:
             return f"{NAMES[side]} computes it in float32, though the model is in float64: a constant made in forward may be float32"
     return None
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
+def _relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
-    y: np.ndarray = np.vectorize(math.erf, otypes=[np.float64])(x)
+def _erf(x: Array) -> Array:
+    y: Array = np.vectorize(math.erf, otypes=[np.float64])(x)
     return y
 
 
-FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
     "{}": lambda x: x,
     "relu({})": _relu,
     "relu6({})": lambda x: np.clip(x, 0, 6),
@@ -249,7 +250,7 @@ def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -
     return ", ".join(words)
 
 
-def _made_of(run: ModelRun, call: Call | None, array: np.ndarray) -> str | None:
+def _made_of(run: ModelRun, call: Call | None, array: Array) -> str | None:
     last = call.number if call else len(run.calls)
     for note in reversed(run.calls[max(0, last - 12) : last]):
         for key in note["outputs"]:
@@ -262,7 +263,7 @@ def _made_of(run: ModelRun, call: Call | None, array: np.ndarray) -> str | None:
     return None
 
 
-def _function_of(x: np.ndarray, y: np.ndarray) -> str | None:
+def _function_of(x: Array, y: Array) -> str | None:
     if x.dtype.kind != "f" or y.size > x.size:
         return None
     for text, function in FUNCTIONS.items():
@@ -300,7 +301,7 @@ def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | 
     return None
 
 
-def _elsewhere(evidence: PairEvidence, one: Call, a: np.ndarray) -> str | None:
+def _elsewhere(evidence: PairEvidence, one: Call, a: Array) -> str | None:
     """Whether another of Paddle's layers makes what this one of PyTorch's does."""
     run = evidence.runs["paddle"]
     for note in run.calls:
@@ -311,7 +312,7 @@ def _elsewhere(evidence: PairEvidence, one: Call, a: np.ndarray) -> str | None:
     return None
 
 
-def _like_float32(a: np.ndarray, b: np.ndarray) -> str | None:
+def _like_float32(a: Array, b: Array) -> str | None:
     if LIKE_FLOAT32[0] < relative_l2(a, b) < LIKE_FLOAT32[1]:
         return "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits"
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 from parity.errors import InputError
 
@@ -21,7 +22,7 @@ MOST = 2**31
 """Bytes that all inputs may have together, in a file or drawn: far more than the check of a model needs."""
 
 
-def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
+def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[Array]:
     """The inputs that `shapes` or `inputs` ask for, one of which is None; `InputError` where they cannot be used."""
     if (shapes is None) == (inputs is None):
         raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
@@ -34,14 +35,14 @@ def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[np.ndarray]:
     return [drawn(shape, seed, i) for i, shape in enumerate(several)]
 
 
-def _as_array(x: Any) -> np.ndarray:
+def _as_array(x: Any) -> Array:
     """A copy of an array, a number, or a tensor of either framework."""
     for method in ("detach", "cpu", "numpy"):
         x = getattr(x, method)() if hasattr(x, method) else x
     return np.array(x)
 
 
-def read_inputs(path: Path) -> list[np.ndarray]:
+def read_inputs(path: Path) -> list[Array]:
     """The arrays of a .npz file, in its order; `InputError` where it is none, is damaged, or holds other dtypes than `DTYPES`."""
     try:
         found = _read_members(path)
@@ -53,13 +54,13 @@ def read_inputs(path: Path) -> list[np.ndarray]:
     return [_check_dtype(array, f"{path}: array {name}") for name, array in found.items()]
 
 
-def _read_members(path: Path) -> dict[str, np.ndarray]:
+def _read_members(path: Path) -> dict[str, Array]:
     """The arrays by name. No pickle is read, and each member is exactly one array."""
     with path.open("rb") as file:
         if file.read(6) == b"\x93NUMPY":
             raise InputError("it is a .npy file, which holds one array without a name")
-    read_array: Callable[..., np.ndarray] = np.lib.format.read_array  # numpy 1 gives it no types
-    found: dict[str, np.ndarray] = {}
+    read_array: Callable[..., Array] = np.lib.format.read_array  # numpy 1 gives it no types
+    found: dict[str, Array] = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if not members:
@@ -77,14 +78,14 @@ def _read_members(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _check_dtype(array: np.ndarray, place: str) -> np.ndarray:
+def _check_dtype(array: Array, place: str) -> Array:
     """`array` in the byte order of this machine."""
     if array.dtype.name not in DTYPES:
         raise InputError(f"{place} has dtype {array.dtype}: convert it to one of {', '.join(DTYPES)}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def drawn(shape: str | Sequence[int], seed: int, number: int) -> np.ndarray:
+def drawn(shape: str | Sequence[int], seed: int, number: int) -> Array:
     """A random input; "2,7:100" are whole numbers below 100."""
     text = shape if isinstance(shape, str) else ",".join(map(str, shape))
     sizes, colon, below = text.partition(":")

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.data.random_streams import stream
 
-Outputs = Mapping[str, np.ndarray]
-Gradients = dict[str, np.ndarray]
+Outputs = Mapping[str, Array]
+Gradients = dict[str, Array]
 
 
 def mse(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
@@ -49,7 +50,7 @@ def cross_entropy(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
     return loss, gradients
 
 
-def _target(seed: int, name: str, like: np.ndarray) -> np.ndarray:
+def _target(seed: int, name: str, like: Array) -> Array:
     return stream(seed, "target", name).standard_normal(like.shape).astype(like.dtype)
 
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.errors import InputError
@@ -278,9 +277,7 @@ def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
                 mapping.single[side].append(spelled[side])
 
 
-def canonical(
-    mapping: Pairing, side: str, arrays: Mapping[str, np.ndarray], names: Iterable[str] | None = None
-) -> Record:
+def canonical(mapping: Pairing, side: str, arrays: Mapping[str, Array], names: Iterable[str] | None = None) -> Record:
     """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
     chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
     return {
@@ -288,9 +285,7 @@ def canonical(
     }
 
 
-def spelled(
-    mapping: Pairing, side: str, state: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]]
-) -> Record:
+def spelled(mapping: Pairing, side: str, state: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> Record:
     """Canonical arrays by the names and in the layout of one side, whose own arrays have `shapes`."""
     found: Record = {}
     for name, where in mapping.arrays.items():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
@@ -147,7 +148,7 @@ class ModelService(Service):
         self.variance = variance
 
     @at_caller
-    def draw(self, size: int, p: float) -> np.ndarray:
+    def draw(self, size: int, p: float) -> Array:
         """What a dropout of the model multiplies `size` numbers by."""
         return self._model.watch.draw(size, p)
 
@@ -159,13 +160,13 @@ class ModelService(Service):
         """Gradients of the last backward, of those of the named tensors that have one."""
         return self._model.gradients(names)
 
-    def put(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def put(self, arrays: Mapping[str, Array]) -> None:
         """Overwrites the named tensors and starts a fresh optimizer."""
         self._model.load(arrays)
 
     def run(
         self,
-        inputs: Sequence[np.ndarray],
+        inputs: Sequence[Array],
         train: bool,
         wanted: Sequence[str] = (),
         seed: int = 0,
@@ -182,13 +183,13 @@ class ModelService(Service):
             outputs = self._model.run(inputs, train, path)
         return ModelRun(outputs, watch.arrays, watch.calls, watch.dropouts, watch.random)
 
-    def backward(self, gradients: Mapping[str, np.ndarray]) -> Record:
+    def backward(self, gradients: Mapping[str, Array]) -> Record:
         """Backward from the gradients of the outputs; returns those of inputs (`input/I`) and noted outputs (`backward/KEY`)."""
         with self._failing("in backward"):
             found = {f"input/{i}": array for i, array in self._model.backward(gradients).items()}
         return found | {f"backward/{key}": array for key, array in self._model.watch.gradients.items()}
 
-    def update(self, kept: Mapping[str, np.ndarray]) -> None:
+    def update(self, kept: Mapping[str, Array]) -> None:
         """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays."""
         self._model.update(kept)
 
@@ -197,7 +198,7 @@ class ModelService(Service):
         found = implementation(self.framework, "state_dict_files").read_arrays(path)
         return {str(name): array for name, array in found.items() if _is_floats(array)}
 
-    def write_arrays(self, path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_arrays(self, path: Path, arrays: Mapping[str, Array]) -> None:
         """Writes them as the file of a state dict."""
         implementation(self.framework, "state_dict_files").write_arrays(path, arrays)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.pool_ties import ties_of_pool
 from parity.compare.relu_kinks import KINKED
@@ -159,7 +160,7 @@ class ModelSource(Source):
             except InputError as problem:
                 yield Isolated(layers, problem=str(problem))
 
-    def _alone(self, a: Call, b: Call, given: list[np.ndarray]) -> tuple[_Pairs, _Pairs]:
+    def _alone(self, a: Call, b: Call, given: list[Array]) -> tuple[_Pairs, _Pairs]:
         session = self.session
         paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
         alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
@@ -178,7 +179,7 @@ class ModelSource(Source):
         return forward, backward
 
 
-_Pairs = list[tuple[np.ndarray | None, np.ndarray | None]]
+_Pairs = list[tuple[Array | None, Array | None]]
 
 
 class ModelStep(Step):
@@ -269,7 +270,7 @@ class ModelStep(Step):
                 here, there, twins = source.sides_of({worker: state[name] for worker, state in states.items()})
                 yield Compared(f"update/{name}", None, here, there, tuple(twins))
 
-    def ties(self, tensor: Tensor) -> np.ndarray | None:
+    def ties(self, tensor: Tensor) -> Array | None:
         """Where rounding chose, in the gradient of an output that a layer takes the maximum of."""
         compared, runs = self._compared, self._evidence.runs
         if tensor.phase != "backward" or compared is None or compared.calls is None:
@@ -283,7 +284,7 @@ class ModelStep(Step):
         ]
         if x.shape != y.shape or not pools:
             return None
-        tied: np.ndarray = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
+        tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
         return tied
 
     def likely_cause(self, tensor: Tensor) -> str | None:

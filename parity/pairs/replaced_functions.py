@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.registry import implementation
 
 ROUNDED: Mapping[str, tuple[str, ...]] = {
@@ -109,7 +110,7 @@ class Replaced:
             self.running, self._functions = None, {}
             self._undo.close()
 
-    def _draw(self, size: int, p: float) -> np.ndarray:
+    def _draw(self, size: int, p: float) -> Array:
         assert self.running
         return self.running.draw(size, p)
 
@@ -123,5 +124,5 @@ class RunningModel(Protocol):
 
     variance: str
 
-    def draw(self, size: int, p: float) -> np.ndarray:
+    def draw(self, size: int, p: float) -> Array:
         """What a dropout multiplies `size` numbers by, see `parity.modules.recording.Watch.draw`."""

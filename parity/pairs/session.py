@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend.child_process import Process, Record
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.verdicts import TRAINING
@@ -40,7 +41,7 @@ class Pair(ShortRepr):
 
     torch: Any
     paddle: Any
-    inputs: Sequence[np.ndarray]
+    inputs: Sequence[Array]
     loss: str = "mse"
     optimizer: Optimizer = field(default_factory=lambda: Optimizer("momentum", RATE))
     steps: int = 10
@@ -220,7 +221,7 @@ class Session:
         for chunk in self.chunks():
             self.everywhere(functools.partial(one, chunk=chunk), names)
 
-    def given(self, name: str, moved: int | None = None) -> list[np.ndarray]:
+    def given(self, name: str, moved: int | None = None) -> list[Array]:
         """The inputs of a worker, moved by one ULP where there is a seed."""
         floats = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
         if moved is None:
@@ -300,10 +301,10 @@ def side_of(name: str) -> str:
     return name if name in SIDES else "torch"
 
 
-def _spread(name: str, array: np.ndarray, seed: int) -> np.ndarray:
+def _spread(name: str, array: Array, seed: int) -> Array:
     """A constant array with some noise, one of positive numbers staying so; any other as it is."""
     if array.size < 2 or np.ptp(array):
         return array
     noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
-    spread: np.ndarray = array * np.exp(noise) if array.flat[0] > 0 else array + noise
+    spread: Array = array * np.exp(noise) if array.flat[0] > 0 else array + noise
     return spread

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
@@ -65,7 +64,7 @@ def convert(path: Path, destination: Path, found: MapFile) -> Record:
     return made
 
 
-def converted(arrays: Mapping[str, np.ndarray], here: str, there: str, found: MapFile) -> Record:
+def converted(arrays: Mapping[str, Array], here: str, there: str, found: MapFile) -> Record:
     """The arrays of side `here` as side `there` holds them, by the arrays of a map."""
     check_whole(found)
     rows: Mapping[str, Mapping[str, Any]] = found["arrays"]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.report.plots import matplotlib
@@ -57,7 +58,7 @@ def size(count: int) -> tuple[int, int]:
     return GAP + max(columns, 2) * (_WIDTH + GAP), HEAD + rows * (_HEIGHT + GAP)  # one card is too narrow for the title
 
 
-def write(path: Path, title: str, subtitle: str, images: np.ndarray, predictions: Sequence[dict[str, Any]]) -> None:
+def write(path: Path, title: str, subtitle: str, images: Array, predictions: Sequence[dict[str, Any]]) -> None:
     """Writes the sheet atomically: `images` uint8 [N,C,H,W] with `predictions` as `vgg-parity predict --json` has them."""
     sheet = Image.new("RGB", size(len(images)), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -84,7 +85,7 @@ def _card(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
     place: tuple[int, int],
-    pixels: np.ndarray,
+    pixels: Array,
     prediction: dict[str, Any],
 ) -> None:
     """One picture's card, its upper left corner at `place`."""
@@ -116,7 +117,7 @@ def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: dict[str, Any
     draw.text((x + SIDE, y), f"{entry['probability']:.1%}", FAINT, font, anchor="ra")
 
 
-def _enlarged(pixels: np.ndarray) -> Image.Image:
+def _enlarged(pixels: Array) -> Image.Image:
     """uint8 [C,H,W] as large as the box allows: every pixel a square, or smoothly smaller where it is too large."""
     channels, height, width = pixels.shape
     picture = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError, how_to_install
 from parity.files.atomic import write_atomically
 from parity.network.costs import Cost
@@ -267,7 +268,7 @@ MOST_NUMBERED, MOST_NAMED = 20, 60
 
 
 @as_png
-def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Any:
+def confusion(counts: Array, classes: Sequence[str], title: str) -> Any:
     """A PNG of a confusion matrix: `counts` [K,K] of pictures by true (row) and predicted class, drawn as shares of each row."""
     size = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.check import Check, Plant
 from parity.compare.step_inputs import After, Pixels, RunInputs, StepInput, dithered
 from parity.data.batches import Batches
@@ -61,7 +62,7 @@ def on_run_inputs(plant: Plant) -> Change:
     return lambda check: plant
 
 
-def array(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+def array(name: str, change: Callable[[Array], Array]) -> Change:
     """One array of the starting state is another."""
     return states(lambda state: state | {name: np.ascontiguousarray(change(state[name]))})
 
@@ -172,7 +173,7 @@ def rates(change: Callable[[Callable[[int], float], int], float]) -> Change:
 
 
 def mask(
-    change: Callable[[Callable[[int, int], Mapping[str, np.ndarray]], int, int], Mapping[str, np.ndarray]],
+    change: Callable[[Callable[[int, int], Mapping[str, Array]], int, int], Mapping[str, Array]],
 ) -> Change:
     """The masks of an update are `change(the right function, update, count)`."""
     return on_run_inputs(
@@ -180,14 +181,14 @@ def mask(
     )
 
 
-def pixels(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+def pixels(change: Callable[[Array], Array]) -> Change:
     """The preprocessed images are others."""
     return on_run_inputs(
         lambda run_inputs: replace(run_inputs, pixels=lambda images: change(run_inputs.pixels(images)))
     )
 
 
-def raw(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+def raw(change: Callable[[Array], Array]) -> Change:
     """The images before preprocessing are others."""
     return on_run_inputs(
         lambda run_inputs: replace(run_inputs, pixels=lambda images: run_inputs.pixels(change(images)))
@@ -236,7 +237,7 @@ def after(change: After) -> Change:
     return on_run_inputs(lambda run_inputs: replace(run_inputs, after=change))
 
 
-def velocity(change: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray | None], decay: float = 0.0) -> Change:
+def velocity(change: Callable[[Array, Array, Array], Array | None], decay: float = 0.0) -> Change:
     """A momentum update goes otherwise.
 
     `change(weight before, velocity before x momentum, gradient with decay)` returns the velocity that a wrong optimizer makes of them, or

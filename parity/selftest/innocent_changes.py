@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.check import Check
 from parity.compare.step_inputs import RunInputs
 from parity.data import shapes10
@@ -86,7 +87,7 @@ def _through_a_file(state: State) -> State:
     return decode(encode(state, {}), "a file")[0]
 
 
-def _strided(images: np.ndarray) -> np.ndarray:
+def _strided(images: Array) -> Array:
     return np.asfortranarray(images)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.step_inputs import StepInput
 from parity.recipe.recipe import Schedule
 from parity.selftest import changes as c
@@ -28,7 +29,7 @@ _UPDATE = ("update", "update", "conv1")
 DECAY = float(np.float32(2e-4))
 
 
-def _only_kernels_decay(w: np.ndarray, old: np.ndarray, g: np.ndarray) -> np.ndarray | None:
+def _only_kernels_decay(w: Array, old: Array, g: Array) -> Array | None:
     return None if w.ndim > 1 else old + g - DECAY * w
 
 

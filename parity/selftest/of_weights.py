@@ -7,6 +7,7 @@ from math import sqrt
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.network import nodes as n
 from parity.network.initialisers import FAN_IN_UNIFORM, Init
 from parity.selftest import changes as c
@@ -18,7 +19,7 @@ def _square(transpose: tuple[int, ...]) -> c.Change:
     return c.array("conv2.weight", lambda w: w.transpose(transpose))
 
 
-def _channels_last(w: np.ndarray) -> np.ndarray:
+def _channels_last(w: Array) -> Array:
     return w.reshape(32, 8, 2, 2).transpose(0, 2, 3, 1).reshape(32, 32)
 
 

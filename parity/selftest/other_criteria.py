@@ -21,7 +21,9 @@ from typing import Literal
 
 import numpy as np
 
-Record = Mapping[str, np.ndarray]
+from parity.arrays import Array
+
+Record = Mapping[str, Array]
 """One side's tensors of one step: PHASE/NAME -> array."""
 
 UNCHANGED = "unchanged"
@@ -107,7 +109,7 @@ def padiff(name: str, atol: float = 0.0, rtol: float = 1e-7, mode: Mode = "mean"
     masks are the same on both sides.
     """
 
-    def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    def equal(a: Array, b: Array) -> bool:
         if mode == "mean":
             return bool(np.isclose(a.mean(), b.mean(), rtol=rtol, atol=atol, equal_nan=True))
         return a.shape == b.shape and np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
@@ -145,7 +147,7 @@ def _layers(record: Record) -> list[list[str]]:
     return [sorted(names, key=lambda name: (name.endswith((".bias", ".beta")), name)) for names in layers.values()]
 
 
-def _zero_mean(gradient: np.ndarray) -> bool:
+def _zero_mean(gradient: Array) -> bool:
     size = float(np.abs(gradient).mean(dtype=np.float64))
     return size > 0 and abs(float(gradient.mean(dtype=np.float64))) <= ZERO_MEAN * size
 
@@ -202,11 +204,11 @@ def reprod_log(name: str, source: str, forward: float = 1e-6, threshold: float =
     return Criterion(name, source, AREAS - {"init", "augmentation"}, differs)
 
 
-def _logs(steps: Sequence[tuple[Record, Record]], side: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _logs(steps: Sequence[tuple[Record, Record]], side: int, names: Sequence[str]) -> dict[str, Array]:
     return {f"{n}_{i}": _single(pair[side], n) for i, pair in enumerate(steps) for n in names if n in pair[side]}
 
 
-def _reading(run: RecordedPair, side: int) -> dict[str, np.ndarray]:
+def _reading(run: RecordedPair, side: int) -> dict[str, Array]:
     """The logs of the data and metric checks."""
     logs = _logs(run.steps[:LOADER_BATCHES], side, ("input/images",))
     record = run.steps[0][side]
@@ -237,7 +239,7 @@ def _exceeds(threshold: float, first: Record, second: Record) -> bool:
     return any(_mean_difference(array, second[name]) > threshold for name, array in first.items())
 
 
-def _mean_difference(a: np.ndarray, b: np.ndarray) -> float:
+def _mean_difference(a: Array, b: Array) -> float:
     if a.shape != b.shape and a.T.shape == b.shape:
         a = a.T
     try:
@@ -268,7 +270,7 @@ def allclose(name: str, tolerance: float = 1e-5) -> Criterion:
     return Criterion(name, "common practice; numpy.allclose", MODEL | CARRIED | {"dropout"}, differs)
 
 
-def _single(record: Record, name: str) -> np.ndarray:
+def _single(record: Record, name: str) -> Array:
     """The array as these tools get it: float32."""
     return np.asarray(record[name], np.float32)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.backend import lookahead
 from parity.backend.protocol import TrainerLike
 from parity.data import Dataset
@@ -91,9 +92,7 @@ def train(
             level = level and (trainer.state(), replace(position))
 
 
-def _timed(
-    batches: Iterator[tuple[np.ndarray, np.ndarray]], position: Position
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _timed(batches: Iterator[tuple[Array, Array]], position: Position) -> Iterator[tuple[Array, Array]]:
     """Passes the batches on and adds the time that making them took to `position.feed_seconds`."""
     while True:
         started = time.perf_counter()
@@ -107,8 +106,8 @@ def _timed(
 def _one_batch(
     trainer: TrainerLike,
     experiment: Experiment,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     position: Position,
     total: int,
     stop: list[int],

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import Flatten
@@ -63,7 +64,7 @@ def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], t
     return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
-def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
+def fit(network: Network, arrays: Mapping[str, Array]) -> State:
     """The canonical state of the `arrays` of a state dict; `InputError` unless their names and shapes are exactly those of `network`."""
     spellings = [{_spelled(name, layer): name for name in network.parameters} for layer in layers(network)]
     known = max(spellings, key=lambda spelling: len(spelling.keys() & arrays.keys()))

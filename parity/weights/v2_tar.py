@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network.network import Network
@@ -67,7 +68,7 @@ def names(network: Network) -> dict[str, str]:
     return found
 
 
-def encode(network: Network, state: Mapping[str, np.ndarray]) -> bytes:
+def encode(network: Network, state: Mapping[str, Array]) -> bytes:
     """The tar of a canonical `state`, the same bytes for the same numbers.
 
     `InputError` unless it fits `network` and all its numbers are float32 numbers, whatever their dtype.
@@ -86,7 +87,7 @@ def encode(network: Network, state: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def _float32(name: str, array: np.ndarray) -> np.ndarray:
+def _float32(name: str, array: Array) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = array.astype("<f4")
     if not np.array_equal(rounded, array, equal_nan=True):
@@ -119,7 +120,7 @@ def decode(data: bytes, network: Network, what: str) -> State:
         raise InputError(f"{what}: {error}") from None
 
 
-def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
+def fit(network: Network, arrays: Mapping[str, Array]) -> State:
     """The canonical state of what `read` found; `InputError` unless it is exactly of `network`."""
     known = names(network)
     if missing := [name for name in known.values() if name not in arrays]:
@@ -131,14 +132,14 @@ def fit(network: Network, arrays: Mapping[str, np.ndarray]) -> State:
     }
 
 
-def _fitted(parameter: Parameter, name: str, array: np.ndarray) -> np.ndarray:
+def _fitted(parameter: Parameter, name: str, array: Array) -> Array:
     matrix = len(parameter.shape) == 2
     if (matrix and array.shape != parameter.shape[::-1]) or array.size != math.prod(parameter.shape):
         raise InputError(f"{name} has shape {array.shape}, {parameter.name} of {parameter.shape} needs another")
     return np.array(array.T if matrix else array.reshape(parameter.shape), np.float32, order="C")
 
 
-def read(data: bytes) -> dict[str, np.ndarray]:
+def read(data: bytes) -> dict[str, Array]:
     """Every parameter in a tar by its v2 name, in the shape that v2 gives it: its dims, or (1, size).
 
     The arrays are views of `data`: nothing is set aside for what a header claims. `InputError` names what is wrong, a digest that
@@ -198,7 +199,7 @@ def _members(data: bytes) -> dict[str, memoryview]:
     return found
 
 
-def _values(name: str, raw: memoryview) -> np.ndarray:
+def _values(name: str, raw: memoryview) -> Array:
     if len(raw) < HEADER.size:
         raise InputError(f"{name} has {len(raw)} bytes, its header alone needs {HEADER.size}")
     version, width, count = HEADER.unpack_from(raw)

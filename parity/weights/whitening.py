@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.nodes import Shape
 
@@ -30,7 +31,7 @@ After Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
 """
 
 
-def filters(shape: Shape) -> np.ndarray:
+def filters(shape: Shape) -> Array:
     """float32 [n,3,2,2] for a `shape` of n up to 24: the rows of `FILTERS`, then their negatives. `InputError` for any other shape."""
     rows = np.array([*FILTERS, *(tuple(-value for value in row) for row in FILTERS)], np.float32)
     if len(shape) != 4 or shape[1:] != (3, 2, 2) or shape[0] > len(rows):
