@@ -15,6 +15,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
 from paddle_impl import layers, model
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
@@ -41,14 +42,14 @@ class Backend:
 
     # Tensors
 
-    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+    def from_numpy(self, array: Array, device: str) -> Tensor:
         return paddle.to_tensor(array, place=_place(device))
 
-    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+    def to_numpy(self, tensor: Tensor) -> Array:
         # DIFFERS: the framework's own way copies.
         return tensor.detach().cpu().numpy()
 
-    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+    def write(self, tensor: Tensor, array: Array) -> None:
         with paddle.no_grad():
             paddle.assign(paddle.to_tensor(np.asarray(array, order="C"), tensor.dtype), tensor)
 

@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import paddle
 import paddle2onnx
 from paddle.jit.dy2static.program_translator import ProgramTranslator
 from paddle.static import InputSpec
 
 from paddle_impl.model import Model
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.initialisers import float32
 from parity.network.nodes import BatchNorm
@@ -59,11 +59,11 @@ def to_static(model: Model, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def from_static(folder: Path, images: np.ndarray) -> np.ndarray:
+def from_static(folder: Path, images: Array) -> Array:
     """What the program in `folder` that `to_static` wrote yields for float32 `images` [N,C,H,W]: [N,classes]."""
     program = paddle.jit.load(str(folder / "model"))
     with paddle.no_grad():
-        scores: np.ndarray = program(paddle.to_tensor(images)).numpy()
+        scores: Array = program(paddle.to_tensor(images)).numpy()
     return scores
 
 

@@ -13,11 +13,12 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from parity.arrays import Array
 from parity.modules.average_pools import repairs
 
 
 def replacements(
-    draw: Callable[[int, float], np.ndarray], variance: Callable[[], str]
+    draw: Callable[[int, float], Array], variance: Callable[[], str]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> what stands for them during a check.
 
@@ -34,7 +35,7 @@ def replacements(
 
 
 def _dropout(
-    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+    original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of single numbers, or of whole parts along an axis."""
     call = inspect.signature(original).bind(*given, **named)
@@ -50,7 +51,7 @@ def _dropout(
 
 
 def _dropout_maps(
-    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+    original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of whole maps."""
     call = inspect.signature(original).bind(*given, **named)
@@ -61,7 +62,7 @@ def _dropout_maps(
     return x * _mask(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1])
 
 
-def _mask(draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
+def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
     """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
     return paddle.to_tensor(draw(int(np.prod(shape)), p).reshape(shape), dtype=x.dtype)
@@ -93,7 +94,7 @@ def prepare(model: nn.Layer) -> None:
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. At its end random states, default dtype and all settings are as they were."""
+    """Within it the process is set for comparisons. Gradients are on. At its end everything is as before."""
     operators = {
         name: getattr(Tensor, name) for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow")
     }
@@ -101,7 +102,8 @@ def prepared_process() -> Iterator[None]:
     for name, operator in operators.items():
         setattr(Tensor, name, _exactly(operator))
     try:
-        yield
+        with paddle.enable_grad():
+            yield
     finally:
         for name, operator in operators.items():
             setattr(Tensor, name, operator)

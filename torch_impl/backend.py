@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
@@ -41,13 +42,13 @@ class Backend:
 
     # Tensors
 
-    def from_numpy(self, array: np.ndarray, device: str) -> Tensor:
+    def from_numpy(self, array: Array, device: str) -> Tensor:
         return torch.from_numpy(array).to(_place(device))
 
-    def to_numpy(self, tensor: Tensor) -> np.ndarray:
+    def to_numpy(self, tensor: Tensor) -> Array:
         return tensor.detach().cpu().numpy().copy()
 
-    def write(self, tensor: Tensor, array: np.ndarray) -> None:
+    def write(self, tensor: Tensor, array: Array) -> None:
         with torch.no_grad():
             tensor.copy_(torch.from_numpy(np.asarray(array, order="C")))
 

@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from parity.arrays import Array
 from parity.files.atomic import write_atomically
 from torch_impl.model import Model
 
@@ -58,11 +58,11 @@ def to_static(model: Model, folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def from_static(folder: Path, images: np.ndarray) -> np.ndarray:
+def from_static(folder: Path, images: Array) -> Array:
     """What the program in `folder` that `to_static` wrote yields for float32 `images` [N,C,H,W]: [N,classes]."""
     program = torch.export.load(folder / "model.pt2").module()
     with torch.no_grad():
-        scores: np.ndarray = program(torch.from_numpy(images)).numpy()
+        scores: Array = program(torch.from_numpy(images)).numpy()
     return scores
 
 

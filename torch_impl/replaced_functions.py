@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parity.arrays import Array
+
 
 def replacements(
-    draw: Callable[[int, float], np.ndarray], variance: Callable[[], str]
+    draw: Callable[[int, float], Array], variance: Callable[[], str]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> what stands for them during a check.
 
@@ -33,7 +35,7 @@ def replacements(
 
 
 def _dropout(
-    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+    original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of single numbers."""
     call = inspect.signature(original).bind(*given, **named)
@@ -46,7 +48,7 @@ def _dropout(
 
 
 def _dropout_maps(
-    original: Callable[..., Tensor], draw: Callable[[int, float], np.ndarray], /, *given: Any, **named: Any
+    original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of whole maps."""
     call = inspect.signature(original).bind(*given, **named)
@@ -58,7 +60,7 @@ def _dropout_maps(
     return x.mul_(mask) if inplace else x * mask
 
 
-def _mask(draw: Callable[[int, float], np.ndarray], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
+def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
     """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
     return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
@@ -110,7 +112,7 @@ def prepare(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. At its end random states, default dtype and all settings are as they were."""
+    """Within it the process is set for comparisons. Gradients are on. At its end everything is as before."""
     places: list[tuple[Any, str]] = [
         (torch.backends.cuda.matmul, "allow_tf32"),
         (torch.backends.cudnn, "allow_tf32"),
@@ -124,7 +126,7 @@ def prepared_process() -> Iterator[None]:
     )
     torch.backends.mha.set_fastpath_enabled(False)  # which would pass the modules by
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_default_dtype(dtype)

@@ -226,7 +226,7 @@ def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
 
 def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
     """What to compare: one check a network. `InputError` before any worker starts."""
-    stages = tuple(options.stages.split(","))
+    stages = tuple(stage.strip() for stage in options.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     if "trajectory" in stages and options.steps < 2:
@@ -345,25 +345,16 @@ def _one(
 
 def describe(options: Options, outcome: CheckOutcome) -> dict[str, Any]:
     """The outcome as JSON: what `--json` prints and the report shows."""
-    check, first = outcome.check, outcome.first
-    return {
+    check = outcome.check
+    return outcome.to_json() | {
         "command": command_line("check", options),
         "network": check.network.name,
         "recipe": check.recipe.name,
         "data": check.dataset.name,
-        "dtype": check.dtype,
         "steps": check.length,
         "batch_size": check.recipe.batch_size,
         "seed": check.seed,
         "device": options.device,
         "threads": options.threads,
         "machine": machine.describe(),
-        "seconds": round(outcome.seconds, 2),
-        "verdict": outcome.verdict,
-        "first_divergence": first and (vars(first) | {"sentence": first.sentence()}),
-        "stages": outcome.summaries(),
-        "layers": outcome.layers(),
-        "trajectory": outcome.trajectory,
-        "isolated": outcome.isolated,
-        "explained": outcome.explained,
     }

@@ -144,7 +144,7 @@ def training(options: Options) -> dict[str, Any]:
         "twins": options.twins,
         "seed": options.seed,
         "dtype": options.dtype,
-        "stages": options.stages.split(","),
+        "stages": [stage.strip() for stage in options.stages.split(",")],
         "isolate": options.isolate,
         "torch_python": options.torch_python,
         "paddle_python": options.paddle_python,

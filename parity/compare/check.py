@@ -9,11 +9,11 @@ from typing import Any
 from parity.backend.worker import Worker
 from parity.compare import engine
 from parity.compare.outcome import Outcome
-from parity.compare.program import PHASES, layer_of
+from parity.compare.program import layer_of
 from parity.compare.relative_error import Difference
 from parity.compare.step_inputs import RunInputs, make_run_inputs
 from parity.compare.training_source import TrainingSource
-from parity.compare.verdicts import STAGES
+from parity.compare.verdicts import PHASES, STAGES
 from parity.data import Dataset
 from parity.network.network import Network
 from parity.recipe.recipe import Recipe

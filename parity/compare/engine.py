@@ -15,7 +15,7 @@ from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
 from parity.compare.noise_model import float32_differences
 from parity.compare.outcome import Outcome
-from parity.compare.relative_error import Difference, NothingCompared
+from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
 from parity.compare.source import Source
 from parity.compare.tolerances import ONE_STEP, kink_tolerance
@@ -36,7 +36,7 @@ def run(
 
     Every stage of the first step is compared; no step follows the one that diverged. `isolated` also compares layer by layer, each on the
     reference's own input. `say` hears a line a step. `more` are tensors that another comparison has held against its tolerances, with
-    their layer; those of the ONNX comparison, for one. `NothingCompared` where there is no tensor at all.
+    their layer; those of the ONNX comparison, for one. `NothingCompared` where a stage that was asked for saw no tensor.
     """
     started = time.monotonic()
     if outcome.dtype == "float32":
@@ -51,8 +51,7 @@ def run(
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:
             outcome.verdicts.add(stage, 1, difference, (layer, layer))
-    if not outcome.stages:
-        raise NothingCompared("no tensor was compared")
+    outcome.summaries()  # raises where nothing was compared
     outcome.seconds = time.monotonic() - started
 
 

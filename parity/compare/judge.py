@@ -167,7 +167,8 @@ class Judge:
             return 0.0
         a = tensor.reference
         like = [twin for twin in tensor.twins if a is not None and twin.shape == a.shape]
-        own = max((relative_l2(a, twin) for twin in like if a is not None), default=0.0)
+        errors = [relative_l2(a, twin) for twin in like if a is not None]
+        own = max((error for error in errors if math.isfinite(error)), default=0.0)
         so_far = self._noise.get(tensor.phase, 0.0)
         if parameter_of(tensor.name.partition("/")[2]) not in self._cancelled:
             self._noise[tensor.phase] = max(so_far, own)

@@ -12,12 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp, summed
 from parity.compare.relative_error import Difference, distance, norm
 from parity.compare.source import Rounded, Source
-from parity.compare.tolerances import FACTOR, HALF_ULP, SUMS, ZERO_GRADIENT, float32_tolerance
+from parity.compare.tolerances import HALF_ULP, LONG_SUMS, ZERO_GRADIENT, float32_tolerance
+from parity.network.network import Network
+from parity.network.nodes import GlobalAvgPool
 from parity.weights.canonical_state import State
 
 TWINS = 3
@@ -78,19 +82,46 @@ def crossed_part(exact: Array | None, own: Array | None) -> float:
     return norm((own - exact)[crossed]) / norm(exact)
 
 
+def error_of_mean(numbers: Array) -> Array:
+    """The error that float32 rounding makes in the mean of `numbers` [..., n], added up one after the other: [...].
+
+    Each partial sum is rounded. It drifts by the mean m of the numbers and wanders by their deviation s, so that the mean gets the error
+    u * hypot(0.33 sqrt(n) m, 0.41 s), where u is half a unit in the last place: the walks of `parity.compare.one_ulp_twin.summed`.
+    """
+    drift = 0.33 * math.sqrt(numbers.shape[-1]) * numbers.mean(-1)
+    found: Array = HALF_ULP * np.hypot(drift, 0.41 * numbers.std(-1))
+    return found
+
+
+def pooled_noise(network: Network, layers: Mapping[str, Array]) -> dict[str, float]:
+    """By layer, the relative error that the sums of average pools make of rounding in float32, there and in all layers behind them.
+
+    `layers` are the outputs of inference by layer. Where numbers cancel, as behind a batch norm, the rounding of their sum is much of what
+    is left. No twin shows it, since there is no weight in it.
+    """
+    found: dict[str, float] = {}
+    for name, layer in network.inference.layers.items():
+        found[name] = max((found.get(source, 0.0) for source in layer.sources), default=0.0)
+        x, mean = layers.get(layer.sources[0]), layers.get(name)
+        if isinstance(layer.node, GlobalAvgPool) and x is not None and mean is not None:
+            maps = x.reshape(*x.shape[:2], -1).astype(np.float64)
+            found[name] = math.hypot(found[name], norm(error_of_mean(maps)) / (norm(mean) or 1.0))
+    return found
+
+
 def inference_noise(
     predict: Callable[[State, Mapping[str, Array]], Record],
     own: Record,
     state: State,
     pictures: Mapping[str, Array],
 ) -> dict[str, float]:
-    """By tensor, the bound on the float32 error of `own`, which `predict(state, pictures)` computed in inference.
+    """By tensor, the noise of `own`, which `predict(state, pictures)` computed in float32 inference, for `inference_tolerance`.
 
-    `FACTOR` times what moving every weight and pixel by one ULP changes it by, and every weight of a long sum by more (`twin.summed`), or
+    It is what moving every weight and pixel by one ULP changes it by, and every weight of a long sum by more (`summed`), or
     the rounding of the result where that is more.
     """
     found: dict[str, float] = {}
     for seed in range(TWINS):
-        for tensor, array in predict(summed(state, seed, SUMS / FACTOR), move_one_ulp(pictures, seed)).items():
+        for tensor, array in predict(summed(state, seed, LONG_SUMS), move_one_ulp(pictures, seed)).items():
             found[tensor] = max(found.get(tensor, HALF_ULP), distance(own[tensor], array))
-    return {tensor: FACTOR * error for tensor, error in found.items()}
+    return found

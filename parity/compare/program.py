@@ -13,11 +13,9 @@ import numpy as np
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.step_inputs import RunInputs, StepInput
+from parity.compare.verdicts import PHASES
 from parity.network.network import Network
 from parity.short_repr import ShortRepr
-
-PHASES = ("start", "input", "eval", "forward", "loss", "backward", "gradient", "update")
-"""What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""
 
 _Answer = TypeVar("_Answer")
 

@@ -1,8 +1,8 @@
 """Where the engine gets its tensors from: those of a reference, a candidate and the reference's one-ULP twins, in the order of computation.
 
 A source is two programs that run in lock-step. Our networks with a recipe are one kind of program (`parity.compare.training_source`),
-two models of somebody else are another (`parity.pairs.model_source`). A new source subclasses `Source` and `Step`; every rule, verdict
-and report then serves it.
+two models of somebody else are another (`parity.pairs.model_source`). A new source subclasses `Source` and `Step`. Rules that
+need a graph are methods of `Step` that a source may answer; twins that record every tensor do without them.
 """
 
 from __future__ import annotations

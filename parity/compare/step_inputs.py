@@ -1,6 +1,6 @@
 """What one side of a lock-step run is given: its starting state, and batch, masks, rate and divisor of every step.
 
-All sides' feeds are alike unless somebody changes one, as the planted faults do: every decision is a field that can be replaced.
+All sides are given the same unless somebody changes one, as the planted faults do: every decision is a field that can be replaced.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class RunInputs(ShortRepr):
 def make_run_inputs(
     network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
 ) -> RunInputs:
-    """The feed of training `network` by `recipe` on `dataset`, as `parity.training.loop` does it.
+    """What a side is given to train `network` by `recipe` on `dataset`, as `parity.training.loop` does it.
 
     `total` is the number of samples of the whole run, for the schedule (None: the recipe's passes over the data).
     """
@@ -123,7 +123,7 @@ def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
 
 
 def make_twin(original: RunInputs, seed: int = 0, inputs: bool = False) -> RunInputs:
-    """The same feed with every weight moved by one unit in the last place; every pixel too if `inputs`."""
+    """The same run inputs with every weight moved by one unit in the last place; every pixel too if `inputs`."""
 
     def pixels(images: Array) -> Array:
         return move_one_ulp({"images": original.pixels(images)}, seed)["images"]

@@ -143,6 +143,24 @@ HALF_ULP = 2.0**-24
 """The relative error of writing a number down in float32."""
 
 
+def inference_tolerance(noise: float, pooled: float = 0.0) -> float:
+    """The tolerance of a float32 tensor of inference against the float64 one.
+
+    `noise` is what moving weights and pixels does to it, of which every weight of a long sum is moved by `LONG_SUMS` of what the sum's
+    rounding comes to. `pooled` is what the sums of average pools make of rounding.
+    """
+    return FACTOR * noise + SUMS * pooled
+
+
+LONG_SUMS = SUMS / FACTOR
+"""Share of a long sum's own rounding that a twin's weights are moved by, so that its tolerance is `SUMS` times it."""
+
+
+def pair_tolerance(tolerance: float) -> float:
+    """The tolerance of two float32 tensors against each other, each of which may differ by `tolerance` from the float64 one."""
+    return 2 * tolerance
+
+
 def float32_tolerance(noise: float, crossed: float = 0.0) -> float:
     """The tolerance of a float32 tensor against the float64 one.
 

@@ -21,8 +21,11 @@ STAGES = {
 Every later step belongs to the trajectory.
 """
 
-TRAINING = ("eval", "forward", "backward", "update", "trajectory")
+TRAINING = tuple(stage for stage in STAGES if stage != "onnx")
 """The stages without `onnx`."""
+
+PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[stage]))
+"""What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
 """The verdicts. Chaotic: the sides diverge as fast as one side diverges from its own one-ULP twin, not faster."""
@@ -33,6 +36,13 @@ def stage_of(step: int, phase: str, asked: Collection[str]) -> str | None:
     if step > 1:
         return "trajectory" if "trajectory" in asked else None
     return next((stage for stage, phases in STAGES.items() if phase in phases and stage in asked), None)
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """The phase and the tensor of PHASE/TENSOR, for people: an update of a running mean or variance is of the phase `statistics`."""
+    phase, _, tensor = name.partition("/")
+    is_statistic = phase == "update" and tensor.rpartition(".")[2] in ("mean", "variance")
+    return ("statistics" if is_statistic else phase), tensor
 
 
 @dataclass(frozen=True)
@@ -144,9 +154,7 @@ class Verdicts:
         counted.add(difference)
         counted.chaotic |= chaotic
         if self.first is None and not difference.equal:
-            phase, _, tensor = difference.name.partition("/")
-            if phase == "update" and tensor.endswith((".mean", ".variance")):
-                phase = "statistics"
+            phase, tensor = place_of(difference.name)
             self.first = Divergence(step, phase, *layers, tensor, difference.error, difference.bound, cause())
         if step == 1:
             keep_worst(self.layers, layers[0] or "(model)", difference)

@@ -22,11 +22,11 @@ from parity.arrays import Array
 from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import Check, Plant
-from parity.compare.noise_model import inference_noise
+from parity.compare.noise_model import inference_noise, pooled_noise
 from parity.compare.program import Program
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
-from parity.compare.tolerances import ONE_STEP
+from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolerance
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
@@ -46,7 +46,7 @@ TRAINED_STEPS = 10
 
 
 def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
-    """The state after `steps` updates of the feed."""
+    """The state after `steps` updates of the run inputs."""
     program = Program(worker, run_inputs)
     program.start()
     for step_input in itertools.islice(run_inputs.steps(), steps):
@@ -129,7 +129,7 @@ def _float32(
     for party, array in present.items():
         yield Difference(f"onnx/{layer}.{party}, {what}", distance(exact[tensor], array), noise[tensor])
     for (one, a), (other, b) in itertools.combinations(present.items(), 2):
-        yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), 2 * noise[tensor])
+        yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), pair_tolerance(noise[tensor]))
 
 
 def _predictions(worker: Worker, pictures: Mapping[str, Array]) -> Record:
@@ -186,4 +186,7 @@ def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping
     def predict(state: State, images: Mapping[str, Array]) -> Record:
         return _eager(worker, replace(run_inputs, state=state), images)
 
-    return inference_noise(predict, own, run_inputs.state, pictures)
+    noise, network = inference_noise(predict, own, run_inputs.state, pictures), run_inputs.network
+    pooled = pooled_noise(network, {n.removeprefix("layers/"): a for n, a in own.items() if n.startswith("layers/")})
+    layers = {name: network.output if name.startswith("scores/") else name.removeprefix("layers/") for name in noise}
+    return {name: inference_tolerance(error, pooled.get(layers[name], 0.0)) for name, error in noise.items()}

@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from parity.arrays import Array
 from parity.compare.noise_model import inference_noise
 from parity.compare.relative_error import Difference, relative_l2
+from parity.compare.tolerances import inference_tolerance, pair_tolerance
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.network.network import Network
@@ -65,7 +66,7 @@ def compared(
         return {name: predict(weights, array) for name, array in images.items()}
 
     own = eager(state, given)
-    bound = 2 * inference_noise(eager, own, state, given)["scores"]
+    bound = pair_tolerance(inference_tolerance(inference_noise(eager, own, state, given)["scores"]))
     return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
 
 

@@ -114,13 +114,22 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twins'."""
+    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twins'.
+
+    An array is None where that side has no such tensor.
+    """
 
     name: str
     calls: tuple[Call, Call] | None
-    torch: Array
-    paddle: Array
+    torch: Array | None
+    paddle: Array | None
     twins: tuple[Array, ...] = ()
+
+    @property
+    def both(self) -> tuple[Array, Array]:
+        """The arrays of a tensor that both sides have."""
+        assert self.torch is not None and self.paddle is not None
+        return self.torch, self.paddle
 
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -152,10 +161,23 @@ def forward(
 
 
 def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]) -> Iterator[Compared]:
-    """What the models return."""
-    for one, two in returned(torch.outputs, paddle.outputs):
-        name = f"{phase}/(output){'.' + one if one else ''}"
-        yield Compared(name, None, torch.outputs[one], paddle.outputs[two], tuple(t.outputs[one] for t in twins))
+    """What the models return. Whole numbers have no twin: they must be equal.
+
+    What only one of them returns has None on the other side.
+    """
+    matched = returned(torch.outputs, paddle.outputs, "fiub")
+    for one, two in matched:
+        a = torch.outputs[one]
+        moved = tuple(t.outputs[one] for t in twins if one in t.outputs) if a.dtype.kind == "f" else ()
+        yield Compared(_output(phase, one), None, a, paddle.outputs[two], moved)
+    for name in torch.outputs.keys() - {one for one, _ in matched}:
+        yield Compared(_output(phase, name), None, torch.outputs[name], None)
+    for name in paddle.outputs.keys() - {two for _, two in matched}:
+        yield Compared(_output(phase, name), None, None, paddle.outputs[name])
+
+
+def _output(phase: str, name: str) -> str:
+    return f"{phase}/(output){'.' + name if name else ''}"
 
 
 def _like(a: Array, b: Array) -> Array:
@@ -167,9 +189,9 @@ def _as_it_is(x: Array) -> Array:
     return x
 
 
-def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array]) -> list[tuple[str, str]]:
-    """The names of what both models return: the same names, else the same places."""
-    here, there = ([n for n, a in outputs.items() if a.dtype.kind == "f"] for outputs in (torch, paddle))
+def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array], kinds: str = "f") -> list[tuple[str, str]]:
+    """The names of what both models return of numpy's `kinds` of dtypes: the same names, else the same places."""
+    here, there = ([n for n, a in outputs.items() if a.dtype.kind in kinds] for outputs in (torch, paddle))
     if set(here) & set(there):
         return [(name, name) for name in here if name in there]
     return list(zip(here, there, strict=False))

@@ -152,7 +152,9 @@ def _count(x: Array) -> int:
 
 def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compared) -> str | None:
     """The likely cause of a difference; None if nothing known explains it."""
-    a, b = compared.torch, compared.paddle
+    if compared.torch is None or compared.paddle is None:
+        return explain(compared.torch, compared.paddle, SENTENCE_NAMES, ())
+    a, b = compared.both
     special: str | None = None
     if compared.calls:
         special = _of_calls(evidence, phase, tensor, compared, *compared.calls)
@@ -174,10 +176,10 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
     if said:
         return "; ".join(said)
-    if not forward or compared.torch.shape != compared.paddle.shape:
+    a, b = compared.both
+    if not forward or a.shape != b.shape:
         return None
-    found = _dtype(compared.torch, compared.paddle) or _of_a_layer(evidence, one, compared)
-    return found or _elsewhere(evidence, one, compared.torch)
+    return _dtype(a, b) or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
 
 
 def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: Array) -> str | None:
@@ -242,7 +244,7 @@ def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -
     """What either side gives a layer, in terms of what the layers before it made."""
     said = [
         _made_of(evidence.runs[side], call, array)
-        for side, call, array in zip(SIDES, (one, two), (compared.torch, compared.paddle), strict=True)
+        for side, call, array in zip(SIDES, (one, two), compared.both, strict=True)
     ]
     if not any(said) or said[0] == said[1]:
         return None
@@ -276,7 +278,7 @@ def _function_of(x: Array, y: Array) -> str | None:
 
 def _behind(evidence: PairEvidence, compared: Compared) -> str | None:
     """What either side returns, in terms of what its last layers made."""
-    said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, (compared.torch, compared.paddle), strict=True)]
+    said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, compared.both, strict=True)]
     if not any(said) or said[0] == said[1]:
         return None
     words = [f"{NAMES[side]} returns {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
@@ -292,10 +294,10 @@ def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | 
     if x is None:
         return None
     if kind == "Linear" and weight is not None and weight.shape[0] == weight.shape[1]:
-        for side, made in zip(SIDES, (compared.torch, compared.paddle), strict=True):
+        for side, made in zip(SIDES, compared.both, strict=True):
             if relative_l2(made, x @ weight + bias) <= MATCH:
                 return f"the square weight is transposed in {NAMES[side]}"
-    for side, made in zip(SIDES, (compared.torch, compared.paddle), strict=True):
+    for side, made in zip(SIDES, compared.both, strict=True):
         if made.shape == x.shape and relative_l2(x, made) <= MATCH:
             return f"it does nothing in {NAMES[side]}: its output is its input"
     return None

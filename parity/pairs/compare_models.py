@@ -14,6 +14,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.check import usual_twins
+from parity.compare.tolerances import ONE_STEP
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
@@ -63,7 +64,8 @@ def compare_models(
         print(outcome.verdict, outcome.sentence())
 
     A model, a class or a function that makes one is compared in this process. What is compared is a copy: weights, modes, hooks,
-    gradients, random states and settings of the frameworks are as they were afterwards. A text names what makes a model, which then has a
+    gradients, random states and settings of the frameworks are as they were afterwards. Hooks of
+    the model are copied with it, and are called for the copy. A text names what makes a model, which then has a
     process of its own. Both sides get the same weights (the PyTorch model's, converted, with some noise where an array is constant), inputs
     and dropout masks, and run in float64 beside one-ULP twins of the PyTorch model.
 
@@ -79,8 +81,8 @@ def compare_models(
             random labels), "projection" (a linear one); of several outputs the sum.
         optimizer: `parity.recipe.optimizer.Optimizer` (default: momentum 0.9, rate 0.00001).
         steps: training steps of the stage "trajectory".
-        twins: one-ULP twins of the PyTorch model beside it, the farthest of which counts (default: 1, beyond 10 steps 3; in float32 always
-            3, one after the other).
+        twins: one-ULP twins of the PyTorch model beside it, the farthest of which counts (default: 1, beyond 10 steps 3). A float32 step
+            has three more, one after the other.
         seed: of weights, inputs, labels and masks.
         dtype: "float64" proves; "float32" holds every tensor of inference and one training step, on both sides, against the float64 one,
             within ten times what moving every weight and input by one ULP does to it, and the weights of a float32 trajectory against
@@ -113,6 +115,7 @@ def compare_models(
         _check_factory(side, factory)
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
+    _check_numbers(stages, steps, twins, dtype)
     pair = Pair(
         torch,
         paddle,
@@ -135,7 +138,7 @@ def compare_models(
     usual = usual_twins(steps if "trajectory" in stages else 1)
     beside = [f"twin {number}" for number in range(1, 1 + (usual if twins is None else twins))]
     if dtype == "float32":
-        beside = [EXACT, "twin 1"]
+        beside = [EXACT, *beside]
     pythons = {"torch": torch_python, "paddle": paddle_python}
     factories = {"torch": torch, "paddle": paddle}
     workers: dict[str, ModelService] = {}
@@ -210,6 +213,18 @@ def change(text: str) -> tuple[str, str, Any]:
         raise InputError(
             f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
         ) from None
+
+
+def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: str) -> None:
+    """`InputError` for numbers that a comparison cannot have."""
+    if dtype not in ONE_STEP:
+        raise InputError(f"unknown dtype {dtype!r}{suggest(dtype, ONE_STEP)}; known: {', '.join(ONE_STEP)}")
+    if not stages:
+        raise InputError(f"no stage is asked for; known: {', '.join(TRAINING)}")
+    if steps < 1 or (twins or 0) < 0:
+        raise InputError(f"steps must be at least 1 and twins at least 0, not {steps} and {twins}")
+    if steps < 2 and list(stages) == ["trajectory"]:
+        raise InputError("the stage trajectory needs at least 2 steps")
 
 
 MODEL_CLASSES = {"torch": ("torch.nn.modules.module", "Module"), "paddle": ("paddle.nn.layer.layers", "Layer")}

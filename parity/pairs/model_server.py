@@ -94,14 +94,17 @@ class ModelService(Service):
             backend.seed(seed)
         with _told(f"the {self.framework} side: {text} cannot be made"):
             model = found if isinstance(found, backend.MODULE) else found(*given, **named)
+            # A function may return a model that it has made before.
+            is_live = model is factory or (not isinstance(factory, str | type) and factory() is model)
         if not isinstance(model, backend.MODULE):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {text} makes a {type(model).__name__}, not a {wanted}")
-        if model is factory:
+        if is_live:
             model = self._copied(model, text, backend)
         if isinstance(factory, str) or backend.device_of(model) == "gpu":
             runtime.be_exact()
-        self._model = WatchedModel(backend, model, dtype, settings)
+        with _told(f"the {self.framework} side: {text} cannot be watched"):
+            self._model = WatchedModel(backend, model, dtype, settings)
         self._held.callback(self._model.close)
         for layer, attribute, value in changes:
             if not self._model.change(layer, attribute, value):

@@ -11,9 +11,11 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.pool_ties import ties_of_pool
+from parity.compare.relative_error import distance
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
 from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.verdicts import place_of
 from parity.compare.zero_gradients import zero_gradients
 from parity.errors import InputError
 from parity.modules.description import below
@@ -58,10 +60,9 @@ class ModelSource(Source):
 
     @property
     def absent(self) -> Collection[str]:
-        """What one step, or models without weights, cannot have; in float32 only trained weights are judged, beside a twin."""
-        short = ("trajectory",) if self.pair.length < 2 else ()
-        if self.dtype == "float32" and not (self.twins and any(self.session.trained().values())):
-            return ("update", "trajectory")
+        """What one step, or models without weights, cannot have; a float32 trajectory is that of trained weights, beside a twin."""
+        alone = self.dtype == "float32" and not (self.twins and any(self.session.trained().values()))
+        short = ("trajectory",) if self.pair.length < 2 or alone else ()
         return short if self.session.pairing.arrays else ("update", *short)
 
     def step(self, number: int, whole: str | None) -> ModelStep:
@@ -86,6 +87,15 @@ class ModelSource(Source):
             start=self.session.state[compared.name.partition("/")[2]] if trained else None,
         )
 
+    def is_auxiliary(self, compared: Compared) -> bool:
+        """Whether a tensor is what auxiliary layers of one side return in training: the layers are said to differ, and the rest is compared."""
+        alone = any(self.session.pairing.alone.values())
+        return (
+            alone
+            and compared.name.startswith("forward/(output)")
+            and (compared.torch is None or compared.paddle is None)
+        )
+
     def layers(self, compared: Compared) -> tuple[str, str]:
         """The layers on both sides that a tensor belongs to; empty where it is the model's own."""
         if compared.calls:
@@ -108,19 +118,27 @@ class ModelSource(Source):
         yield from self._rounded(alignment.backward(session.alignment(runs), *_three(backs)))
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, names, gradients_of)
-            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float32"])
-            self.zero |= {name: max(sizes) for name, sizes in zero.items()} if seed is None else {}
-            for name in reversed(chunk):
-                if all(name in record for record in own.values()):
-                    sizes = (self.zero[name], self.zero[name]) if name in self.zero else None
-                    arrays = own["torch"][name], own["paddle"][name]
-                    layers = self.session.owners[name]
-                    yield Rounded(f"gradient/{name}", arrays, own[EXACT][name], layers, zero=sizes)
+            exact = zero_gradients([own[EXACT]], ZERO_GRADIENT["float64"]) if seed is None else {}
+            sizes = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float32"], exact)
+            self.zero |= {name: max(size) for name, size in sizes.items()}
+            for name in [name for name in reversed(chunk) if any(name in record for record in own.values())]:
+                arrays, zero = (own["torch"].get(name), own["paddle"].get(name)), sizes.get(name)
+                of_both = (zero[0], zero[1]) if zero else None
+                yield Rounded(f"gradient/{name}", arrays, own[EXACT].get(name), session.owners[name], zero=of_both)
+        session.update(session.kept(self.zero), names)
+        for chunk in session.chunks():
+            states = session.fetch(chunk, names, tensors_of)
+            for name, after in states[EXACT].items():
+                arrays, before = (states["torch"].get(name), states["paddle"].get(name)), session.state[name]
+                share = distance(after, before.astype(after.dtype))
+                yield Rounded(f"update/{name}", arrays, after, session.owners[name], share=share)
 
     def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
         for c in found:
-            if c.twins:
-                yield Rounded(c.name, (c.torch, c.paddle), c.twins[0], self.layers(c))
+            if (
+                c.twins or c.torch is None or c.paddle is None
+            ):  # whole numbers may be chosen by rounding: they are left out
+                yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
         """Takes the first `steps` steps again, twins too, and shows what every layer with a kink lets through."""
@@ -174,7 +192,7 @@ class ModelSource(Source):
         backward: _Pairs = [(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
         arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
         own = session.fetch(arrays, SIDES, gradients_of) if arrays else dict.fromkeys(SIDES, Record())
-        zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
+        zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT[self.dtype])
         backward += [(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
         return forward, backward
 
@@ -195,6 +213,8 @@ class ModelStep(Step):
     def tensors(self) -> Iterator[Tensor]:
         """Everything in the order of computation, of few layers at a time."""
         for compared in self._everything():
+            if self.source.is_auxiliary(compared):
+                continue
             self._compared = compared
             zero = self.source.zero.get(compared.name.removeprefix("gradient/"))
             tensor = self.source.tensor(compared)
@@ -290,10 +310,7 @@ class ModelStep(Step):
     def likely_cause(self, tensor: Tensor) -> str | None:
         """What settings or what stands between two layers explains."""
         assert self._compared
-        phase, _, name = tensor.name.partition("/")
-        if phase == "update" and name.rpartition(".")[2] in ("mean", "variance"):
-            phase = "statistics"
-        return causes.find_cause(self._evidence, phase, name, self._compared)
+        return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)
 
 
 def _max_pool(call: Call) -> MaxPool | None:
