@@ -88,7 +88,7 @@ class ModelSource(Source):
         )
 
     def is_auxiliary(self, compared: Compared) -> bool:
-        """Whether a tensor is what auxiliary layers of one side return in training: the layers are said to differ, and the rest is compared."""
+        """Whether auxiliary layers of one side return a tensor in training. They are said to differ, and the rest is compared."""
         alone = any(self.session.pairing.alone.values())
         return (
             alone
@@ -135,9 +135,9 @@ class ModelSource(Source):
 
     def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
         for c in found:
-            if (
-                c.twins or c.torch is None or c.paddle is None
-            ):  # whole numbers may be chosen by rounding: they are left out
+            missing = c.torch is None or c.paddle is None
+            # Whole numbers, which have no twin, may be chosen by rounding: they are left out.
+            if (c.twins or missing) and not self.is_auxiliary(c):
                 yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
