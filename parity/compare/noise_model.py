@@ -17,11 +17,12 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp, summed
+from parity.compare.record import input_of
 from parity.compare.relative_error import Difference, distance, norm
 from parity.compare.source import Rounded, Source
 from parity.compare.tolerances import HALF_ULP, LONG_SUMS, ZERO_GRADIENT, float32_tolerance
 from parity.network.network import Network
-from parity.network.nodes import GlobalAvgPool
+from parity.network.nodes import BatchNorm, GlobalAvgPool
 from parity.weights.canonical_state import State
 
 TWINS = 3
@@ -39,7 +40,7 @@ def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
     crossed = (Crossed(), Crossed())
     for name, tensor in own.items():
         for side, array in enumerate(tensor.sides):
-            allowed = noise[name][side], crossed[side].part(tensor, array) * tensor.share
+            allowed = noise[name][side], crossed[side].part(tensor, array) * tensor.share, tensor.summed
             if tensor.zero is not None:
                 yield tensor, side, Difference(name, tensor.zero[side], ZERO_GRADIENT["float32"])
             elif not tensor.copied:
@@ -91,6 +92,37 @@ def error_of_mean(numbers: Array) -> Array:
     drift = 0.33 * math.sqrt(numbers.shape[-1]) * numbers.mean(-1)
     found: Array = HALF_ULP * np.hypot(drift, 0.41 * numbers.std(-1))
     return found
+
+
+def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, float]:
+    """By record name, the relative error that the sums of batch norms make of rounding in a float32 step, there and behind them.
+
+    `record` is that of the step in float64. A batch norm sums the numbers of a channel, and their squares. Where the mean cancels, or is
+    large beside the deviation, the sums' rounding is much of what is left. No twin shows it, since there is no weight in it.
+    """
+    found, forward = dict[str, float](), dict[str, float]()
+    for name, layer in network.layers.items():
+        forward[name] = max((forward.get(source, 0.0) for source in layer.sources), default=0.0)
+        x, y = input_of(network, name, record, "forward"), record.get(f"forward/{name}")
+        if isinstance(layer.node, BatchNorm) and x is not None and y is not None:
+            channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64)
+            deviation = np.sqrt(channels.var(1) + layer.node.eps)
+            mean, square = error_of_mean(channels), error_of_mean(channels**2)
+            # What an earlier batch norm has shifted is shifted alike in all numbers of a channel.
+            arriving = forward[name] * np.sqrt(np.square(channels).mean(1))
+            for array, error in (("mean", np.hypot(mean, arriving)), ("variance", square)):
+                size = norm(record.get(f"update/{name}.{array}", np.zeros(0)))
+                found[f"update/{name}.{array}"] = (1 - layer.node.decay) * norm(error) / size if size else 0.0
+            scale = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1).std(1)
+            errors = scale * np.hypot(mean / deviation, square / deviation**2 / 2)
+            forward[name] = math.hypot(forward[name], norm(errors) * math.sqrt(channels.shape[1]) / (norm(y) or 1.0))
+        found[f"forward/{name}"] = forward[name]
+    # What is computed behind has the errors of what it is computed from.
+    largest = max(forward.values(), default=0.0)
+    behind = ("loss", "backward", "gradient", "update")
+    return {
+        n: largest for n in record if n.partition("/")[0] in behind and not n.endswith((".mean", ".variance"))
+    } | found
 
 
 def pooled_noise(network: Network, layers: Mapping[str, Array]) -> dict[str, float]:

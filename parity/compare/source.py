@@ -61,7 +61,7 @@ class Rounded(ShortRepr):
     """One tensor of one float32 step of both sides, and the reference's in float64 (None where that was not asked for).
 
     `share` is how much of a relative error of the gradients arrives in it, and `behind` are the layers whose gradients it comes from (None:
-    all whose gradients were computed before it). For the rest see `Tensor`.
+    all whose gradients were computed before it). `summed` is what the rounding of sums adds. For the rest see `Tensor`.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Rounded(ShortRepr):
     copied: bool = False
     zero: tuple[float, float] | None = None
     share: float = 1.0
+    summed: float = 0.0
     behind: Collection[str] | None = None
 
     @property

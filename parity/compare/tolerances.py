@@ -161,10 +161,10 @@ def pair_tolerance(tolerance: float) -> float:
     return 2 * tolerance
 
 
-def float32_tolerance(noise: float, crossed: float = 0.0) -> float:
-    """The tolerance of a float32 tensor against the float64 one.
+def float32_tolerance(noise: float, crossed: float = 0.0, sums: float = 0.0) -> float:
+    """The tolerance of a float32 tensor of a training step against the float64 one.
 
     `noise` is what moving every weight and input by one ULP does to the tensor on the same side. `crossed` is the part of the gradient
-    that elements carry which only one of the two lets through.
+    that elements carry which only one of the two lets through. `sums` is what the sums of batch norms make of rounding.
     """
-    return FACTOR * max(noise + crossed, HALF_ULP)
+    return FACTOR * max(noise + crossed, HALF_ULP) + SUMS * sums

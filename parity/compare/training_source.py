@@ -15,6 +15,7 @@ from parity.compare.cancellation import magnifications
 from parity.compare.cancelled_terms import CancelledTerms
 from parity.compare.causes_of_layers import likely_cause
 from parity.compare.evidence import Evidence
+from parity.compare.noise_model import training_noise
 from parity.compare.pool_ties import find_pool_ties
 from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, parameter_of, run_in_lockstep
 from parity.compare.record import input_of
@@ -92,7 +93,7 @@ class TrainingSource(Source):
         if seed is not None:
             given = {name: make_twin(run_inputs, seed, inputs=True) for name, run_inputs in given.items()}
         first, second = self._one_step(given).values()
-        zero = known_zero_gradients(self.network, first, second)
+        zero, sums = known_zero_gradients(self.network, first, second), training_noise(self.network, exact)
         for name in in_order(self.network, list({**exact, **first, **second})):
             layer = layer_of(name.partition("/")[2])
             sizes = zero.get(name)
@@ -103,7 +104,8 @@ class TrainingSource(Source):
                 (layer, layer),
                 is_copied(name),
                 (sizes[0], sizes[1]) if sizes else None,
-                _share(name, exact),
+                share := _share(name, exact),
+                sums.get(name, 0.0) * (1.0 if name.endswith((".mean", ".variance")) else share),
                 self._behind.get(layer),
             )
 

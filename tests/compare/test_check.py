@@ -104,6 +104,17 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
         assert outcome.summaries()["backward"]["bound"] > 1e-7
 
 
+@pytest.mark.parametrize(("seed", "batch"), [(0, 8), (3, 8), (0, 16), (3, 32)])
+def test_in_float32_the_rounding_of_a_batch_norms_sums_is_no_difference(
+    seed: int, batch: int, workers: dict[str, Worker]
+) -> None:
+    # The means of these channels are small beside their deviations, and no moved weight shows how their sums are rounded.
+    recipe, few = changed(presets.get_recipe("article"), batch_size=batch), data.load("shapes10").limit(64, 1)
+    check = Check(articles.get_network("vgg_mini@0.25"), recipe, few, 1, "float32", seed)
+    outcome = run_check(replace(check, stages=("eval", "forward", "backward", "update")), workers)
+    assert outcome.verdict == EQUAL, outcome.first
+
+
 @pytest.mark.parametrize("planted", ["bn2:gamma:1e-3", "conv3:output:1e-4"])
 def test_in_float32_an_error_above_rounding_is_found(
     planted: str, workers: dict[str, Worker], dataset: data.Dataset
