@@ -26,6 +26,7 @@ from parity.cli.command import (
     option,
     positive,
 )
+from parity.cli.compare import say_stages
 from parity.cli.options import (
     DATA_SETS,
     NETWORKS,
@@ -324,11 +325,7 @@ def _one(
 
     phases.begin(f"{check.network.name}, step 1")
     outcome = run_check(check, workers, plant, isolated=options.isolate, say=say, onnx=compare_through_onnx)
-    for name, stage in outcome.summaries().items():
-        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
-        console.say(
-            f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
-        )
+    say_stages(outcome, console)
     for sentence in outcome.explained:
         console.say(f"  {sentence}")
     for row in outcome.isolated or []:

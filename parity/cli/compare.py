@@ -16,6 +16,7 @@ from parity.cli.options import (
     threads_option,
     together,
 )
+from parity.compare.outcome import Outcome
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.pairs.compare_models import compare_models
 from parity.pairs.losses import LOSSES
@@ -157,11 +158,7 @@ def _say(outcome: PairOutcome, console: Console) -> None:
     pairing = outcome.pairing
     console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")
-    for name, stage in outcome.to_json()["stages"].items():
-        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
-        console.say(
-            f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
-        )
+    say_stages(outcome, console)
     for line in outcome.differences:
         console.say(f"  differs: {line}")
     for line in outcome.explained:
@@ -175,6 +172,20 @@ def _say(outcome: PairOutcome, console: Console) -> None:
         for line in outcome.tree.splitlines():
             console.say(line)
     console.say(f"  {outcome.sentence()} ({outcome.seconds:.1f} s)", outcome.verdict)
+
+
+def say_stages(outcome: Outcome, console: Console) -> None:
+    """Says a line a stage: its verdict, how many tensors it rests on, and the one nearest to its tolerance; or that it was not run."""
+    found = outcome.summaries()
+    for name in outcome.asked:
+        if name not in found:
+            console.say(f"  {name:<10} not run")
+            continue
+        stage = found[name]
+        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
+        console.say(
+            f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
+        )
 
 
 def _of_both_ways(row: dict[str, Any]) -> str:
