@@ -212,7 +212,7 @@ def twin() -> Iterator[dict[str, Worker]]:
         yield {"twin": worker}
 
 
-@pytest.mark.parametrize("recipe", ["article", "quick"])
+@pytest.mark.parametrize("recipe", ["article", pytest.param("quick", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CANCELLING | OTHERS)
 def test_gradients_whose_terms_cancel_are_no_difference(
     name: str, recipe: str, workers: dict[str, Worker], twin: dict[str, Worker]
@@ -221,6 +221,7 @@ def test_gradients_whose_terms_cancel_are_no_difference(
     assert outcome.verdict == "equal", outcome.first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CANCELLING | OTHERS)
 def test_adam_amplifies_what_is_left_of_them_and_that_is_no_difference(
     name: str, workers: dict[str, Worker], twin: dict[str, Worker]
