@@ -30,6 +30,7 @@ from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolera
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
+from parity.network.nodes import GlobalAvgPool
 from parity.onnx import sessions
 from parity.onnx.exporting import export, extremes
 from parity.onnx.graph_reader import NotTheNetwork
@@ -187,6 +188,12 @@ def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping
         return _eager(worker, replace(run_inputs, state=state), images)
 
     noise, network = inference_noise(predict, own, run_inputs.state, pictures), run_inputs.network
-    pooled = pooled_noise(network, {n.removeprefix("layers/"): a for n, a in own.items() if n.startswith("layers/")})
-    layers = {name: network.output if name.startswith("scores/") else name.removeprefix("layers/") for name in noise}
-    return {name: inference_tolerance(error, pooled.get(layers[name], 0.0)) for name, error in noise.items()}
+    layers = pooled_noise(network, {n.removeprefix("layers/"): a for n, a in own.items() if n.startswith("layers/")})
+    pooled = {f"layers/{layer}": error for layer, error in layers.items()}
+    if any(isinstance(layer.node, GlobalAvgPool) for layer in network.layers.values()):
+        Program(worker, run_inputs).start()
+        for kind, images in pictures.items():  # how far a mean cancels depends on the picture
+            record = worker.predict(images, record=True)
+            seen = pooled_noise(network, {n.removeprefix("eval/"): a for n, a in record.items()})
+            pooled[f"scores/{kind}"] = seen[network.output]
+    return {name: inference_tolerance(error, pooled.get(name, 0.0)) for name, error in noise.items()}

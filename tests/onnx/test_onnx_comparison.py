@@ -27,7 +27,7 @@ from parity.onnx.comparison import (
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 from parity.selftest import changes
-from parity.selftest.subject import network, subject
+from parity.selftest.subject import DEPTHWISE, network, subject
 
 ONNX = ("onnx",)
 
@@ -91,6 +91,11 @@ def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check
     outcome = run_check(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "bn2"
+
+
+def test_a_mean_of_numbers_that_cancel_is_no_difference(check: Check, workers: dict[str, Worker]) -> None:
+    outcome = run_check(replace(check, network=DEPTHWISE, state=None), workers, onnx=compare_through_onnx)
+    assert outcome.verdict == "equal", outcome.first
 
 
 def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
