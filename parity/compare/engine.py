@@ -86,7 +86,7 @@ def _float32_cause(outcome: Outcome, layer: str, side: str) -> str:
 
 
 def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool:
-    """Whether the sides diverge in this step since rounding decided at a kink: then that is said, and no difference.
+    """Whether rounding at a ReLU kink explains all that differs in this step; if so, the divergence becomes an explanation.
 
     Only trained weights are excused: see `parity.compare.tolerances.kink_tolerance`.
     """

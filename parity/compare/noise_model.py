@@ -52,8 +52,7 @@ def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
 class Crossed:
     """The part of the gradient that elements carry which only one of float64 and one side lets through, here or nearer to the loss.
 
-    Such elements are those whose sign, or whose place as the largest of a pool, rounding has changed. `part` is told every tensor in the
-    order of computation.
+    Rounding has changed their sign, or which element is the largest of a pool. Call `part` for every tensor in the order of computation.
     """
 
     def __init__(self) -> None:

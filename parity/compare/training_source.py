@@ -325,7 +325,7 @@ def _losses(sides: Sequence[str], step: Step) -> dict[str, float]:
 
 
 def _remembered(record: Record) -> Record:
-    """What the causes of a divergence in the next step are told from.
+    """The arrays that explain a divergence in the next step.
 
     Copies: arrays of one message share their memory, and activations, or a single layer of 100 million weights, would stay in it.
     """
@@ -339,4 +339,4 @@ def _share(name: str, exact: Record) -> float:
     before, after = exact.get(f"start/{tensor}"), exact.get(name)
     if phase != "update" or before is None or after is None:
         return 1.0
-    return float(np.linalg.norm(after - before) / (np.linalg.norm(after) or 1.0))
+    return distance(after, before)

@@ -55,7 +55,7 @@ def compare_models(
     paddle_python: str | Path | None = None,
     device: str = "cpu",
     threads: int = 1,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = engine.Silent,
 ) -> PairOutcome:
     """Compare a PyTorch module with a Paddle layer, neither of which is changed: inference, gradients and training, tensor by tensor.
 

@@ -77,14 +77,16 @@ class ModelSource(Source):
 
     def tensor(self, compared: Compared) -> Tensor:
         """A tensor of both sides, with the layers that it belongs to."""
-        trained = compared.name.startswith("update/") and self.session.trained().get(compared.name.partition("/")[2])
+        phase, _, name = compared.name.partition("/")
+        trained = phase == "update" and self.session.trained().get(name)
         return Tensor(
             compared.name,
             compared.torch,
             compared.paddle,
             compared.twins,
             self.layers(compared),
-            start=self.session.state[compared.name.partition("/")[2]] if trained else None,
+            zero=self.zero.get(name) if phase == "gradient" else None,
+            start=self.session.state[name] if trained else None,
         )
 
     def is_auxiliary(self, compared: Compared) -> bool:
@@ -216,9 +218,7 @@ class ModelStep(Step):
             if self.source.is_auxiliary(compared):
                 continue
             self._compared = compared
-            zero = self.source.zero.get(compared.name.removeprefix("gradient/"))
-            tensor = self.source.tensor(compared)
-            yield replace(tensor, zero=zero) if tensor.phase == "gradient" else tensor
+            yield self.source.tensor(compared)
 
     def _everything(self) -> Iterator[Compared]:
         session, source, first = self.session, self.source, self.number == 1
