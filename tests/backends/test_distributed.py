@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import launchers
+from helpers.compared import compare
 from helpers.distributed_step import BATCHES, NETWORKS, OVERLAPS
 from helpers.launchers import LAUNCHED
 from helpers.paths import ROOT
 from helpers.training_runs import Ended, execute, metrics, position, script, stop, wait_for
 from parity.backend.registry import FRAMEWORKS
-from parity.compare.relative_error import compare
 from parity.compare.training_source import known_zero_gradients
 from parity.data.batches import Batches
 from parity.errors import InputError

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from helpers import numpy_network as reference
+from helpers.compared import compare
 from helpers.layer_cases import BATCH, CASES, batch, network, weights
 from helpers.numpy_network import slopes
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
-from parity.compare.relative_error import compare
 from parity.network.nodes import Dropout
 from parity.recipe.optimizer import Optimizer
 from parity.weights.canonical_state import State

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.compared import compare
 from parity import data, machine
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare.program import Program, run_in_lockstep
-from parity.compare.relative_error import compare
 from parity.compare.step_inputs import make_run_inputs
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Conv, Dropout, Flatten, Linear, MaxPool, ReLU

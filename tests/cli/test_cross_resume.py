@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.compared import compare
 from helpers.training_runs import Ended, command_in, metrics, position, script, stop, succeed
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.backend.worker import Worker
 from parity.compare.program import Program
-from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.compare.tolerances import ONE_STEP, TWIN
 from parity.data.batches import Batches

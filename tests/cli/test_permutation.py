@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.compared import compare
 from parity import data
 from parity.backend.worker import Worker
 from parity.compare.program import Program
-from parity.compare.relative_error import compare
 from parity.compare.step_inputs import RunInputs, make_run_inputs, make_twin
 from parity.compare.tolerances import TWIN
 from parity.data import Dataset

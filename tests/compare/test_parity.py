@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from helpers.compared import compare
 from parity import data
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare import program
 from parity.compare.noise_model import float32_differences
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.relative_error import compare
 from parity.compare.step_inputs import make_run_inputs
 from parity.compare.tolerances import ZERO_GRADIENT
 from parity.compare.training_source import TrainingSource, known_zero_gradients
