@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,25 +38,29 @@ def _dropout(
     original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of single numbers."""
-    call = inspect.signature(original).bind(*given, **named)
-    call.apply_defaults()
-    x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
-    if not training or not p:
-        return original(*given, **named)
-    mask = _mask(draw, x, p, range(x.ndim))
-    return x.mul_(mask) if inplace else x * mask
+    return _dropped(original, draw, False, given, named)
 
 
 def _dropout_maps(
     original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
     """Dropout of whole maps."""
+    return _dropped(original, draw, True, given, named)
+
+
+def _dropped(
+    original: Callable[..., Tensor],
+    draw: Callable[[int, float], Array],
+    maps: bool,
+    given: tuple[Any, ...],
+    named: Mapping[str, Any],
+) -> Tensor:
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
     x, p, training, inplace = (call.arguments[word] for word in ("input", "p", "training", "inplace"))
     if not training or not p:
         return original(*given, **named)
-    mask = _mask(draw, x, p, [0, 1])
+    mask = _mask(draw, x, p, [0, 1] if maps else range(x.ndim))
     return x.mul_(mask) if inplace else x * mask
 
 
