@@ -35,9 +35,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
     """
     if threads:
-        # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
-        THREADS.use(threads)
-        THREADS.give(threads, paddle.base.core.set_num_threads)
+        use_threads(threads)
     found = _has_gpu()
     if device == "gpu" and not found:
         raise InputError("Paddle finds no GPU here: use --device cpu or auto")
@@ -45,6 +43,13 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     paddle.set_device(chosen)
     be_fast(chosen)
     return chosen
+
+
+def use_threads(threads: int) -> None:
+    """From now on so many CPU threads."""
+    # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
+    THREADS.use(threads)
+    THREADS.give(threads, paddle.base.core.set_num_threads)
 
 
 def _has_gpu() -> bool:

@@ -9,7 +9,8 @@ from parity import data
 from parity.backend import model_state
 from parity.backend.registry import make_backend
 from parity.backend.worker import Worker
-from parity.compare.check import Check, CheckOutcome, compressed, few_images, run_check
+from parity.compare.check import CheckOutcome, make_check, run_check
+from parity.compare.default_inputs import STEPS
 from parity.compare.verdicts import STAGES
 from parity.errors import InputError, suggest
 from parity.network import articles
@@ -27,12 +28,18 @@ __all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_
 
 
 def assert_parity(
-    network: str | Network, recipe: str = "article", steps: int = 3, batch_size: int = 8, **checked: Any
+    network: str | Network,
+    recipe: str = "article",
+    steps: int = STEPS,
+    batch_size: int = 8,
+    plain: bool = False,
+    **checked: Any,
 ) -> CheckOutcome:
     """Raises `AssertionError` unless Paddle and PyTorch train `network` alike, tensor by tensor; returns what was compared.
 
     `network` is a `Network`, a known name or the path of a network's JSON file; `checked` are further fields of `Check` (`seed`, `dtype`,
-    `stages`, `state`, `dataset`; by default CIFAR-10, else the embedded shapes10). Both frameworks must be installed, each gets its own
+    `stages`, `state`, `dataset`; by default CIFAR-10, else the embedded shapes10). `plain` starts from fresh weights and leaves the recipe
+    as it is, see `parity.compare.default_inputs`. Both frameworks must be installed, each gets its own
     process. `InputError` for a network or recipe that is not known.
 
         def test_my_network():
@@ -41,10 +48,9 @@ def assert_parity(
     if unknown := [stage for stage in checked.get("stages", ()) if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     made = articles.get_network(network) if isinstance(network, str) else network
-    few = few_images(steps, batch_size)
     dataset = checked.pop("dataset", None) or data.load_auto()[0]
-    how = compressed(changed(presets.get_recipe(recipe), batch_size=batch_size), steps)
-    check = Check(made, how, dataset.limit(min(few, len(dataset.train_labels)), 1), steps, **checked)
+    how = changed(presets.get_recipe(recipe), batch_size=batch_size)
+    check = make_check(made, how, dataset, plain, steps=steps, **checked)
     with Worker("torch", threads=1) as torch, Worker("paddle", threads=1) as paddle:
         outcome = run_check(check, {"torch": torch, "paddle": paddle}, onnx=compare_through_onnx)
     if outcome.first is not None:

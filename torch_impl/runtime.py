@@ -20,13 +20,18 @@ def start(device: str = "auto", threads: int | None = None) -> str:
     `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
     """
     if threads:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     found = _has_gpu()
     if device == "gpu" and not found:
         raise InputError("PyTorch finds no GPU here: use --device cpu or auto")
     chosen = "gpu" if found and device != "cpu" else "cpu"
     be_fast(chosen)
     return chosen
+
+
+def use_threads(threads: int) -> None:
+    """From now on so many CPU threads."""
+    torch.set_num_threads(threads)
 
 
 def _has_gpu() -> bool:

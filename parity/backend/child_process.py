@@ -32,7 +32,22 @@ PIPE = 2**20
 
 
 class WorkerFailed(RuntimeError):
-    """A process raised an error or died; the message holds its traceback or the last lines it wrote."""
+    """A process raised an error or died; the message holds its traceback or the last lines it wrote.
+
+    `reason` is the error in one line, "" where the process died. `record` holds what the call had computed before it failed.
+    """
+
+    def __init__(self, message: str, reason: str = "", record: Record | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.record = reason, record or {}
+
+
+class CallFailed(Exception):
+    """A method of a service failed with `error`, after it had computed `record`."""
+
+    def __init__(self, error: Exception, record: Record) -> None:
+        super().__init__(str(error))
+        self.error, self.record = error, record
 
 
 class Process:
@@ -118,8 +133,18 @@ class Process:
         if "input_error" in answer:
             raise InputError(answer["input_error"])
         if "error" in answer:
-            raise WorkerFailed(f"the {self.name} failed:\n{answer['error']}")
+            raise WorkerFailed(f"the {self.name} failed:\n{answer['error']}", answer["reason"], found)
         return found, answer["result"]
+
+
+def _failure(error: Exception) -> tuple[Record, dict[str, str]]:
+    """The answer to a call that raised `error`."""
+    cause, record = (error.error, error.record) if isinstance(error, CallFailed) else (error, {})
+    if isinstance(cause, InputError):
+        return {}, {"input_error": str(cause)}
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    trace = "".join(traceback.format_exception(cause))
+    return record, {"error": trace, "reason": f"{type(cause).__name__}: {' '.join(lines)}"}
 
 
 def serve(make: Callable[[], Any]) -> None:
@@ -140,9 +165,7 @@ def serve(make: Callable[[], Any]) -> None:
         try:
             found, result = getattr(server, message["call"])(arrays, **message["arguments"])
             answer = {"result": result}
-        except InputError as error:
-            found, answer = {}, {"input_error": str(error)}
-        except Exception:
-            found, answer = {}, {"error": traceback.format_exc()}
+        except Exception as error:
+            found, answer = _failure(error)
         send(sink, found, answer)
         del arrays, found  # of a whole network they are gigabytes, and the next call comes while these are held

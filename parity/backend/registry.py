@@ -27,6 +27,13 @@ FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
 """The same in sentences, where they often stand."""
 
+
+def spoken_name(side: str) -> str:
+    """What the side `side` of a comparison is called in sentences: "torch" is PyTorch, "paddle (reference)" Paddle (reference)."""
+    framework, _, rest = side.partition(" ")
+    return " ".join(filter(None, (NAMES.get(framework, framework), rest)))
+
+
 EXPORTERS = ("paddle2onnx", "onnxscript")
 """What only an export to ONNX needs."""
 

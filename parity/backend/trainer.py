@@ -64,32 +64,37 @@ class Trainer:
         rate: float,
         divisor: int,
         record: dict[str, Array] | None = None,
+        watched: bool = True,
     ) -> tuple[float, int]:
         """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
 
         The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
         cross-entropy of the network itself, of labels as they are, and the number of wrong images. `record` receives the activations
         (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
-        (`gradient/PARAMETER`) and `loss`. Of several processes each gives and gets its own images' part of all this, but gradients are
-        summed and statistics averaged over all.
+        (`gradient/PARAMETER`) and `loss`, each as soon as it is computed: of a step that fails it holds what came before. Where
+        the step is not `watched`, `record` receives no activations, and layers run as they do in training: together, where they can. Of
+        several processes each gives and gets its own images' part of all this, but gradients are summed and statistics averaged over all.
         """
         optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
         backend, model = self.backend, self.model
-        heads, outputs, gradients = model.network.heads, dict[str, Tensor](), dict[str, Array]()
+        heads, scores = model.network.heads, dict[str, Tensor]()
+        watched = watched and record is not None
         model.train()
 
         def watch(layer: str, output: Tensor) -> None:
-            if record is not None and backend.needs_gradient(output):
-                # A gradient that the framework retains may share its memory with one that others are yet added to.
-                backend.on_gradient(output, lambda gradient: gradients.update({layer: backend.to_numpy(gradient)}))
-            if record is not None or layer in heads:
-                outputs[layer] = output
+            if record is not None and watched:
+                # Copies at once: a later layer may change an output in place, and a gradient that the framework retains may share its
+                # memory with one that others are yet added to.
+                record[f"forward/{layer}"] = backend.to_numpy(output)
+                if backend.needs_gradient(output):
+                    backend.on_gradient(output, lambda g: record.update({f"backward/{layer}": backend.to_numpy(g)}))
+            if layer in heads:
+                scores[layer] = output
 
         given = {layer: self._tensor(mask) for layer, mask in masks.items()}
         with backend.autocast(self.amp, self.device):
             # Layers that nobody watches may run together.
-            logits = self.wrapped(self._images(images), given, watch if heads or record is not None else None)
-        scores = {head: outputs[head] for head in heads}
+            logits = self.wrapped(self._images(images), given, watch if heads or watched else None)
         if self.amp != "off":
             logits = backend.cast(logits, self.dtype)
             scores = {head: backend.cast(output, self.dtype) for head, output in scores.items()}
@@ -98,22 +103,19 @@ class Trainer:
         loss = backend.times(cost, 1 / divisor)
         for head, weight in heads.items():
             loss = loss + backend.times(backend.cross_entropy(scores[head], target, smoothing), weight / divisor)
+        if record is not None:
+            record["loss"] = backend.to_numpy(loss)
         self._clear()
         self.scaler.scale(loss).backward()
         if self.process_group.size > 1:
             averaged_over = 0 if self.wrapped is model else self.process_group.size
             distributed.sum_gradients(backend, self._parameters(trainable=True), averaged_over)
         if record is not None:
-            record["loss"] = backend.to_numpy(loss)
-            for layer in list(outputs):
-                # What is popped makes room: of a large network these are gigabytes.
-                record[f"forward/{layer}"] = backend.to_numpy(outputs.pop(layer))
-                if layer in gradients:
-                    record[f"backward/{layer}"] = gradients[layer]
             record.update(self._gradients())
         parameters = self._tensors()
         for name in model.network.zero_gradients:
-            backend.zero_gradient(parameters[name])
+            if parameters[name].grad is not None:  # none where the layer does not use it: the record shows that
+                backend.zero_gradient(parameters[name])
         self._update_kernels(rate)
         backend.set_rate(optimizer, rate)
         self.scaler.step(optimizer)
@@ -166,7 +168,8 @@ class Trainer:
         self._clear()
         given = self._images(x)
         backend.require_gradient(given, True)
-        output = module(given) if mask is None else module(given, self._tensor(mask))
+        taken = backend.times(given, 1.0)  # which the layer may change in place
+        output = module(taken) if mask is None else module(taken, self._tensor(mask))
         output.backward(self._images(gradient))
         record |= {f"forward/{layer}": backend.to_numpy(output), f"backward/{layer}": backend.to_numpy(given.grad)}
         for name, tensor in self._tensors().items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend import lookahead, model_state
-from parity.backend.child_process import Record
+from parity.backend.child_process import CallFailed, Record
 from parity.backend.registry import implementation, make_backend, make_trainer
 from parity.backend.remote import Service, at_caller, serve_service
 from parity.backend.timing import Bench
@@ -34,6 +34,7 @@ class TrainerService(Service):
         self._trainer: Trainer
         self._timed: Bench
         self._slow: State
+        self._patches: list[tuple[str, ...]] = []
 
     def versions(self) -> dict[str, str]:
         """Versions of the framework and of Python."""
@@ -45,8 +46,30 @@ class TrainerService(Service):
     ) -> None:
         """Builds the network with the weights `state` and a fresh optimizer; `slow` keeps them for `look_ahead`."""
         self._make_room()
+        self._patches = []
         self._trainer = make_trainer(self.framework, network, settings, state, dtype, self.device)
         self._slow = state if slow else {}
+
+    def fresh_weights(self, network: Network, seed: int) -> State:
+        """The float32 weights and statistics that this side builds `network` with from `seed`, canonical."""
+        backend = make_backend(self.framework)
+        return model_state.get_weights(backend, model_state.build(backend, network, seed))
+
+    def resume(self, updates: int) -> None:
+        """Saves the state reached after `updates` updates, builds everything anew, and loads it, as a run does that goes on."""
+        old, state = self._trainer, self._trainer.state()
+        network, settings, dtype, patches = old.model.network, old.settings, old.dtype, self._patches
+        del old, self._trainer
+        self._patches = []
+        self._trainer = make_trainer(self.framework, network, settings, 0, dtype, self.device)
+        for place, *arguments in patches:
+            self.patch(place, *arguments)
+        self._trainer.load(state, updates)
+
+    def use_threads(self, least: int) -> None:
+        """Computes from now on with as many CPU threads as it was started with, but with `least` at least."""
+        if self.threads:
+            self._runtime.use_threads(max(self.threads, least))
 
     def _make_room(self) -> None:
         """Forgets the last trainer before the next one is made."""
@@ -84,13 +107,24 @@ class TrainerService(Service):
     ) -> tuple[Record, float, int]:
         """`step` without the state after it."""
         found: Record | None = {} if record else None
-        cost, wrong = self._trainer.step(images, labels, masks, rate, divisor, found)
-        return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}, cost, wrong
+
+        def wanted() -> Record:
+            return {name: array for name, array in (found or {}).items() if name.partition("/")[0] in record}
+
+        try:
+            watched = any(phase in record for phase in ("forward", "backward"))
+            cost, wrong = self._trainer.step(images, labels, masks, rate, divisor, found, watched)
+        except Exception as error:
+            raise CallFailed(error, wanted()) from error
+        return wanted(), cost, wrong
 
     def predict(self, images: Array, record: bool = False) -> Record:
         """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
         found: Record | None = {} if record else None
-        logits = self._trainer.predict(images, found)
+        try:
+            logits = self._trainer.predict(images, found)
+        except Exception as error:
+            raise CallFailed(error, found or {}) from error
         return {"logits": logits} | (found or {})
 
     def l2_gradients(self, images: Array, masks: Mapping[str, Array]) -> tuple[Record, float]:
@@ -127,6 +161,7 @@ class TrainerService(Service):
         """Changes the trainer itself by a function at `place`, MODULE:FUNCTION, which gets it and the `arguments`."""
         module, _, function = place.partition(":")
         getattr(importlib.import_module(module), function)(self._trainer, *arguments)
+        self._patches.append((place, *arguments))
 
     def state(self) -> State:
         """The canonical state with optimizer slots."""

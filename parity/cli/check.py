@@ -39,7 +39,8 @@ from parity.cli.options import (
     stages_option,
     threads_option,
 )
-from parity.compare.check import SHORT, Check, CheckOutcome, Plant, compressed, few_images, run_check, usual_twins
+from parity.compare.check import SHORT, Check, CheckOutcome, Plant, make_check, run_check, usual_twins
+from parity.compare.default_inputs import STEPS, count_images
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
 from parity.errors import InputError, suggest
@@ -53,8 +54,8 @@ from parity.report.kept_results import read_results, write_results
 from parity.selftest.changes import perturbed
 from parity.training.run_folder import check_writable, read_checkpoint
 
-STEPS = 3
-"""Training steps, unless --steps says how many."""
+FEW_STEPS = 3
+"""Training steps of a `HUGE` network, unless --steps says how many; `STEPS` of all others."""
 
 BATCH, FEW = 8, 2
 """Images a step, unless --batch-size says how many: `BATCH` of images that are at most `MANY` pixels across, else `FEW`."""
@@ -86,7 +87,11 @@ HUGE = 50_000_000
 @option("--full", is_flag=True, help="with --network all: the whole networks instead of small cousins")
 @option("--recipe", metavar="NAME", help=f"{RECIPES}, or a FILE.json (default: the network's own, else article)")
 @stages_option(STAGES)
-@comparison_options(STEPS, f"default: 1, beyond {SHORT} steps 3; none of more than {HUGE // 10**6} million weights")
+@comparison_options(
+    None,
+    f"default: {STEPS}, {FEW_STEPS} of more than {HUGE // 10**6} million weights",
+    f"default: 1, beyond {SHORT} steps 3; none of more than {HUGE // 10**6} million weights",
+)
 @option(
     "--batch-size",
     type=positive,
@@ -101,7 +106,12 @@ HUGE = 50_000_000
     "be had)",
 )
 @data_dir_option
-@option("--augment", is_flag=True, help="crop and flip the images though the recipe does not")
+@option(
+    "--plain",
+    is_flag=True,
+    help="start from fresh weights, and leave the recipe as it is: no crops, groups of parameters, hard images or resumption besides",
+)
+@option("--augment", is_flag=True, help="with --plain: crop and flip the images though the recipe does not")
 @option(
     "--perturb",
     metavar="LAYER:TENSOR:EPS",
@@ -198,7 +208,7 @@ def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, A
 ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "asked")
 """What is the same of a result that is kept and of the check that it stands for."""
 
-ASKED = ("stages", "augment", "twins", "isolate", "torch_python", "paddle_python", "against_paddle")
+ASKED = ("stages", "plain", "augment", "twins", "isolate", "torch_python", "paddle_python", "against_paddle")
 """The flags of which a result says nothing else."""
 
 
@@ -230,7 +240,7 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
     stages = tuple(stage.strip() for stage in options.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
-    if "trajectory" in stages and options.steps < 2:
+    if "trajectory" in stages and options.steps is not None and options.steps < 2:
         raise InputError("the stage trajectory needs --steps of at least 2: give more, or leave it out of --stages")
     if options.batch_size == 1:
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
@@ -252,19 +262,19 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
             )
     named = presets.get_recipe(options.recipe) if options.recipe else None
     load = functools.cache(lambda channels: _data(options, channels, say))
-    length = options.steps if "trajectory" in stages else 1
     checks = []
     for network in chosen:
         batch_size = options.batch_size or (BATCH if max(network.input_shape[1:], default=0) <= MANY else FEW)
         recipe = changed(named or presets.recipe_for(network), batch_size=batch_size)
+        steps = options.steps or (FEW_STEPS if network.trainable_count > HUGE else STEPS)
         if options.augment and recipe.augmentation == Augmentation():
             recipe = changed(recipe, augmentation=presets.CROP_AND_FLIP)
-        few = few_images(length, batch_size)
+        few = count_images(steps, batch_size)
         dataset = load(network.input_shape[0])
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)
         recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
-        how = compressed(recipe, length)
-        checks.append(Check(network, how, fitting, options.steps, options.dtype, options.seed, stages, state))
+        fields = {"steps": steps, "dtype": options.dtype, "seed": options.seed, "stages": stages, "state": state}
+        checks.append(make_check(network, recipe, fitting, options.plain, **fields))
     return checks
 
 
@@ -315,6 +325,8 @@ def _one(
 ) -> dict[str, Any]:
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
+    if check.added:
+        console.say(f"  beyond the recipe, to see more: {', '.join(check.added)} (--plain: none of it)")
     started = datetime.now().isoformat(timespec="seconds")
     coming = iter([*(f"step {number}" for number in range(2, check.length + 1)), *["ONNX"][: "onnx" in check.stages]])
 
@@ -347,6 +359,7 @@ def describe(options: Options, outcome: CheckOutcome) -> dict[str, Any]:
         "command": command_line("check", options),
         "network": check.network.name,
         "recipe": check.recipe.name,
+        "added": list(check.added),
         "data": check.dataset.name,
         "steps": check.length,
         "batch_size": check.recipe.batch_size,

@@ -32,7 +32,7 @@ STEPS = 10
 
 trained = together(
     stages_option(TRAINING),
-    comparison_options(STEPS, "default: 1, beyond 10 steps 3"),
+    comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3"),
     option(
         "--loss",
         type=choice(tuple(LOSSES)),

@@ -88,8 +88,8 @@ def stages_option(names: Iterable[str]) -> Decorator[Any]:
     return option("--stages", metavar="LIST", default=everything, help=f"some of {everything} (default: all)")
 
 
-def comparison_options(steps: int, twins: str) -> Decorator[Any]:
-    """The options of every comparison that trains; `twins` says how many there are by default."""
+def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[Any]:
+    """The options of every comparison that trains; `usual` and `twins` say how many steps and one-ULP twins there are by default."""
     return together(
         option(
             "--dtype",
@@ -97,7 +97,7 @@ def comparison_options(steps: int, twins: str) -> Decorator[Any]:
             default="float64",
             help="float64 proves; float32 is held against its one-ULP twins",
         ),
-        option("--steps", type=positive, default=steps, help=f"training steps, for the trajectory (default: {steps})"),
+        option("--steps", type=positive, default=steps, help=f"training steps, for the trajectory ({usual})"),
         option("--seed", type=natural, default=0, help="of weights, images and masks (default: 0)"),
         option(
             "--twins",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ Row = dict[str, Any]
 
 @command(
     "selftest",
-    "Plant every fault and every innocent change of the catalogue, and ask this suite and others what they say.",
+    "Plant every fault, on either side, and every innocent change of the catalogue, and ask this suite and others what they say.",
     (
         "",
         "--update README.md docs/faults.md   (replaces the tables between their marks)",
@@ -66,7 +67,7 @@ def main(options: Options, console: Console) -> Row:
         faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
         changes = [name for name, change in INNOCENT.items() if change.threads == 1]
         alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
-    tables = (summary(faults, alarms).rstrip(), listing(faults))
+    tables = (summary(faults, alarms).rstrip(), f"{causes(faults)}\n\n{listing(faults)}")
     if options.update:
         for file, mark, table in zip(options.update, (MARK, LIST), tables, strict=True):
             generated_block.update(file, mark, table)
@@ -82,7 +83,8 @@ def main(options: Options, console: Console) -> Row:
 
 
 def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
-    outcome = trial.plant(fault, pair, dataset)
+    outcomes = {side: trial.plant(fault, pair, dataset, planted=side) for side in pair}
+    first = outcomes["paddle"].first
     check = subject(dataset, fault.recipe, dtype="float32", made=fault.network)
     records = list(_records(check, pair, fault.change(check)))
     run = RecordedPair(records, check.network.output, fault.area)
@@ -90,10 +92,12 @@ def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
         "name": fault.name,
         "area": fault.area,
         "sentence": fault.sentence,
-        "found": outcome.first and _where(outcome.first),
-        "cause": outcome.first and outcome.first.cause,
-        "complaint": trial.complaint(fault, outcome),
-        "caught": {OURS: outcome.first is not None} | {c.name: c.judge(run) for c in CRITERIA},
+        "found": first and _where(first),
+        "cause": first and first.cause,
+        "causes": {side: trial.judge_cause(fault, outcome, side) for side, outcome in outcomes.items()},
+        "complaint": "; ".join(filter(None, (trial.complaint(fault, o, side) for side, o in outcomes.items()))),
+        "caught": {OURS: all(outcome.first for outcome in outcomes.values())}
+        | {c.name: c.judge(run) for c in CRITERIA},
     }
 
 
@@ -141,6 +145,13 @@ def summary(faults: list[Row], alarms: list[Row]) -> str:
 
 def _counts(rows: list[Row], key: str, names: list[str]) -> str:
     return " | ".join(str(sum(row[key][name] for row in rows)) for name in names)
+
+
+def causes(faults: list[Row]) -> str:
+    """How many causes name the fault, over both sides that it was planted on."""
+    kinds = Counter(kind for row in faults for kind in row["causes"].values())
+    counts = ", ".join(f"{kind} {kinds[kind]}" for kind in (trial.RIGHT, trial.GENERIC, trial.NONE, trial.WRONG))
+    return f"Causes of {len(faults)} faults, each planted on either side: {counts}."
 
 
 def listing(faults: list[Row]) -> str:

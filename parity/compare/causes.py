@@ -1,97 +1,150 @@
-"""The likely cause of a difference: hypotheses in numpy of what the candidate did, each a sentence and the tensor it predicts.
+"""The likely cause of a difference: hypotheses in numpy of what one side did, each a sentence and the tensor that it predicts.
 
-A hypothesis is named if its prediction matches what the candidate recorded. Nothing is guessed from the size of an error.
+A hypothesis is named if its prediction matches what that side recorded. Nothing is guessed from the size of an error. Every sentence
+says which side, what it does, and what the other does: `{wrong}` and `{right}` stand for the names of the two sides, `{it}` for the tensor.
 `parity.compare.causes_of_layers` and `parity.pairs.causes` add what they know of layers; what any tensor may be is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.relative_error import relative_l2
+from parity.compare.relative_error import distance
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
-Hypothesis = tuple[str, Array]
-"""What the candidate may have done, and the tensor that it would have made."""
+
+@dataclass(frozen=True)
+class Cause:
+    """Why the sides differ, for people.
+
+    `wrong` is the side that does not do what the network and the recipe say, "" where that is not known. `generic`: the sentence only
+    describes the difference, and names no mistake.
+    """
+
+    sentence: str | None
+    wrong: str = ""
+    generic: bool = False
+
+
+def failure_cause(name: str, reason: str) -> Cause:
+    """The cause where the side called `name` in sentences could not go on, for a `reason` in one line."""
+    return Cause(f"{name} fails, the other side does not: {reason}", wrong=name)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a side may have done, as a sentence, and the tensor that it would have made. For `generic` see `Cause`."""
+
+    sentence: str
+    prediction: Array
+    generic: bool = False
 
 
 def explain(
-    reference: Array | None, candidate: Array | None, names: tuple[str, str], hypotheses: Iterable[Hypothesis]
-) -> str | None:
-    """The sentence of the first hypothesis that predicts `candidate`; None if none does.
+    right: Array | None, wrong: Array | None, names: tuple[str, str], it: str, hypotheses: Iterable[Hypothesis]
+) -> Cause | None:
+    """The cause by the first hypothesis that predicts `wrong` and not `right`; None if none does.
 
-    `names` are those of the two sides in sentences. Tensors that are missing, shaped differently or not finite are explained as such.
+    `names` are those of the sides of `right` and `wrong` in sentences. Tensors that are missing, shaped differently or not finite are
+    explained as such.
     """
-    if candidate is None:
-        return f"{names[1]} has no such tensor"
-    if reference is None:
-        return f"only {names[1]} has such a tensor"
-    if reference.shape != candidate.shape:
-        return f"shapes {list(reference.shape)} in {names[0]}, {list(candidate.shape)} in {names[1]}"
-    for name, array in zip(names, (reference, candidate), strict=True):
-        if not np.isfinite(array).all():
-            return f"not finite in {name}"
-    needed = relative_l2(candidate, reference) / 100
-    for sentence, prediction in hypotheses:
-        if prediction.shape == candidate.shape and relative_l2(candidate, prediction) <= min(MATCH, needed):
-            return sentence
+    words = {"right": names[0], "wrong": names[1], "it": it}
+    if wrong is None or right is None:
+        has, lacks = names if wrong is None else reversed(names)
+        return Cause(f"{lacks} has no {it}, {has} has", generic=True)
+    if right.shape != wrong.shape:
+        return Cause(
+            f"{it} has shape {list(wrong.shape)} in {names[1]}, {list(right.shape)} in {names[0]}", generic=True
+        )
+    finite = [bool(np.isfinite(array).all()) for array in (right, wrong)]
+    if not all(finite):
+        which = "neither side" if not any(finite) else names[finite.index(False)]
+        rest = "" if not any(finite) else f", in {names[finite.index(True)]} it is"
+        return Cause(f"{it} is {'finite in' if not any(finite) else 'not finite in'} {which}{rest}", generic=True)
+    needed = min(MATCH, distance(wrong, right) / 100)
+    for hypothesis in hypotheses:
+        if distance(wrong, hypothesis.prediction) <= needed:
+            return Cause(hypothesis.sentence.format(**words), generic=hypothesis.generic)
     return None
 
 
 def tensor_hypotheses(
-    reference: Array,
-    candidate: Array,
-    names: tuple[str, str],
-    others: Mapping[str, Array],
-    factors: Iterable[tuple[str, float]] = (),
+    right: Array, wrong: Array, others: Mapping[str, Array], factors: Iterable[tuple[str, float]] = ()
 ) -> Iterator[Hypothesis]:
-    """What may have been done to any tensor. `others` are the reference's tensors that it may have been exchanged with, by name.
+    """What may have been done to any tensor of floats, to make `wrong` of `right`.
 
-    `factors` are factors that mean something here, each with its sentence.
+    `others` are the right side's tensors that it may have been exchanged with, by name. `factors` are factors that mean something here,
+    each with words for it.
     """
-    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    a, b = right.astype(np.float64), wrong.astype(np.float64)
     if a.any():
-        yield f"zero in {names[1]}", np.zeros_like(a)
+        yield Hypothesis("{wrong}'s {it} is zero, {right}'s is not", np.zeros_like(a))
     elif b.any():
-        yield f"zero in {names[0]}", b
-    yield from _rearranged(a)
-    for name, array in others.items():
-        yield f"it holds what belongs to {name}", array
-    yield from _rounded(a)
-    if (a >= 0).all():
-        yield "square root of what it should be (a deviation for a variance)", np.sqrt(a)
+        yield Hypothesis("{right}'s {it} is zero, {wrong}'s is not", b, generic=True)
+    if _is_varied(b):
+        named = [name for name, array in others.items() if distance(b, array) <= MATCH]
+        if len(named) == 1:  # of several alike nobody can say which it was
+            yield Hypothesis(f"{{wrong}}'s {{it}} holds what belongs to {named[0]}, {{right}}'s its own", b)
+    if a.size > 1:
+        yield from _rearranged(a)
+        yield from _rounded(a)
+        if (a >= 0).all():
+            sentence = "{wrong}'s {it} is the square root of {right}'s (a deviation for a variance)"
+            yield Hypothesis(sentence, np.sqrt(a))
     yield from _scaled(a, b, factors)
     if a.ndim and a.size > 1 and np.array_equal(np.sort(a, axis=0), np.sort(b, axis=0)):
-        yield "the same samples in another order", b
-    if np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
-        yield "the same numbers in another order", b
+        yield Hypothesis("{wrong}'s {it} holds {right}'s samples in another order", b, generic=True)
+    if a.size > 1 and np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):
+        yield Hypothesis("{wrong}'s {it} holds {right}'s numbers in another order", b, generic=True)
+
+
+def _is_varied(array: Array) -> bool:
+    """Whether not all numbers are the same: those of ones or zeros belong to anything."""
+    return array.size > 1 and bool((array != array.flat[0]).any())
 
 
 def _rearranged(a: Array) -> Iterator[Hypothesis]:
+    for words, array in rearrangements(a):
+        yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s {words}", array)
+
+
+def rearrangements(a: Array) -> Iterator[tuple[str, Array]]:
+    """What `a` may have been made of by moving its numbers, in words."""
     if a.ndim == 2 and a.shape[0] == a.shape[1]:
         yield "transposed", a.T
     if a.ndim == 4:
-        yield "channel order reversed (RGB against BGR)", a[:, ::-1]
+        yield "with the channel order reversed (RGB against BGR)", a[:, ::-1]
         yield "flipped left to right", a[..., ::-1]
         yield "flipped upside down", a[..., ::-1, :]
         yield "rotated by 180 degrees (true convolution against cross-correlation)", a[..., ::-1, ::-1]
-        yield "height and width exchanged", np.swapaxes(a, 2, 3)
+        if a.shape[2] == a.shape[3]:
+            yield "with height and width exchanged", np.swapaxes(a, 2, 3)
         if a.shape[0] == a.shape[1]:
-            yield "input and output channels exchanged", np.swapaxes(a, 0, 1)
+            yield "with input and output channels exchanged", np.swapaxes(a, 0, 1)
         n, c, h, w = a.shape
-        yield "channels last read as channels first", a.transpose(0, 2, 3, 1).reshape(n, c, h, w)
+        yield "with channels last read as channels first", a.transpose(0, 2, 3, 1).reshape(n, c, h, w)
 
 
 def _rounded(a: Array) -> Iterator[Hypothesis]:
     with np.errstate(over="ignore"):
-        yield "rounded to float16", a.astype(np.float16).astype(np.float64)
+        half = a.astype(np.float16).astype(np.float64)
     bits = a.astype(np.float32).view(np.uint32)
-    yield "cut to bfloat16", (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    even = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)).view(
+        np.float32
+    )
+    for words, array in (
+        ("rounded to float16", half),
+        ("rounded to bfloat16", even.astype(np.float64)),
+        ("cut to bfloat16", (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)),
+        ("rounded to float32", a.astype(np.float32).astype(np.float64)),
+    ):
+        yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s {words}", array)
 
 
 def _scaled(a: Array, b: Array, factors: Iterable[tuple[str, float]]) -> Iterator[Hypothesis]:
@@ -99,9 +152,19 @@ def _scaled(a: Array, b: Array, factors: Iterable[tuple[str, float]]) -> Iterato
     if not size:
         return
     ratio = float(np.vdot(a, b)) / size
-    for sentence, factor in factors:
+    for words, factor in factors:
         if abs(ratio - factor) <= MATCH * abs(factor - 1):
-            yield sentence, a * ratio
-    yield f"a constant factor of {ratio:.10g}", a * ratio
-    shift = float(np.mean(b - a))
-    yield f"a constant offset of {shift:.7g}", a + shift
+            yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s {words}", a * ratio)
+    if a.size > 1:  # a single number is always another one times a factor
+        yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s times {ratio:.10g}", a * ratio, generic=True)
+        shift = float(np.mean(b - a))
+        yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s plus {shift:.7g}", a + shift, generic=True)
+
+
+def differing(one: float, other: float) -> tuple[str, str]:
+    """The two numbers in as few digits as tell them apart, at least four."""
+    for digits in range(4, 17):
+        texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+        if texts[0] != texts[1]:
+            return texts
+    return f"{one!r}", f"{other!r}"

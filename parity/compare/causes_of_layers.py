@@ -1,19 +1,34 @@
-"""Causes of a difference in training of our networks: what the candidate's layer, loss or update made of its own input."""
+"""Causes of a difference in training of our networks: which side does not do what the network says, and what it does instead."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.causes import Hypothesis, explain, tensor_hypotheses
+from parity.compare.causes import Cause, Hypothesis, differing, explain, rearrangements, tensor_hypotheses
+from parity.compare.causes_of_gradients import gradient_hypotheses
 from parity.compare.causes_of_updates import update_hypotheses
-from parity.compare.evidence import Evidence
+from parity.compare.evidence import Evidence, Record
+from parity.compare.expected import RIGHT, expected_tensor, find_wrong_sides
+from parity.compare.numpy_layers import (
+    average_pool,
+    batch_statistics,
+    convolve,
+    cross_entropy,
+    layer_output,
+    max_pool,
+    per_channel,
+)
 from parity.compare.record import input_of
+from parity.compare.relative_error import distance
 from parity.network import nodes
+from parity.network.graph import Layer
 from parity.network.windows import over_channels
+from parity.short_repr import ShortRepr
 
 MOST_BRANCHES = 5
 """Branches whose orders are all tried."""
@@ -22,246 +37,382 @@ MOST_CHANNELS = 11
 """The largest size of a response normalisation that is tried."""
 
 
-SIDES = ("the reference", "the candidate")
+def likely_cause(evidence: Evidence, name: str) -> Cause | None:
+    """What the side that is wrong seems to have done to the tensor `name`.
+
+    Hypotheses are tried on a side that is not what the network and the recipe say, while the other is. Where none fits, the cause says
+    which side is wrong. None where that is unknown: where both sides are wrong, or both right, or nothing says what is right.
+    """
+    wrong_sides = find_wrong_sides(evidence, name)
+    if wrong_sides is None or len(wrong_sides) != 1:
+        return None
+    (wrong,) = wrong_sides
+    names = evidence.names[1 - wrong], evidence.names[wrong]
+    tensors = evidence.records[1 - wrong].get(name), evidence.records[wrong].get(name)
+    it = _place(name)
+    cause = explain(*tensors, names, it, _allowed(evidence, wrong, name))
+    found = cause or Cause(f"{names[1]}'s {it} is not what {_law(name)} says, {names[0]}'s is", generic=True)
+    return replace(found, wrong=evidence.names[wrong])
 
 
-def likely_cause(evidence: Evidence, name: str) -> str | None:
-    """What the candidate seems to have done to the tensor `name`; None if no hypothesis fits."""
-    tensors = evidence.reference.get(name), evidence.other.get(name)
-    return explain(*tensors, SIDES, _hypotheses(evidence, name))
+def _place(name: str) -> str:
+    """The tensor for people: its phase stands elsewhere in the sentence."""
+    phase, _, tensor = name.partition("/")
+    return (
+        f"gradient of {tensor}"
+        if phase in ("backward", "gradient")
+        else f"fresh {tensor}"
+        if phase == "fresh"
+        else tensor
+    )
 
 
-def _hypotheses(evidence: Evidence, name: str) -> Iterator[Hypothesis]:
+def _law(name: str) -> str:
+    """What says how a tensor must be computed."""
+    phase = name.partition("/")[0]
+    if phase in ("fresh", "start", "input") or name.endswith(".mask"):
+        return "the check"
+    return "the recipe" if phase in ("update", "loss") else "the network"
+
+
+def _allowed(evidence: Evidence, wrong: int, name: str) -> Iterator[Hypothesis]:
+    """The hypotheses about the side `wrong` that do not predict what is right."""
+    own, other = evidence.records[wrong], evidence.records[1 - wrong]
+    expected = expected_tensor(evidence, own, name)
+    right = other[name] if expected is None else expected
+    apart = distance(right, own[name])
+    for hypothesis in _hypotheses(evidence, own, other, name):
+        if distance(right, hypothesis.prediction) > RIGHT * apart:
+            yield hypothesis
+
+
+def _hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> Iterator[Hypothesis]:
     phase, _, tensor = name.partition("/")
     if phase in ("eval", "forward") and not tensor.endswith(".mask"):
-        yield from _of_a_layer(evidence, phase, tensor)
+        yield from _of_a_layer(evidence, own, phase, tensor)
     if name == "loss/loss":
-        yield from _losses(evidence)
+        yield from _losses(evidence, own)
     if phase == "update":
-        yield from update_hypotheses(evidence, tensor)
-    if phase == "gradient" and name in evidence.other_before:
-        sum_of_both = evidence.reference[name] + evidence.other_before[name]
-        yield "the gradient of the step before was not cleared", sum_of_both
-    a, b = evidence.reference[name], evidence.other[name]
-    others = {} if phase == "loss" else _alike(evidence, name)
-    yield from tensor_hypotheses(a, b, SIDES, others, _factors(evidence))
+        yield from update_hypotheses(evidence, own, tensor)
+    if phase in ("backward", "gradient"):
+        yield from gradient_hypotheses(evidence, own, other, name)
+    others = {} if phase == "loss" else _alike(other, name)
+    yield from tensor_hypotheses(other[name], own[name], others, _factors(evidence, phase))
 
 
-def _alike(evidence: Evidence, name: str) -> dict[str, Array]:
-    """The reference's other tensors of the phase that have the shape of the tensor `name`."""
-    phase, shape = name.partition("/")[0], evidence.reference[name].shape
-    tensors = evidence.reference.items()
-    return {n.partition("/")[2]: a for n, a in tensors if n != name and n.startswith(f"{phase}/") and a.shape == shape}
+def _alike(record: Record, name: str) -> dict[str, Array]:
+    """The other tensors of a record's phase that have the shape of the tensor `name`."""
+    phase, shape = name.partition("/")[0], record[name].shape
+    found = {n: a for n, a in record.items() if n != name and n.startswith(f"{phase}/") and a.shape == shape}
+    return {n.partition("/")[2]: array for n, array in found.items()}
 
 
-def _factors(evidence: Evidence) -> Iterator[tuple[str, float]]:
+def _factors(evidence: Evidence, phase: str) -> Iterator[tuple[str, float]]:
     count = len(evidence.step_input.labels)
-    yield "the sign is reversed", -1.0
-    yield "not divided by 255", 255.0
-    yield "divided by 255 twice", 1 / 255
-    yield "divided by 256 instead of 255", 255 / 256
-    yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
-    yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
-    yield "divided by the batch's own size instead of the nominal one", evidence.step_input.divisor / count
-    for rate in sorted({rate for _, rate in evidence.network.dropouts.values()}):
-        yield f"ratio 1-p of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)", 1 - rate
-        yield (
-            f"ratio 1/(1-p) of dropout with p = {rate:g} (downscale_in_infer against upscale_in_train)",
-            1 / (1 - rate),
-        )
+    yield "with the sign reversed", -1.0
+    if phase == "input":
+        yield "not divided by 255", 255.0
+        yield "divided by 255 twice", 1 / 255
+        yield "divided by 256 instead of 255", 255 / 256
+    if phase in ("loss", "backward", "gradient"):
+        yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
+        yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
+        yield "divided by the batch's own size instead of the nominal one", evidence.step_input.divisor / count
+        yield "summed instead of divided by the batch's nominal size", float(evidence.step_input.divisor)
 
 
-def _of_a_layer(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
-    """What the other side's layer may have made of the other side's own input."""
-    x = input_of(evidence.network, layer, evidence.other, phase, evidence.step_input.images)
+def _it(does: str, instead: str, prediction: Array) -> Hypothesis:
+    """A hypothesis on a layer: what the wrong side's does, and what the right one's does."""
+    return Hypothesis(f"{{wrong}}'s {{it}} {does}, {{right}}'s {instead}", prediction)
+
+
+@dataclass(frozen=True, repr=False)
+class Run(ShortRepr):
+    """How a side ran a layer: its input `x` and output `b`, float64, its parameters and statistics by short name, and the dropout mask."""
+
+    where: Layer
+    phase: str
+    x: Array
+    b: Array
+    arrays: Mapping[str, Array]
+    mask: Array | None
+    parts: Sequence[Array]
+
+    @property
+    def training(self) -> bool:
+        """Whether it ran in training."""
+        return self.phase == "forward"
+
+
+def _of_a_layer(evidence: Evidence, own: Record, phase: str, layer: str) -> Iterator[Hypothesis]:
+    """What this side's layer may have made of its own input."""
+    where = evidence.network.layers[layer]
+    x = input_of(evidence.network, layer, own, phase, evidence.step_input.images)
     if x is None:
         return
-    x, node = x.astype(np.float64), evidence.network.layers[layer].node
-    b = evidence.other[f"{phase}/{layer}"].astype(np.float64)
-    yield f"{layer} does nothing: its output is its input", x
-    if isinstance(node, nodes.Flatten) and x.ndim == 4:
-        yield "channels last: flattened as height, width, channels", x.transpose(0, 2, 3, 1).reshape(b.shape)
-    if isinstance(node, nodes.ReLU):
-        yield from _relu(x, b)
-    if isinstance(node, nodes.BatchNorm):
-        yield from _batch_norm(evidence, node, x, b)
-    if isinstance(node, nodes.LRN):
-        yield from _lrn(node, x, b)
-    if isinstance(node, nodes.Tanh):
-        yield "LeCun's scaled tanh, 1.7159 tanh(2x/3)", 1.7159 * np.tanh(2 / 3 * x)
-        yield "it is a sigmoid", 1 / (1 + np.exp(-x))
-    if isinstance(node, nodes.LogSoftmax):
-        yield from _log_softmax(x)
-    if isinstance(node, nodes.Branches):
-        yield from _branches(evidence, phase, layer)
-    if isinstance(node, nodes.Dropout):
-        yield from _dropout(evidence, phase, node, x, b)
-    if isinstance(node, nodes.MaxPool) and not node.padding:
-        yield from _pool(node, x, evidence.network.shapes[layer])
-    yield from _exchanged_padding(evidence, layer, x)
-    if isinstance(node, nodes.Conv | nodes.Linear) and node.bias:
-        bias = _parameter(evidence, f"{layer}.bias")
-        if bias is not None:
-            yield "the bias is missing", evidence.reference[f"{phase}/{layer}"] - _per_channel(bias, b)
+    run = Run(
+        where,
+        phase,
+        x.astype(np.float64),
+        own[f"{phase}/{layer}"].astype(np.float64),
+        evidence.parameters(own, layer),
+        evidence.step_input.masks.get(layer),
+        [own[f"{phase}/{source}"] for source in where.sources if source],
+    )
+    yield _it("does nothing: its output is its input", "does its part", run.x)
+    for kind, hypotheses in OF_KIND.items():
+        if isinstance(where.node, kind):
+            yield from hypotheses(where.node, run)
 
 
-def _relu(x: Array, b: Array) -> Iterator[Hypothesis]:
+def _flatten(node: nodes.Flatten, run: Run) -> Iterator[Hypothesis]:
+    if run.x.ndim == 4:
+        last = run.x.transpose(0, 2, 3, 1).reshape(run.b.shape)
+        yield _it("flattens channels last: as height, width, channels", "as channels, height, width", last)
+
+
+def _tanh(node: nodes.Tanh, run: Run) -> Iterator[Hypothesis]:
+    yield _it("is LeCun's scaled tanh, 1.7159 tanh(2x/3)", "the plain one", 1.7159 * np.tanh(2 / 3 * run.x))
+    yield _it("is a sigmoid", "is a tanh", 1 / (1 + np.exp(-run.x)))
+
+
+def _gelu(node: nodes.GELU, run: Run) -> Iterator[Hypothesis]:
+    x = run.x
+    tanh = x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+    yield _it("is the approximation by tanh", "is the exact one", tanh)
+    yield _it("is x * sigmoid(1.702 x)", "is the exact one", x / (1 + np.exp(-1.702 * x)))
+
+
+def _relu(node: nodes.ReLU, run: Run) -> Iterator[Hypothesis]:
+    x, b = run.x, run.b
     negative = x < 0
     if negative.any():
         slope = float(np.mean(b[negative] / x[negative]))
-        yield f"negative values keep a slope of {slope:.3g} (leaky ReLU)", np.where(negative, slope * x, x)
-    yield "capped at 6 (ReLU6)", np.clip(x, 0, 6)
+        does = f"lets negative values through with a slope of {slope:.3g} (leaky ReLU)"
+        yield _it(does, "sets them to zero", np.where(negative, slope * x, x))
+    if b.max() < x.max():
+        cap = float(b.max())
+        known = " (ReLU6)" if abs(cap - 6) < 1e-9 else ""
+        yield _it(f"stops at {cap:.6g}{known}", "does not", np.clip(x, 0, cap))
+    yield _it("is a sigmoid times its input (SiLU)", "is a ReLU", x / (1 + np.exp(-x)))
+    yield _it("takes the absolute value", "sets negative values to zero", np.abs(x))
 
 
-def _batch_norm(evidence: Evidence, node: nodes.BatchNorm, x: Array, b: Array) -> Iterator[Hypothesis]:
-    arrays = [_parameter(evidence, f"{node.name}.{array}") for array in ("gamma", "beta", "mean", "variance")]
-    if any(array is None for array in arrays):
-        return
-    gamma, beta, mean, variance = (_per_channel(array, b) for array in arrays if array is not None)
-    axes = (0, *range(2, x.ndim))
-    own_mean, own_variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+def _batch_norm(node: nodes.BatchNorm, run: Run) -> Iterator[Hypothesis]:
+    x, b, training = run.x, run.b, run.training
+    gamma, beta, mean, variance = (per_channel(run.arrays[name], b) for name in ("gamma", "beta", "mean", "variance"))
+    own_mean, own_variance = (per_channel(array, b) for array in batch_statistics(x, "biased"))
     count = x.size // x.shape[1]
-    ways = {
-        "by the batch's own statistics": (own_mean, own_variance),
-        "by the running statistics": (mean, variance),
-        "by the unbiased variance, ratio n/(n-1)": (own_mean, own_variance * count / max(count - 1, 1)),
-    }
-    for sentence, (centre, spread) in ways.items():
-        yield f"it normalises {sentence}", gamma * (x - centre) / np.sqrt(spread + node.eps) + beta
-        yield f"it normalises {sentence}, without gamma and beta", (x - centre) / np.sqrt(spread + node.eps)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scale = np.sqrt(np.sum((b - beta) ** 2, axes) / np.sum((gamma * (x - centre)) ** 2, axes))
-            eps = float(np.median(1 / scale**2 - spread.reshape(-1)))
-            prediction = gamma * (x - centre) / np.sqrt(spread + eps) + beta
-        if np.isfinite(prediction).all():
-            yield f"eps {eps:.4g} instead of {node.eps:.4g}", prediction
+    batch, running = "by the batch's own statistics", "by the running statistics"
+    ways = {batch: (own_mean, own_variance), running: (mean, variance)}
+    right = batch if training else running
+    unbiased = "by the unbiased variance of the batch, ratio n/(n-1)"
+    ways[unbiased] = (own_mean, own_variance * count / max(count - 1, 1))
+    for words, (centre, spread) in ways.items():
+        root = np.sqrt(spread + node.eps)
+        plain = (x - centre) / root
+        does, instead = f"normalises {words}", f"{right if words != unbiased or not training else 'by the biased one'}"
+        if words != right:
+            yield _it(does, instead, gamma * plain + beta)
+        prefix = "" if words == right else f"{does}, and "
+        yield _it(f"{prefix}leaves gamma and beta out", "applies them", plain)
+        yield _it(f"{prefix}leaves gamma out", "applies it", plain + beta)
+        yield _it(f"{prefix}leaves beta out", "adds it", gamma * plain)
+        yield _it(
+            f"{prefix}adds eps to the root",
+            "under the root",
+            gamma * (x - centre) / (np.sqrt(spread) + node.eps) + beta,
+        )
+        yield _it(
+            f"{prefix}does not take the root of the variance", "does", gamma * (x - centre) / (spread + node.eps) + beta
+        )
+        eps = _eps(node, x, b, gamma, beta, centre, spread)
+        if eps is not None:
+            one, other = differing(eps, node.eps)
+            yield _it(f"{prefix}uses eps {one}", f"uses {other}", gamma * (x - centre) / np.sqrt(spread + eps) + beta)
 
 
-def _lrn(node: nodes.LRN, x: Array, b: Array) -> Iterator[Hypothesis]:
+def _eps(
+    node: nodes.BatchNorm, x: Array, b: Array, gamma: Array, beta: Array, centre: Array, spread: Array
+) -> float | None:
+    """The eps that makes the spread of the outputs what it is, if there is one."""
+    axes = (0, *range(2, x.ndim))
+    with np.errstate(all="ignore"):
+        squares = np.sum((gamma * (x - centre)) ** 2, axes) / np.sum((b - beta) ** 2, axes)
+        eps = float(np.median(squares - spread.reshape(-1)))
+    return eps if np.isfinite(eps) and (spread + eps > 0).all() else None
+
+
+def _lrn(node: nodes.LRN, run: Run) -> Iterator[Hypothesis]:
+    x, b = run.x, run.b
     total = over_channels(x * x, node.size)
     base = node.k + node.alpha * total
-    for times, factor in (("divided", 1 / node.size), ("multiplied", node.size)):
+    for times, factor in (("divides", 1 / node.size), ("multiplies", node.size)):
         for again, power in (("", 1), (" twice", 2)):
             other = node.k + node.alpha * factor**power * total
-            yield f"alpha is {times} by the size {node.size}{again}", x / other**node.beta
+            yield _it(f"{times} alpha by the size {node.size}{again}", "takes it as it is", x / other**node.beta)
     with np.errstate(all="ignore"):
         k = float(np.nanmedian((x / b) ** (1 / node.beta) - node.alpha * total))
         beta = float(np.nanmedian(np.log(x / b) / np.log(base)))
+        alpha = float(np.nanmedian(((x / b) ** (1 / node.beta) - node.k) / total))
     if k > 0:
-        yield f"k = {k:.4g} instead of {node.k:g}", x / (k + node.alpha * total) ** node.beta
-    yield f"beta = {beta:.4g} instead of {node.beta:g}", x / base**beta
-    both = f"k = 1 instead of {node.k:g}, and alpha is divided by the size {node.size}"
-    yield both, x / (1 + node.alpha / node.size * total) ** node.beta
+        one, other_k = differing(k, node.k)
+        yield _it(f"uses k = {one}", f"uses {other_k}", x / (k + node.alpha * total) ** node.beta)
+    one, right = differing(beta, node.beta)
+    yield _it(f"uses beta = {one}", f"uses {right}", x / base**beta)
+    if alpha > 0:
+        one, right = differing(alpha, node.alpha)
+        yield _it(f"uses alpha = {one}", f"uses {right}", x / (node.k + alpha * total) ** node.beta)
+    does = f"uses k = 1 and divides alpha by the size {node.size}"
+    yield _it(does, f"uses {node.k:g} and takes alpha as it is", x / (1 + node.alpha / node.size * total) ** node.beta)
     for size in range(1, min(2 * x.shape[1], MOST_CHANNELS) + 1):
         if size != node.size:
-            yield (
-                f"size {size} instead of {node.size}",
-                x / (node.k + node.alpha * over_channels(x * x, size)) ** node.beta,
-            )
+            prediction = x / (node.k + node.alpha * over_channels(x * x, size)) ** node.beta
+            yield _it(f"uses size {size}", f"uses {node.size}", prediction)
     rows = over_channels((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
-    yield "it normalises over rows instead of channels", x / (node.k + node.alpha * rows) ** node.beta
+    yield _it("normalises over rows", "over channels", x / (node.k + node.alpha * rows) ** node.beta)
 
 
-def _log_softmax(x: Array) -> Iterator[Hypothesis]:
-    powers = np.exp(x - x.max(1, keepdims=True))
-    yield "it yields probabilities instead of their logarithms", powers / powers.sum(1, keepdims=True)
+def _log_softmax(node: nodes.LogSoftmax, run: Run) -> Iterator[Hypothesis]:
+    x = run.x
+    below = x - x.max(1, keepdims=True)
+    powers = np.exp(below)
+    scores = below - np.log(powers.sum(1, keepdims=True))
+    yield _it("yields probabilities", "yields their logarithms", powers / powers.sum(1, keepdims=True))
     over = np.exp(x - x.max(0)).sum(0)
-    yield "it goes over the batch instead of the classes", x - x.max(0) - np.log(over)
+    yield _it("goes over the batch", "over the classes", x - x.max(0) - np.log(over))
+    yield _it(
+        "goes no lower than 64 below the largest score", "goes lower", np.maximum(below, -64.0) + (scores - below)
+    )
 
 
-def _losses(evidence: Evidence) -> Iterator[Hypothesis]:
-    """The loss if auxiliary heads weighed otherwise, or labels were not smoothed."""
+def _losses(evidence: Evidence, own: Record) -> Iterator[Hypothesis]:
+    """The loss if auxiliary heads weighed otherwise, labels were smoothed otherwise, or scores cut."""
     network, labels, smoothing = evidence.network, evidence.step_input.labels, evidence.optimizer.label_smoothing
-    scores = [evidence.other.get(f"forward/{name}") for name in (network.output, *network.heads)]
+    scores = [own.get(f"forward/{name}") for name in (network.output, *network.heads)]
     if any(one is None for one in scores):
         return
 
-    def loss(smoothing: float, *weights: float) -> Array:
-        costs = [_cross_entropy(one.astype(np.float64), labels, smoothing) for one in scores if one is not None]
+    def loss(smoothing: float, weights: Sequence[float], lowest: float = -np.inf) -> Array:
+        cut = [np.maximum(one.astype(float), one.max(1, keepdims=True) + lowest) for one in scores if one is not None]
+        costs = [cross_entropy(one, labels, smoothing) for one in cut]
         return np.array([np.dot((1.0, *weights), costs) / evidence.step_input.divisor])
 
     weights = tuple(network.heads.values())
+    for lowest in (-64.0, -100.0):
+        does = f"takes no score to be more than {-lowest:g} below the largest"
+        yield _it(does, "takes all as they are", loss(smoothing, weights, lowest))
     if smoothing:
-        yield "the labels are not smoothed", loss(0.0, *weights)
+        yield _it("does not smooth the labels", f"smooths them by {smoothing:g}", loss(0.0, weights))
+    else:
+        yield _it("smooths the labels by 0.1", "does not smooth them", loss(0.1, weights))
     if weights:
         named = " and ".join(f"{weight:g}" for weight in sorted(set(weights)))
-        yield "auxiliary heads do not enter the loss", loss(smoothing, *(0 for _ in weights))
-        yield f"auxiliary heads weigh 1 instead of {named}", loss(smoothing, *(1 for _ in weights))
+        yield _it("leaves auxiliary heads out", f"weighs them {named}", loss(smoothing, [0.0] * len(weights)))
+        yield _it("weighs auxiliary heads 1", f"weighs them {named}", loss(smoothing, [1.0] * len(weights)))
 
 
-def _cross_entropy(scores: Array, labels: Array, smoothing: float) -> float:
-    """Of class scores [N,K] and labels [N], a share `smoothing` of which is spread over all classes, summed over the images."""
-    top = scores.max(1)
-    wanted = (1 - smoothing) * scores[np.arange(len(labels)), labels] + smoothing * scores.mean(1)
-    return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - wanted).sum())
+def _conv(node: nodes.Conv, run: Run) -> Iterator[Hypothesis]:
+    """Another padding of a convolution, of which the output has the same shape."""
+    x, weight, bias = run.x, run.arrays["weight"], run.arrays.get("bias", np.zeros(node.filters))
+    pads = node.pads(run.where.input)
+    if any(before != behind for before, behind in pads):
+        other = [(behind, before) for before, behind in pads]
+        made = convolve(node, x, weight, other)
+        yield _it("has the odd element of padding before", "behind", made + per_channel(bias, made))
+    if any(before or behind for before, behind in pads):
+        for mode, words in (("reflect", "mirrors the edge to pad"), ("edge", "repeats the edge to pad")):
+            around = np.pad(x, ((0, 0), (0, 0), *pads), mode=mode)  # type: ignore[call-overload]
+            made = convolve(node, around, weight, [(0, 0), (0, 0)])
+            yield _it(words, "pads by zeros", made + per_channel(bias, made))
 
 
-def _exchanged_padding(evidence: Evidence, layer: str, x: Array) -> Iterator[Hypothesis]:
-    """Where padding is uneven: as much before as should be behind, which is also what as much on both sides comes to with a stride of 2."""
-    where = evidence.network.layers[layer]
-    node = where.node
-    if not isinstance(node, nodes.Conv | nodes.MaxPool) or all(a == b for a, b in node.pads(where.input)):
+def _affine(node: nodes.Conv | nodes.Linear, run: Run) -> Iterator[Hypothesis]:
+    """A layer whose weight, bias or input is used otherwise."""
+    x, arrays = run.x, run.arrays
+
+    def made(x: Array = x, **changed: Array) -> Array:
+        return layer_output(run.where, [x], {**arrays, **changed}, run.training)
+
+    if node.bias:
+        yield _it("leaves the bias out", "adds it", made(bias=np.zeros_like(arrays["bias"])))
+        yield _it("adds the bias twice", "once", made(bias=2 * arrays["bias"]))
+    for words, weight in rearrangements(arrays["weight"]):
+        if weight.shape == arrays["weight"].shape:
+            yield _it(f"takes its weight {words}", "takes it as it is", made(weight=np.ascontiguousarray(weight)))
+    for words, moved in rearrangements(x):
+        if moved.shape == x.shape:
+            yield _it(f"takes its input {words}", "takes it as it is", made(np.ascontiguousarray(moved)))
+
+
+def _branches(node: nodes.Branches, run: Run) -> Iterator[Hypothesis]:
+    for order in itertools.permutations(run.parts) if len(run.parts) <= MOST_BRANCHES else ():
+        yield _it("has its branches in another order", "in the network's", np.concatenate(order, axis=1))
+
+
+def _dropout(node: nodes.Dropout, run: Run) -> Iterator[Hypothesis]:
+    x, b, mask = run.x, run.b, run.mask
+    p, keeps = f"p = {node.rate:g}", f"1-p = {1 - node.rate:g}"
+    if not run.training:
+        right = "does not scale" if node.test_scale == 1 else f"scales by {keeps} (downscale_in_infer)"
+        yield _it(f"scales by {p} in inference", right, x * node.rate)
+        yield _it(f"scales by {keeps} in inference (downscale_in_infer)", right, x * (1 - node.rate))
+        yield _it(f"scales by 1/(1-p) in inference, {p}", right, x / (1 - node.rate))
+        if ((b == 0) & (x != 0)).any():
+            for words, scale in (
+                ("drops in inference", 1.0),
+                ("drops in inference and scales the rest", 1 / (1 - node.rate)),
+            ):
+                yield _it(words, "does not drop", np.where(b == 0, 0, x * scale))
         return
-    _, rows, columns = where.output
-    size = node.kernel if isinstance(node, nodes.Conv) else node.size
-    fill = 0.0 if isinstance(node, nodes.Conv) else np.nan
-    edges = ((0, 0), (0, 0), *(pad[::-1] for pad in node.pads(where.input)))
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, edges, constant_values=fill), (size, size), (2, 3))  # type: ignore[call-overload]
-    windows = windows[:, :, :: node.stride, :: node.stride][:, :, :rows, :columns]
-    sentence = "the odd element of padding stands before instead of behind"
-    if not isinstance(node, nodes.Conv):
-        yield sentence, (np.nanmean if isinstance(node, nodes.AvgPool) else np.nanmax)(windows, (4, 5))
+    if mask is None:
         return
-    weight, bias = (_parameter(evidence, f"{layer}.{name}") for name in ("weight", "bias"))
-    if weight is not None and node.groups == 1:
-        made = np.einsum("ncyxij,ocij->noyx", windows, weight, optimize=True)
-        yield sentence, made if bias is None else made + _per_channel(bias, made)
+    scale = node.train_scale
+    right = f"scales the kept by {'1' if scale == 1 else '1/(1-p)'}"
+    yield _it(f"scales the kept by 1/(1-p), {p} (upscale_in_train)", right, x * mask / (1 - node.rate))
+    yield _it("does not scale the kept (downscale_in_infer)", right, x * mask)
+    yield _it("keeps what should be dropped: the mask is inverted", "drops it", x * ~mask.astype(bool) * scale)
+    yield _it("scales what it should drop, too: it drops nothing", "drops", x * scale)
+    images = mask[:1] if len(mask) else mask
+    yield _it("gives all images the mask of the first", "each its own", x * images * scale)
+    if (b == 0).any() and (b != 0).any():
+        kept = np.where((b == 0) & (x != 0), 0.0, x) * scale
+        yield _it("drops by another mask", "by the one that it was given", kept)
 
 
-def _branches(evidence: Evidence, phase: str, layer: str) -> Iterator[Hypothesis]:
-    sources = evidence.network.layers[layer].sources
-    parts = [evidence.other[f"{phase}/{source}"] for source in sources]
-    for order in itertools.permutations(parts) if len(parts) <= MOST_BRANCHES else ():
-        yield "its branches stand in another order", np.concatenate(order, axis=1)
+def _pool(node: nodes.MaxPool, run: Run) -> Iterator[Hypothesis]:
+    x = run.x
+    pads, average = node.pads(x.shape[1:]), isinstance(node, nodes.AvgPool)
+    right = "takes the average" if average else "takes the maximum"
+    with np.errstate(invalid="ignore"):
+        yield _it("takes the maximum", right, max_pool(node, x, pads))
+        yield _it("takes the average", right, average_pool(node, x, pads))
+        if any(before or behind for before, behind in pads):
+            around = np.pad(x, ((0, 0), (0, 0), *pads))
+            bare = [(0, 0), (0, 0)]
+            kind = average_pool if average else max_pool
+            does = "counts padding in its averages" if average else "takes padding for zeros"
+            yield _it(does, "leaves padding out", kind(node, around, bare))
+        if any(before != behind for before, behind in pads):
+            other = [(behind, before) for before, behind in pads]
+            kind = average_pool if average else max_pool
+            yield _it("has the odd element of padding before", "behind", kind(node, x, other))
+        corner = nodes.MaxPool(node.name, 1, node.stride)
+        yield _it("takes the top left pixel", right, max_pool(corner, x, [(0, 0), (0, 0)]))
 
 
-def _dropout(evidence: Evidence, phase: str, node: nodes.Dropout, x: Array, b: Array) -> Iterator[Hypothesis]:
-    if phase == "eval":
-        yield f"inference scales by p = {node.rate:g} instead of 1-p", x * node.rate
-        yield f"inference scales by 1-p = {1 - node.rate:g} (downscale_in_infer)", x * (1 - node.rate)
-        if node.test_scale != 1 and ((b == 0) & (x != 0)).any():
-            yield "dropout acts in inference", np.where(b == 0, 0, x)
-        return
-    mask = evidence.step_input.masks.get(node.name)
-    if mask is not None:
-        yield f"training scales the kept by 1/(1-p), p = {node.rate:g} (upscale_in_train)", x * mask / (1 - node.rate)
-        yield "training does not scale the kept (downscale_in_infer)", x * mask
-        yield "the mask is inverted: what should be kept is dropped", x * ~mask.astype(bool)
-
-
-def _pool(node: nodes.MaxPool, x: Array, shape: nodes.Shape) -> Iterator[Hypothesis]:
-    size, stride = node.size, node.stride
-    rows, columns = shape[1:]
-    pad = (
-        (0, 0),
-        (0, 0),
-        (0, max(0, (rows - 1) * stride + size - x.shape[2])),
-        (0, max(0, (columns - 1) * stride + size - x.shape[3])),
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, pad, constant_values=np.nan), (size, size), (2, 3))  # type: ignore[call-overload]
-    windows = windows[:, :, ::stride, ::stride][:, :, :rows, :columns]
-    yield "it takes the maximum", np.nanmax(windows, (4, 5))
-    yield "it takes the average", np.nanmean(windows, (4, 5))
-    yield "it takes the top left pixel", windows[..., 0, 0]
-
-
-def _parameter(evidence: Evidence, name: str) -> Array | None:
-    """What the other side's parameter was before this step's update."""
-    for record, key in ((evidence.other_before, f"update/{name}"), (evidence.other, f"start/{name}")):
-        if key in record:
-            return record[key].astype(np.float64)
-    return None
-
-
-def _per_channel(array: Array, like: Array) -> Array:
-    return array.reshape(1, -1, *[1] * (like.ndim - 2))
+OF_KIND: dict[type[nodes.Node], Callable[..., Iterator[Hypothesis]]] = {
+    nodes.Flatten: _flatten,
+    nodes.ReLU: _relu,
+    nodes.BatchNorm: _batch_norm,
+    nodes.LRN: _lrn,
+    nodes.Tanh: _tanh,
+    nodes.GELU: _gelu,
+    nodes.LogSoftmax: _log_softmax,
+    nodes.Branches: _branches,
+    nodes.Dropout: _dropout,
+    nodes.MaxPool: _pool,
+    nodes.Conv: lambda node, run: itertools.chain(_conv(node, run), _affine(node, run)),
+    nodes.Linear: _affine,
+}
+"""What is often done instead by the layer of a node: (node, run) -> hypotheses."""

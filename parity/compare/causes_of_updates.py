@@ -6,97 +6,72 @@ A parameter is updated as its group says (`parity.recipe.optimizer.Group`), so e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.causes import Hypothesis
-from parity.compare.evidence import Evidence
+from parity.compare.causes import Hypothesis, differing
+from parity.compare.evidence import Evidence, Record
+from parity.compare.expected import right_rule, slot_before, updated
+from parity.compare.numpy_layers import batch_statistics
 from parity.compare.record import input_of
 from parity.compare.relative_error import distance
+from parity.compare.update_rule import Made, Rule
 from parity.network.initialisers import float32
-from parity.recipe import muon
-from parity.recipe.optimizer import Optimizer
+from parity.network.nodes import BatchNorm
 
 CLOSE = 1e-10
 """Largest relative error of what a mistake predicts."""
 
-BETTER = 100.0
-"""How many times nearer a mistake must come than the right update: by the right one the other side may just have another gradient."""
+ROUND = 1e-9
+"""A setting that is computed from the tensors is told apart from the right one by this, relative to it."""
 
 MOST_STEPS = 6
 """Newton-Schulz steps of Muon that are tried."""
 
-
-@dataclass(frozen=True)
-class Rule:
-    """How one parameter is updated: what the optimizer and the parameter's group say of it together.
-
-    `rate` holds the group's factor, `factor` multiplies the velocity before the update, `muon` is the number of Newton-Schulz steps (0:
-    by the optimizer's kind), `how` names a way that no setting expresses.
-    """
-
-    optimizer: Optimizer
-    rate: float
-    factor: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    muon: int
-    how: str = ""
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """The slots that such an update keeps; Muon keeps a velocity whatever its momentum."""
-        return self.optimizer.slots if self.optimizer.kind == "adam" or self.momentum or self.muon else ()
+Variant = tuple[str, Rule]
+"""What is done instead, with {wrong} for the side, and the rule of it."""
 
 
-def rule_of(settings: Optimizer, name: str, rate: float, factor: float) -> Rule:
-    """Return how `settings` update the parameter `name` at the learning rate `rate`."""
-    group = settings.group(name)
-    decay = float32(settings.weight_decay * group.weight_decay)
-    nesterov = bool(group.muon) or settings.nesterov
-    return Rule(settings, rate * group.rate, factor, settings.momentum_of(name), nesterov, decay, group.muon)
-
-
-def update_hypotheses(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
-    """What the other side's update may have done to `tensor` (a parameter, a statistic or an optimizer slot).
+def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypothesis]:
+    """What the update of the side that recorded `own` may have done to `tensor` (a parameter, a statistic or an optimizer slot).
 
     Mistakes that make the same numbers are named together: at step 1, plain momentum is none.
     """
-    if tensor.endswith((".mean", ".variance")):
-        yield from _statistics(evidence, tensor)
+    if tensor.endswith((".mean", ".variance")) and not tensor.startswith("optimizer."):
+        yield from _statistics(evidence, own, tensor)
         return
     slot, name = (tensor.split(".", 2)[1], tensor.split(".", 2)[2]) if tensor.startswith("optimizer.") else ("", tensor)
-    before = _before(evidence, name)
-    gradient = evidence.other.get(f"gradient/{name}")
-    if before is None or gradient is None:
-        return
-    gradient = np.zeros_like(before) if name in evidence.network.zero_gradients else gradient.astype(np.float64)
-    old = {s: _slot_before(evidence, s, before, name) for s in evidence.optimizer.slots}
-    number = evidence.step_input.number
-    right = rule_of(evidence.optimizer, name, evidence.rates[1], evidence.step_input.factor)
-    largest = _error(evidence, name, _update(right, before, gradient, old, number)) / BETTER
-    explaining: list[tuple[list[str], Made]] = []
-    for sentence, rule in _variants(evidence, name, right):
-        made = _update(rule, before, gradient, old, number)
-        error = _error(evidence, name, made)
-        if error > CLOSE or error >= largest:
+    right = right_rule(evidence, name)
+    explaining = _explaining(evidence, own, name, _variants(evidence, name, right))
+    # Numbers that fit are named where no usual mistake does.
+    explaining = explaining or _explaining(evidence, own, name, _of_settings(evidence, own, name, right))
+    instead = f"{{right}} follows the recipe: {right.sentence()}"
+    for sentences, (weight, slots) in explaining:
+        yield Hypothesis(f"{{wrong}} {', or '.join(sentences)}, {instead}", slots[slot] if slot else weight)
+    before = evidence.parameter(own, name)
+    if before is not None:
+        old = slot_before(evidence, slot, before, name) if slot else before
+        yield Hypothesis("{wrong} does not update {it}, {right} does", old)
+
+
+def _explaining(
+    evidence: Evidence, own: Record, name: str, variants: Iterable[Variant]
+) -> list[tuple[list[str], Made]]:
+    """What those of the `variants` make that explain what was recorded, each with the sentences of all that make it."""
+    found: list[tuple[list[str], Made]] = []
+    for sentence, rule in variants:
+        made = None if rule == right_rule(evidence, name) else updated(evidence, own, name, rule)
+        if made is None or _error(evidence, own, name, made) > CLOSE:
             continue
-        alike = next((sentences for sentences, other in explaining if _same(made, other)), None)
+        alike = next((sentences for sentences, other in found if _same(made, other)), None)
         if alike is None:
-            explaining.append(([sentence], made))
+            found.append(([sentence], made))
         elif sentence not in alike:
             alike.append(sentence)
-    for sentences, (weight, slots) in explaining:
-        yield ", or ".join(sentences), slots[slot] if slot else weight
-    yield "it was not updated", old[slot] if slot else before
-
-
-Made = tuple[Array, Mapping[str, Array]]
-"""A weight after an update, and its slots."""
+    return found
 
 
 def _same(one: Made, other: Made) -> bool:
@@ -108,130 +83,164 @@ def _same(one: Made, other: Made) -> bool:
     )
 
 
-def _error(evidence: Evidence, name: str, made: Made) -> float:
-    """Return the largest relative error of what an update makes, beside what the other side recorded; infinite for other slots.
+def _error(evidence: Evidence, own: Record, name: str, made: Made) -> float:
+    """Return the largest relative error of what an update makes, beside what the side recorded; infinite for other slots.
 
     The weight and all slots count: many a mistake makes the same velocity, or the same weight.
     """
     weight, slots = made
     predicted = {f"update/{name}": weight} | {f"update/optimizer.{slot}.{name}": a for slot, a in slots.items()}
-    recorded = {
-        key for slot in evidence.optimizer.slots if (key := f"update/optimizer.{slot}.{name}") in evidence.other
-    }
+    recorded = {key for slot in evidence.optimizer.slots if (key := f"update/optimizer.{slot}.{name}") in own}
     if predicted.keys() != recorded | {f"update/{name}"}:
         return np.inf
-    return max(distance(evidence.other[key], array) for key, array in predicted.items())
+    return max(distance(own[key], array) for key, array in predicted.items())
 
 
-def _variants(evidence: Evidence, name: str, right: Rule) -> Iterator[tuple[str, Rule]]:
+def _variants(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
     """Everything that is often done instead to the parameter `name`, whose `right` rule is given."""
-    yield "no weight decay", replace(right, weight_decay=0.0)
-    yield "weight decay decoupled from the gradient (as AdamW)", replace(right, how="decoupled")
+    decays = right.weight_decay != 0
+    if decays:
+        yield "applies no weight decay", replace(right, weight_decay=0.0)
+        yield "decouples weight decay from the gradient (as AdamW)", replace(right, how="decoupled")
     if right.optimizer.kind == "momentum":
-        yield "no momentum", replace(right, momentum=0.0, nesterov=False)
-        other = "plain momentum" if right.nesterov else "Nesterov momentum"
-        yield f"{other} instead", replace(right, nesterov=not right.nesterov)
-        yield "dampened: the gradient enters the velocity times 1 - momentum", replace(right, how="dampened")
-        yield "no momentum and no weight decay", replace(right, momentum=0.0, nesterov=False, weight_decay=0.0)
+        yield "uses no momentum", replace(right, momentum=0.0, nesterov=False)
+        if decays:
+            both = replace(right, momentum=0.0, nesterov=False, weight_decay=0.0)
+            yield "uses no momentum and no weight decay", both
+        other = "plain" if right.nesterov else "Nesterov"
+        yield f"uses {other} momentum", replace(right, nesterov=not right.nesterov)
+        yield "dampens: the gradient enters the velocity times 1 - momentum", replace(right, how="dampened")
     else:
-        yield "Adam without bias correction", replace(right, how="uncorrected")
-        yield "Adam with eps inside the root", replace(right, how="inside")
-        yield "eps 1e-7 instead of 1e-8 (TensorFlow's)", replace(right, optimizer=replace(right.optimizer, eps=1e-7))
-        yield "beta2 0.99 instead of 0.999", replace(right, optimizer=replace(right.optimizer, beta2=0.99))
+        yield "leaves out Adam's bias correction", replace(right, how="uncorrected")
+        yield "adds Adam's eps under the root", replace(right, how="inside")
+        for eps in (1e-7, 1e-6, 1e-5, 1e-10, 1e-12):
+            yield f"uses eps {eps:g}", replace(right, optimizer=replace(right.optimizer, eps=eps))
+        for beta in (0.0, 0.5, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999):
+            yield f"uses beta1 {beta:g}", replace(right, optimizer=replace(right.optimizer, beta1=beta))
+            yield f"uses beta2 {beta:g}", replace(right, optimizer=replace(right.optimizer, beta2=beta))
     yield from _of_the_group(evidence, name, right)
     yield from _of_the_rate(evidence, name, right)
 
 
-def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[tuple[str, Rule]]:
+def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
     """What is often forgotten of the parameter's group."""
     settings, group = evidence.optimizer, evidence.optimizer.group(name)
     rate = evidence.rates[1]
     if group.rate != 1:
-        yield f"without its group's factor {group.rate:g} of the learning rate", replace(right, rate=rate)
-    if group.weight_decay != 1:
-        sentence = f"without its group's factor {group.weight_decay:g} of the weight decay"
+        yield f"leaves out the group's factor {group.rate:g} of the learning rate", replace(right, rate=rate)
+    if group.weight_decay != 1 and settings.weight_decay:
+        sentence = f"leaves out the group's factor {group.weight_decay:g} of the weight decay"
         yield sentence, replace(right, weight_decay=settings.weight_decay)
+    for other in settings.groups:
+        if (
+            other != group
+            and not other.muon
+            and not right.muon
+            and (other.rate, other.weight_decay) != (group.rate, group.weight_decay)
+        ):
+            changed = replace(
+                right, rate=rate * other.rate, weight_decay=float32(settings.weight_decay * other.weight_decay)
+            )
+            yield f"treats it as one of the group {other.names}", changed
     if not right.muon:
         return
     if right.momentum != settings.momentum:
-        sentence = f"momentum {settings.momentum:g} of the other parameters instead of {right.momentum:g}"
-        yield sentence, replace(right, momentum=settings.momentum)
+        yield (
+            f"uses the momentum {settings.momentum:g} of the other parameters",
+            replace(right, momentum=settings.momentum),
+        )
     by_momentum = replace(right, muon=0, momentum=settings.momentum, nesterov=settings.nesterov)
-    yield "updated by momentum instead of Muon", by_momentum
-    yield "Muon without bringing the kernel to its norm", replace(right, how="unnormalised")
+    yield "updates by momentum", by_momentum
+    yield "does not bring the kernel to its norm in Muon", replace(right, how="unnormalised")
     for steps in {*range(1, MOST_STEPS + 1)} - {right.muon}:
-        yield f"{steps} Newton-Schulz steps instead of {right.muon}", replace(right, muon=steps)
+        yield f"takes {steps} Newton-Schulz steps", replace(right, muon=steps)
 
 
-def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[tuple[str, Rule]]:
+def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
     """The learning rate of another step, and a velocity that was not rescaled for it."""
     share = evidence.optimizer.group(name).rate
     last, rate, following = evidence.rates
     if right.factor != 1:
-        sentence = "the momentum buffer was not rescaled when the learning rate changed"
-        yield sentence, replace(right, factor=1.0)
+        yield "does not rescale the momentum buffer as the learning rate changes", replace(right, factor=1.0)
     if last and last != rate:
-        sentence = f"the learning rate of the step before ({last:g} instead of {rate:g}): schedule off by one"
+        one, other = differing(last, rate)
+        sentence = f"still uses the learning rate of the step before ({one} instead of {other})"
         yield sentence, replace(right, rate=last * share)
         yield sentence, replace(right, rate=last * share, factor=1.0)
     if following != rate:
         changed = rate / following if evidence.optimizer.velocity_holds_rate and following else 1.0
-        sentence = f"the learning rate of the next step ({following:g} instead of {rate:g}): schedule off by one"
+        one, other = differing(following, rate)
+        sentence = f"already uses the learning rate of the next step ({one} instead of {other})"
         yield sentence, replace(right, rate=following * share, factor=1.0)
         yield sentence, replace(right, rate=following * share, factor=changed)
 
 
-def _update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) -> Made:
-    """One update of the weights `w` with the gradient `g`; returns them and the slots that `rule` keeps."""
-    rate, settings = rule.rate, rule.optimizer
-    if rule.how == "decoupled":
-        w = w - rate * rule.weight_decay * w
-    else:
-        g = g + rule.weight_decay * w
-    if settings.kind == "momentum":
-        entering = g * (1 - rule.momentum) if rule.how == "dampened" else g
-        v = rule.momentum * old["velocity"] * rule.factor + entering if "velocity" in old else entering
-        direction = g + rule.momentum * v if rule.nesterov else v
-        if rule.muon:
-            direction = muon.orthogonal(direction, rule.muon, np.multiply)
-            if rule.how != "unnormalised":
-                w = w * (math.sqrt(len(w)) / muon.norm(w))
-        return w - rate * direction, dict.fromkeys(rule.slots, v)
-    m = settings.beta1 * old["moment1"] + (1 - settings.beta1) * g
-    s = settings.beta2 * old["moment2"] + (1 - settings.beta2) * g * g
-    corrections = (1.0, 1.0) if rule.how == "uncorrected" else (1 - settings.beta1**step, 1 - settings.beta2**step)
-    m_hat, s_hat = m / corrections[0], s / corrections[1]
-    root = np.sqrt(s_hat + settings.eps) if rule.how == "inside" else np.sqrt(s_hat) + settings.eps
-    return w - rate * m_hat / root, {"moment1": m, "moment2": s}
-
-
-def _before(evidence: Evidence, name: str) -> Array | None:
-    array = evidence.other_before.get(f"update/{name}", evidence.other.get(f"start/{name}"))
-    return None if array is None else array.astype(np.float64)
-
-
-def _slot_before(evidence: Evidence, slot: str, like: Array, name: str) -> Array:
-    array = evidence.other_before.get(f"update/optimizer.{slot}.{name}")
-    return np.zeros_like(like) if array is None else array.astype(np.float64)
-
-
-def _statistics(evidence: Evidence, tensor: str) -> Iterator[Hypothesis]:
-    layer, _, kind = tensor.partition(".")
-    old = _before(evidence, tensor)
-    x = input_of(evidence.network, layer, evidence.other, "forward", evidence.step_input.images)
-    if old is None or x is None:
+def _of_settings(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
+    """Another weight decay, momentum or rate: the number that makes what was recorded, where there is one."""
+    if right.optimizer.kind != "momentum" or right.muon:
         return
-    node = evidence.network.layers[layer].node
-    decay: float = getattr(node, "decay", 0.9)
-    axes, count = (0, *range(2, x.ndim)), x.size // x.shape[1]
-    new = x.mean(axes) if kind == "mean" else x.var(axes)
-    unbiased = new * count / max(count - 1, 1)
-    yield "the running statistics were not moved", old
-    for which, batch in (("biased", new), ("unbiased, ratio n/(n-1),", unbiased)):
-        convention = f"momentum convention: weight {decay:.3g} on the new value instead of the old"
-        yield convention, (1 - decay) * old + decay * batch
+    before, made = evidence.parameter(own, name), updated(evidence, own, name, right)
+    velocity, weight = own.get(f"update/optimizer.velocity.{name}"), own.get(f"update/{name}")
+    if before is None or made is None or weight is None or weight.shape != before.shape:
+        return
+    moved: Array = before - weight.astype(np.float64)
+    right_move = before - made[0]
+    rate = right.rate * _ratio(right_move, moved)
+    if _is_another(rate, right.rate):
+        yield f"uses the learning rate {_instead(rate, right.rate)}", replace(right, rate=rate)
+    if velocity is None or "velocity" not in made[1]:
+        return
+    rest = velocity.astype(np.float64) - made[1]["velocity"]
+    decay = right.weight_decay + _ratio(before, rest)
+    if _is_another(decay, right.weight_decay or 1.0) and decay >= 0:
+        yield f"uses weight decay {_instead(decay, right.weight_decay)}", replace(right, weight_decay=decay)
+    old = slot_before(evidence, "velocity", before, name) * right.factor
+    momentum = right.momentum + (_ratio(old, rest) if old.any() else 0.0)
+    if _is_another(momentum, right.momentum):
+        yield f"uses momentum {_instead(momentum, right.momentum)}", replace(right, momentum=momentum)
+
+
+def _instead(found: float, right: float) -> str:
+    """The number that is used, and the one that should be."""
+    one, other = differing(found, right)
+    return f"{one} instead of {other}"
+
+
+def _ratio(a: Array, b: Array) -> float:
+    """The number that `a` must be multiplied by to come nearest to `b`."""
+    size = float(np.vdot(a, a))
+    return float(np.vdot(a, b)) / size if size else math.nan
+
+
+def _is_another(found: float, right: float) -> bool:
+    return math.isfinite(found) and abs(found - right) > ROUND * abs(right)
+
+
+def _statistics(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypothesis]:
+    layer, _, kind = tensor.partition(".")
+    old, node = evidence.parameter(own, tensor), evidence.network.layers[layer].node
+    x = input_of(evidence.network, layer, own, "forward", evidence.step_input.images)
+    if old is None or x is None or not isinstance(node, BatchNorm):
+        return
+    x, decay, recorded = x.astype(np.float64), node.decay, own[f"update/{tensor}"].astype(np.float64)
+    yield Hypothesis("{wrong} does not move {it}, {right} does", old)
+    for variance in ("biased", "unbiased"):
+        mean, spread = batch_statistics(x, variance)
+        batch = mean if kind == "mean" else spread
+        convention = (
+            f"{{wrong}} weighs the new value of {{it}} by {decay:.3g} (momentum convention), {{right}} the old one"
+        )
+        yield Hypothesis(convention, (1 - decay) * old + decay * batch)
         if kind == "variance":
-            yield f"the {which} variance of the batch enters the running variance", decay * old + (1 - decay) * batch
-        for other in (0.9, 0.99, 0.999):
-            yield f"decay {other} instead of {decay:.3g}", other * old + (1 - other) * batch
-    yield "the running statistics were moved twice", decay * (decay * old + (1 - decay) * new) + (1 - decay) * new
+            count = "" if variance == "biased" else ", ratio n/(n-1)"
+            does = f"{{wrong}} adds the {variance} variance of the batch to {{it}}{count}, {{right}} the {node.variance} one"
+            yield Hypothesis(does, decay * old + (1 - decay) * batch)
+            does = "{wrong} adds the batch's deviation to {it}, {right} its variance"
+            yield Hypothesis(does, decay * old + (1 - decay) * np.sqrt(batch))
+        twice = decay * (decay * old + (1 - decay) * batch) + (1 - decay) * batch
+        yield Hypothesis("{wrong} moves {it} twice a step, {right} once", twice)
+        found = _ratio(old - batch, recorded - batch)
+        if math.isfinite(found):
+            one, right = differing(found, decay)
+            yield Hypothesis(f"{{wrong}} decays {{it}} by {one}, {{right}} by {right}", batch + found * (old - batch))
+        yield Hypothesis("{wrong} adds the batch's own statistic without decay to {it}, {right} decays", batch)

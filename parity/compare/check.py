@@ -8,6 +8,15 @@ from typing import Any
 
 from parity.backend.worker import Worker
 from parity.compare import engine
+from parity.compare.default_inputs import (
+    STEPS,
+    add_what_is_missing,
+    count_images,
+    make_images_hard,
+    random_state,
+    resumed_step,
+    squeeze_schedule,
+)
 from parity.compare.outcome import Outcome
 from parity.compare.program import layer_of
 from parity.compare.relative_error import Difference
@@ -31,17 +40,20 @@ Plant = Callable[[RunInputs], RunInputs]
 class Check(ShortRepr):
     """What to compare: training `network` by `recipe` on `dataset`, for `steps` steps in `dtype`, and the `stages` wanted.
 
-    `state` is where both sides start (None: fresh weights from the seed).
+    `state` is where both sides start (None: fresh weights from the seed). Before step `resumed`, if there is one, both save and load their
+    state. `added` says what the inputs have that the recipe has not.
     """
 
     network: Network
     recipe: Recipe
     dataset: Dataset
-    steps: int = 3
+    steps: int = STEPS
     dtype: str = "float64"
     seed: int = 0
     stages: tuple[str, ...] = tuple(STAGES)
     state: State | None = None
+    resumed: int = 0
+    added: tuple[str, ...] = ()
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -58,13 +70,37 @@ class Check(ShortRepr):
         """What every side is given."""
         total = self.length * self.recipe.batch_size
         made = make_run_inputs(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
+        made = replace(made, resumed=self.resumed)
         if self.state is None:
             return made
         return replace(made, state={name: array.astype(made.dtype) for name, array in self.state.items()})
 
 
-OnnxComparison = Callable[["Check", Mapping[str, Worker], Plant | None, Plant | None], Iterator[Difference]]
-"""What compares for the stage `onnx`: check, workers, `plant` and `common` of `run_check` in, differences out."""
+@dataclass(frozen=True, repr=False)
+class GivenInputs(ShortRepr):
+    """What both sides of a check are given: `common` changes it for both, `plant` for the side that is `planted`."""
+
+    check: Check
+    sides: tuple[str, str]
+    plant: Plant | None = None
+    common: Plant | None = None
+    planted: str = ""
+
+    def asked(self, dtype: str, state: State | None = None) -> RunInputs:
+        """What both should be given in `dtype`, starting from `state` (None: from where the check says)."""
+        inputs = self.check.run_inputs(dtype)
+        inputs = self.common(inputs) if self.common else inputs
+        return inputs if state is None else replace(inputs, state=state)
+
+    def by_side(self, dtype: str, state: State | None = None) -> dict[str, RunInputs]:
+        """What each is given."""
+        both = self.asked(dtype, state)
+        changed = self.plant(both) if self.plant else both
+        return {side: changed if side == (self.planted or self.sides[1]) else both for side in self.sides}
+
+
+OnnxComparison = Callable[[GivenInputs, Mapping[str, Worker]], Iterator[Difference]]
+"""What compares for the stage `onnx`."""
 
 
 @dataclass(repr=False)
@@ -86,25 +122,24 @@ def run_check(
     isolated: bool = False,
     say: Callable[[str], None] = engine.Silent,
     onnx: OnnxComparison | None = None,
+    planted: str = "",
 ) -> CheckOutcome:
     """Compares the second of the `workers` with the first; all others, of the first's framework, run one-ULP twins of the first.
 
     One twin may be lucky: moved along what the network forgets, it stays near for long. The farthest of several is the yardstick.
 
-    `plant` changes what the second side is given, `common` what all are given. `isolated` also compares layer by layer, each on
-    the first's input. `say` hears a line a step. `onnx` compares for the stage of that name: `parity.onnx.comparison.compare_through_onnx`.
+    `plant` changes what one side is given, the second unless `planted` names the first, and `common` what all are given. `isolated` also
+    compares layer by layer, each on the first's input. `say` hears a line a step. `onnx` compares for the stage of that name:
+    `parity.onnx.comparison.compare_through_onnx`.
     """
     reference, candidate, *_ = workers
     outcome = CheckOutcome((reference, candidate), check.dtype, check.stages, check=check)
 
-    def given(dtype: str) -> RunInputs:
-        return common(check.run_inputs(dtype)) if common else check.run_inputs(dtype)
-
-    both = given(check.dtype)
-    inputs_of = {reference: both, candidate: plant(both) if plant else both}
-    exact = given("float64") if check.dtype == "float32" else None
-    source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact)
-    more = onnx(check, workers, plant, common) if onnx and "onnx" in check.stages else ()
+    given = GivenInputs(check, (reference, candidate), plant, common, planted)
+    asked, inputs_of = given.asked(check.dtype), given.by_side(check.dtype)
+    exact = given.by_side("float64")[reference] if check.dtype == "float32" else None
+    source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact, asked)
+    more = onnx(given, workers) if onnx and "onnx" in check.stages else ()
     engine.run(source, outcome, isolated, say, ((d, layer_of(d.name.partition("/")[2])) for d in more))
     return outcome
 
@@ -114,14 +149,21 @@ def usual_twins(steps: int) -> int:
     return 1 if steps <= SHORT else 3
 
 
-def few_images(steps: int, batch: int) -> int:
-    """Training images for a check: a pass ends half-way through it, with a batch of half the size."""
-    short = batch // 2 if batch >= 4 else 0
-    return batch * max(1, steps // 2) + short
+def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool = False, **fields: Any) -> Check:
+    """The check of training `network` by `recipe` on the first images of `dataset`; `fields` are further ones of `Check`.
 
-
-def compressed(recipe: Recipe, steps: int) -> Recipe:
-    """`recipe` with its schedule squeezed into `steps` steps, so that a check sees the learning rate drop."""
-    if recipe.schedule.kind != "discexp" or steps < 2:
-        return recipe
-    return replace(recipe, schedule=replace(recipe.schedule, every=steps * recipe.batch_size // 2 + 1))
+    Unless it is `plain`, the inputs are those of `parity.compare.default_inputs`: they show more.
+    """
+    added: list[str] = []
+    if not plain:
+        recipe, added = add_what_is_missing(recipe)
+    check = Check(network, recipe, dataset, **fields)
+    few = min(count_images(check.length, recipe.batch_size), len(dataset.train_labels))
+    check = replace(check, dataset=dataset.limit(few, 1), recipe=squeeze_schedule(recipe, check.length))
+    if plain:
+        return check
+    check = replace(check, resumed=resumed_step(check.length), added=tuple(added))
+    if check.state is not None:
+        return check
+    _, labels = next(check.run_inputs().epoch(0))
+    return replace(check, state=make_images_hard(random_state(network, check.seed), network, int(labels[0])))

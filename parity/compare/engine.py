@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from parity.backend.registry import spoken_name
+from parity.compare.causes import Cause, failure_cause
 from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
 from parity.compare.noise_model import float32_differences
@@ -74,15 +76,22 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
     for tensor, side, difference in float32_differences(source):
         stage = stage_of(1, tensor.phase, outcome.asked)
         if stage:
-            cause = partial(_float32_cause, outcome, tensor.layers[0], outcome.sides[side])
+            cause = partial(_float32_cause, source, outcome, tensor.layers[0], outcome.sides[side])
             outcome.verdicts.add(stage, 1, difference, tensor.layers, cause)
 
 
-def _float32_cause(outcome: Outcome, layer: str, side: str) -> str:
-    """What the settings of a layer say differently, if they do."""
+def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
+    """Why a side is far from float64: it failed, the settings of the layer differ, or nobody knows."""
+    if side in source.failed:
+        return failure_cause(spoken_name(side), source.failed[side])
     name = re.compile(rf"(^| ){re.escape(layer)}(,| |$)")
     known = [text for text in outcome.differences if layer and name.search(text)]
-    return "; ".join(known) or f"{side} is farther from float64 than rounding explains"
+    if known:
+        return Cause("; ".join(known))
+    reference = spoken_name(outcome.sides[0])
+    return Cause(
+        f"{spoken_name(side)} in float32 is farther from {reference} in float64 than rounding explains", generic=True
+    )
 
 
 def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool:

@@ -1,30 +1,53 @@
-"""What the causes of a difference are told from."""
+"""What is known at the first divergence of a training step: the source of its likely cause."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from parity.arrays import Array
 from parity.compare.step_inputs import StepInput
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
+from parity.weights.canonical_state import State
 
 Record = Mapping[str, Array]
 
 
 @dataclass(frozen=True, repr=False)
 class Evidence(ShortRepr):
-    """What is known at the first divergence: both sides' records of this step, and the other's of the one before (empty at step 1).
+    """What the check asks of both sides, and what the sides computed.
 
-    `step_input` is what the reference was given in this step, `rates` the learning rates of the step before, this one and the next.
+    `network`, `optimizer`, the weights `start`, the `seed` of fresh ones, `step_input`, and `rates`, the learning rates of the step before,
+    this one and the next, are what the check asks for. `names` are those of reference and candidate in sentences, `records` what they
+    recorded in this step, and `before` what the candidate recorded of the step before (empty at step 1): up to it the sides agree.
     """
 
     network: Network
     optimizer: Optimizer
+    start: State
+    seed: int
     step_input: StepInput
     rates: tuple[float, float, float]
-    reference: Record
-    other: Record
-    other_before: Record
+    names: tuple[str, str]
+    records: tuple[Record, Record]
+    before: Record
+
+    def parameter(self, own: Record, name: str) -> Array | None:
+        """What the parameter or statistic `name` of the side that recorded `own` was before this step's update, float64."""
+        first = own.get(f"start/{name}", self.start.get(name))
+        array = first if self.step_input.number == 1 else self.before.get(f"update/{name}")
+        return None if array is None else array.astype(np.float64)
+
+    def parameters(self, own: Record, layer: str) -> dict[str, Array]:
+        """The parameters and statistics of `layer` by short name, as far as they are known."""
+        found = {}
+        where = self.network.layers[layer]
+        for spec in where.node.parameters(where.input):
+            array = self.parameter(own, spec.name)
+            if array is not None:
+                found[spec.name.partition(".")[2]] = array
+        return found

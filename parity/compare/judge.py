@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from parity.backend.registry import spoken_name
 from parity.compare.cancellation import Inherited
+from parity.compare.causes import Cause, failure_cause
 from parity.compare.outcome import Outcome
 from parity.compare.program import parameter_of
 from parity.compare.relative_error import Difference, distance, norm, norm_of_difference, relative_l2
@@ -26,7 +29,7 @@ from parity.compare.tolerances import (
     tensor_tolerance,
     weights_tolerance,
 )
-from parity.compare.verdicts import stage_of
+from parity.compare.verdicts import UNWATCHED, stage_of
 
 
 @dataclass
@@ -77,6 +80,8 @@ class Judge:
         self._noise_before: dict[str, float] = {}
         self._phase_noise: Mapping[str, float] = {}
         self._farther = 1.0
+        self._bounds: dict[str, float] = {}
+        """The tolerances of inference and update in the first step, by name."""
 
     def step(self, step: Step) -> None:
         """Judge one step: every tensor in float64; in float32, all weights together."""
@@ -92,12 +97,22 @@ class Judge:
             if tensor.start is not None:
                 distances.add(tensor)
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
+        for side, reason in step.failed.items():
+            if not self.outcome.first:  # it failed after all that was compared
+                stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
+                failure = Difference("update/step", math.inf, 0.0)
+                self.outcome.verdicts.add(
+                    stage, step.number, failure, ("", ""), partial(failure_cause, spoken_name(side), reason)
+                )
         if self.source.trains:
             self._carried = max(self._carried, distances.relative(amplification))
             self._weights(step, distances)
 
     def _tensor(self, step: Step, tensor: Tensor) -> None:
         """Judge one tensor, and remember what its rounding means for those behind it."""
+        if tensor.side:
+            self._unwatched(step, tensor)
+            return
         calm, noise = self._calm(step, tensor, step.magnification(tensor.name)), self._noise_of(step, tensor)
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
         if stage is None:
@@ -107,6 +122,8 @@ class Judge:
         if error > (chaotic_tolerance(calm, noise) if self.whole else calm):
             calm = max(calm, self._cancelled_tolerance(step, tensor, error))
         difference = self._without_ties(step, tensor, Difference(tensor.name, error, chaotic_tolerance(calm, noise)))
+        if step.number == 1 and tensor.phase in UNWATCHED:
+            self._bounds[tensor.name] = difference.bound
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
         self.outcome.verdicts.add(
             stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
@@ -114,6 +131,18 @@ class Judge:
         if not difference.equal:
             trained = tensor.start is not None and tensor.reference is not None
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
+
+    def _unwatched(self, step: Step, tensor: Tensor) -> None:
+        """Judge what a side computes where nobody watches it: it may differ from the watched run as the sides from each other."""
+        watched = next(watched for watched, phase in UNWATCHED.items() if phase == tensor.phase)
+        bound = self._bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
+        stage = stage_of(step.number, tensor.phase, self.outcome.asked)
+        if stage is None or bound is None:
+            return
+        difference = Difference(tensor.name, distance(tensor.reference, tensor.candidate), bound)
+        self.outcome.verdicts.add(stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor))
+        if not difference.equal:
+            self.diverged.append((difference, None))
 
     def _calm(self, step: Step, tensor: Tensor, magnification: float) -> float:
         """The tolerance where chaos plays no part."""
@@ -224,7 +253,7 @@ class Judge:
             number = max(distances.twins, key=lambda number: distances.twins[number])
             self.whole = self.source.twins[number]
 
-    def _cause_of_weights(self) -> str | None:
+    def _cause_of_weights(self) -> Cause | None:
         if self.source.dtype == "float64":
             return None
-        return "the sides diverge faster than one of them diverges from its one-ULP twin"
+        return Cause("the sides diverge faster than one of them diverges from its one-ULP twin", generic=True)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from parity.backend.child_process import Record
+from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.step_inputs import RunInputs, StepInput
-from parity.compare.verdicts import PHASES
+from parity.compare.verdicts import PHASES, UNWATCHED
+from parity.errors import InputError
 from parity.network.network import Network
 from parity.short_repr import ShortRepr
 
-_Answer = TypeVar("_Answer")
+SEVERAL = 2
+"""Threads of a run that nobody watches, at least: training runs on several, and then shares images out to them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,15 +36,48 @@ class Program(ShortRepr):
         for patch in given.patches:
             self.worker.patch(*patch)
 
-    def starting_state(self) -> Record:
-        """The weights and statistics as the worker reads them back, as tensors of the phase `start`."""
-        state = self.worker.state()
-        return {f"start/{name}": array for name, array in state.items() if not name.startswith("optimizer.")}
+    def begin(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
+        """Start, and return what comes before the first step: the weights that are built from the seed (`fresh`), inference and the
+        first step as training runs them (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`)."""
+        worker, given, record = self.worker, self.run_inputs, Record()
+        if "fresh" in phases:
+            fresh = worker.fresh_weights(given.network, given.seed)
+            record |= {f"fresh/{name}": array for name, array in fresh.items()}
+        self.start()
+        if set(UNWATCHED.values()) & set(phases):
+            worker.use_threads(SEVERAL)
+            if UNWATCHED["eval"] in phases:
+                scores = worker.predict(step_input.images)["logits"]
+                record[f"{UNWATCHED['eval']}/{given.network.output}"] = scores
+            if UNWATCHED["update"] in phases:
+                moved = self.step(step_input, ("update",))
+                record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
+            worker.use_threads(1)
+            self.start()
+        if "start" in phases:
+            state = worker.state()
+            record |= {f"start/{n}": array for n, array in state.items() if not n.startswith("optimizer.")}
+        return record
 
     def step(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
-        """Take one step: inference if it is recorded, the momentum buffers rescaled, the update. Returns PHASE/TENSOR -> array."""
+        """Take one step: inference if it is recorded, the momentum buffers rescaled, the update. Returns PHASE/TENSOR -> array.
+
+        `WorkerFailed` holds what was recorded before the failure.
+        """
+        record: Record = {}
+        try:
+            self._step(step_input, phases, record)
+        except WorkerFailed as failed:
+            failed.record = record | _named(failed.record)
+            raise
+        return record
+
+    def _step(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> None:
         worker, after = self.worker, self.run_inputs.after
-        record: Record = step_input.record() if "input" in phases else {}
+        if "input" in phases:
+            record |= step_input.record()
+        if step_input.resumes:
+            worker.resume(step_input.number - 1)
         before = worker.state() if after else {}
         if step_input.factor != 1.0:
             worker.scale_velocity(step_input.factor)
@@ -55,19 +90,25 @@ class Program(ShortRepr):
         found, cost, wrong = worker.step(
             step_input.images, step_input.labels, step_input.masks, step_input.rate, step_input.divisor, own
         )
+        record |= _named(found)
         if "loss" in phases:
-            record |= {
-                "loss/loss": found.pop("loss").reshape(1),
-                "loss/cost": np.array([cost]),
-                "loss/wrong": np.array([float(wrong)]),
-            }
+            record |= {"loss/cost": np.array([cost]), "loss/wrong": np.array([float(wrong)])}
         if step_input.keep is not None:
             worker.look_ahead(step_input.keep, step_input.number)
         if after:
             worker.load(after(before, worker.state(), step_input), step_input.number)
         if changed and "update" in phases:
-            found |= {f"update/{name}": array for name, array in worker.state().items()}
-        return record | found
+            record |= {f"update/{name}": array for name, array in worker.state().items()}
+
+
+def _named(record: Record) -> Record:
+    """`record` with the loss under the name of its phase, as all other tensors."""
+    return {"loss/loss" if n == "loss" else n: a.reshape(1) if n == "loss" else a for n, a in record.items()}
+
+
+def reason_of(error: WorkerFailed | InputError) -> str:
+    """The error in one line; "" where a process died."""
+    return error.reason if isinstance(error, WorkerFailed) else str(error)
 
 
 class LockStep:
@@ -80,32 +121,51 @@ class LockStep:
         self.programs = programs
         self.number = 0
         self._inputs = {name: program.run_inputs.steps() for name, program in programs.items()}
+        self._failed: dict[str, WorkerFailed | InputError] = {}
 
     def step(self, phases: Mapping[str, tuple[str, ...]]) -> Step:
         """Take the next step; `phases` says by name what is recorded. The first builds all networks."""
         self.number += 1
         started: dict[str, Record] = {}
-        if self.number == 1:
-            self._everywhere(lambda name: self.programs[name].start())
-            with_start = [name for name in self.programs if "start" in phases[name]]
-            started = self._everywhere(lambda name: self.programs[name].starting_state(), with_start)
         inputs = {name: next(steps) for name, steps in self._inputs.items()}
+        if self.number == 1:
+            started = self._everywhere(lambda name: self.programs[name].begin(inputs[name], phases[name]))
         records = self._everywhere(lambda name: self.programs[name].step(inputs[name], phases[name]))
-        return Step(self.number, inputs, {name: started.get(name, {}) | record for name, record in records.items()})
+        records = {name: started.get(name, {}) | record for name, record in records.items()}
+        return Step(self.number, inputs, records, {name: reason_of(error) for name, error in self._failed.items()})
 
-    def _everywhere(self, act: Callable[[str], _Answer], names: list[str] | None = None) -> dict[str, _Answer]:
-        chosen = list(self.programs) if names is None else names
+    def _everywhere(self, act: Callable[[str], Record]) -> dict[str, Record]:
+        """What `act` records of every program; of one that fails, what came before. Where all fail, the first one's error is raised."""
+
+        def attempt(name: str) -> Record:
+            if name in self._failed:
+                return {}
+            try:
+                return act(name)
+            except (WorkerFailed, InputError) as error:
+                if not reason_of(error):  # the process died: that says nothing about the program
+                    raise
+                self._failed[name] = error
+                return error.record if isinstance(error, WorkerFailed) else {}
+
         with ThreadPoolExecutor(len(self.programs)) as pool:
-            return dict(zip(chosen, pool.map(act, chosen), strict=True))
+            found = dict(zip(self.programs, pool.map(attempt, self.programs), strict=True))
+        if len(self._failed) == len(self.programs):
+            raise next(iter(self._failed.values()))
+        return found
 
 
 @dataclass(frozen=True, repr=False)
 class Step(ShortRepr):
-    """One step: its number, and by program what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array)."""
+    """One step: its number, and by program what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array).
+
+    `failed` says in one line why a program could not go on.
+    """
 
     number: int
     inputs: Mapping[str, StepInput]
     records: Mapping[str, Record]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def let_go(held: list[Any]) -> None:

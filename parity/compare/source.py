@@ -10,8 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from parity.arrays import Array
+from parity.compare.causes import Cause
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -22,7 +24,8 @@ class Tensor(ShortRepr):
 
     `name` is PHASE/TENSOR. `reference` and `candidate` are None where that side lacks it; `twins` are those of the one-ULP twins that
     recorded it. `layers` are the layers on the two sides that it belongs to, "" for the model itself. `copied` tensors are given to a side,
-    not computed by it. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its layer's largest. `start` is the
+    not computed by it. `side` is the side whose run that nobody watches is compared with the one that is watched, "" where both sides are
+    compared. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its layer's largest. `start` is the
     value before training of a weight that training moves.
     """
 
@@ -34,6 +37,7 @@ class Tensor(ShortRepr):
     copied: bool = False
     zero: float | None = None
     start: Array | None = None
+    side: str = ""
 
     @property
     def phase(self) -> str:
@@ -93,13 +97,14 @@ class Isolated(ShortRepr):
 class Step(ABC):
     """One step of a source: its `number`, the learning `rate`, and the `factor` that multiplied the optimizer's velocities before it.
 
-    `losses` by side are known once `tensors` has come to its end.
+    `losses` by side are known once `tensors` has come to its end. `failed` says why a side could not go on, in one line.
     """
 
     number: int
     rate: float
     factor: float = 1.0
     losses: Mapping[str, float]
+    failed: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def tensors(self) -> Iterator[Tensor]:
@@ -129,7 +134,7 @@ class Step(ABC):
         return {}
 
     @abstractmethod
-    def likely_cause(self, tensor: Tensor) -> str | None:
+    def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Why the sides differ at `tensor`; None if nothing known explains it."""
 
 
@@ -137,7 +142,8 @@ class Source(ABC):
     """Two programs in lock-step (`sides`: the reference's name, the candidate's), and `twins` of the reference: `steps` steps in `dtype`.
 
     `trains`: a step updates the weights by `optimizer`, so that it is a step of the trajectory. `explained` are sentences on what was
-    neutralised or left out, `zero_gradients` the gradients found so far that are zero in exact arithmetic.
+    neutralised or left out, `zero_gradients` the gradients found so far that are zero in exact arithmetic. `failed` says why a side could
+    not go on, in one line.
     """
 
     sides: tuple[str, str]
@@ -147,6 +153,7 @@ class Source(ABC):
     steps: int
     trains: bool
     explained: list[str]
+    failed: Mapping[str, str] = MappingProxyType({})
 
     @property
     def absent(self) -> Collection[str]:

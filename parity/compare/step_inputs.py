@@ -26,7 +26,10 @@ Pixels = tuple[Array, Array]
 
 @dataclass(frozen=True, repr=False)
 class StepInput(ShortRepr):
-    """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer."""
+    """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer.
+
+    `resumes`: before the step the side saves its state, builds everything anew and loads it.
+    """
 
     number: int
     images: Array
@@ -36,6 +39,7 @@ class StepInput(ShortRepr):
     divisor: int
     factor: float
     keep: float | None = None
+    resumes: bool = False
 
     def record(self) -> dict[str, Array]:
         """As tensors of the phase `input`. Rate and divisor stay out: an update shows them, and says more."""
@@ -50,11 +54,12 @@ After = Callable[[State, State, StepInput], State]
 class RunInputs(ShortRepr):
     """One side's part of a run; `make_run_inputs` makes the right one.
 
-    `state` is where the side starts; `epoch(e)` yields the batches of a pass; `pixels` preprocesses; `masks(update, count)` draws dropout;
-    `rate(samples)` is the learning rate of the update that ends there; `divisor(count)` divides the summed cost; `factor(old, new)`
-    rescales the momentum buffers when the rate changes; `keep(update, samples)` is the share that slow weights keep after an update, None
-    where they are not drawn, and is itself None where there are none (`parity.backend.lookahead`); `after` may change the state behind
-    an update; `patch` names functions of `parity.selftest.worker_patches` that change the side itself, with their arguments.
+    `state` is where the side starts, and `seed` what fresh weights are drawn from beside it; `epoch(e)` yields the batches of a pass;
+    `pixels` preprocesses; `masks(update, count)` draws dropout; `rate(samples)` is the learning rate of the update that ends there;
+    `divisor(count)` divides the summed cost; `factor(old, new)` rescales the momentum buffers when the rate changes; `keep(update,
+    samples)` is the share that slow weights keep after an update, None where they are not drawn, and is itself None where there are none
+    (`parity.backend.lookahead`); before step `resumed`, if there is one, the side saves and loads its state; `after` may change the state
+    behind an update; `patches` name functions of `parity.selftest.worker_patches` that change the side itself, with their arguments.
     """
 
     network: Network
@@ -68,6 +73,8 @@ class RunInputs(ShortRepr):
     divisor: Callable[[int], int]
     factor: Callable[[float, float], float]
     keep: Callable[[int, int], float | None] | None = None
+    resumed: int = 0
+    seed: int = 0
     after: After | None = None
     patches: tuple[tuple[str, ...], ...] = ()
 
@@ -82,7 +89,8 @@ class RunInputs(ShortRepr):
             factor = self.factor(previous, rate) if previous and rate else 1.0
             masks = self.masks(number, count)
             keep = self.keep(number, samples) if self.keep else None
-            yield StepInput(number, self.pixels(images), labels, masks, rate, self.divisor(count), factor, keep)
+            pixels, divisor = self.pixels(images), self.divisor(count)
+            yield StepInput(number, pixels, labels, masks, rate, divisor, factor, keep, number == self.resumed)
             previous = rate
 
 
@@ -113,6 +121,7 @@ def make_run_inputs(
         divisor=recipe.loss_divisor,
         factor=lambda old, new: old / new if recipe.optimizer.velocity_holds_rate else 1.0,
         keep=keep if recipe.lookahead.every else None,
+        seed=seed,
     )
 
 

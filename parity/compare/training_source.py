@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from parity.arrays import Array
-from parity.backend.child_process import Record
+from parity.backend.child_process import Record, WorkerFailed
+from parity.backend.registry import spoken_name
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
 from parity.compare.cancelled_terms import CancelledTerms
+from parity.compare.causes import Cause, failure_cause
 from parity.compare.causes_of_layers import likely_cause
 from parity.compare.evidence import Evidence
 from parity.compare.noise_model import training_noise
@@ -24,13 +26,19 @@ from parity.compare.source import Isolated, Kink, Rounded, Source, Tensor
 from parity.compare.source import Step as SourceStep
 from parity.compare.step_inputs import RunInputs, make_twin
 from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.verdicts import UNWATCHED
 from parity.compare.zero_gradients import zero_gradients
 from parity.network.graph import consumers
 from parity.network.network import Network
 from parity.network.nodes import ReLU
 
+_Found = TypeVar("_Found")
+
 REMEMBERED = 2**24
 """Numbers of the largest tensor that is kept for the next step, to tell causes from: VGG's second linear layer, not its first."""
+
+WATCHED = {unwatched: watched for watched, unwatched in UNWATCHED.items()}
+"""Phase of a run that nobody watches -> that of the watched one."""
 
 ALONE = ("input", "eval", "forward", "backward")
 """The phases whose tensors a layer by itself is given."""
@@ -39,8 +47,8 @@ ALONE = ("input", "eval", "forward", "backward")
 class TrainingSource(Source):
     """The first of `workers` is the reference, the second the candidate; all others run one-ULP twins of the reference.
 
-    `inputs_of` says what the two sides are given, `exact` what the reference is given in float64 beside a float32 step. `phases` are
-    recorded in each of `steps` steps. See `parity.compare.source.Source`.
+    `inputs_of` says what the two sides are given, `exact` what the reference is given in float64 beside a float32 step, and `asked` what
+    both should be given (None: what the reference is). `phases` are recorded in each of `steps` steps. See `parity.compare.source.Source`.
     """
 
     def __init__(
@@ -50,12 +58,13 @@ class TrainingSource(Source):
         steps: int,
         phases: tuple[str, ...],
         exact: RunInputs | None = None,
+        asked: RunInputs | None = None,
     ) -> None:
         reference, candidate, *twins = workers
         self.sides, self.twins, self.steps, self.phases = (reference, candidate), twins, steps, phases
         self.workers, self.exact = workers, exact
-        self.run_inputs = inputs_of[reference]
-        moved = {name: make_twin(self.run_inputs, seed, inputs=True) for seed, name in enumerate(twins)}
+        self.run_inputs = asked or inputs_of[reference]
+        moved = {name: make_twin(inputs_of[reference], seed, inputs=True) for seed, name in enumerate(twins)}
         self.programs = {n: Program(worker, inputs_of.get(n) or moved[n]) for n, worker in workers.items()}
         self.dtype, self.optimizer = self.run_inputs.dtype, self.run_inputs.optimizer
         self.trains = "update" in phases
@@ -63,10 +72,11 @@ class TrainingSource(Source):
         self.before: Record = {}
         self.samples, self.batch, self.rate = 0, 0, 0.0
         self._together = LockStep(self.programs)
+        self.asked_steps = self.run_inputs.steps()
 
     @property
     def network(self) -> Network:
-        """The reference's network."""
+        """The network that both sides should have."""
         return self.run_inputs.network
 
     @property
@@ -80,6 +90,7 @@ class TrainingSource(Source):
         fewer = ("update",) if self.trains else ()
         by_name = {name: phases if name in (*self.sides, whole) else fewer for name in self.programs}
         made = TrainingStep(self, self._together.step(by_name), whole)
+        self.failed = made.failed
         self.samples, self.batch, self.rate = made.samples, made.batch, made.rate
         return made
 
@@ -111,7 +122,10 @@ class TrainingSource(Source):
 
     def _one_step(self, given: Mapping[str, RunInputs]) -> Mapping[str, Record]:
         programs = {name: Program(self.workers[name], run_inputs) for name, run_inputs in given.items()}
-        return LockStep(programs).step(dict.fromkeys(programs, self.phases)).records
+        phases = tuple(phase for phase in self.phases if phase != "fresh" and phase not in UNWATCHED.values())
+        step = LockStep(programs).step(dict.fromkeys(programs, phases))
+        self.failed = {**self.failed, **step.failed}
+        return step.records
 
     @cached_property
     def _behind(self) -> Mapping[str, Collection[str]]:
@@ -151,7 +165,12 @@ class TrainingSource(Source):
                 continue
             # Inference has no auxiliary heads: their layers get what training gives them.
             given = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
-            first, second = here.isolate(layer, *given), there.isolate(layer, *given)
+            first = here.isolate(layer, *given)
+            try:
+                second = there.isolate(layer, *given)
+            except WorkerFailed as failed:
+                yield Isolated((layer, layer), problem=failed.reason or str(failed))
+                continue
             zero = {f"gradient/{name}" for name in self.network.zero_gradients}
             names = [name for name in {**first, **second} if name not in zero]
             pairs = {name: (first.get(name), second.get(name)) for name in names}
@@ -165,7 +184,7 @@ class TrainingStep(SourceStep):
 
     def __init__(self, source: TrainingSource, step: Step, whole: str | None) -> None:
         self.source, self.step, self.number = source, step, step.number
-        given = step.inputs[source.sides[0]]
+        given = next(source.asked_steps)
         self.given, self.rate, self.factor = given, given.rate, given.factor
         self.samples = source.samples + len(given.labels)
         self.losses = _losses(source.sides, step)
@@ -175,6 +194,7 @@ class TrainingStep(SourceStep):
         self._first, self._second = (step.records[name] for name in source.sides)
         self._before = source.before
         self._whole = whole
+        self.failed = {name: reason for name, reason in step.failed.items() if name in source.sides}
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that was recorded, in the order of computation; it is forgotten at the end."""
@@ -184,6 +204,9 @@ class TrainingStep(SourceStep):
         for name in in_order(network, list({**self._first, **self._second})):
             phase, _, tensor = name.partition("/")
             layer = layer_of(tensor)
+            if phase in WATCHED:
+                yield from self._unwatched(name, f"{WATCHED[phase]}/{tensor}", layer)
+                continue
             trained = phase == "update" and tensor in network.parameters and network.parameters[tensor].trainable
             yield Tensor(
                 name,
@@ -201,6 +224,11 @@ class TrainingStep(SourceStep):
         held: list[Any] = [self.step, self._first, self._second]
         del self.step, self._first, self._second
         let_go(held)
+
+    def _unwatched(self, name: str, watched: str, layer: str) -> Iterator[Tensor]:
+        """What each side computes where nobody watches it, beside what it computes `watched`."""
+        for side, record in zip(self.source.sides, (self._first, self._second), strict=True):
+            yield Tensor(name, record.get(watched), record.get(name), layers=(layer, layer), side=side)
 
     def _twins_of(self, name: str, twins: Sequence[Record]) -> Sequence[Array]:
         if not self._whole:
@@ -234,7 +262,8 @@ class TrainingStep(SourceStep):
 
     @cached_property
     def _magnified(self) -> Mapping[str, float]:
-        return magnifications(self.source.network, self._first, self.given.labels, self.given.divisor)
+        given = self.given
+        return _fitting(lambda: magnifications(self.source.network, self._first, given.labels, given.divisor), {})
 
     def magnification(self, name: str) -> float:
         """How many times its usual relative rounding a tensor has."""
@@ -253,7 +282,7 @@ class TrainingStep(SourceStep):
         held_against = (
             f"gradient/{layer_of(parameter)}.weight" if parameter in self.source.network.zero_gradients else name
         )
-        return self._cancelled.magnification(held_against)
+        return _fitting(lambda: self._cancelled.magnification(held_against), 1.0)
 
     def update_difference(self, parameter: str) -> float:
         """By how much the sides moved `parameter` differently, from the slots after the step; 0 where they were not recorded."""
@@ -283,15 +312,39 @@ class TrainingStep(SourceStep):
         layer = tensor.layers[0]
         if tensor.phase != "backward" or layer not in self.source.network.layers:
             return None
-        return find_pool_ties(self.source.network, layer, self._first, self._second)
+        return _fitting(lambda: find_pool_ties(self.source.network, layer, self._first, self._second), None)
 
-    def likely_cause(self, tensor: Tensor) -> str | None:
-        """What the candidate seems to have done."""
-        source = self.source
+    def likely_cause(self, tensor: Tensor) -> Cause | None:
+        """Which side is wrong, and what it seems to have done."""
+        source, names = self.source, [spoken_name(side) for side in self.source.sides]
+        for side, reason in self.failed.items():
+            return failure_cause(spoken_name(side), reason)
+        if tensor.side:
+            own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
+            does = (
+                "makes something else of this step where nobody watches it, with layers together and on several threads"
+            )
+            return Cause(f"{own} {does}; {other} does not", wrong=own)
         evidence = Evidence(
-            source.network, source.optimizer, self.given, self._rates, self._first, self._second, self._before
+            source.network,
+            source.optimizer,
+            source.run_inputs.state,
+            source.run_inputs.seed,
+            self.given,
+            self._rates,
+            (names[0], names[1]),
+            (self._first, self._second),
+            self._before,
         )
         return likely_cause(evidence, tensor.name)
+
+
+def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:
+    """What `compute` returns; `otherwise` where a side's tensors do not fit the network, and nothing can be excused."""
+    try:
+        return compute()
+    except (ValueError, LookupError):
+        return otherwise
 
 
 def known_zero_gradients(network: Network, first: Record, second: Record) -> dict[str, tuple[float, ...]]:
@@ -316,7 +369,7 @@ def behind(network: Network) -> dict[str, frozenset[str]]:
 
 def is_copied(name: str) -> bool:
     """Whether a recorded tensor was given to the side, and not computed by it."""
-    return name.startswith(("start/", "input/")) or name.endswith(".mask")
+    return name.startswith(("fresh/", "start/", "input/")) or name.endswith(".mask")
 
 
 def _losses(sides: Sequence[str], step: Step) -> dict[str, float]:

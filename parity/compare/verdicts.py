@@ -6,13 +6,17 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from parity.compare.causes import Cause
 from parity.compare.relative_error import Difference, NothingCompared
 
+UNWATCHED = {"eval": "eval (unwatched)", "update": "update (unwatched)"}
+"""Phase -> the same of a run of several threads that nobody watches: what training computes, where a watched run goes layer by layer."""
+
 STAGES = {
-    "eval": ("start", "input", "eval"),
-    "forward": ("start", "input", "forward", "loss"),
+    "eval": ("fresh", "start", "input", "eval", UNWATCHED["eval"]),
+    "forward": ("fresh", "start", "input", "forward", "loss"),
     "backward": ("backward", "gradient"),
-    "update": ("update",),
+    "update": ("update", UNWATCHED["update"]),
     "trajectory": (),
     "onnx": ("onnx",),
 }
@@ -25,7 +29,10 @@ TRAINING = tuple(stage for stage in STAGES if stage != "onnx")
 """The stages without `onnx`."""
 
 PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[stage]))
-"""What a step records, in the order in which it happens. `start` is the state before step 1, `eval` inference before the update."""
+"""What a step records, in the order in which it happens.
+
+`fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` inference before the update.
+"""
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
 """The verdicts. Chaotic: the sides diverge as fast as one side diverges from its own one-ULP twin, not faster."""
@@ -48,7 +55,7 @@ def place_of(name: str) -> tuple[str, str]:
 @dataclass(frozen=True)
 class Divergence:
     """The first divergence: step, phase, the layer on the reference and on the candidate ("" for the model itself), tensor, error,
-    tolerance, and the cause if it is known."""
+    tolerance, and the cause if it is known. For `wrong` and `generic` see `parity.compare.causes.Cause`."""
 
     step: int
     phase: str
@@ -58,6 +65,8 @@ class Divergence:
     error: float
     bound: float
     cause: str | None = None
+    wrong: str = ""
+    generic: bool = False
 
     def sentence(self) -> str:
         """For people."""
@@ -131,6 +140,14 @@ def layer_rows(layers: Worst) -> list[dict[str, Any]]:
     ]
 
 
+def _search(cause: Callable[[], Cause | None]) -> Cause:
+    """What `cause` finds. A difference stays one where the search for its cause fails."""
+    try:
+        return cause() or Cause(None)
+    except Exception as error:
+        return Cause(f"unknown, since the search for it failed ({type(error).__name__}: {error})", generic=True)
+
+
 @dataclass
 class Verdicts:
     """The stages of one comparison, the first divergence, and the worst tensor of step 1 by layer and phase."""
@@ -145,7 +162,7 @@ class Verdicts:
         step: int,
         difference: Difference,
         layers: tuple[str, str],
-        cause: Callable[[], str | None] = lambda: None,
+        cause: Callable[[], Cause | None] = lambda: None,
         chaotic: bool = False,
     ) -> None:
         """Count one tensor, of `layers`, in `stage`; the first that is not equal gets a `cause`. `chaotic`: only a twin's distance excuses
@@ -155,6 +172,8 @@ class Verdicts:
         counted.chaotic |= chaotic
         if self.first is None and not difference.equal:
             phase, tensor = place_of(difference.name)
-            self.first = Divergence(step, phase, *layers, tensor, difference.error, difference.bound, cause())
+            found = _search(cause)
+            numbers = (difference.error, difference.bound)
+            self.first = Divergence(step, phase, *layers, tensor, *numbers, found.sentence, found.wrong, found.generic)
         if step == 1:
             keep_worst(self.layers, layers[0] or "(model)", difference)

@@ -2,8 +2,8 @@
 
 Every node is a frozen dataclass with a `name` and everything a framework would otherwise default. Shapes leave out
 the batch: an image is (channels, height, width), a vector is (features,). To add a kind of node: write its class here,
-list it in `KINDS`, and spell it in `paddle_impl/layers.py` and `torch_impl/layers.py`. Two kinds hold other nodes, `Branches` and
-`Auxiliary`; `walk` and `edited` go through a tree of them.
+list it in `KINDS`, and spell it in `paddle_impl/layers.py`, `torch_impl/layers.py` and `parity/compare/numpy_layers.py`. Two kinds hold
+other nodes, `Branches` and `Auxiliary`; `walk` and `edited` go through a tree of them.
 """
 
 from __future__ import annotations

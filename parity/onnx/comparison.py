@@ -21,7 +21,7 @@ from onnx import ModelProto
 from parity.arrays import Array
 from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
-from parity.compare.check import Check, Plant
+from parity.compare.check import GivenInputs
 from parity.compare.noise_model import inference_noise, pooled_noise
 from parity.compare.program import Program
 from parity.compare.relative_error import Difference, distance
@@ -67,16 +67,13 @@ def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Arr
     return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}
 
 
-def compare_through_onnx(
-    check: Check, workers: Mapping[str, Worker], plant: Plant | None, common: Plant | None
-) -> Iterator[Difference]:
+def compare_through_onnx(given: GivenInputs, workers: Mapping[str, Worker]) -> Iterator[Difference]:
     """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
-    reference, other, *_ = workers
-    both = common(check.run_inputs("float32")) if common else check.run_inputs("float32")
-    if check.state is None:
-        both = replace(both, state=trained(workers[reference], both))
-    inputs_of = {reference: both, other: plant(both) if plant else both}
-    yield from compare_exports(workers, inputs_of, make_images(check.dataset, check.recipe.preprocessing))
+    check = given.check
+    state = trained(workers[given.sides[0]], given.asked("float32")) if check.state is None else None
+    yield from compare_exports(
+        workers, given.by_side("float32", state), make_images(check.dataset, check.recipe.preprocessing)
+    )
 
 
 def compare_exports(

@@ -13,7 +13,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
-from parity.compare.causes import explain, tensor_hypotheses
+from parity.compare.causes import Cause, Hypothesis, explain, tensor_hypotheses
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
@@ -150,10 +150,10 @@ def _count(x: Array) -> int:
     return x.size // x.shape[1] if x.ndim > 1 else 0
 
 
-def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compared) -> str | None:
-    """The likely cause of a difference; None if nothing known explains it."""
+def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compared) -> Cause | None:
+    """The likely cause of a difference; None if nothing known explains it. Nobody knows which of two models is wrong."""
     if compared.torch is None or compared.paddle is None:
-        return explain(compared.torch, compared.paddle, SENTENCE_NAMES, ())
+        return explain(compared.torch, compared.paddle, SENTENCE_NAMES, tensor, ())
     a, b = compared.both
     special: str | None = None
     if compared.calls:
@@ -162,7 +162,21 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _of_an_array(evidence, phase, tensor, a, b)
     elif phase in ("eval", "forward"):
         special = _behind(evidence, compared)
-    return special or explain(a, b, SENTENCE_NAMES, tensor_hypotheses(a, b, SENTENCE_NAMES, {})) or _like_float32(a, b)
+    found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
+    if found is None and (rounded := _like_float32(a, b)):
+        return Cause(rounded, generic=True)
+    return found
+
+
+def _explained_by_tensors(a: Array, b: Array, tensor: str) -> Cause | None:
+    """What the one tensor is, said by the other, either way round."""
+    reverse = SENTENCE_NAMES[1], SENTENCE_NAMES[0]
+    return explain(a, b, SENTENCE_NAMES, tensor, _hypotheses(a, b)) or explain(b, a, reverse, tensor, _hypotheses(b, a))
+
+
+def _hypotheses(a: Array, b: Array) -> Iterator[Hypothesis]:
+    if a.dtype.kind == "f" == b.dtype.kind:
+        yield from tensor_hypotheses(a, b, {})
 
 
 def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.compare.causes import Cause
 from parity.compare.pool_ties import ties_of_pool
 from parity.compare.relative_error import distance
 from parity.compare.relu_kinks import KINKED
@@ -307,7 +308,7 @@ class ModelStep(Step):
         tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
         return tied
 
-    def likely_cause(self, tensor: Tensor) -> str | None:
+    def likely_cause(self, tensor: Tensor) -> Cause | None:
         """What settings or what stands between two layers explains."""
         assert self._compared
         return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)

@@ -11,6 +11,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.compare.check import Check, Plant
 from parity.compare.step_inputs import After, Pixels, RunInputs, StepInput, dithered
+from parity.compare.update_rule import rule_of
 from parity.data.batches import Batches
 from parity.data.random_streams import masks
 from parity.errors import InputError
@@ -237,21 +238,28 @@ def after(change: After) -> Change:
     return on_run_inputs(lambda run_inputs: replace(run_inputs, after=change))
 
 
-def velocity(change: Callable[[Array, Array, Array], Array | None], decay: float = 0.0) -> Change:
+def velocity(change: Callable[[Array, Array, Array, float], Array | None], decoupled: bool = False) -> Change:
     """A momentum update goes otherwise.
 
-    `change(weight before, velocity before x momentum, gradient with decay)` returns the velocity that a wrong optimizer makes of them, or
-    None where it makes the right one; `decay` acts on the weight alone.
+    `change(weight before, velocity before x momentum, gradient with decay, decay)` returns the velocity that a wrong optimizer makes of
+    them, or None where it makes the right one. `decoupled`: the decay acts on the weight alone.
     """
 
-    def follow(before: State, behind: State, step_input: StepInput) -> State:
-        state = dict(behind)
-        for slot in [name for name in behind if name.startswith("optimizer.velocity.")]:
-            name = slot.removeprefix("optimizer.velocity.")
-            old = np.float32(0.9).astype(float) * before[slot] * step_input.factor
-            wrong = change(before[name], old, behind[slot] - old)
-            if wrong is not None:
-                state |= {slot: wrong, name: (1 - step_input.rate * decay) * before[name] - step_input.rate * wrong}
-        return state
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        settings = run_inputs.optimizer
 
-    return after(follow)
+        def follow(before: State, behind: State, step_input: StepInput) -> State:
+            state = dict(behind)
+            for slot in [name for name in behind if name.startswith("optimizer.velocity.")]:
+                name = slot.removeprefix("optimizer.velocity.")
+                rule = rule_of(settings, name, step_input.rate, step_input.factor)
+                old = rule.momentum * before[slot] * rule.factor
+                wrong = change(before[name], old, behind[slot] - old, rule.weight_decay)
+                if wrong is not None:
+                    kept = 1 - rule.rate * rule.weight_decay * decoupled
+                    state |= {slot: wrong, name: kept * before[name] - rule.rate * wrong}
+            return state
+
+        return replace(run_inputs, after=follow)
+
+    return on_run_inputs(plant)

@@ -16,7 +16,7 @@ from parity.network.network import Network
 from parity.network.nodes import edited
 from parity.selftest import changes as c
 from parity.selftest.catalogue import FAULTS
-from parity.selftest.subject import BATCH, BRANCHED, DEPTHWISE, IMAGES, recipe, state
+from parity.selftest.subject import BATCH, BRANCHED, DEPTHWISE, recipe, remade
 from parity.weights.canonical_state import State, decode, encode
 
 
@@ -37,39 +37,39 @@ class Innocent:
 
 
 def _seed(seed: int) -> Innocent:
-    return Innocent(f"seed_{seed}", f"seed {seed}", lambda check: replace(check, seed=seed))
+    return Innocent(f"seed_{seed}", f"seed {seed}", lambda check: remade(check, seed=seed))
 
 
 def _batch(size: int) -> Innocent:
     return Innocent(
         f"batch_of_{size}",
         f"batches of {size}",
-        lambda check: replace(check, recipe=replace(check.recipe, batch_size=size)),
+        lambda check: remade(check, recipe=replace(check.recipe, batch_size=size)),
     )
 
 
 def _recipe(name: str) -> Innocent:
-    return Innocent(f"recipe_{name}", f"recipe {name}", lambda check: replace(check, recipe=recipe(name)))
+    return Innocent(f"recipe_{name}", f"recipe {name}", lambda check: remade(check, recipe=recipe(name)))
 
 
 def _network(name: str) -> Innocent:
     return Innocent(
         f"network_{name.partition('@')[0]}",
         f"network {name}",
-        lambda check: replace(check, network=articles.get_network(name), state=None),
+        lambda check: remade(check, network=articles.get_network(name)),
     )
 
 
 def _shapes10(check: Check) -> Check:
-    return replace(check, dataset=shapes10.load(None, lambda line: None).limit(IMAGES, 1))
+    return remade(check, dataset=shapes10.load(None, lambda line: None))
 
 
 def _branched(check: Check) -> Check:
-    return replace(check, network=BRANCHED, state=state(0, BRANCHED))
+    return remade(check, network=BRANCHED)
 
 
 def _depthwise(check: Check) -> Check:
-    return replace(check, network=DEPTHWISE, state=None)
+    return remade(check, network=DEPTHWISE)
 
 
 def _renamed(check: Check) -> Check:
@@ -107,7 +107,7 @@ SETTINGS = (
     Innocent("other_names", "every layer has another name", _renamed),
     Innocent("fresh_weights", "both start from fresh weights", lambda check: replace(check, state=None)),
     Innocent("one_stage", "only the update is recorded", lambda check: replace(check, stages=("update",))),
-    Innocent("nine_steps", "nine steps", lambda check: replace(check, steps=9)),
+    Innocent("nine_steps", "nine steps", lambda check: remade(check, steps=9)),
     Innocent("other_reference", "the other side is the reference", reverse=True),
     Innocent("more_threads", "one side computes with two threads", threads=2),
 )

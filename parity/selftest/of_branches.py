@@ -9,7 +9,7 @@ from parity.selftest import changes as c
 from parity.selftest.fault import Fault, at_layer, at_start
 from parity.selftest.subject import BRANCHED
 
-EXCHANGED = "the odd element of padding stands before instead of behind"
+EXCHANGED = "has the odd element of padding before"
 
 
 def _at(
@@ -25,14 +25,14 @@ def _lrn(name: str, sentence: str, cause: str, **fields: float) -> Fault:
 ALPHA = next(node.alpha for node in BRANCHED.nodes if isinstance(node, n.LRN))
 
 RESPONSE = (
-    _lrn("lrn_alpha_of_mean", "alpha multiplies the mean of the squares", "divided by the size 5", alpha=ALPHA / 5),
+    _lrn("lrn_alpha_of_mean", "alpha multiplies the mean of the squares", "divides alpha by the size 5", alpha=ALPHA / 5),
     _lrn("lrn_alpha_divided_twice", "alpha is divided by the size twice",
-        "divided by the size 5 twice", alpha=ALPHA / 25),
+        "divides alpha by the size 5 twice", alpha=ALPHA / 25),
     _lrn("lrn_alpha_times_size", "alpha, already that of the sum, is multiplied by the size",
-        "multiplied by the size", alpha=ALPHA * 5),
-    _lrn("lrn_k", "k is PyTorch's 1", "k = 1 instead of 2", k=1.0),
-    _lrn("lrn_beta", "beta is 0.5", "beta = 0.5 instead of 0.75", beta=0.5),
-    _lrn("lrn_size", "the radius is taken as the size", "size 2 instead of 5", size=2),
+        "multiplies alpha by the size", alpha=ALPHA * 5),
+    _lrn("lrn_k", "k is PyTorch's 1", "uses k = 1", k=1.0),
+    _lrn("lrn_beta", "beta is 0.5", "uses beta = 0.5", beta=0.5),
+    _lrn("lrn_size", "the radius is taken as the size", "uses size 2", size=2),
     _at("lrn_over_rows", "layers", "responses are normalised over rows",
         c.patch("over_rows", "lrn"), "lrn", "over rows"),
 )  # fmt: skip
@@ -41,7 +41,7 @@ UNEVEN = (
     _at("same_conv_symmetric", "layers", "a SAME convolution pads both sides alike",
         c.node("conv", padding=2), "conv", EXCHANGED),
     _at("same_conv_smaller", "layers", "a SAME convolution leaves the odd row of padding out",
-        c.node("conv", padding=1), "conv", "shapes"),
+        c.node("conv", padding=1), "conv"),
     _at("same_pool_symmetric", "pooling", "a SAME pool pads both sides alike",
         c.node("pool", padding=1), "pool", EXCHANGED),
 )  # fmt: skip
@@ -56,20 +56,20 @@ BRANCHES = (
     _at("log_softmax_over_batch", "layers", "the log-softmax goes over the batch",
         c.patch("over_batch", "log_softmax"), "log_softmax", "over the batch"),
     _at("softmax_for_log_softmax", "layers", "the last layer yields probabilities, and the cost takes their softmax",
-        c.patch("softmax", "log_softmax"), "log_softmax", "probabilities instead of their logarithms"),
+        c.patch("softmax", "log_softmax"), "log_softmax", "yields probabilities"),
 )  # fmt: skip
 
 HEADS = (
     _at("heads_weigh_one", "loss", "an auxiliary head weighs 1",
-        c.kinds(n.Auxiliary, weight=1.0), "loss", "weigh 1 instead", "loss"),
+        c.kinds(n.Auxiliary, weight=1.0), "loss", "weighs auxiliary heads 1", "loss"),
     _at("heads_weigh_little", "loss", "an auxiliary head weighs 0.29",
         c.kinds(n.Auxiliary, weight=0.29), "loss", "", "loss"),
     _at("heads_do_not_count", "loss", "an auxiliary head's cost is left out",
-        c.kinds(n.Auxiliary, weight=0.0), "loss", "do not enter", "loss"),
+        c.kinds(n.Auxiliary, weight=0.0), "loss", "leaves auxiliary heads out", "loss"),
     replace(
         at_start("head_missing", "layers", "an auxiliary head is missing from training",
-            c.nodes(lambda x: None if isinstance(x, n.Auxiliary) else x), "aux_fc", "no such tensor"),
-        recipe="adam", network=BRANCHED,
+            c.nodes(lambda x: None if isinstance(x, n.Auxiliary) else x), "aux_fc", "has no fresh aux_fc"),
+        phase="fresh", recipe="adam", network=BRANCHED,
     ),
     _at("head_in_inference", "layers", "inference adds the auxiliary head's scores",
         c.patch("head_in_inference", "inception", "fc"), "fc"),

@@ -31,7 +31,7 @@ DATA = (
     _input("same_order_every_pass", "data", "every pass has the order of the first",
         c.epochs(lambda check, e: c.epoch(check, 0)), later=True),
     _input("short_batch_dropped", "data", "the last, smaller batch is dropped",
-        c.epochs(lambda check, e: (b for b in c.epoch(check, e) if len(b[1]) == 8)), "shapes", later=True),
+        c.epochs(lambda check, e: (b for b in c.epoch(check, e) if len(b[1]) == 8)), later=True),
     Fault("labels_shifted", "data", "labels count from one",
         c.batches(lambda b: (b[0], (b[1] + 1) % 10)), "eval", "input", "labels"),
 )  # fmt: skip

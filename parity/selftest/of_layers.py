@@ -10,18 +10,18 @@ from parity.selftest.fault import Fault, at_layer
 
 LAYERS = (
     at_layer("relu_missing", "layers", "an activation is missing",
-        c.without("relu_fc1"), "eval", "relu_fc1", "no such tensor"),
+        c.without("relu_fc1"), "eval", "relu_fc1", "has no relu_fc1"),
     at_layer("leaky_relu", "layers", "a leaky ReLU stands for a ReLU",
         c.patch("leaky_relu", "relu2"), "eval", "relu2", "slope of 0.01"),
-    at_layer("capped_relu", "layers", "a ReLU is capped", c.patch("capped_relu", "relu2"), "eval", "relu2"),
+    at_layer("capped_relu", "layers", "a ReLU is capped", c.patch("capped_relu", "relu2"), "eval", "relu2", "stops at 1"),
     at_layer("relu_before_norm", "layers", "activation and batch norm stand in the other order",
         c.swapped("bn2", "relu2"), "eval", "bn2"),
     at_layer("stride_elsewhere", "layers", "a convolution strides where the next one should",
-        c.both(c.node("conv3", stride=1), c.node("pool3", stride=4)), "eval", "conv3", "shapes"),
+        c.both(c.node("conv3", stride=1), c.node("pool3", stride=4)), "eval", "conv3"),
     at_layer("flatten_channels_last", "layers", "maps are flattened channels last",
         c.patch("flatten_channels_last", "flatten"), "eval", "flatten", "channels last"),
     at_layer("output_scaled", "layers", "a layer's output is off by one part in ten million",
-        c.patch("scale_output", "conv4", "1e-7"), "eval", "conv4", "constant factor"),
+        c.patch("scale_output", "conv4", "1e-7"), "eval", "conv4", "times 1.0000001"),
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ DROPOUT = (
     at_layer("dropout_missing", "dropout", "a dropout does nothing",
         c.patch("identity", "drop2"), "eval", "drop2", "does nothing"),
     at_layer("dropout_in_inference", "dropout", "dropout acts in inference",
-        c.patch("always_training", "drop1"), "eval", "drop1", "dropout acts in inference"),
+        c.patch("always_training", "drop1"), "eval", "drop1", "drops in inference"),
     at_layer("whole_channels", "dropout", "whole channels are dropped",
         c.mask(lambda right, u, k: {
             x: np.broadcast_to(m[..., :1, :1], m.shape) if m.ndim == 4 else m for x, m in right(u, k).items()
@@ -60,7 +60,7 @@ BATCH_NORM = (
     Fault("unbiased_variance", "bn", "the unbiased variance enters the running one",
         c.kinds(n.BatchNorm, variance="unbiased"), "update", "statistics", "bn1", "n/(n-1)"),
     Fault("decay_of_one_layer", "bn", "one layer decays by 0.99",
-        c.node("bn4", decay=0.99), "update", "statistics", "bn4", "decay 0.99"),
+        c.node("bn4", decay=0.99), "update", "statistics", "bn4", "decays bn4.mean by 0.99"),
     Fault("statistics_moved_twice", "bn", "a layer runs twice a step",
         c.patch("forward_twice", "bn3"), "update", "statistics", "bn3", "twice"),
 )  # fmt: skip
@@ -70,7 +70,7 @@ POOLING = (
     at_layer("average_for_maximum", "pooling", "average instead of maximum",
         c.nodes(lambda x: n.AvgPool("pool4") if x.name == "pool4" else x), "eval", "pool4", "average"),
     at_layer("floor_for_ceil", "pooling", "the size of a pooled map is rounded down",
-        c.node("pool1", ceil=False), "eval", "pool1", "shapes"),
+        c.node("pool1", ceil=False), "eval", "pool1"),
     at_layer("padding_counts", "pooling", "padding counts in an average",
-        c.patch("count_padding", "pool3"), "eval", "pool3"),
+        c.patch("count_padding", "pool3"), "eval", "pool3", "counts padding in its averages"),
 )  # fmt: skip

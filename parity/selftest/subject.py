@@ -1,15 +1,14 @@
-"""What the faults are planted in: two small networks with every kind of node, trained for four steps that show every habit of a recipe."""
+"""What the faults are planted in: small networks with every kind of node, checked as every network is."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from parity.compare.check import Check
+from parity.compare.check import Check, make_check
+from parity.compare.default_inputs import random_state
 from parity.compare.verdicts import TRAINING
 from parity.data import Dataset
-from parity.data.random_streams import stream
 from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
 from parity.network.network import Network
 from parity.network.nodes import (
@@ -30,12 +29,12 @@ from parity.network.nodes import (
     Tanh,
 )
 from parity.network.windows import SAME
-from parity.recipe.presets import CIFAR10_STATISTICS, CROP_AND_FLIP, RECIPES
-from parity.recipe.recipe import Recipe, Schedule, changed
-from parity.weights.canonical_state import State, initialise
+from parity.recipe.presets import CIFAR10_STATISTICS, RECIPES
+from parity.recipe.recipe import Recipe
+from parity.weights.canonical_state import State
 
-BATCH, IMAGES, STEPS = 8, 20, 4
-"""Batches of 8, 8 and 4 images, then the next pass."""
+BATCH = 8
+"""Images of a step; those of the last of a pass are half as many."""
 
 
 def network() -> Network:
@@ -111,31 +110,23 @@ CHAIN, BRANCHED, DEPTHWISE = network(), branched(), depthwise()
 
 
 def state(seed: int = 0, made: Network = CHAIN) -> State:
-    """Weights as after some training: no array is constant, no statistic is trivial."""
-    fresh = initialise(made, seed)
-    ranges = {
-        "beta": (-0.5, 0.5),
-        "bias": (-0.5, 0.5),
-        "gamma": (0.5, 1.5),
-        "mean": (-0.5, 0.5),
-        "variance": (0.5, 1.5),
-    }
-    for name, array in fresh.items():
-        kind = name.partition(".")[2]
-        if kind in ranges:
-            fresh[name] = stream(seed, "subject", name).uniform(*ranges[kind], array.shape).astype(np.float32)
-    return fresh
+    """The weights that a check starts from, without a hard image: no array is constant, no statistic is trivial."""
+    return random_state(made, seed)
 
 
 def recipe(name: str = "article") -> Recipe:
-    """The recipe with a small batch, augmentation and normalisation; the article's rate drops at step 2."""
-    chosen = replace(RECIPES[name], batch_size=BATCH, augmentation=CROP_AND_FLIP, preprocessing=CIFAR10_STATISTICS)
-    return changed(chosen, schedule=Schedule("discexp", every=2 * BATCH) if name == "article" else None)
+    """The recipe with a small batch and normalisation."""
+    return replace(RECIPES[name], batch_size=BATCH, preprocessing=CIFAR10_STATISTICS)
 
 
 def subject(
     dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64", made: Network = CHAIN
 ) -> Check:
-    """The check that every fault must fail and every innocent change must pass."""
-    few = dataset.limit(IMAGES, 1)
-    return Check(made, recipe(recipe_name), few, STEPS, dtype, seed, TRAINING, state(seed, made))
+    """The check that every fault must fail and every innocent change must pass, with the inputs of every check (`make_check`)."""
+    return make_check(made, recipe(recipe_name), dataset, dtype=dtype, seed=seed, stages=TRAINING)
+
+
+def remade(check: Check, **changed: Any) -> Check:
+    """`check` with some of its fields changed, and inputs that fit them."""
+    names = ("network", "recipe", "dataset", "dtype", "seed", "stages", "steps")
+    return make_check(**{name: getattr(check, name) for name in names} | changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parity.backend.registry import spoken_name
 from parity.backend.worker import Worker
 from parity.compare.check import CheckOutcome, run_check
 from parity.compare.verdicts import stage_of
@@ -11,22 +12,43 @@ from parity.selftest.fault import Fault
 from parity.selftest.innocent_changes import Innocent
 from parity.selftest.subject import subject
 
+RIGHT, GENERIC, NONE, WRONG = "right", "generic", "none", "wrong"
+"""What a cause is: it names the fault, only describes the difference, is missing, or names something else or the other side."""
 
-def plant(fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> CheckOutcome:
-    """The outcome with `fault` on the second side of the `pair`."""
+
+def plant(
+    fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64", planted: str = "paddle"
+) -> CheckOutcome:
+    """The outcome with `fault` on the side `planted` of the `pair`."""
     check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
-    return run_check(check, pair, fault.change(check), onnx=compare_through_onnx)
+    return run_check(check, pair, fault.change(check), onnx=compare_through_onnx, planted=planted)
 
 
-def complaint(fault: Fault, outcome: CheckOutcome) -> str:
-    """What is wrong with how the suite found `fault`; empty if it stands at the right stage and layer with the right cause."""
+def judge_cause(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
+    """What the cause of the first divergence is, with `fault` on the side `planted`: one of `RIGHT`, `GENERIC`, `NONE` and `WRONG`."""
+    first = outcome.first
+    if first is None or first.cause is None:
+        return NONE
+    if first.wrong not in ("", spoken_name(planted)):
+        return WRONG
+    if fault.cause and fault.cause in first.cause:
+        return RIGHT
+    return GENERIC if first.generic else WRONG
+
+
+def complaint(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
+    """What is wrong with how the suite found `fault` on the side `planted`.
+
+    Empty if it stands at the right stage and layer, with the right cause where one can be named, and never with a wrong one.
+    """
     first = outcome.first
     if first is None:
         return f"{fault.name} was not caught"
     stage = stage_of(first.step, "update" if first.phase == "statistics" else first.phase, outcome.asked)
     if (stage, first.phase, first.layer) != (fault.stage, fault.phase, fault.layer):
         return f"{fault.name} should be found in {fault.stage}, {fault.phase}, at {fault.layer}; it was at {first.sentence()}"
-    if fault.cause not in (first.cause or ""):
+    kind = judge_cause(fault, outcome, planted)
+    if kind == WRONG or (fault.cause and kind != RIGHT):
         return f"{fault.name} should be explained by {fault.cause!r}; it was {first.sentence()}"
     return ""
 

@@ -14,7 +14,9 @@ from parity.backend.worker import Worker
 from parity.compare.causes_of_updates import update_hypotheses
 from parity.compare.check import Check, run_check
 from parity.compare.evidence import Evidence
+from parity.compare.expected import expected_tensor
 from parity.compare.program import Program, run_in_lockstep
+from parity.compare.relative_error import distance
 from parity.network import articles
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.presets import RECIPES
@@ -59,10 +61,10 @@ FAULTS: dict[str, tuple[str, changes.Change, str, str]] = {
         "fast",
         group("fast", "conv*.weight", momentum=0.85),
         KERNEL,
-        "momentum 0.85 of the other parameters instead of 0.6",
+        "uses the momentum 0.85 of the other parameters",
     ),
-    "kernels by momentum": ("best", group("best", "conv*.weight", muon=0), KERNEL, "by momentum instead of Muon"),
-    "five steps of Muon": ("best", group("best", "conv*.weight", muon=5), KERNEL, "5 Newton-Schulz steps instead of 3"),
+    "kernels by momentum": ("best", group("best", "conv*.weight", muon=0), KERNEL, "updates by momentum"),
+    "five steps of Muon": ("best", group("best", "conv*.weight", muon=5), KERNEL, "takes 5 Newton-Schulz steps"),
     "Muon without the group's rate": (
         "fast",
         group("fast", "conv*.weight", rate=1.0),
@@ -70,7 +72,7 @@ FAULTS: dict[str, tuple[str, changes.Change, str, str]] = {
         "factor 0.125 of the learning",
     ),
     "no weight decay in fast": ("fast", changes.settings(weight_decay=0.0), "fc", "no weight decay"),
-    "plain instead of Nesterov in fast": ("fast", changes.settings(nesterov=False), WHITE, "plain momentum instead"),
+    "plain instead of Nesterov in fast": ("fast", changes.settings(nesterov=False), WHITE, "plain momentum"),
     "all of the weight decay in fast": (
         "fast",
         group("fast", "*.beta", weight_decay=1.0),
@@ -78,7 +80,7 @@ FAULTS: dict[str, tuple[str, changes.Change, str, str]] = {
         "factor 0.015625 of the weight decay",
     ),
     "no weight decay": ("grouped", changes.settings(weight_decay=0.0), KERNEL, "no weight decay"),
-    "plain instead of Nesterov": ("grouped", changes.settings(nesterov=False), KERNEL, "plain momentum instead"),
+    "plain instead of Nesterov": ("grouped", changes.settings(nesterov=False), KERNEL, "plain momentum"),
     "no momentum": ("grouped", changes.settings(momentum=0.0, nesterov=False), KERNEL, "no momentum"),
     "without the group's rate": (
         "grouped",
@@ -86,8 +88,13 @@ FAULTS: dict[str, tuple[str, changes.Change, str, str]] = {
         KERNEL,
         "factor 0.25 of the learning",
     ),
-    "the rate of the next step": ("fast", changes.rates(lambda right, s: right(s + 8)), WHITE, "of the next step"),
-    "Adam's eps": ("adam", changes.settings(eps=1e-7), KERNEL, "eps 1e-7"),
+    "the rate of the next step": (
+        "fast",
+        changes.rates(lambda right, s: right(s + 8)),
+        WHITE,
+        "already uses the learning rate of the next step",
+    ),
+    "Adam's eps": ("adam", changes.settings(eps=1e-7), KERNEL, "eps 1e-07"),
     "Adam without decay": ("adam", changes.settings(weight_decay=0.0), KERNEL, "no weight decay"),
 }
 
@@ -100,6 +107,7 @@ def test_a_mistake_in_a_group_is_found_there_and_named(name: str, workers: dict[
     assert first
     assert (first.phase, first.layer) == ("update", layer)
     assert cause in (first.cause or ""), first.sentence()
+    assert first.wrong == "PyTorch"  # the second of the workers
     assert "plain" in cause or "no momentum" in cause or ", or " not in (first.cause or "")
 
 
@@ -107,7 +115,7 @@ def test_labels_that_are_not_smoothed_are_named(workers: dict[str, Worker]) -> N
     checked = check("fast", 1)
     first = run_check(checked, workers, changes.settings(label_smoothing=0.0)(checked)).first
     assert first and first.phase == "loss"
-    assert first.cause == "the labels are not smoothed"
+    assert first.cause == "PyTorch's loss does not smooth the labels, Paddle's smooths them by 0.2"
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -118,10 +126,13 @@ def test_a_right_update_is_explained_by_no_mistake(optimizer: str, worker: Worke
     for step in run_in_lockstep({"one": Program(worker, inputs)}, 2, ("gradient", "update")):
         given, record = step.inputs["one"], step.records["one"]
         around = (rates(8 * step.number - 8), given.rate, rates(8 * step.number + 8))
-        evidence = Evidence(inputs.network, inputs.optimizer, given, around, record, record, before)
+        asked = (inputs.network, inputs.optimizer, inputs.state, inputs.seed, given, around)
+        evidence = Evidence(*asked, ("one", "other"), (record, record), before)
         trained = [name for name, p in inputs.network.parameters.items() if p.trainable]
         if before:
-            found = {name: [sentence for sentence, _ in update_hypotheses(evidence, name)] for name in trained}
-            assert found == {name: ["it was not updated"] for name in trained}
+            for name in (f"update/{parameter}" for parameter in trained):
+                assert distance(expected_tensor(evidence, record, name), record[name]) < 1e-12, name
+            found = {name: [h.sentence for h in update_hypotheses(evidence, record, name)] for name in trained}
+            assert found == {name: ["{wrong} does not update {it}, {right} does"] for name in trained}
         before = {name: np.array(array) for name, array in record.items()}
     assert before

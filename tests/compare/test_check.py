@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -54,7 +55,7 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
     assert list(stages) == list(TRAINING)
     for stage in stages.values():
         assert stage["compared"] > 1 and 0 < stage["max_error"] <= stage["bound"]
-    assert [row["step"] for row in outcome.trajectory] == [1, 2, 3, 4]
+    assert [row["step"] for row in outcome.trajectory] == [1, 2, 3, 4, 5, 6]
     assert all(0 < row["twin"] < 1e-12 for row in outcome.trajectory)
     for row in outcome.trajectory:  # what was applied, not 1e-10
         assert row["bound"] == pytest.approx(TWIN * row["twin"] + MOVED * row["moved"], rel=1e-6)
@@ -218,17 +219,18 @@ def test_the_phases_asked_for_are_recorded_and_no_others(workers: dict[str, Work
 
 def test_a_pass_ends_with_a_short_batch_and_the_next_has_another_order(dataset: data.Dataset) -> None:
     check = subject(dataset)
-    given = [step for step, _ in zip(check.run_inputs().steps(), range(6), strict=False)]
-    assert [len(step.labels) for step in given] == [8, 8, 4, 8, 8, 4]
+    given = list(itertools.islice(check.run_inputs().steps(), 6))
+    assert [len(step.labels) for step in given] == [8, 4, 8, 4, 8, 4]
     assert {step.divisor for step in given} == {8}
-    first, second = (np.concatenate([step.labels for step in given[i : i + 3]]) for i in (0, 3))
+    first, second = (np.concatenate([step.labels for step in given[i : i + 2]]) for i in (0, 2))
     assert sorted(first) == sorted(second)
     assert not np.array_equal(first, second)
 
 
-def test_the_momentum_buffer_is_rescaled_once_where_the_rate_drops(dataset: data.Dataset) -> None:
-    given = [step for step, _ in zip(subject(dataset).run_inputs().steps(), range(4), strict=False)]
-    assert [round(step.factor, 5) for step in given] == [1.0, 10.0, 1.0, 1.0]
+def test_the_momentum_buffer_is_rescaled_where_the_rate_drops_twice(dataset: data.Dataset) -> None:
+    given = list(itertools.islice(subject(dataset).run_inputs().steps(), 6))
+    assert [round(step.factor, 5) for step in given] == [1.0, 1.0, 10.0, 1.0, 10.0, 1.0]
+    assert [step.number for step in given if step.resumes] == [4]
 
 
 def test_dithered_pictures_are_the_same_pictures_once_they_are_rounded(dataset: data.Dataset) -> None:
@@ -289,7 +291,7 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
             judge.step(step)
             for d, _ in judge.diverged:
                 assert name == "as they are", d
-                assert not d.name.startswith(("gradient/", "update/")) or d.name.endswith("bias"), d
+                assert not d.name.startswith(("gradient/", "update")) or d.name.endswith("bias"), d
     assert counts["as they are"] > 0
     assert counts["dithered"] == 0
 

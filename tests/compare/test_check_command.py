@@ -41,7 +41,7 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
     result = json.loads(line)
     assert result["verdict"] == "equal"
     assert result["first_divergence"] is None
-    assert (result["network"], result["dtype"], result["steps"]) == ("vgg_mini@0.0625", "float64", 3)
+    assert (result["network"], result["dtype"], result["steps"]) == ("vgg_mini@0.0625", "float64", 6)
     assert result["lanes"]["torch"]["torch"] and result["lanes"]["paddle"]["paddle"]
     assert list(result["stages"]) == ["eval", "forward", "backward", "update", "trajectory", "onnx"]
     for stage in result["stages"].values():
@@ -68,7 +68,7 @@ def test_a_planted_error_ends_with_1_and_is_named_at_its_layer(capsys: pytest.Ca
     first = result["first_divergence"]
     assert (first["step"], first["phase"], first["layer"]) == (1, "eval", "conv3_1")
     assert first["error"] == pytest.approx(1e-6, rel=1e-3)
-    assert "constant factor of 1.000001" in first["cause"]
+    assert "Paddle's conv3_1 is PyTorch's times 1.000001" in first["cause"]
     assert [row["layer"] for row in result["isolated"] if row["verdict"] == "different"] == ["conv3_1"]
     assert "failed: the implementations differ: vgg_mini@0.0625 at step 1, eval, layer conv3_1" in told.err
 

@@ -1,0 +1,83 @@
+"""Hypotheses about a gradient: what the backward pass of a layer may have made of the gradient of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.compare.causes import Hypothesis
+from parity.compare.evidence import Evidence, Record
+from parity.compare.numpy_layers import batch_statistics, per_channel
+from parity.compare.record import input_of
+from parity.network import nodes
+from parity.network.graph import consumers
+
+
+def gradient_hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> Iterator[Hypothesis]:
+    """What this side may have made of the gradient `name` (`backward/LAYER` or `gradient/PARAMETER`), which the `other` has right."""
+    phase, _, tensor = name.partition("/")
+    if phase == "gradient":
+        yield from _of_a_parameter(evidence, own, other, name, tensor)
+        return
+    for layer in consumers(evidence.network.layers)[tensor]:
+        where, gradient = evidence.network.layers[layer], own.get(f"backward/{layer}")
+        x = input_of(evidence.network, layer, own, "forward", evidence.step_input.images)
+        if gradient is None or x is None or len(where.sources) > 1:
+            continue
+        gradient, x = gradient.astype(np.float64), x.astype(np.float64)
+        if gradient.shape == x.shape:
+            does = f"{{wrong}}'s {layer} passes the gradient of its output on as it is, {{right}}'s derives it"
+            yield Hypothesis(does, gradient)
+        if isinstance(where.node, nodes.BatchNorm):
+            yield from _of_a_norm(evidence, own, where.node, x, gradient)
+        mask = evidence.step_input.masks.get(layer)
+        if mask is not None:
+            does = f"{{wrong}}'s {layer} scales the gradient by 1/(1-p) once more, {{right}}'s does not"
+            rate = evidence.network.dropouts[layer][1]
+            yield Hypothesis(does, gradient * mask / (1 - rate))
+
+
+def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, tensor: str) -> Iterator[Hypothesis]:
+    layer = tensor.partition(".")[0]
+    right = other[name].astype(np.float64)
+    if name in evidence.before:
+        kept = right + evidence.before[name]
+        yield Hypothesis("{wrong} adds the gradient of the step before: it was not cleared, {right} clears it", kept)
+    weight, decay = evidence.parameter(own, tensor), evidence.optimizer.weight_decay
+    if weight is not None and decay:
+        does = "{wrong}'s {it} holds weight decay already, {right} adds it in the update"
+        yield Hypothesis(does, right + decay * weight)
+    length = float(np.sqrt(sum(np.vdot(a, a) for n, a in other.items() if n.startswith("gradient/"))))
+    for limit in (1.0, 5.0, 0.1, 10.0):
+        if length > limit:
+            does = f"{{wrong}} clips the gradients to a norm of {limit:g} together, {{right}} does not"
+            yield Hypothesis(does, right * (limit / length))
+    gradient = own.get(f"backward/{layer}")
+    if tensor.endswith(".bias") and gradient is not None:
+        mean = gradient.astype(np.float64).mean((0, *range(2, gradient.ndim)))
+        yield Hypothesis("{wrong}'s {it} is the mean over images and pixels, {right}'s the sum", mean)
+
+
+def _of_a_norm(
+    evidence: Evidence, own: Record, node: nodes.BatchNorm, x: Array, gradient: Array
+) -> Iterator[Hypothesis]:
+    """A batch norm that takes its batch's mean or variance for a constant."""
+    gamma = evidence.parameter(own, f"{node.name}.gamma")
+    if gamma is None:
+        return
+    mean, variance = (per_channel(array, x) for array in batch_statistics(x, "biased"))
+    scale = per_channel(gamma, x) / np.sqrt(variance + node.eps)
+    axes = (0, *range(2, x.ndim))
+    plain = (x - mean) / np.sqrt(variance + node.eps)
+    of_mean = gradient.mean(axes, keepdims=True)
+    of_variance = plain * (gradient * plain).mean(axes, keepdims=True)
+    for words, made in (
+        ("the batch's mean and variance for constants", gradient),
+        ("the batch's variance for a constant", gradient - of_mean),
+        ("the batch's mean for a constant", gradient - of_variance),
+    ):
+        yield Hypothesis(
+            f"{{wrong}}'s {node.name} takes {words} in its gradient, {{right}}'s derives them", scale * made
+        )
