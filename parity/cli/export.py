@@ -40,6 +40,7 @@ from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
 from parity.network.pattern import INPUT
+from parity.onnx.exporter_error import error_line
 from parity.progress import Console, Phases
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
@@ -213,8 +214,7 @@ def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) 
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        told = next((line for line in reversed(lines) if "Error" in line), lines[0])
+        told = error_line(str(error) or type(error).__name__)
         raise Failed(f"{FRAMEWORKS[framework]}'s exporter failed: {told}") from None
 
 

@@ -32,6 +32,7 @@ from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.network.nodes import GlobalAvgPool
 from parity.onnx import sessions
+from parity.onnx.exporter_error import error_line
 from parity.onnx.exporting import export, extremes
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
@@ -174,7 +175,7 @@ def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] |
     except NotTheNetwork as error:
         return error
     except WorkerFailed as error:
-        return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
+        return NotTheNetwork(f"its exporter failed, {error_line(str(error))}")
 
 
 def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:
