@@ -31,7 +31,7 @@ from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.network.nodes import GlobalAvgPool
-from parity.onnx import sessions
+from parity.onnx import graph_reader, sessions
 from parity.onnx.exporter_error import error_line
 from parity.onnx.exporting import export, extremes
 from parity.onnx.graph_reader import NotTheNetwork
@@ -160,7 +160,7 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
     """What ONNX Runtime says of those pictures that it can run the model on."""
     found: Record = {}
     with contextlib.suppress(InputError):
-        run = sessions.opened(model)
+        run = sessions.opened(model).run
         for kind, images in pictures.items():
             with contextlib.suppress(InputError):
                 found[f"scores/{kind}"] = run(images)
@@ -171,7 +171,7 @@ def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] |
     """What the exporter wrote, and the model that is made of it."""
     try:
         raw = worker.export()
-        return raw, export(raw, run_inputs.network, run_inputs.state)
+        return raw, graph_reader.load(export(raw, run_inputs.network, run_inputs.state))
     except NotTheNetwork as error:
         return error
     except WorkerFailed as error:
