@@ -336,6 +336,15 @@ def twice_as_far(made: ModelProto) -> None:
     node.input[0] = node.input[1]
 
 
+def nearly_squares(made: ModelProto) -> None:
+    """The sums are a millionth larger."""
+    made.graph.initializer.append(numpy_helper.from_array(np.float32([1.000001]), "factor"))
+    scaled = next(node for node in made.graph.node if node.name == "norm.scaled")
+    place = list(made.graph.node).index(scaled)
+    made.graph.node.insert(place, helper.make_node("Mul", [scaled.input[0], "factor"], ["larger"], "larger"))
+    made.graph.node[place + 1].input[0] = "larger"
+
+
 WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("alpha", constant("norm.alpha", lambda a: np.nextafter(a, np.float32(1))), "layer norm: alpha is not the"),
     ("k", constant("norm.k", lambda a: a + np.float32(1)), "layer norm: k is not the"),
@@ -343,6 +352,7 @@ WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("a constant a channel", constant("norm.alpha", lambda a: np.full((7, 1, 1), a)), "operator"),
     ("the window stands elsewhere", constant("norm.edges", lambda a: a[[0, 5, 2, 3, 4, 1, 6, 7]]), "operator"),
     ("one channel twice, one not at all", twice_as_far, "operator"),
+    ("sums that are nearly of squares", nearly_squares, "operator"),
     ("no squares", only_in("Mul", lambda node: setattr(node, "op_type", "Add")), "operator"),
 ]
 
