@@ -86,7 +86,8 @@ def compare_exports(
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
     Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Tensors of layers come first and exports that
-    are not the network last: the former say where. Starts both workers afresh.
+    are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. Starts both
+    workers afresh.
     """
     names = list(workers)[:2]
     reference, network = names[0], inputs_of[names[0]].network
@@ -116,7 +117,8 @@ def compare_exports(
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
     for name, failed in exports.items():
         if isinstance(failed, NotTheNetwork):
-            yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
+            place = f"{failed.layer}." if failed.layer else ""
+            yield Difference(f"onnx/{place}export of {name}: {failed}", np.inf, 0.0)
 
 
 def _float32(
