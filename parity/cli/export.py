@@ -40,6 +40,7 @@ from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network
 from parity.network.pattern import INPUT
+from parity.onnx.exporter_error import error_line
 from parity.progress import Console, Phases
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
@@ -213,8 +214,7 @@ def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) 
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        told = next((line for line in reversed(lines) if "Error" in line), lines[0])
+        told = error_line(str(error) or type(error).__name__)
         raise Failed(f"{FRAMEWORKS[framework]}'s exporter failed: {told}") from None
 
 
@@ -224,7 +224,7 @@ def _onnx(
     from parity.data.batches import preprocess
     from parity.onnx import sessions
     from parity.onnx.exporting import compared, export, scores
-    from parity.onnx.graph_reader import NotTheNetwork
+    from parity.onnx.graph_reader import NotTheNetwork, load
     from parity.onnx.graph_writer import DEFAULT_OPSET
 
     phases.begin("exporting")
@@ -232,7 +232,7 @@ def _onnx(
     raw = _exported(framework, implementation(framework, "export").to_onnx, model)
     phases.begin("reading the export back")
     try:
-        made = export(
+        kept = export(
             raw,
             source.network,
             source.state,
@@ -255,7 +255,7 @@ def _onnx(
 
     runs = {
         "ONNX Runtime on the exporter's own graph": unwritten,
-        "ONNX Runtime": lambda pictures: scores(made, pictures, source.preprocessing, threads),
+        "ONNX Runtime": lambda pictures: scores(kept, pictures, source.preprocessing, threads),
     }
     differences = compared(runs, scaled, source.network, source.state, source.preprocessing)
     if options.dense:
@@ -264,18 +264,18 @@ def _onnx(
         runs = {f"ONNX Runtime at {height + 33} by {width + 17}": runs["ONNX Runtime"]}
         differences += compared(runs, scaled, other, source.state, source.preprocessing)
     _must_be_equal(differences, framework)
-    payload = made.SerializeToString()
-    write_atomically(options.output, payload)
+    write_atomically(options.output, kept)
+    made = load(kept)
     kinds = dict(Counter(node.op_type for node in made.graph.node).most_common())
-    for line in _table(source, kinds, len(payload)):
+    for line in _table(source, kinds, len(kept)):
         console.say(line)
     return {
         "format": "onnx",
         "opset": made.opset_import[0].version,
         "ir_version": made.ir_version,
         "nodes": kinds,
-        "bytes": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
+        "bytes": len(kept),
+        "sha256": hashlib.sha256(kept).hexdigest(),
         "check": {"error": differences[-1].error, "bound": differences[-1].bound},
         "test_accuracy": source.accuracy,
     }

@@ -25,6 +25,9 @@ from parity.network.nodes import BatchNorm
 CLOSE = 1e-10
 """Largest relative error of what a mistake predicts."""
 
+BETTER = 100.0
+"""How many times nearer a mistake must come than the right update."""
+
 ROUND = 1e-9
 """A setting that is computed from the tensors is told apart from the right one by this, relative to it."""
 
@@ -62,9 +65,11 @@ def _explaining(
 ) -> list[tuple[list[str], Made]]:
     """What those of the `variants` make that explain what was recorded, each with the sentences of all that make it."""
     found: list[tuple[list[str], Made]] = []
+    right = updated(evidence, own, name, right_rule(evidence, name))
+    largest = min(CLOSE, _error(evidence, own, name, right) / BETTER) if right else 0.0
     for sentence, rule in variants:
-        made = None if rule == right_rule(evidence, name) else updated(evidence, own, name, rule)
-        if made is None or _error(evidence, own, name, made) > CLOSE:
+        made = updated(evidence, own, name, rule)
+        if made is None or _error(evidence, own, name, made) > largest:
             continue
         alike = next((sentences for sentences, other in found if _same(made, other)), None)
         if alike is None:

@@ -140,7 +140,12 @@ def run_check(
     exact = given.by_side("float64")[reference] if check.dtype == "float32" else None
     source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact, asked)
     more = onnx(given, workers) if onnx and "onnx" in check.stages else ()
-    engine.run(source, outcome, isolated, say, ((d, layer_of(d.name.partition("/")[2])) for d in more))
+
+    def with_layer(difference: Difference) -> tuple[Difference, str]:
+        layer = layer_of(difference.name.partition("/")[2])
+        return difference, layer if layer in check.network.shapes else ""
+
+    engine.run(source, outcome, isolated, say, map(with_layer, more))
     return outcome
 
 

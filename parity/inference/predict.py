@@ -164,8 +164,8 @@ def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocess
 
     single = {name: array.astype(np.float32) for name, array in state.items()}
     model = graph_writer.write(network, operators.operators(network, single), any_size=takes_any_size(network))
-    scores = sessions.opened(model, threads)
-    return lambda images: softmax(scores(preprocess(images, pixels)))
+    opened = sessions.opened(model, threads)
+    return lambda images: softmax(opened.run(preprocess(images, pixels)))
 
 
 def _onnx(path: Path, threads: int) -> Predictor:

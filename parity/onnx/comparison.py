@@ -31,7 +31,8 @@ from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.network.nodes import GlobalAvgPool
-from parity.onnx import sessions
+from parity.onnx import graph_reader, sessions
+from parity.onnx.exporter_error import error_line
 from parity.onnx.exporting import export, extremes
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
@@ -82,7 +83,8 @@ def compare_exports(
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
     Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Tensors of layers come first and exports that
-    are not the network last: the former say where. Starts both workers afresh.
+    are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. Starts both
+    workers afresh.
     """
     names = list(workers)[:2]
     reference, network = names[0], inputs_of[names[0]].network
@@ -112,7 +114,8 @@ def compare_exports(
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
     for name, failed in exports.items():
         if isinstance(failed, NotTheNetwork):
-            yield Difference(f"onnx/{failed.layer or last}.export of {name}: {failed}", np.inf, 0.0)
+            place = f"{failed.layer}." if failed.layer else ""
+            yield Difference(f"onnx/{place}export of {name}: {failed}", np.inf, 0.0)
 
 
 def _float32(
@@ -156,7 +159,7 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
     """What ONNX Runtime says of those pictures that it can run the model on."""
     found: Record = {}
     with contextlib.suppress(InputError):
-        run = sessions.opened(model)
+        run = sessions.opened(model).run
         for kind, images in pictures.items():
             with contextlib.suppress(InputError):
                 found[f"scores/{kind}"] = run(images)
@@ -167,11 +170,11 @@ def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] |
     """What the exporter wrote, and the model that is made of it."""
     try:
         raw = worker.export()
-        return raw, export(raw, run_inputs.network, run_inputs.state)
+        return raw, graph_reader.load(export(raw, run_inputs.network, run_inputs.state))
     except NotTheNetwork as error:
         return error
     except WorkerFailed as error:
-        return NotTheNetwork(f"its exporter failed, {str(error).strip().splitlines()[-1]}")
+        return NotTheNetwork(f"its exporter failed, {error_line(str(error))}")
 
 
 def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:

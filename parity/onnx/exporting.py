@@ -1,4 +1,4 @@
-"""From an exporter's bytes to the model that is kept: read back, proven to be the network, written anew, run and compared."""
+"""From an exporter's bytes to those that are kept: read back, proven to be the network, written anew, proven again, run and compared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from parity.arrays import Array
 from parity.compare.noise_model import inference_noise
@@ -17,6 +17,8 @@ from parity.data.random_streams import stream
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.onnx import graph_reader, graph_writer, operators, sessions
+from parity.onnx.graph_reader import NotTheNetwork
+from parity.onnx.operators import Operator
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
@@ -24,15 +26,46 @@ Predict = Callable[[State, Array], Array]
 """(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], by the framework."""
 
 
-def export(raw: bytes, network: Network, state: State, fold: bool = False, **written: Any) -> ModelProto:
-    """The model of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
+def export(raw: bytes, network: Network, state: State, fold: bool = False, **form: Any) -> bytes:
+    """The file that is made of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
 
-    `fold` multiplies batch norms into the layers before them; `written` are further arguments of `parity.onnx.graph_writer.write`.
-    `NotTheNetwork` names the layer where the exported graph is not the network, to the bit.
+    `fold` multiplies batch norms into the layers before them; `form` are further arguments of `parity.onnx.graph_writer.write`.
+    `NotTheNetwork` names the layer where the exported graph, or the file that is made of it, is not the network, to the bit.
     """
     chain = operators.operators(network, state)
-    graph_reader.prove(graph_reader.read(graph_reader.load(raw), network.input_shape), chain)
-    return graph_writer.write(network, operators.folded(chain) if fold else chain, **written)
+    graph_reader.prove_model(graph_reader.load(raw), network.input_shape, chain)
+    if fold:
+        chain = operators.folded(chain)
+    data: bytes = graph_writer.write(network, chain, **form).SerializeToString()
+    try:
+        prove_file(data, network, chain, **form)
+    except NotTheNetwork as error:
+        raise NotTheNetwork(f"the file made of it is wrong: {error.reason}", error.layer) from None
+    return data
+
+
+def prove_file(
+    data: bytes,
+    network: Network,
+    chain: list[Operator],
+    opset: int = graph_writer.DEFAULT_OPSET,
+    softmax: bool = False,
+    preprocessing: Preprocessing | None = None,
+    metadata: Mapping[str, str] | None = None,
+    any_size: bool = False,
+) -> None:
+    """`NotTheNetwork` unless the bytes of a file say what `parity.onnx.graph_writer.write` was to write of the same arguments."""
+    model = graph_reader.load(data)
+    takes, yields = graph_writer.input_and_output(network, softmax, preprocessing is not None, any_size)
+    if list(model.graph.input) != [takes] or list(model.graph.output) != [yields]:
+        raise NotTheNetwork("its input or its output is another")
+    if [(entry.domain, entry.version) for entry in model.opset_import] != [("", opset)]:
+        raise NotTheNetwork(f"it is not of opset {opset}")
+    if sorted((entry.key, entry.value) for entry in model.metadata_props) != sorted((metadata or {}).items()):
+        raise NotTheNetwork("its metadata is other than what was given")
+    given = takes.type.tensor_type
+    sizes = tuple(size.dim_value for size in given.shape.dim[1:])
+    graph_reader.prove_model(model, sizes, operators.with_ends(chain, preprocessing, softmax), given.elem_type)
 
 
 def extremes(shape: Shape) -> Array:
@@ -70,8 +103,9 @@ def compared(
     return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
 
 
-def scores(model: ModelProto, pictures: Array, how: Preprocessing, threads: int = 1) -> Array:
-    """What ONNX Runtime says of uint8 pictures [N,C,H,W], preprocessed here or in the graph."""
-    inside = model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
-    given = np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if inside else preprocess(pictures, how)
-    return sessions.run(model, given, threads)
+def scores(model: ModelProto | bytes, pictures: Array, how: Preprocessing, threads: int = 1) -> Array:
+    """What ONNX Runtime says of uint8 pictures [N,C,H,W], preprocessed here or in the graph of `model` or of its file's bytes."""
+    opened = sessions.opened(model, threads)
+    return opened.run(
+        np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if opened.takes_pixels else preprocess(pictures, how)
+    )

@@ -48,7 +48,13 @@ def read(
 
 
 def _is(found: Array | None, scalar: Array) -> bool:
-    return found is not None and found.dtype == scalar.dtype and np.array_equal(found.reshape(-1), scalar.reshape(-1))
+    """Whether `found` is the scalar; of more dimensions than one, it would make an image of a vector."""
+    return (
+        found is not None
+        and found.dtype == scalar.dtype
+        and found.ndim <= 1
+        and np.array_equal(found.reshape(-1), scalar.reshape(-1))
+    )
 
 
 def write(steps: Steps, value: str) -> None:

@@ -1,15 +1,16 @@
-"""Reads an exporter's graph back as a list of operators, and holds it against the network, bit for bit."""
+"""Reads the graph of an exporter, or of a file of ours, back as a list of operators, and holds it against the network, bit for bit."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from parity.arrays import Array
@@ -22,12 +23,20 @@ from parity.onnx.runtime import brief
 class NotTheNetwork(Exception):
     """An exported graph does not compute what its network does in inference; the message names the layer or operator.
 
-    `layer` is the network's layer where it is known, otherwise "".
+    `layer` is the network's layer where it is known, otherwise "". `reason` is the message without it.
     """
 
-    def __init__(self, message: str, layer: str = "") -> None:
-        super().__init__(f"layer {layer}: {message}" if layer else message)
-        self.layer = layer
+    def __init__(self, reason: str, layer: str = "") -> None:
+        super().__init__(f"layer {layer}: {reason}" if layer else reason)
+        self.reason, self.layer = reason, layer
+
+
+class UnknownOperator(NotTheNetwork):
+    """An operator of the ONNX type `kind` that belongs to no layer, behind the operators `before`, which could be read."""
+
+    def __init__(self, reason: str, kind: str, before: list[Operator]) -> None:
+        super().__init__(reason)
+        self.kind, self.before = kind, before
 
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -52,6 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "Flatten": {"axis": 1},
     "LogSoftmax": {"axis": -1},
+    "Softmax": {"axis": -1},
     "Concat": {},
     "Pad": {"mode": b"constant"},
     "ReduceMean": {"keepdims": 1, "noop_with_empty_axes": 0, "axes": None},
@@ -59,46 +69,73 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """ONNX's defaults of the attributes that matter in inference."""
 
-WITHOUT_DEFAULT = {kind: {"kernel_shape"} for kind in ("Conv", "MaxPool", "AveragePool")} | {"Concat": {"axis"}}
+WITHOUT_DEFAULT = {kind: {"kernel_shape"} for kind in ("Conv", "MaxPool", "AveragePool")} | {
+    "Concat": {"axis"},
+    "Cast": {"to"},
+    "Transpose": {"perm"},
+}
 """Attributes that matter and that ONNX has no default of."""
 
 IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
 """Attributes without meaning in inference."""
 
-
 JOINING = ("Concat", "Sub")
 """Operators of several values that depend on the image."""
+
+PENDING = ("Pad", "ReduceLogSumExp")
+"""Operators that are a layer's only together with the next one."""
 
 COMMUTATIVE = ("Add", "Mul")
 """Operators whose inputs may be exchanged."""
 
 
-def read(model: ModelProto, shape: Shape) -> list[Operator]:
-    """The operators on the way from the one input, float32 [N,*shape], to the one output of `model`, without layer names.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    NotImplementedError,
+    RuntimeError,
+    shape_inference.InferenceError,
+)
+"""What onnx raises of a graph that nobody has checked yet, where its constants are evaluated and its shapes inferred."""
+
+
+def read(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list[Operator]:
+    """The operators on the way from the one input, [N,*shape] of the `kind`, to the one output of `model`, without layer names.
+
+    A size of 0 in `shape` is any.
 
     Every operator stands behind those it takes its inputs from. Constants are computed, copies left out, a bias that is added goes
     into its layer, a MatMul becomes a Gemm and a Reshape a Flatten: the numbers it makes are the network's in any case, and whether
-    it keeps the images apart is left to a run of the graph. `NotTheNetwork` names an operator that no network here has in
+    it keeps the images apart is left to a run of the graph. `UnknownOperator` names an operator that no network here has in
     inference, such as dropout that acts.
     """
     try:
-        _must_take(model, shape)
+        _must_take(model, shape, kind)
         return _Reader(model).operators()
-    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, RuntimeError) as error:
-        # onnx evaluates the constants of a graph that nobody has checked yet
-        raise NotTheNetwork(f"its graph cannot be read ({type(error).__name__}: {brief(error)})") from None
+    except UNREADABLE as error:
+        raise NotTheNetwork(f"its graph cannot be read ({_what(error)})") from None
 
 
-def _must_take(model: ModelProto, shape: Shape) -> None:
+def _what(error: Exception) -> str:
+    return f"{type(error).__name__}: {brief(error)}"
+
+
+def _must_take(model: ModelProto, shape: Shape, kind: int) -> None:
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise NotTheNetwork("the graph has not one input and one output")
-    if model.functions or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
-        raise NotTheNetwork("the graph has operators that are not ONNX's own")
+    if model.functions:
+        raise NotTheNetwork(f"the graph has a function {model.functions[0].name}, which is not ONNX's own")
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise NotTheNetwork(f"operator {node.domain}.{node.op_type} ({node.name}) is not ONNX's own")
     given = model.graph.input[0].type.tensor_type
     count, *sizes = given.shape.dim
-    if given.elem_type != TensorProto.FLOAT or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
+    if given.elem_type != kind or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
         said = [size.dim_value or size.dim_param or "?" for size in given.shape.dim]
-        raise NotTheNetwork(f"the graph takes {said}, not float32 ['N', {', '.join(map(str, shape))}]")
+        wanted = helper.tensor_dtype_to_np_dtype(kind)
+        raise NotTheNetwork(f"the graph takes {said}, not {wanted} ['N', {', '.join(map(str, shape))}]")
 
 
 class _Reader:
@@ -108,7 +145,7 @@ class _Reader:
         self.model = model
         self.constants, self.shapes = _computable(model)
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.takers = Counter(name for node in model.graph.node if node.op_type != "Shape" for name in node.input)
+        self.takers = Counter(name for node in model.graph.node for name in _taken(node))
         self.found: list[Operator] = []
         self.places = {model.graph.input[0].name: IMAGE}
 
@@ -122,20 +159,41 @@ class _Reader:
             if value not in self.makers:
                 raise NotTheNetwork(f"value {value} does not come from the image")
             maker = self.makers[value]
+            if value != maker.output[0]:
+                raise NotTheNetwork(f"value {value} is not the first output of {maker.op_type} ({maker.name})")
             if read := self.composed(maker):
                 self.found.append(replace(read[1], inputs=(self.follow(read[0]),)))
                 self.places[value] = len(self.found) - 1
                 return self.places[value]
             for name in self.data(maker):
                 self.follow(name)
-            self.places[value] = self.one(maker)
+            self.places[value] = self.named(maker)
         return self.places[value]
+
+    def named(self, node: NodeProto) -> int:
+        """`one`; what it raises names the operator, and says what stands before it."""
+        try:
+            return self.one(node)
+        except NotTheNetwork as error:
+            raise UnknownOperator(error.reason, node.op_type, self.found) from None
+        except UNREADABLE as error:
+            reason = f"operator {node.op_type} ({node.name}) cannot be read ({_what(error)})"
+            raise UnknownOperator(reason, node.op_type, self.found) from None
 
     def composed(self, node: NodeProto) -> tuple[str, Operator] | None:
         """What goes in, and the operator, where `node` is the last of several that stand for one layer; otherwise None."""
         if node.op_type == "Div":
             return normalisation.read(node, self.model, self.makers, self.constants)
+        if node.op_type == "Flatten":
+            return self.averaged(node)
         return gelu.read(node, self.makers, self.constants) if node.op_type == "Mul" else None
+
+    def averaged(self, node: NodeProto) -> tuple[str, Operator] | None:
+        """`composed` for the Flatten `node`: behind a GlobalAveragePool, both are one mean [N,C]."""
+        mean = self.makers.get(node.input[0])
+        if mean is None or mean.op_type != "GlobalAveragePool" or _attributes(node) != {"axis": 1}:
+            return None
+        return mean.input[0], Operator("", "GlobalAveragePool")
 
     def data(self, node: NodeProto) -> list[str]:
         """The values that `node` takes and that depend on the image's numbers, not on its shape alone."""
@@ -149,7 +207,11 @@ class _Reader:
         given = [self.constants[name] for name in node.input if name in self.constants]
         if node.op_type in JOINING and len(data) == len(node.input):
             return self.join(node, [self.places[name] for name in data])
-        if len(data) != 1 or (len(given) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape"):
+        if (
+            node.op_type not in READERS
+            or len(data) != 1
+            or (len(given) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape")
+        ):
             raise NotTheNetwork(
                 f"operator {node.op_type} ({node.name}) takes other inputs than one value and constants"
             )
@@ -188,6 +250,11 @@ class _Reader:
             raise NotTheNetwork(f"operator Sub ({node.name}) belongs to no layer in inference")
         self.found[-1] = Operator("", "LogSoftmax", {"axis": 1}, inputs=(x,))
         return sums
+
+
+def _taken(node: NodeProto) -> list[str]:
+    """The inputs whose numbers `node` takes, not their shape or type alone."""
+    return list(node.input)[: {"Shape": 0, "CastLike": 1}.get(node.op_type)]
 
 
 def _computable(model: ModelProto) -> tuple[dict[str, Array], set[str]]:
@@ -235,7 +302,9 @@ def _gemm(node: NodeProto, given: list[Array]) -> Operator:
     weight, *bias = given
     if not attributes["transB"]:
         weight = weight.T
-    return Operator("", "Gemm", {"transB": 1}, dict(zip(("weight", "bias"), (weight, *bias), strict=False)))
+    return Operator(
+        "", "Gemm", {"transB": attributes["transB"] or 1}, dict(zip(("weight", "bias"), (weight, *bias), strict=False))
+    )
 
 
 def _matmul(node: NodeProto, given: list[Array]) -> Operator:
@@ -273,11 +342,15 @@ def _elementwise(node: NodeProto, given: list[Array]) -> Operator:
     return Operator("", node.op_type, _attributes(node))
 
 
-def _log_softmax(node: NodeProto, given: list[Array]) -> Operator:
+def _over_classes(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _attributes(node)
     return Operator(
-        "", "LogSoftmax", attributes | {"axis": attributes["axis"] % 2}
+        "", node.op_type, attributes | {"axis": attributes["axis"] % 2}
     )  # of a vector, the only one there is
+
+
+def _by_constant(node: NodeProto, given: list[Array]) -> Operator:
+    return Operator("", node.op_type, {}, {"by": given[0]})
 
 
 def _sum_of_powers(node: NodeProto, given: list[Array]) -> Operator:
@@ -343,7 +416,12 @@ READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
     "AveragePool": _pool,
     "Relu": _elementwise,
     "Tanh": _elementwise,
-    "LogSoftmax": _log_softmax,
+    "LogSoftmax": _over_classes,
+    "Softmax": _over_classes,
+    "Cast": _elementwise,
+    "Transpose": _elementwise,
+    "Sub": _by_constant,
+    "Div": _by_constant,
     "ReduceMean": _mean,
     "ReduceLogSumExp": _sum_of_powers,
     "Pad": _pad,
@@ -355,12 +433,45 @@ READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
 }
 
 
+def prove_model(model: ModelProto, shape: Shape, wanted: list[Operator], kind: int = TensorProto.FLOAT) -> None:
+    """`prove` of what `read` reads. An operator that cannot be read is named with the layer that belongs in its place."""
+    try:
+        found = read(model, shape, kind)
+    except UnknownOperator as error:
+        raise _placed(error, wanted) from None
+    prove(found, wanted)
+
+
+def _placed(error: UnknownOperator, wanted: list[Operator]) -> NotTheNetwork:
+    """What is wrong with a graph of which the operators up to that of `error` could be read."""
+    before = list(takewhile(lambda operator: operator.kind not in PENDING, error.before))
+    try:
+        _prove_first(before, wanted)
+    except NotTheNetwork as first:
+        return NotTheNetwork(f"{first.reason}; further on, {error.reason}", first.layer)
+    if len(before) >= len(wanted):
+        return NotTheNetwork(f"{error.reason}; it stands behind the last layer")
+    there = wanted[len(before)]
+    place = "" if error.kind == there.kind else f"; it stands where {there.kind} belongs"
+    return NotTheNetwork(f"{error.reason}{place}", there.layer)
+
+
 def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
     """`NotTheNetwork`, naming the layer, unless both say the same: operators, their inputs and attributes, and arrays to the bit.
 
     A bias of zeros that only `found` has is none.
     """
     found, wanted = list(found), list(wanted)
+    _prove_first(found, wanted)
+    if len(found) != len(wanted):
+        rest = max(found, wanted, key=len)[min(len(found), len(wanted))]
+        counts = f"the export has {len(found)} operators, the network {len(wanted)}"
+        # What the export has too many is of no layer.
+        raise NotTheNetwork(f"{counts} ({rest.kind} is {'missing' if rest.layer else 'too many'})", rest.layer)
+
+
+def _prove_first(found: list[Operator], wanted: list[Operator]) -> None:
+    """`prove` of the operators that both have."""
     for here, there in zip(found, wanted, strict=False):
         if here.kind != there.kind:
             raise NotTheNetwork(f"the export has {here.kind} where {there.kind} belongs", there.layer)
@@ -379,9 +490,6 @@ def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
             a, b = here.arrays[name], there.arrays[name]
             if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes()):
                 raise NotTheNetwork(f"{name} is not the network's own, to the bit", there.layer)
-    if len(found) != len(wanted):
-        rest = max(found, wanted, key=len)[min(len(found), len(wanted))]
-        raise NotTheNetwork(f"the export has {len(found)} operators, the network {len(wanted)} ({rest.kind})")
 
 
 def _alike(a: Any, b: Any) -> bool:

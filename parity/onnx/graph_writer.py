@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.dense import takes_any_size
 from parity.network.network import Network
 from parity.onnx import gelu, normalisation
-from parity.onnx.operators import IMAGE, Operator
+from parity.onnx.operators import IMAGE, Operator, with_ends
 from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
 from parity.recipe.recipe import Preprocessing
@@ -46,17 +46,13 @@ def write(
         raise InputError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
     if any_size and not takes_any_size(network):
         raise InputError(f"network {network.name} takes images of one size only: NAME+dense takes any")
-    channels = network.input_shape[0]
-    height, width = ("H", "W") if any_size else network.input_shape[1:]
     parts: list[NodeProto] = []
     tensors: dict[str, Array] = {}
-    value, first = INPUT, helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["N", channels, height, width])
-    if preprocessing is not None:
-        first = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, channels])
-        value = _preprocess(preprocessing, parts, tensors)
-    outputs = [*(value_name(operator.layer) for operator in chain[:-1]), LOGITS]
-    for operator, out in zip(chain, outputs, strict=True):
-        taken = [value if place == IMAGE else outputs[place] for place in operator.inputs]
+    whole = with_ends(chain, preprocessing, softmax)
+    ends = [LOGITS, PROBABILITIES] if softmax else [LOGITS]
+    outputs = [*(value_name(operator.layer) for operator in whole[: -len(ends)]), *ends]
+    for operator, out in zip(whole, outputs, strict=True):
+        taken = [INPUT if place == IMAGE else outputs[place] for place in operator.inputs]
         steps = Steps(operator.layer, out)
         if operator.kind == "LRN":
             normalisation.write(steps, taken[0], operator, network.layers[operator.layer].input[0])
@@ -69,13 +65,9 @@ def write(
             steps.add(operator.kind, "", *taken, *names, **operator.attributes)
         parts += steps.nodes
         tensors |= steps.tensors
-    value = LOGITS
-    if softmax:
-        parts.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], f"{PROBABILITIES}.", axis=1))
-        value = PROBABILITIES
-    output = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["N", network.classes])
+    takes, yields = input_and_output(network, softmax, preprocessing is not None, any_size)
     initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
-    graph = helper.make_graph(parts, network.name or "network", [first], [output], initializers)
+    graph = helper.make_graph(parts, network.name or "network", [takes], [yields], initializers)
     imports = [helper.make_opsetid("", opset)]
     # The oldest format that holds the opset, for the oldest runtimes.
     version = helper.find_min_ir_version_for(imports)
@@ -85,29 +77,22 @@ def write(
     return model
 
 
+def input_and_output(
+    network: Network, softmax: bool, pixels: bool, any_size: bool
+) -> tuple[ValueInfoProto, ValueInfoProto]:
+    """What a file takes and yields, as `write` says it; `pixels`: it takes uint8 [N,H,W,C]."""
+    channels = network.input_shape[0]
+    height, width = ("H", "W") if any_size else network.input_shape[1:]
+    sizes = [height, width, channels] if pixels else [channels, height, width]
+    return (
+        helper.make_tensor_value_info(INPUT, TensorProto.UINT8 if pixels else TensorProto.FLOAT, ["N", *sizes]),
+        helper.make_tensor_value_info(PROBABILITIES if softmax else LOGITS, TensorProto.FLOAT, ["N", network.classes]),
+    )
+
+
 def value_name(layer: str) -> str:
     """The name of a layer's output: its own, unless an input or output of the model is called so."""
     return f"{layer}." if layer in (INPUT, LOGITS, PROBABILITIES) else layer
-
-
-def _preprocess(preprocessing: Preprocessing, parts: list[NodeProto], tensors: dict[str, Array]) -> str:
-    """uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W]; steps that do nothing are left out. Returns the last value's name."""
-    parts.append(helper.make_node("Cast", [INPUT], ["pixels."], "pixels.", to=TensorProto.FLOAT))
-    parts.append(helper.make_node("Transpose", ["pixels."], ["planes."], "planes.", perm=[0, 3, 1, 2]))
-    value = "planes."
-    mean, std = (
-        np.reshape(values, (-1, 1, 1)).astype(np.float32) for values in (preprocessing.mean, preprocessing.std)
-    )
-    for kind, name, constant, idle in (
-        ("Div", "scaled.", np.float32(255), False),
-        ("Sub", "centred.", mean, not mean.any()),
-        ("Div", "normalised.", std, bool((std == 1).all())),
-    ):
-        if not idle:
-            tensors[f"{name}by"] = np.asarray(constant, np.float32)
-            parts.append(helper.make_node(kind, [value, f"{name}by"], [name], name))
-            value = name
-    return value
 
 
 def in_float64(model: ModelProto) -> ModelProto:

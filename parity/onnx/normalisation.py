@@ -18,8 +18,8 @@ from parity.onnx.steps import Steps
 SIZES = range(1, 32)
 """Window sizes that are told apart."""
 
-SUMMED = 1e-5
-"""How closely (relative) a graph's sums must be the sums of squares: it rounds in float32, a missing square changes them by far more."""
+SUMMED = 1e-12
+"""How closely (relative) a graph's sums must be the sums of squares, computed in float64."""
 
 
 def read(
@@ -59,32 +59,32 @@ def _channels(model: ModelProto, value: str) -> int:
 
 
 def _between(model: ModelProto, constants: Mapping[str, Array], first: str, last: str) -> ReferenceEvaluator:
-    """The part of a graph that makes the value `last` of the value `first`."""
+    """The part of a graph that makes the value `last` of the value `first`, in float64."""
     wanted, nodes = {last}, list[NodeProto]()
     for node in reversed(model.graph.node):  # which stand in the order in which they are computed
         if wanted.intersection(node.output) and first not in node.output:
             nodes.insert(0, node)
             wanted.update(name for name in node.input if name not in constants)
-    given = {name: constants[name] for node in nodes for name in node.input if name in constants}
+    given = {name: _widened(constants[name]) for node in nodes for name in node.input if name in constants}
     graph = helper.make_graph(
         nodes,
         "sums",
-        [helper.make_tensor_value_info(first, TensorProto.FLOAT, None)],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(first, TensorProto.DOUBLE, None)],
+        [helper.make_tensor_value_info(last, TensorProto.DOUBLE, None)],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in given.items()],
     )
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
 
 
+def _widened(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
 def _window(sums: ReferenceEvaluator, channels: int) -> int | None:
     """The size of the windows whose squares are summed; None where they are not."""
-    x = stream(0, "channels").uniform(0.5, 1.5, (2, channels, 3, 3)).astype(np.float32)
+    x = stream(0, "channels").uniform(0.5, 1.5, (2, channels, 3, 3))
     (found,) = sums.run(None, {sums.input_names[0]: x})
-    matching = (
-        size
-        for size in SIZES
-        if found.shape == x.shape and _close(found, over_channels(x.astype(np.float64) ** 2, size))
-    )
+    matching = (size for size in SIZES if found.shape == x.shape and _close(found, over_channels(x**2, size)))
     return next(matching, None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from parity.arrays import Array
 from parity.errors import InputError
@@ -15,6 +16,7 @@ from parity.network import nodes
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.network.windows import Pad, reach
+from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
 IMAGE = -1
@@ -142,6 +144,45 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.Branches: _branches,
 }
 """How each kind of node is spelled in ONNX."""
+
+
+def with_ends(
+    chain: list[Operator], preprocessing: Preprocessing | None = None, softmax: bool = False
+) -> list[Operator]:
+    """All operators of a file: in front of `chain` those of the `preprocessing`, behind it a `softmax`.
+
+    They belong to no layer. Their names end with a dot, and no layer's does.
+    """
+    before = _scaling(preprocessing) if preprocessing else []
+    # The image's place, -1, becomes that of the last operator in front.
+    made = before + [replace(one, inputs=tuple(place + len(before) for place in one.inputs)) for one in chain]
+    if softmax:
+        made.append(Operator("probabilities.", "Softmax", {"axis": 1}, inputs=(len(made) - 1,)))
+    return made
+
+
+def _scaling(preprocessing: Preprocessing) -> list[Operator]:
+    """uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W]; steps that do nothing are left out.
+
+    `InputError` for a preprocessing that is more than a scaling.
+    """
+    if preprocessing.standardise or preprocessing.permutation is not None:
+        what = "standardises every image" if preprocessing.standardise else "permutes the pixels"
+        raise InputError(f"the recipe {what}, and a graph only scales pixels: preprocess outside the graph")
+    mean, std = (
+        np.reshape(values, (-1, 1, 1)).astype(np.float32) for values in (preprocessing.mean, preprocessing.std)
+    )
+    steps: list[Spelling] = [
+        ("Cast", {"to": TensorProto.FLOAT}, {}),
+        ("Transpose", {"perm": [0, 3, 1, 2]}, {}),
+        ("Div", {}, {"by": np.array([255], np.float32)}),
+        ("Sub", {}, {"by": mean}),
+        ("Div", {}, {"by": std}),
+    ]
+    names = ("pixels.", "planes.", "scaled.", "centred.", "normalised.")
+    acting = (True, True, True, bool(mean.any()), not (std == 1).all())
+    kept = [(name, step) for name, step, acts in zip(names, steps, acting, strict=True) if acts]
+    return [Operator(name, *step, inputs=(place,)) for place, (name, step) in enumerate(kept, start=IMAGE)]
 
 
 def folded(chain: list[Operator]) -> list[Operator]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -17,23 +18,34 @@ from parity.onnx.graph_writer import INPUT, in_float64, with_every_layer, with_p
 from parity.onnx.runtime import brief, session
 
 
-def opened(model: ModelProto | bytes, threads: int = 1) -> Callable[[Array], Array]:
-    """ONNX Runtime's first output of `model`, or its file's bytes, for images as it wants them. `InputError` where it fails on either."""
-    loaded = session(model if isinstance(model, bytes) else model.SerializeToString(), threads)
+@dataclass(frozen=True)
+class Opened:
+    """A model in ONNX Runtime."""
 
-    def scores(images: Array) -> Array:
+    session: Any
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether its input is uint8."""
+        return bool(self.session.get_inputs()[0].type == "tensor(uint8)")
+
+    def run(self, images: Array) -> Array:
+        """Its first output for images as it wants them. `InputError` where it fails."""
         try:
-            output: Array = loaded.run(None, {loaded.get_inputs()[0].name: images})[0]
+            output: Array = self.session.run(None, {self.session.get_inputs()[0].name: images})[0]
         except Exception as error:  # onnxruntime has a class of its own for every kind of failure
             raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
         return output
 
-    return scores
+
+def opened(model: ModelProto | bytes, threads: int = 1) -> Opened:
+    """`model`, or its file's bytes, in ONNX Runtime. `InputError` where it cannot be loaded."""
+    return Opened(session(model if isinstance(model, bytes) else model.SerializeToString(), threads))
 
 
 def run(model: ModelProto | bytes, images: Array, threads: int = 1) -> Array:
     """What `opened` says of `images`."""
-    return opened(model, threads)(images)
+    return opened(model, threads).run(images)
 
 
 def run_layers(model: ModelProto, images: Array, threads: int = 1) -> dict[str, Array]:

@@ -21,8 +21,9 @@ class Steps:
 
     def constant(self, name: str, array: Array) -> str:
         """Adds a constant; returns its whole name."""
-        self.tensors[f"{self.layer}.{name}"] = array
-        return f"{self.layer}.{name}"
+        whole = f"{self.layer.removesuffix('.')}.{name}"
+        self.tensors[whole] = array
+        return whole
 
     def add(self, kind: str, step: str, *inputs: str, **attributes: Any) -> str:
         """Adds an operator, the last of them without a name for its `step`; returns what its value is called."""

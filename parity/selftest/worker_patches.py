@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -48,6 +49,42 @@ def leaky_relu(trainer: Side, layer: str) -> None:
 def capped_relu(trainer: Side, layer: str) -> None:
     """The ReLU stops at 1 (ReLU6 stops at 6, which few activations reach)."""
     _wrap(trainer, layer, lambda forward, x: forward(x).clip(max=1))
+
+
+def clip(trainer: Side, layer: str) -> None:
+    """The layer clips to 0 and 1."""
+    _wrap(trainer, layer, lambda forward, x: x.clip(min=0, max=1))
+
+
+def swish(trainer: Side, layer: str) -> None:
+    """The layer is x * sigmoid(x)."""
+    sigmoid = _functional(trainer).sigmoid
+    _wrap(trainer, layer, lambda forward, x: x * sigmoid(x))
+
+
+def hard_swish(trainer: Side, layer: str) -> None:
+    """The layer is the framework's hardswish."""
+    hardswish = _functional(trainer).hardswish
+    _wrap(trainer, layer, lambda forward, x: hardswish(x))
+
+
+def _functional(trainer: Side) -> Any:
+    """`torch.nn.functional` or `paddle.nn.functional`."""
+    framework = next(base.__module__.partition(".")[0] for base in type(trainer.model).__mro__[1:])
+    return importlib.import_module(f"{framework}.nn.functional")
+
+
+def refuse_export(trainer: Side, layer: str) -> None:
+    """The layer computes what it should, and raises an error of two lines where an exporter traces it."""
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        try:
+            float(x.sum())  # of a tensor without numbers
+        except Exception:
+            raise RuntimeError("no export of this layer:\nit needs numbers") from None
+        return forward(x)
+
+    _wrap(trainer, layer, change)
 
 
 def flatten_channels_last(trainer: Side, layer: str) -> None:

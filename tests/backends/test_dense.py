@@ -207,7 +207,7 @@ def test_the_export_of_a_dense_network_is_proven_and_takes_any_size(worker: Work
         x = images(2, 3, *size).astype(np.float32)
         found, wanted = sessions.run(model, x), worker.predict(x)["logits"]
         assert np.linalg.norm(found - wanted) <= 1e-5 * np.linalg.norm(wanted)
-    assert runtime.session(model.SerializeToString()).get_inputs()[0].shape == ["N", 3, "H", "W"]
+    assert runtime.session(model).get_inputs()[0].shape == ["N", 3, "H", "W"]
 
 
 def test_a_network_whose_layers_depend_on_the_size_is_not_written_for_any() -> None:

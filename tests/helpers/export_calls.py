@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from onnx import ModelProto
 
 from helpers.paths import environment_with_helpers
 from helpers.refusals import files_end_at
@@ -31,6 +32,7 @@ from parity.backend import model_state
 from parity.backend.registry import implementation, make_backend
 from parity.backend.trainer import Trainer
 from parity.cli import train
+from parity.onnx import graph_writer
 
 COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predict"), "train": train.main}
 
@@ -100,12 +102,26 @@ def _computes_otherwise(framework: str) -> list[AbstractContextManager[Any]]:
     return [mock.patch.object(Trainer, "predict", lambda side, images: right(side, images) * np.float32(1.01))]
 
 
+def _writes_without_epsilon(framework: str) -> list[AbstractContextManager[Any]]:
+    right = graph_writer.write
+
+    def write(*arguments: Any, **named: Any) -> ModelProto:
+        made = right(*arguments, **named)
+        for node in made.graph.node:
+            if node.op_type == "BatchNormalization":
+                del node.attribute[:]
+        return made
+
+    return [mock.patch.object(graph_writer, "write", write)]
+
+
 FAULTS: dict[str, Callable[[str], list[AbstractContextManager[Any]]]] = {
     "": lambda framework: [],
     "its exporter fails": _exporter_that(_fails),
     "its exporter is interrupted": _exporter_that(_is_interrupted),
     "it exports other weights": _exports_other_weights,
     "it computes otherwise": _computes_otherwise,
+    "its writer loses an epsilon": _writes_without_epsilon,
     "its disk is full": lambda framework: [files_end_at(4_000)],
 }
 

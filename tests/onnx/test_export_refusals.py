@@ -23,6 +23,9 @@ from parity.backend.worker import Worker
 from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
+from parity.onnx import operators
+from parity.onnx.exporting import prove_file
+from parity.onnx.graph_reader import load
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, fitting
@@ -44,13 +47,16 @@ FOUR = replace(picture_network("four", 4), source="a file of more than 4000 byte
 VECTOR = Network("vector", (7,), (Linear("fc", 3),))
 BARE = Network("bare", (3, 4, 4), (ReLU("relu"), Flatten("flatten")))
 WIDE_EPS = Network("wide_eps", (3, 4, 4), (BatchNorm("norm", eps=0.01), Flatten("flatten"), Linear("fc", 3)))
+NEAR_EPS = replace(WIDE_EPS, name="near_eps", nodes=(BatchNorm("norm", eps=1.1e-5), *WIDE_EPS.nodes[1:]))
+"""Whose scores in float32 do not tell its eps from ONNX's default."""
+
 MONO = Experiment(GREY, replace(presets.get_recipe("quick"), preprocessing=Preprocessing((0.25,), (0.5,))), "shapes10")
 LONG = "x" * 300
 
 
 def prepare(folder: Path) -> None:
     """What the calls below export: networks, and files of weights that something is wrong with."""
-    for network in (GREY, FOUR, VECTOR, BARE, WIDE_EPS):
+    for network in (GREY, FOUR, VECTOR, BARE, WIDE_EPS, NEAR_EPS):
         (folder / f"{network.name}.json").write_text(network.to_json())
     canonical_state.save(folder / "bare.safetensors", BARE, {})
     Image.new("RGB", (4, 4), "red").save(folder / "red.png")
@@ -95,6 +101,8 @@ CASES: dict[str, Case] = {
     "an export of other weights": Case(onnx(*FRESH), 1, "failed: {}'s export of grey is not the network", "it exports other weights"),
     "an export that computes otherwise": Case(onnx(*FRESH), 1, "own graph and {} differ by", "it computes otherwise"),
     "a static one that computes otherwise": Case(static(*FRESH), 1, "failed: the static program and {} differ by", "it computes otherwise"),
+    "a file without its epsilon": Case(onnx("--network", "near_eps.json"), 1, "wrong: epsilon is 1e-05 in", "its writer loses an epsilon"),
+    "an epsilon near ONNX's own": Case(("--network", "near_eps.json", "--fold-batch-norm", "--softmax", "--output", "near_eps.onnx"), 0),
     "a network of vectors": Case(onnx("--network", "vector.json"), 2, "vector.json takes (7,): an export is of networks of pictures"),
     "a static network of vectors": Case(static("--network", "vector.json"), 2, "an export is of networks of pictures"),
     "a recipe of other channels": Case(onnx("--weights", "mono for four.safetensors"), 2, "its preprocessing is for 1 channels"),
@@ -165,6 +173,16 @@ def test_the_graph_takes_as_many_channels_as_the_network(framework: str, ended: 
         for name, given in (("mono", images), ("grey", outside))
     ]
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
+
+
+def test_the_bytes_on_disk_are_the_network(framework: str, ended: Ends) -> None:
+    folder, _ = ended(framework)
+    for network, arguments in ((FOUR, {"preprocessing": fitting(None, 4)}), (NEAR_EPS, {})):
+        data = (folder / f"{network.name}.onnx").read_bytes()
+        metadata = {entry.key: entry.value for entry in load(data).metadata_props}
+        assert Network.from_json(metadata["network"]) == network
+        chain = operators.operators(network, initialise(network, 0))
+        prove_file(data, network, operators.folded(chain), softmax=True, metadata=metadata, **arguments)
 
 
 def test_a_network_without_parameters_predicts(framework: str, ended: Ends) -> None:

@@ -24,6 +24,7 @@ from parity.onnx.comparison import (
     make_images,
     trained,
 )
+from parity.onnx.exporter_error import error_line
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.recipe.recipe import Preprocessing
 from parity.selftest import changes
@@ -98,6 +99,55 @@ def test_a_mean_of_numbers_that_cancel_is_no_difference(check: Check, workers: d
     assert outcome.verdict == "equal", outcome.first
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [("swish", {"Sigmoid"}), ("hard_swish", {"HardSwish"}), ("clip", {"Max", "Clip"})],
+)
+def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
+    name: str, kinds: set[str], framework: str, check: Check, workers: dict[str, Worker]
+) -> None:
+    pair = {side: workers[side] for side in sorted(workers, key=lambda side: side == framework)}
+    outcome = run_check(check, pair, changes.patch(name, "relu2")(check), onnx=compare_through_onnx)
+    assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", "relu2")
+    failed = outcome.summaries()["onnx"]["worst"]
+    assert failed.startswith(f"onnx/relu2.export of {framework}: layer relu2: operator ")
+    assert any(f": operator {kind} (" in failed for kind in kinds)
+    assert failed.endswith(") belongs to no layer in inference; it stands where Relu belongs")
+
+
+def test_an_operator_behind_the_last_layer_is_no_layers(
+    framework: str, check: Check, workers: dict[str, Worker]
+) -> None:
+    """Both sides have it, so that all tensors agree and their exports alone are to blame."""
+    probabilities = changes.patch("softmax", "fc3")(check)
+    outcome = run_check(check, workers, common=probabilities, onnx=compare_through_onnx)
+    first = outcome.first
+    assert first is not None and (first.phase, first.layer) == ("onnx", "")
+    assert first.tensor.startswith("export of ") and ": operator Exp (" in first.tensor
+    assert first.tensor.endswith("it stands behind the last layer") and ", layer" not in first.sentence()
+
+
+def test_an_operator_that_both_sides_have_is_found_in_their_exports_alone(
+    check: Check, workers: dict[str, Worker]
+) -> None:
+    outcome = run_check(check, workers, common=changes.patch("hard_swish", "relu2")(check), onnx=compare_through_onnx)
+    first = outcome.first
+    assert first is not None and (first.phase, first.layer) == ("onnx", "relu2")
+    assert first.tensor.startswith("relu2.export of ") and "operator HardSwish (" in first.tensor
+
+
+def test_an_exporter_that_raises_is_told_in_one_line_of_its_own_and_no_layers(
+    check: Check, workers: dict[str, Worker]
+) -> None:
+    outcome = run_check(
+        check, workers, common=changes.patch("refuse_export", "relu2")(check), onnx=compare_through_onnx
+    )
+    first = outcome.first
+    assert first is not None and (first.phase, first.layer) == ("onnx", "")
+    words = "RuntimeError: no export of this layer: it needs numbers"
+    assert first.tensor in {f"export of {name}: its exporter failed, {words}" for name in workers}
+
+
 def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
     assert run_check(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
 
@@ -152,4 +202,21 @@ def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> Non
         worker.versions()
         worker._process.kill()
         found = _export(worker, check.run_inputs("float32"))
-    assert isinstance(found, NotTheNetwork) and "its exporter failed" in str(found)
+    assert isinstance(found, NotTheNetwork) and found.layer == ""
+    assert str(found) == "its exporter failed, the torch worker died (exit code -9): it wrote nothing"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("the worker failed:\nTraceback:\n  raise ValueError('a')\nValueError: a\n", "ValueError: a"),
+        ("pkg.mod.ExportError: no\n\n## Summary\n\n<class 'a.KeyError'>: 'x'\nand y\n\n(end)", "KeyError: 'x' and y"),
+        ("MemoryError\n", "MemoryError"),
+        ("\x1b[96mOSError\x1b[0m: full", "OSError: full"),
+        ("\nno such operator\nhere", "no such operator"),
+        ("", "it does not say why"),
+        ("Error: " + "x" * 999, "Error: " + "x" * 293),
+    ],
+)
+def test_an_exporters_own_words_are_one_line(text: str, line: str) -> None:
+    assert error_line(text) == line

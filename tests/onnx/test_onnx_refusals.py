@@ -113,6 +113,103 @@ def test_an_export_that_is_not_the_network_is_refused_at_its_layer(
         export(changed(raw[framework], change), network(), state())
 
 
+UNKNOWN: list[tuple[str, str, str]] = [
+    (
+        "relu2",
+        "relu2",
+        r"layer relu2: operator HardSwish \(relu2\) belongs to no layer in inference; it stands where Relu belongs",
+    ),
+    ("conv1", "conv1", r"layer conv1: operator HardSwish \(conv1\) belongs to no layer"),
+    ("fc3", "fc3", r"layer fc3: operator HardSwish \(fc3\) .* where Gemm belongs"),
+    ("drop2", "drop2", r"layer drop2: operator HardSwish \(drop2\) .* where Mul belongs"),
+]
+
+
+@pytest.mark.parametrize(("node", "layer", "said"), UNKNOWN, ids=[row[0] for row in UNKNOWN])
+def test_an_unknown_operator_is_named_with_the_layer_in_whose_place_it_stands(
+    node: str, layer: str, said: str, model: ModelProto
+) -> None:
+    def change(made: ModelProto) -> None:
+        changed = next(one for one in made.graph.node if one.name == node)
+        changed.op_type = "HardSwish"
+        del changed.input[1:], changed.attribute[:]
+
+    with pytest.raises(NotTheNetwork, match=said) as refused:
+        export(changed(model.SerializeToString(), change), network(), state())
+    assert refused.value.layer == layer
+
+
+def put_behind(kind: str) -> Callable[[ModelProto], None]:
+    """An operator of the `kind` behind the last one."""
+
+    def change(made: ModelProto) -> None:
+        made.graph.node[-1].output[0] = "before"
+        made.graph.node.append(helper.make_node(kind, ["before"], ["logits"], "behind"))
+
+    return change
+
+
+def foreign(made: ModelProto) -> None:
+    node = node_of(made, "Relu")
+    node.op_type, node.domain = "FastGelu", "com.microsoft"
+
+
+def of_an_index(made: ModelProto) -> None:
+    """What takes the largest numbers of windows takes their places instead."""
+    node = node_of(made, "MaxPool")
+    node.output.append("places")
+    after = next(one for one in made.graph.node if node.output[0] in one.input)
+    after.input[0] = "places"
+
+
+def without_the_last(made: ModelProto) -> None:
+    made.graph.node.pop()
+    made.graph.node[-1].output[0] = "logits"
+
+
+def set_kind(made: ModelProto, name: str, kind: str) -> None:
+    next(node for node in made.graph.node if node.name == name).op_type = kind
+
+
+def wrong_before(made: ModelProto) -> None:
+    """An unknown operator far behind a weight that is another."""
+    one_bit(made)
+    set_kind(made, "relu3", "HardSwish")
+
+
+BLAMED: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
+    ("behind the last layer", put_behind("HardSwish"), "", r"operator HardSwish \(behind\) .* it stands behind the last layer$"),
+    ("a known one behind the last layer", put_behind("Relu"), "", r"the network [0-9]+ \(Relu is too many\)"),
+    ("the last one missing", without_the_last, "fc3", r"layer fc3: .* \(Gemm is missing\)"),
+    ("of another domain", foreign, "", r"operator com.microsoft.FastGelu \(relu1\) is not ONNX's own"),
+    ("another output", of_an_index, "", r"places is not the first output of MaxPool \(pool1\)"),
+    (
+        "behind what is wrong already",
+        wrong_before,
+        "conv2",
+        r"layer conv2: weight is not .* to the bit; further on, operator HardSwish \(relu3\)",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "layer", "said"), [row[1:] for row in BLAMED], ids=[row[0] for row in BLAMED])
+def test_a_layer_is_named_where_it_is_known_and_none_elsewhere(
+    change: Callable[[ModelProto], None], layer: str, said: str, model: ModelProto
+) -> None:
+    with pytest.raises(NotTheNetwork, match=said) as refused:
+        export(changed(model.SerializeToString(), change), network(), state())
+    assert refused.value.layer == layer
+
+
+def test_an_unknown_operator_in_a_branch_is_named_with_its_layer() -> None:
+    weights = weights_of(BRANCHES)
+    right = graph_writer.write(BRANCHES, operators.operators(BRANCHES, weights)).SerializeToString()
+    for name in ("relu", "two", "scaled", "concat"):
+        with pytest.raises(NotTheNetwork, match=f"layer {name}: operator Mish .{name}. ") as refused:
+            export(changed(right, lambda made, name=name: set_kind(made, name, "Mish")), BRANCHES, weights)
+        assert refused.value.layer == name
+
+
 def test_an_export_of_other_weights_or_of_another_network_is_refused(framework: str, raw: dict[str, bytes]) -> None:
     with pytest.raises(NotTheNetwork, match="layer conv1: bias is not the network's own"):
         export(raw[framework], network(), state(seed=1))
@@ -171,11 +268,6 @@ def local_function(made: ModelProto) -> None:
 
 def sized(place: int, size: int) -> Callable[[ModelProto], None]:
     return lambda made: setattr(made.graph.input[0].type.tensor_type.shape.dim[place], "dim_value", size)
-
-
-def without_the_last(made: ModelProto) -> None:
-    made.graph.node.pop()
-    made.graph.node[-1].output[0] = "logits"
 
 
 def not_transposed(made: ModelProto) -> None:
@@ -336,6 +428,15 @@ def twice_as_far(made: ModelProto) -> None:
     node.input[0] = node.input[1]
 
 
+def nearly_squares(made: ModelProto) -> None:
+    """The sums are a millionth larger."""
+    made.graph.initializer.append(numpy_helper.from_array(np.float32([1.000001]), "factor"))
+    scaled = next(node for node in made.graph.node if node.name == "norm.scaled")
+    place = list(made.graph.node).index(scaled)
+    made.graph.node.insert(place, helper.make_node("Mul", [scaled.input[0], "factor"], ["larger"], "larger"))
+    made.graph.node[place + 1].input[0] = "larger"
+
+
 WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("alpha", constant("norm.alpha", lambda a: np.nextafter(a, np.float32(1))), "layer norm: alpha is not the"),
     ("k", constant("norm.k", lambda a: a + np.float32(1)), "layer norm: k is not the"),
@@ -343,6 +444,7 @@ WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("a constant a channel", constant("norm.alpha", lambda a: np.full((7, 1, 1), a)), "operator"),
     ("the window stands elsewhere", constant("norm.edges", lambda a: a[[0, 5, 2, 3, 4, 1, 6, 7]]), "operator"),
     ("one channel twice, one not at all", twice_as_far, "operator"),
+    ("sums that are nearly of squares", nearly_squares, "operator"),
     ("no squares", only_in("Mul", lambda node: setattr(node, "op_type", "Add")), "operator"),
 ]
 
