@@ -69,7 +69,7 @@ def _explaining(
     largest = min(CLOSE, _error(evidence, own, name, right) / BETTER) if right else 0.0
     for sentence, rule in variants:
         made = updated(evidence, own, name, rule)
-        if made is None or _error(evidence, own, name, made) > largest:
+        if made is None or _error(evidence, own, name, made) >= largest:
             continue
         alike = next((sentences for sentences, other in found if _same(made, other)), None)
         if alike is None:
