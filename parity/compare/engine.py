@@ -47,9 +47,11 @@ def run(
         _train(source, outcome, say)
     outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), source.absent
     outcome.explained = [*source.explained, *outcome.explained]
-    if isolated:
+    if isolated and not source.failed:
         outcome.isolated = isolate(source, ONE_STEP[outcome.dtype])
-    for difference, layer in more:
+    if source.failed:
+        outcome.explained.append(f"nothing else is compared: {', '.join(map(spoken_name, source.failed))} cannot go on")
+    for difference, layer in () if source.failed else more:
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:
             outcome.verdicts.add(stage, 1, difference, (layer, layer))

@@ -25,7 +25,7 @@ from parity.compare.relative_error import distance, norm_of_difference
 from parity.compare.source import Isolated, Kink, Rounded, Source, Tensor
 from parity.compare.source import Step as SourceStep
 from parity.compare.step_inputs import RunInputs, make_twin
-from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.tolerances import ROUNDING, ZERO_GRADIENT
 from parity.compare.verdicts import UNWATCHED
 from parity.compare.zero_gradients import zero_gradients
 from parity.network.graph import consumers
@@ -311,6 +311,8 @@ class TrainingStep(SourceStep):
         """Where rounding chose, in a gradient in front of a maximum pool."""
         layer = tensor.layers[0]
         if tensor.phase != "backward" or layer not in self.source.network.layers:
+            return None
+        if distance(self._first.get(f"forward/{layer}"), self._second.get(f"forward/{layer}")) > ROUNDING:
             return None
         return _fitting(lambda: find_pool_ties(self.source.network, layer, self._first, self._second), None)
 

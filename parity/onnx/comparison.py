@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -23,13 +23,14 @@ from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import GivenInputs
 from parity.compare.noise_model import inference_noise, pooled_noise
-from parity.compare.program import Program
+from parity.compare.program import Program, reason_of
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
 from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolerance
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
+from parity.network.network import Network
 from parity.network.nodes import GlobalAvgPool
 from parity.onnx import graph_reader, sessions
 from parity.onnx.exporter_error import error_line
@@ -94,7 +95,12 @@ def compare_exports(
         def each(act: Callable[[Worker, RunInputs], Any]) -> dict[str, Any]:
             return dict(zip(names, pool.map(lambda name: act(workers[name], inputs_of[name]), names), strict=True))
 
-        eager: dict[str, Record] = each(lambda worker, run_inputs: _eager(worker, run_inputs, pictures))
+        tried = each(lambda worker, run_inputs: _attempt(worker, run_inputs, pictures))
+        failures = {name: found for name, found in tried.items() if isinstance(found, Exception)}
+        if failures:
+            yield from _failed(network, failures, names)
+            return
+        eager: dict[str, Record] = tried
         exports: dict[str, tuple[bytes, ModelProto] | NotTheNetwork] = each(_export)
         models = {name: exported for name, exported in exports.items() if not isinstance(exported, NotTheNetwork)}
         # onnx.reference is slow, and the workers can go on meanwhile.
@@ -135,9 +141,34 @@ def _float32(
 
 def _predictions(worker: Worker, pictures: Mapping[str, Array]) -> Record:
     """Scores by the pictures' name, and every layer on the two images."""
+    layers = worker.predict(pictures["2"], record=True)  # first: where this fails, its record says at which layer
     found = {f"scores/{kind}": worker.predict(images)["logits"] for kind, images in pictures.items()}
-    layers = worker.predict(pictures["2"], record=True)
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
+
+
+def _attempt(
+    worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]
+) -> Record | WorkerFailed | InputError:
+    """What the framework itself computes, or why it fails."""
+    try:
+        return _eager(worker, run_inputs, pictures)
+    except (WorkerFailed, InputError) as error:
+        if not reason_of(error):
+            raise
+        return error
+
+
+def _failed(
+    network: Network, failures: Mapping[str, WorkerFailed | InputError], names: Sequence[str]
+) -> Iterator[Difference]:
+    """A side that fails where the other does not, at the first layer that it did not compute. Where both fail, the error is raised."""
+    if len(failures) == len(names):
+        raise next(iter(failures.values()))
+    for name, error in failures.items():
+        computed = error.record if isinstance(error, WorkerFailed) else {}
+        layer = next((layer for layer in network.inference.layers if f"eval/{layer}" not in computed), "")
+        place = f"{layer}." if computed and layer else ""
+        yield Difference(f"onnx/{place}{name} fails: {reason_of(error)}", np.inf, 0.0)
 
 
 def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:

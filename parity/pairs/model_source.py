@@ -15,7 +15,7 @@ from parity.compare.pool_ties import ties_of_pool
 from parity.compare.relative_error import distance
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
-from parity.compare.tolerances import ZERO_GRADIENT
+from parity.compare.tolerances import ROUNDING, ZERO_GRADIENT
 from parity.compare.verdicts import place_of
 from parity.compare.zero_gradients import zero_gradients
 from parity.errors import InputError
@@ -303,7 +303,7 @@ class ModelStep(Step):
             for a, _ in self.session.alignment(runs).pairs
             if (pool := _max_pool(a)) and a.inputs and np.array_equal(runs["torch"].arrays[a.inputs[0]], x)
         ]
-        if x.shape != y.shape or not pools:
+        if x.shape != y.shape or not pools or distance(x, y) > ROUNDING:
             return None
         tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
         return tied
