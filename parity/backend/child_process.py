@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -142,9 +143,10 @@ def _failure(error: Exception) -> tuple[Record, dict[str, str]]:
     cause, record = (error.error, error.record) if isinstance(error, CallFailed) else (error, {})
     if isinstance(cause, InputError):
         return {}, {"input_error": str(cause)}
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    # Paddle goes on with hints and places in its source.
+    lines = itertools.takewhile(lambda line: not line.startswith("[Hint"), map(str.strip, str(cause).splitlines()))
     trace = "".join(traceback.format_exception(cause))
-    return record, {"error": trace, "reason": f"{type(cause).__name__}: {' '.join(lines)}"}
+    return record, {"error": trace, "reason": f"{type(cause).__name__}: {' '.join(filter(None, lines))}"}
 
 
 def serve(make: Callable[[], Any]) -> None:

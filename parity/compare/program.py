@@ -38,26 +38,44 @@ class Program(ShortRepr):
 
     def begin(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
         """Start, and return what comes before the first step: the weights that are built from the seed (`fresh`), inference and the
-        first step as training runs them (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`)."""
+        first step where nobody watches (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`).
+
+        `WorkerFailed` holds what was recorded; a side that only fails where nobody watches has started.
+        """
         worker, given, record = self.worker, self.run_inputs, Record()
         if "fresh" in phases:
             fresh = worker.fresh_weights(given.network, given.seed)
             record |= {f"fresh/{name}": array for name, array in fresh.items()}
+        failure = self._run_unwatched(step_input, phases, record)
         self.start()
-        if set(UNWATCHED.values()) & set(phases):
-            worker.use_threads(SEVERAL)
-            if UNWATCHED["eval"] in phases:
-                scores = worker.predict(step_input.images)["logits"]
-                record[f"{UNWATCHED['eval']}/{given.network.output}"] = scores
-            if UNWATCHED["update"] in phases:
-                moved = self.step(step_input, ("update",))
-                record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
-            worker.use_threads(1)
-            self.start()
         if "start" in phases:
             state = worker.state()
             record |= {f"start/{n}": array for n, array in state.items() if not n.startswith("optimizer.")}
+        if failure:
+            failure.record = record
+            raise failure
         return record
+
+    def _run_unwatched(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
+        """Record inference and the first step as training runs them: layers together, on several threads. Returns why that failed."""
+        if not set(UNWATCHED.values()) & set(phases):
+            return None
+        failure = None
+        self.start()
+        self.worker.use_threads(SEVERAL)
+        try:
+            if UNWATCHED["eval"] in phases:
+                scores = self.worker.predict(step_input.images)["logits"]
+                record[f"{UNWATCHED['eval']}/{self.run_inputs.network.output}"] = scores
+            if UNWATCHED["update"] in phases:
+                moved = self.step(step_input, ("update",))
+                record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
+        except WorkerFailed as failed:
+            if not failed.reason:
+                raise
+            failure = failed
+        self.worker.use_threads(1)
+        return failure
 
     def step(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
         """Take one step: inference if it is recorded, the momentum buffers rescaled, the update. Returns PHASE/TENSOR -> array.
@@ -130,27 +148,28 @@ class LockStep:
         inputs = {name: next(steps) for name, steps in self._inputs.items()}
         if self.number == 1:
             started = self._everywhere(lambda name: self.programs[name].begin(inputs[name], phases[name]))
-        records = self._everywhere(lambda name: self.programs[name].step(inputs[name], phases[name]))
+        # A side that failed before the first step may show where, if it is watched.
+        records = self._everywhere(lambda name: self.programs[name].step(inputs[name], phases[name]), self.number == 1)
         records = {name: started.get(name, {}) | record for name, record in records.items()}
         return Step(self.number, inputs, records, {name: reason_of(error) for name, error in self._failed.items()})
 
-    def _everywhere(self, act: Callable[[str], Record]) -> dict[str, Record]:
+    def _everywhere(self, act: Callable[[str], Record], even_failed: bool = False) -> dict[str, Record]:
         """What `act` records of every program; of one that fails, what came before. Where all fail, the first one's error is raised."""
 
         def attempt(name: str) -> Record:
-            if name in self._failed:
+            if name in self._failed and not even_failed:
                 return {}
             try:
                 return act(name)
             except (WorkerFailed, InputError) as error:
                 if not reason_of(error):  # the process died: that says nothing about the program
                     raise
-                self._failed[name] = error
+                self._failed.setdefault(name, error)
                 return error.record if isinstance(error, WorkerFailed) else {}
 
         with ThreadPoolExecutor(len(self.programs)) as pool:
             found = dict(zip(self.programs, pool.map(attempt, self.programs), strict=True))
-        if len(self._failed) == len(self.programs):
+        if len(self._failed) == len(self.programs) and (even_failed or self.number > 1):
             raise next(iter(self._failed.values()))
         return found
 

@@ -38,7 +38,7 @@ ZERO_GRADIENT = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """How large a gradient that is zero in exact arithmetic may be, relative to its layer's largest gradient, by dtype."""
 
 ROUNDING = 1e-6
-"""Largest relative error of a pool's inputs in float64 at which rounding may have chosen another largest element; beyond it, a fault has."""
+"""Largest relative error of a pool's inputs in float64 at which rounding may have chosen another largest element."""
 
 SYSTEMATIC = 4.0
 """A magnification by terms that cancel below this counts as none: random signs make it, and its product over layers must excuse nothing."""

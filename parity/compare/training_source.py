@@ -40,6 +40,9 @@ REMEMBERED = 2**24
 WATCHED = {unwatched: watched for watched, unwatched in UNWATCHED.items()}
 """Phase of a run that nobody watches -> that of the watched one."""
 
+AFTER_A_STEP = ("loss/cost", "loss/wrong")
+"""What a side reports behind a step: one that fails in the update lacks them, though the loss is there."""
+
 ALONE = ("input", "eval", "forward", "backward")
 """The phases whose tensors a layer by itself is given."""
 
@@ -204,6 +207,8 @@ class TrainingStep(SourceStep):
         for name in in_order(network, list({**self._first, **self._second})):
             phase, _, tensor = name.partition("/")
             layer = layer_of(tensor)
+            if self.failed and name in AFTER_A_STEP:
+                continue
             if phase in WATCHED:
                 yield from self._unwatched(name, f"{WATCHED[phase]}/{tensor}", layer)
                 continue

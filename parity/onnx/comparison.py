@@ -96,7 +96,7 @@ def compare_exports(
             return dict(zip(names, pool.map(lambda name: act(workers[name], inputs_of[name]), names), strict=True))
 
         tried = each(lambda worker, run_inputs: _attempt(worker, run_inputs, pictures))
-        failures = {name: found for name, found in tried.items() if isinstance(found, Exception)}
+        failures = {name: found for name, found in tried.items() if isinstance(found, WorkerFailed | InputError)}
         if failures:
             yield from _failed(network, failures, names)
             return
