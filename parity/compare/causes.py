@@ -7,12 +7,13 @@ says which side, what it does, and what the other does: `{wrong}` and `{right}` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parity.arrays import Array
+from parity.backend.registry import spoken_name
 from parity.compare.relative_error import distance
 
 MATCH = 1e-6
@@ -32,9 +33,11 @@ class Cause:
     generic: bool = False
 
 
-def failure_cause(name: str, reason: str) -> Cause:
-    """The cause where the side called `name` in sentences could not go on, for a `reason` in one line."""
-    return Cause(f"{name} fails, the other side does not: {reason}", wrong=name)
+def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
+    """The cause where one of the `sides` could not go on; `failed` says why, in one line."""
+    ((side, reason),) = failed.items()
+    (other,) = set(sides) - {side}
+    return Cause(f"{spoken_name(side)} fails, {spoken_name(other)} does not: {reason}", wrong=spoken_name(side))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
 def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
     """Why a side is far from float64: it failed, the settings of the layer differ, or nobody knows."""
     if side in source.failed:
-        return failure_cause(spoken_name(side), source.failed[side])
+        return failure_cause(source.failed, source.sides)
     name = re.compile(rf"(^| ){re.escape(layer)}(,| |$)")
     known = [text for text in outcome.differences if layer and name.search(text)]
     if known:

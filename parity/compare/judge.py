@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from parity.backend.registry import spoken_name
 from parity.compare.cancellation import Inherited
 from parity.compare.causes import Cause, failure_cause
 from parity.compare.outcome import Outcome
@@ -97,13 +96,11 @@ class Judge:
             if tensor.start is not None:
                 distances.add(tensor)
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
-        for side, reason in step.failed.items():
-            if not self.outcome.first:  # it failed after all that was compared
-                stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
-                failure = Difference("update/step", math.inf, 0.0)
-                self.outcome.verdicts.add(
-                    stage, step.number, failure, ("", ""), partial(failure_cause, spoken_name(side), reason)
-                )
+        if step.failed and not self.outcome.first:  # a side failed after all that was compared
+            stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
+            failure = Difference("update/step", math.inf, 0.0)
+            cause = partial(failure_cause, step.failed, self.source.sides)
+            self.outcome.verdicts.add(stage, step.number, failure, ("", ""), cause)
         if self.source.trains:
             self._carried = max(self._carried, distances.relative(amplification))
             self._weights(step, distances)

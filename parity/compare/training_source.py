@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -324,8 +325,9 @@ class TrainingStep(SourceStep):
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Which side is wrong, and what it seems to have done."""
         source, names = self.source, [spoken_name(side) for side in self.source.sides]
-        for side, reason in self.failed.items():
-            return failure_cause(spoken_name(side), reason)
+        failure = failure_cause(self.failed, source.sides) if self.failed else None
+        if failure and (tensor.reference is None or tensor.candidate is None):
+            return failure
         if tensor.side:
             own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
             does = (
@@ -343,7 +345,10 @@ class TrainingStep(SourceStep):
             (self._first, self._second),
             self._before,
         )
-        return likely_cause(evidence, tensor.name)
+        found = likely_cause(evidence, tensor.name)
+        if failure and found:
+            return replace(found, sentence=f"{found.sentence}; {failure.sentence}")
+        return failure or found
 
 
 def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:
