@@ -21,7 +21,7 @@ from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
 from parity.compare.source import Source
 from parity.compare.tolerances import ONE_STEP, kink_tolerance
-from parity.compare.verdicts import STAGES, stage_of
+from parity.compare.verdicts import EQUAL, STAGES, stage_of
 
 Silent: Callable[[str], None] = lambda line: None  # noqa: E731
 """Hears progress and says nothing."""
@@ -45,7 +45,7 @@ def run(
         _one_float32_step(source, outcome)
     if outcome.dtype == "float64" or {"update", "trajectory"} & set(outcome.asked):
         _train(source, outcome, say)
-    outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), source.absent
+    outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), [*source.absent, *outcome.absent]
     outcome.explained = [*source.explained, *outcome.explained]
     if isolated and not source.failed:
         outcome.isolated = isolate(source, ONE_STEP[outcome.dtype])
@@ -67,8 +67,27 @@ def _train(source: Source, outcome: Outcome, say: Callable[[str], None]) -> None
             break
         judge.step(source.step(number, judge.whole))
         say(_line(outcome, number))
+        if judge.excused and not outcome.first:
+            _stop_behind_ties(source, outcome, number)
+            break
         if number > 1 and outcome.first and _decided_by_rounding(source, outcome, judge):
             break
+
+
+def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
+    """Go no further: from here on the sides' weights differ, since rounding chose in front of a pool.
+
+    In the first step nothing has shown the layers' derivatives yet, so each is compared by itself.
+    """
+    outcome.explained.append(f"what comes after step {number} is not compared")
+    if number > 1:
+        return
+    outcome.absent = [*outcome.absent, "trajectory"]
+    for row in isolate(source, ONE_STEP[outcome.dtype]):
+        stage = stage_of(1, "backward", outcome.asked) or stage_of(1, "update", outcome.asked)
+        if stage and row["verdict"] != EQUAL:
+            error = Difference(f"backward/{row['layer']}", max(row["forward"], row["backward"]), row["bound"])
+            outcome.verdicts.add(stage, 1, error, (row["layer"], row["candidate_layer"]))
 
 
 def _one_float32_step(source: Source, outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ from parity.compare.tolerances import (
     calm_tolerance,
     chaotic_tolerance,
     farther_than_twin,
+    kink_tolerance,
     noise_of_tensor,
     tensor_tolerance,
     weights_tolerance,
@@ -70,6 +71,10 @@ class Judge:
         self.whole: str | None = None
         self.diverged: list[tuple[Difference, float | None]] = []
         """What was different in the last step, and how far a trained weight had moved from its start (None for everything else)."""
+        self.excused = False
+        """Whether a tensor was equal only since rounding had chosen in front of a pool: the sides go on from different weights."""
+        self._ties: dict[str, float] = {}
+        """By layer, how large a part of its gradient rounding has sent to other elements in this step, in front of a pool."""
         self._inherited = Inherited(source.optimizer)
         self._cancelled: set[str] = set()
         """The parameters of whose gradients terms cancelled in a step so far."""
@@ -86,7 +91,7 @@ class Judge:
         """Judge one step: every tensor in float64; in float32, all weights together."""
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {"error": None, "twin": None}
         self._farther = farther_than_twin(row["error"], row["twin"])
-        self.diverged, self._noise_before, self._noise = [], self._noise, {}
+        self.diverged, self._noise_before, self._noise, self._ties = [], self._noise, {}, {}
         self._phase_noise = step.phase_noise(self._cancelled)
         distances = Distances()
         amplification = 0.0
@@ -119,6 +124,7 @@ class Judge:
         if error > (chaotic_tolerance(calm, noise) if self.whole else calm):
             calm = max(calm, self._cancelled_tolerance(step, tensor, error))
         difference = self._without_ties(step, tensor, Difference(tensor.name, error, chaotic_tolerance(calm, noise)))
+        difference = self._behind_ties(step, tensor, difference)
         if step.number == 1 and tensor.phase in UNWATCHED:
             self._bounds[tensor.name] = difference.bound
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
@@ -221,7 +227,24 @@ class Judge:
         self.outcome.explained.append(
             f"in step {step.number} rounding decided at {place} whether {which} the largest in front of a pool"
         )
-        return replace(difference, error=relative_l2(a, b))
+        rest = replace(difference, error=relative_l2(a, b))
+        if rest.equal and tensor.reference is not None and tensor.candidate is not None:
+            size = norm(tensor.reference) or 1.0
+            self._ties[tensor.layers[0]] = norm_of_difference(tensor.reference, tensor.candidate) / size
+        return rest
+
+    def _behind_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
+        """`difference` with the tolerance of a tensor whose gradient comes through a pool in front of which rounding chose."""
+        if difference.equal or self.outcome.first or tensor.zero is not None or tensor.copied:
+            return difference
+        shares = [share for layer, share in self._ties.items() if step.comes_through(tensor.layers[0], layer)]
+        if not shares or tensor.phase not in ("backward", "gradient", "update"):
+            return difference
+        trained = tensor.start is not None and tensor.reference is not None
+        moved = distance(tensor.reference, tensor.start) if trained else 1.0
+        allowed = replace(difference, bound=kink_tolerance(difference.bound, math.hypot(*shares), moved))
+        self.excused |= allowed.equal
+        return allowed
 
     def _weights(self, step: Step, distances: Distances) -> None:
         """Adds the row of a step to the trajectory, and judges all weights together where there is a twin."""
@@ -241,6 +264,8 @@ class Judge:
         stage = stage_of(step.number, "update", self.outcome.asked)
         if twin is None or stage is None:
             return
+        if error > bound and self._ties:
+            bound = kink_tolerance(bound, math.hypot(*self._ties.values()), self._moved)
         difference = Difference("update/weights", error, bound)
         chaotic = error > calm_tolerance(self.source.dtype, step.number)
         self.outcome.verdicts.add(stage, step.number, difference, ("", ""), self._cause_of_weights, chaotic)

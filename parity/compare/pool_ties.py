@@ -9,13 +9,18 @@ import numpy as np
 from parity.arrays import Array
 from parity.network.graph import consumers
 from parity.network.network import Network
-from parity.network.nodes import AvgPool, MaxPool
+from parity.network.nodes import GELU, AvgPool, Branches, Dropout, MaxPool, ReLU, Tanh
+
+ELEMENTWISE = ReLU | GELU | Tanh | Dropout
+"""Nodes that hand a gradient on element by element: what rounding chose behind them is chosen in front of them, too."""
 
 
 def find_pool_ties(
     network: Network, layer: str, first: Mapping[str, Array], second: Mapping[str, Array]
 ) -> Array | None:
     """The elements of `layer`'s output [N,C,H,W] that are the largest of a pool's window on one of two sides only, as booleans.
+
+    The pool is the next layer, or comes behind the end of branches or layers that work element by element.
 
     `first` and `second` are what the sides recorded of one training step. None where there is no such element, or the outputs were not
     recorded. Where the largest element is another one on either side, the two are no farther from each other than twice what the
@@ -28,10 +33,21 @@ def find_pool_ties(
         return None
     found = np.zeros(x.shape, bool)
     for name in consumers(network.layers)[layer]:
-        pool = network.layers[name].node
-        if isinstance(pool, MaxPool) and not isinstance(pool, AvgPool):
-            found |= ties_of_pool(pool, x, y)
+        node = network.layers[name].node
+        if isinstance(node, MaxPool) and not isinstance(node, AvgPool):
+            found |= ties_of_pool(node, x, y)
+        elif isinstance(node, ELEMENTWISE | Branches):
+            behind = find_pool_ties(network, name, first, second)
+            if behind is not None:
+                start = _place(network, name, layer)
+                found |= behind[:, start : start + x.shape[1]]
     return found if found.any() else None
+
+
+def _place(network: Network, name: str, layer: str) -> int:
+    """The channel of the input of the layer `name` at which the output of `layer` begins."""
+    sources = network.layers[name].sources
+    return sum(network.shapes[source][0] for source in sources[: sources.index(layer)])
 
 
 def ties_of_pool(pool: MaxPool, x: Array, y: Array) -> Array:

@@ -126,6 +126,10 @@ class Step(ABC):
         """The elements of a gradient in front of a maximum pool at which rounding chose another largest element, as booleans."""
         return None
 
+    def comes_through(self, layer: str, behind: str) -> bool:
+        """Whether gradients of `layer`'s output and parameters come through the output of the layer `behind`."""
+        return True
+
     def phase_noise(self, without: Collection[str]) -> Mapping[str, float]:
         """By phase, the largest relative error of a twin that recorded every tensor; empty where that is not known before.
 

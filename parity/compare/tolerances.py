@@ -127,9 +127,9 @@ def adam_amplification(settings: Optimizer, rate: float, reference: Array, candi
 
 
 def kink_tolerance(tolerance: float, share: float, moved: float) -> float:
-    """The tolerance of a weight after rounding has decided at a kink: a part `share` of the gradients goes another way.
+    """The tolerance of a tensor behind a kink or a pool where rounding has decided: a part `share` of the gradients goes another way.
 
-    It counts for as much of the weight as it has `moved` from its start, relative to itself.
+    It counts for as much of a weight as it has `moved` from its start, relative to itself; for all of a gradient.
     """
     return tolerance + TWIN * share * moved
 

@@ -121,7 +121,7 @@ class TrainingSource(Source):
                 (sizes[0], sizes[1]) if sizes else None,
                 share := _share(name, exact),
                 sums.get(name, 0.0) * (1.0 if name.endswith((".mean", ".variance")) else share),
-                self._behind.get(layer),
+                self.behind.get(layer),
             )
 
     def _one_step(self, given: Mapping[str, RunInputs]) -> Mapping[str, Record]:
@@ -132,7 +132,8 @@ class TrainingSource(Source):
         return step.records
 
     @cached_property
-    def _behind(self) -> Mapping[str, Collection[str]]:
+    def behind(self) -> Mapping[str, Collection[str]]:
+        """By layer, the layers that its gradients come from."""
         return behind(self.network)
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
@@ -321,6 +322,10 @@ class TrainingStep(SourceStep):
         if distance(self._first.get(f"forward/{layer}"), self._second.get(f"forward/{layer}")) > ROUNDING:
             return None
         return _fitting(lambda: find_pool_ties(self.source.network, layer, self._first, self._second), None)
+
+    def comes_through(self, layer: str, behind: str) -> bool:
+        """By the network's graph."""
+        return behind in self.source.behind.get(layer, ())
 
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Which side is wrong, and what it seems to have done."""
