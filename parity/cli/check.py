@@ -90,7 +90,7 @@ HUGE = 50_000_000
 @comparison_options(
     None,
     f"default: {STEPS}, {FEW_STEPS} of more than {HUGE // 10**6} million weights",
-    f"default: 1, beyond {SHORT} steps 3; none of more than {HUGE // 10**6} million weights",
+    f"default: 1, beyond {SHORT} steps and in float32 3; none of more than {HUGE // 10**6} million weights",
 )
 @option(
     "--batch-size",
@@ -226,7 +226,8 @@ def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
     name = "paddle (reference)" if options.against_paddle else "torch"
     rest = (options.threads, options.device)
-    twins = 0 if all(_alone(check) for check in checks) else usual_twins(checks[0].length)
+    twins = 0 if all(_alone(check) for check in checks) else usual_twins(checks[0].length, checks[0].dtype)
+    twins = min(twins, 1) if any(_huge(check) for check in checks) else twins  # each takes gigabytes
     twins = twins if options.twins is None else options.twins
     return [
         (name, Worker(reference, python, *rest)),

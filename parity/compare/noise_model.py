@@ -17,6 +17,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.one_ulp_twin import move_one_ulp, summed
+from parity.compare.program import parameter_of
 from parity.compare.record import input_of
 from parity.compare.relative_error import Difference, distance, norm
 from parity.compare.source import Rounded, Source
@@ -97,7 +98,7 @@ def error_of_mean(numbers: Array) -> Array:
 
 
 def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, float]:
-    """By record name, the relative error that the sums of batch norms make of rounding in a float32 step, there and behind them.
+    """By record name, the relative error that the sums of batch norms and of biases' gradients make of rounding in a float32 step.
 
     `record` is that of the step in float64. A batch norm sums the numbers of a channel, and their squares. Where the mean cancels, or is
     large beside the deviation, the sums' rounding is much of what is left. No twin shows it, since there is no weight in it.
@@ -122,9 +123,24 @@ def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, f
     # What is computed behind has the errors of what it is computed from.
     largest = max(forward.values(), default=0.0)
     behind = ("loss", "backward", "gradient", "update")
+    sums = _noise_of_biases(network, record)
     return {
-        n: largest for n in record if n.partition("/")[0] in behind and not n.endswith((".mean", ".variance"))
+        n: math.hypot(largest, sums.get(parameter_of(n.partition("/")[2]), 0.0))
+        for n in record
+        if n.partition("/")[0] in behind and not n.endswith((".mean", ".variance"))
     } | found
+
+
+def _noise_of_biases(network: Network, record: Mapping[str, Array]) -> dict[str, float]:
+    """By bias or beta, the relative error that rounding makes in its gradient, a sum over images and pixels; no twin shows it."""
+    found = {}
+    for name in network.parameters:
+        layer, _, kind = name.partition(".")
+        coming, gradient = record.get(f"backward/{layer}"), record.get(f"gradient/{name}")
+        if kind in ("bias", "beta") and coming is not None and gradient is not None and gradient.any():
+            channels = np.moveaxis(coming, 1, 0).reshape(coming.shape[1], -1).astype(np.float64)
+            found[name] = norm(error_of_mean(channels) * channels.shape[1]) / norm(gradient)
+    return found
 
 
 def pooled_noise(network: Network, layers: Mapping[str, Array]) -> dict[str, float]:
