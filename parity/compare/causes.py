@@ -58,9 +58,10 @@ def explain(
     explained as such.
     """
     words = {"right": names[0], "wrong": names[1], "it": it}
-    if wrong is None or right is None:
-        has, lacks = names if wrong is None else reversed(names)
-        return Cause(f"{lacks} has no {it}, {has} has", generic=True)
+    if wrong is None:
+        return Cause(f"{names[1]} has no {it}, {names[0]} has", generic=True)
+    if right is None:
+        return Cause(f"{names[1]} has a {it}, {names[0]} has none", generic=True)
     if right.shape != wrong.shape:
         return Cause(
             f"{it} has shape {list(wrong.shape)} in {names[1]}, {list(right.shape)} in {names[0]}", generic=True

@@ -157,8 +157,11 @@ def _wrong_gradients(evidence: Evidence, name: str) -> tuple[int, ...] | None:
     """The sides whose gradient is wrong, told by the slope of the layers behind along the difference of both."""
     a, b = (record.get(name) for record in evidence.records)
     phase, _, tensor = name.partition("/")
-    if a is None or b is None or a.shape != b.shape:
-        return tuple(place for place, array in enumerate((a, b)) if array is None) or None
+    if a is None or b is None:
+        trained = phase == "backward" or evidence.network.parameters[tensor].trainable
+        return tuple(place for place, array in enumerate((a, b)) if (array is None) == trained)
+    if a.shape != b.shape:
+        return None
     if tensor in evidence.network.zero_gradients:
         weights = [record.get(f"gradient/{tensor.partition('.')[0]}.weight") for record in evidence.records]
         sizes = [norm(array) / (1.0 if w is None else norm(w) or 1.0) for array, w in zip((a, b), weights, strict=True)]
