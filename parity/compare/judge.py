@@ -19,6 +19,7 @@ from parity.compare.source import Source, Step, Tensor
 from parity.compare.tolerances import (
     CALM,
     LARGEST,
+    ONE_STEP_NOISE,
     ZERO_GRADIENT,
     adam_amplification,
     calm_tolerance,
@@ -84,8 +85,8 @@ class Judge:
         self._noise_before: dict[str, float] = {}
         self._phase_noise: Mapping[str, float] = {}
         self._farther = 1.0
-        self._bounds: dict[str, float] = {}
-        """The tolerances of inference and update in the first step, by name."""
+        self._calm_bounds: dict[str, float] = {}
+        """The tolerances of inference and update in the first step, by name. Twins count for nothing: nobody watches them either."""
 
     def step(self, step: Step) -> None:
         """Judge one step: every tensor in float64; in float32, all weights together."""
@@ -126,7 +127,7 @@ class Judge:
         difference = self._without_ties(step, tensor, Difference(tensor.name, error, chaotic_tolerance(calm, noise)))
         difference = self._behind_ties(step, tensor, difference)
         if step.number == 1 and tensor.phase in UNWATCHED:
-            self._bounds[tensor.name] = difference.bound
+            self._calm_bounds[tensor.name] = calm
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
         self.outcome.verdicts.add(
             stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
@@ -138,7 +139,7 @@ class Judge:
     def _unwatched(self, step: Step, tensor: Tensor) -> None:
         """Judge what a side computes where nobody watches it: it may differ from the watched run as the sides from each other."""
         watched = next(watched for watched, phase in UNWATCHED.items() if phase == tensor.phase)
-        bound = self._bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
+        bound = self._calm_bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
         if stage is None or bound is None:
             return
@@ -201,6 +202,7 @@ class Judge:
         like = [twin for twin in tensor.twins if a is not None and twin.shape == a.shape]
         errors = [relative_l2(a, twin) for twin in like if a is not None]
         own = max((error for error in errors if math.isfinite(error)), default=0.0)
+        own = min(own, ONE_STEP_NOISE) if step.number == 1 else own
         so_far = self._noise.get(tensor.phase, 0.0)
         if parameter_of(tensor.name.partition("/")[2]) not in self._cancelled:
             self._noise[tensor.phase] = max(so_far, own)
@@ -255,6 +257,7 @@ class Judge:
         if not observed:
             return
         twin = distances.relative(max(distances.twins.values())) if distances.twins else None
+        twin = min(twin, ONE_STEP_NOISE) if twin and step.number == 1 and self.source.dtype == "float64" else twin
         error, moved = distances.relative(distances.error), distances.relative(distances.moved)
         kept = math.hypot(*(self._inherited.held(f"update/{parameter}") for parameter in self._cancelled))
         kept = self._carried + distances.relative(kept)

@@ -34,6 +34,12 @@ A gradient has been seen to differ by 1,000 times as much as the weights it is o
 INHERITED = 1e-11
 """Cap, in the first step, on the rounding error that a tensor inherits from earlier tensors of its phase where its own twin is nearer."""
 
+ONE_STEP_NOISE = 1e-9
+"""Cap, in the first step in float64, on what counts of a twin's distance: rounding does not make more of a tensor in one step.
+
+A twin that is farther has computed something else: by a framework that draws numbers of its own, for one.
+"""
+
 ZERO_GRADIENT = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """How large a gradient that is zero in exact arithmetic may be, relative to its layer's largest gradient, by dtype."""
 
