@@ -99,8 +99,8 @@ class GivenInputs(ShortRepr):
         return {side: changed if side == (self.planted or self.sides[1]) else both for side in self.sides}
 
 
-OnnxComparison = Callable[[GivenInputs, Mapping[str, Worker]], Iterator[Difference]]
-"""What compares for the stage `onnx`."""
+OnnxComparison = Callable[[GivenInputs, Mapping[str, Worker], Callable[[str], None]], Iterator[Difference]]
+"""What compares for the stage `onnx`; the function that it gets hears what was left out."""
 
 
 @dataclass(repr=False)
@@ -139,7 +139,7 @@ def run_check(
     asked, inputs_of = given.asked(check.dtype), given.by_side(check.dtype)
     exact = given.by_side("float64")[reference] if check.dtype == "float32" else None
     source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact, asked)
-    more = onnx(given, workers) if onnx and "onnx" in check.stages else ()
+    more = onnx(given, workers, outcome.explained.append) if onnx and "onnx" in check.stages else ()
 
     def with_layer(difference: Difference) -> tuple[Difference, str]:
         layer = layer_of(difference.name.partition("/")[2])

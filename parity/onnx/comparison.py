@@ -12,7 +12,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,11 @@ from parity.arrays import Array
 from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.worker import Worker
 from parity.compare.check import GivenInputs
+from parity.compare.engine import Silent
 from parity.compare.noise_model import inference_noise, pooled_noise
+from parity.compare.numpy_layers import layer_output
 from parity.compare.program import Program, reason_of
+from parity.compare.record import input_of
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
 from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolerance
@@ -69,17 +72,25 @@ def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Arr
     return {name: preprocess(pixels, preprocessing) for name, pixels in found.items()}
 
 
-def compare_through_onnx(given: GivenInputs, workers: Mapping[str, Worker]) -> Iterator[Difference]:
-    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones."""
+def compare_through_onnx(
+    given: GivenInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
+) -> Iterator[Difference]:
+    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones.
+
+    `explain` hears what was left out.
+    """
     check = given.check
     state = trained(workers[given.sides[0]], given.asked("float32")) if check.state is None else None
     yield from compare_exports(
-        workers, given.by_side("float32", state), make_images(check.dataset, check.recipe.preprocessing)
+        workers, given.by_side("float32", state), make_images(check.dataset, check.recipe.preprocessing), explain
     )
 
 
 def compare_exports(
-    workers: Mapping[str, Worker], inputs_of: Mapping[str, RunInputs], pictures: Mapping[str, Array]
+    workers: Mapping[str, Worker],
+    inputs_of: Mapping[str, RunInputs],
+    pictures: Mapping[str, Array],
+    explain: Callable[[str], None] = Silent,
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
@@ -101,14 +112,16 @@ def compare_exports(
             yield from _failed(network, failures, names)
             return
         eager: dict[str, Record] = tried
-        exports: dict[str, tuple[bytes, ModelProto] | NotTheNetwork] = each(_export)
-        models = {name: exported for name, exported in exports.items() if not isinstance(exported, NotTheNetwork)}
+        exports: dict[str, Export] = each(_export)
+        models = {name: e.model for name, e in exports.items() if e.model}
         # onnx.reference is slow, and the workers can go on meanwhile.
-        neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, (_, model) in models.items()})
+        neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, model in models.items()})
         exact: dict[str, Record] = each(lambda worker, run_inputs: _exact(worker, run_inputs, pictures))
-        runtime = pool.submit(_runtime, models, pictures)
+        runtime = pool.submit(_runtime, exports, pictures)
         noise = _noise(workers[reference], inputs_of[reference], eager[reference], pictures)
-    parties = {name: eager[name] for name in names} | runtime.result()
+    ran = runtime.result()
+    unread = {name: ran.pop(f"raw({name})") for name, e in exports.items() if e.failure and e.raw}
+    parties = {name: eager[name] for name in names} | ran
     for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
@@ -118,10 +131,44 @@ def compare_exports(
             for side in names:
                 error = distance(exact[side].get(f"layers/{layer}"), array)
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
-    for name, failed in exports.items():
-        if isinstance(failed, NotTheNetwork):
-            place = f"{failed.layer}." if failed.layer else ""
-            yield Difference(f"onnx/{place}export of {name}: {failed}", np.inf, 0.0)
+    for name, exported in exports.items():
+        if exported.failure:
+            agrees = exported.failure.unread and follows_network(inputs_of[reference], exact[reference], few)
+            raw = unread.get(name, {}) if agrees else {}
+            yield _failed_export(name, exported.failure, raw, exact[reference], noise, explain)
+
+
+def _failed_export(
+    name: str,
+    failure: NotTheNetwork,
+    raw: Record,
+    exact: Record,
+    noise: Mapping[str, float],
+    explain: Callable[[str], None],
+) -> Difference:
+    """An export that is not proven: a difference, unless ONNX Runtime computes from it what the network does (`raw`, else empty)."""
+    place = f"{failure.layer}." if failure.layer else ""
+    scores = [tensor for tensor in noise if tensor.startswith("scores/")]
+    used = [Difference(tensor, distance(exact[tensor], raw.get(tensor)), noise[tensor]) for tensor in scores]
+    worst = max(used, key=lambda difference: difference.used)
+    if worst.equal:
+        explain(f"the export of {name} computes the network, but is not proven: {failure}")
+        return Difference(f"onnx/{place}export of {name}, not proven", worst.error, worst.bound)
+    return Difference(f"onnx/{place}export of {name}: {failure}", np.inf, 0.0)
+
+
+def follows_network(run_inputs: RunInputs, exact: Record, images: Array) -> bool:
+    """Whether every layer of a side's float64 inference on `images` is what the network's definition says in numpy."""
+    network, state = run_inputs.network, run_inputs.state
+    record = {f"eval/{layer}": exact.get(f"layers/{layer}") for layer in network.inference.layers}
+    known = {name: array for name, array in record.items() if array is not None}
+    for name, layer in network.inference.layers.items():
+        own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == name}
+        x = input_of(network.inference, name, known, "eval", images.astype(np.float64))
+        output = known.get(f"eval/{name}")
+        if x is None or output is None or distance(layer_output(layer, [x], own, False), output) > ONE_STEP["float64"]:
+            return False
+    return True
 
 
 def _float32(
@@ -176,13 +223,16 @@ def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array])
     return _predictions(worker, pictures)
 
 
-def _runtime(models: Mapping[str, tuple[bytes, ModelProto]], pictures: Mapping[str, Array]) -> dict[str, Record]:
+def _runtime(exports: Mapping[str, Export], pictures: Mapping[str, Array]) -> dict[str, Record]:
     """What ONNX Runtime says, by party: of the file that is made of an export, layer by layer, and of the export itself."""
     found: dict[str, Record] = {}
-    for name, (raw, model) in models.items():
-        layers = {f"layers/{layer}": array for layer, array in sessions.run_layers(model, pictures["2"]).items()}
-        found[f"runtime({name})"] = layers | _scores(model, pictures)
-        found[f"raw({name})"] = _scores(raw, pictures)
+    for name, exported in exports.items():
+        if exported.model:
+            layers = sessions.run_layers(exported.model, pictures["2"])
+            found[f"runtime({name})"] = {f"layers/{layer}": array for layer, array in layers.items()}
+            found[f"runtime({name})"] |= _scores(exported.model, pictures)
+        if exported.raw:
+            found[f"raw({name})"] = _scores(exported.raw, pictures)
     return found
 
 
@@ -197,15 +247,24 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
     return found
 
 
-def _export(worker: Worker, run_inputs: RunInputs) -> tuple[bytes, ModelProto] | NotTheNetwork:
-    """What the exporter wrote, and the model that is made of it."""
+@dataclass(frozen=True)
+class Export:
+    """What a framework's exporter wrote (`raw`), and the `model` that is made of it; or the `failure`."""
+
+    raw: bytes = b""
+    model: ModelProto | None = None
+    failure: NotTheNetwork | None = None
+
+
+def _export(worker: Worker, run_inputs: RunInputs) -> Export:
     try:
         raw = worker.export()
-        return raw, graph_reader.load(export(raw, run_inputs.network, run_inputs.state))
-    except NotTheNetwork as error:
-        return error
     except WorkerFailed as error:
-        return NotTheNetwork(f"its exporter failed, {error_line(str(error))}")
+        return Export(failure=NotTheNetwork(f"its exporter failed, {error_line(str(error))}"))
+    try:
+        return Export(raw, graph_reader.load(export(raw, run_inputs.network, run_inputs.state)))
+    except NotTheNetwork as error:
+        return Export(raw, failure=error)
 
 
 def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:

@@ -23,12 +23,13 @@ from parity.onnx.runtime import brief
 class NotTheNetwork(Exception):
     """An exported graph does not compute what its network does in inference; the message names the layer or operator.
 
-    `layer` is the network's layer where it is known, otherwise "". `reason` is the message without it.
+    `layer` is the network's layer where it is known, otherwise "". `reason` is the message without it. `unread`: an operator could not
+    be read, and nothing that stands before it is wrong, so that the graph may be the network in another spelling.
     """
 
-    def __init__(self, reason: str, layer: str = "") -> None:
+    def __init__(self, reason: str, layer: str = "", unread: bool = False) -> None:
         super().__init__(f"layer {layer}: {reason}" if layer else reason)
-        self.reason, self.layer = reason, layer
+        self.reason, self.layer, self.unread = reason, layer, unread
 
 
 class UnknownOperator(NotTheNetwork):
@@ -453,7 +454,7 @@ def _placed(error: UnknownOperator, wanted: list[Operator]) -> NotTheNetwork:
         return NotTheNetwork(f"{error.reason}; it stands behind the last layer")
     there = wanted[len(before)]
     place = "" if error.kind == there.kind else f"; it stands where {there.kind} belongs"
-    return NotTheNetwork(f"{error.reason}{place}", there.layer)
+    return NotTheNetwork(f"{error.reason}{place}", there.layer, unread=True)
 
 
 def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:

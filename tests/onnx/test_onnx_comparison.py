@@ -202,6 +202,7 @@ def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> Non
         worker.versions()
         worker._process.kill()
         found = _export(worker, check.run_inputs("float32"))
+    found = found.failure
     assert isinstance(found, NotTheNetwork) and found.layer == ""
     assert str(found) == "its exporter failed, the torch worker died (exit code -9): it wrote nothing"
 
