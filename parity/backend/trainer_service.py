@@ -55,16 +55,22 @@ class TrainerService(Service):
         backend = make_backend(self.framework)
         return model_state.get_weights(backend, model_state.build(backend, network, seed))
 
-    def resume(self, updates: int) -> None:
-        """Saves the state reached after `updates` updates, builds everything anew, and loads it, as a run does that goes on."""
-        old, state = self._trainer, self._trainer.state()
+    def resume(self, updates: int) -> tuple[State, State]:
+        """Saves the state reached after `updates` updates, builds everything anew, and loads it, as a run does that goes on.
+
+        Returns the arrays that are others afterwards: as they were saved, and as they are.
+        """
+        old, saved = self._trainer, self._trainer.state()
         network, settings, dtype, patches = old.model.network, old.settings, old.dtype, self._patches
         del old, self._trainer
         self._patches = []
         self._trainer = make_trainer(self.framework, network, settings, 0, dtype, self.device)
         for place, *arguments in patches:
             self.patch(place, *arguments)
-        self._trainer.load(state, updates)
+        self._trainer.load(saved, updates)
+        loaded = self._trainer.state()
+        other = [name for name, array in saved.items() if not np.array_equal(array, loaded[name], equal_nan=True)]
+        return {name: saved[name] for name in other}, {name: loaded[name] for name in other}
 
     def use_threads(self, least: int) -> None:
         """Computes from now on with as many CPU threads as it was started with, but with `least` at least."""

@@ -58,19 +58,16 @@ def likely_cause(evidence: Evidence, name: str) -> Cause | None:
 def _place(name: str) -> str:
     """The tensor for people: its phase stands elsewhere in the sentence."""
     phase, _, tensor = name.partition("/")
-    return (
-        f"gradient of {tensor}"
-        if phase in ("backward", "gradient")
-        else f"fresh {tensor}"
-        if phase == "fresh"
-        else tensor
-    )
+    words = {"backward": f"gradient of {tensor}", "gradient": f"gradient of {tensor}", "fresh": f"fresh {tensor}"}
+    return "number of wrong images" if name == "loss/wrong" else words.get(phase, tensor)
 
 
 def _law(name: str) -> str:
     """What says how a tensor must be computed."""
     phase = name.partition("/")[0]
-    if phase in ("fresh", "start", "input") or name.endswith(".mask"):
+    if phase == "fresh":
+        return "the initialiser"
+    if phase in ("start", "input") or name.endswith(".mask"):
         return "the check"
     return "the recipe" if phase in ("update", "loss") else "the network"
 

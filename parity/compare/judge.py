@@ -114,7 +114,7 @@ class Judge:
     def _tensor(self, step: Step, tensor: Tensor) -> None:
         """Judge one tensor, and remember what its rounding means for those behind it."""
         if tensor.side:
-            self._unwatched(step, tensor)
+            self._on_one_side(step, tensor)
             return
         calm, noise = self._calm(step, tensor, step.magnification(tensor.name)), self._noise_of(step, tensor)
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
@@ -136,10 +136,11 @@ class Judge:
             trained = tensor.start is not None and tensor.reference is not None
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
 
-    def _unwatched(self, step: Step, tensor: Tensor) -> None:
-        """Judge what a side computes where nobody watches it: it may differ from the watched run as the sides from each other."""
-        watched = next(watched for watched, phase in UNWATCHED.items() if phase == tensor.phase)
-        bound = self._calm_bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
+    def _on_one_side(self, step: Step, tensor: Tensor) -> None:
+        """Judge what a side computes where nobody watches it, which may differ from the watched run as the sides from each other; or
+        what it has loaded."""
+        watched = next((watched for watched, phase in UNWATCHED.items() if phase == tensor.phase), "")
+        bound = 0.0 if tensor.copied else self._calm_bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
         if stage is None or bound is None:
             return

@@ -95,7 +95,9 @@ class Program(ShortRepr):
         if "input" in phases:
             record |= step_input.record()
         if step_input.resumes:
-            worker.resume(step_input.number - 1)
+            saved, loaded = worker.resume(step_input.number - 1)
+            record |= {f"saved/{name}": array for name, array in saved.items()}
+            record |= {f"loaded/{name}": array for name, array in loaded.items()}
         before = worker.state() if after else {}
         if step_input.factor != 1.0:
             worker.scale_velocity(step_input.factor)
@@ -217,7 +219,12 @@ def in_order(network: Network, names: list[str]) -> list[str]:
         # A layer's parameter gradients come with the gradient of its input, right after the gradient of its output.
         if phase in ("backward", "gradient"):
             return (PHASES.index("backward"), last - owner, phase == "gradient", within)
-        return (PHASES.index(phase), owner, tensor.startswith("optimizer.") - tensor.endswith(".mask"), within)
+        return (
+            PHASES.index("input" if phase == "loaded" else phase),
+            owner,
+            tensor.startswith("optimizer.") - tensor.endswith(".mask"),
+            within,
+        )
 
     return sorted(names, key=key)
 

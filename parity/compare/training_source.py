@@ -206,10 +206,13 @@ class TrainingStep(SourceStep):
         network, twins = self.source.network, [self.step.records[name] for name in self.source.twins]
         zero = known_zero_gradients(network, self._first, self._second)
         start = self.source.run_inputs.state
-        for name in in_order(network, list({**self._first, **self._second})):
+        for name in in_order(network, [n for n in {**self._first, **self._second} if not n.startswith("saved/")]):
             phase, _, tensor = name.partition("/")
             layer = layer_of(tensor)
             if self.failed and name in AFTER_A_STEP:
+                continue
+            if phase == "loaded":
+                yield from self._loaded(name, f"saved/{tensor}", layer)
                 continue
             if phase in WATCHED:
                 yield from self._unwatched(name, f"{WATCHED[phase]}/{tensor}", layer)
@@ -231,6 +234,12 @@ class TrainingStep(SourceStep):
         held: list[Any] = [self.step, self._first, self._second]
         del self.step, self._first, self._second
         let_go(held)
+
+    def _loaded(self, name: str, saved: str, layer: str) -> Iterator[Tensor]:
+        """An array that a side has not loaded as it was saved."""
+        for side, record in zip(self.source.sides, (self._first, self._second), strict=True):
+            if name in record:
+                yield Tensor(name, record[saved], record[name], layers=(layer, layer), copied=True, side=side)
 
     def _unwatched(self, name: str, watched: str, layer: str) -> Iterator[Tensor]:
         """What each side computes where nobody watches it, beside what it computes `watched`."""
@@ -334,11 +343,7 @@ class TrainingStep(SourceStep):
         if failure and (tensor.reference is None or tensor.candidate is None):
             return failure
         if tensor.side:
-            own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
-            does = (
-                "makes something else of this step where nobody watches it, with layers together and on several threads"
-            )
-            return Cause(f"{own} {does}; {other} does not", wrong=own)
+            return self._cause_on_one_side(tensor, names)
         evidence = Evidence(
             source.network,
             source.optimizer,
@@ -351,9 +356,20 @@ class TrainingStep(SourceStep):
             self._before,
         )
         found = likely_cause(evidence, tensor.name)
+        if found and self.given.resumes:
+            found = replace(found, sentence=f"{found.sentence} (before this step each side saves and loads its state)")
         if failure and found:
             return replace(found, sentence=f"{found.sentence}; {failure.sentence}")
         return failure or found
+
+    def _cause_on_one_side(self, tensor: Tensor, names: Sequence[str]) -> Cause:
+        """What a side does otherwise than it did itself."""
+        own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
+        it = tensor.name.partition("/")[2]
+        if tensor.phase == "loaded":
+            return Cause(f"{own} does not load {it} as it was saved, {other} does", wrong=own)
+        where = "where nobody watches it, as in training: there layers may run together, on several threads"
+        return Cause(f"{own} makes something else of this step {where}; {other} does not", wrong=own)
 
 
 def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:
