@@ -14,7 +14,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.registry import spoken_name
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import Difference, distance
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
@@ -38,6 +38,13 @@ def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
     ((side, reason),) = failed.items()
     (other,) = set(sides) - {side}
     return Cause(f"{spoken_name(side)} fails, {spoken_name(other)} does not: {reason}", wrong=spoken_name(side))
+
+
+@dataclass(frozen=True)
+class ExplainedDifference(Difference):
+    """A difference whose cause is known where it is found."""
+
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)

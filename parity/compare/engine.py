@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from parity.backend.registry import spoken_name
-from parity.compare.causes import Cause, failure_cause
+from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
 from parity.compare.noise_model import float32_differences
@@ -54,7 +54,8 @@ def run(
     for difference, layer in () if source.failed else more:
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:
-            outcome.verdicts.add(stage, 1, difference, (layer, layer))
+            known = difference.cause if isinstance(difference, ExplainedDifference) else None
+            outcome.verdicts.add(stage, 1, difference, (layer, layer), partial(_given, known))
     outcome.summaries()  # raises where nothing was compared
     outcome.seconds = time.monotonic() - started
 
@@ -99,6 +100,10 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
         if stage:
             cause = partial(_float32_cause, source, outcome, tensor.layers[0], outcome.sides[side])
             outcome.verdicts.add(stage, 1, difference, tensor.layers, cause)
+
+
+def _given(cause: Cause | None) -> Cause | None:
+    return cause
 
 
 def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:

@@ -20,7 +20,9 @@ from onnx import ModelProto
 
 from parity.arrays import Array
 from parity.backend.child_process import Record, WorkerFailed
+from parity.backend.registry import spoken_name
 from parity.backend.worker import Worker
+from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.check import GivenInputs
 from parity.compare.engine import Silent
 from parity.compare.noise_model import inference_noise, pooled_noise
@@ -154,7 +156,8 @@ def _failed_export(
     if worst.equal:
         explain(f"the export of {name} computes the network, but is not proven: {failure}")
         return Difference(f"onnx/{place}export of {name}, not proven", worst.error, worst.bound)
-    return Difference(f"onnx/{place}export of {name}: {failure}", np.inf, 0.0)
+    cause = Cause(f"the export of {spoken_name(name)} is wrong: {failure}", wrong=spoken_name(name))
+    return ExplainedDifference(f"onnx/{place}export of {name}: {failure}", np.inf, 0.0, cause)
 
 
 def follows_network(run_inputs: RunInputs, exact: Record, images: Array) -> bool:
@@ -181,7 +184,13 @@ def _float32(
     # An operator that inference leaves out is in no export, and a raw export's values have names of their own.
     present = {party: array for party, array in found.items() if array is not None or kind == "scores"}
     for party, array in present.items():
-        yield Difference(f"onnx/{layer}.{party}, {what}", distance(exact[tensor], array), noise[tensor])
+        name = f"onnx/{layer}.{party}, {what}"
+        shape, wanted = None if array is None else list(array.shape), list(exact[tensor].shape)
+        if shape == wanted:
+            yield Difference(name, distance(exact[tensor], array), noise[tensor])
+        else:
+            does = "computes nothing" if shape is None else f"computes an array of shape {shape}"
+            yield ExplainedDifference(name, np.inf, 0.0, Cause(f"{party} {does}, where {wanted} belongs"))
     for (one, a), (other, b) in itertools.combinations(present.items(), 2):
         yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), pair_tolerance(noise[tensor]))
 
@@ -215,7 +224,8 @@ def _failed(
         computed = error.record if isinstance(error, WorkerFailed) else {}
         layer = next((layer for layer in network.inference.layers if f"eval/{layer}" not in computed), "")
         place = f"{layer}." if computed and layer else ""
-        yield Difference(f"onnx/{place}{name} fails: {reason_of(error)}", np.inf, 0.0)
+        cause = failure_cause({name: reason_of(error)}, names)
+        yield ExplainedDifference(f"onnx/{place}inference of {name}", np.inf, 0.0, cause)
 
 
 def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:
