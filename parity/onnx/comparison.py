@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolera
 from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
-from parity.network.network import Network
 from parity.network.nodes import GlobalAvgPool
 from parity.onnx import graph_reader, sessions
 from parity.onnx.exporter_error import error_line
@@ -100,20 +100,27 @@ def compare_exports(
     are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. Starts both
     workers afresh.
     """
+    try:
+        yield from _compare_exports(workers, inputs_of, pictures, explain)
+    except SidesFailed as error:
+        yield from _failed(inputs_of, error.failures)
+
+
+def _compare_exports(
+    workers: Mapping[str, Worker],
+    inputs_of: Mapping[str, RunInputs],
+    pictures: Mapping[str, Array],
+    explain: Callable[[str], None],
+) -> Iterator[Difference]:
     names = list(workers)[:2]
     reference, network = names[0], inputs_of[names[0]].network
     last, few = network.output, pictures["2"]
     with ThreadPoolExecutor(len(names) + 1) as pool:
 
         def each(act: Callable[[Worker, RunInputs], Any]) -> dict[str, Any]:
-            return dict(zip(names, pool.map(lambda name: act(workers[name], inputs_of[name]), names), strict=True))
+            return _attempt(pool.map, {name: partial(act, workers[name], inputs_of[name]) for name in names})
 
-        tried = each(lambda worker, run_inputs: _attempt(worker, run_inputs, pictures))
-        failures = {name: found for name, found in tried.items() if isinstance(found, WorkerFailed | InputError)}
-        if failures:
-            yield from _failed(network, failures, names)
-            return
-        eager: dict[str, Record] = tried
+        eager: dict[str, Record] = each(lambda worker, run_inputs: _eager(worker, run_inputs, pictures))
         exports: dict[str, Export] = each(_export)
         models = {name: e.model for name, e in exports.items() if e.model}
         # onnx.reference is slow, and the workers can go on meanwhile.
@@ -202,22 +209,38 @@ def _predictions(worker: Worker, pictures: Mapping[str, Array]) -> Record:
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
 
 
-def _attempt(
-    worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]
-) -> Record | WorkerFailed | InputError:
-    """What the framework itself computes, or why it fails."""
-    try:
-        return _eager(worker, run_inputs, pictures)
-    except (WorkerFailed, InputError) as error:
-        if not reason_of(error):
-            raise
-        return error
+class SidesFailed(Exception):
+    """What some sides cannot compute: `failures` by side."""
+
+    def __init__(self, failures: dict[str, WorkerFailed | InputError]) -> None:
+        super().__init__("; ".join(map(str, failures.values())))
+        self.failures = failures
+
+
+def _attempt(run: Callable[..., Iterable[Any]], acts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """What every one of the `acts` returns, called by `run`; `SidesFailed` where some fail."""
+
+    def attempt(act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except (WorkerFailed, InputError) as error:
+            if not reason_of(error):
+                raise
+            return error
+
+    found = dict(zip(acts, run(attempt, acts.values()), strict=True))
+    failures = {name: answer for name, answer in found.items() if isinstance(answer, WorkerFailed | InputError)}
+    if failures:
+        raise SidesFailed(failures)
+    return found
 
 
 def _failed(
-    network: Network, failures: Mapping[str, WorkerFailed | InputError], names: Sequence[str]
+    inputs_of: Mapping[str, RunInputs], failures: Mapping[str, WorkerFailed | InputError]
 ) -> Iterator[Difference]:
     """A side that fails where the other does not, at the first layer that it did not compute. Where both fail, the error is raised."""
+    names = list(inputs_of)
+    network = inputs_of[names[0]].network
     if len(failures) == len(names):
         raise next(iter(failures.values()))
     for name, error in failures.items():
