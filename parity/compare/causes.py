@@ -18,6 +18,9 @@ from parity.compare.relative_error import distance
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
+MATCH_OF_ONE = 1e-9
+"""The same for a single number, which one of many predictions may meet by chance."""
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -67,7 +70,7 @@ def explain(
         which = "neither side" if not any(finite) else names[finite.index(False)]
         rest = "" if not any(finite) else f", in {names[finite.index(True)]} it is"
         return Cause(f"{it} is {'finite in' if not any(finite) else 'not finite in'} {which}{rest}", generic=True)
-    needed = min(MATCH, distance(wrong, right) / 100)
+    needed = min(MATCH if wrong.size > 1 else MATCH_OF_ONE, distance(wrong, right) / 100)
     for hypothesis in hypotheses:
         if distance(wrong, hypothesis.prediction) <= needed:
             return Cause(hypothesis.sentence.format(**words), generic=hypothesis.generic)

@@ -36,28 +36,49 @@ class Program(ShortRepr):
         for patch in given.patches:
             self.worker.patch(*patch)
 
-    def begin(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
+    def begin(self, step_input: StepInput, phases: tuple[str, ...]) -> tuple[Record, WorkerFailed | None]:
         """Start, and return what comes before the first step: the weights that are built from the seed (`fresh`), inference and the
-        first step as training runs them (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`)."""
-        worker, given, record = self.worker, self.run_inputs, Record()
+        first step as training runs them (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`).
+
+        Also returns why what nobody watches failed, if it did: watched, the first step shows where. `WorkerFailed` holds what was
+        recorded before another failure.
+        """
+        record: Record = {}
+        try:
+            return record, self._begin(step_input, phases, record)
+        except WorkerFailed as failed:
+            failed.record = record
+            raise
+
+    def _begin(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
+        worker, given, failure = self.worker, self.run_inputs, None
         if "fresh" in phases:
             fresh = worker.fresh_weights(given.network, given.seed)
             record |= {f"fresh/{name}": array for name, array in fresh.items()}
         self.start()
         if set(UNWATCHED.values()) & set(phases):
             worker.use_threads(SEVERAL)
-            if UNWATCHED["eval"] in phases:
-                scores = worker.predict(step_input.images)["logits"]
-                record[f"{UNWATCHED['eval']}/{given.network.output}"] = scores
-            if UNWATCHED["update"] in phases:
-                moved = self.step(step_input, ("update",))
-                record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
+            try:
+                self._run_unwatched(step_input, phases, record)
+            except WorkerFailed as failed:
+                if not failed.reason:  # the process died
+                    raise
+                failure = failed
             worker.use_threads(1)
             self.start()
         if "start" in phases:
             state = worker.state()
             record |= {f"start/{n}": array for n, array in state.items() if not n.startswith("optimizer.")}
-        return record
+        return failure
+
+    def _run_unwatched(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> None:
+        """Inference and the first step, of which no layer is recorded."""
+        if UNWATCHED["eval"] in phases:
+            scores = self.worker.predict(step_input.images)["logits"]
+            record[f"{UNWATCHED['eval']}/{self.run_inputs.network.output}"] = scores
+        if UNWATCHED["update"] in phases:
+            moved = self.step(step_input, ("update",))
+            record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
 
     def step(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
         """Take one step: inference if it is recorded, the momentum buffers rescaled, the update. Returns PHASE/TENSOR -> array.
@@ -128,10 +149,19 @@ class LockStep:
         self.number += 1
         started: dict[str, Record] = {}
         inputs = {name: next(steps) for name, steps in self._inputs.items()}
+        unwatched: dict[str, WorkerFailed | InputError] = {}
+
+        def begin(name: str) -> Record:
+            record, failure = self.programs[name].begin(inputs[name], phases[name])
+            if failure:
+                unwatched[name] = failure
+            return record
+
         if self.number == 1:
-            started = self._everywhere(lambda name: self.programs[name].begin(inputs[name], phases[name]))
+            started = self._everywhere(begin)
         records = self._everywhere(lambda name: self.programs[name].step(inputs[name], phases[name]))
         records = {name: started.get(name, {}) | record for name, record in records.items()}
+        self._failed = unwatched | self._failed
         return Step(self.number, inputs, records, {name: reason_of(error) for name, error in self._failed.items()})
 
     def _everywhere(self, act: Callable[[str], Record]) -> dict[str, Record]:

@@ -40,6 +40,9 @@ REMEMBERED = 2**24
 WATCHED = {unwatched: watched for watched, unwatched in UNWATCHED.items()}
 """Phase of a run that nobody watches -> that of the watched one."""
 
+RETURNED = ("loss/cost", "loss/wrong")
+"""What a step returns at its end: it is missing of a step that fails, wherever that was."""
+
 ALONE = ("input", "eval", "forward", "backward")
 """The phases whose tensors a layer by itself is given."""
 
@@ -204,6 +207,8 @@ class TrainingStep(SourceStep):
         for name in in_order(network, list({**self._first, **self._second})):
             phase, _, tensor = name.partition("/")
             layer = layer_of(tensor)
+            if self.failed and name in RETURNED and not (name in self._first and name in self._second):
+                continue
             if phase in WATCHED:
                 yield from self._unwatched(name, f"{WATCHED[phase]}/{tensor}", layer)
                 continue
@@ -318,7 +323,13 @@ class TrainingStep(SourceStep):
         """Which side is wrong, and what it seems to have done."""
         source, names = self.source, [spoken_name(side) for side in self.source.sides]
         for side, reason in self.failed.items():
-            return failure_cause(spoken_name(side), reason)
+            name = spoken_name(side)
+            if tensor.side:
+                return Cause(
+                    f"{name} fails on several threads where nobody watches it: {reason}; watched it does not",
+                    wrong=name,
+                )
+            return failure_cause(name, reason)
         if tensor.side:
             own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
             does = (
