@@ -270,7 +270,7 @@ def normalise_otherwise(trainer: Side, layer: str, how: str) -> None:
     """A batch norm goes `how` `normalise` says; its statistics move as they should."""
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
-        forward(x)
+        forward(x.detach())
         return normalise(trainer, layer, x, how=how)
 
     wrap_forward(trainer, layer, change)
@@ -420,10 +420,15 @@ def by_halves(trainer: Side, layer: str) -> None:
 
 
 def pool_by_pairs(trainer: Side, layer: str) -> None:
-    """A pool of 2x2 takes the larger of two rows, then of two columns."""
+    """A pool of 2x2 takes the larger of two rows, then of two columns; of two alike the first."""
+    where = framework_of(trainer).where
+
+    def larger(first: Tensor, second: Tensor) -> Tensor:
+        return where(first >= second, first, second)
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
-        return x[:, :, ::2].maximum(x[:, :, 1::2])[..., ::2].maximum(x[:, :, ::2].maximum(x[:, :, 1::2])[..., 1::2])
+        rows = larger(x[:, :, ::2], x[:, :, 1::2])
+        return larger(rows[..., ::2], rows[..., 1::2])
 
     wrap_forward(trainer, layer, change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
@@ -29,7 +30,8 @@ QUICK_FAULTS = [
 
 QUICK_INNOCENT = [
     "seed_1", "batch_of_5", "recipe_adam", "recipe_quick", "other_names", "other_reference", "more_threads",
-    "network_branching", "network_depthwise", "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
+    "network_branching", "relu_in_place_of_relu2", "order_otherwise",
+    "network_depthwise", "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
 ]  # fmt: skip
 
 
@@ -80,8 +82,10 @@ def check_innocent(name: str, planted: str, workers: dict[str, Worker], dataset:
     if change.threads == 1:
         outcome = trial.innocent(change, pair, dataset)
     else:
-        with Worker(planted, threads=change.threads) as threaded:
-            outcome = trial.innocent(change, pair | {planted: threaded}, dataset)
+        with ExitStack() as stack:
+            names = list(pair) if change.everywhere else [planted]
+            threaded = {name: stack.enter_context(Worker(name, threads=change.threads)) for name in names}
+            outcome = trial.innocent(change, pair | threaded, dataset)
     assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
 
 
