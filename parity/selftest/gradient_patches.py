@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from parity.backend import model_state
-from parity.selftest.worker_patches import Side, Tensor, functional_of, normalise, wrap_forward
+from parity.selftest.worker_patches import Side, Tensor, constant, functional_of, normalise, wrap_forward
 
 
 def _graded(value: Tensor, like: Tensor) -> Tensor:
@@ -20,8 +20,13 @@ def pass_gradient(trainer: Side, layer: str) -> None:
 
 def leak_gradient(trainer: Side, layer: str) -> None:
     """A ReLU has the gradient of a leaky one."""
-    leaky_relu = functional_of(trainer).leaky_relu
-    wrap_forward(trainer, layer, lambda forward, x: _graded(forward(x), leaky_relu(x)))
+    slope = constant(trainer, 0.01)
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        out = forward(x)
+        return _graded(out, out + (x - out) * slope)
+
+    wrap_forward(trainer, layer, change)
 
 
 def scale_gradient(trainer: Side, layer: str, factor: str) -> None:
