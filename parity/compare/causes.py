@@ -18,6 +18,9 @@ from parity.compare.relative_error import distance
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
+LONGEST_REASON = 400
+"""Characters of an error: Paddle writes the whole stack into some."""
+
 MATCH_OF_ONE = 1e-9
 """The same for a single number, which one of many predictions may meet by chance."""
 
@@ -36,8 +39,9 @@ class Cause:
 
 
 def failure_cause(name: str, reason: str) -> Cause:
-    """The cause where the side called `name` in sentences could not go on, for a `reason` in one line."""
-    return Cause(f"{name} fails, the other side does not: {reason}", wrong=name)
+    """The cause where the side called `name` in sentences could not go on, for a `reason` in one line, of which the beginning is said."""
+    short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+    return Cause(f"{name} fails, the other side does not: {short}", wrong=name)
 
 
 @dataclass(frozen=True)
