@@ -19,6 +19,12 @@ from parity.compare.relative_error import Difference, distance
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
+LONGEST_REASON = 400
+"""Characters of an error: Paddle writes the whole stack into some."""
+
+MATCH_OF_ONE = 1e-9
+"""The same for a single number, which one of many predictions may meet by chance."""
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -37,7 +43,8 @@ def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
     """The cause where one of the `sides` could not go on; `failed` says why, in one line."""
     ((side, reason),) = failed.items()
     (other,) = set(sides) - {side}
-    return Cause(f"{spoken_name(side)} fails, {spoken_name(other)} does not: {reason}", wrong=spoken_name(side))
+    short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+    return Cause(f"{spoken_name(side)} fails, {spoken_name(other)} does not: {short}", wrong=spoken_name(side))
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def explain(
         which = "neither side" if not any(finite) else names[finite.index(False)]
         rest = "" if not any(finite) else f", in {names[finite.index(True)]} it is"
         return Cause(f"{it} is {'finite in' if not any(finite) else 'not finite in'} {which}{rest}", generic=True)
-    needed = min(MATCH, distance(wrong, right) / 100)
+    needed = min(MATCH if wrong.size > 1 else MATCH_OF_ONE, distance(wrong, right) / 100)
     for hypothesis in hypotheses:
         if distance(wrong, hypothesis.prediction) <= needed:
             return Cause(hypothesis.sentence.format(**words), generic=hypothesis.generic)

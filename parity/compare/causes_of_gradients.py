@@ -30,6 +30,8 @@ def gradient_hypotheses(evidence: Evidence, own: Record, other: Record, name: st
         if gradient.shape == x.shape:
             does = f"{{wrong}}'s {layer} passes the gradient of its output on as it is, {{right}}'s derives it"
             yield Hypothesis(does, gradient)
+        if isinstance(where.node, nodes.ReLU) and own[name].shape == x.shape:
+            yield from _of_a_relu(layer, own[name].astype(np.float64), x, gradient)
         if isinstance(where.node, nodes.BatchNorm):
             yield from _of_a_norm(evidence, own, where.node, x, gradient)
         mask = evidence.step_input.masks.get(layer)
@@ -50,6 +52,10 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
         does = "{wrong}'s {it} holds weight decay already, {right} adds it in the update"
         yield Hypothesis(does, right + decay * weight)
     length = float(np.sqrt(sum(np.vdot(a, a) for n, a in other.items() if n.startswith("gradient/"))))
+    largest, cut = float(np.abs(right).max(initial=0.0)), float(np.abs(own[name]).max(initial=0.0))
+    if 0 < cut < largest:
+        does = f"the numbers of {{wrong}}'s {{it}} stop at {cut:.6g}, those of {{right}}'s do not"
+        yield Hypothesis(does, np.clip(right, -cut, cut))
     for limit in (1.0, 5.0, 0.1, 10.0):
         if length > limit:
             does = f"{{wrong}} clips the gradients to a norm of {limit:g} together, {{right}} does not"
@@ -58,6 +64,15 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
     if tensor.endswith(".bias") and gradient is not None:
         mean = gradient.astype(np.float64).mean((0, *range(2, gradient.ndim)))
         yield Hypothesis("{wrong}'s {it} is the mean over images and pixels, {right}'s the sum", mean)
+
+
+def _of_a_relu(layer: str, found: Array, x: Array, gradient: Array) -> Iterator[Hypothesis]:
+    """A ReLU whose gradient is that of a leaky one."""
+    below = (x < 0) & (gradient != 0)
+    if below.any():
+        slope = float(np.median(found[below] / gradient[below]))
+        does = f"{{wrong}}'s {layer} has the gradient of a leaky ReLU with a slope of {slope:.3g}, {{right}}'s of a plain one"
+        yield Hypothesis(does, np.where(x < 0, slope, 1.0) * gradient)
 
 
 def _of_a_norm(

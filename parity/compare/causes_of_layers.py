@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from parity.compare.numpy_layers import (
     average_pool,
     batch_statistics,
     convolve,
+    costs_of_images,
     cross_entropy,
     layer_output,
     max_pool,
@@ -27,6 +29,7 @@ from parity.compare.record import input_of
 from parity.compare.relative_error import distance
 from parity.network import nodes
 from parity.network.graph import Layer
+from parity.network.initialisers import float32
 from parity.network.windows import over_channels
 from parity.short_repr import ShortRepr
 
@@ -89,6 +92,11 @@ def _hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> It
         yield from _of_a_layer(evidence, own, phase, tensor)
     if name == "loss/loss":
         yield from _losses(evidence, own)
+    if name == "loss/wrong":
+        right = len(evidence.step_input.labels) - other[name].astype(np.float64)
+        yield Hypothesis("{wrong} counts right images, {right} wrong ones", right)
+    if name == "input/images":
+        yield from _images(own[name], other[name])
     if phase == "update":
         yield from update_hypotheses(evidence, own, tensor)
     if phase in ("backward", "gradient"):
@@ -111,6 +119,9 @@ def _factors(evidence: Evidence, phase: str) -> Iterator[tuple[str, float]]:
         yield "not divided by 255", 255.0
         yield "divided by 255 twice", 1 / 255
         yield "divided by 256 instead of 255", 255 / 256
+    classes = math.prod(evidence.network.shapes[evidence.network.output])
+    if phase == "loss" and classes > 1:
+        yield f"divided by the number of classes, {classes}, too", 1 / classes
     if phase in ("loss", "backward", "gradient"):
         yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
         yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
@@ -156,16 +167,58 @@ def _of_a_layer(evidence: Evidence, own: Record, phase: str, layer: str) -> Iter
         evidence.step_input.masks.get(layer),
         [own[f"{phase}/{source}"] for source in where.sources if source],
     )
+    if evidence.step_input.resumes and phase == "eval":
+        yield from _not_restored(run)
     yield _it("does nothing: its output is its input", "does its part", run.x)
     for kind, hypotheses in OF_KIND.items():
         if isinstance(where.node, kind):
             yield from hypotheses(where.node, run)
+    yield from _of_another(evidence, own, run)
+
+
+def _not_restored(run: Run) -> Iterator[Hypothesis]:
+    """Arrays of the layer that a resumed run has left as fresh ones: those that are constant then."""
+    specs = run.where.node.parameters(run.where.input)
+    fresh = {
+        spec.name.rpartition(".")[2]: np.full(spec.shape, spec.init.scale)
+        for spec in specs
+        if spec.init.distribution == "constant"
+    }
+    for count in range(1, len(fresh) + 1):
+        for names in itertools.combinations(fresh, count):
+            lost = " and ".join(f"{run.where.node.name}.{name}" for name in names)
+            made = layer_output(run.where, [run.x], {**run.arrays, **{n: fresh[n] for n in names}}, run.training)
+            yield Hypothesis(f"{{wrong}} does not restore {lost} as it resumes, {{right}} does", made)
+
+
+def _of_another(evidence: Evidence, own: Record, run: Run) -> Iterator[Hypothesis]:
+    """The layer with the parameters of another one of its kind."""
+    node = run.where.node
+    shapes = {name: array.shape for name, array in run.arrays.items()}
+    for name, where in evidence.network.layers.items():
+        arrays = evidence.parameters(own, name) if type(where.node) is type(node) and name != node.name else {}
+        if arrays and {n: a.shape for n, a in arrays.items()} == shapes:
+            made = layer_output(run.where, [run.x], arrays, run.training, run.mask)
+            yield _it(f"computes with the parameters of {name}", "with its own", made)
+
+
+def _images(own: Array, other: Array) -> Iterator[Hypothesis]:
+    """Images that are moved by a pixel; what comes in at the edge may be anything."""
+    for axis, words in ((2, ("down", "up")), (3, ("right", "left"))):
+        for step, way in zip((1, -1), words, strict=True):
+            edge: list[slice] = [slice(None)] * 4
+            edge[axis] = slice(0, 1) if step > 0 else slice(-1, None)
+            moved = np.roll(other, step, axis).astype(np.float64)
+            moved[tuple(edge)] = own[tuple(edge)]
+            yield Hypothesis(f"{{wrong}}'s {{it}} are {{right}}'s, moved by 1 pixel {way}", moved)
 
 
 def _flatten(node: nodes.Flatten, run: Run) -> Iterator[Hypothesis]:
     if run.x.ndim == 4:
         last = run.x.transpose(0, 2, 3, 1).reshape(run.b.shape)
         yield _it("flattens channels last: as height, width, channels", "as channels, height, width", last)
+        columns = run.x.swapaxes(2, 3).reshape(run.b.shape)
+        yield _it("flattens column by column: as channels, width, height", "as channels, height, width", columns)
 
 
 def _tanh(node: nodes.Tanh, run: Run) -> Iterator[Hypothesis]:
@@ -296,13 +349,26 @@ def _losses(evidence: Evidence, own: Record) -> Iterator[Hypothesis]:
         return np.array([np.dot((1.0, *weights), costs) / evidence.step_input.divisor])
 
     weights = tuple(network.heads.values())
+    costs = [costs_of_images(one.astype(np.float64), labels) for one in scores if one is not None]
+    if not smoothing:
+        for most in (64.0, 100.0):
+            capped = np.dot((1.0, *weights), [np.minimum(one, most).sum() for one in costs])
+            does = f"counts at most {most:g} nats an image"
+            yield _it(does, "counts all", np.array([capped / evidence.step_input.divisor]))
+        for eps in (1e-12, 1e-10, 1e-8, 1e-7, 1e-6, 1e-5):
+            added = np.dot((1.0, *weights), [-np.log(np.exp(-one) + eps).sum() for one in costs])
+            does = f"adds {eps:g} to the probability of a label before its logarithm"
+            yield _it(does, "does not", np.array([added / evidence.step_input.divisor]))
     for lowest in (-64.0, -100.0):
         does = f"takes no score to be more than {-lowest:g} below the largest"
         yield _it(does, "takes all as they are", loss(smoothing, weights, lowest))
     if smoothing:
         yield _it("does not smooth the labels", f"smooths them by {smoothing:g}", loss(0.0, weights))
+        classes = math.prod(network.shapes[network.output])
+        others = loss(float32(smoothing * classes / (classes - 1)), weights) if classes > 1 else loss(0.0, weights)
+        yield _it("spreads the smoothing among the other classes only", "among all classes", others)
     else:
-        yield _it("smooths the labels by 0.1", "does not smooth them", loss(0.1, weights))
+        yield _it("smooths the labels by 0.1", "does not smooth them", loss(float32(0.1), weights))
     if weights:
         named = " and ".join(f"{weight:g}" for weight in sorted(set(weights)))
         yield _it("leaves auxiliary heads out", f"weighs them {named}", loss(smoothing, [0.0] * len(weights)))
@@ -318,10 +384,21 @@ def _conv(node: nodes.Conv, run: Run) -> Iterator[Hypothesis]:
         made = convolve(node, x, weight, other)
         yield _it("has the odd element of padding before", "behind", made + per_channel(bias, made))
     if any(before or behind for before, behind in pads):
-        for mode, words in (("reflect", "mirrors the edge to pad"), ("edge", "repeats the edge to pad")):
+        for mode, words in (
+            ("reflect", "mirrors the edge to pad"),
+            ("edge", "repeats the edge to pad"),
+            ("wrap", "pads by the opposite edge"),
+        ):
             around = np.pad(x, ((0, 0), (0, 0), *pads), mode=mode)  # type: ignore[call-overload]
             made = convolve(node, around, weight, [(0, 0), (0, 0)])
             yield _it(words, "pads by zeros", made + per_channel(bias, made))
+    if node.kernel > 1:
+        wide = np.zeros((*weight.shape[:2], 2 * node.kernel - 1, 2 * node.kernel - 1))
+        wide[..., ::2, ::2] = weight
+        room = node.kernel - 1  # which the wider kernel needs on both sides together, to yield the same shape
+        more = [(before + room // 2, behind + room - room // 2) for before, behind in pads]
+        made = convolve(replace(node, kernel=2 * node.kernel - 1), x, wide, more)
+        yield _it("has a dilation 2", "has none", made + per_channel(bias, made))
 
 
 def _affine(node: nodes.Conv | nodes.Linear, run: Run) -> Iterator[Hypothesis]:

@@ -17,7 +17,7 @@ from parity.compare.evidence import Evidence, Record
 from parity.compare.expected import right_rule, slot_before, updated
 from parity.compare.numpy_layers import batch_statistics
 from parity.compare.record import input_of
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm
 from parity.compare.update_rule import Made, Rule
 from parity.network.initialisers import float32
 from parity.network.nodes import BatchNorm
@@ -30,6 +30,9 @@ BETTER = 100.0
 
 ROUND = 1e-9
 """A setting that is computed from the tensors is told apart from the right one by this, relative to it."""
+
+LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Norms that gradients are often clipped to."""
 
 MOST_STEPS = 6
 """Newton-Schulz steps of Muon that are tried."""
@@ -48,7 +51,7 @@ def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[
         return
     slot, name = (tensor.split(".", 2)[1], tensor.split(".", 2)[2]) if tensor.startswith("optimizer.") else ("", tensor)
     right = right_rule(evidence, name)
-    explaining = _explaining(evidence, own, name, _variants(evidence, name, right))
+    explaining = _explaining(evidence, own, name, _variants(evidence, own, name, right))
     # Numbers that fit are named where no usual mistake does.
     explaining = explaining or _explaining(evidence, own, name, _of_settings(evidence, own, name, right))
     instead = f"{{right}} follows the recipe: {right.sentence()}"
@@ -101,7 +104,7 @@ def _error(evidence: Evidence, own: Record, name: str, made: Made) -> float:
     return max(distance(own[key], array) for key, array in predicted.items())
 
 
-def _variants(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
+def _variants(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
     """Everything that is often done instead to the parameter `name`, whose `right` rule is given."""
     decays = right.weight_decay != 0
     if decays:
@@ -115,6 +118,8 @@ def _variants(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
         other = "plain" if right.nesterov else "Nesterov"
         yield f"uses {other} momentum", replace(right, nesterov=not right.nesterov)
         yield "dampens: the gradient enters the velocity times 1 - momentum", replace(right, how="dampened")
+        if not right.muon and not right.nesterov:
+            yield "keeps the velocity times the learning rate (as Paddle v2)", replace(right, how="rate in velocity")
     else:
         yield "leaves out Adam's bias correction", replace(right, how="uncorrected")
         yield "adds Adam's eps under the root", replace(right, how="inside")
@@ -125,6 +130,45 @@ def _variants(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
             yield f"uses beta2 {beta:g}", replace(right, optimizer=replace(right.optimizer, beta2=beta))
     yield from _of_the_group(evidence, name, right)
     yield from _of_the_rate(evidence, name, right)
+    yield from _of_the_gradient(evidence, own, name, right)
+    if evidence.step_input.resumes:
+        yield from _of_the_resumption(evidence, name, right)
+
+
+def _of_the_gradient(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
+    """What is often done to gradients between the backward pass and the update."""
+    count = len(evidence.step_input.labels)
+    for words, factor in (("divides", 1 / count), ("multiplies", float(count))):
+        yield f"{words} the gradient by the batch of {count} in the update", replace(right, scale=factor)
+    together = math.sqrt(sum(float(np.vdot(a, a)) for n, a in own.items() if n.startswith("gradient/")))
+    alone = norm(own[f"gradient/{name}"]) if f"gradient/{name}" in own else 0.0
+    for limit in LIMITS:
+        if together > limit:
+            sentence = f"clips the gradients to a norm of {limit:g} together in the update"
+            yield sentence, replace(right, scale=limit / together)
+        if alone > limit:
+            yield f"clips each gradient to a norm of {limit:g} in the update", replace(right, scale=limit / alone)
+
+
+def _of_the_resumption(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
+    """What is often not restored of the optimizer."""
+    slots = evidence.optimizer.slots
+    for slot in slots:
+        yield f"loses the {slot} as it resumes, and starts from zero", replace(right, lost=(slot,))
+    if len(slots) > 1:
+        yield f"loses {' and '.join(slots)} as it resumes, and starts from zero", replace(right, lost=slots)
+    if evidence.optimizer.kind == "adam":
+        number = evidence.step_input.number
+        for counted in (1, number - 1, number + 1):
+            if counted != number:
+                words = f"counts {counted} update{'s' * (counted > 1)} of Adam after it has resumed, where there are {number}"
+                yield words, replace(right, counted=counted)
+    shape = None if (array := evidence.before.get(f"update/{name}")) is None else array.shape
+    for other in evidence.network.parameters:
+        like = evidence.before.get(f"update/{other}")
+        if other != name and like is not None and like.shape == shape:
+            for slot in slots[:1]:
+                yield f"takes the {slot} of {other} as it resumes", replace(right, slots_of=other)
 
 
 def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
@@ -136,6 +180,9 @@ def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Varian
     if group.weight_decay != 1 and settings.weight_decay:
         sentence = f"leaves out the group's factor {group.weight_decay:g} of the weight decay"
         yield sentence, replace(right, weight_decay=settings.weight_decay)
+        if group.rate != 1:
+            sentence = f"leaves out the group's factors {group.rate:g} and {group.weight_decay:g} of learning rate and weight decay"
+            yield sentence, replace(right, rate=rate, weight_decay=settings.weight_decay)
     for other in settings.groups:
         if (
             other != group
@@ -167,6 +214,8 @@ def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant
     last, rate, following = evidence.rates
     if right.factor != 1:
         yield "does not rescale the momentum buffer as the learning rate changes", replace(right, factor=1.0)
+        sentence = "divides the momentum buffer by what it should multiply it by as the learning rate changes"
+        yield sentence, replace(right, factor=1 / right.factor)
     if last and last != rate:
         one, other = differing(last, rate)
         sentence = f"still uses the learning rate of the step before ({one} instead of {other})"
@@ -195,14 +244,26 @@ def _of_settings(evidence: Evidence, own: Record, name: str, right: Rule) -> Ite
         yield f"uses the learning rate {_instead(rate, right.rate)}", replace(right, rate=rate)
     if velocity is None or "velocity" not in made[1]:
         return
+    yield from _of_another_rate(evidence, name, right, velocity.astype(np.float64), moved)
     rest = velocity.astype(np.float64) - made[1]["velocity"]
     decay = right.weight_decay + _ratio(before, rest)
     if _is_another(decay, right.weight_decay or 1.0) and decay >= 0:
         yield f"uses weight decay {_instead(decay, right.weight_decay)}", replace(right, weight_decay=decay)
     old = slot_before(evidence, "velocity", before, name) * right.factor
     momentum = right.momentum + (_ratio(old, rest) if old.any() else 0.0)
-    if _is_another(momentum, right.momentum):
+    if _is_another(momentum, right.momentum) and momentum > ROUND:
         yield f"uses momentum {_instead(momentum, right.momentum)}", replace(right, momentum=momentum)
+
+
+def _of_another_rate(evidence: Evidence, name: str, right: Rule, velocity: Array, moved: Array) -> Iterator[Variant]:
+    """The learning rate that goes with the velocity, which was rescaled for it."""
+    last = evidence.rates[0] * evidence.optimizer.group(name).rate
+    if right.nesterov or not (last and evidence.optimizer.velocity_holds_rate):
+        return
+    rate = _ratio(velocity, moved)
+    if _is_another(rate, right.rate) and rate > 0:
+        words = f"uses the learning rate {_instead(rate, right.rate)}"
+        yield words, replace(right, rate=rate, factor=last / rate)
 
 
 def _instead(found: float, right: float) -> str:
@@ -229,6 +290,7 @@ def _statistics(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypoth
         return
     x, decay, recorded = x.astype(np.float64), node.decay, own[f"update/{tensor}"].astype(np.float64)
     yield Hypothesis("{wrong} does not move {it}, {right} does", old)
+    inference = input_of(evidence.network, layer, own, "eval", evidence.step_input.images)
     for variance in ("biased", "unbiased"):
         mean, spread = batch_statistics(x, variance)
         batch = mean if kind == "mean" else spread
@@ -242,10 +304,18 @@ def _statistics(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypoth
             yield Hypothesis(does, decay * old + (1 - decay) * batch)
             does = "{wrong} adds the batch's deviation to {it}, {right} its variance"
             yield Hypothesis(does, decay * old + (1 - decay) * np.sqrt(batch))
+        does = "{wrong} adds the batch's own statistic without decay to {it}, {right} decays"
+        yield Hypothesis(does, batch)
+        if kind == "variance" and variance == "biased" and len(x) > 1:
+            does = "{wrong} counts images in the n/(n-1) of {it}, {right} does not"
+            yield Hypothesis(does, decay * old + (1 - decay) * batch * (len(x) / (len(x) - 1)))
         twice = decay * (decay * old + (1 - decay) * batch) + (1 - decay) * batch
         yield Hypothesis("{wrong} moves {it} twice a step, {right} once", twice)
+        if inference is not None:
+            first = batch_statistics(inference.astype(np.float64), variance)[kind == "variance"]
+            also = decay * (decay * old + (1 - decay) * first) + (1 - decay) * batch
+            yield Hypothesis("{wrong} moves {it} in inference, too, {right} in training only", also)
         found = _ratio(old - batch, recorded - batch)
-        if math.isfinite(found):
+        if math.isfinite(found) and ROUND < found < 1:
             one, right = differing(found, decay)
             yield Hypothesis(f"{{wrong}} decays {{it}} by {one}, {{right}} by {right}", batch + found * (old - batch))
-        yield Hypothesis("{wrong} adds the batch's own statistic without decay to {it}, {right} decays", batch)

@@ -143,7 +143,7 @@ def updated(evidence: Evidence, own: Record, name: str, rule: Rule) -> Made | No
     if before is None or gradient is None:
         return None
     gradient = np.zeros_like(before) if name in evidence.network.zero_gradients else gradient.astype(np.float64)
-    old = {slot: slot_before(evidence, slot, before, name) for slot in evidence.optimizer.slots}
+    old = {slot: slot_before(evidence, slot, before, rule.slots_of or name) for slot in evidence.optimizer.slots}
     return update(rule, before, gradient, old, evidence.step_input.number)
 
 

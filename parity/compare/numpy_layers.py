@@ -161,6 +161,13 @@ def cross_entropy(scores: Array, labels: Array, smoothing: float) -> float:
     return float((top + np.log(np.exp(scores - top[:, None]).sum(1)) - wanted).sum())
 
 
+def costs_of_images(scores: Array, labels: Array) -> Array:
+    """Compute the cross-entropy of class `scores` [N,K] and `labels` [N] for every image: [N]."""
+    top = scores.max(1)
+    costs: Array = top + np.log(np.exp(scores - top[:, None]).sum(1)) - scores[np.arange(len(labels)), labels]
+    return costs
+
+
 def slope(function: Callable[[Array], float], x: Array, direction: Array) -> float:
     """Compute the derivative of `function` at `x` along `direction`, of one shape, by central differences in float64.
 

@@ -42,28 +42,38 @@ class Program(ShortRepr):
 
         `WorkerFailed` holds what was recorded; a side that only fails where nobody watches has started.
         """
-        worker, given, record = self.worker, self.run_inputs, Record()
-        if "fresh" in phases:
-            fresh = worker.fresh_weights(given.network, given.seed)
-            record |= {f"fresh/{name}": array for name, array in fresh.items()}
-        failure = self._run_unwatched(step_input, phases, record)
-        self.start()
-        if "start" in phases:
-            state = worker.state()
-            record |= {f"start/{n}": array for n, array in state.items() if not n.startswith("optimizer.")}
-        if failure:
+        record: Record = {}
+        failures = [act(step_input, phases, record) for act in (self._build_fresh, self._run_unwatched)]
+        try:
+            self.start()
+            if "start" in phases:
+                state = self.worker.state()
+                record |= {f"start/{n}": array for n, array in state.items() if not n.startswith("optimizer.")}
+        except WorkerFailed as failed:
+            failures.append(_with_reason(failed))
+        for failure in filter(None, failures):
             failure.record = record
             raise failure
         return record
+
+    def _build_fresh(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
+        """Record the weights that are built from the seed. Returns why that failed."""
+        try:
+            if "fresh" in phases:
+                fresh = self.worker.fresh_weights(self.run_inputs.network, self.run_inputs.seed)
+                record |= {f"fresh/{name}": array for name, array in fresh.items()}
+        except WorkerFailed as failed:
+            return _with_reason(failed)
+        return None
 
     def _run_unwatched(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
         """Record inference and the first step as training runs them: layers together, on several threads. Returns why that failed."""
         if not set(UNWATCHED.values()) & set(phases):
             return None
         failure = None
-        self.start()
         self.worker.use_threads(SEVERAL)
         try:
+            self.start()
             if UNWATCHED["eval"] in phases:
                 scores = self.worker.predict(step_input.images)["logits"]
                 record[f"{UNWATCHED['eval']}/{self.run_inputs.network.output}"] = scores
@@ -71,9 +81,7 @@ class Program(ShortRepr):
                 moved = self.step(step_input, ("update",))
                 record |= {f"{UNWATCHED['update']}/{n.partition('/')[2]}": array for n, array in moved.items()}
         except WorkerFailed as failed:
-            if not failed.reason:
-                raise
-            failure = failed
+            failure = _with_reason(failed)
         self.worker.use_threads(1)
         return failure
 
@@ -119,6 +127,13 @@ class Program(ShortRepr):
             worker.load(after(before, worker.state(), step_input), step_input.number)
         if changed and "update" in phases:
             record |= {f"update/{name}": array for name, array in worker.state().items()}
+
+
+def _with_reason(failed: WorkerFailed) -> WorkerFailed:
+    """`failed`, unless the process died: that is raised."""
+    if not failed.reason:
+        raise failed
+    return failed
 
 
 def _named(record: Record) -> Record:

@@ -41,8 +41,8 @@ REMEMBERED = 2**24
 WATCHED = {unwatched: watched for watched, unwatched in UNWATCHED.items()}
 """Phase of a run that nobody watches -> that of the watched one."""
 
-AFTER_A_STEP = ("loss/cost", "loss/wrong")
-"""What a side reports behind a step: one that fails in the update lacks them, though the loss is there."""
+RETURNED = ("loss/cost", "loss/wrong")
+"""What a step returns at its end: it is missing of a step that fails, wherever that was."""
 
 ALONE = ("input", "eval", "forward", "backward")
 """The phases whose tensors a layer by itself is given."""
@@ -209,7 +209,7 @@ class TrainingStep(SourceStep):
         for name in in_order(network, [n for n in {**self._first, **self._second} if not n.startswith("saved/")]):
             phase, _, tensor = name.partition("/")
             layer = layer_of(tensor)
-            if self.failed and name in AFTER_A_STEP:
+            if self.failed and name in RETURNED and not (name in self._first and name in self._second):
                 continue
             if phase == "loaded":
                 yield from self._loaded(name, f"saved/{tensor}", layer)
@@ -340,6 +340,8 @@ class TrainingStep(SourceStep):
         """Which side is wrong, and what it seems to have done."""
         source, names = self.source, [spoken_name(side) for side in self.source.sides]
         failure = failure_cause(self.failed, source.sides) if self.failed else None
+        if failure and tensor.side:
+            return replace(failure, sentence=f"{failure.sentence}; where it is watched, it goes on")
         if failure and (tensor.reference is None or tensor.candidate is None):
             return failure
         if tensor.side:
@@ -362,12 +364,27 @@ class TrainingStep(SourceStep):
             return replace(found, sentence=f"{found.sentence}; {failure.sentence}")
         return failure or found
 
+    def _how_it_loads(self, tensor: Tensor, it: str) -> str:
+        """What a side has made of an array that it has saved and loaded."""
+        saved, loaded = tensor.reference, tensor.candidate
+        record = self._first if tensor.side == self.source.sides[0] else self._second
+        assert saved is not None and loaded is not None
+        if not loaded.any():
+            return f"loses {it}, which is zero once loaded"
+        others = {n.partition("/")[2]: a for n, a in record.items() if n.startswith("saved/")}
+        alike = [name for name, array in others.items() if name != it and np.array_equal(array, loaded)]
+        if alike:
+            return f"loads {alike[0]} into {it}"
+        if np.array_equal(saved.astype(np.float32), loaded):
+            return f"rounds {it} to float32 as it is saved or loaded"
+        return f"does not restore {it}"
+
     def _cause_on_one_side(self, tensor: Tensor, names: Sequence[str]) -> Cause:
         """What a side does otherwise than it did itself."""
         own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
         it = tensor.name.partition("/")[2]
         if tensor.phase == "loaded":
-            return Cause(f"{own} does not load {it} as it was saved, {other} does", wrong=own)
+            return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} loads it as it was saved", wrong=own)
         where = "where nobody watches it, as in training: there layers may run together, on several threads"
         return Cause(f"{own} makes something else of this step {where}; {other} does not", wrong=own)
 

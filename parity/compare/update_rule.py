@@ -22,7 +22,9 @@ class Rule:
     """How one parameter is updated: what the optimizer and the parameter's group say of it together.
 
     `rate` holds the group's factor, `factor` multiplies the velocity before the update, `muon` is the number of Newton-Schulz steps (0:
-    by the optimizer's kind), `how` names a way that no setting expresses.
+    by the optimizer's kind), `how` names a way that no setting expresses. The rest is what goes wrong: the gradient is multiplied by
+    `scale`, the slots `lost` start from zero, Adam has `counted` so many updates (0: as many as there were), and the slots are taken from
+    the parameter `slots_of` ("": the parameter's own).
     """
 
     optimizer: Optimizer
@@ -33,6 +35,10 @@ class Rule:
     weight_decay: float
     muon: int
     how: str = ""
+    scale: float = 1.0
+    lost: tuple[str, ...] = ()
+    counted: int = 0
+    slots_of: str = ""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -63,6 +69,8 @@ def rule_of(settings: Optimizer, name: str, rate: float, factor: float) -> Rule:
 def update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) -> Made:
     """One update of the weights `w` with the gradient `g`; returns them and the slots that `rule` keeps."""
     rate, settings = rule.rate, rule.optimizer
+    g, step = rule.scale * g, rule.counted or step
+    old = {slot: np.zeros_like(array) if slot in rule.lost else array for slot, array in old.items()}
     if rule.how == "decoupled":
         w = w - rate * rule.weight_decay * w
     else:
@@ -70,6 +78,9 @@ def update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) 
     if settings.kind == "momentum":
         entering = g * (1 - rule.momentum) if rule.how == "dampened" else g
         v = rule.momentum * old["velocity"] * rule.factor + entering if "velocity" in old else entering
+        if rule.how == "rate in velocity":
+            v = rule.momentum * old["velocity"] + rate * g
+            return w - v, dict.fromkeys(rule.slots, v)
         direction = g + rule.momentum * v if rule.nesterov else v
         if rule.muon:
             direction = muon.orthogonal(direction, rule.muon, np.multiply)

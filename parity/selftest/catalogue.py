@@ -5,7 +5,11 @@ from __future__ import annotations
 from parity.selftest.fault import Fault
 from parity.selftest.of_branches import BRANCHES, HEADS, RESPONSE, UNEVEN
 from parity.selftest.of_data import AUGMENTATION, DATA, PREPROCESSING
+from parity.selftest.of_gradients import BACKWARD
 from parity.selftest.of_layers import BATCH_NORM, DROPOUT, LAYERS, POOLING
+from parity.selftest.of_ports import TO_PYTORCH
+from parity.selftest.of_resumption import RESUMPTION
+from parity.selftest.of_threads import THREADS
 from parity.selftest.of_training import LOSS, OPTIMIZER, SCHEDULE
 from parity.selftest.of_weights import CONVERSION, INIT, WEIGHTS
 
@@ -27,6 +31,10 @@ GROUPS = (
     DATA,
     AUGMENTATION,
     PREPROCESSING,
+    BACKWARD,
+    RESUMPTION,
+    THREADS,
+    TO_PYTORCH,
 )
 
 FAULTS: dict[str, Fault] = {fault.name: fault for group in GROUPS for fault in group}

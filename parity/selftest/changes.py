@@ -11,18 +11,21 @@ import numpy as np
 from parity.arrays import Array
 from parity.compare.check import Check, Plant
 from parity.compare.step_inputs import After, Pixels, RunInputs, StepInput, dithered
-from parity.compare.update_rule import rule_of
+from parity.compare.update_rule import Made, Rule, rule_of
 from parity.data.batches import Batches
 from parity.data.random_streams import masks
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.network.nodes import Node, edited, walk
+from parity.network.nodes import BatchNorm, Node, edited, walk
 from parity.recipe.recipe import Augmentation, Recipe
-from parity.selftest import worker_patches
+from parity.selftest import gradient_patches, training_patches, worker_patches
 from parity.weights.canonical_state import State, initialise
 
 Change = Callable[[Check], Plant]
 """A plant may need to know the check: its data, its seed."""
+
+PATCHES = (worker_patches, gradient_patches, training_patches)
+"""The modules of functions that change a side in its worker: layers, gradients, and the step around them."""
 
 
 def perturbed(text: str, network: Network) -> Plant:
@@ -149,12 +152,13 @@ def both(*changes: Change) -> Change:
 
 
 def patch(name: str, *words: str) -> Change:
-    """The trainer itself is changed in its worker by the function `name` of `parity.selftest.worker_patches`."""
+    """The trainer itself is changed in its worker by the function `name` of one of `PATCHES`."""
     return on_run_inputs(_patched(name, *words))
 
 
 def _patched(name: str, *words: str) -> Plant:
-    call = (f"{worker_patches.__name__}:{name}", *words)
+    (module,) = [module for module in PATCHES if getattr(vars(module).get(name), "__module__", "") == module.__name__]
+    call = (f"{module.__name__}:{name}", *words)
     return lambda run_inputs: replace(run_inputs, patches=(*run_inputs.patches, call))
 
 
@@ -258,6 +262,71 @@ def velocity(change: Callable[[Array, Array, Array, float], Array | None], decou
                 if wrong is not None:
                     kept = 1 - rule.rate * rule.weight_decay * decoupled
                     state |= {slot: wrong, name: kept * before[name] - rule.rate * wrong}
+            return state
+
+        return replace(run_inputs, after=follow)
+
+    return on_run_inputs(plant)
+
+
+def statistics(change: Callable[[str, Array, Array, float], Array]) -> Change:
+    """Running statistics move otherwise: to `change(mean or variance, statistic before, the batch's, decay)`."""
+
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        decays = {n.name: n.decay for n in walk(run_inputs.network.nodes) if isinstance(n, BatchNorm)}
+
+        def follow(before: State, behind: State, step_input: StepInput) -> State:
+            state = dict(behind)
+            for name in [name for name in behind if name.endswith((".mean", ".variance")) and name in before]:
+                layer, _, kind = name.partition(".")
+                if layer in decays:
+                    old, decay = before[name], decays[layer]
+                    state[name] = change(kind, old, (behind[name] - decay * old) / (1 - decay), decay)
+            return state
+
+        return replace(run_inputs, after=follow)
+
+    return on_run_inputs(plant)
+
+
+def since(first: int, change: Change) -> Change:
+    """The batches, masks, rates and states behind updates that `change` changes are right before step `first`."""
+
+    def made(check: Check) -> Plant:
+        def plant(right: RunInputs) -> RunInputs:
+            wrong = change(check)(right)
+
+            def masks_of(update: int, count: int) -> Mapping[str, Array]:
+                return (wrong if update >= first else right).masks(update, count)
+
+            def after(before: State, behind: State, step_input: StepInput) -> State:
+                assert wrong.after
+                return wrong.after(before, behind, step_input) if step_input.number >= first else behind
+
+            return replace(wrong, masks=masks_of, after=after if wrong.after else None)
+
+        return plant
+
+    return made
+
+
+def updates(change: Callable[[Rule, Array, Array, Mapping[str, Array], int], Made]) -> Change:
+    """Every parameter is updated by `change(right rule, weight, gradient without decay, slots before, step)`."""
+
+    def plant(run_inputs: RunInputs) -> RunInputs:
+        settings = run_inputs.optimizer
+
+        def follow(before: State, behind: State, step_input: StepInput) -> State:
+            state = dict(behind)
+            for name in [name for name in before if f"optimizer.{settings.slots[0]}.{name}" in before]:
+                rule = rule_of(settings, name, step_input.rate, step_input.factor)
+                old = {slot: before[f"optimizer.{slot}.{name}"] for slot in settings.slots}
+                first, made = old[settings.slots[0]], behind[f"optimizer.{settings.slots[0]}.{name}"]
+                share = 1 - settings.beta1 if settings.kind == "adam" else 1.0
+                kept = settings.beta1 if settings.kind == "adam" else rule.momentum
+                gradient = (made - kept * first) / share - rule.weight_decay * before[name]
+                weight, slots = change(rule, before[name], gradient, old, step_input.number)
+                state |= {name: weight} | {f"optimizer.{slot}.{name}": array for slot, array in slots.items()}
             return state
 
         return replace(run_inputs, after=follow)

@@ -9,7 +9,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.network import nodes as n
-from parity.network.initialisers import FAN_IN_UNIFORM, Init
+from parity.network.initialisers import FAN_IN_NORMAL, FAN_IN_UNIFORM, Init
 from parity.selftest import changes as c
 from parity.selftest.fault import at_start
 from parity.weights.canonical_state import State
@@ -45,6 +45,8 @@ CONVERSION = (
         c.exchanged("bn2.gamma", "bn2.beta"), "bn2", "belongs to bn2.beta"),
     at_start("mean_variance_exchanged", "conversion", "running mean and variance are exchanged",
         c.exchanged("bn2.mean", "bn2.variance"), "bn2", "belongs to bn2.variance"),
+    at_start("means_exchanged", "conversion", "the running means of two layers are exchanged",
+        c.exchanged("bn1.mean", "bn2.mean"), "bn1", "belongs to bn2.mean"),
     at_start("variance_as_deviation", "conversion", "running deviations are stored as variances",
         c.states(_deviation), "bn1", "square root"),
 )  # fmt: skip
@@ -57,6 +59,13 @@ WEIGHTS = (
         c.array("fc2.weight", lambda w: np.random.default_rng(1).normal(size=w.shape)), "fc2"),
     at_start("layers_exchanged", "weights", "two layers of one shape are exchanged",
         c.exchanged("fc1.weight", "fc2.weight"), "fc1", "belongs to fc2.weight"),
+    at_start("biases_tied", "weights", "two layers start with one bias",
+        c.states(lambda s: s | {"conv2.bias": s["conv1.bias"]}), "conv2", "belongs to conv1.bias"),
+    at_start("bias_shared", "weights", "two layers share one bias", c.patch("share_bias", "fc2", "fc1"), "fc2",
+        "belongs to fc1.bias"),
+    at_start("norms_tied", "weights", "two batch norms start with the arrays of one",
+        c.states(lambda s: s | {f"bn2.{x}": s[f"bn1.{x}"] for x in ("gamma", "beta", "mean", "variance")}), "bn2",
+        "belongs to bn1.gamma"),
     at_start("through_float16", "weights", "weights went through a float16 file",
         c.states(lambda s: {k: a.astype(np.float16).astype(a.dtype) for k, a in s.items()}), "conv1", "float16"),
     at_start("affine_not_copied", "weights", "the affine part of a batch norm stays at one and zero",
@@ -74,6 +83,15 @@ INIT = (
         "conv1"),
     at_start("deviation_without_fan", "init", "linear weights start with deviation 0.01",
         c.drawn(lambda x: replace(x, init=Init("normal", 0.01)) if isinstance(x, n.Linear) else x, ("fc1",)), "fc1"),
+    replace(
+        at_start("another_seed", "init", "fresh weights are drawn from another seed", c.field(seed=1), "conv1"),
+        phase="fresh",
+    ),
+    replace(
+        at_start("fresh_deviation", "init", "fresh kernels have a deviation of 1/sqrt(fan)",
+            c.nodes(lambda x: replace(x, init=FAN_IN_NORMAL) if isinstance(x, n.Conv) else x), "conv1"),
+        phase="fresh",
+    ),
     at_start("bias_drawn", "init", "biases are drawn, as PyTorch does by default",
         c.drawn(lambda x: replace(x, bias_init=FAN_IN_UNIFORM) if isinstance(x, n.Linear) else x, ("fc3",)), "fc3"),
     at_start("variance_starts_at_one", "init", "running variances start at one instead of zero",

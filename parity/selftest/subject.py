@@ -114,9 +114,18 @@ def state(seed: int = 0, made: Network = CHAIN) -> State:
     return random_state(made, seed)
 
 
+ADAM_WITH_DECAY = replace(
+    RECIPES["adam"], name="adam_with_decay", optimizer=replace(RECIPES["adam"].optimizer, weight_decay=0.01)
+)
+"""Weight decay is L2, as of `torch.optim.Adam`."""
+
+OWN = {recipe.name: recipe for recipe in (ADAM_WITH_DECAY,)}
+"""What faults are planted in beside the recipes of everybody."""
+
+
 def recipe(name: str = "article") -> Recipe:
     """The recipe with a small batch and normalisation."""
-    return replace(RECIPES[name], batch_size=BATCH, preprocessing=CIFAR10_STATISTICS)
+    return replace((RECIPES | OWN)[name], batch_size=BATCH, preprocessing=CIFAR10_STATISTICS)
 
 
 def subject(

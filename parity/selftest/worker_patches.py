@@ -15,7 +15,7 @@ Side = Any
 Tensor = Any
 
 
-def _wrap(trainer: Side, layer: str, change: Callable[..., Tensor]) -> None:
+def wrap_forward(trainer: Side, layer: str, change: Callable[..., Tensor]) -> None:
     """Puts `change(original forward, x, ...)` in the place of a layer's forward, as a method: Paddle's exporter takes no other."""
     module = getattr(trainer.model, layer)
     original = module.forward
@@ -28,12 +28,12 @@ def _wrap(trainer: Side, layer: str, change: Callable[..., Tensor]) -> None:
 
 def scale_output(trainer: Side, layer: str, error: str) -> None:
     """The layer's output comes out too large by the relative error."""
-    _wrap(trainer, layer, lambda forward, *x: forward(*x) * (1 + float(error)))
+    wrap_forward(trainer, layer, lambda forward, *x: forward(*x) * (1 + float(error)))
 
 
 def identity(trainer: Side, layer: str) -> None:
     """The layer does nothing."""
-    _wrap(trainer, layer, lambda forward, x, *mask: x)
+    wrap_forward(trainer, layer, lambda forward, x, *mask: x)
 
 
 def leaky_relu(trainer: Side, layer: str) -> None:
@@ -43,32 +43,32 @@ def leaky_relu(trainer: Side, layer: str) -> None:
         out = forward(x)
         return out + (x - out) * 0.01
 
-    _wrap(trainer, layer, change)
+    wrap_forward(trainer, layer, change)
 
 
 def capped_relu(trainer: Side, layer: str) -> None:
     """The ReLU stops at 1 (ReLU6 stops at 6, which few activations reach)."""
-    _wrap(trainer, layer, lambda forward, x: forward(x).clip(max=1))
+    wrap_forward(trainer, layer, lambda forward, x: forward(x).clip(max=1))
 
 
 def clip(trainer: Side, layer: str) -> None:
     """The layer clips to 0 and 1."""
-    _wrap(trainer, layer, lambda forward, x: x.clip(min=0, max=1))
+    wrap_forward(trainer, layer, lambda forward, x: x.clip(min=0, max=1))
 
 
 def swish(trainer: Side, layer: str) -> None:
     """The layer is x * sigmoid(x)."""
-    sigmoid = _functional(trainer).sigmoid
-    _wrap(trainer, layer, lambda forward, x: x * sigmoid(x))
+    sigmoid = functional_of(trainer).sigmoid
+    wrap_forward(trainer, layer, lambda forward, x: x * sigmoid(x))
 
 
 def hard_swish(trainer: Side, layer: str) -> None:
     """The layer is the framework's hardswish."""
-    hardswish = _functional(trainer).hardswish
-    _wrap(trainer, layer, lambda forward, x: hardswish(x))
+    hardswish = functional_of(trainer).hardswish
+    wrap_forward(trainer, layer, lambda forward, x: hardswish(x))
 
 
-def _functional(trainer: Side) -> Any:
+def functional_of(trainer: Side) -> Any:
     """`torch.nn.functional` or `paddle.nn.functional`."""
     framework = next(base.__module__.partition(".")[0] for base in type(trainer.model).__mro__[1:])
     return importlib.import_module(f"{framework}.nn.functional")
@@ -84,12 +84,12 @@ def refuse_export(trainer: Side, layer: str) -> None:
             raise RuntimeError("no export of this layer:\nit needs numbers") from None
         return forward(x)
 
-    _wrap(trainer, layer, change)
+    wrap_forward(trainer, layer, change)
 
 
 def flatten_channels_last(trainer: Side, layer: str) -> None:
     """Flattens (height, width, channels)."""
-    _wrap(trainer, layer, lambda forward, x: x.moveaxis(1, -1).flatten(1))
+    wrap_forward(trainer, layer, lambda forward, x: x.moveaxis(1, -1).flatten(1))
 
 
 def count_padding(trainer: Side, layer: str) -> None:
@@ -98,7 +98,7 @@ def count_padding(trainer: Side, layer: str) -> None:
     ones = np.pad(np.ones((height, width)), node.pads((1, height, width)))
     view = np.lib.stride_tricks.sliding_window_view(ones, (node.size, node.size))[:: node.stride, :: node.stride]
     share = trainer._tensor((view.sum((2, 3)) / node.size**2).astype(trainer.dtype))
-    _wrap(trainer, layer, lambda forward, x: forward(x) * share)
+    wrap_forward(trainer, layer, lambda forward, x: forward(x) * share)
 
 
 def softmax(trainer: Side, layer: str) -> None:
@@ -108,27 +108,27 @@ def softmax(trainer: Side, layer: str) -> None:
         powers = forward(x).exp()
         return powers / powers.sum(-1, keepdim=True)
 
-    _wrap(trainer, layer, change)
+    wrap_forward(trainer, layer, change)
 
 
 def over_rows(trainer: Side, layer: str) -> None:
     """What the layer does over the channels is done over the rows."""
-    _wrap(trainer, layer, lambda forward, x: forward(x.moveaxis(1, 2)).moveaxis(1, 2))
+    wrap_forward(trainer, layer, lambda forward, x: forward(x.moveaxis(1, 2)).moveaxis(1, 2))
 
 
 def over_batch(trainer: Side, layer: str) -> None:
     """What the layer does over the classes is done over the images."""
-    _wrap(trainer, layer, lambda forward, x: forward(x.moveaxis(0, 1)).moveaxis(0, 1))
+    wrap_forward(trainer, layer, lambda forward, x: forward(x.moveaxis(0, 1)).moveaxis(0, 1))
 
 
 def scaled_tanh(trainer: Side, layer: str) -> None:
     """1.7159 tanh(2x/3) of LeCun et al. 1998."""
-    _wrap(trainer, layer, lambda forward, x: forward(x * (2 / 3)) * 1.7159)
+    wrap_forward(trainer, layer, lambda forward, x: forward(x * (2 / 3)) * 1.7159)
 
 
 def sigmoid(trainer: Side, layer: str) -> None:
     """The layer is a sigmoid."""
-    _wrap(trainer, layer, lambda forward, x: 1 / (1 + (-x).exp()))
+    wrap_forward(trainer, layer, lambda forward, x: 1 / (1 + (-x).exp()))
 
 
 def head_in_inference(trainer: Side, seen: str, layer: str) -> None:
@@ -148,8 +148,8 @@ def head_in_inference(trainer: Side, seen: str, layer: str) -> None:
             else out + trainer.model._through(head.nodes, kept[0], None, None) * head.weight
         )
 
-    _wrap(trainer, seen, keep)
-    _wrap(trainer, layer, add)
+    wrap_forward(trainer, seen, keep)
+    wrap_forward(trainer, layer, add)
 
 
 def always_training(trainer: Side, layer: str) -> None:
@@ -169,7 +169,7 @@ def _set_mode(trainer: Side, layer: str, training: bool) -> None:
         module.training = training
         return forward(*x)
 
-    _wrap(trainer, layer, change)
+    wrap_forward(trainer, layer, change)
 
 
 def forward_twice(trainer: Side, layer: str) -> None:
@@ -181,7 +181,7 @@ def forward_twice(trainer: Side, layer: str) -> None:
             forward(x)
         return forward(x)
 
-    _wrap(trainer, layer, change)
+    wrap_forward(trainer, layer, change)
 
 
 def keep_gradients(trainer: Side) -> None:
@@ -193,7 +193,9 @@ def keep_gradients(trainer: Side) -> None:
 
 def masked_relu(trainer: Side, layer: str) -> None:
     """The same function in another spelling: x * (x > 0)."""
-    _wrap(trainer, layer, lambda forward, x: x * (x > 0).astype(x.dtype) if hasattr(x, "astype") else x * (x > 0))
+    wrap_forward(
+        trainer, layer, lambda forward, x: x * (x > 0).astype(x.dtype) if hasattr(x, "astype") else x * (x > 0)
+    )
 
 
 def predict_between(trainer: Side) -> None:
@@ -227,3 +229,210 @@ def warm_up(trainer: Side) -> None:
     images = np.random.default_rng(0).random((2, *network.input_shape))
     trainer.step(images, np.zeros(2, np.int64), masks, 0.1, 2)
     trainer.load(start, 0)
+
+
+# ------------------------------------------------------------------------------------------------- layers that go wrong
+
+
+def framework_of(trainer: Side) -> Any:
+    """`torch` or `paddle`."""
+    return importlib.import_module(functional_of(trainer).__name__.partition(".")[0])
+
+
+def constant(trainer: Side, number: float) -> Tensor:
+    """The number as a tensor of the side's dtype: a Python number may go through float32."""
+    return trainer._tensor(np.array(number, trainer.dtype))
+
+
+def normalise(trainer: Side, layer: str, x: Tensor, fixed: str = "", how: str = "") -> Tensor:
+    """What the batch norm `layer` makes of `x`, written out; its statistics stay.
+
+    `fixed` names what counts as a constant in its gradient: mean, variance or both. `how` names another way: "outside" adds eps to the
+    root, "unbiased" takes the unbiased variance of the batch, "plain" leaves gamma and beta out.
+    """
+    module, names = getattr(trainer.model, layer), trainer.backend.NAMES
+    axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
+    mean, variance = (getattr(module, names[name]).detach().reshape(shape) for name in ("mean", "variance"))
+    if module.training:
+        mean = x.mean(axes, keepdim=True)
+        mean = mean.detach() if fixed in ("mean", "both") else mean
+        variance = ((x - mean) * (x - mean)).mean(axes, keepdim=True)
+        variance = variance.detach() if fixed in ("variance", "both") else variance
+        count = int(np.prod(x.shape)) // x.shape[1]
+        variance = variance * constant(trainer, count / (count - 1)) if how == "unbiased" else variance
+    eps = constant(trainer, module.node.eps)
+    root = variance.sqrt() + eps if how == "outside" else (variance + eps).sqrt()
+    plain = (x - mean) / root
+    return plain if how == "plain" else plain * module.weight.reshape(shape) + module.bias.reshape(shape)
+
+
+def normalise_otherwise(trainer: Side, layer: str, how: str) -> None:
+    """A batch norm goes `how` `normalise` says; its statistics move as they should."""
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        forward(x.detach())
+        return normalise(trainer, layer, x, how=how)
+
+    wrap_forward(trainer, layer, change)
+
+
+def move_in_inference(trainer: Side, layer: str) -> None:
+    """A batch norm moves its statistics in inference, too."""
+    module = getattr(trainer.model, layer)
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        out = forward(x)
+        if not module.training:
+            module.training = True
+            forward(x)
+            module.training = False
+        return out
+
+    wrap_forward(trainer, layer, change)
+
+
+def always_training_everywhere(trainer: Side) -> None:
+    """Nobody calls eval()."""
+    for layer in trainer.model.network.layers:
+        _set_mode(trainer, layer, True)
+
+
+def never_training_everywhere(trainer: Side) -> None:
+    """Nobody calls train()."""
+    for layer in trainer.model.network.layers:
+        _set_mode(trainer, layer, False)
+
+
+def pad_by(trainer: Side, layer: str, mode: str) -> None:
+    """A convolution of stride 1 pads by what the framework calls `mode`."""
+    module, functional = getattr(trainer.model, layer), functional_of(trainer)
+    pad = trainer.model.network.layers[layer].node.padding
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return functional.conv2d(functional.pad(x, [pad] * 4, mode=mode), module.weight, module.bias)
+
+    wrap_forward(trainer, layer, change)
+
+
+def dilate(trainer: Side, layer: str) -> None:
+    """A convolution of 3x3 takes every second pixel."""
+    module, functional = getattr(trainer.model, layer), functional_of(trainer)
+    wrap_forward(trainer, layer, lambda forward, x: functional.conv2d(x, module.weight, module.bias, 1, 2, 2))
+
+
+def transpose_weight(trainer: Side, layer: str) -> None:
+    """A square linear layer uses its weight transposed."""
+    module, functional = getattr(trainer.model, layer), functional_of(trainer)
+    wrap_forward(trainer, layer, lambda forward, x: functional.linear(x, module.weight.t(), module.bias))
+
+
+def without_bias(trainer: Side, layer: str) -> None:
+    """A linear layer leaves its bias out."""
+    module, functional = getattr(trainer.model, layer), functional_of(trainer)
+    wrap_forward(trainer, layer, lambda forward, x: functional.linear(x, module.weight))
+
+
+def take_top_left(trainer: Side, layer: str) -> None:
+    """A pool takes every second pixel."""
+    wrap_forward(trainer, layer, lambda forward, x: x[:, :, ::2, ::2])
+
+
+def invert_mask(trainer: Side, layer: str) -> None:
+    """A dropout keeps what it should drop."""
+    wrap_forward(trainer, layer, lambda forward, x, *mask: forward(x, *[one == 0 for one in mask]))
+
+
+def compute_as(trainer: Side, layer: str, other: str) -> None:
+    """`layer` runs what `other` is: one module stands at two places."""
+    module = getattr(trainer.model, other)
+    wrap_forward(trainer, layer, lambda forward, x: module(x))
+
+
+def share_bias(trainer: Side, layer: str, other: str) -> None:
+    """Two layers share one bias, that of `other`."""
+    getattr(trainer.model, layer).bias = getattr(trainer.model, other).bias
+
+
+def flatten_columns_first(trainer: Side, layer: str) -> None:
+    """Flattens (channels, width, height)."""
+    wrap_forward(trainer, layer, lambda forward, x: x.moveaxis(2, 3).flatten(1))
+
+
+def flatten_for(trainer: Side, layer: str, images: str) -> None:
+    """Flattens into as many rows as a whole batch has `images`."""
+    wrap_forward(trainer, layer, lambda forward, x: x.reshape([int(images), -1]))
+
+
+def squeeze(trainer: Side, layer: str, axis: str) -> None:
+    """Takes away the axis, whatever its length."""
+    wrap_forward(trainer, layer, lambda forward, x: x.reshape([n for i, n in enumerate(x.shape) if i != int(axis)]))
+
+
+# ------------------------------------------------------------------------------------------------------ other spellings
+
+
+def relu_in_place(trainer: Side, layer: str) -> None:
+    """The ReLU overwrites its input."""
+    relu_ = functional_of(trainer).relu_
+    wrap_forward(trainer, layer, lambda forward, x: relu_(x))
+
+
+def relu_as_maximum(trainer: Side, layer: str) -> None:
+    """The ReLU is the maximum of its input and zero."""
+    wrap_forward(trainer, layer, lambda forward, x: x.maximum((x * 0).detach()))
+
+
+def relu_by_absolute(trainer: Side, layer: str) -> None:
+    """The ReLU is (x + |x|) / 2."""
+    wrap_forward(trainer, layer, lambda forward, x: (x + x.abs()) * 0.5)
+
+
+def select_kept(trainer: Side, layer: str) -> None:
+    """A dropout of the kind downscale_in_infer selects x or zero in training."""
+    where = framework_of(trainer).where
+    wrap_forward(trainer, layer, lambda forward, x, *m: where(m[0] > 0, x, (x * 0).detach()) if m else forward(x))
+
+
+def flatten_by_reshape(trainer: Side, layer: str) -> None:
+    """Flatten is a reshape."""
+    wrap_forward(trainer, layer, lambda forward, x: x.reshape([x.shape[0], -1]))
+
+
+def linear_by_product(trainer: Side, layer: str) -> None:
+    """A linear layer is a product with its weight, transposed where it must be, plus its bias."""
+    module = getattr(trainer.model, layer)
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        weight = module.weight if trainer.backend.TRANSPOSED else module.weight.t().contiguous()
+        return x.matmul(weight) + module.bias
+
+    wrap_forward(trainer, layer, change)
+
+
+def by_halves(trainer: Side, layer: str) -> None:
+    """The layer takes half of the images after the other."""
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        half = x.shape[0] // 2
+        return trainer.backend.concatenate([forward(x[:half]), forward(x[half:])]) if half else forward(x)
+
+    wrap_forward(trainer, layer, change)
+
+
+def pool_by_pairs(trainer: Side, layer: str) -> None:
+    """A pool of 2x2 takes the larger of two rows, then of two columns; of two alike the first."""
+    where = framework_of(trainer).where
+
+    def larger(first: Tensor, second: Tensor) -> Tensor:
+        return where(first >= second, first, second)
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        rows = larger(x[:, :, ::2], x[:, :, 1::2])
+        return larger(rows[..., ::2], rows[..., 1::2])
+
+    wrap_forward(trainer, layer, change)
+
+
+def mean_of_means(trainer: Side, layer: str) -> None:
+    """A global average is the mean of the rows' means."""
+    wrap_forward(trainer, layer, lambda forward, x: x.mean(-1).mean(-1))

@@ -18,6 +18,7 @@ import torch  # noqa: F401 - in one process Paddle 2.6 must come second
 import paddle  # isort: skip
 
 import parity
+from parity.backend.registry import make_backend
 from parity.compare.step_inputs import RunInputs
 from parity.data import shapes10
 from parity.errors import InputError
@@ -31,12 +32,16 @@ AREAS = ("layers", "bn", "pooling", "dropout")
 """The areas of faults that are in a model, and not in its data, weights, loss or optimizer."""
 
 
+OUTSIDE = ("count_padding", "invert_mask", "flatten_for")
+"""Patches that need a trainer, or show only with masks that it gives, or with a smaller batch."""
+
+
 def planted(fault: Fault) -> RunInputs | None:
     """What the candidate of a fault is given; None where the fault is not in the model, or is planted in the trainer."""
     check = subject(shapes10.load(None, lambda line: None), fault.recipe, made=fault.network)
     given = fault.change(check)(check.run_inputs())
-    in_trainer = [place for place, *_ in given.patches if place.endswith(":count_padding")]
-    if fault.area not in AREAS or in_trainer or (given.network == fault.network and not given.patches):
+    outside = [place for place, *_ in given.patches if place.rpartition(":")[2] in OUTSIDE]
+    if fault.area not in AREAS or outside or (given.network == fault.network and not given.patches):
         return None
     return given
 
@@ -45,11 +50,11 @@ def candidate(given: RunInputs, state: State) -> paddle.nn.Layer:
     """The Paddle layer with the fault. Arrays that only it has are fresh."""
     fresh = initialise(given.network, 0)
     own = {name: state[name] if name in state and state[name].shape == a.shape else a for name, a in fresh.items()}
-    side = SimpleNamespace(model=parity.build(given.network, "paddle", own))
+    model: paddle.nn.Layer = parity.build(given.network, "paddle", own)
+    side = SimpleNamespace(model=model, backend=make_backend("paddle"), dtype="float64", _tensor=paddle.to_tensor)
     for place, *words in given.patches:
         module, _, function = place.partition(":")
         getattr(importlib.import_module(module), function)(side, *words)
-    model: paddle.nn.Layer = side.model
     return model
 
 
@@ -66,7 +71,7 @@ def compared(network: Network, state: State, make: Any) -> dict[str, Any]:
 
 def main() -> None:
     found = {}
-    for fault in FAULTS.values():
+    for fault in [FAULTS[name] for name in sys.argv[1:] or FAULTS]:
         given = planted(fault)
         if given is not None:
             state = {name: array.astype(np.float32) for name, array in subject_state(fault.network).items()}
