@@ -383,6 +383,8 @@ class TrainingStep(SourceStep):
         """What a side does otherwise than it did itself."""
         own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
         it = tensor.name.partition("/")[2]
+        if tensor.phase == "loaded" and tensor.name in self._first and tensor.name in self._second:
+            return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} does not restore it either")
         if tensor.phase == "loaded":
             return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} loads it as it was saved", wrong=own)
         where = "where nobody watches it, as in training: there layers may run together, on several threads"

@@ -231,7 +231,7 @@ BOTH = tuple(
         "group_names_exchanged", "first_group_alone_drops", "second_drop_missing", "drops_by_half", "velocity_rescaled_inversely",
         "relu_passes_gradient", "relu_gradient_leaks", "dropout_passes_gradient", "norm_fixes_variance",
         "pool_spreads_gradient", "gradient_reversed", "bias_gradient_averaged", "gradient_values_clipped",
-        "bias_without_gradient", "velocity_lost", "velocities_exchanged", "statistics_lost", "earlier_weights", "bias_lost",
+        "bias_without_gradient",
         "rate_of_the_start", "pass_begins_anew", "masks_restart", "norm_without_affine",
         "unbiased_by_images", "step_before_backward", "gradients_of_a_layer_kept", "rate_in_velocity",
         "betas_count_as_biases", "clipped_together", "clipped_one_by_one", "schedule_by_pass", "mean_over_classes",
