@@ -12,7 +12,7 @@ from parity.compare.check import Check, run_check
 from parity.compare.pool_ties import find_pool_ties
 from parity.compare.verdicts import EQUAL
 from parity.network.network import Network
-from parity.network.nodes import GELU, AvgPool, Conv, Flatten, Linear, MaxPool, Node, ReLU
+from parity.network.nodes import GELU, Auxiliary, AvgPool, Branches, Conv, Flatten, Linear, MaxPool, Node, ReLU
 from parity.network.windows import SAME
 from parity.recipe import presets
 from parity.recipe.optimizer import Optimizer
@@ -131,3 +131,44 @@ def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker
     outcome = run_check(check, workers)
     assert outcome.verdict == EQUAL
     assert any("rounding decided at gelu" in sentence for sentence in outcome.explained)
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "equal"), [("conv.weight", 2.0, True), ("conv.weight", 100.0, False), ("head.weight", 2.0, False)]
+)
+def test_what_comes_through_a_pool_where_rounding_chose_may_differ_by_as_much(
+    name: str, times: float, equal: bool, workers: dict[str, Worker]
+) -> None:
+    head = Auxiliary(
+        "aux", (Flatten("head_flatten"), Linear("head", 10))
+    )  # whose gradients do not come through the pool
+    nodes: tuple[Node, ...] = (Conv("conv", 3), head, ReLU(RELU), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
+    made, inputs = Network("pooled", (3, 7, 7), nodes), tied(0)
+    a, b = gradients(workers, made, inputs)
+    share = float(np.linalg.norm(a - b) / np.linalg.norm(a))
+    weight = np.random.default_rng(2).normal(size=(3, 3, 3, 3))
+    records = {
+        "one": {FORWARD: inputs[0], BACKWARD: a, f"gradient/{name}": weight},
+        "other": {FORWARD: inputs[1], BACKWARD: b, f"gradient/{name}": weight * (1 + times * share)},
+    }
+    outcome, different = judge_records(made, records)
+    assert list(different) == ([] if equal else [f"gradient/{name}"])
+    assert len(outcome.explained) == 1
+
+
+def test_a_tie_is_found_in_front_of_the_end_of_branches() -> None:
+    one: tuple[Node, ...] = (Conv("left", 2, 1, padding=0), ReLU("left_relu"))
+    other: tuple[Node, ...] = (Conv("right", 3, 1, padding=0), ReLU("right_relu"))
+    nodes = (Branches("both", (one, other)), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
+    made = Network("branched", (3, 4, 4), nodes)
+    first, second = (np.ones((1, 5, 4, 4)) for _ in range(2))
+    first[0, 3, 0, 0] += 2.0**-52
+    second[0, 3, 1, 1] += 2.0**-52
+    records = [
+        {"forward/both": x, "forward/left_relu": x[:, :2], "forward/right_relu": x[:, 2:], "forward/right": x[:, 2:]}
+        for x in (first, second)
+    ]
+    assert find_pool_ties(made, "left_relu", *records) is None
+    for layer in ("right_relu", "right"):
+        found = find_pool_ties(made, layer, *records)
+        assert found is not None and np.argwhere(found).tolist() == [[0, 1, 0, 0], [0, 1, 1, 1]]
