@@ -26,6 +26,10 @@ MATCH_OF_ONE = 1e-9
 """The same for a single number, which one of many predictions may meet by chance."""
 
 
+MOST_SENTENCES = 3
+"""Mistakes that a cause names, where several make the same numbers."""
+
+
 @dataclass(frozen=True)
 class Cause:
     """Why the sides differ, for people.
@@ -44,7 +48,8 @@ def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
     ((side, reason),) = failed.items()
     (other,) = set(sides) - {side}
     short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
-    return Cause(f"{spoken_name(side)} fails, {spoken_name(other)} does not: {short}", wrong=spoken_name(side))
+    sentence = f"{spoken_name(side)} fails, {spoken_name(other)} does not: {short}"
+    return Cause(sentence, wrong=spoken_name(side), generic=True)
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,10 @@ class Hypothesis:
 def explain(
     right: Array | None, wrong: Array | None, names: tuple[str, str], it: str, hypotheses: Iterable[Hypothesis]
 ) -> Cause | None:
-    """The cause by the first hypothesis that predicts `wrong` and not `right`; None if none does.
+    """The cause by the hypotheses that predict `wrong`: several mistakes may make the same numbers. None if none does.
 
-    `names` are those of the sides of `right` and `wrong` in sentences. Tensors that are missing, shaped differently or not finite are
-    explained as such.
+    What only describes the difference counts where no mistake is found; generic hypotheses come last. `names` are those of the sides of
+    `right` and `wrong` in sentences. Tensors that are missing, shaped differently or not finite are explained as such.
     """
     words = {"right": names[0], "wrong": names[1], "it": it}
     if wrong is None:
@@ -86,10 +91,15 @@ def explain(
         rest = "" if not any(finite) else f", in {names[finite.index(True)]} it is"
         return Cause(f"{it} is {'finite in' if not any(finite) else 'not finite in'} {which}{rest}", generic=True)
     needed = min(MATCH if wrong.size > 1 else MATCH_OF_ONE, distance(wrong, right) / 100)
+    found: list[str] = []
     for hypothesis in hypotheses:
-        if distance(wrong, hypothesis.prediction) <= needed:
-            return Cause(hypothesis.sentence.format(**words), generic=hypothesis.generic)
-    return None
+        if (found and hypothesis.generic) or distance(wrong, hypothesis.prediction) > needed:
+            continue
+        sentence = hypothesis.sentence.format(**words)
+        if hypothesis.generic:
+            return Cause(sentence, generic=True)
+        found += [sentence] if sentence not in found else []
+    return Cause("; or ".join(found[:MOST_SENTENCES])) if found else None
 
 
 def tensor_hypotheses(
@@ -101,10 +111,8 @@ def tensor_hypotheses(
     each with words for it.
     """
     a, b = right.astype(np.float64), wrong.astype(np.float64)
-    if a.any():
+    if a.any() and a.size > 1:
         yield Hypothesis("{wrong}'s {it} is zero, {right}'s is not", np.zeros_like(a))
-    elif b.any():
-        yield Hypothesis("{right}'s {it} is zero, {wrong}'s is not", b, generic=True)
     if _is_varied(b):
         named = [name for name, array in others.items() if distance(b, array) <= MATCH]
         if len(named) == 1:  # of several alike nobody can say which it was
@@ -116,6 +124,8 @@ def tensor_hypotheses(
             sentence = "{wrong}'s {it} is the square root of {right}'s (a deviation for a variance)"
             yield Hypothesis(sentence, np.sqrt(a))
     yield from _scaled(a, b, factors)
+    if b.any() and not a.any():
+        yield Hypothesis("{right}'s {it} is zero, {wrong}'s is not", b, generic=True)
     if a.ndim and a.size > 1 and np.array_equal(np.sort(a, axis=0), np.sort(b, axis=0)):
         yield Hypothesis("{wrong}'s {it} holds {right}'s samples in another order", b, generic=True)
     if a.size > 1 and np.array_equal(np.sort(a, axis=None), np.sort(b, axis=None)):

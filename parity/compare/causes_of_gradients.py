@@ -28,7 +28,7 @@ def gradient_hypotheses(evidence: Evidence, own: Record, other: Record, name: st
             continue
         gradient, x = gradient.astype(np.float64), x.astype(np.float64)
         if gradient.shape == x.shape:
-            does = f"{{wrong}}'s {layer} passes the gradient of its output on as it is, {{right}}'s derives it"
+            does = f"{{wrong}}'s {layer} returns the gradient of its output unchanged, {{right}}'s multiplies it by its derivative"
             yield Hypothesis(does, gradient)
         if isinstance(where.node, nodes.ReLU) and own[name].shape == x.shape:
             yield from _of_a_relu(layer, own[name].astype(np.float64), x, gradient)
@@ -44,8 +44,8 @@ def gradient_hypotheses(evidence: Evidence, own: Record, other: Record, name: st
 def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, tensor: str) -> Iterator[Hypothesis]:
     layer = tensor.partition(".")[0]
     right = other[name].astype(np.float64)
-    if name in evidence.before:
-        kept = right + evidence.before[name]
+    if name in evidence.before_of(own):
+        kept = right + evidence.before_of(own)[name]
         yield Hypothesis("{wrong} adds the gradient of the step before: it was not cleared, {right} clears it", kept)
     weight, decay = evidence.parameter(own, tensor), evidence.optimizer.weight_decay
     if weight is not None and decay:
@@ -78,7 +78,7 @@ def _of_a_relu(layer: str, found: Array, x: Array, gradient: Array) -> Iterator[
 def _of_a_norm(
     evidence: Evidence, own: Record, node: nodes.BatchNorm, x: Array, gradient: Array
 ) -> Iterator[Hypothesis]:
-    """A batch norm that takes its batch's mean or variance for a constant."""
+    """A batch norm that takes its batch's mean or variance as a constant."""
     gamma = evidence.parameter(own, f"{node.name}.gamma")
     if gamma is None:
         return
@@ -89,10 +89,10 @@ def _of_a_norm(
     of_mean = gradient.mean(axes, keepdims=True)
     of_variance = plain * (gradient * plain).mean(axes, keepdims=True)
     for words, made in (
-        ("the batch's mean and variance for constants", gradient),
-        ("the batch's variance for a constant", gradient - of_mean),
-        ("the batch's mean for a constant", gradient - of_variance),
+        ("the batch's mean and variance as constants", gradient),
+        ("the batch's variance as a constant", gradient - of_mean),
+        ("the batch's mean as a constant", gradient - of_variance),
     ):
         yield Hypothesis(
-            f"{{wrong}}'s {node.name} takes {words} in its gradient, {{right}}'s derives them", scale * made
+            f"{{wrong}}'s {node.name} treats {words} in its gradient, {{right}}'s differentiates", scale * made
         )

@@ -36,6 +36,9 @@ from parity.short_repr import ShortRepr
 MOST_BRANCHES = 5
 """Branches whose orders are all tried."""
 
+SAME = 1e-6
+"""A setting that is computed from tensors is the right one where it differs by less, relative to it."""
+
 MOST_CHANNELS = 11
 """The largest size of a response normalisation that is tried."""
 
@@ -101,8 +104,8 @@ def _hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> It
         yield from update_hypotheses(evidence, own, tensor)
     if phase in ("backward", "gradient"):
         yield from gradient_hypotheses(evidence, own, other, name)
-    others = {} if phase == "loss" else _alike(other, name)
-    yield from tensor_hypotheses(other[name], own[name], others, _factors(evidence, phase))
+    others = _alike(other, name) if phase in ("fresh", "start", "update", "gradient") else {}
+    yield from tensor_hypotheses(other[name], own[name], others, _factors(evidence, name))
 
 
 def _alike(record: Record, name: str) -> dict[str, Array]:
@@ -112,8 +115,8 @@ def _alike(record: Record, name: str) -> dict[str, Array]:
     return {n.partition("/")[2]: array for n, array in found.items()}
 
 
-def _factors(evidence: Evidence, phase: str) -> Iterator[tuple[str, float]]:
-    count = len(evidence.step_input.labels)
+def _factors(evidence: Evidence, name: str) -> Iterator[tuple[str, float]]:
+    phase, count = name.partition("/")[0], len(evidence.step_input.labels)
     yield "with the sign reversed", -1.0
     if phase == "input":
         yield "not divided by 255", 255.0
@@ -122,11 +125,20 @@ def _factors(evidence: Evidence, phase: str) -> Iterator[tuple[str, float]]:
     classes = math.prod(evidence.network.shapes[evidence.network.output])
     if phase == "loss" and classes > 1:
         yield f"divided by the number of classes, {classes}, too", 1 / classes
-    if phase in ("loss", "backward", "gradient"):
-        yield f"summed over the batch of {count} instead of averaged (ratio n)", float(count)
-        yield f"averaged over the batch of {count} instead of summed (ratio 1/n)", 1 / count
-        yield "divided by the batch's own size instead of the nominal one", evidence.step_input.divisor / count
-        yield "summed instead of divided by the batch's nominal size", float(evidence.step_input.divisor)
+    divisor = evidence.step_input.divisor
+    if name == "loss/cost":
+        yield f"averaged over the batch of {count}", 1 / count
+    if name == "loss/loss":
+        yield (
+            f"times {divisor}: it is summed over the batch of {count}, {{right}}'s divided by {divisor}",
+            float(divisor),
+        )
+        yield f"divided by {divisor} once more", 1 / divisor
+        if divisor != count:
+            yield (
+                f"times {divisor}/{count}: it is divided by the batch's own size, {{right}}'s by the nominal one",
+                divisor / count,
+            )
 
 
 def _it(does: str, instead: str, prediction: Array) -> Hypothesis:
@@ -167,28 +179,12 @@ def _of_a_layer(evidence: Evidence, own: Record, phase: str, layer: str) -> Iter
         evidence.step_input.masks.get(layer),
         [own[f"{phase}/{source}"] for source in where.sources if source],
     )
-    if evidence.step_input.resumes and phase == "eval":
-        yield from _not_restored(run)
-    yield _it("does nothing: its output is its input", "does its part", run.x)
+    if not isinstance(where.node, nodes.Dropout):
+        yield _it("returns its input unchanged", f"computes a {type(where.node).__name__}", run.x)
     for kind, hypotheses in OF_KIND.items():
         if isinstance(where.node, kind):
             yield from hypotheses(where.node, run)
     yield from _of_another(evidence, own, run)
-
-
-def _not_restored(run: Run) -> Iterator[Hypothesis]:
-    """Arrays of the layer that a resumed run has left as fresh ones: those that are constant then."""
-    specs = run.where.node.parameters(run.where.input)
-    fresh = {
-        spec.name.rpartition(".")[2]: np.full(spec.shape, spec.init.scale)
-        for spec in specs
-        if spec.init.distribution == "constant"
-    }
-    for count in range(1, len(fresh) + 1):
-        for names in itertools.combinations(fresh, count):
-            lost = " and ".join(f"{run.where.node.name}.{name}" for name in names)
-            made = layer_output(run.where, [run.x], {**run.arrays, **{n: fresh[n] for n in names}}, run.training)
-            yield Hypothesis(f"{{wrong}} does not restore {lost} as it resumes, {{right}} does", made)
 
 
 def _of_another(evidence: Evidence, own: Record, run: Run) -> Iterator[Hypothesis]:
@@ -216,13 +212,13 @@ def _images(own: Array, other: Array) -> Iterator[Hypothesis]:
 def _flatten(node: nodes.Flatten, run: Run) -> Iterator[Hypothesis]:
     if run.x.ndim == 4:
         last = run.x.transpose(0, 2, 3, 1).reshape(run.b.shape)
-        yield _it("flattens channels last: as height, width, channels", "as channels, height, width", last)
+        yield _it("flattens channels last: as height, width, channels", "flattens as channels, height, width", last)
         columns = run.x.swapaxes(2, 3).reshape(run.b.shape)
         yield _it("flattens column by column: as channels, width, height", "as channels, height, width", columns)
 
 
 def _tanh(node: nodes.Tanh, run: Run) -> Iterator[Hypothesis]:
-    yield _it("is LeCun's scaled tanh, 1.7159 tanh(2x/3)", "the plain one", 1.7159 * np.tanh(2 / 3 * run.x))
+    yield _it("is LeCun's scaled tanh, 1.7159 tanh(2x/3)", "is the plain tanh", 1.7159 * np.tanh(2 / 3 * run.x))
     yield _it("is a sigmoid", "is a tanh", 1 / (1 + np.exp(-run.x)))
 
 
@@ -265,19 +261,17 @@ def _batch_norm(node: nodes.BatchNorm, run: Run) -> Iterator[Hypothesis]:
         if words != right:
             yield _it(does, instead, gamma * plain + beta)
         prefix = "" if words == right else f"{does}, and "
-        yield _it(f"{prefix}leaves gamma and beta out", "applies them", plain)
+        yield _it(f"{prefix}leaves gamma and beta out", "applies both", plain)
         yield _it(f"{prefix}leaves gamma out", "applies it", plain + beta)
         yield _it(f"{prefix}leaves beta out", "adds it", gamma * plain)
         yield _it(
-            f"{prefix}adds eps to the root",
-            "under the root",
+            f"{prefix}adds eps after the square root",
+            "adds it before",
             gamma * (x - centre) / (np.sqrt(spread) + node.eps) + beta,
         )
-        yield _it(
-            f"{prefix}does not take the root of the variance", "does", gamma * (x - centre) / (spread + node.eps) + beta
-        )
+        yield _it(f"{prefix}divides by the variance", "does", gamma * (x - centre) / (spread + node.eps) + beta)
         eps = _eps(node, x, b, gamma, beta, centre, spread)
-        if eps is not None:
+        if eps is not None and abs(eps - node.eps) > SAME * node.eps:
             one, other = differing(eps, node.eps)
             yield _it(f"{prefix}uses eps {one}", f"uses {other}", gamma * (x - centre) / np.sqrt(spread + eps) + beta)
 
@@ -320,7 +314,7 @@ def _lrn(node: nodes.LRN, run: Run) -> Iterator[Hypothesis]:
             prediction = x / (node.k + node.alpha * over_channels(x * x, size)) ** node.beta
             yield _it(f"uses size {size}", f"uses {node.size}", prediction)
     rows = over_channels((x * x).swapaxes(1, 2), node.size).swapaxes(1, 2)
-    yield _it("normalises over rows", "over channels", x / (node.k + node.alpha * rows) ** node.beta)
+    yield _it("normalises over rows", "normalises over channels", x / (node.k + node.alpha * rows) ** node.beta)
 
 
 def _log_softmax(node: nodes.LogSoftmax, run: Run) -> Iterator[Hypothesis]:
@@ -330,10 +324,8 @@ def _log_softmax(node: nodes.LogSoftmax, run: Run) -> Iterator[Hypothesis]:
     scores = below - np.log(powers.sum(1, keepdims=True))
     yield _it("yields probabilities", "yields their logarithms", powers / powers.sum(1, keepdims=True))
     over = np.exp(x - x.max(0)).sum(0)
-    yield _it("goes over the batch", "over the classes", x - x.max(0) - np.log(over))
-    yield _it(
-        "goes no lower than 64 below the largest score", "goes lower", np.maximum(below, -64.0) + (scores - below)
-    )
+    yield _it("goes over the batch", "goes over the classes", x - x.max(0) - np.log(over))
+    yield _it("cuts scores off at 64 below the largest", "does not", np.maximum(below, -64.0) + (scores - below))
 
 
 def _losses(evidence: Evidence, own: Record) -> Iterator[Hypothesis]:
@@ -382,7 +374,11 @@ def _conv(node: nodes.Conv, run: Run) -> Iterator[Hypothesis]:
     if any(before != behind for before, behind in pads):
         other = [(behind, before) for before, behind in pads]
         made = convolve(node, x, weight, other)
-        yield _it("has the odd element of padding before", "behind", made + per_channel(bias, made))
+        yield _it(
+            "puts the extra row and column of padding before the image",
+            "puts them after",
+            made + per_channel(bias, made),
+        )
     if any(before or behind for before, behind in pads):
         for mode, words in (
             ("reflect", "mirrors the edge to pad"),
@@ -410,18 +406,18 @@ def _affine(node: nodes.Conv | nodes.Linear, run: Run) -> Iterator[Hypothesis]:
 
     if node.bias:
         yield _it("leaves the bias out", "adds it", made(bias=np.zeros_like(arrays["bias"])))
-        yield _it("adds the bias twice", "once", made(bias=2 * arrays["bias"]))
+        yield _it("adds the bias twice", "adds it once", made(bias=2 * arrays["bias"]))
     for words, weight in rearrangements(arrays["weight"]):
         if weight.shape == arrays["weight"].shape:
-            yield _it(f"takes its weight {words}", "takes it as it is", made(weight=np.ascontiguousarray(weight)))
+            yield _it(f"uses its weight {words}", "uses it unchanged", made(weight=np.ascontiguousarray(weight)))
     for words, moved in rearrangements(x):
         if moved.shape == x.shape:
-            yield _it(f"takes its input {words}", "takes it as it is", made(np.ascontiguousarray(moved)))
+            yield _it(f"uses its input {words}", "uses it unchanged", made(np.ascontiguousarray(moved)))
 
 
 def _branches(node: nodes.Branches, run: Run) -> Iterator[Hypothesis]:
     for order in itertools.permutations(run.parts) if len(run.parts) <= MOST_BRANCHES else ():
-        yield _it("has its branches in another order", "in the network's", np.concatenate(order, axis=1))
+        yield _it("has its branches in another order", "has them in the network's", np.concatenate(order, axis=1))
 
 
 def _dropout(node: nodes.Dropout, run: Run) -> Iterator[Hypothesis]:
@@ -429,6 +425,8 @@ def _dropout(node: nodes.Dropout, run: Run) -> Iterator[Hypothesis]:
     p, keeps = f"p = {node.rate:g}", f"1-p = {1 - node.rate:g}"
     if not run.training:
         right = "does not scale" if node.test_scale == 1 else f"scales by {keeps} (downscale_in_infer)"
+        if node.test_scale != 1:
+            yield _it("returns its input unchanged in inference (upscale_in_train, or no dropout)", right, x)
         yield _it(f"scales by {p} in inference", right, x * node.rate)
         yield _it(f"scales by {keeps} in inference (downscale_in_infer)", right, x * (1 - node.rate))
         yield _it(f"scales by 1/(1-p) in inference, {p}", right, x / (1 - node.rate))
@@ -437,7 +435,7 @@ def _dropout(node: nodes.Dropout, run: Run) -> Iterator[Hypothesis]:
                 ("drops in inference", 1.0),
                 ("drops in inference and scales the rest", 1 / (1 - node.rate)),
             ):
-                yield _it(words, "does not drop", np.where(b == 0, 0, x * scale))
+                yield _it(words, "drops nothing", np.where(b == 0, 0, x * scale))
         return
     if mask is None:
         return
@@ -448,10 +446,11 @@ def _dropout(node: nodes.Dropout, run: Run) -> Iterator[Hypothesis]:
     yield _it("keeps what should be dropped: the mask is inverted", "drops it", x * ~mask.astype(bool) * scale)
     yield _it("scales what it should drop, too: it drops nothing", "drops", x * scale)
     images = mask[:1] if len(mask) else mask
-    yield _it("gives all images the mask of the first", "each its own", x * images * scale)
+    yield _it("gives all images the mask of the first", "gives each its own", x * images * scale)
     if (b == 0).any() and (b != 0).any():
         kept = np.where((b == 0) & (x != 0), 0.0, x) * scale
-        yield _it("drops by another mask", "by the one that it was given", kept)
+        sentence = "{wrong}'s {it} drops by another mask, {right}'s by the mask of the check"
+        yield Hypothesis(sentence, kept, generic=True)
 
 
 def _pool(node: nodes.MaxPool, run: Run) -> Iterator[Hypothesis]:
@@ -465,12 +464,14 @@ def _pool(node: nodes.MaxPool, run: Run) -> Iterator[Hypothesis]:
             around = np.pad(x, ((0, 0), (0, 0), *pads))
             bare = [(0, 0), (0, 0)]
             kind = average_pool if average else max_pool
-            does = "counts padding in its averages" if average else "takes padding for zeros"
-            yield _it(does, "leaves padding out", kind(node, around, bare))
+            does = "counts padding in its averages" if average else "treats padding as zeros"
+            yield _it(does, "ignores padding", kind(node, around, bare))
         if any(before != behind for before, behind in pads):
             other = [(behind, before) for before, behind in pads]
             kind = average_pool if average else max_pool
-            yield _it("has the odd element of padding before", "behind", kind(node, x, other))
+            yield _it(
+                "puts the extra row and column of padding before the image", "puts them after", kind(node, x, other)
+            )
         corner = nodes.MaxPool(node.name, 1, node.stride)
         yield _it("takes the top left pixel", right, max_pool(corner, x, [(0, 0), (0, 0)]))
 

@@ -5,6 +5,7 @@ A parameter is updated as its group says (`parity.recipe.optimizer.Group`), so e
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -34,6 +35,9 @@ ROUND = 1e-9
 LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Norms that gradients are often clipped to."""
 
+SAME = 1e-6
+"""A decay that is computed from tensors is the right one where it differs by less, relative to it."""
+
 MOST_STEPS = 6
 """Newton-Schulz steps of Muon that are tried."""
 
@@ -53,13 +57,14 @@ def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[
     right = right_rule(evidence, name)
     explaining = _explaining(evidence, own, name, _variants(evidence, own, name, right))
     # Numbers that fit are named where no usual mistake does.
-    explaining = explaining or _explaining(evidence, own, name, _of_settings(evidence, own, name, right))
+    numbers = itertools.chain(_of_settings(evidence, own, name, right), _of_the_gradient(evidence, own, name, right))
+    explaining = explaining or _explaining(evidence, own, name, numbers)
     instead = f"{{right}} follows the recipe: {right.sentence()}"
     for sentences, (weight, slots) in explaining:
         yield Hypothesis(f"{{wrong}} {', or '.join(sentences)}, {instead}", slots[slot] if slot else weight)
     before = evidence.parameter(own, name)
     if before is not None:
-        old = slot_before(evidence, slot, before, name) if slot else before
+        old = slot_before(evidence, own, slot, before, name) if slot else before
         yield Hypothesis("{wrong} does not update {it}, {right} does", old)
 
 
@@ -130,9 +135,8 @@ def _variants(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterat
             yield f"uses beta2 {beta:g}", replace(right, optimizer=replace(right.optimizer, beta2=beta))
     yield from _of_the_group(evidence, name, right)
     yield from _of_the_rate(evidence, name, right)
-    yield from _of_the_gradient(evidence, own, name, right)
-    if evidence.step_input.resumes:
-        yield from _of_the_resumption(evidence, name, right)
+    if evidence.step_input.resumes and right.optimizer.kind == "adam":
+        yield from _of_the_counter(evidence, right)
 
 
 def _of_the_gradient(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
@@ -150,25 +154,12 @@ def _of_the_gradient(evidence: Evidence, own: Record, name: str, right: Rule) ->
             yield f"clips each gradient to a norm of {limit:g} in the update", replace(right, scale=limit / alone)
 
 
-def _of_the_resumption(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
-    """What is often not restored of the optimizer."""
-    slots = evidence.optimizer.slots
-    for slot in slots:
-        yield f"loses the {slot} as it resumes, and starts from zero", replace(right, lost=(slot,))
-    if len(slots) > 1:
-        yield f"loses {' and '.join(slots)} as it resumes, and starts from zero", replace(right, lost=slots)
-    if evidence.optimizer.kind == "adam":
-        number = evidence.step_input.number
-        for counted in (1, number - 1, number + 1):
-            if counted != number:
-                words = f"counts {counted} update{'s' * (counted > 1)} of Adam after it has resumed, where there are {number}"
-                yield words, replace(right, counted=counted)
-    shape = None if (array := evidence.before.get(f"update/{name}")) is None else array.shape
-    for other in evidence.network.parameters:
-        like = evidence.before.get(f"update/{other}")
-        if other != name and like is not None and like.shape == shape:
-            for slot in slots[:1]:
-                yield f"takes the {slot} of {other} as it resumes", replace(right, slots_of=other)
+def _of_the_counter(evidence: Evidence, right: Rule) -> Iterator[Variant]:
+    """Another number of updates that Adam has counted."""
+    number = evidence.step_input.number
+    for counted in {1, number - 1, number + 1} - {0, number}:
+        words = f"counts {counted} update{'s' * (counted > 1)} of Adam after it has resumed, where there are {number}"
+        yield words, replace(right, counted=counted)
 
 
 def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
@@ -249,7 +240,7 @@ def _of_settings(evidence: Evidence, own: Record, name: str, right: Rule) -> Ite
     decay = right.weight_decay + _ratio(before, rest)
     if _is_another(decay, right.weight_decay or 1.0) and decay >= 0:
         yield f"uses weight decay {_instead(decay, right.weight_decay)}", replace(right, weight_decay=decay)
-    old = slot_before(evidence, "velocity", before, name) * right.factor
+    old = slot_before(evidence, own, "velocity", before, name) * right.factor
     momentum = right.momentum + (_ratio(old, rest) if old.any() else 0.0)
     if _is_another(momentum, right.momentum) and momentum > ROUND:
         yield f"uses momentum {_instead(momentum, right.momentum)}", replace(right, momentum=momentum)
@@ -294,9 +285,7 @@ def _statistics(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypoth
     for variance in ("biased", "unbiased"):
         mean, spread = batch_statistics(x, variance)
         batch = mean if kind == "mean" else spread
-        convention = (
-            f"{{wrong}} weighs the new value of {{it}} by {decay:.3g} (momentum convention), {{right}} the old one"
-        )
+        convention = f"{{wrong}} multiplies the new value of {{it}} by {decay:.3g}, {{right}} the old value (momentum convention)"
         yield Hypothesis(convention, (1 - decay) * old + decay * batch)
         if kind == "variance":
             count = "" if variance == "biased" else ", ratio n/(n-1)"
@@ -316,6 +305,6 @@ def _statistics(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypoth
             also = decay * (decay * old + (1 - decay) * first) + (1 - decay) * batch
             yield Hypothesis("{wrong} moves {it} in inference, too, {right} in training only", also)
         found = _ratio(old - batch, recorded - batch)
-        if math.isfinite(found) and ROUND < found < 1:
+        if math.isfinite(found) and ROUND < found < 1 and abs(found - decay) > SAME * decay:
             one, right = differing(found, decay)
             yield Hypothesis(f"{{wrong}} decays {{it}} by {one}, {{right}} by {right}", batch + found * (old - batch))

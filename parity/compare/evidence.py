@@ -23,7 +23,7 @@ class Evidence(ShortRepr):
 
     `network`, `optimizer`, the weights `start`, the `seed` of fresh ones, `step_input`, and `rates`, the learning rates of the step before,
     this one and the next, are what the check asks for. `names` are those of reference and candidate in sentences, `records` what they
-    recorded in this step, and `before` what the candidate recorded of the step before (empty at step 1): up to it the sides agree.
+    recorded in this step, and `before` what they recorded of the step before (empty at step 1).
     """
 
     network: Network
@@ -34,12 +34,16 @@ class Evidence(ShortRepr):
     rates: tuple[float, float, float]
     names: tuple[str, str]
     records: tuple[Record, Record]
-    before: Record
+    before: tuple[Record, Record]
+
+    def before_of(self, own: Record) -> Record:
+        """What the side that recorded `own` recorded of the step before."""
+        return self.before[own is not self.records[0]]
 
     def parameter(self, own: Record, name: str) -> Array | None:
         """What the parameter or statistic `name` of the side that recorded `own` was before this step's update, float64."""
         first = own.get(f"start/{name}", self.start.get(name))
-        array = first if self.step_input.number == 1 else self.before.get(f"update/{name}")
+        array = first if self.step_input.number == 1 else self.before_of(own).get(f"update/{name}")
         return None if array is None else array.astype(np.float64)
 
     def parameters(self, own: Record, layer: str) -> dict[str, Array]:

@@ -143,13 +143,13 @@ def updated(evidence: Evidence, own: Record, name: str, rule: Rule) -> Made | No
     if before is None or gradient is None:
         return None
     gradient = np.zeros_like(before) if name in evidence.network.zero_gradients else gradient.astype(np.float64)
-    old = {slot: slot_before(evidence, slot, before, rule.slots_of or name) for slot in evidence.optimizer.slots}
+    old = {slot: slot_before(evidence, own, slot, before, name) for slot in evidence.optimizer.slots}
     return update(rule, before, gradient, old, evidence.step_input.number)
 
 
-def slot_before(evidence: Evidence, slot: str, like: Array, name: str) -> Array:
+def slot_before(evidence: Evidence, own: Record, slot: str, like: Array, name: str) -> Array:
     """The optimizer's `slot` of the parameter `name` before this step: zeros, shaped `like` the parameter, before the first."""
-    array = evidence.before.get(f"update/optimizer.{slot}.{name}")
+    array = evidence.before_of(own).get(f"update/optimizer.{slot}.{name}")
     return np.zeros_like(like) if array is None else array.astype(np.float64)
 
 

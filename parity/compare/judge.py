@@ -162,7 +162,10 @@ class Judge:
             size = norm(tensor.reference) or 1.0
             amplified = self._amplified.get(tensor.name, 0.0) / size if step.number == 1 else 0.0
             inherited = self._inherited.held(tensor.name) / size
-        return tensor_tolerance(calm_tolerance("float64", step.number), magnification, amplified, inherited)
+        one = calm_tolerance("float64", step.number) * (
+            2 if ".moment2." in tensor.name else 1
+        )  # of squares of gradients
+        return tensor_tolerance(one, magnification, amplified, inherited)
 
     def _observe_gradient(self, step: Step, tensor: Tensor, magnified: bool) -> None:
         """Remember what the rounding of a gradient means for the update of its parameter."""

@@ -18,8 +18,8 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.short_repr import ShortRepr
 
-SEVERAL = 2
-"""Threads of a run that nobody watches, at least: training runs on several, and then shares images out to them."""
+SEVERAL = 3
+"""Threads of a run that nobody watches, at least: training runs on several, and shares images out to them, unevenly where it must."""
 
 
 @dataclass(frozen=True, repr=False)

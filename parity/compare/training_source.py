@@ -73,7 +73,7 @@ class TrainingSource(Source):
         self.dtype, self.optimizer = self.run_inputs.dtype, self.run_inputs.optimizer
         self.trains = "update" in phases
         self.explained: list[str] = []
-        self.before: Record = {}
+        self.before: tuple[Record, Record] = ({}, {})
         self.samples, self.batch, self.rate = 0, 0, 0.0
         self._together = LockStep(self.programs)
         self.asked_steps = self.run_inputs.steps()
@@ -110,6 +110,8 @@ class TrainingSource(Source):
         first, second = self._one_step(given).values()
         zero, sums = known_zero_gradients(self.network, first, second), training_noise(self.network, exact)
         for name in in_order(self.network, list({**exact, **first, **second})):
+            if self.failed and name in RETURNED:
+                continue
             layer = layer_of(name.partition("/")[2])
             sizes = zero.get(name)
             yield Rounded(
@@ -127,7 +129,13 @@ class TrainingSource(Source):
     def _one_step(self, given: Mapping[str, RunInputs]) -> Mapping[str, Record]:
         programs = {name: Program(self.workers[name], run_inputs) for name, run_inputs in given.items()}
         phases = tuple(phase for phase in self.phases if phase != "fresh" and phase not in UNWATCHED.values())
-        step = LockStep(programs).step(dict.fromkeys(programs, phases))
+        try:
+            step = LockStep(programs).step(dict.fromkeys(programs, phases))
+        except WorkerFailed as failed:
+            if len(programs) > 1 or not failed.reason:
+                raise
+            self.failed = {**self.failed, **dict.fromkeys(programs, failed.reason)}  # the other side may go on
+            return dict.fromkeys(programs, failed.record)
         self.failed = {**self.failed, **step.failed}
         return step.records
 
@@ -230,7 +238,7 @@ class TrainingStep(SourceStep):
             )
         # In chaos a third record is in memory, and no cause can be told from rounding. Behind the last step nobody asks for one.
         forgets = self._whole or self.number == self.source.steps
-        self.source.before = {} if forgets else _remembered(self._second)
+        self.source.before = ({}, {}) if forgets else (_remembered(self._first), _remembered(self._second))
         held: list[Any] = [self.step, self._first, self._second]
         del self.step, self._first, self._second
         let_go(held)
@@ -341,7 +349,7 @@ class TrainingStep(SourceStep):
         source, names = self.source, [spoken_name(side) for side in self.source.sides]
         failure = failure_cause(self.failed, source.sides) if self.failed else None
         if failure and tensor.side:
-            return replace(failure, sentence=f"{failure.sentence}; where it is watched, it goes on")
+            return replace(failure, sentence=f"{failure.sentence}; it does not fail where the step is watched")
         if failure and (tensor.reference is None or tensor.candidate is None):
             return failure
         if tensor.side:
@@ -387,8 +395,8 @@ class TrainingStep(SourceStep):
             return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} does not restore it either")
         if tensor.phase == "loaded":
             return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} loads it as it was saved", wrong=own)
-        where = "where nobody watches it, as in training: there layers may run together, on several threads"
-        return Cause(f"{own} makes something else of this step {where}; {other} does not", wrong=own)
+        where = "when nobody watches it, as in training: then layers may run together, on several threads"
+        return Cause(f"{own} computes another result of this step {where}; {other} the same", wrong=own, generic=True)
 
 
 def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:

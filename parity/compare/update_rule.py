@@ -23,8 +23,7 @@ class Rule:
 
     `rate` holds the group's factor, `factor` multiplies the velocity before the update, `muon` is the number of Newton-Schulz steps (0:
     by the optimizer's kind), `how` names a way that no setting expresses. The rest is what goes wrong: the gradient is multiplied by
-    `scale`, the slots `lost` start from zero, Adam has `counted` so many updates (0: as many as there were), and the slots are taken from
-    the parameter `slots_of` ("": the parameter's own).
+    `scale`, and Adam has `counted` so many updates (0: as many as there were).
     """
 
     optimizer: Optimizer
@@ -36,9 +35,7 @@ class Rule:
     muon: int
     how: str = ""
     scale: float = 1.0
-    lost: tuple[str, ...] = ()
     counted: int = 0
-    slots_of: str = ""
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -70,7 +67,6 @@ def update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) 
     """One update of the weights `w` with the gradient `g`; returns them and the slots that `rule` keeps."""
     rate, settings = rule.rate, rule.optimizer
     g, step = rule.scale * g, rule.counted or step
-    old = {slot: np.zeros_like(array) if slot in rule.lost else array for slot, array in old.items()}
     if rule.how == "decoupled":
         w = w - rate * rule.weight_decay * w
     else:

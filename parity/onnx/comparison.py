@@ -84,7 +84,11 @@ def compare_through_onnx(
     check = given.check
     state = trained(workers[given.sides[0]], given.asked("float32")) if check.state is None else None
     yield from compare_exports(
-        workers, given.by_side("float32", state), make_images(check.dataset, check.recipe.preprocessing), explain
+        workers,
+        given.by_side("float32", state),
+        make_images(check.dataset, check.recipe.preprocessing),
+        explain,
+        given.asked("float32", state),
     )
 
 
@@ -93,15 +97,16 @@ def compare_exports(
     inputs_of: Mapping[str, RunInputs],
     pictures: Mapping[str, Array],
     explain: Callable[[str], None] = Silent,
+    asked: RunInputs | None = None,
 ) -> Iterator[Difference]:
     """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
 
     Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Tensors of layers come first and exports that
-    are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. Starts both
-    workers afresh.
+    are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. `asked` is what
+    both sides should have (None: what the first one has). Starts both workers afresh.
     """
     try:
-        yield from _compare_exports(workers, inputs_of, pictures, explain)
+        yield from _compare_exports(workers, inputs_of, pictures, explain, asked or next(iter(inputs_of.values())))
     except SidesFailed as error:
         yield from _failed(inputs_of, error.failures)
 
@@ -111,6 +116,7 @@ def _compare_exports(
     inputs_of: Mapping[str, RunInputs],
     pictures: Mapping[str, Array],
     explain: Callable[[str], None],
+    asked: RunInputs,
 ) -> Iterator[Difference]:
     names = list(workers)[:2]
     reference, network = names[0], inputs_of[names[0]].network
@@ -131,6 +137,11 @@ def _compare_exports(
     ran = runtime.result()
     unread = {name: ran.pop(f"raw({name})") for name, e in exports.items() if e.failure and e.raw}
     parties = {name: eager[name] for name in names} | ran
+    agrees = dict.fromkeys(names, True)
+    for name in names:
+        for difference in compare_with_definition(name, asked, exact[name], few):
+            agrees[name] &= difference.equal
+            yield difference
     for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
@@ -142,8 +153,7 @@ def _compare_exports(
                 yield Difference(f"onnx/{layer}.{side}, reference({name}), float64", error, ONE_STEP["float64"])
     for name, exported in exports.items():
         if exported.failure:
-            agrees = exported.failure.unread and follows_network(inputs_of[reference], exact[reference], few)
-            raw = unread.get(name, {}) if agrees else {}
+            raw = unread.get(name, {}) if exported.failure.unread and agrees[reference] else {}
             yield _failed_export(name, exported.failure, raw, exact[reference], noise, explain)
 
 
@@ -167,18 +177,20 @@ def _failed_export(
     return ExplainedDifference(f"onnx/{place}export of {name}: {failure}", np.inf, 0.0, cause)
 
 
-def follows_network(run_inputs: RunInputs, exact: Record, images: Array) -> bool:
-    """Whether every layer of a side's float64 inference on `images` is what the network's definition says in numpy."""
-    network, state = run_inputs.network, run_inputs.state
-    record = {f"eval/{layer}": exact.get(f"layers/{layer}") for layer in network.inference.layers}
-    known = {name: array for name, array in record.items() if array is not None}
-    for name, layer in network.inference.layers.items():
-        own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == name}
-        x = input_of(network.inference, name, known, "eval", images.astype(np.float64))
-        output = known.get(f"eval/{name}")
-        if x is None or output is None or distance(layer_output(layer, [x], own, False), output) > ONE_STEP["float64"]:
-            return False
-    return True
+def compare_with_definition(name: str, run_inputs: RunInputs, exact: Record, images: Array) -> Iterator[Difference]:
+    """Every layer of a side's float64 inference on `images`, against the network's definition in numpy on the same input."""
+    network, state = run_inputs.network.inference, run_inputs.state
+    record = {f"eval/{layer}": array for layer in network.layers if (array := exact.get(f"layers/{layer}")) is not None}
+    for layer, where in network.layers.items():
+        own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == layer}
+        x = input_of(network, layer, record, "eval", images.astype(np.float64))
+        try:
+            wanted = None if x is None else layer_output(where, [x], own, False)
+        except ValueError:  # the input is shaped otherwise: the layer before is wrong
+            return
+        error = distance(wanted, record.get(f"eval/{layer}"))
+        cause = Cause(f"{spoken_name(name)}'s {layer} is not what the network says", spoken_name(name), generic=True)
+        yield ExplainedDifference(f"onnx/{layer}.{name}, float64, numpy", error, ONE_STEP["float64"], cause)
 
 
 def _float32(

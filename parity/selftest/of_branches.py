@@ -9,7 +9,7 @@ from parity.selftest import changes as c
 from parity.selftest.fault import Fault, at_layer, at_start
 from parity.selftest.subject import BRANCHED
 
-EXCHANGED = "has the odd element of padding before"
+EXCHANGED = "puts the extra row and column of padding before"
 
 
 def _at(

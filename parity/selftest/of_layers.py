@@ -48,11 +48,11 @@ LAYERS = (
 
 DROPOUT = (
     at_layer("upscale_in_train", "dropout", "upscale_in_train instead of downscale_in_infer",
-        c.kinds(n.Dropout, kind="upscale_in_train"), "eval", "drop1", "does nothing"),
+        c.kinds(n.Dropout, kind="upscale_in_train"), "eval", "drop1", "returns its input unchanged in inference"),
     at_layer("rate_is_keep", "dropout", "the rate is taken as the probability to keep",
         c.node("drop1", rate=0.7), "eval", "drop1", "by p = 0.3"),
     at_layer("dropout_missing", "dropout", "a dropout does nothing",
-        c.patch("identity", "drop2"), "eval", "drop2", "does nothing"),
+        c.patch("identity", "drop2"), "eval", "drop2", "returns its input unchanged in inference"),
     at_layer("dropout_in_inference", "dropout", "dropout acts in inference",
         c.patch("always_training", "drop1"), "eval", "drop1", "drops in inference"),
     at_layer("whole_channels", "dropout", "whole channels are dropped",
@@ -80,7 +80,7 @@ BATCH_NORM = (
     at_layer("eps_printed", "bn", "eps of one layer is 1.0001e-05",
         c.node("bn3", eps=1.0001e-5), "eval", "bn3", "eps 1.0001e-05"),
     at_layer("eps_outside_root", "bn", "eps is added to the root",
-        c.patch("normalise_otherwise", "bn2", "outside"), "eval", "bn2", "adds eps to the root"),
+        c.patch("normalise_otherwise", "bn2", "outside"), "eval", "bn2", "adds eps after the square root"),
     at_layer("normalised_by_unbiased", "bn", "training normalises by the unbiased variance",
         c.patch("normalise_otherwise", "bn2", "unbiased"), "forward", "bn2", "unbiased variance of the batch"),
     at_layer("batch_statistics_in_inference", "bn", "a batch norm uses the batch in inference",

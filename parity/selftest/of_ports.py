@@ -41,7 +41,7 @@ _UPDATE = ("update", "update", "conv1")
 
 TO_PYTORCH = (
     at_layer("weight_transposed_in_use", "layers", "a square linear layer multiplies by its weight transposed",
-        c.patch("transpose_weight", "fc2"), "eval", "fc2", "takes its weight transposed"),
+        c.patch("transpose_weight", "fc2"), "eval", "fc2", "uses its weight transposed"),
     _fresh("kaiming_kernels", "kernels keep PyTorch's Kaiming uniform default",
         c.nodes(lambda x: replace(x, init=FAN_IN_UNIFORM) if isinstance(x, n.Conv) else x), "conv1"),
     _fresh("kaiming_biases", "fresh biases of linear layers keep PyTorch's uniform default",

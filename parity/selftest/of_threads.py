@@ -6,7 +6,7 @@ from parity.compare.verdicts import UNWATCHED
 from parity.selftest import changes as c
 from parity.selftest.fault import Fault
 
-NOBODY = "where nobody watches it"
+NOBODY = "when nobody watches it"
 
 
 def _training(name: str, sentence: str, change: c.Change, layer: str, cause: str = NOBODY) -> Fault:

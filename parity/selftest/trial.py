@@ -31,9 +31,9 @@ def judge_cause(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
         return NONE
     if first.wrong not in ("", spoken_name(planted)):
         return WRONG
-    if fault.cause and fault.cause in first.cause:
-        return RIGHT
-    return GENERIC if first.generic else WRONG
+    if first.generic:
+        return GENERIC
+    return RIGHT if first.wrong and fault.cause and fault.cause in first.cause else WRONG
 
 
 def complaint(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
@@ -48,7 +48,7 @@ def complaint(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
     if (stage, first.phase, first.layer) != (fault.stage, fault.phase, fault.layer):
         return f"{fault.name} should be found in {fault.stage}, {fault.phase}, at {fault.layer}; it was at {first.sentence()}"
     kind = judge_cause(fault, outcome, planted)
-    if kind == WRONG or (fault.cause and kind != RIGHT):
+    if kind == WRONG or fault.cause not in (first.cause or ""):
         return f"{fault.name} should be explained by {fault.cause!r}; it was {first.sentence()}"
     return ""
 
