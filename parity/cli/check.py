@@ -327,7 +327,7 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     if check.added:
-        console.say(f"  beyond the recipe, to see more: {', '.join(check.added)} (--plain: none of it)")
+        console.say(f"  besides the recipe: {', '.join(check.added)} (--plain: none of it)")
     started = datetime.now().isoformat(timespec="seconds")
     coming = iter([*(f"step {number}" for number in range(2, check.length + 1)), *["ONNX"][: "onnx" in check.stages]])
 

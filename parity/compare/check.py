@@ -77,7 +77,7 @@ class Check(ShortRepr):
 
 
 @dataclass(frozen=True, repr=False)
-class GivenInputs(ShortRepr):
+class SideInputs(ShortRepr):
     """What both sides of a check are given: `common` changes it for both, `plant` for the side that is `planted`."""
 
     check: Check
@@ -99,7 +99,7 @@ class GivenInputs(ShortRepr):
         return {side: changed if side == (self.planted or self.sides[1]) else both for side in self.sides}
 
 
-OnnxComparison = Callable[[GivenInputs, Mapping[str, Worker], Callable[[str], None]], Iterator[Difference]]
+OnnxComparison = Callable[[SideInputs, Mapping[str, Worker], Callable[[str], None]], Iterator[Difference]]
 """What compares for the stage `onnx`; the function that it gets hears what was left out."""
 
 
@@ -135,7 +135,7 @@ def run_check(
     reference, candidate, *_ = workers
     outcome = CheckOutcome((reference, candidate), check.dtype, check.stages, check=check)
 
-    given = GivenInputs(check, (reference, candidate), plant, common, planted)
+    given = SideInputs(check, (reference, candidate), plant, common, planted)
     asked, inputs_of = given.asked(check.dtype), given.by_side(check.dtype)
     exact = given.by_side("float64")[reference] if check.dtype == "float32" else None
     source = TrainingSource(workers, inputs_of, check.length if check.phases else 0, check.phases, exact, asked)
@@ -170,7 +170,10 @@ def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool =
     check = replace(check, dataset=dataset.limit(few, 1), recipe=squeeze_schedule(recipe, check.length))
     if plain:
         return check
-    check = replace(check, resumed=resumed_step(check.length), added=tuple(added))
+    resumed = resumed_step(check.length)
+    added += [f"both sides save and load their state before step {resumed}"] if resumed else []
+    added += ["the start has no constant array", "an image costs 100 nats"] if check.state is None else []
+    check = replace(check, resumed=resumed, added=tuple(added))
     if check.state is not None:
         return check
     _, labels = next(check.run_inputs().epoch(0))

@@ -1,7 +1,7 @@
 """What a check gives both sides unless it is asked for a plain run: inputs that show what training shows, in few steps.
 
 Fresh weights, the recipe as it is and a handful of images hide faults: biases that are zero, statistics that are alike, a schedule that
-never drops, a second pass that never comes. docs/parity.md lists what each part can show.
+never drops, a second epoch that never comes. docs/parity.md lists what each part can show.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from parity.recipe.recipe import Augmentation, Recipe
 from parity.weights.canonical_state import State, initialise
 
 STEPS = 6
-"""Steps of a check: three passes of a whole and a half batch, with a drop of the rate at the start of the second and of the third."""
+"""Steps of a check: three epochs of a whole and a half batch, with a drop of the rate at the start of the second and of the third."""
 
 RESUMED = 4
-"""The step before which the sides save and load their state, in the middle of the second pass."""
+"""The step before which the sides save and load their state, in the middle of the second epoch."""
 
 RANGES = {
     "bias": (0.0, 0.2),
@@ -100,7 +100,7 @@ def add_what_is_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
 
 def count_images(steps: int, batch: int) -> int:
-    """Training images for a check of so many `steps`: at least three passes in six steps, each with a last batch of half the size."""
+    """Training images for a check of so many `steps`: at least three epochs in six steps, each with a last batch of half the size."""
     short = batch // 2 if batch >= 4 else 0
     return batch * max(1, steps // 6) + short
 

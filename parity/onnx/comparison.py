@@ -24,7 +24,7 @@ from parity.backend.child_process import Record, WorkerFailed
 from parity.backend.registry import spoken_name
 from parity.backend.worker import Worker
 from parity.compare.causes import Cause, ExplainedDifference, failure_cause
-from parity.compare.check import GivenInputs
+from parity.compare.check import SideInputs
 from parity.compare.engine import Silent
 from parity.compare.noise_model import inference_noise, pooled_noise
 from parity.compare.numpy_layers import layer_output
@@ -75,7 +75,7 @@ def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Arr
 
 
 def compare_through_onnx(
-    given: GivenInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
+    given: SideInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
 ) -> Iterator[Difference]:
     """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones.
 

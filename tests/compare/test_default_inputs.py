@@ -66,7 +66,7 @@ def test_heads_get_a_hard_image_and_scores_behind_a_relu_get_none() -> None:
     assert HARD_SCORE in make_images_hard(random_state(logarithms, 0), logarithms, 3)["fc.bias"]
 
 
-def test_six_steps_are_three_passes_with_two_drops_and_a_resumption() -> None:
+def test_six_steps_are_three_epochs_with_two_drops_and_a_resumption() -> None:
     made = check()
     steps = list(itertools.islice(made.run_inputs().steps(), made.steps))
     assert [len(step.labels) for step in steps] == [8, 4] * 3
@@ -81,11 +81,11 @@ def test_what_the_recipe_lacks_is_added_and_said() -> None:
     made = check()
     assert made.recipe.optimizer.groups == GROUPS
     assert made.recipe.augmentation == presets.CROP_AND_FLIP
-    assert len(made.added) == 2
+    assert len(made.added) == 5
     own = make_check(
         articles.get_network("vgg_fast@0.125"), presets.get_recipe("fast"), data.load("shapes10"), stages=TRAINING
     )
-    assert own.added == ()
+    assert len(own.added) == 3
     assert own.recipe.optimizer == presets.get_recipe("fast").optimizer
 
 
