@@ -38,12 +38,6 @@ def test_every_verdict_is_the_recorded_one(part: str) -> None:
     assert changes(recorded(part), record.PARTS[part](ROOT)) == {}
 
 
-def test_every_fault_is_found_where_it_was_found_and_for_the_same_cause() -> None:
-    before, found = recorded("faults"), record.faults(ROOT)
-    for kind in ("faults", "innocent"):
-        assert changes(before[kind], found[kind]) == {}
-
-
 def test_every_export_is_the_recorded_one_to_the_byte() -> None:
     before = recorded("exports")
     found = record.exports(ROOT, before["versions"])

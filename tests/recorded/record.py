@@ -1,6 +1,6 @@
 """Record what the program says today, so that a change that must keep behaviour can be held against it.
 
-    python tests/recorded/record.py FOLDER [--parts networks,pairs,faults,exports,resumed] [--checkout DIR]
+    python tests/recorded/record.py FOLDER [--parts networks,pairs,exports,resumed] [--checkout DIR]
 
 writes one JSON file a part into FOLDER. `tests/recorded/paddle26` and `paddle33` hold what main said before the packages were laid out
 anew (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes
@@ -79,12 +79,6 @@ def place(first: dict[str, Any] | None) -> dict[str, Any] | None:
     return first and {key: value for key, value in first.items() if key not in ("error", "bound", "sentence")}
 
 
-def faults(checkout: Path) -> Any:
-    result = script(checkout, "compare_criteria.py")
-    found = {row["name"]: [row["found"], row["cause"]] for row in result["faults"]}
-    return {"faults": found, "innocent": {row["name"]: row["alarms"]["this suite"] for row in result["innocent"]}}
-
-
 def exports(checkout: Path, versions: dict[str, dict[str, str]] | None = None) -> Any:
     """The versions in the metadata of exported files, by framework, and SHA-256 of the files, by network and framework.
 
@@ -144,7 +138,6 @@ def processor() -> str:
 PARTS: dict[str, Callable[[Path], Any]] = {
     "networks": networks,
     "pairs": pairs,
-    "faults": faults,
     "exports": exports,
     "resumed": resumed,
 }
