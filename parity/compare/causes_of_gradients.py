@@ -54,7 +54,7 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
     length = float(np.sqrt(sum(np.vdot(a, a) for n, a in other.items() if n.startswith("gradient/"))))
     largest, cut = float(np.abs(right).max(initial=0.0)), float(np.abs(own[name]).max(initial=0.0))
     if 0 < cut < largest:
-        does = f"the numbers of {{wrong}}'s {{it}} stop at {cut:.6g}, those of {{right}}'s do not"
+        does = f"{{wrong}} clips the {{it}} to {cut:.6g}, {{right}} does not"
         yield Hypothesis(does, np.clip(right, -cut, cut))
     for limit in (1.0, 5.0, 0.1, 10.0):
         if length > limit:

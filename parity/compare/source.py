@@ -24,9 +24,9 @@ class Tensor(ShortRepr):
 
     `name` is PHASE/TENSOR. `reference` and `candidate` are None where that side lacks it; `twins` are those of the one-ULP twins that
     recorded it. `layers` are the layers on the two sides that it belongs to, "" for the model itself. `copied` tensors are given to a side,
-    not computed by it. `side` is the side whose run that nobody watches is compared with the one that is watched, "" where both sides are
-    compared. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its layer's largest. `start` is the
-    value before training of a weight that training moves.
+    not computed by it. `side` is a side that is compared with itself: where nobody watches with where it is watched, or what it loads with
+    what it saved; "" where both sides are compared. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its
+    layer's largest. `start` is the value before training of a weight that training moves.
     """
 
     name: str

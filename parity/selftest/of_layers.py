@@ -65,7 +65,7 @@ DROPOUT = (
         "forward", "drop1"),
     at_layer("mask_inverted", "dropout", "the mask says what to drop",
         c.patch("invert_mask", "drop2"), "forward", "drop2", "mask is inverted"),
-    Fault("dropout_stops", "dropout", "dropout stops in the third pass",
+    Fault("dropout_stops", "dropout", "dropout stops in the third epoch",
         c.since(5, c.mask(lambda right, u, k: {x: np.ones_like(m) for x, m in right(u, k).items()})),
         "trajectory", "forward", "drop1"),
     Fault("same_mask_every_step", "dropout", "the mask is drawn once",
@@ -103,7 +103,7 @@ BATCH_NORM = (
     Fault("deviation_for_variance", "bn", "the batch's deviation enters the running variance",
         c.statistics(lambda kind, old, b, d: d * old + (1 - d) * (np.sqrt(b) if kind == "variance" else b)),
         "update", "statistics", "bn1", "adds the batch's deviation"),
-    Fault("statistics_stop", "bn", "running statistics stop in the third pass",
+    Fault("statistics_stop", "bn", "running statistics stop in the third epoch",
         c.since(5, c.statistics(lambda kind, old, batch, decay: old)),
         "trajectory", "statistics", "bn1", "does not move bn1.mean"),
 )  # fmt: skip

@@ -80,7 +80,7 @@ TO_PYTORCH = (
         c.patch("clip_together", "1.0"), *_UPDATE, "clips the gradients to a norm of 1 together"),
     Fault("clipped_one_by_one", "optimizer", "every gradient is clipped to a norm of its own",
         c.patch("clip_each", "0.1"), *_UPDATE, "clips each gradient to a norm of 0.1"),
-    Fault("schedule_by_pass", "schedule", "scheduler.step() comes once a pass",
+    Fault("schedule_by_pass", "schedule", "scheduler.step() comes once an epoch",
         c.rates(lambda right, s: right((s - 1) // 12 * 12)), "trajectory", "update", "conv1", "rate of the step before"),
     at_layer("mean_over_classes", "loss", "the cost is divided by the number of classes, too",
         c.field(divisor=lambda count: 80), "loss", "loss", "divided by the number of classes"),

@@ -12,7 +12,7 @@ from parity.selftest.fault import Fault
 from parity.selftest.subject import BATCH
 
 SAMPLES = 2 * BATCH + BATCH // 2
-"""Images before the resumption: a pass of a whole and a half batch, and a whole one."""
+"""Images before the resumption: an epoch of a whole and a half batch, and a whole one."""
 
 
 def _again(check: Check, number: int) -> Iterator[Pixels]:
@@ -57,7 +57,7 @@ RESUMPTION = (
     _at("rate_of_the_start", "a resumed run starts its schedule anew",
         c.rates(lambda right, s: right(s if s <= SAMPLES else s - SAMPLES)), *_UPDATE,
         "uses the learning rate 0.1 instead of 0.01"),
-    _at("pass_begins_anew", "a resumed run begins its pass anew", c.epochs(_again), "input", "images"),
+    _at("pass_begins_anew", "a resumed run begins its epoch anew", c.epochs(_again), "input", "images"),
     _at("masks_restart", "a resumed run draws the masks of the start",
         c.mask(lambda right, u, k: right(u if u < RESUMED else u - RESUMED + 1, k)), "forward", "drop1"),
 )  # fmt: skip

@@ -122,7 +122,7 @@ OPTIMIZER = (
         c.patch("scale_gradients", "0.125"), *_UPDATE, "divides the gradient by the batch of 8"),
     Fault("update_fails", "optimizer", "the optimizer raises an error",
         c.patch("raise_in_update"), *_UPDATE, " does not: "),
-    Fault("layer_frozen_later", "optimizer", "a layer is frozen from the third pass on",
+    Fault("layer_frozen_later", "optimizer", "a layer is frozen from the third epoch on",
         c.since(5, c.after(_frozen)), "trajectory", "update", "conv4", "does not update conv4.weight"),
     Fault("groups_forgotten", "optimizer", "all parameters are in one group",
         c.settings(groups=()), *_UPDATE, "leaves out the group's factors"),
