@@ -39,7 +39,7 @@ BACKWARD = (
             c.patch("scale_gradient_of", "three.bias", f"{1 / 512!r}"), "three", "mean over images and pixels", "gradient"),
         network=BRANCHED,
     ),
-    _at("gradient_values_clipped", "the numbers of a gradient to 0.001",
+    _at("gradient_values_clipped", "the numbers of a gradient are clipped to 0.001",
         c.patch("clip_values_of", "fc2.weight", "0.001"), "fc2", "to 0.001", "gradient"),
     replace(
         _at("branch_detached", "a branch gets no gradient", c.patch("detach", "proj_relu"), "proj_relu",
