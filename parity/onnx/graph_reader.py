@@ -102,6 +102,10 @@ UNREADABLE = (
 """What onnx raises of a graph that nobody has checked yet, where its constants are evaluated and its shapes inferred."""
 
 
+POSITIVE = ("strides", "dilations", "kernel_shape", "group", "size")
+"""Attributes that are 1 at least."""
+
+
 def read(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list[Operator]:
     """The operators on the way from the one input, [N,*shape] of the `kind`, to the one output of `model`, without layer names.
 
@@ -131,6 +135,11 @@ def _must_take(model: ModelProto, shape: Shape, kind: int) -> None:
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise NotTheNetwork(f"operator {node.domain}.{node.op_type} ({node.name}) is not ONNX's own")
+    for node in model.graph.node:
+        for entry in node.attribute:
+            # onnx 1.17 divides by them, and takes the process down.
+            if entry.name in POSITIVE and min(entry.ints or [entry.i]) < 1:
+                raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has {entry.name} below 1")
     given = model.graph.input[0].type.tensor_type
     count, *sizes = given.shape.dim
     if given.elem_type != kind or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
