@@ -127,7 +127,7 @@ def test_a_right_update_is_explained_by_no_mistake(optimizer: str, worker: Worke
         given, record = step.inputs["one"], step.records["one"]
         around = (rates(8 * step.number - 8), given.rate, rates(8 * step.number + 8))
         asked = (inputs.network, inputs.optimizer, inputs.state, inputs.seed, given, around)
-        evidence = Evidence(*asked, ("one", "other"), (record, record), before)
+        evidence = Evidence(*asked, ("one", "other"), (record, record), (before, before))
         trained = [name for name, p in inputs.network.parameters.items() if p.trainable]
         if before:
             for name in (f"update/{parameter}" for parameter in trained):

@@ -43,9 +43,10 @@ def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[
     assert outcome.verdict == "equal", outcome.first
     stage = outcome.summaries()["onnx"]
     # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
-    # onnx.reference on both exports against both sides.
+    # onnx.reference on both exports against both sides; every layer of both sides against its definition.
     operators, kinds = len(CHAIN), len(BATCHES) + 1
-    assert stage["compared"] == 10 * operators + 21 * kinds + 4 * operators
+    layers = len(network().inference.layers)
+    assert stage["compared"] == 10 * operators + 21 * kinds + 4 * operators + 2 * layers
     assert 0 < stage["max_error"] <= stage["bound"] < 1e-4
 
 
@@ -118,22 +119,26 @@ def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
 def test_an_operator_behind_the_last_layer_is_no_layers(
     framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:
-    """Both sides have it, so that all tensors agree and their exports alone are to blame."""
+    """Both sides have it, so that they agree with each other, and not with the network."""
     probabilities = changes.patch("softmax", "fc3")(check)
     outcome = run_check(check, workers, common=probabilities, onnx=compare_through_onnx)
     first = outcome.first
-    assert first is not None and (first.phase, first.layer) == ("onnx", "")
-    assert first.tensor.startswith("export of ") and ": operator Exp (" in first.tensor
-    assert first.tensor.endswith("it stands behind the last layer") and ", layer" not in first.sentence()
+    assert first is not None and (first.phase, first.layer) == ("onnx", "fc3")
+    assert first.tensor.endswith("float64, numpy")
+    failed = outcome.summaries()["onnx"]["worst"]
+    assert failed.startswith("onnx/export of ") and ": operator Exp (" in failed
+    assert failed.endswith("it stands behind the last layer")
 
 
-def test_an_operator_that_both_sides_have_is_found_in_their_exports_alone(
+def test_an_operator_that_both_sides_have_is_found_by_the_definition_and_in_their_exports(
     check: Check, workers: dict[str, Worker]
 ) -> None:
     outcome = run_check(check, workers, common=changes.patch("hard_swish", "relu2")(check), onnx=compare_through_onnx)
     first = outcome.first
     assert first is not None and (first.phase, first.layer) == ("onnx", "relu2")
-    assert first.tensor.startswith("relu2.export of ") and "operator HardSwish (" in first.tensor
+    assert first.tensor.endswith("float64, numpy") and "is not what the network says" in (first.cause or "")
+    failed = outcome.summaries()["onnx"]["worst"]
+    assert failed.startswith("onnx/relu2.export of ") and "operator HardSwish (" in failed
 
 
 def test_an_exporter_that_raises_is_told_in_one_line_of_its_own_and_no_layers(
