@@ -26,6 +26,9 @@ MATCH_OF_ONE = 1e-9
 """The same for a single number, which one of many predictions may meet by chance."""
 
 
+SAME = 1e-6
+"""A setting that is computed from tensors counts as the right one where it differs by less, relative to it."""
+
 MOST_SENTENCES = 3
 """Mistakes that a cause names, where several make the same numbers."""
 

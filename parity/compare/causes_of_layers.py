@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.causes import Cause, Hypothesis, differing, explain, rearrangements, tensor_hypotheses
+from parity.compare.causes import SAME, Cause, Hypothesis, differing, explain, rearrangements, tensor_hypotheses
 from parity.compare.causes_of_gradients import gradient_hypotheses
 from parity.compare.causes_of_updates import update_hypotheses
 from parity.compare.evidence import Evidence, Record
@@ -35,9 +35,6 @@ from parity.short_repr import ShortRepr
 
 MOST_BRANCHES = 5
 """Branches whose orders are all tried."""
-
-SAME = 1e-6
-"""A setting that is computed from tensors is the right one where it differs by less, relative to it."""
 
 MOST_CHANNELS = 11
 """The largest size of a response normalisation that is tried."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.causes import Hypothesis, differing
+from parity.compare.causes import SAME, Hypothesis, differing
 from parity.compare.evidence import Evidence, Record
 from parity.compare.expected import right_rule, slot_before, updated
 from parity.compare.numpy_layers import batch_statistics
@@ -30,13 +30,10 @@ BETTER = 100.0
 """How many times nearer a mistake must come than the right update."""
 
 ROUND = 1e-9
-"""A setting that is computed from the tensors is told apart from the right one by this, relative to it."""
+"""Smallest relative difference at which a setting that is computed from the tensors is not the right one."""
 
 LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Norms that gradients are often clipped to."""
-
-SAME = 1e-6
-"""A decay that is computed from tensors is the right one where it differs by less, relative to it."""
 
 MOST_STEPS = 6
 """Newton-Schulz steps of Muon that are tried."""

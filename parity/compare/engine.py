@@ -54,8 +54,7 @@ def run(
     for difference, layer in () if source.failed else more:
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:
-            known = difference.cause if isinstance(difference, ExplainedDifference) else None
-            outcome.verdicts.add(stage, 1, difference, (layer, layer), partial(_given, known))
+            outcome.verdicts.add(stage, 1, difference, (layer, layer), partial(_known_cause, difference))
     outcome.summaries()  # raises where nothing was compared
     outcome.seconds = time.monotonic() - started
 
@@ -102,8 +101,9 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
             outcome.verdicts.add(stage, 1, difference, tensor.layers, cause)
 
 
-def _given(cause: Cause | None) -> Cause | None:
-    return cause
+def _known_cause(difference: Difference) -> Cause | None:
+    """The cause that was found together with a difference."""
+    return difference.cause if isinstance(difference, ExplainedDifference) else None
 
 
 def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:

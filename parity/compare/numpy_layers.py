@@ -34,7 +34,7 @@ from parity.network.nodes import (
 from parity.network.windows import Pad, count, over_channels
 
 ELEMENTS_AT_ONCE = 2**20
-"""Input elements (8 MiB) that a convolution takes at once, whatever the batch; at least one image."""
+"""Input elements (8 MiB) that a convolution takes at once, for a batch of any size; at least one image."""
 
 STEP = 1e-7
 """The largest change of an element in a central difference, relative to the elements' size.

@@ -11,7 +11,7 @@ ERROR = re.compile(r"(?:<class ')?(?P<name>[\w.]*(?:Error|Exception))(?:'>)?(?P<
 COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 LONGEST = 300
-"""Characters that are told."""
+"""The longest message, in characters."""
 
 
 def error_line(text: str) -> str:

@@ -92,7 +92,7 @@ def _norm(trainer: Side, tensors: list[Tensor]) -> float:
 
 
 def clip_together(trainer: Side, limit: str) -> None:
-    """Gradients are clipped to a norm of all together."""
+    """All gradients together are clipped to a norm."""
 
     def act(tensors: list[Tensor]) -> bool:
         _scale(trainer, tensors, min(1.0, float(limit) / _norm(trainer, tensors)))
