@@ -145,6 +145,11 @@ class Judge:
         if stage is None or bound is None:
             return
         difference = Difference(tensor.name, distance(tensor.reference, tensor.candidate), bound)
+        if watched == "update" and not difference.equal:
+            # A gradient whose terms cancel is rounding, and its update too: nobody recorded the gradient itself here.
+            gradient = f"gradient/{parameter_of(tensor.name.partition('/')[2])}"
+            if math.isfinite(difference.error) and step.cancellation(gradient) > 1:
+                return
         self.outcome.verdicts.add(stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor))
         if not difference.equal:
             self.diverged.append((difference, None))
