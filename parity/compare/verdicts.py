@@ -54,8 +54,20 @@ def place_of(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first divergence: step, phase, the layer on the reference and on the candidate ("" for the model itself), tensor, error,
-    tolerance, and the cause if it is known. For `wrong` and `generic` see `parity.compare.causes.Cause`."""
+    """The first divergence: the first tensor, in the order of computation, that exceeds its tolerance.
+
+    Attributes:
+        step: The training step, from 1.
+        phase: What was computed, such as "forward", "gradient" or "update".
+        layer: The layer of the reference. Empty for the model itself.
+        candidate_layer: The layer of the candidate.
+        tensor: The name of the tensor.
+        error: Its relative L2 error.
+        bound: Its tolerance.
+        cause: The likely cause in one sentence, or None.
+        wrong: The side that is wrong, or empty where that is not known.
+        generic: Whether the cause only describes the difference, and names no mistake.
+    """
 
     step: int
     phase: str
@@ -69,7 +81,7 @@ class Divergence:
     generic: bool = False
 
     def sentence(self) -> str:
-        """For people."""
+        """Return step, place, relative error, tolerance and likely cause in one line."""
         other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
         layer = f", layer {self.layer}{other}" if self.layer else ""
         likely = f"; likely cause: {self.cause}" if self.cause else ""
@@ -77,13 +89,21 @@ class Divergence:
         return f"{where}: error {self.error:.2e}, bound {self.bound:.2e}{likely}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the fields and the sentence as a dict."""
         return vars(self) | {"sentence": self.sentence()}
 
 
 @dataclass
 class Stage:
-    """What was compared in one stage; `worst` is the tensor that came nearest to its bound, or went farthest past it."""
+    """The tensors of one stage.
+
+    Attributes:
+        name: The name of the stage.
+        compared: How many tensors were compared.
+        different: How many exceed their tolerance.
+        chaotic: Whether the distance of a one-ULP twin was needed as tolerance.
+        worst: The tensor with the largest ratio of error to tolerance.
+    """
 
     name: str
     compared: int = 0
@@ -92,7 +112,7 @@ class Stage:
     worst: Difference | None = None
 
     def add(self, difference: Difference) -> None:
-        """Counts one tensor."""
+        """Count one tensor."""
         self.compared += 1
         self.different += not difference.equal
         if self.worst is None or difference.used > self.worst.used:
@@ -103,7 +123,11 @@ class Stage:
         self.different, self.chaotic = 0, True
 
     def summary(self) -> dict[str, Any]:
-        """For the report; `NothingCompared` if the stage saw no tensor."""
+        """Return the verdict, the counts and the worst tensor as a dict.
+
+        Raises:
+            NothingCompared: The stage saw no tensor.
+        """
         if self.worst is None:
             raise NothingCompared(f"stage {self.name} compared nothing")
         return {

@@ -63,14 +63,28 @@ LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Network:
-    """A sequence of `nodes` that maps an image of `input_shape` (channels, height, width) to logits [classes].
+    """A network as data: a frozen, comparable and hashable value.
 
-    Frozen, comparable, hashable, and serialisable with `to_json` / `from_json`. Building one checks that names are unique and that
-    every shape fits (`InputError` otherwise). `source` says where the network was published.
+    It maps an image of `input_shape` to class scores (logits). Both frameworks build the same modules from it.
 
-        nodes = (Conv("conv1", 8, 3), ReLU("relu1"), Flatten("flat"), Linear("fc", 10))  # of parity.network.nodes
+    Attributes:
+        name: The name of the network.
+        input_shape: The shape of one input: (channels, height, width).
+        nodes: The layers, in order: a tuple of `parity.network.nodes.Node`.
+        source: Where the network was published.
+
+    Raises:
+        InputError: A name is not unique, not a Python identifier, or an attribute of a framework's modules; shapes do not fit; or the
+            last layer yields no vector.
+
+    Examples:
+        ```python
+        from parity.network.nodes import Conv, Flatten, Linear, ReLU
+
+        nodes = (Conv("conv1", 8, 3), ReLU("relu1"), Flatten("flat"), Linear("fc", 10))
         network = parity.Network("mine", (3, 32, 32), nodes)
         same = parity.Network.from_json(network.to_json())
+        ```
     """
 
     name: str
@@ -114,17 +128,17 @@ class Network:
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer by name, in an order in which they can be computed, with what it takes in; those of auxiliary heads too."""
+        """Every layer with its inputs, by name, in an order in which they can be computed. Auxiliary heads are included."""
         return {layer.node.name: layer for layer in build_graph(self.nodes, self.input_shape)}
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Output shape of every layer, by name, in order."""
+        """Output shape of every layer for one image, by name, in order."""
         return {name: layer.output for name, layer in self.layers.items()}
 
     @cached_property
     def inputs(self) -> dict[str, Shape]:
-        """Input shape of every layer, by name, in order."""
+        """Input shape of every layer for one image, by name, in order."""
         return {name: layer.input for name, layer in self.layers.items()}
 
     @cached_property
@@ -140,10 +154,11 @@ class Network:
 
     @cached_property
     def zero_gradients(self) -> frozenset[str]:
-        """Parameters whose training gradient is zero in exact arithmetic: a bias that a batch norm subtracts again.
+        """Names of parameters whose training gradient is zero in exact arithmetic.
 
-        What a framework computes for them is rounding noise, which Adam would amplify to full steps, so training sets these
-        gradients to 0 on both sides (the article's L2 decay still acts on them). Pools and concatenations hand the bias on as it is.
+        They are biases that a following batch norm subtracts again, also behind pools and concatenations. A framework
+        computes rounding noise for them, and Adam would amplify it to full steps. So training sets these gradients to 0
+        on both sides. Weight decay still acts on them.
         """
         following = consumers(self.layers)
 
@@ -169,13 +184,13 @@ class Network:
 
     @cached_property
     def heads(self) -> dict[str, float]:
-        """The layer that yields the class scores of every auxiliary head -> the weight of their cross-entropy in the loss."""
+        """For each auxiliary head: the layer that yields its class scores, and the weight of its cross-entropy in the loss."""
         found = [node for node in walk(self.nodes) if isinstance(node, Auxiliary)]
         return {self._ends[node.name]: node.weight for node in found}
 
     @property
     def inference(self) -> Network:
-        """The network without its auxiliary heads: what inference computes."""
+        """The network that inference computes: the same without its auxiliary heads."""
         return replace(self, nodes=edited(self.nodes, lambda node: None if isinstance(node, Auxiliary) else node))
 
     @property
@@ -184,30 +199,50 @@ class Network:
         return self.shapes[self.output][0]
 
     def count(self, head: str = "", trainable: bool = True) -> int:
-        """Number of scalars, trainable or not (running statistics and what is frozen), on the main path or in the auxiliary `head`."""
+        """Return the number of scalars of the parameters.
+
+        Args:
+            head: The name of an auxiliary head. Empty for the main path.
+            trainable: Count trainable scalars, or the others: running statistics and frozen parameters.
+        """
         own = [p for layer in self.layers.values() if layer.head == head for p in layer.node.parameters(layer.input)]
         return sum(math.prod(p.shape) for p in own if p.trainable == trainable)
 
     @property
     def trainable_count(self) -> int:
-        """Number of trainable scalars; auxiliary heads, which inference does not have, do not count."""
+        """Number of trainable scalars, without auxiliary heads."""
         return self.count()
 
     @property
     def statistics_count(self) -> int:
-        """Number of scalars of running statistics, and of what is frozen; auxiliary heads do not count."""
+        """Number of scalars of running statistics and frozen parameters, without auxiliary heads."""
         return self.count(trainable=False)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-accumulates for one image in inference, convolutions and linear layers."""
+        """Multiply-adds of convolutions and linear layers, for one image in inference."""
         return sum(layer.node.multiply_adds(layer.input) for layer in self.layers.values() if not layer.head)
 
     def shrink(self, width: float, size: int | None = None) -> Network:
-        """A smaller cousin, named `NAME@WIDTH`: filters and units times `width` (four stay; so do the class scores, and what is frozen).
+        """Return a smaller cousin with the name `NAME@WIDTH` or `NAME@WIDTHxSIZE`.
 
-        Dropout rates shrink alike: a net with few filters has none to spare. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of
-        so many pixels. An average pool that covered its whole map, and any pool that is now too large for it, then covers the whole map.
+        Class scores and frozen layers keep their size. A layer keeps at least four filters or units. An average pool that covered
+        its whole map still does. So does any pool that is too large for its new map.
+
+        Args:
+            width: The factor for filters, units and dropout rates, above 0 and at most 1.
+            size: Height and width of the new input, in pixels. None keeps the input shape.
+
+        Returns:
+            The smaller network.
+
+        Raises:
+            InputError: The width or the size is not possible.
+
+        Examples:
+            ```python
+            small = parity.get_network("vgg_mini").shrink(0.25)
+            ```
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} is not above 0 and at most 1")
@@ -220,7 +255,7 @@ class Network:
         return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
 
     def with_classes(self, count: int) -> Network:
-        """`NAME+classesCOUNT`: the network with so many class scores, of its auxiliary heads too; itself where it has them."""
+        """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`."""
         if count == self.classes:
             return self
 
@@ -240,17 +275,21 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the JSON: two networks are the same exactly when their digests are."""
+        """SHA-256 of the JSON, in hexadecimal. Equal networks have equal digests."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The whole network as one line of JSON with sorted keys."""
+        """Return the whole network as one line of JSON with sorted keys."""
         document = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return json.dumps(document, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Network:
-        """The network that `to_json` wrote; `InputError` names what is missing, unknown or of a wrong type."""
+        """Return the network of a text that `to_json` wrote.
+
+        Raises:
+            InputError: The text is no network. The message names what is missing, unknown or of a wrong type.
+        """
         document = parse_json(text, "network")
         nodes = document.get("nodes")
         if not isinstance(nodes, list):

@@ -12,9 +12,14 @@ from parity.pairs.mapping import Pairing
 
 @dataclass(repr=False)
 class PairOutcome(Outcome):
-    """`factories` and `lanes` (versions) say what was compared by side, `pairing` how layers were matched, `how` how the models were run.
+    """The result of a comparison of two models: an `Outcome` with what only a pair has.
 
-    `tree` shows both models with the first divergence marked.
+    Attributes:
+        factories: What was compared, as a text, by side.
+        lanes: Versions of the framework, Python and numpy, by side.
+        pairing: Which layers and arrays were matched, and which have no partner.
+        how: How the models were run: inputs, loss, optimizer, steps, seed, twins.
+        tree: Both models as trees with the first divergence marked. Empty if there is none.
     """
 
     factories: Mapping[str, str] = field(kw_only=True)
@@ -24,12 +29,12 @@ class PairOutcome(Outcome):
     tree: str = ""
 
     def other_differences(self) -> Collection[str]:
-        """Layers and arrays of one side only."""
+        """Names of layers and arrays that only one model has. They make the verdict "different"."""
         alone = [unit.path for units in self.pairing.alone.values() for unit in units]
         return [*alone, *(name for names in self.pairing.single.values() for name in names)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""
         mapping = {
             "how": self.pairing.how,
             "layers": len(self.pairing.pairs),

@@ -50,13 +50,36 @@ REST = Group("*")
 
 @dataclass(frozen=True, repr=False)
 class Optimizer(ShortRepr):
-    """`momentum`: v = momentum * v + (g + weight_decay * w); w -= rate * v. `adam`: Kingma and Ba 2015, bias-corrected.
+    """The settings of an optimizer, as data.
 
-    The gradient g is of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable parameter,
-    biases, gamma and beta too. All scalars are rounded to float32 (see `parity.network.nodes.float32`). `velocity_holds_rate` follows
-    Paddle v2, whose velocity contains the learning rate: when the rate changes, the momentum buffer of today's frameworks is
-    multiplied by old rate / new rate. A parameter belongs to the first of `groups` that its name matches. `label_smoothing` is the share
-    of every label that is spread over all classes before the cross-entropy is taken (Szegedy et al. 2016, section 7).
+    "momentum" computes v = momentum * v + (g + weight_decay * w), then w -= rate * v. "adam" is Kingma and Ba 2015, with bias
+    correction. The gradient g is that of sum(cross-entropy) / divisor, see `Recipe.divisor`. Weight decay acts on every trainable
+    parameter, also on biases, gamma and beta. All scalars are rounded to float32.
+
+    Attributes:
+        kind: "momentum" or "adam".
+        rate: The learning rate.
+        momentum: The momentum. 0 is plain gradient descent.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: The factor of the weight in the gradient.
+        beta1: Adam's decay rate of the first moment.
+        beta2: Adam's decay rate of the second moment.
+        eps: Adam's epsilon.
+        velocity_holds_rate: Follow Paddle v2, whose velocity contains the learning rate. When the rate changes, the momentum
+            buffer is multiplied by old rate / new rate.
+        groups: Groups of parameters. A parameter belongs to the first group whose pattern matches its name.
+        label_smoothing: The share of every label that is spread over all classes (Szegedy et al. 2016, section 7).
+
+    Raises:
+        InputError: A setting is not possible.
+
+    Examples:
+        ```python
+        from parity.recipe.optimizer import Optimizer
+
+        optimizer = Optimizer("adam", rate=1e-4)
+        outcome = parity.compare_models(torch_model, paddle_model, inputs, optimizer=optimizer)
+        ```
     """
 
     kind: str
