@@ -1,11 +1,11 @@
-"""PaddlePaddle, PyTorch and ONNX: are two models equal, and where do they diverge if not?
+"""Tell whether two models are equal in PaddlePaddle, PyTorch and ONNX, and where they diverge.
 
     import parity
 
     outcome = parity.compare_models(torch_model, paddle_model, inputs)
     print(outcome.verdict, outcome.sentence())
 
-`parity.api` holds what this module offers. Importing it loads no framework: that happens at the first call that needs one.
+The functions are in `parity.api`. Importing this module loads no framework. The first call that needs a framework does.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `parity.api` at the first use of one of its names, so that `import parity` is instant."""
+    """Import `parity.api` at the first use of one of its names, so that `import parity` is fast."""
     if name in __all__:
         from parity import api
 

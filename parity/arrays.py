@@ -1,4 +1,4 @@
-"""The type of arrays in annotations."""
+"""The type of numpy arrays in annotations."""
 
 from __future__ import annotations
 

@@ -43,6 +43,6 @@ def within(what: str, value: float, low: float, high: float) -> float:
         InputError: Not `low` <= `value` < `high`, which is so for NaN. The message names `what`.
     """
     if not low <= value < high or value > sys.float_info.max:  # JSON has whole numbers beyond all floats
-        told = f"{value:g}" if isinstance(value, float) else short(value)
-        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {told}")
+        shown = f"{value:g}" if isinstance(value, float) else short(value)
+        raise InputError(f"{what} must be at least {low:g} and below {high:g}, not {shown}")
     return float(value) + 0.0  # 0 for -0: equal values are written alike

@@ -1,6 +1,7 @@
-"""What this machine is, and which process settings follow from it.
+"""Facts about this machine, and the process settings that follow from them.
 
-Not by psutil: on Linux it knows no processor names, no limits of control groups, no peak memory, and it counts cores beyond the affinity.
+psutil is not used. On Linux it knows no processor name, no memory limit of a control group and no peak memory, and it counts
+cores that this process may not use.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The processor's model name."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -25,30 +26,30 @@ def cpu_name() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe() -> str:
-    """One line: processor, cores, Python."""
+    """Return processor, cores and Python version in one line."""
     return f"{cpu_name()}, {cores()} cores, Python {platform.python_version()}"
 
 
 MKL_KINDS = {"avx512f avx512dq avx512bw avx512vl": "7", "avx2 fma": "5"}
-"""Instructions -> MKL's number for Intel's processors that have them."""
+"""Instruction sets -> the number that MKL gives to Intel processors with these instructions."""
 
 
 def mkl_kind(cpuinfo: str) -> str | None:
-    """The value of MKL_DEBUG_CPU_TYPE for the AMD processor that `cpuinfo` (/proc/cpuinfo) describes; None for another one."""
+    """Return MKL_DEBUG_CPU_TYPE for the AMD processor in `cpuinfo`, the text of /proc/cpuinfo; None for other processors."""
     flags = next((line.split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
     kinds = (kind for needed, kind in MKL_KINDS.items() if set(needed.split()) <= set(flags))
     return next(kinds, None) if "AuthenticAMD" in cpuinfo else None
 
 
 def paddle_environment() -> dict[str, str]:
-    """Environment variables that Paddle must find when it is imported.
+    """Return the environment variables that Paddle needs when it is imported.
 
-    Its old MKL takes a slow path on AMD processors unless it is told which of Intel's they are like (docs/performance.md).
+    Its old MKL takes a slow path on AMD processors, unless a variable names a similar Intel processor (docs/performance.md).
     """
     try:
         kind = mkl_kind(Path("/proc/cpuinfo").read_text())
@@ -58,38 +59,41 @@ def paddle_environment() -> dict[str, str]:
 
 
 def torch_environment() -> dict[str, str]:
-    """Environment variables that PyTorch must find when it is imported: large tensors lie on large pages (docs/performance.md)."""
+    """Return the environment variables that PyTorch needs when it is imported.
+
+    They put large tensors on large memory pages (docs/performance.md).
+    """
     return {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 GLIBC = platform.libc_ver()[0] == "glibc"
-"""Whether the C library is one that `keep_memory` knows."""
+"""Whether `keep_memory` knows the C library."""
 
 _MALLOPT = {-4: (0, 65536), -3: (32 << 20, 32 << 20), -1: (-1, 64 << 20), -2: (64 << 20, 128 << 10), -8: (1, 0)}
-"""glibc's M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX: where memory is kept, and elsewhere.
+"""glibc's M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX: values with and without kept memory.
 
-Elsewhere they are what glibc comes to by itself where large blocks come and go; arenas are never more again.
+The second values are what glibc chooses by itself when large blocks are allocated and freed. Only M_ARENA_MAX has no way back.
 """
 
 
 def keep_memory(kept: bool) -> bool:
-    """Sets whether what this process frees stays its own, to be taken again without Linux clearing page after page; whether it can.
+    """Keep the memory that this process frees, or give it back to Linux; return whether the C library allows it.
 
-    That is faster where large arrays come and go (docs/performance.md).
+    Kept memory is faster where large arrays are allocated and freed, because Linux need not clear its pages (docs/performance.md).
     """
     set_ = [ctypes.CDLL(None).mallopt(option, values[not kept]) for option, values in _MALLOPT.items() if GLIBC]
     return bool(set_) and all(set_)
 
 
 def set_threads(threads: int | None) -> int:
-    """Sets the thread count that frameworks read from the environment at import (None: all cores); returns it."""
+    """Set the thread count that frameworks read from the environment at import, and return it. None means all cores."""
     count = threads or cores()
     os.environ["OMP_NUM_THREADS"] = str(count)
     return count
 
 
-def _said(file: str, name: str) -> list[int]:
-    """The bytes that Linux says in `file` of `name`; none where it does not."""
+def _read_bytes(file: str, name: str) -> list[int]:
+    """Return the bytes that the line `name` of a Linux status file holds, as a list of one; an empty list without such a line."""
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:
@@ -98,23 +102,23 @@ def _said(file: str, name: str) -> list[int]:
 
 
 def available_memory() -> float:
-    """Bytes that processes here may still take before the system, or their control group, runs short; infinity where neither says."""
-    found: list[float] = [*_said("/proc/meminfo", "MemAvailable")]
+    """Return how many bytes this machine or control group still has free; infinity where neither is known."""
+    limits: list[float] = [*_read_bytes("/proc/meminfo", "MemAvailable")]
     with contextlib.suppress(OSError, ValueError):  # "max", where there is no limit
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{what}").read_text()) for what in ("max", "current"))
-        found.append(limit - used)
-    return min(found, default=math.inf)
+        limits.append(limit - used)
+    return min(limits, default=math.inf)
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes."""
-    # On Linux the figure that every system has begins with that of the process that began this one.
-    for own in _said("/proc/self/status", "VmHWM"):
+    """Return the peak resident memory of this process, in bytes."""
+    # On Linux, ru_maxrss starts with the peak of the parent process. VmHWM does not.
+    for own in _read_bytes("/proc/self/status", "VmHWM"):
         return own
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def load_average() -> float:
-    """Processes that wanted a core during the last minute, on average: a machine for measuring has less than one."""
+    """Return how many processes wanted a core during the last minute, on average. Measurements need less than one."""
     return os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""What a command says while it works: lines for people, and a progress bar on a terminal."""
+"""Output of a command while it works: lines of text, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _Thing = TypeVar("_Thing")
 
 
 COLOURS = {"equal": "green", "different": "red"}
-"""Of verdicts; all others are yellow."""
+"""Verdict -> its colour. Other verdicts are yellow."""
 
 
 class Console:
-    """Lines for people: on stdout, or on stderr where stdout is kept for JSON; nowhere if `silent`."""
+    """Lines of text on stdout, or on stderr if stdout is kept for JSON. No lines if `silent`."""
 
     def __init__(self, json: bool = False, silent: bool = False) -> None:
         self.file, self.silent = sys.stderr if json else sys.stdout, silent
 
     def say(self, line: str, verdict: str = "") -> None:
-        """Prints one line at once, above a progress bar; a `verdict` that stands in it is coloured on a terminal.
+        """Print one line at once, above a progress bar. On a terminal, a `verdict` in the line is coloured.
 
-        What file names in it could do to a terminal, `printable` takes out.
+        Control codes, which a file name may hold, are printed as escapes.
         """
         if self.silent:
             return
@@ -42,12 +42,12 @@ class Console:
         self.file.flush()
 
     def has_colours(self) -> bool:
-        """Whether lines go to a terminal, and its user has not set NO_COLOR (https://no-color.org)."""
+        """Return whether lines go to a terminal whose user has not set NO_COLOR (https://no-color.org)."""
         return self.file.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def bar(things: Iterable[_Thing], what: str, name_of: Callable[[_Thing], str] | None = None) -> Iterator[_Thing]:
-    """Passes `things` on under a progress bar, with the name of the present one by `name_of`; silent where stderr is no terminal."""
+    """Yield `things` with a progress bar on stderr. `name_of` names the current one. No bar if stderr is no terminal."""
     with tqdm(list(things), desc=what, disable=None, file=sys.stderr, leave=False) as passed:
         for thing in passed:
             if name_of:
@@ -56,9 +56,9 @@ def bar(things: Iterable[_Thing], what: str, name_of: Callable[[_Thing], str] | 
 
 
 class Phases:
-    """A bar over the phases of a long command, with the present one's name and the time left. Silent where stderr is no terminal.
+    """A progress bar over the phases of a long command, with the current phase and the time left.
 
-    It is called `first` until the first phase begins.
+    The bar shows `first` until the first phase begins. No bar if stderr is no terminal.
     """
 
     def __init__(self, total: int, first: str = "starting") -> None:
@@ -79,16 +79,16 @@ class Phases:
         self.bar.close()
 
     def _tick(self) -> None:
-        """Shows the time that has passed every second, however long a phase takes."""
+        """Update the elapsed time every second, however long a phase takes."""
         while not self.closed.wait(1):
             self.bar.refresh()
 
     def rename(self, name: str) -> None:
-        """The present phase is called `name` from now on."""
+        """Change the name of the current phase."""
         self.bar.set_description_str(printable(name))
 
     def begin(self, name: str) -> None:
-        """The phase `name` begins; the one before has ended."""
+        """End the current phase and begin the phase `name`."""
         self.bar.set_description_str(printable(name), refresh=False)
         self.bar.update(0 if self.first else 1)
         self.bar.refresh()
@@ -96,10 +96,10 @@ class Phases:
 
 
 class Progress:
-    """A bar over the batches of a run with the time left: batches left x their mean time + tests left x the last test's.
+    """A progress bar over the batches of a run, with the time left.
 
-    Until a test was timed, it counts as `test_batches` batches. Silent where stderr is no terminal, and
-    unless `shown`.
+    The time left is that of the batches left, at their mean time, plus that of the tests left, at the time of the last test.
+    Until the first test ends, a test counts as `test_batches` batches. No bar if stderr is no terminal, or unless `shown`.
     """
 
     def __init__(self, total: int, done: int, tests: int, test_batches: float, shown: bool = True) -> None:
@@ -121,26 +121,26 @@ class Progress:
         self.bar.close()
 
     def left(self) -> float:
-        """Seconds that the rest will take, as far as is known."""
+        """Return the estimated time left, in seconds."""
         training = time.perf_counter() - self.started - self.spent_testing
         batch = training / max(self.done - self.first, 1)
         return batch * (self.total - self.done) + self.tests * (self.test_seconds or batch * self.test_batches)
 
     def advance(self) -> None:
-        """One batch is done."""
+        """Count one batch."""
         self.done += 1
         self.bar.set_postfix_str(f"{duration(self.left())} left", refresh=False)
         self.bar.update()
 
     def tested(self, seconds: float) -> None:
-        """One test is done and took `seconds`."""
+        """Count one test that took `seconds`."""
         self.tests -= 1
         self.test_seconds = seconds
         self.spent_testing += seconds
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: 42 s, 3 min 20 s, 5 h 10 min, 6.1 days."""
+    """Return `seconds` as text: 42 s, 3 min 20 s, 5 h 10 min, 6.1 days."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

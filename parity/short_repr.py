@@ -1,4 +1,4 @@
-"""Short `repr`s: a few lines instead of every field of every part."""
+"""A `repr` of a few lines for large dataclasses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 LINES = 3 * 120
-"""Characters of a `repr` at most."""
+"""Most characters of a `repr`."""
 
 PART = 60
-"""Characters of one field at most."""
+"""Most characters of one field."""
 
 
 class ShortRepr:
-    """A dataclass (with `repr=False`) whose `repr` shows the fields that differ from their defaults, cut where they are long."""
+    """Base of dataclasses (with `repr=False`) whose `repr` shows the fields that differ from their defaults.
+
+    Long fields are shortened.
+    """
 
     def __repr__(self) -> str:
         parts = [

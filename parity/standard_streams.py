@@ -1,4 +1,4 @@
-"""Standard input, output and error as a command needs them: whoever reads them, or does not, cannot end what it does."""
+"""Standard input, output and error of a command. A reader that stops reading does not end the command."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NAMES = {1: "stdout", 2: "stderr"}
 
 
 class Output(io.FileIO):
-    """The file descriptor of an output. The first failure to write is kept in `error`; from then on, all output is dropped."""
+    """A file descriptor for output. `error` holds the first failure to write. After it, all output is dropped."""
 
     error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Writes, waiting where the reader has set the file to return at once; returns the bytes written or dropped."""
+        """Write `data`, and return how many bytes were written or dropped. Wait if the file is set to non-blocking."""
         try:
             while (count := super().write(data)) is None:
                 select.select([], [self], [])
@@ -31,19 +31,19 @@ class Output(io.FileIO):
 
 
 def discard(descriptor: int) -> None:
-    """Lets `descriptor` lead to the null device, also in processes that are started later."""
+    """Redirect `descriptor` to the null device, also for processes that are started later."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
-    os.set_inheritable(descriptor, True)  # which `dup2` leaves out for a descriptor that is `null` itself
+    os.set_inheritable(descriptor, True)  # `dup2` does nothing if the descriptor is `null` itself
     if null != descriptor:
         os.close(null)
 
 
 def prepare() -> None:
-    """Makes this process's standard streams safe to use. To be called before anything else is opened or printed.
+    """Make the standard streams of this process safe to use. Call it before anything else is opened or printed.
 
-    A closed stream (`>&-`) leads to the null device, so that no file of ours takes its number. Output that nobody reads any more is
-    dropped, and what the encoding of the stream lacks is written as an escape such as \\u7ed3.
+    A closed stream (`>&-`) is redirected to the null device, so that no other file gets its number. Output that nobody reads is
+    dropped. A character that the encoding of the stream lacks is written as an escape such as \\u7ed3.
     """
     for descriptor in (0, *NAMES):
         try:
@@ -57,7 +57,7 @@ def prepare() -> None:
 
 
 def _opened(descriptor: int, old: TextIO | None) -> TextIO:
-    """An `Output` as a text stream with the encoding and the buffering of `old`."""
+    """Return an `Output` as a text stream with the encoding and the buffering of `old`."""
     if old:
         old.flush()
     output = Output(descriptor, "w", closefd=False)
@@ -66,15 +66,15 @@ def _opened(descriptor: int, old: TextIO | None) -> TextIO:
         encoding=old.encoding if old else "utf-8",
         errors="backslashreplace",
         newline="\n",
-        # `python -u` opens the stream without a buffer: a line at a time is as soon as a reader needs it.
+        # `python -u` opens the stream without a buffer. Here it gets one, and each line is flushed.
         line_buffering=output.isatty() or descriptor == 2 or bool(getattr(old, "write_through", False)),
     )
 
 
 def finish(code: int) -> int:
-    """The exit code of a command that ends with `code`: 1 instead of 0 where its output could not be written, told on stderr.
+    """Return the exit code of a command that ends with `code`: 1 instead of 0 if its output could not be written.
 
-    A reader that has left, such as `head`, is no failure: it has what it wants.
+    The reason is printed on stderr. A reader that closed the pipe, such as `head`, is no failure.
     """
     sys.stdout.flush()
     error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)  # of an `Output`
@@ -85,5 +85,5 @@ def finish(code: int) -> int:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with an escape for what would move a cursor or cannot be encoded: file names may hold anything."""
+    """Return `text` on one line, with control codes and other unprintable characters as escapes. File names may hold any."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

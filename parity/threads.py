@@ -1,4 +1,4 @@
-"""Threads that images are shared out to, where a framework's own kernels leave cores idle."""
+"""A thread pool for the images of a batch, for kernels of a framework that use one core."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-_Given = TypeVar("_Given")
-_Found = TypeVar("_Found")
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
 
 
 class Threads:
-    """`count` threads, started when they are first needed; one until `use` says otherwise."""
+    """A pool of `count` threads, by default one. The threads start at their first use."""
 
     def __init__(self) -> None:
         self.count = 1
@@ -19,29 +19,29 @@ class Threads:
         self._pool: ThreadPoolExecutor | None = None
 
     def use(self, count: int) -> None:
-        """From now on `count` threads."""
+        """Set the number of threads."""
         if self._pool and count != self.count:
             self._pool.shutdown()
             self._pool = None
         self.count = count
 
     def give(self, threads: int, use: Callable[[int], object]) -> None:
-        """From now on a framework's own kernels have so many `threads`; `use` tells them, where they have not."""
+        """Set the thread count of the framework's own kernels by calling `use`, unless it is already set."""
         if threads != self._given:
             use(threads)
             self._given = threads
 
     def sizes(self, images: int) -> list[int]:
-        """Into how large parts so many images are cut: one a thread, the first ones larger by one where they are not even, none empty."""
+        """Return how many images each thread gets. The counts differ by at most one, larger ones come first, and none is 0."""
         parts = max(1, min(self.count, images))
         small, larger = divmod(images, parts)
         return [small + (i < larger) for i in range(parts)]
 
-    def map(self, act: Callable[[_Given], _Found], parts: Sequence[_Given]) -> list[_Found]:
-        """`act` of every part, each on a thread, in the order of the parts."""
+    def map(self, act: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
+        """Call `act` on every part, each on a thread, and return the results in the order of the parts."""
         self._pool = self._pool or ThreadPoolExecutor(self.count)
         return list(self._pool.map(act, parts))
 
 
 THREADS = Threads()
-"""Of this process."""
+"""The pool of this process."""

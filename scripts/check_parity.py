@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Check that the Paddle and the PyTorch implementation are one network; see --help."""
+"""Check that a network trains alike in Paddle and in PyTorch; see --help."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's packages, whatever is installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # import from this clone, not from an installed version
     from parity.cli.entry import script
 
     script("check_parity")

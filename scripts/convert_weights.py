@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's packages, whatever is installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # import from this clone, not from an installed version
     from parity.cli.entry import script
 
     script("convert_weights")

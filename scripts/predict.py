@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Predict the classes of pictures with a run, a safetensors or an ONNX file; see --help."""
+"""Predict the classes of pictures with a run, a safetensors file or an ONNX file; see --help."""
 
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # this checkout's packages, whatever is installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # import from this clone, not from an installed version
     from parity.cli.entry import script
 
     script("predict")

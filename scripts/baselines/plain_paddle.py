@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""VGG16 with batch norm and dropout on CIFAR-10, as most Paddle scripts train it: eager, paddle.vision's transforms on PIL images,
+"""VGG16 with batch norm and dropout on CIFAR-10, as many Paddle scripts train it: eager mode, paddle.vision's transforms on PIL images,
 a paddle.io.DataLoader with two workers.
 
-For `scripts/bench.py train --against`: times some steps after a warm-up and prints images/s. Uses nothing of this project but
+For `vgg-parity bench train --against`. It times some steps after a warm-up and prints images/s. It uses nothing of this project but
 its copy of CIFAR-10.
 """
 
