@@ -2,7 +2,7 @@
 """VGG16 with batch norm and dropout on CIFAR-10, as many Paddle scripts train it: eager mode, paddle.vision's transforms on PIL images,
 a paddle.io.DataLoader with two workers.
 
-For `vgg-parity bench train --against`. It times some steps after a warm-up and prints images/s. It uses nothing of this project but
+`vgg-parity bench train --against` runs it. It times some steps after a warm-up and prints images/s. It uses nothing of this project but
 its copy of CIFAR-10.
 """
 
