@@ -1,6 +1,6 @@
-"""Timing: contestants in processes of their own take turns, round after round; medians, spreads and bootstrap intervals of ratios.
+"""Timing: contestants in separate processes take turns, round after round; medians, spreads and bootstrap intervals of ratios.
 
-A round gives every contestant the machine for itself for a few steps. What drifts (clock, neighbours) then drifts for all, and a ratio is
+In a round, every contestant has the machine to itself for a few steps. Drift (clock, other load) then affects all of them, and a ratio is
 taken within a round.
 """
 
@@ -22,23 +22,23 @@ from parity.errors import InputError
 from parity.network.network import Network
 
 Turn = Callable[[], float]
-"""One turn of a contestant; returns its images per second."""
+"""A function that runs one turn of a contestant and returns its images per second."""
 
 RESAMPLES = 10_000
 
 TRAINING_FLOPS = 6
-"""Floating-point operations of a training step per multiply-add and image: two forward, four backward."""
+"""Floating-point operations of a training step for each multiply-add and image: two forward, four backward."""
 
 
 @dataclass
 class Contest:
-    """Contestants by name, and what their turns gave: images/s by round."""
+    """Contestants by name, and the images/s of each of their rounds."""
 
     turns: Mapping[str, Turn]
     speeds: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, rounds: Iterable[int]) -> None:
-        """One turn of everybody each round; the order turns round, so that nobody is always after the same one."""
+        """Give every contestant a turn in each round. The order rotates, so that no contestant always follows the same one."""
         names = list(self.turns)
         for number in rounds:
             first = number % len(names)
@@ -46,7 +46,7 @@ class Contest:
                 self.speeds.setdefault(name, []).append(self.turns[name]())
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """By contestant: median, smallest and largest images/s, and all of them."""
+        """Return median, smallest, largest and all images/s of each contestant."""
         return {
             name: {
                 "images_per_second": float(np.median(found)),
@@ -58,7 +58,7 @@ class Contest:
         }
 
     def ratios(self, reference: str) -> dict[str, dict[str, float]]:
-        """By contestant, its speed over the reference's: the median of the rounds' ratios and its 95% bootstrap interval."""
+        """Return each contestant's speed over the reference's: the median of the rounds' ratios and its 95% bootstrap interval."""
         found = {}
         for name in self.speeds:
             if name != reference:
@@ -69,18 +69,18 @@ class Contest:
 
 
 def interval(values: Array, seed: int = 0) -> tuple[float, float]:
-    """95% percentile-bootstrap interval of the median (Efron 1979) of `values` [n]."""
+    """Return the 95% percentile-bootstrap interval of the median (Efron 1979) of `values` [n]."""
     draws = stream(seed, "bootstrap").integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def time_program(line: str) -> Turn:
-    """A turn of another program: the last `N images/s` that it prints, or the `images_per_second` of its last line of JSON.
+    """Return a turn of another program: the last `N images/s` that it prints, or the last `images_per_second` of its JSON.
 
-    `~` at the start of a word is the home folder, as in a shell, which the quotes around the line keep away from it.
+    `~` at the start of a word is the home folder. The quotes around the line keep the shell from expanding it.
     """
-    words = [os.path.expanduser(word) for word in shlex.split(line)]  # noqa: PTH111 - most words are no paths
+    words = [os.path.expanduser(word) for word in shlex.split(line)]  # noqa: PTH111 - most words are not paths
 
     def turn() -> float:
         try:
@@ -97,5 +97,5 @@ def time_program(line: str) -> Turn:
 
 
 def gigaflops(network: Network, images_per_second: float, training: bool) -> float:
-    """Arithmetic of convolutions and linear layers in 1e9 operations a second."""
+    """Return the arithmetic of convolutions and linear layers in 1e9 operations per second."""
     return network.multiply_adds * (TRAINING_FLOPS if training else 2) * images_per_second / 1e9

@@ -1,4 +1,4 @@
-"""`vgg-parity bench`: how fast is training, and inference, in either framework, on the same weights, batches and threads?"""
+"""`vgg-parity bench`: speed of training and inference in each framework, on the same weights, batches and number of threads."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from parity.cli.options import (
 from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
 from parity.errors import InputError
+from parity.experiments.tables import conditions, counted
 from parity.files.atomic import write_atomically
 from parity.network import articles
 from parity.network.network import Network
@@ -52,7 +53,7 @@ from parity.progress import Console, bar
 from parity.recipe import presets
 from parity.recipe.precision import PRECISIONS
 from parity.recipe.recipe import changed
-from parity.report.plots import speeds
+from parity.report.plots import WHAT, speeds
 from parity.training.run_folder import check_writable
 from parity.weights.canonical_state import initialise
 
@@ -60,18 +61,18 @@ if TYPE_CHECKING:
     from parity.onnx.runtime_process import RuntimeProcess
 
 NETWORK, RECIPE, BATCH = "vgg16_bn_drop", "article", 128
-"""What is timed unless the user says otherwise."""
+"""The defaults."""
 
 WARM_UP = 2
-"""Steps, or predictions, of everybody before the first round."""
+"""Steps, or predictions, of every contestant before the first round."""
 
 MOST_IMAGES = 5120
-"""Training images that the benchmark draws its batches from."""
+"""The most training images that the benchmark makes its batches of."""
 
 
 @command(
     "bench",
-    "Time training or inference: contestants in processes of their own take turns, and ratios are taken within a round.",
+    "Time training or inference. Contestants in separate processes take turns, and ratios are taken within a round.",
     (
         "train",
         "train --network vgg_mini --frameworks torch --rounds 7 --report bench/",
@@ -88,22 +89,22 @@ MOST_IMAGES = 5120
     help=f"{RECIPES}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
 )
 @option("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
-@option("--epochs", type=positive, help="for accuracy: passes at most (default: the recipe's)")
-@option("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that do it)")
-@option("--batch-size", type=positive, help=f"images of a training step (default: {BATCH}; for accuracy the recipe's)")
-@option("--batch-sizes", default="1,128", metavar="LIST", help="images of a prediction (default: 1,128)")
-@option("--rounds", type=positive, default=5, help="turns of everybody (default: 5)")
-@option("--steps", type=positive, default=3, help="steps, or predictions, of a turn (default: 3)")
-@option("--against", multiple=True, metavar="COMMAND", help="a program that prints images/s")
-@option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if it can be had)")
+@option("--epochs", type=positive, help="for accuracy: the most epochs (default: the recipe's)")
+@option("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that support it)")
+@option("--batch-size", type=positive, help=f"images per training step (default: {BATCH}; for accuracy the recipe's)")
+@option("--batch-sizes", default="1,128", metavar="LIST", help="images per prediction (default: 1,128)")
+@option("--rounds", type=positive, default=5, help="turns of every contestant (default: 5)")
+@option("--steps", type=positive, default=3, help="steps, or predictions, per turn (default: 3)")
+@option("--against", multiple=True, metavar="COMMAND", help="also time a program that prints images/s")
+@option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if available)")
 @data_dir_option
-@threads_option("CPU threads of everybody")
+@threads_option("CPU threads of every contestant")
 @device_option(automatic=False)
 @option("--amp", type=choice(PRECISIONS), default="off", help="mixed precision of training, on a GPU (default: off)")
-@report_option("bench.json, bench.md and, of speeds, bench.png")
+@report_option("bench.json, bench.md and, except for accuracy, bench.png")
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Times; `Failed` where a contestant fails."""
+    """Run a benchmark. Raise `Failed` where a contestant fails."""
     frameworks, sizes = _frameworks(options), _sizes(options)
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
@@ -124,13 +125,13 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 
 def _speeds(options: Options, console: Console, frameworks: list[str], sizes: list[int]) -> dict[str, Any]:
-    """Of training or inference: by contestant, images per second, and what it was measured on."""
+    """Time training or inference. Return images per second of every contestant, and the conditions of the measurement."""
     network = articles.get_network(options.network or NETWORK)
     recipe = changed(presets.get_recipe(options.recipe or RECIPE), batch_size=options.batch_size or BATCH)
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load_average()
-    console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load before: {before:.2f}")
+    console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load average before: {before:.2f}")
     with contextlib.ExitStack() as stack, failures():
         workers = {
             name: stack.enter_context(_worker(options, name, threads)) for name in frameworks if name in FRAMEWORKS
@@ -173,23 +174,24 @@ def _frameworks(options: Options) -> list[str]:
     if unknown := [name for name in chosen if name not in known]:
         raise InputError(f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}")
     if options.against and options.what == "infer":
-        raise InputError("--against is of training: leave it out of infer")
+        raise InputError("--against times training: leave it out of infer")
     if options.amp != "off" and options.what != "train":
-        raise InputError("--amp is of training speed: leave it out")
+        raise InputError("--amp is only for train: leave it out")
     if options.amp != "off" and options.device == "cpu":
         raise InputError(NO_AMP)
     if len(chosen) > len(set(chosen)):
         raise InputError(f"--frameworks names {max(chosen, key=chosen.count)} twice")
     if options.what == "infer" and "onnx" in chosen and not set(chosen) & set(FRAMEWORKS):
-        raise InputError("--frameworks onnx needs paddle or torch beside it, which it is compared with")
+        raise InputError("--frameworks onnx needs paddle or torch as its reference: add one")
     return chosen
 
 
 def _sizes(options: Options) -> list[int]:
     try:
-        return sorted({positive(text) for text in options.batch_sizes.split(",")})  # since memory is the peak so far
+        # Ascending, since memory is the peak so far.
+        return sorted({positive(text) for text in options.batch_sizes.split(",")})
     except click.BadParameter:
-        raise InputError(f"--batch-sizes {options.batch_sizes!r} is no list of whole numbers such as 1,128") from None
+        raise InputError(f"--batch-sizes {options.batch_sizes!r}: give whole numbers such as 1,128") from None
 
 
 def _images(options: Options, console: Console, network: Network) -> tuple[Array, Array]:
@@ -208,9 +210,7 @@ def _images(options: Options, console: Console, network: Network) -> tuple[Array
     count = min(len(found.train_labels), batch if other else MOST_IMAGES)
     few = found.limit(count, 1)
     if other:
-        console.say(
-            f"{found.name}: {count} images, resized to {network.input_shape}, which costs no time within the clock"
-        )
+        console.say(f"{found.name}: {count} images, resized to {network.input_shape} before the clock starts")
         few = few.fitted(network.input_shape)
     return few.train_images[:], few.train_labels
 
@@ -221,7 +221,7 @@ def _worker(options: Options, framework: str, threads: int) -> Worker:
 
 
 def _first_step(worker: Worker, count: int) -> float:
-    """Seconds of the first update: with whatever a framework compiles, loads and allocates then."""
+    """Return the seconds of the first update, in which a framework compiles, loads and allocates."""
     return round(count / worker.bench_train(1, False), 2)
 
 
@@ -232,7 +232,7 @@ def _contest(turns: dict[str, Turn], rounds: int, what: str, reference: str) -> 
 
 
 def _train(options: Options, console: Console, workers: dict[str, Worker]) -> dict[str, Any]:
-    """Compute only: on one batch that lies ready. End to end: with making batches and masks, beside the other programs."""
+    """Time compute only, on one batch that is ready, and end to end, with batches and masks, together with the other programs."""
     for worker in workers.values():
         worker.bench_train(WARM_UP, True)
     reference = next(reversed(workers))
@@ -250,14 +250,14 @@ def _train(options: Options, console: Console, workers: dict[str, Worker]) -> di
 
 
 def _called(line: str, lines: list[str]) -> str:
-    """A program's name in the tables: its script's, where that is no other's."""
+    """Return a program's name in the tables: the name of its script, unless two programs share it."""
     scripts = {one: next((Path(word).name for word in shlex.split(one) if word.endswith(".py")), one) for one in lines}
     return line if list(scripts.values()).count(scripts[line]) > 1 else scripts[line]
 
 
 @contextlib.contextmanager
 def _runtime(options: Options, network: Network, threads: int) -> Iterator[RuntimeProcess]:
-    """ONNX Runtime with `network`, of the weights that the frameworks have."""
+    """Return ONNX Runtime with `network` and the weights of the frameworks."""
     from parity.onnx import graph_writer, operators
     from parity.onnx.runtime_process import RuntimeProcess
 
@@ -271,16 +271,16 @@ def _runtime(options: Options, network: Network, threads: int) -> Iterator[Runti
 
 
 def _infer(
-    options: Options, workers: dict[str, Worker], runtime: RuntimeProcess | None, sizes: list[int], given: Array
+    options: Options, workers: dict[str, Worker], runtime: RuntimeProcess | None, sizes: list[int], images: Array
 ) -> dict[str, Any]:
-    """By batch size: speeds on the preprocessed images `given`, and everybody's peak memory until then."""
+    """Return by batch size: speeds on the preprocessed `images`, and the peak memory of every contestant until then."""
     tables = {}
     for size in sizes:
         turns: dict[str, Turn] = {
             name: partial(worker.bench_infer, options.steps, size) for name, worker in workers.items()
         }
         if runtime:
-            turns["onnx"] = partial(runtime.infer, np.resize(given, (size, *given.shape[1:])), options.steps)
+            turns["onnx"] = partial(runtime.infer, np.resize(images, (size, *images.shape[1:])), options.steps)
         for turn in turns.values():
             turn()
         what = f"{size} image{'s' if size > 1 else ''} at a time"
@@ -291,14 +291,14 @@ def _infer(
 
 
 def _memory(processes: Mapping[str, Worker | RuntimeProcess]) -> dict[str, int]:
-    """Their peak memory so far, in bytes."""
+    """Return their peak memory so far, in bytes."""
     return {name: process.memory() for name, process in processes.items()}
 
 
 def _with_arithmetic(
     table: dict[str, Any], network: Network, peaks: dict[str, float], training: bool
 ) -> dict[str, Any]:
-    """Adds GFLOP/s, and their share of the best matrix multiplication measured here."""
+    """Add GFLOP/s, and their share of the best matrix multiplication measured here."""
     best = max(peaks.values())
     for row in table["speeds"].values():
         row["gigaflops"] = round(gigaflops(network, row["images_per_second"], training), 1)
@@ -307,12 +307,12 @@ def _with_arithmetic(
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as Markdown: a table a contest, and what it was measured on."""
-    lines = []
+    """Return the result as Markdown: a table for each contest, and the conditions of the measurement."""
+    lines = [f"# {WHAT[result['what']]} speed of {result['network']}", ""]
     for name, table in result["tables"].items():
         head, memory = f"{result['what']}, {name}", table.get("peak_memory_bytes", {})
         lines += [
-            f"| {head} | images/s, median (least to most) | GFLOP/s | of the matrix peak | against {table['reference']} (95% interval) |"
+            f"| {head} | images/s, median (min to max) | GFLOP/s | share of matrix peak | ratio to {table['reference']} (95% interval) |"
             + " peak memory so far |" * bool(memory),
             "|---|---:|---:|---:|---:|" + "---:|" * bool(memory),
         ]
@@ -329,12 +329,14 @@ def markdown(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {found[name]}" for name, found in result["versions"].items())
     memory = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in result["peak_memory_bytes"].items())
     first = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result["first_step_seconds"].items())
-    if first:
-        lines.append(f"First training step, with what is compiled, loaded and allocated then: {first}.\n")
-    gpu = f" On a GPU, mixed precision {result['amp']}: this path is unproven, its figures are the first."
-    unproven = "" if result["device"] == "cpu" else gpu
-    lines.append(
-        f"`{result['command']}`: {result['network']}, {rounds} rounds, {result['threads']} threads, {result['machine']}, {versions}; "
-        f"load before {result['load_before']}; peak memory {memory}.{unproven}"
-    )
-    return "\n".join(lines) + "\n"
+    batch = f", batches of {counted(result['batch_size'], 'image')}" if result["what"] == "train" else ""
+    facts = {
+        "Network": result["network"] + batch,
+        "First training step, with compilation and allocation": first,
+        "Measured": f"{counted(rounds, 'round')}, started {result['started']}, load average before: {result['load_before']}",
+        "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')} each",
+        "Versions": versions,
+        "Peak memory of the processes": memory,
+        "Mixed precision (GPU speed is unmeasured so far)": "" if result["device"] == "cpu" else result["amp"],
+    }
+    return "\n".join([*lines, *conditions(facts, result["command"])]) + "\n"

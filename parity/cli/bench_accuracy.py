@@ -1,4 +1,4 @@
-"""`vgg-parity bench accuracy`: how long does either framework train until the test accuracy is reached?"""
+"""`vgg-parity bench accuracy`: the training time of each framework until it reaches a test accuracy."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from parity.backend.launch import launch
 from parity.backend.registry import FRAMEWORKS
 from parity.cli.command import Failed, Options
 from parity.errors import InputError
+from parity.experiments.tables import conditions, counted
 from parity.progress import bar
 from parity.recipe import presets
 from parity.training.run_folder import RunFolder
 
 NETWORK, RECIPE = "vgg16_bn_drop@0.125", "quick"
-"""What is trained unless the user says otherwise: what a training script trains on a CPU."""
+"""The defaults: what a training script trains on a CPU."""
 
 
 def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
-    """Trains in turns, `options.rounds` times each with another seed, one process at a time; by framework, what every run took.
+    """Train in turns, `options.rounds` times with another seed each, one process at a time. Return the time of every run by framework.
 
-    Seconds are of training, without evaluation, up to the end of the first pass whose accuracy on the test images is at least
-    `options.target`. `Failed` where a run does not get there.
+    Seconds are of training, without evaluation, up to the end of the first epoch whose accuracy on the test images is at least
+    `options.target`. Raise `Failed` where a run does not reach it.
     """
     if not 0 < options.target <= 1:
         raise InputError(f"--target {options.target:g} is not an accuracy between 0 and 1")
     recipe = presets.get_recipe(options.recipe or RECIPE)
     if options.against:
-        raise InputError("--against is of training steps: leave it out of accuracy")
+        raise InputError("--against times training steps: leave it out of accuracy")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in frameworks}
     for number in bar(range(options.rounds), "time to accuracy"):
         for name in frameworks if number % 2 == 0 else frameworks[::-1]:
@@ -58,7 +59,7 @@ def to_accuracy(options: Options, frameworks: list[str]) -> dict[str, Any]:
 
 
 def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
-    """One run of the training script, which leaves nothing behind."""
+    """Run the training command once, in a temporary folder."""
     chosen = {
         "network": options.network or NETWORK,
         "recipe": options.recipe or RECIPE,
@@ -82,16 +83,17 @@ def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
                 process.kill()
                 raise
         if process.returncode:
-            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+            last = (errors.strip().splitlines() or ["it printed nothing"])[-1]
             refused = InputError if process.returncode == 2 else Failed
             raise refused(last.removeprefix("error: ").removeprefix("failed: "))
         run = RunFolder.open(out)
-        passes = run.metrics("pass")
-    reached = next((row for row in passes if row["test_accuracy"] >= options.target), None)
+        epochs = run.metrics("pass")
+    reached = next((row for row in epochs if row["test_accuracy"] >= options.target), None)
     if reached is None:
-        best = max(row["test_accuracy"] for row in passes)
+        best = max(row["test_accuracy"] for row in epochs)
         raise Failed(
-            f"{FRAMEWORKS[framework]} reached {best:.2%} in {len(passes)} passes, not {options.target:.2%}: more --epochs?"
+            f"{FRAMEWORKS[framework]} reached {best:.2%} in {counted(len(epochs), 'epoch')}, not {options.target:.2%}: "
+            "try more --epochs"
         )
     return {
         "seconds": reached["seconds"],
@@ -102,17 +104,22 @@ def _one(options: Options, framework: str, seed: int) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as a table in Markdown."""
+    """Return the result as Markdown: a table, and the conditions of the measurement."""
     lines = [
-        f"| until {result['target']:.0%} on the test images | seconds of training, median (least to most) | passes | runs |",
+        f"# Training time of {result['network']} to a test accuracy of {result['target']:.0%}",
+        "",
+        f"| until {result['target']:.0%} test accuracy | seconds of training, median (min to max) | epochs | runs |",
         "|---|---:|---:|---:|",
     ]
     for name, row in result["frameworks"].items():
-        passes = sorted({run["passes"] for run in row["runs"]})
-        told = f"{passes[0]}" if len(passes) == 1 else f"{passes[0]} to {passes[-1]}"
+        epochs = sorted({run["passes"] for run in row["runs"]})
+        told = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         lines.append(
             f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {told} | {len(row['runs'])} |"
         )
-    what = f"{result['network']}, recipe {result['recipe']}, {result['threads']} threads, {result['machine']}"
-    lines.append(f"\n`{result['command']}`: {what}")
-    return "\n".join(lines) + "\n"
+    facts = {
+        "Network": f"{result['network']}, recipe {result['recipe']}",
+        "Machine": f"{result['machine']}, {counted(result['threads'], 'thread')}",
+        "Started": result["started"],
+    }
+    return "\n".join([*lines, "", *conditions(facts, result["command"])]) + "\n"

@@ -1,4 +1,4 @@
-"""`vgg-parity experiment`: the articles' experiments, in both frameworks, each ending with a table and pictures."""
+"""`vgg-parity experiment`: the articles' experiments in both frameworks, each with a table and pictures at the end."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from parity.cli.options import DATA_SETS, data_dir_option, device_option, limit_
 from parity.data import Dataset
 from parity.errors import InputError
 from parity.experiments import EXPERIMENTS, STUDIES
+from parity.experiments.redraw import measured
 from parity.experiments.remote import Crew
 from parity.experiments.study import (
     Extent,
@@ -55,23 +56,23 @@ from parity.training.run_folder import about, check_free
 
 OF_TRAINING = ("epochs", "train_limit", "test_limit", "seeds", "full")
 OF_TIMING = ("steps", "batch_size")
-"""Flags that only the one or the other kind of experiment has."""
+"""Flags of experiments that train, and flags of those that time."""
 
 MOST_SEEDS = 1000
-"""Each has data of its own."""
+"""Each seed has its own copy of the data."""
 
 MARK = "experiment.json"
-"""The file that makes a folder an experiment's."""
+"""The file that marks the folder of an experiment."""
 
 
 @command(
     "experiment",
-    "Run an experiment of the articles in both frameworks, each in a process of its own; it ends with a table and pictures.\n\n"
-    "Stopped or killed, the same command with the same --output goes on where it was.\n\n"
+    "Run an experiment of the articles in both frameworks, each in its own process. It ends with a table and pictures.\n\n"
+    "After a stop or a kill, the same command with the same --output continues.\n\n"
     + "\n\n".join(f"{name}: {about}" for name, about in EXPERIMENTS.items()),
     (
         "permutation",
-        "permutation --full --data-dir MNIST   (the article's 60,000 digits, one pass)",
+        "permutation --full --data-dir MNIST   (the article's 60,000 digits, one epoch)",
         "cifar --framework torch --output runs/cifar",
         "classics --epochs 2 --train-limit 2000 --test-limit 1000",
         "timing --steps 20 --json",
@@ -82,8 +83,8 @@ MARK = "experiment.json"
 @option(
     "--output", type=PATH, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)"
 )
-@option("--full", is_flag=True, help="as much as the article: all its data and passes (hours on a CPU)")
-@option("--epochs", type=positive, help="passes over the training images")
+@option("--full", is_flag=True, help="as much as the article: all its data and epochs (hours on a CPU)")
+@option("--epochs", type=positive, help="epochs of training")
 @limit_options
 @option(
     "--seeds",
@@ -94,12 +95,12 @@ MARK = "experiment.json"
 @option("--data", metavar="NAME", help=f"one of {DATA_SETS} (default: the experiment's own)")
 @data_dir_option
 @option("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
-@option("--batch-size", type=positive, metavar="N", help=f"images of a timed step (default: {TIMING.batch_size})")
-@threads_option("CPU threads of a framework, of permutation 1")
+@option("--batch-size", type=positive, metavar="N", help=f"images per timed step (default: {TIMING.batch_size})")
+@threads_option("CPU threads of a framework (default for permutation: 1)")
 @device_option()
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Runs an experiment; `Failed` where it fails or does not find what the article says."""
+    """Run an experiment. Raise `Failed` where it fails, or where the article's finding does not hold."""
     _check_flags(options)
     study = STUDIES.get(options.experiment)
     folder = options.output or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{options.experiment}"
@@ -121,36 +122,36 @@ def main(options: Options, console: Console) -> dict[str, Any]:
                 else _time(options, result, folder, crew, console)
             )
         except (Stopped, KeyboardInterrupt):
-            raise Interrupted(f"stopped, nothing is lost; go on with: {again}") from None
+            raise Interrupted(f"stopped, nothing is lost; continue with: {again}") from None
     return _written(found, result, folder, console)
 
 
 def _check_flags(options: Options) -> None:
-    """`InputError` for a flag that the experiment has not, or that --full contradicts."""
+    """Raise `InputError` for a flag that the experiment does not have, or that contradicts --full."""
     timed = options.experiment == TIMING.name
     others = ", ".join(STUDIES) if timed else TIMING.name
-    refuse(options, OF_TRAINING if timed else OF_TIMING, f"is of {others}: leave it out of {options.experiment}")
+    refuse(options, OF_TRAINING if timed else OF_TIMING, f"is for {others}: leave it out of {options.experiment}")
     if options.full:
         limits = ("epochs", "train_limit", "test_limit")
         refuse(options, limits, "cannot be given with --full, which trains as much as the article")
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    """`InputError` unless `folder` is new, or of the experiment `name`."""
+    """Raise `InputError` unless `folder` is new, or of the experiment `name`."""
     mark = folder / MARK
     if not mark.exists():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} holds something else: choose another --output")
+            raise InputError(f"{folder} has other files in it: choose another --output")
         check_free(folder)
         return
     with about(mark, "choose another --output"):
         other = parse_json(mark.read_text(errors="replace"), "experiment").get("experiment")
         if other != name:
-            raise InputError(f"it is of the experiment {other}, not {name}")
+            raise InputError(f"it belongs to the experiment {other}, not {name}")
 
 
 def _mark(folder: Path, name: str) -> None:
-    """Makes `folder` that of the experiment `name`. Only when nothing can be refused any more."""
+    """Mark `folder` as that of the experiment `name`. Call it after all checks of the input."""
     write_atomically(folder / MARK, (json.dumps({"experiment": name}) + "\n").encode())
 
 
@@ -160,7 +161,7 @@ def _mark(folder: Path, name: str) -> None:
 def _train(
     study: Study, options: Options, result: dict[str, Any], folder: Path, crew: Crew, console: Console
 ) -> Report:
-    """Trains what is left of `study`, and reports on all of it."""
+    """Train the missing runs of `study`, and report on all of its runs."""
     chosen = _extents(study, options)
     less = shortened(study.entries, chosen)
     seeds = options.seeds or study.seeds
@@ -171,7 +172,7 @@ def _train(
     planned = [(trial, limited(trial, datasets)) for trial in trials(study, chosen, result["frameworks"], datasets)]
     result |= {"seeds": seeds, "against_the_article": less}
     console.say(f"{study.name}: {study.about}")
-    for line in less or ["as much as there"]:
+    for line in less or ["nothing is shortened"]:
         console.say(f"Against {study.against}: {line}")
     console.say(f"Data: {name} from {dataset.source}; {machine.describe()}; threads {crew.threads}; folder {folder}")
     lost = _finish(study, planned, folder, crew, console, seeds == 1)
@@ -200,11 +201,11 @@ def _extents(study: Study, options: Options) -> dict[str, Extent]:
 
 
 def _finish(
-    study: Study, planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, every_pass: bool
+    study: Study, planned: list[tuple[Trial, Dataset]], folder: Path, crew: Crew, console: Console, each_epoch: bool
 ) -> dict[str, str]:
-    """Trains every trial that is not at its end; first says how long that will take.
+    """Train every trial that is not finished, after an estimate of the time.
 
-    Returns what is told of entries whose training diverged; `Failed` where the study needs one of them.
+    Return a message for each entry whose training exploded. Raise `Failed` where the study needs one of them.
     """
     left = [(trial, place(trial, folder / "runs", len(own.train_labels)), own) for trial, own in planned]
     left = [(trial, at, own) for trial, at, own in left if at.epoch < trial.experiment.recipe.epochs]
@@ -213,7 +214,8 @@ def _finish(
         return {}
     time = duration(estimate(left, crew))
     console.say(
-        f"To train: {len(left)} of {len(planned)} runs, about {time} in all (shorter with --epochs, --train-limit, --test-limit)"
+        f"To train: {len(left)} of {len(planned)} runs, about {time} in total "
+        "(shorter with --epochs, --train-limit, --test-limit)"
     )
     _mark(folder, study.name)
     lost: dict[str, str] = {}
@@ -221,7 +223,7 @@ def _finish(
         if trial.entry.name in lost:
             continue
         try:
-            run_trial(trial, own, folder / "runs", crew, console.say if every_pass else None)
+            run_trial(trial, own, folder / "runs", crew, console.say if each_epoch else None)
         except Diverged as error:
             if study.needed is None or trial.entry.name in study.needed:
                 raise Failed(f"{trial.told()}: {error}") from None
@@ -239,7 +241,7 @@ def _finish(
 
 
 def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, console: Console) -> Report:
-    """Times what is left, and reports on all of it."""
+    """Time the missing steps, and report on all of them."""
     if options.data:
         dataset = data.load(options.data, options.data_dir, console.say)
     else:
@@ -258,14 +260,14 @@ def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, co
         "against_the_article": less,
     }
     console.say(f"{TIMING.name}: {TIMING.about}")
-    for line in less or ["as many"]:
+    for line in less or ["nothing is shortened"]:
         console.say(f"Against the article: {line}")
     load = result["load_before"]
     console.say(
-        f"Images: {dataset.name}; {machine.describe()}; threads {crew.threads}; load before {load}; folder {folder}"
+        f"Images: {dataset.name}; {machine.describe()}; threads {crew.threads}; load average before {load}; folder {folder}"
     )
     for framework in result["frameworks"]:
-        crew.versions(framework)  # refuses a framework that is missing before anything is written
+        crew.versions(framework)  # stops for a missing framework before anything is written
     _mark(folder, TIMING.name)
     found = measure(TIMING, result["frameworks"], images, steps, folder, crew, console.say)
     result["versions"] = {framework: crew.versions(framework) for framework in found}
@@ -277,7 +279,7 @@ def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, co
 
 
 def _less(size: int, steps: int) -> list[str]:
-    """What is other than in the article."""
+    """Return how the timing differs from the article's."""
     theirs: Mapping[str, int] = {"batches of": TIMING.batch_size, "timed steps:": TIMING.steps}
     pairs = zip(theirs.items(), (size, steps), strict=True)
     return [f"{what} {own} instead of {there}" for (what, there), own in pairs if own != there]
@@ -287,9 +289,9 @@ def _less(size: int, steps: int) -> list[str]:
 
 
 def _written(found: Report, result: dict[str, Any], folder: Path, console: Console) -> dict[str, Any]:
-    """Writes and prints what was found; `Failed` where it is not what it should be."""
+    """Write and print the result. Raise `Failed` where the article's finding does not hold."""
     result |= found.found | {"folder": str(folder), "files": ["table.md", "result.json", *found.pictures]}
-    text = f"{found.text}\n\n{_measured(result)}\n"
+    text = f"{found.text}\n\n{measured(result)}\n"
     for name, picture in found.pictures.items():
         write_atomically(folder / name, picture)
     write_atomically(folder / "table.md", text.encode())
@@ -303,30 +305,10 @@ def _written(found: Report, result: dict[str, Any], folder: Path, console: Conso
 
 
 def _by_lines(result: dict[str, Any]) -> str:
-    """JSON with a line for each entry, and for each row of a table in it."""
+    """Return JSON with a line for each entry, and for each row of a table in it."""
     lines = []
     for key, value in result.items():
         rows = isinstance(value, list) and value and isinstance(value[0], dict)
         text = "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]" if rows else json.dumps(value)
         lines.append(f"{json.dumps(key)}: {text}")
     return "{\n " + ",\n ".join(lines) + "\n}\n"
-
-
-def _measured(result: dict[str, Any]) -> str:
-    """What it was measured on, for the table."""
-    versions: dict[str, set[str]] = {}
-    rows = result.get("rows") or [{"framework": name, "versions": own} for name, own in result["versions"].items()]
-    for one in rows:
-        versions.setdefault(one["framework"], set()).add(
-            (one["versions"] or {}).get(one["framework"], "of unknown version")
-        )
-    frameworks = ", ".join(f"{FRAMEWORKS[name]} {' and '.join(sorted(found))}" for name, found in versions.items())
-    less = "; ".join(result["against_the_article"]) or "nothing is shortened"
-    study = STUDIES.get(result["experiment"])
-    machines = ", ".join(dict.fromkeys(str(one.get("machine") or result["machine"]) for one in rows))
-    counts = ", ".join(dict.fromkeys(str(one.get("threads") or result["threads"]) for one in rows))
-    load = f", load before {result['load_before']}" if "load_before" in result else ""
-    return (
-        f"`{result['command']}`: {machines}, threads {counts}{load}, {frameworks}. "
-        f"Against {study.against if study else 'the article'}: {less}."
-    )

@@ -25,12 +25,13 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import from_fields, parse_json
 from parity.progress import Console
 from parity.report import plots
+from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder, about, proportion
 
 PICTURE = Path("runs.png")
 
 MARK = "runs"
-"""What the table stands between, see `parity.files.generated_block`."""
+"""The word in the marks around the table, see `parity.files.generated_block`."""
 
 
 def _line(text: str) -> tuple[str, float]:
@@ -43,8 +44,8 @@ def _line(text: str) -> tuple[str, float]:
 
 @command(
     "runs",
-    "Draw test accuracy against minutes of training for several run folders, and tabulate how they end. Runs of one network, recipe, "
-    "length and framework are one row: mean ± standard deviation over their seeds, of the last pass.",
+    "Draw test accuracy against minutes of training for several run folders, and print a table of their last epochs.\n\n"
+    "Runs that differ only in their seed share a row: mean ± standard deviation. The picture has a panel for each machine.",
     (
         "runs/* --output accuracy.png",
         "docs/runs/* --line article=89.11 --update docs/training.md",
@@ -57,18 +58,20 @@ def _line(text: str) -> tuple[str, float]:
     multiple=True,
     type=Parsed(_line, "NAME=PERCENT, such as article=89.11"),
     metavar="NAME=PERCENT",
-    help="draw a level, too; again for more",
+    help="also draw a line at this accuracy; repeat it for more lines",
 )
-@option("--update", type=PATH, metavar="FILE", help="write the table into FILE, between its marks")
+@option(
+    "--update", type=PATH, metavar="FILE", help="write the table into FILE, between <!-- runs --> and <!-- /runs -->"
+)
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Draws and tabulates runs."""
+    """Draw runs, and print their table."""
     if options.update:
         generated_block.around(options.update, MARK)
     check_png(options.output)
-    rows = [row(run, passes) for run, passes in finished(options.runs, console.say)]
+    rows = [row(run, epochs) for run, epochs in finished(options.runs, console.say)]
     groups = grouped(rows, console.say)
     lines = tabulated(groups)
-    drawn = {label: [(one["minutes"], one["accuracies"]) for one in group] for label, group in groups.items()}
+    drawn = {label: [_race(one) for one in group] for label, group in groups.items()}
     write_atomically(options.output, plots.races(drawn, options.line))
     for line in lines:
         console.say(line)
@@ -78,36 +81,45 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         console.say(f"{options.update} is up to date")
     return {
         "runs": [
-            {key: value for key, value in one.items() if key != "kind"} for group in groups.values() for one in group
+            {key: value for key, value in one.items() if key not in ("kind", "machine")}
+            for group in groups.values()
+            for one in group
         ],
         "picture": str(options.output),
     }
 
 
+def _race(one: dict[str, Any]) -> plots.Race:
+    return plots.Race(one["framework"], one["machine"], one["minutes"], one["accuracies"])
+
+
 def finished(folders: list[Path], say: Callable[[str], None]) -> list[tuple[RunFolder, list[dict[str, Any]]]]:
-    """The runs in `folders` that have ended a pass, with their lines; `say` hears of the others. `InputError` if there is none."""
+    """Return the runs in `folders` that have finished an epoch, with the lines of their epochs. `say` gets a line for each other folder.
+
+    Raise `InputError` if there is no such run.
+    """
     found, last = [], ""
     for folder in folders:
         run = RunFolder.open(folder) if (folder / "config.json").exists() else None
-        if run and (passes := run.metrics("pass")):
-            found.append((run, passes))
+        if run and (epochs := run.metrics("pass")):
+            found.append((run, epochs))
             continue
-        last = "holds no finished pass" if run else "is not a run folder"
+        last = "has no finished epoch" if run else "is not a run folder"
         say(f"Left out: {folder} {last}")
     if not found:
-        raise InputError(f"{folders[-1]} {last}: give the folder of a run that has ended a pass")
+        raise InputError(f"{folders[-1]} {last}: give the folder of a run that has finished an epoch")
     return found
 
 
-def row(run: RunFolder, passes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the logs of `run` say: what was run, minutes and accuracy after every one of `passes`, and what `vgg-parity evaluate` found of
-    the last.
+def row(run: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return settings of `run`, minutes and accuracy after each of `epochs`, and the accuracies that `vgg-parity evaluate` found.
 
-    `InputError` where they are damaged.
+    Raise `InputError` where they are damaged.
     """
     folder = run.folder
     with about(folder / "config.json", "put the whole file back"):
-        framework = parse_json((folder / "config.json").read_text(), "run").get("framework")
+        config = parse_json((folder / "config.json").read_text(), "run")
+        framework = config.get("framework")
         if framework not in FRAMEWORKS:
             raise InputError(f"framework {framework!r} is none of {', '.join(FRAMEWORKS)}")
     experiment = run.experiment
@@ -118,19 +130,28 @@ def row(run: RunFolder, passes: list[dict[str, Any]]) -> dict[str, Any]:
         "data": experiment.data,
         "framework": framework,
         "seed": experiment.seed,
-        "passes": len(passes),
+        "passes": len(epochs),
         "of": experiment.recipe.epochs,
-        "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(passes)]),
-        "minutes": [line["seconds"] / 60 for line in passes],
-        "accuracies": [line["test_accuracy"] for line in passes],
+        "kind": json.dumps([replace(experiment, seed=0).to_json(), framework, len(epochs)]),
+        "machine": _machine(config),
+        "minutes": [line["seconds"] / 60 for line in epochs],
+        "accuracies": [line["test_accuracy"] for line in epochs],
         "views": _views(folder / "evaluation.json", experiment.data),
     }
 
 
-def _views(file: Path, trained_on: str) -> dict[str, float]:
-    """By views of a picture, the accuracy that `vgg-parity evaluate --report RUN` wrote beside the logs; empty where it was not run.
+def _machine(config: dict[str, Any]) -> str:
+    """Return where a run was trained, for the title of a panel: times on other machines, devices or threads are not comparable."""
+    parts = [str(config.get("machine", "unknown machine")).partition(", Python")[0]]
+    parts += [config["device"]] if config.get("device", "cpu") != "cpu" else []
+    parts += [f"{config['threads']} thread{'s' * (config['threads'] != 1)}"] if config.get("threads") else []
+    return printable(", ".join(map(str, parts)))
 
-    `InputError` unless it is of all test images of the data set that the run was trained on.
+
+def _views(file: Path, trained_on: str) -> dict[str, float]:
+    """Return, by views of an image, the accuracy that `vgg-parity evaluate --report RUN` wrote beside the logs. Empty where it was not run.
+
+    Raise `InputError` unless it covers all test images of the data set that the run was trained on.
     """
     if not file.exists():
         return {}
@@ -140,16 +161,16 @@ def _views(file: Path, trained_on: str) -> dict[str, float]:
             split, dataset, limited = found["split"], found["data"], found["limit"] is not None
             rows = [from_fields(_Row, {key: one[key] for key in _FIELDS}, "row") for one in found["rows"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError("it is not what vgg-parity evaluate writes") from None
+            raise InputError("it was not written by vgg-parity evaluate") from None
         if (split, dataset, limited) != ("test", trained_on, False):
-            part = f"{'some' if limited else 'all'} pictures called {split!r} of {dataset}"
-            raise InputError(f"it is of {part}, not of all test pictures of {trained_on}")
+            part = f"{'some' if limited else 'all'} images of split {split!r} of {dataset}"
+            raise InputError(f"it covers {part}, not all test images of {trained_on}")
         return {str(one): proportion(1 - one.top1_error) for one in rows if one.views_per_picture > 1}
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What `vgg-parity evaluate` writes of one way to look at the pictures."""
+    """One row of what `vgg-parity evaluate` writes."""
 
     views: str
     scales: tuple[int, ...]
@@ -165,9 +186,9 @@ _FIELDS = [field.name for field in fields(_Row)]
 
 
 def grouped(rows: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
-    """The runs by a label for people: those that only their seeds tell apart together, of each seed the first; `say` hears of others.
+    """Group runs that differ only in their seed, by a readable label. Keep the first run of each seed; `say` gets a line for each other.
 
-    Kinds that would be called alike get numbers behind the network's name.
+    Groups that would have the same label get numbers behind the network's name.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     labels: dict[str, str] = {}
@@ -178,7 +199,7 @@ def grouped(rows: list[dict[str, Any]], say: Callable[[str], None]) -> dict[str,
             labels[one["kind"]] = _label(one, f" ({number})" if number > 1 else "")
         group = groups.setdefault(labels[one["kind"]], [])
         if twice := [other["run"] for other in group if other["seed"] == one["seed"]]:
-            say(f"Left out: {one['run']} is a run of the same seed as {twice[0]}")
+            say(f"Left out: {one['run']} has the same seed as {twice[0]}")
             continue
         group.append(one)
     return groups
@@ -190,17 +211,18 @@ def _label(one: dict[str, Any], number: str = "") -> str:
 
 def _conditions(one: dict[str, Any]) -> str:
     begun = "" if one["passes"] == one["of"] else f" of {one['of']}"
-    return f", {one['recipe']}, {one['data']}, {one['passes']}{begun} passes, {FRAMEWORKS[one['framework']]}"
+    unit = "epoch" if one["of"] == 1 else "epochs"
+    return f", {one['recipe']}, {one['data']}, {one['passes']}{begun} {unit}, {FRAMEWORKS[one['framework']]}"
 
 
 def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The lines of the table: a row a group."""
+    """Return the lines of the table: a row for each group."""
     views = list(dict.fromkeys(name for group in groups.values() for one in group for name in one["views"]))
-    head = ["network", "recipe", "data", "framework", "seeds", "passes", "minutes", "last pass", *views]
+    head = ["network", "recipe", "data", "framework", "seeds", "epochs", "minutes", "last epoch", *views]
     cells = []
     for label, group in groups.items():
         one = group[0]
-        passes = str(one["passes"]) if one["passes"] == one["of"] else f"{one['passes']} of {one['of']}"
+        epochs = str(one["passes"]) if one["passes"] == one["of"] else f"{one['passes']} of {one['of']}"
         seeds = ", ".join(str(other["seed"]) for other in sorted(group, key=lambda other: other["seed"]))
         extra = []
         for name in views:
@@ -213,7 +235,7 @@ def tabulated(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
                 one["data"],
                 FRAMEWORKS[one["framework"]],
                 seeds,
-                passes,
+                epochs,
                 spread([other["minutes"][-1] for other in group], ".1f"),
                 percent(other["accuracies"][-1] for other in group),
                 *extra,

@@ -15,4 +15,4 @@ STUDIES: dict[str, Study] = {
 """The experiments that train, by name."""
 
 EXPERIMENTS = {name: study.about for name, study in STUDIES.items()} | {TIMING.name: TIMING.about}
-"""All experiments: name -> what it is and where it comes from."""
+"""All experiments: name -> what it does, and its source."""

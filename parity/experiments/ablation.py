@@ -1,4 +1,4 @@
-"""What each part of the recipe `fast` and of its network is worth: the same run without it."""
+"""What each part of the recipe `fast` and of its network is worth: the same run without that part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
-from parity.experiments.tables import Rows, grouped, percent, spread, table
+from parity.experiments.tables import Rows, counted, grouped, percent, spread, table
 from parity.network import articles
 from parity.network.initialisers import FAN_IN_UNIFORM
 from parity.network.network import Network
@@ -21,12 +21,12 @@ from parity.recipe import presets
 from parity.recipe.recipe import Recipe, Schedule
 
 NETWORK = "vgg_fast@0.25"
-"""What is trained: so many runs of the whole network would take a day of two cores."""
+"""The network that is trained. All runs of the whole `vgg_fast` would take a day on two cores."""
 
 FULL, USUAL = Extent("cifar10", 9), Extent("cifar10", 3)
 
 WHOLE = "whole"
-"""The entry that leaves nothing out."""
+"""The entry with every part."""
 
 
 def _nodes(change: Callable[[Node], Node]) -> Callable[[Network], Network]:
@@ -50,7 +50,7 @@ def _scaled(node: Node) -> Node:
 
 
 def _pools_last(network: Network) -> Network:
-    """Every pool between a convolution and its batch norm behind the GELU that follows them."""
+    """Move every pool that is between a convolution and its batch norm behind the GELU that follows."""
     nodes = list(network.nodes)
     for place, node in enumerate(network.nodes[:-2]):
         if isinstance(node, MaxPool) and isinstance(network.nodes[place + 1], BatchNorm):
@@ -92,31 +92,31 @@ RECIPE_PARTS: dict[str, Callable[[Recipe], Recipe]] = {
     "crops": _augmentation(crop_padding=0),
     "reflection": _augmentation(fill="zeros"),
 }
-"""Part -> network or recipe without it."""
+"""Part -> function that returns the network or recipe without it."""
 
 INSTEAD = {
     WHOLE: "nothing",
-    "whitening": "whitening filters: the first convolution begins at random and is trained",
-    "identity": "filters that begin as the identity: all begin at random",
+    "whitening": "whitening filters: a first convolution that starts at random and is trained",
+    "identity": "filters that start as the identity: filters that start at random",
     "gelu": "GELU: ReLU",
-    "frozen_scales": "frozen scales of the batch norms: they are trained",
-    "pool_before_norm": "pools before the batch norms: they stand behind the GELU",
-    "muon": "Muon for the kernels of the convolutions: Nesterov momentum",
-    "rate_of_shifts": "64 times the rate for the shifts of the batch norms: the rate of the weights",
+    "frozen_scales": "frozen scales of the batch norms: trained scales",
+    "pool_before_norm": "pools before the batch norms: pools after the GELU",
+    "muon": "Muon for the convolution kernels: Nesterov momentum",
+    "rate_of_shifts": "64 times the learning rate for batch-norm shifts: the learning rate of the weights",
     "nesterov": "Nesterov momentum: plain momentum",
     "smoothing": "label smoothing",
     "weight_decay": "weight decay",
-    "schedule": "the fall of the rate: it is constant",
-    "alternation": "alternating flips: each is drawn anew",
+    "schedule": "learning-rate decay: a constant learning rate",
+    "alternation": "alternating flips: flips at random",
     "flips": "flips",
     "crops": "crops",
-    "reflection": "the mirrored edge around crops: black",
+    "reflection": "mirrored edges around crops: black edges",
 }
-"""What is left out, and what stands in its place."""
+"""Part -> what is left out, and what replaces it."""
 
 
 def entries() -> tuple[Entry, ...]:
-    """The whole, and it without each part in turn."""
+    """Return the whole recipe, and the recipe without each part in turn."""
     network, recipe = articles.get_network(NETWORK), presets.get_recipe("fast")
     without: dict[str, tuple[Network, Recipe]] = {WHOLE: (network, recipe)}
     without |= {name: (change(network), recipe) for name, change in NETWORK_PARTS.items()}
@@ -125,7 +125,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
-    """Accuracy without each part, and how many points that is away from the whole, seed by seed; the costliest first."""
+    """Return accuracy without each part and its change against the whole, within each seed. The part that is worth most comes first."""
     accuracies = {key: {row["seed"]: row["test_accuracy"] for row in group} for key, group in grouped(rows).items()}
     found: list[dict[str, Any]] = [
         {
@@ -146,13 +146,13 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
         )
         for one in found
     ]
-    lines = table(("left out: what stands instead", "framework", "accuracy", "change in points"), cells, 2)
+    lines = table(("left out: what replaces it", "framework", "test accuracy", "change in points"), cells, 2)
     first = rows[0]
     lines += [
         "",
-        f"`{NETWORK}`, passes: {first['epochs']}, {first['train_images']:,} images to learn from, "
-        f"{first['test_images']:,} to test. Mean ± standard deviation over {len(datasets)} seed{'s' * (len(datasets) > 1)}; "
-        "a change is within one seed.",
+        f"`{NETWORK}`, {counted(first['epochs'], 'epoch')}, "
+        f"{first['train_images']:,} training images, {first['test_images']:,} test images.",
+        f"Mean ± standard deviation over {counted(len(datasets), 'seed')}. Each change is taken within one seed.",
     ]
     drawn = {"worth.png": pictures.worth([one for one in found if one["without"] != WHOLE], INSTEAD)}
     return Report("\n".join(lines), drawn, {"changes": found})
@@ -160,7 +160,7 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
 
 STUDY = Study(
     "ablation",
-    "ours: what each part of the recipe fast is worth, on CIFAR-10 with a narrow vgg_fast, trained again without it",
+    "ours: what each part of the recipe fast is worth, on CIFAR-10 with a narrow vgg_fast, trained again without that part",
     entries(),
     report,
     needed=(WHOLE,),

@@ -1,8 +1,8 @@
-"""The third article's CIFAR-10 runs: `Net` and the small VGG, accuracies class by class, and eight test images with their labels."""
+"""The third article's CIFAR-10 runs: `Net` and the small VGG, accuracy of each class, and eight test images with their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,32 +16,43 @@ from parity.network import articles
 from parity.recipe import presets
 
 SHOWN = 8
-"""Test images in the picture: the first ones."""
+"""The number of test images in the picture: the first ones."""
 
 ARTICLE = Extent("cifar10", 10)
 
 
 def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
-    """Accuracies in all and class by class (of all seeds together), and the pictures with what the first seed's networks take them for."""
+    """Return accuracies, accuracies of each class (over all seeds together), and images with the predictions of the first seed."""
     dataset = datasets[rows[0]["seed"]]
     groups = grouped(rows)
-    head = ("network", "framework", "passes", "training images", "test accuracy", "training", "images/s")
-    lines = table(head, [_accuracies(key, group) for key, group in groups.items()], 2)
-    classes = {_called(key): per_class(group, datasets) for key, group in groups.items()}
-    cells = [(label, *(_percent(found[n]) for found in classes.values())) for n, label in enumerate(dataset.classes)]
-    lines += ["", *table(("accuracy of class", *classes), cells)]
     truths = [dataset.classes[label] for label in dataset.test_labels[: min(SHOWN, rows[0]["test_images"])]]
     guesses = {
         _called(key): [dataset.classes[label] for label in group[0]["predicted"][: len(truths)]]
         for key, group in groups.items()
     }
+    return tell(rows, dataset, {key: per_class(group, datasets) for key, group in groups.items()}, truths, guesses)
+
+
+def tell(
+    rows: Rows,
+    dataset: Dataset,
+    classes: Mapping[tuple[str, str], Sequence[float | None]],
+    truths: Sequence[str],
+    guesses: Mapping[str, Sequence[str]],
+) -> Report:
+    """Return the report on accuracies of `classes` by network and framework, and on `guesses` for images of the classes `truths`."""
+    named = {_called(key): found for key, found in classes.items()}
+    head = ("network", "framework", "epochs", "training images", "test accuracy", "training time", "images/s")
+    lines = table(head, [_accuracies(key, group) for key, group in grouped(rows).items()], 2)
+    cells = [(label, *(_percent(found[n]) for found in named.values())) for n, label in enumerate(dataset.classes)]
+    lines += ["", *table(("accuracy of class", *named), cells)]
     taken = [(f"{n + 1}: {truth}", *(guess[n] for guess in guesses.values())) for n, truth in enumerate(truths)]
     lines += ["", *table(("test image", *guesses), taken, 1 + len(guesses))]
     drawn = {
         "pictures.png": pictures.labelled(dataset.test_images[: len(truths)], truths, guesses),
-        "classes.png": pictures.bars(dataset.classes, classes),
+        "classes.png": pictures.classes(dataset.classes, classes),
     }
-    return Report("\n".join(lines), drawn, {"classes": classes, "pictures": {"true": truths, "predicted": guesses}})
+    return Report("\n".join(lines), drawn, {"classes": named, "pictures": {"true": truths, "predicted": guesses}})
 
 
 def _accuracies(key: tuple[str, str], group: Rows) -> tuple[str, ...]:
@@ -50,7 +61,7 @@ def _accuracies(key: tuple[str, str], group: Rows) -> tuple[str, ...]:
 
 
 def per_class(group: Rows, datasets: Mapping[int, Dataset]) -> list[float | None]:
-    """By class, which share of its test images is taken for it (0 to 1), of all rows of `group` together; None where there are none."""
+    """Return the accuracy of each class (0 to 1) over all rows of `group` together; None for a class without test images."""
     labels = np.concatenate([datasets[row["seed"]].test_labels[: row["test_images"]] for row in group])
     guesses = np.concatenate([np.array(row["predicted"]) for row in group])
     right = [guesses[labels == label] == label for label in range(len(datasets[group[0]["seed"]].classes))]
@@ -67,7 +78,7 @@ def _percent(value: Any) -> str:
 
 STUDY = Study(
     "cifar",
-    "third article (2018): Net and a small VGG on CIFAR-10, ten passes each",
+    "third article (2018): Net and a small VGG on CIFAR-10, ten epochs each",
     (
         Entry("cifar_net", articles.get_network("cifar_net"), presets.get_recipe("cifar_net"), ARTICLE, ARTICLE),
         Entry("vgg_mini", articles.get_network("vgg_mini"), presets.get_recipe("adam"), ARTICLE, Extent("cifar10", 1)),

@@ -1,4 +1,4 @@
-"""The first article's comparison: LeNet, AlexNet and a VGG on CIFAR-10, a few passes of one recipe."""
+"""The first article's comparison: LeNet, AlexNet and a VGG on CIFAR-10, a few epochs of one recipe."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ARTICLE, USUAL = Extent("cifar10", 5), Extent("cifar10", 5, 5_000, 2_000)
 
 
 def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
-    """Accuracy after every pass, and what it costs."""
+    """Return accuracy after every epoch, size and speed of each network."""
     last = max(row["epochs"] for row in rows)
     head = [
         "network",
         "framework",
         "parameters",
         "multiply-adds",
-        *(f"pass {n + 1}" for n in range(last)),
-        "training",
+        *(f"epoch {n + 1}" for n in range(last)),
+        "training time",
         "images/s",
     ]
     cells = []
@@ -35,13 +35,13 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
         after += [""] * (last - len(after))
         sizes = (f"{network.trainable_count:,}", f"{network.multiply_adds / 1e6:.1f} M")
         cells.append((name, FRAMEWORKS[framework], *sizes, *after, *speed(group)))
-    text = [*table(head, cells, 2), "", "Accuracy on the test images after each pass."]
+    text = [*table(head, cells, 2), "", "Accuracy on the test images after each epoch."]
     return Report("\n".join(text), {"curves.png": pictures.curves(rows)}, {})
 
 
 STUDY = Study(
     "classics",
-    "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five passes each of the same recipe (adam)",
+    "first article (2017): LeNet, AlexNet and VGG compared on CIFAR-10, five epochs each of the same recipe (adam)",
     tuple(Entry(name, articles.get_network(name), presets.get_recipe("adam"), ARTICLE, USUAL) for name in NETWORKS),
     report,
 )

@@ -1,6 +1,6 @@
-"""The third article's MNIST study: what networks lose when all images have their pixels in one other, random order.
+"""The third article's MNIST study: what networks lose when all images have their pixels in one random order.
 
-A fully connected network does not know which pixels are neighbours, so it should lose nothing; a convolutional one lives on it.
+A fully connected network does not know which pixels are neighbours, so it should lose nothing. A convolutional network relies on it.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.experiments import pictures
 from parity.experiments.study import Entry, Extent, Report, Study
-from parity.experiments.tables import Rows, percent, spread, table
+from parity.experiments.tables import Rows, counted, percent, spread, table
 from parity.network import articles
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing
 
 TEST_SHARE, SPLIT = 0.2, "mnist10k"
-"""Of each class of the data set `SPLIT`, what is tested on."""
+"""The share of each class of the data set `SPLIT` that is tested on."""
 
 FC_POINTS, CNN_POINTS = 2.0, 5.0
-"""The mean change of the fully connected network's accuracy stays below the first, the mean loss of the other's reaches the second."""
+"""Percentage points. The fully connected network's mean change must stay below the first; the CNN must lose at least the second."""
 
 LEAST_SEEDS = 5
-"""Of which a mean is judged: one seed's change of the fully connected network scatters by 1.5 points."""
+"""With fewer seeds there is no verdict: the fully connected network's change has a standard deviation of 1.5 points."""
 
 NETWORKS = {"fc": "mnist_fc", "cnn": "mnist_cnn"}
 
 PERMUTED = "_permuted"
-"""Behind the name of a network: as it is trained on permuted pixels."""
+"""Suffix of an entry that is trained on permuted pixels."""
 
 ARTICLE, USUAL = Extent("mnist", 1), Extent(SPLIT, 7)
-"""One pass over 60,000 digits; 7 over 8,000 are about as many updates."""
+"""One epoch of 60,000 digits; 7 epochs of 8,000 digits have about as many updates."""
 
 
 def split(dataset: Dataset, seed: int) -> Dataset:
-    """`SPLIT`'s 10,000 digits, for each seed shuffled and parted anew: 8,000 and 2,000, each class in the same proportion.
+    """Return `SPLIT`'s 10,000 digits, shuffled and split anew for each seed: 8,000 and 2,000, with the same proportion of each class.
 
-    Other data sets as they are.
+    Return other data sets as they are.
     """
     if dataset.name != SPLIT:
         return dataset
@@ -68,7 +68,7 @@ def split(dataset: Dataset, seed: int) -> Dataset:
 
 
 def _test_counts(counts: Array) -> Array:
-    """How many of each class are tested on: `TEST_SHARE`, rounded so that the whole is right (the largest remainders are rounded up)."""
+    """Return how many digits of each class are tested on: `TEST_SHARE`. The largest remainders are rounded up, so that the sum is right."""
     exact = counts * TEST_SHARE
     whole: Array = np.floor(exact).astype(int)
     up = np.argsort(whole - exact, kind="stable")[: round(counts.sum() * TEST_SHARE) - whole.sum()]
@@ -77,7 +77,7 @@ def _test_counts(counts: Array) -> Array:
 
 
 def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
-    """Accuracies with the pixels as they are and permuted, their change within each seed, and whether it is what the article says."""
+    """Return accuracies on original and permuted pixels, their change within each seed, and whether the article's finding holds."""
     found = [
         _change(rows, name, framework) for name in NETWORKS for framework in dict.fromkeys(r["framework"] for r in rows)
     ]
@@ -91,25 +91,28 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
         )
         for one in found
     ]
-    lines = table(("network", "framework", "accuracy, pixels as they are", "permuted", "change in points"), cells, 2)
+    lines = table(
+        ("network", "framework", "accuracy, pixels as they are", "accuracy, permuted", "change in points"), cells, 2
+    )
     seeds = list(datasets)
     verdicts, failed = _verdicts(found, whole and len(seeds) >= LEAST_SEEDS)
     first, amounts = datasets[seeds[0]], rows[0]
     own = ["weights", "batches", "permutation", *(["split"] if first.name.startswith(SPLIT) else [])]
     lines += [
         "",
-        f"Mean ± standard deviation over {len(seeds)} seed{'s' * (len(seeds) > 1)}, each with its own {', '.join(own)}; "
-        f"a change is within one seed. "
-        f"{amounts['train_images']:,} digits to learn from, {amounts['test_images']:,} to test, passes: {amounts['epochs']}.",
+        *verdicts,
         "",
+        f"Mean ± standard deviation over {counted(len(seeds), 'seed')}. Each seed has its own {', '.join(own)}.",
+        "Each change is taken within one seed.",
+        f"{amounts['train_images']:,} training digits, {amounts['test_images']:,} test digits, {counted(amounts['epochs'], 'epoch')}.",
     ]
     order = next(r["permutation"] for r in rows if r["permutation"] is not None)
     drawn = {"digits.png": digits(first, order), "accuracy.png": pictures.changes(found)}
-    return Report("\n".join(lines + verdicts), drawn, {"changes": found, "verdicts": verdicts}, failed)
+    return Report("\n".join(lines), drawn, {"changes": found, "verdicts": verdicts}, failed)
 
 
 def _change(rows: Rows, name: str, framework: str) -> dict[str, Any]:
-    """Accuracies of the network `name` in `framework` by seed, plain and permuted, and what the permutation changes."""
+    """Return accuracies of the network `name` in `framework` by seed, plain and permuted, and the change by the permutation."""
     plain, permuted = (
         {r["seed"]: r["test_accuracy"] for r in rows if (r["entry"], r["framework"]) == (entry, framework)}
         for entry in (name, name + PERMUTED)
@@ -125,25 +128,24 @@ def _change(rows: Rows, name: str, framework: str) -> dict[str, Any]:
 
 
 def _verdicts(found: list[dict[str, Any]], judged: bool) -> tuple[list[str], str]:
-    """A sentence a network and framework, and what did not hold."""
+    """Return a sentence for each network and framework, and the sentences of those that do not hold."""
     if not judged:
-        return [f"Not judged: other than the usual amount was trained, or with fewer than {LEAST_SEEDS} seeds."], ""
+        return [f"Not judged: that needs the usual amount of training and at least {LEAST_SEEDS} seeds."], ""
     lines, failed = [], []
     for one in found:
         mean = float(np.mean(one["change_points"]))
         fully = one["network"] == NETWORKS["fc"]
         holds = abs(mean) < FC_POINTS if fully else -mean >= CNN_POINTS
-        wanted = (
-            f"a mean change below {FC_POINTS:g} points" if fully else f"a mean loss of {CNN_POINTS:g} points or more"
-        )
-        line = f"{one['network']} in {FRAMEWORKS[one['framework']]}: {mean:+.2f} points; {wanted}: {'holds' if holds else 'DOES NOT HOLD'}."
+        wanted = f"a change below {FC_POINTS:g} points" if fully else f"a loss of at least {CNN_POINTS:g} points"
+        side = f"{one['network']} in {FRAMEWORKS[one['framework']]}"
+        line = f"{side}: mean change {mean:+.2f} points; expected {wanted}: {'holds' if holds else 'DOES NOT HOLD'}."
         lines.append(f"- {line}")
         failed += [] if holds else [line]
     return lines, " ".join(failed)
 
 
 def digits(dataset: Dataset, permutation: int) -> bytes:
-    """The first digit of each class, below it the same with its pixels in the order of `permutation`; then the next ones."""
+    """Return the first digit of each class, below it the same digit with permuted pixels; then the second digits."""
     labels = dataset.test_labels
     firsts = [np.flatnonzero(labels == label)[:2] for label in range(len(dataset.classes))]
     rows = []
@@ -154,12 +156,13 @@ def digits(dataset: Dataset, permutation: int) -> bytes:
                 preprocess(some, Preprocessing())[:, 0],
                 preprocess(some, Preprocessing(permutation=permutation))[:, 0],
             ]
-    return pictures.grid(rows, ["as they are", "permuted"] * 2)
+    title = "Two digits of each class, as they are and with their pixels in one random order"
+    return pictures.grid(rows, ["as they are", "permuted"] * 2, title)
 
 
 STUDY = Study(
     "permutation",
-    "third article (2018): MNIST, a fully connected network against a convolutional one, pixels as they are and in one random order",
+    "third article (2018): MNIST, a fully connected and a convolutional network, pixels as they are and in one random order",
     tuple(
         Entry(name + suffix, articles.get_network(network), presets.get_recipe(recipe), ARTICLE, USUAL)
         for name, network in NETWORKS.items()

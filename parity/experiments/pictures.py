@@ -10,18 +10,22 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.experiments.tables import Rows, grouped
-from parity.report.plots import as_png, new_figure
+from parity.report.plots import LINES, as_png, new_figure, style_of
 
-COLOURS = ("#2f6fde", "#d9772b", "#2f9e6e", "#6b4fa0", "#8a97a6", "#b03a4a")
-RIGHT, WRONG = "#1f7a4d", "#b03a4a"
-LINES = {"paddle": "-", "torch": "--"}
+RIGHT, WRONG = ("#1f7a4d", "\u2713"), ("#b03a4a", "\u2717")
+"""Colour and mark of a right and of a wrong prediction."""
+
+LARGE = 10.0
+"""Points. Parts of an ablation that are worth more have a panel of their own, so that the others can be read."""
+
+Values = Sequence[float | None]
 
 
 @as_png
-def grid(rows: Sequence[Array], labels: Sequence[str]) -> Any:
-    """Grey pictures, rows of [n,H,W] from 0 to 1, a label in front of each row."""
+def grid(rows: Sequence[Array], labels: Sequence[str], title: str) -> Any:
+    """Return grey images, rows of [n,H,W] from 0 to 1, with a label in front of each row."""
     widest = max(len(row) for row in rows)
-    figure = new_figure(1.0 * widest + 1, 1.05 * len(rows))
+    figure = new_figure(1.0 * widest + 1, 1.05 * len(rows) + 0.4)
     axes = figure.subplots(len(rows), widest, squeeze=False)
     for line, row, label in zip(axes, rows, labels, strict=False):
         for axis in line:
@@ -29,76 +33,91 @@ def grid(rows: Sequence[Array], labels: Sequence[str]) -> Any:
         for axis, image in zip(line, row, strict=False):
             axis.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=10)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
 @as_png
 def changes(found: Sequence[Mapping[str, Any]]) -> Any:
-    """Accuracies on pixels as they are and permuted: a panel a network and framework, a line a seed, the mean in bold."""
-    figure = new_figure(2.7 * len(found), 3.8)
+    """Return accuracies on original and permuted pixels: a panel for each network and framework, the mean in a band over the seeds."""
+    figure = new_figure(2.9 * len(found), 4.2)
     axes = figure.subplots(1, len(found), sharey=True, squeeze=False)
-    for axis, one, colour in zip(axes[0], found, _by_network(found), strict=True):
+    for axis, one in zip(axes[0], found, strict=True):
+        colour, marker = style_of(one["framework"])
         pairs = 100 * np.array([one["plain"], one["permuted"]])
-        axis.plot([0, 1], pairs, "o-", color=colour, alpha=0.35, markersize=4)
-        axis.plot([0, 1], pairs.mean(1), "o-", color=colour, linewidth=3)
+        axis.fill_between([0, 1], pairs.min(1), pairs.max(1), color=colour, alpha=0.2, linewidth=0)
+        axis.plot([0, 1], pairs.mean(1), f"{marker}-", color=colour, linewidth=2, markersize=8)
         mean = np.mean(one["change_points"])
-        axis.set_title(f"{one['network']}\n{FRAMEWORKS[one['framework']]}: {mean:+.1f} points", fontsize=10)
+        axis.set_title(f"{one['network']}, {FRAMEWORKS[one['framework']]}\n{mean:+.1f} points", fontsize=10)
         axis.set_xticks([0, 1], ["as they are", "permuted"])
-        axis.set_xlim(-0.3, 1.3)
+        axis.set(xlim=(-0.3, 1.3), xlabel="pixels")
         axis.grid(axis="y", alpha=0.3)
     axes[0][0].set_ylabel("test accuracy (%)")
+    seeds = len(found[0]["plain"])
+    figure.suptitle(
+        f"Markers: mean of {seeds} seeds; band: smallest to largest" if seeds > 1 else "One seed", fontsize=10
+    )
     return figure
-
-
-def _by_network(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(one["network"] for one in found))
-    return [COLOURS[names.index(one["network"])] for one in found]
 
 
 @as_png
 def curves(rows: Rows) -> Any:
-    """Costs of training and test, and test accuracy, after each pass; a line a network and framework, the mean of the seeds."""
-    figure = new_figure(14, 4.4)
+    """Return loss of training and test, and test accuracy, after each epoch.
+
+    A line is a network in a framework: the mean of its seeds, in a band from the smallest to the largest.
+    """
+    figure = new_figure(14, 4.8)
     axes = figure.subplots(1, 3)
     names = list(dict.fromkeys(row["entry"] for row in rows))
     panels = {
-        "train_costs": "training cost (nats)",
-        "test_costs": "test cost (nats)",
-        "test_accuracies": "test accuracy (%)",
+        "train_costs": ("Training loss", "loss (nats per image)"),
+        "test_costs": ("Test loss", "loss (nats per image)"),
+        "test_accuracies": ("Test accuracy", "accuracy (%)"),
     }
-    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+    for axis, (key, (title, unit)) in zip(axes, panels.items(), strict=True):
         for (name, framework), group in grouped(rows).items():
-            values = np.mean([row[key] for row in group], axis=0) * (100 if key == "test_accuracies" else 1)
-            label = f"{name}, {FRAMEWORKS[framework]}"
-            colour = COLOURS[names.index(name) % len(COLOURS)]
+            values = np.array([row[key] for row in group]) * (100 if key == "test_accuracies" else 1)
+            colour, marker = style_of(framework)
+            epochs = range(1, values.shape[1] + 1)
+            if len(group) > 1:
+                axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
             axis.plot(
-                range(1, len(values) + 1), values, "o" + LINES[framework], color=colour, markersize=4, label=label
+                epochs,
+                values.mean(0),
+                linestyle=LINES[names.index(name) % len(LINES)],
+                marker=marker,
+                color=colour,
+                markersize=5,
+                label=f"{name}, {FRAMEWORKS[framework]}",
             )
-        axis.set(title=title, xlabel="passes")
+        axis.set(title=title, xlabel="epochs", ylabel=unit)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9, handlelength=4
+    )
     return figure
 
 
 @as_png
 def labelled(images: Array, truths: Sequence[str], guesses: Mapping[str, Sequence[str]]) -> Any:
-    """uint8 [n,3,H,W], four a row: above each what it is, below what each network takes it for, green where it is right."""
+    """Return uint8 images [n,3,H,W], four a row: above each its class, below it what each network predicts, green if right."""
     columns = min(4, len(images))
     lines = -(-len(images) // columns)
     height = 2.9 + 0.2 * len(guesses)
     figure = new_figure(3.1 * columns, height * lines + 0.1)
     axes = figure.subplots(lines, columns, squeeze=False)
     figure.get_layout_engine().set(h_pad=0.1, hspace=0.08)  # between the last guess and the next row's titles
-    figure.suptitle("Test images: what they are, and what each network takes them for")
+    figure.suptitle("Test images with their class, and what each network predicts")
     for axis in axes.flat:
         axis.set_axis_off()
     for number, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
         axis.imshow(image.transpose(1, 2, 0), interpolation="nearest")
         axis.set_title(f"{number + 1}: {truths[number]}", fontsize=12, fontweight="bold")
         for line, (network, labels) in enumerate(guesses.items()):
-            colour = RIGHT if labels[number] == truths[number] else WRONG
-            text = f"{network}: {labels[number]}"
+            colour, mark = RIGHT if labels[number] == truths[number] else WRONG
+            text = f"{mark} {network}: {labels[number]}"
             axis.annotate(
                 text,
                 (0.5, 0),
@@ -114,73 +133,90 @@ def labelled(images: Array, truths: Sequence[str], guesses: Mapping[str, Sequenc
 
 
 @as_png
-def bars(classes: Sequence[str], groups: Mapping[str, Sequence[float | None]]) -> Any:
-    """Accuracy (0 to 1) of each class, a bar for each of the `groups`."""
-    figure = new_figure(12, 4.2)
-    axis = figure.subplots()
-    width = 0.8 / len(groups)
-    for number, (name, values) in enumerate(groups.items()):
-        places = np.arange(len(classes)) + (number + 0.5) * width - 0.4
-        axis.bar(
-            places, [100 * (value or 0) for value in values], width, label=name, color=COLOURS[number % len(COLOURS)]
-        )
-    axis.set_xticks(range(len(classes)), classes)
-    axis.set(ylabel="accuracy (%)", ylim=(0, 100))
-    axis.grid(axis="y", alpha=0.3)
-    axis.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
+def classes(names: Sequence[str], groups: Mapping[tuple[str, str], Values]) -> Any:
+    """Return the accuracy (0 to 1) of each class: a panel for each network, a marker for each framework."""
+    networks = list(dict.fromkeys(network for network, _ in groups))
+    frameworks = list(dict.fromkeys(framework for _, framework in groups))
+    figure = new_figure(12, 0.8 + 2.7 * len(networks))
+    axes = figure.subplots(len(networks), 1, sharex=True, squeeze=False)[:, 0]
+    for (network, framework), values in groups.items():
+        axis, number = axes[networks.index(network)], frameworks.index(framework)
+        shift = 0.2 * (number - (len(frameworks) - 1) / 2)
+        known = [(place + shift, 100 * value) for place, value in enumerate(values) if value is not None]
+        colour, marker = style_of(framework)
+        for place, percent in known:
+            axis.plot([place, place], [0, percent], color=colour, alpha=0.4, linewidth=2)
+        places, percents = zip(*known, strict=True) if known else ((), ())
+        label = FRAMEWORKS[framework]
+        axis.plot(places, percents, marker, color=colour, markersize=8, linestyle="", label=label)
+    for axis, network in zip(axes, networks, strict=True):
+        axis.set(title=network, ylabel="test accuracy (%)", ylim=(0, 105))
+        axis.set_xticks(range(len(names)), names)
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    axes[-1].set_xlabel("class")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(frameworks), frameon=False)
     return figure
 
 
 @as_png
 def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
-    """How far accuracy is away from the whole's without each part: a bar a part and framework, a dot a seed."""
-    parts = list(dict.fromkeys(one["without"] for one in found))[::-1]
+    """Return how accuracy changes without each part: a bar for each part and framework, a marker for each seed.
+
+    Parts that are worth more than `LARGE` points have a panel of their own. Every axis is linear.
+    """
+    parts = list(dict.fromkeys(one["without"] for one in found))
+    large = {one["without"] for one in found if max(map(abs, one["change_points"])) > LARGE}
+    panels = [group for group in ([p for p in parts if p in large], [p for p in parts if p not in large]) if group]
+    figure = new_figure(10, 0.9 + 0.5 * len(panels) + 0.45 * len(parts))
+    axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(group) + 0.6 for group in panels])[:, 0]
+    for axis, group in zip(axes, panels, strict=True):
+        _worths(axis, [one for one in found if one["without"] in group], group[::-1], told)
+    axes[-1].set_xlabel("change of test accuracy without the part (percentage points)")
+    seeds = max(len(one["change_points"]) for one in found)
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = f"bar: mean of {seeds} seeds; marker: one seed" if seeds > 1 else "one seed"
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str], told: Mapping[str, str]) -> None:
     frameworks = list(dict.fromkeys(one["framework"] for one in found))
-    figure = new_figure(10, 0.6 + 0.45 * len(parts))
-    axis = figure.subplots()
     width = 0.8 / len(frameworks)
     for number, framework in enumerate(frameworks):
         own = [one for one in found if one["framework"] == framework]
         places = [parts.index(one["without"]) - (number - (len(frameworks) - 1) / 2) * width for one in own]
         means = [float(np.mean(one["change_points"])) for one in own]
-        axis.barh(places, means, 0.9 * width, color=COLOURS[number], alpha=0.7, label=FRAMEWORKS[framework])
+        colour, marker = style_of(framework)
+        axis.barh(places, means, 0.9 * width, color=colour, alpha=0.5, label=FRAMEWORKS[framework])
         for place, one in zip(places, own, strict=True):
             changes = one["change_points"]
-            axis.plot(changes, [place] * len(changes), ".", color="black", markersize=4)
+            axis.plot(changes, [place] * len(changes), marker, color=colour, markeredgecolor="black", markersize=5)
     axis.set_yticks(range(len(parts)), [told[part].partition(":")[0] for part in parts])
+    axis.set_ylim(-0.7, len(parts) - 0.3)
     axis.axvline(0, color="black", linewidth=0.8)
-    # Linear up to five points, logarithmic beyond: one part may be worth a hundred times another.
-    low, high = (limit([0.0, *(c for one in found for c in one["change_points"])]) for limit in (min, max))
-    if max(-low, high) > 5:
-        axis.set_xscale("symlog", linthresh=5, linscale=3)
-        axis.set_xlim(1.1 * low - 0.2, 1.1 * high + 0.2)
-        axis.set_xticks([tick for tick in (-100, -50, -20, -10, *range(-5, 6), 10, 20, 50, 100) if low <= tick <= high])
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-    axis.set_xlabel("change of test accuracy without it (points)")
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    if len(frameworks) > 1:
-        figure.legend(loc="outside lower center", ncols=len(frameworks), frameon=False)
-    return figure
 
 
 @as_png
 def times(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Any:
-    """Seconds of every step, and their means as lines: a panel a kind of step."""
+    """Return the seconds of every step, with their means as lines: a panel for each kind of step."""
     kinds = list(dict.fromkeys(kind for rows in found.values() for kind in rows))
-    figure = new_figure(6 * len(kinds), 4)
+    figure = new_figure(6.5 * len(kinds), 4.4)
     axes = figure.subplots(1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
-        for (framework, rows), colour in zip(found.items(), COLOURS, strict=False):
+        for framework, rows in found.items():
+            colour, marker = style_of(framework)
             seconds = rows.get(kind, [])
             label = f"{FRAMEWORKS[framework]}: {np.mean(seconds):.4f} ± {np.std(seconds):.4f} s"
-            axis.plot(range(1, len(seconds) + 1), seconds, ".", color=colour, markersize=4, alpha=0.6)
-            axis.axhline(float(np.mean(seconds)), color=colour, label=label)
-        axis.set(title=kind, xlabel="step", ylabel="seconds a batch", ylim=(0, None))
+            axis.plot(range(1, len(seconds) + 1), seconds, marker, color=colour, markersize=3, alpha=0.6, label=label)
+            axis.axhline(float(np.mean(seconds)), color=colour)
+        axis.set(title=kind, xlabel="timed step", ylabel="time of a batch (seconds)")
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend()
+        axis.legend(title="mean ± standard deviation; line: mean", loc="upper right", markerscale=2)
     figure.suptitle(title)
     return figure

@@ -1,4 +1,4 @@
-"""A worker as a trainer, so that the one training loop drives a framework that lives in a process of its own."""
+"""A worker as a trainer, so that the one training loop trains a framework that runs in its own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity.weights.canonical_state import State
 
 
 class Remote:
-    """The `parity.backend.protocol.TrainerLike` of a `worker` that was started."""
+    """A `parity.backend.protocol.TrainerLike` on a started `worker`."""
 
     process_group = SINGLE_PROCESS
 
@@ -28,35 +28,35 @@ class Remote:
         rate: float,
         divisor: int,
     ) -> tuple[float, int]:
-        """One update; nothing is recorded."""
+        """Do one update, without recording tensors; return summed loss and wrong predictions."""
         _, cost, wrong = self.worker.step(images, labels, masks, rate, divisor)
         return cost, wrong
 
     def predict(self, images: Array) -> Array:
-        """Logits in inference mode."""
+        """Return logits in inference mode."""
         return self.worker.predict(images)["logits"]
 
     def scale_velocity(self, factor: float) -> None:
-        """Multiplies the momentum buffers."""
+        """Multiply the momentum buffers by `factor`."""
         self.worker.scale_velocity(factor)
 
     def total(self, *values: float) -> list[float]:
-        """The values: there is one process of each framework."""
+        """Return the values: there is one process of each framework."""
         return list(values)
 
     def state(self) -> State:
-        """The canonical state with optimizer slots."""
+        """Return the canonical state with optimizer slots."""
         return self.worker.state()
 
     def load(self, state: State, updates: int) -> None:
-        """Takes a canonical state over."""
+        """Load a canonical state."""
         self.worker.load(state, updates)
 
 
 class Crew:
-    """One worker a framework, started when it is first asked for. Use as a context manager.
+    """One worker for each framework, started on first use. Use it as a context manager.
 
-    The workers do not hear Ctrl-C or SIGTERM, which may be sent to all processes: this one finishes the batch at hand with them and saves.
+    The workers ignore Ctrl-C and SIGTERM, which may be sent to all processes. This process finishes the current batch with them and saves.
     """
 
     def __init__(self, pythons: Mapping[str, Path | None], threads: int, device: str) -> None:
@@ -74,14 +74,14 @@ class Crew:
             worker.__exit__(kind, error, trace)
 
     def worker(self, framework: str) -> Worker:
-        """The worker of `framework`."""
+        """Return the worker of `framework`."""
         if framework not in self._workers:
             python = self.pythons[framework]
             self._workers[framework] = Worker(framework, python, self.threads, self.device, own_session=True)
         return self._workers[framework]
 
     def versions(self, framework: str) -> dict[str, str]:
-        """The versions of `framework`'s worker, asked for once."""
+        """Return the versions of `framework`'s worker."""
         if framework not in self._versions:
             self._versions[framework] = self.worker(framework).versions()
         return self._versions[framework]

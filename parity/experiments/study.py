@@ -1,14 +1,14 @@
-"""A study: networks of an article, trained alike in both frameworks and over seeds, as data; and the loop that trains what is left of it.
+"""A study: networks of an article, trained alike in both frameworks and over seeds, as data; and the loop that trains the missing runs.
 
-Every network, framework and seed has a run folder of its own below the study's (see `parity.training.run_folder`), written by the one
-training loop. So a study that was stopped, or killed, goes on where it stood, and one that is complete is only told again.
+Every network, framework and seed has its own run folder below the study's folder (see `parity.training.run_folder`), written by the one
+training loop. So a study that was stopped or killed continues, and a study that is complete is only reported again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from parity.data import Dataset
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.experiments.remote import Crew, Remote
-from parity.experiments.tables import Rows
+from parity.experiments.tables import Rows, counted
 from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.network.network import Network
@@ -35,12 +35,12 @@ from parity.version import __version__
 from parity.weights.canonical_state import initialise
 
 TIMED, QUICK = 10, 0.2
-"""Steps that an estimate is made from; one, if it takes longer than so many seconds."""
+"""An estimate times `TIMED` steps, or one step if that takes longer than `QUICK` seconds."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is trained: the data set, the passes, and the first so many training and test images (None: all)."""
+    """How much is trained: data set, epochs, and the number of training and test images, the first ones (None: all)."""
 
     data: str
     epochs: int
@@ -50,7 +50,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Entry:
-    """One network as a study trains it; `article` says how far the article does, `usual` how far we do unless asked for all."""
+    """One network of a study. `article` is the extent of the article's training, `usual` the extent of ours without `--full`."""
 
     name: str
     network: Network
@@ -69,17 +69,17 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Name of its run folder."""
+        """Return the name of its run folder."""
         return f"{self.framework}-{self.entry.name}-{self.experiment.seed}"
 
     def told(self) -> str:
-        """For people."""
+        """Return its description for messages."""
         return f"{FRAMEWORKS[self.framework]}, {self.entry.name}, seed {self.experiment.seed}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a study found: `text` in Markdown, `pictures` (PNG) by file name, `found` for JSON, and `failed`: what did not hold, or ""."""
+    """A study's result: `text` in Markdown, `pictures` (PNG) by file name, `found` for JSON. `failed` says what did not hold, or is ""."""
 
     text: str
     pictures: dict[str, bytes]
@@ -89,12 +89,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Study:
-    """Networks to compare. `split` makes the data of a seed; `threads` of a worker (None: all cores).
+    """Networks to compare. `split` makes the data of a seed; a worker has `threads` (None: all cores).
 
-    Without one of the entries `needed` (None: all) there is nothing to report; another one's training may diverge. `against` is what it is
-    shorter than, unless `--full` is given. With `predicts`, every row has the labels that the trained network gives the test images.
-    `report(rows, datasets by seed, whole)` makes table and pictures; `whole` says that nothing was shortened against what the study
-    usually does.
+    The study fails if training of one of the entries `needed` (None: all) explodes; other entries may explode. Without `--full` it is
+    shorter than `against`. With `predicts`, every row has the labels that the trained network predicts for the test images.
+    `report(rows, datasets by seed, whole)` makes tables and pictures; `whole` says that nothing is shortened against the usual extent.
     """
 
     name: str
@@ -109,27 +108,27 @@ class Study:
     against: str = "the article"
 
 
-def shortened(entries: Iterable[Entry], chosen: Mapping[str, Extent]) -> list[str]:
-    """What is less, or other, in the `chosen` extents by entry than in the article's; entries that differ alike share a line."""
+def shortened(entries: Sequence[Entry], chosen: Mapping[str, Extent]) -> list[str]:
+    """Return how the `chosen` extents differ from the article's, a line for each group of entries that differ alike."""
     names: dict[str, list[str]] = {}
     for entry in entries:
         own, theirs = chosen[entry.name], entry.article
         said = [f"data set {own.data} instead of {theirs.data}"] if own.data != theirs.data else []
         if own.epochs != theirs.epochs:
-            said.append(f"{own.epochs} pass{'' if own.epochs == 1 else 'es'} instead of {theirs.epochs}")
+            said.append(f"{counted(own.epochs, 'epoch')} instead of {theirs.epochs}")
         if own.train != theirs.train:
             said.append(f"the first {own.train:,} training images instead of all")
         if own.test != theirs.test:
             said.append(f"the first {own.test:,} test images instead of all")
         if said:
             names.setdefault(", ".join(said), []).append(entry.name)
-    return [f"{', '.join(who)}: {said}" for said, who in names.items()]
+    return [f"{'all runs' if len(who) == len(entries) else ', '.join(who)}: {said}" for said, who in names.items()]
 
 
 def trials(
     study: Study, chosen: Mapping[str, Extent], frameworks: Sequence[str], datasets: Mapping[int, Dataset]
 ) -> list[Trial]:
-    """All runs of `study`, seed by seed; a recipe that permutes the pixels takes another permutation for each seed."""
+    """Return all runs of `study`, seed by seed. A recipe that permutes the pixels has another permutation for each seed."""
     found = []
     for seed, dataset in datasets.items():
         for entry in study.entries:
@@ -143,7 +142,7 @@ def trials(
 
 
 def limited(trial: Trial, datasets: Mapping[int, Dataset]) -> Dataset:
-    """What `trial` trains and tests on; `InputError` where its network cannot."""
+    """Return what `trial` trains and tests on. Raise `InputError` where it does not fit its network."""
     experiment = trial.experiment
     dataset = datasets[experiment.seed].limit(experiment.train_limit, experiment.test_limit)
     seen = experiment.recipe.seen(dataset.train_images.shape[1:])
@@ -153,7 +152,7 @@ def limited(trial: Trial, datasets: Mapping[int, Dataset]) -> Dataset:
 
 
 def place(trial: Trial, folder: Path, images: int) -> Position:
-    """Where the run of `trial` below `folder` stands; the start where there is none. `InputError` if another one is in its place."""
+    """Return the position of the run of `trial` below `folder`, or the start. Raise `InputError` if its folder holds another run."""
     run = _existing(trial, folder)
     return run.restore(images)[1] if run else Position()
 
@@ -164,27 +163,27 @@ def _existing(trial: Trial, folder: Path) -> RunFolder | None:
     run = RunFolder.open(folder / trial.name)
     if run.experiment != trial.experiment:
         raise InputError(
-            f"{run.folder} is a run of another experiment (other limits, passes or data): choose another --output"
+            f"{run.folder} is a run of another experiment (other limits, epochs or data): choose another --output"
         )
     return run
 
 
 def estimate(left: Sequence[tuple[Trial, Position, Dataset]], crew: Crew) -> float:
-    """Seconds that the trials in `left` will take, from a few steps of each network in each framework."""
+    """Return the estimated seconds of the trials in `left`, from a few steps of each network in each framework."""
     speeds: dict[tuple[str, str], float] = {}
     total = 0.0
     for trial, position, dataset in left:
         key, experiment = (trial.framework, trial.entry.name), trial.experiment
         if key not in speeds:
             speeds[key] = _speed(crew.worker(trial.framework), experiment, dataset)
-        passes = experiment.recipe.epochs - position.epoch
-        forward_only = passes * len(dataset.test_labels) / 3
-        total += (passes * len(dataset.train_labels) - position.seen + forward_only) / speeds[key]
+        epochs = experiment.recipe.epochs - position.epoch
+        forward_only = epochs * len(dataset.test_labels) / 3
+        total += (epochs * len(dataset.train_labels) - position.seen + forward_only) / speeds[key]
     return total
 
 
 def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
-    """Images/s of training, measured here and now; the first step, in which frameworks allocate and compile, does not count."""
+    """Measure images/s of training. The first step, in which frameworks allocate and compile, does not count."""
     recipe = experiment.recipe
     worker.start(experiment.network, recipe.optimizer, initialise(experiment.network, 0), "float32")
     trainer = Remote(worker)
@@ -197,9 +196,9 @@ def _speed(worker: Worker, experiment: Experiment, dataset: Dataset) -> float:
 def run_trial(
     trial: Trial, dataset: Dataset, folder: Path, crew: Crew, say: Callable[[str], None] | None = None
 ) -> None:
-    """Trains `trial` in its folder below `folder` to its end, from wherever it stands; `say` gets a line a pass.
+    """Train `trial` in its folder below `folder` to its end, from its last checkpoint. `say` gets a line for each epoch.
 
-    Raises `parity.training.loop.Stopped` and `Diverged`.
+    Raise `parity.training.loop.Stopped` and `Diverged`.
     """
     worker, versions = crew.worker(trial.framework), crew.versions(trial.framework)
     own = {
@@ -224,12 +223,12 @@ def run_trial(
 
 def _tell(line: dict[str, Any], trial: Trial, say: Callable[[str], None]) -> None:
     if line["event"] == "pass":
-        number = f"pass {line['epoch'] + 1} of {trial.experiment.recipe.epochs}"
-        say(f"{trial.told()}, {number}: cost {line['cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
+        number = f"epoch {line['epoch'] + 1} of {trial.experiment.recipe.epochs}"
+        say(f"{trial.told()}, {number}: loss {line['cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
 
 
 def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[int]:
-    """The labels that the finished `trial` gives the test images; computed once, and kept in its run folder."""
+    """Return the labels that the finished `trial` predicts for the test images. They are computed once and kept in its run folder."""
     run = RunFolder(folder / trial.name, trial.experiment)
     file = run.folder / "predicted.json"
     if not file.exists():
@@ -246,17 +245,17 @@ def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[
     with about(file, "remove it"):
         found = parse_json(file.read_text(), "predictions").get("labels")
         if not isinstance(found, list) or np.shape(found) != dataset.test_labels.shape:
-            raise InputError(f"it does not hold a label for each of the {len(dataset.test_labels)} test images")
+            raise InputError(f"it does not have a label for each of the {len(dataset.test_labels)} test images")
     return found
 
 
 def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """What the finished `trial` gave: accuracies (0 to 1) and costs (nats) after each pass, and on what it was measured."""
+    """Return the result of the finished `trial`: accuracies (0 to 1) and losses (nats) after each epoch, and where it was measured."""
     run = RunFolder.open(folder / trial.name)
-    passes, experiment = run.metrics("pass"), trial.experiment
-    if len(passes) < experiment.recipe.epochs:
+    epochs, experiment = run.metrics("pass"), trial.experiment
+    if len(epochs) < experiment.recipe.epochs:
         raise InputError(
-            f"{run.metrics_file} has lines of {len(passes)} passes, not {experiment.recipe.epochs}: put the whole file back"
+            f"{run.metrics_file} has lines of {len(epochs)} epochs, not {experiment.recipe.epochs}: put the whole file back"
         )
     config = json.loads((run.folder / "config.json").read_text())
     return {
@@ -270,12 +269,12 @@ def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
         "train_images": len(dataset.train_labels),
         "test_images": len(dataset.test_labels),
         "epochs": experiment.recipe.epochs,
-        "test_accuracy": passes[-1]["test_accuracy"],
-        "test_accuracies": [line["test_accuracy"] for line in passes],
-        "test_costs": [line["test_cost"] for line in passes],
-        "train_costs": [line["cost"] for line in passes],
-        "seconds": passes[-1]["seconds"],
-        "images_per_second": round(passes[-1]["samples"] / max(passes[-1]["seconds"], 1e-9), 2),
+        "test_accuracy": epochs[-1]["test_accuracy"],
+        "test_accuracies": [line["test_accuracy"] for line in epochs],
+        "test_costs": [line["test_cost"] for line in epochs],
+        "train_costs": [line["cost"] for line in epochs],
+        "seconds": epochs[-1]["seconds"],
+        "images_per_second": round(epochs[-1]["samples"] / max(epochs[-1]["seconds"], 1e-9), 2),
         "threads": config.get("threads"),
         "machine": config.get("machine"),
         "versions": config.get("versions"),

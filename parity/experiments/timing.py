@@ -1,7 +1,8 @@
-"""The TensorFlow twin's timing (first article): forward, and forward and backward, of its VGG16, in seconds a batch.
+"""The TensorFlow twin's timing (first article): forward, and forward and backward, of its VGG16, in seconds per batch.
 
-The objective of the backward pass is `l2_loss` of the network's output, sum(x ** 2) / 2; nothing is updated. The forward pass is inference,
-the other one drops out, with masks that the framework draws. One batch of distorted CIFAR-10 images lies ready: feeding is not timed.
+The objective of the backward pass is `l2_loss` of the network's output, sum(x ** 2) / 2; no weight is updated. The forward kind is
+inference; the other kind has dropout, with masks that the framework draws. One batch of distorted CIFAR-10 images is ready in memory, so
+loading is not timed.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from parity.training.run_folder import about
 from parity.weights.canonical_state import initialise
 
 TURN = 5
-"""Timed steps between two looks at the progress bar, and between two times that what was found is written down."""
+"""Timed steps after which the progress bar moves and the results are saved."""
 
 KINDS = {"forward": "predict", "forward-backward": "l2_gradients"}
-"""What is timed -> the side's method."""
+"""Kind of step -> the method of a worker."""
 
 FILE = "seconds.json"
 
@@ -47,7 +48,7 @@ Times = dict[str, dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Timing:
-    """What is timed: `network` by `recipe`'s images in batches of `batch_size`, so many `steps` after `burn_in` that do not count."""
+    """What is timed: `network` on images of `recipe` in batches of `batch_size`. `burn_in` steps come first and do not count."""
 
     name: str
     about: str
@@ -70,7 +71,10 @@ TIMING = Timing(
 
 
 def batch(timing: Timing, dataset: Dataset, size: int) -> Array:
-    """The first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W]. `InputError` if they are too few."""
+    """Return the first `size` training images of `dataset`, distorted and preprocessed: float32 [size,C,H,W].
+
+    Raise `InputError` if there are too few.
+    """
     recipe, network = presets.get_recipe(timing.recipe), articles.get_network(timing.network)
     if recipe.seen(dataset.train_images.shape[1:]) != network.input_shape:
         raise InputError(f"{network.name} does not take the images of {dataset.name}: choose another --data")
@@ -88,10 +92,10 @@ def measure(
     crew: Crew,
     say: Callable[[str], None],
 ) -> Times:
-    """Seconds by framework and kind, `steps` each.
+    """Return seconds by framework and kind, `steps` each.
 
-    What `folder` holds already of the same setting is kept, and what every `TURN` steps took is added to it. `InputError` where it was
-    timed in another setting.
+    Results of the same setting in `folder` are kept; every `TURN` steps, new ones are added. Raise `InputError` where they are of another
+    setting.
     """
     network = articles.get_network(timing.network)
     settings = {
@@ -116,7 +120,7 @@ def measure(
             if left > 0:
                 burnt = worker.seconds(method, images, timing.burn_in)
                 time = duration(left * float(np.median(burnt)))
-                say(f"{FRAMEWORKS[framework]}, {kind}: {left} steps, about {time} (shorter with --steps)")
+                say(f"{FRAMEWORKS[framework]}, {kind}: {left} steps, about {time} (fewer with --steps)")
             for first in bar(range(0, left, TURN), f"{framework}, {kind}"):
                 seconds += worker.seconds(method, images, min(TURN, left - first))
                 write_atomically(folder / FILE, (json.dumps(kept) + "\n").encode())
@@ -124,7 +128,7 @@ def measure(
 
 
 def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """What was found before, by framework: its setting, which must be that of `settings`, and the seconds."""
+    """Return earlier results by framework: its setting, which must equal that of `settings`, and the seconds."""
     if not file.exists():
         return {}
     with about(file, "choose another --output"):
@@ -139,7 +143,7 @@ def _kept(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seconds(kinds: Any) -> bool:
-    """Whether `kinds` holds positive numbers for some of `KINDS`."""
+    """Return whether `kinds` has positive numbers for some of `KINDS`."""
     return isinstance(kinds, dict) and all(
         kind in KINDS and isinstance(times, list) and all(isinstance(t, float) and 0 < t < math.inf for t in times)
         for kind, times in kinds.items()
@@ -147,7 +151,7 @@ def _seconds(kinds: Any) -> bool:
 
 
 def report(timing: Timing, found: Times, images: int) -> Report:
-    """Mean and standard deviation of a batch's seconds."""
+    """Return mean and standard deviation of the seconds per batch."""
     rows, cells = [], []
     for framework, kinds in found.items():
         for kind, seconds in kinds.items():
@@ -156,6 +160,6 @@ def report(timing: Timing, found: Times, images: int) -> Report:
             rows.append(row | {"steps": len(seconds), "images_per_second": images / mean})
             told = (f"{mean:.4f} ± {deviation:.4f}", f"{middle:.4f}", f"{images / mean:.1f}", str(len(seconds)))
             cells.append((FRAMEWORKS[framework], kind, *told))
-    lines = table(("framework", "what", "seconds a batch, mean ± std", "median", "images/s", "steps"), cells, 2)
-    title = f"{timing.network}, batches of {images}"
+    lines = table(("framework", "kind", "seconds per batch, mean ± std", "median", "images/s", "steps"), cells, 2)
+    title = f"{timing.network}, batches of {images} images"
     return Report("\n".join(lines), {"timing.png": pictures.times(found, title)}, {"times": rows, "seconds": found})

@@ -10,26 +10,62 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import numpy as np
 
 from parity.arrays import Array
+from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError, how_to_install
 from parity.files.atomic import write_atomically
+from parity.files.strict_json import parse_json
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
 from parity.training.run_folder import RunFolder
 
-Race = tuple[Sequence[float], Sequence[float]]
-"""A run: minutes of training until the end of every pass, and test accuracy (0 to 1) then."""
+
+class Style(NamedTuple):
+    """How a framework is drawn: colour and marker."""
+
+    colour: str
+    marker: str
+
+
+FRAMEWORK_STYLES = {
+    "paddle": Style("#2f6fde", "o"),
+    "torch": Style("#d9772b", "s"),
+    "onnx": Style("#2f9e6e", "D"),
+}
+"""Framework -> its style in every picture. Colour and marker both differ, so that no picture rests on colours."""
+
+OTHER_STYLE = Style("#57606a", "^")
+"""Of what belongs to no framework, such as a program that a benchmark runs."""
+
+LINES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
+"""Line styles, which tell the networks of one framework apart."""
+
+LONGEST_LABEL = 90
+
+
+class Race(NamedTuple):
+    """A training run: test accuracy (0 to 1) after minutes of training, one of each an epoch."""
+
+    framework: str
+    machine: str
+    minutes: Sequence[float]
+    accuracies: Sequence[float]
+
+
+def style_of(framework: str) -> Style:
+    """Return the style of `framework`; `OTHER_STYLE` where it is none."""
+    return FRAMEWORK_STYLES.get(framework, OTHER_STYLE)
 
 
 Drawing = ParamSpec("Drawing")
 
 
 def matplotlib() -> Any:
-    """The package, imported now, since it takes a second. `MPLBACKEND` is left out: the import fails for a backend that is not there."""
+    """Import the package now, since that takes a second. Without `MPLBACKEND`: the import fails for a missing backend."""
     backend = os.environ.pop("MPLBACKEND", None)
     try:
         return importlib.import_module("matplotlib")
@@ -39,7 +75,7 @@ def matplotlib() -> Any:
 
 
 def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
-    """Makes a function that returns a figure return it as a PNG. The user's settings of matplotlib have no effect."""
+    """Make a function that returns a figure return it as a PNG. The user's settings of matplotlib have no effect."""
 
     @functools.wraps(draw)
     def wrapper(*arguments: Drawing.args, **named: Drawing.kwargs) -> bytes:
@@ -54,7 +90,7 @@ def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of `width` by `height` inches. It belongs to no window: pyplot would choose its canvas by the user's settings."""
+    """Return an empty figure of `width` by `height` inches. It needs no window, whatever the user's settings say."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,42 +98,56 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def curves(run: RunFolder) -> None:
-    """Writes curves.png: cost and error of training and test against passes, and the learning rate. Nothing before the first line."""
-    batches, passes = run.metrics("batch"), run.metrics("pass")
+    """Write curves.png: loss and accuracy of training and test, and the learning rate, against epochs.
+
+    Without a line in metrics.jsonl, write nothing.
+    """
+    batches, epochs = run.metrics("batch"), run.metrics("pass")
     if batches:
-        write_atomically(run.folder / "curves.png", course(run.experiment, batches, passes))
+        config = parse_json((run.folder / "config.json").read_text(), "run")
+        drawn = course(run.experiment, str(config.get("framework")), batches, epochs)
+        write_atomically(run.folder / "curves.png", drawn)
 
 
 @as_png
-def course(experiment: Experiment, batches: Sequence[dict[str, Any]], passes: Sequence[dict[str, Any]]) -> Any:
-    """A PNG of what the lines of metrics.jsonl, of `batches` and of `passes`, say."""
-    figure = new_figure(13, 4)
+def course(
+    experiment: Experiment, framework: str, batches: Sequence[dict[str, Any]], epochs: Sequence[dict[str, Any]]
+) -> Any:
+    """Return a PNG of the lines of metrics.jsonl: those of `batches` and those of `epochs`."""
+    figure = new_figure(13, 4.2)
     axes = figure.subplots(1, 3)
-    for axis, key, title in zip(
-        axes, ("cost", "error"), ("cross-entropy (nats)", "classification error"), strict=False
-    ):
-        axis.plot(
-            [b["passes"] for b in batches],
-            [b[f"mean_{key}"] for b in batches],
-            label="training, mean since the pass began",
-            alpha=0.6,
-        )
-        axis.plot([p["passes"] for p in passes], [p[f"test_{key}"] for p in passes], "o-", label="test")
-        axis.set(title=title, xlabel="passes", ylim=(0, None))
+    colour, marker = style_of(framework)
+    at, ends = [line["passes"] for line in batches], [line["passes"] for line in epochs]
+    size = 5 if len(batches) <= 50 else 2
+
+    def draw(axis: Any, during: Sequence[float], after: Sequence[float]) -> None:
+        axis.plot(at, during, ".-", color="#8a97a6", markersize=2 * size, label="training, mean since the epoch began")
+        axis.plot(ends, after, f"{marker}-", color=colour, markersize=5, label="test, after the epoch")
+        axis.legend(fontsize=9)
+
+    draw(axes[0], [line["mean_cost"] for line in batches], [line["test_cost"] for line in epochs])
+    draw(
+        axes[1],
+        [100 * (1 - line["mean_error"]) for line in batches],
+        [100 * (1 - line["test_error"]) for line in epochs],
+    )
+    axes[2].plot(at, [line["rate"] for line in batches], ".-", color="#8a97a6", markersize=2 * size)
+    axes[0].set(title="Loss", ylabel="loss (nats per image)", ylim=(0, None))
+    axes[1].set(title="Accuracy", ylabel="accuracy (%)", ylim=(0, 100))
+    axes[2].set(title="Learning rate", ylabel="learning rate", ylim=(0, None))
+    for axis in axes:
+        axis.set(xlabel="epochs", xlim=(0, max([*at, *ends]) * 1.03))
         axis.grid(alpha=0.3)
-        axis.legend()
-    axes[2].plot([b["passes"] for b in batches], [b["rate"] for b in batches], ".-")
-    axes[2].set(title="learning rate", xlabel="passes", ylim=(0, None))
-    axes[2].grid(alpha=0.3)
-    final = f", test accuracy {passes[-1]['test_accuracy']:.2%}" if passes else ""
+    final = f", test accuracy {epochs[-1]['test_accuracy']:.2%}" if epochs else ""
+    side = f", {FRAMEWORKS[framework]}" if framework in FRAMEWORKS else ""
     figure.suptitle(
-        f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{final}"
+        f"{experiment.network.name}, recipe {experiment.recipe.name}, {experiment.data}, seed {experiment.seed}{side}{final}"
     )
     return figure
 
 
 def check_tensorboard() -> None:
-    """`InputError` where the package that `tensorboard` needs is missing."""
+    """Raise `InputError` where the package that `tensorboard` needs is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise InputError(f"tensorboard is not installed here: {how_to_install('tensorboard')}")
 
@@ -109,9 +159,9 @@ SCALARS = {
 
 
 def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
-    """A function that writes a line of metrics.jsonl as TensorBoard scalars into `folder`: `train/cost`, `test/accuracy`, ...
+    """Return a function that writes a line of metrics.jsonl as TensorBoard scalars into `folder`: `train/cost`, `test/accuracy`, ...
 
-    `InputError` where the package is missing.
+    Raise `InputError` where the package is missing.
     """
     check_tensorboard()
     from tensorboard.compat.proto.event_pb2 import Event
@@ -129,92 +179,123 @@ def tensorboard(folder: Path) -> Callable[[dict[str, Any]], None]:
     return write
 
 
+WHAT = {"train": "Training", "infer": "Inference"}
+"""What `vgg-parity bench` times -> the word for it in a title."""
+
+PROGRAMS = FRAMEWORKS | {"onnx": "ONNX Runtime"}
+
+
 @as_png
 def speeds(result: dict[str, Any]) -> Any:
-    """A PNG of what `vgg-parity bench` found: a bar of median images/s a contestant, a whisker from the least to the most."""
+    """Return a PNG of what `vgg-parity bench` measured: images/s of every contestant, every round and the median."""
     tables = result["tables"]
-    widest = max(len(table["speeds"]) for table in tables.values())
-    figure = new_figure(5.2 * len(tables), 1.6 + 0.55 * widest)
+    most = max(len(table["speeds"]) for table in tables.values())
+    figure = new_figure(6.2 * len(tables), 1.5 + 0.55 * most)
     axes = figure.subplots(1, len(tables), squeeze=False)
+    rounds = 0
     for axis, (name, table) in zip(axes[0], tables.items(), strict=True):
         rows = table["speeds"]
-        medians = [row["images_per_second"] for row in rows.values()]
-        whiskers = [[row["images_per_second"] - row["least"] for row in rows.values()]]
-        whiskers.append([row["most"] - row["images_per_second"] for row in rows.values()])
-        drawn = axis.barh(
-            [_cut(contestant) for contestant in rows],
-            medians,
-            xerr=whiskers,
-            capsize=4,
-            height=0.6,
-            color="#2f6fde",
-            ecolor="#1d2733",
-        )
-        axis.bar_label(drawn, [f"{median:.1f}" for median in medians], label_type="center", color="white")
-        axis.set(title=f"{result['what']}, {name}", xlabel="images/s, median, least to most", xlim=(0, None))
-        axis.invert_yaxis()
+        for place, (contestant, row) in enumerate(rows.items()):
+            colour, marker = style_of(contestant)
+            rounds = len(row["rounds"])
+            axis.plot([row["least"], row["most"]], [place, place], "-", color=colour, linewidth=2, alpha=0.5)
+            axis.plot(row["rounds"], [place] * rounds, marker, color=colour, alpha=0.35, markersize=5, linestyle="")
+            axis.plot(row["images_per_second"], place, marker, color=colour, markersize=10)
+            text = f"{row['images_per_second']:.1f}"
+            axis.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), va="center", fontweight="bold")
+        axis.set_yticks(range(len(rows)), [_cut(PROGRAMS.get(contestant, contestant)) for contestant in rows])
+        widest = max(row["most"] for row in rows.values())
+        axis.set(title=f"{WHAT.get(result['what'], result['what'])}, {name}", xlabel="images/s")
+        axis.set(xlim=(0, 1.05 * widest), ylim=(len(rows) - 0.5, -0.5))
+        axis.annotate("median", (1.02, 1.02), xycoords="axes fraction", fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.set_axisbelow(True)
-    figure.suptitle(f"{result['network']}, {result['threads']} threads, {result['machine']}", fontsize=10)
+    figure.suptitle(
+        f"{result['network']}, {result['threads']} threads, {result['machine']}\n"
+        f"large marker: median of {rounds} rounds; small markers: the rounds; line: slowest to fastest round",
+        fontsize=10,
+    )
     return figure
 
 
 @as_png
 def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, float]]) -> Any:
-    """A PNG of test accuracy against minutes of training: by label, runs of one colour; `levels` are further lines (name, percent)."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Return a PNG of test accuracy against minutes of training: a panel a machine.
 
-    figure = new_figure(10, 5.6)
-    axis = figure.subplots()
-    last = [minutes[-1] for runs in groups.values() for minutes, _ in runs]
-    for number, (label, runs) in enumerate(groups.items()):
-        for i, (minutes, accuracies) in enumerate(runs):
-            percent = [100 * accuracy for accuracy in accuracies]
-            name = _cut(label, 90) if i == 0 else None
-            axis.plot(minutes, percent, "o-", color=f"C{number % 10}", markersize=3.5, linewidth=1.4, label=name)
-            axis.plot(minutes[-1:], percent[-1:], "o", color=f"C{number % 10}", markersize=7)
-    for name, level in levels:
-        axis.axhline(level, color="#57606a", linestyle="--", linewidth=1)
-        axis.annotate(
-            f"{name} {level:g}%",
-            (0, level),
-            (4, 3),
-            ("axes fraction", "data"),
-            "offset points",
-            fontsize=9,
-            color="#57606a",
-        )
-    if max(last) > 10 * min(last) > 0:
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set(xlabel="minutes of training", ylabel="test accuracy (%)", ylim=(None, 100))
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=1 if len(groups) < 4 else 2, frameon=False, fontsize=9)
+    Runs of one label are one line: their mean, in a band from the smallest to the largest. `levels` are further lines (name, percent).
+    """
+    machines = list(dict.fromkeys(run.machine for runs in groups.values() for run in runs))
+    columns = min(3, len(machines))
+    rows = -(-len(machines) // columns)
+    figure = new_figure(max(8.0, 5.2 * columns), 4.4 * rows + 0.3 * len(groups))
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axis in axes.flat[len(machines) :]:
+        axis.set_axis_off()
+    handles: dict[str, Any] = {}
+    lines: dict[str, Any] = {}  # one for both frameworks
+    for label, runs in groups.items():
+        trained = label.removesuffix(f", {FRAMEWORKS[runs[0].framework]}")
+        line = lines.setdefault(trained, LINES[len(lines) % len(LINES)])
+        for machine in dict.fromkeys(run.machine for run in runs):
+            axis = axes.flat[machines.index(machine)]
+            own = [run for run in runs if run.machine == machine]
+            handles.setdefault(label, _race(axis, own, line, _cut(label, LONGEST_LABEL)))
+    for axis, machine in zip(axes.flat, machines, strict=False):
+        for name, level in levels:
+            drawn = axis.axhline(level, color=OTHER_STYLE.colour, linewidth=1, label=f"{name} {level:g}%")
+            handles[f"{name}={level:g}"] = drawn
+        axis.set_title(textwrap.fill(machine, 58), fontsize=10)
+        axis.set(xlabel="minutes of training", xlim=(0, None), ylim=(None, 100))
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("test accuracy (%)")
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=2 if len(groups) > 3 else 1,
+        frameon=False,
+        fontsize=9,
+        handlelength=4,
+        title="one marker an epoch; several seeds: their mean, band from smallest to largest",
+        title_fontsize=9,
+    )
     return figure
 
 
-PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
-    "side of the map (elements)": (lambda cost: max(cost.output[1:], default=1), lambda cost: _shape(cost.output)),
-    "parameters": (lambda cost: cost.parameters, lambda cost: _short(cost.parameters)),
-    "multiply-adds": (lambda cost: cost.multiply_adds, lambda cost: _short(cost.multiply_adds)),
-    "activations (bytes)": (lambda cost: cost.activation_bytes, lambda cost: _short(cost.activation_bytes)),
-}
-"""Of `layers`: what is drawn -> its value, and what stands beside the bar."""
+def _race(axis: Any, runs: Sequence[Race], line: Any, label: str) -> Any:
+    """Draw the mean of `runs`, and their band where there are several."""
+    colour, marker = style_of(runs[0].framework)
+    minutes = np.mean([run.minutes for run in runs], axis=0)
+    percent = 100 * np.array([run.accuracies for run in runs])
+    if len(runs) > 1:
+        axis.fill_between(minutes, percent.min(0), percent.max(0), color=colour, alpha=0.2, linewidth=0)
+    (drawn,) = axis.plot(
+        minutes, percent.mean(0), linestyle=line, marker=marker, color=colour, markersize=5, label=label
+    )
+    return drawn
 
-COLOURS = {"Conv": "#2f6fde", "MaxPool": "#8a97a6", "AvgPool": "#b9c3ce", "Linear": "#d9772b", "Branches": "#2f9e6e"}
+
+PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
+    "side of the output (elements)": (lambda cost: max(cost.output[1:], default=1), lambda cost: _shape(cost.output)),
+    "parameters (number)": (lambda cost: cost.parameters, lambda cost: _short(cost.parameters)),
+    "multiply-adds (per image)": (lambda cost: cost.multiply_adds, lambda cost: _short(cost.multiply_adds)),
+    "activations (bytes per image)": (lambda cost: cost.activation_bytes, lambda cost: _short(cost.activation_bytes)),
+}
+"""Panel of `layers` -> its value, and the text beside the bar."""
+
+COLOURS = {"Conv": "#2c7a7b", "MaxPool": "#8a97a6", "AvgPool": "#b9c3ce", "Linear": "#9b3f6b", "Branches": "#a08423"}
+"""Kind of layer -> colour. No framework has one of these."""
 OTHER_COLOUR = "#6b4fa0"
 
 MOST_ROWS = 600
-"""Layers in a picture of costs."""
+"""The most layers in a picture of costs."""
 
 
 @as_png
 def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> Any:
-    """A PNG of what layers cost: tables (title, rows) one below the other, each with the `PANELS`, whose scales are common to all.
+    """Return a PNG of what layers cost: tables (title, rows) one below the other. All tables share the scales of the `PANELS`.
 
-    `InputError` for more than `MOST_ROWS` rows.
+    Raise `InputError` for more than `MOST_ROWS` rows.
     """
     from matplotlib.patches import Patch
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -240,6 +321,7 @@ def layers(tables: Sequence[tuple[str, Sequence[Cost]]]) -> Any:
             axis.grid(axis="x", alpha=0.3)
             axis.set_axisbelow(True)
         axes[0].set_yticks(range(len(rows)), [_cut(row.layer) for row in rows])
+        axes[0].set_ylabel("layer")
     kinds = sorted({row.kind.partition(" ")[0] for row in everything})
     handles = [Patch(color=COLOURS.get(kind, OTHER_COLOUR), label=kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=9)
@@ -251,7 +333,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _short(value: int) -> str:
-    """A count for a narrow place: 1.8 G, 36.9 k; nothing for 0."""
+    """Return a count for a narrow place: 1.8 G, 36.9 k; an empty text for 0."""
     for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if value >= unit:
             return f"{value / unit:.1f} {name}"
@@ -259,25 +341,25 @@ def _short(value: int) -> str:
 
 
 def _cut(text: str, most: int = 30) -> str:
-    """`text`, without its middle where it is too long."""
+    """Return `text`, without its middle where it is too long."""
     return text if len(text) < most else f"{text[: most // 2 - 3]}…{text[-most // 2 - 1 :]}"
 
 
 MOST_NUMBERED, MOST_NAMED = 20, 60
-"""Classes of a confusion matrix whose cells hold their percentage, and whose names stand beside it."""
+"""The most classes of a confusion matrix with percentages in its cells, and with names beside it."""
 
 
 @as_png
 def confusion(counts: Array, classes: Sequence[str], title: str) -> Any:
-    """A PNG of a confusion matrix: `counts` [K,K] of pictures by true (row) and predicted class, drawn as shares of each row."""
+    """Return a PNG of a confusion matrix. `counts` [K,K] are images by true (row) and predicted class; the PNG shows shares of a row."""
     size = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(5.0, 0.55 * size + 2), 12.0)
     figure = new_figure(side + 1.2, side)
     axis = figure.subplots()
-    image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axis, label="share of the pictures of a class", shrink=0.8)
-    axis.set(xlabel="predicted", ylabel="true")
+    image = axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, ax=axis, label="share of the images of the true class (%)", shrink=0.8)
+    axis.set(xlabel="predicted class", ylabel="true class")
     axis.set_title(textwrap.fill(title, round(10 * side)), fontsize=10)
     if size <= MOST_NAMED:
         axis.set_xticks(range(size), [_cut(name) for name in classes], rotation=60, ha="right", rotation_mode="anchor")

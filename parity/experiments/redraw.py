@@ -1,0 +1,83 @@
+"""The table and pictures of an experiment again, from its result.json, without training.
+
+`python -m parity.experiments.redraw docs/experiments/*/` writes the pictures of each folder, and the table between the marks of README.md.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from parity import data
+from parity.backend.registry import FRAMEWORKS
+from parity.data import Dataset
+from parity.experiments import STUDIES, cifar, timing
+from parity.experiments.study import Report
+from parity.experiments.tables import conditions, grouped
+from parity.files import generated_block
+from parity.files.atomic import write_atomically
+from parity.files.strict_json import parse_json
+
+MARK = "result"
+"""The word in the marks around the table, see `parity.files.generated_block`."""
+
+
+def measured(result: dict[str, Any]) -> str:
+    """Return the conditions of the measurement `result` as Markdown."""
+    versions: dict[str, set[str]] = {}
+    rows = result.get("rows") or [{"framework": name, "versions": own} for name, own in result["versions"].items()]
+    for one in rows:
+        versions.setdefault(one["framework"], set()).add(
+            (one["versions"] or {}).get(one["framework"], "of unknown version")
+        )
+    study = STUDIES.get(result["experiment"])
+    facts = {
+        "Machine": ", ".join(dict.fromkeys(str(one.get("machine") or result["machine"]) for one in rows)),
+        "Threads": " and ".join(dict.fromkeys(str(one.get("threads") or result["threads"]) for one in rows)),
+        "Load average before": str(result.get("load_before", "")),
+        "Versions": ", ".join(f"{FRAMEWORKS[name]} {' and '.join(sorted(found))}" for name, found in versions.items()),
+        f"Against {study.against if study else 'the article'}": "; ".join(result["against_the_article"])
+        or "nothing is shortened",
+    }
+    return "\n".join(conditions(facts, result["command"]))
+
+
+def remake(result: dict[str, Any], load: Callable[[str], Dataset]) -> Report:
+    """Return the report of the log `result` of an experiment; `load` returns a data set by its name."""
+    if result["experiment"] == timing.TIMING.name:
+        return timing.report(timing.TIMING, result["seconds"], result["batch_size"])
+    study, rows = STUDIES[result["experiment"]], result["rows"]
+    name = rows[0]["data"].partition(",")[0]  # "mnist10k, split 0"
+    seeds = range(result["seeds"])
+    if study is cifar.STUDY:
+        classes = dict(zip(grouped(rows), result["classes"].values(), strict=True))
+        images = result["pictures"]
+        return cifar.tell(rows, load(name), classes, images["true"], images["predicted"])
+    datasets = {seed: study.split(load(name), seed) for seed in seeds[:1]}
+    judged = not any(line.startswith("Not judged") for line in result.get("verdicts", []))
+    return study.report(rows, dict.fromkeys(seeds, datasets[0]), judged)
+
+
+def main(folders: list[str]) -> None:
+    """Redraw the logs in `folders`."""
+    for folder in map(Path, folders):
+        result = parse_json((folder / "result.json").read_text(), "experiment")
+        result["against_the_article"] = [_reworded(line, result) for line in result["against_the_article"]]
+        found = remake(result, data.load)
+        for name, picture in found.pictures.items():
+            write_atomically(folder / name, picture)
+        generated_block.update(folder / "README.md", MARK, f"{found.text}\n\n{measured(result)}")
+
+
+def _reworded(line: str, result: dict[str, Any]) -> str:
+    """Return `line` of a log of November 2026 in the words of today."""
+    everything = ", ".join(dict.fromkeys(one["entry"] for one in result["rows"]))
+    line = line.replace(f"{everything}: ", "all runs: ")
+    return re.sub(r"\b1 pass\b", "1 epoch", line).replace("passes", "epochs")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
