@@ -87,7 +87,8 @@ def curves(rows: Rows) -> Any:
                 linestyle=LINES[names.index(name) % len(LINES)],
                 marker=marker,
                 color=colour,
-                markersize=5,
+                markersize=7,
+                fillstyle="none",  # so that equal curves of both frameworks are both seen
                 label=f"{name}, {FRAMEWORKS[framework]}",
             )
         axis.set(title=title, xlabel="epochs", ylabel=unit)
@@ -173,6 +174,11 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(group) + 0.6 for group in panels])[:, 0]
     for axis, group in zip(axes, panels, strict=True):
         _worths(axis, [one for one in found if one["without"] in group], group[::-1], told)
+        if len(panels) > 1:
+            many = group[0] in large
+            axis.set_title(
+                f"Worth {'more than' if many else 'at most'} {LARGE:g} points: a scale of its own", fontsize=10
+            )
     axes[-1].set_xlabel("change of test accuracy without the part (percentage points)")
     seeds = max(len(one["change_points"]) for one in found)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -195,6 +201,7 @@ def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str],
             axis.plot(changes, [place] * len(changes), marker, color=colour, markeredgecolor="black", markersize=5)
     axis.set_yticks(range(len(parts)), [told[part].partition(":")[0] for part in parts])
     axis.set_ylim(-0.7, len(parts) - 0.3)
+    axis.use_sticky_edges = False
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
