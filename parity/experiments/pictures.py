@@ -175,10 +175,8 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
     for axis, group in zip(axes, panels, strict=True):
         _worths(axis, [one for one in found if one["without"] in group], group[::-1], told)
         if len(panels) > 1:
-            many = group[0] in large
-            axis.set_title(
-                f"Worth {'more than' if many else 'at most'} {LARGE:g} points: a scale of its own", fontsize=10
-            )
+            size = f"more than {LARGE:g} points" if group[0] in large else f"at most {LARGE:g} points (another scale)"
+            axis.set_title(f"Changes of {size}", fontsize=10)
     axes[-1].set_xlabel("change of test accuracy without the part (percentage points)")
     seeds = max(len(one["change_points"]) for one in found)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -201,7 +199,8 @@ def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str],
             axis.plot(changes, [place] * len(changes), marker, color=colour, markeredgecolor="black", markersize=5)
     axis.set_yticks(range(len(parts)), [told[part].partition(":")[0] for part in parts])
     axis.set_ylim(-0.7, len(parts) - 0.3)
-    axis.use_sticky_edges = False
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, -0.03 * high), max(high, -0.03 * low))  # zero is never at the edge
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)

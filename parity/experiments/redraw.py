@@ -61,11 +61,17 @@ def remake(result: dict[str, Any], load: Callable[[str], Dataset]) -> Report:
     return study.report(rows, dict.fromkeys(seeds, datasets[0]), judged)
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """Return the log in `folder`, in the words of today."""
+    result = parse_json((folder / "result.json").read_text(), "experiment")
+    result["against_the_article"] = [_reworded(line, result) for line in result["against_the_article"]]
+    return result
+
+
 def main(folders: list[str]) -> None:
     """Redraw the logs in `folders`."""
     for folder in map(Path, folders):
-        result = parse_json((folder / "result.json").read_text(), "experiment")
-        result["against_the_article"] = [_reworded(line, result) for line in result["against_the_article"]]
+        result = read(folder)
         found = remake(result, data.load)
         for name, picture in found.pictures.items():
             write_atomically(folder / name, picture)
@@ -74,8 +80,8 @@ def main(folders: list[str]) -> None:
 
 def _reworded(line: str, result: dict[str, Any]) -> str:
     """Return `line` of a log of November 2026 in the words of today."""
-    everything = ", ".join(dict.fromkeys(one["entry"] for one in result["rows"]))
-    line = line.replace(f"{everything}: ", "all runs: ")
+    names = ", ".join(dict.fromkeys(one["entry"] for one in result.get("rows", [])))
+    line = f"all runs{line.removeprefix(names)}" if names and line.startswith(f"{names}:") else line
     return re.sub(r"\b1 pass\b", "1 epoch", line).replace("passes", "epochs")
 
 

@@ -1,6 +1,6 @@
-"""Charts of errors on a logarithmic scale, beside the bounds that they must not exceed; templates/parts.html draws them.
+"""Charts of relative errors on a logarithmic scale, beside their tolerances; templates/parts.html draws them.
 
-What has no place on a logarithmic scale gets a row of its own: 0 below it, infinities and NaN above.
+Values that a logarithmic scale cannot show have their own rows: 0 below it, infinities and NaN above.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from parity.report.text import above, limit, real, shown
 
-ROW, HEIGHT, TOP, WIDTH = 28, 264, 26, 1080
+ROW, HEIGHT, TOP, WIDTH = 28, 264, 42, 1080
 NARROWEST, WIDEST = 18, 44  # columns of layers; a network of more than 60 layers scrolls
-EXPONENTS = range(-40, 41)  # beyond, a point stands at the edge
+EXPONENTS = range(-40, 41)  # beyond, a point is at the edge
 LONGEST_NAME = 28
 
 PHASES = {
@@ -29,13 +29,13 @@ PHASES = {
     "update": 4,
     "onnx": 7,
 }
-"""Phase, in the order of computation -> the number of its shape and colour. Input and loss share theirs: no layer has both."""
+"""Phase, in the order of computation -> the number of its shape and colour. Input and loss share one: no layer has both."""
 OTHER = 6
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Heights of a logarithmic axis: decades from `low` to `high`, and the rows for what is not on it."""
+    """Heights of a logarithmic axis: decades from `low` to `high`, and the rows for values beyond it."""
 
     low: int
     high: int
@@ -64,7 +64,7 @@ class Scale:
 
     @property
     def bottom(self) -> float:
-        """Where the plot ends."""
+        """Height of the lower edge of the plot."""
         return self.last + ROW * self.zero
 
     def y(self, value: float) -> float:
@@ -87,14 +87,14 @@ class Scale:
         return self.ticks() | (beyond if self.beyond else {}) | (zero if self.zero else {})
 
     def grid(self, width: float) -> list[Line]:
-        """Return a line at every name, and where the logarithmic scale ends and a row of its own begins."""
+        """Return a line at every name, and at the edges of the logarithmic scale."""
         edges = [self.first] * self.beyond + [self.last] * self.zero
         lines = [Line(f"M0 {y:.1f}H{width:g}", "grid") for y in self.ticks().values()]
         return lines + [Line(f"M0 {y:g}H{width:g}", "edge") for y in edges]
 
 
 class Line(NamedTuple):
-    """An SVG path; one with a name stands in the legend."""
+    """An SVG path. A line with a name is in the legend."""
 
     path: str
     style: str
@@ -103,7 +103,7 @@ class Line(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One value: where it is, and what it says."""
+    """One value: its place and its tooltip."""
 
     x: float
     y: float
@@ -120,7 +120,7 @@ class Series(NamedTuple):
 
 
 class Label(NamedTuple):
-    """Text in the plot; one with a title stands upright."""
+    """Text in the plot. A label with a title is rotated by 90 degrees."""
 
     text: str
     x: float
@@ -129,9 +129,12 @@ class Label(NamedTuple):
     title: str = ""
 
 
+Y_TITLE = Label("relative error (L2, no unit), logarithmic", 0, 14, "")
+
+
 @dataclass(frozen=True)
 class Chart:
-    """What a chart shows: names on the axis with their heights, and in the plot lines, points and labels."""
+    """A chart: names on the axis with their heights; lines, points and labels of the plot."""
 
     name: str
     width: float
@@ -143,7 +146,7 @@ class Chart:
 
 
 def layers_chart(layers: Sequence[dict[str, Any]], marked: str | None) -> Chart:
-    """Return the error of every layer in every phase, in network order; the layer `marked` is singled out."""
+    """Return the error of every layer in every phase, in network order; the layer `marked` is highlighted."""
     names = phases(layers)
     errors = [real(error) for layer in layers for error in layer["errors"].values()]
     scale = Scale.of([*errors, *(real(bound) for layer in layers for bound in layer["bounds"].values())])
@@ -165,8 +168,9 @@ def layers_chart(layers: Sequence[dict[str, Any]], marked: str | None) -> Chart:
         offset = pitch * (0.5 + 0.16 * (index - (len(names) - 1) / 2))
         points = [_layer_point(name, layer, scale, pitch * n + offset) for n, layer in enumerate(layers)]
         series.append(Series(name, PHASES.get(name, OTHER), [point for point in points if point]))
-    height = round(scale.bottom + depth)
-    return Chart("Error per layer, logarithmic", width, height, scale.rows(), lines, series, labels)
+    labels += [Y_TITLE, Label("layer, in the order of computation", 0, scale.bottom + depth + 8, "")]
+    height = round(scale.bottom + depth + 14)
+    return Chart("Relative error per layer, logarithmic", width, height, scale.rows(), lines, series, labels)
 
 
 def phases(layers: Sequence[dict[str, Any]]) -> list[str]:
@@ -179,12 +183,12 @@ def _layer_point(phase: str, layer: dict[str, Any], scale: Scale, x: float) -> P
     if phase not in layer["errors"]:
         return None
     error, bound = layer["errors"][phase], layer["bounds"].get(phase)
-    text = f"{layer['layer']}, {phase}: error {shown(error)}, bound {limit(bound)}"
+    text = f"{layer['layer']}, {phase}: error {shown(error)}, tolerance {limit(bound)}"
     return Point(x, scale.y(real(error)), above(error, bound), text)
 
 
 def _bounds(layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale, pitch: float) -> list[Line]:
-    """Return a line for every course that the bounds of some phases take together."""
+    """Return a line of tolerances for each group of phases that share them."""
     courses: list[tuple[list[str], list[float | None]]] = []
     for name in names:
         bounds = (layer["bounds"].get(name) for layer in layers)
@@ -195,7 +199,7 @@ def _bounds(layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale
         else:
             same[0].append(name)
             same[1][:] = [a if a is not None else b for a, b in zip(same[1], profile, strict=True)]
-    texts = ["bound"] if len(courses) == 1 else [f"bound of {', '.join(members)}" for members, _ in courses]
+    texts = ["tolerance"] if len(courses) == 1 else [f"tolerance of {', '.join(members)}" for members, _ in courses]
     return [
         Line(_steps(course, scale, pitch), f"bound b{i % 3}", text)
         for i, ((_, course), text) in enumerate(zip(courses, texts, strict=True))
@@ -207,7 +211,7 @@ def _agree(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
 
 
 def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
-    """Return a path as wide as a layer at every bound, joined where neighbours have one."""
+    """Return a path as wide as a layer at every tolerance, joined where neighbours have one."""
     path, joined = [], False
     for index, bound in enumerate(bounds):
         if bound is not None:
@@ -218,7 +222,7 @@ def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
 
 
 def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Chart:
-    """Return the error of every step beside its bound and beside the twin's distance; a line wherever the rate changed."""
+    """Return the error of every step beside its tolerance and the one-ULP twin's error, with a line where the learning rate changes."""
     twins = [step for step in steps if step.get("twin") is not None]
     values = [real(step[key]) for step in steps for key in ("error", "bound")] + [real(step["twin"]) for step in twins]
     scale, width = Scale.of(values), min(max(26 * len(steps), 620), WIDTH)
@@ -230,19 +234,21 @@ def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Chart:
         return Point(places[step["step"]], scale.y(real(step[key])), over, text)
 
     errors = [
-        point(step, "error", above(step["error"], step["bound"]), f"bound {limit(step['bound'])}") for step in steps
+        point(step, "error", above(step["error"], step["bound"]), f"tolerance {limit(step['bound'])}") for step in steps
     ]
-    series = [Series("distance of the two sides", 0, errors)]
+    series = [Series("error of the candidate", 0, errors)]
     if twins:
         points = [point(step, "twin", False, "twin") for step in twins]
-        series.append(Series("distance of the one-ULP twin", 2, points))
+        series.append(Series("error of the one-ULP twin", 2, points))
     changes, rates = _rates(steps, places, scale)
     bound = _polyline((places[step["step"]], scale.y(real(step["bound"]))) for step in steps)
-    lines = [*scale.grid(width), *changes, Line(bound, "bound b0", "bound")]
+    lines = [*scale.grid(width), *changes, Line(bound, "bound b0", "tolerance")]
     lines += [Line(_polyline((one.x, one.y) for one in kind.points), f"line s{kind.style}") for kind in series]
-    labels = [*rates, *_step_axis(places, scale, width)]
+    labels = [Y_TITLE, *rates, *_step_axis(places, scale, width)]
     height = round(scale.bottom + 40)
-    return Chart("Distance per step, logarithmic", width, height, scale.rows(), lines, series, labels)
+    return Chart(
+        "Relative error of the weights per step, logarithmic", width, height, scale.rows(), lines, series, labels
+    )
 
 
 def _polyline(points: Iterable[tuple[float, float]]) -> str:
@@ -250,16 +256,16 @@ def _polyline(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _rates(steps: Sequence[dict[str, Any]], places: dict[int, float], scale: Scale) -> tuple[list[Line], list[Label]]:
-    """Return a line at the first step of each new rate, and the rate above it where there is room."""
+    """Return a line at the first step of each new learning rate, and the rate above it where there is room."""
     lines, labels = list[Line](), list[Label]()
     free = 0.0
     for index, (rate, group) in enumerate(groupby(steps, lambda step: step["rate"])):
         step = next(group)["step"]
-        x, text = places[step], f"rate {limit(rate)}"
+        x, text = places[step], f"learning rate {limit(rate)}"
         if index:
             lines.append(Line(f"M{x:.1f} {TOP}V{scale.bottom:g}", "rate", title=f"{text} from step {step}"))
         if x >= free:
-            last = index > 0 and x + 7 * len(text) > max(places.values())  # it would stick out at the right
+            last = index > 0 and x + 7 * len(text) > max(places.values())  # it would exceed the right edge
             labels.append(Label(text, x + 4 if last else x - 4, TOP - 8, "end" if last else ""))
             free = x + 7 * len(text) + 8
     return lines, labels

@@ -1,4 +1,4 @@
-"""A contact sheet: a PNG with every picture as the network saw it, its label, and bars of its three most probable classes."""
+"""A contact sheet: a PNG with every picture as the network sees it, its label, and bars of its three most probable classes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from parity.report.plots import matplotlib
 from parity.standard_streams import printable
 
 SIDE, PAD, GAP, HEAD = 224, 16, 20, 84
-"""Pixels: a picture's box (a whole multiple of 28, 32 and 224), around it, between cards, above them all."""
+"""Pixels: the side of a picture's box (a multiple of 28, 32 and 224), the space around it, between cards, and above all cards."""
 
 ROW, BARS, MOST_COLUMNS, MOST = 24, 3, 6, 500
-"""Height of a bar's row in pixels, bars of a card, cards in a row, pictures of a sheet."""
+"""Height of a bar's row in pixels, bars per card, the most cards in a row, the most pictures of a sheet."""
 
 INK, FAINT, LINE, PAPER, CARD = "#1d2733", "#6b7785", "#dfe4ea", "#f4f6f8", "#ffffff"
 FIRST, OTHER, TROUGH = "#2f6fde", "#a9b6c6", "#edf0f4"
@@ -34,7 +34,7 @@ _WIDTH, _HEIGHT = SIDE + 2 * PAD, PAD + SIDE + 66 + BARS * ROW + PAD - 6
 
 
 def check(path: Path, images: Sequence[Path]) -> None:
-    """`InputError` unless a sheet of `images` can be written to `path`: a .png that is new, or a sheet of ours."""
+    """Raise `InputError` unless `path` is a new .png or an older contact sheet, and `images` fit."""
     if path.suffix.lower() != ".png":
         raise InputError(f"--output {path}: the sheet is a PNG: give a name that ends in .png")
     if len(images) > MOST:
@@ -46,20 +46,20 @@ def check(path: Path, images: Sequence[Path]) -> None:
     try:
         with Image.open(path) as old:
             ours = old.info.get(_MARK[0]) == _MARK[1]
-    except Exception:  # a folder, a damaged file: whatever it is, it is not ours
+    except Exception:  # a folder or a damaged file is not a contact sheet
         ours = False
     if not ours:
-        raise InputError(f"--output {path} exists and is no contact sheet: choose another name")
+        raise InputError(f"--output {path} exists and is not a contact sheet: choose another name")
 
 
 def size(count: int) -> tuple[int, int]:
-    """Width and height in pixels of a sheet of `count` pictures."""
+    """Return width and height in pixels of a sheet of `count` pictures."""
     columns, rows = _layout(count)
     return GAP + max(columns, 2) * (_WIDTH + GAP), HEAD + rows * (_HEIGHT + GAP)  # one card is too narrow for the title
 
 
 def write(path: Path, title: str, subtitle: str, images: Array, predictions: Sequence[dict[str, Any]]) -> None:
-    """Writes the sheet atomically: `images` uint8 [N,C,H,W] with `predictions` as `vgg-parity predict --json` has them."""
+    """Write the sheet atomically: `images` uint8 [N,C,H,W] with `predictions` in the form of `vgg-parity predict --json`."""
     sheet = Image.new("RGB", size(len(images)), PAPER)
     draw = ImageDraw.Draw(sheet)
     room, columns = sheet.width - 2 * GAP, _layout(len(images))[0]
@@ -76,7 +76,7 @@ def write(path: Path, title: str, subtitle: str, images: Array, predictions: Seq
 
 
 def _layout(count: int) -> tuple[int, int]:
-    """Columns and rows, the rows as even as can be."""
+    """Return the numbers of columns and rows, with rows of nearly equal length."""
     rows = math.ceil(count / MOST_COLUMNS)
     return math.ceil(count / rows), rows
 
@@ -88,7 +88,7 @@ def _card(
     pixels: Array,
     prediction: dict[str, Any],
 ) -> None:
-    """One picture's card, its upper left corner at `place`."""
+    """Draw one picture's card with its upper left corner at `place`."""
     left, top = place
     draw.rounded_rectangle((left, top, left + _WIDTH - 1, top + _HEIGHT - 1), 8, CARD, LINE)
     picture = _enlarged(pixels)
@@ -106,7 +106,7 @@ def _card(
 
 
 def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: dict[str, Any], colour: str) -> None:
-    """One class: its name, its probability as a bar, and in figures."""
+    """Draw one class: its name, and its probability as a bar and a number."""
     (x, y), font = place, _font(12)
     start, end = x + 78, x + SIDE - 48
     draw.text((x, y), _cut(entry["label"], font, 72), INK, font)
@@ -118,7 +118,7 @@ def _bar(draw: ImageDraw.ImageDraw, place: tuple[int, int], entry: dict[str, Any
 
 
 def _enlarged(pixels: Array) -> Image.Image:
-    """uint8 [C,H,W] as large as the box allows: every pixel a square, or smoothly smaller where it is too large."""
+    """Return uint8 [C,H,W] scaled to the box: whole squares for pixels, or a smooth reduction of a larger picture."""
     channels, height, width = pixels.shape
     picture = Image.fromarray(pixels[0] if channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     if factor := SIDE // max(height, width):
@@ -129,13 +129,13 @@ def _enlarged(pixels: Array) -> Image.Image:
 
 @lru_cache
 def _font(points: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
+    """Return DejaVu Sans, which comes with matplotlib."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib().get_data_path()) / "fonts" / "ttf" / name), points)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    """`text` on one line, shortened in its middle to `room` pixels: names often differ at their ends only."""
+    """Return `text` on one line, shortened in its middle to `room` pixels: names often differ only at their ends."""
     text = printable(text)
     if font.getlength(text) <= room:
         return text

@@ -1,4 +1,4 @@
-"""`scripts/experiment.py ablation`: each part is left out by itself, and what it is worth is counted and drawn."""
+"""`scripts/experiment.py ablation`: each part is left out alone; its worth is computed and drawn."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from parity import data
 from parity.experiments import STUDIES, ablation, pictures
 from parity.network.nodes import GELU, Conv
 from parity.recipe.recipe import Recipe
+from parity.report.plots import FRAMEWORK_STYLES
 
 main = script_main("experiment")
 
@@ -75,14 +76,14 @@ def test_ablation_ends_with_what_each_part_is_worth(
     monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
     less = ("--data", "shapes10", "--epochs", 1, "--train-limit", 32, "--test-limit", 40, "--seeds", 2)
     found, _ = run_experiment("ablation", *less, "--out", tmp_path)
-    rows = table_rows(tmp_path, "left out: what stands instead")
+    rows = table_rows(tmp_path, "left out: what replaces it")
     assert [row[0] for row in rows[:2]] == ["nothing", "nothing"] and len(rows) == 6
     assert all(row[3] == "" for row in rows[:2]) and all(" ± " in row[3] for row in rows[2:])
     assert len(found["rows"]) == 12
     assert_drawn(tmp_path / "worth.png", 900, 100)
 
 
-def test_a_part_whose_lack_makes_training_diverge_is_told_and_the_others_are_reported(
+def test_a_part_without_which_training_explodes_is_named_and_the_others_are_reported(
     run_experiment: RunExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = STUDIES["ablation"]
@@ -100,7 +101,7 @@ def test_a_part_whose_lack_makes_training_diverge_is_told_and_the_others_are_rep
     assert not (tmp_path / "two" / "table.md").exists()
 
 
-def test_what_a_part_is_worth_is_counted_within_each_seed_and_the_costliest_comes_first() -> None:
+def test_worth_is_computed_within_each_seed_and_the_largest_comes_first() -> None:
     accuracies = {"whole": (0.90, 0.92), "crops": (0.88, 0.91), "gelu": (0.85, 0.86), "flips": (0.91, 0.92)}
     size = {"framework": "torch", "epochs": 3, "train_images": 50_000, "test_images": 10_000}
     rows = [
@@ -122,13 +123,14 @@ def test_a_bar_is_as_long_as_a_part_is_worth_and_on_its_side() -> None:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     height = len(pixels)
     lengths = []
-    for colour in pictures.COLOURS[:2]:
-        seen = 0.7 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.3 * 255
+    for framework in ("paddle", "torch"):
+        colour = FRAMEWORK_STYLES[framework].colour
+        seen = 0.5 * np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) + 0.5 * 255
         bar = (np.abs(pixels - seen).max(2) < 3)[: int(0.7 * height)]  # the legend is below
         upper, lower = bar[: int(0.35 * height)], bar[int(0.35 * height) :]
         lengths.append([int(half.sum(1).max()) for half in (upper, lower)])
         starts = [int(np.flatnonzero(half.any(0))[0]) for half in (upper, lower)]
-        assert starts[0] < starts[1], "what costs points goes to the left, and stands above"
+        assert starts[0] < starts[1], "what costs points goes to the left, and is above"
     (paddle, paddle_crops), (torch, torch_crops) = lengths
     assert paddle / torch == pytest.approx(2, rel=0.05) and paddle / paddle_crops == pytest.approx(4, rel=0.1)
     assert torch_crops == pytest.approx(paddle_crops, abs=3)

@@ -1,4 +1,4 @@
-"""Benchmarks: turns, ratios and intervals are what they say, contestants compute what training does, bad usage is one line."""
+"""Benchmarks: turns, ratios and intervals are right, contestants compute what training computes, bad usage is one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NET = articles.get_network("vgg_mini@0.0625")
 PLAIN = f"{sys.executable} -c \"print('warming up\\n12.5 images/s')\""
 
 
-def test_everybody_has_a_turn_each_round_and_nobody_is_always_first() -> None:
+def test_every_contestant_has_a_turn_each_round_and_none_is_always_first() -> None:
     seen: list[str] = []
 
     def turn(name: str) -> contest.Turn:
@@ -84,7 +84,7 @@ def test_compute_only_repeats_one_batch_and_end_to_end_makes_new_ones() -> None:
     side.given.clear()
     assert timed.train(5, fed=True) > 0
     assert len({images for images, _, _ in side.given}) == 5
-    assert [count for _, _, count in side.given] == [16, 8, 16, 16, 8]  # passes end with a short batch
+    assert [count for _, _, count in side.given] == [16, 8, 16, 16, 8]  # an epoch ends with a short batch
     assert all(masks == tuple(net.dropouts) for _, masks, _ in side.given)
     side.given.clear()
     timed.infer(2, 5)
@@ -174,6 +174,17 @@ def test_the_report_is_the_result(trained: tuple[dict[str, Any], Path]) -> None:
     assert Image.open(folder / "bench.png").size[0] > 800
 
 
+LOGS = [path.parent for path in sorted((ROOT / "docs" / "bench").glob("*/bench.json"))]
+
+
+@pytest.mark.parametrize("folder", LOGS, ids=lambda folder: folder.name)
+def test_pages_of_the_documented_benchmarks_are_made_of_their_logs(folder: Path) -> None:
+    result = json.loads((folder / "bench.json").read_text())
+    text = bench_accuracy.markdown(result) if result["what"] == "accuracy" else markdown(result)
+    assert (folder / "bench.md").read_text() == text
+    assert len(LOGS) == 4
+
+
 def test_images_of_another_size_are_resized_before_anybody_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["infer", "--network", "vgg_mini@0.0625x48", "--data", "shapes10", "--frameworks", "torch"]
     assert main([*line, "--rounds", "1", "--steps", "1", "--batch-size", "4", "--batch-sizes", "2", "--json"]) == 0
@@ -203,7 +214,7 @@ def test_inference_is_timed_by_batch_size_with_onnxruntime_beside(capsys: pytest
     one, four = (table["peak_memory_bytes"] for table in result["tables"].values())
     assert all(20e6 < one[name] <= four[name] for name in ("paddle", "torch", "onnx"))
     assert result["peak_memory_bytes"] == four
-    assert four["onnx"] < four["torch"], "it holds no framework, and nothing of what wrote the file"
+    assert four["onnx"] < four["torch"], "its process has no framework in it"
     assert f"{four['onnx'] / 1e9:.2f} GB |" in markdown(result)
 
 
@@ -211,7 +222,7 @@ ACCURACY = ["accuracy", "--network", "cifar_net@0.5", "--recipe", "cifar_net", "
 ACCURACY += ["--rounds", "1", "--batch-size", "250"]
 
 
-def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
+def test_time_to_accuracy_is_the_training_time_up_to_the_epoch_that_reaches_it(
     framework: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     line = [*ACCURACY, "--frameworks", framework, "--target", "0.12", "--epochs", "2", "--json"]
@@ -222,7 +233,7 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
     assert (tmp_path / "bench.md").read_text() == bench_accuracy.markdown(result)
     row = result["frameworks"][framework]
     (run,) = row["runs"]
-    assert run["batch_size"] == 250  # as was asked for
+    assert run["batch_size"] == 250  # as requested
     assert run["test_accuracy"] >= 0.12 and 1 <= run["passes"] <= 2
     assert 0 < run["seconds"] == row["seconds"] == row["least"] == row["most"]
 
@@ -230,7 +241,7 @@ def test_time_to_accuracy_is_the_training_time_up_to_the_pass_that_reaches_it(
 def test_an_accuracy_that_is_not_reached_is_a_failure_that_says_what_was(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ACCURACY, "--frameworks", "torch", "--target", "1", "--epochs", "1"]) == 1
     assert re.search(
-        r"failed: PyTorch reached [0-9.]+% in 1 passes, not 100.00%: more --epochs", capsys.readouterr().err
+        r"failed: PyTorch reached [0-9.]+% in 1 epoch, not 100.00%: try more --epochs", capsys.readouterr().err
     )
 
 
@@ -246,16 +257,16 @@ def test_a_contestant_that_dies_is_a_failure(capsys: pytest.CaptureFixture[str])
     [
         (("race",), "'race' is not one of"),
         (("accuracy", "--target", "2"), "--target 2 is not an accuracy between 0 and 1"),
-        (("accuracy", "--against", "x"), "--against is of training steps"),
+        (("accuracy", "--against", "x"), "--against times training steps"),
         (("accuracy", "--frameworks", "torch", "--network", "nothing"), "nothing"),
         (("train", "--frameworks", "jax"), "'jax' is not one of paddle, torch for train"),
         (("train", "--frameworks", "onnx"), "'onnx' is not one of paddle, torch for train"),
-        (("infer", "--frameworks", "onnx"), "needs paddle or torch beside it"),
+        (("infer", "--frameworks", "onnx"), "needs paddle or torch as its reference"),
         (("infer", "--frameworks", "torch,torch"), "names torch twice"),
-        (("infer", "--against", "true"), "--against is of training"),
-        (("infer", "--batch-sizes", "1,many"), "is no list of whole numbers"),
+        (("infer", "--against", "true"), "--against times training"),
+        (("infer", "--batch-sizes", "1,many"), "give whole numbers such as 1,128"),
         (("train", "--amp", "bf16"), "--amp needs a GPU: leave it out"),
-        (("infer", "--amp", "bf16", "--device", "gpu"), "--amp is of training speed: leave it out"),
+        (("infer", "--amp", "bf16", "--device", "gpu"), "--amp is only for train: leave it out"),
         (("train", "--device", "gpu", "--frameworks", "torch"), "finds no GPU here"),
         (("train", "--network", "vgg99"), "unknown network 'vgg99'"),
         (("train", "--batch-size", "9999"), "--batch-size is at most"),

@@ -1,4 +1,4 @@
-"""`compare_runs.py`: the table and the picture of what logs say."""
+"""`compare_runs.py`: the table and the picture of the logs of runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from helpers.paths import ROOT
 from helpers.scripts import script_main
+from parity.report.plots import FRAMEWORK_STYLES
 
 main = script_main("compare_runs")
 
@@ -22,7 +23,7 @@ LOGS = ROOT / "docs" / "runs" / "vgg_mini-small"
 
 
 def run(folder: Path, seed: int = 0, framework: str = "torch", faster: float = 1.0, better: float = 0.0) -> Path:
-    """The checked-in logs, as those of another seed, framework, speed and accuracy."""
+    """Copy the logs in docs/runs, with another seed, framework, speed and accuracy."""
     shutil.copytree(LOGS, folder)
     config = json.loads((folder / "config.json").read_text()) | {"framework": framework}
     config["experiment"]["seed"] = seed
@@ -37,12 +38,12 @@ def run(folder: Path, seed: int = 0, framework: str = "torch", faster: float = 1
 
 
 def evaluation(text: str) -> Callable[[Path], int]:
-    """Writes `text` as what evaluate.py has found."""
+    """Return a function that writes `text` as a result of evaluate.py."""
     return lambda folder: (folder / "evaluation.json").write_text(text)
 
 
 def instead(key: str, value: str) -> Callable[[Path], int]:
-    """Puts the JSON `value` in the place of `key` into the line of the first pass."""
+    """Return a function that replaces the value of `key` in the line of the first epoch by the JSON `value`."""
 
     def change(folder: Path) -> int:
         file = folder / "metrics.jsonl"
@@ -92,19 +93,18 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
     assert "old" not in text
     assert "| vgg_mini@0.16 | quick | cifar10 | PyTorch | 0, 1 | 20 | 17.1 ± 0.00 | 83.48 ± 0.71% |  |  |" in text
     assert "| vgg_mini@0.16 | quick | cifar10 | PaddlePaddle | 0 | 20 | 8.5 | 82.98% | 85.00% | 86.00% |" in text
-    assert "| last pass | crops at 32, 18 views | crops at 40, 18 views |" in text
+    assert "| last epoch | crops at 32, 18 views | crops at 40, 18 views |" in text
     picture = matplotlib.image.imread(out)
     colours = {tuple(pixel) for pixel in np.round(255 * picture[..., :3]).astype(int).reshape(-1, 3).tolist()}
-    assert (31, 119, 180) in colours  # of PyTorch's runs
-    assert (255, 127, 14) in colours  # of Paddle's
-    assert (44, 160, 44) not in colours  # there is no third group
+    drawn = {name: tuple(bytes.fromhex(style.colour[1:])) in colours for name, style in FRAMEWORK_STYLES.items()}
+    assert drawn == {"paddle": True, "torch": True, "onnx": False}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda folder: (folder / "config.json").unlink(), "is not a run folder"),
-        (lambda folder: (folder / "metrics.jsonl").unlink(), "holds no finished pass"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "has no finished epoch"),
         (lambda folder: (folder / "metrics.jsonl").write_text('{"event": "pass"}\n'), "line 1 lacks epoch"),
         *(
             (instead(key, value), f"line 5: {key} = {said}")
@@ -129,10 +129,10 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
                 said,
             )
             for scales, count, error, said in (
-                ("[]", "Infinity", "0.5", "it is not what vgg-parity evaluate writes"),
-                ("[]", "2.5", "0.5", "it is not what vgg-parity evaluate writes"),
-                ('["|"]', "2", "0.5", "it is not what vgg-parity evaluate writes"),
-                ("[]", "2", "9" * 400, "it is not what vgg-parity evaluate writes"),
+                ("[]", "Infinity", "0.5", "it was not written by vgg-parity evaluate"),
+                ("[]", "2.5", "0.5", "it was not written by vgg-parity evaluate"),
+                ('["|"]', "2", "0.5", "it was not written by vgg-parity evaluate"),
+                ("[]", "2", "9" * 400, "it was not written by vgg-parity evaluate"),
                 ("[]", "2", "-Infinity", "test_accuracy = inf is not a number from 0 to 1"),
                 ("[]", "2", "1.5", "test_accuracy = -0.5 is not a number from 0 to 1"),
             )
@@ -141,18 +141,18 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
             evaluation(
                 '{"split": "test", "data": "cifar10", "limit": null, "rows": [{"views_per_picture": "x", "top1_error": 1}]}'
             ),
-            "it is not what vgg-parity evaluate writes",
+            "it was not written by vgg-parity evaluate",
         ),
         (
             evaluation('{"split": "test", "data": "cifar10", "limit": 10, "rows": []}'),
-            "it is of some pictures called 'test' of cifar10, not of all test pictures of cifar10",
+            "it covers some images of split 'test' of cifar10, not all test images of cifar10",
         ),
         (
             evaluation('{"split": "test", "data": "folder:x", "limit": null, "rows": []}'),
-            "of folder:x, not of all test pictures of cifar10",
+            "of folder:x, not all test images of cifar10",
         ),
-        (lambda folder: (folder / "evaluation.json").write_text("[]"), "it is not what vgg-parity evaluate writes"),
-        (evaluation("[" * 200_000), "it is not what vgg-parity evaluate writes"),
+        (lambda folder: (folder / "evaluation.json").write_text("[]"), "it was not written by vgg-parity evaluate"),
+        (evaluation("[" * 200_000), "it was not written by vgg-parity evaluate"),
         (
             evaluation('{"split": "train", "data": "cifar10", "limit": null, "rows": []}'),
             "'train'",
@@ -170,7 +170,7 @@ def test_damaged_logs_are_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_runs_that_more_than_the_seed_tells_apart_are_not_averaged_and_none_counts_twice(
+def test_only_runs_that_differ_in_their_seed_alone_are_averaged_and_none_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = run(tmp_path / "one"), run(tmp_path / "other", seed=1)
@@ -183,7 +183,7 @@ def test_runs_that_more_than_the_seed_tells_apart_are_not_averaged_and_none_coun
     assert "| vgg_mini@0.16 | quick |" in said and "| vgg_mini@0.16 (2) | quick |" in said
     assert main([str(one), str(one), "--out", out]) == 0
     said = capsys.readouterr().out
-    assert f"Left out: {one} is a run of the same seed as {one}" in said and said.count("| vgg_mini@0.16 |") == 1
+    assert f"Left out: {one} has the same seed as {one}" in said and said.count("| vgg_mini@0.16 |") == 1
 
 
 def test_names_are_shown_in_the_table_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +215,7 @@ def test_other_folders_among_runs_are_left_out(tmp_path: Path, capsys: pytest.Ca
     strange.mkdir()
     assert main([str(begun), str(one), str(strange), "--out", str(tmp_path / "out.png")]) == 0
     said = capsys.readouterr().out
-    assert f"Left out: {begun} holds no finished pass" in said and f"Left out: {strange} is not a run folder" in said
+    assert f"Left out: {begun} has no finished epoch" in said and f"Left out: {strange} is not a run folder" in said
     assert said.count("| vgg_mini@0.16 |") == 1
 
 

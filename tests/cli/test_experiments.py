@@ -1,4 +1,4 @@
-"""`scripts/experiment.py`: tables, pictures and JSON of each experiment, shortened; what was stopped goes on; bad input is one line."""
+"""`scripts/experiment.py`: tables, pictures and JSON of shortened experiments; resuming; bad input is one line."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from helpers.scripts import script_main
 from helpers.training_runs import PATIENCE, bits, command_in, metrics, position, wait_for
 from parity import data
 from parity.cli import experiment
-from parity.data import mnist
-from parity.experiments import EXPERIMENTS, STUDIES
+from parity.data import Dataset, mnist
+from parity.experiments import EXPERIMENTS, STUDIES, redraw
 from parity.experiments.study import Report, shortened
 from parity.experiments.timing import TIMING
 from parity.training.run_folder import RunFolder
@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # The experiments
 
 
-def test_permutation_trains_both_networks_on_both_orders_of_the_pixels_in_both_frameworks(
+def test_permutation_trains_all_networks_on_both_orders_of_pixels(
     run_experiment: RunExperiment, tmp_path: Path
 ) -> None:
     less = ("--seeds", 2, "--epochs", 1, "--train-limit", 130, "--test-limit", 50)
@@ -72,7 +72,7 @@ def test_permutation_trains_both_networks_on_both_orders_of_the_pixels_in_both_f
         100 * (accuracies["fc_permuted", "paddle", seed] - accuracies["fc", "paddle", seed]) for seed in range(2)
     ]
     assert "Not judged" in said
-    assert "Against the article: fc, fc_permuted, cnn, cnn_permuted: data set mnist10k instead of mnist, " in said
+    assert "Against the article: all runs: data set mnist10k instead of mnist, " in said
     assert "the first 130 training images instead of all" in said
     assert "To train: 16 of 16 runs, about " in said
     assert_drawn(tmp_path / "digits.png", 1000, 400)
@@ -81,7 +81,7 @@ def test_permutation_trains_both_networks_on_both_orders_of_the_pixels_in_both_f
     assert len(streams) == 2, "both seeds saw the same batches"
     for seed in range(2):
         both = [metrics(tmp_path / "runs" / f"{side}-cnn_permuted-{seed}")[-1] for side in ("paddle", "torch")]
-        assert both[0]["stream"] == both[1]["stream"], "the frameworks saw other batches"
+        assert both[0]["stream"] == both[1]["stream"], "the frameworks saw different batches"
 
 
 def test_cifar_ends_with_eight_labelled_pictures_and_accuracies_class_by_class(
@@ -107,9 +107,7 @@ def test_cifar_ends_with_eight_labelled_pictures_and_accuracies_class_by_class(
     assert len(table_rows(tmp_path, "test image")) == 8
     assert_drawn(tmp_path / "pictures.png", 1000, 600)
     assert_drawn(tmp_path / "classes.png", 1000, 400)
-    assert (
-        "Against the article: cifar_net, vgg_mini: data set shapes10 instead of cifar10, 2 passes instead of 10" in said
-    )
+    assert "Against the article: all runs: data set shapes10 instead of cifar10, 2 epochs instead of 10" in said
 
 
 def test_classics_trains_three_networks_by_one_recipe_and_draws_their_curves(
@@ -126,7 +124,7 @@ def test_classics_trains_three_networks_by_one_recipe_and_draws_their_curves(
     assert_drawn(tmp_path / "curves.png", 1200, 400)
 
 
-def test_timing_times_forward_and_backward_and_goes_on_where_it_was(
+def test_timing_times_forward_and_backward_and_continues_after_a_stop(
     run_experiment: RunExperiment, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     less = ("--batch-size", 2, "--data", "shapes10", "--out", tmp_path)
@@ -163,12 +161,12 @@ LONG = ("permutation", "--seeds", "1", "--epochs", "12", "--train-limit", "320",
 
 
 @pytest.mark.slow
-def test_ctrl_c_or_sigterm_stops_at_a_batch_and_the_command_that_it_says_goes_on_to_the_same_weights(
+def test_a_signal_stops_at_a_batch_and_the_printed_command_ends_with_the_same_weight(
     framework: str, run_experiment: RunExperiment, tmp_path: Path
 ) -> None:
     command = [sys.executable, "scripts/experiment.py", *LONG, "--framework", framework, "--out", f"{tmp_path / 'one'}"]
     folder = tmp_path / "one" / "runs" / f"{framework}-fc-0"
-    # In a group of its own, all of which gets the signal, as from a terminal.
+    # The whole process group gets the signal, as from a terminal.
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -177,8 +175,8 @@ def test_ctrl_c_or_sigterm_stops_at_a_batch_and_the_command_that_it_says_goes_on
         _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, stderr
     line = stderr.splitlines()[-1]
-    assert line.startswith("stopped, nothing is lost; go on with: python scripts/experiment.py permutation ")
-    words = command_in(line.replace("go on with", "continue with"))[2:]
+    assert line.startswith("stopped, nothing is lost; continue with: python scripts/experiment.py permutation ")
+    words = command_in(line)[2:]
     found, said = run_experiment(*words)
     assert re.search("To train: [1-4] of 4 runs", said)
     whole, _ = run_experiment(*LONG, "--framework", framework, "--out", tmp_path / "two")
@@ -205,14 +203,35 @@ def test_what_does_not_hold_is_a_failure_with_its_json(
     assert (tmp_path / "table.md").exists()
 
 
-def test_what_the_article_does_is_trained_with_full() -> None:
+def test_full_trains_as_much_as_the_article() -> None:
     for study in STUDIES.values():
         assert shortened(study.entries, {entry.name: entry.article for entry in study.entries}) == []
         usual = shortened(study.entries, {entry.name: entry.usual for entry in study.entries})
-        assert usual, "the first lines say what is less"
+        assert usual, "the first lines list what is shortened"
     assert {e.article.epochs for e in STUDIES["cifar"].entries} == {10}
     assert {e.article.epochs for e in STUDIES["classics"].entries} == {5}
     assert (TIMING.network, TIMING.batch_size, TIMING.burn_in, TIMING.steps) == ("tf_vgg16", 32, 10, 200)
+
+
+# The pages of docs/experiments
+
+PAGES = sorted((ROOT / "docs" / "experiments").glob("*/README.md"))
+
+
+def documented(name: str) -> Dataset:
+    """The digits; of CIFAR-10 only the classes, with other images, since the tables need no more."""
+    if name == "mnist10k":
+        return once()
+    return replace(data.load("shapes10").limit(8, 8), name=name, classes=data.CLASSES[name])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_the_table_on_the_page_of_an_experiment_is_made_of_its_log(page: Path) -> None:
+    assert len(PAGES) == len(EXPERIMENTS)
+    result = redraw.read(page.parent)
+    found = redraw.remake(result, documented)
+    assert f"<!-- result -->\n\n{found.text}\n\n{redraw.measured(result)}\n\n<!-- /result -->" in page.read_text()
+    assert {path.name for path in page.parent.glob("*.png")} == set(found.pictures)
 
 
 # Bad input
@@ -224,9 +243,9 @@ def test_what_the_article_does_is_trained_with_full() -> None:
         (("naps",), "'naps' is not one of"),
         (("cifar", "--framework", "jax"), "--framework: 'jax' is not one of"),
         (("cifar", "--epochs", "0"), "0 is not at least 1"),
-        (("permutation", "--steps", "3"), "--steps is of timing: leave it out of permutation"),
-        (("timing", "--seeds", "3"), "--seeds is of permutation, cifar, classics, ablation: leave it out of timing"),
-        (("timing", "--full"), "--full is of permutation"),
+        (("permutation", "--steps", "3"), "--steps is for timing: leave it out of permutation"),
+        (("timing", "--seeds", "3"), "--seeds is for permutation, cifar, classics, ablation: leave it out of timing"),
+        (("timing", "--full"), "--full is for permutation"),
         (("cifar", "--full", "--epochs", "2"), "--epochs cannot be given with --full"),
         (("permutation", "--train-limit", "8001"), "8000"),
         (("classics", "--seeds", "1001"), "1001 is above 1000"),
@@ -286,7 +305,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(
 
 def test_help_names_all_experiments_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())  # without the ends of lines
+    told = " ".join(capsys.readouterr().out.split())  # on one line
     assert list(EXPERIMENTS) == ["permutation", "cifar", "classics", "ablation", "timing"]
     assert all(f"{name}: {about}" in told for name, about in EXPERIMENTS.items())
 

@@ -1,4 +1,4 @@
-"""The permutation study: digits are parted as said, seeds differ in everything, and a fully connected network cannot see a permutation."""
+"""The permutation study: how digits are split, what seeds change, and that a fully connected network cannot see a permutation."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def digits() -> Dataset:
 # The data
 
 
-def test_the_digits_are_parted_8000_to_2000_with_every_class_in_proportion(digits: Dataset) -> None:
-    parted = split(digits, 3)
-    assert parted.train_images.shape == (8000, 1, 28, 28) and parted.test_images.shape == (2000, 1, 28, 28)
+def test_the_digits_are_split_8000_to_2000_with_every_class_in_proportion(digits: Dataset) -> None:
+    divided = split(digits, 3)
+    assert divided.train_images.shape == (8000, 1, 28, 28) and divided.test_images.shape == (2000, 1, 28, 28)
     both = np.bincount(np.concatenate([digits.train_labels, digits.test_labels]))
-    np.testing.assert_array_less(np.abs(np.bincount(parted.test_labels) - both / 5), 1)
-    np.testing.assert_array_equal(np.bincount(parted.test_labels) + np.bincount(parted.train_labels), both)
+    np.testing.assert_array_less(np.abs(np.bincount(divided.test_labels) - both / 5), 1)
+    np.testing.assert_array_equal(np.bincount(divided.test_labels) + np.bincount(divided.train_labels), both)
 
 
-def test_no_digit_is_lost_or_both_learnt_and_tested(digits: Dataset) -> None:
-    def told(dataset: Dataset) -> list[bytes]:
+def test_no_digit_is_lost_or_used_for_both_training_and_test(digits: Dataset) -> None:
+    def listed(dataset: Dataset) -> list[bytes]:
         return [
             bytes([label]) + image.tobytes()
             for images, labels in (
@@ -56,7 +56,7 @@ def test_no_digit_is_lost_or_both_learnt_and_tested(digits: Dataset) -> None:
             for image, label in zip(images, labels, strict=True)
         ]
 
-    assert sorted(told(split(digits, 0))) == sorted(told(digits))
+    assert sorted(listed(split(digits, 0))) == sorted(listed(digits))
 
 
 def test_a_limited_split_holds_all_classes(digits: Dataset) -> None:
@@ -66,7 +66,7 @@ def test_a_limited_split_holds_all_classes(digits: Dataset) -> None:
         assert np.bincount(labels, minlength=10).min() > 10 and np.bincount(labels).max() < 55
 
 
-def test_other_data_are_left_as_their_authors_parted_them() -> None:
+def test_other_data_keep_the_split_of_their_authors() -> None:
     shapes = data.load("shapes10").limit(10, 10)
     assert split(shapes, 1) is shapes
 
@@ -98,7 +98,7 @@ def recipes_permutation(seed: int | None) -> np.ndarray:
     return stream(seed, "pixels").permutation(28 * 28)
 
 
-def test_both_frameworks_and_both_networks_of_a_seed_get_the_same_permutation_and_digits(digits: Dataset) -> None:
+def test_a_seed_has_one_permutation_and_one_split_for_all_frameworks_and_networks(digits: Dataset) -> None:
     planned = trials(STUDY, USUAL, ["paddle", "torch"], {7: split(digits, 7)})
     assert [trial.name for trial in planned[:3]] == ["paddle-fc-7", "torch-fc-7", "paddle-fc_permuted-7"]
     assert {(t.experiment.data, t.experiment.seed) for t in planned} == {("mnist10k, split 7", 7)}
@@ -111,7 +111,7 @@ def test_both_frameworks_and_both_networks_of_a_seed_get_the_same_permutation_an
 STEPS, BATCH = 20, 64
 
 
-def given_to(recipe: str, digits: Dataset) -> RunInputs:
+def inputs_of(recipe: str, digits: Dataset) -> RunInputs:
     how = changed(presets.get_recipe(recipe), batch_size=BATCH)
     return make_run_inputs(articles.get_network("mnist_fc"), how, digits.limit(STEPS * BATCH, 1), 1)
 
@@ -123,31 +123,29 @@ def trained(worker: Worker, given: RunInputs) -> State:
     return worker.state()
 
 
-def apart(one: State, other: State) -> float:
+def distance(one: State, other: State) -> float:
     """The largest relative distance of a tensor."""
     return max(difference.error for difference in compare(one, other, 0.0))
 
 
-def test_to_train_fc_on_permuted_pixels_is_to_train_it_with_the_columns_of_its_first_weight_permuted_alike(
-    worker: Worker, digits: Dataset
-) -> None:
-    # Equal to rounding, not to the bit: every sum over the 784 pixels has the same terms in another order. So the bound is what rounding
-    # does to the same run anyway: ten times the distance of its twin whose weights are moved by one unit in the last place.
-    plain, permuted = given_to("mnist", digits), given_to("mnist_permuted", digits)
+def test_permuting_pixels_equals_permuting_columns_of_the_first_weight(worker: Worker, digits: Dataset) -> None:
+    # Equal up to rounding only: every sum over the 784 pixels has the same terms in another order. So the tolerance is ten times the
+    # distance of the run's one-ULP twin.
+    plain, permuted = inputs_of("mnist", digits), inputs_of("mnist_permuted", digits)
     order = recipes_permutation(0)
 
     def moved(state: State) -> State:
         return {name: array[:, order] if name.endswith("fc1.weight") else array for name, array in state.items()}
 
     wanted = trained(worker, plain)
-    noise = apart(wanted, trained(worker, make_twin(plain)))
-    found = apart(moved(wanted), trained(worker, replace(permuted, state=moved(permuted.state))))
+    noise = distance(wanted, trained(worker, make_twin(plain)))
+    found = distance(moved(wanted), trained(worker, replace(permuted, state=moved(permuted.state))))
     assert 0 < noise < 1e-12
     assert found <= TWIN * noise
-    assert apart(wanted, plain.state | {n: a for n, a in wanted.items() if n.startswith("optimizer.")}) > 0.01, (
-        "untrained"
+    assert distance(wanted, plain.state | {n: a for n, a in wanted.items() if n.startswith("optimizer.")}) > 0.01, (
+        "the network was not trained"
     )
-    assert apart(moved(wanted), trained(worker, permuted)) > 0.01, "nothing was permuted: the test proves nothing"
+    assert distance(moved(wanted), trained(worker, permuted)) > 0.01, "nothing was permuted: the test proves nothing"
 
 
 # The verdict
@@ -156,12 +154,12 @@ def test_to_train_fc_on_permuted_pixels_is_to_train_it_with_the_columns_of_its_f
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the pictures, which take a second."""
-    monkeypatch.setattr(permutation.pictures, "grid", lambda rows, labels: b"")
+    monkeypatch.setattr(permutation.pictures, "grid", lambda rows, labels, title: b"")
     monkeypatch.setattr(permutation.pictures, "changes", lambda found: b"")
 
 
 def rows(fc: list[float], cnn: list[float]) -> list[dict[str, Any]]:
-    """Rows of two frameworks whose networks change by so many points in each seed."""
+    """Rows of two frameworks whose networks change by the given points in each seed."""
     return [
         {"framework": framework, "entry": entry, "seed": seed, "test_accuracy": accuracy, "permutation": permuted}
         | {"train_images": 9000, "test_images": 1000, "epochs": 1}
@@ -204,7 +202,7 @@ def test_the_picture_of_digits_shows_the_networks_own_permutation(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(permutation.pictures, "grid", lambda rows, labels: drawn.append((rows, labels)) or b"")
+    monkeypatch.setattr(permutation.pictures, "grid", lambda rows, labels, title: drawn.append((rows, labels)) or b"")
     permutation.digits(digits, 5)
     (shown, labels), order = drawn[0], recipes_permutation(5)
     assert labels == ["as they are", "permuted"] * 2

@@ -275,10 +275,10 @@ def test_a_file_that_is_no_sheet_of_ours_is_never_overwritten(predict_folder: Pa
     Path("folder.png").mkdir()
     for name in ("photo.png", "text.png", "folder.png"):
         message = predict_refusal(*model, predict_folder / "pictures", "--show", name)
-        assert message == f"--output {name} exists and is no contact sheet: choose another name"
+        assert message == f"--output {name} exists and is not a contact sheet: choose another name"
     assert "is one of the pictures" in predict_refusal(*model, picture, "--show", picture.absolute())
     Path("loop.png").symlink_to("loop.png")
-    assert "exists and is no contact sheet" in predict_refusal(*model, picture, "--show", "loop.png")
+    assert "exists and is not a contact sheet" in predict_refusal(*model, picture, "--show", "loop.png")
     assert "cannot read loop.png" in predict_refusal(*model, "loop.png", "--show", "sheet.png")
     assert "ends in .png" in predict_refusal(*model, picture, "--show", "sheet.jpg")
     assert "at most 500 pictures, not 501" in predict_refusal(*model, *[picture] * 501, "--show", "sheet.png")

@@ -219,7 +219,7 @@ def test_every_error_of_every_layer_is_a_point_with_a_tooltip_and_a_number_in_th
     found = page(tmp_path, result)
     for layer in result["layers"]:
         for phase, error in layer["errors"].items():
-            assert f"{layer['layer']}, {phase}: error {error:.2e}, bound 1e-12" in found.text
+            assert f"{layer['layer']}, {phase}: error {error:.2e}, tolerance 1e-12" in found.text
     points = sum(len(layer["errors"]) for layer in result["layers"])
     legend = 5 + 1
     assert len(found.styled("point")) == points + len(result["trajectory"]) + legend
@@ -236,15 +236,15 @@ def test_the_layer_that_parts_first_is_singled_out_in_the_chart(tmp_path: Path) 
 
 
 def test_bounds_that_differ_between_phases_are_lines_of_their_own(tmp_path: Path) -> None:
-    assert "bound of update" in page(tmp_path, edges()).text
-    assert "bound of update" not in page(tmp_path, equal()).text
+    assert "tolerance of update" in page(tmp_path, edges()).text
+    assert "tolerance of update" not in page(tmp_path, equal()).text
 
 
 def test_the_trajectory_shows_the_twin_and_the_drops_of_the_rate(tmp_path: Path) -> None:
     found = page(tmp_path, SAMPLES["chaotic"]())
     assert len(found.styled("rate")) == 2
     assert "rate 0.001 from step 49" in found.text
-    assert "distance of the one-ULP twin" in found.text
+    assert "error of the one-ULP twin" in found.text
     assert "error / twin" in found.text
     assert "twin" not in page(tmp_path, equal()).text
 
