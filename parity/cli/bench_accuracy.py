@@ -113,9 +113,9 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for name, row in result["frameworks"].items():
         epochs = sorted({run["passes"] for run in row["runs"]})
-        told = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        count = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
         lines.append(
-            f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {told} | {len(row['runs'])} |"
+            f"| {name} | {row['seconds']:.0f} ({row['least']:.0f} to {row['most']:.0f}) | {count} | {len(row['runs'])} |"
         )
     facts = {
         "Network": f"{result['network']}, recipe {result['recipe']}",

@@ -186,8 +186,9 @@ def _train(
     whole = all(chosen[entry.name] in (entry.usual, entry.article) for entry in study.entries)
     made = study.report(rows, datasets, whole)
     if lost:
-        told = " ".join(lost.values())
-        made = dataclasses.replace(made, text=f"{made.text}\n\n{told}", failed=f"{made.failed} {told}".strip())
+        exploded = " ".join(lost.values())
+        failed = f"{made.failed} {exploded}".strip()
+        made = dataclasses.replace(made, text=f"{made.text}\n\n{exploded}", failed=failed)
     for one in rows:
         one.pop("predicted", None)
     result["rows"] = rows
@@ -226,13 +227,13 @@ def _finish(
             run_trial(trial, own, folder / "runs", crew, console.say if each_epoch else None)
         except Diverged as error:
             if study.needed is None or trial.entry.name in study.needed:
-                raise Failed(f"{trial.told()}: {error}") from None
-            lost[trial.entry.name] = f"{trial.told()}: diverged ({str(error).partition(':')[0]})."
+                raise Failed(f"{trial.description()}: {error}") from None
+            lost[trial.entry.name] = f"{trial.description()}: training exploded ({str(error).partition(':')[0]})."
             console.say(lost[trial.entry.name])
             continue
         done = row(trial, own, folder / "runs")
         console.say(
-            f"{trial.told()}: test accuracy {done['test_accuracy']:.2%} after {duration(done['seconds'])} of training"
+            f"{trial.description()}: test accuracy {done['test_accuracy']:.2%} after {duration(done['seconds'])} of training"
         )
     return lost
 

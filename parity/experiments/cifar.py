@@ -30,10 +30,12 @@ def report(rows: Rows, datasets: Mapping[int, Dataset], whole: bool) -> Report:
         _called(key): [dataset.classes[label] for label in group[0]["predicted"][: len(truths)]]
         for key, group in groups.items()
     }
-    return tell(rows, dataset, {key: per_class(group, datasets) for key, group in groups.items()}, truths, guesses)
+    return make_report(
+        rows, dataset, {key: per_class(group, datasets) for key, group in groups.items()}, truths, guesses
+    )
 
 
-def tell(
+def make_report(
     rows: Rows,
     dataset: Dataset,
     classes: Mapping[tuple[str, str], Sequence[float | None]],

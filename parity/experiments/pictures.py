@@ -162,7 +162,7 @@ def classes(names: Sequence[str], groups: Mapping[tuple[str, str], Values]) -> A
 
 
 @as_png
-def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
+def worth(found: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> Any:
     """Return how accuracy changes without each part: a bar for each part and framework, a marker for each seed.
 
     Parts that are worth more than `LARGE` points have a panel of their own. Every axis is linear.
@@ -173,19 +173,19 @@ def worth(found: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> Any:
     figure = new_figure(10, 0.9 + 0.5 * len(panels) + 0.45 * len(parts))
     axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=[len(group) + 0.6 for group in panels])[:, 0]
     for axis, group in zip(axes, panels, strict=True):
-        _worths(axis, [one for one in found if one["without"] in group], group[::-1], told)
+        _worths(axis, [one for one in found if one["without"] in group], group[::-1], labels)
         if len(panels) > 1:
             size = f"more than {LARGE:g} points" if group[0] in large else f"at most {LARGE:g} points (another scale)"
             axis.set_title(f"Changes of {size}", fontsize=10)
     axes[-1].set_xlabel("change of test accuracy without the part (percentage points)")
     seeds = max(len(one["change_points"]) for one in found)
-    handles, labels = axes[0].get_legend_handles_labels()
+    drawn = axes[0].get_legend_handles_labels()
     title = f"bar: mean of {seeds} seeds; marker: one seed" if seeds > 1 else "one seed"
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(*drawn, title=title, loc="outside lower center", ncols=len(drawn[0]), frameon=False)
     return figure
 
 
-def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str], told: Mapping[str, str]) -> None:
+def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str], labels: Mapping[str, str]) -> None:
     frameworks = list(dict.fromkeys(one["framework"] for one in found))
     width = 0.8 / len(frameworks)
     for number, framework in enumerate(frameworks):
@@ -197,7 +197,7 @@ def _worths(axis: Any, found: Sequence[Mapping[str, Any]], parts: Sequence[str],
         for place, one in zip(places, own, strict=True):
             changes = one["change_points"]
             axis.plot(changes, [place] * len(changes), marker, color=colour, markeredgecolor="black", markersize=5)
-    axis.set_yticks(range(len(parts)), [told[part].partition(":")[0] for part in parts])
+    axis.set_yticks(range(len(parts)), [labels[part].partition(":")[0] for part in parts])
     axis.set_ylim(-0.7, len(parts) - 0.3)
     low, high = axis.get_xlim()
     axis.set_xlim(min(low, -0.03 * high), max(high, -0.03 * low))  # zero is never at the edge

@@ -55,7 +55,7 @@ def remake(result: dict[str, Any], load: Callable[[str], Dataset]) -> Report:
     if study is cifar.STUDY:
         classes = dict(zip(grouped(rows), result["classes"].values(), strict=True))
         images = result["pictures"]
-        return cifar.tell(rows, load(name), classes, images["true"], images["predicted"])
+        return cifar.make_report(rows, load(name), classes, images["true"], images["predicted"])
     datasets = {seed: study.split(load(name), seed) for seed in seeds[:1]}
     judged = not any(line.startswith("Not judged") for line in result.get("verdicts", []))
     return study.report(rows, dict.fromkeys(seeds, datasets[0]), judged)

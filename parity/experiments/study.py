@@ -72,7 +72,7 @@ class Trial:
         """Return the name of its run folder."""
         return f"{self.framework}-{self.entry.name}-{self.experiment.seed}"
 
-    def told(self) -> str:
+    def description(self) -> str:
         """Return its description for messages."""
         return f"{FRAMEWORKS[self.framework]}, {self.entry.name}, seed {self.experiment.seed}"
 
@@ -217,14 +217,14 @@ def run_trial(
     if state.keys() != start.keys():
         worker.load(state, position.update)
     if say:
-        run.watchers.append(lambda line: _tell(line, trial, say))
+        run.watchers.append(lambda line: _say_epoch(line, trial, say))
     train(Remote(worker), run, dataset, position, Console(silent=True))
 
 
-def _tell(line: dict[str, Any], trial: Trial, say: Callable[[str], None]) -> None:
+def _say_epoch(line: dict[str, Any], trial: Trial, say: Callable[[str], None]) -> None:
     if line["event"] == "pass":
         number = f"epoch {line['epoch'] + 1} of {trial.experiment.recipe.epochs}"
-        say(f"{trial.told()}, {number}: loss {line['cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
+        say(f"{trial.description()}, {number}: loss {line['cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
 
 
 def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[int]:

@@ -158,8 +158,8 @@ def report(timing: Timing, found: Times, images: int) -> Report:
             mean, deviation, middle = float(np.mean(seconds)), float(np.std(seconds)), float(np.median(seconds))
             row = {"framework": framework, "kind": kind, "mean": mean, "std": deviation, "median": middle}
             rows.append(row | {"steps": len(seconds), "images_per_second": images / mean})
-            told = (f"{mean:.4f} ± {deviation:.4f}", f"{middle:.4f}", f"{images / mean:.1f}", str(len(seconds)))
-            cells.append((FRAMEWORKS[framework], kind, *told))
+            numbers = (f"{mean:.4f} ± {deviation:.4f}", f"{middle:.4f}", f"{images / mean:.1f}", str(len(seconds)))
+            cells.append((FRAMEWORKS[framework], kind, *numbers))
     lines = table(("framework", "kind", "seconds per batch, mean ± std", "median", "images/s", "steps"), cells, 2)
     title = f"{timing.network}, batches of {images} images"
     return Report("\n".join(lines), {"timing.png": pictures.times(found, title)}, {"times": rows, "seconds": found})

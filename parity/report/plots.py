@@ -21,6 +21,7 @@ from parity.files.atomic import write_atomically
 from parity.files.strict_json import parse_json
 from parity.network.costs import Cost
 from parity.recipe.recipe import Experiment
+from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder
 
 
@@ -239,7 +240,7 @@ def races(groups: Mapping[str, Sequence[Race]], levels: Sequence[tuple[str, floa
         for machine in dict.fromkeys(run.machine for run in runs):
             axis = axes.flat[machines.index(machine)]
             own = [run for run in runs if run.machine == machine]
-            handles.setdefault(label, _race(axis, own, line, _cut(label, LONGEST_LABEL)))
+            handles.setdefault(label, _race(axis, own, line, _cut(printable(label), LONGEST_LABEL)))
     for axis, machine in zip(axes.flat, machines, strict=False):
         for name, level in levels:
             drawn = axis.axhline(level, color=OTHER_STYLE.colour, linewidth=1, label=f"{name} {level:g}%")

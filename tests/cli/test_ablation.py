@@ -94,8 +94,8 @@ def test_a_part_without_which_training_explodes_is_named_and_the_others_are_repo
     monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few))
     found, said = run_experiment("ablation", *less, "--out", tmp_path / "one", code=1)
     assert [one["without"] for one in found["changes"]] == ["whole", "crops"]
-    assert "PyTorch, gelu, seed 0: diverged (the cost" in (tmp_path / "one" / "table.md").read_text()
-    assert said.splitlines()[-1].startswith("failed: PyTorch, gelu, seed 0: diverged")
+    assert "PyTorch, gelu, seed 0: training exploded (" in (tmp_path / "one" / "table.md").read_text()
+    assert said.splitlines()[-1].startswith("failed: PyTorch, gelu, seed 0: training exploded (")
     monkeypatch.setitem(STUDIES, "ablation", replace(study, entries=few, needed=None))
     assert main(["ablation", *map(str, less), "--out", str(tmp_path / "two")]) == 1, "nothing to report"
     assert not (tmp_path / "two" / "table.md").exists()
