@@ -1,1 +1,1 @@
-"""What a framework must offer, the registry of frameworks, and worker processes that speak the same protocol."""
+"""What a framework must offer, the registry of frameworks, and worker processes that use the same protocol."""

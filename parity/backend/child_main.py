@@ -1,6 +1,6 @@
-"""The first lines of every process that `parity.backend.launch` starts: a clean path for imports, and the end together with the parent.
+"""The start of every process that `parity.backend.launch` starts: it sets the import path and ties the process to its parent.
 
-Runs as a file, since `python -c` and `python -m` put the working directory on the path, and Python 3.10 cannot be told not to.
+It runs as a file: `python -c` and `python -m` put the working directory on the path, and Python 3.10 has no option against that.
 """
 
 import os
@@ -12,13 +12,13 @@ PACKAGES = ("parity", "paddle_impl", "torch_impl")
 
 
 def main() -> None:
-    """Runs the module that the command line names, as `python -m` would: child_main.py LIFELINE MODULE [ARGUMENT ...]."""
-    # Python has put this file's folder first, whose modules must not hide packages of their names.
+    """Run the module that the command line names, as `python -m` would: child_main.py LIFELINE MODULE [ARGUMENT ...]."""
+    # Python has put this file's folder first on the path. Its modules must not hide packages of the same names.
     sys.path[:] = [folder for folder in sys.path if folder != HERE]
     from importlib.machinery import PathFinder
 
     class Project:
-        """Finds this project's packages in the checkout of this file, also for an interpreter that has others of these names or none."""
+        """Finds this project's packages in the checkout of this file, even where the interpreter has other packages of these names."""
 
         @staticmethod
         def find_spec(name: str, path: object = None, target: object = None) -> object:
@@ -34,10 +34,10 @@ def main() -> None:
 
 
 def end_with_parent(lifeline: int) -> None:
-    """Kills this process when the pipe `lifeline` has no writer left, as at any end of the parent, whatever this process computes then.
+    """Kill this process as soon as the pipe `lifeline` has no writer left, which is so when the parent has ended for any reason.
 
-    Linux's kernel does it. Elsewhere a thread does, which has to wait for a call that holds the interpreter's lock.
-    `PR_SET_PDEATHSIG` would follow the thread that began this process, and not the parent.
+    On Linux the kernel sends the signal, whatever this process computes. Elsewhere a thread does, and it has to wait while a call holds
+    the interpreter's lock. `PR_SET_PDEATHSIG` does not serve: it follows the parent's thread that started this process, not the parent.
     """
     import fcntl
     import select
@@ -51,7 +51,7 @@ def end_with_parent(lifeline: int) -> None:
 
     try:
         if not stat.S_ISFIFO(os.fstat(lifeline).st_mode):
-            return  # a program around the interpreter did not pass the pipe on
+            return  # a wrapper around the interpreter did not pass the pipe on
     except OSError:
         return
     if not hasattr(fcntl, "F_SETSIG"):
@@ -60,7 +60,7 @@ def end_with_parent(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([lifeline], [], [], 0)[0]:  # the parent ended before
+    if select.select([lifeline], [], [], 0)[0]:  # the parent has already ended
         os.kill(os.getpid(), signal.SIGKILL)
 
 

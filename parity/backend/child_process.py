@@ -1,7 +1,7 @@
-"""A process of a program of ours, and calls to it over pipes.
+"""A child process that runs one of this project's programs, and calls to it over pipes.
 
 A message is eight bytes of length and a safetensors blob: arrays, with the call or the answer as JSON in the metadata
-(`parity.backend.messages`). Nothing is pickled. The process ends when its input does, and is killed when its parent ends
+(`parity.backend.messages`). Nothing is pickled. The process ends when its stdin is closed, and is killed when its parent ends
 (`parity.backend.launch`).
 """
 
@@ -29,15 +29,13 @@ Record = dict[str, Array]
 Own = TypeVar("Own", bound="Process")
 
 PIPE = 2**20
-"""Bytes that a pipe to a process holds: large messages take half as long as by the system's 64 KB."""
+"""Buffer size of a pipe to a process, in bytes. Large messages take half as long as with the system's 64 KB."""
 
 
 class WorkerFailed(RuntimeError):
-    """A worker process raised an error or died. The message holds its traceback, or the last lines that it wrote.
+    """A child process raised an error or died; the message holds its traceback or the last lines it wrote.
 
-    Attributes:
-        reason: The error in one line. Empty where the process died.
-        record: What the call had computed before it failed.
+    `reason` is the error in one line, "" if the process died. `record` holds the arrays that the call had computed before it failed.
     """
 
     def __init__(self, message: str, reason: str = "", record: Record | None = None) -> None:
@@ -46,7 +44,7 @@ class WorkerFailed(RuntimeError):
 
 
 class CallFailed(Exception):
-    """A method of a service failed with `error`, after it had computed `record`."""
+    """A method of a service failed with `error` after it had computed the arrays `record`."""
 
     def __init__(self, error: Exception, record: Record) -> None:
         super().__init__(str(error))
@@ -54,11 +52,11 @@ class CallFailed(Exception):
 
 
 class Process:
-    """The program `program` (a module that calls `serve`) with `arguments` in a process of its own, run by `python` (None: this one).
+    """A child process that runs the module `program`, which calls `serve`, with `arguments`. Use it as a context manager.
 
-    `name` is what it is called in errors. `own_session`, it does not hear the signals that a terminal or a launcher sends to the whole
-    group of processes. `environment` is what it has besides this process's. Use as a context manager. `InputError` where `python` cannot
-    be run.
+    `python` is its interpreter (None: this process's own), `name` its name in errors. With `own_session`, signals that a terminal or a
+    launcher sends to the whole process group do not reach it. `environment` is added to this process's environment variables.
+    `InputError` if `python` cannot be run.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class Process:
             start_new_session=own_session,
         )
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, AttributeError):  # not every system has it, and none has room for many
+            with contextlib.suppress(OSError, AttributeError):  # not on every system, and limited in sum
                 assert pipe
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
 
@@ -92,22 +90,22 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind and issubclass(kind, KeyboardInterrupt):
-            self.kill()  # what it computes now nobody waits for
+            self.kill()  # nobody waits for what it computes now
         else:
             self.close()
 
     @property
     def exit_code(self) -> int | None:
-        """What the process ended with, minus the number of the signal that ended it; None while it runs."""
+        """The exit code of the process, or minus the number of the signal that ended it; None while it runs."""
         return self._process.poll()
 
     def kill(self) -> None:
-        """Ends the process at once, whatever it computes: for one that has nothing to save."""
+        """End the process at once, for a process that has nothing to save."""
         self._process.kill()
         self.close()
 
     def close(self) -> None:
-        """Ends the process, after the call that it is at."""
+        """End the process after its current call."""
         assert self._process.stdin and self._process.stdout
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -120,7 +118,7 @@ class Process:
         self._errors.close()
 
     def call(self, name: str, arrays: Mapping[str, Array] | None = None, **arguments: Any) -> tuple[Record, Any]:
-        """Sends one call and waits for its answer; `WorkerFailed` with the reason if there is none, `InputError` for bad input."""
+        """Send one call and return the answer's arrays and result. `WorkerFailed` if the call fails, `InputError` for bad input."""
         assert self._process.stdin and self._process.stdout
         try:
             send(self._process.stdin, arrays or {}, {"call": name, "arguments": arguments})
@@ -145,19 +143,19 @@ def _failure(error: Exception) -> tuple[Record, dict[str, str]]:
     cause, record = (error.error, error.record) if isinstance(error, CallFailed) else (error, {})
     if isinstance(cause, InputError):
         return {}, {"input_error": str(cause)}
-    # Paddle goes on with hints and places in its source.
+    # Paddle appends hints and places in its source.
     lines = itertools.takewhile(lambda line: not line.startswith("[Hint"), map(str.strip, str(cause).splitlines()))
     trace = "".join(traceback.format_exception(cause))
     return record, {"error": trace, "reason": f"{type(cause).__name__}: {' '.join(filter(None, lines))}"}
 
 
 def serve(make: Callable[[], Any]) -> None:
-    """Answers calls from stdin on stdout, by the methods of what `make` makes, until stdin ends."""
+    """Answer calls from stdin on stdout, by the methods of the object that `make` returns, until stdin ends."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a framework prints must not end up between the messages
+    os.dup2(2, 1)  # frameworks print to stdout, which carries the messages
     try:
         server = make()
-    except InputError as error:  # the framework is not installed: the answer to the first call
+    except InputError as error:  # such as a framework that is not installed: answer the first call with it
         receive(source)
         send(sink, {}, {"input_error": str(error)})
         return
@@ -165,11 +163,11 @@ def serve(make: Callable[[], Any]) -> None:
         try:
             arrays, message = receive(source)
         except EOFError:
-            os._exit(0)  # there is nothing to save, and taking a framework down takes seconds
+            os._exit(0)  # there is nothing to save, and an orderly end of a framework takes seconds
         try:
             found, result = getattr(server, message["call"])(arrays, **message["arguments"])
             answer = {"result": result}
         except Exception as error:
             found, answer = _failure(error)
         send(sink, found, answer)
-        del arrays, found  # of a whole network they are gigabytes, and the next call comes while these are held
+        del arrays, found  # they can be gigabytes, and would be held until the next call has arrived

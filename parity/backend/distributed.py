@@ -1,4 +1,4 @@
-"""Several processes: what they sum and share. What they do together is decided in `parity.process_group`."""
+"""What the processes of a group sum and share. `parity.process_group` describes the group itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parity.backend.protocol import Backend, Tensor
 
 
 def total(backend: Backend, values: Sequence[float], device: str) -> list[float]:
-    """Sums of `values` over the processes, in float64."""
+    """The sums of `values` over the processes, in float64."""
     tensor = backend.from_numpy(np.array(values, np.float64), device)
     backend.all_reduce(tensor)
     sums: list[float] = tensor.tolist()
@@ -19,7 +19,7 @@ def total(backend: Backend, values: Sequence[float], device: str) -> list[float]
 
 
 def from_first(backend: Backend, data: bytes, device: str) -> bytes:
-    """What the process of rank 0 gives as `data`, on all."""
+    """The `data` of rank 0, on all ranks."""
     size = backend.from_numpy(np.array([len(data)]), device)
     backend.broadcast(size)
     tensor = backend.from_numpy(np.resize(np.frombuffer(data, np.uint8), size.item()), device)
@@ -28,10 +28,10 @@ def from_first(backend: Backend, data: bytes, device: str) -> bytes:
 
 
 def sum_gradients(backend: Backend, parameters: Sequence[Tensor], averaged_over: int = 0) -> None:
-    """Gradients of `parameters` become their sums over the processes.
+    """Replace the gradients of `parameters` by their sums over the processes.
 
-    Those that a wrapped model has averaged over `averaged_over` processes are multiplied by their number, which is exact for powers of
-    two: every process has divided its loss by the global count.
+    Every process has divided its loss by the global number of images, so the sum is the gradient of the whole batch. If a wrapped model
+    has already averaged the gradients over `averaged_over` processes, multiply them by that number, which is exact for powers of two.
     """
     gradients = [parameter.grad for parameter in parameters]
     if not averaged_over:
@@ -42,7 +42,7 @@ def sum_gradients(backend: Backend, parameters: Sequence[Tensor], averaged_over:
 
 
 def average_statistics(backend: Backend, statistics: Sequence[Tensor], count: int, device: str) -> None:
-    """`statistics` become their mean over all images, `count` of which were this process's."""
+    """Replace `statistics` by their mean over the images of all processes; this process had `count` images."""
     if not statistics:
         return
     images = backend.from_numpy(np.full(1, count, backend.to_numpy(statistics[0]).dtype), device)
@@ -55,7 +55,7 @@ def average_statistics(backend: Backend, statistics: Sequence[Tensor], count: in
 
 
 def _sum(backend: Backend, tensors: Sequence[Tensor]) -> None:
-    """Sums every tensor over the processes, all in one message."""
+    """Sum every tensor over the processes, in one message for all tensors."""
     with backend.no_grad():
         flat = backend.concatenate([tensor.reshape([-1]) for tensor in tensors])
         backend.all_reduce(flat)

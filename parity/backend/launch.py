@@ -1,4 +1,4 @@
-"""Starts this project's programs in processes of their own. Nothing else here builds a command line of Python."""
+"""Starts this project's programs as child processes. No other module builds a Python command line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def launch(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """Starts `module` of this project with `arguments`, run by the interpreter `python` (None: this one).
+    """Start `module` of this project with `arguments`, run by the interpreter `python` (None: this process's own).
 
     The process imports nothing from the working directory: it finds this project's packages, the entries of PYTHONPATH, and what its
-    interpreter has installed. It is killed when this process ends, however that happens, or drops the result. `environment` is what it has
-    besides this process's variables; `options` are those of `subprocess.Popen`. Raises `InputError` where `python` cannot be run.
+    interpreter has installed. It is killed when this process ends for any reason, or when the result is garbage-collected. `environment`
+    is added to this process's environment variables; `options` are those of `subprocess.Popen`. `InputError` if `python` cannot be run.
     """
-    # An empty entry would be the working directory.
+    # An empty entry would mean the working directory.
     path = os.pathsep.join(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     variables = os.environ | dict(environment or {}) | {"PYTHONPATH": path}
     lifeline, held = os.pipe()

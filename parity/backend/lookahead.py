@@ -1,4 +1,4 @@
-"""Slow weights that draw the trained ones back: `parity.recipe.recipe.Lookahead`, on canonical states, the same for both frameworks."""
+"""Lookahead: slow weights that pull the trained weights back (`parity.recipe.recipe.Lookahead`), on canonical states."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from parity.weights.canonical_state import State
 
 
 def mix_slow_weights(trainer: TrainerLike, slow: State, keep: float, updates: int) -> State:
-    """The weights and statistics of `trainer`, reached after `updates` updates, become `keep` * `slow` + (1 - `keep`) * themselves.
+    """Set the weights and statistics of `trainer` to `keep` * `slow` + (1 - `keep`) * themselves, and return them.
 
-    Returns them: they are the slow ones from now on. Slots of an optimizer stay as they are, and in `slow` do not count.
+    They are the new slow weights. `updates` is the number of updates so far. Optimizer slots stay as they are; those in `slow` are ignored.
     """
     state = trainer.state()
     mixed = {n: _between(slow[n], array, keep) for n, array in state.items() if not n.startswith("optimizer.")}

@@ -1,4 +1,4 @@
-"""Messages between processes, framed: arrays and JSON in the format of safetensors, behind their size in bytes. No pickle."""
+"""Messages between processes: a size in bytes, then arrays and JSON in the safetensors format. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", 
 """safetensors' names of dtypes -> numpy's."""
 
 LARGE = 2**28
-"""Bytes of a message from which it is kept in a nameless temporary file where memory is `SCARCE`, since it can leave the memory there.
+"""Messages of at least so many bytes go to an unnamed temporary file if memory is `SCARCE`, so that the system can page them out.
 
-A step of a network of 140 million weights is four gigabytes in float64; both sides' are held at once, and one of the step before.
+A step of a network of 140 million weights is four gigabytes in float64. Both sides' steps are held at once, and one of the step before.
 """
 
 SCARCE = 2**33
-"""Bytes that must remain available for a large message to be kept in memory: what both workers may yet take while it arrives."""
+"""A large message is kept in memory only if so many bytes remain available: both workers may still allocate them while it arrives."""
 
 ALIGNED = 64
-"""Bytes of which the address of every array that arrives is a multiple.
+"""The address of every received array is a multiple of so many bytes.
 
-PyTorch computes on the arrays where they lie, and its kernels round by their alignment: without this, by the length of a header.
+PyTorch computes on the received memory without a copy, and its kernels round differently for different alignments. Without this, results
+would depend on the length of the header.
 """
 
 _NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
 def send(file: IO[bytes], arrays: Mapping[str, Array], message: dict[str, Any]) -> None:
-    """Writes one message. The arrays go from their own memory into the pipe: a step of a whole network is hundreds of megabytes."""
+    """Write one message. The arrays are not copied first: a step of a whole network is hundreds of megabytes."""
     header: dict[str, Any] = {"__metadata__": {"message": json.dumps(message)}}
     parts, end = [np.ascontiguousarray(array) for array in arrays.values()], 0
     for name, part in zip(arrays, parts, strict=True):
@@ -55,7 +56,7 @@ def send(file: IO[bytes], arrays: Mapping[str, Array], message: dict[str, Any]) 
 
 
 def receive(file: IO[bytes]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Reads one message. The arrays are views of its one buffer, which is a file's where it is `LARGE` and memory `SCARCE`."""
+    """Read one message. The arrays are views of one buffer, which is a mapped file if the message is `LARGE` and memory is `SCARCE`."""
     size = int.from_bytes(_read(file, 8), "little")
     blob = _read(file, size)
     start = 8 + int.from_bytes(blob[:8], "little")
@@ -80,12 +81,12 @@ def _read(file: IO[bytes], size: int) -> Array:
 
 
 def _on_disk(size: int) -> Array:
-    """Room for `size` bytes in the folder for temporary files, or in memory where it has none."""
+    """A buffer of `size` bytes in the folder for temporary files, or in memory if that folder has no space."""
     try:
         with tempfile.TemporaryFile(prefix="vgg-parity-") as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # now: a page that finds the disk full ends the process
+            os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full only later would end the process by SIGBUS
             return np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8)  # the file lives as long as the mapping
-    except (OSError, AttributeError):  # as the name of a call that not every system has
+    except (OSError, AttributeError):  # not every system has posix_fallocate
         return _in_memory(size)
 
 

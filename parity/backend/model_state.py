@@ -1,4 +1,4 @@
-"""Weights and optimizer slots between a framework's tensors and the canonical state of `parity.weights.canonical_state`."""
+"""Moves weights and optimizer slots between a framework's tensors and the canonical state (`parity.weights.canonical_state`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parity.weights.canonical_state import State, check, initialise, slot_names,
 
 
 def build(backend: Backend, network: Network, state: State | int = 0, dtype: str = "float32") -> Module:
-    """The module of `network` with the weights of a canonical `state`, or fresh ones from a seed.
+    """The module of `network` with the weights of a canonical `state`, or with fresh weights if `state` is a seed.
 
     `dtype` is float32 or float64. `InputError` if the state does not fit.
     """
@@ -54,7 +54,7 @@ def get_weights(backend: Backend, model: Module) -> State:
 
 
 def set_weights(backend: Backend, model: Module, state: State) -> None:
-    """Overwrites parameters and statistics; `InputError` unless `state` holds exactly them."""
+    """Overwrite parameters and statistics; `InputError` unless `state` holds exactly their arrays."""
     check(model.network, state)
     for name, tensor in get_tensors(backend, model).items():
         import_array(backend, model, name, tensor, state[name])
@@ -63,7 +63,7 @@ def set_weights(backend: Backend, model: Module, state: State) -> None:
 def slot_tensors(
     backend: Backend, model: Module, optimizer: Stepper, settings: Optimizer
 ) -> dict[str, tuple[str, Tensor]]:
-    """Canonical slot name -> (parameter name, the optimizer's own tensor); made, as zeros, where there is none yet."""
+    """Canonical slot name -> (parameter name, the optimizer's own tensor). Slots that do not exist yet are made, as zeros."""
     parameters = get_tensors(backend, model)
     backend.make_slots(optimizer, settings, _trainable(model, parameters))
     return {
@@ -85,7 +85,7 @@ def get_slots(backend: Backend, model: Module, optimizer: Stepper, settings: Opt
 def set_slots(
     backend: Backend, model: Module, optimizer: Stepper, settings: Optimizer, state: State, updates: int
 ) -> None:
-    """Overwrites the optimizer slots with what they were after `updates` updates."""
+    """Overwrite the optimizer slots with those of `state`, which holds them after `updates` updates."""
     for slot, (name, tensor) in slot_tensors(backend, model, optimizer, settings).items():
         import_array(backend, model, name, tensor, state[slot])
     backend.set_updates(optimizer, settings, _trainable(model, get_tensors(backend, model)), updates)

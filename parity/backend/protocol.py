@@ -1,7 +1,7 @@
-"""What a framework must say: the protocol that `paddle_impl.backend.Backend` and `torch_impl.backend.Backend` implement.
+"""What a framework must offer: the protocol that `paddle_impl.backend.Backend` and `torch_impl.backend.Backend` implement.
 
-Everything else is written once over it: `parity.backend.trainer`, `parity.backend.model_state`, `parity.backend.distributed` and
-`parity.backend.watched_model`.
+Everything else is written once for all frameworks: `parity.backend.trainer`, `parity.backend.model_state`, `parity.backend.distributed`
+and `parity.backend.watched_model`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Handle: TypeAlias = Any
 
 
 class Backend(Protocol):
-    """A framework. It has no state: models, tensors and optimizers are arguments. A device is "cpu" or "gpu"."""
+    """A framework, without state: models, tensors and optimizers are arguments. A device is "cpu" or "gpu"."""
 
     TENSOR: type
     MODULE: type
@@ -50,7 +50,7 @@ class Backend(Protocol):
         """A tensor of `array` on `device`, in its dtype. It may share the memory of `array`."""
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        """A copy of `tensor`, as it is."""
+        """A copy of `tensor`, in its own dtype and layout of axes."""
 
     def write(self, tensor: Tensor, array: Array) -> None:
         """Overwrites `tensor` with `array` of the same shape, in the tensor's dtype."""
@@ -70,19 +70,19 @@ class Backend(Protocol):
     # Gradients
 
     def no_grad(self) -> AbstractContextManager[Any]:
-        """Within it no graph is made."""
+        """A context in which no autograd graph is built."""
 
     def needs_gradient(self, tensor: Tensor) -> bool:
         """Whether backward passes compute a gradient of `tensor`."""
 
     def require_gradient(self, tensor: Tensor, required: bool) -> None:
-        """Has backward passes compute a gradient of `tensor`, or not."""
+        """Set whether backward passes compute a gradient of `tensor`."""
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
-        """Has the backward pass call `hook` with the gradient of `tensor`."""
+        """Make the backward pass call `hook` with the gradient of `tensor`."""
 
     def clear_gradient(self, tensor: Tensor) -> None:
-        """Takes the gradient of `tensor` away."""
+        """Remove the gradient of `tensor`."""
 
     def zero_gradient(self, tensor: Tensor) -> None:
         """Sets the gradient of `tensor` to zero."""
@@ -90,64 +90,64 @@ class Backend(Protocol):
     # Models
 
     def make_model(self, network: Network, dtype: str) -> Module:
-        """The module of `network` in `dtype`, float32 or float64, with weights that nobody has set."""
+        """The module of `network` in `dtype`, float32 or float64, with arbitrary weights."""
 
     def layout(self, dtype: str, device: str, amp: str) -> Layout:
-        """The order of axes in which training in `dtype` and mixed precision `amp` is fastest on `device`."""
+        """The memory layout of images with which training in `dtype` and mixed precision `amp` is fastest on `device`."""
 
     def to_device(self, model: Module, device: str, layout: Layout) -> Module:
         """`model` on `device`, its kernels in `layout`."""
 
     def to_layout(self, tensor: Tensor, layout: Layout) -> Tensor:
-        """`tensor` in `layout`, where it holds images [N,C,H,W]."""
+        """`tensor` in `layout` if it holds images [N,C,H,W], else `tensor` itself."""
 
     def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """The cross-entropy of class scores [N,classes] and labels [N], summed over the images.
 
-        Of labels that are smoothed: a share `smoothing` of each is spread over all classes (Szegedy et al. 2016, section 7).
+        Labels are smoothed: a share `smoothing` of each label is spread over all classes (Szegedy et al. 2016, section 7).
         """
 
     # Optimizers
 
     def make_optimizer(self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer) -> Stepper:
-        """The optimizer for `settings` over `groups`: parameters, factor of the learning rate, and weight decay of each."""
+        """The optimizer for `settings` over `groups`, each of which is (parameters, factor of the learning rate, weight decay)."""
 
     def set_rate(self, optimizer: Stepper, rate: float) -> None:
-        """Sets the learning rate, which the groups' factors multiply."""
+        """Set the learning rate, which is multiplied by the factor of each group."""
 
     def make_slots(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor]) -> None:
-        """Makes the slots of all trainable `parameters`, as zeros, where there are none yet."""
+        """Make the slots of all trainable `parameters` that do not exist yet, as zeros."""
 
     def slot(self, optimizer: Stepper, parameter: Tensor, slot: str) -> Tensor:
-        """The optimizer's own tensor of the canonical `slot` of `parameter`; `make_slots` has made it."""
+        """The optimizer's own tensor for the canonical `slot` of `parameter`; call `make_slots` first."""
 
     def set_updates(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor], updates: int) -> None:
-        """Has the optimizer count `updates` updates so far."""
+        """Set the number of updates that the optimizer has counted so far."""
 
     # Mixed precision
 
     def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
-        """Within it convolutions and linear layers compute as `amp` of `parity.recipe.precision.PRECISIONS` asks, on `device`.
+        """A context in which convolutions and linear layers compute in the precision `amp` of `parity.recipe.precision.PRECISIONS`.
 
-        Commands offer it on GPUs only: a CPU may lack it, and then goes on in the model's dtype.
+        Commands offer it on GPUs only: on a CPU that does not support it, layers compute in the model's dtype.
         """
 
     def scaler(self, amp: str, device: str) -> Scaler:
-        """What scales the loss in fp16, and otherwise hands it on as it is."""
+        """The loss scaler, which scales the loss in fp16 and otherwise leaves it as it is."""
 
     # Several processes
 
     def join(self, process_group: ProcessGroup, device: str) -> None:
-        """Joins the processes of `process_group`: over gloo on the CPU, over NCCL on GPUs, one for each process.
+        """Join the processes of `process_group`: over gloo on the CPU, over NCCL on GPUs, one GPU for each process.
 
-        `InputError` where a machine has fewer GPUs than processes. The GPU's part has never been run.
+        `InputError` if a machine has fewer GPUs than processes. This has never been run on GPUs.
         """
 
     def leave(self) -> None:
-        """Leaves the group of processes; all do so at the end of the run."""
+        """Leave the process group; all processes do so at the end of the run."""
 
     def wrap(self, model: Module) -> Module:
-        """The model whose backward pass averages gradients over the processes while it runs, for a device of `OVERLAPPING`."""
+        """`model` wrapped so that its backward pass averages gradients over the processes, for a device of `OVERLAPPING`."""
 
     def all_reduce(self, tensor: Tensor) -> None:
         """Sums `tensor` over the processes, in place."""
@@ -158,47 +158,47 @@ class Backend(Protocol):
     # Other people's models
 
     def named_modules(self, model: Module) -> Iterable[tuple[str, Module]]:
-        """Every module of `model` by its path, itself as "" first, in the order of registration."""
+        """Every module of `model` with its path, in the order of registration; `model` itself is first, with the path ""."""
 
     def own_tensors(self, module: Module) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and kept buffers of floats of `module` itself."""
+        """Floating-point parameters and persistent buffers of `module` itself, without those of its submodules."""
 
     def is_trained(self, tensor: Tensor) -> bool:
         """Whether an optimizer updates `tensor`."""
 
     def before_forward(self, module: Module, hook: Callable[[Module, tuple[Any, ...]], None]) -> Handle:
-        """Has every call of `module` begin with `hook`, which gets the module and its inputs."""
+        """Make every call of `module` begin with `hook`, which gets the module and its inputs."""
 
     def after_forward(self, module: Module, hook: Callable[[Module, tuple[Any, ...], Any], None]) -> Handle:
-        """Has every call of `module` end with `hook`, which gets the module, its inputs and what it returns."""
+        """Make every call of `module` end with `hook`, which gets the module, its inputs and what it returns."""
 
     def convert(self, model: Module, dtype: str) -> Module:
-        """`model` with parameters and buffers of floats in `dtype`."""
+        """`model` with its floating-point parameters and buffers in `dtype`."""
 
     def device_of(self, model: Module) -> str:
         """The device that computes `model`."""
 
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        """Backward from the `gradients` of `outputs`."""
+        """Run the backward pass from `outputs` with their `gradients`."""
 
     def get_default_dtype(self) -> str:
-        """The dtype of numbers that the framework makes."""
+        """The framework's default dtype."""
 
     def set_default_dtype(self, dtype: str) -> None:
-        """Sets the dtype of numbers that the framework makes."""
+        """Set the framework's default dtype."""
 
     def seed(self, number: int) -> None:
-        """Has the framework draw its random numbers from the seed `number`."""
+        """Seed the framework's random number generator with `number`."""
 
     def random_state(self) -> bytes:
-        """The state of the framework's random numbers."""
+        """The state of the framework's random number generator."""
 
     def kernel_variance(self) -> str:
-        """Which variance of a batch enters the running one: "biased" or "unbiased"."""
+        """Which batch variance enters the running variance: "biased" or "unbiased"."""
 
 
 class TrainerLike(Protocol):
-    """What a training loop drives: a `parity.backend.trainer.Trainer`, or what stands for one in another process."""
+    """What a training loop drives: a `parity.backend.trainer.Trainer` in this or another process."""
 
     process_group: ProcessGroup
 
@@ -219,10 +219,10 @@ class TrainerLike(Protocol):
         """Multiplies the momentum buffers."""
 
     def total(self, *values: float) -> list[float]:
-        """Sums of `values` over all processes of the run; of one, the values as they are."""
+        """The sums of `values` over all processes of the run; with one process, the values as they are."""
 
     def state(self) -> State:
         """The canonical state with optimizer slots."""
 
     def load(self, state: State, updates: int) -> None:
-        """Takes a canonical state over."""
+        """Load a canonical state that was reached after `updates` updates."""

@@ -25,23 +25,23 @@ FRAMEWORKS = {"paddle": "PaddlePaddle", "torch": "PyTorch"}
 
 
 NAMES = {"torch": "PyTorch", "paddle": "Paddle"}
-"""The same in sentences, where they often stand."""
+"""The short names that sentences use."""
 
 
 def spoken_name(side: str) -> str:
-    """What the side `side` of a comparison is called in sentences: "torch" is PyTorch, "paddle (reference)" Paddle (reference)."""
+    """The name of the side `side` of a comparison in sentences: "torch" becomes PyTorch, "paddle (reference)" Paddle (reference)."""
     framework, _, rest = side.partition(" ")
     return " ".join(filter(None, (NAMES.get(framework, framework), rest)))
 
 
 EXPORTERS = ("paddle2onnx", "onnxscript")
-"""What only an export to ONNX needs."""
+"""Packages that only an export to ONNX needs."""
 
 
 def implementation(framework: str, part: str, threads: int | None = None) -> ModuleType:
     """The module `part` (runtime, backend, export, ...) of the implementation in `framework`.
 
-    `threads` (None: all cores) only counts before the framework's first import. `InputError` if it is not installed.
+    `threads` (None: all cores) has an effect only before the framework's first import. `InputError` if it is not installed.
     """
     if framework not in FRAMEWORKS:
         raise InputError(
@@ -61,7 +61,7 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
 
 @contextlib.contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Keeps Python's handler of SIGTERM, which Paddle replaces early in its import: puts it back at each further import and at the end."""
+    """Keep Python's handler of SIGTERM. Paddle replaces it early in its import, so restore it at each further import and at the end."""
     if not callable(signal.getsignal(signal.SIGTERM)) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,7 +81,7 @@ def _own_handlers() -> Iterator[None]:
 
 
 def installed() -> str:
-    """The first framework of `FRAMEWORKS` that is installed here; `InputError` where none is."""
+    """The first framework of `FRAMEWORKS` that is installed here; `InputError` if none is."""
     found = next((name for name in FRAMEWORKS if importlib.util.find_spec(name)), None)
     if found is None:
         names = " nor ".join(FRAMEWORKS.values())

@@ -1,8 +1,8 @@
-"""A service in a process of its own. Its methods are declared once, and called in the same way there and here.
+"""A service in a child process. Its methods are declared once, and the caller calls them as if they ran here.
 
-What may travel: None, booleans, numbers, text, bytes, paths, numpy arrays of the dtypes of `parity.backend.messages`, objects of the
-classes that the service lists, and lists, tuples and mappings of all these. Arrays are tensors of the message, the rest is JSON. Nothing
-is pickled.
+Arguments and results may be None, booleans, numbers, text, bytes, paths, numpy arrays of the dtypes of `parity.backend.messages`,
+objects of the classes that the service lists, and lists, tuples and mappings of all these. Arrays are tensors of the message, the rest is
+JSON. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Kind:
-    """A class whose objects may travel: how one becomes plain values and arrays, and how those become one again."""
+    """A class whose objects may be sent: `plain` turns one into plain values and arrays, `restore` makes it from them again."""
 
     type: type
     plain: Callable[[Any], Any]
@@ -39,7 +39,7 @@ class Kind:
 
 
 def fields_kind(type_: type) -> Kind:
-    """A dataclass whose fields may travel by themselves."""
+    """The `Kind` of a dataclass whose fields may be sent."""
     names = [field.name for field in dataclasses.fields(type_)]
     return Kind(type_, lambda value: {name: getattr(value, name) for name in names}, lambda fields: type_(**fields))
 
@@ -57,7 +57,7 @@ KINDS = (
 
 
 class Service:
-    """The methods that a process offers: all public ones of a subclass, which is made of framework, threads and device."""
+    """Base of what a process offers: all public methods of a subclass, which is made with framework, threads and device."""
 
     KINDS: ClassVar[tuple[Kind, ...]] = KINDS
 
@@ -66,7 +66,7 @@ class Service:
 
 
 def at_caller(method: Method) -> Method:
-    """Marks a method of a service that the caller's process runs: only the calls in it go to the service's process."""
+    """Mark a method of a service as run by the caller's process: only the calls in it go to the service's process."""
     method.at_caller = True  # type: ignore[attr-defined]
     return method
 
@@ -78,17 +78,17 @@ def public_methods(service: type[Service]) -> dict[str, Callable[..., Any]]:
 
 
 class RemoteService(Process):
-    """A service of `framework` in a process of its own, run by the interpreter `python` (None: this one).
+    """A service of `framework` in a child process, run by the interpreter `python` (None: this process's own).
 
-    The other interpreter needs the framework, numpy and safetensors; this project's code is found for it. See `Process` for the rest.
-    A subclass names the service, and inherits from it, too, for its types: `class Worker(RemoteService, TrainerService,
+    Another interpreter needs the framework, numpy and safetensors; it imports this project's code from here. See `Process` for the other
+    arguments. A subclass names the service, and also inherits from it for its types: `class Worker(RemoteService, TrainerService,
     service=TrainerService)`. The module of the service calls `serve_service`.
     """
 
     SERVICE: ClassVar[type[Service]]
 
     ENVIRONMENT: ClassVar[Mapping[str, str]] = {}
-    """What its process has besides this one's environment."""
+    """Environment variables that its process has besides those of this process."""
 
     def __init_subclass__(cls, service: type[Service] | None = None) -> None:
         if service is not None:
@@ -123,7 +123,7 @@ def _forward(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Server:
-    """The service's end: one call is (arrays, method, arguments) -> (arrays, result)."""
+    """The end in the service's process: one call is (arrays, method, arguments) -> (arrays, result)."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -137,17 +137,17 @@ class _Server:
 
 
 def serve_service(service: type[Service], framework: str, threads: str, device: str) -> None:
-    """Answers the calls of a `RemoteService` until it closes; the arguments are the words of the command line."""
+    """Answer the calls of a `RemoteService` until it closes; the arguments are those of the command line."""
     serve(lambda: _Server(service(framework, int(threads) or None, device)))
 
 
 def encode(value: Any, kinds: Collection[Kind] = KINDS) -> tuple[Record, Any]:
-    """The arrays in `value`, by number, and all else as JSON. `TypeError` for what may not travel."""
+    """The arrays in `value`, by number, and all else as JSON. `TypeError` for a value that cannot be sent."""
     arrays: Record = {}
     return arrays, _plain(value, {kind.type: kind for kind in kinds}, arrays)
 
 
-# No function within a function: two that call each other would hold the arrays, gigabytes, until Python looks for cycles.
+# Not nested functions: two that call each other form a cycle, which would hold gigabytes of arrays until garbage collection.
 def _plain(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> Any:
     """`value` as JSON; its arrays are added to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -160,7 +160,7 @@ def _plain(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> Any:
 
 
 def _tagged(value: Any, kinds: Mapping[type, Kind], arrays: Record) -> tuple[str, Any]:
-    """What `value` is, and its content as JSON."""
+    """The kind of `value`, and its content as JSON."""
     if isinstance(value, np.ndarray):
         return "array", _hold(value, arrays)
     if isinstance(value, bytes):
@@ -181,7 +181,7 @@ def _hold(array: Array, arrays: Record) -> str:
 
 
 def decode(arrays: Mapping[str, Array], found: Any, kinds: Collection[Kind] = KINDS) -> Any:
-    """The value that `encode` made `arrays` and `found` of. Collections that are no tuple or mapping are lists, paths absolute."""
+    """The value of which `encode` made `arrays` and `found`, with absolute paths. Collections but tuples and mappings become lists."""
     return _value(found, {kind.type.__name__: kind for kind in kinds}, arrays)
 
 

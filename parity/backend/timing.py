@@ -1,4 +1,4 @@
-"""Timed steps of training and inference, measured inside a worker."""
+"""Times steps of training and inference inside a worker process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from parity.recipe.recipe import Recipe
 
 
 class Bench:
-    """What a worker times: steps of a `trainer` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
+    """Times a `trainer` that trains `network` by `recipe` on batches of uint8 `images` [N,C,H,W] with `labels`.
 
-    `wait` returns when the device has done all that it was given: before the clock starts, and before it is read.
+    `wait` returns when the device has finished its queued work. It is called before the clock starts and before it is read.
     """
 
     def __init__(
@@ -36,21 +36,21 @@ class Bench:
         self.update = 0
         batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
         self._batches = (batch for epoch in itertools.count() for batch in batches.epoch(epoch))
-        self._given = self._feed()
+        self._first = self._next_step_input()
 
-    def _feed(self) -> tuple[Array, Array, dict[str, Array]]:
+    def _next_step_input(self) -> tuple[Array, Array, dict[str, Array]]:
         images, labels = next(self._batches)
         self.update += 1
         dropped = masks(self.seed, self.update, range(len(labels)), self.network.dropouts)
         return preprocess(images, self.recipe.preprocessing), labels, dropped
 
     def train(self, steps: int, fed: bool) -> float:
-        """Images/s of `steps` updates: on one batch that lies ready, or, `fed`, with making batches and dropout masks."""
+        """Images/s of `steps` updates: on one batch made before, or, if `fed`, including the making of batches and dropout masks."""
         images = 0
         self.wait()
         started = time.perf_counter()
         for _ in range(steps):
-            pixels, labels, dropped = self._feed() if fed else self._given
+            pixels, labels, dropped = self._next_step_input() if fed else self._first
             self.trainer.step(
                 pixels, labels, dropped, self.recipe.optimizer.rate, self.recipe.loss_divisor(len(labels))
             )
@@ -60,7 +60,7 @@ class Bench:
 
     def infer(self, steps: int, count: int) -> float:
         """Images/s of `steps` predictions of `count` images."""
-        images = np.resize(self._given[0], (count, *self.network.input_shape))
+        images = np.resize(self._first[0], (count, *self.network.input_shape))
         self.wait()
         started = time.perf_counter()
         for _ in range(steps):

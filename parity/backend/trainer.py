@@ -1,4 +1,4 @@
-"""One training step, and inference, in any framework. The loop around them is `parity.training.loop`."""
+"""The training step and inference, for any framework. The loop around them is `parity.training.loop`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parity.weights.canonical_state import State
 class Trainer:
     """A model and its optimizer in the framework of `backend`, on one device. Arrays go in and come out as numpy.
 
-    `state` is a canonical state, or the seed of fresh weights. `InputError` where it does not fit the network, or `amp` the optimizer.
+    `state` is a canonical state, or the seed of fresh weights. `InputError` if it does not fit the network, or `amp` the optimizer.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Trainer:
 
     @cached_property
     def optimizer(self) -> Stepper:
-        """The optimizer, made when training first asks for it: a network without parameters has none, but predicts."""
+        """The optimizer, made at the first training step: a network without parameters has none, but can predict."""
         parameters, network = self._tensors(), self.model.network
         named = self.settings.grouped(network)
         groups = [([parameters[name] for name in names], rate, decay) for names, rate, decay in named]
@@ -53,7 +53,7 @@ class Trainer:
 
     @cached_property
     def kernels(self) -> dict[str, Group]:
-        """The parameters that Muon updates, and not `optimizer`, which only keeps their velocities among its slots."""
+        """The parameters that Muon updates instead of `optimizer`, which only keeps their velocities among its slots."""
         return self.settings.by_muon(self.model.network)
 
     def step(
@@ -66,16 +66,18 @@ class Trainer:
         record: dict[str, Array] | None = None,
         watched: bool = True,
     ) -> tuple[float, int]:
-        """One update: forward, backward of sum(cross-entropy) / `divisor`, optimizer at `rate`.
+        """Do one update: forward, backward of sum(cross-entropy) / `divisor`, optimizer step at the learning rate `rate`.
 
-        The cross-entropy of auxiliary heads enters what is differentiated, and `loss`, by its weight. Returns the summed
-        cross-entropy of the network itself, of labels as they are, and the number of wrong images. `record` receives the activations
-        (`forward/LAYER`), their gradients (`backward/LAYER`; none before the first parameter), the parameters' gradients
-        (`gradient/PARAMETER`) and `loss`, each as soon as it is computed: of a step that fails it holds what came before. Where
-        the step is not `watched`, `record` receives no activations, and layers run as they do in training: together, where they can. Of
-        several processes each gives and gets its own images' part of all this, but gradients are summed and statistics averaged over all.
+        Return the summed cross-entropy of the main head with unsmoothed labels, and the number of wrong images. The loss also holds the
+        cross-entropy of each auxiliary head, times the head's weight.
+
+        `record` receives `forward/LAYER` (activations), `backward/LAYER` (their gradients; none before the first parameter), `loss` and
+        `gradient/PARAMETER`. Each is recorded as soon as it is computed, so that after an error `record` holds what came before. If the
+        step is not `watched`, `record` receives no activations, and layers run as in training: together where they can.
+
+        With several processes, images and results are those of this process, but gradients are summed and statistics averaged over all.
         """
-        optimizer = self.optimizer  # asked for first: where there is nothing to train, it says so
+        optimizer = self.optimizer  # first, because it raises an error if there is nothing to train
         backend, model = self.backend, self.model
         heads, scores = model.network.heads, dict[str, Tensor]()
         watched = watched and record is not None
@@ -83,24 +85,24 @@ class Trainer:
 
         def watch(layer: str, output: Tensor) -> None:
             if record is not None and watched:
-                # Copies at once: a later layer may change an output in place, and a gradient that the framework retains may share its
-                # memory with one that others are yet added to.
+                # Copied at once: a later layer may change an output in place, and the memory of a retained gradient may be shared with
+                # one to which other gradients are still added.
                 record[f"forward/{layer}"] = backend.to_numpy(output)
                 if backend.needs_gradient(output):
                     backend.on_gradient(output, lambda g: record.update({f"backward/{layer}": backend.to_numpy(g)}))
             if layer in heads:
                 scores[layer] = output
 
-        given = {layer: self._tensor(mask) for layer, mask in masks.items()}
+        mask_tensors = {layer: self._tensor(mask) for layer, mask in masks.items()}
         with backend.autocast(self.amp, self.device):
-            # Layers that nobody watches may run together.
-            logits = self.wrapped(self._images(images), given, watch if heads or watched else None)
+            # Without a `watch`, layers may run together, which is faster.
+            logits = self.wrapped(self._images(images), mask_tensors, watch if heads or watched else None)
         if self.amp != "off":
             logits = backend.cast(logits, self.dtype)
             scores = {head: backend.cast(output, self.dtype) for head, output in scores.items()}
         target, smoothing = self._tensor(labels), self.settings.label_smoothing
-        cost = backend.cross_entropy(logits, target, smoothing)
-        loss = backend.times(cost, 1 / divisor)
+        cross_entropy = backend.cross_entropy(logits, target, smoothing)
+        loss = backend.times(cross_entropy, 1 / divisor)
         for head, weight in heads.items():
             loss = loss + backend.times(backend.cross_entropy(scores[head], target, smoothing), weight / divisor)
         if record is not None:
@@ -114,7 +116,7 @@ class Trainer:
             record.update(self._gradients())
         parameters = self._tensors()
         for name in model.network.zero_gradients:
-            if parameters[name].grad is not None:  # none where the layer does not use it: the record shows that
+            if parameters[name].grad is not None:  # the layer may not use it, which the record shows
                 backend.zero_gradient(parameters[name])
         self._update_kernels(rate)
         backend.set_rate(optimizer, rate)
@@ -124,11 +126,11 @@ class Trainer:
             distributed.average_statistics(backend, self._parameters(trainable=False), len(labels), self.device)
         wrong = int((logits.argmax(1) != target).sum())
         if smoothing:
-            cost = backend.cross_entropy(logits.detach(), target)
-        return cost.item(), wrong
+            cross_entropy = backend.cross_entropy(logits.detach(), target)
+        return cross_entropy.item(), wrong
 
     def predict(self, images: Array, record: dict[str, Array] | None = None) -> Array:
-        """Inference: logits [N,classes]. `record` receives the activations (`eval/LAYER`)."""
+        """The logits [N,classes] of inference. `record` receives the activations (`eval/LAYER`)."""
         self.model.eval()
 
         def watch(layer: str, output: Tensor) -> None:
@@ -140,9 +142,9 @@ class Trainer:
             return self.backend.to_numpy(logits)
 
     def l2_gradients(self, images: Array, masks: Mapping[str, Array], record: dict[str, Array] | None = None) -> float:
-        """Forward in training and backward of sum(logits ** 2) / 2, TensorFlow's `l2_loss`, without an update; returns that sum.
+        """Compute the gradients of sum(logits ** 2) / 2 (TensorFlow's `l2_loss`) in training mode, without an update; return that value.
 
-        Dropout masks are drawn by the framework where none are given. `record` receives the parameters' gradients (`gradient/PARAMETER`).
+        The framework draws dropout masks that are not in `masks`. `record` receives the parameters' gradients (`gradient/PARAMETER`).
         """
         self.model.train()
         logits = self.model(self._images(images), {layer: self._tensor(mask) for layer, mask in masks.items()})
@@ -155,10 +157,10 @@ class Trainer:
         return value
 
     def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> dict[str, Array]:
-        """One layer alone, on the training input `x` with the `gradient` of its output, and on the `inference` input.
+        """Run one layer alone: in training on `x`, backward from the `gradient` of its output, and in inference on `inference`.
 
-        Returns `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (of its input), `gradient/PARAMETER`,
-        and `update/STATISTIC` as training moves it.
+        Return `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (the gradient of its input), `gradient/PARAMETER`, and `update/STATISTIC`
+        (running statistics after the step).
         """
         backend, model, module = self.backend, self.model, getattr(self.model, layer)
         model.eval()
@@ -166,12 +168,12 @@ class Trainer:
             record = {f"eval/{layer}": backend.to_numpy(module(self._images(inference)))}
         model.train()
         self._clear()
-        given = self._images(x)
-        backend.require_gradient(given, True)
-        taken = backend.times(given, 1.0)  # which the layer may change in place
-        output = module(taken) if mask is None else module(taken, self._tensor(mask))
+        leaf = self._images(x)
+        backend.require_gradient(leaf, True)
+        copy = backend.times(leaf, 1.0)  # a layer may change its input in place
+        output = module(copy) if mask is None else module(copy, self._tensor(mask))
         output.backward(self._images(gradient))
-        record |= {f"forward/{layer}": backend.to_numpy(output), f"backward/{layer}": backend.to_numpy(given.grad)}
+        record |= {f"forward/{layer}": backend.to_numpy(output), f"backward/{layer}": backend.to_numpy(leaf.grad)}
         for name, tensor in self._tensors().items():
             if name.startswith(f"{layer}."):
                 moved = tensor.grad is None
@@ -186,18 +188,18 @@ class Trainer:
                 self.backend.assign(tensor, self.backend.times(tensor, factor))
 
     def state(self) -> State:
-        """Parameters, statistics and optimizer slots, canonical."""
+        """The canonical state: parameters, statistics and optimizer slots."""
         slots = model_state.get_slots(self.backend, self.model, self.optimizer, self.settings)
         return model_state.get_weights(self.backend, self.model) | slots
 
     def load(self, state: State, updates: int) -> None:
-        """Takes over a canonical `state` (`state()` of any framework) reached after `updates` updates."""
+        """Load a canonical `state` (from `state()` of either framework) that was reached after `updates` updates."""
         weights = {name: state[name] for name in self.model.network.parameters if name in state}
         model_state.set_weights(self.backend, self.model, weights)
         model_state.set_slots(self.backend, self.model, self.optimizer, self.settings, state, updates)
 
     def total(self, *values: float) -> list[float]:
-        """Sums of `values` over all processes of the run; of one, the values as they are."""
+        """The sums of `values` over all processes of the run; with one process, the values as they are."""
         if self.process_group.size == 1:
             return list(values)
         return distributed.total(self.backend, values, self.device)
@@ -215,12 +217,12 @@ class Trainer:
                 backend.assign(velocity, carried)
 
     def _clear(self) -> None:
-        """Takes the parameters' gradients away."""
+        """Remove the parameters' gradients."""
         for parameter in self._parameters(trainable=True):
             self.backend.clear_gradient(parameter)
 
     def _gradients(self) -> dict[str, Array]:
-        """The parameters' gradients, canonical, as `gradient/PARAMETER`."""
+        """The parameters' gradients in canonical layout, as `gradient/PARAMETER`."""
         return {
             f"gradient/{name}": model_state.export_array(self.backend, self.model, name, parameter.grad)
             for name, parameter in self._tensors().items()

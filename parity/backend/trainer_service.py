@@ -1,4 +1,4 @@
-"""A trainer as a service: one trainer at a time, in this process or, as `parity.backend.worker.Worker`, in one of its own."""
+"""A trainer as a service: one trainer at a time, in this process or in a child process (`parity.backend.worker.Worker`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from parity.weights.canonical_state import State, initialise
 
 
 class TrainerService(Service):
-    """Holds a `parity.backend.trainer.Trainer` of `framework`, and is set for exactness until `bench` is called."""
+    """Holds a `parity.backend.trainer.Trainer` of `framework`. The framework is set for exactness until `bench` is called."""
 
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
         self._runtime = implementation(framework, "runtime", threads)
@@ -44,21 +44,21 @@ class TrainerService(Service):
     def start(
         self, network: Network, settings: Optimizer, state: State, dtype: str = "float64", slow: bool = False
     ) -> None:
-        """Builds the network with the weights `state` and a fresh optimizer; `slow` keeps them for `look_ahead`."""
+        """Build the network with the weights `state` and a fresh optimizer. With `slow`, `state` also becomes the slow weights."""
         self._make_room()
         self._patches = []
         self._trainer = make_trainer(self.framework, network, settings, state, dtype, self.device)
         self._slow = state if slow else {}
 
     def fresh_weights(self, network: Network, seed: int) -> State:
-        """The float32 weights and statistics that this side builds `network` with from `seed`, canonical."""
+        """The canonical float32 weights and statistics with which this side builds `network` from `seed`."""
         backend = make_backend(self.framework)
         return model_state.get_weights(backend, model_state.build(backend, network, seed))
 
     def resume(self, updates: int) -> tuple[State, State]:
-        """Saves the state reached after `updates` updates, builds everything anew, and loads it, as a run does that goes on.
+        """Save the state reached after `updates` updates, rebuild everything and load the state, as a resumed run does.
 
-        Returns the arrays that are others afterwards: as they were saved, and as they are.
+        Return the arrays that differ afterwards: as they were saved, and as they are now.
         """
         old, saved = self._trainer, self._trainer.state()
         network, settings, dtype, patches = old.model.network, old.settings, old.dtype, self._patches
@@ -73,12 +73,12 @@ class TrainerService(Service):
         return {name: saved[name] for name in other}, {name: loaded[name] for name in other}
 
     def use_threads(self, least: int) -> None:
-        """Computes from now on with as many CPU threads as it was started with, but with `least` at least."""
+        """Use the number of CPU threads that the service was started with from now on, but at least `least`."""
         if self.threads:
             self._runtime.use_threads(max(self.threads, least))
 
     def _make_room(self) -> None:
-        """Forgets the last trainer before the next one is made."""
+        """Drop the last trainer before the next one is made, so that memory never holds both."""
         for name in ("_trainer", "_timed", "_slow"):
             vars(self).pop(name, None)
 
@@ -92,15 +92,15 @@ class TrainerService(Service):
         divisor: int,
         record: Iterable[str] = (),
     ) -> tuple[Record, float, int]:
-        """One update. Returns what was recorded, the summed cross-entropy and the number of wrong images.
+        """Do one update. Return what was recorded, the summed cross-entropy and the number of wrong images.
 
-        `record` names the phases wanted: forward, loss, backward, gradient, and update for the canonical state after it.
+        `record` names the phases to record: forward, loss, backward, gradient, and update (the canonical state after the step).
         """
         wanted = list(record)
-        found, cost, wrong = self.step_alone(images, labels, masks, rate, divisor, wanted)
-        if "update" in wanted:  # in a message of its own: a worker holds either in memory while it is sent
+        found, cross_entropy, wrong = self.step_alone(images, labels, masks, rate, divisor, wanted)
+        if "update" in wanted:  # in a second message: a worker holds a whole message in memory while it sends it
             found |= {f"update/{name}": array for name, array in self.state().items()}
-        return found, cost, wrong
+        return found, cross_entropy, wrong
 
     def step_alone(
         self,
@@ -111,7 +111,7 @@ class TrainerService(Service):
         divisor: int,
         record: list[str],
     ) -> tuple[Record, float, int]:
-        """`step` without the state after it."""
+        """Do `step` without the phase update."""
         found: Record | None = {} if record else None
 
         def wanted() -> Record:
@@ -119,13 +119,13 @@ class TrainerService(Service):
 
         try:
             watched = any(phase in record for phase in ("forward", "backward"))
-            cost, wrong = self._trainer.step(images, labels, masks, rate, divisor, found, watched)
+            cross_entropy, wrong = self._trainer.step(images, labels, masks, rate, divisor, found, watched)
         except Exception as error:
             raise CallFailed(error, wanted()) from error
-        return wanted(), cost, wrong
+        return wanted(), cross_entropy, wrong
 
     def predict(self, images: Array, record: bool = False) -> Record:
-        """Inference: `logits`, and `eval/LAYER` for every layer if `record`."""
+        """The `logits` of inference, and `eval/LAYER` for every layer if `record`."""
         found: Record | None = {} if record else None
         try:
             logits = self._trainer.predict(images, found)
@@ -134,13 +134,13 @@ class TrainerService(Service):
         return {"logits": logits} | (found or {})
 
     def l2_gradients(self, images: Array, masks: Mapping[str, Array]) -> tuple[Record, float]:
-        """Backward of sum(logits ** 2) / 2 without an update: `gradient/PARAMETER`, and that sum."""
+        """The gradients of sum(logits ** 2) / 2 as `gradient/PARAMETER`, and that value, without an update."""
         found: Record = {}
         loss = self._trainer.l2_gradients(images, masks, found)
         return found, loss
 
     def seconds(self, what: str, images: Array, steps: int) -> list[float]:
-        """What each of `steps` calls took: `predict`, or `l2_gradients` with masks that the framework draws."""
+        """The duration of each of `steps` calls of `predict`, or of `l2_gradients` with masks that the framework draws, in seconds."""
         seconds = []
         for _ in range(steps):
             started = time.perf_counter()
@@ -152,19 +152,19 @@ class TrainerService(Service):
         return seconds
 
     def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> Record:
-        """One layer alone, forward and backward."""
+        """Run one layer alone, forward and backward, see `Trainer.isolate`."""
         return self._trainer.isolate(layer, x, inference, mask, gradient)
 
     def scale_velocity(self, factor: float) -> None:
-        """Multiplies the momentum buffers."""
+        """Multiply the momentum buffers by `factor`."""
         self._trainer.scale_velocity(factor)
 
     def look_ahead(self, keep: float, updates: int) -> None:
-        """Draws the weights reached after `updates` updates back to the slow ones, see `parity.backend.lookahead`."""
+        """Pull the weights reached after `updates` updates back to the slow ones, see `parity.backend.lookahead`."""
         self._slow = lookahead.mix_slow_weights(self._trainer, self._slow, keep, updates)
 
     def patch(self, place: str, *arguments: str) -> None:
-        """Changes the trainer itself by a function at `place`, MODULE:FUNCTION, which gets it and the `arguments`."""
+        """Change the trainer by calling the function at `place` (MODULE:FUNCTION) with it and the `arguments`."""
         module, _, function = place.partition(":")
         getattr(importlib.import_module(module), function)(self._trainer, *arguments)
         self._patches.append((place, *arguments))
@@ -174,13 +174,13 @@ class TrainerService(Service):
         return self._trainer.state()
 
     def load(self, state: State, updates: int) -> None:
-        """Takes a canonical state over."""
+        """Load a canonical state that was reached after `updates` updates."""
         self._trainer.load(state, updates)
 
     def bench(self, network: Network, recipe: Recipe, images: Array, labels: Array, amp: str = "off") -> None:
-        """Makes ready for `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
+        """Prepare `bench_train` and `bench_infer`, in float32, on batches of uint8 `images` [N,C,H,W].
 
-        From now on this process is set for speed, and no longer for exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
+        From now on the framework is set for speed instead of exactness. `amp` is one of `parity.recipe.precision.PRECISIONS`.
         """
         self._runtime.be_fast(self.device)
         state = initialise(network, 0)
@@ -197,7 +197,7 @@ class TrainerService(Service):
         return self._timed.infer(steps, count)
 
     def memory(self) -> int:
-        """The peak memory so far, in bytes: of the process, or, on a GPU, of what the framework allocated there."""
+        """The peak memory so far, in bytes: of the process, or, on a GPU, what the framework allocated on it."""
         return int(self._runtime.peak_memory(self.device))
 
     def multiply_peak(self) -> float:
@@ -205,17 +205,17 @@ class TrainerService(Service):
         return float(self._runtime.multiply_peak(self.device))
 
     def export(self) -> bytes:
-        """The inference graph as the framework's exporter writes it; `InputError` where a package that it needs is missing."""
+        """The inference graph as the framework's exporter writes it; `InputError` if a package that it needs is missing."""
         exported: bytes = implementation(self.framework, "export").to_onnx(self._trainer.model)
         return exported
 
     def read_file(self, path: Path) -> State:
-        """The arrays of a state dict's file, as the framework's `state_dict_files.read_file` gives them."""
+        """The arrays of a state dict's file, as the framework's `state_dict_files.read_file` returns them."""
         found: State = implementation(self.framework, "state_dict_files").read_file(path)
         return found
 
     def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
-        """Writes the file of a state dict that the framework's own load reads, in `dtype`."""
+        """Write the weights `state` in `dtype` as a state dict's file, which the framework's own load reads."""
         model = model_state.build(make_backend(self.framework), network, state, dtype)
         implementation(self.framework, "state_dict_files").write_file(path, model)
 

@@ -1,4 +1,4 @@
-"""Anybody's model, watched by hooks: what it is made of, what each of its modules computes, its gradients and its updates."""
+"""A model of a user, recorded by hooks: its modules, what each of them computes, its gradients and its updates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parity.recipe.optimizer import Optimizer
 class WatchedModel:
     """A `model` of the framework of `backend` in `dtype`, trained with `settings`. Arrays go in and come out as numpy.
 
-    Numbers that the framework makes have `dtype`, too, until `close`.
+    The framework's default dtype is `dtype`, too, until `close`.
     """
 
     def __init__(self, backend: Backend, model: Module, dtype: str, settings: Optimizer) -> None:
@@ -39,7 +39,7 @@ class WatchedModel:
             self._hooks.append(backend.after_forward(module, functools.partial(self._after, path)))
 
     def close(self) -> None:
-        """Takes the hooks away, and restores the modules' modes and the framework's default dtype. Tensors stay as they are."""
+        """Remove the hooks, and restore the modules' modes and the framework's default dtype. Tensors stay as they are."""
         for hook in self._hooks:
             hook.remove()
         for module, training in self._training:
@@ -48,7 +48,7 @@ class WatchedModel:
         self._hooks, self._training, self._inputs, self._outputs = [], [], [], {}
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every module in the order of registration: path, classes, settings, the arrays it holds itself, whether others are inside."""
+        """Every module in the order of registration: path, classes, attributes, its own arrays, and whether it has submodules."""
         first = {id(tensor): name for name, tensor in self.tensors().items()}
         return [
             {
@@ -69,7 +69,7 @@ class WatchedModel:
         ]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every distinct tensor of floats by its first name."""
+        """Every distinct floating-point tensor by its first name."""
         found: dict[str, Tensor] = {}
         known = set()
         for path, module in self.backend.named_modules(self.model):
@@ -90,16 +90,16 @@ class WatchedModel:
         return {name: self.backend.to_numpy(tensors[name].grad) for name in names if tensors[name].grad is not None}
 
     def load(self, arrays: Mapping[str, Array]) -> None:
-        """Overwrites the named tensors, and starts a fresh optimizer."""
+        """Overwrite the named tensors, and start a fresh optimizer."""
         tensors = self.tensors()
         for name, array in arrays.items():
             self.backend.write(tensors[name], array)
         self.optimizer = None
 
     def change(self, layer: str, attribute: str, value: Any) -> int:
-        """Sets an attribute of the layer at a path, or of all layers of a class; returns of how many.
+        """Set an attribute of the layer at a path, or of all layers of a class; return the number of layers changed.
 
-        A private attribute may be named without its underscore, as the argument is that it came from: `epsilon` for `_epsilon`.
+        A private attribute may be named without its underscore, like the constructor's argument: `epsilon` for `_epsilon`.
         """
         found = 0
         for path, module in self.backend.named_modules(self.model):
@@ -110,9 +110,9 @@ class WatchedModel:
         return found
 
     def run(self, inputs: Sequence[Array], train: bool, path: str = "") -> dict[str, Array]:
-        """Forward in training or inference mode; returns the outputs by their place in what the model returns.
+        """Run the forward pass in training or inference mode; return the outputs by their place in what the model returns.
 
-        With a `path` it is one layer that runs, and its gradients can be had in inference mode, too.
+        With a `path`, only the layer at that path runs, and `backward` then works in inference mode, too.
         """
         graded = train or path != ""
         self.backend.set_default_dtype(self.dtype)  # models of several dtypes may be open in one process
@@ -120,14 +120,14 @@ class WatchedModel:
         self._inputs = [self.backend.from_numpy(np.array(x), self._device) for x in inputs]
         for tensor in self._inputs:
             self.backend.require_gradient(tensor, graded and tensor.is_floating_point())
-        given = [tensor.clone() for tensor in self._inputs]  # which may be changed in place
+        copies = [tensor.clone() for tensor in self._inputs]  # the model may change its inputs in place
         with contextlib.nullcontext() if graded else self.backend.no_grad():
-            result = dict(self.backend.named_modules(self.model))[path](*given)
+            result = dict(self.backend.named_modules(self.model))[path](*copies)
         self._outputs = dict(self._flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 
     def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
-        """Backward from the `gradients` of the last `run`'s outputs; returns those of the inputs, by their number."""
+        """Run the backward pass from the `gradients` of the last `run`'s outputs; return the inputs' gradients, by their number."""
         for tensor in self.tensors().values():
             self.backend.clear_gradient(tensor)
         wanted = [name for name in gradients if self.backend.needs_gradient(self._outputs[name])]
@@ -137,7 +137,7 @@ class WatchedModel:
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def update(self, kept: Mapping[str, Array]) -> None:
-        """One step of the optimizer, after the gradients named in `kept` have been multiplied by its 0/1 arrays."""
+        """Do one step of the optimizer, after the gradients named in `kept` have been multiplied by its 0/1 arrays."""
         tensors = self.tensors()
         for name, factors in kept.items():
             gradient = tensors[name].grad
@@ -149,12 +149,12 @@ class WatchedModel:
         if self.optimizer is not None:
             self.optimizer.step()
 
-    def _before(self, path: str, module: Module, given: tuple[Any, ...]) -> None:
+    def _before(self, path: str, module: Module, inputs: tuple[Any, ...]) -> None:
         self.watch.enter(path, self.backend.random_state)
         if self.watch.wants(path):
-            self.watch.inputs(path, [self.backend.to_numpy(tensor) for _, tensor in self._flatten(given)])
+            self.watch.inputs(path, [self.backend.to_numpy(tensor) for _, tensor in self._flatten(inputs)])
 
-    def _after(self, path: str, module: Module, given: tuple[Any, ...], result: Any) -> None:
+    def _after(self, path: str, module: Module, inputs: tuple[Any, ...], result: Any) -> None:
         if self.watch.wants(path):
             outputs = [tensor for _, tensor in self._flatten(result)]
             keys = self.watch.outputs(path, [self.backend.to_numpy(tensor) for tensor in outputs])

@@ -10,4 +10,4 @@ from parity.backend.trainer_service import TrainerService
 
 
 class Worker(RemoteService, TrainerService, service=TrainerService):
-    """A `TrainerService` of `framework` in a process of its own. Use as a context manager."""
+    """A `TrainerService` of `framework` in a child process. Use it as a context manager."""

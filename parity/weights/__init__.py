@@ -1,1 +1,1 @@
-"""The canonical state of a network, its file formats, and the names that foreign state dicts use."""
+"""The canonical state of a network, its file formats, and the names in state dicts of other projects."""

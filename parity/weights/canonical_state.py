@@ -1,7 +1,7 @@
-"""The canonical state: every array of a network under its layer's name, in one layout, and its safetensors files.
+"""The canonical state: every array of a network under its layer's name, in a layout of its own, and its safetensors files.
 
 Layouts: conv weights OIHW, linear weights [out, in], batch norm `gamma`, `beta`, `mean`, `variance` [channels], optimizer slots as
-`optimizer.SLOT.PARAMETER` in their parameter's shape. No pickle is ever read.
+`optimizer.SLOT.PARAMETER` in their parameter's shape. Pickles are never read.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from parity.weights import whitening
 State = dict[str, Array]
 
 DIRAC_NOISE = np.float32(0.01)
-"""The share of what is drawn that stays in a filter that begins as the identity.
+"""The factor of the random part of a filter that starts as the identity.
 
-Behind a GELU, whose far tail is zero to the last bit, the identity alone makes exact ties in the pool that follows it, which each
-framework breaks in its own way.
+The far tail of a GELU is exactly zero. Behind it, the identity alone would make exact ties in the next max pool, which each framework
+breaks in its own way.
 """
 
 
@@ -61,11 +61,11 @@ def _fresh(parameter: Parameter, seed: int) -> Array:
 
 
 TILE = 128
-"""Rows and columns that are transposed at a time, and fit into a processor's caches: 0.7 s for 25,088 x 4,096 numbers, not 3.1."""
+"""Rows and columns of the blocks that are transposed one after the other, which fit into a processor's caches."""
 
 
 def transposed(matrix: Array) -> Array:
-    """The transpose of a `matrix`, in memory of its own, row after row."""
+    """A copy of the transpose of a `matrix`, contiguous in memory."""
     turned = np.empty(matrix.shape[::-1], matrix.dtype)
     for row in range(0, matrix.shape[0], TILE):
         for column in range(0, matrix.shape[1], TILE):
@@ -80,7 +80,7 @@ def slot_names(network: Network, slots: Iterable[str]) -> dict[str, str]:
 
 
 def check(network: Network, state: Mapping[str, Array], slots: Iterable[str] = ()) -> None:
-    """`InputError` unless `state` holds exactly the arrays of `network` (and of its optimizer `slots`), in their shapes, as floats."""
+    """Raise `InputError` unless `state` holds exactly the floating-point arrays of `network` (and of its optimizer `slots`)."""
     shapes = {name: parameter.shape for name, parameter in network.parameters.items()}
     shapes |= {slot: shapes[name] for slot, name in slot_names(network, slots).items()}
     if missing := [name for name in shapes if name not in state]:
@@ -88,7 +88,7 @@ def check(network: Network, state: Mapping[str, Array], slots: Iterable[str] = (
             f"{missing[0]} is missing from the weights ({len(missing)} in all): they are not of network {network.name}"
         )
     if extra := [name for name in state if name not in shapes]:
-        raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such in all)")
+        raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such arrays in all)")
     for name, shape in shapes.items():
         if state[name].shape != shape:
             raise InputError(f"{name} has shape {state[name].shape}, network {network.name} needs {shape}")
@@ -104,9 +104,9 @@ def encode(state: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
 
 
 def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
-    """Arrays and metadata of safetensors bytes; a digest in the metadata is theirs.
+    """The arrays and metadata of safetensors bytes, verified by the digest if the metadata holds one.
 
-    `InputError` naming `what` where they are damaged.
+    `InputError`, naming `what`, if they are damaged.
     """
     try:
         state = safetensors.numpy.load(data)
@@ -122,14 +122,14 @@ def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
 
 
 def save(path: Path, network: Network, state: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes `state` atomically, the network's JSON (and `metadata`) in the header."""
+    """Write `state` atomically, with the network's JSON (and `metadata`) in the header."""
     write_atomically(path, encode(state, {"network": network.to_json(), **(metadata or {})}))
 
 
 def load(path: Path) -> tuple[Network, State, dict[str, str]]:
-    """Network, arrays and metadata of a file that `save` wrote; `InputError` where it is missing, damaged or without a network.
+    """The network, arrays and metadata of a file that `save` wrote; `InputError` if it is missing, damaged or without a network.
 
-    The arrays are verified where the metadata holds a digest, `KEY`.
+    The arrays are verified if the metadata holds a digest (`KEY`).
     """
     try:
         data = path.read_bytes()

@@ -14,19 +14,20 @@ from parity.network.nodes import Flatten
 from parity.weights.canonical_state import State, check
 
 SPELLED = {"gamma": "weight", "beta": "bias"}
-"""Canonical array name of a batch norm -> that of state dicts; other arrays have canonical names when a side has read them."""
+"""Canonical array name of a batch norm -> the name in state dicts; a framework's `read_file` gives all other arrays canonical names."""
 
 RESERVED = "__metadata__"
-"""The name that no array can have in safetensors' format, in which arrays also go from process to process."""
+"""The name that no array may have in the safetensors format, which messages between processes use, too."""
 
 MOST_SHARED = 4
-"""Times the size of a file that its arrays may have together: tied weights share their numbers."""
+"""The arrays of a file may be so many times as large as the file: tied weights share their numbers."""
 
 
 def layers(network: Network) -> tuple[dict[str, str], ...]:
-    """What a state dict may call each layer: by its own name, or by its place in `features` and, behind the Flatten, `classifier`.
+    """The names that a state dict may use for each layer: one mapping per convention.
 
-    The latter is the way of torchvision.models.vgg.VGG and paddle.vision.models.VGG, whose adaptive average pool has no place.
+    The first convention is the layer's own name. The second is its number in `features` or, behind the Flatten, in `classifier`, as in
+    torchvision.models.vgg.VGG and paddle.vision.models.VGG. Their adaptive average pool has no number.
     """
     nodes = list(network.layers)
     end = next((i for i, layer in enumerate(network.layers.values()) if isinstance(layer.node, Flatten)), len(nodes))
@@ -36,42 +37,42 @@ def layers(network: Network) -> tuple[dict[str, str], ...]:
 
 
 def check_content(content: Mapping[Any, Any], size: int) -> None:
-    """`InputError` where the arrays or tensors in a state dict's file of `size` bytes cannot be named, or are far larger than it."""
+    """Raise `InputError` if an array of a state dict's file of `size` bytes has a reserved name, or if all are far larger than the file."""
     if RESERVED in content:
         raise InputError(f"an array in it is called {RESERVED}, which safetensors reserves: rename it")
     if sum(getattr(value, "nbytes", 0) for value in content.values()) > MOST_SHARED * size:
-        raise InputError("its arrays share their numbers, and are far larger together than the file")
+        raise InputError("its arrays share their numbers, and together they are far larger than the file")
 
 
 def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], transposed: bool) -> State:
-    """The arrays in a state dict's file of `size` bytes, running statistics called `mean` and `variance`, linear weights [out, in].
+    """The arrays in a state dict's file of `size` bytes, with running statistics as `mean` and `variance`, linear weights [out, in].
 
-    `names` are the framework's own of batch norm arrays, `transposed` says whether it keeps linear weights [in, out]. `InputError` unless
-    `content` is named arrays of floats and nothing else, no larger together than the file.
+    `names` are the framework's names for batch norm arrays; `transposed` says whether it keeps linear weights [in, out]. `InputError`
+    unless `content` holds only named floating-point arrays, which together are no larger than the file.
     """
     statistics = {names[key]: key for key in ("mean", "variance")}
     found: State = {}
     for name, array in content.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise InputError(f"{name} in it is no array of floats: save a model's state_dict(), and nothing else")
+            raise InputError(f"{name} in it is no floating-point array: save only a model's state_dict()")
         layer, dot, spelled = str(name).rpartition(".")
         key = layer + dot + statistics.get(spelled, spelled)
         if key in found:
             raise InputError(f"{key} is in it twice")
         found[key] = array.T if array.ndim == 2 and transposed else array
     if sum(array.nbytes for array in found.values()) > size:
-        raise InputError("its arrays share their numbers, and are larger together than the file")
+        raise InputError("its arrays share their numbers, and together they are larger than the file")
     return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
 def fit(network: Network, arrays: Mapping[str, Array]) -> State:
-    """The canonical state of the `arrays` of a state dict; `InputError` unless their names and shapes are exactly those of `network`."""
+    """The canonical state of the `arrays` of a state dict; `InputError` unless their names and shapes are those of `network`."""
     spellings = [{_spelled(name, layer): name for name in network.parameters} for layer in layers(network)]
     known = max(spellings, key=lambda spelling: len(spelling.keys() & arrays.keys()))
     if missing := [name for name in known if name not in arrays]:
         raise InputError(f"{missing[0]} is missing ({len(missing)} in all): it is not of network {network.name}")
     if extra := [name for name in arrays if name not in known]:
-        raise InputError(f"{extra[0]} is no parameter of network {network.name} ({len(extra)} such in all)")
+        raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such arrays in all)")
     state = {name: arrays[spelled] for spelled, name in known.items()}
     check(network, state)
     return state

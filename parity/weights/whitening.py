@@ -1,4 +1,4 @@
-"""The filters that whiten the 2x2 patches of CIFAR-10's images: how a `parity.network.initialisers.Init` of the kind "whitening" starts."""
+"""The filters that whiten the 2x2 patches of CIFAR-10's images: the start of an `Init` of the kind "whitening"."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FILTERS = (
     (-5.55984, 5.54907, 5.55131, -5.54474, 12.1054, -12.1001, -12.1171, 12.1192, -7.37344, 7.37655, 7.38253, -7.38972),
 )
 # fmt: on
-"""Row i: the patches' i-th principal direction [3, 2, 2] over the root of (its variance + 0.0005), of the first 5,000 training images.
+"""Row i: the i-th principal direction [3, 2, 2] of the patches of the first 5,000 training images, divided by sqrt(variance + 0.0005).
 
-Pixels are normalised by `parity.recipe.presets.WHITENED`. Kept as numbers, since the sign of an eigenvector is the library's to choose.
-After Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
+Pixels are normalised by `parity.recipe.presets.WHITENED`. The numbers are stored, because each library chooses the sign of an eigenvector
+itself. After Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
 """
 
 
 def filters(shape: Shape) -> Array:
-    """float32 [n,3,2,2] for a `shape` of n up to 24: the rows of `FILTERS`, then their negatives. `InputError` for any other shape."""
+    """The rows of `FILTERS`, then their negatives, as float32 of `shape` [n,3,2,2], n <= 24. `InputError` for any other shape."""
     rows = np.array([*FILTERS, *(tuple(-value for value in row) for row in FILTERS)], np.float32)
     if len(shape) != 4 or shape[1:] != (3, 2, 2) or shape[0] > len(rows):
-        raise InputError(f"whitening is of up to {len(rows)} kernels of 2x2 and 3 channels, not of {shape}")
+        raise InputError(f"whitening needs at most {len(rows)} kernels of 2x2 and 3 channels, not a shape of {shape}")
     return rows[: shape[0]].reshape(-1, 3, 2, 2)

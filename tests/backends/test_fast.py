@@ -61,7 +61,7 @@ def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() 
     filters = initialise(articles.get_network("vgg_fast"), 3)["white.weight"]
     assert filters.shape == (24, 3, 2, 2) and np.array_equal(filters[:12], -filters[12:])
     for shape in ((25, 3, 2, 2), (12, 1, 2, 2), (12, 3, 3, 3), (12,)):
-        with pytest.raises(InputError, match="whitening is of up to 24 kernels"):
+        with pytest.raises(InputError, match="whitening needs at most 24 kernels"):
             whitening.filters(shape)
 
 

@@ -118,8 +118,8 @@ def test_a_state_dict_must_have_exactly_the_names_and_shapes_of_the_network() ->
     assert "features.8.mean" in given and "classifier.6.weight" in given
     for change, message in (
         ({name: array for name, array in given.items() if name != "features.8.mean"}, "features.8.mean is missing"),
-        (given | {"features.2.weight": np.zeros(4)}, "features.2.weight is no parameter of network theirs"),
-        (given | {"fc1.weight": state["fc1.weight"]}, "fc1.weight is no parameter of network theirs"),
+        (given | {"features.2.weight": np.zeros(4)}, "features.2.weight is not a parameter of network theirs"),
+        (given | {"fc1.weight": state["fc1.weight"]}, "fc1.weight is not a parameter of network theirs"),
         (given | {"classifier.3.weight": np.zeros((8, 9))}, "fc2.weight has shape"),
     ):
         with pytest.raises(InputError, match=message):

@@ -284,9 +284,9 @@ OVERLAP = member(b"___fc_layer_0__.w0", RIGHT)
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "no parameters"),
     "zeros": (bytes(10240), "no parameters"),
-    "a text": (b"<html>404</html>" * 99, "no whole tar"),
-    "a damaged header": (WHOLE[:PLACE] + b"?" + WHOLE[PLACE + 1 :], "no whole tar"),
-    "bytes behind the end": (WHOLE + bytes(1024) + OVERLAP, "something follows its end"),
+    "a text": (b"<html>404</html>" * 99, "no complete tar file"),
+    "a damaged header": (WHOLE[:PLACE] + b"?" + WHOLE[PLACE + 1 :], "no complete tar file"),
+    "bytes behind the end": (WHOLE + bytes(1024) + OVERLAP, "more data after its end"),
     "a member that is missing": (without(NAME), "___fc_layer_0__.w0.protobuf has no ___fc_layer_0__.w0"),
     "a config that is missing": (without(NAME + b".protobuf"), "___fc_layer_0__.w0 has no ___fc_layer_0__.w0.protobuf"),
     "a parameter that is missing": (WHOLE[:PLACE] + WHOLE[PLACE + 2048 :], "___fc_layer_0__.w0 is missing"),
@@ -295,37 +295,37 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
             member(b"___fc_layer_9__.w0", RIGHT),
             member(b"___fc_layer_9__.w0.protobuf", config_of_2017("___fc_layer_9__.w0", 64, (16, 4))),
         ),
-        "___fc_layer_9__.w0 is no parameter of network tiny",
+        "___fc_layer_9__.w0 is not a parameter of network tiny",
     ),
     "a member twice": (added(OVERLAP), "___fc_layer_0__.w0 is in it twice"),
     "a config twice": (added(member(NAME + b".protobuf", config_of_2017(NAME.decode(), 64, (16, 4)))), "protobuf is in it twice"),
-    "a name that climbs": (instead(RIGHT, b"../../etc/passwd"), "'../../etc/passwd' in it is no parameter's name"),
-    "a name from the root": (instead(RIGHT, b"/etc/passwd"), "'/etc/passwd' in it is no parameter's name"),
-    "a name in a folder": (instead(RIGHT, b"./" + NAME), "is no parameter's name"),
-    "a name of Windows": (instead(RIGHT, b"C:\\boot"), "is no parameter's name"),
-    "a name of two lines": (instead(RIGHT, b"a\nb"), "is no parameter's name"),
-    "a name that is not ASCII": (instead(RIGHT, b"\xc3\xa4"), "no whole tar"),
-    "no name": (instead(RIGHT, b""), "'' in it is no parameter's name"),
-    "a symbolic link": (instead(b"", kind=b"2"), "no plain file, but of type '2'"),
-    "a hard link": (instead(b"", kind=b"1"), "no plain file"),
-    "a folder": (instead(b"", kind=b"5"), "no plain file"),
-    "a device": (instead(b"", kind=b"3"), "no plain file"),
-    "a sparse file": (instead(RIGHT, kind=b"S"), "no plain file"),
-    "a size of a gigabyte": (instead(RIGHT, size=GIB), f"claims {GIB} bytes"),
-    "a size of a petabyte": (instead(RIGHT, size=BIG), f"claims {2**50} bytes"),
-    "a negative size": (instead(RIGHT, size=NEGATIVE), "claims -512 bytes"),
-    "a size that is no number": (instead(RIGHT, size=b"9" * 12), "no whole tar"),
-    "an extended header of a gigabyte": (instead(b"30 path=x\n", kind=b"x", size=GIB), "no plain file, but of type 'x'"),
-    "a global header of a gigabyte": (instead(b"", kind=b"g", size=GIB), "no plain file"),
-    "a long name of a gigabyte": (instead(b"x", b"././@LongLink", kind=b"L", size=GIB), "no plain file"),
-    "a long link of a gigabyte": (instead(b"x", b"././@LongLink", kind=b"K", size=GIB), "no plain file"),
-    "an extended header of the right name": (instead(b"30 path=x\n" * 10, kind=b"x"), "no plain file"),
-    "a count that lies": (instead(LIE), f"claims {2**61} numbers, but 256 bytes follow"),
-    "a count too few": (instead(struct.pack("<IIQ", 0, 4, 63) + RIGHT[16:]), "claims 63 numbers"),
+    "a name that climbs": (instead(RIGHT, b"../../etc/passwd"), "'../../etc/passwd' in it cannot be the name of a parameter"),
+    "a name from the root": (instead(RIGHT, b"/etc/passwd"), "'/etc/passwd' in it cannot be the name of a parameter"),
+    "a name in a folder": (instead(RIGHT, b"./" + NAME), "cannot be the name of a parameter"),
+    "a name of Windows": (instead(RIGHT, b"C:\\boot"), "cannot be the name of a parameter"),
+    "a name of two lines": (instead(RIGHT, b"a\nb"), "cannot be the name of a parameter"),
+    "a name that is not ASCII": (instead(RIGHT, b"\xc3\xa4"), "no complete tar file"),
+    "no name": (instead(RIGHT, b""), "'' in it cannot be the name of a parameter"),
+    "a symbolic link": (instead(b"", kind=b"2"), "no regular file, but of type '2'"),
+    "a hard link": (instead(b"", kind=b"1"), "no regular file"),
+    "a folder": (instead(b"", kind=b"5"), "no regular file"),
+    "a device": (instead(b"", kind=b"3"), "no regular file"),
+    "a sparse file": (instead(RIGHT, kind=b"S"), "no regular file"),
+    "a size of a gigabyte": (instead(RIGHT, size=GIB), f"should have {GIB} bytes"),
+    "a size of a petabyte": (instead(RIGHT, size=BIG), f"should have {2**50} bytes"),
+    "a negative size": (instead(RIGHT, size=NEGATIVE), "should have -512 bytes"),
+    "a size that is no number": (instead(RIGHT, size=b"9" * 12), "no complete tar file"),
+    "an extended header of a gigabyte": (instead(b"30 path=x\n", kind=b"x", size=GIB), "no regular file, but of type 'x'"),
+    "a global header of a gigabyte": (instead(b"", kind=b"g", size=GIB), "no regular file"),
+    "a long name of a gigabyte": (instead(b"x", b"././@LongLink", kind=b"L", size=GIB), "no regular file"),
+    "a long link of a gigabyte": (instead(b"x", b"././@LongLink", kind=b"K", size=GIB), "no regular file"),
+    "an extended header of the right name": (instead(b"30 path=x\n" * 10, kind=b"x"), "no regular file"),
+    "a count that lies": (instead(LIE), f"should hold {2**61} numbers, but 256 bytes follow"),
+    "a count too few": (instead(struct.pack("<IIQ", 0, 4, 63) + RIGHT[16:]), "should hold 63 numbers"),
     "half a number": (instead(RIGHT[:-2]), "but 254 bytes follow"),
-    "float64": (instead(struct.pack("<IIQ", 0, 8, 64) + bytes(512)), "8 bytes a number"),
+    "float64": (instead(struct.pack("<IIQ", 0, 8, 64) + bytes(512)), "8 bytes per number"),
     "another version": (instead(struct.pack("<IIQ", 1, 4, 64) + RIGHT[16:]), "version 1"),
-    "less than a header": (instead(RIGHT[:15]), "15 bytes, its header alone needs 16"),
+    "less than a header": (instead(RIGHT[:15]), "15 bytes, but its header alone needs 16"),
     "nothing": (instead(b""), "0 bytes"),
     "numbers for another shape": (instead(numbers(np.zeros(60))), "of another parameter"),
     "dims exchanged": (with_config(config_of_2017(NAME.decode(), 64, (4, 16))), "has shape (4, 16)"),
@@ -333,15 +333,15 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "dims that do not fit": (with_config(config_of_2017(NAME.decode(), 64, (2**40, 2**40))), "but 64 numbers"),
     "dims of one": (with_config(config_of_2017(NAME.decode(), 64, (64,))), "dims (64,)"),
     "a thousand dims": (with_config(config_of_2017(NAME.decode(), 64, [1] * 200)), "but 64 numbers"),
-    "the config of another": (with_config(config_of_2017("___fc_layer_1__.w0", 64, (16, 4))), "is of another parameter"),
-    "a config without a name": (with_config(field(2, 0, varint(64))), "is of another parameter"),
+    "the config of another": (with_config(config_of_2017("___fc_layer_1__.w0", 64, (16, 4))), "describes another parameter"),
+    "a config without a name": (with_config(field(2, 0, varint(64))), "describes another parameter"),
     "a config with two sizes": (with_config(config_of_2017(NAME.decode(), 64, (16, 4)) + field(2, 0, varint(1))), "is of another"),
     "a size that is a text": (with_config(field(1, 2, b"\x12" + NAME) + field(2, 2, b"\x00")), "is of another"),
     "a config cut short": (with_config(config_of_2017(NAME.decode(), 64, (16, 4))[:10]), "is damaged"),
     "a string of a gigabyte": (with_config(field(1, 2, varint(GIB)) + NAME), "is damaged"),
     "a number without end": (with_config(field(1, 0, b"\xff" * 99)), "is damaged"),
     "a group": (with_config(field(1, 3, b"")), "is damaged"),
-    "an empty config": (with_config(b""), "is of another parameter"),
+    "an empty config": (with_config(b""), "describes another parameter"),
 }  # fmt: skip
 
 
@@ -363,14 +363,14 @@ def test_a_hostile_tar_is_refused_in_one_line_that_names_it_and_costs_no_memory(
 
 def test_dims_of_no_numbers_in_which_one_is_beyond_all_memory_are_refused() -> None:
     data = member(b"a", numbers(np.zeros(0))) + member(b"a.protobuf", config_of_2017("a", 0, (0, 2**63)))
-    with pytest.raises(InputError, match=r"^a\.protobuf has dims \(0, 9223372036854775808\), but 0 numbers$"):
+    with pytest.raises(InputError, match=r"^a\.protobuf has dims \(0, 9223372036854775808\), but a has 0 numbers$"):
         v2_tar.read(data)
 
 
 def test_a_config_of_gigabytes_is_not_read() -> None:
     config = config_of_2017(NAME.decode(), 64, (16, 4)) + field(9, 0, b"\x01") * 10**6
     place = PLACE + 1024
-    with pytest.raises(InputError, match=r"has 2000\d+ bytes, more than 4096"):
+    with pytest.raises(InputError, match=r"has 2000\d+ bytes, but at most 4096"):
         v2_tar.decode(WHOLE[:place] + member(NAME + b".protobuf", config) + WHOLE[place + 1024 :], TINY, "x.tar")
 
 
