@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer: arithmetic on its shapes, without a framework, weights or images."""
+"""The cost of a network, layer by layer, computed from its shapes without a framework, weights or images."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ from parity.network.nodes import (
 )
 
 FLOAT, MASK = 4, 1
-"""Bytes of an activation (float32), and of an element of a dropout's mask."""
+"""Bytes of one element of an activation (float32), and of a dropout mask."""
 
 READ_INPUT = (Conv, Linear, BatchNorm, LRN, GELU, MaxPool)
-"""What computes its gradient from its input: a maximum is found again in it. An average needs nothing."""
+"""The nodes whose backward pass reads their input; a max pool searches it for the maxima again. An average pool reads nothing."""
 
 READ_OUTPUT = (ReLU, Tanh, LogSoftmax)
-"""What computes its gradient from its output."""
+"""The nodes whose backward pass reads their output."""
 
 FOLLOWING = tuple(kind.__name__ for kind in (BatchNorm, LRN, ReLU, GELU, Tanh, LogSoftmax, Dropout, Flatten))
-"""The kinds of layers that leave a map's size as it is: a picture counts them with the layer before."""
+"""The kinds of layers that do not change the size of a map: a picture shows them together with the layer before them."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one layer costs for one image.
+    """The cost of one layer for one image.
 
-    `output` is its shape, `parameters` and `statistics` are its trainable scalars and running statistics, `multiply_adds` those of its
-    forward pass (convolutions and linear layers). `activation_bytes` are those of its output in float32, as if every layer wrote to memory
-    of its own. `kept_bytes` are what training keeps of it for the backward pass: its output where a gradient is computed from it (see
-    `kept`), and the mask of a dropout, one byte an element.
+    `output` is the shape of its output, `parameters` the number of its trainable scalars, `statistics` that of its running statistics.
+    `multiply_adds` counts the forward pass of convolutions and linear layers. `activation_bytes` is the size of its output in float32, as
+    if no layer shared memory. `kept_bytes` is what training keeps of it for the backward pass: its output if a gradient is computed from
+    it (see `kept`), and the mask of a dropout, one byte for each element.
 
-    `receptive_field` is the side, in pixels of the image, of the square that one element of the output depends on, the largest over all
-    paths from the image to it; padding counts, so it may be larger than the image. `stride` is the distance, in pixels, of the squares of
-    two neighbours. A vector depends on all of the map that it was flattened from, as if it were computed by a convolution of that size.
+    `receptive_field` is the side, in pixels, of the square of the image on which one element of the output depends: the largest over all
+    paths from the image. Padding counts, so it may be larger than the image. `stride` is the distance, in pixels, between the squares of
+    two neighbouring elements. A vector depends on the whole map from which it was flattened, like the output of a convolution of that size.
 
-    `kind` is the node's, with window and stride where it has them; `sources` and `head` are as in `parity.network.graph.Layer`.
+    `kind` is the node's class, with window and stride if it has them; `sources` and `head` are as in `parity.network.graph.Layer`.
     """
 
     layer: str
@@ -71,11 +71,11 @@ class Cost:
 
 
 SUMMED = ("parameters", "statistics", "multiply_adds", "activation_bytes", "kept_bytes")
-"""The fields of a `Cost` whose sum over the layers is the network's."""
+"""The fields of a `Cost` that are summed over the layers."""
 
 
 def costs(network: Network, training: bool = False) -> list[Cost]:
-    """Every layer of `network` in order: those of inference, with `training` those of its auxiliary heads too."""
+    """The cost of every layer of `network` in order: the layers of inference, and with `training` those of auxiliary heads, too."""
     counted = network if training else network.inference
     read, seen = kept(counted), {"": (1, 1)}
     found = []
@@ -110,10 +110,10 @@ def totals(found: Sequence[Cost]) -> dict[str, int | None]:
 
 
 def kept(network: Network) -> frozenset[str]:
-    """The layers whose outputs the backward pass reads, each once ("" for the image); the loss reads the class scores.
+    """The layers whose outputs the backward pass reads ("" for the image). The loss reads the class scores.
 
-    The least that any implementation must keep, but for what it computes anew: frameworks keep more (indices of maxima, statistics of a
-    batch). A flattened map is the map itself.
+    Without recomputation, every implementation must keep at least these. Frameworks keep more, such as indices of maxima and statistics of
+    a batch. A flattened map counts as the map itself.
     """
     layers = network.layers
 
@@ -124,7 +124,7 @@ def kept(network: Network) -> frozenset[str]:
 
     read = {network.output, *network.heads}
     for name, layer in layers.items():
-        if type(layer.node) in READ_INPUT:  # an AvgPool is a MaxPool too, and reads nothing
+        if type(layer.node) in READ_INPUT:  # not isinstance: AvgPool is a subclass of MaxPool, and reads nothing
             read.update(layer.sources)
         elif type(layer.node) in READ_OUTPUT:
             read.add(name)
@@ -132,7 +132,7 @@ def kept(network: Network) -> frozenset[str]:
 
 
 def _seen(layer: Layer, before: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Receptive field and stride of a layer behind layers that have those `before`."""
+    """The receptive field and stride of a layer whose sources have those in `before`."""
     field, stride = (max(column) for column in zip(*before, strict=True))
     window, step = _window(layer.node)
     if isinstance(layer.node, Flatten | GlobalAvgPool):
@@ -141,7 +141,7 @@ def _seen(layer: Layer, before: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _window(node: Node) -> tuple[int, int]:
-    """Side and stride of what a node lays over its map."""
+    """The side and stride of the window of a node; (1, 1) if it has none."""
     if isinstance(node, Conv):
         return node.kernel, node.stride
     return (node.size, node.stride) if isinstance(node, MaxPool) else (1, 1)
@@ -154,7 +154,7 @@ def _kind(node: Node) -> str:
 
 
 def condensed(found: Sequence[Cost]) -> list[Cost]:
-    """The layers that compute maps and vectors, each with the costs of those behind it that only change the numbers (`FOLLOWING`)."""
+    """The costs of the layers that change the shape, each including those of the layers after it that do not (`FOLLOWING`)."""
     rows: dict[str, Cost] = {}
     home: dict[str, str] = {}
     for cost in found:
@@ -168,10 +168,10 @@ def condensed(found: Sequence[Cost]) -> list[Cost]:
 
 
 def resized(network: Network, size: int) -> tuple[Network, list[str]]:
-    """The same network, under its own name, on images of `size` by `size`, and a line for every layer that is another there.
+    """The same network, under the same name, on images of `size` by `size`, and a line about every layer that changes.
 
-    Convolutions stay as they are. Pools change as in `Network.shrink`, and a linear layer on a flattened map takes as many features as the
-    map then has, so that it has other weights. `InputError` where a layer does not fit.
+    Convolutions stay as they are. Pools change as in `Network.shrink`. A linear layer on a flattened map takes the features of the new map,
+    so its weights have another shape. `InputError` if a layer does not fit.
     """
     try:
         made = replace(network.shrink(1, size), name=network.name)
@@ -196,10 +196,10 @@ KERNELS = (3, 5, 7, 9, 11)
 
 
 def kernel_table() -> list[dict[str, Any]]:
-    """The fourth article's table: one convolution of 96 filters, stride 4 and padding 1 on an image of 3x224x224, by its kernel's size.
+    """The fourth article's table: a convolution with 96 filters, stride 4 and padding 1 on an image of 3x224x224, by kernel size.
 
-    `weights` are those without biases, `parameters` with them. The article counts multiplications and additions singly: `operations` are
-    twice the `multiply_adds`. It gives four figures for the five kernels; that of 7x7, 85,377,600, is missing there.
+    `weights` is the count without biases, `parameters` the count with them. The article counts a multiplication and an addition as two:
+    `operations` is twice `multiply_adds`. It gives four figures for five kernels; that of 7x7, 85,377,600, is missing there.
     """
     image: Shape = (3, 224, 224)
     rows: list[dict[str, Any]] = []

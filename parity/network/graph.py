@@ -1,4 +1,4 @@
-"""How the nodes of a network hang together: every layer with what it takes in, flat, in an order in which they can be computed."""
+"""The graph of a network: a flat list of layers with their inputs, in the order of computation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from parity.network.nodes import Auxiliary, Branches, Node, Nodes, Shape
 
 @dataclass(frozen=True)
 class Layer:
-    """A node in its place.
+    """A node at its place in the graph.
 
-    `sources` are the layers whose outputs it takes in ("" for the network's input), side by side over the channels where there are
-    several, as a `Branches` node has the ends of its branches; `input` and `output` are the shapes. `head` names the `Auxiliary` node that
-    the layer belongs to, "" on the main path. An `Auxiliary` node itself computes nothing and is no layer.
+    `sources` are the layers whose outputs it takes ("" for the network's input). A `Branches` node has several, the ends of its branches,
+    and concatenates them over the channels. `input` and `output` are the shapes. `head` names the `Auxiliary` node to which the layer
+    belongs, "" on the main path. An `Auxiliary` node itself computes nothing and is no layer.
     """
 
     node: Node
@@ -26,15 +26,15 @@ class Layer:
 
 
 def build_graph(nodes: Nodes, shape: Shape, source: str = "", head: str = "") -> list[Layer]:
-    """The layers of `nodes` behind the layer `source`, which yields `shape`: each behind all that it takes in.
+    """The layers of `nodes` after the layer `source`, whose output has `shape`; each layer comes after its sources.
 
-    `InputError` for a head within a head, and for a sequence in which no layer stands.
+    `InputError` for a head within a head, and for a branch without a layer.
     """
     layers: list[Layer] = []
     for node in nodes:
         if isinstance(node, Auxiliary):
             if head:
-                raise InputError(f"{node.name}: an auxiliary head cannot stand within another ({head})")
+                raise InputError(f"{node.name}: an auxiliary head cannot be inside another ({head})")
             node.output(shape)
             layers += build_graph(node.nodes, shape, source, node.name)
             continue
@@ -58,7 +58,7 @@ def _end(layers: list[Layer], head: str, name: str) -> str:
 
 
 def consumers(layers: Mapping[str, Layer]) -> dict[str, list[str]]:
-    """By layer, the layers that take its output in."""
+    """Layer -> the layers that take its output."""
     found: dict[str, list[str]] = {name: [] for name in layers}
     for name, layer in layers.items():
         for source in filter(None, layer.sources):

@@ -1,4 +1,4 @@
-"""How parameters start, as plain data. `parity.weights.canonical_state.initialise` draws the numbers."""
+"""Initialisers of parameters, as plain data. `parity.weights.canonical_state.initialise` draws the numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from parity.errors import InputError, within
 def float32(value: float) -> float:
     """`value` rounded to float32, as a Python float.
 
-    Paddle's kernels keep some scalar attributes in float32. They are rounded once, here, so that both frameworks compute
-    with the same number in every dtype; rounding only one side is worse than none (docs/differences.md).
+    Paddle's kernels keep some scalar attributes in float32. This function rounds them once for both frameworks, so that both compute with
+    the same number in every dtype. Rounding only one side is worse than rounding none (docs/differences.md).
     """
-    with np.errstate(over="ignore"):  # infinity, which whoever asked refuses
+    with np.errstate(over="ignore"):  # the caller refuses infinity
         return float(np.float32(value))
 
 
@@ -27,13 +27,13 @@ FANS = ("none", "in", "both")
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: `distribution` is normal, truncated (normal, redrawn beyond two deviations), uniform, constant or whitening.
+    """The initialiser of a parameter, whose `distribution` is normal, truncated, uniform, constant or whitening.
 
-    The standard deviation (of the normal, before it is truncated), bound (uniform, symmetric) or value (constant) is `scale`, divided by
-    the square root of the fan when `fan` is "in" (inputs of one output unit) or "both" (inputs and outputs) rather than "none". It is
-    finite, and negative only as a constant. Whitening is of 2x2 kernels of 3 channels and no more than 24 filters, and begins with
-    `parity.weights.whitening.FILTERS` times the scale. With `dirac`, as many filters as there are inputs start as the identity instead,
-    plus a little of what is drawn: filter i hands channel i on, from the middle of its kernel.
+    `scale` is the standard deviation (normal; truncated: before numbers beyond two deviations are redrawn), the symmetric bound (uniform)
+    or the value (constant). It is finite, and only a constant may be negative. It is divided by the square root of the fan: "in" is the
+    inputs of one output unit, "both" inputs plus outputs, "none" divides by nothing. Whitening needs 2x2 kernels of 3 channels and at most
+    24 filters; they are `parity.weights.whitening.FILTERS` times the scale. With `dirac`, the first filters start as the identity plus a
+    small part of what is drawn: filter i copies channel i through the middle of its kernel.
     """
 
     distribution: str

@@ -51,21 +51,22 @@ RESERVED = frozenset(
     zero_grad
     """.split()  # noqa: SIM905 - as a list it takes eighty lines
 )
-"""Names that no layer may have: a layer is an attribute of a module, and these are the module's own in one framework or the other.
+"""Names that no layer may have. A layer is an attribute of a module, and modules of one framework or the other have these attributes.
 
-`optimizer` is none of them: it begins the names of the optimizer's slots in a checkpoint.
+`optimizer` is reserved because the names of optimizer slots in a checkpoint begin with it.
 """
 
 
 LARGEST = 2**31 - 1
-"""Filters, units, pixels a side and whatever else a layer counts: no tensor can be larger."""
+"""The largest size that a network may have anywhere (filters, units, pixels): no tensor can be larger."""
 
 
 @dataclass(frozen=True)
 class Network:
     """A network as data: a frozen, comparable and hashable value.
 
-    It maps an image of `input_shape` to class scores (logits). Both frameworks build the same modules from it.
+    Frozen, comparable, hashable, and serialisable with `to_json` / `from_json`. The constructor checks that names are unique and that
+    every shape fits (`InputError` otherwise). `source` says where the network was published.
 
     Attributes:
         name: The name of the network.
@@ -105,14 +106,14 @@ class Network:
             )
         if taken := [name for name in names if name in RESERVED or name.startswith("_")]:
             raise InputError(
-                f"network {self.name!r}: a layer cannot be called {taken[0]}, which a framework's modules have for "
+                f"network {self.name!r}: a layer cannot be called {taken[0]}, because modules of a framework use that name "
                 "themselves: choose another name"
             )
         if not (self.name + self.source).isprintable():
             raise InputError(f"network {self.name!r}: name and source must be printable text")
         if not self.input_shape or not all(1 <= side <= LARGEST for side in self.input_shape):
             raise InputError(
-                f"network {self.name!r}: input_shape = {short(self.input_shape)} must be sizes from 1 to 2**31 - 1"
+                f"network {self.name!r}: input_shape = {short(self.input_shape)} must have sizes from 1 to 2**31 - 1"
             )
         for node in walk(self.nodes):
             for field in dataclasses.fields(node):
@@ -128,7 +129,7 @@ class Network:
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer with its inputs, by name, in an order in which they can be computed. Auxiliary heads are included."""
+        """Every layer by name, in the order of computation, with its inputs; includes the layers of auxiliary heads."""
         return {layer.node.name: layer for layer in build_graph(self.nodes, self.input_shape)}
 
     @cached_property
@@ -154,11 +155,11 @@ class Network:
 
     @cached_property
     def zero_gradients(self) -> frozenset[str]:
-        """Names of parameters whose training gradient is zero in exact arithmetic.
+        """Parameters whose training gradient is zero in exact arithmetic: biases that a later batch norm subtracts again.
 
-        They are biases that a following batch norm subtracts again, also behind pools and concatenations. A framework
-        computes rounding noise for them, and Adam would amplify it to full steps. So training sets these gradients to 0
-        on both sides. Weight decay still acts on them.
+        Frameworks compute rounding noise for these gradients, which Adam would amplify to full steps. So training sets them to 0 on both
+        sides; the article's L2 decay still applies. Pools, concatenations and flattening between the bias and the batch norm do not
+        change this.
         """
         following = consumers(self.layers)
 
@@ -184,7 +185,7 @@ class Network:
 
     @cached_property
     def heads(self) -> dict[str, float]:
-        """For each auxiliary head: the layer that yields its class scores, and the weight of its cross-entropy in the loss."""
+        """Auxiliary heads: the layer that yields the class scores -> the weight of their cross-entropy in the loss."""
         found = [node for node in walk(self.nodes) if isinstance(node, Auxiliary)]
         return {self._ends[node.name]: node.weight for node in found}
 
@@ -195,67 +196,47 @@ class Network:
 
     @property
     def classes(self) -> int:
-        """Number of scores that the last layer yields."""
+        """Number of class scores."""
         return self.shapes[self.output][0]
 
     def count(self, head: str = "", trainable: bool = True) -> int:
-        """Return the number of scalars of the parameters.
-
-        Args:
-            head: The name of an auxiliary head. Empty for the main path.
-            trainable: Count trainable scalars, or the others: running statistics and frozen parameters.
-        """
+        """Number of scalars on the main path or in the auxiliary `head`: trainable ones, or else running statistics and frozen ones."""
         own = [p for layer in self.layers.values() if layer.head == head for p in layer.node.parameters(layer.input)]
         return sum(math.prod(p.shape) for p in own if p.trainable == trainable)
 
     @property
     def trainable_count(self) -> int:
-        """Number of trainable scalars, without auxiliary heads."""
+        """Number of trainable scalars without auxiliary heads, which inference does not have."""
         return self.count()
 
     @property
     def statistics_count(self) -> int:
-        """Number of scalars of running statistics and frozen parameters, without auxiliary heads."""
+        """Number of scalars of running statistics and of frozen parameters, without auxiliary heads."""
         return self.count(trainable=False)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of convolutions and linear layers, for one image in inference."""
+        """Multiply-accumulate operations of convolutions and linear layers for one image in inference."""
         return sum(layer.node.multiply_adds(layer.input) for layer in self.layers.values() if not layer.head)
 
     def shrink(self, width: float, size: int | None = None) -> Network:
-        """Return a smaller cousin with the name `NAME@WIDTH` or `NAME@WIDTHxSIZE`.
+        """The cousin `NAME@WIDTH`: filters, units and dropout rates times `width`, with at least four filters or units in a layer.
 
-        Class scores and frozen layers keep their size. A layer keeps at least four filters or units. An average pool that covered
-        its whole map still does. So does any pool that is too large for its new map.
-
-        Args:
-            width: The factor for filters, units and dropout rates, above 0 and at most 1.
-            size: Height and width of the new input, in pixels. None keeps the input shape.
-
-        Returns:
-            The smaller network.
-
-        Raises:
-            InputError: The width or the size is not possible.
-
-        Examples:
-            ```python
-            small = parity.get_network("vgg_mini").shrink(0.25)
-            ```
+        Class scores and frozen layers keep their sizes. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of `size` by `size` pixels.
+        An average pool that covered its whole map covers the new map, and so does any pool that is too large for it.
         """
         if not 0 < width <= 1:
-            raise InputError(f"width {width:g} is not above 0 and at most 1")
+            raise InputError(f"width {width:g} must be above 0 and at most 1")
         nodes = edited(self.nodes, lambda node: node if node.name in self._scoring else _narrow(node, width))
         if size is None:
             return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
         if size < 1 or len(self.input_shape) != 3:
-            raise InputError(f"network {self.name} cannot take an image of {size} pixels by {size}")
+            raise InputError(f"network {self.name} cannot take an image of {size} by {size} pixels")
         whole, shape = replace(self, nodes=nodes), (self.input_shape[0], size, size)
         return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
 
     def with_classes(self, count: int) -> Network:
-        """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`."""
+        """`NAME+classesCOUNT`: the network with `count` class scores, also in its auxiliary heads; itself if it has as many already."""
         if count == self.classes:
             return self
 
@@ -275,11 +256,11 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the JSON, in hexadecimal. Equal networks have equal digests."""
+        """SHA-256 of the JSON: two networks are equal if and only if their digests are."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the whole network as one line of JSON with sorted keys."""
+        """The network as one line of JSON with sorted keys."""
         document = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return json.dumps(document, sort_keys=True)
 
@@ -297,7 +278,7 @@ class Network:
         try:
             return from_fields(Network, document | {"nodes": tuple(_node(node) for node in nodes)}, "network")
         except RecursionError:
-            raise InputError("network JSON: nodes within nodes, too deep") from None
+            raise InputError("network JSON: nodes are nested too deeply") from None
 
 
 def _narrow(node: Node, width: float) -> Node:
@@ -312,7 +293,7 @@ def _narrow(node: Node, width: float) -> Node:
 
 
 def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
-    """The `nodes` of an input of shape `old` for one of shape `new`, and the shape that they yield."""
+    """The `nodes`, made for an input of shape `old`, for an input of shape `new`; and the shape that they yield."""
     made: list[Node] = []
     for node in nodes:
         before = old
@@ -329,7 +310,7 @@ def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
 
 
 def _plain(value: Any) -> Any:
-    """A field of a network or node as JSON has it."""
+    """The value of a field of a network or node, as plain JSON values."""
     if isinstance(value, Node):
         return {"node": type(value).__name__} | {
             f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
@@ -370,13 +351,12 @@ def img_conv_group(
     batch_norm: BatchNorm | None = None,
     dropout_kind: str = "downscale_in_infer",
 ) -> Nodes:
-    """Appends a group of convolutions and a pooling layer to the nodes `input` and returns all of them.
+    """Append a group of convolutions and a pooling layer to the nodes `input`, and return all of them.
 
-    The arguments and their defaults are those of PaddlePaddle v2 (v0.11 `trainer_config_helpers/networks.py`); a sequence
-    holds one value for each convolution. With batch norm on, a convolution is linear and its activation moves behind the
-    batch norm: conv -> batch norm -> activation -> dropout. As in v2, a drop rate below 1e-5 means no dropout, and pooling
-    rounds up. `num_channels` only documents the input's channels here, since shapes are computed.
-    `batch_norm` is a template for the batch norms (the v2 one by default: decay 0.9, eps 1e-5, biased variance from 0).
+    The arguments and their defaults are those of PaddlePaddle v2 (v0.11 `trainer_config_helpers/networks.py`); a sequence holds one value
+    for each convolution. With batch norm, a convolution is linear and its activation moves after the batch norm: conv -> batch norm ->
+    activation -> dropout. As in v2, a drop rate below 1e-5 means no dropout, and pooling rounds up. `num_channels` is ignored, since shapes
+    are computed. `batch_norm` is a template for the batch norms (by default v2's: decay 0.9, eps 1e-5, biased variance, start value 0).
     """
     del num_channels
     settings = (conv_padding, conv_filter_size, conv_act, conv_with_batchnorm, conv_batchnorm_drop_rate)
@@ -390,13 +370,13 @@ def img_conv_group(
         if norm:
             nodes.append(replace(template, name=f"bn{suffix}"))
         if act not in ("linear", "relu"):
-            raise InputError(f"img_conv_group: conv_act is linear or relu, not {act!r}")
+            raise InputError(f"img_conv_group: conv_act must be linear or relu, not {act!r}")
         if act == "relu":
             nodes.append(ReLU(f"relu{suffix}"))
-        if norm and not abs(rate) < 1e-5:  # a rate that is no number goes on to Dropout, which refuses it
+        if norm and not abs(rate) < 1e-5:  # `not`: NaN goes on to Dropout, which refuses it
             nodes.append(Dropout(f"drop{suffix}", rate, dropout_kind))
     if pool_type not in ("max", "avg"):
-        raise InputError(f"img_conv_group: pool_type is max or avg, not {pool_type!r}")
+        raise InputError(f"img_conv_group: pool_type must be max or avg, not {pool_type!r}")
     pool = MaxPool if pool_type == "max" else AvgPool
     return (*nodes, pool(f"pool{group}", pool_size, pool_stride, ceil=True))
 

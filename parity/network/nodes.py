@@ -1,9 +1,9 @@
 """The building blocks of a network, as plain data.
 
-Every node is a frozen dataclass with a `name` and everything a framework would otherwise default. Shapes leave out
-the batch: an image is (channels, height, width), a vector is (features,). To add a kind of node: write its class here,
-list it in `KINDS`, and spell it in `paddle_impl/layers.py`, `torch_impl/layers.py` and `parity/compare/numpy_layers.py`. Two kinds hold
-other nodes, `Branches` and `Auxiliary`; `walk` and `edited` go through a tree of them.
+Every node is a frozen dataclass with a `name` and all settings for which a framework would use a default. Shapes leave out the batch: an
+image is (channels, height, width), a vector is (features,). To add a kind of node, write its class here, list it in `KINDS`, and implement
+it in `paddle_impl/layers.py`, `torch_impl/layers.py` and `parity/compare/numpy_layers.py`. Two kinds hold other nodes, `Branches` and
+`Auxiliary`; `walk` and `edited` go through the tree of nodes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Node:
-    """Base of all nodes: passes its input through and owns nothing."""
+    """Base of all nodes: its output has the shape of its input, and it has no parameters."""
 
     name: str
 
     def output(self, shape: Shape) -> Shape:
-        """Shape of the output for an input of `shape`; `InputError` where the node cannot take it."""
+        """Shape of the output for an input of `shape`; `InputError` if the node cannot take it."""
         return shape
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
@@ -55,7 +55,7 @@ class Node:
         return ()
 
     def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
-        """This node with other sequences in it."""
+        """This node with the sequences `parts` instead of its own."""
         return self
 
 
@@ -63,7 +63,7 @@ Nodes = tuple[Node, ...]
 
 
 def walk(nodes: Nodes) -> Iterator[Node]:
-    """Every node, and every node within it before it."""
+    """Every node of the tree; the nodes inside a node come before it."""
     for node in nodes:
         for part in node.parts:
             yield from walk(part)
@@ -71,13 +71,13 @@ def walk(nodes: Nodes) -> Iterator[Node]:
 
 
 def edited(nodes: Nodes, change: Callable[[Node], Node | None]) -> Nodes:
-    """The nodes after `change` of each (None: it is gone), those within a node before the node itself."""
+    """The nodes with `change` applied to each (None: removed); it is applied to the nodes inside a node first."""
     inside = (node.with_parts(tuple(edited(part, change) for part in node.parts)) for node in nodes)
     return tuple(made for made in map(change, inside) if made is not None)
 
 
 def through(nodes: Nodes, shape: Shape) -> Shape:
-    """Shape of what `nodes` make of an input of `shape`."""
+    """Shape of the output of the sequence `nodes` for an input of `shape`."""
     for node in nodes:
         shape = node.output(shape)
     return shape
@@ -86,17 +86,16 @@ def through(nodes: Nodes, shape: Shape) -> Shape:
 def _image(node: Node, shape: Shape) -> Shape:
     if len(shape) != 3:
         raise InputError(
-            f"{node.name} needs an image (channels, height, width) but gets {shape}: a Flatten stands too early"
+            f"{node.name} needs an image (channels, height, width) but gets {shape}: move the Flatten after it"
         )
     return shape
 
 
 @dataclass(frozen=True)
 class Conv(Node):
-    """2-D convolution (cross-correlation), square kernel, padded by zeros. Weight [filters, channels / groups, kernel, kernel].
+    """2-D convolution (cross-correlation), square kernel, padded with zeros. Weight [filters, channels / groups, kernel, kernel].
 
-    `padding` is a number of zeros on every side, or "same" (`parity.network.windows.SAME`). Where it is `frozen`, its weight stays as it
-    starts.
+    `padding` is a number of zeros on every side, or "same" (`parity.network.windows.SAME`). If it is `frozen`, its weight is not trained.
     """
 
     filters: int
@@ -120,12 +119,12 @@ class Conv(Node):
         return (self.filters, *(count(self.name, size, self.kernel, self.stride, pad) for size, pad in windows))
 
     def pads(self, shape: Shape) -> tuple[Pad, Pad]:
-        """The zeros (above, below) and (left, right) of an input of `shape`."""
+        """The number of zeros (above, below) and (left, right) of an input of `shape`."""
         height, width = (around(self.name, size, self.kernel, self.stride, self.padding) for size in shape[1:])
         return height, width
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
-        """`weight` and, where there is one, `bias`."""
+        """`weight` and, if there is one, `bias`."""
         weight = (self.filters, shape[0] // self.groups, self.kernel, self.kernel)
         return _affine(self, weight, not self.frozen)
 
@@ -150,7 +149,7 @@ class Linear(Node):
         return (self.units,)
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
-        """`weight` and, where there is one, `bias`."""
+        """`weight` and, if there is one, `bias`."""
         return _affine(self, (self.units, *shape))
 
     def multiply_adds(self, shape: Shape) -> int:
@@ -169,11 +168,10 @@ def _affine(node: Conv | Linear, weight: Shape, trainable: bool = True) -> tuple
 class BatchNorm(Node):
     """Batch normalisation over batch and space, per channel (Ioffe and Szegedy 2015).
 
-    Training normalises with the biased variance of the batch and moves the running statistics:
-    running = decay * running + (1 - decay) * batch. `variance` says which batch variance enters the running one: "biased" (sum / n, the
-    article's CPU kernel) or "unbiased" (sum / (n - 1), PyTorch). The running mean starts at 0, the running variance at
-    `start_variance` (0 in Paddle v2, 1 elsewhere). All scalars are rounded to float32 (see `float32`). Where it is `frozen`, gamma
-    stays 1, and only beta is trained.
+    Training normalises with the biased variance of the batch and updates the running statistics: running = decay * running +
+    (1 - decay) * batch. `variance` says which batch variance enters the running variance: "biased" (sum / n, as in the article's CPU
+    kernel) or "unbiased" (sum / (n - 1), as in PyTorch). The running mean starts at 0, the running variance at `start_variance` (0 in
+    Paddle v2, 1 elsewhere). All scalars are rounded to float32 (see `float32`). If it is `frozen`, gamma stays 1, and only beta is trained.
     """
 
     decay: float = 0.9
@@ -184,7 +182,7 @@ class BatchNorm(Node):
 
     def __post_init__(self) -> None:
         if self.variance not in ("biased", "unbiased"):
-            raise InputError(f"{self.name!r}: running variance is 'biased' or 'unbiased', not {self.variance!r}")
+            raise InputError(f"{self.name!r}: variance must be 'biased' or 'unbiased', not {self.variance!r}")
         for field, high in (("decay", 1), ("eps", math.inf), ("start_variance", math.inf)):
             value = within(f"{self.name!r}: {field}", float32(getattr(self, field)), 0, high)
             object.__setattr__(self, field, value)
@@ -207,7 +205,7 @@ class ReLU(Node):
 
 @dataclass(frozen=True)
 class GELU(Node):
-    """x * (1 + erf(x / sqrt(2))) / 2 (Hendrycks and Gimpel 2016), the exact one and not its approximation by tanh."""
+    """x * (1 + erf(x / sqrt(2))) / 2 (Hendrycks and Gimpel 2016), not the approximation by tanh."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ class Tanh(Node):
 class LogSoftmax(Node):
     """x - log(sum(exp(x))) of a vector: log-probabilities.
 
-    A network may end in it: the cross-entropy of log-probabilities is their negative log-likelihood, since their softmax is themselves.
+    A network may end in it: log-softmax leaves log-probabilities as they are, so the cross-entropy is their negative log-likelihood.
     """
 
     def output(self, shape: Shape) -> Shape:
@@ -233,8 +231,8 @@ class LogSoftmax(Node):
 class LRN(Node):
     """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
 
-    x / (k + alpha * sum of squares over `size` channels around) ** beta: alpha multiplies the SUM, not the mean. Of an even `size` one
-    channel more stands before than behind. All scalars are rounded to float32 (see `float32`).
+    x / (k + alpha * sum of squares over `size` channels around) ** beta. alpha multiplies the SUM, not the mean. The window of an even
+    `size` has one channel more before than after. All scalars are rounded to float32 (see `float32`).
     """
 
     size: int = 5
@@ -247,7 +245,7 @@ class LRN(Node):
             value = within(f"{self.name!r}: {field}", float32(getattr(self, field)), 0, math.inf)
             object.__setattr__(self, field, value)
         if not self.k:
-            raise InputError(f"{self.name!r}: k must be above 0: channels of zeros would be divided by it")
+            raise InputError(f"{self.name!r}: k must be above 0, because channels of zeros are divided by it")
 
     def output(self, shape: Shape) -> Shape:
         """The shape of the map."""
@@ -256,7 +254,7 @@ class LRN(Node):
 
 @dataclass(frozen=True)
 class MaxPool(Node):
-    """Max pooling with a square window; `ceil` rounds the output size up; `padding`, which never wins, as in `Conv`."""
+    """Max pooling with a square window. `ceil` rounds the output size up; `padding` is as in `Conv`, but of minus infinity."""
 
     size: int = 2
     stride: int = 2
@@ -267,7 +265,7 @@ class MaxPool(Node):
         """(channels, height, width) after pooling."""
         channels, *sizes = _image(self, shape)
         if isinstance(self.padding, int) and 2 * self.padding > self.size:
-            raise InputError(f"{self.name}: padding {self.padding} is more than half of a window of {self.size}")
+            raise InputError(f"{self.name}: padding {self.padding} is more than half of the window's size {self.size}")
         windows = zip(sizes, self.pads(shape), strict=True)
         return (channels, *(count(self.name, size, self.size, self.stride, pad, self.ceil) for size, pad in windows))
 
@@ -284,7 +282,7 @@ class AvgPool(MaxPool):
 
 @dataclass(frozen=True)
 class GlobalAvgPool(Node):
-    """The mean of every map, of whatever size: (channels, height, width) -> (channels,)."""
+    """The mean of every map, of any size: (channels, height, width) -> (channels,)."""
 
     def output(self, shape: Shape) -> Shape:
         """(channels,)."""
@@ -304,20 +302,20 @@ class Dropout(Node):
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
-            raise InputError(f"{self.name!r}: dropout rate {self.rate} is not between 0 and 1")
+            raise InputError(f"{self.name!r}: dropout rate {self.rate} must be above 0 and below 1")
         if self.kind not in ("downscale_in_infer", "upscale_in_train"):
             raise InputError(
-                f"{self.name!r}: dropout kind is downscale_in_infer or upscale_in_train, not {self.kind!r}"
+                f"{self.name!r}: dropout kind must be downscale_in_infer or upscale_in_train, not {self.kind!r}"
             )
 
     @property
     def train_scale(self) -> float:
-        """What training multiplies the kept elements by, rounded to float32."""
+        """The factor of the kept elements in training, rounded to float32."""
         return float32(1 / (1 - self.rate)) if self.kind == "upscale_in_train" else 1.0
 
     @property
     def test_scale(self) -> float:
-        """What inference multiplies every element by, rounded to float32."""
+        """The factor of all elements in inference, rounded to float32."""
         return float32(1 - self.rate) if self.kind == "downscale_in_infer" else 1.0
 
 
@@ -332,7 +330,7 @@ class Flatten(Node):
 
 @dataclass(frozen=True)
 class Branches(Node):
-    """Sequences of nodes side by side on one input; what they yield is concatenated over the channels (the Inception block)."""
+    """Several sequences of nodes on the same input, whose outputs are concatenated over the channels (the Inception block)."""
 
     branches: tuple[Nodes, ...]
 
@@ -349,16 +347,16 @@ class Branches(Node):
         return self.branches
 
     def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
-        """Other branches."""
+        """This node with other branches."""
         return replace(self, branches=parts)
 
 
 @dataclass(frozen=True)
 class Auxiliary(Node):
-    """A head of its own on the input of this node, which itself passes its input on (Szegedy et al. 2014, section 5).
+    """An auxiliary head on the input of this node, which passes its input on unchanged (Szegedy et al. 2014, section 5).
 
-    In training `nodes` yield class scores, whose cross-entropy enters the loss times `weight` (rounded to float32, see `float32`). In
-    inference the head is not there.
+    In training, `nodes` yield class scores, whose cross-entropy is added to the loss times `weight` (rounded to float32, see `float32`).
+    Inference has no auxiliary heads.
     """
 
     nodes: Nodes
@@ -373,7 +371,7 @@ class Auxiliary(Node):
         return (self.nodes,)
 
     def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
-        """Another head."""
+        """This node with another head."""
         return replace(self, nodes=parts[0])
 
 

@@ -1,9 +1,8 @@
-"""CS231n's notation for the usual layer patterns, as a way to write a network down and to read one.
+"""Reads and writes networks in CS231n's notation for layer patterns.
 
     INPUT -> [[CONV -> RELU]*N -> POOL?]*M -> [FC -> RELU]*K -> FC
 
-A bracket is repeated as often as the number behind it says, or the letter, whose number is given beside the pattern; `?` marks what
-may be left out. Flattening is not written.
+`*` repeats a bracket: a number, or a letter whose number is an argument. `?` marks an optional part. Flattening is not written.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ WORDS: dict[str, Callable[[str], Node]] = {
     "FC": lambda name: Linear(name, 1),
     "LOGSOFTMAX": LogSoftmax,
 }
-"""Word -> the node that it stands for: convolutions of 3x3 with padding 1, pools of 2x2, dropout of 0.5."""
+"""Word -> the function that makes its node: convolutions of 3x3 with padding 1, pools of 2x2, dropout of 0.5."""
 
 INPUT, ARROW = "INPUT", "->"
 
 MOST = 200
-"""Layers in a pattern."""
+"""The most layers of a pattern."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a pattern, and the place where it begins, from 1."""
+    """A word of a pattern, and the place where it begins, counted from 1."""
 
     text: str
     place: int
@@ -72,10 +71,10 @@ def network(
     optional: bool = True,
     **repeats: int,
 ) -> Network:
-    """The network that `pattern` describes, `repeats` being the numbers of its letters; `optional` keeps what `?` marks.
+    """The network that `pattern` describes. `repeats` are the numbers of its letters; `optional` keeps the parts that `?` marks.
 
-    The first convolutions have `filters`, twice as many behind every pool, up to `most_filters`; linear layers have `units`, the last one
-    `classes`. `InputError` names the place in the pattern where something is wrong.
+    The first convolutions have `filters`, which double after every pool, up to `most_filters`. Linear layers have `units`, the last one
+    `classes`. `InputError` names the place of the mistake in the pattern.
     """
     words = list(_Reader(pattern, repeats, optional).words())
     last = max((i for i, word in enumerate(words) if word.text == "FC"), default=-1)
@@ -99,15 +98,15 @@ def network(
             raise _wrong(word.place, str(error)) from None
         nodes.append(node)
     if not words or len(shape) != 1:
-        raise _wrong(len(pattern) + 1, "it must end in class scores: -> FC")
+        raise _wrong(len(pattern) + 1, "the pattern must end in class scores: -> FC")
     return Network(name, input_shape, tuple(nodes), source=f"pattern {' '.join(pattern.split())}")
 
 
 def pattern(network: Network) -> str:
-    """The shortest pattern of `network`: its layers in order, sequences that repeat in brackets.
+    """The shortest pattern of `network`: its layers in order, with repeated sequences in brackets.
 
-    The notation leaves sizes out, so different networks may share a pattern, as `vgg_c`, whose third convolutions are of 1x1, and `vgg_d`.
-    `InputError` for a network that is no chain of layers with a word of their own.
+    The notation leaves sizes out, so different networks may share a pattern. Examples are `vgg_c`, which has convolutions of 1x1, and
+    `vgg_d`. `InputError` for a network with branches or with a layer that has no word.
     """
     kinds = {type(make("x")): word for word, make in WORDS.items()}
     words = []
@@ -123,10 +122,10 @@ def pattern(network: Network) -> str:
 
 @cache
 def _folded(words: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """The shortest way to write `words`: how many of them it writes out, and its parts."""
+    """The shortest way to write `words`: the number of words in it, and its parts."""
     if len(words) == 1:
         return 1, words
-    # Of ways that are equally short the first counts, which has its brackets as far to the left as they go.
+    # Among equally short ways, the first has its brackets as far to the left as possible.
     ways = [_joined(_folded(words[:cut]), _folded(words[cut:])) for cut in range(len(words) - 1, 0, -1)]
     for period in range(1, len(words) // 2 + 1):
         times, rest = divmod(len(words), period)
@@ -153,7 +152,7 @@ class _Reader:
         self.end = Word("", len(text) + 1)
 
     def words(self) -> Iterator[Word]:
-        """The words of the layers, repeats written out."""
+        """The words of the layers, with repeats written out."""
         self._expect(INPUT)
         found: list[Word] = []
         if self._next().text:
@@ -202,7 +201,7 @@ class _Reader:
         if not re.fullmatch("[A-Z]", word.text):
             raise self._unexpected("a number or a letter")
         if self.repeats.get(word.text, -1) < 0:
-            raise _wrong(word.place, f"no number is given for {word.text}")
+            raise _wrong(word.place, f"the letter {word.text} has no number")
         self.tokens.pop(0)
         return self.repeats[word.text]
 
@@ -216,4 +215,4 @@ class _Reader:
 
     def _unexpected(self, wanted: str) -> InputError:
         word = self._next()
-        return _wrong(word.place, f"{wanted} should stand here, not {word.text[:30] or 'the end'}")
+        return _wrong(word.place, f"expected {wanted}, found {word.text[:30] or 'the end'}")

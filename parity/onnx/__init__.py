@@ -1,1 +1,1 @@
-"""ONNX from both sides: what an exporter wrote is read back as the network, proven to be it, and written anew in one form."""
+"""Export to ONNX: an exporter's graph is read back, verified against the network, and written anew in one form for both frameworks."""

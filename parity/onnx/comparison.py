@@ -1,9 +1,10 @@
-"""The stage `onnx`: both frameworks, ONNX Runtime on the export of either, and onnx.reference compute the same inference.
+"""The ONNX comparison (stage `onnx`): both frameworks, ONNX Runtime on each export, and onnx.reference compute the same inference.
 
-ONNX Runtime runs both what the framework's exporter wrote (`raw`) and the file that is made of it (`runtime`).
+ONNX Runtime runs what the framework's exporter wrote (`raw`) and the file that this project makes of it (`runtime`).
 
-In float32 every tensor is held against the float64 one of the first framework, within what rounding explains
-(`parity.compare.noise_model`); all pairs against the sum of both. In float64 onnx.reference and the frameworks agree as the proof asks.
+In float32, every tensor is compared with the float64 tensor of the first framework, within the error that rounding explains
+(`parity.compare.noise_model`). Each pair of parties may differ by the sum of both errors. In float64, onnx.reference and both frameworks
+must agree within the tolerance of the float64 check.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ from parity.weights.canonical_state import State
 BATCHES = (1, 2, 7, 128)
 
 MANY = 96
-"""Images that are more pixels across than this are not in the largest of the batches: it would take tens of gigabytes."""
+"""Images with more pixels per side than this skip the largest batch, which would take tens of gigabytes."""
 
 TRAINED_STEPS = 10
-"""Updates that a fresh network gets, so that no running statistic is trivial."""
+"""Updates of a fresh network before the comparison, so that no running statistic keeps its start value."""
 
 
 def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
-    """The state after `steps` updates of the run inputs."""
+    """The weights and statistics after `steps` updates on `run_inputs`."""
     program = Program(worker, run_inputs)
     program.start()
     for step_input in itertools.islice(run_inputs.steps(), steps):
@@ -63,9 +64,9 @@ def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -
 
 
 def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Array]:
-    """By name, float32 [N,C,H,W]: images in batches of `BATCHES`, and extremes (black, white, grey, one white pixel).
+    """Preprocessed images by name, float32 [N,C,H,W]: one batch of each size in `BATCHES`, and the `extremes`.
 
-    Of images that are more than `MANY` pixels across there is no batch of the largest size.
+    Images with more than `MANY` pixels per side have no batch of the largest size.
     """
     images = dataset.train_images[:]
     batches = BATCHES if max(images.shape[2:]) <= MANY else BATCHES[:-1]
@@ -77,9 +78,9 @@ def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Arr
 def compare_through_onnx(
     given: SideInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
 ) -> Iterator[Difference]:
-    """The comparisons of the stage `onnx`, on the given weights or on what a few updates make of fresh ones.
+    """The comparisons of the stage `onnx`, on the weights of the check or, if it has none, on fresh weights after a few updates.
 
-    `explain` hears what was left out.
+    `explain` is called with a line about everything that was left out.
     """
     check = given.check
     state = trained(workers[given.sides[0]], given.asked("float32")) if check.state is None else None
@@ -99,11 +100,11 @@ def compare_exports(
     explain: Callable[[str], None] = Silent,
     asked: RunInputs | None = None,
 ) -> Iterator[Difference]:
-    """Every comparison between the first two `workers`, whose `inputs_of`, in float32, hold trained weights, on `pictures`.
+    """Every comparison between the first two `workers` on `pictures`; their float32 `inputs_of` hold trained weights.
 
-    Names are `onnx/LAYER.WHAT`, the layer being the last one where only scores are compared. Tensors of layers come first and exports that
-    are not the network last: the former say where. The name of an export that no layer is to blame for is `onnx/WHAT`. `asked` is what
-    both sides should have (None: what the first one has). Starts both workers afresh.
+    Names are `onnx/LAYER.WHAT`; where only scores are compared, LAYER is the last layer. An export that is wrong in no particular layer is
+    `onnx/WHAT`. Tensors of layers come first, because they locate a difference; exports that are not the network come last. `asked` is
+    what both sides should have (None: what the first side has). Both workers are started anew.
     """
     try:
         yield from _compare_exports(workers, inputs_of, pictures, explain, asked or next(iter(inputs_of.values())))
@@ -129,7 +130,7 @@ def _compare_exports(
         eager: dict[str, Record] = each(lambda worker, run_inputs: _eager(worker, run_inputs, pictures))
         exports: dict[str, Export] = each(_export)
         models = {name: e.model for name, e in exports.items() if e.model}
-        # onnx.reference is slow, and the workers can go on meanwhile.
+        # onnx.reference is slow, and the workers can compute meanwhile.
         neutral = pool.submit(lambda: {n: sessions.reference_layers(model, few) for n, model in models.items()})
         exact: dict[str, Record] = each(lambda worker, run_inputs: _exact(worker, run_inputs, pictures))
         runtime = pool.submit(_runtime, exports, pictures)
@@ -142,7 +143,7 @@ def _compare_exports(
         for difference in compare_with_definition(name, asked, exact[name], few):
             agrees[name] &= difference.equal
             yield difference
-    for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they say where
+    for tensor in sorted(noise, key=lambda name: name.startswith("scores/")):  # layers first: they locate a difference
         yield from _float32(
             tensor, last, {p: record.get(tensor) for p, record in parties.items()}, exact[reference], noise
         )
@@ -165,20 +166,23 @@ def _failed_export(
     noise: Mapping[str, float],
     explain: Callable[[str], None],
 ) -> Difference:
-    """An export that is not proven: a difference, unless ONNX Runtime computes from it what the network does (`raw`, else empty)."""
+    """The result for an export that could not be verified: different, unless ONNX Runtime computes the network's scores (`raw`) from it.
+
+    `raw` is empty if its scores do not count.
+    """
     place = f"{failure.layer}." if failure.layer else ""
     scores = [tensor for tensor in noise if tensor.startswith("scores/")]
     used = [Difference(tensor, distance(exact[tensor], raw.get(tensor)), noise[tensor]) for tensor in scores]
     worst = max(used, key=lambda difference: difference.used)
     if worst.equal:
-        explain(f"the export of {name} computes the network, but is not proven: {failure}")
-        return Difference(f"onnx/{place}export of {name}, not proven", worst.error, worst.bound)
+        explain(f"the export of {name} computes the network's scores, but its graph is not verified: {failure}")
+        return Difference(f"onnx/{place}export of {name}, not verified", worst.error, worst.bound)
     cause = Cause(f"the export of {spoken_name(name)} is wrong: {failure}", wrong=spoken_name(name))
     return ExplainedDifference(f"onnx/{place}export of {name}: {failure}", np.inf, 0.0, cause)
 
 
 def compare_with_definition(name: str, run_inputs: RunInputs, exact: Record, images: Array) -> Iterator[Difference]:
-    """Every layer of a side's float64 inference on `images`, against the network's definition in numpy on the same input."""
+    """Compare every layer of a side's float64 inference on `images` with the layer's definition in numpy on the same input."""
     network, state = run_inputs.network.inference, run_inputs.state
     record = {f"eval/{layer}": array for layer in network.layers if (array := exact.get(f"layers/{layer}")) is not None}
     for layer, where in network.layers.items():
@@ -186,7 +190,7 @@ def compare_with_definition(name: str, run_inputs: RunInputs, exact: Record, ima
         x = input_of(network, layer, record, "eval", images.astype(np.float64))
         try:
             wanted = None if x is None else layer_output(where, [x], own, False)
-        except ValueError:  # the input is shaped otherwise: the layer before is wrong
+        except ValueError:  # the input has another shape, so an earlier layer is wrong
             return
         error = distance(wanted, record.get(f"eval/{layer}"))
         cause = Cause(f"{spoken_name(name)}'s {layer} is not what the network says", spoken_name(name), generic=True)
@@ -196,11 +200,11 @@ def compare_with_definition(name: str, run_inputs: RunInputs, exact: Record, ima
 def _float32(
     tensor: str, last: str, found: Mapping[str, Array | None], exact: Record, noise: Mapping[str, float]
 ) -> Iterator[Difference]:
-    """One tensor of all parties that have it, each against the float64 one, then pairwise; no party lacks scores."""
+    """Compare one tensor of all parties that have it: each with the float64 tensor, then pairwise. All parties must have scores."""
     kind, _, name = tensor.partition("/")
     layer = name if kind == "layers" else last
     what = "2 images" if kind == "layers" else f"scores of {name}" + ("" if name == "extremes" else " images")
-    # An operator that inference leaves out is in no export, and a raw export's values have names of their own.
+    # An export lacks the layers that do nothing in inference, and a raw export's values have other names.
     present = {party: array for party, array in found.items() if array is not None or kind == "scores"}
     for party, array in present.items():
         name = f"onnx/{layer}.{party}, {what}"
@@ -209,20 +213,20 @@ def _float32(
             yield Difference(name, distance(exact[tensor], array), noise[tensor])
         else:
             does = "computes nothing" if shape is None else f"computes an array of shape {shape}"
-            yield ExplainedDifference(name, np.inf, 0.0, Cause(f"{party} {does}, where {wanted} belongs"))
+            yield ExplainedDifference(name, np.inf, 0.0, Cause(f"{party} {does}, expected {wanted}"))
     for (one, a), (other, b) in itertools.combinations(present.items(), 2):
         yield Difference(f"onnx/{layer}.{one}, {other}, {what}", distance(a, b), pair_tolerance(noise[tensor]))
 
 
 def _predictions(worker: Worker, pictures: Mapping[str, Array]) -> Record:
-    """Scores by the pictures' name, and every layer on the two images."""
-    layers = worker.predict(pictures["2"], record=True)  # first: where this fails, its record says at which layer
+    """Scores by the pictures' name, and every layer's output for the batch of two images."""
+    layers = worker.predict(pictures["2"], record=True)  # first: if it fails, its record says at which layer
     found = {f"scores/{kind}": worker.predict(images)["logits"] for kind, images in pictures.items()}
     return found | {f"layers/{name[5:]}": array for name, array in layers.items() if name.startswith("eval/")}
 
 
 class SidesFailed(Exception):
-    """What some sides cannot compute: `failures` by side."""
+    """Some sides failed: `failures` holds their errors by side."""
 
     def __init__(self, failures: dict[str, WorkerFailed | InputError]) -> None:
         super().__init__("; ".join(map(str, failures.values())))
@@ -230,7 +234,7 @@ class SidesFailed(Exception):
 
 
 def _attempt(run: Callable[..., Iterable[Any]], acts: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What every one of the `acts` returns, called by `run`; `SidesFailed` where some fail."""
+    """The results of all `acts`, called by `run` (a `map`); `SidesFailed` if some fail."""
 
     def attempt(act: Callable[[], Any]) -> Any:
         try:
@@ -250,7 +254,7 @@ def _attempt(run: Callable[..., Iterable[Any]], acts: Mapping[str, Callable[[], 
 def _failed(
     inputs_of: Mapping[str, RunInputs], failures: Mapping[str, WorkerFailed | InputError]
 ) -> Iterator[Difference]:
-    """A side that fails where the other does not, at the first layer that it did not compute. Where both fail, the error is raised."""
+    """The difference for a side that fails alone, at the first layer that it did not compute. If both sides fail, the error is raised."""
     names = list(inputs_of)
     network = inputs_of[names[0]].network
     if len(failures) == len(names):
@@ -269,7 +273,7 @@ def _eager(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array])
 
 
 def _runtime(exports: Mapping[str, Export], pictures: Mapping[str, Array]) -> dict[str, Record]:
-    """What ONNX Runtime says, by party: of the file that is made of an export, layer by layer, and of the export itself."""
+    """What ONNX Runtime computes, by party: layers and scores of the file made of each export, and scores of the export itself."""
     found: dict[str, Record] = {}
     for name, exported in exports.items():
         if exported.model:
@@ -282,7 +286,7 @@ def _runtime(exports: Mapping[str, Export], pictures: Mapping[str, Array]) -> di
 
 
 def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
-    """What ONNX Runtime says of those pictures that it can run the model on."""
+    """The scores that ONNX Runtime computes, without the pictures on which it cannot run the model."""
     found: Record = {}
     with contextlib.suppress(InputError):
         run = sessions.opened(model).run
@@ -294,7 +298,7 @@ def _scores(model: ModelProto | bytes, pictures: Mapping[str, Array]) -> Record:
 
 @dataclass(frozen=True)
 class Export:
-    """What a framework's exporter wrote (`raw`), and the `model` that is made of it; or the `failure`."""
+    """What a framework's exporter wrote (`raw`), and the `model` made of it or the `failure`."""
 
     raw: bytes = b""
     model: ModelProto | None = None
@@ -313,7 +317,7 @@ def _export(worker: Worker, run_inputs: RunInputs) -> Export:
 
 
 def _exact(worker: Worker, run_inputs: RunInputs, pictures: Mapping[str, Array]) -> Record:
-    """In float64, from the float32 weights and pictures."""
+    """What the side predicts in float64, from the float32 weights and pictures."""
     wide = {kind: images.astype(np.float64) for kind, images in pictures.items()}
     return _eager(worker, replace(run_inputs, dtype="float64"), wide)
 
@@ -327,7 +331,7 @@ def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping
     pooled = {f"layers/{layer}": error for layer, error in layers.items()}
     if any(isinstance(layer.node, GlobalAvgPool) for layer in network.layers.values()):
         Program(worker, run_inputs).start()
-        for kind, images in pictures.items():  # how far a mean cancels depends on the picture
+        for kind, images in pictures.items():  # how much a mean cancels depends on the picture
             record = worker.predict(images, record=True)
             seen = pooled_noise(network, {n.removeprefix("eval/"): a for n, a in record.items()})
             pooled[f"scores/{kind}"] = seen[network.output]

@@ -1,4 +1,4 @@
-"""What an exporter says of its own failure, in one line."""
+"""Shortens an exporter's error to one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST = 300
 
 
 def error_line(text: str) -> str:
-    """The last error that `text` (a traceback, or an error's message) names, with its message; otherwise its first line."""
+    """The last error in `text` (a traceback, or an error's message) with its message; without an error, the first line of `text`."""
     lines = [line.strip() for line in COLOUR.sub("", text).splitlines()]
     for place in reversed(range(len(lines))):
         if error := ERROR.fullmatch(lines[place]):

@@ -1,4 +1,4 @@
-"""From an exporter's bytes to those that are kept: read back, proven to be the network, written anew, proven again, run and compared."""
+"""Turns an exporter's bytes into the file that is kept: verify its graph, write it anew, verify that, then run and compare it."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
 Predict = Callable[[State, Array], Array]
-"""(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], by the framework."""
+"""(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], computed by the framework."""
 
 
 def export(raw: bytes, network: Network, state: State, fold: bool = False, **form: Any) -> bytes:
-    """The file that is made of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
+    """The bytes of the file made of what an exporter wrote (`raw`) of `network` with the float32 weights `state`.
 
     `fold` multiplies batch norms into the layers before them; `form` are further arguments of `parity.onnx.graph_writer.write`.
-    `NotTheNetwork` names the layer where the exported graph, or the file that is made of it, is not the network, to the bit.
+    `NotTheNetwork` names the layer if the exported graph, or the file made of it, is not the network, bit for bit.
     """
     chain = operators.operators(network, state)
-    graph_reader.prove_model(graph_reader.load(raw), network.input_shape, chain)
+    graph_reader.verify_model(graph_reader.load(raw), network.input_shape, chain)
     if fold:
         chain = operators.folded(chain)
     data: bytes = graph_writer.write(network, chain, **form).SerializeToString()
     try:
-        prove_file(data, network, chain, **form)
+        verify_file(data, network, chain, **form)
     except NotTheNetwork as error:
-        raise NotTheNetwork(f"the file made of it is wrong: {error.reason}", error.layer) from None
+        raise NotTheNetwork(f"the file made of the export is wrong: {error.reason}", error.layer) from None
     return data
 
 
-def prove_file(
+def verify_file(
     data: bytes,
     network: Network,
     chain: list[Operator],
@@ -54,18 +54,18 @@ def prove_file(
     metadata: Mapping[str, str] | None = None,
     any_size: bool = False,
 ) -> None:
-    """`NotTheNetwork` unless the bytes of a file say what `parity.onnx.graph_writer.write` was to write of the same arguments."""
+    """Raise `NotTheNetwork` unless a file's bytes hold what `parity.onnx.graph_writer.write` should write for the same arguments."""
     model = graph_reader.load(data)
     takes, yields = graph_writer.input_and_output(network, softmax, preprocessing is not None, any_size)
     if list(model.graph.input) != [takes] or list(model.graph.output) != [yields]:
-        raise NotTheNetwork("its input or its output is another")
+        raise NotTheNetwork("its input or its output differs from what was asked for")
     if [(entry.domain, entry.version) for entry in model.opset_import] != [("", opset)]:
-        raise NotTheNetwork(f"it is not of opset {opset}")
+        raise NotTheNetwork(f"its opset is not {opset}")
     if sorted((entry.key, entry.value) for entry in model.metadata_props) != sorted((metadata or {}).items()):
-        raise NotTheNetwork("its metadata is other than what was given")
-    given = takes.type.tensor_type
-    sizes = tuple(size.dim_value for size in given.shape.dim[1:])
-    graph_reader.prove_model(model, sizes, operators.with_ends(chain, preprocessing, softmax), given.elem_type)
+        raise NotTheNetwork("its metadata differs from what was asked for")
+    tensor = takes.type.tensor_type
+    sizes = tuple(size.dim_value for size in tensor.shape.dim[1:])
+    graph_reader.verify_model(model, sizes, operators.with_ends(chain, preprocessing, softmax), tensor.elem_type)
 
 
 def extremes(shape: Shape) -> Array:
@@ -76,7 +76,7 @@ def extremes(shape: Shape) -> Array:
 
 
 def check_pictures(shape: Shape) -> Array:
-    """uint8 [12,*shape]: eight of noise, then the `extremes`."""
+    """uint8 [12,*shape]: eight pictures of noise, then the `extremes`."""
     noise = stream(0, "pictures for checks").integers(0, 256, (8, *shape), np.uint8)
     return np.concatenate([noise, extremes(shape)])
 
@@ -88,23 +88,23 @@ def compared(
     state: State,
     how: Preprocessing,
 ) -> list[Difference]:
-    """The framework's scores of `check_pictures`, preprocessed by `how`, against those of each of the `runs`, by name.
+    """Compare the framework's scores of `check_pictures`, preprocessed by `how`, with those of each of the `runs`, by name.
 
-    `runs` get the uint8 pictures. Both sides may err by what rounding explains (`parity.compare.noise_model`).
+    `runs` get the uint8 pictures. Each side may differ by the error that rounding explains (`parity.compare.noise_model`).
     """
     pictures = check_pictures(network.input_shape)
-    given = {"scores": preprocess(pictures, how)}
+    inputs = {"scores": preprocess(pictures, how)}
 
     def eager(weights: State, images: Mapping[str, Array]) -> dict[str, Array]:
         return {name: predict(weights, array) for name, array in images.items()}
 
-    own = eager(state, given)
-    bound = pair_tolerance(inference_tolerance(inference_noise(eager, own, state, given)["scores"]))
+    own = eager(state, inputs)
+    bound = pair_tolerance(inference_tolerance(inference_noise(eager, own, state, inputs)["scores"]))
     return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
 
 
 def scores(model: ModelProto | bytes, pictures: Array, how: Preprocessing, threads: int = 1) -> Array:
-    """What ONNX Runtime says of uint8 pictures [N,C,H,W], preprocessed here or in the graph of `model` or of its file's bytes."""
+    """The scores that ONNX Runtime computes for uint8 pictures [N,C,H,W], preprocessed by `how` unless the graph of `model` does it."""
     opened = sessions.opened(model, threads)
     return opened.run(
         np.ascontiguousarray(pictures.transpose(0, 2, 3, 1)) if opened.takes_pixels else preprocess(pictures, how)

@@ -1,4 +1,4 @@
-"""GELU in ONNX: five operators, since its own is of opset 20, and exporters write these."""
+"""GELU in ONNX, as five operators: ONNX's own Gelu needs opset 20, and exporters write these five."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.arrays import Array
 from parity.onnx.operators import Operator
 from parity.onnx.steps import Steps
 
-ROOT_NAME = ".root"  # what `write` calls it
+ROOT_NAME = ".root"  # the end of its name in files that `write` makes
 ROOT = np.array(math.sqrt(2), np.float32)
 ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
 
@@ -20,10 +20,10 @@ ONE, HALF = np.array(1, np.float32), np.array(0.5, np.float32)
 def read(
     node: NodeProto, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]
 ) -> tuple[str, Operator] | None:
-    """x and the operator, where the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5, multiplied in any order; otherwise None."""
+    """The name of x and the operator, if the Mul `node` ends x * (erf(x / sqrt(2)) + 1) * 0.5 in any order; otherwise None."""
 
     def with_scalar(value: str, kind: str, scalar: Array) -> str | None:
-        """What the maker of `value`, of that `kind`, computes with the `scalar`."""
+        """The other input of the operator that yields `value`, if that is a `kind` with the constant `scalar`; otherwise None."""
         maker = makers.get(value)
         if maker is None or maker.op_type != kind:
             return None
@@ -48,7 +48,7 @@ def read(
 
 
 def _is(found: Array | None, scalar: Array) -> bool:
-    """Whether `found` is the scalar; of more dimensions than one, it would make an image of a vector."""
+    """Whether `found` is the scalar. With more than one dimension it would broadcast a vector to an image."""
     return (
         found is not None
         and found.dtype == scalar.dtype
@@ -58,7 +58,7 @@ def _is(found: Array | None, scalar: Array) -> bool:
 
 
 def write(steps: Steps, value: str) -> None:
-    """Adds what makes the GELU of `value`."""
+    """Add the operators that compute the GELU of `value`."""
     root, one, half = (steps.constant(name, array) for name, array in (("root", ROOT), ("one", ONE), ("half", HALF)))
     erf = steps.add("Erf", "erf", steps.add("Div", "scaled", value, root))
     steps.add("Mul", "", steps.add("Mul", "product", value, steps.add("Add", "shifted", erf, one)), half)

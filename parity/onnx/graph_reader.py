@@ -1,4 +1,4 @@
-"""Reads the graph of an exporter, or of a file of ours, back as a list of operators, and holds it against the network, bit for bit."""
+"""Reads an ONNX graph, an exporter's or ours, as a list of operators, and compares it with the network, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from parity.onnx.runtime import brief
 class NotTheNetwork(Exception):
     """An exported graph does not compute what its network does in inference; the message names the layer or operator.
 
-    `layer` is the network's layer where it is known, otherwise "". `reason` is the message without it. `unread`: an operator could not
-    be read, and nothing that stands before it is wrong, so that the graph may be the network in another spelling.
+    `layer` is the network's layer if it is known, otherwise "". `reason` is the message without it. `unread` means: an operator could not
+    be read, and nothing before it is wrong, so the graph may still compute the network with other operators.
     """
 
     def __init__(self, reason: str, layer: str = "", unread: bool = False) -> None:
@@ -33,7 +33,7 @@ class NotTheNetwork(Exception):
 
 
 class UnknownOperator(NotTheNetwork):
-    """An operator of the ONNX type `kind` that belongs to no layer, behind the operators `before`, which could be read."""
+    """An operator of the ONNX type `kind` that belongs to no layer. The operators `before` it could be read."""
 
     def __init__(self, reason: str, kind: str, before: list[Operator]) -> None:
         super().__init__(reason)
@@ -75,19 +75,19 @@ WITHOUT_DEFAULT = {kind: {"kernel_shape"} for kind in ("Conv", "MaxPool", "Avera
     "Cast": {"to"},
     "Transpose": {"perm"},
 }
-"""Attributes that matter and that ONNX has no default of."""
+"""Attributes that matter and for which ONNX has no default."""
 
 IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
-"""Attributes without meaning in inference."""
+"""Attributes that have no effect in inference."""
 
 JOINING = ("Concat", "Sub")
-"""Operators of several values that depend on the image."""
+"""Operators that may take several values that depend on the image."""
 
 PENDING = ("Pad", "ReduceLogSumExp")
-"""Operators that are a layer's only together with the next one."""
+"""Operators that form a layer only together with the next operator."""
 
 COMMUTATIVE = ("Add", "Mul")
-"""Operators whose inputs may be exchanged."""
+"""Operators whose inputs may be swapped."""
 
 
 UNREADABLE = (
@@ -99,22 +99,20 @@ UNREADABLE = (
     RuntimeError,
     shape_inference.InferenceError,
 )
-"""What onnx raises of a graph that nobody has checked yet, where its constants are evaluated and its shapes inferred."""
+"""What onnx raises when it evaluates the constants or infers the shapes of a graph that is not valid."""
 
 
 POSITIVE = ("strides", "dilations", "kernel_shape", "group", "size")
-"""Attributes that are 1 at least."""
+"""Attributes that must be at least 1."""
 
 
 def read(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list[Operator]:
-    """The operators on the way from the one input, [N,*shape] of the `kind`, to the one output of `model`, without layer names.
+    """The operators, without layer names, between the only input of `model`, [N,*shape] of dtype `kind`, and its only output.
 
-    A size of 0 in `shape` is any.
-
-    Every operator stands behind those it takes its inputs from. Constants are computed, copies left out, a bias that is added goes
-    into its layer, a MatMul becomes a Gemm and a Reshape a Flatten: the numbers it makes are the network's in any case, and whether
-    it keeps the images apart is left to a run of the graph. `UnknownOperator` names an operator that no network here has in
-    inference, such as dropout that acts.
+    A size of 0 in `shape` means any size. Every operator comes after those whose outputs it takes. Constants are computed and copies left
+    out. An Add of a bias becomes the bias of its layer, a MatMul becomes a Gemm, and a Reshape becomes a Flatten. Whether a Reshape mixes
+    images is found only when the graph is run. `UnknownOperator` names an operator that no network of ours has in inference, such as a
+    dropout in training mode.
     """
     try:
         _must_take(model, shape, kind)
@@ -129,7 +127,7 @@ def _what(error: Exception) -> str:
 
 def _must_take(model: ModelProto, shape: Shape, kind: int) -> None:
     if len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise NotTheNetwork("the graph has not one input and one output")
+        raise NotTheNetwork("the graph must have exactly one input and one output")
     if model.functions:
         raise NotTheNetwork(f"the graph has a function {model.functions[0].name}, which is not ONNX's own")
     for node in model.graph.node:
@@ -137,19 +135,19 @@ def _must_take(model: ModelProto, shape: Shape, kind: int) -> None:
             raise NotTheNetwork(f"operator {node.domain}.{node.op_type} ({node.name}) is not ONNX's own")
     for node in model.graph.node:
         for entry in node.attribute:
-            # onnx 1.17 divides by them, and takes the process down.
+            # onnx 1.17 divides by them: a zero kills the process.
             if entry.name in POSITIVE and min(entry.ints or [entry.i]) < 1:
                 raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has {entry.name} below 1")
-    given = model.graph.input[0].type.tensor_type
-    count, *sizes = given.shape.dim
-    if given.elem_type != kind or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
-        said = [size.dim_value or size.dim_param or "?" for size in given.shape.dim]
+    tensor = model.graph.input[0].type.tensor_type
+    count, *sizes = tensor.shape.dim
+    if tensor.elem_type != kind or tuple(size.dim_value for size in sizes) != shape or count.dim_value:
+        actual = [size.dim_value or size.dim_param or "?" for size in tensor.shape.dim]
         wanted = helper.tensor_dtype_to_np_dtype(kind)
-        raise NotTheNetwork(f"the graph takes {said}, not {wanted} ['N', {', '.join(map(str, shape))}]")
+        raise NotTheNetwork(f"the graph takes {actual}, not {wanted} ['N', {', '.join(map(str, shape))}]")
 
 
 class _Reader:
-    """Follows the output of one graph back to its input. `found` is in order; `places` says which operator yields a value."""
+    """Follows the output of one graph back to its input. `found` is in order; `places` maps a value to the operator that yields it."""
 
     def __init__(self, model: ModelProto) -> None:
         self.model = model
@@ -164,7 +162,7 @@ class _Reader:
         return self.found
 
     def follow(self, value: str) -> int:
-        """The place of the operator that yields `value`: behind all that it needs, these in the order of its inputs."""
+        """Read the operator that yields `value`, after all operators that it needs in the order of its inputs; return its place."""
         if value not in self.places:
             if value not in self.makers:
                 raise NotTheNetwork(f"value {value} does not come from the image")
@@ -181,7 +179,7 @@ class _Reader:
         return self.places[value]
 
     def named(self, node: NodeProto) -> int:
-        """`one`; what it raises names the operator, and says what stands before it."""
+        """Call `one`; an error of it names the operator and holds the operators before it."""
         try:
             return self.one(node)
         except NotTheNetwork as error:
@@ -191,7 +189,7 @@ class _Reader:
             raise UnknownOperator(reason, node.op_type, self.found) from None
 
     def composed(self, node: NodeProto) -> tuple[str, Operator] | None:
-        """What goes in, and the operator, where `node` is the last of several that stand for one layer; otherwise None."""
+        """The input's name and the operator, if `node` is the last of several nodes that form one layer; otherwise None."""
         if node.op_type == "Div":
             return normalisation.read(node, self.model, self.makers, self.constants)
         if node.op_type == "Flatten":
@@ -199,38 +197,38 @@ class _Reader:
         return gelu.read(node, self.makers, self.constants) if node.op_type == "Mul" else None
 
     def averaged(self, node: NodeProto) -> tuple[str, Operator] | None:
-        """`composed` for the Flatten `node`: behind a GlobalAveragePool, both are one mean [N,C]."""
+        """Do `composed` for the Flatten `node`: with a GlobalAveragePool before it, both form one mean [N,C]."""
         mean = self.makers.get(node.input[0])
         if mean is None or mean.op_type != "GlobalAveragePool" or _attributes(node) != {"axis": 1}:
             return None
         return mean.input[0], Operator("", "GlobalAveragePool")
 
     def data(self, node: NodeProto) -> list[str]:
-        """The values that `node` takes and that depend on the image's numbers, not on its shape alone."""
+        """The inputs of `node` that depend on the numbers of the image, not only on its shape."""
         return [name for name in node.input if name and name not in self.constants and name not in self.shapes]
 
     def one(self, node: NodeProto) -> int:
-        """Reads one operator; returns its place, or its input's where it adds none."""
+        """Read one operator; return its place, or its input's place if it adds no operator."""
         if node.op_type not in READERS and node.op_type not in JOINING:
             raise NotTheNetwork(f"operator {node.op_type} ({node.name}) belongs to no layer in inference")
         data = self.data(node)
-        given = [self.constants[name] for name in node.input if name in self.constants]
+        constants = [self.constants[name] for name in node.input if name in self.constants]
         if node.op_type in JOINING and len(data) == len(node.input):
             return self.join(node, [self.places[name] for name in data])
         if (
             node.op_type not in READERS
             or len(data) != 1
-            or (len(given) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape")
+            or (len(constants) + 1 != len([*filter(None, node.input)]) and node.op_type != "Reshape")
         ):
             raise NotTheNetwork(
                 f"operator {node.op_type} ({node.name}) takes other inputs than one value and constants"
             )
         if node.input[0] != data[0] and node.op_type not in COMMUTATIVE:
-            raise NotTheNetwork(f"operator {node.op_type} ({node.name}) takes the image as another input")
-        return self.chain(node, data[0], READERS[node.op_type](node, given))
+            raise NotTheNetwork(f"operator {node.op_type} ({node.name}) does not take the image as its first input")
+        return self.chain(node, data[0], READERS[node.op_type](node, constants))
 
     def chain(self, node: NodeProto, value: str, read: Operator | None) -> int:
-        """Puts what was `read` behind the operator that yields `value`, or makes one of both."""
+        """Append the operator `read` after the one that yields `value`, or merge both into one; return its place."""
         source = self.places[value]
         if read is None:
             return source
@@ -238,19 +236,19 @@ class _Reader:
         alone = self.takers[value] == 1
         if node.op_type == "Add":
             if before is None or not alone:
-                raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
+                raise NotTheNetwork(f"operator Add ({node.name}) is not the bias of a layer")
             self.found[source] = _with_bias(node, before, read.arrays["bias"])
             return source
         if before and before.kind == "Pad":
             if not alone or source != len(self.found) - 1:
-                raise NotTheNetwork(f"operator Pad in front of {node.op_type} ({node.name}) pads for others too")
+                raise NotTheNetwork(f"operator Pad before {node.op_type} ({node.name}) also pads for other operators")
             self.found[source] = replace(_padded(node, read, before), inputs=before.inputs)
             return source
         self.found.append(replace(read, inputs=(source,)))
         return len(self.found) - 1
 
     def join(self, node: NodeProto, sources: list[int]) -> int:
-        """Reads an operator of several values: branches side by side, or a score less the logarithm of all scores' sum."""
+        """Read an operator with several data inputs: a Concat of branches, or the Sub of a log-softmax."""
         if node.op_type == "Concat":
             self.found.append(Operator("", "Concat", _attributes(node), inputs=tuple(sources)))
             return len(self.found) - 1
@@ -263,19 +261,20 @@ class _Reader:
 
 
 def _taken(node: NodeProto) -> list[str]:
-    """The inputs whose numbers `node` takes, not their shape or type alone."""
+    """The inputs whose numbers `node` uses, not only their shape or type."""
     return list(node.input)[: {"Shape": 0, "CastLike": 1}.get(node.op_type)]
 
 
 def _computable(model: ModelProto) -> tuple[dict[str, Array], set[str]]:
-    """Every value that does not depend on the input, computed, and the names of those that depend on its shape alone."""
+    """The values that do not depend on the input, computed, and the names of those that depend only on its shape."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     shapes: set[str] = set()
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
         needed = [name for name in node.input if name]
         if node.op_type == "CastLike" and needed[0] in found:
-            found[node.output[0]] = found[needed[0]].astype(np.float32)  # all values that depend on the image are
+            # float32 is the dtype of all values that depend on the image.
+            found[node.output[0]] = found[needed[0]].astype(np.float32)
         elif all(name in found for name in needed):
             outputs = ReferenceEvaluator(node, opsets=opsets).run(None, {name: found[name] for name in needed})
             found |= dict(zip(node.output, outputs, strict=True))
@@ -285,17 +284,17 @@ def _computable(model: ModelProto) -> tuple[dict[str, Array], set[str]]:
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    """Attributes with their defaults; `NotTheNetwork` for an attribute that is unknown here."""
-    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    """The attributes of `node` with their defaults; `NotTheNetwork` for an unknown attribute."""
+    present = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     known = DEFAULTS.get(node.op_type, {})
-    unknown = set(given) - set(known) - IGNORED.get(node.op_type, set()) - WITHOUT_DEFAULT.get(node.op_type, set())
+    unknown = set(present) - set(known) - IGNORED.get(node.op_type, set()) - WITHOUT_DEFAULT.get(node.op_type, set())
     if unknown:
-        raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has an attribute {min(unknown)}")
-    return known | {name: value for name, value in given.items() if name not in IGNORED.get(node.op_type, ())}
+        raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has an unknown attribute {min(unknown)}")
+    return known | {name: value for name, value in present.items() if name not in IGNORED.get(node.op_type, ())}
 
 
 def _must(node: NodeProto, attributes: dict[str, Any], **wanted: Any) -> dict[str, Any]:
-    """Takes attributes out of `attributes` that must have one value."""
+    """Check the attributes that must have a `wanted` value, and remove them from `attributes`."""
     for name, value in wanted.items():
         if (found := attributes.pop(name)) != value:
             raise NotTheNetwork(f"operator {node.op_type} ({node.name}) has {name} = {found}, not {value}")
@@ -326,12 +325,12 @@ def _add(node: NodeProto, given: list[Array]) -> Operator:
 
 
 def _with_bias(node: NodeProto, layer: Operator, bias: Array) -> Operator:
-    """`layer` with a bias of [C] (a linear layer; [1,C] too) or [C,1,1] ([1,C,1,1] too) of a convolution."""
+    """`layer` with `bias`, of shape [C] or [1,C] for a linear layer, [C,1,1] or [1,C,1,1] for a convolution."""
     if layer.kind not in ("Conv", "Gemm") or "bias" in layer.arrays:
-        raise NotTheNetwork(f"operator Add ({node.name}) is no bias of a layer")
+        raise NotTheNetwork(f"operator Add ({node.name}) is not the bias of a layer")
     channels = (len(layer.arrays["weight"]), *([1, 1] if layer.kind == "Conv" else []))
     if bias.shape not in (channels, (1, *channels)):
-        raise NotTheNetwork(f"operator Add ({node.name}) adds {bias.shape} behind {channels[0]} channels")
+        raise NotTheNetwork(f"operator Add ({node.name}) adds a bias of shape {bias.shape} to {channels[0]} channels")
     return replace(layer, arrays={**layer.arrays, "bias": bias.reshape(-1)})
 
 
@@ -344,7 +343,7 @@ def _batch_norm(node: NodeProto, given: list[Array]) -> Operator:
 
 def _pool(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
-    attributes.pop("storage_order", None)  # of the indices, which nobody asks for
+    attributes.pop("storage_order", None)  # it concerns only the output of indices, which is not used
     return Operator("", node.op_type, attributes)
 
 
@@ -354,9 +353,8 @@ def _elementwise(node: NodeProto, given: list[Array]) -> Operator:
 
 def _over_classes(node: NodeProto, given: list[Array]) -> Operator:
     attributes = _attributes(node)
-    return Operator(
-        "", node.op_type, attributes | {"axis": attributes["axis"] % 2}
-    )  # of a vector, the only one there is
+    # Negative axes count from the end of [N,K].
+    return Operator("", node.op_type, attributes | {"axis": attributes["axis"] % 2})
 
 
 def _by_constant(node: NodeProto, given: list[Array]) -> Operator:
@@ -366,16 +364,16 @@ def _by_constant(node: NodeProto, given: list[Array]) -> Operator:
 def _sum_of_powers(node: NodeProto, given: list[Array]) -> Operator:
     _must(node, _attributes(node), keepdims=1)
     if len(given) != 1 or given[0].tolist() != [1]:
-        raise NotTheNetwork(f"operator ReduceLogSumExp ({node.name}) is not of every row")
+        raise NotTheNetwork(f"operator ReduceLogSumExp ({node.name}) does not reduce over the classes")
     return Operator("", "ReduceLogSumExp")
 
 
 def _mean(node: NodeProto, given: list[Array]) -> Operator:
-    """Of height and width: the axes are an attribute up to opset 17, and an input from 18 on."""
+    """A mean over height and width. The axes are an attribute up to opset 17, and an input from opset 18 on."""
     axes = _must(node, _attributes(node), keepdims=0).pop("axes")
     axes = given[0].tolist() if given else axes
     if not axes or sorted(axis % 4 for axis in axes) != [2, 3]:
-        raise NotTheNetwork(f"operator ReduceMean ({node.name}) is not of height and width")
+        raise NotTheNetwork(f"operator ReduceMean ({node.name}) does not reduce over height and width")
     return Operator("", "GlobalAveragePool")
 
 
@@ -388,17 +386,17 @@ def _pad(node: NodeProto, given: list[Array]) -> Operator:
 
 
 def _padded(node: NodeProto, layer: Operator, pad: Operator) -> Operator:
-    """`layer` with the padding in front of it: of zeros for a convolution, of what never wins for a maximum."""
+    """`layer` with the padding of the Pad before it: of zeros for a convolution, of minus infinity for a max pool."""
     neutral = {"Conv": 0.0, "MaxPool": -np.inf}.get(layer.kind)
     if neutral is None or pad.attributes["value"] != neutral:
-        raise NotTheNetwork(f"operator Pad in front of {node.op_type} ({node.name}) pads by {pad.attributes['value']}")
+        raise NotTheNetwork(f"operator Pad before {node.op_type} ({node.name}) pads by {pad.attributes['value']}")
     pads = [a + b for a, b in zip(pad.attributes["pads"], layer.attributes["pads"], strict=True)]
     return replace(layer, attributes={**layer.attributes, "pads": pads})
 
 
 def _mul(node: NodeProto, given: list[Array]) -> Operator:
-    if given[0].size != 1 or given[0].ndim > 2:  # of more dimensions, it would make a vector an image
-        raise NotTheNetwork(f"operator Mul ({node.name}) multiplies by no single constant")
+    if given[0].size != 1 or given[0].ndim > 2:  # with more it would broadcast a vector to an image
+        raise NotTheNetwork(f"operator Mul ({node.name}) does not multiply by a single constant")
     return Operator("", "Mul", {}, {"scale": given[0].reshape(())})
 
 
@@ -407,13 +405,13 @@ def _flatten(node: NodeProto, given: list[Array]) -> Operator:
 
 
 def _identity(node: NodeProto, given: list[Array]) -> None:
-    """Nothing."""
+    """No operator: an Identity only copies."""
 
 
 def _dropout(node: NodeProto, given: list[Array]) -> None:
-    """Nothing in inference: the third input says whether it trains."""
+    """No operator: a dropout does nothing in inference. Its third input is the training mode."""
     if len(node.input) > 2 and node.input[2] and given[-1]:
-        raise NotTheNetwork(f"operator Dropout ({node.name}) acts: it was exported in training mode")
+        raise NotTheNetwork(f"operator Dropout ({node.name}) drops: it was exported in training mode")
 
 
 READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
@@ -443,63 +441,63 @@ READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
 }
 
 
-def prove_model(model: ModelProto, shape: Shape, wanted: list[Operator], kind: int = TensorProto.FLOAT) -> None:
-    """`prove` of what `read` reads. An operator that cannot be read is named with the layer that belongs in its place."""
+def verify_model(model: ModelProto, shape: Shape, wanted: list[Operator], kind: int = TensorProto.FLOAT) -> None:
+    """Raise `NotTheNetwork`, naming the layer, unless `model` has exactly the operators `wanted` (see `read` and `verify_operators`)."""
     try:
         found = read(model, shape, kind)
     except UnknownOperator as error:
         raise _placed(error, wanted) from None
-    prove(found, wanted)
+    verify_operators(found, wanted)
 
 
 def _placed(error: UnknownOperator, wanted: list[Operator]) -> NotTheNetwork:
-    """What is wrong with a graph of which the operators up to that of `error` could be read."""
+    """What is wrong with a graph whose operators could be read only up to that of `error`."""
     before = list(takewhile(lambda operator: operator.kind not in PENDING, error.before))
     try:
-        _prove_first(before, wanted)
+        _verify_common(before, wanted)
     except NotTheNetwork as first:
         return NotTheNetwork(f"{first.reason}; further on, {error.reason}", first.layer)
     if len(before) >= len(wanted):
-        return NotTheNetwork(f"{error.reason}; it stands behind the last layer")
-    there = wanted[len(before)]
-    place = "" if error.kind == there.kind else f"; it stands where {there.kind} belongs"
-    return NotTheNetwork(f"{error.reason}{place}", there.layer, unread=True)
+        return NotTheNetwork(f"{error.reason}; it comes after the last layer")
+    expected = wanted[len(before)]
+    place = "" if error.kind == expected.kind else f"; the network has {expected.kind} at this place"
+    return NotTheNetwork(f"{error.reason}{place}", expected.layer, unread=True)
 
 
-def prove(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
-    """`NotTheNetwork`, naming the layer, unless both say the same: operators, their inputs and attributes, and arrays to the bit.
+def verify_operators(found: Iterable[Operator], wanted: Iterable[Operator]) -> None:
+    """Raise `NotTheNetwork`, naming the layer, unless operators, inputs and attributes are equal, and arrays bit for bit.
 
-    A bias of zeros that only `found` has is none.
+    A bias of zeros that only `found` has does not count.
     """
     found, wanted = list(found), list(wanted)
-    _prove_first(found, wanted)
+    _verify_common(found, wanted)
     if len(found) != len(wanted):
         rest = max(found, wanted, key=len)[min(len(found), len(wanted))]
         counts = f"the export has {len(found)} operators, the network {len(wanted)}"
-        # What the export has too many is of no layer.
+        # A surplus operator of the export has no layer.
         raise NotTheNetwork(f"{counts} ({rest.kind} is {'missing' if rest.layer else 'too many'})", rest.layer)
 
 
-def _prove_first(found: list[Operator], wanted: list[Operator]) -> None:
-    """`prove` of the operators that both have."""
-    for here, there in zip(found, wanted, strict=False):
-        if here.kind != there.kind:
-            raise NotTheNetwork(f"the export has {here.kind} where {there.kind} belongs", there.layer)
-        if here.inputs != there.inputs:
-            raise NotTheNetwork("in the export it takes the output of another layer", there.layer)
-        for name in sorted({*here.attributes, *there.attributes}):
-            values = (here.attributes.get(name), there.attributes.get(name))
+def _verify_common(found: list[Operator], wanted: list[Operator]) -> None:
+    """Do `verify_operators` for as many operators as both lists have."""
+    for actual, expected in zip(found, wanted, strict=False):
+        if actual.kind != expected.kind:
+            raise NotTheNetwork(f"the export has {actual.kind}, the network has {expected.kind}", expected.layer)
+        if actual.inputs != expected.inputs:
+            raise NotTheNetwork("in the export it takes the output of another layer", expected.layer)
+        for name in sorted({*actual.attributes, *expected.attributes}):
+            values = (actual.attributes.get(name), expected.attributes.get(name))
             if not _alike(*values):
-                raise NotTheNetwork(f"{name} is {values[0]} in the export, {values[1]} in the network", there.layer)
-        for name in sorted({*here.arrays, *there.arrays}):
-            if name == "bias" and name not in there.arrays and not here.arrays[name].any():
+                raise NotTheNetwork(f"{name} is {values[0]} in the export, {values[1]} in the network", expected.layer)
+        for name in sorted({*actual.arrays, *expected.arrays}):
+            if name == "bias" and name not in expected.arrays and not actual.arrays[name].any():
                 continue
-            if name not in here.arrays or name not in there.arrays:
-                side = "network" if name in here.arrays else "export"
-                raise NotTheNetwork(f"the {side} has no {name}", there.layer)
-            a, b = here.arrays[name], there.arrays[name]
+            if name not in actual.arrays or name not in expected.arrays:
+                side = "network" if name in actual.arrays else "export"
+                raise NotTheNetwork(f"the {side} has no {name}", expected.layer)
+            a, b = actual.arrays[name], expected.arrays[name]
             if (a.dtype, a.shape, a.tobytes()) != (b.dtype, b.shape, b.tobytes()):
-                raise NotTheNetwork(f"{name} is not the network's own, to the bit", there.layer)
+                raise NotTheNetwork(f"{name} differs from the network's, compared bit for bit", expected.layer)
 
 
 def _alike(a: Any, b: Any) -> bool:
@@ -509,5 +507,5 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def load(data: bytes) -> ModelProto:
-    """The model in the bytes of an exporter."""
+    """The model in the bytes of an ONNX file."""
     return onnx.load_from_string(data)

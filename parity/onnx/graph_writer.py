@@ -1,4 +1,4 @@
-"""Writes a list of operators as an ONNX model: one form for both frameworks, values named after the layers."""
+"""Writes a list of operators as an ONNX model, in the same form for both frameworks; values are named after the layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parity.onnx.steps import Steps
 from parity.recipe.recipe import Preprocessing
 
 OPSETS = range(17, 22)
-"""The opsets that a file can be written for: in all of them the operators used here mean the same."""
+"""The opsets for which a file can be written: the operators used here mean the same in all of them."""
 
 DEFAULT_OPSET = 18
 
@@ -38,12 +38,11 @@ def write(
     """The model of the operators `chain` of `network`, checked by onnx.checker with full shape inference.
 
     Input `image` float32 [N,C,H,W], preprocessed; with `preprocessing` it is uint8 [N,H,W,C], and the scaling is in the graph. Output
-    `logits` [N,classes], or `probabilities` with `softmax`. With
-    `any_size`, H and W are whatever images have (see `parity.network.dense`). `InputError` for an opset outside `OPSETS`, and for a
-    network that takes images of one size only.
+    `logits` [N,classes], or `probabilities` with `softmax`. With `any_size`, H and W are free (see `parity.network.dense`). `InputError`
+    for an opset outside `OPSETS`, and if `any_size` is asked of a network that takes images of one size only.
     """
     if opset not in OPSETS:
-        raise InputError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+        raise InputError(f"opset {opset} is not supported: choose one from {OPSETS.start} to {OPSETS.stop - 1}")
     if any_size and not takes_any_size(network):
         raise InputError(f"network {network.name} takes images of one size only: NAME+dense takes any")
     parts: list[NodeProto] = []
@@ -69,7 +68,7 @@ def write(
     initializers = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
     graph = helper.make_graph(parts, network.name or "network", [takes], [yields], initializers)
     imports = [helper.make_opsetid("", opset)]
-    # The oldest format that holds the opset, for the oldest runtimes.
+    # The oldest IR version that allows the opset, for the oldest runtimes.
     version = helper.find_min_ir_version_for(imports)
     model = helper.make_model(graph, producer_name="vgg-parity", opset_imports=imports, ir_version=version)
     helper.set_model_props(model, dict(metadata or {}))
@@ -80,7 +79,7 @@ def write(
 def input_and_output(
     network: Network, softmax: bool, pixels: bool, any_size: bool
 ) -> tuple[ValueInfoProto, ValueInfoProto]:
-    """What a file takes and yields, as `write` says it; `pixels`: it takes uint8 [N,H,W,C]."""
+    """The input and output of a file as `write` declares them; with `pixels` the input is uint8 [N,H,W,C]."""
     channels = network.input_shape[0]
     height, width = ("H", "W") if any_size else network.input_shape[1:]
     sizes = [height, width, channels] if pixels else [channels, height, width]
@@ -91,12 +90,12 @@ def input_and_output(
 
 
 def value_name(layer: str) -> str:
-    """The name of a layer's output: its own, unless an input or output of the model is called so."""
+    """The name of a layer's output: the layer's name, with a dot if an input or output of the model has that name."""
     return f"{layer}." if layer in (INPUT, LOGITS, PROBABILITIES) else layer
 
 
 def in_float64(model: ModelProto) -> ModelProto:
-    """The same graph with all floats as float64: exact, since every float32 is one. But for a root of 2, which is one again."""
+    """The same graph in float64. The constants keep their float32 values, except sqrt(2), which is rounded to float64 again."""
     wide = ModelProto()
     wide.CopyFrom(model)
     for tensor in wide.graph.initializer:
@@ -111,9 +110,9 @@ def in_float64(model: ModelProto) -> ModelProto:
 
 
 def with_plain_pools(model: ModelProto) -> ModelProto:
-    """The same graph with every pool that rounds up written as one that rounds down, with as much more padding behind.
+    """The same graph without ceil mode: every such pool becomes one that rounds down, with more padding at the end.
 
-    onnx.reference 1.17 and 1.23 get some windows that rounding up adds wrong, and others not at all (docs/differences.md).
+    onnx.reference 1.17 and 1.23 compute some of the additional windows wrongly and leave others out (docs/differences.md).
     """
     plain = ModelProto()
     plain.CopyFrom(model)
@@ -133,7 +132,7 @@ def with_plain_pools(model: ModelProto) -> ModelProto:
 
 
 def with_every_layer(model: ModelProto) -> ModelProto:
-    """The same graph with the output of every operator as an output of the model, in order."""
+    """The same graph with the output of every operator as an output of the model, in the order of computation."""
     open_model = ModelProto()
     open_model.CopyFrom(model)
     known = {value.name for value in model.graph.output}

@@ -1,7 +1,7 @@
-"""ONNX files of any origin, run in a process of their own within limits of time and memory.
+"""Runs ONNX files of any origin in a child process with limits of time and memory.
 
-A graph of a few bytes can loop for ever, multiply its tensors to any size or crash ONNX Runtime. So no operator is refused: the process
-that loads and runs the file ends when its time is over, and can take no more memory than its limit.
+A graph of a few bytes can loop forever, make tensors of any size or crash ONNX Runtime. No list of operators prevents that, so all are
+allowed, and the process that loads and runs the file is limited instead.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from parity.errors import InputError
 from parity.onnx import runtime
 
 SECONDS, BYTES_A_SECOND = 9, 20_000_000
-"""What loading may take, and the same for one call: `SECONDS`, and a second more for every 20 MB of the file."""
+"""The time limit of loading and of each call: `SECONDS`, and one second more for each `BYTES_A_SECOND` bytes of the file."""
 
 MEMORY, MEMORY_A_BYTE = 2_500_000_000, 8
-"""Bytes that the process may take: `MEMORY`, and `MEMORY_A_BYTE` for every byte of the file."""
+"""Bytes that the process may allocate: `MEMORY`, and `MEMORY_A_BYTE` for each byte of the file."""
 
 SLOWER = 10
-"""Pictures may take so many times what the first one took, each."""
+"""Each picture may take so many times as long as the first call."""
 
 MOST_INPUT = 2**28
-"""Bytes of a fixed batch of float32 pictures."""
+"""The most bytes of a fixed batch of float32 pictures."""
 
 MOST_CLASSES = 100_000
 
 STACK = 2**24
-"""Bytes of address space of a thread: its stack, and what the system keeps around it."""
+"""Bytes of address space of a thread: its stack, and what the system allocates around it."""
 
 
 class Value(NamedTuple):
-    """An input or output of a graph: its name, ONNX Runtime's name of its type, and its shape, a free side being a name or None."""
+    """An input or output of a graph: its name, ONNX Runtime's name of its type, and its shape. A free size is a name or None."""
 
     name: str
     type: str
@@ -51,10 +51,10 @@ class Value(NamedTuple):
 
 
 class LimitedProcess:
-    """The ONNX file `path`, run by `threads` CPU threads in a process within limits.
+    """The ONNX file `path`, run by `threads` CPU threads in a process with limits.
 
-    `inputs`, `outputs` and `metadata` are what the file says of itself, at least one output. `InputError` where it cannot be loaded
-    within the limits, or yields nothing. The process ends with this object.
+    `inputs`, `outputs` and `metadata` are those that the file declares. `InputError` if it cannot be loaded within the limits, or has no
+    output. The process ends when this object is garbage-collected.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -62,17 +62,17 @@ class LimitedProcess:
         arguments = (str(path), str(threads), str(SECONDS), str(MEMORY))
         self._process = Process("onnxruntime process", __name__, arguments, environment=ENVIRONMENT)
         weakref.finalize(self, self._process.kill)
-        said = self._call("describe")[1]
-        self.inputs, self.outputs = ([Value(*value) for value in said[end]] for end in ("inputs", "outputs"))
-        self.metadata: dict[str, str] = said["metadata"]
+        described = self._call("describe")[1]
+        self.inputs, self.outputs = ([Value(*value) for value in described[end]] for end in ("inputs", "outputs"))
+        self.metadata: dict[str, str] = described["metadata"]
         if not self.outputs:
             raise InputError(f"{path} has no output: take another copy")
 
     def run(self, images: Array, batch: int | None, larger: float = 1.0) -> Array:
-        """The first output for `images`, the one input: float64 [N,K]. They are repeated up to a fixed `batch` (None: any).
+        """The first output, float64 [N,K], for `images` as the only input. They are repeated to fill a fixed `batch` (None: any size).
 
-        `larger` is how many pixels a picture has for one of the first call's: limits grow with it. `InputError` where there is no row
-        of scores for each picture, or not within the limits.
+        `larger` is the number of pixels of a picture relative to the first call: the limits grow with it. `InputError` if the output is
+        not one row of scores for each picture, or a limit is exceeded.
         """
         return self._call("run", {"images": images}, batch=batch, larger=larger)[0]["scores"]
 
@@ -83,21 +83,19 @@ class LimitedProcess:
             code = self._process.exit_code
             if code == -signal.SIGALRM:
                 verb = "load" if name == "describe" else "run"
-                raise InputError(
-                    f"{self.path} takes too long to {verb}, over {SECONDS} s: give another model"
-                ) from None
+                raise InputError(f"{self.path} takes more than {SECONDS} s to {verb}: use another model") from None
             if code is None:
-                raise  # a mistake of ours
+                raise  # a bug of this project
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise InputError(f"{self.path} ends onnxruntime ({reason}): give another model") from error
+            raise InputError(f"{self.path} crashes onnxruntime ({reason}): use another model") from error
 
 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
-"""Each of the allocator's arenas takes address space, which is what is limited."""
+"""Each arena of the allocator takes address space, and address space is what is limited."""
 
 
 class _Server:
-    """Its end: one method a call, (arrays, arguments) -> (arrays, result)."""
+    """The end in the limited process: one method for each call, (arrays, arguments) -> (arrays, result)."""
 
     def __init__(self, path: str, threads: str, seconds: str, memory: str) -> None:
         self.path = Path(path)
@@ -112,8 +110,8 @@ class _Server:
 
     @contextlib.contextmanager
     def _limited(self, larger: float, seconds: float) -> Any:
-        """Within it this process has its limits; beyond that of time the system ends it, whatever it is computing."""
-        with contextlib.suppress(OSError, ValueError):  # not every system has it
+        """A context in which this process has its limits. After the time limit the system ends it, whatever it computes."""
+        with contextlib.suppress(OSError, ValueError):  # not every system has this limit
             resource.setrlimit(resource.RLIMIT_AS, (int(self.room * max(1.0, larger)), resource.RLIM_INFINITY))
         signal.setitimer(signal.ITIMER_REAL, self.seconds + seconds)
         try:
@@ -122,17 +120,17 @@ class _Server:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def describe(self, arrays: Record) -> tuple[Record, Any]:
-        """What the file says of itself."""
+        """The inputs, outputs and metadata that the file declares."""
         try:
             metadata = self.session.get_modelmeta().custom_metadata_map
             ends = {"inputs": self.session.get_inputs(), "outputs": self.session.get_outputs()}
             values = {end: [(one.name, one.type, one.shape) for one in found] for end, found in ends.items()}
         except UnicodeDecodeError:  # onnxruntime decodes names and metadata when they are asked for
-            raise InputError(f"{self.path} holds names that are no text: take another copy") from None
+            raise InputError(f"{self.path} holds names that are not UTF-8: take another copy") from None
         return {}, {**values, "metadata": metadata}
 
     def run(self, arrays: Record, batch: int | None, larger: float) -> tuple[Record, Any]:
-        """The scores of the pictures, all of them for a fixed batch."""
+        """The scores of the pictures, which are repeated to fill a fixed batch."""
         images = arrays["images"]
         count = batch or len(images)
         name, output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
@@ -142,7 +140,7 @@ class _Server:
                 (scores,) = self.session.run([output], {name: np.resize(images, (count, *images.shape[1:]))})
             except Exception as error:  # onnxruntime has a class of its own for every kind of failure
                 raise InputError(
-                    f"{self.path}: onnxruntime cannot run it ({runtime.brief(error)}): give another model"
+                    f"{self.path}: onnxruntime cannot run it ({runtime.brief(error)}): use another model"
                 ) from None
             scores = self._checked(scores, output, count)
         self.first = self.first or time.monotonic() - started
@@ -154,12 +152,12 @@ class _Server:
         if len(scores) != count:
             raise InputError(f"{self.path}: its output {output} has {len(scores)} rows for {count} pictures")
         if scores.shape[1] > MOST_CLASSES:
-            raise InputError(f"{self.path}: its output {output} scores more than {MOST_CLASSES:,} classes")
+            raise InputError(f"{self.path}: its output {output} has scores for more than {MOST_CLASSES:,} classes")
         return scores
 
 
 def _address_space() -> int:
-    """Bytes of address space that this process has now."""
+    """The bytes of address space that this process uses now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except (OSError, ValueError):
@@ -168,10 +166,10 @@ def _address_space() -> int:
 
 
 def check_batch(path: Path, batch: int, size: tuple[int, ...]) -> None:
-    """`InputError` where a fixed `batch` of pictures of `size` (C, H, W) is beyond `MOST_INPUT`."""
+    """Raise `InputError` if a fixed `batch` of pictures of `size` (C, H, W) has more than `MOST_INPUT` bytes."""
     if batch * math.prod(size) * 4 > MOST_INPUT:
         raise InputError(
-            f"{path} takes batches of {batch} pictures only, which have over {MOST_INPUT:,} bytes: export it with a smaller or a free batch"
+            f"{path} takes only batches of {batch} pictures, more than {MOST_INPUT:,} bytes: export it with a smaller or a free batch size"
         )
 
 

@@ -1,4 +1,4 @@
-"""Local response normalisation in ONNX: a dozen operators, since its own has one float32 attribute that no exporter gets exact."""
+"""Local response normalisation in ONNX, as a dozen operators: exporters cannot write alpha of ONNX's own LRN, a float32, exactly."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from parity.onnx.shapes import inferred
 from parity.onnx.steps import Steps
 
 SIZES = range(1, 32)
-"""Window sizes that are told apart."""
+"""The window sizes that `read` recognises."""
 
 SUMMED = 1e-12
-"""How closely (relative) a graph's sums must be the sums of squares, computed in float64."""
+"""The tolerance, relative and in float64, within which a graph's sums must equal the sums of squares."""
 
 
 def read(
     node: NodeProto, model: ModelProto, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]
 ) -> tuple[str, Operator] | None:
-    """The value that is normalised, and the operator, where the Div `node` ends x / (k + alpha * sums) ** beta; otherwise None.
+    """The normalised value's name and the operator, if the Div `node` ends x / (k + alpha * sums) ** beta; otherwise None.
 
-    That the sums are of the squares of `size` channels around is found out by computing them for random channels.
+    Whether the sums are those of the squares of `size` channels is tested by computing them for random channels.
     """
     x, divisor = node.input
     arrays, value = {}, divisor
@@ -45,7 +45,7 @@ def read(
 
 
 def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[str, Array]) -> str:
-    """The value that `value` is a copy of, or one times."""
+    """The value of which `value` is a copy, or a product with 1."""
     while (maker := makers.get(value)) and (
         maker.op_type == "Identity"
         or (maker.op_type == "Mul" and np.array_equal(constants.get(maker.input[1], np.zeros(0)).reshape(-1), [1.0]))
@@ -59,19 +59,19 @@ def _channels(model: ModelProto, value: str) -> int:
 
 
 def _between(model: ModelProto, constants: Mapping[str, Array], first: str, last: str) -> ReferenceEvaluator:
-    """The part of a graph that makes the value `last` of the value `first`, in float64."""
+    """The part of a graph that computes the value `last` from the value `first`, in float64."""
     wanted, nodes = {last}, list[NodeProto]()
-    for node in reversed(model.graph.node):  # which stand in the order in which they are computed
+    for node in reversed(model.graph.node):  # nodes are stored in the order of computation
         if wanted.intersection(node.output) and first not in node.output:
             nodes.insert(0, node)
             wanted.update(name for name in node.input if name not in constants)
-    given = {name: _widened(constants[name]) for node in nodes for name in node.input if name in constants}
+    used = {name: _widened(constants[name]) for node in nodes for name in node.input if name in constants}
     graph = helper.make_graph(
         nodes,
         "sums",
         [helper.make_tensor_value_info(first, TensorProto.DOUBLE, None)],
         [helper.make_tensor_value_info(last, TensorProto.DOUBLE, None)],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in given.items()],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in used.items()],
     )
     return ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import))
 
@@ -81,7 +81,7 @@ def _widened(array: Array) -> Array:
 
 
 def _window(sums: ReferenceEvaluator, channels: int) -> int | None:
-    """The size of the windows whose squares are summed; None where they are not."""
+    """The size of the windows whose squares `sums` adds; None if it computes anything else."""
     x = stream(0, "channels").uniform(0.5, 1.5, (2, channels, 3, 3))
     (found,) = sums.run(None, {sums.input_names[0]: x})
     matching = (size for size in SIZES if found.shape == x.shape and _close(found, over_channels(x**2, size)))
@@ -93,7 +93,7 @@ def _close(a: Array, b: Array) -> bool:
 
 
 def write(steps: Steps, value: str, operator: Operator, channels: int) -> None:
-    """Adds what normalises `value` [N,`channels`,H,W]."""
+    """Add the operators that normalise `value` [N,`channels`,H,W]."""
     size, add = operator.attributes["size"], steps.add
     alpha, beta, k = (steps.constant(name, array) for name, array in sorted(operator.arrays.items()))
     edges = steps.constant("edges", np.array([0, size // 2, 0, 0, 0, (size - 1) // 2, 0, 0]))

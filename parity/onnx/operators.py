@@ -1,4 +1,4 @@
-"""A network in inference as a list of ONNX operators: what an export must say, whichever framework wrote it."""
+"""A network in inference as a list of ONNX operators: what an export of either framework must contain."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
 IMAGE = -1
-"""Stands for the network's input among the places of operators."""
+"""The place of the network's input, among the places of operators."""
 
 
 @dataclass(frozen=True)
 class Operator:
     """One operator: the layer it comes from, its ONNX type, its attributes, and its constant inputs in ONNX's order.
 
-    `inputs` are the places, in the list of operators, of those whose outputs it takes before the constants; `IMAGE` is the input.
+    `inputs` are the places, in the list of operators, of the operators whose outputs it takes; `IMAGE` is the network's input. The constant
+    inputs follow them.
     """
 
     layer: str
@@ -41,16 +42,16 @@ Spelling = tuple[str, dict[str, Any], dict[str, Array]]
 
 
 def operators(network: Network, state: State) -> list[Operator]:
-    """What `network` with the float32 weights `state` computes in inference. A layer that then does nothing has no operator.
+    """The operators of `network` with the float32 weights `state` in inference. A layer that does nothing then has no operator.
 
-    `InputError` names a layer of a kind that no export is proven for.
+    `InputError` names a layer of a kind that exports do not support.
     """
     found: list[Operator] = []
     places = {"": IMAGE}
     for name, layer in network.inference.layers.items():
         if type(layer.node) not in SPELLED:
             raise InputError(
-                f"layer {name} is of kind {type(layer.node).__name__}, which no export to ONNX is proven for"
+                f"layer {name} is of kind {type(layer.node).__name__}, which the export to ONNX does not support"
             )
         own = {p.name.partition(".")[2]: state[p.name] for p in layer.node.parameters(layer.input)}
         inputs = tuple(places[source] for source in layer.sources)
@@ -92,7 +93,7 @@ def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, Array]) ->
 
 def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, Array]) -> Spelling:
     scalars = {name: np.array(getattr(node, name), np.float32) for name in ("alpha", "beta", "k")}
-    # The smallest window that holds the same channels, where there are few: a graph does not tell them apart.
+    # With few channels, several window sizes hold the same channels, and a graph cannot distinguish them. Take the smallest.
     size = next(size for size in range(1, node.size + 1) if reach(size, shape[0]) == reach(node.size, shape[0]))
     return "LRN", {"size": size}, scalars
 
@@ -143,18 +144,18 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.Flatten: _flatten,
     nodes.Branches: _branches,
 }
-"""How each kind of node is spelled in ONNX."""
+"""Kind of node -> the function that gives its ONNX operator type, attributes and constants; None for no operator."""
 
 
 def with_ends(
     chain: list[Operator], preprocessing: Preprocessing | None = None, softmax: bool = False
 ) -> list[Operator]:
-    """All operators of a file: in front of `chain` those of the `preprocessing`, behind it a `softmax`.
+    """All operators of a file: those of the `preprocessing`, `chain`, and a `softmax`.
 
-    They belong to no layer. Their names end with a dot, and no layer's does.
+    The added operators belong to no layer. Their names end with a dot, which a layer's name cannot.
     """
     before = _scaling(preprocessing) if preprocessing else []
-    # The image's place, -1, becomes that of the last operator in front.
+    # The image's place, -1, becomes that of the last preprocessing operator.
     made = before + [replace(one, inputs=tuple(place + len(before) for place in one.inputs)) for one in chain]
     if softmax:
         made.append(Operator("probabilities.", "Softmax", {"axis": 1}, inputs=(len(made) - 1,)))
@@ -162,13 +163,13 @@ def with_ends(
 
 
 def _scaling(preprocessing: Preprocessing) -> list[Operator]:
-    """uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W]; steps that do nothing are left out.
+    """The operators of uint8 [N,H,W,C] -> (pixel / 255 - mean) / std [N,C,H,W], without steps that do nothing.
 
-    `InputError` for a preprocessing that is more than a scaling.
+    `InputError` for a preprocessing that does more than scale pixels.
     """
     if preprocessing.standardise or preprocessing.permutation is not None:
         what = "standardises every image" if preprocessing.standardise else "permutes the pixels"
-        raise InputError(f"the recipe {what}, and a graph only scales pixels: preprocess outside the graph")
+        raise InputError(f"the recipe {what}, but a graph can only scale pixels: preprocess outside the graph")
     mean, std = (
         np.reshape(values, (-1, 1, 1)).astype(np.float32) for values in (preprocessing.mean, preprocessing.std)
     )
@@ -186,9 +187,9 @@ def _scaling(preprocessing: Preprocessing) -> list[Operator]:
 
 
 def folded(chain: list[Operator]) -> list[Operator]:
-    """The operators with every batch norm multiplied into the convolution or linear layer before it, where there is one.
+    """The operators with every batch norm multiplied into the convolution or linear layer directly before it, if there is one.
 
-    Computed in float64 and rounded once. The layer's bias is made where it has none. `InputError` where float32 cannot hold it.
+    The product is computed in float64 and rounded once. A layer without a bias gets one. `InputError` if float32 cannot hold the result.
     """
     found: list[Operator] = []
     takers = Counter(place for operator in chain for place in operator.inputs)
@@ -209,7 +210,7 @@ def _fold(layer: Operator, norm: Operator) -> Operator:
     gamma, beta, mean, variance = (norm.arrays[name].astype(float) for name in ("gamma", "beta", "mean", "variance"))
     weight = layer.arrays["weight"].astype(float)
     bias = layer.arrays["bias"].astype(float) if "bias" in layer.arrays else 0.0
-    with np.errstate(all="ignore"):  # what is not finite is refused below
+    with np.errstate(all="ignore"):  # numbers that are not finite are refused below
         factor = gamma / np.sqrt(variance + norm.attributes["epsilon"])
         arrays = {
             "weight": (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32),
@@ -218,7 +219,7 @@ def _fold(layer: Operator, norm: Operator) -> Operator:
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise InputError(
             f"{norm.layer} cannot be folded: with its smallest variance {variance.min():.3g} and eps "
-            f"{norm.attributes['epsilon']:.3g} the weights of {layer.layer} become infinite or no numbers; "
-            "leave batch norms as they are"
+            f"{norm.attributes['epsilon']:.3g} the weights of {layer.layer} become infinite or NaN; "
+            "export without folding batch norms"
         )
     return replace(layer, arrays=arrays)

@@ -1,4 +1,4 @@
-"""ONNX Runtime in a process of its own, so that the memory that it takes is its own, too."""
+"""Runs ONNX Runtime in a child process, so that its memory can be measured alone."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from parity.onnx import runtime
 
 
 class RuntimeProcess(Process):
-    """The ONNX model in `path`, whose one input is `image`, by `threads` on `device`. Errors as of `parity.onnx.runtime.session`."""
+    """The ONNX model in `path`, whose only input is `image`, on `device` with `threads`. Errors as in `parity.onnx.runtime.session`."""
 
     def __init__(self, path: Path, threads: int, device: str = "cpu") -> None:
         super().__init__("onnxruntime process", __name__, (str(path), str(threads), device))
 
     def infer(self, images: Array, times: int) -> float:
-        """Images/s of `times` predictions of the preprocessed `images` float32 [N,C,H,W]; sending them there is not counted."""
+        """Images/s of `times` predictions of the preprocessed `images` float32 [N,C,H,W], without the time to send them."""
         return float(self.call("infer", {"images": images}, times=times)[1])
 
     def memory(self) -> int:
@@ -29,17 +29,17 @@ class RuntimeProcess(Process):
 
 
 class _Server:
-    """Its end: one method a call, (arrays, arguments) -> (arrays, result)."""
+    """The end in the child process: one method for each call, (arrays, arguments) -> (arrays, result)."""
 
     def __init__(self, path: str, threads: str, device: str) -> None:
         self.session = runtime.session(Path(path), int(threads), device)
 
     def infer(self, arrays: Record, times: int) -> tuple[Record, Any]:
-        given = {"image": arrays["images"]}
+        inputs = {"image": arrays["images"]}
         started = time.perf_counter()
         for _ in range(times):
-            self.session.run(None, given)
-        return {}, times * len(given["image"]) / (time.perf_counter() - started)
+            self.session.run(None, inputs)
+        return {}, times * len(inputs["image"]) / (time.perf_counter() - started)
 
     def memory(self, arrays: Record) -> tuple[Record, Any]:
         return {}, machine.peak_memory()

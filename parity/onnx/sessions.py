@@ -30,7 +30,7 @@ class Opened:
         return bool(self.session.get_inputs()[0].type == "tensor(uint8)")
 
     def run(self, images: Array) -> Array:
-        """Its first output for images as it wants them. `InputError` where it fails."""
+        """The model's first output for `images`, which have the dtype and layout of its input. `InputError` if it fails."""
         try:
             output: Array = self.session.run(None, {self.session.get_inputs()[0].name: images})[0]
         except Exception as error:  # onnxruntime has a class of its own for every kind of failure
@@ -39,34 +39,34 @@ class Opened:
 
 
 def opened(model: ModelProto | bytes, threads: int = 1) -> Opened:
-    """`model`, or its file's bytes, in ONNX Runtime. `InputError` where it cannot be loaded."""
+    """A session of `model`, or of its file's bytes, in ONNX Runtime. `InputError` if it cannot be loaded."""
     return Opened(session(model if isinstance(model, bytes) else model.SerializeToString(), threads))
 
 
 def run(model: ModelProto | bytes, images: Array, threads: int = 1) -> Array:
-    """What `opened` says of `images`."""
+    """The first output of `model`, or of its file's bytes, for `images`, computed by ONNX Runtime."""
     return opened(model, threads).run(images)
 
 
 def run_layers(model: ModelProto, images: Array, threads: int = 1) -> dict[str, Array]:
-    """By layer, what ONNX Runtime computes for float32 `images`."""
+    """The output of every layer for float32 `images`, computed by ONNX Runtime."""
     whole = with_every_layer(model)
     outputs = session(whole.SerializeToString(), threads).run(None, {INPUT: images})
     return _by_layer(whole, outputs)
 
 
 def reference_layers(model: ModelProto, images: Array) -> dict[str, Array]:
-    """By layer, what onnx.reference computes in float64 for `images`."""
+    """The output of every layer for `images`, computed by onnx.reference in float64."""
     whole = with_every_layer(model)
     reference = ReferenceEvaluator(in_float64(with_plain_pools(whole)), new_ops=[Erf])
     outputs = reference.run(None, {INPUT: images.astype(np.float64)})
     del reference
-    gc.collect()  # an evaluator and its operators hold each other, and with them weights that can be a gigabyte
+    gc.collect()  # an evaluator and its operators form a cycle, which can hold a gigabyte of weights
     return _by_layer(whole, outputs)
 
 
-class Erf(OpRun):  # type: ignore[misc]  # mypy is told to skip onnx (pyproject.toml), so OpRun is Any
-    """The error function in the dtype of its input: onnx.reference 1.23 rounds its own to float32 (docs/differences.md)."""
+class Erf(OpRun):  # type: ignore[misc]  # mypy skips onnx (pyproject.toml), so OpRun is Any
+    """The error function in the dtype of its input: that of onnx.reference 1.23 rounds to float32 (docs/differences.md)."""
 
     def _run(self, x: Array) -> tuple[Array]:
         return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
@@ -74,5 +74,5 @@ class Erf(OpRun):  # type: ignore[misc]  # mypy is told to skip onnx (pyproject.
 
 def _by_layer(whole: ModelProto, outputs: list[Array]) -> dict[str, Array]:
     values = dict(zip((value.name for value in whole.graph.output), outputs, strict=True))
-    # What stands for one layer has names of its own for its steps, with a dot.
+    # Where several operators form one layer, only the last has the layer's name; the others' names hold a dot.
     return {node.name: values[node.output[0]] for node in whole.graph.node if "." not in node.name}

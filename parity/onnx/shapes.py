@@ -1,4 +1,4 @@
-"""The shapes of what a model computes, inferred without its weights."""
+"""Infers the shapes of all values of a model without its weights."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 from onnx import ModelProto, ValueInfoProto, helper, shape_inference
 
 WEIGHTS = 1024
-"""Numbers of a constant from which it is taken for weights: no shape depends on their values."""
+"""A constant with at least so many numbers counts as weights: no shape depends on its values."""
 
 
 def inferred(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """By name, type and shape of the inputs of `model` and of all that it computes from them, as far as they can be told."""
+    """The type and shape, by name, of the inputs of `model` and of all values computed from them, where they can be inferred."""
     graph = model.graph
     large = {tensor.name: tensor for tensor in graph.initializer if math.prod(tensor.dims) >= WEIGHTS}
     inputs = [value for value in graph.input if value.name not in large]
-    # onnx copies the model several times, and weights can be half a gigabyte.
+    # onnx copies the model several times, and weights can take half a gigabyte.
     stand_ins = [helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in large.values()]
     constants = [tensor for tensor in graph.initializer if tensor.name not in large]
     bare = helper.make_graph(graph.node, graph.name, [*inputs, *stand_ins], graph.output, constants)

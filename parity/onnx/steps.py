@@ -1,4 +1,4 @@
-"""Several ONNX operators that stand for one layer."""
+"""Collects the ONNX operators that together form one layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.arrays import Array
 
 @dataclass
 class Steps:
-    """Nodes and constants that make `out` for `layer`; the values on the way are called `LAYER.STEP`, and so are the constants."""
+    """The nodes and constants that compute `out` for `layer`; intermediate values and constants are named `LAYER.STEP`."""
 
     layer: str
     out: str
@@ -20,13 +20,13 @@ class Steps:
     tensors: dict[str, Array] = field(default_factory=dict)
 
     def constant(self, name: str, array: Array) -> str:
-        """Adds a constant; returns its whole name."""
+        """Add a constant; return its full name."""
         whole = f"{self.layer.removesuffix('.')}.{name}"
         self.tensors[whole] = array
         return whole
 
     def add(self, kind: str, step: str, *inputs: str, **attributes: Any) -> str:
-        """Adds an operator, the last of them without a name for its `step`; returns what its value is called."""
+        """Add an operator and return its value's name. The last operator has an empty `step`, and its value is `out`."""
         name = f"{self.layer}.{step}" if step else self.layer
         value = name if step else self.out
         self.nodes.append(helper.make_node(kind, list(inputs), [value], name, **attributes))

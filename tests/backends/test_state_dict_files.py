@@ -77,7 +77,7 @@ def test_arrays_far_larger_together_than_their_file_are_refused(
         path.write_bytes(pickle.dumps({f"{i}": one for i in range(1000)}, 4))
     else:
         by_torch("{'a': torch.ones(1).expand(10**12)}")(path)
-    with pytest.raises(InputError, match="far larger together than the file"):
+    with pytest.raises(InputError, match="far larger than the file"):
         workers[framework].read_file(path)
 
 

@@ -100,7 +100,7 @@ def test_a_file_of_another_kind_is_no_model(predict_folder: Path, predict_refusa
         ("a.onnx", b"text", "not an ONNX file"),
         ("a.onnx", whole[: len(whole) // 2], "not an ONNX file"),
         ("a.onnx", picture.read_bytes(), "not an ONNX file"),
-        ("a.onnx", whole.replace(b"airplane", b"airpl\xffne"), "holds names that are no text"),
+        ("a.onnx", whole.replace(b"airplane", b"airpl\xffne"), "holds names that are not UTF-8"),
         ("a.safetensors", b"text", "not a whole safetensors file"),
         ("a.safetensors", whole, "not a whole safetensors file"),
         ("a.pt", b"PK", "is not a model: give a run folder, a .safetensors or a .onnx file"),

@@ -24,7 +24,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, Branches, Conv, Flatten, Linear, ReLU
 from parity.onnx import operators
-from parity.onnx.exporting import prove_file
+from parity.onnx.exporting import verify_file
 from parity.onnx.graph_reader import load
 from parity.onnx.runtime import session
 from parity.recipe import presets
@@ -182,7 +182,7 @@ def test_the_bytes_on_disk_are_the_network(framework: str, ended: Ends) -> None:
         metadata = {entry.key: entry.value for entry in load(data).metadata_props}
         assert Network.from_json(metadata["network"]) == network
         chain = operators.operators(network, initialise(network, 0))
-        prove_file(data, network, operators.folded(chain), softmax=True, metadata=metadata, **arguments)
+        verify_file(data, network, operators.folded(chain), softmax=True, metadata=metadata, **arguments)
 
 
 def test_a_network_without_parameters_predicts(framework: str, ended: Ends) -> None:

@@ -32,7 +32,7 @@ from parity.network.nodes import (
     ReLU,
 )
 from parity.onnx import graph_reader, graph_writer, operators, sessions
-from parity.onnx.exporting import export, prove_file
+from parity.onnx.exporting import export, verify_file
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.onnx.operators import Operator
 from parity.recipe.presets import CIFAR10_STATISTICS
@@ -88,9 +88,9 @@ class Form:
         """The model, as the writer makes it."""
         return graph_writer.write(self.network, self.chain, **self.arguments)
 
-    def prove(self, model: ModelProto) -> None:
+    def verify(self, model: ModelProto) -> None:
         """Proves the bytes of `model`."""
-        prove_file(model.SerializeToString(), self.network, self.chain, **self.arguments)
+        verify_file(model.SerializeToString(), self.network, self.chain, **self.arguments)
 
 
 FORMS = {
@@ -121,7 +121,7 @@ def test_every_form_that_is_written_is_read_back_as_itself(net: Network, fold: b
         for softmax in (False, True):
             arguments = {"opset": opset, "softmax": softmax, "preprocessing": preprocessing, "metadata": METADATA}
             form = Form(net, fold, arguments | {"any_size": net == SIZELESS})
-            form.prove(form.write())
+            form.verify(form.write())
 
 
 @pytest.mark.parametrize("net", [WHOLE, SIZELESS, BRANCHED], ids=lambda net: net.name)
@@ -262,12 +262,12 @@ def mutants(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
 def test_no_attribute_and_no_array_of_a_file_can_be_lost_or_changed(name: str) -> None:
     form = FORMS[name]
     model = form.write()
-    form.prove(model)
+    form.verify(model)
     count, passed = 0, []
     for what, made in mutants(model):
         count += 1
         try:
-            form.prove(made)
+            form.verify(made)
             passed.append(what)
         except NotTheNetwork:
             pass
@@ -294,8 +294,8 @@ def scaled_by(value: float) -> Callable[[ModelProto], None]:
 
 LOSSES: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
     ("epsilon", without("BatchNormalization", "epsilon"), "bn", "layer bn: .* epsilon is 1e-05 in the export, 1.1"),
-    ("metadata", lambda made: made.ClearField("metadata_props"), "", "wrong: its metadata is other than"),
-    ("the pixels' scale", scaled_by(256), "scaled.", "by is not the network's own"),
+    ("metadata", lambda made: made.ClearField("metadata_props"), "", "wrong: its metadata differs from"),
+    ("the pixels' scale", scaled_by(256), "scaled.", "by differs from the network's"),
 ]
 
 
@@ -317,7 +317,7 @@ def test_what_the_writer_loses_is_not_exported(
     monkeypatch.setattr(graph_writer, "write", broken)
     with pytest.raises(NotTheNetwork, match=said) as refused:
         export(raw, SIZELESS, weights, **arguments)
-    assert refused.value.layer == layer and "the file made of it is wrong" in str(refused.value)
+    assert refused.value.layer == layer and "the file made of the export is wrong" in str(refused.value)
     assert right == write(SIZELESS, operators.operators(SIZELESS, weights), **arguments).SerializeToString()
 
 
@@ -351,5 +351,5 @@ def test_a_fold_is_by_the_batch_norms_own_epsilon() -> None:
 )
 def test_a_preprocessing_that_no_graph_does_is_refused(how: dict[str, Any], what: str) -> None:
     chain = operators.operators(SIZELESS, weights_of(SIZELESS))
-    with pytest.raises(InputError, match=f"the recipe {what}, and a graph only scales pixels"):
+    with pytest.raises(InputError, match=f"the recipe {what}, but a graph can only scale pixels"):
         graph_writer.write(SIZELESS, chain, preprocessing=Preprocessing(**how))

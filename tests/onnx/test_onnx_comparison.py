@@ -113,7 +113,7 @@ def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
     failed = outcome.summaries()["onnx"]["worst"]
     assert failed.startswith(f"onnx/relu2.export of {framework}: layer relu2: operator ")
     assert any(f": operator {kind} (" in failed for kind in kinds)
-    assert failed.endswith(") belongs to no layer in inference; it stands where Relu belongs")
+    assert failed.endswith(") belongs to no layer in inference; the network has Relu at this place")
 
 
 def test_an_operator_behind_the_last_layer_is_no_layers(
@@ -127,7 +127,7 @@ def test_an_operator_behind_the_last_layer_is_no_layers(
     assert first.tensor.endswith("float64, numpy")
     failed = outcome.summaries()["onnx"]["worst"]
     assert failed.startswith("onnx/export of ") and ": operator Exp (" in failed
-    assert failed.endswith("it stands behind the last layer")
+    assert failed.endswith("it comes after the last layer")
 
 
 def test_an_operator_that_both_sides_have_is_found_by_the_definition_and_in_their_exports(

@@ -97,9 +97,9 @@ BROKEN: list[tuple[Callable[[ModelProto], None], str]] = [
     (set_attribute("Conv", "strides", [2, 2]), "layer conv1: strides"),
     (set_attribute("Conv", "dilations", [2, 2]), "dilations = [2, 2]"),
     (set_attribute("Conv", "group", 2), "layer conv1: group is 2"),
-    (one_bit, "weight is not the network's own, to the bit"),
+    (one_bit, "weight differs from the network's, compared bit for bit"),
     (dropped_in_training, "Dropout"),
-    (exchanged, "takes the image as another input"),
+    (exchanged, "does not take the image as its first input"),
     (lambda made: setattr(node_of(made, "Relu"), "op_type", "Sigmoid"), "operator Sigmoid"),
     (lambda made: setattr(node_of(made, "Relu"), "op_type", "Identity"), "layer relu1: the export has Mul"),
 ]
@@ -117,11 +117,11 @@ UNKNOWN: list[tuple[str, str, str]] = [
     (
         "relu2",
         "relu2",
-        r"layer relu2: operator HardSwish \(relu2\) belongs to no layer in inference; it stands where Relu belongs",
+        r"layer relu2: operator HardSwish \(relu2\) belongs to no layer in inference; the network has Relu at this place",
     ),
     ("conv1", "conv1", r"layer conv1: operator HardSwish \(conv1\) belongs to no layer"),
-    ("fc3", "fc3", r"layer fc3: operator HardSwish \(fc3\) .* where Gemm belongs"),
-    ("drop2", "drop2", r"layer drop2: operator HardSwish \(drop2\) .* where Mul belongs"),
+    ("fc3", "fc3", r"layer fc3: operator HardSwish \(fc3\) .* the network has Gemm at this place"),
+    ("drop2", "drop2", r"layer drop2: operator HardSwish \(drop2\) .* the network has Mul at this place"),
 ]
 
 
@@ -178,7 +178,7 @@ def wrong_before(made: ModelProto) -> None:
 
 
 BLAMED: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
-    ("behind the last layer", put_behind("HardSwish"), "", r"operator HardSwish \(behind\) .* it stands behind the last layer$"),
+    ("behind the last layer", put_behind("HardSwish"), "", r"operator HardSwish \(behind\) .* it comes after the last layer$"),
     ("a known one behind the last layer", put_behind("Relu"), "", r"the network [0-9]+ \(Relu is too many\)"),
     ("the last one missing", without_the_last, "fc3", r"layer fc3: .* \(Gemm is missing\)"),
     ("of another domain", foreign, "", r"operator com.microsoft.FastGelu \(relu1\) is not ONNX's own"),
@@ -187,7 +187,7 @@ BLAMED: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
         "behind what is wrong already",
         wrong_before,
         "conv2",
-        r"layer conv2: weight is not .* to the bit; further on, operator HardSwish \(relu3\)",
+        r"layer conv2: weight differs from .* bit for bit; further on, operator HardSwish \(relu3\)",
     ),
 ]  # fmt: skip
 
@@ -214,7 +214,7 @@ def test_an_export_of_other_weights_or_of_another_network_is_refused(framework: 
     with pytest.raises(NotTheNetwork, match="layer conv1: bias is not the network's own"):
         export(raw[framework], network(), state(seed=1))
     longer = replace(network(), nodes=(*network().nodes[:-1], ReLU("extra"), network().nodes[-1]))
-    with pytest.raises(NotTheNetwork, match="layer extra: the export has Gemm where Relu belongs"):
+    with pytest.raises(NotTheNetwork, match="layer extra: the export has Gemm, the network has Relu"):
         export(raw[framework], longer, state())
 
 
@@ -282,22 +282,22 @@ WRONG: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("transposed input", set_attribute("Gemm", "transA", 1), "has transA = 1, not 0"),
     ("not transposed", not_transposed, "layer fc2: weight is not the network's own"),
     ("auto_pad", set_attribute("Conv", "auto_pad", "SAME_UPPER"), "has auto_pad"),
-    ("unknown attribute", set_attribute("Relu", "slope", 0.1), "has an attribute slope"),
+    ("unknown attribute", set_attribute("Relu", "slope", 0.1), "has an unknown attribute slope"),
     ("fewer operators", without_the_last, "the export has [0-9]+ operators, the network [0-9]+ .Gemm."),
     ("computed flag", lambda made: put_before(made, "Relu", "Dropout", np.float32(0.5), np.array(True)), "Dropout"),
     ("flag of the image", only_in("Relu", lambda node: node.input.append(node.input[0])), "takes other inputs than"),
     ("a second bias", lambda made: put_before(made, "BatchNormalization", "Add", np.ones((8, 1, 1), "f4")), "no bias"),
-    ("a factor of rank 5", lambda made: put_before(made, "Relu", "Mul", np.ones([1] * 5, "f4")), "no single constant"),
+    ("a factor of rank 5", lambda made: put_before(made, "Relu", "Mul", np.ones([1] * 5, "f4")), "does not multiply by a single constant"),
     (
         "a factor a channel",
         lambda made: put_before(made, "Relu", "Mul", np.ones((8, 1, 1), "f4")),
-        "no single constant",
+        "does not multiply by a single constant",
     ),
     ("an Add of the image", lambda made: put_before(made, "Conv", "Add", np.ones((3, 1, 1), "f4")), "no bias"),
     ("a residual", residual, "takes other inputs than one value and constants"),
     ("another way", other_layer, "takes the output of another layer|is not the network|the export has"),
-    ("-0.0", negative_zero, "layer conv1: bias is not the network's own, to the bit"),
-    ("float64", wider, "layer conv1: bias is not the network's own, to the bit"),
+    ("-0.0", negative_zero, "layer conv1: bias differs from the network's, compared bit for bit"),
+    ("float64", wider, "layer conv1: bias differs from the network's, compared bit for bit"),
     ("two outputs", two_outputs, "not one input and one output"),
     ("foreign domain", only_in("Relu", lambda node: setattr(node, "domain", "elsewhere")), "not ONNX's own"),
     ("local function", local_function, "not ONNX's own"),
@@ -349,7 +349,7 @@ def test_a_bias_may_stand_behind_its_layer_in_the_rank_that_is_its_own_only() ->
         if good:
             export(made.SerializeToString(), net, weights)
         else:
-            with pytest.raises(NotTheNetwork, match="behind 5 channels"):
+            with pytest.raises(NotTheNetwork, match="to 5 channels"):
                 export(made.SerializeToString(), net, weights)
 
 

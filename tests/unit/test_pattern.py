@@ -101,7 +101,7 @@ WRONG = {
     "INPUT -> [CONV]2 -> FC": (16, "*"),
     "INPUT -> [CONV]* -> FC": (18, "a number"),
     "INPUT -> [CONV]*n -> FC": (17, "a number"),
-    "INPUT -> [CONV]*N -> FC": (17, "no number is given for N"),
+    "INPUT -> [CONV]*N -> FC": (17, "the letter N has no number"),
     "INPUT -> [CONV]*-1 -> FC": (17, "a number"),
     "INPUT -> [] -> FC": (11, "]"),
     "INPUT -> CONV] -> FC": (14, "]"),

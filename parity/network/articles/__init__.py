@@ -1,4 +1,4 @@
-"""The networks of the articles. To add one: a module here that makes a `Network`, and a line in `NETWORKS`."""
+"""The networks of the articles. To add one, write a module here that makes a `Network`, and add a line to `NETWORKS`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NETWORKS: dict[str, Network] = {
 }
 
 SMALL_WIDTH, SMALL_SIZE = 0.125, 64
-"""Of `small`."""
+"""The width, and the largest image size, of the networks that `small` makes."""
 
 
 def small(network: Network) -> Network:
@@ -53,11 +53,11 @@ def small(network: Network) -> Network:
 
 
 def get_network(name: str) -> Network:
-    """The network called `name`; `FILE.json` is one of your own, and a text that begins with INPUT a pattern (`parity.network.pattern`).
+    """The network called `name`, of the file `FILE.json`, or of a pattern that begins with INPUT (`parity.network.pattern`).
 
-    `NAME@WIDTH` is its cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` that for images of SIZE by SIZE. Behind it may
-    stand `+classesK`, for K class scores (`Network.with_classes`), and `+dense` or `+denseSIZE` (`parity.network.dense`). `InputError`
-    lists the known names.
+    `NAME@WIDTH` is a cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` is such a cousin for images of SIZE by SIZE. The
+    suffix `+classesK` gives it K class scores (`Network.with_classes`), `+dense` or `+denseSIZE` makes it dense (`parity.network.dense`).
+    `InputError` lists the known names.
     """
     if name.endswith(".json"):
         return read_network(Path(name))
@@ -68,7 +68,7 @@ def get_network(name: str) -> Network:
     for change in changes:
         found = re.fullmatch("(classes|dense)([1-9][0-9]{0,5})?", change)
         if not found or change == "classes":
-            raise InputError(f"network {name!r}: +{change} is none of +classesK, +dense and +denseSIZE")
+            raise InputError(f"network {name!r}: unknown suffix +{change}; known: +classesK, +dense, +denseSIZE")
         count = int(found[2]) if found[2] else None
         network = network.with_classes(count or 0) if found[1] == "classes" else dense(network, count)
     return network
@@ -91,7 +91,7 @@ def _cousin(name: str) -> Network:
 
 
 def read_network(path: Path) -> Network:
-    """The network in a file of `Network.to_json`; `InputError` where it cannot be read."""
+    """The network in a file that `Network.to_json` wrote; `InputError` if it cannot be read."""
     text = read_text(path, "a network's JSON")
     try:
         return Network.from_json(text)

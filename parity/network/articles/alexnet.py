@@ -7,11 +7,11 @@ from parity.network.network import Network
 from parity.network.nodes import LRN, Conv, Dropout, Flatten, Linear, MaxPool, Node, ReLU
 
 GAUSS = Init("normal", 0.01)
-"""Of all weights; the biases of conv 2, 4 and 5 and of the hidden linear layers start at 1, the others at 0 (section 5)."""
+"""The initialiser of all weights. The biases of conv 2, 4 and 5 and of the hidden linear layers start at 1, the others at 0 (section 5)."""
 
 
 def alexnet() -> Network:
-    """At 227, two groups in conv 2, 4 and 5, response normalisation and overlapping pools behind conv 1 and 2; 60,965,224 parameters."""
+    """For 3x227x227, with two groups in conv 2, 4 and 5, LRN and overlapping pools; 60,965,224 parameters."""
     convs = (
         Conv("conv1", 96, 11, stride=4, padding=0, init=GAUSS),
         Conv("conv2", 256, 5, padding=2, groups=2, init=GAUSS, bias_init=ONES),
@@ -42,7 +42,7 @@ def alexnet_cifar() -> Network:
 
 
 def _features(convs: tuple[Conv, ...]) -> list[Node]:
-    """ReLU behind every convolution; response normalisation behind the first two, a pool of 3 by 2 behind these and the last."""
+    """Convolutions with ReLU: an LRN follows the first two, and a pool of 3x3 with stride 2 follows the first two and the last."""
     nodes: list[Node] = []
     for number, conv in enumerate(convs, start=1):
         nodes += [conv, ReLU(f"relu{number}")]
@@ -54,7 +54,7 @@ def _features(convs: tuple[Conv, ...]) -> list[Node]:
 
 
 def _classifier(*units: int) -> list[Node]:
-    """Dropout 0.5 behind both hidden layers, whose outputs inference multiplies by 0.5 (section 4.2)."""
+    """Linear layers with dropout 0.5 after both hidden ones, whose outputs inference multiplies by 0.5 (section 4.2)."""
     nodes: list[Node] = [Flatten("flatten")]
     for number, count in enumerate(units[:-1], start=6):
         nodes += [Linear(f"fc{number}", count, init=GAUSS, bias_init=ONES), ReLU(f"relu{number}")]

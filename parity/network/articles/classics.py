@@ -8,7 +8,7 @@ from parity.network.nodes import AvgPool, Conv, Flatten, Linear, LogSoftmax, Max
 
 
 def _conv(name: str, filters: int) -> Conv:
-    """5x5 without padding, with PyTorch's initialisers, as all of these."""
+    """A convolution of 5x5 without padding, with PyTorch's initialisers, as all networks of this module have."""
     return Conv(name, filters, 5, padding=0, init=FAN_IN_UNIFORM, bias_init=FAN_IN_UNIFORM)
 
 
@@ -49,9 +49,9 @@ def mnist_cnn() -> Network:
 
 
 def lenet() -> Network:
-    """LeNet-5 on colour pictures: conv 6, 16 of 5x5 with tanh and average pools, fc 120 (the paper's C5), 84, 10.
+    """LeNet-5 for colour pictures: conv 6, 16 of 5x5 with tanh and average pools, fc 120 (the paper's C5), 84, 10.
 
-    Without the paper's scaled subsampling, partial connections and radial basis outputs, as is usual today.
+    It has no trainable subsampling, partial connections or radial basis outputs, which the paper has and today's versions leave out.
     """
     nodes: list[Node] = []
     for number, filters in enumerate((6, 16), start=1):

@@ -1,4 +1,4 @@
-"""GoogLeNet (Szegedy et al. 2014), with its auxiliary heads, and a small net of naive Inception blocks (the fifth article)."""
+"""GoogLeNet (Szegedy et al. 2014) with its auxiliary heads, and a small network of naive Inception blocks (the fifth article)."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ BLOCKS: dict[str, tuple[int, int, int, int, int, int]] = {
 """Filters: #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj (table 1)."""
 
 POOLED = ("3b", "4e")
-"""The blocks with a pool behind them."""
+"""The blocks that a pool follows."""
 
 HEADS = {"4a": "aux1", "4d": "aux2"}
-"""The blocks with an auxiliary head on them."""
+"""The blocks whose output an auxiliary head takes -> the head's name."""
 
 CLASSES = 1000
 
 
 def googlenet() -> Network:
-    """At 224, pools rounded up, global average pool, dropout 0.4; 6,998,552 parameters without the auxiliary heads.
+    """For 3x224x224: pools that round up, global average pool, dropout 0.4; 6,998,552 parameters without the auxiliary heads.
 
-    The paper does not say how weights start; here by Glorot's distribution, as is usual.
+    The paper does not name an initialiser; this network uses Glorot's, as is usual.
     """
     nodes: list[Node] = [
         *_conv("conv1_7x7", 64, 7, stride=2),
@@ -66,7 +66,7 @@ def googlenet() -> Network:
 
 
 def googlenet_naive() -> Network:
-    """For 32x32: a convolution and two naive Inception blocks, whose poolings hand all their channels on (figure 2a)."""
+    """For 3x32x32: a convolution and two naive Inception blocks, whose pools pass all channels on (figure 2a)."""
     nodes = (
         *_conv("conv1_3x3", 64, 3),
         MaxPool("pool1"),
@@ -109,7 +109,7 @@ def _pool(name: str) -> MaxPool:
 
 
 def _head(name: str) -> Auxiliary:
-    """Average pool 5x5 by 3, 1x1-128, fc 1024, dropout 0.7; its cross-entropy counts 0.3."""
+    """An auxiliary head: average pool 5x5 with stride 3, conv 128 of 1x1, fc 1024, dropout 0.7; loss weight 0.3."""
     nodes = (
         AvgPool(f"{name}_pool", 5, 3),
         *_conv(f"{name}_conv", 128, 1),

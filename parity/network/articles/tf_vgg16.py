@@ -1,4 +1,4 @@
-"""The TensorFlow VGG16 that the first article's program is compared with: 24x24 crops, no batch norm, Xavier's initialiser."""
+"""The TensorFlow VGG16 with which the first article compares its program: 24x24 crops, no batch norm, Xavier's initialiser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parity.network.nodes import Conv, Dropout, Flatten, Linear, MaxPool, Node, 
 from parity.network.windows import SAME
 
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""Filters and number of convolutions."""
+"""The filters and the number of convolutions of each group."""
 
 FC_BIAS = Init("constant", 0.1)
 
@@ -16,7 +16,7 @@ FC_BIAS = Init("constant", 0.1)
 def tf_vgg16(relu_on_logits: bool = True) -> Network:
     """`conv_op`, `fc_op` and `mpool_op`: SAME convolutions and pools (24-12-6-3-2-1), fc 2048, 2048, 1000; 22,010,664 parameters.
 
-    The article's `fc_op` ends in a ReLU for the class scores too; without it the network is `tf_vgg16_logits`.
+    The article's `fc_op` ends in a ReLU, also for the class scores; without that ReLU the network is `tf_vgg16_logits`.
     """
     nodes: list[Node] = []
     for g, (filters, count) in enumerate(GROUPS, start=1):

@@ -1,6 +1,6 @@
-"""The networks of the VGG paper (Simonyan and Zisserman 2014, table 1), letter by letter, at 224 and for CIFAR-10; and tf.slim's VGG16.
+"""The networks of the VGG paper (Simonyan and Zisserman 2014, table 1) for 224x224 and for CIFAR-10, and tf.slim's VGG16.
 
-A, B, D and E also with batch norm, which the paper does not have: the networks that torchvision and paddle.vision offer as 11, 13, 16, 19.
+A, B, D and E also exist with batch norm, which the paper does not have. torchvision and paddle.vision call these 11, 13, 16 and 19.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ KERNELS: dict[str, tuple[tuple[int, ...], ...]] = {
 """The kernels of every block's convolutions. `b_5x5` is the paper's shallow counterpart of B: one 5x5 for each pair of 3x3."""
 
 CLASSIFIER, CLASSIFIER_BIAS = Init("normal", 0.005), Init("constant", 0.1)
-"""Of the fourth article."""
+"""The classifier's initialisers in the fourth article."""
 
 NORMED = ("a", "b", "d", "e")
-"""The letters that are also there with batch norm, `vgg_a_bn` and so on."""
+"""The letters that also exist with batch norm: `vgg_a_bn` and so on."""
 
 SLIM = Init("truncated", 0.01)
 
 
 def vgg(letter: str) -> Network:
-    """The paper's network for 224x224: fc 4096, 4096, 1000, ReLU and dropout 0.5 behind the first two.
+    """The paper's network for 224x224: fc 4096, 4096, 1000, with ReLU and dropout 0.5 after the first two.
 
-    Convolutions start from Glorot's distribution, which the paper names as the way around pre-training, the classifier as in the fourth
+    Convolutions use Glorot's initialiser, which the paper names as an alternative to pre-training. The classifier uses those of the fourth
     article.
     """
     head = _classifier((4096, 4096, 1000), CLASSIFIER, CLASSIFIER_BIAS)
@@ -46,7 +46,7 @@ def vgg(letter: str) -> Network:
 
 
 def vgg_bn(letter: str) -> Network:
-    """`vgg`, with a batch norm behind every convolution: torchvision's and paddle.vision's vgg11, 13, 16 and 19 with batch norm."""
+    """`vgg` with a batch norm after every convolution: vgg11, 13, 16 and 19 with batch norm in torchvision and paddle.vision."""
     plain = vgg(letter)
     nodes = (node for one in plain.nodes for node in (one, *_norm(one)))
     return Network(f"{plain.name}_bn", plain.input_shape, tuple(nodes), source=f"{plain.source}, with batch norm")
@@ -61,7 +61,7 @@ def vgg_cifar(letter: str) -> Network:
 
 
 def vgg16_bn() -> Network:
-    """D's convolutions, with batch norm instead of biases, and one linear layer: the VGG16 that is mostly meant for CIFAR-10."""
+    """D's convolutions with batch norm instead of biases, and one linear layer: what is usually called VGG16 for CIFAR-10."""
     nodes: list[Node] = []
     for node in _convolutions(KERNELS["d"], MSRA):
         nodes += [replace(node, bias=False) if isinstance(node, Conv) else node, *_norm(node)]
@@ -71,7 +71,7 @@ def vgg16_bn() -> Network:
 
 
 def slim_vgg16() -> Network:
-    """tf.slim's `vgg_16`: D with truncated normal weights, pools without padding. The article forgets to flatten; here it is done."""
+    """tf.slim's `vgg_16`: D with truncated normal weights. The article forgets to flatten before the first fc; this network flattens."""
     nodes = (*_convolutions(KERNELS["d"], SLIM), *_classifier((4096, 4096, 1000), SLIM, ZEROS))
     return Network("slim_vgg16", (3, 224, 224), nodes, source="tf.slim: vgg16, truncated_normal_initializer(0.0, 0.01)")
 

@@ -15,7 +15,7 @@ GROUPS: tuple[tuple[int, tuple[float, ...]], ...] = (
     (512, (0.4, 0.4, 0.0)),
     (512, (0.4, 0.4, 0.0)),
 )
-"""Filters and the dropout rate after each convolution's batch norm and ReLU, group by group."""
+"""The filters of each group, and the dropout rate after each convolution's batch norm and ReLU."""
 
 
 def vgg16_bn_drop() -> Network:

@@ -8,16 +8,20 @@ from parity.network.nodes import GELU, BatchNorm, Conv, Flatten, Linear, MaxPool
 
 FILTERS = (64, 256, 256)
 WHITE = 24
-"""Filters of the first convolution: the principal directions of its 2x2 patches, and their negatives."""
+"""Filters of the first convolution: the principal directions of 2x2 patches of images, and their negatives."""
 
 SCALE = 1 / 8
-"""Of the class scores at the start. Ours is a power of two, and in the weight; with 1/64 of the rate this is a factor behind the layer."""
+"""The scale of the class scores at the start.
+
+airbench94 multiplies the class scores by a factor instead. A factor of 1/8 behind the layer equals weights that start 1/8 as large and
+are trained with 1/64 of the learning rate. 1/8 is exact, as a power of two.
+"""
 
 DIRAC = Init("uniform", 1.0, "in", dirac=True)
 
 
 def vgg_fast() -> Network:
-    """Three blocks of two convolutions behind a frozen one that whitens; gamma is 1, only beta is trained; 1,971,352 trained parameters."""
+    """A frozen whitening convolution, then three blocks of two convolutions; gamma is frozen at 1; 1,971,352 trained parameters."""
     nodes: list[Node] = [Conv("white", WHITE, 2, padding=0, init=Init("whitening", 1.0), frozen=True), GELU("gelu0")]
     for g, filters in enumerate(FILTERS, start=1):
         for i in (1, 2):

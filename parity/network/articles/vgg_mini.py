@@ -12,7 +12,7 @@ PLAN: tuple[int | str, ...] = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 
 
 
 def vgg_mini() -> Network:
-    """Convolutions with filters of `PLAN` ("M" pools), batch norm and ReLU; PyTorch's initialisers; 9,231,114 parameters."""
+    """Convolutions with the filters of `PLAN` ("M" is a pool), batch norm, ReLU, and PyTorch's initialisers; 9,231,114 parameters."""
     nodes: list[Node] = []
     runs = groupby(PLAN, key=lambda entry: isinstance(entry, int))
     groups = [[int(filters) for filters in run] for convolutions, run in runs if convolutions]
