@@ -1,4 +1,4 @@
-"""What only Paddle can say about training and models: `parity.backend.protocol` describes the methods."""
+"""Paddle's operations for training and models; `parity.backend.protocol` describes the methods."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Handle = Any
 """What Paddle returns for a hook."""
 
 SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
-"""Canonical optimizer slot -> Paddle's."""
+"""Canonical optimizer slot -> Paddle's name."""
 
 
 class Backend:
-    """Paddle, as `parity.backend.protocol.Backend` asks for it."""
+    """Paddle's implementation of `parity.backend.protocol.Backend`."""
 
     TENSOR: type = Tensor
     MODULE: type = nn.Layer
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
-    # DIFFERS: on the CPU, a process that is lost within the wrapper's backward pass ends all others by abort(), past every handler.
+    # DIFFERS: on the CPU, if one process dies within the wrapper's backward pass, all others call abort(), which no handler can stop.
     OVERLAPPING: tuple[str, ...] = ("gpu",)
-    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed behind it."""
+    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed after it."""
 
     # Tensors
 
@@ -46,7 +46,7 @@ class Backend:
         return paddle.to_tensor(array, place=_place(device))
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        # DIFFERS: the framework's own way copies.
+        # DIFFERS: numpy() copies.
         return tensor.detach().cpu().numpy()
 
     def write(self, tensor: Tensor, array: Array) -> None:
@@ -95,14 +95,14 @@ class Backend:
         return None
 
     def to_device(self, model: nn.Layer, device: str, layout: None) -> nn.Layer:
-        # DIFFERS: what is made after `runtime.start` lies on its device.
+        # DIFFERS: everything made after `runtime.start` is already on its device.
         return model
 
     def to_layout(self, tensor: Tensor, layout: None) -> Tensor:
         return tensor
 
     def cross_entropy(self, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        # DIFFERS: the function of this name counts at most 64 nats an image.
+        # DIFFERS: the framework's cross_entropy is at most 64 nats for an image.
         right = paddle.index_sample(logits, target.unsqueeze(1)).squeeze(1)
         if smoothing:
             right = layers.times(right, 1 - smoothing) + layers.times(logits.sum(1), smoothing / logits.shape[1])
@@ -113,12 +113,12 @@ class Backend:
     def make_optimizer(
         self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer
     ) -> paddle.optimizer.Optimizer:
-        given: list[dict[str, Any]] = [
+        param_groups: list[dict[str, Any]] = [
             {"params": parameters, "learning_rate": rate, "weight_decay": decay} for parameters, rate, decay in groups
         ]
         if settings.kind == "adam":
-            return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, given)
-        return paddle.optimizer.Momentum(settings.rate, settings.momentum, given, settings.nesterov)
+            return paddle.optimizer.Adam(settings.rate, settings.beta1, settings.beta2, settings.eps, param_groups)
+        return paddle.optimizer.Momentum(settings.rate, settings.momentum, param_groups, settings.nesterov)
 
     def set_rate(self, optimizer: paddle.optimizer.Optimizer, rate: float) -> None:
         optimizer.set_lr(rate)
@@ -126,7 +126,7 @@ class Backend:
     def make_slots(
         self, optimizer: paddle.optimizer.Optimizer, settings: Optimizer, parameters: Sequence[Tensor]
     ) -> None:
-        # DIFFERS: Paddle makes its accumulators in the first step, by these lines, and has no public name for them.
+        # DIFFERS: Paddle makes its accumulators in the first step, with these lines, and has no public function for it.
         optimizer.helper = optimizer.helper or LayerHelper(type(optimizer).__name__)
         optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(parameters))
 
@@ -137,7 +137,7 @@ class Backend:
         self, optimizer: paddle.optimizer.Optimizer, settings: Optimizer, parameters: Sequence[Tensor], updates: int
     ) -> None:
         if settings.kind == "adam":
-            # DIFFERS: Adam counts by running products of beta, one a parameter; they are multiplied out again, bit for bit.
+            # DIFFERS: Adam keeps running products of beta for each parameter instead of a count; compute them again, bit for bit.
             for key, beta in (("beta1_pow_acc", settings.beta1), ("beta2_pow_acc", settings.beta2)):
                 for tensor in optimizer._accumulators[key].values():
                     factors = np.full(updates + 1, beta, self.to_numpy(tensor).dtype)
@@ -161,7 +161,7 @@ class Backend:
             raise InputError(
                 f"{process_group.local_size} processes share {paddle.device.cuda.device_count()} GPUs: start fewer"
             )
-        # DIFFERS: over gloo a process waits 30 s for another one, then takes it for lost; nothing sets that.
+        # DIFFERS: over gloo, a process that does not answer for 30 s counts as dead; no setting changes that.
         dist.init_parallel_env()
 
     def leave(self) -> None:
@@ -204,7 +204,7 @@ class Backend:
         return module.register_forward_post_hook(hook)
 
     def convert(self, model: nn.Layer, dtype: str) -> nn.Layer:
-        # DIFFERS: recurrent layers have a buffer without memory, which cannot be converted.
+        # DIFFERS: recurrent layers have an uninitialised buffer, which cannot be converted.
         empty = [
             (module, name, tensor)
             for module in model.sublayers(include_self=True)
@@ -219,11 +219,11 @@ class Backend:
         return model
 
     def device_of(self, model: nn.Layer) -> str:
-        # DIFFERS: one device computes all that this process asks for.
+        # DIFFERS: one device computes everything in this process.
         return "cpu" if paddle.get_device() == "cpu" else "gpu"
 
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-        # DIFFERS: backward from several tensors fails where one comes from another; the gradient of a scalar product is the same.
+        # DIFFERS: backward from several tensors fails if one depends on another. The gradient of a sum of products is the same.
         products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients, strict=True)]
         sum(products[1:], products[0]).backward()
 
@@ -237,7 +237,7 @@ class Backend:
         paddle.seed(number)
 
     def random_state(self) -> bytes:
-        # DIFFERS: the text of a state may hold an address, which is another at every look.
+        # DIFFERS: the text of a state may hold a memory address, which changes with every call.
         return re.sub("0x[0-9a-f]+", "", " ".join(map(str, paddle.get_rng_state()))).encode()
 
     def kernel_variance(self) -> str:

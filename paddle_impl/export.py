@@ -1,4 +1,4 @@
-"""A model in the formats that others run: ONNX as paddle2onnx exports it, and Paddle's own inference format."""
+"""Exports a model to ONNX with paddle2onnx, and to Paddle's own inference format."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from parity.network.initialisers import float32
 from parity.network.nodes import BatchNorm
 
 OPSET = 18
-"""The opset that the exporter is asked for; `parity.onnx` writes the file for any."""
+"""The opset of the exporter's graph; `parity.onnx` writes the file for any supported opset."""
 
 _MOST_EPS = float32(1e-3)
-"""The largest eps of a batch norm that Paddle 2 takes in a program."""
+"""The largest eps of a batch norm that Paddle 2 accepts in a program."""
 
 
 def to_onnx(model: Model) -> bytes:
     """The inference graph as Paddle's exporter writes it, as the bytes of an ONNX model.
 
-    Input `image` float32 [N,C,H,W], N dynamic; output [N,classes]. Nothing is simplified and nothing checked: that is for
-    `parity.onnx`. `model` is in float32 and stays as it is. `InputError` where the exporter is known to refuse it.
+    Input `image` float32 [N,C,H,W], N dynamic; output [N,classes]. The graph is neither simplified nor verified here: `parity.onnx` does
+    that. `model` is in float32 and stays as it is. `InputError` if the exporter is known to refuse it.
     """
     with tempfile.TemporaryDirectory() as folder:
         program, weights = _save(model, Path(folder))
-        # DIFFERS: given no file to write, paddle2onnx 2.1 runs no tool that installs packages.
+        # DIFFERS: without an output file, paddle2onnx 2.1 does not run a tool that installs packages.
         with _silent_stdout():
             exported: bytes = paddle2onnx.export(
                 str(program),
-                str(weights) if weights.exists() else "",  # there is none of a network without parameters
+                str(weights) if weights.exists() else "",  # a network without parameters has no such file
                 None,
                 opset_version=OPSET,
                 auto_upgrade_opset=False,
@@ -51,7 +51,7 @@ def to_onnx(model: Model) -> bytes:
 
 
 def to_static(model: Model, folder: Path) -> list[Path]:
-    """Writes the inference program into `folder` in Paddle's own format; returns the files.
+    """Write the inference program into `folder` in Paddle's own format; return the files.
 
     Input and output are as in `to_onnx`.
     """
@@ -60,7 +60,7 @@ def to_static(model: Model, folder: Path) -> list[Path]:
 
 
 def from_static(folder: Path, images: Array) -> Array:
-    """What the program in `folder` that `to_static` wrote yields for float32 `images` [N,C,H,W]: [N,classes]."""
+    """The scores [N,classes] of the program that `to_static` wrote into `folder`, for float32 `images` [N,C,H,W]."""
     program = paddle.jit.load(str(folder / "model"))
     with paddle.no_grad():
         scores: Array = program(paddle.to_tensor(images)).numpy()
@@ -69,11 +69,11 @@ def from_static(folder: Path, images: Array) -> Array:
 
 @contextlib.contextmanager
 def _inference(model: Model) -> Iterator[None]:
-    """Within it the model is in inference mode; afterwards it is as it was."""
-    # DIFFERS: an export leaves a forward of its own in every layer, with which nothing trains any more.
+    """A context in which the model is in inference mode; afterwards it is as before."""
+    # DIFFERS: an export replaces the forward of every layer by one that cannot train.
     before = {layer: dict(vars(layer)) for layer in model.sublayers(include_self=True)}
     for layer in (layer for layer in before if "forward" in vars(layer)):
-        # DIFFERS: Paddle makes a program of a function's source, which lacks what the function closes over.
+        # DIFFERS: Paddle makes a program from a function's source, which lacks the variables of its closure.
         paddle.jit.not_to_static(layer.forward.__func__)
     model.eval()
     try:
@@ -82,14 +82,14 @@ def _inference(model: Model) -> Iterator[None]:
         for layer, attributes in before.items():
             vars(layer).clear()
             vars(layer).update(attributes)
-        # DIFFERS: a program of Paddle 2 that could not be traced leaves its parameters, under an address that another may get.
+        # DIFFERS: after a failed trace, Paddle 2 keeps the program's parameters under a memory address that another program may get.
         if recorder := getattr(ProgramTranslator.get_instance(), "_params_recorder", None):
             recorder.params_dict.clear()
 
 
 @contextlib.contextmanager
 def _silent_stdout() -> Iterator[None]:
-    """Keeps what the exporter's C++ writes off stdout, which is for our JSON."""
+    """Discard what the exporter's C++ code prints to stdout, which is reserved for our JSON."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -102,19 +102,19 @@ def _silent_stdout() -> Iterator[None]:
 
 
 def _save(model: Model, folder: Path) -> tuple[Path, Path]:
-    """Saves program and weights; returns their files."""
+    """Save program and weights; return their files."""
     for node in (layer.node for layer in model.network.inference.layers.values()):
-        # DIFFERS: a program of Paddle 2 refuses an eps that the same kernel takes outside of it.
+        # DIFFERS: a program of Paddle 2 refuses an eps that the same kernel accepts in dynamic mode.
         if isinstance(node, BatchNorm) and node.eps > _MOST_EPS and paddle.__version__.startswith("2."):
             raise InputError(
-                f"layer {node.name} has eps {node.eps:g}, and Paddle {paddle.__version__} exports no batch norm with more "
-                "than 0.001: export with Paddle 3, or with the other framework"
+                f"layer {node.name} has eps {node.eps:g}, but Paddle {paddle.__version__} exports a batch norm only with eps up "
+                "to 0.001: export with Paddle 3, or with the other framework"
             )
     spec = InputSpec([None, *model.network.input_shape], "float32", "image")
     with _inference(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no variable in your model")
         paddle.jit.save(model, str(folder / "model"), input_spec=[spec])
-    # DIFFERS: a full disk is not noticed in writing, and the ONNX exporter dies of half a program; reading it back fails first.
+    # DIFFERS: writing to a full disk raises no error, and half a program crashes the ONNX exporter. Loading it first raises an error.
     paddle.jit.load(str(folder / "model"))
     # DIFFERS: the program is model.pdmodel in Paddle 2 and model.json in Paddle 3.
     program = next(path for path in folder.iterdir() if path.suffix in (".pdmodel", ".json"))

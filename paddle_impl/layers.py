@@ -19,7 +19,7 @@ from parity.network.windows import Pad
 
 
 class BatchNorm(nn.BatchNorm2D):
-    """`nodes.BatchNorm` for [N,C] and [N,C,H,W]: moves the running statistics by the node's own convention."""
+    """`nodes.BatchNorm` for [N,C] and [N,C,H,W], which updates the running statistics by the node's own convention."""
 
     def __init__(self, node: nodes.BatchNorm, shape: Shape) -> None:
         # DIFFERS: momentum is the weight of the OLD value.
@@ -27,20 +27,20 @@ class BatchNorm(nn.BatchNorm2D):
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises by the batch in training, by the running statistics in inference."""
+        """Normalise with the batch's statistics in training, with the running statistics in inference."""
         if not self.training:
             return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, False, 0.0, self._epsilon)
         mean, variance = paddle.zeros_like(self._mean), paddle.zeros_like(self._variance)
-        # With momentum 0 the "running" statistics are the batch's own: the kernel's convention stays out of ours.
+        # With momentum 0 the kernel's "running" statistics are the batch's, so its own convention does not matter.
         weight = self.weight
         if self.node.frozen:
-            # DIFFERS: where gamma needs no gradient, beta gets none either, so a copy that needs one stands for it.
+            # DIFFERS: if gamma needs no gradient, beta gets none, either. So use a copy of gamma that needs one.
             weight = weight.detach()
             weight.stop_gradient = False
         out = F.batch_norm(x, mean, variance, weight, self.bias, True, 0.0, self._epsilon)
         with paddle.no_grad():
             count = x.size // x.shape[1]
-            # DIFFERS: the kernel yields the biased variance on CPU, the unbiased one through cuDNN.
+            # DIFFERS: the kernel returns the biased variance on CPU, the unbiased one through cuDNN.
             if self.node.variance == "biased" and _kernel_variance(x.place.is_gpu_place()) == "unbiased":
                 variance = times(variance, (count - 1) / count)
             elif self.node.variance == "unbiased" and _kernel_variance(x.place.is_gpu_place()) == "biased":
@@ -51,14 +51,14 @@ class BatchNorm(nn.BatchNorm2D):
 
 
 class Dropout(nn.Layer):
-    """`nodes.Dropout`, either kind, with a mask given (0/1, the input's shape) or drawn."""
+    """`nodes.Dropout` of either kind; its mask (0/1, in the input's shape) is an argument or drawn."""
 
     def __init__(self, node: nodes.Dropout) -> None:
         super().__init__()
         self.node = node
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Masks in training, scales as the kind asks."""
+        """Mask in training, and scale in training or inference, depending on the kind."""
         if not self.training:
             return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
@@ -75,7 +75,7 @@ class LRN(nn.Layer):
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds shifted squares up."""
+        """Normalise: the sums are computed by adding shifted squares."""
         # DIFFERS: LocalResponseNorm divides alpha by the size; here it multiplies the sum.
         node, channels = self.node, x.shape[1]
         squares = F.pad(x * x, [0, 0, node.size // 2, (node.size - 1) // 2, 0, 0, 0, 0])
@@ -86,8 +86,8 @@ class LRN(nn.Layer):
 
 
 def _channels(x: Tensor, first: int, count: int) -> Tensor:
-    """`count` channels of [N,C,...] from `first` on, as a part of a split."""
-    # DIFFERS: the gradient of a slice takes fifty times as long as that of a split.
+    """`count` channels of [N,C,...] from `first` on, taken from a split."""
+    # DIFFERS: the gradient of a slice is much slower than that of a split.
     parts = [part for part in (first, count, x.shape[1] - first - count) if part]
     return paddle.split(x, parts, 1)[1 if first else 0]
 
@@ -96,7 +96,7 @@ class Concat(nn.Layer):
     """The end of `nodes.Branches`: [N,C1,...], [N,C2,...], ... -> [N,C1+C2+...,...]."""
 
     def forward(self, *branches: Tensor) -> Tensor:
-        """Side by side over the channels."""
+        """Concatenate over the channels."""
         return paddle.concat(branches, 1)
 
 
@@ -104,8 +104,8 @@ class LogSoftmax(nn.Layer):
     """`nodes.LogSoftmax`: [N,K] -> log-probabilities [N,K]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of every row."""
-        # DIFFERS: log_softmax goes no lower than 64 below the largest score.
+        """The log-probabilities of every row."""
+        # DIFFERS: log_softmax returns at least the largest score minus 64.
         return x - paddle.logsumexp(x, 1, keepdim=True)
 
 
@@ -117,12 +117,12 @@ class GlobalAvgPool(nn.Layer):
         return x.mean([2, 3])
 
 
-_avg_pool2d = F.avg_pool2d  # a comparison of other people's models replaces the public one
-"""Paddle's own."""
+_avg_pool2d = F.avg_pool2d
+"""Paddle's own function: a comparison of users' models replaces the public one."""
 
 
 class _AvgPool(nn.AvgPool2D):
-    """Average pooling whose padding, which may be uneven, does not count, with the gradient of its dtype."""
+    """Average pooling without its padding, which may be asymmetric, and with a gradient in the precision of its dtype."""
 
     def __init__(self, node: nodes.AvgPool, shape: Shape) -> None:
         pads = node.pads(shape)
@@ -133,7 +133,7 @@ class _AvgPool(nn.AvgPool2D):
         out = _avg_pool2d(x, self.ksize, self.stride, self.padding, self.ceil_mode, self.exclusive)
         if x.dtype != paddle.float64:
             return out
-        # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.
+        # DIFFERS: the kernel's gradient rounds 1 / count to float32 in every dtype; `repair` corrects that.
         sizes = zip(x.shape[2:], out.shape[2:], self.pads, strict=True)
         rows, columns = (self._seen(size, windows, before) for size, windows, (before, _) in sizes)
         count = (rows.unsqueeze(1) * columns).astype(x.dtype)
@@ -141,20 +141,21 @@ class _AvgPool(nn.AvgPool2D):
         return out * repair + (out * (1 - repair)).detach()
 
     def _seen(self, size: int, windows: int, before: int) -> Tensor:
-        """How many of `size` pixels, padding left out, each window covers along one side."""
+        """The number of the `size` pixels, without padding, that each window covers along one side."""
         start = paddle.arange(windows) * self.stride - before
         return (start + self.ksize).clip(max=size) - start.clip(min=0)
 
 
 _FEW_PIXELS = 4
-"""Of a convolution's output: so few that unfolding many images at once is faster (docs/performance.md)."""
+"""At most so many pixels in a convolution's output make unfolding of many images at once faster (docs/performance.md)."""
 
 
 class _Conv(nn.Conv2D):
-    """Paddle's Conv2D with the bias added as [C,1,1]: the kernels for its own [1,C,1,1] are five to ten times slower on CPU.
+    """Paddle's Conv2D with faster computations on CPU.
 
-    Where only a few pixels are left on CPU, its product of one image at a time spends its time reading weights, so many images are
-    unfolded into one product; elsewhere its gradient for the input is slow, see `_Turned`.
+    The bias is added as [C,1,1], because the kernels for Paddle's own [1,C,1,1] are slower. For few output pixels, Paddle's product of one
+    image at a time spends its time on reading weights, so many images are unfolded into one product. For other sizes, its gradient for the
+    input is slow, see `_Turned`.
     """
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
@@ -167,7 +168,7 @@ class _Conv(nn.Conv2D):
         return self.of(x, self.weight, self.bias)
 
     def of(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution of `x` with these parameters instead of the layer's own."""
+        """The convolution of `x` with `weight` and `bias` instead of the layer's own."""
         out = self._product(x, weight)
         return out if bias is None else out + bias.reshape([-1, 1, 1])
 
@@ -182,16 +183,16 @@ class _Conv(nn.Conv2D):
         return F.conv2d(x, weight, None, self._stride, self._padding, self._dilation, self._groups)
 
     def _few(self, x: Tensor) -> Shape:
-        """Height and width of the output for `x`, where it is unfolded: of many images and few pixels."""
+        """The height and width of the output for `x` if it is unfolded (many images, few pixels), else ()."""
         size = self.node.output(tuple(x.shape[1:]))[1:] if self.unfolds and x.shape[0] >= 8 else ()
         return size if size and math.prod(size) <= _FEW_PIXELS else ()
 
 
 class _Turned(PyLayer):
-    """A convolution of stride 1 whose gradient for its input is one, too: of the output's gradient, by the kernels turned round.
+    """A convolution of stride 1 that computes the gradient of its input by a convolution with the kernels rotated by 180 degrees.
 
-    Paddle's kernel multiplies and then adds every product to the pixel where it belongs, which takes longer (docs/performance.md).
-    What comes out cannot be differentiated twice.
+    Paddle's kernel multiplies first and then adds every product to its pixel, which takes longer (docs/performance.md). The output cannot
+    be differentiated twice.
     """
 
     @staticmethod
@@ -202,7 +203,7 @@ class _Turned(PyLayer):
             out = F.conv2d(x.detach(), own, None, 1, padding)
         ctx.kept, ctx.padding = (own, out), padding
         found = out.detach()
-        out._clear_dataptr()  # the end of a graph that has kept what it needs
+        out._clear_dataptr()  # the graph keeps the tensors that it needs, and not this output
         return found
 
     @staticmethod
@@ -210,19 +211,19 @@ class _Turned(PyLayer):
         (own, out), size = ctx.kept, ctx.kept[0].shape[2]
         if not own.stop_gradient:
             paddle.autograd.backward([out], [gradient])
-        # DIFFERS: flip and transpose take twenty times as long as numpy does.
+        # DIFFERS: flip and transpose are much slower than numpy's.
         turned = np.ascontiguousarray(own.numpy()[:, :, ::-1, ::-1].swapaxes(0, 1))
         ctx.kept = ()
         return F.conv2d(gradient, paddle.to_tensor(turned), None, 1, [size - 1 - pad for pad in ctx.padding]), own.grad
 
 
 def _eager_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is computed now, on the CPU, rather than described for an export."""
+    """Whether `x` is computed eagerly on the CPU, and not traced for an export."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
 
 
 def _padding(pads: tuple[Pad, Pad]) -> list[int]:
-    """What the kernels pad by: [above, left], or [above, below, left, right] where that is uneven."""
+    """The padding argument of the kernels: [above, left], or [above, below, left, right] for asymmetric padding."""
     (above, below), (left, right) = pads
     return [above, left] if above == below and left == right else [above, below, left, right]
 
@@ -310,7 +311,7 @@ def flatten(node: nodes.Flatten, shape: Shape) -> nn.Layer:
 
 
 def branches(node: nodes.Branches, shape: Shape) -> nn.Layer:
-    """Where branches end."""
+    """The concatenation of branches."""
     return Concat()
 
 
@@ -330,4 +331,4 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Layer]] = {
     nodes.Flatten: flatten,
     nodes.Branches: branches,
 }
-"""How each kind of node is spelled."""
+"""Kind of node -> the function that makes its layer."""

@@ -12,14 +12,14 @@ from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Nodes
 
 NAMES = {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"}
-"""Canonical array name of a batch norm -> Paddle's; other layers use the canonical names."""
+"""Canonical array name of a batch norm -> Paddle's name; other layers use the canonical names."""
 
 TRANSPOSED: tuple[type[nn.Layer], ...] = (nn.Linear,)  # DIFFERS: Linear weight is [in, out]
 """Layers whose weight is stored transposed."""
 
 
 class Model(nn.Layer):
-    """`network` as a layer: one sublayer a layer, under the layer's name. [N,C,H,W] -> logits [N,classes]."""
+    """`network` as a layer: one sublayer for each layer, with the layer's name. [N,C,H,W] -> logits [N,classes]."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -30,20 +30,20 @@ class Model(nn.Layer):
     def forward(
         self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
     ) -> Tensor:
-        """Logits of the images `x`.
+        """The logits of the images `x`.
 
-        `masks` gives the dropout masks by layer (drawn by Paddle otherwise); `watch(layer, output)` sees every layer's output.
-        Auxiliary heads run in training, and only where somebody watches.
+        `masks` are the dropout masks by layer (None: Paddle draws them). `watch(layer, output)` is called with every layer's output.
+        Auxiliary heads run only in training and only if there is a `watch`.
         """
         return self._through(self.network.nodes, x, masks, watch)
 
     def _through(
         self, nodes: Nodes, x: Tensor, masks: Mapping[str, Tensor] | None, watch: Callable[[str, Tensor], None] | None
     ) -> Tensor:
-        for run in shared_images.runs(self, nodes, masks, one_by_one=watch is not None):
-            sizes = shared_images.sizes(self, run, x, masks)
+        for run in shared_images.split_nodes(self, nodes, masks, one_by_one=watch is not None):
+            sizes = shared_images.part_sizes(self, run, x, masks)
             if sizes:
-                x = shared_images.side_by_side([shared_images.step(self, node, masks) for node in run], x, sizes)
+                x = shared_images.compute_in_threads([shared_images.step(self, node, masks) for node in run], x, sizes)
             for node in run:
                 if isinstance(node, Auxiliary):
                     if watch and self.training:
@@ -53,7 +53,7 @@ class Model(nn.Layer):
                     branches = [self._through(branch, x, masks, watch) for branch in node.branches]
                     x = getattr(self, node.name)(*branches)
                 elif not sizes:
-                    x = shared_images.computed(x, [shared_images.step(self, node, masks)])
+                    x = shared_images.compute(x, [shared_images.step(self, node, masks)])
                 if watch:
                     watch(node.name, x)
         return x

@@ -1,4 +1,4 @@
-"""What stands for functions of the framework while other people's models are compared."""
+"""Replacements for functions of the framework while models of users are compared."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from parity.modules.average_pools import repairs
 def replacements(
     draw: Callable[[int, float], Array], variance: Callable[[], str]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Functions of the framework -> what stands for them during a check.
+    """Functions of the framework -> their replacements during a comparison.
 
-    `draw(size, p)` gives the multipliers of a dropout, `variance()` is the convention for running variances. What is rounded to float32
-    inside of one framework's functions is rounded for both: `parity.pairs.replaced_functions` says what.
+    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. Numbers that one framework's
+    functions round to float32 are rounded for both: `parity.pairs.replaced_functions` lists them.
     """
     pools = {name: getattr(F, name) for axes in (1, 2, 3) for name in (f"avg_pool{axes}d", f"adaptive_avg_pool{axes}d")}
     return {
@@ -37,7 +37,7 @@ def replacements(
 def _dropout(
     original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
-    """Dropout of single numbers, or of whole parts along an axis."""
+    """Dropout of single numbers, or of whole slices along an axis."""
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
     x, p, training = (call.arguments[word] for word in ("x", "p", "training"))
@@ -63,20 +63,20 @@ def _dropout_maps(
 
 
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
-    """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
+    """The multipliers of a dropout that draws along `axes`, and shares each number along all other axes."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
     return paddle.to_tensor(draw(int(np.prod(shape)), p).reshape(shape), dtype=x.dtype)
 
 
 def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named: Any) -> Tensor:
-    """An average pool whose gradient has the precision of its dtype."""
+    """Average pooling whose gradient has the precision of its dtype."""
     out = original(*given, **named)
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
     x = call.arguments["x"]
     if x.dtype != paddle.float64:
         return out
-    # DIFFERS: the kernel's gradient takes 1 / count in float32, whatever the dtype; `repair` makes it 1 / count again.
+    # DIFFERS: the kernel's gradient rounds 1 / count to float32 in every dtype; `repair` corrects that.
     repair = repairs(pool, call.arguments, x.shape, out.shape)
     if repair is None:
         return out
@@ -85,16 +85,16 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
 
 
 def prepare(model: nn.Layer) -> None:
-    """Sets in the modules themselves what a comparison needs."""
+    """Set the attributes of the modules of `model` that a comparison needs."""
     for module in model.sublayers(include_self=True):
-        # DIFFERS: the layer calls its kernel by itself, with an eps that is float32 in one version and float64 in another.
+        # DIFFERS: the layer calls its kernel directly, with an eps that is float32 in one version and float64 in another.
         if isinstance(module, nn.GroupNorm):
             module._epsilon = float(np.float32(module._epsilon))
 
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. Gradients are on. At its end everything is as before."""
+    """A context in which the process is set for comparisons, with gradients on. Afterwards everything is as before."""
     operators = {
         name: getattr(Tensor, name) for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow")
     }
@@ -112,10 +112,10 @@ def prepared_process() -> Iterator[None]:
 
 
 def _exactly(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """An operator whose second operand, a number, has the precision of the first."""
+    """An operator whose second operand, if it is a Python number, has the precision of the first."""
 
     def operator(x: Tensor, y: Any, *more: Any) -> Tensor:
-        # DIFFERS: a number goes through a kernel attribute of float32.
+        # DIFFERS: a Python number goes through a kernel attribute of float32.
         if isinstance(y, float) and x.dtype == paddle.float64:
             y = paddle.full([], y, x.dtype)
         return original(x, y, *more)

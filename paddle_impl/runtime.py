@@ -14,15 +14,15 @@ from parity.errors import InputError
 from parity.recipe import precision
 from parity.threads import THREADS
 
-# DIFFERS: Paddle's MKL reads its settings at import, so they are set before it.
+# DIFFERS: Paddle's MKL reads its settings at import, so set them first.
 os.environ.update({name: value for name, value in machine.paddle_environment().items() if name not in os.environ})
 
-# Paddle warns, at import, of every thread count but one, and of a missing compiler cache: neither is of use to anybody here.
+# At import, Paddle warns of every thread count except 1 and of a missing compiler cache. Neither concerns this project.
 warnings.filterwarnings("ignore", "No ccache found")
-with contextlib.redirect_stderr(io.StringIO()) as _said:
+with contextlib.redirect_stderr(io.StringIO()) as _import_messages:
     import paddle
 print(
-    *(line for line in _said.getvalue().splitlines() if "OMP_NUM_THREADS" not in line),
+    *(line for line in _import_messages.getvalue().splitlines() if "OMP_NUM_THREADS" not in line),
     sep="\n",
     end="",
     file=sys.stderr,
@@ -30,9 +30,9 @@ print(
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:
-    """Sets the number of CPU `threads` (None: leave it) and returns the device to use: "cpu" or "gpu".
+    """Set the number of CPU `threads` (None: do not change it) and return the device to use: "cpu" or "gpu".
 
-    `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
+    `device` is auto, cpu or gpu; `InputError` if it is gpu and there is none.
     """
     if threads:
         use_threads(threads)
@@ -46,8 +46,8 @@ def start(device: str = "auto", threads: int | None = None) -> str:
 
 
 def use_threads(threads: int) -> None:
-    """From now on so many CPU threads."""
-    # DIFFERS: of several threads, Paddle's kernels use little more than one; its layers share the images out instead.
+    """Use `threads` CPU threads from now on."""
+    # DIFFERS: with several threads, Paddle's kernels use little more than one. Layers here give each thread some of the images instead.
     THREADS.use(threads)
     THREADS.give(threads, paddle.base.core.set_num_threads)
 
@@ -57,29 +57,29 @@ def _has_gpu() -> bool:
 
 
 def tuning(device: str) -> str:
-    """What is set for speed on `device`, for people; "" where nothing is."""
+    """The settings for speed on `device`, as text for users; "" if there are none."""
     if device == "gpu":
         return precision.GPU_TUNING
     kind = os.environ.get("MKL_DEBUG_CPU_TYPE")
-    said = [f"layers share the images out to {THREADS.count} threads"] if THREADS.count > 1 else []
-    said += ["freed memory is kept"] if machine.GLIBC else []
-    return ", ".join(said + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else []))
+    settings = [f"layers split the images among {THREADS.count} threads"] if THREADS.count > 1 else []
+    settings += ["freed memory is kept"] if machine.GLIBC else []
+    return ", ".join(settings + ([f"MKL_DEBUG_CPU_TYPE={kind}"] if kind else []))
 
 
 def be_fast(device: str) -> None:
-    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet.
+    """Set `device` for speed. On a GPU: TF32 and cuDNN's fastest algorithm for each shape. This is unmeasured on GPUs.
 
-    On a CPU: whatever settings of memory make the framework faster.
+    On a CPU: the memory settings that make the framework faster.
     """
-    # DIFFERS: Paddle takes fresh memory for every tensor, which Linux clears page by page.
+    # DIFFERS: Paddle allocates new memory for every tensor, and Linux clears it page by page.
     machine.keep_memory(device == "cpu")
     if paddle.device.is_compiled_with_cuda():
-        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # TF32 is what Paddle does unless it is told otherwise
+        os.environ.pop("NVIDIA_TF32_OVERRIDE", None)  # TF32 is Paddle's default
         paddle.set_flags({"FLAGS_cudnn_exhaustive_search": True, "FLAGS_cudnn_deterministic": False})
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`, on a CPU as far as memory goes that is freed from now on."""
+    """Undo `be_fast`. On a GPU: no TF32, and only deterministic algorithms. On a CPU, it concerns memory that is freed from now on."""
     machine.keep_memory(False)
     if paddle.device.is_compiled_with_cuda():
         # DIFFERS: TF32 is an environment variable of CUDA's libraries, read when they are first used.
@@ -89,19 +89,19 @@ def be_exact() -> None:
 
 
 def wait(device: str) -> None:
-    """Until `device` has computed all that it was given: a GPU works on while the program does."""
-    # DIFFERS: in Paddle 2 the time between two of the device's own events is always 0, so both sides wait and read the host's clock.
+    """Wait until `device` has finished its queued work: a GPU computes while the program continues."""
+    # DIFFERS: in Paddle 2 the time between two events of the device is always 0, so both frameworks wait and use the host's clock.
     if device == "gpu":
         paddle.device.synchronize()
 
 
 def peak_memory(device: str) -> int:
-    """Peak memory in bytes so far: of the process, or what its tensors took on a GPU."""
+    """The peak memory so far, in bytes: of the process, or on a GPU of its tensors."""
     return paddle.device.cuda.max_memory_allocated() if device == "gpu" else machine.peak_memory()
 
 
 def versions() -> dict[str, str]:
-    """Versions of the framework and of what it computes with."""
+    """The versions of the framework and of CUDA."""
     return {
         "paddle": paddle.__version__,
         "cuda": f"{paddle.version.cuda()}, {paddle.device.cuda.get_device_name()}" if _has_gpu() else "none",
@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
 
 
 def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
-    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached on `device` now."""
+    """The highest GFLOP/s of `times` float32 products of square matrices (2 * size**3 operations each), measured on `device` now."""
     THREADS.give(THREADS.count, paddle.base.core.set_num_threads)
     a = paddle.rand([size, size])  # on the device that `start` chose
     seconds = []

@@ -1,7 +1,7 @@
-"""The layers of a Paddle model with the images of a batch shared out to threads.
+"""Runs layers of a Paddle model with the images of a batch split among threads.
 
-Of several threads, Paddle's kernels use little more than one on a CPU (docs/performance.md). So each thread computes some of the images,
-and layers that see every image by itself go through the threads together.
+On a CPU with several threads, Paddle's kernels use little more than one (docs/performance.md). So each thread takes some of the images
+through several layers at once, where each layer computes every image independently.
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ from parity.network import nodes as kinds
 from parity.network.nodes import Node, Nodes
 from parity.threads import THREADS
 
-_SEE_ONE = (kinds.Conv, kinds.ReLU, kinds.GELU, kinds.Tanh, kinds.LRN, kinds.MaxPool, kinds.Dropout, kinds.BatchNorm)
-"""Kinds that make the same of an image whatever the others are; dropout where its mask is given, batch norm in inference."""
+_INDEPENDENT = (
+    kinds.Conv,
+    kinds.ReLU,
+    kinds.GELU,
+    kinds.Tanh,
+    kinds.LRN,
+    kinds.MaxPool,
+    kinds.Dropout,
+    kinds.BatchNorm,
+)
+"""Kinds that compute every image independently of the others: dropout if its mask is an argument, batch norm in inference."""
 
 
 Step = tuple[nn.Layer, Tensor | None]
-"""A layer, and its mask if it is a dropout that has one."""
+"""A layer, and its mask if it is a dropout with one."""
 
 
 def step(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> Step:
@@ -33,16 +42,18 @@ def step(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> Ste
     return layer, masks[node.name] if masks and isinstance(layer, Dropout) else None
 
 
-def runs(model: nn.Layer, nodes: Nodes, masks: Mapping[str, Tensor] | None, one_by_one: bool) -> list[list[Node]]:
-    """`nodes`, together where they see every image by itself, or else do not, one after the other; or each `one_by_one`."""
+def split_nodes(
+    model: nn.Layer, nodes: Nodes, masks: Mapping[str, Tensor] | None, one_by_one: bool
+) -> list[list[Node]]:
+    """`nodes` as runs of consecutive nodes whose layers all compute images independently, or all do not; or each `one_by_one`."""
     if one_by_one:
         return [[node] for node in nodes]
-    return [list(run) for _, run in groupby(nodes, lambda node: _sees_one(model, node, masks))]
+    return [list(run) for _, run in groupby(nodes, lambda node: _is_independent(model, node, masks))]
 
 
-def _sees_one(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
-    """Whether the layer of `node` is as we made it, and makes the same of an image whatever the others are."""
-    if not isinstance(node, _SEE_ONE):
+def _is_independent(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -> bool:
+    """Whether the layer of `node` is unchanged, without hooks, and computes every image independently of the others."""
+    if not isinstance(node, _INDEPENDENT):
         return False
     layer = getattr(model, node.name)
     if "forward" in vars(layer) or layer._forward_pre_hooks or layer._forward_post_hooks:
@@ -50,79 +61,79 @@ def _sees_one(model: nn.Layer, node: Node, masks: Mapping[str, Tensor] | None) -
     if isinstance(node, kinds.Dropout):
         return bool(masks) or not layer.training
     if isinstance(node, kinds.BatchNorm):
-        return not layer.training and not paddle.is_grad_enabled()  # to its gradients all threads would add
+        return not layer.training and not paddle.is_grad_enabled()  # all threads would add to its gradients
     return isinstance(layer, _Conv) if isinstance(node, kinds.Conv) else not layer.parameters()
 
 
-def sizes(model: nn.Layer, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> list[int]:
-    """How many of the images `x` each thread takes through `run`; none where they are not shared out.
+def part_sizes(model: nn.Layer, run: Sequence[Node], x: Tensor, masks: Mapping[str, Tensor] | None) -> list[int]:
+    """The number of the images `x` that each thread takes through `run`; [] if they are not split.
 
-    They are, on CPU, where the run holds a convolution, whose kernels keep one thread busy; alone, other nodes are not worth copies. The
-    kernels get as many threads as that leaves them.
+    They are split on CPU if the run holds a convolution: other nodes alone are not worth the copies. Also sets the number of threads of
+    Paddle's kernels: one if images are split, else all.
     """
     if not _eager_on_cpu(x):
         return []
-    able = min(THREADS.count, x.shape[0]) > 1 and all(_sees_one(model, node, masks) for node in run)
+    able = min(THREADS.count, x.shape[0]) > 1 and all(_is_independent(model, node, masks) for node in run)
     shared = able and any(isinstance(node, kinds.Conv) for node in run)
     THREADS.give(1 if shared else THREADS.count, paddle.base.core.set_num_threads)
     return THREADS.sizes(x.shape[0]) if shared else []
 
 
-def side_by_side(steps: Sequence[Step], x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """`x` through the layers of `steps`, its images shared out to the threads in parts of `sizes`."""
+def compute_in_threads(steps: Sequence[Step], x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The output of the layers of `steps` for `x`, whose images are split among the threads in parts of `sizes`."""
     if paddle.is_grad_enabled():
         weights = [weight for layer, _ in steps for weight in layer.parameters()]
         return _Shared.apply(x, steps, sizes, *weights)
 
     def one(part: tuple[Tensor, list[Step]]) -> Tensor:
         with paddle.no_grad():  # every thread starts with gradients on
-            return computed(*part)
+            return compute(*part)
 
     return paddle.concat(THREADS.map(one, _parts(x, steps, sizes)))
 
 
 def _cut(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Consecutive parts of `x`, of so many images each: views, where a split would copy."""
+    """Consecutive parts of `x` with `sizes` images each. They are views: a split would copy."""
     ends = list(accumulate(sizes))
     return [x[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def _parts(x: Tensor, steps: Sequence[Step], sizes: Sequence[int]) -> list[tuple[Tensor, list[Step]]]:
-    """For each thread its images of `x`, and `steps` with their masks."""
+    """For each thread, its images of `x` and `steps` with the masks of these images."""
     layers = [layer for layer, _ in steps]
     masks = [[None] * len(sizes) if mask is None else _cut(mask, sizes) for _, mask in steps]
     return [(part, list(zip(layers, own, strict=True))) for part, *own in zip(_cut(x, sizes), *masks, strict=True)]
 
 
 class _Shared(PyLayer):
-    """Layers that see every image by itself, on images shared out to the threads in parts of `sizes`, forward and backward.
+    """Layers that compute images independently, on images split among the threads in parts of `sizes`, forward and backward.
 
-    Each thread builds a graph of its own part; the gradients of the `weights` are added in the order of the parts, so that every run
-    with as many threads rounds alike. What comes out cannot be differentiated twice.
+    Each thread builds a graph of its own part. The gradients of the `weights` are added in the order of the parts, so that all runs with
+    the same number of threads round equally. The output cannot be differentiated twice.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, steps: Sequence[Step], sizes: Sequence[int], *weights: Tensor) -> Tensor:
         def one(part: tuple[Tensor, list[Step]]) -> tuple[Tensor, list[Tensor], Tensor]:
-            given, *own = (tensor.detach() for tensor in (part[0], *weights))
-            for copy, tensor in zip((given, *own), (x, *weights), strict=True):
+            images, *own = (tensor.detach() for tensor in (part[0], *weights))
+            for copy, tensor in zip((images, *own), (x, *weights), strict=True):
                 copy.stop_gradient = tensor.stop_gradient
             with paddle.enable_grad():
-                return given, own, computed(given, part[1], iter(own))
+                return images, own, compute(images, part[1], iter(own))
 
         ctx.sizes, ctx.parts = sizes, THREADS.map(one, _parts(x, steps, sizes))
         whole = paddle.concat([out.detach() for _, _, out in ctx.parts])
-        for given, _, out in ctx.parts:  # which are the ends of a graph that has kept what it needs
-            given._clear_dataptr()
+        for images, _, out in ctx.parts:  # the graph keeps the tensors that it needs, and not these
+            images._clear_dataptr()
             out._clear_dataptr()
         return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         def one(part: tuple[tuple[Tensor, list[Tensor], Tensor], Tensor]) -> list[Tensor | None]:
-            (given, own, out), share = part
+            (images, own, out), share = part
             paddle.autograd.backward([out], [share])
-            return [tensor.grad for tensor in (given, *own)]
+            return [tensor.grad for tensor in (images, *own)]
 
         THREADS.give(1, paddle.base.core.set_num_threads)
         shares = _cut(gradient, ctx.sizes)
@@ -132,8 +143,8 @@ class _Shared(PyLayer):
         return (None if inputs[0] is None else paddle.concat(list(inputs)), *sums)
 
 
-def computed(x: Tensor, steps: Sequence[Step], weights: Iterator[Tensor] | None = None) -> Tensor:
-    """`x` through the layers of `steps`, with `weights` in place of their own where they are given."""
+def compute(x: Tensor, steps: Sequence[Step], weights: Iterator[Tensor] | None = None) -> Tensor:
+    """The output of the layers of `steps` for `x`, with `weights` (None: their own)."""
     for layer, mask in steps:
         if weights and isinstance(layer, _Conv):
             x = layer.of(x, *[next(weights) for _ in layer.parameters()])

@@ -1,4 +1,4 @@
-"""The files of state dicts that Paddle saves and loads."""
+"""Reads and writes files of state dicts in Paddle's format."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from parity.weights.canonical_state import State
 
 
 def read_arrays(path: Path) -> State:
-    """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
+    """The arrays in a state dict's file, with the names and the layout that the file has. No code in the file is run.
 
-    `InputError` unless it is a readable file of named things, and, where it carries their digest, this is theirs.
+    `InputError` if the file is not a readable file of named values, or if it carries a digest that is not theirs.
     """
-    # DIFFERS: the framework's own load runs what a pickle asks for, so its files are read without it.
+    # DIFFERS: the framework's own load runs code in a pickle, so files are read without it.
     content, stored = pickles.read_with_digest(path.read_bytes())
     content.pop("StructuredToParameterName@@", None)
     state_dict_names.check_content(content, path.stat().st_size)
@@ -33,21 +33,21 @@ def read_arrays(path: Path) -> State:
 
 
 def read_file(path: Path) -> State:
-    """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
+    """The arrays of a state dict's file, by the file's names and in canonical layout; running statistics are `mean` and `variance`.
 
-    A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
-    `InputError` unless it holds named arrays of floats and nothing else.
+    A batch norm's `weight` and `bias` keep these names: a file does not say to which kind of layer they belong. No code in the file is run.
+    `InputError` unless it holds only named floating-point arrays.
     """
     return state_dict_names.canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def write_file(path: Path, model: nn.Layer) -> None:
-    """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    """Write the model's state dict atomically; any model with the same names can load it."""
     _write(path, model.state_dict())
 
 
 def write_arrays(path: Path, arrays: State) -> None:
-    """Writes named arrays as the file of a state dict, atomically."""
+    """Write named arrays as the file of a state dict, atomically."""
     _write(path, {name: paddle.to_tensor(np.asarray(array, order="C")) for name, array in arrays.items()})
 
 

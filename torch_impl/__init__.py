@@ -1,1 +1,1 @@
-"""What only PyTorch can say. Everything else is written once, in `parity.backend`."""
+"""The code that needs PyTorch. All other code is written once for both frameworks, in `parity.backend`."""

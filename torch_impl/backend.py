@@ -1,4 +1,4 @@
-"""What only PyTorch can say about training and models: `parity.backend.protocol` describes the methods."""
+"""PyTorch's operations for training and models; `parity.backend.protocol` describes the methods."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Handle = Any
 """What PyTorch returns for a hook."""
 
 SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
-"""Canonical optimizer slot -> PyTorch's."""
+"""Canonical optimizer slot -> PyTorch's name."""
 
 
 class Backend:
-    """PyTorch, as `parity.backend.protocol.Backend` asks for it."""
+    """PyTorch's implementation of `parity.backend.protocol.Backend`."""
 
     TENSOR: type = Tensor
     MODULE: type = nn.Module
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
     OVERLAPPING: tuple[str, ...] = ("cpu", "gpu")
-    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed behind it."""
+    """Devices on which the framework's own wrapper sums gradients during the backward pass; elsewhere they are summed after it."""
 
     # Tensors
 
@@ -91,8 +91,8 @@ class Backend:
         return model.Model(network).to(getattr(torch, dtype))
 
     def layout(self, dtype: str, device: str, amp: str) -> torch.memory_format:
-        # DIFFERS: convolutions in float32 on the CPU are faster with the channels last (docs/performance.md), and so should
-        # mixed precision be on a GPU's tensor cores, which nobody has measured yet.
+        # DIFFERS: float32 convolutions on the CPU are faster with channels_last (docs/performance.md). Mixed precision on a GPU's
+        # tensor cores should be, too, but this is unmeasured.
         last = dtype == "float32" and (device == "cpu" or amp != "off")
         return torch.channels_last if last else torch.contiguous_format
 
@@ -110,12 +110,12 @@ class Backend:
     def make_optimizer(
         self, groups: Sequence[tuple[list[Tensor], float, float]], settings: Optimizer
     ) -> torch.optim.Optimizer:
-        given: list[dict[str, Any]] = [
+        param_groups: list[dict[str, Any]] = [
             {"params": parameters, "factor": rate, "weight_decay": decay} for parameters, rate, decay in groups
         ]
         if settings.kind == "adam":
-            return torch.optim.Adam(given, settings.rate, (settings.beta1, settings.beta2), settings.eps)
-        return torch.optim.SGD(given, settings.rate, settings.momentum, nesterov=settings.nesterov)
+            return torch.optim.Adam(param_groups, settings.rate, (settings.beta1, settings.beta2), settings.eps)
+        return torch.optim.SGD(param_groups, settings.rate, settings.momentum, nesterov=settings.nesterov)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, rate: float) -> None:
         for group in optimizer.param_groups:
@@ -163,15 +163,15 @@ class Backend:
         dist.init_process_group("nccl" if device == "gpu" else "gloo")
 
     def leave(self) -> None:
-        # DDP's reducer keeps the group's threads beyond this. One that still held a tensor when the interpreter ended would abort it
-        # ("terminate called without an active exception", seen once under load).
+        # DDP's reducer keeps the group's threads alive after this call. A thread that still holds a tensor when the interpreter ends
+        # aborts it ("terminate called without an active exception", seen once under load).
         time.sleep(0.1)
         dist.destroy_process_group()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # newer versions have another name for what older ones need
-            # Not the first process's running statistics: `parity.backend.distributed.average_statistics` averages them.
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions deprecate what older ones need
+            # Do not broadcast rank 0's running statistics: `parity.backend.distributed.average_statistics` averages them.
             return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
     def all_reduce(self, tensor: Tensor) -> None:

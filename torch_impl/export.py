@@ -1,4 +1,4 @@
-"""A model in the formats that others run: ONNX as PyTorch exports it, and PyTorch's own `.pt2`."""
+"""Exports a model to ONNX with PyTorch's exporter, and to PyTorch's own `.pt2` format."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from parity.files.atomic import write_atomically
 from torch_impl.model import Model
 
 OPSET = 18
-"""The opset that the exporter is asked for; `parity.onnx` writes the file for any."""
+"""The opset of the exporter's graph; `parity.onnx` writes the file for any supported opset."""
 
 
 def to_onnx(model: Model) -> bytes:
     """The inference graph as PyTorch's exporter writes it, as the bytes of an ONNX model.
 
-    Input `image` float32 [N,C,H,W], N dynamic; output [N,classes]. Nothing is simplified and nothing checked: that is for
-    `parity.onnx`. `model` is in float32 and stays as it is. `InputError` where the exporter is known to refuse it.
+    Input `image` float32 [N,C,H,W], N dynamic; output [N,classes]. The graph is neither simplified nor verified here: `parity.onnx` does
+    that. `model` is in float32 and stays as it is. `InputError` if the exporter is known to refuse it.
     """
-    # DIFFERS: the exporter traces two images, so that their number does not become a constant.
+    # DIFFERS: with an example of one image, the exporter would make the batch size a constant.
     example = torch.zeros(2, *model.network.input_shape)
     count = torch.export.Dim("N")
     with _inference(model), _silent():
@@ -45,7 +45,7 @@ def to_onnx(model: Model) -> bytes:
 
 
 def to_static(model: Model, folder: Path) -> list[Path]:
-    """Writes the inference program into `folder` in PyTorch's own format; returns the files.
+    """Write the inference program into `folder` in PyTorch's own format; return the files.
 
     Input and output are as in `to_onnx`.
     """
@@ -59,7 +59,7 @@ def to_static(model: Model, folder: Path) -> list[Path]:
 
 
 def from_static(folder: Path, images: Array) -> Array:
-    """What the program in `folder` that `to_static` wrote yields for float32 `images` [N,C,H,W]: [N,classes]."""
+    """The scores [N,classes] of the program that `to_static` wrote into `folder`, for float32 `images` [N,C,H,W]."""
     program = torch.export.load(folder / "model.pt2").module()
     with torch.no_grad():
         scores: Array = program(torch.from_numpy(images)).numpy()
@@ -68,7 +68,7 @@ def from_static(folder: Path, images: Array) -> Array:
 
 @contextlib.contextmanager
 def _inference(model: Model) -> Iterator[None]:
-    """Within it the model is in inference mode, and on the CPU; afterwards it is as it was."""
+    """A context in which the model is in inference mode and on the CPU; afterwards it is as before."""
     before = {module: dict(vars(module)) for module in model.modules()}
     place = next((parameter.device for parameter in model.parameters()), "cpu")
     model.cpu().eval()
@@ -83,7 +83,7 @@ def _inference(model: Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps what the exporter says of its own deprecated parts off stderr."""
+    """Suppress the exporter's warnings about its own deprecated parts."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

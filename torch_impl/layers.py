@@ -13,12 +13,12 @@ from parity.network import nodes
 from parity.network.nodes import Shape
 from parity.network.windows import Pad
 
-_batch_norm = F.batch_norm  # a comparison of other people's models replaces the public one
-"""PyTorch's own."""
+_batch_norm = F.batch_norm
+"""PyTorch's own function: a comparison of users' models replaces the public one."""
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """`nodes.BatchNorm` for [N,C] and [N,C,H,W]: moves the running statistics by the node's own convention."""
+    """`nodes.BatchNorm` for [N,C] and [N,C,H,W], which updates the running statistics by the node's own convention."""
 
     def __init__(self, node: nodes.BatchNorm, shape: Shape) -> None:
         # DIFFERS: momentum is the weight of the NEW value.
@@ -26,15 +26,15 @@ class BatchNorm(nn.BatchNorm2d):
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises by the batch in training, by the running statistics in inference."""
+        """Normalise with the batch's statistics in training, with the running statistics in inference."""
         if not self.training:
             return _batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
-        # With momentum 1 the "running" statistics are the batch's own: the kernel's convention stays out of ours.
+        # With momentum 1 the kernel's "running" statistics are the batch's, so its own convention does not matter.
         out = _batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
         with torch.no_grad():
             count = x.numel() // x.shape[1]
-            # DIFFERS: the kernel yields the unbiased variance.
+            # DIFFERS: the kernel returns the unbiased variance.
             if self.node.variance == "biased":
                 variance = times(variance, (count - 1) / count)
             self.running_mean.copy_(times(self.running_mean, self.node.decay) + times(mean, 1 - self.node.decay))
@@ -43,14 +43,14 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Dropout(nn.Module):
-    """`nodes.Dropout`, either kind, with a mask given (0/1, the input's shape) or drawn."""
+    """`nodes.Dropout` of either kind; its mask (0/1, in the input's shape) is an argument or drawn."""
 
     def __init__(self, node: nodes.Dropout) -> None:
         super().__init__()
         self.node = node
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Masks in training, scales as the kind asks."""
+        """Mask in training, and scale in training or inference, depending on the kind."""
         if not self.training:
             return times(x, self.node.test_scale) if self.node.test_scale != 1 else x
         if mask is None:
@@ -67,7 +67,7 @@ class LRN(nn.Module):
         self.node = node
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds shifted squares up."""
+        """Normalise: the sums are computed by adding shifted squares."""
         # DIFFERS: LocalResponseNorm divides alpha by the size; here it multiplies the sum.
         node, channels = self.node, x.shape[1]
         squares = F.pad(x * x, (0, 0, 0, 0, node.size // 2, (node.size - 1) // 2))
@@ -81,7 +81,7 @@ class Concat(nn.Module):
     """The end of `nodes.Branches`: [N,C1,...], [N,C2,...], ... -> [N,C1+C2+...,...]."""
 
     def forward(self, *branches: Tensor) -> Tensor:
-        """Side by side over the channels."""
+        """Concatenate over the channels."""
         return torch.cat(branches, 1)
 
 
@@ -89,7 +89,7 @@ class LogSoftmax(nn.Module):
     """`nodes.LogSoftmax`: [N,K] -> log-probabilities [N,K]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of every row."""
+        """The log-probabilities of every row."""
         return F.log_softmax(x, 1)
 
 
@@ -102,7 +102,7 @@ class GlobalAvgPool(nn.Module):
 
 
 class _MaxPool(nn.MaxPool2d):
-    """Max pooling with padding that may be uneven."""
+    """Max pooling with padding that may be asymmetric."""
 
     def __init__(self, node: nodes.MaxPool, shape: Shape) -> None:
         edges, padding = _edges(node.pads(shape))
@@ -114,7 +114,7 @@ class _MaxPool(nn.MaxPool2d):
 
 
 class _AvgPool(nn.AvgPool2d):
-    """Average pooling whose padding, which may be uneven, does not count."""
+    """Average pooling without its padding, which may be asymmetric."""
 
     def __init__(self, node: nodes.AvgPool, shape: Shape) -> None:
         edges, padding = _edges(node.pads(shape))
@@ -132,7 +132,7 @@ class _AvgPool(nn.AvgPool2d):
 
 
 class _Conv(nn.Conv2d):
-    """Convolution with padding that may be uneven."""
+    """Convolution with padding that may be asymmetric."""
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:
         edges, padding = _edges(node.pads(shape))
@@ -144,8 +144,8 @@ class _Conv(nn.Conv2d):
 
 
 def _edges(pads: tuple[Pad, Pad]) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """What to pad by before the kernel, (left, right, above, below) or nothing, and what the kernel pads by."""
-    # DIFFERS: kernels pad by as much before as behind.
+    """The padding before the kernel, (left, right, above, below) or (), and the kernel's own padding."""
+    # DIFFERS: kernels pad by the same amount on both sides.
     (above, below), (left, right) = pads
     return ((), (above, left)) if above == below and left == right else ((left, right, above, below), (0, 0))
 
@@ -221,7 +221,7 @@ def flatten(node: nodes.Flatten, shape: Shape) -> nn.Module:
 
 
 def branches(node: nodes.Branches, shape: Shape) -> nn.Module:
-    """Where branches end."""
+    """The concatenation of branches."""
     return Concat()
 
 
@@ -241,4 +241,4 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.Flatten: flatten,
     nodes.Branches: branches,
 }
-"""How each kind of node is spelled."""
+"""Kind of node -> the function that makes its module."""

@@ -11,14 +11,14 @@ from parity.network.nodes import Auxiliary, Branches, Nodes
 from torch_impl.layers import LAYERS, Dropout
 
 NAMES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
-"""Canonical array name of a batch norm -> PyTorch's; other layers use the canonical names."""
+"""Canonical array name of a batch norm -> PyTorch's name; other layers use the canonical names."""
 
 TRANSPOSED: tuple[type[nn.Module], ...] = ()
 """Layers whose weight is stored transposed."""
 
 
 class Model(nn.Module):
-    """`network` as a module: one submodule a layer, under the layer's name. [N,C,H,W] -> logits [N,classes]."""
+    """`network` as a module: one submodule for each layer, with the layer's name. [N,C,H,W] -> logits [N,classes]."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -29,10 +29,10 @@ class Model(nn.Module):
     def forward(
         self, x: Tensor, masks: Mapping[str, Tensor] | None = None, watch: Callable[[str, Tensor], None] | None = None
     ) -> Tensor:
-        """Logits of the images `x`.
+        """The logits of the images `x`.
 
-        `masks` gives the dropout masks by layer (drawn by PyTorch otherwise); `watch(layer, output)` sees every layer's output.
-        Auxiliary heads run in training, and only where somebody watches.
+        `masks` are the dropout masks by layer (None: PyTorch draws them). `watch(layer, output)` is called with every layer's output.
+        Auxiliary heads run only in training and only if there is a `watch`.
         """
         return self._through(self.network.nodes, x, masks, watch)
 

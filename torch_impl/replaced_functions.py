@@ -1,4 +1,4 @@
-"""What stands for functions of the framework while other people's models are compared."""
+"""Replacements for functions of the framework while models of users are compared."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from parity.arrays import Array
 def replacements(
     draw: Callable[[int, float], Array], variance: Callable[[], str]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Functions of the framework -> what stands for them during a check.
+    """Functions of the framework -> their replacements during a comparison.
 
-    `draw(size, p)` gives the multipliers of a dropout, `variance()` is the convention for running variances. What is rounded to float32
-    inside of one framework's functions is rounded for both: `parity.pairs.replaced_functions` says what.
+    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. Numbers that one framework's
+    functions round to float32 are rounded for both: `parity.pairs.replaced_functions` lists them.
     """
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw),
@@ -65,31 +65,31 @@ def _dropped(
 
 
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
-    """The multipliers of a dropout that draws along `axes`, of the other axes one for all."""
+    """The multipliers of a dropout that draws along `axes`, and shares each number along all other axes."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
     return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
 
 
 def _batch_norm(original: Callable[..., Tensor], variance: Callable[[], str], /, *given: Any, **named: Any) -> Tensor:
-    """Batch norm with eps rounded to float32, the momentum as one minus a rounded one, and the running variance of the convention."""
+    """Batch norm with eps and 1 - momentum rounded to float32, and the running variance of the convention `variance()`."""
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
-    asked = call.arguments
-    asked["eps"] = float(np.float32(asked["eps"]))
+    arguments = call.arguments
+    arguments["eps"] = float(np.float32(arguments["eps"]))
     # DIFFERS: momentum is the weight of the NEW value.
-    momentum = asked["momentum"] = 1 - float(np.float32(1 - asked["momentum"]))
-    x, kept = asked["input"], asked["running_var"]
-    before = kept.clone() if kept is not None and asked["training"] else None
+    momentum = arguments["momentum"] = 1 - float(np.float32(1 - arguments["momentum"]))
+    x, running = arguments["input"], arguments["running_var"]
+    before = running.clone() if running is not None and arguments["training"] else None
     result = original(*call.args, **call.kwargs)
     if before is not None and variance() == "biased":
         with torch.no_grad():
             axes = [0, *range(2, x.ndim)]
-            kept.data.copy_((1 - momentum) * before + momentum * x.detach().var(axes, unbiased=False))
+            running.data.copy_((1 - momentum) * before + momentum * x.detach().var(axes, unbiased=False))
     return result
 
 
 def _attention(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
-    """Attention written out where it drops, so that its dropout is one like all others."""
+    """Attention, which is computed from single operations if it has dropout, so that `F.dropout` draws its mask."""
     call = inspect.signature(_attention_arguments).bind(*given, **named)
     call.apply_defaults()
     query, key, value, mask, p, causal, scale = list(call.arguments.values())[:7]
@@ -107,16 +107,16 @@ def _attention_arguments(
     query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> None:  # fmt: skip
-    """The arguments of the framework's function, which has no signature to read."""
+    """The arguments of the framework's function, which has no signature that can be inspected."""
 
 
 def prepare(model: nn.Module) -> None:
-    """Sets in the modules themselves what a comparison needs."""
+    """Set the attributes of the modules of `model` that a comparison needs."""
 
 
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
-    """Within it the process is set for comparisons. Gradients are on. At its end everything is as before."""
+    """A context in which the process is set for comparisons, with gradients on. Afterwards everything is as before."""
     places: list[tuple[Any, str]] = [
         (torch.backends.cuda.matmul, "allow_tf32"),
         (torch.backends.cudnn, "allow_tf32"),
@@ -128,7 +128,7 @@ def prepared_process() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch.backends.mha.set_fastpath_enabled(False)  # which would pass the modules by
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path does not call the submodules
     try:
         with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
             yield

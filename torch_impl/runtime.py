@@ -15,9 +15,9 @@ import torch
 
 
 def start(device: str = "auto", threads: int | None = None) -> str:
-    """Sets the number of CPU `threads` (None: leave it) and returns the device to use: "cpu" or "gpu".
+    """Set the number of CPU `threads` (None: do not change it) and return the device to use: "cpu" or "gpu".
 
-    `device` is auto, cpu or gpu; `InputError` if a GPU is asked for and there is none.
+    `device` is auto, cpu or gpu; `InputError` if it is gpu and there is none.
     """
     if threads:
         use_threads(threads)
@@ -30,7 +30,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
 
 
 def use_threads(threads: int) -> None:
-    """From now on so many CPU threads."""
+    """Use `threads` CPU threads from now on."""
     torch.set_num_threads(threads)
 
 
@@ -39,7 +39,7 @@ def _has_gpu() -> bool:
 
 
 def tuning(device: str) -> str:
-    """What is set for speed on `device`, for people; "" where nothing is."""
+    """The settings for speed on `device`, as text for users; "" if there are none."""
     if device == "gpu":
         return precision.GPU_TUNING
     large = ", large pages" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else ""
@@ -47,16 +47,16 @@ def tuning(device: str) -> str:
 
 
 def be_fast(device: str) -> None:
-    """On a GPU: TF32, and the fastest of cuDNN's algorithms for each shape; nobody has run it there yet.
+    """Set `device` for speed. On a GPU: TF32 and cuDNN's fastest algorithm for each shape. This is unmeasured on GPUs.
 
-    On a CPU: whatever settings of memory make the framework faster.
+    On a CPU: the memory settings that make the framework faster.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
 
 
 def be_exact() -> None:
-    """On a GPU: no TF32, deterministic algorithms only. Undoes `be_fast`, on a CPU as far as memory goes that is freed from now on."""
+    """Undo `be_fast`. On a GPU: no TF32, and only deterministic algorithms. On a CPU, it concerns memory that is freed from now on."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     if _has_gpu():
@@ -64,18 +64,18 @@ def be_exact() -> None:
 
 
 def wait(device: str) -> None:
-    """Until `device` has computed all that it was given: a GPU works on while the program does."""
+    """Wait until `device` has finished its queued work: a GPU computes while the program continues."""
     if device == "gpu":
         torch.cuda.synchronize()
 
 
 def peak_memory(device: str) -> int:
-    """Peak memory in bytes so far: of the process, or what its tensors took on a GPU."""
+    """The peak memory so far, in bytes: of the process, or on a GPU of its tensors."""
     return torch.cuda.max_memory_allocated() if device == "gpu" else machine.peak_memory()
 
 
 def versions() -> dict[str, str]:
-    """Versions of the framework and of what it computes with."""
+    """The versions of the framework and of CUDA."""
     return {
         "torch": torch.__version__,
         "cuda": f"{torch.version.cuda}, {torch.cuda.get_device_name()}" if _has_gpu() else "none",
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
-    """The most GFLOP/s (2 * size**3 operations each) that `times` float32 products of square matrices reached on `device` now."""
+    """The highest GFLOP/s of `times` float32 products of square matrices (2 * size**3 operations each), measured on `device` now."""
     a = torch.rand(size, size, device="cuda" if device == "gpu" else "cpu")
     seconds = []
     for _ in range(times):

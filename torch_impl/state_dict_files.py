@@ -1,4 +1,4 @@
-"""The files of state dicts that PyTorch saves and loads."""
+"""Reads and writes files of state dicts in PyTorch's format."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from torch_impl.backend import Backend
 from torch_impl.model import NAMES, TRANSPOSED
 
 _OLD_PICKLES = 5
-"""Pickles at the start of a file that is no zip: mark, version, machine, state dict, names of the storages."""
+"""The pickles at the start of a file that is no zip: magic number, version, machine, state dict, names of the storages."""
 
 
 def read_arrays(path: Path) -> State:
-    """The arrays in a state dict's file, by the names and in the layout that they have there. No code in the file is run.
+    """The arrays in a state dict's file, with the names and the layout that the file has. No code in the file is run.
 
-    `InputError` unless it is a readable file of named things, and, where it carries their digest, this is theirs.
+    `InputError` if the file is not a readable file of named values, or if it carries a digest that is not theirs.
     """
     try:
         stored = _check_file(path)
@@ -45,31 +45,31 @@ def read_arrays(path: Path) -> State:
 
 
 def read_file(path: Path) -> State:
-    """The arrays of a state dict's file, by the names in it and in canonical layout; running statistics are `mean` and `variance`.
+    """The arrays of a state dict's file, by the file's names and in canonical layout; running statistics are `mean` and `variance`.
 
-    A batch norm's `weight` and `bias` keep these names: nothing in a file says what they belong to. No code in the file is run.
-    `InputError` unless it holds named arrays of floats and nothing else.
+    A batch norm's `weight` and `bias` keep these names: a file does not say to which kind of layer they belong. No code in the file is run.
+    `InputError` unless it holds only named floating-point arrays.
     """
     content = read_arrays(path)
-    # DIFFERS: batch norms also count their batches, in an integer that nothing here reads.
+    # DIFFERS: batch norms also count their batches, in an integer that this project does not use.
     kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
     return state_dict_names.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def _array(value: Any) -> Any:
-    """A view of a tensor of floats; anything else as it is."""
+    """A numpy view of a floating-point tensor; anything else unchanged."""
     floats = (torch.float16, torch.float32, torch.float64)
     return value.detach().numpy() if isinstance(value, Tensor) and value.dtype in floats else value
 
 
 def _check_file(path: Path) -> str | None:
-    """The digest in a file, None where it has none. `InputError` for one that must not be loaded; other errors where it is none.
+    """The digest in a file, or None. `InputError` for a file that must not be loaded; other errors if it is no such file at all.
 
-    That is a zip that would unpack to more than it is (the framework's own files are never compressed), damaged records, of which the
-    framework's load does not check the CRCs, and pickles whose tuples it would hash forever.
+    Three kinds must not be loaded: a zip whose members are larger than the file (the framework's own files are never compressed), one with
+    damaged records (the framework's load does not check CRCs), and pickles whose nested tuples take forever to hash.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:4] != b"PK\3\4":  # as the framework's load decides it
+        if content[:4] != b"PK\3\4":  # the test of the framework's own load
             for _ in range(_OLD_PICKLES):
                 pickles.check_structure(content)
             return None
@@ -77,19 +77,19 @@ def _check_file(path: Path) -> str | None:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise InputError("a zip file whose members are larger than itself")
         if damaged := archive.testzip():
-            raise InputError(f"{damaged} in it is damaged: its CRC-32 is another")
+            raise InputError(f"{damaged} in it is damaged: its CRC-32 does not match")
         stored = read_record(archive)
     pickles.check_structure(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")))
     return stored
 
 
 def write_file(path: Path, model: nn.Module) -> None:
-    """Writes the model's state dict atomically, for everyone who has a model of the same names to load."""
+    """Write the model's state dict atomically; any model with the same names can load it."""
     _write(path, model.state_dict())
 
 
 def write_arrays(path: Path, arrays: State) -> None:
-    """Writes named arrays as the file of a state dict, atomically."""
+    """Write named arrays as the file of a state dict, atomically."""
     _write(path, {name: torch.from_numpy(np.asarray(array, order="C")) for name, array in arrays.items()})
 
 
