@@ -1,8 +1,8 @@
-"""Fixtures of all folders: the data sets, real pictures of CIFAR-10, and one worker process per framework and test session.
+"""Fixtures of all folders: data sets, real pictures of CIFAR-10, and one worker process for each framework and test session.
 
 | folder | tests of |
 |---|---|
-| `unit` | networks, recipes, weights and their files: what needs no framework |
+| `unit` | networks, recipes, weights and their files, without a framework |
 | `backends` | each framework's layers, optimizers and model, its worker process, its process group |
 | `compare` | verdicts, tolerances, planted faults, reports |
 | `pairs` | any two models |
@@ -11,7 +11,7 @@
 | `data` | data sets, batches, pictures, downloads |
 | `repo` | the repository's own form |
 
-`helpers` holds what several tests share, `golden` arrays that another program computed, `recorded` verdicts of an earlier version.
+`helpers` holds code that several tests share, `golden` arrays computed by another program, `recorded` verdicts of an earlier version.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PER_BATCH = 10
 
 @pytest.fixture(scope="session", autouse=True)
 def data_sets_are_read_once() -> Iterator[None]:
-    """Reading and proving a data set takes as long as many a test; what lies in a file or a cache of a test's own is read each time."""
+    """Read and verify each data set only once, because it takes as long as many tests. Files in a test's own folder are always read."""
     home = fetch.cache_folder()
 
     def once(load: Callable[[Path | None, Say], Dataset]) -> Callable[[Path | None, Say], Dataset]:
@@ -47,7 +47,7 @@ def data_sets_are_read_once() -> Iterator[None]:
         def kept() -> Dataset:
             dataset = load(None, print)
             for array in (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels):
-                np.asarray(array).flags.writeable = False  # whoever writes into it writes into another test's
+                np.asarray(array).flags.writeable = False  # read-only, since tests share it
             return dataset
 
         return lambda folder, say: kept() if folder is None and fetch.cache_folder() == home else load(folder, say)
@@ -66,7 +66,7 @@ def real_cifar10() -> Dataset:
 
 @pytest.fixture
 def small_cifar10(real_cifar10: Dataset, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    """Ten real pictures a batch, and the proofs that belong to them."""
+    """Ten real pictures in each batch, and their hashes."""
     arrays = cifar_files.uint8_arrays(real_cifar10.limit(5 * PER_BATCH, PER_BATCH))
     proofs = {name: (array.shape, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in arrays.items()}
     monkeypatch.setattr(cifar10, "PROOFS", proofs)
@@ -90,7 +90,7 @@ def workers() -> Iterator[dict[str, Worker]]:
 
 @pytest.fixture(scope="session")
 def spare(workers: dict[str, Worker]) -> Iterator[dict[str, list[Worker]]]:
-    """Framework -> the workers that nobody uses at the moment."""
+    """Framework -> its workers that are not in use."""
     free = {framework: [worker] for framework, worker in workers.items()}
     yield free
     for worker in itertools.chain(*free.values()):
@@ -100,7 +100,7 @@ def spare(workers: dict[str, Worker]) -> Iterator[dict[str, list[Worker]]]:
 
 @pytest.fixture
 def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Has `check_parity.py` take the session's workers, and more where it asks for twins; returns what it asked for, in order."""
+    """Make `check_parity.py` use the session's workers, and start more for twins; return what it asked for, in order."""
     asked: list[str] = []
 
     @contextmanager
@@ -118,11 +118,11 @@ def at_hand(spare: dict[str, list[Worker]], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(params=list(FRAMEWORKS))
 def framework(request: pytest.FixtureRequest) -> str:
-    """Each framework in turn: one test id a framework."""
+    """Each framework in turn: one test id for each."""
     return str(request.param)
 
 
 @pytest.fixture
 def worker(framework: str, workers: dict[str, Worker]) -> Worker:
-    """The worker of the framework at hand."""
+    """The worker of `framework`."""
     return workers[framework]

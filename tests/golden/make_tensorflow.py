@@ -1,7 +1,7 @@
-"""Makes tensorflow.npz, beside this file: what TensorFlow itself computes where an article of the set relies on it.
+"""Makes tensorflow.npz in this folder: results of TensorFlow for everything in the articles that relies on TensorFlow.
 
-Needs TensorFlow 2 and nothing of this project: `pip install tensorflow-cpu && python tests/golden/make_tensorflow.py`. The tests that read
-the file (tests/backends/test_tensorflow.py) need none. Images are [N,H,W,C] and kernels [H,W,in,out] here, as TensorFlow has them.
+It needs TensorFlow 2 and no code of this project: `pip install tensorflow-cpu && python tests/golden/make_tensorflow.py`. The tests that
+read the file (tests/backends/test_tensorflow.py) do not need TensorFlow. Layouts are TensorFlow's: images [N,H,W,C], kernels [H,W,in,out].
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import tensorflow as tf
 
 SIZES = ((5, 7), (6, 9), (13, 4), (3, 3))
 WINDOWS = ((3, 1), (3, 2), (2, 2), (4, 1), (5, 3), (6, 5), (1, 2))
-"""Window, stride; 13 under 6 by 5 is the example of TensorFlow's own documentation."""
+"""(window, stride). A size of 13 with a window of 6 and a stride of 5 is the example of TensorFlow's documentation."""
 
 LRNS = {"krizhevsky": (2, 2.0, 1e-4, 0.75), "cifar10": (4, 1.0, 0.001 / 9.0, 0.75)}
-"""depth_radius, bias, alpha, beta: of the paper (n = 5), and of TensorFlow's CIFAR-10 tutorial (n = 9)."""
+"""(depth_radius, bias, alpha, beta) of the paper (n = 5) and of TensorFlow's CIFAR-10 tutorial (n = 9)."""
 
 GROUPS = ((4, 2), (5, 2), (6, 3), (8, 3), (8, 3))
 HIDDEN, CLASSES = 16, 10
 DISTORTIONS = ((-63.0, 0.2), (0.0, 1.0), (31.5, 1.8), (12.0, 0.7))
-"""Brightness, contrast."""
+"""(brightness, contrast)."""
 
 random = np.random.default_rng(2017)
 
 
 def rounded(array: np.ndarray) -> np.ndarray:
-    """Numbers that float32 has, so that they are stored in half the space and computed with in float64."""
+    """Random float64 numbers that float32 holds exactly, so that the file can store them as float32."""
     return array.astype(np.float32)
 
 
@@ -53,7 +53,7 @@ def windows() -> dict[str, np.ndarray]:
 
 
 def normalisation() -> dict[str, np.ndarray]:
-    """Local response normalisation and its gradient, which TensorFlow computes in float32 alone."""
+    """Local response normalisation and its gradient, which TensorFlow computes only in float32."""
     image = rounded(random.uniform(-60, 60, (2, 2, 3, 11)))
     slope = rounded(random.uniform(-1, 1, image.shape))
     found = {"lrn/image": image, "lrn/slope": slope}
@@ -98,7 +98,7 @@ def network() -> dict[str, np.ndarray]:
 
 
 def pictures() -> dict[str, np.ndarray]:
-    """What distorted_inputs does to a picture once its crop and its random numbers are chosen; and to one of a single colour."""
+    """The results of distorted_inputs for a picture with a chosen crop and chosen random numbers, and for a picture of one colour."""
     images = random.integers(0, 256, (len(DISTORTIONS) + 1, 6, 5, 3)).astype(np.uint8)
     images[-1] = 77
     numbers = np.array([*DISTORTIONS, (5.0, 1.5)])
@@ -117,7 +117,7 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def initialisers() -> dict[str, np.ndarray]:
-    """Largest magnitude and deviation of 300,000 draws and more: Xavier's uniform by the shapes of the articles, and slim's."""
+    """The largest magnitude and the deviation of at least 300,000 draws: Xavier's uniform in the articles' shapes, and slim's."""
     found = {}
     for shape in ((3, 3, 128, 256), (512, 2048)):
         draw = tf.keras.initializers.GlorotUniform(seed=1)(shape).numpy().astype(np.float64)
@@ -127,7 +127,7 @@ def initialisers() -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     found = windows() | normalisation() | network() | pictures() | initialisers()
     made_by = np.array(f"TensorFlow {tf.__version__}, numpy {np.__version__}, Python {platform.python_version()}")
     path = Path(__file__).with_name("tensorflow.npz")

@@ -1,4 +1,4 @@
-"""The files that CIFAR-10 is published in, written from arrays."""
+"""Writes arrays in the file formats in which CIFAR-10 is published."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def split(arrays):
 
 
 def python2_pickle(images, labels):
-    """A batch as Python 2's cPickle wrote it at protocol 2: str is a byte string, the array goes through numpy.core."""
+    """A batch as Python 2's cPickle wrote it with protocol 2: str is a byte string, the array refers to numpy.core."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value
@@ -76,7 +76,7 @@ def add(tar, name, data):
 
 
 def archive(path: Path, batches: dict[str, bytes], level: int = 1) -> Path:
-    """The official archive at `path`, its members in the published order."""
+    """Write the official archive to `path`, with its members in the published order."""
     with gzip.open(path, "wb", compresslevel=level) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
         folder = tarfile.TarInfo("cifar-10-batches-py")
         folder.type = tarfile.DIRTYPE
@@ -89,7 +89,7 @@ def archive(path: Path, batches: dict[str, bytes], level: int = 1) -> Path:
 
 
 def folder(path: Path, batches: dict[str, bytes]) -> Path:
-    """The unpacked `cifar-10-batches-py` in `path`."""
+    """Write the unpacked `cifar-10-batches-py` into `path`."""
     place = path / "cifar-10-batches-py"
     place.mkdir(parents=True)
     for name, content in batches.items():
@@ -98,7 +98,7 @@ def folder(path: Path, batches: dict[str, bytes]) -> Path:
 
 
 def sprite(images) -> bytes:
-    """A PNG with one picture a row."""
+    """A PNG with one picture in each row."""
     return png(np.ascontiguousarray(images.reshape(len(images), 3, 1024).transpose(0, 2, 1)))
 
 

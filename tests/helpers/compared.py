@@ -1,4 +1,4 @@
-"""All tensors of two records, each held against one tolerance."""
+"""Compares all tensors of two records with one tolerance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def compare(
 ) -> list[Difference]:
     """A `Difference` for every tensor, in the reference's order.
 
-    `NothingCompared` if there is none, `Incomparable` naming a tensor that one side lacks or that is shaped differently.
+    `NothingCompared` if there is none; `Incomparable`, naming the tensor, if one side lacks it or has another shape.
     """
     if not reference and not other:
         raise NothingCompared("nothing was recorded on either side")

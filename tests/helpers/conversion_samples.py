@@ -1,4 +1,4 @@
-"""What the tests of conversion share: a small network, and its numbers down to the bit."""
+"""Shared by the tests of conversion: a small network, and weights that show any change of a bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = {"paddle": ".pdparams", "torch": ".pt"}
 
 
 def special(dtype: str = "float32") -> State:
-    """Random numbers, and among them those that arithmetic would change."""
+    """Random numbers, including special values that arithmetic would change."""
     random, tiny = np.random.default_rng(3), {"float32": 1e-45, "float64": 5e-324}[dtype]
     state = {name: random.standard_normal(p.shape).astype(dtype) for name, p in NETWORK.parameters.items()}
     for array in state.values():

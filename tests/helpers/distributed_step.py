@@ -1,7 +1,7 @@
-"""Three float64 updates of small networks, by as many processes as start this: `distributed_step.py FRAMEWORK FILE [RUN]`.
+"""Does three float64 updates of small networks in one or several processes: `distributed_step.py FRAMEWORK FILE [RUN]`.
 
-Process 0 writes FILE: the gradients of every step, the cost and the state behind it, as `CASE/STEP/TENSOR`. One process alone computes
-what several must yield; it then trains RUN, a run folder, to its end.
+Rank 0 writes FILE: gradients, loss and state of every step, as `CASE/STEP/TENSOR`. A single process computes what several processes must
+yield, and then trains the run folder RUN to its end.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ NORMED = Network(
 )
 NETWORKS = {network.name: network for network in (PLAIN, NORMED)}
 BATCHES, DIVISOR, SEED = (8, 7, 5), 8, 3
-"""Global batches, whole, odd and short; the summed cost of each is divided by the size of a whole one, as in the article."""
+"""Global batches: full, odd and short. The summed loss of each is divided by the size of a full batch, as in the article."""
 OPTIMIZER = Optimizer("momentum", rate=0.1, momentum=0.9, weight_decay=2e-4)
 OVERLAPS = {"behind": (), "overlapped": ("cpu",)}
-"""Gradients are summed behind the backward pass, or by the framework's wrapper while it runs."""
+"""Gradients are summed after the backward pass, or by the framework's wrapper during it."""
 
 
 def batch(network: Network, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def batch(network: Network, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def part(side: Trainer, network: Network, step: int, own: range, rate: float) -> tuple[State, float]:
-    """One update by the images `own` of a global batch: the gradients, and the summed cost."""
+    """Do one update with the images `own` of a global batch; return the gradients and the summed loss."""
     images, labels = batch(network, step)
     record: State = {}
     dropped = masks(SEED, step + 1, own, network.dropouts)
@@ -77,12 +77,12 @@ def part(side: Trainer, network: Network, step: int, own: range, rate: float) ->
 
 
 def start(framework: str, network: Network, process_group: ProcessGroup) -> Trainer:
-    """The side at the beginning. Every process but the first must be told where that is."""
+    """A trainer with fresh weights in `process_group`."""
     return make_trainer(framework, network, OPTIMIZER, initialise(network, SEED), "float64", "cpu", process_group)
 
 
 def together(framework: str, network: Network, process_group: ProcessGroup) -> State:
-    """All steps, each process with its shard."""
+    """The results of all steps, with one shard of the batch for each process."""
     side, found = start(framework, network, process_group), {}
     for step, count in enumerate(BATCHES):
         gradients, cost = part(side, network, step, process_group.shard(count), OPTIMIZER.rate)
@@ -91,7 +91,7 @@ def together(framework: str, network: Network, process_group: ProcessGroup) -> S
 
 
 def alone(framework: str, network: Network) -> State:
-    """All steps, each with the whole global batch at once."""
+    """The results of all steps, each with the whole global batch at once."""
     side, found = start(framework, network, SINGLE_PROCESS), {}
     for step, count in enumerate(BATCHES):
         gradients, cost = part(side, network, step, range(count), OPTIMIZER.rate)
@@ -100,7 +100,7 @@ def alone(framework: str, network: Network) -> State:
 
 
 def by_shards(framework: str, network: Network, size: int) -> State:
-    """All steps, where each of `size` shards is normalised by its own images, put together in numpy."""
+    """The results of all steps where each of `size` shards is normalised by its own images, combined in numpy."""
     state, found = start(framework, network, SINGLE_PROCESS).state(), {}
     for step, count in enumerate(BATCHES):
         parts = []
@@ -123,12 +123,12 @@ def by_shards(framework: str, network: Network, size: int) -> State:
 
 
 def named(step: int, gradients: State, state: State, cost: float) -> State:
-    """What a step yields, as `STEP/TENSOR`; without the gradients that are zero but for rounding."""
+    """The results of a step as `STEP/TENSOR`, without the gradients that are zero but for rounding."""
     return {f"{step}/{name}": array for name, array in (gradients | state).items()} | {f"{step}/cost": np.array([cost])}
 
 
 def main(framework: str, path: str, run: str = "") -> None:
-    """All cases of as many processes as there are, and the training of `run`."""
+    """Compute all cases with the processes of this group, and train `run`."""
     process_group = from_launcher(framework)
     implementation(framework, "runtime", 1).start("cpu", 1)
     cases = {}

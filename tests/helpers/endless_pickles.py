@@ -1,7 +1,7 @@
 """Pickles of a few hundred bytes that take forever to load."""
 
 NESTED = b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60))
-"""Sixty tuples, each of which holds the one before it twice: to hash or to print the last one takes 2**60 steps."""
+"""Sixty nested tuples, each of which holds the previous one twice: hashing or printing the last one takes 2**60 steps."""
 
 ENDLESS = {
     "a key": b"})q\x000" + NESTED + b"h\x3cK\x01s.",

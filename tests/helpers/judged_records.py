@@ -1,4 +1,4 @@
-"""Records of two sides, made by hand, before the judge of the engine: no worker runs."""
+"""Judges hand-made records of two sides with the comparison engine, without workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Record = dict[str, np.ndarray]
 def judge_records(
     network: Network, records: Mapping[str, Record], step_input: StepInput | None = None
 ) -> tuple[Outcome, dict[str, float]]:
-    """What the judge says of one step's `records` by side; and the tensors that it calls different, with their errors."""
+    """The judge's result for the `records` of one step, by side; and the tensors that it calls different, with their errors."""
     dataset = shapes10.load(None, lambda line: None).limit(8, 1)
     given = make_run_inputs(network, RECIPES["article"], dataset, 0)
     workers: dict[str, Any] = dict.fromkeys(records)

@@ -1,4 +1,4 @@
-"""Scripts started as two processes by each framework's own launcher, and the processes found among those of this machine."""
+"""Starts scripts as two processes with each framework's own launcher, and finds these processes on this machine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PADDLE = {
     "PADDLE_LOCAL_SIZE": "2",
 }
 LAUNCHED = {"torch": TORCH, "paddle": PADDLE}
-"""The variables of a launcher of eight processes, as the process of rank 3 finds them."""
+"""The environment variables that rank 3 gets from a launcher of eight processes."""
 
 
 def launched(framework: str, logs: Path, command: list[str]) -> list[str]:
-    """The `command` of this interpreter, as two processes. Paddle keeps what each writes in a file of its own below `logs`."""
+    """The command line that runs `command` as two processes. Paddle writes the output of each into a file below `logs`."""
     own = {
         "paddle": ["paddle.distributed.launch", "--log_dir", str(logs)],
         "torch": ["torch.distributed.run", "--standalone"],
@@ -35,12 +35,12 @@ def launched(framework: str, logs: Path, command: list[str]) -> list[str]:
 
 
 def training(framework: str, logs: Path, *arguments: object) -> list[str]:
-    """The training script as two processes of one thread each."""
+    """The command line of the training script as two processes with one thread each."""
     return launched(framework, logs, script(framework, *arguments))
 
 
 def ranks(framework: str, launcher: subprocess.Popen[str]) -> dict[int, int]:
-    """Rank -> process id of the launcher's processes."""
+    """Rank -> id of the launcher's processes."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -55,14 +55,14 @@ def ranks(framework: str, launcher: subprocess.Popen[str]) -> dict[int, int]:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    """`command` from the repository's root, in a session of its own."""
+    """Start `command` from the repository's root, in its own session."""
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 def end(process: subprocess.Popen[str], logs: Path) -> tuple[Ended, float]:
-    """How the launcher ended, with what its processes wrote, and after how many seconds from now."""
+    """Wait for the end of the launcher; return its exit with its processes' output, and the seconds until then."""
     since = time.monotonic()
     stdout, stderr = process.communicate(timeout=PATIENCE)
     kept = "".join(path.read_text() for path in sorted(logs.glob("workerlog.*")))
@@ -70,14 +70,14 @@ def end(process: subprocess.Popen[str], logs: Path) -> tuple[Ended, float]:
 
 
 def execute(framework: str, logs: Path, *arguments: object) -> Ended:
-    """The training script as two processes, to its end; it must succeed."""
+    """Run the training script as two processes to its end; it must succeed."""
     ended, _ = end(start(training(framework, logs, *arguments)), logs)
     assert ended.code == 0, ended.stderr
     return ended
 
 
 def step(framework: str, logs: Path, file: Path, run: Path | None) -> None:
-    """`distributed_step.py` as one process that also trains `run` to its end, or as two."""
+    """Run `distributed_step.py` as two processes, or as one process that also trains `run` to its end."""
     command = [sys.executable, "tests/helpers/distributed_step.py", framework, str(file), *([str(run)] if run else [])]
     ended, _ = end(start(command if run else launched(framework, logs, command)), logs)
     assert ended.code == 0, ended.stderr

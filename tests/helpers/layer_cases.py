@@ -1,4 +1,4 @@
-"""Small networks that show one node each, with weights, images and masks for them."""
+"""Small networks that test one node each, with weights, images and masks for them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from parity.weights.canonical_state import State
 
 BATCH, CLASSES = 3, 3
 DIVISOR = 7
-"""1/7 has no float32: a loss that is scaled in float32 shows."""
+"""float32 cannot hold 1/7, so that a loss that is scaled in float32 differs."""
 
 
 def network(shape: tuple[int, ...], *nodes: Node) -> Network:
-    """`nodes` behind a convolution of 1x1, which shows their input and its gradient, and before the class scores."""
+    """A network of a 1x1 convolution, which makes the gradient of the next input visible, `nodes` and the class scores."""
     entry = Conv("entry", shape[0], 1, padding=0, bias=False)
     flat = () if any(isinstance(node, Flatten | GlobalAvgPool) for node in nodes) else (Flatten("flatten"),)
     return Network("made", shape, (entry, *nodes, *flat, Linear("scores", CLASSES)))
@@ -128,19 +128,19 @@ CASES = {
 
 
 def weights(net: Network) -> State:
-    """Random trainable parameters and statistics, none of them at a special value."""
+    """Random trainable parameters and statistics, without special values."""
     random = np.random.default_rng(5)
     low = {"variance": 0.5}
     return {name: random.uniform(low.get(name.split(".")[1], -1), 1.5, p.shape) for name, p in net.parameters.items()}
 
 
 def copying(net: Network) -> State:
-    """`weights` of which `entry` only hands its input on."""
+    """`weights` with which the convolution `entry` copies its input."""
     return weights(net) | {"entry.weight": np.eye(net.input_shape[0])[:, :, None, None]}
 
 
 def batch(net: Network, seed: int = 0) -> tuple[np.ndarray, np.ndarray, Record]:
-    """Images of positive numbers, labels and dropout masks."""
+    """Images with positive numbers, labels and dropout masks."""
     random = np.random.default_rng(seed)
     images = random.uniform(0.1, 1.0, (BATCH, *net.input_shape))
     masks = {name: random.random((BATCH, *shape)) >= rate for name, (shape, rate) in net.dropouts.items()}

@@ -1,6 +1,6 @@
-"""A program that compares live models, and says what it found and whether anything of the caller's has changed, as JSON.
+"""A program that compares live models and prints as JSON what it found, and whether it changed any state of the caller.
 
-It runs in a process of its own, since both frameworks are loaded in it.
+It runs in its own process, because it loads both frameworks.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def state_of_process() -> dict[str, Any]:
 
 
 def models() -> tuple[torch.nn.Module, paddle.nn.Layer]:
-    """Two models that have been used: modes are mixed, gradients are there, and a hook of the caller's own."""
+    """Two models in use: with mixed modes, with gradients, and with a hook of the caller."""
     one, two = pair_models_torch.Net(), pair_models_paddle.Net()
     one(torch.from_numpy(IMAGE)).sum().backward()
     two(paddle.to_tensor(IMAGE)).sum().backward()
@@ -103,7 +103,7 @@ def said(compare: Callable[[], Any]) -> str:
 
 
 def replaced() -> paddle.nn.Layer:
-    """A model with a layer that runs by a function which holds it."""
+    """A model with a layer whose `forward` is replaced by a closure that holds the layer."""
     model = pair_models_paddle.Net()
     forward = model.fc1.forward
     model.fc1.forward = lambda x: forward(x) * 2

@@ -1,4 +1,4 @@
-"""Mutations of what files consist of: pickles by opcode, protobuf messages by field, PNG by chunk, .npy by header."""
+"""Mutations that know a format: pickles by opcode, protobuf messages by field, PNG by chunk, .npy by header."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zlib
 from helpers.mutations import mutate_bytes, mutate_json
 
 DOUBLED = b"})q\0000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60)) + b"h\x3cK\x01s"
-"""A dict with a key of 60 nested tuples, each of which holds the one before twice: its hash takes 2**60 steps."""
+"""A dict with a key of 60 nested tuples, each of which holds the previous one twice: its hash takes 2**60 steps."""
 
 OPCODES = (
     *(b"(", b"t", b"l", b"d", b"0", b"1", b"2", b"}", b"]", b")", b"e", b"u", b"a", b"s", b"b", b"R", b"\x85", b"\x86"),
@@ -28,11 +28,11 @@ OPCODES = (
     *(b"X\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x7f", b"\x95" + b"\xff" * 8, b"\x82\x01", b"\x80\x05"),
     *(DOUBLED, b"(" * 5000, b"]" * 5000 + b"a" * 4999),
 )
-"""What is inserted between two opcodes."""
+"""Opcodes that are inserted between two others."""
 
 
 def mutate_pickle(data: bytes, draw: random.Random) -> bytes:
-    """A pickle with opcodes removed, repeated, exchanged or inserted, or an argument changed; or its bytes."""
+    """A pickle with opcodes removed, repeated, exchanged or inserted, with an argument changed, or with mutated bytes."""
     if draw.random() < 0.3:
         return mutate_bytes(data, draw)
     places = [place for _, _, place in pickletools.genops(data) if place is not None]
@@ -63,9 +63,9 @@ Field = tuple[int, int, "int | bytes"]
 
 
 def mutate_message(data: bytes, draw: random.Random) -> bytes:
-    """A protobuf message with a field, its own or of a message within, changed, dropped, doubled, moved or renumbered.
+    """A protobuf message with a field changed, dropped, doubled, moved or renumbered, also in nested messages; or with mutated bytes.
 
-    The lengths of all messages around a change are right. Or its bytes are mutated.
+    The lengths of all messages around a change of a field are right.
     """
     if draw.random() < 0.1:
         return mutate_bytes(data, draw)
@@ -101,7 +101,7 @@ def _other_value(wire: int, value: int | bytes, draw: random.Random) -> int | by
 
 
 def is_message(value: bytes) -> bool:
-    """Whether `value` reads as a message with fields."""
+    """Whether `value` can be parsed as a message with fields."""
     try:
         return len(value) > 1 and bool(parse_message(value))
     except ValueError:
@@ -109,7 +109,7 @@ def is_message(value: bytes) -> bool:
 
 
 def parse_message(data: bytes) -> list[Field]:
-    """The fields of a message; `ValueError` where it is none."""
+    """The fields of a message; `ValueError` if it is none."""
     fields: list[Field] = []
     place = 0
     while place < len(data):
@@ -159,7 +159,7 @@ CHUNKS = (b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"zTXt", b"eXIf", b"acTL", b"IEND"
 
 
 def mutate_png(data: bytes, draw: random.Random) -> bytes:
-    """A PNG with a chunk changed, renamed, dropped, doubled or moved, and right CRCs; or its bytes."""
+    """A PNG with a chunk changed, renamed, dropped, doubled or moved, with right CRCs; or with mutated bytes."""
     if draw.random() < 0.3:
         return mutate_bytes(data, draw)
     chunks, place = [], 8
@@ -197,7 +197,7 @@ HEADERS = ("{}", "[" * 3000, "1", "{'descr': []}", "__import__('os')")
 
 
 def mutate_npy(data: bytes, draw: random.Random) -> bytes:
-    """A .npy file with another dtype, shape, order or header, or fewer or more numbers; or its bytes."""
+    """A .npy file with another dtype, shape, order or header, with fewer or more numbers, or with mutated bytes."""
     if draw.random() < 0.2:
         return mutate_bytes(data, draw)
     length = int.from_bytes(data[8:10], "little")
@@ -224,10 +224,10 @@ MEMBERS = {
     r"\.png": mutate_png,
     r"\.json": mutate_json,
 }
-"""What changes a member of an archive, by a regular expression of the end of its name."""
+"""Regular expression for the end of a member's name -> the mutation for such members of an archive."""
 
 
 def mutate_member(name: str, data: bytes, draw: random.Random) -> bytes:
-    """The content of the archive's member `name`, changed as what it is; else its bytes."""
+    """The mutated content of the archive's member `name`: by its format if that is known, else by bytes."""
     known = [mutate for end, mutate in MEMBERS.items() if re.search(f"({end})$", name)]
     return known[0](data, draw) if known else mutate_bytes(data, draw)

@@ -15,11 +15,11 @@ WORDS: list[Any] = [
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, -0.5, 1e308, float("nan"), float("inf"), "", "x", "\0",
     "\ud800", "a" * 10_000, "../../x", [], [[]], {}, [0] * 1000, {"": ""}, [None], "1", "weight[1/0]",
 ]  # fmt: skip
-"""What stands in the place of a value of JSON."""
+"""The values that replace a value of a JSON document."""
 
 
 def mutate_json_lines(data: bytes, draw: random.Random) -> bytes:
-    """JSON, an object a line, with a line changed, dropped, doubled, exchanged with another or without its end."""
+    """JSON lines with one line changed, dropped, doubled, exchanged with another or cut."""
     lines = data.splitlines(keepends=True)
     at, other, kind = draw.randrange(len(lines)), draw.randrange(len(lines)), draw.randrange(7)
     if kind <= 2:
@@ -36,7 +36,7 @@ def mutate_json_lines(data: bytes, draw: random.Random) -> bytes:
 
 
 Member = Callable[[str, bytes, random.Random], bytes]
-"""Changes the content of an archive's member, by its name."""
+"""(name, content, random generator) -> the changed content of a member of an archive."""
 
 
 def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
@@ -67,7 +67,7 @@ def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container of a JSON document with every key of it."""
+    """Every (container, key) of a JSON document."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     found: list[tuple[Any, Any]] = [(value, key) for key in keys]
     for key in keys:
@@ -76,7 +76,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def mutate_json(data: bytes, draw: random.Random) -> bytes:
-    """A JSON document with a value replaced, dropped, renamed, copied or nested very deep; now and then its bytes are mutated."""
+    """A JSON document with a value replaced, dropped, renamed, copied or nested very deeply; sometimes its bytes are mutated."""
     if draw.random() < 0.2:
         return mutate_bytes(data, draw)
     document = json.loads(data)
@@ -100,7 +100,7 @@ def mutate_json(data: bytes, draw: random.Random) -> bytes:
 
 
 def mutate_zip(data: bytes, draw: random.Random, member: Member) -> bytes:
-    """A zip archive with a member changed, renamed, dropped or doubled and all checksums right; or bytes of the archive itself."""
+    """A zip archive with a member changed, renamed, dropped or doubled, with right checksums; or with mutated bytes."""
     if draw.random() < 0.4:
         return mutate_bytes(data, draw)
     sink = io.BytesIO()
@@ -121,9 +121,9 @@ def mutate_zip(data: bytes, draw: random.Random, member: Member) -> bytes:
 
 
 def mutate_tar(data: bytes, draw: random.Random, member: Member) -> bytes:
-    """A tar archive, plain or compressed, with a member changed and right checksums; or its bytes.
+    """A tar archive, plain or compressed, with a member changed, with right checksums; or with mutated bytes.
 
-    The member's content, name, type or size is another, it is dropped or doubled, or an extended header stands before it.
+    The member has another content, name, type or size, is dropped or doubled, or has an extended header before it.
     """
     packed = data[:2] == b"\x1f\x8b"
     plain = gzip.decompress(data) if packed else data
@@ -135,7 +135,7 @@ def mutate_tar(data: bytes, draw: random.Random, member: Member) -> bytes:
 
 
 EXTENDED = (b"12 path=abc\n", b"99999 path=x\n", b"0 size=1\n", b"19 size=8589934592\n", bytes(2**20))
-"""What extended headers say."""
+"""The contents of extended headers."""
 
 TYPES = b"123567SxgLKV\xff"
 
@@ -169,7 +169,7 @@ def _mutate_members(data: bytes, draw: random.Random, member: Member) -> bytes:
 
 
 def mutate_safetensors(data: bytes, draw: random.Random) -> bytes:
-    """A safetensors file with its header's JSON mutated and the length of it right; or bytes of the file."""
+    """A safetensors file whose header has mutated JSON and the right length; or with mutated bytes."""
     if draw.random() < 0.5:
         return mutate_bytes(data, draw)
     size = int.from_bytes(data[:8], "little")

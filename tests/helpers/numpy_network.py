@@ -1,4 +1,4 @@
-"""A network in numpy, straight from the definitions of its nodes, differentiated by complex steps: slow, plain, exact to rounding."""
+"""Computes a network in numpy from the definitions of its nodes, with gradients by complex steps: slow, but exact to rounding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEP = 1e-30
 
 
 def slopes(function: Callable[[Array], Any], array: Array) -> Array:
-    """The gradient of a scalar `function` of `array`: Im f(x + ih) / h, which subtracts nothing and so loses no digit."""
+    """The gradient of a scalar `function` of `array`: Im f(x + ih) / h. It needs no subtraction, so no digits cancel."""
     found = np.empty(array.shape)
     for place in np.ndindex(array.shape):
         moved = array.astype(complex)
@@ -51,9 +51,9 @@ def outputs(
     masks: Mapping[str, Array] | None = None,
     replaced: tuple[str, Array] | None = None,
 ) -> dict[str, Array]:
-    """Every layer's output: in training where `masks` (of the dropouts, maybe none) are given, else in inference.
+    """Every layer's output: in training if there are `masks` of the dropouts (which may be empty), in inference if they are None.
 
-    `replaced` puts an array in the place of one layer's output, which is not computed then, unless it is of branches.
+    `replaced` holds an array instead of one layer's output, which is then not computed unless the layer is a `Branches`.
     """
     found: dict[str, Array] = {}
 
@@ -64,7 +64,7 @@ def outputs(
                     through(node.nodes, x)
                 continue
             given = replaced[1] if replaced and replaced[0] == node.name else None
-            if isinstance(node, Branches):  # heads inside it are computed whatever comes out of it
+            if isinstance(node, Branches):  # heads inside it are computed in any case
                 x = np.concatenate([through(branch, x) for branch in node.branches], axis=1)
             elif given is None:
                 own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
@@ -77,7 +77,7 @@ def outputs(
 
 
 def total_loss(network: Network, found: Mapping[str, Array], labels: Array, divisor: int) -> Any:
-    """The loss of the class scores in `found`, and of every auxiliary head's by its weight."""
+    """The loss of the class scores in `found`, plus that of every auxiliary head times its weight."""
     heads = [node for node in walk(network.nodes) if isinstance(node, Auxiliary)]
     weighted = [float(np.float32(node.weight)) * loss(found[node.nodes[-1].name], labels, divisor) for node in heads]
     return sum(weighted, loss(found[network.nodes[-1].name], labels, divisor))
@@ -96,7 +96,7 @@ def batch_statistics(x: Array, kind: str) -> tuple[Array, Array]:
 
 
 def _edges(padding: int | str, size: int, window: int, stride: int) -> tuple[int, int]:
-    """Padding before and behind. "same": as many windows as it takes steps to walk over the map, the odd pixel behind."""
+    """The padding before and after. "same" has size / stride windows, rounded up; an odd pixel of padding is at the end."""
     if padding == "same":
         reach = (len(range(0, size, stride)) - 1) * stride + window
         missing = max(reach - size, 0)
@@ -135,13 +135,13 @@ def _relu(node: ReLU, x: Array, own: State, training: Any) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    """Of numbers, or of numbers with an imaginary part that is a complex step."""
+    """The error function of real numbers, or of numbers whose imaginary part is a complex step."""
     found = np.vectorize(math.erf)(x.real)
     return found + 1j * x.imag * 2 / math.sqrt(math.pi) * np.exp(-(x.real**2)) if np.iscomplexobj(x) else found
 
 
 def _windows(node: MaxPool, size: int) -> Iterator[slice]:
-    """What each window sees along one side of the map: padding is not seen."""
+    """The pixels of each window along one side of the map, without padding."""
     before, behind = _edges(node.padding, size, node.size, node.stride)
     steps = (size + before + behind - node.size) / node.stride
     for i in range((math.ceil if node.ceil else math.floor)(steps) + 1):
@@ -191,4 +191,4 @@ NODES: dict[type[Node], Callable[..., Array]] = {
     GlobalAvgPool: lambda node, x, own, training: x.mean(axis=(2, 3)),
     Flatten: lambda node, x, own, training: x.reshape(len(x), -1),
 }
-"""Each kind of node: (node, input, its own arrays, dropout mask or True in training and None in inference) -> output."""
+"""Kind of node -> the function (node, input, its arrays, mask) -> output. The mask is a dropout's, True in training, None in inference."""

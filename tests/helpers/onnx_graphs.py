@@ -1,4 +1,4 @@
-"""What the tests of ONNX graphs share: networks with weights, and what the exporters make of them."""
+"""Shared by the tests of ONNX graphs: networks with weights, and their exports."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ BRANCHES = Network(
         LogSoftmax("log_softmax"),
     ),
 )
-"""What goes beyond a chain: branches, a head that inference does not have, padding that is uneven."""
+"""A network that is no chain: with branches, an auxiliary head and asymmetric padding."""
 FEW = Network("few", (2, 4, 4), (LRN("norm", 5, 1.5, 0.1, 0.7), LRN("all", 9), Flatten("flatten"), Linear("fc", 3)))
-"""Windows that are wider than the channels."""
+"""A network with LRN windows that are wider than the number of channels."""
 
 NORMALISED = Network("normalised", (7, 4, 4), (LRN("norm", 4, 1.5, 0.1, 0.7), Flatten("flatten"), Linear("fc", 3)))
 ROUNDED_UP = Network(
@@ -78,11 +78,11 @@ ROUNDED_UP = Network(
         Linear("fc", 3),
     ),
 )
-"""Pools whose last windows reach beyond the image, or just not."""
+"""A network with pools whose last windows extend beyond the image, or end exactly with it."""
 
 
 def weights_of(net: Network) -> State:
-    """Weights as after some training: no statistic is trivial."""
+    """Weights as after some training: no statistic has its start value."""
     if net == network():
         return state()
     fresh = initialise(net, 0)

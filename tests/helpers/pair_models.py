@@ -1,4 +1,4 @@
-"""Where the small models of the tests of pairs are, and what runs a pair of them."""
+"""The places of the small models for the tests of pairs, and functions that run a pair of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A program that plants the catalogue's faults of a model in pairs of modules, compares them like anybody's, and prints what it finds.
+"""A program that plants the catalogue's model faults in pairs of modules, compares them like users' models, and prints the results.
 
-The reference is the PyTorch module of the fault's network, the candidate the Paddle layer with the fault. It runs in a process of its own,
-since both frameworks are loaded in it.
+The reference is the PyTorch module of the fault's network, the candidate the Paddle layer with the fault. It runs in its own process,
+because it loads both frameworks.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from parity.selftest.subject import BRANCHED, CHAIN, subject
 from parity.weights.canonical_state import State, initialise
 
 AREAS = ("layers", "bn", "pooling", "dropout")
-"""The areas of faults that are in a model, and not in its data, weights, loss or optimizer."""
+"""The areas of faults in a model itself, not in its data, weights, loss or optimizer."""
 
 
 OUTSIDE = ("count_padding", "invert_mask", "flatten_for")
-"""Patches that need a trainer, or show only with masks that it gives, or with a smaller batch."""
+"""Patches that need a trainer, or have an effect only with a trainer's masks or with a smaller batch."""
 
 
 def planted(fault: Fault) -> RunInputs | None:
-    """What the candidate of a fault is given; None where the fault is not in the model, or is planted in the trainer."""
+    """The run inputs of the candidate for a fault; None if the fault is not in the model, or is planted in the trainer."""
     check = subject(shapes10.load(None, lambda line: None), fault.recipe, made=fault.network)
     given = fault.change(check)(check.run_inputs())
     outside = [place for place, *_ in given.patches if place.rpartition(":")[2] in OUTSIDE]
@@ -47,7 +47,7 @@ def planted(fault: Fault) -> RunInputs | None:
 
 
 def candidate(given: RunInputs, state: State) -> paddle.nn.Layer:
-    """The Paddle layer with the fault. Arrays that only it has are fresh."""
+    """The Paddle layer with the fault. Arrays that only it has get fresh values."""
     fresh = initialise(given.network, 0)
     own = {name: state[name] if name in state and state[name].shape == a.shape else a for name, a in fresh.items()}
     model: paddle.nn.Layer = parity.build(given.network, "paddle", own)

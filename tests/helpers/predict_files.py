@@ -1,4 +1,4 @@
-"""Models for the tests of `predict.py`, pictures beside them, calls of it, and what it answers."""
+"""Models and pictures for the tests of `predict.py`, calls of it, and its answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CLOSE = 1e-5
 
 
 def metadata(**changes: str) -> dict[str, str]:
-    """What the exporter writes beside the graph."""
+    """The metadata that an export writes."""
     return {
         "network": NETWORK.to_json(),
         "network_sha256": NETWORK.digest,
@@ -62,7 +62,7 @@ def onnx_file(
     state: State = STATE,
     size: tuple[int | str, ...] = NETWORK.input_shape,
 ) -> Path:
-    """`NETWORK` as ONNX; `whole` takes uint8 [N,H,W,C] and preprocesses in the graph."""
+    """`NETWORK` as an ONNX file; with `whole` it takes uint8 [N,H,W,C] and preprocesses in the graph."""
     arrays = dict(state)
     shape, kind = [batch, *size], TensorProto.FLOAT
     nodes, pixels = [], "image"
@@ -105,13 +105,13 @@ def run(*arguments: object) -> int:
 
 
 def chances(answer: dict[str, Any]) -> np.ndarray:
-    """[N,K], in the order of the classes."""
+    """The probabilities [N,K], in the order of the classes."""
     rows = [{e["index"]: e["probability"] for e in prediction["top"]} for prediction in answer["predictions"]]
     return np.array([[row[i] for i in range(len(answer["classes"]))] for row in rows])
 
 
 def written(folder: Path) -> Path:
-    """Writes into `folder` a run, ONNX files of the same weights, and pictures of every mode; returns it."""
+    """Write a run, ONNX files of the same weights, and pictures of every mode into `folder`; return it."""
     saved_run(folder / "run", EXPERIMENT)
     onnx_file(folder / "logits.onnx", metadata())
     onnx_file(folder / "whole.onnx", metadata(), whole=True, output="probabilities")
@@ -135,7 +135,7 @@ def written(folder: Path) -> Path:
 
 
 def refusals_in(folder: Path, monkeypatch: pytest.MonkeyPatch, output: Output) -> Refused:
-    """Returns a function that runs the command in `folder`, where it must refuse; no framework can be imported from now on."""
+    """A function that runs the command in `folder` and asserts that it refuses. No framework can be imported from now on."""
     monkeypatch.chdir(folder)
     for name in FRAMEWORKS:
         monkeypatch.setitem(sys.modules, name, None)

@@ -1,4 +1,4 @@
-"""What the tests of bad input share: the one line of an error, a run that has just begun, a pickle that runs code, a full disk."""
+"""Shared by the tests of bad input: the line of an error, a run that has just begun, a pickle that runs code, a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Output: TypeAlias = "pytest.CaptureFixture[str]"
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file below `folder` with its bytes, everything else with None."""
+    """Every path below `folder` -> the bytes of a file, None for everything else."""
     return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
@@ -39,7 +39,7 @@ def the_error(lines: list[str]) -> str:
 
 
 def refusal(main: Callable[[list[str]], int], arguments: Iterable[object], folder: Path, output: Output) -> str:
-    """Runs a command, which must refuse its arguments, print one line and change nothing in `folder`; returns the line after `error: `."""
+    """Run a command that must refuse its arguments, print one line and change nothing in `folder`; return the line after `error: `."""
     before = contents(folder)
     try:
         code = main(list(map(str, arguments)))
@@ -52,7 +52,7 @@ def refusal(main: Callable[[list[str]], int], arguments: Iterable[object], folde
 
 
 class Payload:
-    """A pickle of it makes a folder when it is loaded."""
+    """An object whose pickle makes a folder when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -71,17 +71,17 @@ PASS_LINE: dict[str, object] = {
     "event": "pass", "epoch": 0, "update": 3, "samples": 20, "passes": 1, "cost": 2.0, "error": 0.8, "test_cost": 2.1,
     "test_error": 0.5, "test_accuracy": 0.5, "rate": 0.1, "seconds": 1.5, "test_seconds": 0.1, "stream": "0" * 64,
 }  # fmt: skip
-"""The line after the first pass."""
+"""The line after the first epoch."""
 
 
 def pass_lines(*accuracies: object) -> bytes:
-    """Lines of as many passes, with these test accuracies."""
+    """The lines of one epoch for each of these test accuracies."""
     lines = [PASS_LINE | {"epoch": i, "test_accuracy": accuracy} for i, accuracy in enumerate(accuracies)]
     return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
 def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> RunFolder:
-    """A run that has just begun: a position at the start, fresh weights, slots of zeros."""
+    """A run that has just begun, with a position at the start, fresh weights and slots of zeros."""
     run = RunFolder.create(folder, experiment, {})
     state = initialise(experiment.network, 0)
     state |= {
@@ -96,7 +96,7 @@ def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> RunFolder:
 
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
-    """Within it no file of this process can grow beyond `size` bytes, as on a full disk."""
+    """A context in which no file of this process can grow beyond `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

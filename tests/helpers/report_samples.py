@@ -1,6 +1,6 @@
-"""Results of checks as `parity.report.write` takes them: realistic, and made without either framework.
+"""Realistic results of checks for `parity.report.write`, made without a framework.
 
-`python tests/helpers/report_samples.py FOLDER` writes the report of each, to be looked at.
+`python tests/helpers/report_samples.py FOLDER` writes the report of each, to be viewed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def layer_names() -> list[str]:
 
 
 def layers(dice: random.Random) -> list[dict[str, Any]]:
-    """Rounding: it grows with depth forward and towards the input backward; only what has parameters has a gradient."""
+    """Rounding errors that grow with depth forward and towards the input backward. Only layers with parameters have gradients."""
     names, made = layer_names(), []
     for index, name in enumerate(names):
         depth = index / len(names)
@@ -88,7 +88,7 @@ def equal(network: str = "vgg16_bn_drop", steps: int = 3) -> dict[str, Any]:
 
 
 def different() -> dict[str, Any]:
-    """A batch norm with the wrong eps: the forward pass parts at bn2_1, and everything after it, and every gradient."""
+    """A batch norm with the wrong eps: the forward pass diverges at bn2_1, and so do all later layers and all gradients."""
     result, dice = equal(steps=60), random.Random(1)
     at = layer_names().index("bn2_1")
     for index, layer in enumerate(result["layers"]):
@@ -115,7 +115,7 @@ def different() -> dict[str, Any]:
 
 
 def chaotic() -> dict[str, Any]:
-    """Sixty steps in float32, above the bound and beside the twin."""
+    """Sixty steps in float32, above the tolerance and close to the twin."""
     result = equal(steps=60)
     for layer in result["layers"]:
         layer["errors"] = {phase: error * 5e8 for phase, error in layer["errors"].items()}
@@ -136,25 +136,25 @@ def chaotic() -> dict[str, Any]:
 
 
 def saturating(number: int, most: float, pace: float) -> float:
-    """How far chaos has parted two runs after a number of steps."""
+    """The error of two runs that diverge chaotically, after a number of steps."""
     return most * (1 - math.exp(-((number / pace) ** 3))) + 3e-6
 
 
 def trajectory(error: Any, twin: Any, bound: float = 1e-12, apart: float = 1e-4) -> list[dict[str, Any]]:
-    """Sixty steps whose rate drops twice."""
+    """Sixty steps with two drops of the learning rate."""
     rates = [0.1] * 30 + [0.01] * 18 + [0.001] * 12
     return [step(n, error(n), n * bound, twin(n), rate, apart * n / 60) for n, rate in enumerate(rates, 1)]
 
 
 def edges() -> dict[str, Any]:
-    """Errors that have no place on a logarithmic scale: 0, infinity, NaN; and layers without bounds or with bounds of their own."""
+    """Errors that a logarithmic scale cannot show (0, infinity, NaN), and layers without tolerances or with their own."""
     result = different()
     made = result["layers"][:12]
     made[0]["errors"] = dict.fromkeys(PHASES, 0.0)
     made[8]["errors"] |= {"forward": math.inf, "backward": math.nan}
     made[9]["bounds"]["update"] = 3e-11
     made[10]["bounds"] = {}
-    for layer in made[:2]:  # what both sides are given is compared too, and must be the same bits
+    for layer in made[:2]:  # step inputs are compared, too, and must be equal bit for bit
         layer["errors"]["start"], layer["bounds"]["start"] = 0.0, 0.0
     steps = [
         step(1, 0.0, 1e-12, 0.0),
@@ -166,7 +166,7 @@ def edges() -> dict[str, Any]:
 
 
 def hostile() -> dict[str, Any]:
-    """Text that would be markup, script, a template's field or a terminal's command, in every field that holds text."""
+    """Markup, scripts, template fields and terminal commands in every field that holds text."""
     return _poisoned(different())
 
 

@@ -1,4 +1,4 @@
-"""Networks for the tests: two that hold every kind of node, and a hypothesis strategy that generates valid ones."""
+"""Networks for the tests: two that together hold every kind of node, and a hypothesis strategy that generates valid networks."""
 
 from __future__ import annotations
 
@@ -86,17 +86,17 @@ NETWORKS = [
     EVERY_KIND,
     BRANCHED,
 ]
-"""Every network of the project, whole and shrunk, and the two above."""
+"""Every network of the project, full and shrunk, and the two above."""
 
 
 def kinds(nodes: tuple[Node, ...]) -> list[str]:
-    """The nodes' kinds by name."""
+    """Layer name -> kind of its node."""
     return [type(node).__name__ for node in nodes]
 
 
 @st.composite
 def generated(draw: st.DrawFn) -> Network:
-    """A valid network of up to eight layers on images, a Flatten, and up to four on vectors."""
+    """A valid network of up to eight layers on images, a Flatten, and up to four layers on vectors."""
     shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 12), st.integers(1, 12)))
     scale = st.floats(0, 10, allow_subnormal=False)
     inits = st.builds(Init, st.sampled_from(["normal", "uniform", "constant"]), scale, st.sampled_from(["none", "in"]))

@@ -1,4 +1,4 @@
-"""The scripts in this process: what `scripts/NAME.py` does with its command line, without the start of an interpreter."""
+"""Runs the scripts in this process, without the start of an interpreter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parity.cli.scripts import translate
 
 
 def script_main(name: str) -> Callable[[Iterable[str]], int]:
-    """The function that takes the words behind `scripts/NAME.py` and returns its exit code."""
+    """The function that takes the arguments of `scripts/NAME.py` and returns its exit code."""
 
     def main(words: Iterable[str] = ()) -> int:
         try:

@@ -1,4 +1,4 @@
-"""Runs of the training scripts, as a user starts, kills and resumes them; each is made once for all tests that look at it."""
+"""Runs of the training scripts as users start, kill and resume them. Each is made once for all tests that use it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from parity.training.run_folder import RunFolder
 from parity.weights import canonical_state
 
 NETWORK, TRAIN, TEST, BATCH, PASSES = "vgg16_bn_drop@0.125", 150, 200, 32, 2
-"""Two passes of five batches, the last of 22 images; with dropout, and with `adam` with augmentation."""
+"""Two epochs of five batches, the last of 22 images, with dropout; `adam` also has augmentation."""
 
 DATA = ("--data", "cifar10", "--train-limit", str(TRAIN), "--test-limit", str(TEST))
 SETTINGS = ("--network", NETWORK, "--recipe", "adam", *DATA, "--epochs", str(PASSES), "--batch-size", str(BATCH))
 TIMES = ("seconds", "test_seconds")
-PATIENCE = 120  # seconds: what takes longer than that hangs
+PATIENCE = 120  # seconds, after which a process counts as hung
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended."""
+    """The exit code and the output of a process."""
 
     code: int
     stdout: str
@@ -51,7 +51,7 @@ def script(framework: str, *arguments: object) -> list[str]:
 
 
 def execute(command: list[str], environment: dict[str, str] | None = None) -> Ended:
-    """Runs `command` from the repository's root, without a terminal."""
+    """Run `command` from the repository's root, without a terminal."""
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -59,14 +59,14 @@ def execute(command: list[str], environment: dict[str, str] | None = None) -> En
 
 
 def succeed(command: list[str]) -> Ended:
-    """`execute`, and the command must succeed."""
+    """Do `execute`; the command must succeed."""
     ended = execute(command)
     assert ended.code == 0, ended.stderr
     return ended
 
 
 def on_a_terminal(command: list[str]) -> Ended:
-    """Runs `command` with stderr on a terminal of 100 columns."""
+    """Run `command` with stderr on a terminal of 100 columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
     written: list[bytes] = []
@@ -92,16 +92,16 @@ def on_a_terminal(command: list[str]) -> Ended:
 def stop(
     command: list[str], folder: Path, number: int, updates: int, delay: float = 0.0
 ) -> tuple[Ended, dict[str, Any]]:
-    """Runs `command` on the run `folder`, sends it the signal `number` in the middle of a pass, `updates` updates on or later.
+    """Run `command` on the run `folder`, and send it the signal `number` within an epoch, after at least `updates` more updates.
 
-    Returns how it ended and the position of the checkpoint at the moment of the signal. `delay` is in seconds.
+    Return how it ended and the position of the checkpoint at the moment of the signal. `delay` is in seconds.
     """
     goal = position(folder).get("update", 0) + updates
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             wait_for(process, lambda: (at := position(folder)).get("update", 0) >= goal and at["batch"] > 0)
             time.sleep(delay)
-            process.send_signal(signal.SIGSTOP)  # so that it does not go on while we look where it is
+            process.send_signal(signal.SIGSTOP)  # so that it does not continue while its position is read
             at = position(folder)
             if at["batch"] > 0:
                 break
@@ -113,7 +113,7 @@ def stop(
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Returns when `condition` holds; fails when the process is over before."""
+    """Wait until `condition` holds; fail if the process ends first."""
     start = time.monotonic()
     while not condition():
         if process.poll() is not None or time.monotonic() - start > PATIENCE:
@@ -134,7 +134,7 @@ def position(folder: Path) -> dict[str, Any]:
 
 
 def command_in(stderr: str) -> list[str]:
-    """The command that a stopped run says continues it."""
+    """The resume command that a stopped run prints."""
     line = stderr.splitlines()[-1]
     words = shlex.split(line.partition("continue with: ")[2])
     assert words[0] == "python", line
@@ -142,19 +142,19 @@ def command_in(stderr: str) -> list[str]:
 
 
 def metrics(folder: Path, *without: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, leaving out the keys `without`."""
+    """The lines of metrics.jsonl, without the keys `without`."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in without} for line in lines]
 
 
 def bits(folder: Path, checkpoint: str = "last") -> dict[str, bytes]:
-    """Every array of a checkpoint as dtype, shape and bytes."""
+    """The dtype, shape and bytes of every array of a checkpoint."""
     _, state, _ = canonical_state.load(folder / f"{checkpoint}.safetensors")
     return {name: f"{array.dtype}{array.shape}".encode() + array.tobytes() for name, array in state.items()}
 
 
 def same_end(one: Path, other: Path) -> None:
-    """Asserts that two runs ended alike, bit for bit, in everything but the time they took."""
+    """Assert that two runs ended equal, bit for bit, except in the time they took."""
     first, second = bits(one), bits(other)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
@@ -163,9 +163,9 @@ def same_end(one: Path, other: Path) -> None:
 
 
 def falling(folder: Path) -> Path:
-    """A run folder with nothing but a config.json: the article's recipe, but its rate falls to a half or a quarter at every update.
+    """A run folder with only a config.json: the article's recipe with a learning rate that drops at every update.
 
-    So the velocity is rescaled at every update, also at the first one after a resume.
+    So the velocity is rescaled at every update, also at the first update after a resume.
     """
     article = changed(presets.get_recipe("article"), epochs=PASSES + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
@@ -174,7 +174,7 @@ def falling(folder: Path) -> Path:
 
 
 class Runs:
-    """Folders below `root`, each filled once, whichever of several test processes asks first."""
+    """Folders below `root`, each filled once, by the test process that needs it first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -191,7 +191,7 @@ class Runs:
         return folder, json.loads(result.read_text())
 
     def whole(self, framework: str) -> tuple[Path, Ended]:
-        """A run that nothing disturbs, with --json and --tensorboard."""
+        """An undisturbed run with --json and --tensorboard."""
 
         def make(folder: Path) -> Ended:
             return execute(script(framework, *SETTINGS, "--out", folder, "--json", "--tensorboard"))
@@ -200,14 +200,14 @@ class Runs:
         return folder, Ended(**ended)
 
     def plain(self, framework: str) -> tuple[Path, Ended]:
-        """The same without --json, stderr on a terminal."""
+        """An undisturbed run without --json, with stderr on a terminal."""
         folder, ended = self.once(
             f"{framework}-plain", lambda folder: on_a_terminal(script(framework, *SETTINGS, "--out", folder))
         )
         return folder, Ended(**ended)
 
     def killed(self, framework: str) -> tuple[Path, list[dict[str, Any]]]:
-        """The same, killed in the middle of two passes and resumed; with the position at each kill."""
+        """The same run, killed in the middle of two epochs and resumed; and the position at each kill."""
 
         def make(folder: Path) -> list[dict[str, Any]]:
             often = ("--checkpoint-every", 0)
@@ -222,12 +222,12 @@ class Runs:
         return self.once(f"{framework}-killed", make)
 
     def falling(self, framework: str) -> Path:
-        """A run of `falling` that nothing disturbs, behind others in one process."""
+        """An undisturbed run of `falling`, after other runs in the same process."""
         self.results(framework)
         return self.root / f"{framework}-falling"
 
     def stopped(self, framework: str) -> tuple[Path, list[Ended]]:
-        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and each time continued with the command that it gave."""
+        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and each time continued with the command that it printed."""
 
         def make(folder: Path) -> list[Ended]:
             command = script(framework, "--resume", falling(folder), "--checkpoint-every", 0)
@@ -241,7 +241,7 @@ class Runs:
         return folder, [Ended(**end) for end in ends]
 
     def results(self, framework: str) -> dict[str, Any]:
-        """JSON lines of several calls in one process: another seed, the whole run resumed, a falling rate, and tests of checkpoints."""
+        """The JSON lines of several calls in one process: another seed, a resumed complete run, a falling rate, tests of checkpoints."""
 
         def make(folder: Path) -> dict[str, Any]:
             own, other = (self.whole(side)[0] for side in (framework, *({"paddle", "torch"} - {framework})))

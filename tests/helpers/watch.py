@@ -1,4 +1,4 @@
-"""Watches this process for connections to a network and for installations."""
+"""Watches this process for network connections and installations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "urllib.Request", "os.syste
 
 
 def watch() -> list[str]:
-    """Begins to watch, until the process ends; returns a list that grows by what it sees."""
+    """Watch this process until it ends; return a list to which every event is appended."""
     seen: list[str] = []
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

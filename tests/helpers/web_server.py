@@ -36,7 +36,7 @@ class Site(ThreadingHTTPServer):
         self.files |= {"/package.tgz": content, f"/{name}": json.dumps(listing).encode()}
 
     def handle_error(self, request, client_address):
-        pass  # clients hang up on purpose here
+        pass  # clients close connections on purpose here
 
 
 class _Handler(BaseHTTPRequestHandler):

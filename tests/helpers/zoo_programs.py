@@ -1,8 +1,8 @@
-"""Two programs that run the VGGs of torchvision and of paddle.vision by themselves and write down what these compute.
+"""Two programs that run the VGGs of torchvision and of paddle.vision without this project's code, and record what they compute.
 
-Arguments: a folder, then names: `vgg16`, `vgg16_bn`, ... the functions of these names; `D`, `D_bn`, ... their class and layers, narrow.
-Of each, NAME.pt or NAME.pdparams is the state dict, NAME.npz images, labels, inference, and a training step with its dropout masks.
-With `shapes` in place of the folder, the shapes of every state dict are printed, and nothing is computed.
+Arguments: a folder, then names: `vgg16`, `vgg16_bn`, ... are the functions of these names; `D`, `D_bn`, ... are narrow networks of their
+class. Each writes its state dict as NAME.pt or NAME.pdparams, and as NAME.npz images, labels, inference, and a training step with its
+dropout masks. With `shapes` instead of the folder, the shapes of every state dict are printed and nothing is computed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Record what the program says today, so that a change that must keep behaviour can be held against it.
+"""Record the program's verdicts and files, to compare them after a change that must not alter behaviour.
 
     python tests/recorded/record.py FOLDER [--parts networks,pairs,exports,resumed] [--checkout DIR]
 
-writes one JSON file a part into FOLDER. `tests/recorded/paddle26` and `paddle33` hold what main said before the packages were laid out
-anew (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and the bytes
-of exports do not depend on the machine. The weights of `resumed` do: compare them on the machine that recorded them.
+It writes one JSON file for each part into FOLDER. `tests/recorded/paddle26` and `paddle33` hold the results of main before the packages
+were rearranged (November 2026); `tests/compare/test_recorded_verdicts.py` compares. Verdicts, first divergences, tensor counts, causes and
+the bytes of exports do not depend on the machine. The weights of `resumed` do: compare them on the machine that recorded them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXPORTS = {
     "vgg_a_lrn_cifar@0.125": [],
     "lenet": ["--dense"],
 }
-"""Network, and how it is exported."""
+"""Networks, and the options of their exports."""
 
 
 def script(checkout: Path, name: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def pairs(checkout: Path) -> Any:
 
 
 def checks(results: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    """By name: verdict, first divergence, and verdict and tensor count of every stage."""
+    """Name of the check -> verdict, first divergence, and verdict and tensor count of every stage."""
     return {
         result[key]: {
             "verdict": result["verdict"],
@@ -75,14 +75,14 @@ def checks(results: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 def place(first: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first divergence without its numbers, whose last digits depend on the processor."""
+    """The first divergence without its numbers: their last digits depend on the processor."""
     return first and {key: value for key, value in first.items() if key not in ("error", "bound", "sentence")}
 
 
 def exports(checkout: Path, versions: dict[str, dict[str, str]] | None = None) -> Any:
-    """The versions in the metadata of exported files, by framework, and SHA-256 of the files, by network and framework.
+    """The versions in the metadata of exported files, by framework, and the SHA-256 of the files, by network and framework.
 
-    Where `versions` are given, the files are those that these versions would have written if they wrote the same graph.
+    With `versions`, these replace the versions in the files, so that files with the same graph are equal.
     """
     import onnx
 
@@ -102,7 +102,7 @@ def exports(checkout: Path, versions: dict[str, dict[str, str]] | None = None) -
 
 
 def resumed(checkout: Path) -> Any:
-    """SHA-256 of the last checkpoint's arrays, of runs that were stopped once and resumed, by framework."""
+    """The SHA-256 of the last checkpoint's arrays of a run that was stopped once and resumed, by framework."""
     from safetensors.numpy import load_file
 
     digests = {}
@@ -144,7 +144,7 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 
 
 def main() -> None:
-    """Records the parts that were asked for."""
+    """Record the parts that the command line names."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("folder", type=Path)
     flags.add_argument("--parts", default=",".join(PARTS))
