@@ -1,4 +1,4 @@
-"""Dense networks: the classifier's linear layers as convolutions, exactly, at its own size and at others (arXiv 1409.1556, section 3.2)."""
+"""A dense network computes exactly what its classifier does, at the classifier's size and at others (arXiv 1409.1556, section 3.2)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SMALL = Network(
 
 
 def weights(net: Network) -> State:
-    """As after some training: no statistic and no bias is trivial."""
+    """Weights as after some training: no statistic and no bias has its start value."""
     random = np.random.default_rng(0)
     fresh = initialise(net, 0)
     return {
@@ -66,7 +66,7 @@ def images(*shape: int) -> np.ndarray:
 
 
 def naive(net: Network, state: State, x: np.ndarray) -> np.ndarray:
-    """The classifier's vector layers on every window of the map that they are flattened from, and the mean of what they yield."""
+    """The classifier's layers on vectors, applied to every window of the map before the Flatten, and the mean of their outputs."""
     state = {name: array.astype(np.float64) for name, array in state.items()}
     at = next(i for i, node in enumerate(net.nodes) if isinstance(node, Flatten))
     shape = net.layers[net.nodes[at - 1].name].output
@@ -179,7 +179,7 @@ def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(
 ) -> None:
     state = weights(SMALL)
     worker.start(dense(SMALL), PLAIN, dense_state(dense(SMALL), state), "float64")
-    for count in (1, 9):  # nine are unfolded at once in Paddle where the map is small
+    for count in (1, 9):  # Paddle unfolds nine images at once if the map is small
         x = images(count, 3, *size)
         wanted = naive(SMALL, state, x)
         found = worker.predict(x)["logits"]

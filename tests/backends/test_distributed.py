@@ -1,4 +1,4 @@
-"""Two processes train as one does: in float64 to rounding, from the command line, and when one of them is stopped or killed."""
+"""Two processes train like one: in float64 up to rounding, from the command line, and when one of them is stopped or killed."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ Yields = dict[tuple[str, int], dict[str, State]]
 
 @pytest.fixture(scope="module")
 def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Framework -> the folder of a run that one process trains from its beginning to its end, while `yields` is computed."""
+    """Framework -> the folder of a run that one process trains from start to end while `yields` is computed."""
     return {framework: begun(tmp_path_factory.mktemp("whole") / framework) for framework in FRAMEWORKS}
 
 
 @pytest.fixture(scope="module")
 def yields(tmp_path_factory: pytest.TempPathFactory, whole_runs: dict[str, Path]) -> Yields:
-    """What `distributed_step.py` yields in one process and in two, in both frameworks."""
+    """The results of `distributed_step.py` in one process and in two, in both frameworks."""
     found, folder = {}, tmp_path_factory.mktemp("steps")
     for framework in FRAMEWORKS:
         for several in (False, True):
@@ -104,7 +104,7 @@ def test_two_processes_of_one_framework_learn_what_two_of_the_other_do(yields: Y
         assert_equal(NETWORKS[name], one, other)
 
 
-# ------------------------------------------------------------------------------------------------- who takes what
+# ------------------------------------------------------------------------------------------------- shards
 
 worlds = st.integers(1, 9).flatmap(lambda size: st.just([ProcessGroup(rank, size, rank, size) for rank in range(size)]))
 
@@ -125,7 +125,7 @@ def test_the_processes_together_see_every_sample_of_a_pass_exactly_once(
 ) -> None:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     seen = []
-    for process_group in processes:  # each makes the batches for itself
+    for process_group in processes:  # each process makes the batches itself
         for pixels, labels in Batches(images, np.arange(count), batch_size, Augmentation(), seed=1).epoch(epoch):
             own = process_group.shard(len(labels))
             assert pixels[own.start : own.stop].ravel().tolist() == labels[own.start : own.stop].tolist()
@@ -179,7 +179,7 @@ LOST = "failed: another process of this run has ended or does not answer; contin
 
 
 def begun(folder: Path, **changes: int) -> Path:
-    """A run folder with nothing but a config.json; of the test images, 600 are two batches for one process and one for the other."""
+    """A run folder with only a config.json. The 600 test images make two batches for one process and one for the other."""
     RunFolder.create(folder, Experiment(NETWORK, changed(RECIPE, **changes), "shapes10", 3, IMAGES, 600), {})
     return folder
 
@@ -191,7 +191,7 @@ def again(framework: str, folder: Path) -> str:
 def interrupted(
     framework: str, folder: Path, logs: Path, act: Callable[[subprocess.Popen[str], dict[int, int]], None]
 ) -> tuple[Ended, float]:
-    """A run of two processes, after `act` on its launcher and its ranks in the middle of it; how it ended, and how many seconds later."""
+    """Start a run of two processes, call `act` on its launcher and ranks during it; return its exit and the seconds until then."""
     process = launchers.start(launchers.training(framework, logs, "--resume", folder, "--checkpoint-every", 0))
     wait_for(process, lambda: len(launchers.ranks(framework, process)) == launchers.PROCESSES)
     ranks = launchers.ranks(framework, process)
@@ -209,7 +209,7 @@ def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_
 ) -> None:
     whole, parts, logs = whole_runs[framework], begun(tmp_path / "parts"), tmp_path / "logs"
     ended, _ = interrupted(framework, parts, logs, ctrl_c)
-    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # told by one
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # of one process
     assert f"; continue with: {again(framework, parts)}" in line
     assert 3 <= position(parts)["update"] < PASSES * 5
     place = f"pass {position(parts)['epoch']}, batch {position(parts)['batch']}"

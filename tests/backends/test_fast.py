@@ -1,4 +1,4 @@
-"""What `vgg_fast` and the recipe `fast` are made of: whitening, identity filters, smoothed labels, alternating flips; and slow weights."""
+"""The parts of `vgg_fast` and the recipe `fast`: whitening, identity filters, smoothed labels, alternating flips, slow weights."""
 
 from __future__ import annotations
 
@@ -110,9 +110,7 @@ def test_smoothed_labels_are_spread_over_all_classes(smoothing: float, worker: W
     spread = np.mean([loss(logits, np.full(4, k), 4) for k in range(10)])
     share = settings.label_smoothing
     np.testing.assert_allclose(found["loss"], (1 - share) * loss(logits, labels, 4) + share * spread, rtol=1e-12)
-    np.testing.assert_allclose(
-        cost, 4 * loss(logits, labels, 4), rtol=1e-12
-    )  # which the test's cost can be held against
+    np.testing.assert_allclose(cost, 4 * loss(logits, labels, 4), rtol=1e-12)  # the test's loss can be compared with it
 
 
 def test_groups_take_the_first_pattern_that_matches_and_leave_frozen_parameters_out() -> None:
@@ -186,7 +184,7 @@ def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves
     worker.start(NETWORK, recipe.optimizer, initialise(NETWORK, 0), "float32")
 
     class Signalled(Remote):
-        """Gets Ctrl-C while it computes an update."""
+        """A trainer that receives Ctrl-C while it computes an update."""
 
         def step(self, *arguments: Any) -> tuple[float, int]:
             if at.update == after + 1:
@@ -196,7 +194,7 @@ def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves
     at = Position()
     with pytest.raises(Stopped):
         train(Signalled(worker), run, dataset, at, Console(silent=True))
-    assert at.update == after + 1  # of nine a pass; slow weights are drawn behind the fifth
+    assert at.update == after + 1  # of nine in an epoch; slow weights are updated after the fifth
     state, saved = run.restore(72)
     assert saved.update == (5 if after else 0) and state is not None
     whole = RunFolder.create(tmp_path / "whole", run.experiment, {})
@@ -218,7 +216,7 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     flags = ("--network", NETWORK.name, "--recipe", recipe, *size, "--checkpoint-every", 0)
     succeed(script(framework, *flags, "--out", whole))
     _, at = stop(script(framework, *flags, "--out", broken), broken, signal.SIGKILL, 5)
-    assert at["batch"] == 5  # of nine: the only one within a pass where slow and trained weights are the same
+    assert at["batch"] == 5  # of nine: the only one within an epoch where slow and trained weights are equal
     again = script(framework, "--resume", broken, "--checkpoint-every", 0)
     ended, _ = stop(again, broken, signal.SIGINT, 6)
     assert ended.code == 130

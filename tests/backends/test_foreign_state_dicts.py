@@ -1,4 +1,4 @@
-"""State dicts of torchvision's and paddle.vision's VGG come in by name, and compute here what they compute there."""
+"""State dicts of torchvision's and paddle.vision's VGG are loaded by name, and our networks then compute what theirs do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ for norm in (False, True):
     numpy.savez(f"{sys.argv[1]}/{norm}.npz", images=images.numpy(), logits=logits.numpy())
 """,
 }
-"""A narrow VGG of torchvision and of paddle.vision, without and with batch norm: its state dict, and what it makes of images."""
+"""A narrow VGG of torchvision and of paddle.vision, without and with batch norm: its state dict, and its outputs for images."""
 
 
 def same_structure(norm: bool) -> Network:
@@ -102,7 +102,7 @@ def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_in_both_impleme
     with np.load(place / f"{norm}.npz") as known:
         found, expected = worker.predict(known["images"].astype(np.float64))["logits"], known["logits"]
     assert np.abs(expected).max() > 0.01
-    # Our eps is float32(1e-5): 2.5e-13 from theirs in torchvision, beside variances of at least 0.5, in each of three batch norms.
+    # Our eps is float32(1e-5), which differs by 2.5e-13 from torchvision's. Each of three batch norms adds it to variances of at least 0.5.
     assert np.linalg.norm(found - expected) <= 2e-12 * np.linalg.norm(expected)
 
 

@@ -1,4 +1,4 @@
-"""The objective of TensorFlow's timing: half the sum of the squared class scores, differentiated as numpy does, without an update."""
+"""The objective of TensorFlow's timing is half the sum of the squared class scores; its gradients are numpy's, and nothing is updated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = Optimizer("momentum", rate=0.125)
 
 @cache
 def expected(case: str) -> tuple[float, Record]:
-    """The objective and its gradients, as numpy differentiates it; auxiliary heads have no part in it."""
+    """The objective and its gradients in numpy; auxiliary heads do not contribute."""
     net = CASES[case]
     own, (images, _, masks) = weights(net), batch(net)
 

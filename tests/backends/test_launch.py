@@ -1,4 +1,4 @@
-"""Processes of ours import nothing from the working directory, and end with the process that began them."""
+"""Our child processes import nothing from the working directory, and end with the process that started them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SUFFIX = {"paddle": ".pdparams", "torch": ".pt"}
 
 @pytest.fixture
 def planted(tmp_path: Path) -> tuple[Path, Path]:
-    """A folder with a hostile file for each module that is installed, and the file that says which were imported."""
+    """A folder with a hostile file for each installed module, and the file that lists those that were imported."""
     folder, seen = tmp_path / "untrusted", tmp_path / "imported"
     folder.mkdir()
     names = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
     specs = {name: PathFinder.find_spec(name) for name in names if name.isidentifier()}
-    # A namespace package is found only where no folder on the path has a file of its name.
+    # A namespace package is found only if no folder on the path has a file of its name.
     installed = {name for name, spec in specs.items() if spec and spec.origin} | {"parity", "paddle_impl", "torch_impl"}
     assert {"json", "numpy", "onnx", "safetensors"} <= installed
     for name in {*installed, "sitecustomize", "usercustomize"}:

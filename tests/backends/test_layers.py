@@ -1,4 +1,4 @@
-"""Every node and every optimizer, as each framework spells it, against numpy in float64: values, gradients, statistics, slots."""
+"""Every node and every optimizer of both frameworks computes what numpy does in float64: values, gradients, statistics, slots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLAIN = Optimizer("momentum", rate=0.125)
 
 @cache
 def expected(case: str) -> tuple[Record, Record]:
-    """What numpy makes of a case: one training step up to the gradients, and inference."""
+    """The results of numpy for a case: one training step up to the gradients, and inference."""
     net = CASES[case]
     state, (images, labels, masks) = weights(net), batch(net)
     values = reference.outputs(net, state, images, masks)
@@ -47,7 +47,7 @@ def expected(case: str) -> tuple[Record, Record]:
 
 
 def assert_equal(record: Record, wanted: Record, *phases: str) -> None:
-    """Every tensor of the `phases` (all, if none is named) is there and equal."""
+    """Assert that every tensor of the `phases` (all, if none is named) exists and is equal."""
     chosen = [{n: a for n, a in r.items() if not phases or n.partition("/")[0] in phases} for r in (wanted, record)]
     assert [str(difference) for difference in compare(*chosen, BOUND) if not difference.equal] == []
 
@@ -118,7 +118,7 @@ def test_padding_never_wins_a_max_pool_and_never_counts_in_an_average(worker: Wo
 @pytest.mark.parametrize("kind", [MaxPool, AvgPool])
 @pytest.mark.parametrize("pool", [(1, 3, 0), (2, 4, 1), (1, 2, 0)])
 def test_a_window_that_would_see_nothing_but_padding_is_refused(kind: type[MaxPool], pool: tuple[int, ...]) -> None:
-    # Paddle yields -FLT_MAX (or 0 / 0) there, PyTorch drops the window: no spelling makes them agree.
+    # Paddle yields -FLT_MAX (or 0 / 0) for such a window, PyTorch drops it: no setting makes them agree.
     size, stride, padding = pool
     width = 2 * stride - padding if size + padding > 1 else 2 * stride
     assert kind("pool", size, stride, padding, ceil=False).output((2, width, width))
@@ -205,7 +205,7 @@ RATES = (0.1, 0.3, 0.3, 0.05)
 
 
 def orthogonal(gradient: np.ndarray, steps: int) -> np.ndarray:
-    """Muon's step: its polynomial acts on the singular values alone."""
+    """Muon's step: its polynomial changes only the singular values."""
     u, s, v = np.linalg.svd(gradient.reshape(len(gradient), -1), full_matrices=False)
     s /= np.linalg.norm(s) + muon.EPS
     a, b, c = muon.COEFFICIENTS
@@ -215,7 +215,7 @@ def orthogonal(gradient: np.ndarray, steps: int) -> np.ndarray:
 
 
 def updated(settings: Optimizer, state: State, gradient: Record, rate: float, count: int) -> State:
-    """`state` with its slots after update number `count`, by the papers' formulas."""
+    """`state` and its slots after update number `count`, by the formulas of the papers."""
     after = dict(state)
     for name, raw in gradient.items():
         w, slot = state[name], {key: state[f"optimizer.{key}.{name}"] for key in settings.slots}
@@ -239,7 +239,7 @@ def updated(settings: Optimizer, state: State, gradient: Record, rate: float, co
 
 
 def cancelled(gradient: Record) -> Record:
-    """The gradients by parameter, that of the bias before the batch norm set to the zero that it is."""
+    """The gradients by parameter. That of the bias before the batch norm is set to zero, its exact value."""
     found = {name.removeprefix("gradient/"): g for name, g in gradient.items()}
     return found | {"conv.bias": np.zeros_like(found["conv.bias"])}
 

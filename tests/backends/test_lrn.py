@@ -1,4 +1,4 @@
-"""Local response normalisation against its paper's formula, number by number, and its gradient against central differences."""
+"""Local response normalisation follows its paper's formula, number by number, and its gradient follows central differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parity.weights.canonical_state import initialise
 BOUND = 1e-12
 SHAPE = (2, 7, 2, 3)
 STEP = 2.0**-17
-"""About the cube root of float64's epsilon, where rounding and what the formula leaves out are alike."""
+"""About the cube root of float64's epsilon, where the rounding error and the truncation error are about equal."""
 
 
 def formula(a: np.ndarray, n: int, k: float, alpha: float, beta: float) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_normalisation_is_the_papers_formula_and_its_gradient(case: str, worker:
     step = STEP * scale
     for place in np.ndindex(*SHAPE):
         near, far = difference(place, step), difference(place, 2 * step)
-        # What the formula leaves out is a third of `far - near`; rounding is one of each term of the sum over the step.
+        # The truncation error is a third of `far - near`. The rounding error is one for each term of the sum, divided by the step.
         allowed = abs(far - near) + 8 * np.finfo(float).eps * np.abs(slope[place[0]] * wanted[place[0]]).sum() / step
         assert allowed < 1e-8
         assert record["backward/node"][place] == pytest.approx(near, rel=0, abs=allowed)

@@ -1,4 +1,4 @@
-"""Messages between processes: what goes in comes out, from memory or from a file, and what is cut short is none."""
+"""Messages between processes arrive unchanged, in memory or in a file, and a message that is cut short raises an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sent() -> bytes:
 
 
 def root(array: np.ndarray) -> object:
-    """What holds the memory of `array`."""
+    """The object that owns the memory of `array`."""
     base: object = array
     while True:
         below = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
@@ -49,7 +49,7 @@ def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.Monke
         np.testing.assert_array_equal(found[name], array)
         assert array.size == 0 or found[name].ctypes.data % messages.ALIGNED == 0
     assert isinstance(root(found["f64"]), mmap.mmap) == large
-    found["f64"] += 1  # a worker may change what it is given
+    found["f64"] += 1  # a worker may change its arguments
 
 
 def test_a_large_message_stays_in_memory_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
-"""torchvision's and paddle.vision's vgg11, 13, 16 and 19, with and without batch norm, are our vgg_a, b, d and e: independent truths.
+"""Our vgg_a, b, d and e, with and without batch norm, compute what vgg11, 13, 16 and 19 of torchvision and paddle.vision compute.
 
-Their classes run in processes of their own (`zoo_programs`); the networks for 224 are narrow where nothing else is said, since their
-adaptive pool does nothing only there.
+Their classes run in their own processes (`zoo_programs`). Images have 224 pixels, because only there their adaptive pool does nothing. The
+networks are narrow unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from parity.weights import state_dict_names
 
 LETTERS = {"vgg11": "a", "vgg13": "b", "vgg16": "d", "vgg19": "e"}
 WHOLE = {name + norm: f"vgg_{letter}{norm}" for norm in ("", "_bn") for name, letter in LETTERS.items()}
-"""Their name -> ours."""
+"""Their name -> our name."""
 NARROW = {f"{letter.upper()}{norm}": f"vgg_{letter}{norm}" for norm in ("", "_bn") for letter in LETTERS.values()}
 ZOOS = tuple(PROGRAMS)
 PLAIN = Optimizer("momentum", rate=0.125)
@@ -34,7 +34,7 @@ WIDTH = 16
 
 
 def narrow(name: str) -> Network:
-    """Our network as narrow as theirs: a sixteenth of the filters, fc 32, 32, 10, and dropout as it is."""
+    """Our network, narrow like theirs: a sixteenth of the filters, fc 32, 32, 10, and the same dropout."""
     units = {"fc6": 32, "fc7": 32, "fc8": 10}
 
     def change(node: Node) -> Node:
@@ -53,14 +53,14 @@ def zoo(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def computed(zoo: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What all of a zoo's narrow networks compute."""
+    """The results of all narrow networks of a zoo."""
     place = tmp_path_factory.mktemp(zoo)
     alone(PROGRAMS[zoo], place, *NARROW)
     return zoo, place
 
 
 def assert_same(place: Path, made_in: str, theirs: str, network: Network, worker: Worker, reader: Worker) -> None:
-    """`worker` computes of `network`, with the weights of their state dict, what they did: inference, and a training step."""
+    """Assert that `worker` computes their results with `network` and their state dict: inference and a training step."""
     state = state_dict_names.fit(network, reader.read_file(place / f"{theirs}{SUFFIXES[made_in]}"))
     worker.start(network, PLAIN, {name: array.astype(np.float64) for name, array in state.items()}, "float64")
     with np.load(place / f"{theirs}.npz") as known:

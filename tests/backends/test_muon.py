@@ -1,4 +1,4 @@
-"""Muon: what it is for, and that nothing is left behind of it. Its formula is among the optimizers of `test_layers.py`."""
+"""Muon: which parameters it updates, and that it leaves no state behind. `test_layers.py` tests its formula."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_gradients_that_no_update_took_are_not_added_to_the_next(worker: Worker)
         found.append(Program(worker, given).step(step, ("gradient",)))
     first, second = found
     assert set(KERNELS) <= {name.removeprefix("gradient/") for name in first}
-    # Running statistics have moved, which training does not look at.
+    # Running statistics have changed, but training does not use them.
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 

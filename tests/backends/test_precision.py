@@ -1,4 +1,4 @@
-"""Mixed precision and the settings of a GPU, as far as a CPU runs them: PyTorch computes bf16 and fp16 here, Paddle goes on in float32."""
+"""Mixed precision and the settings of a GPU, as far as a CPU supports them: PyTorch computes in bf16 and fp16, Paddle in float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def side(framework: str, amp: str) -> Trainer:
 
 
 def moved(framework: str, amp: str, divisor: float = 16) -> State:
-    """How one step moves the weights."""
+    """The change of the weights by one step."""
     trainer = side(framework, amp)
     before = trainer.state()
     trainer.step(IMAGES, LABELS, {}, 0.1, divisor)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def moved(framework: str, amp: str, divisor: float = 16) -> State:
 
 
 def distance(first: State, second: State) -> float:
-    """Of all weights together, relative."""
+    """The relative error of all weights together."""
     a, b = (np.concatenate([found[name].ravel() for name in NETWORK.parameters]) for found in (first, second))
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 

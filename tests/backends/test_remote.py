@@ -1,4 +1,4 @@
-"""What travels between a service and its callers, and what a process offers."""
+"""What can be sent between a service and its callers, and which methods a process offers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parity.weights.canonical_state import initialise
 
 
 def travelled(value: Any, kinds: Any = KINDS) -> Any:
-    """What arrives of `value` at the other end of a pipe."""
+    """`value` as it arrives at the other end of a pipe."""
     arrays, plain = encode(value, kinds)
     file = io.BytesIO()
     messages.send(file, arrays, {"value": plain})
@@ -158,5 +158,5 @@ def test_a_service_in_this_process_computes_what_its_worker_does(
     wanted, *_ = worker.step(images, np.arange(2), {}, 0.1, 2, ["loss", "update"])
     with np.load(path) as found:
         assert sorted(found) == sorted(wanted)
-        for name, array in wanted.items():  # a kernel may round otherwise where an array is aligned otherwise
+        for name, array in wanted.items():  # a kernel may round differently for another alignment of an array
             np.testing.assert_allclose(found[name], array, 1e-10, 1e-13, err_msg=name)

@@ -1,4 +1,4 @@
-"""State dicts' files of either framework that would hang or fill a reader are refused; what frameworks write is read."""
+"""Files of state dicts that would hang a reader or fill its memory are refused; files that the frameworks write are read."""
 
 from __future__ import annotations
 
@@ -102,5 +102,7 @@ def test_a_whole_checkpoint_is_refused_by_the_name_of_what_is_no_array(
     by_torch("{'optimizer': {'state': {0: {'step': torch.tensor(1.0)}}, 'param_groups': [{'betas': (0.9, 0.99)}]}}")(
         tmp_path / "a.pt"
     )
-    with pytest.raises(InputError, match=r"^optimizer in it is no floating-point array: save only a model's state_dict\(\)"):
+    with pytest.raises(
+        InputError, match=r"^optimizer in it is no floating-point array: save only a model's state_dict\(\)"
+    ):
         workers["torch"].read_file(tmp_path / "a.pt")

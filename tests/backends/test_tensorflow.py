@@ -1,4 +1,4 @@
-"""Against TensorFlow itself: what it computed is in golden/tensorflow.npz, which golden/make_tensorflow.py makes."""
+"""Comparison with results of TensorFlow in golden/tensorflow.npz, which golden/make_tensorflow.py makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with np.load(TESTS / "golden" / "tensorflow.npz") as made:
 PLAIN = Optimizer("momentum", rate=0.125)
 BOUND = 1e-12
 U = 2.0**-24
-"""Half a unit in the last place of float32, relative: what one of its operations may be wrong by."""
+"""Half a unit in the last place of float32, relative: the largest error of one operation."""
 
 
 def first_channels(array: np.ndarray) -> np.ndarray:
@@ -78,10 +78,10 @@ def test_response_normalisation_is_tensorflows(name: str, node: LRN, worker: Wor
     network = scored(images.shape[1:], node)
     worker.start(network, PLAIN, initialise(network, 0))
     record = worker.isolate("node", images, images, None, slope)
-    # In float32 the sum is wrong by size + 2 operations at most, to the power of beta by less, and power and product by five more.
+    # In float32 the sum has at most the error of size + 2 operations. The power of beta makes it smaller; power and product add five.
     forward = (node.size + 7) * U
     assert error(record["forward/node"], first_channels(GOLDEN[f"lrn/{name}"])) <= forward
-    # The gradient is a difference of two terms, the second a sum of as many again.
+    # The gradient is a difference of two terms, and the second is a sum of as many operations again.
     assert error(record["backward/node"], first_channels(GOLDEN[f"lrn/{name}/backward"])) <= 3 * forward
     wrong = replace(node, alpha=node.alpha / node.size)
     worker.start(replace(network, nodes=(wrong, *network.nodes[1:])), PLAIN, initialise(network, 0))
@@ -89,7 +89,7 @@ def test_response_normalisation_is_tensorflows(name: str, node: LRN, worker: Wor
 
 
 def cousin() -> Network:
-    """`tf_vgg16` with as many filters, units and classes as the golden one has."""
+    """`tf_vgg16` with the numbers of filters, units and classes of the golden network."""
 
     def change(node: Node) -> Node:
         if isinstance(node, Conv):
@@ -118,11 +118,11 @@ def test_the_articles_vgg16_yields_tensorflows_clipped_scores(worker: Worker) ->
 
 
 def l2_gradients(worker: Worker, network: Network, images: np.ndarray) -> tuple[Record, float]:
-    """The gradients of sum(scores ** 2) / 2, layer by layer from the end: of the scores themselves it is the scores."""
+    """The gradients of sum(scores ** 2) / 2, layer by layer from the end. The gradient of the scores is the scores."""
     record = worker.predict(images, record=True)
     gradient, found = record["logits"], {}
     for name, layer in reversed(network.layers.items()):
-        if not isinstance(layer.node, Dropout):  # in inference it hands all on
+        if not isinstance(layer.node, Dropout):  # in inference it does nothing
             (source,) = layer.sources
             x = record[f"eval/{source}"] if source else images
             own = worker.isolate(name, x, x, None, gradient)
@@ -143,7 +143,7 @@ def test_the_gradients_of_the_articles_l2_loss_are_tensorflows(worker: Worker) -
         assert error(array, canonical(wanted) if name.endswith("weight") else wanted) <= BOUND, name
 
 
-# Numpy: what both implementations are fed with
+# Numpy: the inputs of both implementations
 
 
 def test_pictures_are_standardised_as_tensorflow_does() -> None:
@@ -152,7 +152,7 @@ def test_pictures_are_standardised_as_tensorflow_does() -> None:
     wanted = np.moveaxis(GOLDEN["pictures/standardised"], -1, 1)
     numbers = images[0].size
     for i, image in enumerate(images):
-        # A float32 sum of n pixels is wrong by n operations at most, and so are mean and deviation.
+        # The error of a float32 sum of n pixels is at most that of n operations, and so are those of mean and deviation.
         allowed = 2 * numbers * U * 255 / max(image.std(), 1 / math.sqrt(numbers))
         np.testing.assert_allclose(found[i], wanted[i], rtol=0, atol=allowed)
     assert not found[-1].any(), "a picture of one colour"
@@ -174,7 +174,7 @@ def test_xaviers_numbers_reach_as_far_as_tensorflows(shape: str) -> None:
     network = scored((inputs, 1, 1), node) if kernel else Network("n", (inputs,), (node,))
     draw = initialise(network, 0)["x.weight"].astype(np.float64)
     largest, deviation = GOLDEN[f"xavier/{shape}"]
-    # The largest of n uniform numbers lies short of their bound by 1 / n of it on average, and by 20 / n once in e^20 times.
+    # The largest of n uniform numbers is below their bound by 1 / n of it on average, and by 20 / n once in e^20 times.
     assert np.abs(draw).max() == pytest.approx(largest, rel=20 / draw.size)
     assert draw.std() == pytest.approx(deviation, rel=5 / math.sqrt(draw.size))
 
@@ -183,6 +183,6 @@ def test_truncated_numbers_reach_as_far_as_tensorflows() -> None:
     network = Network("n", (1000,), (Linear("x", 1000, init=Init("truncated", 0.01)),))
     draw = initialise(network, 0)["x.weight"].astype(np.float64)
     largest, deviation = GOLDEN["truncated"]
-    # The density at two deviations is 0.113: of a million numbers the largest lies 1 / 113,000 deviations short of it on average.
+    # The density at two deviations is 0.113: the largest of a million numbers is 1 / 113,000 deviations below that on average.
     assert np.abs(draw).max() == pytest.approx(largest, rel=20 / 113_000 / 2)
     assert draw.std() == pytest.approx(deviation, rel=5 / math.sqrt(draw.size))

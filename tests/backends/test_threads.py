@@ -1,4 +1,4 @@
-"""Threads share images out without a trace but rounding, and the processor's kind is told to old libraries."""
+"""Splitting images among threads changes results only by rounding, and old libraries are told the kind of the processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that was watched is afterwards as it was, but for the dtype and values of its tensors."""
+"""After a watch, a model is as before, except for the dtype and values of its tensors."""
 
 from __future__ import annotations
 

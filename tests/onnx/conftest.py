@@ -18,5 +18,5 @@ def predict_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def predict_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Runs `predict.py` in an empty folder, without any framework; it must refuse. Returns what it prints after `error: `."""
+    """Run `predict.py` in an empty folder, without any framework; it must refuse. Return what it prints after `error: `."""
     return predict_files.refusals_in(tmp_path, monkeypatch, capfd)

@@ -1,4 +1,4 @@
-"""`export_onnx.py`: its contract on the command line, from fresh networks and runs, and files that need nobody to be opened."""
+"""The command line of `export_onnx.py`, with fresh networks and runs, and files that onnxruntime opens without this project."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def exported(*arguments: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Exports:
-    """A run, what the command printed for several exports of it, by framework, and what it did beyond that."""
+    """A run, and for each framework what the command printed for several exports of it, and its connections and installations."""
 
     run: Path
     printed: dict[str, dict[str, str]]
@@ -64,10 +64,10 @@ class Exports:
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory, real_cifar10: data.Dataset) -> Exports:
-    """All exports of a framework come from one process of it; that of PyTorch trains the run before.
+    """The exports, all those of a framework from one process. PyTorch's process first trains the run.
 
-    The run is of two passes, so that the statistics are not those of a fresh network. Exports are written into its parent. CIFAR-10 is in
-    the cache by then, so that no process has a reason to touch a network.
+    The run has two epochs, so that the statistics are not those of a fresh network. Exports are written into its parent folder. CIFAR-10 is
+    already in the cache, so that no process needs the network.
     """
     folder, network, installed = tmp_path_factory.mktemp("runs"), articles.get_network(SMALL), installed_files()
     run = folder / "run"
@@ -105,13 +105,13 @@ def run(exports: Exports) -> Path:
 
 @pytest.fixture(scope="module")
 def said(exports: Exports) -> dict[str, dict[str, str]]:
-    """Framework -> what the command printed."""
+    """Framework -> the output of the command."""
     return exports.printed
 
 
 @pytest.fixture(scope="module")
 def files(run: Path, said: dict[str, dict[str, str]]) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """The run exported by either framework, and what the command said."""
+    """The run exported by either framework, and the output of the command."""
     return {name: (run.parent / f"{name}.onnx", json.loads(told["plain"])) for name, told in said.items()}
 
 
@@ -187,7 +187,7 @@ numpy.save(sys.argv[3], onnxruntime.InferenceSession(sys.argv[1]).run(None, {"im
 
 
 def alone(python: list[str], path: str, model: Path, folder: Path) -> None:
-    """Runs the model where only onnxruntime and numpy are found; the scores must be what we get here, within rounding."""
+    """Run the model where only onnxruntime and numpy can be imported; the scores must equal ours within rounding."""
     images = np.random.default_rng(0).random((5, 3, 32, 32), np.float32)
     np.save(folder / "images.npy", images)
     command = [*python, "-c", ALONE, str(model), str(folder / "images.npy"), str(folder / "scores.npy")]

@@ -1,4 +1,4 @@
-"""ONNX files of a few bytes that would take all memory, all time, or answer with nonsense: one line, within limits."""
+"""Small ONNX files that would take all memory or run forever, or that answer with nonsense, end in one line within the limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def constant(name: str, array: object) -> NodeProto:
 def graph(
     path: Path, nodes: Sequence[NodeProto], output: str = "logits", batch: object = "N", kind: int = TensorProto.FLOAT
 ) -> Path:
-    """The pictures `image` [N,3,6,8] through `nodes`, which begin at `flat` [N,144] and make `output`."""
+    """A graph that takes pictures `image` [N,3,6,8], flattens them to `flat` [N,144] and computes `output` by `nodes`."""
     made = helper.make_graph(
         [helper.make_node("Flatten", ["image"], ["flat"]), *nodes],
         "g",
@@ -46,7 +46,7 @@ def graph(
 
 
 def loop(trips: int, of: str = "") -> list[NodeProto]:
-    """A loop of so many `trips`: for every row of pictures, or where any number of `flat` is above 0."""
+    """A loop of `trips` iterations: for every row of pictures, or only if any number of `flat` is above 0."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Neg", ["x"], ["y"])],
         "body",
@@ -81,7 +81,7 @@ def loop(trips: int, of: str = "") -> list[NodeProto]:
 
 
 def large(operator: str) -> list[NodeProto]:
-    """8 TB of numbers of the few that are given."""
+    """A tensor of 8 TB, expanded from a few numbers."""
     sizes = {"Tile": [1, 2**36], "Expand": [2**36, 1, 144], "ConstantOfShape": [2**36]}[operator]
     given = ["sizes"] if operator == "ConstantOfShape" else ["flat", "sizes"]
     return [
@@ -93,7 +93,7 @@ def large(operator: str) -> list[NodeProto]:
 
 
 def grown(doublings: int) -> list[NodeProto]:
-    """A tensor that is really filled, twice as large with every operator."""
+    """A tensor that is really filled, and doubles in size with every operator."""
     names = ["flat", *(f"x{number}" for number in range(doublings)), "logits"]
     return [helper.make_node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
 
@@ -116,7 +116,10 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "Expand": (lambda path: graph(path, large("Expand")), "onnxruntime"),
     "ConstantOfShape": (lambda path: graph(path, large("ConstantOfShape")), "onnxruntime"),
     "memory that is filled": (lambda path: graph(path, grown(25)), "onnxruntime"),
-    "a million classes": (lambda path: graph(path, grown(12)), "output logits has scores for more than 100,000 classes"),
+    "a million classes": (
+        lambda path: graph(path, grown(12)),
+        "output logits has scores for more than 100,000 classes",
+    ),
     "a fixed batch": (
         lambda path: onnx_file(path, metadata(), batch=4_000_000),
         "a.onnx takes only batches of 4000000 pictures, more than 268,435,456 bytes",
@@ -238,7 +241,7 @@ def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) ->
 
 
 def test_a_slow_model_has_the_time_that_its_pictures_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first picture says what one takes: more than the limit of the first call is not too long for many."""
+    """The first picture shows the time for one, so that many pictures may take longer than the limit of the first call."""
     images = np.zeros((8, *NETWORK.input_shape), np.float32)
 
     def seconds(model: LimitedProcess, count: int) -> float:

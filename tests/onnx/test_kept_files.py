@@ -1,4 +1,4 @@
-"""The bytes that an export keeps are read back and proven: whatever is lost or changed in writing is refused."""
+"""The bytes that an export keeps are read back and verified: anything lost or changed in writing is refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ WHOLE = Network(
         LogSoftmax("log_softmax"),
     ),
 )
-"""All that a file of one size can hold. No eps is ONNX's default, and the padding is uneven."""
+"""A network with everything that a file with a fixed image size can hold. Its eps is not ONNX's default, its padding asymmetric."""
 
 SIZELESS = Network(
     "sizeless",
@@ -72,7 +72,7 @@ METADATA = {"network": WHOLE.to_json(), "classes": '["a"]'}
 
 @dataclass(frozen=True)
 class Form:
-    """What is written: a network, folded or not, and further arguments of the writer."""
+    """The contents of a file: a network, folded or not, and further arguments of the writer."""
 
     network: Network
     fold: bool
@@ -80,16 +80,16 @@ class Form:
 
     @property
     def chain(self) -> list[Operator]:
-        """The operators that the file must hold."""
+        """The operators that the file must contain."""
         chain = operators.operators(self.network, weights_of(self.network))
         return operators.folded(chain) if self.fold else chain
 
     def write(self) -> ModelProto:
-        """The model, as the writer makes it."""
+        """The model that the writer makes."""
         return graph_writer.write(self.network, self.chain, **self.arguments)
 
     def verify(self, model: ModelProto) -> None:
-        """Proves the bytes of `model`."""
+        """Verify the bytes of `model`."""
         verify_file(model.SerializeToString(), self.network, self.chain, **self.arguments)
 
 
@@ -138,7 +138,7 @@ def test_both_frameworks_exports_of_every_form_are_kept(net: Network, fold: bool
 
 
 def nodes_changed(model: ModelProto) -> Iterator[tuple[str, Callable[[NodeProto], None], int]]:
-    """Changes of one operator, and its place: an attribute dropped or another, inputs dropped or exchanged."""
+    """Changes of the operator at a place: an attribute dropped or changed, inputs dropped or exchanged."""
     for place, node in enumerate(model.graph.node):
         known = graph_reader.DEFAULTS.get(node.op_type, {})
         for entry in node.attribute:
@@ -154,7 +154,7 @@ def nodes_changed(model: ModelProto) -> Iterator[tuple[str, Callable[[NodeProto]
 
 
 def _is_only_axis(node: NodeProto) -> bool:
-    """Whether it acts on vectors, of which the last axis, ONNX's default, is the first."""
+    """Whether it takes a vector for each image, so that ONNX's default, the last axis, is the only one."""
     return node.op_type in ("Softmax", "LogSoftmax")
 
 
@@ -182,13 +182,13 @@ def _exchange(node: NodeProto) -> None:
 
 
 def arrays_changed(model: ModelProto) -> Iterator[tuple[str, int, np.ndarray | None]]:
-    """An array by its place, with one number that is another, of another type or shape, or None: dropped."""
+    """The array at a place with one number changed, with another dtype or shape, or None (dropped)."""
     for place, tensor in enumerate(model.graph.initializer):
         yield f"{tensor.name} dropped", place, None
         array = numpy_helper.to_array(tensor)
         for index in {0, array.size // 2, array.size - 1}:
             other = array.copy()
-            # One less: one more at the end of the last slice of a window is beyond the channels, and changes nothing.
+            # Decrease it: an increase at the end of a window's last slice is beyond the channels and changes nothing.
             other.flat[index] = (
                 np.nextafter(other.flat[index], 9, dtype="f4") if array.dtype == "f4" else other.flat[index] - 1
             )
@@ -199,7 +199,7 @@ def arrays_changed(model: ModelProto) -> Iterator[tuple[str, int, np.ndarray | N
 
 
 def bypassed(model: ModelProto) -> Iterator[tuple[str, Callable[[ModelProto], None]]]:
-    """Without one operator: what takes its output takes its first input."""
+    """The model without one operator: those that take its output take its first input instead."""
     for place, node in enumerate(model.graph.node[:-1]):
 
         def change(made: ModelProto, place: int = place) -> None:
@@ -213,7 +213,7 @@ def bypassed(model: ModelProto) -> Iterator[tuple[str, Callable[[ModelProto], No
 
 
 def around(model: ModelProto) -> Iterator[tuple[str, Callable[[ModelProto], None]]]:
-    """Changes of what stands around the graph."""
+    """Changes of everything in the model around the graph's operators."""
 
     def last_is_another(made: ModelProto) -> None:
         made.graph.output[0].name = made.graph.node[-2].output[0]
@@ -233,7 +233,7 @@ def around(model: ModelProto) -> Iterator[tuple[str, Callable[[ModelProto], None
 
 
 def mutants(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
-    """Copies of `model`, each with one change, and what it is."""
+    """Copies of `model` with one change each, and the name of the change."""
 
     def copy() -> ModelProto:
         made = ModelProto()
@@ -322,7 +322,7 @@ def test_what_the_writer_loses_is_not_exported(
 
 
 def test_float32_scores_do_not_show_an_epsilon_that_was_lost() -> None:
-    """Why scores are no proof: ONNX's 1e-5 stands for 1.1e-5, and the scores differ by less than rounding may."""
+    """Equal scores do not verify a file: with ONNX's 1e-5 instead of 1.1e-5 they differ by less than rounding allows."""
     right = FORMS["of any size"].write()
     wrong = onnx.load_from_string(right.SerializeToString())
     without("BatchNormalization", "epsilon")(wrong)
@@ -332,7 +332,7 @@ def test_float32_scores_do_not_show_an_epsilon_that_was_lost() -> None:
 
 
 def test_a_fold_is_by_the_batch_norms_own_epsilon() -> None:
-    """Of variances so small that another eps makes other weights."""
+    """Fold variances that are so small that another eps makes other weights."""
     for eps in (1.1e-5, 1e-3):
         norm = BatchNorm("bn", eps=eps)
         net = replace(SIZELESS, nodes=(SIZELESS.nodes[0], norm, *SIZELESS.nodes[2:]))

@@ -1,4 +1,4 @@
-"""ONNX graphs: what an exporter wrote is the network or is refused, both frameworks' files are one, and runtimes agree with it."""
+"""ONNX graphs: an export that is not the network is refused, both frameworks' files are equal, and runtimes agree with them."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(
 def test_every_opset_is_the_one_asked_for_and_means_the_same(opset: int, model: ModelProto) -> None:
     made = graph_writer.write(network(), CHAIN, opset)
     assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", opset)]
-    assert made.ir_version <= 10  # what onnxruntime 1.18, the oldest that pyproject admits, reads
+    assert made.ir_version <= 10  # onnxruntime 1.18, the oldest that pyproject admits, reads it
     assert (
         relative_l2(sessions.run(model, pixels(3)), sessions.run(made, pixels(3))) < 2e-6
-    )  # other kernels round otherwise
+    )  # other kernels round differently
     exact = [sessions.reference_layers(one, pixels(3))["fc3"] for one in (model, made)]
     assert np.array_equal(*exact)
 

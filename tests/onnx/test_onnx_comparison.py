@@ -1,4 +1,4 @@
-"""The stage `onnx` of a check: five ways to compute one inference agree, and what parts is found at its layer."""
+"""The ONNX comparison of a check: five ways to compute the same inference agree, and a difference is found at its layer."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[
     outcome = run_check(check, workers, onnx=compare_through_onnx)
     assert outcome.verdict == "equal", outcome.first
     stage = outcome.summaries()["onnx"]
-    # Every operator on four parties and their six pairs, the scores of every batch on six parties and their fifteen pairs, and
-    # onnx.reference on both exports against both sides; every layer of both sides against its definition.
+    # Every operator is compared for four parties and their six pairs, the scores of every batch for six parties and their fifteen pairs.
+    # onnx.reference on both exports is compared with both sides, and every layer of both sides with its definition.
     operators, kinds = len(CHAIN), len(BATCHES) + 1
     layers = len(network().inference.layers)
     assert stage["compared"] == 10 * operators + 21 * kinds + 4 * operators + 2 * layers
@@ -55,7 +55,7 @@ def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: 
     state = trained(workers["torch"], fresh.run_inputs("float32"))
     decay = 0.9**TRAINED_STEPS
     assert all(array.dtype == np.float32 for array in state.values())
-    # The article's running variance starts at 0; ten updates leave it at 65% of what the batches have.
+    # The article's running variance starts at 0; after ten updates it is 65% of the batches' variance.
     assert np.all(state["bn1.variance"] > 0) and np.all(state["bn1.mean"] != 0) and decay < 0.5
     assert run_check(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
 
@@ -119,7 +119,7 @@ def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
 def test_an_operator_behind_the_last_layer_is_no_layers(
     framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:
-    """Both sides have it, so that they agree with each other, and not with the network."""
+    """Both sides have the operator, so that they agree with each other, but not with the network."""
     probabilities = changes.patch("softmax", "fc3")(check)
     outcome = run_check(check, workers, common=probabilities, onnx=compare_through_onnx)
     first = outcome.first

@@ -1,4 +1,4 @@
-"""An exported graph that is not the network, to the bit, is refused at its layer."""
+"""An exported graph that is not the network, bit for bit, is refused at the layer that differs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parity.selftest.subject import network, state
 
 @pytest.fixture(scope="module")
 def raw(workers: dict[str, Worker]) -> dict[str, bytes]:
-    """What either framework's exporter writes of the network that has every habit of the articles'."""
+    """The export of either framework's exporter, for a network with every kind of layer of the articles."""
     return {name: raw_export(worker, network()) for name, worker in workers.items()}
 
 
@@ -53,7 +53,7 @@ def set_attribute(kind: str, name: str, value: object) -> Callable[[ModelProto],
 
 
 def one_bit(made: ModelProto) -> None:
-    """The smallest change of one convolution's weight, wherever the exporter keeps it."""
+    """Change one bit of a convolution's weight, wherever the exporter keeps it."""
     for holder in [
         *made.graph.initializer,
         *(node.attribute[0].t for node in made.graph.node if node.op_type == "Constant"),
@@ -67,7 +67,7 @@ def one_bit(made: ModelProto) -> None:
 
 
 def dropped_in_training(made: ModelProto) -> None:
-    """A Dropout that acts stands in front of the last operator."""
+    """Insert a Dropout in training mode before the last operator."""
     last = made.graph.node[-1]
     flag = numpy_helper.from_array(np.array(True), "training")
     rate = numpy_helper.from_array(np.array(0.5, np.float32), "rate")
@@ -78,7 +78,7 @@ def dropped_in_training(made: ModelProto) -> None:
 
 
 def exchanged(made: ModelProto) -> None:
-    """The square linear layer multiplies from the other side."""
+    """Make the square linear layer multiply from the other side."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in made.graph.initializer}
     shapes |= {
         node.output[0]: tuple(node.attribute[0].t.dims) for node in made.graph.node if node.op_type == "Constant"
@@ -140,7 +140,7 @@ def test_an_unknown_operator_is_named_with_the_layer_in_whose_place_it_stands(
 
 
 def put_behind(kind: str) -> Callable[[ModelProto], None]:
-    """An operator of the `kind` behind the last one."""
+    """Append an operator of the `kind` after the last one."""
 
     def change(made: ModelProto) -> None:
         made.graph.node[-1].output[0] = "before"
@@ -155,7 +155,7 @@ def foreign(made: ModelProto) -> None:
 
 
 def of_an_index(made: ModelProto) -> None:
-    """What takes the largest numbers of windows takes their places instead."""
+    """Make the consumer of a max pool take the indices of the maxima instead of their values."""
     node = node_of(made, "MaxPool")
     node.output.append("places")
     after = next(one for one in made.graph.node if node.output[0] in one.input)
@@ -172,7 +172,7 @@ def set_kind(made: ModelProto, name: str, kind: str) -> None:
 
 
 def wrong_before(made: ModelProto) -> None:
-    """An unknown operator far behind a weight that is another."""
+    """Change a weight, and insert an unknown operator far after it."""
     one_bit(made)
     set_kind(made, "relu3", "HardSwish")
 
@@ -223,7 +223,7 @@ def only_in(kind: str, change: Callable[[onnx.NodeProto], object]) -> Callable[[
 
 
 def put_before(made: ModelProto, kind: str, operator: str, *arrays: np.ndarray, **attributes: object) -> None:
-    """An `operator` with constant inputs `arrays` between the first node of `kind` and what it takes."""
+    """Insert an `operator` with constant inputs `arrays` between the first node of `kind` and its input."""
     node = node_of(made, kind)
     names = [f"given{number}" for number in range(len(arrays))]
     made.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
@@ -233,7 +233,7 @@ def put_before(made: ModelProto, kind: str, operator: str, *arrays: np.ndarray, 
 
 
 def residual(made: ModelProto) -> None:
-    """What goes into a ReLU is added to what comes out of it."""
+    """Add the input of a ReLU to its output."""
     node = node_of(made, "Relu")
     place = list(made.graph.node).index(node)
     after = made.graph.node[place + 1]
@@ -243,7 +243,7 @@ def residual(made: ModelProto) -> None:
 
 
 def other_layer(made: ModelProto) -> None:
-    """The second ReLU takes what the first does: every operator is there, and one is fed by the wrong one."""
+    """Make the second ReLU take the first one's input: all operators are present, but one has a wrong input."""
     first, second = [node for node in made.graph.node if node.op_type == "Relu"][:2]
     second.input[0] = first.output[0]
 
@@ -271,7 +271,7 @@ def sized(place: int, size: int) -> Callable[[ModelProto], None]:
 
 
 def not_transposed(made: ModelProto) -> None:
-    """The square layer's weight as it is, without transB: its transpose."""
+    """Remove transB from the square linear layer, which transposes its weight."""
     node = next(node for node in made.graph.node if node.name == "fc2")
     del node.attribute[:]
 
@@ -287,7 +287,11 @@ WRONG: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("computed flag", lambda made: put_before(made, "Relu", "Dropout", np.float32(0.5), np.array(True)), "Dropout"),
     ("flag of the image", only_in("Relu", lambda node: node.input.append(node.input[0])), "takes other inputs than"),
     ("a second bias", lambda made: put_before(made, "BatchNormalization", "Add", np.ones((8, 1, 1), "f4")), "no bias"),
-    ("a factor of rank 5", lambda made: put_before(made, "Relu", "Mul", np.ones([1] * 5, "f4")), "does not multiply by a single constant"),
+    (
+        "a factor of rank 5",
+        lambda made: put_before(made, "Relu", "Mul", np.ones([1] * 5, "f4")),
+        "does not multiply by a single constant",
+    ),
     (
         "a factor a channel",
         lambda made: put_before(made, "Relu", "Mul", np.ones((8, 1, 1), "f4")),
@@ -318,7 +322,7 @@ def test_a_graph_of_other_operators_is_refused(
     change: Callable[[ModelProto], None], said: str, model: ModelProto
 ) -> None:
     right = model.SerializeToString()
-    export(right, network(), state())  # a file of ours is read as an exporter's is
+    export(right, network(), state())  # our files are read like an exporter's
     with pytest.raises(NotTheNetwork, match=said):
         export(changed(right, change), network(), state())
 
@@ -367,7 +371,7 @@ def branch_twice(made: ModelProto) -> None:
 
 
 def padded_with(value: float, *more: int) -> Callable[[ModelProto], None]:
-    """A Pad of one row above, by `value`, in front of the convolution `one`."""
+    """Insert a Pad of one row above, by `value`, before the convolution `one`."""
 
     def change(made: ModelProto) -> None:
         node = next(node for node in made.graph.node if node.name == "one")
@@ -382,7 +386,7 @@ def padded_with(value: float, *more: int) -> Callable[[ModelProto], None]:
 
 
 def other_sum(made: ModelProto) -> None:
-    """The logarithm of the sum of other values than those it is taken from."""
+    """Make a log-softmax subtract the log-sum-exp of other values."""
     last = made.graph.node[-1]
     place = len(made.graph.node) - 1
     made.graph.initializer.append(numpy_helper.from_array(np.array([1]), "axes"))
@@ -429,7 +433,7 @@ def twice_as_far(made: ModelProto) -> None:
 
 
 def nearly_squares(made: ModelProto) -> None:
-    """The sums are a millionth larger."""
+    """Make the sums larger by a millionth."""
     made.graph.initializer.append(numpy_helper.from_array(np.float32([1.000001]), "factor"))
     scaled = next(node for node in made.graph.node if node.name == "norm.scaled")
     place = list(made.graph.node).index(scaled)

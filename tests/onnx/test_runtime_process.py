@@ -1,4 +1,4 @@
-"""ONNX Runtime in a process of its own: what it says and needs is its own, and it does not outlive whoever began it."""
+"""ONNX Runtime in a child process: its memory is measured alone, and it ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_its_memory_is_its_own_however_much_there_was_before(model: Path) -> None:
-    np.ones(80_000_000)  # 640 MB, which a process that is begun now would count as its own by the system's first figure
+    np.ones(80_000_000)  # 640 MB, which the system's peak memory of a process started now would include
     assert machine.peak_memory() > 600e6
     with RuntimeProcess(model, 1) as apart:
         assert apart.infer(IMAGES, 2) > 0

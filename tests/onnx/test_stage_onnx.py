@@ -1,4 +1,4 @@
-"""The stage `onnx` of a check starts from trained weights, and goes on where an exporter fails."""
+"""The stage `onnx` of a check starts from trained weights, and continues if an exporter fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check() -> Check:
 
 @pytest.fixture
 def torch_first(workers: dict[str, Worker]) -> dict[str, Worker]:
-    """PyTorch is the reference, Paddle what faults are planted in."""
+    """The two sides: PyTorch is the reference, and faults are planted in Paddle."""
     return {name: workers[name] for name in ("torch", "paddle")}
 
 
@@ -36,7 +36,7 @@ def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_com
     soft, hard = resource.prlimit(paddle, resource.RLIMIT_FSIZE)
     resource.prlimit(paddle, resource.RLIMIT_FSIZE, (100, hard))
     try:
-        # Paddle's exporter needs files, and nothing else here does.
+        # Only Paddle's exporter needs files here.
         outcome = run_check(check, torch_first, onnx=compare_through_onnx)
     finally:
         resource.prlimit(paddle, resource.RLIMIT_FSIZE, (soft, hard))

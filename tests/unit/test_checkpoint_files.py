@@ -1,4 +1,4 @@
-"""Checkpoint files are whole or refused: truncated, damaged and foreign ones, and writes that fail or are killed."""
+"""Checkpoint files are whole or refused, if they are truncated, damaged or foreign, and after writes that fail or are killed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_header_that_claims_to_be_huge_is_an_input_error(tmp_path: Path, lengt
 
 
 class Payload:
-    """A pickle of it makes a folder when it is loaded."""
+    """An object whose pickle makes a folder when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker

@@ -1,4 +1,4 @@
-"""Every file of weights that we write carries a digest of its arrays, and every load compares it."""
+"""Every file of weights that this project writes carries a digest of its arrays, and every load compares it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMATS = [".safetensors", ".tar", ".pdparams", ".pt"]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, workers: dict[str, Worker]) -> dict[str, bytes]:
-    """A file of each format, as the project writes it."""
+    """One file of each format, as this project writes it."""
     place = tmp_path_factory.mktemp("written")
     canonical_state.save(place / "a.safetensors", NETWORK, special(), {"made": "here"})
     (place / "a.tar").write_bytes(v2_tar.encode(NETWORK, special()))
@@ -45,7 +45,7 @@ Convert = Callable[[str, str], tuple[int, list[str]]]
 def convert(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: dict[str, Worker]
 ) -> Convert:
-    """Runs the command in a folder; returns the exit code and the lines on stderr."""
+    """Run the command in a folder; return the exit code and the lines on stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(convert_command, "Worker", lambda framework: nullcontext(workers[framework]))
 
@@ -87,7 +87,7 @@ def test_the_digest_stays_the_same_in_years_to_come_whatever_the_order_in_the_di
 
 
 def places(data: bytes, state: State, count: int) -> list[int]:
-    """Where `data` holds bytes of some of its larger arrays."""
+    """Places in `data` that hold bytes of its larger arrays."""
     chosen = random.Random(4)
     arrays = [array for array in state.values() if array.size > 1000]
     bodies = [body for array in arrays for body in (array.tobytes(), array.T.tobytes()) if body in data]
@@ -164,7 +164,7 @@ def test_what_follows_the_pickle_and_is_no_digest_is_refused(files: dict[str, by
 
 
 def old(data: bytes, suffix: str) -> bytes:
-    """A file of before there were digests."""
+    """A file from before digests were introduced."""
     if suffix == ".safetensors":
         state, metadata = canonical_state.decode(data, "it")
         return safetensors.numpy.save(state, {key: text for key, text in metadata.items() if key != KEY})

@@ -1,6 +1,6 @@
-"""Mutated files of every kind that is read: each is taken or refused in one line; none ends in a traceback, hangs or takes all memory.
+"""Mutated files of every kind are accepted or refused in one line; none causes a traceback, hangs or takes all memory.
 
-`pytest -m slow tests/unit/test_fuzz.py` runs 4,800 mutations at the readers and 200 through the commands, the ordinary suite a cut of 300.
+`pytest -m slow tests/unit/test_fuzz.py` runs 4,800 mutations through the readers and 200 through the commands; the default suite runs 300.
 `PYTHONPATH=tests python -m helpers.fuzz KIND N N+1` runs case N of a kind again.
 """
 
@@ -24,13 +24,13 @@ WHOLE, WHOLE_OF_COMMANDS = 4800, 200
 
 
 def cases(kind: str, total: int) -> range:
-    """The numbers of the cases of `kind`, of `total` cases of all kinds."""
+    """The numbers of the cases of `kind`, for `total` cases of all kinds."""
     place, kinds = list(KINDS).index(kind), len(KINDS)
     return range(total // kinds + (place < total % kinds))
 
 
 def read_mutations(kind: str, numbers: range) -> Counter[str]:
-    """Run the cases in a process of their own; returns how many were refused and taken."""
+    """Run the cases in a child process; return how many were refused and how many taken."""
     command = [sys.executable, "-m", "helpers.fuzz", kind, str(numbers.start), str(numbers.stop)]
     ended = subprocess.run(
         command,
@@ -72,16 +72,16 @@ COMMANDS = {
     "pt": ("convert_weights.py", "{file}", "{out}/o.safetensors", "--network", "vgg16_bn_drop@0.03125"),
     "pdparams": ("convert_weights.py", "{file}", "{out}/o.safetensors", "--network", "vgg16_bn_drop@0.03125"),
 }
-"""By kind of file, the command that reads it."""
+"""Kind of file -> the command that reads it."""
 
 QUICK = tuple(COMMANDS)[:6]
-"""Those that start no framework: of these, the ordinary suite runs a few."""
+"""The kinds whose commands start no framework: the default suite runs a few of them."""
 
 
 def call(kind: str, number: int | None, tmp_path: Path) -> int:
-    """The exit code of the command on mutation `number` (None: on the valid file): 0 or 2, or 1 where scores are no numbers.
+    """The exit code of the command on mutation `number` (None: on the valid file): 0, 2, or 1 if scores are NaN.
 
-    2 goes with one line on stderr.
+    With exit code 2, stderr must have one line.
     """
     folder, out, picture = tmp_path / "in", tmp_path / "out", tmp_path / "picture.png"
     folder.mkdir()
@@ -98,7 +98,7 @@ def call(kind: str, number: int | None, tmp_path: Path) -> int:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3 * SECONDS, check=False)
     case = f"{kind} {number}: exit code {ended.returncode}\n{ended.stderr[-2000:]}"
     assert "Traceback" not in ended.stderr, case
-    if kind == "onnx" and ended.returncode == 1:  # a whole model whose weights are no numbers any more
+    if kind == "onnx" and ended.returncode == 1:  # a valid model whose weights have become NaN
         assert ended.stderr.startswith("failed: ") and "no finite numbers" in ended.stderr, case
     else:
         assert ended.returncode in (0, 2), case
@@ -111,7 +111,7 @@ def call(kind: str, number: int | None, tmp_path: Path) -> int:
 
 
 def calls(kind: str, kinds: tuple[str, ...], total: int, tmp_path: Path) -> Counter[int]:
-    """How often the command ends with each exit code on its share of `total` mutations of all `kinds`; 0 on the valid file."""
+    """The counts of the command's exit codes on its share of `total` mutations of all `kinds`. On the valid file it must exit with 0."""
     share = total // len(kinds) + (kinds.index(kind) < total % len(kinds))
     codes: Counter[int] = Counter()
     for number in (None, *random.Random(kind).sample(range(10_000), share)):

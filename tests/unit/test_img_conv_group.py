@@ -59,7 +59,7 @@ def test_a_list_of_activations_has_one_for_each_conv() -> None:
 
 
 def test_the_defaults_are_those_of_v2() -> None:
-    # its decorators set conv_act to ReluActivation() and pool_type to MaxPooling() where they are None
+    # its decorators replace None by ReluActivation() for conv_act and MaxPooling() for pool_type
     nodes = img_conv_group((), [8], 2)
     conv, pool = nodes[0], nodes[-1]
     assert isinstance(conv, Conv)

@@ -58,7 +58,7 @@ def _frozen(node: Node) -> bool:
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_the_counts_are_those_of_the_arrays_that_initialise_makes(network: Network) -> None:
     network = network if network.trainable_count < 3e6 else articles.small(network)
-    network = network.inference  # auxiliary heads are counted by themselves
+    network = network.inference  # auxiliary heads are counted separately
     sizes = {name: array.size for name, array in initialise(network, 0).items()}
     frozen = {f"{n.name}.{'gamma' if isinstance(n, BatchNorm) else 'weight'}" for n in network.nodes if _frozen(n)}
     statistics = {name for name in sizes if name.endswith((".mean", ".variance"))} | frozen
@@ -148,7 +148,7 @@ def test_a_layer_without_bias_owns_no_bias() -> None:
 
 
 def windows(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
-    """How many windows: those that fit; with `ceil` as many as it takes until one reaches the end."""
+    """The number of windows: those that fit; with `ceil`, as many as are needed until one reaches the end."""
     padded = size + 2 * padding
     if not ceil:
         return sum(first + kernel <= padded for first in range(0, padded, stride))
@@ -175,7 +175,7 @@ def test_shapes_count_the_windows_that_fit(size: int, kernel: int, stride: int, 
         node = Conv("x", 2, kernel, stride, padding) if kind is Conv else kind("x", kernel, stride, padding, ceil)
         try:
             shape = node.output((2, size, 50))
-        except InputError:  # a window may be refused that lies in padding only; test_layers.py has the details
+        except InputError:  # windows only in padding are refused; see test_layers.py
             assert kind is not Conv
             assert 2 * padding > kernel or ceil
             ends = [(windows(s, kernel, stride, padding, True) - 1) * stride - padding >= s for s in (size, 50)]

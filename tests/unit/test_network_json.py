@@ -47,7 +47,7 @@ def test_generated_networks_go_to_json_and_back(network: Network) -> None:
 ALLOWED = {
     ("norm", "decay"): {"decay": 0.5},
     ("peak", "stride"): {"stride": 1},
-    ("peak", "padding"): {"padding": 1, "ceil": False},  # rounded up, its last window would lie in the padding
+    ("peak", "padding"): {"padding": 1, "ceil": False},  # with rounding up, its last window would be in the padding
     ("mean", "padding"): {"padding": 0},
     ("stem", "padding"): {"padding": 2},
     ("stem", "groups"): {"groups": 3},
@@ -56,11 +56,11 @@ ALLOWED = {
     ("aux", "nodes"): {"nodes": BRANCHED.nodes[4].parts[0][1:]},
     ("inner", "branches"): {"branches": ((Conv("left", 2),),)},
 }
-"""Values for the fields of `EVERY_KIND` and `BRANCHED` that cannot simply be doubled."""
+"""Other values for the fields of `EVERY_KIND` and `BRANCHED` that cannot be doubled."""
 
 
 def changed_field(node: Node, field: str) -> Node:
-    """`node` with one field changed to another value that is allowed."""
+    """`node` with one field changed to another valid value."""
     value = getattr(node, field)
     if (node.name, field) in ALLOWED:
         return dataclasses.replace(node, **ALLOWED[node.name, field])
@@ -105,7 +105,7 @@ def test_the_test_networks_hold_every_kind_of_node() -> None:
 
 
 def places() -> list[tuple[str, str]]:
-    """Every field but those that change the size of a map, which its neighbours could not take."""
+    """Every field except those that change the size of a map, which would not fit the next layers."""
     fields = [(node.name, field.name) for node in walk(BRANCHED.nodes) for field in dataclasses.fields(node)]
     return [(n, f) for n, f in fields if f not in ("kernel", "stride", "padding", "groups", "units") or n == "conv"][
         :-1
@@ -280,7 +280,7 @@ def test_garbage_instead_of_json_is_an_input_error_of_one_line(text: str) -> Non
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to every value in a JSON document."""
+    """The paths to all values in a JSON document."""
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, child in children for place in places(child, (*path, key)))]
 

@@ -49,7 +49,7 @@ COUNTS = {
     "googlenet": 6_998_552,
 }
 NORMED = {"vgg_a_bn": 132_868_840, "vgg_b_bn": 133_053_736, "vgg_d_bn": 138_365_992, "vgg_e_bn": 143_678_248}
-"""As torchvision publishes them; `test_model_zoos` counts its classes' parameters."""
+"""The numbers that torchvision publishes; `test_model_zoos` counts the parameters of its classes."""
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -77,7 +77,7 @@ def test_the_vgg16_of_cifar10_is_d_with_batch_norm_and_one_linear_layer() -> Non
     assert [(c.name, c.filters, c.kernel) for c in convolutions[0]] == [
         (c.name, c.filters, c.kernel) for c in convolutions[1]
     ]
-    # What many repositories count, 14,728,266, has a bias for each of the 4,224 filters, too.
+    # Many repositories count 14,728,266, because they also have a bias for each of the 4,224 filters.
     assert network.trainable_count == 14_728_266 - 4_224
     assert network.shapes["flatten"] == (512,)
 
@@ -110,7 +110,7 @@ WEIGHTS = {
     "3a": (192, 163_328), "3b": (256, 388_096), "4a": (480, 375_552), "4b": (512, 448_512), "4c": (512, 509_440),
     "4d": (512, 604_672), "4e": (528, 867_328), "5a": (832, 1_042_432), "5b": (832, 1_442_816),
 }  # fmt: skip
-"""Input channels and number of weights, biases left out, of every block."""
+"""The input channels and the number of weights, without biases, of every block."""
 
 
 @pytest.mark.parametrize("block", WEIGHTS)
@@ -132,21 +132,21 @@ TABLE = {
     )},
     "linear": (("fc",), 1, 1000, 1),
 }  # fmt: skip
-"""The paper's table 1: the layers of a row, the side of their maps, `params` in K and `ops` in M."""
+"""The paper's table 1: the layers of each row, the side of their maps, `params` in K and `ops` in M."""
 
 K = 1024
-"""Of `params`: exact for conv2 (112K are 114,688 weights) and the linear layer (1000K are 1,024,000); biases do not count."""
+"""The K of `params`: it is exact for conv2 (112K are 114,688 weights) and the linear layer (1000K are 1,024,000) without biases."""
 
 MISPRINTED = {"conv1": 9, "4a": 366, "4c": 497, "4d": 590, "4e": 847, "5a": 1018, "5b": 1409}
-"""Rows whose `params` are not those of their own filters, and what these make, in whole K.
+"""Rows whose `params` do not match their own filters -> the number that matches, in K.
 
-Of 4c, 4d, 4e and 5b the table's own `ops` say so, too: they are those of our weights. 5a's `ops` repeat its `params` and not its filters.
-conv1's 2.7K and 34M are those of a pair of 7x1 and 1x7 on three channels, 2,688 weights, where 7x7 has 9,408.
+For 4c, 4d, 4e and 5b, the table's own `ops` match our number. The `ops` of 5a match its `params`, and not its filters. conv1's 2.7K and 34M
+are those of a pair of 7x1 and 1x7 on three channels (2,688 weights); 7x7 has 9,408.
 """
 
 
 def row(name: str) -> tuple[int, int]:
-    """Number of weights, and multiply-adds, of a row of the table."""
+    """The number of weights and of multiply-adds of a row of the table."""
     network, (starts, *_) = articles.get_network("googlenet"), TABLE[name]
     own = {n: layer for n, layer in network.layers.items() if n.startswith(starts) and not layer.head}
     weights = [p for layer in own.values() for p in layer.node.parameters(layer.input) if p.name.endswith(".weight")]
@@ -271,8 +271,10 @@ def test_truncated_weights_stay_within_two_deviations_and_are_no_clipped_ones() 
     network = Network("one", (400,), (Linear("fc", 500, init=Init("truncated", 0.01)),))
     draw = initialise(network, 3)["fc.weight"].astype(float) / 0.01
     assert np.abs(draw).max() <= 2.000001
-    assert (np.abs(draw) > 1.999).mean() < 1e-3  # clipping would put 4.6% there
-    assert draw.std() == pytest.approx(0.8796, rel=0.01)  # of the normal distribution cut at two deviations
+    assert (np.abs(draw) > 1.999).mean() < 1e-3  # clipping would put 4.6% at the bounds
+    assert draw.std() == pytest.approx(
+        0.8796, rel=0.01
+    )  # the deviation of the normal distribution cut at two deviations
     assert abs(draw.mean()) < 0.01
     assert not np.array_equal(draw, initialise(network, 4)["fc.weight"].astype(float) / 0.01)
 
@@ -315,7 +317,7 @@ def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_a
     larger = articles.get_network("vgg_mini@1x64")
     assert larger.layers["pool5"].node == articles.get_network("vgg_mini").layers["pool5"].node
     assert (larger.inputs["avgpool"][1], larger.layers["avgpool"].node.size) == (2, 2)  # type: ignore[attr-defined]
-    head = network.layers["aux1_pool"]  # 5x5 on a map of 6: it fits as it is
+    head = network.layers["aux1_pool"]  # 5x5 on a map of 6 fits unchanged
     assert (head.input[1], head.node) == (6, AvgPool("aux1_pool", 5, 3))
 
 

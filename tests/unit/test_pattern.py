@@ -1,4 +1,4 @@
-"""CS231n's patterns describe networks, networks have patterns, and a wrong pattern is one line with the place."""
+"""CS231n's patterns describe networks, networks have patterns, and a wrong pattern ends in one line with the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameter tars of Paddle v2: one written by hand as v2 wrote them is read, ours are read as v2 did, hostile ones are refused."""
+"""The parameter tars of Paddle v2: a hand-made v2 tar is read, our tars can be read by v2's code, hostile tars are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def varint(value: int) -> bytes:
 
 
 def config_of_2017(name: str, size: int, dims: Iterable[int], static: bool = False) -> bytes:
-    """A ParameterConfig with the fields that v0.11's config_parser sets."""
+    """A ParameterConfig with the fields that config_parser of v0.11 sets."""
     parts = [
         field(1, 2, varint(len(name)) + name.encode()),
         field(2, 0, varint(size)),
@@ -78,7 +78,7 @@ def octal(value: int, width: int) -> bytes:
 
 
 def member(name: bytes, data: bytes, kind: bytes = b"0", size: int | bytes | None = None) -> bytes:
-    """A tar's header block, in the GNU format that Python 2.7's tarfile wrote, and its data in whole blocks."""
+    """A header block in the GNU format that Python 2.7's tarfile wrote, and the data, padded to whole blocks."""
     length = size if isinstance(size, bytes) else octal(len(data) if size is None else size, 12)
     fields = [name.ljust(100, b"\0"), octal(0o644, 8), octal(0, 8), octal(0, 8), length, octal(0, 12)]
     rest = [kind, bytes(100), b"ustar  \0", bytes(32), bytes(32), octal(0, 8), octal(0, 8), bytes(155), bytes(12)]
@@ -93,7 +93,7 @@ def numbers(values: np.ndarray) -> bytes:
 
 
 def tar_of_2017() -> tuple[bytes, State]:
-    """What v2's `to_tar` wrote for `TINY`, in the order of a Python 2 dict (that is, any), and the canonical state that it means."""
+    """A tar as v2's `to_tar` wrote it for `TINY`, in arbitrary order like a Python 2 dict, and its canonical state."""
     random, members, state = np.random.default_rng(17), [], {}
 
     def add(v2: str, name: str, stored: np.ndarray, dims: Iterable[int], meant: np.ndarray) -> None:
@@ -136,7 +136,7 @@ def test_a_tar_that_v2_wrote_is_read_number_by_number(end: int) -> None:
 
 
 def parameter_config() -> type:
-    """The message ParameterConfig of protobuf's own library, with the fields that `to_tar` cannot do without."""
+    """The message ParameterConfig in protobuf's own library, with the fields that `to_tar` needs."""
     file = descriptor_pb2.FileDescriptorProto(name="ParameterConfig.proto", package="paddle", syntax="proto2")
     message, field_of = file.message_type.add(name="ParameterConfig"), descriptor_pb2.FieldDescriptorProto
     message.field.add(name="name", number=1, label=field_of.LABEL_REQUIRED, type=field_of.TYPE_STRING)
@@ -148,7 +148,7 @@ def parameter_config() -> type:
 
 
 def as_v2_reads(data: bytes) -> dict[str, np.ndarray]:
-    """What `Parameters.from_tar` of v0.11 makes of a tar: tarfile, protobuf's library, 16 bytes skipped, float32."""
+    """Read a tar as `Parameters.from_tar` of v0.11 does: with tarfile and protobuf's library, skipping 16 bytes, as float32."""
     found, message = {}, parameter_config()
     with tarfile.TarFile(fileobj=io.BytesIO(data), mode="r") as tar:
         for info in tar:
@@ -234,7 +234,7 @@ def test_a_state_that_is_not_of_the_network_is_not_written() -> None:
 
 @dataclass(frozen=True)
 class Scale(Node):
-    """A node that v2 did not know."""
+    """A node that v2 does not have."""
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         return (Parameter(f"{self.name}.gamma", shape[:1], ONES),)
@@ -252,11 +252,11 @@ def test_a_node_without_a_name_in_v2_is_refused_by_name() -> None:
 WHOLE = tar_of_2017()[0]
 NAME = b"___fc_layer_0__.w0"
 PLACE = WHOLE.index(NAME)
-"""Where the header of a linear weight [16, 4] begins; its data, 272 bytes, and its .protobuf follow."""
+"""The place of the header of a linear weight [16, 4]; its data of 272 bytes and its .protobuf follow."""
 
 
 def instead(data: bytes, name: bytes = NAME, **header: bytes | int) -> bytes:
-    """The tar with another member in place of the linear weight's data."""
+    """The tar with another member instead of the linear weight."""
     return WHOLE[:PLACE] + member(name, data, **header) + WHOLE[PLACE + 1024 :]  # type: ignore[arg-type]
 
 

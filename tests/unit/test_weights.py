@@ -78,7 +78,7 @@ def test_an_arrays_numbers_depend_on_its_name_and_not_on_its_neighbours() -> Non
 
 
 def drawn(fresh: dict[str, State], name: str, distribution: str) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Name, float64 numbers and fan-in of every array of that distribution."""
+    """The name, the float64 numbers and the fan-in of every array with that distribution."""
     for parameter in articles.get_network(name).parameters.values():
         if parameter.init.distribution == distribution:
             fan = math.prod(articles.get_network(name).parameters[parameter.name.split(".")[0] + ".weight"].shape[1:])
