@@ -114,14 +114,14 @@ def test_every_network_of_the_articles_has_a_dense_form_of_as_many_parameters(na
     assert takes_any_size(made) == (not name.startswith("tf_"))
 
 
-def test_a_dense_name_behind_a_cousin_takes_its_size_and_classes() -> None:
+def test_a_dense_name_after_a_cousin_keeps_its_size_and_classes() -> None:
     made = articles.get_network("vgg_a@0.125x64+classes3+dense96")
     assert (made.input_shape, made.classes) == ((3, 96, 96), 3)
     assert made.name == "vgg_a@0.125x64+classes3+dense96"
 
 
 @pytest.mark.parametrize("name", ["vgg_a+Dense", "vgg_a+dense0", "vgg_a+classes", "vgg_a+", "vgg_a+dense+dense"])
-def test_a_name_that_is_none_is_refused_in_one_line(name: str) -> None:
+def test_an_unknown_suffix_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InputError, match=r"^network [^\n]*$"):
         articles.get_network(name)
 
@@ -139,12 +139,12 @@ def test_a_name_that_is_none_is_refused_in_one_line(name: str) -> None:
         ({"nodes": (GlobalAvgPool("mean"), Linear("fc", 3))}, "averages its maps already"),
     ],
 )
-def test_what_cannot_be_dense_is_refused_with_its_layer(change: dict[str, object], said: str) -> None:
+def test_a_network_that_cannot_be_dense_is_refused_with_its_layer(change: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         dense(replace(SMALL, **change))
 
 
-def test_pools_that_pad_as_the_size_asks_are_named() -> None:
+def test_pools_whose_padding_depends_on_the_size_are_named() -> None:
     with pytest.raises(InputError, match="pool1 of network tf_vgg16"):
         check_any_size(dense(articles.get_network("tf_vgg16@0.125")))
 
@@ -174,7 +174,7 @@ def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worke
 
 
 @pytest.mark.parametrize("size", [(20, 20), (20, 26), (12, 33)])
-def test_a_dense_network_takes_images_of_any_size_and_means_the_score_map(
+def test_a_dense_network_takes_any_image_size_and_averages_the_score_map(
     worker: Worker, size: tuple[int, int]
 ) -> None:
     state = weights(SMALL)
@@ -199,7 +199,7 @@ def test_the_parity_suite_proves_a_dense_cousin_at_a_size_other_than_its_own(
 
 
 @pytest.mark.parametrize("opset", [17, 21])
-def test_the_export_of_a_dense_network_is_proven_and_takes_any_size(worker: Worker, opset: int) -> None:
+def test_the_export_of_a_dense_network_is_verified_and_takes_any_size(worker: Worker, opset: int) -> None:
     made, state = dense(SMALL, 20), dense_state(dense(SMALL), weights(SMALL))
     worker.start(made, PLAIN, state, "float32")
     model = exporting.export(worker.export(), made, state, opset=opset, any_size=True)
@@ -210,13 +210,13 @@ def test_the_export_of_a_dense_network_is_proven_and_takes_any_size(worker: Work
     assert runtime.session(model).get_inputs()[0].shape == ["N", 3, "H", "W"]
 
 
-def test_a_network_whose_layers_depend_on_the_size_is_not_written_for_any() -> None:
+def test_a_network_whose_layers_depend_on_the_size_is_not_written_for_any_size() -> None:
     with pytest.raises(InputError, match="takes images of one size"):
         graph_writer.write(SMALL, operators.operators(SMALL, weights(SMALL)), any_size=True)
 
 
 @pytest.mark.parametrize("axes,kept", [([1, 2], 0), ([2], 0), ([2, 3], 1)])
-def test_a_mean_that_is_not_of_height_and_width_is_not_the_network(axes: list[int], kept: int) -> None:
+def test_a_mean_over_other_axes_than_height_and_width_is_not_the_network(axes: list[int], kept: int) -> None:
     node = helper.make_node("ReduceMean", ["x"], ["y"], axes=axes, keepdims=kept)
     with pytest.raises(graph_reader.NotTheNetwork, match="ReduceMean"):
         graph_reader.READERS["ReduceMean"](node, [])

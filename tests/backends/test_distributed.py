@@ -83,7 +83,7 @@ def assert_equal(network: Network, reference: State, other: State) -> None:
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
-def test_two_processes_without_batch_norm_learn_what_one_does(yields: Yields, framework: str, overlap: str) -> None:
+def test_two_processes_without_batch_norm_compute_what_one_does(yields: Yields, framework: str, overlap: str) -> None:
     one, two = yields[framework, 1]["plain"], yields[framework, 2][f"plain-{overlap}"]
     assert_equal(NETWORKS["plain"], one, two)
 
@@ -98,7 +98,7 @@ def test_two_processes_with_batch_norm_learn_what_their_shards_do_that_are_norma
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_two_processes_of_one_framework_learn_what_two_of_the_other_do(yields: Yields, name: str) -> None:
+def test_two_processes_of_one_framework_compute_what_two_of_the_other_do(yields: Yields, name: str) -> None:
     for overlap in OVERLAPS:
         one, other = (yields[framework, 2][f"{name}-{overlap}"] for framework in FRAMEWORKS)
         assert_equal(NETWORKS[name], one, other)
@@ -120,7 +120,7 @@ def test_shards_cover_a_batch_in_order_and_differ_by_one_image_at_most(
 
 
 @given(worlds, st.integers(1, 40), st.integers(1, 12), st.integers(0, 3))
-def test_the_processes_together_see_every_sample_of_a_pass_exactly_once(
+def test_the_processes_together_see_every_image_of_an_epoch_exactly_once(
     processes: list[ProcessGroup], count: int, batch_size: int, epoch: int
 ) -> None:
     images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
@@ -228,7 +228,7 @@ def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_
     assert [str(d) for d in compare(*states, 1e-4) if not d.equal] == []
 
 
-def test_a_killed_process_ends_the_other_which_says_how_to_go_on(tmp_path: Path, framework: str) -> None:
+def test_if_one_process_is_killed_the_other_prints_the_resume_command(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
     ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[1], signal.SIGKILL))
     assert seconds < 60
@@ -242,7 +242,7 @@ def test_a_killed_process_ends_the_other_which_says_how_to_go_on(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_ends_all_processes_alike_and_one_tells(tmp_path: Path, framework: str) -> None:
+def test_if_a_run_diverges_all_processes_end_and_one_prints_why(tmp_path: Path, framework: str) -> None:
     wild = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(GENTLE, rate=1e9))
     RunFolder.create(tmp_path / "run", Experiment(NETWORK, wild, "shapes10", 3, IMAGES, 60), {})
     logs = tmp_path / "logs"
@@ -254,7 +254,7 @@ def test_a_run_that_diverges_ends_all_processes_alike_and_one_tells(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_leading_process_killed_ends_the_other_too(tmp_path: Path, framework: str) -> None:
+def test_if_rank_0_is_killed_the_other_process_ends_too(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
     ended, seconds = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[0], signal.SIGKILL))
     assert seconds < 60
@@ -263,7 +263,7 @@ def test_the_leading_process_killed_ends_the_other_too(tmp_path: Path, framework
 
 
 @pytest.mark.slow
-def test_a_process_that_no_longer_answers_ends_the_other_once_it_is_asked_to_stop(
+def test_if_a_process_hangs_the_other_ends_when_it_is_asked_to_stop(
     tmp_path: Path, framework: str
 ) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
@@ -278,7 +278,7 @@ def test_a_process_that_no_longer_answers_ends_the_other_once_it_is_asked_to_sto
 
 
 @pytest.mark.slow
-def test_one_process_asked_to_stop_stops_all_behind_the_same_batch(tmp_path: Path, framework: str) -> None:
+def test_if_one_process_is_asked_to_stop_all_stop_after_the_same_batch(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
     ended, _ = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[1], signal.SIGTERM))
     assert LOST not in ended.stderr

@@ -36,7 +36,7 @@ NETWORK = articles.get_network("vgg_fast@0.125")
 RECIPE = changed(presets.get_recipe("fast"), lookahead=Lookahead(every=5, keep=0.95**5, power=3))  # airbench94's
 
 
-def test_whitened_patches_of_shapes_are_far_less_alike_than_pixels() -> None:
+def test_whitened_patches_are_far_less_correlated_than_pixels() -> None:
     images = preprocess(data.load("shapes10").train_images[:200], presets.WHITENED)
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     rows = patches.reshape(-1, 12).astype(np.float64)
@@ -57,7 +57,7 @@ def test_the_filters_whiten_the_first_training_images_of_cifar10() -> None:
     np.testing.assert_allclose(filters @ second @ filters.T, np.diag(values / (values + 5e-4)), atol=1e-4)
 
 
-def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() -> None:
+def test_whitening_filters_include_negatives_and_need_their_shape() -> None:
     filters = initialise(articles.get_network("vgg_fast"), 3)["white.weight"]
     assert filters.shape == (24, 3, 2, 2) and np.array_equal(filters[:12], -filters[12:])
     for shape in ((25, 3, 2, 2), (12, 1, 2, 2), (12, 3, 3, 3), (12,)):
@@ -65,7 +65,7 @@ def test_whitening_filters_come_with_their_negatives_and_only_for_their_shape() 
             whitening.filters(shape)
 
 
-def test_filters_that_start_as_the_identity_hand_their_channel_on() -> None:
+def test_filters_that_start_as_the_identity_copy_their_channel() -> None:
     network = articles.get_network("vgg_fast")
     state = initialise(network, 0)
     weight = state["conv2_1.weight"]
@@ -82,7 +82,7 @@ def _drawn(nodes: Any) -> Any:
     return tuple(replace(node, init=change) if node.name == "conv2_1" else node for node in nodes)
 
 
-def test_frozen_weights_stay_and_have_no_slots(worker: Worker) -> None:
+def test_frozen_weights_do_not_change_and_have_no_slots(worker: Worker) -> None:
     given = make_run_inputs(NETWORK, changed(RECIPE, batch_size=8), data.load("shapes10").limit(64, 8), 0)
     Program(worker, given).start()
     before = worker.state()
@@ -122,7 +122,7 @@ def test_groups_take_the_first_pattern_that_matches_and_leave_frozen_parameters_
     assert rest[0][0] == "white.bias" and rest[1:] == (1.0, 0.5)
 
 
-def test_alternating_flips_show_every_image_once_as_it_is_and_once_mirrored() -> None:
+def test_alternating_flips_show_every_image_unchanged_and_mirrored() -> None:
     images = np.zeros((50, 1, 2, 2), np.uint8)
     images[..., 0] = np.arange(50)[:, None, None] + 1  # the left column
     batches = Batches(images, np.arange(50), 16, Augmentation(flip=True, alternate=True), seed=1)
@@ -150,14 +150,14 @@ def test_one_cycle_may_start_and_end_above_zero() -> None:
     np.testing.assert_allclose(found, [0.2, 1, 0.1, 0.1])
 
 
-def test_slow_weights_are_due_every_few_batches_and_at_the_end_of_a_pass() -> None:
+def test_slow_weights_are_updated_every_few_batches_and_after_an_epoch() -> None:
     ahead = Lookahead(every=5, keep=0.8, power=3)
     assert [batch for batch in range(1, 13) if ahead.due(batch, 12)] == [5, 10, 12]
     assert not any(Lookahead().due(batch, 12) for batch in range(1, 13))
     np.testing.assert_allclose([ahead.share(samples, 100) for samples in (0, 50, 100)], [0, 0.1, 0.8])
 
 
-def test_slow_weights_draw_the_trained_ones_back(worker: Worker) -> None:
+def test_slow_weights_pull_the_trained_weights_back(worker: Worker) -> None:
     recipe = changed(RECIPE, batch_size=8, lookahead=Lookahead(every=2, keep=0.5, power=0))
     given = make_run_inputs(NETWORK, recipe, data.load("shapes10").limit(80, 8), 0)
     alone = replace(given, keep=lambda update, samples: None)
@@ -226,14 +226,14 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
 
 
 @pytest.mark.parametrize("recipe", presets.FOR)
-def test_a_recipe_brings_the_network_that_it_was_made_for(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_names_the_network_for_which_it_was_made(recipe: str, tmp_path: Path) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8, "--batch-size", 16, "--epochs", 1)
     succeed(script("torch", "--recipe", recipe, *size, "--out", tmp_path / "run"))
     found = json.loads((tmp_path / "run" / "config.json").read_text())["experiment"]
     assert (found["network"]["name"], found["recipe"]["name"]) == (presets.FOR[recipe], recipe)
 
 
-def test_the_recipe_travels_as_json() -> None:
+def test_the_recipe_goes_to_json_and_back() -> None:
     assert read_recipe(json.loads(json.dumps(asdict(RECIPE)))) == RECIPE
 
 
@@ -249,6 +249,6 @@ def test_the_recipe_travels_as_json() -> None:
         (lambda: Schedule("one_cycle", start=2.0), "schedule start"),
     ],
 )
-def test_what_cannot_be_is_refused(made: Any, said: str) -> None:
+def test_invalid_settings_are_refused(made: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         made()

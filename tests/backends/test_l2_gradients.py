@@ -40,7 +40,7 @@ def expected(case: str) -> tuple[float, Record]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_objective_and_its_gradients_are_numpys(case: str, worker: Worker) -> None:
+def test_the_objective_and_its_gradients_equal_numpys(case: str, worker: Worker) -> None:
     net, (value, gradients) = CASES[case], expected(case)
     images, _, masks = batch(net)
     worker.start(net, PLAIN, weights(net), "float64")
@@ -59,7 +59,7 @@ def test_nothing_is_updated(worker: Worker) -> None:
     assert {name: array.tobytes() for name, array in after.items()} == {n: a.tobytes() for n, a in before.items()}
 
 
-def test_without_masks_the_framework_drops_out_anew_each_time(worker: Worker) -> None:
+def test_without_masks_the_framework_draws_new_ones_each_time(worker: Worker) -> None:
     net = network((20, 8, 8), Dropout("drop", 0.5))
     worker.start(net, PLAIN, weights(net), "float64")
     images = np.random.default_rng(0).uniform(1, 2, (BATCH, *net.input_shape))

@@ -66,7 +66,7 @@ class Net({framework}.nn.{base}):
 
 
 @pytest.mark.parametrize("form", ["mine_{}:Net", "mine_{}.py:Net", "copy/copy.py:{}"])
-def test_the_users_folder_comes_behind_all_that_is_installed(form: str, planted: tuple[Path, Path]) -> None:
+def test_the_users_folder_comes_after_all_installed_packages(form: str, planted: tuple[Path, Path]) -> None:
     folder, seen = planted
     (folder / "copy").mkdir()
     for framework, base in (("torch", "Module"), ("paddle", "Layer")):
@@ -82,7 +82,7 @@ def test_the_users_folder_comes_behind_all_that_is_installed(form: str, planted:
 
 
 @pytest.mark.parametrize("entry", ["{}", ":{}", "{}:"])
-def test_pythonpath_holds_but_an_empty_entry_is_not_the_working_directory(
+def test_pythonpath_is_used_but_an_empty_entry_is_not_the_working_directory(
     entry: str, planted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, seen = planted
@@ -141,7 +141,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.parametrize("kind", ["kernel", "thread"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_computes_ends_with_its_parent(kind: str, sent: signal.Signals, tmp_path: Path) -> None:
+def test_a_computing_process_ends_with_its_parent(kind: str, sent: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(HOLDS_THE_LOCK if kind == "kernel" else COMPUTES)
     if kind == "thread":
         (tmp_path / "sitecustomize.py").write_text(WITHOUT_LINUX)
@@ -164,7 +164,7 @@ def test_a_process_that_computes_ends_with_its_parent(kind: str, sent: signal.Si
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_command_that_is_ended_takes_its_workers_with_it(sent: signal.Signals, tmp_path: Path) -> None:
+def test_the_workers_of_a_killed_command_end(sent: signal.Signals, tmp_path: Path) -> None:
     words = ["--network", "vgg16_bn_drop@0.25", "--data", "shapes10", "--steps", "200", "--batch-size", "64"]
     command = [sys.executable, "scripts/check_parity.py", *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

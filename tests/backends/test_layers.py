@@ -73,7 +73,7 @@ def test_inference_computes_what_numpy_does(case: str, worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_cases_show_what_they_are_there_for(case: str) -> None:
+def test_the_cases_contain_what_they_are_meant_to_test(case: str) -> None:
     record, inference = expected(case)
     for name, array in (record | inference).items():
         assert np.isfinite(array).all(), name
@@ -86,7 +86,7 @@ def test_the_cases_show_what_they_are_there_for(case: str) -> None:
 # Single nodes
 
 
-def test_relu_has_no_gradient_at_zero_and_below(worker: Worker) -> None:
+def test_relu_has_a_zero_gradient_at_zero_and_below(worker: Worker) -> None:
     net = network((2, 3, 3), ReLU("relu"))
     images, labels, _ = batch(net)
     images[:, :, 0] = 0.0
@@ -98,7 +98,7 @@ def test_relu_has_no_gradient_at_zero_and_below(worker: Worker) -> None:
     np.testing.assert_array_equal(record["backward/entry"], record["backward/relu"] * (images > 0))
 
 
-def test_the_first_of_equal_pixels_wins_a_max_pool(worker: Worker) -> None:
+def test_a_max_pool_takes_the_first_of_equal_pixels(worker: Worker) -> None:
     net = network((2, 4, 6), MaxPool("pool"))
     worker.start(net, PLAIN, copying(net), "float64")
     record, _, _ = worker.step(np.ones((BATCH, 2, 4, 6)), np.zeros(BATCH, np.int64), {}, 0.0, DIVISOR, PHASES)
@@ -107,7 +107,7 @@ def test_the_first_of_equal_pixels_wins_a_max_pool(worker: Worker) -> None:
     np.testing.assert_array_equal(record["backward/entry"], wanted)
 
 
-def test_padding_never_wins_a_max_pool_and_never_counts_in_an_average(worker: Worker) -> None:
+def test_max_pools_and_average_pools_ignore_padding(worker: Worker) -> None:
     for kind, ceil in ((MaxPool, False), (MaxPool, True), (AvgPool, False), (AvgPool, True)):
         net = network((2, 4, 4), kind("pool", 3, 2, padding=1, ceil=ceil))
         worker.start(net, PLAIN, copying(net), "float64")
@@ -117,7 +117,7 @@ def test_padding_never_wins_a_max_pool_and_never_counts_in_an_average(worker: Wo
 
 @pytest.mark.parametrize("kind", [MaxPool, AvgPool])
 @pytest.mark.parametrize("pool", [(1, 3, 0), (2, 4, 1), (1, 2, 0)])
-def test_a_window_that_would_see_nothing_but_padding_is_refused(kind: type[MaxPool], pool: tuple[int, ...]) -> None:
+def test_a_window_that_holds_only_padding_is_refused(kind: type[MaxPool], pool: tuple[int, ...]) -> None:
     # Paddle yields -FLT_MAX (or 0 / 0) for such a window, PyTorch drops it: no setting makes them agree.
     size, stride, padding = pool
     width = 2 * stride - padding if size + padding > 1 else 2 * stride
@@ -149,7 +149,7 @@ def test_dropout_without_a_mask_draws_one_of_its_rate(kind: str, worker: Worker)
 @pytest.mark.parametrize("start", [0.0, 1.0])
 @pytest.mark.parametrize("variance", ["biased", "unbiased"])
 @pytest.mark.parametrize("shape", [MAP, (8, 1, 1)], ids=["maps", "vectors"])
-def test_running_statistics_move_from_their_start_to_the_batchs(
+def test_running_statistics_move_from_their_start_to_those_of_the_batch(
     shape: tuple[int, ...], variance: str, start: float, worker: Worker
 ) -> None:
     norm = BatchNorm("norm", decay=0.7, variance=variance, start_variance=start)
@@ -167,7 +167,7 @@ def test_running_statistics_move_from_their_start_to_the_batchs(
     assert_equal({"mean": worker.state()["norm.mean"]}, {"mean": mean})
 
 
-def test_a_cost_of_many_nats_counts_in_full(worker: Worker) -> None:
+def test_a_loss_of_many_nats_counts_in_full(worker: Worker) -> None:
     net = Network("sure", (CLASSES,), (Linear("scores", CLASSES, bias=False),))
     worker.start(net, PLAIN, {"scores.weight": 200 * np.eye(CLASSES)}, "float64")
     images, labels = np.eye(CLASSES), np.array([0, 1, 0])
@@ -296,7 +296,7 @@ def test_rescaled_velocity_follows_paddle_v2_whose_velocity_holds_the_rate(worke
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", ["nesterov, decay", "adam, decay"])
-def test_a_loaded_state_goes_on_bit_for_bit(optimizer: str, dtype: str, worker: Worker) -> None:
+def test_training_continues_from_a_loaded_state_bit_for_bit(optimizer: str, dtype: str, worker: Worker) -> None:
     settings = OPTIMIZERS[optimizer]
     start = {name: array.astype(dtype) for name, array in weights(TRAINED).items()}
     worker.start(TRAINED, settings, start, dtype)
@@ -313,7 +313,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(optimizer: str, dtype: str, worker: 
 
 
 @pytest.mark.parametrize("optimizer", ["nesterov, decay", "adam, decay"])
-def test_a_state_of_the_other_framework_goes_on_alike(
+def test_training_continues_from_a_state_of_the_other_framework(
     optimizer: str, framework: str, workers: dict[str, Worker]
 ) -> None:
     settings = OPTIMIZERS[optimizer]

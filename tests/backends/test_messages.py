@@ -52,14 +52,14 @@ def test_a_message_arrives_as_it_was_sent(large: bool, monkeypatch: pytest.Monke
     found["f64"] += 1  # a worker may change its arguments
 
 
-def test_a_large_message_stays_in_memory_where_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_message_stays_in_memory_if_there_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "LARGE", 100)
     monkeypatch.setattr(messages.machine, "available_memory", lambda: 2**40)
     found, _ = messages.receive(io.BytesIO(sent()))
     assert not isinstance(root(found["f64"]), mmap.mmap)
 
 
-def test_a_large_message_stays_in_memory_where_there_is_no_room_for_a_file(
+def test_a_large_message_stays_in_memory_if_no_file_can_hold_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(messages, "LARGE", 100)
@@ -69,11 +69,11 @@ def test_a_large_message_stays_in_memory_where_there_is_no_room_for_a_file(
     assert not isinstance(root(found["f64"]), mmap.mmap)
 
 
-def test_a_message_that_is_cut_short_is_none() -> None:
+def test_a_message_that_is_cut_short_is_refused() -> None:
     for size in (0, 5, 8, 50, len(sent()) - 1):
         with pytest.raises(EOFError):
             messages.receive(io.BytesIO(sent()[:size]))
 
 
-def test_memory_is_known_to_be_available_here() -> None:
+def test_available_memory_is_known_here() -> None:
     assert messages.machine.available_memory() > 2**20

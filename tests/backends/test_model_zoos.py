@@ -85,7 +85,7 @@ def test_a_narrow_vgg_of_theirs_computes_the_same_in_ours_in_inference_and_train
     assert_same(place, made_in, name, narrow(NARROW[name]), worker, workers[made_in])
 
 
-def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: str) -> None:
+def test_their_full_networks_have_our_layers_and_number_of_parameters(zoo: str) -> None:
     shapes = json.loads(alone(PROGRAMS[zoo], "shapes", *WHOLE))
     assert list(shapes) == list(WHOLE)
     for theirs, ours in WHOLE.items():
@@ -102,7 +102,7 @@ def test_their_whole_networks_have_our_layers_and_our_number_of_parameters(zoo: 
 
 
 @pytest.mark.slow
-def test_a_whole_network_of_theirs_computes_the_same_in_ours(
+def test_a_full_network_of_theirs_computes_the_same_in_ours(
     zoo: str, tmp_path: Path, framework: str, worker: Worker, workers: dict[str, Worker]
 ) -> None:
     alone(PROGRAMS[zoo], tmp_path, "vgg11")

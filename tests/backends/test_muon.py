@@ -24,7 +24,7 @@ NETWORK, RECIPE = articles.get_network("vgg_fast@0.125"), changed(presets.get_re
 KERNELS = [f"conv{block}_{i}.weight" for block in (1, 2, 3) for i in (1, 2)]
 
 
-def test_muon_is_for_the_kernels_that_are_trained_and_momentum_for_the_rest() -> None:
+def test_muon_updates_trained_kernels_and_momentum_the_rest() -> None:
     settings = RECIPE.optimizer
     assert list(settings.by_muon(NETWORK)) == KERNELS
     others = [name for names, _, _ in settings.grouped(NETWORK) for name in names]
@@ -35,7 +35,7 @@ def test_muon_is_for_the_kernels_that_are_trained_and_momentum_for_the_rest() ->
     )
 
 
-def test_kernels_keep_their_norm_but_for_the_step_and_steps_are_nearly_orthogonal(worker: Worker) -> None:
+def test_kernels_keep_their_norm_and_steps_are_nearly_orthogonal(worker: Worker) -> None:
     given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
     Program(worker, given).start()
     step = next(given.steps())
@@ -47,7 +47,7 @@ def test_kernels_keep_their_norm_but_for_the_step_and_steps_are_nearly_orthogona
         assert values.max() < 1.3 and np.median(values) > 0.3, name
 
 
-def test_gradients_that_no_update_took_are_not_added_to_the_next(worker: Worker) -> None:
+def test_gradients_without_an_update_are_not_added_to_the_next(worker: Worker) -> None:
     given = make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0)
     found = []
     for asked in (False, True):
@@ -74,12 +74,12 @@ def test_gradients_that_no_update_took_are_not_added_to_the_next(worker: Worker)
         (lambda: _of("fc.weight").by_muon(NETWORK), "not for fc.weight"),
     ],
 )
-def test_what_muon_is_not_for_is_refused(made: Callable[[], Any], said: str) -> None:
+def test_parameters_that_muon_cannot_update_are_refused(made: Callable[[], Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         made()
 
 
-def test_a_worker_refuses_muon_for_what_is_no_kernel(worker: Worker) -> None:
+def test_a_worker_refuses_muon_for_a_parameter_that_is_no_kernel(worker: Worker) -> None:
     worker.start(NETWORK, _of("fc.weight"), initialise(NETWORK, 0))
     given = next(make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0).steps())
     with pytest.raises(InputError, match="muon is for kernels"):

@@ -51,7 +51,7 @@ def test_a_step_in_mixed_precision_differs_by_its_rounding_and_keeps_float32_wei
     assert (found > EPS[amp] / 10) == (framework == "torch")  # Paddle has none on the CPU
 
 
-def test_an_overflowing_step_in_fp16_is_left_out_and_the_scale_is_halved() -> None:
+def test_an_overflowing_step_in_fp16_is_skipped_and_halves_the_scale() -> None:
     trainer = side("torch", "fp16")
     scaler, before = trainer.scaler, trainer.state()
     scale = scaler.get_scale()
@@ -69,7 +69,7 @@ def test_only_fp16_scales_the_loss(framework: str, amp: str) -> None:
     assert enabled == (amp == "fp16" and framework == "torch")  # Paddle has none on the CPU
 
 
-def test_a_proof_undoes_what_is_set_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exact_check_undoes_the_settings_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     runtime = implementation("torch", "runtime")

@@ -90,12 +90,12 @@ def test_a_run_of_a_model_arrives_with_its_arrays() -> None:
 @pytest.mark.parametrize(
     "value", [object(), np.int64(1), {1: print}, np.dtype(float)], ids=["object", "int64", "function", "dtype"]
 )
-def test_what_is_not_listed_is_not_sent(value: Any) -> None:
+def test_objects_of_unlisted_classes_are_not_sent(value: Any) -> None:
     with pytest.raises(TypeError, match="cannot be sent to another process"):
         encode(value)
 
 
-def test_arrays_are_let_go_at_once_and_not_when_python_looks_for_cycles() -> None:
+def test_arrays_are_freed_at_once_without_garbage_collection() -> None:
     gc.collect()
     gc.disable()
     try:
@@ -110,7 +110,7 @@ def test_arrays_are_let_go_at_once_and_not_when_python_looks_for_cycles() -> Non
 
 
 @pytest.mark.parametrize("found", [{"Path": "/"}, {"array": "1"}, {"list": [], "dict": []}, {}], ids=repr)
-def test_what_nobody_encodes_is_not_decoded(found: Any) -> None:
+def test_unknown_encodings_are_not_decoded(found: Any) -> None:
     with pytest.raises((KeyError, ValueError)):
         decode({"0": np.ones(1)}, found)
 
@@ -125,7 +125,7 @@ def test_a_worker_forwards_every_public_method_and_runs_no_other_in_its_own_proc
 
 
 @pytest.mark.parametrize("method", ["_make_room", "__init__", "step", "KINDS", "quit"])
-def test_a_process_refuses_what_its_service_does_not_offer(method: str, workers: dict[str, Worker]) -> None:
+def test_a_process_refuses_methods_that_its_service_does_not_offer(method: str, workers: dict[str, Worker]) -> None:
     with pytest.raises(WorkerFailed, match=f"TrainerService offers no method '{method}'"):
         workers["torch"].call("invoke", method=method, arguments=encode(((), {}))[1])
 

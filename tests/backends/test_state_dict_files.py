@@ -46,7 +46,7 @@ def test_a_pt_file_that_would_take_forever_is_refused_at_once(
 
 
 @pytest.mark.timeout(60)
-def test_a_zip_behind_another_file_is_no_way_around_the_check(tmp_path: Path, workers: dict[str, Worker]) -> None:
+def test_a_zip_after_another_file_does_not_evade_the_check(tmp_path: Path, workers: dict[str, Worker]) -> None:
     zipped(tmp_path / "a.pt", b"\x80\x02}.")
     harmless = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(b"\x80\x02" + ENDLESS["a key"] + harmless)
@@ -96,7 +96,7 @@ def test_what_torch_saves_is_read(what: str, tmp_path: Path, workers: dict[str, 
     assert workers["torch"].read_file(tmp_path / "a.pt")["0.weight"].shape == (4, 3)
 
 
-def test_a_whole_checkpoint_is_refused_by_the_name_of_what_is_no_array(
+def test_a_checkpoint_in_place_of_a_state_dict_is_refused_and_its_value_named(
     tmp_path: Path, workers: dict[str, Worker]
 ) -> None:
     by_torch("{'optimizer': {'state': {0: {'step': torch.tensor(1.0)}}, 'param_groups': [{'betas': (0.9, 0.99)}]}}")(

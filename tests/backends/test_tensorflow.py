@@ -73,7 +73,7 @@ def test_same_padding_is_tensorflows_on_odd_sizes_with_even_windows_and_strides(
     [("krizhevsky", LRN("node")), ("cifar10", LRN("node", size=9, k=1.0, alpha=0.001 / 9.0))],
     ids=["Krizhevsky's", "the CIFAR-10 tutorial's"],
 )
-def test_response_normalisation_is_tensorflows(name: str, node: LRN, worker: Worker) -> None:
+def test_response_normalisation_equals_tensorflows(name: str, node: LRN, worker: Worker) -> None:
     images, slope = first_channels(GOLDEN["lrn/image"]), first_channels(GOLDEN["lrn/slope"])
     network = scored(images.shape[1:], node)
     worker.start(network, PLAIN, initialise(network, 0))
@@ -168,7 +168,7 @@ def test_brightness_and_contrast_are_changed_as_tensorflow_does() -> None:
 
 
 @pytest.mark.parametrize("shape", ["3x3x128x256", "512x2048"])
-def test_xaviers_numbers_reach_as_far_as_tensorflows(shape: str) -> None:
+def test_xaviers_numbers_have_the_bound_and_deviation_of_tensorflows(shape: str) -> None:
     *kernel, inputs, outputs = map(int, shape.split("x"))
     node: Node = Conv("x", outputs, init=XAVIER) if kernel else Linear("x", outputs, init=XAVIER)
     network = scored((inputs, 1, 1), node) if kernel else Network("n", (inputs,), (node,))
@@ -179,7 +179,7 @@ def test_xaviers_numbers_reach_as_far_as_tensorflows(shape: str) -> None:
     assert draw.std() == pytest.approx(deviation, rel=5 / math.sqrt(draw.size))
 
 
-def test_truncated_numbers_reach_as_far_as_tensorflows() -> None:
+def test_truncated_numbers_have_the_bound_and_deviation_of_tensorflows() -> None:
     network = Network("n", (1000,), (Linear("x", 1000, init=Init("truncated", 0.01)),))
     draw = initialise(network, 0)["x.weight"].astype(np.float64)
     largest, deviation = GOLDEN["truncated"]

@@ -64,7 +64,7 @@ def steps(worker: Worker, dtype: str, count: int = 2) -> list[Record]:
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_training_on_several_threads_is_training_on_one_up_to_rounding(
+def test_training_on_several_threads_equals_one_thread_up_to_rounding(
     threads: int, worker: Worker, framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     several = threaded(framework, threads)
@@ -74,13 +74,13 @@ def test_training_on_several_threads_is_training_on_one_up_to_rounding(
             assert difference.equal, difference
 
 
-def test_as_many_threads_round_alike_every_time(framework: str, threaded: Callable[[str, int], Worker]) -> None:
+def test_equal_numbers_of_threads_round_equally_every_time(framework: str, threaded: Callable[[str, int], Worker]) -> None:
     first, *others = (steps(threaded(framework, 2), "float32")[-1] for _ in range(8))
     for other in others:
         assert all(first[name].tobytes() == other[name].tobytes() for name in first)
 
 
-def test_few_images_are_shared_out_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
+def test_few_images_are_split_too(framework: str, threaded: Callable[[str, int], Worker]) -> None:
     several = threaded(framework, 4)
     several.start(NETWORK, presets.get_recipe("article").optimizer, feed_state(), "float64")
     images = np.linspace(-1, 1, 5 * 3 * 32 * 32).reshape(5, 3, 32, 32)
@@ -89,7 +89,7 @@ def test_few_images_are_shared_out_too(framework: str, threaded: Callable[[str, 
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-12, atol=1e-14)
 
 
-def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(
+def test_unwatched_layers_compute_what_watched_layers_do(
     framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
@@ -106,7 +106,7 @@ def test_layers_that_nobody_watches_compute_what_those_that_are_watched_do(
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_a_layer_that_somebody_has_changed_stays_changed_on_several_threads(
+def test_a_changed_layer_stays_changed_on_several_threads(
     record: bool, framework: str, threaded: Callable[[str, int], Worker]
 ) -> None:
     images = data.load("cifar10").limit(BATCH, 1)
@@ -130,7 +130,7 @@ def feed_state() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("images", "threads", "sizes"), [(7, 2, [4, 3]), (7, 3, [3, 2, 2]), (2, 4, [1, 1]), (1, 2, [1]), (8, 1, [8])]
 )
-def test_images_are_shared_out_evenly_and_no_thread_gets_none(images: int, threads: int, sizes: list[int]) -> None:
+def test_images_are_split_evenly_and_every_thread_gets_one(images: int, threads: int, sizes: list[int]) -> None:
     made = Threads()
     made.use(threads)
     assert made.sizes(images) == sizes
@@ -198,7 +198,7 @@ for change in hooked, replaced, learning, lambda model: None:
 """
 
 
-def test_what_somebody_has_put_into_a_model_works_on_several_threads_as_on_one() -> None:
+def test_changes_of_a_model_work_on_several_threads_as_on_one() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CHANGES, NETWORK.to_json()], capture_output=True, text=True, check=False
     )
@@ -231,7 +231,7 @@ print(first, again, taken(), resource.getpagesize())
     ],
     ids=["by itself", "paddle"],
 )
-def test_memory_that_is_kept_is_taken_again_without_the_system(keep: str, let_go: str) -> None:
+def test_kept_memory_is_reused_without_the_system(keep: str, let_go: str) -> None:
     done = subprocess.run([sys.executable, "-c", LOOK, keep, let_go], capture_output=True, text=True, check=True)
     first, again, at_last, page = map(int, done.stdout.split())
     pages = (100 << 20) // page

@@ -127,7 +127,7 @@ def test_both_frameworks_export_one_graph_and_say_what_it_holds(files: dict[str,
     assert graphs[0] == graphs[1]
 
 
-def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str) -> None:
+def test_the_metadata_describe_the_file(files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str) -> None:
     path, _ = files[framework]
     told = session(path).get_modelmeta().custom_metadata_map
     network = Network.from_json(told["network"])
@@ -139,7 +139,7 @@ def test_the_file_explains_itself(files: dict[str, tuple[Path, dict[str, Any]]],
     assert float(told["test_accuracy"]) == RunFolder.open(run).metrics("pass")[-1]["test_accuracy"]
 
 
-def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path, dict[str, Any]]], run: Path) -> None:
+def test_the_file_has_the_runs_accuracy_to_the_image(files: dict[str, tuple[Path, dict[str, Any]]], run: Path) -> None:
     experiment = RunFolder.open(run).experiment
     dataset = data.load("cifar10").limit(None, LIMIT)
     images = preprocess(dataset.test_images, experiment.recipe.preprocessing)
@@ -149,7 +149,7 @@ def test_the_runs_accuracy_is_the_files_to_the_image(files: dict[str, tuple[Path
 
 
 @pytest.mark.slow
-def test_all_10000_test_images_get_one_label_by_every_route(tmp_path: Path) -> None:
+def test_all_10000_test_images_get_the_same_label_by_every_route(tmp_path: Path) -> None:
     settings = ("--network", SMALL, "--recipe", "adam", "--data", "cifar10", "--epochs", "1", "--train-limit", "3200")
     succeed([sys.executable, "scripts/train_torch.py", *settings, "--out", str(tmp_path / "run")])
     dataset, how = data.load("cifar10"), presets.get_recipe("adam").preprocessing
@@ -238,7 +238,7 @@ def test_an_export_installs_nothing_and_touches_no_network(framework: str, expor
     assert exports.installed == set()
 
 
-def test_the_watch_of_the_network_sees_what_it_should() -> None:
+def test_the_watch_sees_connections_and_installations() -> None:
     program = """
 import socket
 from helpers.watch import watch
@@ -275,13 +275,13 @@ def test_the_frameworks_own_format_is_written_and_computes_the_same(
     assert 0 <= told["check"]["error"] <= told["check"]["bound"]
 
 
-def test_people_see_a_table_and_where_the_file_is(said: dict[str, dict[str, str]]) -> None:
+def test_users_see_a_table_and_the_path_of_the_file(said: dict[str, dict[str, str]]) -> None:
     told = said["torch"]["table"]
     assert "Conv                                       13" in told
     assert "Written: table.onnx, checked against PyTorch" in told
 
 
-def test_weights_within_a_pass_claim_no_accuracy_and_those_of_best_do(
+def test_weights_within_an_epoch_have_no_accuracy_and_those_of_best_do(
     run: Path, said: dict[str, dict[str, str]]
 ) -> None:
     best = json.loads(said["torch"]["best"])

@@ -145,7 +145,7 @@ Ends = Callable[[str], tuple[Path, dict[str, Ended]]]
 
 
 @pytest.mark.parametrize("what", CASES)
-def test_a_call_ends_as_it_should_and_leaves_nothing_half_written(what: str, framework: str, ended: Ends) -> None:
+def test_every_call_ends_as_expected_and_leaves_no_partial_file(what: str, framework: str, ended: Ends) -> None:
     case, found = CASES[what], ended(framework)[1][what]
     assert found.code == (FULL_DISK[framework] if case.code is None else case.code), found.stderr
     if found.code:
@@ -205,7 +205,7 @@ def after_a_step(worker: Worker, network: Network, exported: bool) -> State:
 
 
 @pytest.mark.parametrize("eps", [1e-5, WIDE_EPS.nodes[0].eps], ids=["exported", "refused by Paddle 2"])
-def test_a_model_trains_on_after_an_export_as_if_there_had_been_none(eps: float, worker: Worker) -> None:
+def test_a_model_trains_after_an_export_as_without_one(eps: float, worker: Worker) -> None:
     network = replace(WIDE_EPS, nodes=(BatchNorm("norm", eps=eps), *WIDE_EPS.nodes[1:]))
     before, after = (after_a_step(worker, network, exported) for exported in (False, True))
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -228,7 +228,7 @@ def test_an_eps_that_the_exporter_refuses_is_bad_input_that_names_the_layer(
         assert paddle.export()
 
 
-def test_what_has_no_parameters_predicts_and_refuses_to_train(worker: Worker) -> None:
+def test_a_network_without_parameters_predicts_but_cannot_train(worker: Worker) -> None:
     worker.start(BARE, presets.get_recipe("article").optimizer, {}, "float32")
     images = np.ones((2, *BARE.input_shape), np.float32)
     assert worker.predict(images)["logits"].shape == (2, 48)
@@ -316,7 +316,7 @@ def test_a_damaged_run_is_refused_by_its_file(damage: str, refused: Refused) -> 
 
 
 @pytest.mark.parametrize("accuracy", ["many", "", "nan", "-0.1", "1.1", "1e999", "[0.5]"])
-def test_a_file_with_an_accuracy_that_is_none_is_refused(accuracy: str, refused: Refused) -> None:
+def test_a_file_with_an_invalid_accuracy_is_refused(accuracy: str, refused: Refused) -> None:
     canonical_state.save(Path("a.safetensors"), NETWORK, initialise(NETWORK, 0), {"test_accuracy": accuracy})
     assert refused("--weights", "a.safetensors").startswith(
         f"a.safetensors: test_accuracy = '{accuracy}' is not a number"
@@ -337,7 +337,7 @@ def test_a_file_with_an_accuracy_that_is_none_is_refused(accuracy: str, refused:
         (2, 0, "0.25", None),
     ],
 )
-def test_a_run_has_the_accuracy_of_the_pass_that_its_checkpoint_ends_and_of_no_other(
+def test_a_run_has_the_accuracy_of_the_epoch_that_its_checkpoint_ends(
     epoch: int, batch: int, passes: str, said: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -346,7 +346,7 @@ def test_a_run_has_the_accuracy_of_the_pass_that_its_checkpoint_ends_and_of_no_o
     assert run.accuracy(canonical_state.load(run.last)[2]) == said
 
 
-def test_a_checkpoint_that_does_not_say_where_its_run_stood_has_no_accuracy(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_position_has_no_accuracy(tmp_path: Path) -> None:
     assert saved_run(tmp_path / "run").accuracy({}) is None
 
 
@@ -357,7 +357,7 @@ def test_an_accuracy_is_a_number_from_0_to_1() -> None:
             proportion(value)
 
 
-def test_preprocessing_without_a_recipe_is_pixel_by_255_in_any_number_of_channels() -> None:
+def test_preprocessing_without_a_recipe_divides_pixels_by_255() -> None:
     for channels in (1, 3, 4):
         assert fitting(None, channels) == Preprocessing((0.0,) * channels, (1.0,) * channels)
     assert fitting(Preprocessing((0.5,), (2.0,)), 1) == Preprocessing((0.5,), (2.0,))

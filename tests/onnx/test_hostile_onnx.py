@@ -173,7 +173,7 @@ def test_a_hostile_file_is_refused_in_one_line(kind: str, predict_folder: Path, 
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "/dev/zero", "none"])
-def test_weights_in_files_elsewhere_are_not_read(location: str, predict_folder: Path, predict_refusal: Refused) -> None:
+def test_weights_in_external_files_are_not_read(location: str, predict_folder: Path, predict_refusal: Refused) -> None:
     made = onnx.load(onnx_file(Path("a.onnx"), metadata()))
     Path("b").mkdir()
     Path("secret").write_bytes(b"\1" * 10_000)
@@ -190,7 +190,7 @@ def test_weights_in_files_elsewhere_are_not_read(location: str, predict_folder: 
 
 
 @pytest.mark.usefixtures("short")
-def test_weights_that_are_declared_and_not_there_take_no_memory(predict_folder: Path, predict_refusal: Refused) -> None:
+def test_declared_weights_that_are_missing_take_no_memory(predict_folder: Path, predict_refusal: Refused) -> None:
     made = onnx.load(onnx_file(Path("a.onnx"), metadata()))
     for dims in ([2**31, 2**20], [2**62, 4], [2**34]):
         made.graph.initializer[0].dims[:] = dims
@@ -198,7 +198,7 @@ def test_weights_that_are_declared_and_not_there_take_no_memory(predict_folder: 
         assert "can load" in predict_refusal("--model", "a.onnx", predict_folder / "pictures" / "colour.png")
 
 
-def test_a_network_of_any_size_in_the_metadata_is_of_the_sizes_of_pictures(
+def test_a_network_of_any_size_in_the_metadata_takes_the_pictures_size(
     predict_folder: Path, predict_refusal: Refused
 ) -> None:
     nodes = (Conv("conv", 10), GlobalAvgPool("pool"))
@@ -210,7 +210,7 @@ def test_a_network_of_any_size_in_the_metadata_is_of_the_sizes_of_pictures(
 
 
 @pytest.mark.parametrize("accuracy", ["-5", "nan", "1e400", "inf", "2"])
-def test_an_accuracy_that_is_none_is_not_told(accuracy: str, tmp_path: Path) -> None:
+def test_an_invalid_accuracy_is_not_printed(accuracy: str, tmp_path: Path) -> None:
     assert (
         load_predictor(onnx_file(tmp_path / "a.onnx", metadata(test_accuracy=accuracy))).origin == "trained on cifar10"
     )
@@ -224,7 +224,7 @@ def test_a_graph_without_outputs_is_refused(predict_folder: Path, predict_refusa
     assert said == "a.onnx has no output: take another copy"
 
 
-def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_reported_and_one_ends_with_its_model(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "a.onnx", metadata())
     model = LimitedProcess(path, 1)
     images = np.zeros((2, *NETWORK.input_shape), np.float32)
@@ -240,7 +240,7 @@ def test_a_process_that_dies_and_one_that_ends_with_its_model(tmp_path: Path) ->
     assert process.poll() is not None
 
 
-def test_a_slow_model_has_the_time_that_its_pictures_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_model_gets_the_time_that_its_pictures_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first picture shows the time for one, so that many pictures may take longer than the limit of the first call."""
     images = np.zeros((8, *NETWORK.input_shape), np.float32)
 
@@ -256,7 +256,7 @@ def test_a_slow_model_has_the_time_that_its_pictures_need(tmp_path: Path, monkey
     assert seconds(model, 8) > 2
 
 
-def test_json_of_a_graph_that_answers_is_whole(
+def test_the_json_of_a_graph_that_answers_is_complete(
     predict_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph(tmp_path / "a.onnx", [helper.make_node("Identity", ["flat"], ["logits"])], batch=3)

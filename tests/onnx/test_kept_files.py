@@ -114,7 +114,7 @@ FORMS = {
     [WHOLE, SIZELESS, network(), EVERY_KIND, BRANCHED, BRANCHES, FEW, NORMALISED, ROUNDED_UP, WITHOUT_BIAS],
     ids=lambda net: net.name,
 )
-def test_every_form_that_is_written_is_read_back_as_itself(net: Network, fold: bool, opset: int) -> None:
+def test_every_form_of_a_file_is_read_back_unchanged(net: Network, fold: bool, opset: int) -> None:
     channels = net.input_shape[0]
     scaled = Preprocessing((0.5,) * channels, (0.25,) * channels)
     for preprocessing in (None, Preprocessing((0.0,) * channels, (1.0,) * channels), scaled):
@@ -300,7 +300,7 @@ LOSSES: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "layer", "said"), [row[1:] for row in LOSSES], ids=[row[0] for row in LOSSES])
-def test_what_the_writer_loses_is_not_exported(
+def test_a_file_in_which_the_writer_loses_something_is_refused(
     change: Callable[[ModelProto], None], layer: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = weights_of(SIZELESS)
@@ -331,7 +331,7 @@ def test_float32_scores_do_not_show_an_epsilon_that_was_lost() -> None:
     assert np.linalg.norm(a - b) / np.linalg.norm(a) < 5e-6
 
 
-def test_a_fold_is_by_the_batch_norms_own_epsilon() -> None:
+def test_a_fold_uses_the_epsilon_of_the_batch_norm() -> None:
     """Fold variances that are so small that another eps makes other weights."""
     for eps in (1.1e-5, 1e-3):
         norm = BatchNorm("bn", eps=eps)
@@ -349,7 +349,7 @@ def test_a_fold_is_by_the_batch_norms_own_epsilon() -> None:
 @pytest.mark.parametrize(
     ("how", "what"), [({"standardise": True}, "standardises every image"), ({"permutation": 1}, "permutes the pixels")]
 )
-def test_a_preprocessing_that_no_graph_does_is_refused(how: dict[str, Any], what: str) -> None:
+def test_a_preprocessing_that_graphs_cannot_do_is_refused(how: dict[str, Any], what: str) -> None:
     chain = operators.operators(SIZELESS, weights_of(SIZELESS))
     with pytest.raises(InputError, match=f"the recipe {what}, but a graph can only scale pixels"):
         graph_writer.write(SIZELESS, chain, preprocessing=Preprocessing(**how))

@@ -58,7 +58,7 @@ def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> np.ndarray:
     ],
     ids=lambda net: net.name,
 )
-def test_the_exports_of_both_frameworks_become_one_file_to_the_byte(net: Network, workers: dict[str, Worker]) -> None:
+def test_the_exports_of_both_frameworks_become_equal_files(net: Network, workers: dict[str, Worker]) -> None:
     files = {name: export(raw_export(worker, net), net, weights_of(net)) for name, worker in workers.items()}
     assert files["torch"] == files["paddle"]
 
@@ -69,7 +69,7 @@ def test_exporting_ten_times_gives_ten_equal_graphs(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("net", [EVERY_KIND, ROUNDED_UP, BRANCHES, NORMALISED, FEW], ids=lambda net: net.name)
-def test_an_export_runs_as_the_framework_does(net: Network, framework: str, workers: dict[str, Worker]) -> None:
+def test_an_export_computes_what_the_framework_does(net: Network, framework: str, workers: dict[str, Worker]) -> None:
     worker, images = workers[framework], pixels(5, net.input_shape)
     made = graph_reader.load(export(raw_export(worker, net), net, weights_of(net)))
     eager = worker.predict(images, record=True)
@@ -102,7 +102,7 @@ def test_an_auxiliary_head_never_reaches_an_exporters_graph_even_after_training(
 
 
 @pytest.mark.parametrize("opset", graph_writer.OPSETS)
-def test_every_opset_is_the_one_asked_for_and_means_the_same(opset: int, model: ModelProto) -> None:
+def test_every_opset_is_as_requested_and_computes_the_same(opset: int, model: ModelProto) -> None:
     made = graph_writer.write(network(), CHAIN, opset)
     assert [(entry.domain, entry.version) for entry in made.opset_import] == [("", opset)]
     assert made.ir_version <= 10  # onnxruntime 1.18, the oldest that pyproject admits, reads it
@@ -128,7 +128,7 @@ def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_im
         assert run.run(None, {"image": pixels(count)})[0].shape == (count, 10)
 
 
-def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
+def test_softmax_turns_logits_into_probabilities(model: ModelProto) -> None:
     made = graph_writer.write(network(), CHAIN, softmax=True)
     logits, chances = sessions.run(model, pixels(4)), sessions.run(made, pixels(4))
     powers = np.exp(logits.astype(np.float64))
@@ -139,7 +139,7 @@ def test_softmax_makes_probabilities_of_the_logits(model: ModelProto) -> None:
 @pytest.mark.parametrize(
     "how", [presets.get_recipe("article").preprocessing, CIFAR10_STATISTICS], ids=["scaled", "normalised"]
 )
-def test_preprocessing_inside_the_graph_is_the_one_outside(how: Preprocessing, model: ModelProto) -> None:
+def test_preprocessing_in_the_graph_equals_preprocessing_outside(how: Preprocessing, model: ModelProto) -> None:
     made, pictures = graph_writer.write(network(), CHAIN, preprocessing=how), check_pictures((3, 32, 32))
     assert session(made.SerializeToString()).get_inputs()[0].type == "tensor(uint8)"
     assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
@@ -206,14 +206,14 @@ def test_dropout_that_does_nothing_in_inference_is_in_no_graph_and_the_articles_
         assert kinds == [*expected, "Flatten", "Gemm"]
 
 
-def test_metadata_is_kept(model: ModelProto) -> None:
+def test_metadata_are_written_to_the_file(model: ModelProto) -> None:
     made = graph_writer.write(network(), CHAIN, metadata={"network": network().to_json(), "classes": '["a"]'})
     told = session(made.SerializeToString()).get_modelmeta().custom_metadata_map
     assert Network.from_json(told["network"]) == network()
     assert told["classes"] == '["a"]'
 
 
-def test_pictures_for_checks_are_noise_and_the_extremes() -> None:
+def test_the_pictures_of_checks_are_noise_and_extremes() -> None:
     found = check_pictures((3, 4, 5))
     assert found.shape == (12, 3, 4, 5) and found.dtype == np.uint8
     assert all(len(np.unique(picture)) > 20 for picture in found[:8])

@@ -60,7 +60,7 @@ def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: 
     assert run_check(fresh, workers, onnx=compare_through_onnx).verdict == "equal"
 
 
-def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> None:
+def test_the_pictures_have_every_batch_size_and_the_extremes(check: Check) -> None:
     found = make_images(check.dataset, Preprocessing())
     assert {name: len(images) for name, images in found.items()} == {
         "1": 1, "2": 2, "7": 7, "128": 128, "extremes": 4
@@ -72,7 +72,7 @@ def test_the_pictures_are_of_every_batch_size_and_the_extremes(check: Check) -> 
 @pytest.mark.parametrize(
     ("planted", "layer"), [("conv3:weight:1e-4", "conv3"), ("bn2:variance:1e-3", "bn2"), ("fc1:bias:1e-3", "fc1")]
 )
-def test_another_weight_is_found_at_its_layer(
+def test_a_changed_weight_is_found_at_its_layer(
     planted: str, layer: str, check: Check, workers: dict[str, Worker]
 ) -> None:
     outcome = run_check(check, workers, changes.perturbed(planted, network()), onnx=compare_through_onnx)
@@ -80,7 +80,7 @@ def test_another_weight_is_found_at_its_layer(
     assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", layer)
 
 
-def test_an_export_that_computes_something_else_is_no_export_of_the_network(
+def test_an_export_that_computes_something_else_is_different(
     check: Check, workers: dict[str, Worker]
 ) -> None:
     outcome = run_check(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
@@ -89,7 +89,7 @@ def test_an_export_that_computes_something_else_is_no_export_of_the_network(
     assert "export of torch: layer bn3: the export has Mul" in outcome.summaries()["onnx"]["worst"]
 
 
-def test_another_eps_is_found_in_the_export_of_the_side_that_has_it(check: Check, workers: dict[str, Worker]) -> None:
+def test_a_changed_eps_is_found_in_the_export_of_its_side(check: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(check, workers, changes.node("bn2", eps=1e-3)(check), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "bn2"
@@ -104,7 +104,7 @@ def test_a_mean_of_numbers_that_cancel_is_no_difference(check: Check, workers: d
     ("name", "kinds"),
     [("swish", {"Sigmoid"}), ("hard_swish", {"HardSwish"}), ("clip", {"Max", "Clip"})],
 )
-def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
+def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
     name: str, kinds: set[str], framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:
     pair = {side: workers[side] for side in sorted(workers, key=lambda side: side == framework)}
@@ -116,7 +116,7 @@ def test_an_operator_that_no_layer_has_is_named_at_the_layer_it_stands_for(
     assert failed.endswith(") belongs to no layer in inference; the network has Relu at this place")
 
 
-def test_an_operator_behind_the_last_layer_is_no_layers(
+def test_an_operator_after_the_last_layer_belongs_to_no_layer(
     framework: str, check: Check, workers: dict[str, Worker]
 ) -> None:
     """Both sides have the operator, so that they agree with each other, but not with the network."""
@@ -141,7 +141,7 @@ def test_an_operator_that_both_sides_have_is_found_by_the_definition_and_in_thei
     assert failed.startswith("onnx/relu2.export of ") and "operator HardSwish (" in failed
 
 
-def test_an_exporter_that_raises_is_told_in_one_line_of_its_own_and_no_layers(
+def test_an_exporters_error_is_one_line_and_belongs_to_no_layer(
     check: Check, workers: dict[str, Worker]
 ) -> None:
     outcome = run_check(
@@ -153,7 +153,7 @@ def test_an_exporter_that_raises_is_told_in_one_line_of_its_own_and_no_layers(
     assert first.tensor in {f"export of {name}: its exporter failed, {words}" for name in workers}
 
 
-def test_in_float32_checks_the_stage_is_the_same(check: Check, workers: dict[str, Worker]) -> None:
+def test_the_stage_is_the_same_in_float32_checks(check: Check, workers: dict[str, Worker]) -> None:
     assert run_check(replace(check, dtype="float32"), workers, onnx=compare_through_onnx).verdict == "equal"
 
 
@@ -167,7 +167,7 @@ def both_sides(check: Check, plant: Plant | None = None) -> dict[str, RunInputs]
     return {"torch": run_inputs, "paddle": plant(run_inputs) if plant else run_inputs}
 
 
-def test_in_float64_the_bound_is_that_of_one_step_and_pairs_may_differ_twice_as_much(
+def test_the_float64_tolerance_is_that_of_one_step_and_pairs_get_twice_it(
     check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
 ) -> None:
     found = {d.name: d for d in compare_exports(workers, both_sides(check), pictures)}
@@ -181,7 +181,7 @@ def test_in_float64_the_bound_is_that_of_one_step_and_pairs_may_differ_twice_as_
         assert found[f"onnx/fc3.{party}, scores of 7 images"].equal
 
 
-def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
+def test_float64_finds_a_difference_that_float32_cannot_show(
     check: Check, workers: dict[str, Worker], pictures: dict[str, np.ndarray]
 ) -> None:
     inputs_of = both_sides(check, changes.perturbed("conv3:output:1e-9", network()))
@@ -192,7 +192,7 @@ def test_float64_sees_what_float32_cannot_on_the_side_that_has_it(
     assert found["onnx/conv3.torch, reference(torch), float64"].equal
 
 
-def test_a_graph_that_runs_on_some_batches_only_differs_on_the_others(pictures: dict[str, np.ndarray]) -> None:
+def test_a_graph_that_runs_only_on_some_batches_differs_on_the_others(pictures: dict[str, np.ndarray]) -> None:
     made = graph_writer.write(network(), CHAIN)
     made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     found = _scores(made.SerializeToString(), pictures)
@@ -202,7 +202,7 @@ def test_a_graph_that_runs_on_some_batches_only_differs_on_the_others(pictures: 
     assert [d.error for d in _float32("scores/7", "fc3", scores, exact, {"scores/7": 1.0})] == [np.inf] * 3
 
 
-def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> None:
+def test_an_exporter_that_dies_is_a_difference_and_not_a_crash(check: Check) -> None:
     with Worker("torch", threads=1) as worker:
         worker.versions()
         worker._process.kill()
@@ -224,5 +224,5 @@ def test_an_exporter_that_dies_is_a_difference_and_no_crash(check: Check) -> Non
         ("Error: " + "x" * 999, "Error: " + "x" * 293),
     ],
 )
-def test_an_exporters_own_words_are_one_line(text: str, line: str) -> None:
+def test_an_exporters_own_message_is_one_line(text: str, line: str) -> None:
     assert error_line(text) == line

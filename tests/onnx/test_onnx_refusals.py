@@ -126,7 +126,7 @@ UNKNOWN: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("node", "layer", "said"), UNKNOWN, ids=[row[0] for row in UNKNOWN])
-def test_an_unknown_operator_is_named_with_the_layer_in_whose_place_it_stands(
+def test_an_unknown_operator_is_named_with_the_layer_at_its_place(
     node: str, layer: str, said: str, model: ModelProto
 ) -> None:
     def change(made: ModelProto) -> None:
@@ -193,7 +193,7 @@ BLAMED: list[tuple[str, Callable[[ModelProto], None], str, str]] = [
 
 
 @pytest.mark.parametrize(("change", "layer", "said"), [row[1:] for row in BLAMED], ids=[row[0] for row in BLAMED])
-def test_a_layer_is_named_where_it_is_known_and_none_elsewhere(
+def test_a_layer_is_named_only_if_it_is_known(
     change: Callable[[ModelProto], None], layer: str, said: str, model: ModelProto
 ) -> None:
     with pytest.raises(NotTheNetwork, match=said) as refused:
@@ -327,7 +327,7 @@ def test_a_graph_of_other_operators_is_refused(
         export(changed(right, change), network(), state())
 
 
-def test_a_bias_of_zeros_that_an_exporter_adds_is_none_and_any_other_is_one() -> None:
+def test_an_exporters_bias_of_zeros_is_ignored_and_any_other_is_not() -> None:
     chain = operators.operators(WITHOUT_BIAS, weights_of(WITHOUT_BIAS))
     for bias, refused in ((0.0, False), (1e-45, True)):
         first = replace(chain[0], arrays={**chain[0].arrays, "bias": np.full(4, bias, np.float32)})
@@ -339,7 +339,7 @@ def test_a_bias_of_zeros_that_an_exporter_adds_is_none_and_any_other_is_one() ->
             export(data, WITHOUT_BIAS, weights_of(WITHOUT_BIAS))
 
 
-def test_a_bias_may_stand_behind_its_layer_in_the_rank_that_is_its_own_only() -> None:
+def test_a_bias_may_follow_its_layer_only_in_the_right_rank() -> None:
     for shape, good in (((5,), True), ((1, 5), True), ((1, 1, 5), False), ((5, 1), False)):
         nodes = (Flatten("flatten"), Linear("fc", 5))
         net = Network("behind", (1, 2, 2), nodes)
@@ -456,7 +456,7 @@ WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
 @pytest.mark.parametrize(
     ("change", "said"), [row[1:] for row in WRONG_NORMALISATION], ids=[row[0] for row in WRONG_NORMALISATION]
 )
-def test_another_normalisation_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
+def test_a_changed_normalisation_is_refused(change: Callable[[ModelProto], None], said: str) -> None:
     weights = weights_of(NORMALISED)
     right = graph_writer.write(NORMALISED, operators.operators(NORMALISED, weights)).SerializeToString()
     export(right, NORMALISED, weights)
@@ -464,7 +464,7 @@ def test_another_normalisation_is_refused(change: Callable[[ModelProto], None], 
         export(changed(right, change), NORMALISED, weights)
 
 
-def test_the_sizes_of_a_window_are_told_apart() -> None:
+def test_the_sizes_of_a_window_are_distinguished() -> None:
     for size in (1, 2, 3, 5, 6):
         net = Network("window", (7, 4, 4), (LRN("norm", size), Flatten("flatten"), Linear("fc", 3)))
         right = graph_writer.write(net, operators.operators(net, weights_of(net))).SerializeToString()
@@ -473,7 +473,7 @@ def test_the_sizes_of_a_window_are_told_apart() -> None:
             export(right, replace(net, nodes=(LRN("norm", size + 1), *net.nodes[1:])), weights_of(net))
 
 
-def test_a_layer_of_a_kind_that_no_export_is_proven_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_of_a_kind_that_exports_do_not_support_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(operators.SPELLED, LRN)
     with pytest.raises(InputError, match="layer norm is of kind LRN"):
         operators.operators(NORMALISED, weights_of(NORMALISED))

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_its_memory_is_its_own_however_much_there_was_before(model: Path) -> None:
+def test_its_memory_excludes_that_of_the_process_that_started_it(model: Path) -> None:
     np.ones(80_000_000)  # 640 MB, which the system's peak memory of a process started now would include
     assert machine.peak_memory() > 600e6
     with RuntimeProcess(model, 1) as apart:
@@ -40,7 +40,7 @@ def test_its_memory_is_its_own_however_much_there_was_before(model: Path) -> Non
         assert 20e6 < apart.memory() < 400e6
 
 
-def test_a_file_that_cannot_be_read_and_a_process_that_dies_are_told(model: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_and_a_dead_process_are_reported(model: Path, tmp_path: Path) -> None:
     with (
         RuntimeProcess(tmp_path / "none.onnx", 1) as apart,
         pytest.raises(InputError, match=r"cannot read .*none\.onnx"),
@@ -65,7 +65,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_with_the_process_that_began_it(model: Path, sent: signal.Signals) -> None:
+def test_it_ends_with_the_process_that_started_it(model: Path, sent: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", BEGINS, model], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         place = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")

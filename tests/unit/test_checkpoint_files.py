@@ -28,7 +28,7 @@ SMALL = articles.get_network("vgg16_bn_drop@0.03125")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_file_gives_back_what_was_saved_bit_for_bit(tmp_path: Path, dtype: str) -> None:
+def test_a_file_returns_what_was_saved_bit_for_bit(tmp_path: Path, dtype: str) -> None:
     state = {name: array.astype(dtype) for name, array in initialise(SMALL, 0).items()}
     state |= {slot: state[name] * 2 for slot, name in slot_names(SMALL, ("velocity",)).items()}
     state["fc2.weight"] = np.asfortranarray(state["fc2.weight"])
@@ -68,7 +68,7 @@ def test_a_truncated_file_is_an_input_error_at_every_length(tmp_path: Path, whol
         assert "\n" not in str(caught.value)
 
 
-def test_bytes_behind_the_end_are_an_input_error(tmp_path: Path, whole: bytes) -> None:
+def test_bytes_after_the_end_are_an_input_error(tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "long.safetensors"
     path.write_bytes(whole + b"\0")
     with pytest.raises(InputError, match="long"):
@@ -76,7 +76,7 @@ def test_bytes_behind_the_end_are_an_input_error(tmp_path: Path, whole: bytes) -
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x0F, 0x20, 0x80])
-def test_a_flipped_byte_in_the_header_is_refused_or_seen_and_never_changes_an_array(
+def test_a_flipped_byte_in_the_header_never_changes_an_array_unseen(
     tmp_path: Path, whole: bytes, flip: int
 ) -> None:
     path = tmp_path / "whole.safetensors"
@@ -125,7 +125,7 @@ def test_a_header_that_does_not_fit_is_an_input_error_of_one_line(tmp_path: Path
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**12])
-def test_a_header_that_claims_to_be_huge_is_an_input_error(tmp_path: Path, length: int) -> None:
+def test_a_header_with_a_huge_size_is_an_input_error(tmp_path: Path, length: int) -> None:
     path = tmp_path / "huge.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{}")
     with pytest.raises(InputError, match="huge"):
@@ -197,7 +197,7 @@ def test_a_write_replaces_the_old_file_and_others_may_read_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", ["a file/weights.safetensors", "a folder", "/proc/parity/weights.safetensors"])
-def test_a_place_that_cannot_be_written_is_an_input_error_that_names_it(tmp_path: Path, place: str) -> None:
+def test_a_path_that_cannot_be_written_is_an_input_error_that_names_it(tmp_path: Path, place: str) -> None:
     (tmp_path / "a file").write_text("in the way")
     (tmp_path / "a folder").mkdir()
     with pytest.raises(InputError, match=rf"^cannot write .*{place}: ") as caught:
@@ -245,7 +245,7 @@ def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path, target:
     )
 
 
-def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+def test_only_a_plain_file_is_replaced(tmp_path: Path) -> None:
     pipe, circle = tmp_path / "pipe", tmp_path / "circle"
     os.mkfifo(pipe)
     circle.symlink_to("circle")

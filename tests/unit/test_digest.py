@@ -153,7 +153,7 @@ def test_a_changed_letter_in_the_metadata_of_a_checkpoint_is_refused(tmp_path: P
         read_checkpoint(run.folder)
 
 
-def test_what_follows_the_pickle_and_is_no_digest_is_refused(files: dict[str, bytes], convert: Convert) -> None:
+def test_other_data_than_a_digest_after_the_pickle_is_refused(files: dict[str, bytes], convert: Convert) -> None:
     for data in (files[".pdparams"] + b"\n", files[".pdparams"].replace(b"\nsha256 ", b"\nsha257 ")):
         Path("a.pdparams").write_bytes(data)
         code, lines = convert("a.pdparams", "b.tar")
@@ -181,7 +181,7 @@ def old(data: bytes, suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_file_without_a_digest_is_read_and_named_and_what_comes_of_it_has_one(
+def test_a_file_without_a_digest_is_read_named_and_converted_to_one_with_it(
     suffix: str, files: dict[str, bytes], convert: Convert
 ) -> None:
     Path(f"a{suffix}").write_bytes(old(files[suffix], suffix))

@@ -123,14 +123,14 @@ def calls(kind: str, kinds: tuple[str, ...], total: int, tmp_path: Path) -> Coun
 
 
 @pytest.mark.parametrize("kind", QUICK)
-def test_a_command_refuses_or_takes_a_mutated_file(kind: str, tmp_path: Path) -> None:
+def test_a_command_refuses_or_accepts_a_mutated_file(kind: str, tmp_path: Path) -> None:
     calls(kind, QUICK, CUT_OF_COMMANDS, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", COMMANDS)
-def test_a_command_refuses_or_takes_every_mutated_file(kind: str, tmp_path: Path) -> None:
+def test_a_command_refuses_or_accepts_every_mutated_file(kind: str, tmp_path: Path) -> None:
     codes = calls(kind, tuple(COMMANDS), WHOLE_OF_COMMANDS, tmp_path)
     print(kind, dict(codes))
     assert codes[2]

@@ -69,7 +69,7 @@ def test_the_defaults_are_those_of_v2() -> None:
     assert kinds(nodes) == ["Conv", "ReLU", "MaxPool"]
 
 
-def test_the_batch_norms_and_dropouts_are_v2s() -> None:
+def test_batch_norms_and_dropouts_are_those_of_v2() -> None:
     nodes = img_conv_group((), [8], 2, conv_with_batchnorm=True, conv_batchnorm_drop_rate=0.3)
     assert BatchNorm("bn1_1", decay=0.9, eps=1e-5, variance="biased", start_variance=0.0) in nodes
     assert Dropout("drop1_1", 0.3, "downscale_in_infer") in nodes
@@ -100,7 +100,7 @@ def test_pooling_rounds_up(pool_type: str, kind: type) -> None:
     assert network.shapes["pool1"] == (8, 3, 4)
 
 
-def test_groups_are_numbered_by_the_pools_before_them_and_the_nodes_given_stay() -> None:
+def test_groups_are_numbered_by_earlier_pools_and_earlier_nodes_stay() -> None:
     first = img_conv_group((), [4], 2, pool_type="avg")
     both = img_conv_group(first, [4, 4], 2)
     assert both[: len(first)] == first

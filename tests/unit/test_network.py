@@ -194,14 +194,14 @@ def test_networks_nodes_and_initialisers_are_frozen() -> None:
             setattr(thing, field, 1)
 
 
-def test_networks_made_alike_are_equal_hash_alike_and_are_one_key() -> None:
+def test_equal_networks_have_equal_hashes_and_are_one_key() -> None:
     made = vgg16_bn_drop()
     assert made is not articles.get_network("vgg16_bn_drop")
     assert made == articles.get_network("vgg16_bn_drop")
     assert len({made, articles.get_network("vgg16_bn_drop"), articles.get_network("vgg_mini")}) == 2
 
 
-def test_looking_at_the_computed_properties_does_not_change_equality() -> None:
+def test_reading_computed_properties_does_not_change_equality() -> None:
     made = vgg16_bn_drop()
     assert made.digest and made.shapes and made.parameters and made.zero_gradients
     assert made == vgg16_bn_drop()
@@ -275,7 +275,7 @@ def test_every_bias_under_a_batch_norm_has_a_gradient_of_zero_and_no_other() -> 
     assert "fc.bias" not in articles.get_network("vgg_mini").zero_gradients
 
 
-def test_a_bias_that_is_missing_or_stands_before_a_relu_has_no_zero_gradient() -> None:
+def test_a_missing_bias_or_one_before_a_relu_has_no_zero_gradient() -> None:
     nodes = (Linear("a", 4, bias=False), BatchNorm("n"), Linear("b", 4), ReLU("r"), BatchNorm("m"), Linear("c", 2))
     assert Network("few", (3,), nodes).zero_gradients == frozenset()
 
@@ -296,7 +296,7 @@ def test_a_network_is_found_by_its_name_and_its_cousins_by_name_and_width(name: 
 @pytest.mark.parametrize(
     "width,reason", [("0", "0"), ("-1", "-1"), ("2", "2"), ("x", "'x'"), ("", "''"), ("nan", "nan")]
 )
-def test_a_wrong_width_is_an_input_error_that_shows_a_right_one(width: str, reason: str) -> None:
+def test_a_wrong_width_is_an_input_error_with_a_valid_example(width: str, reason: str) -> None:
     with pytest.raises(InputError, match=r"write e\.g\. vgg_mini@0\.25") as caught:
         articles.get_network(f"vgg_mini@{width}")
     assert reason in str(caught.value)
@@ -324,7 +324,7 @@ assert not free, f"add to parity.network.network.RESERVED: {sorted(free)}"
 """
 
 
-def test_no_layer_can_be_called_like_an_attribute_that_a_module_has_anyway(framework: str) -> None:
+def test_no_layer_can_have_the_name_of_a_modules_own_attribute(framework: str) -> None:
     alone(TAKEN, framework)
 
 

@@ -123,7 +123,7 @@ def test_every_field_of_a_node_within_a_node_is_in_the_json_and_the_digest(name:
     assert Network.from_json(other.to_json()) == other
 
 
-def test_nodes_within_nodes_without_end_are_refused_in_one_line() -> None:
+def test_endlessly_nested_nodes_are_refused_in_one_line() -> None:
     node = {"node": "ReLU", "name": "relu"}
     for number in range(300):
         node = {"node": "Branches", "name": f"b{number}", "branches": [[node]]}
@@ -142,7 +142,7 @@ def test_branches_that_are_no_sequences_of_nodes_are_refused(branches: object) -
         Network.from_json(json.dumps(document))
 
 
-def test_equal_networks_have_equal_digests_however_their_numbers_were_written() -> None:
+def test_equal_networks_have_equal_digests_whatever_their_numbers_form() -> None:
     def with_scale(scale: float) -> Network:
         return Network("same", (3,), (Linear("fc", 2, init=Init("normal", scale)),))
 
@@ -150,7 +150,7 @@ def test_equal_networks_have_equal_digests_however_their_numbers_were_written() 
     assert with_scale(1).digest == with_scale(1.0).digest
 
 
-def test_a_whole_number_is_as_good_as_a_float_where_a_float_belongs() -> None:
+def test_an_integer_is_accepted_for_a_float() -> None:
     document = json.loads(EVERY_KIND.to_json())
     document["nodes"][1]["start_variance"] = 0
     assert Network.from_json(json.dumps(document)).parameters["norm.variance"].init == ZEROS
@@ -258,7 +258,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("damage", WRONG)
-def test_json_that_does_not_fit_is_an_input_error_of_one_line_that_names_the_culprit(damage: str) -> None:
+def test_invalid_json_is_an_input_error_of_one_line_that_names_the_field(damage: str) -> None:
     change, culprit = WRONG[damage]
     with pytest.raises(InputError) as caught:
         Network.from_json(damaged(change))

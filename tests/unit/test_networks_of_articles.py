@@ -86,7 +86,7 @@ def test_every_network_names_its_source() -> None:
     assert [name for name, network in articles.NETWORKS.items() if not network.source] == []
 
 
-def test_one_convolution_of_5x5_stands_for_two_of_3x3() -> None:
+def test_one_convolution_of_5x5_replaces_two_of_3x3() -> None:
     pairs, single = articles.get_network("vgg_b"), articles.get_network("vgg_b_5x5")
     filters = (3, 64, 128, 256, 512, 512)
     saved = sum(9 * (i * o + o * o) + o - 25 * i * o for i, o in itertools.pairwise(filters))
@@ -185,7 +185,7 @@ def test_the_maps_of_googlenet_have_the_sizes_of_the_paper() -> None:
     ]  # fmt: skip
 
 
-def test_auxiliary_heads_stand_on_4a_and_4d_and_count_by_themselves() -> None:
+def test_auxiliary_heads_are_on_4a_and_4d_and_count_separately() -> None:
     network = articles.get_network("googlenet")
     assert (network.count("aux1"), network.count("aux2")) == (3_188_840, 3_190_888)
     assert network.layers["aux1_pool"].sources == ("inception_4a",)
@@ -210,7 +210,7 @@ def test_every_convolution_of_googlenet_is_followed_by_a_relu() -> None:
 # Single facts
 
 
-def test_the_first_twins_maps_shrink_as_its_same_pools_do() -> None:
+def test_the_maps_of_tf_vgg16_shrink_as_its_same_pools_do() -> None:
     shapes = articles.get_network("tf_vgg16").shapes
     assert [shapes[f"pool{g}"][1] for g in range(1, 6)] == [12, 6, 3, 2, 1]
     assert articles.get_network("tf_vgg16").output == "relu_fc8"
@@ -228,7 +228,7 @@ def test_initialisers_are_those_of_the_articles() -> None:
     assert inits("vgg_d", Linear) == {(Init("normal", 0.005), tenth)}
 
 
-def test_normalisation_is_krizhevskys() -> None:
+def test_the_normalisation_has_krizhevskys_constants() -> None:
     found = [
         n
         for name in ("alexnet", "vgg_a_lrn", "googlenet")
@@ -240,7 +240,7 @@ def test_normalisation_is_krizhevskys() -> None:
     assert articles.get_network("vgg_a_lrn").layers["lrn1"].sources == ("relu1_1",)
 
 
-def test_lenet_squashes_and_averages() -> None:
+def test_lenet_has_tanh_and_average_pools() -> None:
     block, full = [Conv, Tanh, AvgPool], [Linear, Tanh]
     nodes = articles.get_network("lenet").nodes
     assert [type(node) for node in nodes] == [*block * 2, Flatten, *full * 2, Linear]
@@ -267,7 +267,7 @@ def test_alexnet_starts_and_drops_as_its_paper_says(name: str) -> None:
 # Initial numbers
 
 
-def test_truncated_weights_stay_within_two_deviations_and_are_no_clipped_ones() -> None:
+def test_truncated_weights_stay_within_two_deviations_and_are_not_clipped() -> None:
     network = Network("one", (400,), (Linear("fc", 500, init=Init("truncated", 0.01)),))
     draw = initialise(network, 3)["fc.weight"].astype(float) / 0.01
     assert np.abs(draw).max() <= 2.000001
@@ -299,7 +299,7 @@ def test_xaviers_uniform_fills_its_bound(node: Linear | Conv, shape: tuple[int, 
 
 
 @pytest.mark.parametrize("name", articles.NETWORKS)
-def test_every_network_has_a_small_cousin_whose_name_leads_back_to_it(name: str) -> None:
+def test_the_name_of_every_small_cousin_makes_it_again(name: str) -> None:
     network = articles.get_network(name)
     small = articles.small(network)
     assert small.trainable_count < 1.3e6 and small.multiply_adds < 3e7
@@ -336,14 +336,14 @@ def conv(name: str, filters: int = 2) -> Conv:
     return Conv(name, filters)
 
 
-def test_layers_stand_behind_all_that_they_take_in() -> None:
+def test_layers_come_after_all_their_inputs() -> None:
     seen = {""}
     for name, layer in articles.get_network("googlenet").layers.items():
         assert set(layer.sources) <= seen
         seen.add(name)
 
 
-def test_branches_yield_their_channels_side_by_side_and_name_their_ends() -> None:
+def test_branches_concatenate_their_channels_and_name_their_ends() -> None:
     nodes = (conv("a"), Branches("both", ((conv("b", 3),), (conv("c"), ReLU("d")))), Flatten("f"), Linear("g", 2))
     network = Network("n", (1, 4, 4), nodes)
     assert network.shapes["both"] == network.inputs["both"] == (5, 4, 4)
@@ -379,14 +379,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_trees_that_make_no_network_are_refused_in_one_line(what: str) -> None:
+def test_invalid_trees_of_nodes_are_refused_in_one_line(what: str) -> None:
     with pytest.raises(InputError) as caught:
         Network("wrong", (1, 4, 4), WRONG[what])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field,value", [("k", 0.0), ("alpha", -1.0), ("beta", math.nan), ("k", math.inf)])
-def test_scalars_that_no_normalisation_can_have_are_refused(field: str, value: float) -> None:
+def test_invalid_scalars_of_a_normalisation_are_refused(field: str, value: float) -> None:
     with pytest.raises(InputError, match=field):
         LRN("lrn", **{field: value})
 

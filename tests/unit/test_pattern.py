@@ -17,7 +17,7 @@ from parity.network.nodes import Conv, Linear
 CS231N = "INPUT -> [[CONV -> RELU]*N -> POOL?]*M -> [FC -> RELU]*K -> FC"
 
 
-def test_the_course_s_pattern_is_a_network() -> None:
+def test_the_courses_pattern_makes_a_network() -> None:
     made = pattern.network(CS231N, N=2, M=3, K=1, filters=16, units=20)
     block = ["Conv", "ReLU", "Conv", "ReLU", "MaxPool"]
     assert kinds(made.nodes) == [*block * 3, "Flatten", "Linear", "ReLU", "Linear"]
@@ -27,7 +27,7 @@ def test_the_course_s_pattern_is_a_network() -> None:
     assert pattern.pattern(made) == "INPUT -> [[CONV -> RELU]*2 -> POOL]*3 -> FC -> RELU -> FC"
 
 
-def test_what_is_optional_may_be_left_out_and_zero_times_is_nothing() -> None:
+def test_optional_parts_may_be_left_out_and_zero_repeats_add_nothing() -> None:
     made = pattern.network(CS231N, N=1, M=2, K=0, optional=False)
     assert kinds(made.nodes) == ["Conv", "ReLU", "Conv", "ReLU", "Flatten", "Linear"]
     assert kinds(pattern.network("INPUT -> FC").nodes) == ["Flatten", "Linear"]
@@ -35,7 +35,7 @@ def test_what_is_optional_may_be_left_out_and_zero_times_is_nothing() -> None:
     assert len(pattern.network(whole).nodes) == 6 and len(pattern.network(whole, optional=False).nodes) == 2
 
 
-def test_vgg_is_the_pattern_that_the_course_says() -> None:
+def test_vgg_has_the_pattern_that_the_course_gives() -> None:
     said = "INPUT -> [[CONV -> RELU]*2 -> POOL]*5 -> [FC -> RELU -> DROPOUT]*2 -> FC"
     vgg = articles.get_network("vgg_b")
     assert pattern.pattern(vgg) == said
@@ -142,7 +142,7 @@ def test_the_longest_pattern_is_written_and_a_longer_network_has_none() -> None:
         pattern.pattern(replace(longer, nodes=nodes))
 
 
-def test_a_pattern_is_as_good_as_a_name() -> None:
+def test_a_pattern_is_accepted_as_a_network_name() -> None:
     text = "INPUT -> [CONV -> RELU -> POOL]*2 -> FC"
     assert articles.get_network(text) == pattern.network(text)
     with pytest.raises(InputError, match="character 10"):

@@ -189,7 +189,7 @@ def test_the_article_s_network_makes_the_176_members_of_its_params_pass_tar_and_
     assert shapes["___fc_layer_2__.wbias"] == (1, 10)
 
 
-def test_v2_reads_of_our_tar_what_the_state_holds() -> None:
+def test_v2_reads_the_numbers_of_the_state_from_our_tar() -> None:
     state = drawn(TINY)
     found = as_v2_reads(v2_tar.encode(TINY, state))
     for name, v2 in v2_tar.names(TINY).items():
@@ -201,7 +201,7 @@ def test_v2_reads_of_our_tar_what_the_state_holds() -> None:
 @pytest.mark.parametrize(
     "network", [TINY, articles.get_network("vgg16_bn_drop@0.03125"), articles.get_network("vgg_mini@0.03125")]
 )
-def test_a_tar_gives_back_every_bit(network: Network) -> None:
+def test_a_tar_returns_every_bit_of_the_state(network: Network) -> None:
     state = drawn(network)
     special = np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32)
     special.view(np.uint32)[0] |= 0xABC  # the payload of a NaN, too
@@ -212,7 +212,7 @@ def test_a_tar_gives_back_every_bit(network: Network) -> None:
     assert {name: array.shape for name, array in back.items()} == {n: a.shape for n, a in state.items()}
 
 
-def test_the_same_numbers_make_the_same_bytes_today_and_in_years_to_come() -> None:
+def test_equal_numbers_always_make_equal_bytes() -> None:
     state = {name: np.arange(np.prod(p.shape), dtype="f4").reshape(p.shape) for name, p in TINY.parameters.items()}
     data = v2_tar.encode(TINY, state)
     assert hashlib.sha256(data).hexdigest() == "cd4dc2c9dbe19b4c770705a34397a5fec1e437f650598b2c14d27120ce03f832"
@@ -226,7 +226,7 @@ def test_float64_numbers_are_written_where_float32_has_them_and_refused_where_it
             v2_tar.encode(TINY, state | {"fc.bias": wrong})
 
 
-def test_a_state_that_is_not_of_the_network_is_not_written() -> None:
+def test_a_state_that_does_not_fit_the_network_is_not_written() -> None:
     state = drawn(TINY)
     with pytest.raises(InputError, match=r"^optimizer\.velocity\.fc\.bias is not a parameter of network tiny"):
         v2_tar.encode(TINY, state | {"optimizer.velocity.fc.bias": state["fc.bias"]})
@@ -240,7 +240,7 @@ class Scale(Node):
         return (Parameter(f"{self.name}.gamma", shape[:1], ONES),)
 
 
-def test_a_node_without_a_name_in_v2_is_refused_by_name() -> None:
+def test_a_node_without_a_name_in_v2_is_refused_and_named() -> None:
     network = replace(TINY, nodes=(Scale("scale"), *TINY.nodes))
     with pytest.raises(InputError, match=r"^scale: Paddle v2 has no name for the parameters of a Scale"):
         v2_tar.names(network)
@@ -346,7 +346,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_tar_is_refused_in_one_line_that_names_it_and_costs_no_memory(what: str) -> None:
+def test_a_hostile_tar_is_refused_in_one_line_and_takes_no_memory(what: str) -> None:
     data, message = HOSTILE[what]
     tracemalloc.start()
     try:
@@ -361,7 +361,7 @@ def test_a_hostile_tar_is_refused_in_one_line_that_names_it_and_costs_no_memory(
     assert peak < 10 * len(WHOLE)
 
 
-def test_dims_of_no_numbers_in_which_one_is_beyond_all_memory_are_refused() -> None:
+def test_dims_with_zero_and_a_huge_number_are_refused() -> None:
     data = member(b"a", numbers(np.zeros(0))) + member(b"a.protobuf", config_of_2017("a", 0, (0, 2**63)))
     with pytest.raises(InputError, match=r"^a\.protobuf has dims \(0, 9223372036854775808\), but a has 0 numbers$"):
         v2_tar.read(data)
@@ -374,7 +374,7 @@ def test_a_config_of_gigabytes_is_not_read() -> None:
         v2_tar.decode(WHOLE[:place] + member(NAME + b".protobuf", config) + WHOLE[place + 1024 :], TINY, "x.tar")
 
 
-def test_a_tar_that_was_cut_is_refused_wherever_it_was() -> None:
+def test_a_tar_is_refused_wherever_it_was_cut() -> None:
     data = WHOLE + bytes(1024)
     for length in {*range(0, len(WHOLE), 97), *range(0, len(WHOLE), 512), *range(len(WHOLE) - 520, len(WHOLE))}:
         with pytest.raises(InputError):
@@ -396,5 +396,5 @@ def test_a_tar_damaged_in_any_way_is_refused_or_read_as_a_state_of_the_network(d
 
 
 @pytest.mark.parametrize("what", ["a member twice", "bytes behind the end", "dims exchanged"])
-def test_v2_s_own_way_of_reading_would_have_taken(what: str) -> None:
+def test_v2s_own_reader_would_accept_some_hostile_tars(what: str) -> None:
     assert set(as_v2_reads(HOSTILE[what][0])) == set(v2_tar.names(TINY).values())

@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert digest(initialise(SMALL, 3)) == digest(initialise(SMALL, 3))
 
 
-# The same numbers under numpy 1 and 2, in both lanes and in years to come: seeds in old checkpoints keep their meaning.
+# numpy 1 and 2 must draw the same numbers, today and later, so that seeds in old checkpoints keep their meaning.
 PINNED = {
     "vgg16_bn_drop@0.03125": "e269ea100f8df2dd9fd1008d22cad80a78595ece7fa97dd649da875a96689442",
     "vgg_mini@0.03125": "0dfc6bcaa73ca44de4a4ae1b5424d68a97b5e0d945894bf72c61468674f8660b",
@@ -60,7 +60,7 @@ def test_a_seed_means_the_same_weights_under_every_version_of_numpy(name: str) -
     assert digest(initialise(articles.get_network(name), 1)) == PINNED[name]
 
 
-def test_another_seed_gives_other_numbers_in_every_array_that_is_drawn() -> None:
+def test_another_seed_changes_the_numbers_of_every_drawn_array() -> None:
     network = articles.get_network("vgg_mini@0.03125")
     one, two = initialise(network, 1), initialise(network, 2)
     for name, parameter in network.parameters.items():
@@ -103,7 +103,7 @@ def test_uniform_weights_and_biases_fill_their_bounds_evenly(fresh: dict[str, St
     for name, x, fan in drawn(fresh, "vgg_mini", "uniform"):
         bound, n = 1 / math.sqrt(fan), x.size
         assert abs(x).max() <= np.float32(bound), name
-        assert abs(x).max() > bound * (1 - 20 / n), name  # all n below that: e^-20
+        assert abs(x).max() > bound * (1 - 20 / n), name  # fails with probability e^-20
         assert abs(x.mean()) < 5 * bound / math.sqrt(3 * n), name
         assert abs(x.var() * 3 / bound**2 - 1) < 5 * math.sqrt(0.8 / n), name
         seen += 1
@@ -128,7 +128,7 @@ def test_arrays_of_one_shape_are_drawn_independently(fresh: dict[str, State]) ->
     assert abs(correlations).max() < 5 / math.sqrt(matrix.shape[1])
 
 
-def test_a_scale_without_a_fan_is_taken_as_it_is() -> None:
+def test_a_scale_without_a_fan_is_used_unchanged() -> None:
     network = Network("fixed", (400,), (Linear("fc", 400, init=Init("normal", 0.01), bias_init=Init("constant", 0.5)),))
     state = initialise(network, 0)
     assert abs(state["fc.weight"].std() / 0.01 - 1) < 5 / math.sqrt(2 * 160_000)
@@ -165,13 +165,13 @@ def test_a_missing_array_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fc4.weight", "bn_fc1.num_batches_tracked", "optimizer.moment1.fc3.bias"])
-def test_an_array_too_many_is_named(name: str) -> None:
+def test_a_surplus_array_is_named(name: str) -> None:
     state = with_slots(SMALL, ("velocity",)) | {name: np.zeros(3, np.float32)}
     with pytest.raises(InputError, match=rf"^{name} is not a parameter of network {SMALL.name}"):
         check(SMALL, state, ("velocity",))
 
 
-def test_slots_that_nobody_asked_for_are_too_many() -> None:
+def test_slots_that_were_not_requested_are_refused() -> None:
     with pytest.raises(InputError, match=r"^optimizer\.velocity\."):
         check(SMALL, with_slots(SMALL, ("velocity",)))
 
