@@ -38,7 +38,7 @@ def read_file(path: Path) -> State:
     A batch norm's `weight` and `bias` keep these names: a file does not say to which kind of layer they belong. No code in the file is run.
     `InputError` unless it holds only named floating-point arrays.
     """
-    return state_dict_names.canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
+    return state_dict_names.to_canonical(read_arrays(path), path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def write_file(path: Path, model: nn.Layer) -> None:

@@ -53,7 +53,7 @@ def read_file(path: Path) -> State:
     content = read_arrays(path)
     # DIFFERS: batch norms also count their batches, in an integer that this project does not use.
     kept = {name: array for name, array in content.items() if not str(name).endswith("num_batches_tracked")}
-    return state_dict_names.canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
+    return state_dict_names.to_canonical(kept, path.stat().st_size, NAMES, nn.Linear in TRANSPOSED)
 
 
 def _array(value: Any) -> Any:

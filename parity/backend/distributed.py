@@ -10,7 +10,7 @@ import numpy as np
 from parity.backend.protocol import Backend, Tensor
 
 
-def total(backend: Backend, values: Sequence[float], device: str) -> list[float]:
+def sum_values(backend: Backend, values: Sequence[float], device: str) -> list[float]:
     """The sums of `values` over the processes, in float64."""
     tensor = backend.from_numpy(np.array(values, np.float64), device)
     backend.all_reduce(tensor)

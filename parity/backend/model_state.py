@@ -6,7 +6,7 @@ from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.network.network import Network
 from parity.recipe.optimizer import Optimizer
-from parity.weights.canonical_state import State, check, initialise, slot_names, transposed
+from parity.weights.canonical_state import State, check, copy_transposed, initialise, slot_names
 
 
 def build(backend: Backend, network: Network, state: State | int = 0, dtype: str = "float32") -> Module:
@@ -35,12 +35,12 @@ def get_tensors(backend: Backend, model: Module) -> dict[str, Tensor]:
 def export_array(backend: Backend, model: Module, name: str, tensor: Tensor) -> Array:
     """A copy in canonical layout of `tensor`, which is shaped like the parameter `name`."""
     array = backend.to_numpy(tensor)
-    return transposed(array) if _is_transposed(backend, model, name) else array
+    return copy_transposed(array) if _is_transposed(backend, model, name) else array
 
 
 def import_array(backend: Backend, model: Module, name: str, tensor: Tensor, array: Array) -> None:
-    """Overwrites `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
-    backend.write(tensor, transposed(array) if _is_transposed(backend, model, name) else array)
+    """Overwrite `tensor`, which is shaped like the parameter `name`, with a canonical `array`."""
+    backend.write(tensor, copy_transposed(array) if _is_transposed(backend, model, name) else array)
 
 
 def _is_transposed(backend: Backend, model: Module, name: str) -> bool:

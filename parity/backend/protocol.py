@@ -53,10 +53,10 @@ class Backend(Protocol):
         """A copy of `tensor`, in its own dtype and layout of axes."""
 
     def write(self, tensor: Tensor, array: Array) -> None:
-        """Overwrites `tensor` with `array` of the same shape, in the tensor's dtype."""
+        """Overwrite `tensor` with `array` of the same shape, in the tensor's dtype."""
 
     def assign(self, tensor: Tensor, value: Tensor) -> None:
-        """Overwrites `tensor` with `value` of the same shape and dtype."""
+        """Overwrite `tensor` with `value` of the same shape and dtype."""
 
     def cast(self, tensor: Tensor, dtype: str) -> Tensor:
         """`tensor` in `dtype`."""
@@ -85,7 +85,7 @@ class Backend(Protocol):
         """Remove the gradient of `tensor`."""
 
     def zero_gradient(self, tensor: Tensor) -> None:
-        """Sets the gradient of `tensor` to zero."""
+        """Set the gradient of `tensor` to zero."""
 
     # Models
 
@@ -150,10 +150,10 @@ class Backend(Protocol):
         """`model` wrapped so that its backward pass averages gradients over the processes, for a device of `OVERLAPPING`."""
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """Sums `tensor` over the processes, in place."""
+        """Sum `tensor` over the processes, in place."""
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Overwrites `tensor` with that of rank 0."""
+        """Overwrite `tensor` with that of rank 0."""
 
     # Other people's models
 
@@ -210,13 +210,13 @@ class TrainerLike(Protocol):
         rate: float,
         divisor: int,
     ) -> tuple[float, int]:
-        """One update; returns the summed cross-entropy and the number of wrong images."""
+        """Do one update; return the summed cross-entropy and the number of wrong images."""
 
     def predict(self, images: Array) -> Array:
-        """Logits in inference mode."""
+        """The logits of inference."""
 
     def scale_velocity(self, factor: float) -> None:
-        """Multiplies the momentum buffers."""
+        """Multiply the momentum buffers by `factor`."""
 
     def total(self, *values: float) -> list[float]:
         """The sums of `values` over all processes of the run; with one process, the values as they are."""

@@ -182,7 +182,7 @@ class Trainer:
         return record
 
     def scale_velocity(self, factor: float) -> None:
-        """Multiplies the momentum buffers by `factor`."""
+        """Multiply the momentum buffers by `factor`."""
         with self.backend.no_grad():
             for _, tensor in self._slots().values():
                 self.backend.assign(tensor, self.backend.times(tensor, factor))
@@ -202,7 +202,7 @@ class Trainer:
         """The sums of `values` over all processes of the run; with one process, the values as they are."""
         if self.process_group.size == 1:
             return list(values)
-        return distributed.total(self.backend, values, self.device)
+        return distributed.sum_values(self.backend, values, self.device)
 
     def _update_kernels(self, rate: float) -> None:
         """Muon's part of the update, at the learning rate `rate`."""

@@ -76,7 +76,7 @@ def edited(nodes: Nodes, change: Callable[[Node], Node | None]) -> Nodes:
     return tuple(made for made in map(change, inside) if made is not None)
 
 
-def through(nodes: Nodes, shape: Shape) -> Shape:
+def output_shape(nodes: Nodes, shape: Shape) -> Shape:
     """Shape of the output of the sequence `nodes` for an input of `shape`."""
     for node in nodes:
         shape = node.output(shape)
@@ -336,7 +336,7 @@ class Branches(Node):
 
     def output(self, shape: Shape) -> Shape:
         """(sum of the branches' channels, height, width)."""
-        shapes = [through(branch, shape) for branch in self.branches]
+        shapes = [output_shape(branch, shape) for branch in self.branches]
         if not shapes or len({shape[1:] for shape in shapes}) > 1 or {len(shape) for shape in shapes} - {1, 3}:
             raise InputError(f"{self.name}: its branches must yield maps of one size, not {shapes}")
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])

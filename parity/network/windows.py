@@ -39,7 +39,7 @@ def count(name: str, size: int, window: int, stride: int, pad: Pad, ceil: bool =
     return steps + 1
 
 
-def reach(size: int, channels: int) -> Pad:
+def window_reach(size: int, channels: int) -> Pad:
     """The most channels that a window of `size` around one of `channels` holds (before, after) that channel."""
     return min(size // 2, channels - 1), min((size - 1) // 2, channels - 1)
 

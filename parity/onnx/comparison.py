@@ -54,7 +54,7 @@ TRAINED_STEPS = 10
 """Updates of a fresh network before the comparison, so that no running statistic keeps its start value."""
 
 
-def trained(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
+def train_weights(worker: Worker, run_inputs: RunInputs, steps: int = TRAINED_STEPS) -> State:
     """The weights and statistics after `steps` updates on `run_inputs`."""
     program = Program(worker, run_inputs)
     program.start()
@@ -76,20 +76,20 @@ def make_images(dataset: Dataset, preprocessing: Preprocessing) -> dict[str, Arr
 
 
 def compare_through_onnx(
-    given: SideInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
+    side_inputs: SideInputs, workers: Mapping[str, Worker], explain: Callable[[str], None]
 ) -> Iterator[Difference]:
     """The comparisons of the stage `onnx`, on the weights of the check or, if it has none, on fresh weights after a few updates.
 
     `explain` is called with a line about everything that was left out.
     """
-    check = given.check
-    state = trained(workers[given.sides[0]], given.asked("float32")) if check.state is None else None
+    check = side_inputs.check
+    state = train_weights(workers[side_inputs.sides[0]], side_inputs.asked("float32")) if check.state is None else None
     yield from compare_exports(
         workers,
-        given.by_side("float32", state),
+        side_inputs.by_side("float32", state),
         make_images(check.dataset, check.recipe.preprocessing),
         explain,
-        given.asked("float32", state),
+        side_inputs.asked("float32", state),
     )
 
 

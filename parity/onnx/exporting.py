@@ -35,7 +35,7 @@ def export(raw: bytes, network: Network, state: State, fold: bool = False, **for
     chain = operators.operators(network, state)
     graph_reader.verify_model(graph_reader.load(raw), network.input_shape, chain)
     if fold:
-        chain = operators.folded(chain)
+        chain = operators.fold_batch_norms(chain)
     data: bytes = graph_writer.write(network, chain, **form).SerializeToString()
     try:
         verify_file(data, network, chain, **form)

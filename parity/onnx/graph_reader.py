@@ -17,7 +17,7 @@ from parity.arrays import Array
 from parity.network.nodes import Shape
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator
-from parity.onnx.runtime import brief
+from parity.onnx.runtime import first_line
 
 
 class NotTheNetwork(Exception):
@@ -106,7 +106,7 @@ POSITIVE = ("strides", "dilations", "kernel_shape", "group", "size")
 """Attributes that must be at least 1."""
 
 
-def read(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list[Operator]:
+def read_operators(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list[Operator]:
     """The operators, without layer names, between the only input of `model`, [N,*shape] of dtype `kind`, and its only output.
 
     A size of 0 in `shape` means any size. Every operator comes after those whose outputs it takes. Constants are computed and copies left
@@ -122,7 +122,7 @@ def read(model: ModelProto, shape: Shape, kind: int = TensorProto.FLOAT) -> list
 
 
 def _what(error: Exception) -> str:
-    return f"{type(error).__name__}: {brief(error)}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _must_take(model: ModelProto, shape: Shape, kind: int) -> None:
@@ -301,14 +301,14 @@ def _must(node: NodeProto, attributes: dict[str, Any], **wanted: Any) -> dict[st
     return attributes
 
 
-def _conv(node: NodeProto, given: list[Array]) -> Operator:
+def _conv(node: NodeProto, constants: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
-    return Operator("", "Conv", attributes, dict(zip(("weight", "bias"), given, strict=False)))
+    return Operator("", "Conv", attributes, dict(zip(("weight", "bias"), constants, strict=False)))
 
 
-def _gemm(node: NodeProto, given: list[Array]) -> Operator:
+def _gemm(node: NodeProto, constants: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), alpha=1.0, beta=1.0, transA=0)
-    weight, *bias = given
+    weight, *bias = constants
     if not attributes["transB"]:
         weight = weight.T
     return Operator(
@@ -316,12 +316,12 @@ def _gemm(node: NodeProto, given: list[Array]) -> Operator:
     )
 
 
-def _matmul(node: NodeProto, given: list[Array]) -> Operator:
-    return Operator("", "Gemm", {"transB": 1}, {"weight": given[0].T})
+def _matmul(node: NodeProto, constants: list[Array]) -> Operator:
+    return Operator("", "Gemm", {"transB": 1}, {"weight": constants[0].T})
 
 
-def _add(node: NodeProto, given: list[Array]) -> Operator:
-    return Operator("", "Add", {}, {"bias": given[0]})
+def _add(node: NodeProto, constants: list[Array]) -> Operator:
+    return Operator("", "Add", {}, {"bias": constants[0]})
 
 
 def _with_bias(node: NodeProto, layer: Operator, bias: Array) -> Operator:
@@ -334,53 +334,53 @@ def _with_bias(node: NodeProto, layer: Operator, bias: Array) -> Operator:
     return replace(layer, arrays={**layer.arrays, "bias": bias.reshape(-1)})
 
 
-def _batch_norm(node: NodeProto, given: list[Array]) -> Operator:
+def _batch_norm(node: NodeProto, constants: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), training_mode=0)
     return Operator(
-        "", "BatchNormalization", attributes, dict(zip(("gamma", "beta", "mean", "variance"), given, strict=True))
+        "", "BatchNormalization", attributes, dict(zip(("gamma", "beta", "mean", "variance"), constants, strict=True))
     )
 
 
-def _pool(node: NodeProto, given: list[Array]) -> Operator:
+def _pool(node: NodeProto, constants: list[Array]) -> Operator:
     attributes = _must(node, _attributes(node), auto_pad=b"NOTSET", dilations=[1, 1])
     attributes.pop("storage_order", None)  # it concerns only the output of indices, which is not used
     return Operator("", node.op_type, attributes)
 
 
-def _elementwise(node: NodeProto, given: list[Array]) -> Operator:
+def _elementwise(node: NodeProto, constants: list[Array]) -> Operator:
     return Operator("", node.op_type, _attributes(node))
 
 
-def _over_classes(node: NodeProto, given: list[Array]) -> Operator:
+def _over_classes(node: NodeProto, constants: list[Array]) -> Operator:
     attributes = _attributes(node)
     # Negative axes count from the end of [N,K].
     return Operator("", node.op_type, attributes | {"axis": attributes["axis"] % 2})
 
 
-def _by_constant(node: NodeProto, given: list[Array]) -> Operator:
-    return Operator("", node.op_type, {}, {"by": given[0]})
+def _by_constant(node: NodeProto, constants: list[Array]) -> Operator:
+    return Operator("", node.op_type, {}, {"by": constants[0]})
 
 
-def _sum_of_powers(node: NodeProto, given: list[Array]) -> Operator:
+def _sum_of_powers(node: NodeProto, constants: list[Array]) -> Operator:
     _must(node, _attributes(node), keepdims=1)
-    if len(given) != 1 or given[0].tolist() != [1]:
+    if len(constants) != 1 or constants[0].tolist() != [1]:
         raise NotTheNetwork(f"operator ReduceLogSumExp ({node.name}) does not reduce over the classes")
     return Operator("", "ReduceLogSumExp")
 
 
-def _mean(node: NodeProto, given: list[Array]) -> Operator:
+def _mean(node: NodeProto, constants: list[Array]) -> Operator:
     """A mean over height and width. The axes are an attribute up to opset 17, and an input from opset 18 on."""
     axes = _must(node, _attributes(node), keepdims=0).pop("axes")
-    axes = given[0].tolist() if given else axes
+    axes = constants[0].tolist() if constants else axes
     if not axes or sorted(axis % 4 for axis in axes) != [2, 3]:
         raise NotTheNetwork(f"operator ReduceMean ({node.name}) does not reduce over height and width")
     return Operator("", "GlobalAveragePool")
 
 
-def _pad(node: NodeProto, given: list[Array]) -> Operator:
+def _pad(node: NodeProto, constants: list[Array]) -> Operator:
     _must(node, _attributes(node), mode=b"constant")
-    pads, value = given[0].tolist(), given[1].item() if len(given) > 1 else 0.0
-    if len(given) > 2 or len(pads) != 8 or any(pads[:2] + pads[4:6]):
+    pads, value = constants[0].tolist(), constants[1].item() if len(constants) > 1 else 0.0
+    if len(constants) > 2 or len(pads) != 8 or any(pads[:2] + pads[4:6]):
         raise NotTheNetwork(f"operator Pad ({node.name}) pads more than height and width")
     return Operator("", "Pad", {"pads": [*pads[2:4], *pads[6:]], "value": value})
 
@@ -394,23 +394,23 @@ def _padded(node: NodeProto, layer: Operator, pad: Operator) -> Operator:
     return replace(layer, attributes={**layer.attributes, "pads": pads})
 
 
-def _mul(node: NodeProto, given: list[Array]) -> Operator:
-    if given[0].size != 1 or given[0].ndim > 2:  # with more it would broadcast a vector to an image
+def _mul(node: NodeProto, constants: list[Array]) -> Operator:
+    if constants[0].size != 1 or constants[0].ndim > 2:  # with more it would broadcast a vector to an image
         raise NotTheNetwork(f"operator Mul ({node.name}) does not multiply by a single constant")
-    return Operator("", "Mul", {}, {"scale": given[0].reshape(())})
+    return Operator("", "Mul", {}, {"scale": constants[0].reshape(())})
 
 
-def _flatten(node: NodeProto, given: list[Array]) -> Operator:
+def _flatten(node: NodeProto, constants: list[Array]) -> Operator:
     return Operator("", "Flatten", _attributes(node) if node.op_type == "Flatten" else {"axis": 1})
 
 
-def _identity(node: NodeProto, given: list[Array]) -> None:
+def _identity(node: NodeProto, constants: list[Array]) -> None:
     """No operator: an Identity only copies."""
 
 
-def _dropout(node: NodeProto, given: list[Array]) -> None:
+def _dropout(node: NodeProto, constants: list[Array]) -> None:
     """No operator: a dropout does nothing in inference. Its third input is the training mode."""
-    if len(node.input) > 2 and node.input[2] and given[-1]:
+    if len(node.input) > 2 and node.input[2] and constants[-1]:
         raise NotTheNetwork(f"operator Dropout ({node.name}) drops: it was exported in training mode")
 
 
@@ -442,9 +442,9 @@ READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
 
 
 def verify_model(model: ModelProto, shape: Shape, wanted: list[Operator], kind: int = TensorProto.FLOAT) -> None:
-    """Raise `NotTheNetwork`, naming the layer, unless `model` has exactly the operators `wanted` (see `read` and `verify_operators`)."""
+    """Raise `NotTheNetwork`, naming the layer, unless `model` has exactly the operators `wanted`."""
     try:
-        found = read(model, shape, kind)
+        found = read_operators(model, shape, kind)
     except UnknownOperator as error:
         raise _placed(error, wanted) from None
     verify_operators(found, wanted)

@@ -14,7 +14,7 @@ from parity.network.dense import takes_any_size
 from parity.network.network import Network
 from parity.onnx import gelu, normalisation
 from parity.onnx.operators import IMAGE, Operator, with_ends
-from parity.onnx.shapes import inferred
+from parity.onnx.shapes import infer_shapes
 from parity.onnx.steps import Steps
 from parity.recipe.recipe import Preprocessing
 
@@ -116,7 +116,7 @@ def with_plain_pools(model: ModelProto) -> ModelProto:
     """
     plain = ModelProto()
     plain.CopyFrom(model)
-    known = inferred(model)
+    known = infer_shapes(model)
     for node in plain.graph.node:
         attributes = {entry.name: entry for entry in node.attribute}
         if "ceil_mode" not in attributes or not attributes["ceil_mode"].i:
@@ -136,7 +136,7 @@ def with_every_layer(model: ModelProto) -> ModelProto:
     open_model = ModelProto()
     open_model.CopyFrom(model)
     known = {value.name for value in model.graph.output}
-    values = inferred(model)
+    values = infer_shapes(model)
     extra = [values[name] for node in model.graph.node for name in node.output if name not in known]
     outputs = [*extra, *model.graph.output]
     del open_model.graph.output[:]

@@ -140,7 +140,7 @@ class _Server:
                 (scores,) = self.session.run([output], {name: np.resize(images, (count, *images.shape[1:]))})
             except Exception as error:  # onnxruntime has a class of its own for every kind of failure
                 raise InputError(
-                    f"{self.path}: onnxruntime cannot run it ({runtime.brief(error)}): use another model"
+                    f"{self.path}: onnxruntime cannot run it ({runtime.first_line(error)}): use another model"
                 ) from None
             scores = self._checked(scores, output, count)
         self.first = self.first or time.monotonic() - started

@@ -12,7 +12,7 @@ from parity.arrays import Array
 from parity.data.random_streams import stream
 from parity.network.windows import over_channels
 from parity.onnx.operators import Operator
-from parity.onnx.shapes import inferred
+from parity.onnx.shapes import infer_shapes
 from parity.onnx.steps import Steps
 
 SIZES = range(1, 32)
@@ -55,7 +55,7 @@ def _original(value: str, makers: Mapping[str, NodeProto], constants: Mapping[st
 
 
 def _channels(model: ModelProto, value: str) -> int:
-    return int(inferred(model)[value].type.tensor_type.shape.dim[1].dim_value)
+    return int(infer_shapes(model)[value].type.tensor_type.shape.dim[1].dim_value)
 
 
 def _between(model: ModelProto, constants: Mapping[str, Array], first: str, last: str) -> ReferenceEvaluator:

@@ -15,7 +15,7 @@ from parity.errors import InputError
 from parity.network import nodes
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.network.windows import Pad, reach
+from parity.network.windows import Pad, window_reach
 from parity.recipe.recipe import Preprocessing
 from parity.weights.canonical_state import State
 
@@ -94,7 +94,9 @@ def _log_softmax(node: nodes.LogSoftmax, shape: Shape, own: dict[str, Array]) ->
 def _lrn(node: nodes.LRN, shape: Shape, own: dict[str, Array]) -> Spelling:
     scalars = {name: np.array(getattr(node, name), np.float32) for name in ("alpha", "beta", "k")}
     # With few channels, several window sizes hold the same channels, and a graph cannot distinguish them. Take the smallest.
-    size = next(size for size in range(1, node.size + 1) if reach(size, shape[0]) == reach(node.size, shape[0]))
+    size = next(
+        size for size in range(1, node.size + 1) if window_reach(size, shape[0]) == window_reach(node.size, shape[0])
+    )
     return "LRN", {"size": size}, scalars
 
 
@@ -186,7 +188,7 @@ def _scaling(preprocessing: Preprocessing) -> list[Operator]:
     return [Operator(name, *step, inputs=(place,)) for place, (name, step) in enumerate(kept, start=IMAGE)]
 
 
-def folded(chain: list[Operator]) -> list[Operator]:
+def fold_batch_norms(chain: list[Operator]) -> list[Operator]:
     """The operators with every batch norm multiplied into the convolution or linear layer directly before it, if there is one.
 
     The product is computed in float64 and rounded once. A layer without a bias gets one. `InputError` if float32 cannot hold the result.

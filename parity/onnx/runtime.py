@@ -36,9 +36,9 @@ def session(model: Path | bytes, threads: int = 1, device: str = "cpu") -> Any:
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}; give an .onnx file that exists") from None
     except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-        raise InputError(f"{name} is not an ONNX file that onnxruntime can load ({brief(error)})") from None
+        raise InputError(f"{name} is not an ONNX file that onnxruntime can load ({first_line(error)})") from None
 
 
-def brief(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of the error's message, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

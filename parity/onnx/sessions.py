@@ -15,7 +15,7 @@ from onnx.reference.op_run import OpRun
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.onnx.graph_writer import INPUT, in_float64, with_every_layer, with_plain_pools
-from parity.onnx.runtime import brief, session
+from parity.onnx.runtime import first_line, session
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Opened:
         try:
             output: Array = self.session.run(None, {self.session.get_inputs()[0].name: images})[0]
         except Exception as error:  # onnxruntime has a class of its own for every kind of failure
-            raise InputError(f"the model cannot be run on {len(images)} images ({brief(error)})") from None
+            raise InputError(f"the model cannot be run on {len(images)} images ({first_line(error)})") from None
         return output
 
 

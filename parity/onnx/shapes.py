@@ -10,7 +10,7 @@ WEIGHTS = 1024
 """A constant with at least so many numbers counts as weights: no shape depends on its values."""
 
 
-def inferred(model: ModelProto) -> dict[str, ValueInfoProto]:
+def infer_shapes(model: ModelProto) -> dict[str, ValueInfoProto]:
     """The type and shape, by name, of the inputs of `model` and of all values computed from them, where they can be inferred."""
     graph = model.graph
     large = {tensor.name: tensor for tensor in graph.initializer if math.prod(tensor.dims) >= WEIGHTS}

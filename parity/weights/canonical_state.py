@@ -44,7 +44,7 @@ def _fresh(parameter: Parameter, seed: int) -> Array:
     if init.distribution == "constant":
         return np.full(parameter.shape, scale, np.float32)
     if init.distribution == "whitening":
-        return whitening.filters(parameter.shape) * np.float32(scale)
+        return whitening.make_filters(parameter.shape) * np.float32(scale)
     random = stream(seed, "init", parameter.name)
     uniform = init.distribution == "uniform"
     draw = random.uniform(-1, 1, parameter.shape) if uniform else random.standard_normal(parameter.shape)
@@ -64,7 +64,7 @@ TILE = 128
 """Rows and columns of the blocks that are transposed one after the other, which fit into a processor's caches."""
 
 
-def transposed(matrix: Array) -> Array:
+def copy_transposed(matrix: Array) -> Array:
     """A copy of the transpose of a `matrix`, contiguous in memory."""
     turned = np.empty(matrix.shape[::-1], matrix.dtype)
     for row in range(0, matrix.shape[0], TILE):

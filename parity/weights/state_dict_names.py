@@ -23,7 +23,7 @@ MOST_SHARED = 4
 """The arrays of a file may be so many times as large as the file: tied weights share their numbers."""
 
 
-def layers(network: Network) -> tuple[dict[str, str], ...]:
+def layer_spellings(network: Network) -> tuple[dict[str, str], ...]:
     """The names that a state dict may use for each layer: one mapping per convention.
 
     The first convention is the layer's own name. The second is its number in `features` or, behind the Flatten, in `classifier`, as in
@@ -44,7 +44,7 @@ def check_content(content: Mapping[Any, Any], size: int) -> None:
         raise InputError("its arrays share their numbers, and together they are far larger than the file")
 
 
-def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], transposed: bool) -> State:
+def to_canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], transposed: bool) -> State:
     """The arrays in a state dict's file of `size` bytes, with running statistics as `mean` and `variance`, linear weights [out, in].
 
     `names` are the framework's names for batch norm arrays; `transposed` says whether it keeps linear weights [in, out]. `InputError`
@@ -67,7 +67,7 @@ def canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str], t
 
 def fit(network: Network, arrays: Mapping[str, Array]) -> State:
     """The canonical state of the `arrays` of a state dict; `InputError` unless their names and shapes are those of `network`."""
-    spellings = [{_spelled(name, layer): name for name in network.parameters} for layer in layers(network)]
+    spellings = [{_spelled(name, layer): name for name in network.parameters} for layer in layer_spellings(network)]
     known = max(spellings, key=lambda spelling: len(spelling.keys() & arrays.keys()))
     if missing := [name for name in known if name not in arrays]:
         raise InputError(f"{missing[0]} is missing ({len(missing)} in all): it is not of network {network.name}")

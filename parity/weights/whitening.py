@@ -31,7 +31,7 @@ itself. After Page 2019 and Jordan 2024 (arXiv 2404.00498, section 3.2).
 """
 
 
-def filters(shape: Shape) -> Array:
+def make_filters(shape: Shape) -> Array:
     """The rows of `FILTERS`, then their negatives, as float32 of `shape` [n,3,2,2], n <= 24. `InputError` for any other shape."""
     rows = np.array([*FILTERS, *(tuple(-value for value in row) for row in FILTERS)], np.float32)
     if len(shape) != 4 or shape[1:] != (3, 2, 2) or shape[0] > len(rows):

@@ -174,9 +174,7 @@ def test_at_its_own_size_a_dense_network_computes_what_the_classifier_does(worke
 
 
 @pytest.mark.parametrize("size", [(20, 20), (20, 26), (12, 33)])
-def test_a_dense_network_takes_any_image_size_and_averages_the_score_map(
-    worker: Worker, size: tuple[int, int]
-) -> None:
+def test_a_dense_network_takes_any_image_size_and_averages_the_score_map(worker: Worker, size: tuple[int, int]) -> None:
     state = weights(SMALL)
     worker.start(dense(SMALL), PLAIN, dense_state(dense(SMALL), state), "float64")
     for count in (1, 9):  # Paddle unfolds nine images at once if the map is small

@@ -263,9 +263,7 @@ def test_if_rank_0_is_killed_the_other_process_ends_too(tmp_path: Path, framewor
 
 
 @pytest.mark.slow
-def test_if_a_process_hangs_the_other_ends_when_it_is_asked_to_stop(
-    tmp_path: Path, framework: str
-) -> None:
+def test_if_a_process_hangs_the_other_ends_when_it_is_asked_to_stop(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
 
     def act(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:

@@ -40,7 +40,7 @@ def test_whitened_patches_are_far_less_correlated_than_pixels() -> None:
     images = preprocess(data.load("shapes10").train_images[:200], presets.WHITENED)
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     rows = patches.reshape(-1, 12).astype(np.float64)
-    white = rows @ whitening.filters((12, 3, 2, 2)).reshape(12, 12).T
+    white = rows @ whitening.make_filters((12, 3, 2, 2)).reshape(12, 12).T
     alike, left = (np.abs(np.corrcoef(found.T)[~np.eye(12, dtype=bool)]).mean() for found in (rows, white))
     assert left < alike / 2
 
@@ -51,7 +51,7 @@ def test_the_filters_whiten_the_first_training_images_of_cifar10() -> None:
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(2, 3)).transpose(0, 2, 3, 1, 4, 5)
     rows = patches.reshape(-1, 12)
     second = rows.T @ rows / len(rows)
-    filters = whitening.filters((12, 3, 2, 2)).reshape(12, 12).astype(np.float64)
+    filters = whitening.make_filters((12, 3, 2, 2)).reshape(12, 12).astype(np.float64)
     values = np.linalg.eigvalsh(second)[::-1]
     # Six digits of each number are kept.
     np.testing.assert_allclose(filters @ second @ filters.T, np.diag(values / (values + 5e-4)), atol=1e-4)
@@ -62,7 +62,7 @@ def test_whitening_filters_include_negatives_and_need_their_shape() -> None:
     assert filters.shape == (24, 3, 2, 2) and np.array_equal(filters[:12], -filters[12:])
     for shape in ((25, 3, 2, 2), (12, 1, 2, 2), (12, 3, 3, 3), (12,)):
         with pytest.raises(InputError, match="whitening needs at most 24 kernels"):
-            whitening.filters(shape)
+            whitening.make_filters(shape)
 
 
 def test_filters_that_start_as_the_identity_copy_their_channel() -> None:

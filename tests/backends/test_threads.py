@@ -74,7 +74,9 @@ def test_training_on_several_threads_equals_one_thread_up_to_rounding(
             assert difference.equal, difference
 
 
-def test_equal_numbers_of_threads_round_equally_every_time(framework: str, threaded: Callable[[str, int], Worker]) -> None:
+def test_equal_numbers_of_threads_round_equally_every_time(
+    framework: str, threaded: Callable[[str, int], Worker]
+) -> None:
     first, *others = (steps(threaded(framework, 2), "float32")[-1] for _ in range(8))
     for other in others:
         assert all(first[name].tobytes() == other[name].tobytes() for name in first)

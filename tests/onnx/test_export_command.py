@@ -127,7 +127,9 @@ def test_both_frameworks_export_one_graph_and_say_what_it_holds(files: dict[str,
     assert graphs[0] == graphs[1]
 
 
-def test_the_metadata_describe_the_file(files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str) -> None:
+def test_the_metadata_describe_the_file(
+    files: dict[str, tuple[Path, dict[str, Any]]], run: Path, framework: str
+) -> None:
     path, _ = files[framework]
     told = session(path).get_modelmeta().custom_metadata_map
     network = Network.from_json(told["network"])

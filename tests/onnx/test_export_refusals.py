@@ -182,7 +182,7 @@ def test_the_bytes_on_disk_are_the_network(framework: str, ended: Ends) -> None:
         metadata = {entry.key: entry.value for entry in load(data).metadata_props}
         assert Network.from_json(metadata["network"]) == network
         chain = operators.operators(network, initialise(network, 0))
-        verify_file(data, network, operators.folded(chain), softmax=True, metadata=metadata, **arguments)
+        verify_file(data, network, operators.fold_batch_norms(chain), softmax=True, metadata=metadata, **arguments)
 
 
 def test_a_network_without_parameters_predicts(framework: str, ended: Ends) -> None:

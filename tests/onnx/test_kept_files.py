@@ -82,7 +82,7 @@ class Form:
     def chain(self) -> list[Operator]:
         """The operators that the file must contain."""
         chain = operators.operators(self.network, weights_of(self.network))
-        return operators.folded(chain) if self.fold else chain
+        return operators.fold_batch_norms(chain) if self.fold else chain
 
     def write(self) -> ModelProto:
         """The model that the writer makes."""
@@ -341,7 +341,7 @@ def test_a_fold_uses_the_epsilon_of_the_batch_norm() -> None:
         images = np.random.default_rng(0).random((4, 3, 8, 8), np.float32)
         a, b = (
             sessions.reference_layers(graph_writer.write(net, made), images)["fc"]
-            for made in (chain, operators.folded(chain))
+            for made in (chain, operators.fold_batch_norms(chain))
         )
         assert np.linalg.norm(a - b) / np.linalg.norm(a) < 1e-6
 

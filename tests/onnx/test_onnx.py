@@ -146,7 +146,7 @@ def test_preprocessing_in_the_graph_equals_preprocessing_outside(how: Preprocess
 
 
 def test_folding_takes_every_batch_norm_behind_a_layer_away_and_changes_rounding_only(model: ModelProto) -> None:
-    folded = operators.folded(CHAIN)
+    folded = operators.fold_batch_norms(CHAIN)
     assert "BatchNormalization" not in {operator.kind for operator in folded}
     assert len(CHAIN) - len(folded) == 5
     made = graph_writer.write(network(), folded)
@@ -160,7 +160,7 @@ def test_a_fold_that_float32_cannot_hold_is_refused_in_one_line(name: str, value
     broken |= {"variance": np.full_like(broken["variance"], 1e-30)} if name == "gamma" else {}
     chain = [replace(operator, arrays=broken) if operator is norm else operator for operator in CHAIN]
     with pytest.raises(InputError, match=f"{norm.layer} cannot be folded: with its smallest variance"):
-        operators.folded(chain)
+        operators.fold_batch_norms(chain)
 
 
 def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
@@ -180,7 +180,7 @@ def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missi
     )
     net = Network("norm_first", (3, 4, 4), nodes)
     chain = operators.operators(net, weights_of(net))
-    folded = operators.folded(chain)
+    folded = operators.fold_batch_norms(chain)
     assert [operator.kind for operator in folded] == ["BatchNormalization", "Conv", "Flatten", "Gemm"]
     assert "bias" in folded[1].arrays and "bias" not in chain[1].arrays
     images = pixels(3, (3, 4, 4))

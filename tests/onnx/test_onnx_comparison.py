@@ -22,7 +22,7 @@ from parity.onnx.comparison import (
     compare_exports,
     compare_through_onnx,
     make_images,
-    trained,
+    train_weights,
 )
 from parity.onnx.exporter_error import error_line
 from parity.onnx.graph_reader import NotTheNetwork
@@ -52,7 +52,7 @@ def test_all_five_agree_and_every_pair_was_compared(check: Check, workers: dict[
 
 def test_a_fresh_network_is_compared_after_some_training(check: Check, workers: dict[str, Worker]) -> None:
     fresh = replace(check, state=None)
-    state = trained(workers["torch"], fresh.run_inputs("float32"))
+    state = train_weights(workers["torch"], fresh.run_inputs("float32"))
     decay = 0.9**TRAINED_STEPS
     assert all(array.dtype == np.float32 for array in state.values())
     # The article's running variance starts at 0; after ten updates it is 65% of the batches' variance.
@@ -80,9 +80,7 @@ def test_a_changed_weight_is_found_at_its_layer(
     assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", layer)
 
 
-def test_an_export_that_computes_something_else_is_different(
-    check: Check, workers: dict[str, Worker]
-) -> None:
+def test_an_export_that_computes_something_else_is_different(check: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(check, workers, changes.perturbed("conv3:output:1e-3", network()), onnx=compare_through_onnx)
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "conv3"
@@ -141,9 +139,7 @@ def test_an_operator_that_both_sides_have_is_found_by_the_definition_and_in_thei
     assert failed.startswith("onnx/relu2.export of ") and "operator HardSwish (" in failed
 
 
-def test_an_exporters_error_is_one_line_and_belongs_to_no_layer(
-    check: Check, workers: dict[str, Worker]
-) -> None:
+def test_an_exporters_error_is_one_line_and_belongs_to_no_layer(check: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(
         check, workers, common=changes.patch("refuse_export", "relu2")(check), onnx=compare_through_onnx
     )

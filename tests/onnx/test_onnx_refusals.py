@@ -211,7 +211,7 @@ def test_an_unknown_operator_in_a_branch_is_named_with_its_layer() -> None:
 
 
 def test_an_export_of_other_weights_or_of_another_network_is_refused(framework: str, raw: dict[str, bytes]) -> None:
-    with pytest.raises(NotTheNetwork, match="layer conv1: bias is not the network's own"):
+    with pytest.raises(NotTheNetwork, match="layer conv1: bias differs from the network's"):
         export(raw[framework], network(), state(seed=1))
     longer = replace(network(), nodes=(*network().nodes[:-1], ReLU("extra"), network().nodes[-1]))
     with pytest.raises(NotTheNetwork, match="layer extra: the export has Gemm, the network has Relu"):
@@ -280,13 +280,17 @@ WRONG: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("alpha", set_attribute("Gemm", "alpha", 2.0), "has alpha = 2.0, not 1.0"),
     ("beta", set_attribute("Gemm", "beta", 0.5), "has beta = 0.5, not 1.0"),
     ("transposed input", set_attribute("Gemm", "transA", 1), "has transA = 1, not 0"),
-    ("not transposed", not_transposed, "layer fc2: weight is not the network's own"),
+    ("not transposed", not_transposed, "layer fc2: weight differs from the network's"),
     ("auto_pad", set_attribute("Conv", "auto_pad", "SAME_UPPER"), "has auto_pad"),
     ("unknown attribute", set_attribute("Relu", "slope", 0.1), "has an unknown attribute slope"),
     ("fewer operators", without_the_last, "the export has [0-9]+ operators, the network [0-9]+ .Gemm."),
     ("computed flag", lambda made: put_before(made, "Relu", "Dropout", np.float32(0.5), np.array(True)), "Dropout"),
     ("flag of the image", only_in("Relu", lambda node: node.input.append(node.input[0])), "takes other inputs than"),
-    ("a second bias", lambda made: put_before(made, "BatchNormalization", "Add", np.ones((8, 1, 1), "f4")), "no bias"),
+    (
+        "a second bias",
+        lambda made: put_before(made, "BatchNormalization", "Add", np.ones((8, 1, 1), "f4")),
+        "is not the bias of a layer",
+    ),
     (
         "a factor of rank 5",
         lambda made: put_before(made, "Relu", "Mul", np.ones([1] * 5, "f4")),
@@ -297,12 +301,16 @@ WRONG: list[tuple[str, Callable[[ModelProto], None], str]] = [
         lambda made: put_before(made, "Relu", "Mul", np.ones((8, 1, 1), "f4")),
         "does not multiply by a single constant",
     ),
-    ("an Add of the image", lambda made: put_before(made, "Conv", "Add", np.ones((3, 1, 1), "f4")), "no bias"),
+    (
+        "an Add of the image",
+        lambda made: put_before(made, "Conv", "Add", np.ones((3, 1, 1), "f4")),
+        "is not the bias of a layer",
+    ),
     ("a residual", residual, "takes other inputs than one value and constants"),
     ("another way", other_layer, "takes the output of another layer|is not the network|the export has"),
     ("-0.0", negative_zero, "layer conv1: bias differs from the network's, compared bit for bit"),
     ("float64", wider, "layer conv1: bias differs from the network's, compared bit for bit"),
-    ("two outputs", two_outputs, "not one input and one output"),
+    ("two outputs", two_outputs, "exactly one input and one output"),
     ("foreign domain", only_in("Relu", lambda node: setattr(node, "domain", "elsewhere")), "not ONNX's own"),
     ("local function", local_function, "not ONNX's own"),
     ("fixed batch", sized(0, 2), r"takes \[2, 3, 32, 32\], not float32 \['N', 3, 32, 32\]"),
@@ -442,9 +450,9 @@ def nearly_squares(made: ModelProto) -> None:
 
 
 WRONG_NORMALISATION: list[tuple[str, Callable[[ModelProto], None], str]] = [
-    ("alpha", constant("norm.alpha", lambda a: np.nextafter(a, np.float32(1))), "layer norm: alpha is not the"),
-    ("k", constant("norm.k", lambda a: a + np.float32(1)), "layer norm: k is not the"),
-    ("beta", constant("norm.beta", lambda a: a * np.float32(2)), "layer norm: beta is not the"),
+    ("alpha", constant("norm.alpha", lambda a: np.nextafter(a, np.float32(1))), "layer norm: alpha differs from the"),
+    ("k", constant("norm.k", lambda a: a + np.float32(1)), "layer norm: k differs from the"),
+    ("beta", constant("norm.beta", lambda a: a * np.float32(2)), "layer norm: beta differs from the"),
     ("a constant a channel", constant("norm.alpha", lambda a: np.full((7, 1, 1), a)), "operator"),
     ("the window stands elsewhere", constant("norm.edges", lambda a: a[[0, 5, 2, 3, 4, 1, 6, 7]]), "operator"),
     ("one channel twice, one not at all", twice_as_far, "operator"),
