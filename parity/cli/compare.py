@@ -28,7 +28,7 @@ from parity.report import plain
 from parity.training.run_folder import check_writable
 
 STEPS = 10
-"""Training steps, unless --steps says how many."""
+"""Default number of training steps."""
 
 trained = together(
     stages_option(TRAINING),
@@ -37,20 +37,25 @@ trained = together(
         "--loss",
         type=choice(tuple(LOSSES)),
         default="mse",
-        help="what is differentiated (default: mse, from random numbers)",
+        help="training loss (default: mse, against random numbers)",
     ),
-    option("--optimizer", type=choice(("momentum", "adam")), default="momentum", help="default: momentum, at 0.9"),
+    option(
+        "--optimizer",
+        type=choice(("momentum", "adam")),
+        default="momentum",
+        help="default: momentum, with coefficient 0.9",
+    ),
     option("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})"),
     device_option(),
-    threads_option("CPU threads of each side, which run at once", 1),
+    threads_option("CPU threads of each side; both run at the same time", 1),
     python_options,
 )
-"""How a pair of models is trained and where."""
+"""The options of training a pair of models."""
 
 
 @command(
     "compare",
-    "Compare two models of your own, unmodified: inference, gradients and training, tensor by tensor.",
+    "Compare two models of your own without changing them: inference, gradients and training, tensor by tensor.",
     (
         "--torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
         "--torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 --input-shape 2,3,64,64 --report report",
@@ -61,35 +66,38 @@ trained = together(
     "--torch",
     metavar="MODULE:FACTORY",
     required=True,
-    help="what makes the torch.nn.Module: also FILE.py:CLASS, MODULE:FUNCTION(width=8)",
+    help="the factory of the torch.nn.Module; FILE.py:CLASS and MODULE:FUNCTION(width=8) also work",
 )
-@option("--paddle", metavar="MODULE:FACTORY", required=True, help="what makes the paddle.nn.Layer")
+@option("--paddle", metavar="MODULE:FACTORY", required=True, help="the factory of the paddle.nn.Layer")
 @option(
     "--input-shape",
     multiple=True,
     metavar="N,...",
-    help="random input of this shape, 2,7:100 for whole numbers below 100; again for a second input",
+    help="random input of this shape; 2,7:100 means integers below 100; repeat it for a second input",
 )
-@option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs, in the order of forward's arguments")
+@option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs in the order of forward's arguments")
 @option(
     "--weights", type=PATH, metavar="FILE", help="a state dict of either model to start from (default: fresh weights)"
 )
-@option("--map", type=PATH, metavar="FILE", help="which layers are pairs, where that is not found")
 @option(
-    "--save-map", type=PATH, metavar="FILE", help="write the map; vgg-parity convert --map converts checkpoints by it"
+    "--map",
+    type=PATH,
+    metavar="FILE",
+    help="a JSON file that says which layers are pairs, where automatic matching fails",
 )
+@option("--save-map", type=PATH, metavar="FILE", help="write the map of layers, for vgg-parity convert --map")
 @option(
     "--set-torch",
     multiple=True,
     metavar="LAYER.ATTRIBUTE=VALUE",
-    help="set it in the model first, as BatchNorm2d.eps=1e-5; again for more",
+    help="set an attribute first, such as BatchNorm2d.eps=1e-5; repeat it for more",
 )
-@option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same in Paddle's; again for more")
-@option("--kinds", type=PATH, metavar="FILE", help="further kinds of layers, as JSON")
+@option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same for the Paddle model")
+@option("--kinds", type=PATH, metavar="FILE", help="a JSON file of further kinds of layers")
 @report_option("report.json, junit.xml and report.html")
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Compares two models; `Failed` where they differ."""
+    """Compare two models; `Failed` where they differ."""
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     started = datetime.now().isoformat(timespec="seconds")
@@ -127,7 +135,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 
 def surroundings(name: str, options: Options) -> dict[str, Any]:
-    """What was run by the command `name`, where: for the JSON of a result."""
+    """Return the command line, device and machine of the command `name`, for the JSON of a result."""
     return {
         "command": command_line(name, options),
         "device": options.device,
@@ -137,7 +145,7 @@ def surroundings(name: str, options: Options) -> dict[str, Any]:
 
 
 def training(options: Options) -> dict[str, Any]:
-    """The arguments of `compare_models` that `trained` stands for."""
+    """Return the arguments of `compare_models` for the options of `trained`."""
     return {
         "loss": options.loss,
         "optimizer": Optimizer(options.optimizer, options.rate),
@@ -166,7 +174,7 @@ def _say(outcome: PairOutcome, console: Console) -> None:
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
             console.say(
-                f"  by itself: {row['layer']} (Paddle: {row['candidate_layer']}) {row.get('why') or _of_both_ways(row)}"
+                f"  alone: {row['layer']} (Paddle: {row['candidate_layer']}) {row.get('why') or _errors_alone(row)}"
             )
     if outcome.tree:
         for line in outcome.tree.splitlines():
@@ -175,19 +183,19 @@ def _say(outcome: PairOutcome, console: Console) -> None:
 
 
 def say_stages(outcome: Outcome, console: Console) -> None:
-    """Says a line a stage: its verdict, how many tensors it rests on, and the one nearest to its tolerance; or that it was not run."""
+    """Print one line per stage: its verdict, the number of tensors, and the tensor nearest to its tolerance; or that it was not run."""
     found = outcome.summaries()
     for name in outcome.asked:
         if name not in found:
             console.say(f"  {name:<10} not run")
             continue
         stage = found[name]
-        worst = f"{stage['max_error']:.1e} of {stage['bound']:.1e} at {stage['worst']}"
+        worst = f"error {stage['max_error']:.1e}, tolerance {stage['bound']:.1e}, at {stage['worst']}"
         console.say(
             f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]
         )
 
 
-def _of_both_ways(row: dict[str, Any]) -> str:
-    """The errors of a layer by itself, for people."""
+def _errors_alone(row: dict[str, Any]) -> str:
+    """Return the errors of a layer that ran alone, for people."""
     return f"forward {row['forward']:.1e}, backward {row['backward']:.1e}"

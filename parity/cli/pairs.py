@@ -1,4 +1,4 @@
-"""`vgg-parity pairs`: torchvision's networks beside those of paddle.vision, compared by `parity.pairs.library_pairs`."""
+"""`vgg-parity pairs`: compare networks of torchvision with those of paddle.vision (`parity.pairs.library_pairs`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from parity.report.pairs_table import TABLES
 from parity.training.run_folder import check_writable
 
 ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
-"""What the rows of one table have in common."""
+"""Fields in which all rows of a table agree."""
 
 
 @command(
@@ -39,25 +39,26 @@ ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="write the table of the results (of all that --report keeps) into FILE, between its marks; again for more",
+    help="write the tables of all results in --report into FILE, between their marks; repeat it for more files",
 )
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Compares pairs of library models; differences between them are a result, not a failure."""
+    """Compare pairs of library models; a difference is a result, not a failure."""
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
-    marks = {file: _mark(file) for file in options.update}
+    blocks = {file: _blocks(file) for file in options.update}
     with failures(), Phases(len(chosen(options.names)), "starting the frameworks") as phases:
         results = _compare(options, console, phases)
     rows = _kept(options.report, results) if options.report else results
-    for file, mark in marks.items():
-        generated_block.update(file, mark, TABLES[mark](rows))
+    for file, marks in blocks.items():
+        for mark in marks:
+            generated_block.update(file, mark, TABLES[mark](rows))
         console.say(f"{file} is up to date")
     return dict(plain({"verdict": "done", "results": results}))
 
 
 def _compare(options: Options, console: Console, phases: Phases) -> list[dict[str, Any]]:
-    """A result a pair; models of different architectures are a result, too."""
+    """Return one result per pair; different architectures are a result, too."""
     rows = []
     for pair in chosen(options.names):
         phases.begin(pair.name)
@@ -92,29 +93,31 @@ def _compare(options: Options, console: Console, phases: Phases) -> list[dict[st
 
 
 def _tell(phases: Phases, name: str, line: str) -> None:
-    """Names the step that has ended beside the pair's `name`."""
+    """Show the finished step next to the pair's `name`."""
     phases.rename(f"{name}, {line.partition(':')[0]}")
 
 
-def _mark(file: Path) -> str:
-    """The mark of the table that `file` has room for; `InputError` where it has none."""
-    for mark in list(TABLES)[1:]:
+def _blocks(file: Path) -> list[str]:
+    """Return the names of the tables that `file` has marks for; `InputError` where it has none."""
+    found = []
+    for mark in TABLES:
         with contextlib.suppress(InputError):
             generated_block.around(file, mark)
-            return mark
-    generated_block.around(file, "pairs")
-    return "pairs"
+            found.append(mark)
+    if not found:
+        generated_block.around(file, next(iter(TABLES)))
+    return found
 
 
 def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of this run and those that stand in `folder` from earlier ones that were run alike, in the order of the pairs."""
+    """Return the results of this run, and those in `folder` of earlier runs with the same settings, in the order of the pairs."""
     rows = {row["name"]: row for row in fresh}
     alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if "lanes" in row), None)
     for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
         try:
             row = read_pair(file)
         except InputError:
-            continue  # which is none of a pair
+            continue  # no result of a pair
         if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
             rows[row["name"]] = row
     return [rows[name] for name in PAIRS if name in rows]

@@ -1,1 +1,1 @@
-"""What both frameworks say about anybody's module: kinds of layers, settings, arrays, and what hooks record."""
+"""Descriptions of user modules of both frameworks: kinds of layers, settings, arrays, and the records of hooks."""

@@ -1,4 +1,4 @@
-"""How many pixels an average pool's windows average, and what repairs a gradient that takes one over that number in float32."""
+"""Window sizes of average pools, and the correction of gradients that compute 1 / size in float32."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from parity.arrays import Array
 
 
 def repairs(name: str, asked: Mapping[str, Any], shape: Sequence[int], out: Sequence[int]) -> Array | None:
-    """What multiplies the gradient of the pool `name` with the arguments `asked`, for an input `shape` and output `out`.
+    """Return factors that correct the gradient of the pool `name` with the arguments `asked`, for an input `shape` and output `out`.
 
-    float64, of the output's shape behind the channels, which stand first; None for padding in words or uneven, and for divisors.
+    float64, in the shape of the output without batch and channels; None for padding given as a word or uneven, and for divisors.
     """
     axes = int(name[-2])
     if str(asked.get("data_format") or "NC").upper()[:2] != "NC" or len(shape) != axes + 2:
@@ -43,13 +43,13 @@ def _each(value: int | Sequence[int], axes: int) -> list[int]:
 
 
 def _adaptive(size: int, parts: int) -> Array:
-    """The sizes of `parts` windows that cover `size` pixels."""
+    """Return the sizes of `parts` windows that cover `size` pixels."""
     first = np.arange(parts) * size // parts
     return (-(-(np.arange(1, parts + 1) * size) // parts) - first).astype(np.float64)
 
 
 def _windows(size: int, windows: int, kernel: int, stride: int, padding: int, exclusive: bool) -> Array:
-    """How many pixels of one side each window counts; those of the padding count unless `exclusive`."""
+    """Return how many pixels each window counts along one axis; padding counts unless `exclusive`."""
     first = np.arange(windows) * stride - padding
     last = np.minimum(first + kernel, size + padding)
     if exclusive:

@@ -1,4 +1,4 @@
-"""A model as its worker describes it: modules with their kinds, settings and arrays, and the units that are matched one by one."""
+"""Description of a model: modules with kinds, settings and arrays, and the units that are matched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parity.modules.layer_kinds import KINDS, Kind, Kinds, kind_of, name_in, par
 
 @dataclass(frozen=True)
 class Array:
-    """A parameter or buffer: its shape, whether it is trained, and the name of the tensor that it shares, if it is not the first."""
+    """A parameter or buffer: its shape, whether it is trained, and the name of the earlier tensor that it shares, if any."""
 
     shape: tuple[int, ...]
     trained: bool
@@ -20,9 +20,9 @@ class Array:
 
 @dataclass(frozen=True)
 class Unit:
-    """A layer that is matched as one: `arrays` are its own by canonical name, `spellings` say where they stand below `path`.
+    """A layer that is matched as one: its `arrays` by canonical name; `spellings` say where they are stored below `path`.
 
-    `leaf`: it is called as a whole, and not only a holder of arrays for the layers inside it. `note` is that of its kind.
+    `leaf`: it is called as a whole, and is not only a container. `note` is that of its kind.
     """
 
     side: str
@@ -37,12 +37,12 @@ class Unit:
 
     @property
     def owns(self) -> bool:
-        """Whether it holds an array that no unit before it holds."""
+        """Whether it holds an array that no earlier unit holds."""
         return any(array.same_as is None for array in self.arrays.values())
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What must agree of two units that are a pair: the kind and the shape of the first array, in canonical layout."""
+        """What must agree in a pair of units: the kind, and the shape of the first array in canonical layout."""
         if not self.arrays:
             return (self.kind,)
         name = next(iter(self.arrays))
@@ -87,7 +87,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]], kinds: Kinds = KIN
 
 
 def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Canonical name -> spelling of the arrays that the layer has; what the kind does not know keeps its name."""
+    """Return canonical name -> spelling of the layer's arrays; an array that its kind does not list keeps its name."""
     if "*" in kind.arrays:
         return {name: name for name in own}
     found = {
@@ -98,5 +98,5 @@ def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays:
 
 
 def below(path: str, name: str) -> str:
-    """A name under a path, which is empty for the model itself."""
+    """Join a path, which is empty for the model itself, and a name."""
     return f"{path}.{name}" if path else name

@@ -1,9 +1,9 @@
-"""The kinds of layers: what each framework calls them, how it lays out their arrays, and which settings tell two of them apart.
+"""The kinds of layers: their class names in each framework, the layout of their arrays, and their settings.
 
-All of it is data. `KINDS` is the table, and `read_kinds` makes one that also holds the kinds of a JSON file, for layers of your own.
+All of it is data. `KINDS` is the table; `read_kinds` returns a table with the kinds of a JSON file added, for layers of your own.
 
-A spelling says where an array stands on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
-`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (of a layer inside). A setting's spelling
+A spelling says where an array is stored on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
+`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). A setting's spelling
 is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not
 None), or a constant, `=0.5`.
 """
@@ -35,9 +35,9 @@ Spellings = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of layer. `arrays` with the one name "*" are all arrays of the layer, under the same names on both sides.
+    """A kind of layer. The single name "*" in `arrays` stands for all arrays of the layer, with the same names on both sides.
 
-    `whole`: layers inside are parts of this one and not looked at by themselves. `note` explains what always differs.
+    `whole`: layers inside belong to this one and are not matched alone. `note` explains a permanent difference.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Kind:
 
 
 def _kind(name: str, paddle: str, torch: str, arrays: str = "", settings: str = "", **more: Any) -> Kind:
-    """A row of the table: class names apart by spaces, arrays and settings as NAME:PADDLE,TORCH apart by spaces."""
+    """Make a row of the table: class names, arrays and settings are separated by spaces, the latter two as NAME:PADDLE,TORCH."""
     classes = {"torch": torch.split(), "paddle": paddle.split()}
     return Kind(name, classes, _pairs(arrays), _pairs(settings), **more)
 
 
 def _pairs(text: str) -> dict[str, dict[str, str]]:
-    """The spellings in a row of the table; `ValueError` for one that is not NAME:PADDLE,TORCH, or whose name stands there twice."""
+    """Parse the spellings in a row of the table; `ValueError` for one that is not NAME:PADDLE,TORCH, or for a repeated name."""
     found: dict[str, dict[str, str]] = {}
     for row in text.split():
         parts = re.fullmatch(r"([^:]+):([^,]+),(.+)", row)
         if not parts or parts[1] in found:
-            raise ValueError(f"{row!r} is not NAME:PADDLE,TORCH, with a name that no other in the row has")
+            raise ValueError(f"{row!r} is not NAME:PADDLE,TORCH with a unique name")
         found[parts[1]] = {"torch": parts[3], "paddle": parts[2]}
     return found
 
@@ -95,7 +95,7 @@ _TABLE = [
         "InstanceNorm1d InstanceNorm2d InstanceNorm3d",
         "weight:scale,weight bias:bias,bias",
         _EPS,
-        note="PyTorch's has no weight and bias unless it is made with affine=True; Paddle's has",
+        note="PyTorch has weight and bias only with affine=True; Paddle always has them",
     ),
     _kind("Embedding", "Embedding", "Embedding", "weight:weight,weight", "padding_idx:_padding_idx|=-1,padding_idx|=-1"),
     _kind("PReLU", "PReLU", "PReLU", "weight:_weight,weight"),
@@ -144,7 +144,7 @@ _TABLE = [
         "Hardsigmoid",
         "",
         f"slope:=0.1666667,={1 / 6!r}",
-        note="Paddle's layer has no setting for it: F.hardsigmoid(x, slope=1/6) comes nearer",
+        note="Paddle's layer has no such setting; F.hardsigmoid(x, slope=1/6) is closer",
     ),
     _kind("Softplus", "Softplus", "Softplus", "", "beta:_beta,beta threshold:_threshold,threshold"),
     _kind("Softmax", "Softmax", "Softmax", "", "axis:_axis,dim"),
@@ -158,23 +158,23 @@ Kinds = Mapping[str, Kind]
 """Kinds by name."""
 
 KINDS: Kinds = MappingProxyType({kind.name: kind for kind in _TABLE})
-"""The kinds that are known without a file."""
+"""The built-in kinds."""
 
 
 def read_kinds(path: Path) -> Kinds:
     """Return `KINDS` with the kinds of a JSON file; `InputError` where the file does not fit.
 
-    The file is a list of objects of the fields of `Kind`: name, classes {torch: [...], paddle: [...]}, and as wanted arrays and settings
-    {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS. A kind that has the name of one in
-    `KINDS` replaces it.
+    The file is a list of objects with the fields of `Kind`: name, classes {torch: [...], paddle: [...]}, and optionally arrays and settings
+    {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS. A kind replaces a built-in one of
+    the same name.
     """
     try:
         rows = parse_any_json(read_text(path, "kinds of layers"), "kinds")
         if not isinstance(rows, list):
-            raise InputError(f"a list is needed, not {type(rows).__name__}")
+            raise InputError(f"expected a list, not {type(rows).__name__}")
         added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]
         if twice := [name for name, count in Counter(kind.name for kind in added).items() if count > 1]:
-            raise InputError(f"the kind {twice[0]} stands there twice")
+            raise InputError(f"the kind {twice[0]} appears twice")
         kinds = {**KINDS, **{kind.name: kind for kind in added}}
         _check_classes(kinds)
     except InputError as error:
@@ -183,24 +183,26 @@ def read_kinds(path: Path) -> Kinds:
 
 
 def _check_classes(kinds: Kinds) -> None:
-    """`InputError` where a class is of two kinds: only the first of them would ever be used."""
+    """`InputError` where a class belongs to two kinds: only the first of them would be used."""
     for side in SIDES:
         owner: dict[str, str] = {}
         for kind in kinds.values():
             for name in kind.classes[side]:
                 if owner.setdefault(name, kind.name) != kind.name:
-                    raise InputError(f"kind {kind.name}: the {side} class {name!r} is of kind {owner[name]} already")
+                    raise InputError(
+                        f"kind {kind.name}: the {side} class {name!r} already belongs to kind {owner[name]}"
+                    )
 
 
 def _checked(kind: Kind) -> Kind:
-    """`kind`, whose fields have the right types; `InputError` unless each of its rows has both sides and usable spellings."""
+    """Return `kind`; `InputError` unless each of its rows has both sides and usable spellings. Its fields have the right types."""
     for what, spelled in (("classes", kind.classes), *kind.arrays.items(), *kind.settings.items()):
         if set(spelled) != set(SIDES):
             raise InputError(f"kind {kind.name}: {what!r} needs exactly {' and '.join(map(repr, SIDES))}")
     if not all(kind.classes.values()):
         raise InputError(f"kind {kind.name}: each side needs a class")
     if "*" in kind.arrays and len(kind.arrays) > 1:
-        raise InputError(f"kind {kind.name}: '*' names all arrays of the layer, so it stands alone")
+        raise InputError(f"kind {kind.name}: '*' names all arrays of the layer, so it must be the only name")
     if empty := [name for name, spelled in kind.settings.items() if not all(spelled.values())]:
         raise InputError(f"kind {kind.name}: the setting {empty[0]!r} has an empty spelling")
     try:
@@ -214,8 +216,8 @@ def _checked(kind: Kind) -> Kind:
 def kind_of(side: str, classes: Sequence[str], kinds: Kinds = KINDS) -> Kind:
     """Return the kind of a layer by the qualified names of its classes, the nearest first.
 
-    A framework's classes stand in the table by their bare names, your own by MODULE.CLASS; what is in no row is named by its class, in
-    small letters, so that Paddle's ZeroPad2D and PyTorch's ZeroPad2d are one kind, whose arrays keep their names.
+    The table lists a framework's classes by their bare names, and your own by MODULE.CLASS. A class in no row gets its name in small
+    letters as its kind, so that Paddle's ZeroPad2D and PyTorch's ZeroPad2d are one kind; its arrays keep their names.
     """
     for name in classes:
         known = name.rpartition(".")[2] if name.startswith(f"{side}.") else name
@@ -230,7 +232,7 @@ _SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>[0-9]{1,
 
 @dataclass(frozen=True)
 class Spelling:
-    """A spelling of an array, read: part number `part` of `parts` equal ones, along the first axis, of the array `name`."""
+    """A parsed spelling: part number `part` of `parts` equal ones, along the first axis, of the array `name`."""
 
     name: str
     transposed: bool
@@ -238,14 +240,14 @@ class Spelling:
     parts: int
 
     def view(self, array: Array) -> Array:
-        """The canonical array in a side's own `array`, as a view. `InputError` where that cannot be divided into the parts."""
+        """Return the canonical array as a view of a side's own `array`. `InputError` where it cannot be divided into the parts."""
         if self.parts > 1:
             rows = self._part(array.shape)[0]
             array = array[self.part * rows :][:rows]
         return array.T if self.transposed else array
 
     def shape(self, own: Sequence[int]) -> tuple[int, ...]:
-        """The shape in canonical layout, where the side's own array has the shape `own`; `InputError` as `view` raises."""
+        """Return the shape in canonical layout of a side's own array of shape `own`; raises `InputError` as `view` does."""
         found = self._part(own) if self.parts > 1 else tuple(own)
         return tuple(reversed(found)) if self.transposed else found
 
@@ -259,13 +261,13 @@ class Spelling:
 
 @functools.cache
 def parse_spelling(text: str) -> Spelling:
-    """The spelling of an array, read; `InputError` where it is none."""
+    """Parse the spelling of an array; `InputError` where it is none."""
     found = _SPELLING.fullmatch(text)
     if not found:
         raise InputError(f"{text!r} names no array: write NAME, NAME.T or NAME[PART/PARTS]")
     part, parts = int(found["part"] or 0), int(found["parts"] or 1)
     if part >= parts:
-        raise InputError(f"{text!r} is no part of an array: parts are counted from 0, as in weight[0/3] to weight[2/3]")
+        raise InputError(f"{text!r} is no part of an array: parts count from 0, as in weight[0/3] to weight[2/3]")
     return Spelling(found["name"], bool(found["transposed"]), part, parts)
 
 
@@ -283,20 +285,20 @@ def check_each_once(spellings: Iterable[str]) -> None:
 
 
 def name_in(spelling: str) -> str:
-    """The array that a spelling speaks of."""
+    """Return the array that a spelling names."""
     return parse_spelling(spelling).name
 
 
 def read(spelling: str, arrays: Mapping[str, Array]) -> Array:
-    """The canonical array of a spelling, from a side's own `arrays`."""
+    """Read the canonical array of a spelling from a side's own `arrays`."""
     found = parse_spelling(spelling)
     return found.view(arrays[found.name])
 
 
 def write(spelling: str, arrays: dict[str, Array], canonical: Array, shape: Sequence[int]) -> None:
-    """Puts a canonical array where the spelling says; `shape` is that of the side's own array, which is made if it is not there yet.
+    """Write a canonical array to the place of a spelling; `shape` is that of the side's own array, which is created if it is missing.
 
-    `InputError` where the canonical array has another shape or dtype than its place there.
+    `InputError` where the canonical array does not have the shape and dtype of that place.
     """
     found = parse_spelling(spelling)
     if found.shape(shape) != canonical.shape:
@@ -312,7 +314,7 @@ def write(spelling: str, arrays: dict[str, Array], canonical: Array, shape: Sequ
 
 
 def setting(spelling: str, attributes: Mapping[str, Any]) -> Any:
-    """What a layer's `attributes` say of a setting, in one form: numbers that stand for every axis alike are one number."""
+    """Read a setting from a layer's `attributes`, in one form: equal values for all axes become one value."""
     for word in spelling.split("|"):
         value = _setting(word, attributes)
         if value is not None:

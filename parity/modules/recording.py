@@ -1,4 +1,4 @@
-"""What hooks write down while a model runs: the calls of its layers, their arrays, its dropouts, and who drew random numbers."""
+"""What hooks record while a model runs: the calls of its layers, their arrays, its dropouts, and who drew random numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.data.random_streams import stream
 
 
 class Watch:
-    """The notes of one run; `begin` starts the next one.
+    """The record of one run; `begin` starts the next one.
 
     `calls` holds {path, inputs, outputs} in the order of execution, where inputs and outputs are keys of `arrays`; a gradient has the key
     of its output. `dropouts` holds {path, size, p} in order. `stack` are the paths of the layers that are running.
@@ -23,7 +23,7 @@ class Watch:
         self.begin({}, 0)
 
     def begin(self, keys: Mapping[int, str], seed: int, record: bool = True, randomness: bool = False) -> None:
-        """Forgets all. The n-th dropout draws from the stream `keys[n]` (by default, n) of `seed`."""
+        """Clear the record. The n-th dropout draws from the stream `keys[n]` (by default, n) of `seed`."""
         self.keys, self.seed, self.recording, self.suspicious = dict(keys), seed, record, randomness
         self.stack: list[str] = []
         self.calls: list[dict[str, Any]] = []
@@ -35,17 +35,17 @@ class Watch:
         self._open: list[dict[str, Any]] = []
 
     def wants(self, path: str) -> bool:
-        """Whether the calls of a layer are to be written down."""
+        """Whether to record the calls of a layer."""
         return self.recording and path in self.wanted
 
     def enter(self, path: str, state: Callable[[], bytes]) -> None:
-        """A layer begins."""
+        """Record that a layer begins."""
         self.stack.append(path)
         if self.suspicious:
             self._states.append(state())
 
     def leave(self, path: str, state: Callable[[], bytes]) -> None:
-        """A layer has ended. If the random numbers moved and no layer inside it has moved them, it is one of `random`."""
+        """Record that a layer ends. If the random state changed and no layer inside changed it, the layer is one of `random`."""
         self.stack.pop()
         if self.suspicious:
             after = state()
@@ -53,11 +53,11 @@ class Watch:
                 self.random.append(path)
 
     def inputs(self, path: str, arrays: Sequence[Array]) -> None:
-        """What a layer was given; it is written down once its outputs are there."""
+        """Keep the inputs of a layer until its outputs exist."""
         self._open.append({"path": path, "given": arrays})
 
     def outputs(self, path: str, arrays: Sequence[Array]) -> list[str]:
-        """What a layer made of it; returns the keys of the outputs."""
+        """Record the outputs of a layer and its kept inputs; return the keys of the outputs."""
         given = self._open.pop()["given"]
         number = len(self.calls)
         call: dict[str, Any] = {"path": path}
@@ -68,11 +68,11 @@ class Watch:
         return list(call["outputs"])
 
     def gradient(self, key: str, array: Array) -> None:
-        """The gradient of an output."""
+        """Record the gradient of an output."""
         self.gradients[key] = array
 
     def draw(self, size: int, p: float) -> Array:
-        """What a dropout multiplies `size` numbers by: 0 with probability `p`, else 1 / (1-p)."""
+        """Return the factors of a dropout of `size` values: 0 with probability `p`, else 1 / (1-p)."""
         number = len(self.dropouts)
         self.dropouts.append({"path": self.stack[-1] if self.stack else "", "size": size, "p": p})
         kept = stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size).random(size) >= p
@@ -80,7 +80,7 @@ class Watch:
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among a layer's attributes: numbers, words, and short lists of them, whether lists or tuples."""
+    """Return the settings among a layer's attributes: numbers, words, and short lists or tuples of them."""
     settings = {name: value for name, value in attributes.items() if _is_plain(value)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 

@@ -1,1 +1,1 @@
-"""Parity of anybody's pair of models: an unmodified `paddle.nn.Layer` and an unmodified `torch.nn.Module`, watched by hooks."""
+"""Comparison of two user models: an unmodified `torch.nn.Module` and an unmodified `paddle.nn.Layer`, recorded by hooks."""

@@ -1,7 +1,7 @@
-"""Which call of a layer on the one side is which call on the other, and the tensors of both under one name, in the order of computation.
+"""Match the calls of layers on both sides, and yield their tensors under one name in the order of computation.
 
-Layers with weights are matched by the map. Between two of them, layers without weights are matched by kind, in order; what has no partner
-(a ReLU that the other side writes as a function) is passed over: if both say the same, the next layer's input shows it.
+The pairing matches layers with weights. Between two of them, layers without weights are matched by kind, in order. A call without a
+partner (a ReLU that the other side writes as a function) is skipped: the input of the next layer shows whether both did the same.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
 
 SKIPPED = ("Identity",)
-"""Kinds that compute nothing."""
+"""Kinds of layers that compute nothing."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a leaf: the unit, the how-manieth of its calls, its number among all calls of the run, and the keys of its arrays."""
+    """One call of a leaf: the unit, the index among its own calls, the index among all calls of the run, and the keys of its arrays."""
 
     unit: Unit
     turn: int
@@ -36,25 +36,25 @@ class Call:
 
     @property
     def name(self) -> str:
-        """For people: the path, and the turn if it is not the first."""
+        """The path, with the number of the call from the second one on."""
         return (self.unit.path or "(the model itself)") + (f"#{self.turn + 1}" if self.turn else "")
 
 
 @dataclass
 class Alignment:
-    """Matched calls in the reference's order, and those of either side that have no partner."""
+    """Matched calls in the reference's order, and the calls of each side that have no partner."""
 
     pairs: list[tuple[Call, Call]]
     alone: dict[str, list[Call]] = field(default_factory=dict)
 
     def unit_pairs(self) -> list[tuple[Unit, Unit]]:
-        """Each pair of units once."""
+        """Return each pair of units once."""
         found = {(a.unit.path, b.unit.path): (a.unit, b.unit) for a, b in self.pairs}
         return list(found.values())
 
 
 def calls_of(units: Sequence[Unit], notes: Sequence[Mapping[str, Any]]) -> list[Call]:
-    """The calls of leaves in the order of execution."""
+    """Return the calls of leaves in the order of execution."""
     by_path = {unit.path: unit for unit in units if unit.leaf}
     turns: Counter[str] = Counter()
     found = []
@@ -68,7 +68,7 @@ def calls_of(units: Sequence[Unit], notes: Sequence[Mapping[str, Any]]) -> list[
 
 
 def align(pairing: Pairing, torch: Sequence[Call], paddle: Sequence[Call]) -> Alignment:
-    """Matches the calls of one run."""
+    """Match the calls of one run of both models."""
     partner = pairing.partner("torch")
     there = {(call.unit.path, call.turn): call for call in paddle}
     anchors: dict[int, Call] = {}
@@ -93,7 +93,7 @@ def align(pairing: Pairing, torch: Sequence[Call], paddle: Sequence[Call]) -> Al
 
 
 def _segments(calls: Sequence[Call], anchors: set[int]) -> dict[int | None, list[Call]]:
-    """Number of an anchor (None: the beginning) -> the calls behind it, up to the next one."""
+    """Return number of an anchor (None: the beginning) -> the calls between it and the next anchor."""
     found: dict[int | None, list[Call]] = {None: []}
     last: int | None = None
     for call in calls:
@@ -106,7 +106,7 @@ def _segments(calls: Sequence[Call], anchors: set[int]) -> dict[int | None, list
 
 
 def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, Call]]:
-    """The calls of layers without weights that stand in the same order on both sides."""
+    """Match the calls of layers without weights that come in the same order on both sides."""
     here, there = ([call for call in calls if not call.unit.owns] for calls in (torch, paddle))
     matcher = difflib.SequenceMatcher(None, [c.unit.kind for c in here], [c.unit.kind for c in there], autojunk=False)
     return [(here[b.a + i], there[b.b + i]) for b in matcher.get_matching_blocks() for i in range(b.size)]
@@ -114,7 +114,7 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
 
 @dataclass(frozen=True)
 class Compared:
-    """One tensor of both sides: its name, the calls that it belongs to (None: the model itself), the arrays, and the twins'.
+    """One tensor of both sides: its name, its calls (None: the model itself), its arrays, and those of the twins.
 
     An array is None where that side has no such tensor.
     """
@@ -127,7 +127,7 @@ class Compared:
 
     @property
     def both(self) -> tuple[Array, Array]:
-        """The arrays of a tensor that both sides have."""
+        """The arrays of both sides, where both have the tensor."""
         assert self.torch is not None and self.paddle is not None
         return self.torch, self.paddle
 
@@ -138,13 +138,13 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
 }
-"""Activations that a layer of Paddle may hold in itself, where PyTorch has a layer of its own behind."""
+"""Activations that a Paddle layer may include, where PyTorch has a separate layer."""
 
 
 def forward(
     alignment: Alignment, phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]
 ) -> Iterator[Compared]:
-    """Inputs and outputs of all matched calls in order, and what the models return."""
+    """Yield the inputs and outputs of all matched calls in order, and then the outputs of the models."""
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
             keys = getattr(a, what), getattr(b, what)
@@ -161,9 +161,9 @@ def forward(
 
 
 def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]) -> Iterator[Compared]:
-    """What the models return. Whole numbers have no twin: they must be equal.
+    """Yield the outputs of the models. Integers have no twin: they must be equal.
 
-    What only one of them returns has None on the other side.
+    An output of one model only has None on the other side.
     """
     matched = returned(torch.outputs, paddle.outputs, "fiub")
     for one, two in matched:
@@ -181,7 +181,7 @@ def _output(phase: str, name: str) -> str:
 
 
 def _like(a: Array, b: Array) -> Array:
-    """`b` in the shape of `a` where both are the same rows of a batch, flattened by the one model earlier than by the other."""
+    """Reshape `b` like `a` where both hold the same batch and only one model has flattened it."""
     return b.reshape(a.shape) if a.ndim and b.ndim and a.shape[0] == b.shape[0] and a.size == b.size else b
 
 
@@ -190,7 +190,7 @@ def _as_it_is(x: Array) -> Array:
 
 
 def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array], kinds: str = "f") -> list[tuple[str, str]]:
-    """The names of what both models return of numpy's `kinds` of dtypes: the same names, else the same places."""
+    """Match the outputs of both models whose dtype is of numpy's `kinds`: by name, or else by position."""
     here, there = ([n for n, a in outputs.items() if a.dtype.kind in kinds] for outputs in (torch, paddle))
     if set(here) & set(there):
         return [(name, name) for name in here if name in there]
@@ -198,7 +198,7 @@ def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array], kinds: str
 
 
 def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:
-    """The gradients of the outputs of all matched calls, from the last to the first; not of those with an activation in themselves."""
+    """Yield the gradients of the outputs of all matched calls, from the last to the first, except layers that include an activation."""
     for a, b in reversed(alignment.pairs):
         if b.unit.settings.get("activation"):
             continue
@@ -211,9 +211,9 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
 
 
 def dropout_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:
-    """By side, number of a dropout -> name of the stream that it draws from, the same for both where they are partners.
+    """Return by side the number of a dropout -> the name of its random stream; two matched dropouts share a stream.
 
-    Partners follow the same matched layer and drop as many numbers; what has none draws from a stream of its own.
+    Two dropouts match if they follow the same matched layer and have the same size. Any other one has its own stream.
     """
     partner = {b.unit.path: a.unit.path for a, b in alignment.pairs} | pairing.partner("paddle")
     places: dict[str, list[tuple[str, int]]] = {}

@@ -1,4 +1,4 @@
-"""Why two models diverge: what their settings say differently, and functions in numpy that explain what stands between two layers."""
+"""Why two models diverge: settings that differ, and numpy functions that explain what a model computes between two layers."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
 
 MATCH = 1e-9
-"""Largest relative L2 error of what a hypothesis predicts."""
+"""Largest relative L2 error at which a hypothesis counts as confirmed."""
 
 LIKE_FLOAT32 = (1e-10, 1e-6)
-"""Relative errors between these are as large as the rounding of some part in float32."""
+"""Relative errors in this range are as large as float32 rounding."""
 
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
 
 MOST = 4
-"""Places that a sentence names; it counts the rest."""
+"""A sentence names this many places and counts the rest."""
 
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What is known when two models part: how they are matched, where they started, and what both sides noted in their last run."""
+    """What is known when two models diverge: the pairing, the start state, and what both sides recorded in their last run."""
 
     pairing: Pairing
     state: Record
@@ -46,7 +46,7 @@ class PairEvidence:
 def settings(
     pairing: Pairing, alignment: Alignment, runs: Mapping[str, ModelRun], variance: str, training: bool
 ) -> tuple[list[str], list[str]]:
-    """Sentences on what the two models say differently, and on what is neutralised for the check."""
+    """Return sentences on the settings that differ, and on what the check neutralises."""
     pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
     groups: dict[tuple[str, str, str, str, str], list[str]] = {}
     for a, b in pairs.values():
@@ -60,12 +60,12 @@ def settings(
 
 
 def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
-    """The settings of two layers of one kind that differ: name, PyTorch's value, Paddle's."""
+    """Yield the settings that differ between two layers of one kind: name, PyTorch's value, Paddle's value."""
     for name in a.settings if a.kind == b.kind else ():
         if name == "count_include_pad" and not any(_pads(unit.settings["padding"]) for unit in (a, b)):
             continue
         one, two = a.settings[name], b.settings.get(name)
-        if name != "activation" and not _same(one, two):  # an activation may be a layer of its own on the other side
+        if name != "activation" and not _same(one, two):  # the other side may have a separate activation layer
             yield name, one, two
 
 
@@ -81,7 +81,15 @@ def _same(one: Any, two: Any) -> bool:
 
 def _settings_sentence(kind: str, note: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
     words = f" ({note})" if note else ""
-    return f"{name.replace('_', ' ')} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
+    return f"{_label(name)} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
+
+
+LABELS = {"momentum_of_the_old": "momentum (weight of the old value)"}
+"""Settings whose name alone would mislead: the two frameworks' `momentum` are weights of different values."""
+
+
+def _label(setting: str) -> str:
+    return LABELS.get(setting, setting.replace("_", " "))
 
 
 def _alone(pairing: Pairing) -> Iterator[str]:
@@ -124,10 +132,10 @@ def _explained(
             if call["inputs"]
         }
         ratios = [n / (n - 1) for a in norms if (n := counts.get(a.path, 0)) > 1]
-        span = f"n/(n-1) = {min(ratios):.4g} to {max(ratios):.4g} here" if ratios else "n/(n-1)"
+        span = f"n/(n-1) = {min(ratios):.5g} to {max(ratios):.5g}" if ratios else "n/(n-1)"
         yield (
-            f"running variance: PyTorch adds the unbiased variance of the batch, Paddle on this device the biased one ({span}), at "
-            f"{few([a.path for a in norms])}; PyTorch was given Paddle's convention for the check"
+            f"running variance: PyTorch uses the unbiased batch variance and Paddle the biased one ({span}), at "
+            f"{few([a.path for a in norms])}; the check uses Paddle's convention on both sides"
         )
     rounded: dict[tuple[str, str, float], list[str]] = {}
     for a, _ in pairs:
@@ -140,10 +148,10 @@ def _explained(
                 rounded.setdefault((a.kind, name, value), []).append(a.path)
     for (kind, name, value), places in rounded.items():
         if kind != "Hardsigmoid":
-            words = f"{name.replace('_', ' ')} {value:g} of {kind}"
-            yield f"float32 scalars: {words} is {float(np.float32(value))!r} in Paddle's kernels, and was on both sides, at {few(places)}"
+            words = f"{_label(name)} {value:g} of {kind} to {float(np.float32(value))!r}"
+            yield f"float32 scalars: Paddle's kernels round {words}, and the check rounds it on both sides, at {few(places)}"
     if runs["torch"].dropouts and training:
-        yield f"dropout: both sides were given the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
+        yield f"dropout: both sides use the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
 
 
 def _count(x: Array) -> int:
@@ -151,7 +159,7 @@ def _count(x: Array) -> int:
 
 
 def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compared) -> Cause | None:
-    """The likely cause of a difference; None if nothing known explains it. Nobody knows which of two models is wrong."""
+    """Return the likely cause of a difference, or None. It does not say which of the two models is wrong."""
     if compared.torch is None or compared.paddle is None:
         return explain(compared.torch, compared.paddle, SENTENCE_NAMES, tensor, ())
     a, b = compared.both
@@ -169,7 +177,7 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
 
 
 def _explained_by_tensors(a: Array, b: Array, tensor: str) -> Cause | None:
-    """What the one tensor is, said by the other, either way round."""
+    """Explain one tensor by the other, in both directions."""
     reverse = SENTENCE_NAMES[1], SENTENCE_NAMES[0]
     return explain(a, b, SENTENCE_NAMES, tensor, _hypotheses(a, b)) or explain(b, a, reverse, tensor, _hypotheses(b, a))
 
@@ -180,7 +188,7 @@ def _hypotheses(a: Array, b: Array) -> Iterator[Hypothesis]:
 
 
 def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compared, one: Call, two: Call) -> str | None:
-    """Of what a layer is given, or makes."""
+    """Return the cause of a difference in an input or an output of a layer."""
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
@@ -197,7 +205,7 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
 
 
 def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: Array) -> str | None:
-    """Of a running statistic, an update or a gradient."""
+    """Return the cause of a difference in a running statistic, an update or a gradient."""
     if phase == "gradient" and (tied := [text for text in _alone(evidence.pairing) if f"{tensor} (in" in text]):
         return tied[0]
     if not a.size or not b.size:
@@ -224,7 +232,7 @@ def _own_settings(one: Call, two: Call) -> Iterator[tuple[str, str, str, list[st
 def _dtype(a: Array, b: Array) -> str | None:
     for side, array in zip(SIDES, (a, b), strict=True):
         if array.dtype == np.float32:
-            return f"{NAMES[side]} computes it in float32, though the model is in float64: a constant made in forward may be float32"
+            return f"{NAMES[side]} computes it in float32 although the model is in float64: a constant made in forward may be float32"
     return None
 
 
@@ -251,19 +259,19 @@ FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
     "0.5 * {}": lambda x: x / 2,
     "the mean of {} over its maps": lambda x: x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x * np.nan,
 }
-"""What may stand between two layers, as it is said -> the function."""
+"""Wording -> function, for what a model may compute between two layers."""
 
 
 def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -> str | None:
-    """What either side gives a layer, in terms of what the layers before it made."""
+    """Say what the input of a layer is on each side, in terms of earlier outputs."""
     said = [
         _made_of(evidence.runs[side], call, array)
         for side, call, array in zip(SIDES, (one, two), compared.both, strict=True)
     ]
     if not any(said) or said[0] == said[1]:
         return None
-    words = [f"{NAMES[side]} gives it {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
-    return ", ".join(words)
+    words = [f"{what or 'something else'} in {NAMES[side]}" for side, what in zip(SIDES, said, strict=True)]
+    return f"the input of {one.name} is {' and '.join(words)}"
 
 
 def _made_of(run: ModelRun, call: Call | None, array: Array) -> str | None:
@@ -291,16 +299,16 @@ def _function_of(x: Array, y: Array) -> str | None:
 
 
 def _behind(evidence: PairEvidence, compared: Compared) -> str | None:
-    """What either side returns, in terms of what its last layers made."""
+    """Say what each model returns, in terms of the outputs of its last layers."""
     said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, compared.both, strict=True)]
     if not any(said) or said[0] == said[1]:
         return None
     words = [f"{NAMES[side]} returns {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
-    return ", ".join(words)
+    return " and ".join(words)
 
 
 def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | None:
-    """What the other side's layer may have made of the same input."""
+    """Say what one side's layer may have computed from the same input."""
     path, kind = one.unit.path, one.unit.kind
     x = evidence.runs["torch"].arrays[one.inputs[0]] if one.inputs else None
     weight = evidence.state.get(f"{path}.weight".lstrip("."))
@@ -318,19 +326,19 @@ def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | 
 
 
 def _elsewhere(evidence: PairEvidence, one: Call, a: Array) -> str | None:
-    """Whether another of Paddle's layers makes what this one of PyTorch's does."""
+    """Find another Paddle layer whose output equals this PyTorch layer's output."""
     run = evidence.runs["paddle"]
     for note in run.calls:
         for key in note["outputs"]:
             other = run.arrays[key]
             if other.shape == a.shape and other.dtype.kind == "f" and relative_l2(a, other) <= MATCH:
-                return f"Paddle's {note['path']} makes what PyTorch's {one.name} makes"
+                return f"Paddle's {note['path']} computes what PyTorch's {one.name} computes"
     return None
 
 
 def _like_float32(a: Array, b: Array) -> str | None:
     if LIKE_FLOAT32[0] < relative_l2(a, b) < LIKE_FLOAT32[1]:
-        return "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits"
+        return "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
     return None
 
 
@@ -343,7 +351,7 @@ def _both(torch: str, paddle: str) -> str:
 
 
 def few(places: Sequence[str]) -> str:
-    """The first places, and how many more there are."""
+    """Join the first places, and say how many more there are."""
     rest = len(places) - MOST
     return ", ".join(place or "(the model itself)" for place in places[:MOST]) + (
         f" and {rest} more" if rest > 0 else ""

@@ -1,4 +1,4 @@
-"""From MODULE:FACTORY to a model: `my_package.models:Net`, `my_models.py:make(width=8)`, `torchvision.models:alexnet(num_classes=10)`."""
+"""Make a model from MODULE:FACTORY: `my_package.models:Net`, `my_models.py:make(width=8)`, `torchvision.models:alexnet(num_classes=10)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORM = "MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value)"
 
 
 def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
-    """Module or file, dotted name, arguments and keyword arguments; `InputError` unless `text` is of the form and its values are plain."""
+    """Parse `text` into module or file, dotted name, arguments and keyword arguments; `InputError` unless it has this form."""
     place, colon, call = text.rpartition(":") if "(" not in text else text.partition(":")
     try:
         tree = ast.parse(call.strip(), mode="eval").body
@@ -33,9 +33,9 @@ def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 
 
 def load_model(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
-    """Imports the module of `text`, also from `folder`; returns what it names, and arguments. `InputError` where there is none.
+    """Import the module of `text`, also from `folder`; return the named object and its arguments. `InputError` where there is none.
 
-    This runs the module's code. `folder` comes last on the path, so that no file there hides a package that is installed.
+    This runs the module's code. `folder` comes last on the path, so that no file there hides an installed package.
     """
     place, dotted, given, named = parse(text)
     found: Any = _module(place, folder)
@@ -64,7 +64,7 @@ def _module(place: str, folder: str) -> Any:
         sys.path.append(str(path.parent))
     name = path.stem
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
-        name = f"file_{name}"  # a package of this name, as of a file copy.py, is loaded
+        name = f"file_{name}"  # a package of this name is loaded, as for a file copy.py
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -76,7 +76,7 @@ def _module(place: str, folder: str) -> Any:
 
 
 def text_of(factory: Any) -> str:
-    """What a factory is called in messages: its text, or MODULE:CLASS of a model, a class or a function."""
+    """Return the name of a factory for messages: its text, or MODULE:CLASS of a model, a class or a function."""
     if isinstance(factory, str):
         return factory
     named = factory if hasattr(factory, "__qualname__") else type(factory)

@@ -16,16 +16,16 @@ from parity.data.random_streams import stream
 from parity.errors import InputError
 
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
-"""What both frameworks take."""
+"""Dtypes that both frameworks accept."""
 
 MOST = 2**31
-"""Bytes that all inputs may have together, in a file or drawn: far more than the check of a model needs."""
+"""Limit of the size of all inputs, in bytes: far more than a comparison needs."""
 
 
 def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[Array]:
-    """The inputs that `shapes` or `inputs` ask for, one of which is None; `InputError` where they cannot be used."""
+    """Return the inputs of `shapes` or `inputs`, one of which is None; `InputError` where they cannot be used."""
     if (shapes is None) == (inputs is None):
-        raise InputError("give the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
+        raise InputError("pass the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
     if isinstance(inputs, str | Path):
         return read_inputs(Path(inputs))
     if inputs is not None:
@@ -36,29 +36,29 @@ def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[Array]:
 
 
 def _as_array(x: Any) -> Array:
-    """A copy of an array, a number, or a tensor of either framework."""
+    """Copy an array, a number, or a tensor of either framework."""
     for method in ("detach", "cpu", "numpy"):
         x = getattr(x, method)() if hasattr(x, method) else x
     return np.array(x)
 
 
 def read_inputs(path: Path) -> list[Array]:
-    """The arrays of a .npz file, in its order; `InputError` where it is none, is damaged, or holds other dtypes than `DTYPES`."""
+    """Read the arrays of a .npz file in its order; `InputError` where it is damaged or holds dtypes outside `DTYPES`."""
     try:
         found = _read_members(path)
     except MemoryError:
-        raise InputError(f"cannot read {path}: it says that it holds more than fits in memory") from None
-    except Exception as error:  # zipfile, its decoders and numpy each have errors of their own for a damaged file
+        raise InputError(f"cannot read {path}: its header states more bytes than fit in memory") from None
+    except Exception as error:  # zipfile, its decoders and numpy raise different errors for a damaged file
         said = str(error) or "the file ends too early"
         raise InputError(f"cannot read {path}: {said}; save the inputs with numpy.savez") from None
     return [_check_dtype(array, f"{path}: array {name}") for name, array in found.items()]
 
 
 def _read_members(path: Path) -> dict[str, Array]:
-    """The arrays by name. No pickle is read, and each member is exactly one array."""
+    """Read the arrays by name, without pickle; each member is exactly one array."""
     with path.open("rb") as file:
         if file.read(6) == b"\x93NUMPY":
-            raise InputError("it is a .npy file, which holds one array without a name")
+            raise InputError("it is a .npy file with one unnamed array")
     read_array: Callable[..., Array] = np.lib.format.read_array  # numpy 1 gives it no types
     found: dict[str, Array] = {}
     with zipfile.ZipFile(path) as archive:
@@ -79,14 +79,14 @@ def _read_members(path: Path) -> dict[str, Array]:
 
 
 def _check_dtype(array: Array, place: str) -> Array:
-    """`array` in the byte order of this machine."""
+    """Return `array` in the byte order of this machine."""
     if array.dtype.name not in DTYPES:
         raise InputError(f"{place} has dtype {array.dtype}: convert it to one of {', '.join(DTYPES)}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def drawn(shape: str | Sequence[int], seed: int, number: int) -> Array:
-    """A random input; "2,7:100" are whole numbers below 100."""
+    """Draw a random input; "2,7:100" means integers below 100."""
     text = shape if isinstance(shape, str) else ",".join(map(str, shape))
     sizes, colon, below = text.partition(":")
     try:
@@ -94,7 +94,7 @@ def drawn(shape: str | Sequence[int], seed: int, number: int) -> Array:
         if min(found, default=1) < 1 or (colon and not 1 <= int(below) < 2**63):
             raise ValueError
     except ValueError:
-        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for whole numbers below 100") from None
+        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for integers below 100") from None
     if len(found) > 32 or 8 * math.prod(found) > MOST:
         raise InputError(f"{text!r} is too large: an input has at most 32 axes and {MOST // 8:,} numbers")
     random = stream(seed, "pair input", number)

@@ -1,6 +1,6 @@
-"""Pairs that nobody here wrote: torchvision's networks beside those of paddle.vision, and both frameworks' transformer encoder layer.
+"""Pairs of library models: networks of torchvision and paddle.vision, and both frameworks' transformer encoder layer.
 
-Inputs are small and classes few, where a network allows it, so that all of them can be proven on a laptop; weights are random.
+Inputs are small and classes few where a network allows it, so that a laptop can compare all of them. Weights are random.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from parity.errors import InputError, suggest
 
 @dataclass(frozen=True)
 class LibraryPair:
-    """A pair by its name: what makes the two models, the shape of the input, and what is set in them first.
+    """A named pair: the two factories, the shape of the input, and the attributes to set first.
 
-    A second entry of a pair that differs, with what differs set right, shows that this is all.
+    A pair that differs may have a second entry NAME-set-right. It sets the differing attributes, to show that nothing else differs.
     """
 
     name: str
@@ -77,11 +77,11 @@ _RIGHT = [
 ]
 
 PAIRS = _BY_NAME | {pair.name: pair for pair in _RIGHT}
-"""The pairs, by name."""
+"""The pairs by name."""
 
 
 def chosen(names: str) -> list[LibraryPair]:
-    """The pairs of a list of names apart by commas, or all; `InputError` for one that is not known."""
+    """Return the pairs of a comma-separated list of names, or all; `InputError` for an unknown name."""
     if names == "all":
         return list(PAIRS.values())
     if unknown := [name for name in names.split(",") if name not in PAIRS]:

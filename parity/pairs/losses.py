@@ -1,4 +1,4 @@
-"""What a check differentiates: losses of a model's outputs, with their gradients, in numpy, so that no framework's own enters."""
+"""Losses of a model's outputs with their gradients, in numpy, so that both frameworks use the same loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Gradients = dict[str, Array]
 
 
 def mse(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
-    """Half the mean squared distance of every output from fixed random numbers, summed over the outputs."""
+    """Return half the mean squared distance of every output from fixed random numbers, summed over the outputs."""
     loss, gradients = 0.0, {}
     for name, output in outputs.items():
         difference = output - _target(seed, name, output)
@@ -24,7 +24,7 @@ def mse(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
 
 
 def projection(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
-    """The scalar product of every output with fixed random numbers, over its size."""
+    """Return the scalar product of every output with fixed random numbers, divided by its size."""
     loss, gradients = 0.0, {}
     for name, output in outputs.items():
         gradients[name] = _target(seed, name, output) / max(output.size, 1)
@@ -33,7 +33,7 @@ def projection(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
 
 
 def cross_entropy(outputs: Outputs, seed: int) -> tuple[float, Gradients]:
-    """The mean cross-entropy of class scores [N,K] (or [N,K,...]) and fixed random labels, summed over the outputs."""
+    """Return the mean cross-entropy of class scores [N,K] (or [N,K,...]) and fixed random labels, summed over the outputs."""
     loss, gradients = 0.0, {}
     for name, output in outputs.items():
         scores = np.moveaxis(output, 1, -1) if output.ndim > 1 else output[None]
@@ -59,4 +59,4 @@ LOSSES: dict[str, Callable[[Outputs, int], tuple[float, Gradients]]] = {
     "cross_entropy": cross_entropy,
     "projection": projection,
 }
-"""The losses, by name: (outputs, seed) -> loss and its gradient by output."""
+"""The losses by name: (outputs, seed) -> loss and its gradient by output."""

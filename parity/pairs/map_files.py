@@ -1,4 +1,4 @@
-"""Map files: which layers of two models are pairs, and where every array stands on both sides."""
+"""Map files: pairs of layers of two models, and where every array is stored on both sides."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Models(TypedDict):
 
 
 class LayerSides(TypedDict):
-    """The paths of two layers that are a pair."""
+    """The paths of two matched layers."""
 
     torch: str
     paddle: str
 
 
 class LayerRow(LayerSides, total=False):
-    """A pair of layers; `kind` is for readers."""
+    """A pair of layers. `kind` is for people only."""
 
     kind: str
 
@@ -46,13 +46,13 @@ class ArraySides(TypedDict):
 
 
 class ArrayRow(ArraySides, total=False):
-    """Where an array stands on both sides; `shapes` are those of the whole arrays there."""
+    """Where an array is stored on both sides. `shapes` are those of the whole arrays."""
 
     shapes: Shapes
 
 
 class MapFile(TypedDict, total=False):
-    """What a map file holds. `arrays` are by canonical name; `models` has the shape of every array of either model, by its own name."""
+    """The content of a map file. `arrays` has canonical names; `models` has the shape of every array of both models, by its own name."""
 
     how: str
     layers: Sequence[LayerRow]
@@ -61,7 +61,7 @@ class MapFile(TypedDict, total=False):
 
 
 def read_map(path: Path) -> MapFile:
-    """The map in a file; `InputError` where it is none: each field has its type, no key is unknown, each array is named once."""
+    """Read a map file; `InputError` where a field has a wrong type, a key is unknown or an array is named twice."""
     try:
         found: MapFile = parse_json(read_text(path, "a map"), "map")  # type: ignore[assignment]
         check_type(found, MapFile, "the map")
@@ -80,9 +80,9 @@ def read_map(path: Path) -> MapFile:
 
 
 def check_whole(found: MapFile) -> None:
-    """`InputError` unless the map converts: it names every array of both models once, and the shapes of both sides agree.
+    """`InputError` unless the map names every array of both models once, with shapes that agree.
 
-    Maps without `models` are older; their arrays are compared with each other only.
+    Older maps have no `models`: only their own arrays are compared.
     """
     rows = found.get("arrays")
     if not rows:
@@ -101,7 +101,7 @@ def check_whole(found: MapFile) -> None:
             canonical.append(spelling.shape(shape))
         if canonical[0] != canonical[1]:
             raise InputError(
-                f"the map gives {name} shape {list(canonical[0])} in PyTorch and {list(canonical[1])} in Paddle: it must be one"
+                f"the map gives {name} shape {list(canonical[0])} in PyTorch and {list(canonical[1])} in Paddle: both must be equal"
             )
     for side in SIDES:
         try:
@@ -114,9 +114,9 @@ def check_whole(found: MapFile) -> None:
 
 def _check_model(known: Mapping[str, Sequence[int]], model: Mapping[str, Sequence[int]]) -> None:
     if missing := sorted(set(model) - set(known)):
-        raise InputError(f"it pairs nothing with array {missing[0]!r} ({len(missing)} such in all)")
+        raise InputError(f"it has no row for array {missing[0]!r} ({len(missing)} missing)")
     if extra := sorted(set(known) - set(model)):
-        raise InputError(f"that has no array {extra[0]!r} ({len(extra)} such in all)")
+        raise InputError(f"the model has no array {extra[0]!r} ({len(extra)} unknown)")
     for name, shape in known.items():
         if list(model[name]) != list(shape):
             raise InputError(f"array {name!r} has shape {list(model[name])}, not {list(shape)}")

@@ -1,6 +1,6 @@
-"""Which layer of the one model is which of the other: by name, else by order of execution, with kinds and shapes checked.
+"""Match the layers of two models by name, or else by order of execution; kinds and shapes must agree.
 
-What cannot be decided is an error that shows the candidates; a map in a file decides it.
+An ambiguous match is an error that names the candidates. A map file resolves it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RENAMES: tuple[tuple[str, str], ...] = (
 
 
 class ModelsDiffer(InputError):
-    """The two models are of different architectures; the message says where they part. `at` are the units there, by side."""
+    """The two models have different architectures. The message says where they diverge; `at` holds the units there, by side."""
 
     def __init__(self, message: str, at: Mapping[str, Unit | None]) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class ModelsDiffer(InputError):
 
 @dataclass(frozen=True, repr=False)
 class ModelDescription(ShortRepr):
-    """One side: its units, and the paths of the layers in the order of their first call in inference, then in training."""
+    """One side: its units, and the paths of the layers in the order of their first call, in inference and then in training."""
 
     side: str
     units: Sequence[Unit]
@@ -59,7 +59,7 @@ class ModelDescription(ShortRepr):
         inference: Sequence[str] = (),
         kinds: Kinds = KINDS,
     ) -> ModelDescription:
-        """From what the worker described and the calls that it noted; the layers are of these `kinds`."""
+        """Build it from the modules that a worker described and the calls that it recorded; `kinds` are the known layer kinds."""
         return ModelDescription(side, units_of(side, modules, kinds), order, frozenset(inference))
 
     def unit(self, path: str) -> Unit:
@@ -67,7 +67,7 @@ class ModelDescription(ShortRepr):
         for unit in self.units:
             if unit.path == path:
                 return unit
-        raise InputError(f"the {self.side} model has no layer {path!r} that is matched by itself")
+        raise InputError(f"the {self.side} model has no layer {path!r} to match")
 
     def shapes(self) -> dict[str, list[int]]:
         """The shape of every array of the units, by its own name."""
@@ -78,7 +78,7 @@ class ModelDescription(ShortRepr):
         }
 
     def owners(self) -> list[Unit]:
-        """The units that hold arrays of their own, in the order of execution; those that are never called stand last."""
+        """Return the units that own arrays, in the order of execution; units that are never called come last."""
         place = {path: i for i, path in enumerate(self.order)}
         holding = [unit for unit in self.units if unit.owns]
         return sorted(holding, key=lambda unit: place.get(unit.path, len(place)))
@@ -86,7 +86,7 @@ class ModelDescription(ShortRepr):
 
 @dataclass(repr=False)
 class Pairing(ShortRepr):
-    """Pairs of units, torch's first; what has no partner, by side; how the pairs were found; and where every array stands.
+    """Pairs of units (torch, paddle), units without a partner by side, how the pairs were found, and where every array is stored.
 
     `arrays`: canonical name (torch's path and the kind's name) -> side -> spelling below the root of the model.
     `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
@@ -106,7 +106,7 @@ class Pairing(ShortRepr):
 
 
 def match(torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any] | None = None) -> Pairing:
-    """The mapping of two models; `given` is what a map file says, and stands above all else. `InputError` where they cannot be matched."""
+    """Match two models. `given`, the content of a map file, takes precedence. `InputError` where they cannot be matched."""
     fixed = [(torch.unit(row["torch"]), paddle.unit(row["paddle"])) for row in (given or {}).get("layers", [])]
     _check_fixed(fixed)
     left = [unit for unit in torch.owners() if unit.path not in {a.path for a, _ in fixed}]
@@ -127,12 +127,12 @@ def match(torch: ModelDescription, paddle: ModelDescription, given: Mapping[str,
 
 
 def _check_arrays(mapping: Pairing, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """`InputError` unless the arrays of a map are those of the models, each once and in the right shape."""
+    """`InputError` unless a map names the arrays of the models, each once and in the right shape."""
     for name, row in rows.items():
         if name not in mapping.arrays:
             near = difflib.get_close_matches(name, mapping.arrays, 1)
             hint = f": do you mean {near[0]!r}?" if near else ": write one with --save-map to see their names"
-            raise InputError(f"the map names the array {name!r}, which no pair of layers has{hint}")
+            raise InputError(f"the map names the array {name!r}, which no matched layer has{hint}")
         shapes = []
         for side in SIDES:
             spelling = parse_spelling(row[side])
@@ -152,7 +152,7 @@ def _check_arrays(mapping: Pairing, rows: Mapping[str, Mapping[str, Any]]) -> No
                 raise InputError(f"the map does not fit the {side} model: {error}") from None
         if shapes[0] != shapes[1]:
             raise InputError(
-                f"the map gives {name} shape {shapes[0]} in PyTorch and {shapes[1]} in Paddle: it must be one"
+                f"the map gives {name} shape {shapes[0]} in PyTorch and {shapes[1]} in Paddle: both must be equal"
             )
     if rows:
         for side in SIDES:
@@ -173,7 +173,7 @@ def _check_fixed(fixed: Sequence[tuple[Unit, Unit]]) -> None:
 
 
 def normal(path: str) -> str:
-    """A path with the known renames undone."""
+    """Return a path without the known differences in naming."""
     parts = []
     for part in path.split("."):
         known = part
@@ -196,7 +196,7 @@ def _pairs(torch: ModelDescription, paddle: ModelDescription, left: list[Unit], 
 
 
 def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
-    """The units that have the same name, kind and shape on both sides, where the name is one layer's only."""
+    """Match units of the same name, kind and shape, where the name is unique on both sides."""
     names = Counter(normal(unit.path) for unit in right), Counter(normal(unit.path) for unit in left)
     there = {normal(unit.path): unit for unit in right}
     found = []
@@ -210,12 +210,12 @@ def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
 def _mixed(
     torch: ModelDescription, paddle: ModelDescription, left: list[Unit], right: list[Unit], by_name: Pairs
 ) -> tuple[Pairs, str]:
-    """Names and order together, where neither is enough: runs that agree in order, then what is unique, then names."""
+    """Match by order and names together: first runs of layers in the same order, then unique signatures, then names."""
     matcher = difflib.SequenceMatcher(None, [u.signature for u in left], [u.signature for u in right], autojunk=False)
     pairs = []
     for block in matcher.get_matching_blocks():
         run = list(zip(left[block.a :][: block.size], right[block.b :][: block.size], strict=True))
-        # Equal layers that follow each other may be branches, whose order says nothing once the order differs elsewhere.
+        # Equal layers in sequence may be branches, whose order is arbitrary.
         if len(run) < 2 or len({a.signature for a, _ in run}) > 1:
             pairs += run
     free = [u for u in left if u not in [a for a, _ in pairs]], [u for u in right if u not in [b for _, b in pairs]]
@@ -240,29 +240,29 @@ def _mixed(
 def _ambiguous(here: Sequence[Unit], there: Sequence[Unit]) -> InputError:
     names = [", ".join(map(str, units)) for units in (here, there)]
     return InputError(
-        f"it cannot be told which layers are pairs: in PyTorch {names[0]}; in Paddle {names[1]}. Say it in a JSON file, "
-        f'{{"layers": [{{"torch": "{here[0].path}", "paddle": "{there[0].path}"}}, ...]}}, and give it with --map'
+        f"these layers cannot be matched without a map: in PyTorch {names[0]}; in Paddle {names[1]}. Write the pairs to a JSON file, "
+        f'{{"layers": [{{"torch": "{here[0].path}", "paddle": "{there[0].path}"}}, ...]}}, and pass it with --map'
     )
 
 
 def _models_differ(left: Sequence[Unit], right: Sequence[Unit], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
-    """Where two architectures part: the first unit that has no partner, and what the other side has there."""
+    """Say where two architectures diverge: the first unit without a partner, and what the other side has there."""
     own, other = (left, right) if side == "torch" else (right, left)
     partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
     before = [u for u in own[: own.index(unit)] if u.path in partner]
     after = other[other.index(partner[before[-1].path]) + 1 :] if before else list(other)
     beside = after[0] if after else None
     there = {"torch": "paddle", "paddle": "torch"}[side]
-    behind = f"behind {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
+    after_pair = f"after {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
     message = (
-        f"the models are of different architectures: they part {behind}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
-        f"{beside or 'nothing more'}; {len(left)} and {len(right)} layers with weights, {len(pairs)} of them pairs"
+        f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
+        f"{beside or 'nothing more'}; {len(left)} and {len(right)} layers with weights, {len(pairs)} matched"
     )
     return ModelsDiffer(message, {side: unit, there: beside})
 
 
 def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
-    """Fills in where every array stands on both sides."""
+    """Fill in where every array is stored on both sides."""
     for a, b in mapping.pairs:
         units = dict(zip(SIDES, (a, b), strict=True))
         for name in {**a.spellings, **b.spellings}:
@@ -278,7 +278,7 @@ def _arrays(mapping: Pairing, given: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def canonical(mapping: Pairing, side: str, arrays: Mapping[str, Array], names: Iterable[str] | None = None) -> Record:
-    """The arrays of one side, by its own names, in canonical names and layout; only `names`, if given, and what is there."""
+    """Return arrays of one side in canonical names and layout: those of `names`, or all, as far as `arrays` holds them."""
     chosen = {name: mapping.arrays[name][side] for name in names or mapping.arrays}
     return {
         name: layer_kinds.read(where, arrays) for name, where in chosen.items() if layer_kinds.name_in(where) in arrays
@@ -286,7 +286,7 @@ def canonical(mapping: Pairing, side: str, arrays: Mapping[str, Array], names: I
 
 
 def spelled(mapping: Pairing, side: str, state: Mapping[str, Array], shapes: Mapping[str, Sequence[int]]) -> Record:
-    """Canonical arrays by the names and in the layout of one side, whose own arrays have `shapes`."""
+    """Return canonical arrays in the names and layout of one side, whose own arrays have `shapes`."""
     found: Record = {}
     for name, where in mapping.arrays.items():
         own = layer_kinds.name_in(where[side])
@@ -296,7 +296,7 @@ def spelled(mapping: Pairing, side: str, state: Mapping[str, Array], shapes: Map
 
 
 def to_json(mapping: Pairing) -> str:
-    """What a map file holds: the pairs of layers, where every array stands, and the arrays of both models."""
+    """Return the text of a map file: the pairs of layers, where every array is stored, and the arrays of both models."""
     layers = [{"torch": a.path, "paddle": b.path, "kind": a.kind} for a, b in mapping.pairs]
     arrays = {
         name: dict(where) | {"shapes": {side: mapping.shapes[side][name_in(where[side])] for side in SIDES}}
@@ -312,5 +312,5 @@ def to_json(mapping: Pairing) -> str:
 
 
 def save(path: Path, mapping: Pairing) -> None:
-    """Writes the map file, atomically."""
+    """Write the map file atomically."""
     write_atomically(path, to_json(mapping).encode())

@@ -1,4 +1,4 @@
-"""Anybody's model as a service: one model at a time, in this process or, as `parity.pairs.model_worker.ModelWorker`, in one of its own."""
+"""A user's model as a service: one model at a time, in this process, or in a worker process (`parity.pairs.model_worker.ModelWorker`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from parity.recipe.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class ModelRun:
-    """What a run noted: `outputs` by place, `calls` {path, inputs, outputs} whose arrays are in `arrays`, `dropouts`, `random`."""
+    """The record of a run: `outputs` by position, `calls` {path, inputs, outputs} with keys of `arrays`, `dropouts`, `random`."""
 
     outputs: Record
     arrays: Record
@@ -38,7 +38,7 @@ class ModelRun:
 
 
 class ModelService(Service):
-    """Holds a `parity.backend.watched_model.WatchedModel`. Functions of the framework are replaced in the whole process meanwhile."""
+    """Holds a `parity.backend.watched_model.WatchedModel`. Meanwhile, functions of the framework are replaced in the whole process."""
 
     KINDS = (*KINDS, fields_kind(ModelRun))
 
@@ -59,11 +59,11 @@ class ModelService(Service):
         folder: str | None = None,
         changes: Sequence[tuple[str, str, Any]] = (),
     ) -> dict[str, Any]:
-        """Makes the model of `factory`; returns its `modules` and the `versions` of what it runs on.
+        """Make the model of `factory`; return its `modules`, and the `versions` of the libraries.
 
-        `factory` is a text, see `parity.pairs.factories`; in this process it may also be a model, of which a copy is used, or what makes
-        one. `folder` (None: the working directory) is where a text is looked for. `changes` are set in the model: layer (a path, or a
-        class for all of it), attribute, value.
+        `factory` is a text, see `parity.pairs.factories`. In this process it may also be a model, which is copied, or a function that
+        returns one. `folder` (None: the working directory) is the folder of a text's module. `changes` are set in the model: layer (a
+        path, or a class for all of its layers), attribute, value.
         """
         where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
         return self.open_in(where, factory, dtype, settings, seed, changes)
@@ -77,7 +77,7 @@ class ModelService(Service):
         seed: int,
         changes: Sequence[tuple[str, str, Any]],
     ) -> dict[str, Any]:
-        """Makes the model. Where the factory's module imports both frameworks, it decides which of them comes first."""
+        """Make the model. A factory's module that imports both frameworks decides which of them comes first."""
         self.release()
         text = factories.text_of(factory)
         if isinstance(factory, str):
@@ -94,7 +94,7 @@ class ModelService(Service):
             backend.seed(seed)
         with _told(f"the {self.framework} side: {text} cannot be made"):
             model = found if isinstance(found, backend.MODULE) else found(*given, **named)
-            # A function may return a model that it has made before.
+            # A function may return a model that exists already.
             is_live = model is factory or (not isinstance(factory, str | type) and factory() is model)
         if not isinstance(model, backend.MODULE):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
@@ -118,7 +118,7 @@ class ModelService(Service):
         return {"modules": modules, "versions": versions}
 
     def release(self) -> None:
-        """Lets go of the model. Behind the last one of a process, everything that was replaced or set in it is as it was."""
+        """Release the model. After the last one of a process, every replaced function and setting is restored."""
         self._held.close()
 
     def _load(self, factory: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
@@ -130,41 +130,41 @@ class ModelService(Service):
 
     def _copied(self, model: Any, text: str, backend: Backend) -> Any:
         for path, module in backend.named_modules(model):
-            if isinstance(vars(module).get("forward"), types.FunctionType):  # a copy of it would still run the original
+            if isinstance(vars(module).get("forward"), types.FunctionType):  # a copy would still run the original
                 raise InputError(
                     f"the {self.framework} side: {text} cannot be copied, since forward of layer {path or '(the model itself)'} was "
-                    "replaced: give a function that makes the model"
+                    "replaced: pass a function that returns the model"
                 )
         try:
             return copy.deepcopy(model)
-        except Exception as error:  # whatever is in somebody's model
+        except Exception as error:  # a user's model may raise anything
             raise InputError(
-                f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): give its class, or a function that makes it"
+                f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): pass its class, or a function that returns it"
             ) from error
 
     def kernel_variance(self) -> str:
-        """Which variance of a batch the framework's kernel adds to the running one: "biased" or "unbiased"."""
+        """Return which batch variance the framework's kernel uses for the running one: "biased" or "unbiased"."""
         return make_backend(self.framework).kernel_variance()
 
     def agree(self, variance: str) -> None:
-        """From now on the running variances are moved by this convention, where that can be chosen."""
+        """Use this convention for running variances from now on, where the framework allows it."""
         self.variance = variance
 
     @at_caller
     def draw(self, size: int, p: float) -> Array:
-        """What a dropout of the model multiplies `size` numbers by."""
+        """Return the factors of a dropout of `size` values."""
         return self._model.watch.draw(size, p)
 
     def tensors(self, names: Sequence[str]) -> Record:
-        """Tensors by the model's own names."""
+        """Return tensors by the model's own names."""
         return self._model.state(names)
 
     def gradients(self, names: Sequence[str]) -> Record:
-        """Gradients of the last backward, of those of the named tensors that have one."""
+        """Return gradients of the last backward, for the named tensors that have one."""
         return self._model.gradients(names)
 
     def put(self, arrays: Mapping[str, Array]) -> None:
-        """Overwrites the named tensors and starts a fresh optimizer."""
+        """Overwrite the named tensors and start a fresh optimizer."""
         self._model.load(arrays)
 
     def run(
@@ -177,7 +177,7 @@ class ModelService(Service):
         randomness: bool = False,
         path: str = "",
     ) -> ModelRun:
-        """Forward. `wanted` are the layers to note, `keys` the streams of dropouts, `randomness` notes who draws random numbers."""
+        """Run forward. `wanted` are the layers to record, `keys` the streams of dropouts; `randomness` records who draws random numbers."""
         self._replaced.running = self
         watch = self._model.watch
         watch.wanted = set(wanted)
@@ -187,27 +187,27 @@ class ModelService(Service):
         return ModelRun(outputs, watch.arrays, watch.calls, watch.dropouts, watch.random)
 
     def backward(self, gradients: Mapping[str, Array]) -> Record:
-        """Backward from the gradients of the outputs; returns those of inputs (`input/I`) and noted outputs (`backward/KEY`)."""
+        """Run backward from the gradients of the outputs; return those of inputs (`input/I`) and recorded outputs (`backward/KEY`)."""
         with self._failing("in backward"):
             found = {f"input/{i}": array for i, array in self._model.backward(gradients).items()}
         return found | {f"backward/{key}": array for key, array in self._model.watch.gradients.items()}
 
     def update(self, kept: Mapping[str, Array]) -> None:
-        """One step of the optimizer; gradients named in `kept` are first multiplied by its 0/1 arrays."""
+        """Take one optimizer step; the 0/1 arrays of `kept` first multiply the gradients that they name."""
         self._model.update(kept)
 
     def read_arrays(self, path: Path) -> Record:
-        """The arrays of floats in a state dict's file of the framework, as they are there."""
+        """Read the float arrays of a state dict file of the framework, unchanged."""
         found = implementation(self.framework, "state_dict_files").read_arrays(path)
         return {str(name): array for name, array in found.items() if _is_floats(array)}
 
     def write_arrays(self, path: Path, arrays: Mapping[str, Array]) -> None:
-        """Writes them as the file of a state dict."""
+        """Write arrays as a state dict file."""
         implementation(self.framework, "state_dict_files").write_arrays(path, arrays)
 
     @contextlib.contextmanager
     def _failing(self, where: str) -> Iterator[None]:
-        """An exception of the user's model becomes one line that says where it happened."""
+        """Turn an exception of the user's model into one line that names the place."""
         stack = self._model.watch.stack
         stack.clear()
         try:
@@ -219,7 +219,7 @@ class ModelService(Service):
             if self._model.dtype == "float64" and (
                 "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
             ):
-                hint = " (the check runs in float64: a constant that forward makes may be float32)"
+                hint = " (the check runs in float64: a constant created in forward may be float32)"
             raise InputError(f"the {self.framework} model failed {where}{layer}: {_sentence(error)}{hint}") from error
 
 
@@ -238,7 +238,7 @@ def _told(what: str) -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str:
-    """Type and first telling line of an exception; Paddle's begin with pages of C++."""
+    """Return the type and the first informative line of an exception; Paddle's begin with a long C++ trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = next((line for line in lines if line.startswith("(") or "Error: " in line), lines[0] if lines else "")
     return f"{type(error).__name__}: {telling}"[:400]

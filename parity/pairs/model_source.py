@@ -1,4 +1,4 @@
-"""The source of tensors for two models of somebody else: inference, then training steps of both and of one-ULP twins of PyTorch's."""
+"""The source of tensors for two user models: inference, then training steps of both models and of the one-ULP twins."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from parity.pairs.model_server import ModelRun
 from parity.pairs.session import Session, gradients_of, tensors_of
 
 LARGE = 30_000_000
-"""Numbers in a model's arrays from which on only the first and the last step's arrays are compared; outputs are at every step."""
+"""Above this many array elements, only the first and the last step's arrays are compared; outputs are compared at every step."""
 
 EXACT = "float64"
-"""The worker that computes the float64 reference beside a float32 step."""
+"""The name of the worker that computes the float64 reference of a float32 step."""
 
 _Found = TypeVar("_Found")
 
 
 class ModelSource(Source):
-    """The models of a `session`, whose workers other than torch, paddle and `EXACT` hold the twins. See `parity.compare.source.Source`."""
+    """The models of a `session`; workers other than torch, paddle and `EXACT` hold the twins. See `parity.compare.source.Source`."""
 
     def __init__(self, session: Session) -> None:
         self.session, self.pair = session, session.pair
@@ -52,32 +52,32 @@ class ModelSource(Source):
         self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
         self.explained = session.explained
         self.zero: dict[str, float] = {}
-        """The gradients that are zero in exact arithmetic -> their size."""
+        """Gradient that is zero in exact arithmetic -> its norm."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
-        """The gradients found so far that are zero in exact arithmetic."""
+        """The gradients seen so far that are zero in exact arithmetic."""
         return list(self.zero)
 
     @property
     def absent(self) -> Collection[str]:
-        """What one step, or models without weights, cannot have; a float32 trajectory is that of trained weights, beside a twin."""
+        """Stages that one step, or models without weights, cannot have. A float32 trajectory needs trained weights and a twin."""
         alone = self.dtype == "float32" and not (self.twins and any(self.session.trained().values()))
         short = ("trajectory",) if self.pair.length < 2 or alone else ()
         return short if self.session.pairing.arrays else ("update", *short)
 
     def step(self, number: int, whole: str | None) -> ModelStep:
-        """Takes the next step; twins record all that the sides do. Before the first, all models are put at the start."""
+        """Take the next step; twins record the same tensors as the sides. Before the first, load the start state into all models."""
         if number == 1:
             self.session.put(self.moved, self.names)
         return ModelStep(self, number)
 
     def sides_of(self, found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
-        """What was found of both sides and of the twins."""
+        """Return the values of both sides and of the twins."""
         return found["torch"], found["paddle"], [found[name] for name in self.twins if name in found]
 
     def tensor(self, compared: Compared) -> Tensor:
-        """A tensor of both sides, with the layers that it belongs to."""
+        """Return a tensor of both sides with its layers."""
         phase, _, name = compared.name.partition("/")
         trained = phase == "update" and self.session.trained().get(name)
         return Tensor(
@@ -91,7 +91,7 @@ class ModelSource(Source):
         )
 
     def is_auxiliary(self, compared: Compared) -> bool:
-        """Whether auxiliary layers of one side return a tensor in training. They are said to differ, and the rest is compared."""
+        """Whether auxiliary layers of one side return this tensor in training. They are reported, and the rest is compared."""
         alone = any(self.session.pairing.alone.values())
         return (
             alone
@@ -100,13 +100,13 @@ class ModelSource(Source):
         )
 
     def layers(self, compared: Compared) -> tuple[str, str]:
-        """The layers on both sides that a tensor belongs to; empty where it is the model's own."""
+        """Return the layers of a tensor on both sides; empty for the model itself."""
         if compared.calls:
             return compared.calls[0].name, compared.calls[1].name
         return self.session.owners.get(compared.name.partition("/")[2], ("", ""))
 
     def float32_step(self, seed: int | None) -> Iterator[Rounded]:
-        """Inference and one training step on both sides, and in float64 beside them."""
+        """Run inference and one training step on both sides, and in float64."""
         session, pair = self.session, self.pair
         moved, names = {} if seed is None else dict.fromkeys(SIDES, pair.seed * 100 + seed), [*SIDES, EXACT]
         session.put(moved, names)
@@ -139,12 +139,12 @@ class ModelSource(Source):
     def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
         for c in found:
             missing = c.torch is None or c.paddle is None
-            # Whole numbers, which have no twin, may be chosen by rounding: they are left out.
+            # Integers have no twin and may depend on rounding: they are skipped.
             if (c.twins or missing) and not self.is_auxiliary(c):
                 yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
-        """Takes the first `steps` steps again, twins too, and shows what every layer with a kink lets through."""
+        """Take the first `steps` steps again, with the twins, and yield the outputs of every layer with a kink."""
         session = self.session
         session.put(self.moved, self.names)
         kept = session.kept(self.zero)
@@ -170,7 +170,7 @@ class ModelSource(Source):
         return found
 
     def isolated(self) -> Iterator[Isolated]:
-        """Every matched call by itself, in inference mode. Gradients are of a random projection of a layer's outputs."""
+        """Run every matched call alone, in inference mode. Gradients are those of a random projection of the layer's outputs."""
         session = self.session
         session.put({}, SIDES)
         runs = session.everywhere(lambda side: session.run(side, False), SIDES)
@@ -204,7 +204,7 @@ _Pairs = list[tuple[Array | None, Array | None]]
 
 
 class ModelStep(Step):
-    """One step of both models and the twins, which run while its tensors are taken. See `parity.compare.source.Step`."""
+    """One step of both models and the twins; they run while its tensors are iterated. See `parity.compare.source.Step`."""
 
     def __init__(self, source: ModelSource, number: int) -> None:
         self.source, self.session, self.number = source, source.session, number
@@ -214,7 +214,7 @@ class ModelStep(Step):
         self._compared: Compared | None = None
 
     def tensors(self) -> Iterator[Tensor]:
-        """Everything in the order of computation, of few layers at a time."""
+        """Yield everything in the order of computation, few layers at a time."""
         for compared in self._everything():
             if self.source.is_auxiliary(compared):
                 continue
@@ -258,7 +258,7 @@ class ModelStep(Step):
         return alignment.forward(self.session.alignment(runs), phase, *self.source.sides_of(runs))
 
     def _gradients(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> Iterator[Compared]:
-        """Gradients of layers' outputs and of the inputs, then of arrays, from the last layer to the first."""
+        """Yield gradients of layer outputs and of the inputs, then of arrays, from the last layer to the first."""
         session, source = self.session, self.source
         compare = "backward" in source.pair.stages
         if compare:
@@ -278,7 +278,7 @@ class ModelStep(Step):
                 elif session.trained().get(name) and name not in own["torch"] and name not in own["paddle"]:
                     idle.append(name)
         if idle:
-            source.explained.append(f"unused in training, so without a gradient on both sides: {causes.few(idle)}")
+            source.explained.append(f"no gradient on either side, since training does not use them: {causes.few(idle)}")
 
     def _updates(self) -> Iterator[Compared]:
         session, source = self.session, self.source
@@ -292,7 +292,7 @@ class ModelStep(Step):
                 yield Compared(f"update/{name}", None, here, there, tuple(twins))
 
     def ties(self, tensor: Tensor) -> Array | None:
-        """Where rounding chose, in the gradient of an output that a layer takes the maximum of."""
+        """Return where rounding decided a maximum, in the gradient of the input of a max pool."""
         compared, runs = self._compared, self._evidence.runs
         if tensor.phase != "backward" or compared is None or compared.calls is None:
             return None
@@ -309,13 +309,13 @@ class ModelStep(Step):
         return tied
 
     def likely_cause(self, tensor: Tensor) -> Cause | None:
-        """What settings or what stands between two layers explains."""
+        """Return the cause that the settings or the functions between two layers explain."""
         assert self._compared
         return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)
 
 
 def _max_pool(call: Call) -> MaxPool | None:
-    """The window of a call of a maximum pool over maps, if it is square."""
+    """Return the window of a 2-D max pool, if it is square."""
     settings = call.unit.settings
     size, stride, padding = (settings.get(name) for name in ("kernel", "stride", "padding"))
     if call.unit.kind != "MaxPool2d" or not all(isinstance(number, int) for number in (size, stride, padding)):
@@ -324,5 +324,5 @@ def _max_pool(call: Call) -> MaxPool | None:
 
 
 def _three(found: Mapping[str, _Found]) -> tuple[_Found, _Found, list[_Found]]:
-    """Of torch, of paddle, and of the worker in float64 in the place of a twin."""
+    """Return the values of torch and paddle, with the float64 worker in the place of a twin."""
     return found["torch"], found["paddle"], [found[EXACT]]

@@ -1,4 +1,4 @@
-"""Both models as trees, with the place marked where they part."""
+"""Both models as trees, with the first divergence marked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs.mapping import ModelDescription, Pairing
 
 AROUND = 3
-"""Layers shown before and behind the place within one parent; the rest is counted."""
+"""Layers shown before and after the place within one parent; the rest is counted."""
 
 
 def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Divergence) -> str:
-    """Two trees, one below the other; what lies far from the place is counted and not shown."""
+    """Draw two trees, one below the other; layers far from the place are only counted."""
     found = []
     for side, path in zip(SIDES, (place.layer, place.candidate_layer), strict=True):
         found += [NAMES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
@@ -30,7 +30,7 @@ def _tree(model: ModelDescription, marked: str, partner: Mapping[str, str]) -> l
 def _below(
     parent: str, paths: Sequence[str], marked: str, kinds: Mapping[str, str], partner: Mapping[str, str], indent: str
 ) -> list[str]:
-    """The lines of what stands directly under `parent`, opened on the way to the marked layer."""
+    """Return the lines below `parent`, expanded on the path to the marked layer."""
     groups: dict[str, list[str]] = {}
     start = len(parent) + 1 if parent else 0
     for path in paths:
@@ -44,7 +44,7 @@ def _below(
             continue
         full = below(parent, name)
         inside = [path for path in groups[name] if path != full]
-        mark = "    <-- here they part" if full == marked else ""
+        mark = "    <-- first divergence" if full == marked else ""
         other = f" = {partner[full]}" if partner.get(full, full) != full else ""
         kind = f" {kinds[full]}" if full in kinds else f" ({len(inside)} layers)" if i != here else ""
         lines.append(f"{indent}{name}{kind}{other}{mark}")

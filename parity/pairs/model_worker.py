@@ -1,4 +1,4 @@
-"""Anybody's model in a process of its own."""
+"""A user's model in a worker process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ __all__ = ["ModelRun", "ModelWorker"]
 
 
 class ModelWorker(RemoteService, ModelService, service=ModelService):
-    """A `ModelService` of `framework` in a process of its own, which writes nothing beside the user's files. Use as a context manager."""
+    """A `ModelService` of `framework` in a worker process, which writes no files near the user's. Use as a context manager."""
 
     ENVIRONMENT = {"PYTHONDONTWRITEBYTECODE": "1"}  # noqa: RUF012 - never changed

@@ -1,4 +1,4 @@
-"""What a comparison of two models found."""
+"""The outcome of a comparison of two models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.pairs.mapping import Pairing
 
 @dataclass(repr=False)
 class PairOutcome(Outcome):
-    """The result of a comparison of two models: an `Outcome` with what only a pair has.
+    """The outcome of a pair. `factories` and `lanes` (versions) are by side; `pairing` matches layers; `how` holds the run's settings.
 
     Attributes:
         factories: What was compared, as a text, by side.
@@ -29,12 +29,12 @@ class PairOutcome(Outcome):
     tree: str = ""
 
     def other_differences(self) -> Collection[str]:
-        """Names of layers and arrays that only one model has. They make the verdict "different"."""
+        """Return the layers and arrays that only one side has."""
         alone = [unit.path for units in self.pairing.alone.values() for unit in units]
         return [*alone, *(name for names in self.pairing.single.values() for name in names)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""
+        """Return plain data."""
         mapping = {
             "how": self.pairing.how,
             "layers": len(self.pairing.pairs),

@@ -1,7 +1,7 @@
-"""What is neutralised while two models are compared: functions of a framework are replaced, and put back.
+"""Replace functions of a framework while two models are compared, and restore them afterwards.
 
-Paddle's kernels hold many scalars in float32, for float64 tensors too, and which ones changes with its versions; rounded once on both
-sides they are the same. Dropouts draw from streams of ours.
+Paddle's kernels hold many scalars in float32, even for float64 tensors, and the set changes with the version. Both sides round them
+once, so that they agree. Dropouts draw from shared random streams.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ROUNDED: Mapping[str, tuple[str, ...]] = {
     "celu": ("alpha",),
     "hardtanh": ("min_val", "max_val", "min", "max"),
 }
-"""Functions of both frameworks' `nn.functional` -> their arguments that are rounded to float32."""
+"""Functions of both frameworks' `nn.functional` -> the arguments that are rounded to float32."""
 
 Functions = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 def rounded(functional: ModuleType) -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The functions of `ROUNDED` in a framework's `nn.functional` -> the same with rounded scalars."""
+    """Return the functions of `ROUNDED` in a framework's `nn.functional` -> substitutes with rounded scalars."""
     found = {getattr(functional, name): words for name, words in ROUNDED.items() if hasattr(functional, name)}
     return {
         function: functools.partial(_rounded, function, inspect.signature(function), words)
@@ -56,10 +56,10 @@ def _rounded(
 
 
 class Replaced:
-    """What is replaced in a framework for as long as models of it are open in this process.
+    """The replaced functions of a framework, while its models are open in this process.
 
-    Dropouts draw for the model that is `running`, and running variances are moved by its convention. Behind the last model everything is
-    as it was: functions, random states, default dtypes and other settings of the process.
+    Dropouts draw for the model that is `running`, and running variances use its convention. After the last model closes, everything is
+    restored: functions, random states, default dtypes and other settings of the process.
     """
 
     _open: ClassVar[dict[str, Replaced]] = {}
@@ -73,20 +73,20 @@ class Replaced:
 
     @classmethod
     def of(cls, framework: str) -> Replaced:
-        """The one of a framework in this process."""
+        """Return the one instance of a framework in this process."""
         return cls._open.setdefault(framework, cls(framework))
 
     def enter(self) -> None:
-        """Another model is being made: keep what it may change."""
+        """Save the state that a new model may change."""
         if not self._models:
             self._undo = contextlib.ExitStack()
             self._undo.callback(random.setstate, random.getstate())
-            self._undo.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 - the state that other people's code draws from
+            self._undo.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 - user code draws from this state
             self._undo.enter_context(implementation(self.framework, "replaced_functions").prepared_process())
         self._models += 1
 
     def replace(self) -> None:
-        """Put every function's substitute wherever a loaded module holds the function under some name."""
+        """Replace every function in all loaded modules that hold it, under any name."""
         if not self._functions:
             own = implementation(self.framework, "replaced_functions")
             functional = sys.modules[f"{self.framework}.nn.functional"]
@@ -104,7 +104,7 @@ class Replaced:
                     self._undo.callback(names.__setitem__, name, value)
 
     def leave(self) -> None:
-        """A model is closed."""
+        """Note that a model is closed; restore everything after the last one."""
         self._models -= 1
         if not self._models:
             self.running, self._functions = None, {}
@@ -120,9 +120,9 @@ class Replaced:
 
 
 class RunningModel(Protocol):
-    """A model that is running: what its dropouts draw, and how it moves running variances."""
+    """A model that is running: its dropout masks, and its convention for running variances."""
 
     variance: str
 
     def draw(self, size: int, p: float) -> Array:
-        """What a dropout multiplies `size` numbers by, see `parity.modules.recording.Watch.draw`."""
+        """Return the factors of a dropout of `size` values, see `parity.modules.recording.Watch.draw`."""

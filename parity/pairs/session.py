@@ -1,4 +1,4 @@
-"""The workers of one pair: opened, run once to see what is called and drawn, matched, and put where the comparison starts."""
+"""The workers of one pair: start the models, run them once to record calls and random draws, match them, and load the start state."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
 JITTER = 0.1
-"""Fresh arrays that are constant (biases of 0, gammas of 1) are spread by this, so that an exchange of two of them shows."""
+"""Standard deviation of the noise on constant arrays (biases of 0, gammas of 1). It makes an exchange of two of them visible."""
 
 RATE = 0.00001
-"""Learning rate: so small that ten steps hardly amplify rounding (at 0.0001 the error of resnet50 grows sevenfold a step)."""
+"""Learning rate: small, so that ten steps hardly amplify rounding (at 0.0001 the error of resnet50 grows sevenfold a step)."""
 
 _Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, repr=False)
 class Pair(ShortRepr):
-    """What to compare: two factories, and how they are run. `parity.pairs.compare_models.compare_models` explains the fields."""
+    """What to compare and how. `parity.pairs.compare_models.compare_models` explains the fields."""
 
     torch: Any
     paddle: Any
@@ -54,7 +54,7 @@ class Pair(ShortRepr):
     kinds: Kinds = field(default_factory=lambda: KINDS)
 
     def how(self) -> dict[str, Any]:
-        """How it is run, for the report."""
+        """Return how the pair is run, for the report."""
         settings = self.optimizer
         beta = (
             {"betas": [settings.beta1, settings.beta2]} if settings.kind == "adam" else {"momentum": settings.momentum}
@@ -70,16 +70,16 @@ class Pair(ShortRepr):
 
     @property
     def length(self) -> int:
-        """Training steps."""
+        """The number of training steps."""
         if not set(self.stages) - {"eval"}:
             return 0
         return self.steps if "trajectory" in self.stages else 1
 
 
 class Session:
-    """Workers by name: torch, paddle, and others of torch's framework. `dtypes` says what each computes in.
+    """Workers by name: torch, paddle, and twins of the torch model. `dtypes` holds the dtype of each worker.
 
-    `start` may hold the arrays of one side's model, by its name and by their own, to start from.
+    `start` may hold a start state: side -> arrays by that model's own names.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Session:
         self.evidence = causes.PairEvidence(self.pairing, self.state)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
-        """`act` of every worker's name: at the same time in other processes, one after the other in this one."""
+        """Call `act` with every worker's name: in parallel for worker processes, in sequence for this process."""
         chosen = list(names or self.workers)
         jobs = {n: self.pool.submit(act, n) for n in chosen if isinstance(self.workers[n], Process)}
         here = {name: act(name) for name in chosen if name not in jobs}
@@ -130,7 +130,7 @@ class Session:
         self.everywhere(lambda name: self.workers[name].agree(self.variance))
 
     def _plan(self) -> dict[str, ModelRun]:
-        """Runs both models as they are, to see what is called and drawn, and matches them."""
+        """Run both models once, record their calls and random draws, and match them."""
         bare = {side: ModelDescription.of(side, self.modules[side], kinds=self.pair.kinds) for side in SIDES}
         self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
         seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
@@ -140,9 +140,9 @@ class Session:
         for side, found in trained.items():
             for path in {*found.random, *seen[side].random}:
                 raise InputError(
-                    f"the {side} model draws random numbers at layer {path or '(the model itself)'} by other ways than dropout: both "
-                    "sides cannot be given the same. Take that layer out, or set its probability to 0"
-                    + (", or leave training out with --stages eval" if path not in seen[side].random else "")
+                    f"the {side} model draws random numbers at layer {path or '(the model itself)'}, and not for dropout: the two "
+                    "sides cannot use the same numbers. Remove that layer, or set its probability to 0"
+                    + (", or skip training with --stages eval" if path not in seen[side].random else "")
                 )
         self.models = {}
         for side in SIDES:
@@ -157,7 +157,7 @@ class Session:
         return trained
 
     def _state(self) -> Record:
-        """Where both sides start, canonical: the reference's fresh arrays, or those that were given."""
+        """Return the start state of both sides, canonical: the reference's fresh arrays, or the given ones."""
         described = {
             side: {below(m["path"], name): array for m in self.modules[side] for name, array in m["arrays"].items()}
             for side in SIDES
@@ -179,7 +179,7 @@ class Session:
         return {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
 
     def chunks(self) -> list[list[str]]:
-        """The canonical names of one pair of layers after the other: what is held of all sides at a time."""
+        """Return the canonical names layer by layer: one layer's arrays are in memory at a time."""
         named: dict[str, list[str]] = {}
         for name in self.pairing.arrays:
             named.setdefault(self.owners[name][0], []).append(name)
@@ -194,7 +194,7 @@ class Session:
     def fetch(
         self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelService, list[str]], Record]
     ) -> dict[str, Record]:
-        """By worker, what it holds (`tensors_of` or `.gradients`) under canonical names; what it lacks is left out."""
+        """Return the tensors or gradients of each worker under canonical names; missing ones are left out."""
 
         def one(worker: str) -> Record:
             side = side_of(worker)
@@ -205,12 +205,12 @@ class Session:
         return self.everywhere(one, workers)
 
     def canonical(self, side: str, arrays: Record, names: Iterable[str] | None = None) -> Record:
-        """A side's own arrays in canonical names and layout; a shared one under all its names."""
+        """Return a side's arrays in canonical names and layout; a shared array appears under all its names."""
         shared = {name: arrays[first] for name, first in self.aliases[side].items() if first in arrays}
         return mapping.canonical(self.pairing, side, arrays | shared, names)
 
     def put(self, moved: Mapping[str, int], names: Iterable[str]) -> None:
-        """Put the workers `names` at the start; those in `moved` with every number moved by one ULP, drawn from that seed."""
+        """Load the start state into the workers `names`; those in `moved` get every number moved by one ULP, drawn from that seed."""
 
         def one(worker: str, chunk: list[str]) -> None:
             side = side_of(worker)
@@ -222,7 +222,7 @@ class Session:
             self.everywhere(functools.partial(one, chunk=chunk), names)
 
     def given(self, name: str, moved: int | None = None) -> list[Array]:
-        """The inputs of a worker, moved by one ULP where there is a seed."""
+        """Return the inputs of a worker, moved by one ULP if `moved` is a seed."""
         floats = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
         if moved is None:
             return floats
@@ -237,19 +237,19 @@ class Session:
         step: int = 0,
         moved: int | None = None,
     ) -> ModelRun:
-        """Forward of one worker, with the dropout masks of `step`."""
+        """Run forward in one worker, with the dropout masks of `step`."""
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
         return self.workers[name].run(self.given(name, moved), train, wanted, seed, self.keys[side], randomness)
 
     def alignment(self, runs: Mapping[str, ModelRun]) -> Alignment:
-        """Which calls of two runs are partners."""
+        """Match the calls of two runs."""
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
         return alignment.align(self.pairing, *calls)
 
     def seeds(self, runs: Mapping[str, ModelRun]) -> tuple[dict[str, float], dict[str, Record]]:
-        """By worker, the loss of its outputs and what backward starts from."""
+        """Return by worker the loss of its outputs, and the gradients from which backward starts."""
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
@@ -261,7 +261,7 @@ class Session:
         return losses, found
 
     def kept(self, zero: Collection[str]) -> dict[str, Record]:
-        """By side, 0/1 arrays that multiply the gradients of tensors of which something, named in `zero`, is zero in exact arithmetic."""
+        """Return by side 0/1 arrays that multiply gradients; the arrays named in `zero` are zero in exact arithmetic."""
         found: dict[str, Record] = {}
         for side in SIDES:
             tensors = {name_in(self.pairing.arrays[n][side]) for n in zero}
@@ -274,35 +274,35 @@ class Session:
         return found
 
     def backward(self, seeds: Mapping[str, Record], names: Iterable[str] | None = None) -> dict[str, Record]:
-        """Backward of the last run of all workers, or of those in `names`, from the `seeds` of each."""
+        """Run backward after the last run, in all workers or those in `names`, from the `seeds` of each."""
         return self.everywhere(lambda name: self.workers[name].backward(seeds[name]), names)
 
     def update(self, kept: Mapping[str, Record], names: Iterable[str] | None = None) -> None:
-        """The optimizer's step of all workers, or of those in `names`."""
+        """Take an optimizer step in all workers, or those in `names`."""
         self.everywhere(lambda name: self.workers[name].update(kept[side_of(name)]), names)
 
     def trained(self) -> dict[str, bool]:
-        """Canonical name -> whether training moves it, of the reference's arrays."""
+        """Return canonical name -> whether training changes it, for the reference's arrays."""
         return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
 
 
 def tensors_of(model: ModelService, names: Sequence[str]) -> Record:
-    """For `Session.fetch`: what a worker's tensors are."""
+    """Return a worker's tensors, for `Session.fetch`."""
     return model.tensors(names)
 
 
 def gradients_of(model: ModelService, names: Sequence[str]) -> Record:
-    """For `Session.fetch`: the gradients of its last backward."""
+    """Return the gradients of a worker's last backward, for `Session.fetch`."""
     return model.gradients(names)
 
 
 def side_of(name: str) -> str:
-    """The side whose model a worker holds."""
+    """Return the side whose model a worker holds."""
     return name if name in SIDES else "torch"
 
 
 def _spread(name: str, array: Array, seed: int) -> Array:
-    """A constant array with some noise, one of positive numbers staying so; any other as it is."""
+    """Add noise to a constant array (a positive one stays positive); return any other array unchanged."""
     if array.size < 2 or np.ptp(array):
         return array
     noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER

@@ -1,4 +1,4 @@
-"""State dicts' files of either framework, and their conversion by a map."""
+"""State dict files of either framework, and their conversion by a map."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 
 
 def side_of(path: Path) -> str:
-    """The side whose state dict a file holds; `InputError` for another suffix."""
+    """Return the side whose state dict a file holds; `InputError` for another suffix."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
     return SUFFIXES[path.suffix]
 
 
 def read(path: Path, torch: ModelService) -> dict[str, Record]:
-    """Side -> the arrays of floats in the file, by the names in it. `torch` reads PyTorch's. A file without a digest is named on stderr."""
+    """Read a state dict file: side -> its float arrays. `torch` reads PyTorch's files. A file without a digest gets a line on stderr."""
     side = side_of(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
@@ -45,16 +45,18 @@ def _name_unverified(path: Path) -> None:
 
 
 def convert(path: Path, destination: Path, found: MapFile) -> Record:
-    """Writes the arrays of a state dict's file for the other side of the map `found`, bit for bit; returns what was written.
+    """Convert a state dict file by the map `found`, bit for bit; return the arrays that were written.
 
-    `InputError` where an array of the map is missing from the file, or shaped differently, or the file has one that the map does not know.
+    `InputError` where the file lacks an array of the map, has one in another shape, or has one that the map does not name.
     """
     here, there = side_of(path), side_of(destination)
     if here == there:
-        raise InputError(f"{path} and {destination} are both of {here}: a map leads from one framework to the other")
+        raise InputError(
+            f"{path} and {destination} are both {here} files: a map converts from one framework to the other"
+        )
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with about(path, "give the weights of the model that the map is of"):
+    with about(path, "pass weights of the model that the map describes"):
         with ModelWorker(here) as worker:
             arrays = worker.read_arrays(path)
         made = converted(arrays, here, there, found)
@@ -65,14 +67,16 @@ def convert(path: Path, destination: Path, found: MapFile) -> Record:
 
 
 def converted(arrays: Mapping[str, Array], here: str, there: str, found: MapFile) -> Record:
-    """The arrays of side `here` as side `there` holds them, by the arrays of a map."""
+    """Convert the arrays of side `here` to side `there`, by the arrays of a map."""
     check_whole(found)
     rows: Mapping[str, Mapping[str, Any]] = found["arrays"]
     known = {layer_kinds.name_in(row[here]) for row in rows.values()}
     if missing := sorted(known - set(arrays)):
-        raise InputError(f"{missing[0]} is missing from the weights ({len(missing)} in all): they are of another model")
+        raise InputError(
+            f"{missing[0]} is missing from the weights ({len(missing)} missing): they belong to another model"
+        )
     if extra := sorted(set(arrays) - known):
-        raise InputError(f"{extra[0]} is not in the map ({len(extra)} such in all): the weights are of another model")
+        raise InputError(f"{extra[0]} is not in the map ({len(extra)} unknown): the weights belong to another model")
     made: Record = {}
     for name, row in rows.items():
         _check_shape(name, arrays[layer_kinds.name_in(row[here])].shape, row["shapes"][here])

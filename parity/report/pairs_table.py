@@ -1,4 +1,4 @@
-"""Tables of compared pairs in Markdown."""
+"""Markdown tables of compared pairs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results as a table in Markdown."""
+    """Return the results as a Markdown table."""
     found: dict[str, dict[str, str]] = next((row["lanes"] for row in rows if "lanes" in row), {})
     lanes = ", ".join(f"{side} {versions.get(side, '?')}" for side, versions in found.items())
     lines = [
@@ -46,7 +46,7 @@ def _line(cells: list[str]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """The results in few lines: the equal pairs together, then a line for each that differs, and what sets it right."""
+    """Return a short table: all equal pairs in one row, then one row per different pair with the settings that make it equal."""
     named = {row["name"]: row for row in rows}
     lines = ["| pair | verdict | what differs | equal with |", "|---|---|---|---|"]
     for verdict in (EQUAL, CHAOTIC):
@@ -55,7 +55,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for name, row in named.items():
         if row["verdict"] != DIFFERENT:
             continue
-        # That dropout layers drop differently is said of the layers, too.
+        # The row of the dropout layers says the same.
         said = [_short(text) for text in row["differences"] if not text.startswith("dropout in training")]
         said = said or [row["sentence"]]
         right, settings = named.get(f"{name}-set-right"), list[str]()
@@ -68,9 +68,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _short(text: str) -> str:
-    """What differs, without the places: their list is in the long table."""
+    """Return what differs, without the places, which are in the long table."""
     return text.partition(" at ")[0].partition("; ")[0]
 
 
 TABLES = {"pairs": table, "pairs-summary": summary}
-"""What stands between the marks of that name, see `parity.files.generated_block`."""
+"""Name of a generated block -> its writer, see `parity.files.generated_block`."""
