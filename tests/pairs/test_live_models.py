@@ -1,4 +1,4 @@
-"""Live models are compared in the caller's process, by copies: nothing of the caller's is changed."""
+"""Live models are copied and compared in the caller's process; nothing of the caller changes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SENTENCES = {
     "eps": "different at step 1, eval, layer bn2, tensor bn2:output: ",
     "text": "equal: 91 tensors, 2 steps",
     "fails": "error: the torch model failed in forward at layer conv1: RuntimeError: ",
-    "exchanged": "error: the torch side is pair_models_paddle:Net, a model of Paddle: give PyTorch's model first, then Paddle's",
-    "replaced": "error: the paddle side: pair_models_paddle:Net cannot be copied, since forward of layer fc1 was replaced: give a function",
-    "number": "error: the torch side is of type int: give a model, what makes one, or MODULE:FACTORY",
+    "exchanged": "error: the torch side is pair_models_paddle:Net, a model of Paddle: pass PyTorch's model first, then Paddle's",
+    "replaced": "error: the paddle side: pair_models_paddle:Net cannot be copied, since forward of layer fc1 was replaced: pass a function",
+    "number": "error: the torch side is of type int: pass a model, a function that returns one, or MODULE:FACTORY",
     "none": "error: the paddle side: __main__:main.<locals>.<lambda>.<locals>.<lambda> makes a NoneType, not a ",
 }
 
@@ -44,7 +44,7 @@ def run(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def program() -> dict[str, Any]:
-    """What the program says: sentences by call, and what it saw of the caller's before and after all of them."""
+    """What the program reports: sentences by call, and the caller's state before and after all calls."""
     said: dict[str, Any] = json.loads(run(str(TESTS / "helpers/live_models.py")))
     return said
 
@@ -55,7 +55,7 @@ def test_live_models_classes_and_functions_are_compared(program: dict[str, Any],
 
 
 @pytest.mark.parametrize("part", range(3), ids=["PyTorch's model", "Paddle's model", "the process"])
-def test_nothing_of_the_callers_is_changed(program: dict[str, Any], part: int) -> None:
+def test_nothing_of_the_caller_changes(program: dict[str, Any], part: int) -> None:
     assert program["after"][part] == program["before"][part]
 
 
@@ -63,7 +63,7 @@ def test_where_paddle_2_came_first_one_line_says_what_to_do() -> None:
     version, _, line = run("-c", PADDLE_FIRST).partition("|")
     if version.startswith("2."):
         assert line.startswith(
-            f"Paddle {version} was imported before PyTorch, which cannot be imported then: import torch first"
+            f"Paddle {version} was imported before PyTorch, so PyTorch cannot be imported: import torch first"
         )
     else:
         assert "makes a NoneType, not a torch.nn.modules.module.Module" in line

@@ -70,8 +70,8 @@ def row(name: str, **fields: Any) -> Change:
 
 UNFIT: dict[str, tuple[Change, str]] = {
     "array twice": (row("bn.weight", paddle="bn.bias"), "the array 'bn.bias' is named twice"),
-    "array misspelt": (row("bn.weight", paddle="bn.wieght"), "pairs nothing with array 'bn.weight'"),
-    "row lost": (lambda found: found["arrays"].pop("bn.mean"), "pairs nothing with array 'bn"),
+    "array misspelt": (row("bn.weight", paddle="bn.wieght"), "has no row for array 'bn.weight'"),
+    "row lost": (lambda found: found["arrays"].pop("bn.mean"), "has no row for array 'bn"),
     "shape broadcast": (
         row("fc.bias", shapes={"torch": [4], "paddle": [4, 4]}),
         "shape [4] in PyTorch and [4, 4] in Paddle",
@@ -99,7 +99,7 @@ ONLY_LISTED = ("array misspelt", "row lost", "other shape on both sides")
     ("name", "listed"),
     [*((name, True) for name in UNFIT), *((name, False) for name in UNFIT if name not in ONLY_LISTED)],
 )
-def test_a_map_that_is_not_exactly_of_the_models_converts_nothing(
+def test_a_map_that_does_not_fit_the_models_converts_nothing(
     whole: dict[str, Any], name: str, listed: bool
 ) -> None:
     change, said = UNFIT[name]
@@ -113,7 +113,7 @@ def test_a_map_that_is_not_exactly_of_the_models_converts_nothing(
 
 @pytest.mark.parametrize("side", ["torch", "paddle"])
 @pytest.mark.parametrize("wrong", ["fc.wieght", "fc.bias", "fc.weight[0/2]"])
-def test_a_check_refuses_a_map_of_arrays_that_the_models_do_not_have(side: str, wrong: str) -> None:
+def test_a_check_refuses_a_map_of_unknown_arrays(side: str, wrong: str) -> None:
     given = {"arrays": {"fc.weight": {"torch": "fc.weight", "paddle": "fc.weight.T"} | {side: wrong}}}
     with pytest.raises(InputError, match="the map"):
         match(model("torch"), model("paddle"), given)
@@ -121,7 +121,7 @@ def test_a_check_refuses_a_map_of_arrays_that_the_models_do_not_have(side: str, 
 
 def test_a_check_names_the_array_that_a_misspelt_row_may_mean() -> None:
     given = {"arrays": {"fc.wieght": {"torch": "fc.weight", "paddle": "fc.weight.T"}}}
-    with pytest.raises(InputError, match=r"'fc\.wieght', which no pair of layers has: do you mean 'fc\.weight'"):
+    with pytest.raises(InputError, match=r"'fc\.wieght', which no matched layer has: do you mean 'fc\.weight'"):
         match(model("torch"), model("paddle"), given)
 
 
@@ -151,7 +151,7 @@ MAPS = {
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_a_file_that_is_no_map_is_refused_by_both_commands_and_nothing_is_written(
+def test_both_commands_refuse_a_file_that_is_no_map_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     path = tmp_path / "map.json"
@@ -199,7 +199,7 @@ def test_kinds_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert f"{path} holds no kinds of layers (" in line
 
 
-def test_kinds_of_a_file_are_in_the_table_that_is_returned_only(tmp_path: Path) -> None:
+def test_kinds_of_a_file_are_only_in_the_returned_table(tmp_path: Path) -> None:
     path, before = tmp_path / "kinds.json", dict(layer_kinds.KINDS)
     linear = {"name": "Linear", "classes": {"torch": ["Linear", "my.Linear"], "paddle": ["Linear"]}}
     path.write_text(json.dumps([{"name": "a", "classes": SIDES, "note": "ours"}, linear]))
@@ -286,7 +286,7 @@ def test_a_member_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None
         read_inputs(tmp_path / "x.npz")
 
 
-def test_an_archive_of_no_or_of_two_arrays_of_one_name_a_folder_and_a_bomb_are_refused(tmp_path: Path) -> None:
+def test_unusable_archives_of_inputs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     for members in ((), ("x.npy", "x.npy"), ("x.npy", "x")):
         with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
@@ -362,7 +362,7 @@ DAMAGE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_result_that_was_kept_is_refused_and_left_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_damaged_kept_result_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     path, result = tmp_path / "kept.jsonl", copy.deepcopy(RESULT)
     write_results(path, [RESULT])
     assert read_results(path) == [RESULT]

@@ -1,4 +1,4 @@
-"""Two models of anybody's: every kind of layer, every hazard, and planted errors, each found and named at its layer."""
+"""Comparison of two models: every kind of layer, every hazard, and planted errors, each found and named at its layer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_layer_of_every_kind_is_mapped_and_equal(compare_pair: ComparePair, ki
     )
 
 
-def test_a_network_with_functional_calls_and_both_kinds_of_dropout_is_equal(compare_pair: ComparePair) -> None:
+def test_a_network_with_functions_and_both_kinds_of_dropout_is_equal(compare_pair: ComparePair) -> None:
     outcome = compare_pair("Net", "Net", IMAGE)
     assert_equal(outcome)
     assert outcome.pairing.how == "names"
@@ -76,10 +76,10 @@ def test_a_network_with_functional_calls_and_both_kinds_of_dropout_is_equal(comp
     for row in outcome.trajectory:
         assert row["bound"] == pytest.approx(TWIN * row["twin"] + MOVED * row["moved"], rel=1e-6)
     moved = [row["moved"] for row in outcome.trajectory]
-    assert 1e-8 < moved[0] < moved[1] < moved[2] < 1e-3  # little, and a hundred million times what parts the sides
+    assert 1e-8 < moved[0] < moved[1] < moved[2] < 1e-3  # small, and 1e8 times the error of the sides
 
 
-def test_of_several_twins_the_farthest_counts(compare_pair: ComparePair, pair_workers: dict[str, ModelWorker]) -> None:
+def test_the_farthest_of_several_twins_counts(compare_pair: ComparePair, pair_workers: dict[str, ModelWorker]) -> None:
     with ModelWorker("torch", threads=1) as second, ModelWorker("torch", threads=1) as third:
         one, two, three = (
             compare_pair("Net", "Net", IMAGE, workers=pair_workers | more, optimizer=Optimizer("momentum", 0.1), seed=2)
@@ -92,7 +92,7 @@ def test_of_several_twins_the_farthest_counts(compare_pair: ComparePair, pair_wo
     assert [outcome.to_json()["twins"] for outcome in (one, two, three)] == [1, 2, 3]
     assert one.trajectory[0]["error"] == two.trajectory[0]["error"] == three.trajectory[0]["error"]
     far = [outcome.trajectory[-1]["twin"] for outcome in (one, two, three)]
-    assert far[0] > 0 and far == sorted(far)  # each has the twins of the one before, and another one
+    assert far[0] > 0 and far == sorted(far)  # each has the twins of the one before, and one more
 
 
 def test_average_pools_without_padding_may_count_it_or_not(compare_pair: ComparePair) -> None:
@@ -102,15 +102,15 @@ def test_average_pools_without_padding_may_count_it_or_not(compare_pair: Compare
     assert said.startswith("count include pad of AvgPool2d: PyTorch True, Paddle False")
 
 
-def test_what_was_neutralised_is_explained_and_not_hidden(compare_pair: ComparePair) -> None:
+def test_what_the_check_neutralises_is_reported(compare_pair: ComparePair) -> None:
     said = "\n".join(compare_pair("Net", "Net", IMAGE).explained)
-    assert "running variance: PyTorch adds the unbiased variance" in said
-    assert "n/(n-1) = 1.002 to 1.007 here), at bn1, bn2" in said
-    assert "eps 1e-05 of BatchNorm is 9.999999747378752e-06 in Paddle's kernels" in said
-    assert "dropout: both sides were given the same masks, at (the model itself), drop" in said
+    assert "running variance: PyTorch uses the unbiased batch variance and Paddle the biased one" in said
+    assert "(n/(n-1) = 1.0017 to 1.007), at bn1, bn2" in said
+    assert "Paddle's kernels round eps 1e-05 of BatchNorm to 9.999999747378752e-06, and the check rounds it on both sides" in said
+    assert "dropout: both sides use the same masks, at (the model itself), drop" in said
 
 
-def test_separate_projections_meet_the_packed_ones_of_attention(compare_pair: ComparePair) -> None:
+def test_separate_projections_match_the_packed_ones_of_attention(compare_pair: ComparePair) -> None:
     outcome = compare_pair("Attention", "Attention", "4,5,8")
     assert_equal(outcome)
     assert outcome.pairing.arrays["attention.key.weight"] == {
@@ -120,19 +120,19 @@ def test_separate_projections_meet_the_packed_ones_of_attention(compare_pair: Co
     assert outcome.zero_gradients == ["attention.key.bias"]
 
 
-def test_two_inputs_a_dict_of_outputs_a_layer_run_twice_in_place_and_an_unused_one(compare_pair: ComparePair) -> None:
+def test_two_inputs_several_outputs_repeated_and_unused_layers_are_equal(compare_pair: ComparePair) -> None:
     outcome = compare_pair("TwoInputs", "TwoInputs", "3,4:11", "3,4,5")
     assert_equal(outcome)
-    assert outcome.explained == ["unused in training, so without a gradient on both sides: unused.bias, unused.weight"]
+    assert outcome.explained == ["no gradient on either side, since training does not use them: unused.bias, unused.weight"]
     # What words makes, what inner and act take and make in two calls each, and three outputs.
     assert outcome.stages["eval"].compared == 1 + 2 * 2 + 2 * 2 + 3
 
 
-def test_numbers_in_forward_have_the_precision_of_the_tensors_they_meet(compare_pair: ComparePair) -> None:
+def test_numbers_in_forward_have_the_precision_of_their_tensors(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("Numbers", "Numbers", "4,6"))
 
 
-def test_shared_weights_are_one(compare_pair: ComparePair) -> None:
+def test_shared_weights_are_equal(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("Tied", "Tied", "4,6"))
 
 
@@ -142,11 +142,11 @@ def test_weights_that_only_one_side_shares_are_named(compare_pair: ComparePair) 
     assert outcome.first.cause == "shared with another layer: second.weight (in PyTorch only)"
 
 
-def test_a_factory_may_be_a_model_that_is_there_already(compare_pair: ComparePair) -> None:
+def test_a_factory_may_be_an_existing_model(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("READY", "READY", "4,6"))
 
 
-def test_layers_of_other_names_are_matched_by_order(compare_pair: ComparePair) -> None:
+def test_layers_with_other_names_are_matched_by_order(compare_pair: ComparePair) -> None:
     outcome = compare_pair("Renamed", "Renamed", "4,3,6,6")
     assert_equal(outcome)
     assert outcome.pairing.how == "order of execution"
@@ -160,13 +160,13 @@ OWN_KIND = {
 }
 
 
-def test_a_kind_of_ones_own_is_a_row_in_a_file(compare_pair: ComparePair, tmp_path: Path) -> None:
+def test_a_file_adds_a_kind_of_layer(compare_pair: ComparePair, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\) and Paddle has mix \(blend \[6, 5\]\)"):
         compare_pair("Own", "Own", "4,6")
     (tmp_path / "kinds.json").write_text(json.dumps([OWN_KIND]))
     kinds = layer_kinds.read_kinds(tmp_path / "kinds.json")
     assert_equal(compare_pair("Own", "Own", "4,6", kinds=kinds))
-    with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\)"):  # a table is of one call
+    with pytest.raises(InputError, match=r"PyTorch has mix \(mix \[5, 6\]\)"):  # a table is valid for one call
         compare_pair("Own", "Own", "4,6")
 
 
@@ -178,7 +178,7 @@ def test_a_file_that_holds_no_kinds_is_refused(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "projection"])
-def test_every_loss_and_optimizer_is_alike_on_both_sides(compare_pair: ComparePair, loss: str) -> None:
+def test_every_loss_and_optimizer_is_equal_on_both_sides(compare_pair: ComparePair, loss: str) -> None:
     optimizer = (
         Optimizer("adam", 0.001)
         if loss == "cross_entropy"
@@ -187,12 +187,12 @@ def test_every_loss_and_optimizer_is_alike_on_both_sides(compare_pair: ComparePa
     assert_equal(compare_pair("Chain", "Chain", "4,6", loss=loss, optimizer=optimizer))
 
 
-def test_where_rounding_decides_at_a_kink_the_models_are_not_called_different(compare_pair: ComparePair) -> None:
+def test_models_are_chaotic_but_equal_where_rounding_decides_at_a_kink(compare_pair: ComparePair) -> None:
     settings: dict[str, object] = {"optimizer": Optimizer("momentum", 0.01), "steps": 4}
     assert_equal(compare_pair("Kinked", "Kinked", "8,64", **settings))
     outcome = compare_pair("Kinked", f"Kinked(shift=1e-20, times={1 + 2**-52})", "8,64", **settings)
     assert (outcome.verdict, outcome.first) == ("chaotic but equal", None)
-    assert [row["step"] for row in outcome.trajectory] == [1, 2]  # what comes then is not compared
+    assert [row["step"] for row in outcome.trajectory] == [1, 2]  # later steps are not compared
     (said,) = (line for line in outcome.explained if "rounding" in line)
     assert said.startswith(
         "in step 2 rounding decided whether relu lets 512 numbers through: up to 1.0e-20 from its kink"
@@ -204,7 +204,7 @@ def test_rounding_decides_only_within_what_rounding_can_do() -> None:
     x, crossed = np.array([0.0, 1.0, 2.0, 3.0]), np.array([True, False, False, False])
     near, twin = np.add(x, [1e-16, 2e-16, 0, 0]), np.add(x, [0, 0, 4e-16, 0])
     assert by_rounding(x, near, crossed, [x, twin])
-    assert not by_rounding(x, near, crossed, [])  # nothing says what rounding can do
+    assert not by_rounding(x, near, crossed, [])  # without a twin, the size of rounding is unknown
     assert not by_rounding(x, near, crossed, [twin[:3]])
     assert not by_rounding(
         x, np.add(x, [1e-14, 2e-16, 0, 0]), crossed, [twin + 1]
@@ -214,7 +214,7 @@ def test_rounding_decides_only_within_what_rounding_can_do() -> None:
 
 
 @pytest.mark.parametrize("planted", ["shift=1e-6", "times=1.000001", "shift=1e-20, times=1.000001"])
-def test_a_true_difference_is_none_of_rounding_though_numbers_cross_kinks(
+def test_a_true_difference_stays_different_when_numbers_cross_kinks(
     compare_pair: ComparePair, planted: str
 ) -> None:
     outcome = compare_pair("Kinked", f"Kinked({planted})", "8,64", optimizer=Optimizer("momentum", 0.01), steps=4)
@@ -223,7 +223,7 @@ def test_a_true_difference_is_none_of_rounding_though_numbers_cross_kinks(
     assert "rounding" not in " ".join(outcome.explained)
 
 
-def test_where_rounding_chooses_the_largest_in_front_of_a_pool_the_models_are_not_called_different(
+def test_models_are_equal_where_rounding_decides_a_maximum_before_a_pool(
     compare_pair: ComparePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = ("eval", "forward", "backward")
@@ -240,36 +240,36 @@ def test_where_rounding_chooses_the_largest_in_front_of_a_pool_the_models_are_no
 PLANTED = {
     "eps": ("Net", "Net(eps=1e-3)", "eval", "bn2", "bn2:output", "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2"),
     "momentum": (
-        "Net", "Net(momentum=0.8)", "statistics", "bn2", "bn2.mean", "momentum of the old of BatchNorm: PyTorch 0.9, Paddle 0.8 at bn2",
+        "Net", "Net(momentum=0.8)", "statistics", "bn2", "bn2.mean", "momentum (weight of the old value) of BatchNorm: PyTorch 0.9, Paddle 0.8 at bn2",
     ),
     "padding": ("Net", "Net(padding=0)", "eval", "conv2", "conv2:output", "padding of Conv2d: PyTorch 1, Paddle 0 at conv2"),
     "dropout": ("Net", "Net(p=0.5)", "forward", "drop", "drop:output", "p of Dropout: PyTorch 0.4, Paddle 0.5 at drop"),
     "bias": ("Net", "Net(bias=False)", "eval", "conv1", "conv1:output", "only PyTorch has conv1.bias"),
     "exchanged": (
-        "Chain", "Chain('bac')", "eval", "a", "a:input", "PyTorch gives it the model's input, Paddle gives it relu(the output of b)",
+        "Chain", "Chain('bac')", "eval", "a", "a:input", "the input of a is the model's input in PyTorch and relu(the output of b) in Paddle",
     ),
     "no relu": (
-        "Chain", "Chain(relu=False)", "eval", "b", "b:input", "PyTorch gives it relu(the output of a), Paddle gives it the output of a",
+        "Chain", "Chain(relu=False)", "eval", "b", "b:input", "the input of b is relu(the output of a) in PyTorch and the output of a in Paddle",
     ),
     "detached": (
         "Chain", "Chain(detached=True)", "gradient", "a", "a.bias", "no gradient in Paddle: it is not used there, or not trained",
     ),
     "float32": (
         "Single", "Single", "eval", "out", "out:input",
-        "of the size of float32's rounding: one side computes a part of it in float32, or by a constant with few digits",
+        "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_a_planted_error_is_found_at_its_layer_and_named(compare_pair: ComparePair, fault: str) -> None:
+def test_a_planted_error_is_found_at_its_layer_with_its_cause(compare_pair: ComparePair, fault: str) -> None:
     torch, paddle, phase, layer, tensor, cause = PLANTED[fault]
     outcome = compare_pair(torch, paddle, IMAGE if torch == "Net" else "4,6")
     first = outcome.first
     assert outcome.verdict == "different"
     assert first is not None
     assert (first.step, first.phase, first.layer, first.tensor, first.cause) == (1, phase, layer, tensor, cause)
-    marked = [line for line in outcome.tree.splitlines() if "<-- here they part" in line]
+    marked = [line for line in outcome.tree.splitlines() if "<-- first divergence" in line]
     assert [line.split()[0] for line in marked] == [layer, layer]
 
 
@@ -289,14 +289,14 @@ def test_isolation_tells_a_layers_own_error_from_an_inherited_one(compare_pair: 
 
 
 @pytest.mark.parametrize(("model", "shapes"), [("Attention", ("4,5,8",)), ("TwoInputs", ("3,4:11", "3,4,5"))])
-def test_layers_that_are_equal_are_equal_by_themselves(
+def test_equal_layers_are_equal_when_they_run_alone(
     compare_pair: ComparePair, model: str, shapes: tuple[str, ...]
 ) -> None:
     rows = compare_pair(model, model, *shapes, stages=("eval",), isolate=True).isolated
     assert rows and {row["verdict"] for row in rows} == {"equal"}
 
 
-def test_a_head_that_only_training_has_is_a_difference_while_the_rest_is_compared(compare_pair: ComparePair) -> None:
+def test_a_head_that_only_training_uses_is_a_difference_and_the_rest_is_compared(compare_pair: ComparePair) -> None:
     outcome = compare_pair("Auxiliary", "Auxiliary", "4,6")
     assert outcome.verdict == "different"
     assert outcome.first is None
@@ -304,7 +304,7 @@ def test_a_head_that_only_training_has_is_a_difference_while_the_rest_is_compare
     assert outcome.stages["eval"].compared == 5
 
 
-def test_in_float32_both_sides_are_as_near_to_float64_as_rounding_leaves_them(compare_pair: ComparePair) -> None:
+def test_in_float32_both_sides_are_within_rounding_of_float64(compare_pair: ComparePair) -> None:
     outcome = compare_pair("Net", "Net", IMAGE, dtype="float32")
     assert outcome.verdict == "equal", outcome.sentence()
     for stage in ("eval", "forward", "backward"):
@@ -314,7 +314,7 @@ def test_in_float32_both_sides_are_as_near_to_float64_as_rounding_leaves_them(co
     assert outcome.to_json()["not_run"] == ["trajectory"]
 
 
-def test_a_float32_trajectory_is_held_against_that_of_a_twin(
+def test_a_float32_trajectory_is_compared_with_its_twin(
     compare_pair: ComparePair, pair_workers: dict[str, ModelWorker]
 ) -> None:
     how: dict[str, object] = {"dtype": "float32", "optimizer": Optimizer("momentum", 0.1), "steps": 5}
@@ -350,9 +350,9 @@ def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare_pair: ComparePa
             "the torch model failed in forward at layer body.1: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
         ),
         ("Chain", "Fails", "the paddle model failed in forward at layer body.1: "),
-        ("Noisy", "Noisy", "model draws random numbers at layer noise by other ways than dropout"),
+        ("Noisy", "Noisy", "model draws random numbers at layer noise, and not for dropout"),
         ("Chain", "Renamed", "the paddle model failed in forward at layer _conv_a: "),
-        ("Auxiliary", "Chain", "different architectures: they part at the beginning, where PyTorch has body"),
+        ("Auxiliary", "Chain", "different architectures: they diverge at the beginning, where PyTorch has body"),
         ("Branches", "Branches", r"in PyTorch one \(Linear \[6, 6\]\), two \(Linear \[6, 6\]\); in Paddle right"),
         ("Nowhere", "Chain", "pair_models_torch.py has no 'Nowhere'"),
         ("Chain", "nowhere:Chain", "there is no module 'nowhere'"),
@@ -362,7 +362,7 @@ def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare_pair: ComparePa
         ("Chain(width=8)", "Chain", r"Chain\(width=8\) cannot be made: TypeError"),
     ],
 )
-def test_what_cannot_be_compared_is_one_clear_line(
+def test_an_unusable_model_is_reported_in_one_line(
     compare_pair: ComparePair, torch: str, paddle: str, said: str
 ) -> None:
     with pytest.raises(InputError, match=said) as problem:
@@ -370,14 +370,14 @@ def test_what_cannot_be_compared_is_one_clear_line(
     assert "\n" not in str(problem.value)
 
 
-def test_random_numbers_of_training_do_not_stand_in_the_way_of_inference(compare_pair: ComparePair) -> None:
+def test_random_numbers_in_training_do_not_prevent_a_check_of_inference(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("Noisy", "Noisy", "4,6", stages=("eval",)), "eval")
 
 
 # Maps
 
 
-def test_a_map_decides_what_is_ambiguous(compare_pair: ComparePair) -> None:
+def test_a_map_resolves_an_ambiguous_match(compare_pair: ComparePair) -> None:
     given = {"layers": [{"torch": "one", "paddle": "left"}, {"torch": "two", "paddle": "right"}]}
     outcome = compare_pair("Branches", "Branches", "4,6", given=given, stages=("eval",))
     assert outcome.pairing.partner("torch") == {"one": "left", "two": "right", "middle": "head"}
@@ -390,7 +390,7 @@ def test_a_map_decides_what_is_ambiguous(compare_pair: ComparePair) -> None:
         ([{"torch": "a", "paddle": "a"}, {"torch": "b", "paddle": "a"}], "names the paddle layer 'a' twice"),
     ],
 )
-def test_a_map_of_what_is_not_there_is_refused(
+def test_a_map_with_unknown_or_repeated_layers_is_refused(
     compare_pair: ComparePair, layers: list[dict[str, str]], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):

@@ -64,7 +64,7 @@ def test_equal_models_end_with_0_one_line_of_json_and_a_map(
         "paddle": "shift",
         "shapes": {"torch": [1, 1, 8], "paddle": [1, 1, 8]},
     }
-    assert "explained: dropout: both sides were given the same masks, at attention" in ended.stderr
+    assert "explained: dropout: both sides use the same masks, at attention" in ended.stderr
 
 
 def test_nothing_is_written_beside_the_users_files(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -141,7 +141,7 @@ def test_weights_of_another_model_are_refused_and_nothing_is_written(
     [
         ("shift", {"paddle": "attention.out_proj.bias"}, "the map gives"),
         ("attention.query.bias", {"paddle": "attention.k_proj.bias"}, "'attention.k_proj.bias' is named twice"),
-        ("shift", {"shapes": {"torch": [1, 1, 8], "paddle": [4, 4, 8]}}, "it must be one"),
+        ("shift", {"shapes": {"torch": [1, 1, 8], "paddle": [4, 4, 8]}}, "both must be equal"),
     ],
 )
 def test_a_wrong_map_converts_nothing(
@@ -176,9 +176,9 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == result
     assert "failed: the models are different at step 1, eval, layer bn2" in ended.stderr
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in ended.stderr
-    assert ended.stderr.count("<-- here they part") == 2
+    assert ended.stderr.count("<-- first divergence") == 2
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("-- here they part") == 2
+    assert page.count("-- first divergence") == 2
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in page
     suite = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()[0]
     assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None][:2] == [
@@ -252,7 +252,7 @@ def test_the_caller_and_its_files_are_as_they_were(tmp_path: Path) -> None:
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()} == files
 
 
-# Pairs that nobody here wrote
+# Pairs of library models
 
 EXPECTED = {
     "alexnet": "mode of Dropout: PyTorch upscale_in_train, Paddle downscale_in_infer at classifier.0 (Paddle: _drop1)",
@@ -260,9 +260,9 @@ EXPECTED = {
     "mobilenet_v3_small": "slope of Hardsigmoid: PyTorch 0.1666666667, Paddle 0.1666667",
     "mobilenet_v3_large": "slope of Hardsigmoid: PyTorch 0.1666666667, Paddle 0.1666667",
     "inception_v3": "eps of BatchNorm: PyTorch 0.001, Paddle 1e-05",
-    "googlenet": "they part behind conv1.conv",
+    "googlenet": "they diverge after conv1.conv",
 }
-"""Pairs that differ -> how the first cause begins."""
+"""Different pair -> the beginning of its first cause."""
 
 
 def of_the_zoo(compare_pair: ComparePair, name: str, shape: str = "", **more: object) -> tuple[str, str]:
@@ -280,11 +280,11 @@ def of_the_zoo(compare_pair: ComparePair, name: str, shape: str = "", **more: ob
     return found.verdict, found.first.cause or "" if found.first else ""
 
 
-def test_resnet18_is_one_network_in_both_libraries(compare_pair: ComparePair) -> None:
+def test_resnet18_is_equal_in_both_libraries(compare_pair: ComparePair) -> None:
     assert of_the_zoo(compare_pair, "resnet18", "4,3,32,32", steps=2) == ("equal", "")
 
 
-def test_squeezenet_differs_where_it_does_and_is_equal_once_that_is_set_right(compare_pair: ComparePair) -> None:
+def test_squeezenet_is_equal_once_the_known_differences_are_set(compare_pair: ComparePair) -> None:
     verdict, cause = of_the_zoo(compare_pair, "squeezenet1_1", stages=("eval",))
     assert (verdict, cause) == ("different", EXPECTED["squeezenet1_1"])
     assert of_the_zoo(compare_pair, "squeezenet1_1-set-right", "2,3,64,64", steps=2) == ("equal", "")
@@ -293,7 +293,7 @@ def test_squeezenet_differs_where_it_does_and_is_equal_once_that_is_set_right(co
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [name for name in PAIRS if name not in record.PAIRS.split(",")])
-def test_every_pair_that_is_not_recorded_is_equal_or_differs_where_it_is_known_to(
+def test_every_unrecorded_pair_is_equal_or_has_its_known_difference(
     compare_pair: ComparePair, name: str
 ) -> None:
     verdict, cause = of_the_zoo(compare_pair, name, steps=2)
@@ -305,13 +305,13 @@ def test_every_pair_that_is_not_recorded_is_equal_or_differs_where_it_is_known_t
 
 
 @pytest.mark.slow
-def test_mobilenet_v3_is_equal_once_its_hardsigmoid_has_the_slope_of_paddle(compare_pair: ComparePair) -> None:
+def test_mobilenet_v3_is_equal_once_its_hardsigmoid_has_paddles_slope(compare_pair: ComparePair) -> None:
     torch = "pair_models_torch.py:mobilenet_v3_small_as_in_paddle"
     verdict = compare_pair(torch, PAIRS["mobilenet_v3_small"].paddle, "4,3,64,64", steps=2).verdict
     assert verdict in ("equal", "chaotic but equal")
 
 
-def test_the_table_has_a_row_a_pair_and_a_sentence_a_difference() -> None:
+def test_the_table_has_one_row_per_pair_and_one_sentence_per_difference() -> None:
     stage = {"compared": 12, "max_error": 2e-16}
     equal = {
         "name": "one",
@@ -335,7 +335,7 @@ def test_the_table_has_a_row_a_pair_and_a_sentence_a_difference() -> None:
     assert lines[-1] == "| `two`<br>Paddle: `a.b=1` | 4 | different |  |  |  |  | eps here<br>padding there |"
 
 
-def test_the_summary_names_equal_pairs_once_and_says_of_others_what_differs_and_what_sets_it_right() -> None:
+def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> None:
     base: dict[str, object] = {"verdict": "equal", "set": [], "torch": "t", "differences": []}
     dropouts = ["mode of Dropout: PyTorch up, Paddle down at drop, drop2", "dropout in training: PyTorch drops at drop"]
     rows = [
