@@ -173,9 +173,9 @@ def _say(outcome: PairOutcome, console: Console) -> None:
         console.say(f"  explained: {line}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            console.say(
-                f"  alone: {row['layer']} (Paddle: {row['candidate_layer']}) {row.get('why') or _errors_alone(row)}"
-            )
+            place, other = row["layer"], row["candidate_layer"]
+            where = place if other == place else f"{place} (Paddle: {other})"
+            console.say(f"  alone: {where}: {row.get('why') or _errors_alone(row)}")
     if outcome.tree:
         for line in outcome.tree.splitlines():
             console.say(line)
@@ -198,4 +198,4 @@ def say_stages(outcome: Outcome, console: Console) -> None:
 
 def _errors_alone(row: dict[str, Any]) -> str:
     """Return the errors of a layer that ran alone, for people."""
-    return f"forward {row['forward']:.1e}, backward {row['backward']:.1e}"
+    return f"forward error {row['forward']:.1e}, backward error {row['backward']:.1e}"

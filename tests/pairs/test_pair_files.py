@@ -99,9 +99,7 @@ ONLY_LISTED = ("array misspelt", "row lost", "other shape on both sides")
     ("name", "listed"),
     [*((name, True) for name in UNFIT), *((name, False) for name in UNFIT if name not in ONLY_LISTED)],
 )
-def test_a_map_that_does_not_fit_the_models_converts_nothing(
-    whole: dict[str, Any], name: str, listed: bool
-) -> None:
+def test_a_map_that_does_not_fit_the_models_converts_nothing(whole: dict[str, Any], name: str, listed: bool) -> None:
     change, said = UNFIT[name]
     if not listed:
         del whole["models"]

@@ -106,7 +106,10 @@ def test_what_the_check_neutralises_is_reported(compare_pair: ComparePair) -> No
     said = "\n".join(compare_pair("Net", "Net", IMAGE).explained)
     assert "running variance: PyTorch uses the unbiased batch variance and Paddle the biased one" in said
     assert "(n/(n-1) = 1.0017 to 1.007), at bn1, bn2" in said
-    assert "Paddle's kernels round eps 1e-05 of BatchNorm to 9.999999747378752e-06, and the check rounds it on both sides" in said
+    assert (
+        "Paddle's kernels round eps 1e-05 of BatchNorm to 9.999999747378752e-06, and the check rounds it on both sides"
+        in said
+    )
     assert "dropout: both sides use the same masks, at (the model itself), drop" in said
 
 
@@ -123,7 +126,9 @@ def test_separate_projections_match_the_packed_ones_of_attention(compare_pair: C
 def test_two_inputs_several_outputs_repeated_and_unused_layers_are_equal(compare_pair: ComparePair) -> None:
     outcome = compare_pair("TwoInputs", "TwoInputs", "3,4:11", "3,4,5")
     assert_equal(outcome)
-    assert outcome.explained == ["no gradient on either side, since training does not use them: unused.bias, unused.weight"]
+    assert outcome.explained == [
+        "no gradient on either side, since training does not use them: unused.bias, unused.weight"
+    ]
     # What words makes, what inner and act take and make in two calls each, and three outputs.
     assert outcome.stages["eval"].compared == 1 + 2 * 2 + 2 * 2 + 3
 
@@ -214,9 +219,7 @@ def test_rounding_decides_only_within_what_rounding_can_do() -> None:
 
 
 @pytest.mark.parametrize("planted", ["shift=1e-6", "times=1.000001", "shift=1e-20, times=1.000001"])
-def test_a_true_difference_stays_different_when_numbers_cross_kinks(
-    compare_pair: ComparePair, planted: str
-) -> None:
+def test_a_true_difference_stays_different_when_numbers_cross_kinks(compare_pair: ComparePair, planted: str) -> None:
     outcome = compare_pair("Kinked", f"Kinked({planted})", "8,64", optimizer=Optimizer("momentum", 0.01), steps=4)
     assert outcome.verdict == "different"
     assert outcome.first and outcome.first.step == 2
@@ -240,16 +243,19 @@ def test_models_are_equal_where_rounding_decides_a_maximum_before_a_pool(
 PLANTED = {
     "eps": ("Net", "Net(eps=1e-3)", "eval", "bn2", "bn2:output", "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2"),
     "momentum": (
-        "Net", "Net(momentum=0.8)", "statistics", "bn2", "bn2.mean", "momentum (weight of the old value) of BatchNorm: PyTorch 0.9, Paddle 0.8 at bn2",
+        "Net", "Net(momentum=0.8)", "statistics", "bn2", "bn2.mean",
+        "momentum (weight of the old value) of BatchNorm: PyTorch 0.9, Paddle 0.8 at bn2",
     ),
     "padding": ("Net", "Net(padding=0)", "eval", "conv2", "conv2:output", "padding of Conv2d: PyTorch 1, Paddle 0 at conv2"),
     "dropout": ("Net", "Net(p=0.5)", "forward", "drop", "drop:output", "p of Dropout: PyTorch 0.4, Paddle 0.5 at drop"),
     "bias": ("Net", "Net(bias=False)", "eval", "conv1", "conv1:output", "only PyTorch has conv1.bias"),
     "exchanged": (
-        "Chain", "Chain('bac')", "eval", "a", "a:input", "the input of a is the model's input in PyTorch and relu(the output of b) in Paddle",
+        "Chain", "Chain('bac')", "eval", "a", "a:input",
+        "the input of a is the model's input in PyTorch and relu(the output of b) in Paddle",
     ),
     "no relu": (
-        "Chain", "Chain(relu=False)", "eval", "b", "b:input", "the input of b is relu(the output of a) in PyTorch and the output of a in Paddle",
+        "Chain", "Chain(relu=False)", "eval", "b", "b:input",
+        "the input of b is relu(the output of a) in PyTorch and the output of a in Paddle",
     ),
     "detached": (
         "Chain", "Chain(detached=True)", "gradient", "a", "a.bias", "no gradient in Paddle: it is not used there, or not trained",

@@ -293,9 +293,7 @@ def test_squeezenet_is_equal_once_the_known_differences_are_set(compare_pair: Co
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", [name for name in PAIRS if name not in record.PAIRS.split(",")])
-def test_every_unrecorded_pair_is_equal_or_has_its_known_difference(
-    compare_pair: ComparePair, name: str
-) -> None:
+def test_every_unrecorded_pair_is_equal_or_has_its_known_difference(compare_pair: ComparePair, name: str) -> None:
     verdict, cause = of_the_zoo(compare_pair, name, steps=2)
     if name in EXPECTED:
         assert verdict == "different"

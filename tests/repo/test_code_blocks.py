@@ -1,0 +1,87 @@
+"""The code blocks of the tutorial run as written, and print what the page shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.code_blocks import PageRun
+from helpers.paths import ROOT
+
+SKIPS = {}
+"""Command of docs/compare.md -> why it does not run here."""
+
+
+def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
+    problems = PageRun(ROOT / "docs" / "compare.md", tmp_path, skips=SKIPS).problems
+    assert not problems, "\n\n".join(problems)
+
+
+PAGE = """
+```python title="one.py"
+print("error 1.5e-16 of one")
+print("more")
+print("took 2.5 s")
+```
+
+```console
+$ python one.py
+error 9.9e-17 of one
+...
+took 0.1 s
+```
+
+```diff title="one.py"
+-print("more")
++print("less")
+```
+
+```bash
+python one.py | \\
+    grep less  # which the edit has written
+```
+
+```python
+import one
+```
+"""
+
+
+def problems_of(folder: Path, text: str, **more: dict[str, str]) -> list[str]:
+    (folder / "page.md").write_text(text)
+    return PageRun(folder / "page.md", folder, **more).problems
+
+
+def test_a_page_that_says_what_happens_has_no_problems(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, PAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("error 9.9e-17 of one", "error 9.9e-17 of two", 9),
+        ("...\ntook", "took", 9),
+        ("took 0.1 s\n", "took 0.1 s\nmore\n", 9),
+        ('-print("more")', '-print("most")', 15),
+        ("grep less", "grep more", 21),
+        ("import one", "import two", 25),
+    ],
+)
+def test_a_page_that_is_wrong_is_found_at_its_line(tmp_path: Path, old: str, new: str, line: int) -> None:
+    assert PAGE.count(old) == 1
+    first, *_ = problems_of(tmp_path, PAGE.replace(old, new))
+    assert first.startswith(f"page.md, line {line}: ")
+
+
+def test_commands_are_replaced_or_skipped_by_name(tmp_path: Path) -> None:
+    page = "```bash\nfalse\nexit 3\n```\n"
+    assert problems_of(tmp_path, page, replacements={"false": "true"}, skips={"exit 3": "a reason"}) == []
+
+
+def test_a_replacement_or_skip_must_name_a_command_and_a_reason(tmp_path: Path) -> None:
+    found = problems_of(tmp_path, "```bash\nfalse\n```\n", replacements={"ls": "true"}, skips={"false": ""})
+    assert [text.partition(":")[0] for text in found] == [
+        "page.md has no command 'ls'",
+        "the skip of 'false' has no reason",
+    ]
