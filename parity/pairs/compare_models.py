@@ -57,56 +57,66 @@ def compare_models(
     threads: int = 1,
     say: Callable[[str], None] = engine.Silent,
 ) -> PairOutcome:
-    """Compare a PyTorch module with a Paddle layer, tensor by tensor: inference, gradients and training.
+    """Compare a PyTorch module with a Paddle layer: inference, gradients and training, tensor by tensor.
 
     Both sides get the same weights (those of the PyTorch model, converted), inputs and dropout masks. Arrays that are
     constant, such as fresh biases, get some noise. Both run in float64, beside one-ULP twins of the PyTorch model.
 
-    A side is a model, a class, a function or a text. Models, classes and functions are compared in this process. The function compares a
-    copy: your model's weights, modes, hooks and gradients, all random states and the settings of the frameworks do not change. Hooks are
-    copied with the model and run for the copy. A text names a factory; that model gets its own process. Both sides use the PyTorch model's
-    weights (converted, with some noise where an array is constant), the same inputs and the same dropout masks. They run in float64 beside
-    one-ULP twins of the PyTorch model.
+    A model, a class or a function is compared in this process. The comparison works on copies. It leaves weights,
+    modes, hooks, gradients, random states and framework settings as they were. Hooks of a model are copied with it and
+    are called for the copy. A text names what makes a model, and that model gets a process of its own.
 
     Args:
-        torch, paddle: a `torch.nn.Module` and a `paddle.nn.Layer`, their classes, functions without arguments that return them, or texts:
-            MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value, ...) with plain values. A module that imports both frameworks must
-            import PyTorch first if Paddle is 2.6.
-        inputs: the inputs in the order of forward's arguments: arrays, tensors, or the path of a .npz file.
-        input_shape: the shape of a random normal input, or a list of shapes for several inputs. The text "2,7:100" means integers below
-            100, for embeddings. In training, a batch norm needs more than one value per channel.
-        loss: "mse" (half the mean squared distance of every output from fixed random numbers), "cross_entropy" (class scores [N,K] and
-            random labels) or "projection" (linear). The losses of several outputs are added.
-        optimizer: `parity.recipe.optimizer.Optimizer` (default: momentum 0.9, learning rate 0.00001).
-        steps: training steps of the stage "trajectory".
-        twins: one-ULP twins of the PyTorch model; the farthest one counts (default: 1, beyond 10 steps 3). A float32 step has three more.
-        seed: seed of weights, inputs, labels and masks.
-        dtype: "float64" is the proof. "float32" compares every tensor of inference and of one training step, on both sides, with the
-            float64 one. The tolerance is ten times the effect of moving every weight and input by one ULP. It compares the weights of a
-            float32 trajectory with those of its twin.
-        stages: some of "eval" (inference), "forward", "backward", "update" (the first training step) and "trajectory".
-        map_file: a JSON file that says which layers are pairs, where automatic matching fails. It may name some layers only.
-        save_map: where to write the map, for `map_file` and for converting checkpoints.
-        kinds_file: a JSON file of further kinds of layers, see `parity.modules.layer_kinds.read_kinds`.
-        weights: a state dict file of either model (.pt, .pth, .pdparams) to start from.
-        isolate: also run every layer alone, on the reference's own input.
-        set_torch, set_paddle: attributes to set in the compared models, as LAYER.ATTRIBUTE=VALUE, to see whether a difference is the only
-            one. LAYER is a path, or a class for all of its layers ("BatchNorm2d.eps=1e-5").
-        folder: the folder of modules, files and factories (default: the current one).
-        torch_python, paddle_python: the interpreters that have the frameworks (default: this one), for models given as texts.
-        device, threads: "cpu" or "gpu", and the CPU threads of each process, for models given as texts. Live models stay where they are.
-        say: a function that receives progress lines.
+        torch: A `torch.nn.Module`, a class of it, a function without arguments that returns one, or a text. The text is
+            `MODULE:FACTORY`, `FILE.py:FACTORY` or `MODULE:FACTORY(name=value, ...)` with plain values. A module that
+            imports both frameworks must import PyTorch first if Paddle is 2.6.
+        paddle: The same for a `paddle.nn.Layer`.
+        inputs: An array or tensor, or a list of them in the order of the arguments of `forward`. A text is the path of
+            a .npz file that holds them in this order. Dtypes: float16, float32, float64, int32, int64, uint8, bool.
+        input_shape: The shape of a random normal input, or a list of shapes. "2,7:100" asks for whole numbers below 100
+            in the shape [2, 7], for embeddings. Give either this or `inputs`. A batch norm in training needs more than
+            one number a channel.
+        loss: "mse" is half the mean squared distance of every output from fixed random numbers. "cross_entropy" takes
+            class scores [N, K] and random labels. "projection" is linear. Several outputs are summed.
+        optimizer: A `parity.recipe.optimizer.Optimizer` without groups and label smoothing. By default momentum 0.9
+            with the learning rate 0.00001.
+        steps: Training steps of the stage "trajectory".
+        twins: One-ULP twins of the PyTorch model. The farthest one counts. By default 1, and 3 beyond ten steps. A
+            float32 step has three more, one after the other.
+        seed: Seed of the random inputs, labels, dropout masks and noise.
+        dtype: "float64" or "float32". In float32, both sides are compared with the float64 result. The tolerance is ten
+            times what moving every weight and input by one ULP changes. The weights of a float32 trajectory are
+            compared with those of its twin.
+        stages: Some of "eval" (inference), "forward", "backward", "update" (the first training step), "trajectory".
+        map_file: A JSON file that says which layers are pairs. It may name only some of them.
+        save_map: Where to write the map that was used, for `map_file` and for converting checkpoints.
+        kinds_file: A JSON file of further kinds of layers (`parity.modules.layer_kinds.read_kinds`).
+        weights: A state dict file of either model (.pt, .pth, .pdparams) to start from.
+        isolate: Also run every layer by itself on the input of the reference.
+        set_torch: Attributes to set in the PyTorch model, as `LAYER.ATTRIBUTE=VALUE`. `LAYER` is a path, or a class for
+            all its layers, as in "BatchNorm2d.eps=1e-5". It shows whether a known difference is the only one.
+        set_paddle: The same for the Paddle model.
+        folder: Where modules, files and factories are looked for. By default the current folder.
+        torch_python: The Python interpreter for a PyTorch model that a text names. By default this one.
+        paddle_python: The same for Paddle.
+        device: "cpu" or "gpu", for models that a text names. A live model stays where it is.
+        threads: CPU threads of each process, for models that a text names.
+        say: A function that is called with each line of progress.
 
     Returns:
-        The outcome: `verdict` ("equal", "chaotic but equal" or "different"), `first` (the first divergence and its cause), `differences`
-        (settings that differ), `explained` (what the check neutralised, such as PyTorch's unbiased running variance and the scalars that
-        Paddle's kernels hold in float32), `pairing`, `stages`, `trajectory`, `tree` and `to_json()`.
+        The verdict and everything that was compared.
 
     Raises:
-        InputError: one line, for unusable factories, files or inputs; a model that fails (with its layer); models of different
-            architectures (with the place where they diverge); layers that cannot be matched (with the candidates); and random numbers that
-            are not drawn for dropout.
-        WorkerFailed: one of the processes died.
+        InputError: A model, a file or the inputs cannot be used; a model fails; layers cannot be matched; or a model draws
+            random numbers that are not for dropout. The message is one line and names the place.
+        WorkerFailed: A process died.
+
+    Examples:
+        ```python
+        outcome = parity.compare_models(torch_model, paddle_model, inputs)
+        outcome = parity.compare_models("my_models.py:Net", "my_models.py:PaddleNet", input_shape=(8, 3, 64, 64))
+        print(outcome.verdict, outcome.sentence())
+        ```
     """
     for side, factory in (("torch", torch), ("paddle", paddle)):
         _check_factory(side, factory)

@@ -12,7 +12,7 @@ from parity.pairs.mapping import Pairing
 
 @dataclass(repr=False)
 class PairOutcome(Outcome):
-    """The outcome of a pair. `factories` and `lanes` (versions) are by side; `pairing` matches layers; `how` holds the run's settings.
+    """The result of a comparison of two models: an `Outcome` with what only a pair has.
 
     Attributes:
         factories: What was compared, as a text, by side.
@@ -29,12 +29,12 @@ class PairOutcome(Outcome):
     tree: str = ""
 
     def other_differences(self) -> Collection[str]:
-        """Return the layers and arrays that only one side has."""
+        """Names of layers and arrays that only one model has. They make the verdict "different"."""
         alone = [unit.path for units in self.pairing.alone.values() for unit in units]
         return [*alone, *(name for names in self.pairing.single.values() for name in names)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""
         mapping = {
             "how": self.pairing.how,
             "layers": len(self.pairing.pairs),
