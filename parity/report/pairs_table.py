@@ -14,7 +14,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"float64, random weights, {lanes}:",
         "",
-        "| pair | input | verdict | tensors | largest error in inference | error of the weights, last step | change of the weights by then | what differs |",
+        "| pair | input | verdict | tensors | largest inference error | weight error, last step | weight change by then | what differs |",
         "|---|---|---|---:|---:|---:|---:|---|",
     ]
     for row in rows:
