@@ -32,6 +32,7 @@ VARYING = (
     (re.compile(r"\b\d+\.\d+\.\d+(\+\w+)?\b"), "VERSION"),
     (re.compile(r"\b\d+\.\d+e[+-]\d+\b"), "NUMBER"),
     (re.compile(r"\b\d+\.\d+ ?s\b"), "SECONDS"),
+    (re.compile(r", \d+ warnings?\b"), ""),
     # Rounding decides which tensor of an equal stage has the largest error.
     (re.compile(r"(equal +\d+ tensors, worst .*, at )\S+"), r"\1TENSOR"),
 )

@@ -9,10 +9,15 @@ import pytest
 from helpers.code_blocks import PageRun
 from helpers.paths import ROOT
 
-SKIPS = {}
+RESNET50 = (
+    'vgg-parity compare --torch "torchvision.models:resnet50(num_classes=10)" --paddle '
+    '"paddle.vision.models:resnet50(num_classes=10)" --input-shape 4,3,64,64 --rate 1e-4 --twins 3'
+)
+SKIPS = {RESNET50: "it takes minutes, and which step rounding decides depends on the machine"}
 """Command of docs/compare.md -> why it does not run here."""
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     problems = PageRun(ROOT / "docs" / "compare.md", tmp_path, skips=SKIPS).problems
     assert not problems, "\n\n".join(problems)
