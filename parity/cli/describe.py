@@ -1,4 +1,4 @@
-"""`vgg-parity describe`: what networks cost, layer by layer."""
+"""`vgg-parity describe`: report what networks cost, layer by layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MARK = "networks"
 
 @dataclass(frozen=True)
 class Description:
-    """A network as the user called it, what each layer costs, and what is another than in the network of that name."""
+    """A network under the name that the user gave, the cost of each layer, and how it differs from the network of that name."""
 
     called: str
     network: Network
@@ -41,14 +41,14 @@ class Description:
 
     @cached_property
     def pattern(self) -> str | None:
-        """The layers in CS231n's notation; None where it has no words for them."""
+        """The layers in CS231n's notation; None if that notation cannot express them."""
         try:
             return pattern(self.network)
         except InputError:
             return None
 
     def to_json(self) -> dict[str, Any]:
-        """What --json prints of it."""
+        """Return what --json prints of it."""
         return {
             "network": self.called,
             "source": self.network.source,
@@ -63,7 +63,7 @@ class Description:
 
 @command(
     "describe",
-    "Say what networks cost for one image: shapes, parameters, multiply-adds, memory, receptive field and stride of every layer.",
+    "Show what networks cost for one image: shape, parameters, multiply-adds, memory, receptive field and stride of every layer.",
     (
         "",
         "--network vgg_a,vgg_c,vgg_d,vgg_e --output costs.png   (side by side)",
@@ -71,7 +71,7 @@ class Description:
         "--network vgg_mini --input-size 64 --json",
         '--network "INPUT -> [[CONV -> RELU]*2 -> POOL]*2 -> FC"',
         "--kernels",
-        "--update README.md --verdicts docs/proofs/full-paddle26.json   (replaces the table between its marks)",
+        "--update docs/networks.md --verdicts docs/proofs/full-paddle26.json   (replaces the table between its marks)",
     ),
 )
 @option(
@@ -80,32 +80,32 @@ class Description:
     help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
 )
 @option(
-    "--input-size", type=positive, metavar="N", help="on images of N by N instead; says which layers change with it"
+    "--input-size", type=positive, metavar="N", help="take images of N by N pixels, and list the layers that change with them"
 )
 @option("--training", is_flag=True, help="count auxiliary heads too, which inference does not have")
-@option("--output", type=PATH, metavar="FILE.png", help="also draw map sizes and costs per layer")
-@option("--kernels", is_flag=True, help="the fourth article's table instead: one convolution by its kernel's size")
+@option("--output", type=PATH, metavar="FILE.png", help="also draw the size of the feature maps and the costs per layer")
+@option("--kernels", is_flag=True, help="print the fourth article's table instead: the cost of one convolution by the size of its kernel")
 @option(
     "--update",
     type=PATH,
     metavar="FILE",
-    help=f"put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE instead",
+    help=f"instead, put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE",
 )
 @option(
     "--verdicts",
     type=PATH,
     multiple=True,
     metavar="FILE.json",
-    help="with --update: a column of verdicts from each of these, which vgg-parity check --network all --json printed; again for more",
+    help="with --update: add a column of verdicts from what vgg-parity check --network all --json printed; may be repeated",
 )
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Describes networks."""
+    """Describe networks."""
     if options.kernels:
         return _kernels(options, console)
     if options.update:
         return _update(options, console)
     if options.verdicts:
-        raise InputError("--verdicts is for --update: name the file that the table belongs into")
+        raise InputError("--verdicts is for --update: name the file that holds the table")
     if options.output:
         check_png(options.output)
     names = [name.strip() for name in (DEFAULT if options.network is None else options.network).split(",")]
@@ -133,14 +133,14 @@ def _describe(name: str, options: Options) -> Description:
     network = articles.get_network(name)
     changes: list[str] = []
     if not options.training:
-        network = network.inference  # whose heads may not fit an image, and are none of inference's concern
+        network = network.inference  # auxiliary heads may not fit an image of this size, and inference does not use them
     if options.input_size:
         network, changes = resized(network, options.input_size)
     return Description(name, network, costs(network, options.training), changes)
 
 
 def _update(options: Options, console: Console) -> dict[str, Any]:
-    """The table of all networks in a document."""
+    """Write the table of all networks into a document."""
     for name in ("network", "input_size", "training", "output"):
         _alone(options, name, "--update")
     generated_block.around(options.update, MARK)
@@ -157,7 +157,7 @@ def _update(options: Options, console: Console) -> dict[str, Any]:
 
 def _alone(options: Options, name: str, flag: str) -> None:
     if getattr(options, name):
-        raise InputError(f"{flag} is a table of its own: leave out --{name.replace('_', '-')}")
+        raise InputError(f"{flag} prints another table: leave out --{name.replace('_', '-')}")
 
 
 def _kernels(options: Options, console: Console) -> dict[str, Any]:
@@ -183,11 +183,11 @@ HEAD = {
     "kept_bytes": "kept, bytes",
     "receptive_field": "receptive field",
 }
-"""Fields of a `Cost`, and of the totals, that are columns -> the words above them."""
+"""Fields of a `Cost`, and of the totals, that are columns -> the column's heading."""
 
 
 def _lines(one: Description) -> list[str]:
-    """The table of a network's layers, its totals, and what to know about them."""
+    """Return the table of a network's layers, its totals, and notes on them."""
     network, total = one.network, totals(one.layers)
     cells = [
         (layer.layer, layer.kind, _shape(layer.output), *_numbers(asdict(layer)), f"{layer.stride:,}")
@@ -196,28 +196,28 @@ def _lines(one: Description) -> list[str]:
     sums = ("total", "", "", *_numbers(total | {"receptive_field": None}), "")
     rows = aligned(("layer", "kind", "output", *HEAD.values(), "stride"), [*cells, sums], 3)
     lines = [f"{one.called}, {_shape(network.input_shape)}: {network.source or 'no source given'}"]
-    lines += [f"Pattern, which leaves sizes out: {one.pattern}"] if one.pattern else []
+    lines += [f"Pattern, without sizes: {one.pattern}"] if one.pattern else []
     lines += [f"Changed: {change}" for change in one.changes]
     lines += [*rows[:-1], "-" * max(map(len, rows)), rows[-1]]
     if total["statistics"]:
         lines.append(
-            f"Besides {total['statistics']:,} numbers that are not trained: running statistics, and what is frozen"
+            f"Not trained: {total['statistics']:,} more numbers (running statistics and frozen parameters)"
         )
     if heads := [layer for layer in one.layers if layer.head]:
         of_heads = totals(heads)
         named = ", ".join(dict.fromkeys(layer.head for layer in heads))
         lines.append(
-            f"Of these in auxiliary heads ({named}): {of_heads['parameters']:,} parameters, {of_heads['multiply_adds']:,} multiply-adds"
+            f"The auxiliary heads ({named}) have {of_heads['parameters']:,} of these parameters and {of_heads['multiply_adds']:,} of the multiply-adds"
         )
     return [
         *lines,
-        "For one image; activations are the outputs in float32, kept is what training keeps for the backward pass",
+        "Counts are for one image. Activations are the float32 outputs; kept is what training stores for the backward pass.",
         "",
     ]
 
 
 def _summary(found: Sequence[Description]) -> list[str]:
-    """The totals of several networks side by side."""
+    """Return the totals of several networks side by side."""
     cells = []
     for one in found:
         total = totals(one.layers)
@@ -234,7 +234,7 @@ def _shape(shape: Shape) -> str:
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> list[str]:
-    """The lines of a table: its first `words` columns to the left, the others, which are numbers, to the right."""
+    """Return the lines of a table: its first `words` columns aligned to the left, the others, which are numbers, to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return [
         "  ".join(

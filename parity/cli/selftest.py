@@ -1,9 +1,10 @@
-"""`vgg-parity selftest`: how many planted faults this suite catches, and how many other people's criteria would."""
+"""`vgg-parity selftest`: count the planted faults that this check finds, and those that other tools' criteria would find."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,52 +35,64 @@ from parity.selftest.other_criteria import CRITERIA, UNCHANGED, RecordedPair
 from parity.selftest.subject import subject
 
 OURS = "this suite"
-MARK, LIST = "faults", "fault list"
+SUMMARY, COUNTS, LIST = "faults-summary", "faults", "fault list"
+"""The words in the marks of the generated blocks."""
 
 Row = dict[str, Any]
 
 
 @command(
     "selftest",
-    "Plant every fault, on either side, and every innocent change of the catalogue, and ask this suite and others what they say.",
+    "Plant every fault of the catalogue on either side, make every innocent change, and count what this check and other tools report.",
     (
         "",
-        "--update README.md docs/faults.md   (replaces the tables between their marks)",
+        "--update README.md docs/faults.md   (replaces the text between their marks)",
     ),
 )
 @option(
     "--update",
     type=PATH,
     nargs=2,
-    metavar="COUNTS LIST",
-    help=f"put the counts between <!-- {MARK} --> and <!-- /{MARK} --> of one file, and the list of all faults between "
-    f"<!-- {LIST} --> and <!-- /{LIST} --> of another",
+    metavar="SUMMARY TABLES",
+    help=f"put a summary between <!-- {SUMMARY} --> and <!-- /{SUMMARY} --> of the first file; in the second, put the counts between "
+    f"<!-- {COUNTS} --> and <!-- /{COUNTS} --> and the list of all faults between <!-- {LIST} --> and <!-- /{LIST} -->",
 )
 @python_options
 def main(options: Options, console: Console) -> Row:
-    """Plants everything, prints the tables; `Failed` if this suite missed a fault or raised a false alarm."""
+    """Plant everything and print the tables; `Failed` if this check missed a fault or raised a false alarm."""
     if options.update:
-        for file, mark in zip(options.update, (MARK, LIST), strict=True):
-            generated_block.around(file, mark)
+        for mark, file in _places(options).items():
+            generated_block.around(file, mark)  # before hours of work
     dataset = data.load_auto(None, console.say)[0]
     with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
         pair = {"torch": torch, "paddle": paddle}
         faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
         changes = [name for name, change in INNOCENT.items() if change.threads == 1]
         alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
-    tables = (summary(faults, alarms).rstrip(), f"{causes(faults)}\n\n{listing(faults)}")
+    blocks = {
+        SUMMARY: headline(_totals(faults, "caught"), _totals(alarms, "alarms"), len(faults), len(alarms)),
+        COUNTS: counts_table(faults, alarms).rstrip(),
+        LIST: f"{causes(faults)}\n\n{listing(faults)}",
+    }
     if options.update:
-        for file, mark, table in zip(options.update, (MARK, LIST), tables, strict=True):
-            generated_block.update(file, mark, table)
+        for mark, file in _places(options).items():
+            generated_block.update(file, mark, blocks[mark])
+        for file in options.update:
             console.say(f"{file} is up to date")
     else:
-        for line in "\n\n".join(tables).splitlines():
+        for line in "\n\n".join(blocks.values()).splitlines():
             console.say(line)
     result = {"faults": faults, "innocent": alarms}
     wrong = [row["complaint"] for row in faults if row["complaint"]] + [r["name"] for r in alarms if r["alarms"][OURS]]
     if wrong:
         raise Failed(f"this suite is wrong about {len(wrong)}: {'; '.join(wrong)}", result)
     return result
+
+
+def _places(options: Options) -> dict[str, Path]:
+    """The file of every block, by the word in its marks."""
+    summary, tables = options.update
+    return {SUMMARY: summary, COUNTS: tables, LIST: tables}
 
 
 def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
@@ -114,7 +127,7 @@ def _innocent(name: str, pair: dict[str, Worker], dataset: Dataset) -> Row:
 def _records(
     check: Check, pair: dict[str, Worker], plant: Plant | None = None, common: Plant | None = None
 ) -> Iterator[tuple[Record, Record]]:
-    """A float32 run's records of both sides, step by step, with the learning rate, which the other tools log."""
+    """Yield the records of both sides of a float32 run, step by step, with the learning rate, which the other tools log."""
     both = common(check.run_inputs()) if common else check.run_inputs()
     inputs_of: dict[str, RunInputs] = dict.fromkeys(pair, both)
     if plant:
@@ -130,32 +143,47 @@ def _where(first: Divergence) -> str:
     return f"step {first.step}, {first.phase}, {first.tensor}"
 
 
-def summary(faults: list[Row], alarms: list[Row]) -> str:
-    """The table of all criteria: faults caught in every area, and false alarms."""
-    names = list(faults[0]["caught"])
+def headline(caught: Mapping[str, int], alarms: Mapping[str, int], faults: int, changes: int) -> str:
+    """Return the counts in two sentences: planted faults that each criterion has `caught`, and its false `alarms`, by criterion."""
+    found, false = ([counts[name] for name in counts if name != OURS] for counts in (caught, alarms))
+    return (
+        f"This check finds {caught[OURS]} of {faults} planted faults and reports {alarms[OURS]} of {changes} innocent changes.\n"
+        f"Means and thresholds, as other tools compare, find {min(found)} to {max(found)} of these faults and report {min(false)} to "
+        f"{max(false)} of these innocent changes."
+    )
+
+
+def _totals(rows: list[Row], key: str) -> dict[str, int]:
+    """How often each criterion reported something, over all `rows`."""
+    return {name: sum(row[key][name] for row in rows) for name in rows[0][key]}
+
+
+def counts_table(faults: list[Row], alarms: list[Row]) -> str:
+    """Return the table of all criteria: faults caught in every area, and false alarms."""
     areas = list(dict.fromkeys(row["area"] for row in faults))
+    names = list(faults[0]["caught"])
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
     for area in areas:
         rows = [row for row in faults if row["area"] == area]
-        lines.append(f"| {area} ({len(rows)}) | {_counts(rows, 'caught', names)} |")
-    lines.append(f"| **all faults ({len(faults)})** | {_counts(faults, 'caught', names)} |")
-    lines.append(f"| **false alarms ({len(alarms)} innocent changes)** | {_counts(alarms, 'alarms', names)} |")
+        lines.append(_counts(f"{area} ({len(rows)})", rows, "caught"))
+    lines.append(_counts(f"**all faults ({len(faults)})**", faults, "caught"))
+    lines.append(_counts(f"**false alarms ({len(alarms)} innocent changes)**", alarms, "alarms"))
     return "\n".join(lines) + "\n"
 
 
-def _counts(rows: list[Row], key: str, names: list[str]) -> str:
-    return " | ".join(str(sum(row[key][name] for row in rows)) for name in names)
+def _counts(title: str, rows: list[Row], key: str) -> str:
+    return f"| {title} | {' | '.join(map(str, _totals(rows, key).values()))} |"
 
 
 def causes(faults: list[Row]) -> str:
-    """How many causes name the fault, over both sides that it was planted on."""
+    """Return how many causes name the fault, over both sides on which it was planted."""
     kinds = Counter(kind for row in faults for kind in row["causes"].values())
     counts = ", ".join(f"{kind} {kinds[kind]}" for kind in (trial.RIGHT, trial.GENERIC, trial.NONE, trial.WRONG))
-    return f"Causes of {len(faults)} faults, each planted on either side: {counts}."
+    return f"Likely causes of {len(faults)} faults, each planted on either side: {counts}."
 
 
 def listing(faults: list[Row]) -> str:
-    """The table of all faults."""
+    """Return the table of all faults."""
     lines = ["| fault | | found at | likely cause named |", "|---|---|---|---|"]
     for row in faults:
         lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {row['cause'] or ''} |")

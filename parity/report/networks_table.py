@@ -1,4 +1,4 @@
-"""The table of networks in Markdown: what each is, what it costs, and what checks said of it."""
+"""The table of networks in Markdown: the size and cost of each, and the verdicts of checks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from parity.network.network import Network
 
 @dataclass(frozen=True)
 class Log:
-    """What `vgg-parity check --json` printed: the sides, and by network what was found of it or of its small cousin."""
+    """What `vgg-parity check --json` printed: the sides, and the result of each network or of its small cousin, by network."""
 
     path: Path
     sides: str
     found: Mapping[str, Mapping[str, Any]]
 
     def cell(self, name: str) -> str:
-        """The verdict on the network `name`, how many tensors it rests on and which stages are missing; empty if it was not checked."""
+        """Return the verdict on the network `name`, the tensors compared, the cousin if one stood in, and the missing stages; "" if unchecked."""
         if name not in self.found:
             return ""
         one = self.found[name]
@@ -33,12 +33,12 @@ class Log:
         compared = sum(stage["compared"] for stage in one["stages"].values())
         # In older logs inference is counted in the stage "forward".
         missing = [stage for stage in STAGES if stage not in one["stages"] and stage != "eval"]
-        whole = "" if "@" in one["network"] else ", whole"
-        return f"{verdict}, {compared:,} tensors{whole}{', without ' * bool(missing)}{' and '.join(missing)}"
+        size = ", small cousin" if "@" in one["network"] else ", full size"
+        return f"{verdict}, {compared:,} tensors{size}{', without ' * bool(missing)}{' and '.join(missing)}"
 
 
 def read(path: Path) -> Log:
-    """The log in `path`; `InputError` where it is none."""
+    """Read the log in `path`; `InputError` if it is none."""
     try:
         whole = json.loads(path.read_text())
         results = whole.get("results", [whole])
@@ -50,7 +50,7 @@ def read(path: Path) -> Log:
             raise ValueError(f"results of several lanes: {'; '.join(sorted(sides))}")
         log = Log(path, sides.pop(), found)
         if {one["verdict"] for one in results} - {EQUAL, CHAOTIC, DIFFERENT}:
-            raise ValueError("a verdict that is none")
+            raise ValueError("an unknown verdict")
         for name, one in found.items():
             log.cell(name)
             if not one["stages"] or not all(stage["compared"] > 0 for stage in one["stages"].values()):
@@ -70,7 +70,7 @@ def _side(name: str, versions: Mapping[str, str]) -> str:
 
 
 def table(networks: Sequence[Network], logs: Sequence[Log] = (), place: Path = Path()) -> str:
-    """A row a network, of inference; logs are linked as seen from the folder `place`."""
+    """Return one row for each network, with the counts of inference; links to logs are relative to the folder `place`."""
     links = [f"[{log.sides}]({Path(os.path.relpath(log.path, place)).as_posix()})" for log in logs]
     lines = [_line("network", "input", "parameters", "multiply-adds", *links, "source")]
     lines.append(_line("---", "---", "---:", "---:", *("---" for _ in logs), "---"))

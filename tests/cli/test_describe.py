@@ -1,4 +1,4 @@
-"""`describe.py`: what networks cost is what the papers say and what can be counted by hand; its contract; its picture."""
+"""`vgg-parity describe`: the costs of networks equal the papers' and those counted by hand; its contract; its picture."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_columns_are_aligned_and_the_total_stands_below(capsys: pytest.CaptureFi
     assert main(["--network", "cifar_net"]) == 0
     first, _, head, *rows, rule, total, note, end = capsys.readouterr().out.splitlines()
     assert (first.partition(",")[0], end) == ("cifar_net", "")
-    assert "kept is what training keeps" in note
+    assert "kept is what training stores" in note
     assert [row.split()[0] for row in rows] == list(articles.get_network("cifar_net").layers)
     assert len({len(row) for row in (head, rule, *rows)}) == 1
     column = head.index("parameters") + len("parameters")
@@ -284,7 +284,7 @@ def test_another_image_size_is_in_the_table_and_its_changes_are_said(capsys: pyt
 
 def test_heads_are_told_apart_in_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--network", "googlenet", "--training"]) == 0
-    assert "auxiliary heads (aux1, aux2): 6,379,728 parameters" in capsys.readouterr().out
+    assert "auxiliary heads (aux1, aux2) have 6,379,728 of these parameters" in capsys.readouterr().out
     assert main(["--network", "googlenet"]) == 0
     assert "aux" not in capsys.readouterr().out
 
@@ -399,5 +399,5 @@ def test_the_pattern_is_told_where_there_is_one(capsys: pytest.CaptureFixture[st
     said = "INPUT -> [CONV -> RELU -> POOL]*2 -> [FC -> RELU]*2 -> FC"
     assert main(["--network", "cifar_net,googlenet"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pattern")]
-    assert lines == [f"Pattern, which leaves sizes out: {said}"]
+    assert lines == [f"Pattern, without sizes: {said}"]
     assert [one["pattern"] for one in described(capsys, "--network", "cifar_net,googlenet")["networks"]] == [said, None]

@@ -1,4 +1,4 @@
-"""The README's table of networks is the registry's, and its verdicts are those of the logs."""
+"""docs/networks.md lists every network of the registry, and its verdicts are those of the logs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ main = script_main("describe")
 
 
 def result(network: str, verdict: str = "equal", **lanes: str) -> dict[str, Any]:
-    """Of a result of check_parity.py, what the table reads."""
+    """What the table reads of a result of `vgg-parity check`."""
     sides = {f"{name} (reference)" * (name == "torch") or name: {name: version} for name, version in lanes.items()}
     stages = {stage: {"compared": 200 + (stage == "onnx") * 34} for stage in STAGES}
     return {"network": network, "verdict": verdict, "stages": stages, "lanes": sides}
 
+
+PAGE = ROOT / "docs" / "networks.md"
 
 LANES = {"torch": "2.14.1+cu130", "paddle": "2.6.2"}
 
@@ -42,10 +44,15 @@ def written(path: Path, *results: dict[str, Any]) -> Path:
     return path
 
 
-def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
-    before, behind = generated_block.around(ROOT / "README.md", "networks")
-    text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]
-    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.strip().splitlines()]
+def generated_table() -> str:
+    """The table in docs/networks.md."""
+    before, behind = generated_block.around(PAGE, "networks")
+    return PAGE.read_text()[len(before) : -len(behind)].strip()
+
+
+def test_the_page_lists_every_network_with_its_counts_and_source() -> None:
+    text = generated_table()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in text.splitlines()]
     wanted = [
         [cell.strip() for cell in line.strip("| ").split("|")]
         for line in table(list(articles.NETWORKS.values())).splitlines()
@@ -53,12 +60,10 @@ def test_the_readme_has_every_network_with_its_counts_and_source() -> None:
     assert [[*row[:4], row[-1]] for row in rows[2:]] == wanted[2:]
 
 
-def test_the_readme_has_the_verdicts_of_the_logs_of_whole_networks() -> None:
-    before, behind = generated_block.around(ROOT / "README.md", "networks")
+def test_the_page_has_the_verdicts_of_the_logs_of_full_networks() -> None:
     logs = [read(path) for path in sorted((ROOT / "docs" / "proofs").glob("full-*.json"))]
-    assert len(logs) == 2 and all(log.cell(name).endswith(", whole") for log in logs for name in articles.NETWORKS)
-    text = (ROOT / "README.md").read_text()[len(before) : -len(behind)]
-    assert text.strip() == table(list(articles.NETWORKS.values()), logs, ROOT)
+    assert len(logs) == 2 and all(log.cell(name).endswith(", full size") for log in logs for name in articles.NETWORKS)
+    assert generated_table() == table(list(articles.NETWORKS.values()), logs, PAGE.parent)
 
 
 def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_path: Path) -> None:
@@ -75,8 +80,8 @@ def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_pa
         "[PyTorch 2.14.1 and Paddle 2.6.2](../one.json)",
         "[PyTorch 2.14.1 and Paddle 3.3.1](two.json)",
     ]
-    assert rows["`vgg_d`"] == ["equal, 1,234 tensors", "**different**, 1,234 tensors"]
-    assert rows["`vgg_mini`"] == ["chaotic but equal, 1,234 tensors, whole", ""]
+    assert rows["`vgg_d`"] == ["equal, 1,234 tensors, small cousin", "**different**, 1,234 tensors, small cousin"]
+    assert rows["`vgg_mini`"] == ["chaotic but equal, 1,234 tensors, full size", ""]
     assert len(rows) == 2 + len(articles.NETWORKS)
     assert main(["--update", str(document), "--verdicts", str(first), str(second)]) == 0
     assert document.read_text().splitlines() == lines, "once more changes nothing"
@@ -85,7 +90,7 @@ def test_the_table_has_a_column_of_verdicts_for_every_log(document: Path, tmp_pa
 def test_a_real_log_of_the_project_is_read() -> None:
     log = read(ROOT / "docs" / "proofs" / "vgg16_bn_drop-paddle26-paddle33.json")
     assert log.sides == "Paddle 3.3.1 and Paddle 2.6.2", "the reference stands first"
-    assert log.cell("vgg16_bn_drop") == "equal, 40,488 tensors, whole, without onnx"
+    assert log.cell("vgg16_bn_drop") == "equal, 40,488 tensors, full size, without onnx"
     assert log.cell("vgg_mini") == ""
 
 
@@ -96,14 +101,14 @@ WRONG = {
     "JSONDecodeError": ("--update", "own.md", "--verdicts", "plain.md"),
     "KeyError: 'network'": ("--update", "own.md", "--verdicts", "empty.json"),
     "RecursionError": ("--update", "own.md", "--verdicts", "deep.json"),
-    "a verdict that is none": ("--update", "own.md", "--verdicts", "lying.json"),
+    "an unknown verdict": ("--update", "own.md", "--verdicts", "lying.json"),
     "nothing was compared of vgg_d": ("--update", "own.md", "--verdicts", "bare.json"),
     "nothing was compared of vgg_e": ("--update", "own.md", "--verdicts", "nothing.json"),
     "a network twice": ("--update", "own.md", "--verdicts", "twice.json"),
     "several lanes: PyTorch 2.14.1 and Paddle 2.6.2; ": ("--update", "own.md", "--verdicts", "lanes.json"),
     "--verdicts is for --update": ("--verdicts", "lying.json"),
-    "--update is a table of its own: leave out --network": ("--update", "own.md", "--network", "vgg_d"),
-    "--kernels is a table of its own: leave out --update": ("--kernels", "--update", "own.md"),
+    "--update prints another table: leave out --network": ("--update", "own.md", "--network", "vgg_d"),
+    "--kernels prints another table: leave out --update": ("--kernels", "--update", "own.md"),
 }
 
 
