@@ -1,4 +1,4 @@
-"""`vgg-parity check`: do Paddle and PyTorch train a network of ours alike, and where do they diverge if not?"""
+"""`vgg-parity check`: compare the training of one of our networks in Paddle and in PyTorch, and find the first divergence."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ from parity.selftest.changes import perturbed
 from parity.training.run_folder import check_writable, read_checkpoint
 
 FEW_STEPS = 3
-"""Training steps of a `HUGE` network, unless --steps says how many; `STEPS` of all others."""
+"""Default training steps of a `HUGE` network; `STEPS` is the default of all others."""
 
 BATCH, FEW = 8, 2
-"""Images a step, unless --batch-size says how many: `BATCH` of images that are at most `MANY` pixels across, else `FEW`."""
+"""Default images per step: `BATCH` if images are at most `MANY` pixels wide, else `FEW`."""
 
 HUGE = 50_000_000
-"""Weights of a network beyond which it has no twin unless --twins asks for one: it would take a third process of gigabytes."""
+"""A network with more weights has no twin unless --twins asks for one: the twin is a third process with gigabytes of memory."""
 
 
 @command(
     "check",
     "Train a network in Paddle and in PyTorch in lock-step and compare every tensor of every step.\n\n"
-    "vgg-parity compare takes two models of your own, vgg-parity pairs those of torchvision and paddle.vision.",
+    "To compare two models of your own, see vgg-parity compare. For torchvision and paddle.vision, see vgg-parity pairs.",
     (
         "--network vgg16_bn_drop --json",
         "--network vgg_mini --recipe adam --steps 20 --report report",
         "--network all --stages forward,backward,update",
         "--network vgg_mini --perturb conv3_1:weight:1e-6",
         "--network my_network.json --isolate",
-        "--paddle-python paddle3/bin/python   (a Paddle of another environment)",
-        "--against-paddle paddle3/bin/python   (Paddle against Paddle)",
+        "--paddle-python paddle3/bin/python   (a Paddle from another environment)",
+        "--against-paddle paddle3/bin/python   (two versions of Paddle)",
     ),
 )
 @option(
@@ -84,55 +84,53 @@ HUGE = 50_000_000
     metavar="NAME",
     help=f"{NETWORKS}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
 )
-@option("--full", is_flag=True, help="with --network all: the whole networks instead of small cousins")
+@option("--full", is_flag=True, help="with --network all: check the full networks instead of small cousins")
 @option("--recipe", metavar="NAME", help=f"{RECIPES}, or a FILE.json (default: the network's own, else article)")
 @stages_option(STAGES)
 @comparison_options(
     None,
-    f"default: {STEPS}, {FEW_STEPS} of more than {HUGE // 10**6} million weights",
-    f"default: 1, beyond {SHORT} steps and in float32 3; none of more than {HUGE // 10**6} million weights",
+    f"default: {STEPS}; {FEW_STEPS} for more than {HUGE // 10**6} million weights",
+    f"default: 1; 3 beyond {SHORT} steps or in float32; 0 for more than {HUGE // 10**6} million weights",
 )
 @option(
     "--batch-size",
     type=positive,
-    help=f"images per step (default: {BATCH}, of networks for more than {MANY} pixels across {FEW})",
+    help=f"images per step (default: {BATCH}; {FEW} for images of more than {MANY} pixels across)",
 )
 @option("--weights", type=PATH, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
 @option(
     "--data",
     default="auto",
     metavar="NAME",
-    help=f"{DATA_SETS}, whose images are resized to what the network takes (default: CIFAR-10, or MNIST for one channel, if it can "
-    "be had)",
+    help=f"{DATA_SETS}; images are resized to the network's input (default: CIFAR-10, or MNIST for one channel, if available)",
 )
 @data_dir_option
 @option(
     "--plain",
     is_flag=True,
-    help="start from fresh weights, and leave the recipe as it is: no crops, groups of parameters, hard images or resumption besides",
+    help="start from fresh weights and use the recipe unchanged: add no crops, parameter groups, hard image or resumption",
 )
-@option("--augment", is_flag=True, help="with --plain: crop and flip the images though the recipe does not")
+@option("--augment", is_flag=True, help="with --plain: crop and flip the images even if the recipe does not")
 @option(
     "--perturb",
     metavar="LAYER:TENSOR:EPS",
-    help="plant a relative error in Paddle's weight, bias, ..., or output, to see it found",
+    help="plant a relative error in a weight, bias, ..., or output of Paddle, to see the check find it",
 )
 @report_option("report.json, junit.xml and report.html")
 @option(
     "--resume",
     type=PATH,
     metavar="FILE",
-    help="with --network all: keep every result in FILE as soon as it is found, and go on behind those that are there; remove it when "
-    "the code has changed",
+    help="with --network all: keep every result in FILE at once, and continue after those in it; remove FILE when the code has changed",
 )
 @device_option()
-@threads_option("CPU threads of each side, which run at once", 1)
+@threads_option("CPU threads of each side; both sides run at the same time", 1)
 @python_options
 @option(
     "--against-paddle", type=PATH, metavar="EXE", help="compare with the Paddle of this interpreter instead of PyTorch"
 )
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Checks networks; `Failed` where one differs."""
+    """Check networks; `Failed` if one differs."""
     if options.report:
         check_writable(options.report, "--report")  # before minutes of work
     checks = _checks(options, console.say)
@@ -161,9 +159,9 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 
 def _together(checks: list[Check]) -> Iterator[list[Check]]:
-    """The checks that go through the same workers: those in a row; but each of a `HUGE` network by itself.
+    """Yield groups of checks that share workers: consecutive checks, but each `HUGE` network alone.
 
-    Frameworks keep memory of networks that are gone: Paddle 2.6.2 the weights of every model that it has exported.
+    Frameworks do not free all memory of earlier networks: Paddle 2.6.2 keeps the weights of every model that it has exported.
     """
     for alone, some in itertools.groupby(checks, _huge):
         row = list(some)
@@ -171,7 +169,7 @@ def _together(checks: list[Check]) -> Iterator[list[Check]]:
 
 
 def _phases(check: Check) -> int:
-    """Phases that the progress bar counts: every step, and the ONNX stage."""
+    """Count the phases of the progress bar: every step, and the ONNX stage."""
     return check.length + ("onnx" in check.stages)
 
 
@@ -183,7 +181,7 @@ def _of(
     kept: list[dict[str, Any]],
     phases: Phases,
 ) -> Iterator[dict[str, Any]]:
-    """Their results, from workers of their own. `InputError` where the results `kept` are of other versions."""
+    """Yield the results of `checks`, from workers of their own. `InputError` if the results `kept` come from other versions."""
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(worker) for name, worker in _workers(options, checks)}
         lanes = {name: worker.versions() for name, worker in list(workers.items())[:2]}
@@ -194,7 +192,7 @@ def _of(
 
 
 def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, Any]]:
-    """The results in `file`, if there is one, which are those of the first of `checks`; `InputError` where they are of others."""
+    """Read the results in `file`, if it exists. They belong to the first of `checks`; `InputError` if they belong to others."""
     results = read_results(file)
     found = [tuple(one[name] for name in ALIKE) for one in results]
     wanted = [_alike(options, check) for check in checks]
@@ -206,10 +204,10 @@ def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, A
 
 
 ALIKE = ("network", "recipe", "data", "dtype", "steps", "batch_size", "seed", "device", "asked")
-"""What is the same of a result that is kept and of the check that it stands for."""
+"""Fields that must be the same in a kept result and in its check."""
 
 ASKED = ("stages", "plain", "augment", "twins", "isolate", "torch_python", "paddle_python", "against_paddle")
-"""The flags of which a result says nothing else."""
+"""Flags that a result records only here."""
 
 
 def _alike(options: Options, check: Check) -> tuple[Any, ...]:
@@ -221,7 +219,7 @@ def _alike(options: Options, check: Check) -> tuple[Any, ...]:
 
 
 def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
-    """The reference, the other side, and the reference's twins."""
+    """Return the workers of the reference, the candidate, and the reference's twins, with their names."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
     reference, python = ("paddle", options.against_paddle) if options.against_paddle else ("torch", pythons["torch"])
     name = "paddle (reference)" if options.against_paddle else "torch"
@@ -237,20 +235,20 @@ def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
 
 
 def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
-    """What to compare: one check a network. `InputError` before any worker starts."""
+    """Return one check for each network. Raises `InputError` before any worker starts."""
     stages = tuple(stage.strip() for stage in options.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     if "trajectory" in stages and options.steps is not None and options.steps < 2:
-        raise InputError("the stage trajectory needs --steps of at least 2: give more, or leave it out of --stages")
+        raise InputError("the stage trajectory needs --steps of at least 2: raise --steps, or leave the stage out of --stages")
     if options.batch_size == 1:
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
     if options.network == "all" and (options.weights or options.perturb):
         raise InputError("--weights and --perturb are for one network: name it with --network")
     if options.resume and options.network != "all":
-        raise InputError("--resume is for --network all: one network's check begins anew")
+        raise InputError("--resume is for --network all: the check of one network always starts afresh")
     if options.full and options.network != "all":
-        raise InputError("--full is for --network all: a network that is named is taken as it is")
+        raise InputError("--full is for --network all: a named network is always checked in full size")
     chosen = [articles.get_network(options.network)] if options.network != "all" else list(articles.NETWORKS.values())
     if options.network == "all" and not options.full:
         chosen = [articles.small(network) for network in chosen]
@@ -286,7 +284,7 @@ def _data(options: Options, channels: int, say: Callable[[str], None]) -> Datase
 
 
 def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[str], None]) -> Dataset:
-    """The data set with images that the network takes."""
+    """Return the data set with its images resized to the network's input."""
     if len(dataset.classes) > network.classes or len(network.input_shape) != 3:
         raise InputError(
             f"network {network.name} maps {network.input_shape} to {network.classes} classes, but {dataset.name} has "
@@ -302,7 +300,7 @@ def _fitting(network: Network, dataset: Dataset, recipe: Recipe, say: Callable[[
         )
     if target == shape:
         return dataset
-    say(f"{network.name}: images of {dataset.name} made {' x '.join(map(str, target))}")
+    say(f"{network.name}: images of {dataset.name} resized to {' x '.join(map(str, target))}")
     return dataset.fitted(target)
 
 
@@ -311,7 +309,7 @@ def _huge(check: Check) -> bool:
 
 
 def _alone(check: Check) -> bool:
-    """Whether a check goes without twins unless they are asked for. In float32 they are the yardstick, so there none does."""
+    """Whether a check has no twins by default. In float32 every check has twins, since they set the tolerance."""
     return check.dtype == "float64" and _huge(check)
 
 
@@ -327,7 +325,7 @@ def _one(
     versions = " and ".join(f"{name} {lane.get(name.split()[0], '?')}" for name, lane in lanes.items())
     console.say(f"{check.network.name}, recipe {check.recipe.name}, {versions}, {check.dtype}")
     if check.added:
-        console.say(f"  besides the recipe: {', '.join(check.added)} (--plain: none of it)")
+        console.say(f"  added to the recipe: {'; '.join(check.added)} (--plain adds nothing)")
     started = datetime.now().isoformat(timespec="seconds")
     coming = iter([*(f"step {number}" for number in range(2, check.length + 1)), *["ONNX"][: "onnx" in check.stages]])
 
@@ -344,17 +342,17 @@ def _one(
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
             console.say(
-                f"  {row['layer']} differs by itself: forward {row['forward']:.1e}, backward {row['backward']:.1e}"
+                f"  {row['layer']} differs in isolation: forward {row['forward']:.1e}, backward {row['backward']:.1e}"
             )
     if outcome.verdict == DIFFERENT and outcome.isolated and all(row["verdict"] == EQUAL for row in outcome.isolated):
-        console.say("  every layer by itself is equal: the error lies in inputs, weights, loss or update")
+        console.say("  every isolated layer is equal: the difference is in inputs, weights, loss or update")
     console.say(f"  {outcome.verdict} ({outcome.seconds:.1f} s)", outcome.verdict)
     kept = {"asked": _alike(options, check)[-1]} if options.resume else {}
     return describe(options, outcome) | {"lanes": lanes, "started": started} | kept
 
 
 def describe(options: Options, outcome: CheckOutcome) -> dict[str, Any]:
-    """The outcome as JSON: what `--json` prints and the report shows."""
+    """Return the outcome as JSON: what `--json` prints and the report shows."""
     check = outcome.check
     return outcome.to_json() | {
         "command": command_line("check", options),

@@ -54,7 +54,7 @@ def likely_cause(evidence: Evidence, name: str) -> Cause | None:
     tensors = evidence.records[1 - wrong].get(name), evidence.records[wrong].get(name)
     it = _place(name)
     cause = explain(*tensors, names, it, _allowed(evidence, wrong, name))
-    found = cause or Cause(f"{names[1]}'s {it} is not what {_law(name)} says, {names[0]}'s is", generic=True)
+    found = cause or Cause(f"{names[1]}'s {it} does not follow {_law(name)}, {names[0]}'s does", generic=True)
     return replace(found, wrong=evidence.names[wrong])
 
 

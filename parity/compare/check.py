@@ -176,7 +176,7 @@ def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool =
         return check
     resumed = resumed_step(check.length)
     added += [f"both sides save and load their state before step {resumed}"] if resumed else []
-    added += ["the start has no constant array", "an image costs 100 nats"] if check.state is None else []
+    added += ["no array at the start is constant", "one image has a loss of 100 nats"] if check.state is None else []
     check = replace(check, resumed=resumed, added=tuple(added))
     if check.state is not None:
         return check

@@ -95,7 +95,7 @@ def add_what_is_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
         added.append("images are cropped and flipped")
     if not recipe.optimizer.groups:
         recipe = replace(recipe, optimizer=replace(recipe.optimizer, groups=GROUPS))
-        added.append("gammas and biases have a learning rate and a weight decay of their own")
+        added.append("gammas and biases have their own learning rate and weight decay")
     return recipe, added
 
 

@@ -50,7 +50,7 @@ def run(
     if isolated and not source.failed:
         outcome.isolated = isolate(source, ONE_STEP[outcome.dtype])
     if source.failed:
-        outcome.explained.append(f"nothing else is compared: {', '.join(map(spoken_name, source.failed))} cannot go on")
+        outcome.explained.append(f"nothing more is compared: {', '.join(map(spoken_name, source.failed))} raised an error")
     for difference, layer in () if source.failed else more:
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:
@@ -79,7 +79,7 @@ def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
 
     In the first step nothing has shown the layers' derivatives yet, so each is compared by itself.
     """
-    outcome.explained.append(f"what comes after step {number} is not compared")
+    outcome.explained.append(f"steps after step {number} are not compared")
     if number > 1:
         return
     outcome.absent = [*outcome.absent, "trajectory"]
@@ -133,7 +133,7 @@ def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool
         return False
     outcome.verdicts.first = None
     outcome.verdicts.stages["trajectory"].excuse()
-    outcome.explained += [f"{text}; what comes then is not compared" for text in found.sentences]
+    outcome.explained += [f"{text}; later steps are not compared" for text in found.sentences]
     return True
 
 

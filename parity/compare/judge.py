@@ -233,10 +233,10 @@ class Judge:
         if not a.any() and not b.any():
             return difference
         count = int(ties.sum())
-        which = "a number is" if count == 1 else f"{count} numbers are"
+        which = "1 element is the maximum of its window" if count == 1 else f"{count} elements are maxima of their windows"
         place = tensor.layers[0] or tensor.name.partition("/")[2]
         self.outcome.explained.append(
-            f"in step {step.number} rounding decided at {place} whether {which} the largest in front of a pool"
+            f"step {step.number}: max-pool ties in {place}: rounding decides whether {which}"
         )
         rest = replace(difference, error=relative_l2(a, b))
         if rest.equal and tensor.reference is not None and tensor.candidate is not None:

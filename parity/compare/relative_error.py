@@ -23,7 +23,7 @@ class Incomparable(AssertionError):
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor of both sides: its name, its relative L2 error, and the bound that the error must not exceed."""
+    """One tensor of both sides: its name, its relative L2 error, and the tolerance (`bound`) that the error must not exceed."""
 
     name: str
     error: float
@@ -31,12 +31,12 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Whether the error is within the bound; never for NaN or infinity, whatever the bound."""
+        """Whether the error is within the tolerance. NaN and infinity never are."""
         return self.error <= self.bound and math.isfinite(self.error)
 
     @property
     def used(self) -> float:
-        """Error over bound: above 1 where the sides differ."""
+        """Error over tolerance: above 1 where the sides differ."""
         if not self.bound:
             return float("inf") if self.error else 0.0
         return self.error / self.bound

@@ -60,7 +60,7 @@ def _add(found: Crossings, step: int, kink: Kink) -> bool:
     gradient = kink.gradient
     if gradient is not None and gradient.shape == x.shape:
         found.share = math.hypot(found.share, norm(gradient[crossed]) / (norm(gradient) or 1.0))
-    found.sentences.append(f"in step {step} rounding decided {_sentence(kink.layer, x, y, crossed)}")
+    found.sentences.append(f"step {step}: {_sentence(kink.layer, x, y, crossed)}")
     return True
 
 
@@ -76,6 +76,6 @@ def _sentence(layer: str, x: Array, y: Array, crossed: Array) -> str:
     distance = np.abs(x - y)
     count = int(crossed.sum())
     return (
-        f"whether {layer} lets {'a number' if count == 1 else f'{count} numbers'} through: up to {distance[crossed].max():.1e} "
-        f"from its kink, where other numbers of the sides differ by up to {distance[~crossed].max(initial=0.0):.1e}"
+        f"ReLU kinks in {layer}: rounding decides whether {'1 element passes' if count == 1 else f'{count} elements pass'}. The sides "
+        f"differ there by up to {distance[crossed].max():.1e}, and elsewhere by up to {distance[~crossed].max(initial=0.0):.1e}"
     )

@@ -1,4 +1,4 @@
-"""The source of tensors for networks of ours: both sides train one network by one recipe, in lock-step with one-ULP twins."""
+"""The source of tensors for our networks: both sides train one network by one recipe, in lock-step with one-ULP twins."""
 
 from __future__ import annotations
 
@@ -36,23 +36,24 @@ from parity.network.nodes import ReLU
 _Found = TypeVar("_Found")
 
 REMEMBERED = 2**24
-"""Numbers of the largest tensor that is kept for the next step, to tell causes from: VGG's second linear layer, not its first."""
+"""Size of the largest tensor that is kept for the causes of the next step: VGG's second linear layer, not its first."""
 
 WATCHED = {unwatched: watched for watched, unwatched in UNWATCHED.items()}
-"""Phase of a run that nobody watches -> that of the watched one."""
+"""Phase of the unwatched run -> phase of the watched run."""
 
 RETURNED = ("loss/cost", "loss/wrong")
-"""What a step returns at its end: it is missing of a step that fails, wherever that was."""
+"""What a step returns at its end. It is missing if the step fails, wherever that is."""
 
 ALONE = ("input", "eval", "forward", "backward")
-"""The phases whose tensors a layer by itself is given."""
+"""The phases whose tensors are the inputs of an isolated layer."""
 
 
 class TrainingSource(Source):
     """The first of `workers` is the reference, the second the candidate; all others run one-ULP twins of the reference.
 
-    `inputs_of` says what the two sides are given, `exact` what the reference is given in float64 beside a float32 step, and `asked` what
-    both should be given (None: what the reference is). `phases` are recorded in each of `steps` steps. See `parity.compare.source.Source`.
+    `inputs_of` are the run inputs of the two sides. `exact` are those of the reference's float64 step beside a float32 step. `asked` are
+    those that both sides should have (None: the reference's). `phases` are recorded in each of `steps` steps. See
+    `parity.compare.source.Source`.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class TrainingSource(Source):
         return self.network.zero_gradients if "gradient" in self.phases else ()
 
     def step(self, number: int, whole: str | None) -> TrainingStep:
-        """Takes the next step. In float32 only the loss and the weights are recorded."""
+        """Take the next step. In float32 only the loss and the weights are recorded."""
         phases = self.phases if self.dtype == "float64" else ("loss", "update")
         fewer = ("update",) if self.trains else ()
         by_name = {name: phases if name in (*self.sides, whole) else fewer for name in self.programs}
@@ -99,7 +100,7 @@ class TrainingSource(Source):
         return made
 
     def float32_step(self, seed: int | None) -> Iterator[Rounded]:
-        """One step on both sides, and in float64 on the reference where `seed` is None."""
+        """Take one step on both sides; if `seed` is None, also in float64 on the reference."""
         exact: Record = {}
         if seed is None:
             assert self.exact
@@ -134,18 +135,18 @@ class TrainingSource(Source):
         except WorkerFailed as failed:
             if len(programs) > 1 or not failed.reason:
                 raise
-            self.failed = {**self.failed, **dict.fromkeys(programs, failed.reason)}  # the other side may go on
+            self.failed = {**self.failed, **dict.fromkeys(programs, failed.reason)}  # the other side may continue
             return dict.fromkeys(programs, failed.record)
         self.failed = {**self.failed, **step.failed}
         return step.records
 
     @cached_property
     def behind(self) -> Mapping[str, Collection[str]]:
-        """By layer, the layers that its gradients come from."""
+        """For each layer, the layers that its gradients come from."""
         return behind(self.network)
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
-        """Takes the first `steps` steps again, twins too, and shows what every ReLU lets through."""
+        """Take the first `steps` steps again, with the twins, and yield the outputs of every ReLU."""
         relus = [name for name, layer in self.network.layers.items() if isinstance(layer.node, ReLU)]
         for step in run_in_lockstep(self.programs, steps, ("loss", "forward", "backward")):
             first, second, *twins = step.records.values()
@@ -164,7 +165,7 @@ class TrainingSource(Source):
             yield _losses(self.sides, step), found
 
     def isolated(self) -> Iterator[Isolated]:
-        """Every layer by itself, on what the reference's layers took in."""
+        """Yield every layer in isolation, on the input that it had on the reference."""
         here, there = (self.workers[name] for name in self.sides)
         step = LockStep({self.sides[0]: self.programs[self.sides[0]]}).step({self.sides[0]: ALONE})
         record, masks = step.records[self.sides[0]], step.inputs[self.sides[0]].masks
@@ -176,7 +177,7 @@ class TrainingSource(Source):
             if layer not in self.programs[self.sides[1]].run_inputs.network.shapes:
                 yield Isolated((layer, ""), problem="the candidate has no such layer")
                 continue
-            # Inference has no auxiliary heads: their layers get what training gives them.
+            # Inference has no auxiliary heads: their layers get the input of training.
             given = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
             first = here.isolate(layer, *given)
             try:
@@ -210,7 +211,7 @@ class TrainingStep(SourceStep):
         self.failed = {name: reason for name, reason in step.failed.items() if name in source.sides}
 
     def tensors(self) -> Iterator[Tensor]:
-        """Everything that was recorded, in the order of computation; it is forgotten at the end."""
+        """Yield everything that was recorded, in the order of computation; the records are dropped at the end."""
         network, twins = self.source.network, [self.step.records[name] for name in self.source.twins]
         zero = known_zero_gradients(network, self._first, self._second)
         start = self.source.run_inputs.state
@@ -236,7 +237,7 @@ class TrainingStep(SourceStep):
                 max(zero[name]) if name in zero else None,
                 start.get(tensor) if trained else None,
             )
-        # In chaos a third record is in memory, and no cause can be told from rounding. Behind the last step nobody asks for one.
+        # In chaos a third record is in memory, and rounding hides causes. After the last step no cause is needed.
         forgets = self._whole or self.number == self.source.steps
         self.source.before = ({}, {}) if forgets else (_remembered(self._first), _remembered(self._second))
         held: list[Any] = [self.step, self._first, self._second]
@@ -244,13 +245,13 @@ class TrainingStep(SourceStep):
         let_go(held)
 
     def _loaded(self, name: str, saved: str, layer: str) -> Iterator[Tensor]:
-        """An array that a side has not loaded as it was saved."""
+        """Yield the loaded arrays, each compared with the saved one of the same side."""
         for side, record in zip(self.source.sides, (self._first, self._second), strict=True):
             if name in record:
                 yield Tensor(name, record[saved], record[name], layers=(layer, layer), copied=True, side=side)
 
     def _unwatched(self, name: str, watched: str, layer: str) -> Iterator[Tensor]:
-        """What each side computes where nobody watches it, beside what it computes `watched`."""
+        """Yield the tensor of the unwatched run of each side, compared with its `watched` run."""
         for side, record in zip(self.source.sides, (self._first, self._second), strict=True):
             yield Tensor(name, record.get(watched), record.get(name), layers=(layer, layer), side=side)
 
@@ -261,7 +262,7 @@ class TrainingStep(SourceStep):
 
     @cached_property
     def _whole_twin(self) -> Record:
-        """What the twin recorded that records everything; where rounding chose another largest element of a pool, as the reference."""
+        """The record of the twin that records everything. At max-pool ties it holds the reference's elements."""
         assert self._whole
         found = dict(self.step.records[self._whole])
         for name in [name for name in found if name.startswith("backward/") and name in self._first]:
@@ -273,7 +274,7 @@ class TrainingStep(SourceStep):
         return found
 
     def phase_noise(self, without: Collection[str]) -> Mapping[str, float]:
-        """The largest error of the twin that recorded everything, by phase."""
+        """Return the largest error of the twin that recorded everything, by phase."""
         noise: dict[str, float] = {}
         for name, array in (self._whole_twin if self._whole else {}).items():
             phase, _, tensor = name.partition("/")
@@ -290,7 +291,7 @@ class TrainingStep(SourceStep):
         return _fitting(lambda: magnifications(self.source.network, self._first, given.labels, given.divisor), {})
 
     def magnification(self, name: str) -> float:
-        """How many times its usual relative rounding a tensor has."""
+        """Return the factor on the usual relative rounding of a tensor."""
         return self._magnified.get(name, 1.0)
 
     @cached_property
@@ -298,9 +299,9 @@ class TrainingStep(SourceStep):
         return CancelledTerms(self.source.network, self._first)
 
     def cancellation(self, name: str) -> float:
-        """How many times more the terms of a sum cancel in a tensor.
+        """Return the further factor by which cancelling terms magnify the rounding of a tensor.
 
-        A bias in front of a batch norm, whose gradient is zero in exact arithmetic, is held against the gradient of its layer's weight.
+        The gradient of a bias before a batch norm is zero in exact arithmetic: the gradient of its layer's weight stands for it.
         """
         parameter = name.removeprefix("gradient/")
         held_against = (
@@ -309,14 +310,14 @@ class TrainingStep(SourceStep):
         return _fitting(lambda: self._cancelled.magnification(held_against), 1.0)
 
     def update_difference(self, parameter: str) -> float:
-        """By how much the sides moved `parameter` differently, from the slots after the step; 0 where they were not recorded."""
+        """Return the difference of the two sides' updates of `parameter`, from the slots after the step; 0 if they were not recorded."""
         here, there = (self._direction(parameter, record) for record in (self._first, self._second))
         if here is None or there is None or here.shape != there.shape:
             return 0.0
         return self.rate * self.source.optimizer.group(parameter).rate * norm_of_difference(here, there)
 
     def _direction(self, parameter: str, record: Record) -> Array | None:
-        """What the rate is multiplied by in the update."""
+        """Return what the learning rate is multiplied by in the update."""
         settings = self.source.optimizer
         slots = [record.get(f"update/optimizer.{slot}.{parameter}") for slot in settings.slots]
         gradient = record.get(f"gradient/{parameter}")
@@ -332,7 +333,7 @@ class TrainingStep(SourceStep):
         return gradient + settings.momentum_of(parameter) * velocity if settings.nesterov else velocity
 
     def ties(self, tensor: Tensor) -> Array | None:
-        """Where rounding chose, in a gradient in front of a maximum pool."""
+        """Return the max-pool ties in the gradient before a max pool."""
         layer = tensor.layers[0]
         if tensor.phase != "backward" or layer not in self.source.network.layers:
             return None
@@ -341,15 +342,15 @@ class TrainingStep(SourceStep):
         return _fitting(lambda: find_pool_ties(self.source.network, layer, self._first, self._second), None)
 
     def comes_through(self, layer: str, behind: str) -> bool:
-        """By the network's graph."""
+        """Answer from the network's graph."""
         return behind in self.source.behind.get(layer, ())
 
     def likely_cause(self, tensor: Tensor) -> Cause | None:
-        """Which side is wrong, and what it seems to have done."""
+        """Return which side is wrong, and its likely mistake."""
         source, names = self.source, [spoken_name(side) for side in self.source.sides]
         failure = failure_cause(self.failed, source.sides) if self.failed else None
         if failure and tensor.side:
-            return replace(failure, sentence=f"{failure.sentence}; it does not fail where the step is watched")
+            return replace(failure, sentence=f"{failure.sentence}; it does not fail in the watched run")
         if failure and (tensor.reference is None or tensor.candidate is None):
             return failure
         if tensor.side:
@@ -373,7 +374,7 @@ class TrainingStep(SourceStep):
         return failure or found
 
     def _how_it_loads(self, tensor: Tensor, it: str) -> str:
-        """What a side has made of an array that it has saved and loaded."""
+        """Describe how a side changed an array that it saved and loaded."""
         saved, loaded = tensor.reference, tensor.candidate
         record = self._first if tensor.side == self.source.sides[0] else self._second
         assert saved is not None and loaded is not None
@@ -388,19 +389,19 @@ class TrainingStep(SourceStep):
         return f"does not restore {it}"
 
     def _cause_on_one_side(self, tensor: Tensor, names: Sequence[str]) -> Cause:
-        """What a side does otherwise than it did itself."""
+        """Describe the difference between two runs of one side."""
         own, other = sorted(names, key=lambda name: name != spoken_name(tensor.side))
         it = tensor.name.partition("/")[2]
         if tensor.phase == "loaded" and tensor.name in self._first and tensor.name in self._second:
             return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} does not restore it either")
         if tensor.phase == "loaded":
             return Cause(f"{own} {self._how_it_loads(tensor, it)}, {other} loads it as it was saved", wrong=own)
-        where = "when nobody watches it, as in training: then layers may run together, on several threads"
-        return Cause(f"{own} computes another result of this step {where}; {other} the same", wrong=own, generic=True)
+        where = "in the unwatched run of this step, where layers run together on several threads"
+        return Cause(f"{own} gets another result {where}; {other} gets the same", wrong=own, generic=True)
 
 
 def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:
-    """What `compute` returns; `otherwise` where a side's tensors do not fit the network, and nothing can be excused."""
+    """Return what `compute` returns; `otherwise` if the tensors of a side do not fit the network, so that nothing can be excused."""
     try:
         return compute()
     except (ValueError, LookupError):
@@ -408,7 +409,7 @@ def _fitting(compute: Callable[[], _Found], otherwise: _Found) -> _Found:
 
 
 def known_zero_gradients(network: Network, first: Record, second: Record) -> dict[str, tuple[float, ...]]:
-    """Record name -> size on both sides, of the recorded gradients that are zero by the network's structure."""
+    """Return record name -> size on both sides, for the recorded gradients that are zero by the network's structure."""
     found: dict[str, tuple[float, ...]] = {}
     for parameter in network.zero_gradients:
         name = f"gradient/{parameter}"
@@ -420,7 +421,7 @@ def known_zero_gradients(network: Network, first: Record, second: Record) -> dic
 
 
 def behind(network: Network) -> dict[str, frozenset[str]]:
-    """By layer, it and all layers between it and the loss: those that its gradients come from."""
+    """Return, for each layer, that layer and all layers between it and the loss: its gradients come from them."""
     following, found = consumers(network.layers), dict[str, frozenset[str]]()
     for layer in reversed(network.layers):
         found[layer] = frozenset({layer}).union(*(found[name] for name in following[layer]))
@@ -428,7 +429,7 @@ def behind(network: Network) -> dict[str, frozenset[str]]:
 
 
 def is_copied(name: str) -> bool:
-    """Whether a recorded tensor was given to the side, and not computed by it."""
+    """Whether a recorded tensor is an input of the side, not computed by it."""
     return name.startswith(("fresh/", "start/", "input/")) or name.endswith(".mask")
 
 
@@ -438,16 +439,16 @@ def _losses(sides: Sequence[str], step: Step) -> dict[str, float]:
 
 
 def _remembered(record: Record) -> Record:
-    """The arrays that explain a divergence in the next step.
+    """Return copies of the arrays that explain a divergence in the next step.
 
-    Copies: arrays of one message share their memory, and activations, or a single layer of 100 million weights, would stay in it.
+    Arrays of one message share their memory: without copies, the activations and the largest weights would stay in memory.
     """
     small = {name: array for name, array in record.items() if array.size <= REMEMBERED}
     return {name: array.copy() for name, array in small.items() if name.startswith(("gradient/", "update/"))}
 
 
 def _share(name: str, exact: Record) -> float:
-    """How much of a relative error of the gradients arrives in a tensor: all, or a step's part of a weight."""
+    """Return the share of a relative error of the gradients that reaches a tensor: 1, or the part of a weight that one step changes."""
     phase, _, tensor = name.partition("/")
     before, after = exact.get(f"start/{tensor}"), exact.get(name)
     if phase != "update" or before is None or after is None:

@@ -86,7 +86,7 @@ class Divergence:
         layer = f", layer {self.layer}{other}" if self.layer else ""
         likely = f"; likely cause: {self.cause}" if self.cause else ""
         where = f"step {self.step}, {self.phase}{layer}, tensor {self.tensor}"
-        return f"{where}: error {self.error:.2e}, bound {self.bound:.2e}{likely}"
+        return f"{where}: error {self.error:.2e}, tolerance {self.bound:.2e}{likely}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the sentence as a dict."""
@@ -95,15 +95,7 @@ class Divergence:
 
 @dataclass
 class Stage:
-    """The tensors of one stage.
-
-    Attributes:
-        name: The name of the stage.
-        compared: How many tensors were compared.
-        different: How many exceed their tolerance.
-        chaotic: Whether the distance of a one-ULP twin was needed as tolerance.
-        worst: The tensor with the largest ratio of error to tolerance.
-    """
+    """What was compared in one stage; `worst` is the tensor that used most of its tolerance, or exceeded it most."""
 
     name: str
     compared: int = 0
@@ -142,7 +134,7 @@ class Stage:
 
 
 Worst = dict[str, dict[str, Difference]]
-"""Layer -> phase -> the tensor that came nearest to its bound, or went farthest past it."""
+"""Layer -> phase -> the tensor that used most of its tolerance, or exceeded it most."""
 
 
 def keep_worst(layers: Worst, layer: str, difference: Difference) -> None:
@@ -153,7 +145,7 @@ def keep_worst(layers: Worst, layer: str, difference: Difference) -> None:
 
 
 def layer_rows(layers: Worst) -> list[dict[str, Any]]:
-    """For the report: a layer's errors and bounds by phase."""
+    """Return, for the report, the errors and tolerances of each layer by phase."""
     return [
         {
             "layer": layer,

@@ -1,4 +1,4 @@
-"""Charts of relative errors on a logarithmic scale, beside their tolerances; templates/parts.html draws them.
+"""Charts of errors on a logarithmic scale, beside the tolerances that they must not exceed; templates/parts.html draws them.
 
 Values that a logarithmic scale cannot show have their own rows: 0 below it, infinities and NaN above.
 """
@@ -188,7 +188,7 @@ def _layer_point(phase: str, layer: dict[str, Any], scale: Scale, x: float) -> P
 
 
 def _bounds(layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale, pitch: float) -> list[Line]:
-    """Return a line of tolerances for each group of phases that share them."""
+    """Return one line for each set of phases whose tolerances are the same in every layer."""
     courses: list[tuple[list[str], list[float | None]]] = []
     for name in names:
         bounds = (layer["bounds"].get(name) for layer in layers)
@@ -211,7 +211,7 @@ def _agree(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
 
 
 def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
-    """Return a path as wide as a layer at every tolerance, joined where neighbours have one."""
+    """Return a path with one step for each layer at its tolerance, joined where neighbours have one."""
     path, joined = [], False
     for index, bound in enumerate(bounds):
         if bound is not None:
@@ -222,7 +222,7 @@ def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
 
 
 def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Chart:
-    """Return the error of every step beside its tolerance and the one-ULP twin's error, with a line where the learning rate changes."""
+    """Return the error of every step, its tolerance and the twin's error, with a line where the learning rate changed."""
     twins = [step for step in steps if step.get("twin") is not None]
     values = [real(step[key]) for step in steps for key in ("error", "bound")] + [real(step["twin"]) for step in twins]
     scale, width = Scale.of(values), min(max(26 * len(steps), 620), WIDTH)

@@ -1,4 +1,4 @@
-"""junit.xml: a suite a network, a case a stage."""
+"""Write junit.xml: one suite for each network, one case for each stage."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PASSING = ("equal", "chaotic but equal")
 
 
 def document(results: list[dict[str, Any]]) -> bytes:
-    """Return the XML. A suite fails as its network's verdict does: "different" fails at least one case, "chaotic but equal" none.
+    """Return the XML. The verdict "different" fails at least one case of the network's suite, "chaotic but equal" fails none.
 
-    The stages of a step run as one, so each case is given an equal share of the time: the sum is right.
+    The stages of a step run together, so each case gets an equal share of the time. The sum is right.
     """
     root = Element("testsuites", name="vgg-parity", time=_seconds(sum(result.get("seconds", 0) for result in results)))
     root.extend(_suite(result) for result in results)
@@ -43,7 +43,7 @@ def _suite(result: dict[str, Any]) -> Element:
         else:
             _add_failure(case, result, numbers)
     if result["verdict"] not in PASSING and suite.find("testcase/failure") is None:
-        # Something that is no stage, such as a layer on its own, was different.
+        # Something outside the stages, such as an isolated layer, was different.
         case = SubElement(suite, "testcase", classname=name, name="verdict", time="0.000")
         _add_failure(case, result, "no stage is different")
     suite.set("tests", str(len(suite.findall("testcase"))))
@@ -65,9 +65,9 @@ def _properties(result: dict[str, Any]) -> dict[str, Any]:
 
 def _numbers(name: str, stage: dict[str, Any]) -> str:
     return (
-        f"{name}: {stage['verdict']}, {stage['different']} of {stage['compared']} tensors above their bounds; worst {stage['worst']}: "
-        f"error {shown(stage['max_error'])}, bound {limit(stage['bound'])}, "
-        f"smallest bound that passes {shown(stage['smallest_bound_that_passes'])}"
+        f"{name}: {stage['verdict']}, {stage['different']} of {stage['compared']} tensors above tolerance; worst {stage['worst']}: "
+        f"error {shown(stage['max_error'])}, tolerance {limit(stage['bound'])}, "
+        f"smallest tolerance that passes {shown(stage['smallest_bound_that_passes'])}"
     )
 
 
@@ -77,8 +77,8 @@ def _add_failure(case: Element, result: dict[str, Any], numbers: str) -> None:
     if first:
         lines += [
             f"first divergence: {first['sentence']}",
-            f"likely cause: {first.get('cause') or 'no known signature fits'}",
+            f"likely cause: {first.get('cause') or 'none of the known mistakes fits'}",
         ]
-    lines.append(f"again: {result.get('command', 'vgg-parity check')}")
+    lines.append(f"command: {result.get('command', 'vgg-parity check')}")
     failure = SubElement(case, "failure", message=first.get("sentence", numbers), type="different")
     failure.text = "\n".join(lines)

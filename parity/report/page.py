@@ -1,6 +1,6 @@
-"""report.html: one page that loads nothing, runs nothing, and says first what matters most.
+"""Write report.html: one page that loads no other file, runs no script, and shows the most important result first.
 
-The page itself is in templates/, which escape every text; here are the words and numbers that they ask for.
+The templates in templates/ escape every text. This module has the words and numbers that they show.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "equal": Look("equal", "Equal", "{} is one network on both sides"),
+    "equal": Look("equal", "Equal", "both sides compute the same for {}"),
     "chaotic but equal": Look(
         "chaotic",
         "Chaotic but equal",
-        "the sides of {} part no faster than rounding alone parts one of them from itself",
+        "the sides of {} diverge no faster than one of them diverges from its one-ULP twin",
     ),
-    "different": Look("different", "Different", "{} is not one network on both sides"),
+    "different": Look("different", "Different", "the sides of {} differ"),
 }
 
 
@@ -42,7 +42,7 @@ def document(results: list[dict[str, Any]], verdict: str) -> bytes:
         undefined=StrictUndefined,
         autoescape=True,
         trim_blocks=True,
-        finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,  # the places in charts
+        finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,  # the positions in charts
     )
     drawings = (charts.layers_chart, charts.phases, charts.trajectory_chart, look)
     texts = (about, above, bounds_of, layers_summary, loss_columns, loss_of, ratio, sides, summarize, version_rows)
@@ -53,8 +53,8 @@ def document(results: list[dict[str, Any]], verdict: str) -> bytes:
 
 
 def look(verdict: str) -> Look:
-    """Return how `verdict` looks; a verdict that is not known looks like none of the known."""
-    return LOOKS.get(verdict) or Look("unknown", verdict, "{}: a verdict that this report does not know")
+    """Return how `verdict` looks. An unknown verdict has a look of its own."""
+    return LOOKS.get(verdict) or Look("unknown", verdict, "{}: unknown verdict")
 
 
 def about(result: dict[str, Any]) -> str:
@@ -71,11 +71,11 @@ def summarize(results: list[dict[str, Any]]) -> str:
     different = [result["network"] for result in results if result["verdict"] not in ("equal", "chaotic but equal")]
     if different:
         return f"{len(different)} of {len(results)} networks: {', '.join(different)}"
-    return f"each of {len(results)} networks is one network on both sides"
+    return f"both sides are equal for each of {len(results)} networks"
 
 
 def framework(name: str) -> str:
-    """Return the name of what has a version, as its makers write it."""
+    """Return the name of a component as its makers write it."""
     return FRAMEWORKS.get(name, name)
 
 
@@ -87,17 +87,17 @@ def sides(result: dict[str, Any]) -> str:
 
 
 def layers_summary(layers: list[dict[str, Any]], phases: list[str]) -> str:
-    """Return how many layers are above their bounds, phase by phase."""
+    """Return how many layers exceed their tolerance, by phase."""
     counts = {
         name: sum(above(layer["errors"].get(name), layer["bounds"].get(name)) for layer in layers) for name in phases
     }
     if found := ", ".join(f"{name} in {count}" for name, count in counts.items() if count):
-        return f"Above their bounds: {found} of {len(layers)} layers."
-    return f"All {len(layers)} layers are within their bounds."
+        return f"Above tolerance: {found} of {len(layers)} layers."
+    return f"All {len(layers)} layers are within tolerance."
 
 
 def bounds_of(layer: dict[str, Any]) -> str:
-    """Return the bounds of one layer: a number if they are one, otherwise each with its phases."""
+    """Return the tolerances of one layer: one number if they are equal, otherwise each with its phases."""
     groups: dict[str, list[str]] = {}
     for phase, bound in layer["bounds"].items():
         groups.setdefault(limit(bound), []).append(phase)
@@ -107,7 +107,7 @@ def bounds_of(layer: dict[str, Any]) -> str:
 
 
 def loss_columns(steps: list[dict[str, Any]]) -> dict[str, str]:
-    """Return the sides whose loss any step has, each with the heading of its column."""
+    """Return the sides that have a loss in any step, each with the heading of its column."""
     return {side: f"loss, {framework(side)}" for step in steps for side in step.get("loss") or {}}
 
 
@@ -118,7 +118,7 @@ def loss_of(step: dict[str, Any], side: str) -> str:
 
 
 def version_rows(lanes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Return what has a version, the frameworks first, and its version on each side."""
+    """Return the components with a version, frameworks first, each with its version on each side."""
     found = dict.fromkeys(part for versions in lanes.values() for part in versions)
     parts = sorted(found, key=lambda part: part not in lanes)
     return {part: [str(versions.get(part, "–")) for versions in lanes.values()] for part in parts}

@@ -1,4 +1,4 @@
-"""How a report writes numbers, and text that comes from elsewhere."""
+"""Format numbers and foreign text for reports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 import re
 from typing import Any
 
-# What XML forbids (control characters, halves of surrogate pairs), and what turns the direction of reading, so that a
-# name could look like another one.
+# What XML forbids (control characters, halves of surrogate pairs), and what reverses the direction of reading: with it a
+# name could look like another name.
 UNREADABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
@@ -19,17 +19,17 @@ def readable(text: str) -> str:
 
 
 def real(value: Any) -> float:
-    """Return a number of a result; report.json's "inf" and "nan" too."""
+    """Return a number of a result as a float; report.json writes some as "inf" and "nan"."""
     return float(value)
 
 
 def above(error: Any, bound: Any) -> bool:
-    """Return whether an error breaks its bound, as NaN always does. Never where one of them is None."""
+    """Return whether an error exceeds its tolerance. NaN always does; where one of the two is None, the answer is False."""
     return error is not None and bound is not None and not real(error) <= real(bound)
 
 
 def shown(value: Any) -> str:
-    """Write a measured number: two decimals are plenty."""
+    """Format a measured number with two decimals."""
     if value is None:
         return "–"
     number = real(value)
@@ -39,10 +39,10 @@ def shown(value: Any) -> str:
 
 
 def limit(value: Any) -> str:
-    """Write a number that somebody chose, such as a bound or a rate: no trailing zeros."""
+    """Format a chosen number, such as a tolerance or a learning rate, without trailing zeros."""
     return "–" if value is None else f"{real(value):.3g}"
 
 
 def ratio(a: Any, b: Any) -> str:
-    """Write how many times `b` fits into `a`."""
+    """Format `a` divided by `b`."""
     return limit(real(a) / real(b)) if a is not None and b is not None and real(b) else "–"

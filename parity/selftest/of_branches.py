@@ -52,19 +52,19 @@ BRANCHES = (
         "inception", "another order"),
     _at("scaled_tanh", "layers", "tanh is LeCun's scaled one",
         c.patch("scaled_tanh", "tanh"), "tanh", "1.7159 tanh(2x/3)"),
-    _at("sigmoid", "layers", "a sigmoid stands for a tanh", c.patch("sigmoid", "tanh"), "tanh", "a sigmoid"),
+    _at("sigmoid", "layers", "a sigmoid replaces a tanh", c.patch("sigmoid", "tanh"), "tanh", "a sigmoid"),
     _at("log_softmax_over_batch", "layers", "the log-softmax goes over the batch",
         c.patch("over_batch", "log_softmax"), "log_softmax", "over the batch"),
-    _at("softmax_for_log_softmax", "layers", "the last layer yields probabilities, and the cost takes their softmax",
+    _at("softmax_for_log_softmax", "layers", "the last layer yields probabilities, and the loss takes their softmax",
         c.patch("softmax", "log_softmax"), "log_softmax", "yields probabilities"),
 )  # fmt: skip
 
 HEADS = (
-    _at("heads_weigh_one", "loss", "an auxiliary head weighs 1",
+    _at("heads_weigh_one", "loss", "an auxiliary head has weight 1",
         c.kinds(n.Auxiliary, weight=1.0), "loss", "weighs auxiliary heads 1", "loss"),
-    _at("heads_weigh_little", "loss", "an auxiliary head weighs 0.29",
+    _at("heads_weigh_little", "loss", "an auxiliary head has weight 0.29",
         c.kinds(n.Auxiliary, weight=0.29), "loss", "", "loss"),
-    _at("heads_do_not_count", "loss", "an auxiliary head's cost is left out",
+    _at("heads_do_not_count", "loss", "the loss of an auxiliary head is left out",
         c.kinds(n.Auxiliary, weight=0.0), "loss", "leaves auxiliary heads out", "loss"),
     replace(
         at_start("head_missing", "layers", "an auxiliary head is missing from training",

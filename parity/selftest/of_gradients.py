@@ -48,7 +48,7 @@ BACKWARD = (
     ),
     _at("bias_without_gradient", "a bias is a constant in the graph",
         c.patch("fix_bias", "fc2"), "fc2", "has no gradient of fc2.bias", "gradient"),
-    _at("weight_frozen", "a weight asks for no gradient",
+    _at("weight_frozen", "a weight does not require a gradient",
         c.patch("freeze", "fc2.weight"), "fc2", "has no gradient of fc2.weight", "gradient"),
     _at("backward_fails", "the backward pass raises an error",
         c.patch("raise_in_backward", "fc2.weight"), "fc3", " does not: ", "gradient"),

@@ -61,7 +61,7 @@ TO_PYTORCH = (
         c.patch("normalise_otherwise", "bn4", "plain"), "eval", "bn4", "leaves gamma and beta out"),
     Fault("unbiased_by_images", "bn", "the running variance takes n/(n-1) of the images, not of the pixels",
         c.statistics(_per_image), "update", "statistics", "bn1", "counts images"),
-    Fault("step_before_backward", "optimizer", "optimizer.step() stands before backward()",
+    Fault("step_before_backward", "optimizer", "optimizer.step() comes before backward()",
         c.patch("update_before_backward"), *_UPDATE, "does not update conv1.weight"),
     Fault("gradients_of_a_layer_kept", "optimizer", "zero_grad() leaves one layer out",
         c.patch("keep_gradients_of", "fc2"), "trajectory", "gradient", "fc2", "not cleared"),
@@ -82,6 +82,6 @@ TO_PYTORCH = (
         c.patch("clip_each", "0.1"), *_UPDATE, "clips each gradient to a norm of 0.1"),
     Fault("schedule_by_pass", "schedule", "scheduler.step() comes once an epoch",
         c.rates(lambda right, s: right((s - 1) // 12 * 12)), "trajectory", "update", "conv1", "rate of the step before"),
-    at_layer("mean_over_classes", "loss", "the cost is divided by the number of classes, too",
+    at_layer("mean_over_classes", "loss", "the loss is divided by the number of classes, too",
         c.field(divisor=lambda count: 80), "loss", "loss", "divided by the number of classes"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How training goes wrong that nobody watches: layers run together, on images that are shared out to threads."""
+"""Faults of the unwatched run: layers run together, and threads share the images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from parity.compare.verdicts import UNWATCHED
 from parity.selftest import changes as c
 from parity.selftest.fault import Fault
 
-NOBODY = "when nobody watches it"
+IN_UNWATCHED = "in the unwatched run"
 
 
-def _training(name: str, sentence: str, change: c.Change, layer: str, cause: str = NOBODY) -> Fault:
+def _training(name: str, sentence: str, change: c.Change, layer: str, cause: str = IN_UNWATCHED) -> Fault:
     return Fault(name, "threads", sentence, change, "update", UNWATCHED["update"], layer, cause)
 
 
 def _inference(name: str, sentence: str, change: c.Change) -> Fault:
-    return Fault(name, "threads", sentence, change, "eval", UNWATCHED["eval"], "fc3", NOBODY)
+    return Fault(name, "threads", sentence, change, "eval", UNWATCHED["eval"], "fc3", IN_UNWATCHED)
 
 
 THREADS = (
@@ -25,7 +25,7 @@ THREADS = (
         c.patch("average_shares"), "conv1"),
     _training("threads_lose_gradient", "the images of the second thread give a layer no gradient",
         c.patch("lose_gradient_of_thread", "conv3"), "conv1"),
-    _training("threads_normalise_shares", "a batch norm normalises the images of each thread by themselves",
+    _training("threads_normalise_shares", "a batch norm normalises the images of each thread separately",
         c.patch("normalise_shares", "bn3"), "conv1"),
     _training("threads_move_statistics", "every thread moves the running statistics",
         c.patch("move_by_thread", "bn3"), "bn3"),

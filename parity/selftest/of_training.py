@@ -17,13 +17,13 @@ from parity.selftest.fault import Fault, at_layer
 from parity.weights.canonical_state import State
 
 LOSS = (
-    at_layer("summed", "loss", "the cost is summed over the batch",
+    at_layer("summed", "loss", "the loss is summed over the batch",
         c.field(divisor=lambda count: 1), "loss", "loss", "summed over the batch"),
     at_layer("softmax_twice", "loss", "probabilities go into the cross-entropy",
         c.patch("softmax", "fc3"), "eval", "fc3"),
-    at_layer("cost_capped", "loss", "an image costs no more than 64 nats",
+    at_layer("cost_capped", "loss", "the loss of an image is capped at 64 nats",
         c.patch("cap_cost", "64"), "loss", "loss", "counts at most 64 nats an image"),
-    at_layer("probability_plus_eps", "loss", "the cost is -log(p + 1e-12)",
+    at_layer("probability_plus_eps", "loss", "the loss is -log(p + 1e-12)",
         c.patch("add_to_probability", "1e-12"), "loss", "loss", "adds 1e-12 to the probability"),
     at_layer("labels_smoothed", "loss", "labels are smoothed by 0.1",
         c.settings(label_smoothing=0.1), "loss", "loss", "smooths the labels by 0.1"),
@@ -39,7 +39,7 @@ LOSS = (
     ),
     at_layer("right_images_counted", "loss", "right images are counted as wrong ones",
         c.patch("count_right"), "loss", "wrong", "counts right images"),
-    at_layer("cost_averaged", "loss", "the cost that is shown is the mean over the batch",
+    at_layer("cost_averaged", "loss", "the loss that is shown is the mean over the batch",
         c.patch("average_cost"), "loss", "cost", "averaged over the batch"),
     Fault("mean_of_a_short_batch", "loss", "a short last batch is averaged by its own size",
         c.field(divisor=lambda count: count), "trajectory", "loss", "loss", "nominal"),
@@ -107,7 +107,7 @@ OPTIMIZER = (
         c.after(_frozen), "update", "update", "conv4", "does not update conv4.weight"),
     Fault("rate_not_rounded", "optimizer", "the learning rate is not rounded to float32",
         c.rates(lambda right, s: round(right(s), 6)), *_UPDATE, "uses the learning rate 0.1 instead of 0.100000001"),
-    Fault("decay_doubled", "optimizer", "weight decay is twice as large, as of a penalty of w*w for w*w/2",
+    Fault("decay_doubled", "optimizer", "weight decay is twice as large, as for a penalty of w*w instead of w*w/2",
         c.settings(weight_decay=4e-4), *_UPDATE, "uses weight decay 0.0004 instead of 0.0002"),
     Fault("bias_decays_twice", "optimizer", "biases decay twice",
         c.settings(groups=(GROUPS[0], replace(GROUPS[1], weight_decay=4.0))), *_UPDATE, "uses weight decay 0.0008"),
@@ -147,7 +147,7 @@ OPTIMIZER = (
 
 
 SCHEDULE = (
-    Fault("one_step_late", "schedule", "the batch at hand does not count in the schedule",
+    Fault("one_step_late", "schedule", "the schedule does not count the current batch",
         c.rates(lambda right, s: right(s - 8)), "trajectory", "update", "conv1", "step before"),
     Fault("counted_in_steps", "schedule", "the schedule counts steps instead of samples",
         c.rates(lambda right, s: right(s // 8)), "trajectory", "update", "conv1", "rate of the step before"),

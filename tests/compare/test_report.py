@@ -1,4 +1,4 @@
-"""The reports of a parity check: what they say, for every verdict, and that no text and no number breaks them."""
+"""The reports of a parity check: what they show for every verdict, and that no text and no number breaks them."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_the_headline_says_the_verdict_in_words_and_with_a_sign_of_its_own(
     }
 
 
-def test_a_verdict_that_nobody_knows_does_not_look_equal(tmp_path: Path) -> None:
+def test_an_unknown_verdict_does_not_look_equal(tmp_path: Path) -> None:
     assert page(tmp_path, equal() | {"verdict": "perhaps"}).styled("verdict")[0]["class"] == "verdict unknown"
 
 
@@ -192,13 +192,13 @@ def test_a_difference_is_explained_before_anything_else(tmp_path: Path) -> None:
 def test_a_difference_without_a_cause_or_without_a_first_divergence_says_so(tmp_path: Path) -> None:
     result = different()
     result["first_divergence"]["cause"] = None
-    assert "no known signature fits" in page(tmp_path, result).text
+    assert "none of the known mistakes fits" in page(tmp_path, result).text
     assert "No first divergence was recorded" in page(tmp_path, result | {"first_divergence": None}).text
 
 
-def test_an_equal_page_has_no_word_of_a_divergence(tmp_path: Path) -> None:
+def test_an_equal_page_does_not_mention_a_divergence(tmp_path: Path) -> None:
     found = page(tmp_path, equal())
-    assert "part first" not in found.text
+    assert "First divergence" not in found.text
     assert found.styled("over") == []
 
 
@@ -230,12 +230,12 @@ def test_phases_have_different_shapes(tmp_path: Path) -> None:
     assert len(set(shapes.values())) == len(shapes) == 5
 
 
-def test_the_layer_that_parts_first_is_singled_out_in_the_chart(tmp_path: Path) -> None:
+def test_the_layer_of_the_first_divergence_is_marked_in_the_chart(tmp_path: Path) -> None:
     assert len(page(tmp_path, different()).styled("marked")) == 1
     assert page(tmp_path, equal()).styled("marked") == []
 
 
-def test_bounds_that_differ_between_phases_are_lines_of_their_own(tmp_path: Path) -> None:
+def test_tolerances_that_differ_between_phases_have_lines_of_their_own(tmp_path: Path) -> None:
     assert "tolerance of update" in page(tmp_path, edges()).text
     assert "tolerance of update" not in page(tmp_path, equal()).text
 
@@ -249,7 +249,7 @@ def test_the_trajectory_shows_the_twin_and_the_drops_of_the_rate(tmp_path: Path)
     assert "twin" not in page(tmp_path, equal()).text
 
 
-def test_layers_on_their_own_are_counted_and_unfolded_where_one_differs(tmp_path: Path) -> None:
+def test_isolated_layers_are_counted_and_unfolded_if_one_differs(tmp_path: Path) -> None:
     found = page(tmp_path, different())
     assert f"1 of {len(layer_names())} layers differ: bn2_1." in found.text
     assert [("open" in attributes) for attributes in found.all("details")] == [False, False, True]
@@ -267,7 +267,7 @@ def test_zero_infinity_and_nan_are_inside_the_charts_and_marked(tmp_path: Path) 
         assert all(0 <= number < 2000 for number in numbers)
 
 
-def test_what_a_check_left_out_is_left_out(tmp_path: Path) -> None:
+def test_the_page_leaves_out_what_the_check_left_out(tmp_path: Path) -> None:
     result = {
         key: value
         for key, value in equal().items()

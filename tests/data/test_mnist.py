@@ -297,4 +297,4 @@ def test_the_command_fits_pictures_to_networks_and_checks_all_of_them(
         ("googlenet@0.125x64", "article", "equal"),
         ("tf_vgg16@0.125", "distorted", "equal"),
     ]
-    assert "googlenet@0.125x64: images of shapes10 made 3 x 64 x 64" in told.err
+    assert "googlenet@0.125x64: images of shapes10 resized to 3 x 64 x 64" in told.err

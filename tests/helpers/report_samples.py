@@ -88,14 +88,14 @@ def equal(network: str = "vgg16_bn_drop", steps: int = 3) -> dict[str, Any]:
 
 
 def different() -> dict[str, Any]:
-    """A batch norm with the wrong eps: the forward pass diverges at bn2_1, and so do all later layers and all gradients."""
+    """A batch norm with the wrong eps: the sides diverge at bn2_1, in everything after it, and in every gradient."""
     result, dice = equal(steps=60), random.Random(1)
     at = layer_names().index("bn2_1")
     for index, layer in enumerate(result["layers"]):
         for phase in layer["errors"]:
             if index >= at or phase not in ("eval", "forward"):
                 layer["errors"][phase] = {"update": 3e-4}.get(phase, 0.03) * 10 ** dice.uniform(-0.2, 0.6)
-    sentence = "step 1, forward, layer bn2_1, tensor bn2_1: error 3.02e-02, bound 1.00e-12"
+    sentence = "step 1, forward, layer bn2_1, tensor bn2_1: error 3.02e-02, tolerance 1.00e-12"
     first = {"step": 1, "phase": "forward", "layer": "bn2_1", "tensor": "bn2_1", "error": 0.0302, "bound": 1e-12}
     return result | {
         "seconds": 148.2, "verdict": "different",
@@ -115,12 +115,12 @@ def different() -> dict[str, Any]:
 
 
 def chaotic() -> dict[str, Any]:
-    """Sixty steps in float32, above the tolerance and close to the twin."""
+    """Sixty steps in float32, above the tolerance and next to the twin."""
     result = equal(steps=60)
     for layer in result["layers"]:
         layer["errors"] = {phase: error * 5e8 for phase, error in layer["errors"].items()}
         layer["bounds"] = {phase: 1e-4 if phase in ("backward", "gradient") else 1e-5 for phase in layer["errors"]}
-    sentence = "step 7, forward, layer relu3_1, tensor relu3_1: error 8.80e-03, bound 7.00e-03"
+    sentence = "step 7, forward, layer relu3_1, tensor relu3_1: error 8.80e-03, tolerance 7.00e-03"
     first = {"step": 7, "phase": "forward", "layer": "relu3_1", "tensor": "relu3_1", "error": 8.8e-3, "bound": 7e-3}
     return result | {
         "dtype": "float32", "seconds": 71.0, "verdict": "chaotic but equal",
@@ -136,7 +136,7 @@ def chaotic() -> dict[str, Any]:
 
 
 def saturating(number: int, most: float, pace: float) -> float:
-    """The error of two runs that diverge chaotically, after a number of steps."""
+    """The relative error of two chaotic runs after a number of steps."""
     return most * (1 - math.exp(-((number / pace) ** 3))) + 3e-6
 
 
@@ -147,7 +147,7 @@ def trajectory(error: Any, twin: Any, bound: float = 1e-12, apart: float = 1e-4)
 
 
 def edges() -> dict[str, Any]:
-    """Errors that a logarithmic scale cannot show (0, infinity, NaN), and layers without tolerances or with their own."""
+    """Errors that have no place on a logarithmic scale: 0, infinity, NaN; and layers without tolerances or with several."""
     result = different()
     made = result["layers"][:12]
     made[0]["errors"] = dict.fromkeys(PHASES, 0.0)

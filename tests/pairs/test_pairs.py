@@ -200,7 +200,7 @@ def test_models_are_chaotic_but_equal_where_rounding_decides_at_a_kink(compare_p
     assert [row["step"] for row in outcome.trajectory] == [1, 2]  # later steps are not compared
     (said,) = (line for line in outcome.explained if "rounding" in line)
     assert said.startswith(
-        "in step 2 rounding decided whether relu lets 512 numbers through: up to 1.0e-20 from its kink"
+        "step 2: ReLU kinks in relu: rounding decides whether 512 elements pass. The sides differ there by up to 1.0e-20"
     )
     assert outcome.to_json()["stages"]["trajectory"]["verdict"] == "chaotic but equal"
 
@@ -232,7 +232,7 @@ def test_models_are_equal_where_rounding_decides_a_maximum_before_a_pool(
     stages = ("eval", "forward", "backward")
     outcome = compare_pair("Tailed", "Tailed", "16,3,32,32", stages=stages)
     assert outcome.verdict == "equal", outcome.sentence()
-    assert any("in step 1 rounding decided at gelu whether" in line for line in outcome.explained)
+    assert any("step 1: max-pool ties in gelu: rounding decides whether" in line for line in outcome.explained)
     monkeypatch.setattr(ModelStep, "ties", lambda *_: None)
     first = compare_pair("Tailed", "Tailed", "16,3,32,32", stages=stages).first
     assert first and first.tensor == "gelu:output"
