@@ -119,11 +119,11 @@ from parity import assert_parity
 def test_my_network_is_one_network_in_both_frameworks():
     assert_parity("my_network.json", recipe="article")
 """
-"""The test of the README, for a project of somebody else's."""
+"""The test in docs/parity.md, for the project of a user."""
 
 
-def test_the_readmes_five_lines_prove_a_network_file_of_another_project(tmp_path: Path) -> None:
-    assert DOWNSTREAM.strip() in (ROOT / "README.md").read_text()
+def test_the_five_lines_of_the_page_check_a_network_file_of_another_project(tmp_path: Path) -> None:
+    assert DOWNSTREAM.strip() in (ROOT / "docs" / "parity.md").read_text()
     (tmp_path / "my_network.json").write_text(network().to_json())
     (tmp_path / "test_parity.py").write_text(DOWNSTREAM)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_parity.py"]
