@@ -1,8 +1,8 @@
-"""Where a tensor vanishes, its relative error says little: how much of it is the rounding of what cancelled.
+"""How much of a small tensor is rounding of larger numbers that cancel.
 
-The gradient of the class scores is softmax less one-hot. Once an image is fitted, that difference is small and keeps the absolute
-rounding of the softmax, so that its relative rounding is magnified by ||softmax|| / ||softmax - one-hot||; so is every gradient that comes
-from that image alone. The cost of a fitted image is likewise a small difference of numbers as large as the scores.
+The gradient of the class scores is softmax minus one-hot. Once an image is fitted, that difference is small but keeps the absolute
+rounding of the softmax. Its relative rounding is magnified by ||softmax|| / ||softmax - one-hot||, and so is every gradient that comes
+from that image alone. The loss of a fitted image is also a small difference of numbers as large as the scores.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from parity.recipe.optimizer import Optimizer
 
 
 def magnifications(network: Network, record: Mapping[str, Array], labels: Array, divisor: int) -> dict[str, float]:
-    """How many times its usual relative rounding a recorded tensor of one training step may have, where that is above 1.
+    """Return the factor on the usual relative rounding of each recorded tensor of one training step, where it is above 1.
 
     By record name (`backward/LAYER`, `gradient/PARAMETER`, `loss/cost`, `loss/loss`). `record` holds what the step recorded with these
-    `labels` [N] and this `divisor` of the cost; what it lacks is left out.
+    `labels` [N] and this `divisor` of the loss; tensors that it lacks are left out.
     """
     ends = {network.output: 1.0} | network.heads
     found: dict[str, float] = {}
@@ -46,9 +46,9 @@ def magnifications(network: Network, record: Mapping[str, Array], labels: Array,
 
 
 class Inherited:
-    """What the optimizer's slots keep of the rounding of magnified gradients: measured, and forgotten as the slots forget.
+    """The measured rounding of magnified gradients that the optimizer's slots keep. It decays as the slots do.
 
-    Weights keep what it moved them by, of the parameters whose terms cancel: one that starts at zero is made of nothing else.
+    Weights of parameters whose terms cancel keep it too: a weight that starts at zero consists of nothing else.
     """
 
     def __init__(self, settings: Optimizer) -> None:
@@ -59,39 +59,39 @@ class Inherited:
         self._held: dict[str, float] = {}
 
     def forget(self, parameter: str, factor: float) -> None:
-        """Another step begins, before which the slots of `parameter` were multiplied by `factor`."""
+        """Begin another step, before which the slots of `parameter` were multiplied by `factor`."""
         for slot in self._slots:
             key = f"update/optimizer.{slot}.{parameter}"
             keep = self._keep.get(slot, self._settings.momentum_of(parameter))
             self._held[key] = factor * keep * self._held.get(key, 0.0)
 
     def add(self, parameter: str, reference: Array, candidate: Array) -> None:
-        """Take over this step's gradient of `parameter`, which is magnified."""
+        """Add this step's gradient of `parameter`, which is magnified."""
         for slot in self._slots:
             power = 2 if slot == "moment2" else 1
             key = f"update/optimizer.{slot}.{parameter}"
             self._held[key] += self._take[slot] * norm_of_difference(reference**power, candidate**power)
 
     def move(self, parameter: str, difference: float) -> None:
-        """Take over by how much the two sides moved `parameter` differently in this step, both by the right rule."""
+        """Add the difference of the two sides' updates of `parameter` in this step, both by the right rule."""
         self._held[f"update/{parameter}"] = self._held.get(f"update/{parameter}", 0.0) + difference
 
     def held(self, name: str) -> float:
-        """The norm of what the slot or weight that is recorded as `name` keeps; 0 for everything else."""
+        """Return the norm of the rounding that the slot or weight recorded as `name` keeps; 0 for everything else."""
         return self._held.get(name, 0.0)
 
 
 def _largest(scores: Array | None) -> np.floating[Any]:
-    """The sum over the images of their largest class score."""
+    """Return the sum over the images of their largest class score."""
     return np.float64(0) if scores is None else np.abs(scores).max(1).sum()
 
 
 Part = tuple[Array, Array]
-"""By image: the size of what a head's gradient is a difference of, by its weight in the loss, and how many times it is magnified."""
+"""By image: the size of the numbers whose difference is a head's gradient, times the head's weight in the loss; and the magnification."""
 
 
 def _of_images(residual: Array, labels: Array, weight: float) -> Part:
-    """Of the residual softmax - one-hot [N,K]: ||softmax|| * weight, and ||softmax|| / ||softmax - one-hot||, at least 1."""
+    """Return, for the residual softmax - one-hot [N,K], ||softmax|| * weight, and ||softmax|| / ||softmax - one-hot||, at least 1."""
     softmax = residual.copy()
     softmax[np.arange(len(labels)), labels] += 1
     sizes = np.linalg.norm(softmax, axis=1)
@@ -99,7 +99,7 @@ def _of_images(residual: Array, labels: Array, weight: float) -> Part:
 
 
 def _of_gradients(network: Network, record: Mapping[str, Array], parts: Mapping[str, Part]) -> dict[str, float]:
-    """From the last layer to the first: a tensor is magnified as the images are that it comes from, each by its part in it."""
+    """Go from the last layer to the first: a tensor is magnified as its images are, each by its part in the tensor."""
     found, following, coming = {}, consumers(network.layers), dict[str, dict[str, Part]]()
     for name, layer in reversed(network.layers.items()):
         heads = {name: parts[name]} if name in parts else _merged([coming[other] for other in following[name]])
@@ -113,13 +113,13 @@ def _of_gradients(network: Network, record: Mapping[str, Array], parts: Mapping[
         for parameter in layer.node.parameters(layer.input):
             by_input = parameter.name.endswith(".weight") and x is not None
             found[f"gradient/{parameter.name}"] = _weighted(images, norms * _norms(x)) if by_input else whole
-        if isinstance(layer.node, BatchNorm):  # mixes the images: from here on each carries the rounding of all
+        if isinstance(layer.node, BatchNorm):  # mixes the images: before it, each image carries the rounding of all
             coming[name] = {head: (sizes, np.full_like(images, whole)) for head, (sizes, _) in heads.items()}
     return found
 
 
 def _merged(several: list[dict[str, Part]]) -> dict[str, Part]:
-    """What comes back from several layers that took the same tensor in: of each head the most magnified."""
+    """Merge the gradients of several layers with the same input: for each head, the largest magnification."""
     merged: dict[str, Part] = {}
     for head, (sizes, images) in (item for heads in several for item in heads.items()):
         merged[head] = (sizes, np.maximum(images, merged[head][1]) if head in merged else images)
@@ -127,7 +127,7 @@ def _merged(several: list[dict[str, Part]]) -> dict[str, Part]:
 
 
 def _together(heads: Mapping[str, Part]) -> Array:
-    """By image, how many times the sum of the heads' gradients is magnified: what cancelled in all over what is left of all."""
+    """Return, by image, the magnification of the sum of the heads' gradients: the cancelled size over the remaining size."""
     if len(heads) == 1:
         return next(iter(heads.values()))[1]
     sizes, left = (sum(parts) for parts in zip(*((s, s / m) for s, m in heads.values()), strict=True))
@@ -135,7 +135,7 @@ def _together(heads: Mapping[str, Part]) -> Array:
 
 
 def _norms(array: Array | None) -> Array:
-    """The norm of every image's part of an array [N,...]."""
+    """Return the norm of every image's part of an array [N,...]."""
     assert array is not None
     norms: Array = np.linalg.norm(array.reshape(len(array), -1), axis=1)
     return norms
@@ -145,12 +145,12 @@ def _weighted(images: Array, parts: Array) -> float:
     largest = parts.max()
     if not largest or not np.isfinite(largest):
         return 1.0
-    parts = parts / largest  # squares of what vanished would underflow
+    parts = parts / largest  # squares of tiny numbers would underflow
     return float(_ratio(np.linalg.norm(np.minimum(images, LARGEST / 1e9) * parts), np.linalg.norm(parts)))
 
 
 def _ratio(size: Array | np.floating[Any], difference: Array | np.floating[Any]) -> Array:
-    """`size` / `difference`, at most `LARGEST`; 1 for what is not finite, which no bound excuses."""
+    """Return `size` / `difference`, at most `LARGEST`; 1 where one is not finite, which no tolerance excuses."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.asarray(size / difference)
     return np.where(

@@ -1,10 +1,10 @@
-"""Gradients whose terms cancel: how many times its usual relative rounding such a tensor has.
+"""The factor on the usual relative rounding of gradients whose terms cancel.
 
 Every gradient is a contraction, a sum S of products of recorded tensors. If each term t has an independent relative error e, then S has
-the absolute error e * sqrt(sum of t^2), so that its relative error is magnified by sqrt(sum of t^2) / |S|, taken over all elements of
-the tensor together (L2). This is about 1 where the terms have random signs, and large only where they cancel systematically: behind a
-batch norm nothing depends on the scale of its input, so that the terms dy * xhat of the gamma of an earlier one sum to zero but for eps.
-The terms of a gradient that was itself magnified have so much larger errors: the gradients before it inherit that.
+the absolute error e * sqrt(sum of t^2). Its relative error is magnified by sqrt(sum of t^2) / |S|, over all elements of the tensor
+together (L2). This is about 1 if the terms have random signs, and large only if they cancel systematically. Behind a batch norm nothing
+depends on the scale of its input, so the terms dy * xhat of the gamma of an earlier batch norm sum to zero but for eps. If a gradient is
+itself magnified, its terms have larger errors, and the gradients before it inherit that factor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from parity.network.nodes import AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear
 
 
 class CancelledTerms:
-    """The magnifications in one step of `network`, of which one side recorded `record`. Computed when asked for, and kept."""
+    """The magnifications in one step of `network` that one side recorded as `record`. Computed on demand, and cached."""
 
     def __init__(self, network: Network, record: Mapping[str, Array]) -> None:
         self.network, self._record = network, record
@@ -32,10 +32,10 @@ class CancelledTerms:
         self._of_outputs: dict[str, float] = {}
 
     def magnification(self, name: str) -> float:
-        """Return how many times its usual relative rounding the recorded tensor `name` may have; at least 1.
+        """Return the factor on the usual relative rounding of the recorded tensor `name`; at least 1.
 
-        `name` is `backward/LAYER`, `gradient/PARAMETER` or `update/LAYER.mean`. 1 for everything else, and where what it is computed from
-        was not recorded.
+        `name` is `backward/LAYER`, `gradient/PARAMETER` or `update/LAYER.mean`. 1 for everything else, and if its inputs were not
+        recorded.
         """
         phase, _, tensor = name.partition("/")
         layer, _, parameter = tensor.partition(".")
@@ -51,7 +51,7 @@ class CancelledTerms:
         return 1.0
 
     def _of_output(self, layer: str) -> float:
-        """Of the gradient of a layer's output: the sum of what comes back from all layers that took the output in."""
+        """Return the factor for the gradient of a layer's output: the sum of the gradients from all layers that use the output."""
         if layer not in self._of_outputs:
             following = self._following[layer]
             arriving = [self._of_output(other) for other in following]
@@ -69,10 +69,10 @@ class CancelledTerms:
         return self._of_outputs[layer]
 
     def _terms_of_input(self, layer: str) -> float | None:
-        """The root of the summed squares of the terms in the gradient of a layer's input; None where they are not known.
+        """Return the root of the summed squares of the terms in the gradient of a layer's input; None if they are not known.
 
-        Of a batch norm they are gamma / sigma times dy, mean(dy) and xhat mean(dy xhat); of a convolution and a linear layer w dy; of all
-        other layers what activations and dropout make of dy, which is taken for dy itself, and the share of a pool.
+        For a batch norm the terms are gamma / sigma times dy, mean(dy) and xhat mean(dy xhat). For a convolution and a linear layer they
+        are w dy. For all other layers dy itself stands for what activations and dropout make of it; a pool has its share.
         """
         gradient, node = self._record.get(f"backward/{layer}"), self.network.layers[layer].node
         if gradient is None:
@@ -97,7 +97,7 @@ class CancelledTerms:
         return norm(gradient) / math.sqrt(area)
 
     def _terms_of_parameter(self, layer: str, parameter: str) -> float | None:
-        """The same of the gradient of a parameter: dy xhat of gamma, dy x of a weight, dy of beta and a bias."""
+        """Return the same for the gradient of a parameter: dy xhat for gamma, dy x for a weight, dy for beta and a bias."""
         gradient, node = self._record.get(f"backward/{layer}"), self.network.layers[layer].node
         if gradient is None:
             return None
@@ -112,10 +112,10 @@ class CancelledTerms:
         return norm(gradient)
 
     def _terms_of_mean(self, layer: str) -> float | None:
-        """Of a running mean; None unless the terms x / n of the batch's mean cancel.
+        """Return the same for a running mean; None unless the terms x / n of the batch's mean cancel.
 
-        A beta that a batch norm subtracts again moves all values of a channel alike, in one step after the other. So the errors of the
-        terms are not independent: they add up to ||x|| / sqrt(n) (Cauchy-Schwarz), and in all steps together to no more.
+        A beta that a batch norm subtracts again moves all values of a channel alike, step after step. So the errors of the terms are not
+        independent: they add up to ||x|| / sqrt(n) at most (Cauchy-Schwarz), also over all steps.
         """
         x = input_of(self.network, layer, self._record, "forward")
         if x is None:
@@ -125,7 +125,7 @@ class CancelledTerms:
         return size if _systematic(size, norm(by_channel.mean(1))) > 1 else None
 
     def _normalised(self, layer: str) -> tuple[Array, Array] | None:
-        """What a batch norm makes of its input without gamma and beta [C,n], and the root of variance + eps [C]."""
+        """Return the normalised input of a batch norm, without gamma and beta [C,n], and the root of variance + eps [C]."""
         x, node = input_of(self.network, layer, self._record, "forward"), self.network.layers[layer].node
         if x is None or not isinstance(node, BatchNorm):
             return None
@@ -135,14 +135,14 @@ class CancelledTerms:
 
 
 def _systematic(terms: float | None, size: float) -> float:
-    """Return the root of the summed squares of `terms` over the `size` of their sum, where that is systematic, else 1."""
+    """Return `terms`, the root of their summed squares, over the `size` of their sum; 1 unless the terms cancel systematically."""
     if terms is None or not np.isfinite(terms) or not np.isfinite(size) or not terms or terms < SYSTEMATIC * size:
         return 1.0
     return min(terms / size, LARGEST) if size > terms / LARGEST else LARGEST
 
 
 def _by_channel(array: Array) -> Array:
-    """An array [N,C,...] as float64 [C,n]."""
+    """Return an array [N,C,...] as float64 [C,n]."""
     by_channel: Array = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
     return by_channel.astype(np.float64, copy=False)
 
@@ -152,7 +152,7 @@ def _terms_of_matrix(x: Array, dy: Array) -> float:
 
 
 def _terms_of_kernel(node: Conv, x: Array, dy: Array) -> float:
-    """Of an input [N,C,H,W] and the gradient [N,F,h,w] of the output: squares are summed over the channels of a group first."""
+    """Compute the terms for an input [N,C,H,W] and an output gradient [N,F,h,w]. Squares are summed over the channels of a group first."""
 
     def by_group(array: Array) -> Array:
         found: Array = np.square(array).reshape(len(array), node.groups, -1, *array.shape[2:]).sum(2)

@@ -1,8 +1,8 @@
-"""The likely cause of a difference: hypotheses in numpy of what one side did, each a sentence and the tensor that it predicts.
+"""The likely cause of a difference: hypotheses in numpy about one side, each with a sentence and the tensor that it predicts.
 
 A hypothesis is named if its prediction matches what that side recorded. Nothing is guessed from the size of an error. Every sentence
-says which side, what it does, and what the other does: `{wrong}` and `{right}` stand for the names of the two sides, `{it}` for the tensor.
-`parity.compare.causes_of_layers` and `parity.pairs.causes` add what they know of layers; what any tensor may be is here.
+says which side is wrong, what it does, and what the other side does. `{wrong}` and `{right}` are the names of the sides, `{it}` the
+tensor. This module has hypotheses about any tensor; `parity.compare.causes_of_layers` and `parity.pairs.causes` add those about layers.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
 
 LONGEST_REASON = 400
-"""Characters of an error: Paddle writes the whole stack into some."""
+"""Most characters of an error message in a cause: Paddle writes its stack into some."""
 
 MATCH_OF_ONE = 1e-9
-"""The same for a single number, which one of many predictions may meet by chance."""
+"""The same for a single number, which a wrong prediction may match by chance."""
 
 
 SAME = 1e-6
-"""A setting that is computed from tensors counts as the right one where it differs by less, relative to it."""
+"""A setting computed from tensors counts as right if its relative difference is smaller."""
 
 MOST_SENTENCES = 3
-"""Mistakes that a cause names, where several make the same numbers."""
+"""Most mistakes that a cause names if several make the same numbers."""
 
 
 @dataclass(frozen=True)
 class Cause:
     """Why the sides differ, for people.
 
-    `wrong` is the side that does not do what the network and the recipe say, "" where that is not known. `generic`: the sentence only
-    describes the difference, and names no mistake.
+    `wrong` is the side that does not follow the network and the recipe, "" if unknown. `generic`: the sentence only describes the
+    difference and names no mistake.
     """
 
     sentence: str | None
@@ -47,7 +47,7 @@ class Cause:
 
 
 def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
-    """The cause where one of the `sides` could not go on; `failed` says why, in one line."""
+    """Return the cause if one of the `sides` raised an error; `failed` has the error in one line."""
     ((side, reason),) = failed.items()
     (other,) = set(sides) - {side}
     short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
@@ -57,14 +57,14 @@ def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
 
 @dataclass(frozen=True)
 class ExplainedDifference(Difference):
-    """A difference whose cause is known where it is found."""
+    """A difference that comes with its cause."""
 
     cause: Cause | None = None
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a side may have done, as a sentence, and the tensor that it would have made. For `generic` see `Cause`."""
+    """A mistake that a side may have made: its sentence and the tensor that it predicts. For `generic` see `Cause`."""
 
     sentence: str
     prediction: Array
@@ -74,10 +74,10 @@ class Hypothesis:
 def explain(
     right: Array | None, wrong: Array | None, names: tuple[str, str], it: str, hypotheses: Iterable[Hypothesis]
 ) -> Cause | None:
-    """The cause by the hypotheses that predict `wrong`: several mistakes may make the same numbers. None if none does.
+    """Return the cause from the hypotheses that predict `wrong`; several mistakes may make the same numbers. None if none does.
 
-    What only describes the difference counts where no mistake is found; generic hypotheses come last. `names` are those of the sides of
-    `right` and `wrong` in sentences. Tensors that are missing, shaped differently or not finite are explained as such.
+    Generic hypotheses come last and count only if no mistake fits. `names` are the names of the right and the wrong side. Tensors that
+    are missing, have another shape or are not finite get a cause that says so.
     """
     words = {"right": names[0], "wrong": names[1], "it": it}
     if wrong is None:
@@ -108,17 +108,17 @@ def explain(
 def tensor_hypotheses(
     right: Array, wrong: Array, others: Mapping[str, Array], factors: Iterable[tuple[str, float]] = ()
 ) -> Iterator[Hypothesis]:
-    """What may have been done to any tensor of floats, to make `wrong` of `right`.
+    """Yield the mistakes that may turn a tensor of floats from `right` into `wrong`.
 
-    `others` are the right side's tensors that it may have been exchanged with, by name. `factors` are factors that mean something here,
-    each with words for it.
+    `others` are tensors of the right side, by name, that may have been exchanged with it. `factors` are meaningful factors, each with
+    its words.
     """
     a, b = right.astype(np.float64), wrong.astype(np.float64)
     if a.any() and a.size > 1:
         yield Hypothesis("{wrong}'s {it} is zero, {right}'s is not", np.zeros_like(a))
     if _is_varied(b):
         named = [name for name, array in others.items() if distance(b, array) <= MATCH]
-        if len(named) == 1:  # of several alike nobody can say which it was
+        if len(named) == 1:  # if several are alike, the right one is unknown
             yield Hypothesis(f"{{wrong}}'s {{it}} holds what belongs to {named[0]}, {{right}}'s its own", b)
     if a.size > 1:
         yield from _rearranged(a)
@@ -136,7 +136,7 @@ def tensor_hypotheses(
 
 
 def _is_varied(array: Array) -> bool:
-    """Whether not all numbers are the same: those of ones or zeros belong to anything."""
+    """Whether the numbers vary: an array of ones or zeros could belong to any parameter."""
     return array.size > 1 and bool((array != array.flat[0]).any())
 
 
@@ -146,7 +146,7 @@ def _rearranged(a: Array) -> Iterator[Hypothesis]:
 
 
 def rearrangements(a: Array) -> Iterator[tuple[str, Array]]:
-    """What `a` may have been made of by moving its numbers, in words."""
+    """Yield rearrangements of the numbers of `a`, each in words."""
     if a.ndim == 2 and a.shape[0] == a.shape[1]:
         yield "transposed", a.T
     if a.ndim == 4:
@@ -186,14 +186,14 @@ def _scaled(a: Array, b: Array, factors: Iterable[tuple[str, float]]) -> Iterato
     for words, factor in factors:
         if abs(ratio - factor) <= MATCH * abs(factor - 1):
             yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s {words}", a * ratio)
-    if a.size > 1:  # a single number is always another one times a factor
+    if a.size > 1:  # a single number is always a multiple of another
         yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s times {ratio:.10g}", a * ratio, generic=True)
         shift = float(np.mean(b - a))
         yield Hypothesis(f"{{wrong}}'s {{it}} is {{right}}'s plus {shift:.7g}", a + shift, generic=True)
 
 
 def differing(one: float, other: float) -> tuple[str, str]:
-    """The two numbers in as few digits as tell them apart, at least four."""
+    """Return the two numbers with as few digits as tell them apart, at least four."""
     for digits in range(4, 17):
         texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
         if texts[0] != texts[1]:

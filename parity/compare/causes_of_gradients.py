@@ -1,4 +1,4 @@
-"""Hypotheses about a gradient: what the backward pass of a layer may have made of the gradient of its output."""
+"""Hypotheses about a gradient: mistakes in the backward pass of a layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity.network.graph import consumers
 
 
 def gradient_hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> Iterator[Hypothesis]:
-    """What this side may have made of the gradient `name` (`backward/LAYER` or `gradient/PARAMETER`), which the `other` has right."""
+    """Yield mistakes of this side in the gradient `name` (`backward/LAYER` or `gradient/PARAMETER`); the `other` side is right."""
     phase, _, tensor = name.partition("/")
     if phase == "gradient":
         yield from _of_a_parameter(evidence, own, other, name, tensor)
@@ -67,7 +67,7 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
 
 
 def _of_a_relu(layer: str, found: Array, x: Array, gradient: Array) -> Iterator[Hypothesis]:
-    """A ReLU whose gradient is that of a leaky one."""
+    """A ReLU with the gradient of a leaky ReLU."""
     below = (x < 0) & (gradient != 0)
     if below.any():
         slope = float(np.median(found[below] / gradient[below]))
@@ -78,7 +78,7 @@ def _of_a_relu(layer: str, found: Array, x: Array, gradient: Array) -> Iterator[
 def _of_a_norm(
     evidence: Evidence, own: Record, node: nodes.BatchNorm, x: Array, gradient: Array
 ) -> Iterator[Hypothesis]:
-    """A batch norm that takes its batch's mean or variance as a constant."""
+    """A batch norm that treats the mean or variance of its batch as a constant."""
     gamma = evidence.parameter(own, f"{node.name}.gamma")
     if gamma is None:
         return

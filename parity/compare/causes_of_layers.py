@@ -1,4 +1,4 @@
-"""Causes of a difference in training of our networks: which side does not do what the network says, and what it does instead."""
+"""Causes of a difference in the training of our networks: which side does not follow the network, and what it does instead."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from parity.network.windows import over_channels
 from parity.short_repr import ShortRepr
 
 MOST_BRANCHES = 5
-"""Branches whose orders are all tried."""
+"""Most branches whose orders are all tried."""
 
 MOST_CHANNELS = 11
 """The largest size of a response normalisation that is tried."""
 
 
 def likely_cause(evidence: Evidence, name: str) -> Cause | None:
-    """What the side that is wrong seems to have done to the tensor `name`.
+    """Return the likely mistake of the wrong side in the tensor `name`.
 
-    Hypotheses are tried on a side that is not what the network and the recipe say, while the other is. Where none fits, the cause says
-    which side is wrong. None where that is unknown: where both sides are wrong, or both right, or nothing says what is right.
+    Hypotheses are tried if one side does not follow the network and the recipe, and the other does. If none fits, the cause only says
+    which side is wrong. None if that is unknown: both sides are wrong or both right, or nothing says what is right.
     """
     wrong_sides = find_wrong_sides(evidence, name)
     if wrong_sides is None or len(wrong_sides) != 1:
@@ -59,14 +59,14 @@ def likely_cause(evidence: Evidence, name: str) -> Cause | None:
 
 
 def _place(name: str) -> str:
-    """The tensor for people: its phase stands elsewhere in the sentence."""
+    """Return the tensor's name for people; its phase is elsewhere in the sentence."""
     phase, _, tensor = name.partition("/")
     words = {"backward": f"gradient of {tensor}", "gradient": f"gradient of {tensor}", "fresh": f"fresh {tensor}"}
     return "number of wrong images" if name == "loss/wrong" else words.get(phase, tensor)
 
 
 def _law(name: str) -> str:
-    """What says how a tensor must be computed."""
+    """Return what defines the tensor: initialiser, check, recipe or network."""
     phase = name.partition("/")[0]
     if phase == "fresh":
         return "the initialiser"
@@ -76,7 +76,7 @@ def _law(name: str) -> str:
 
 
 def _allowed(evidence: Evidence, wrong: int, name: str) -> Iterator[Hypothesis]:
-    """The hypotheses about the side `wrong` that do not predict what is right."""
+    """Yield the hypotheses about the side `wrong`, without those that predict the right tensor."""
     own, other = evidence.records[wrong], evidence.records[1 - wrong]
     expected = expected_tensor(evidence, own, name)
     right = other[name] if expected is None else expected
@@ -106,7 +106,7 @@ def _hypotheses(evidence: Evidence, own: Record, other: Record, name: str) -> It
 
 
 def _alike(record: Record, name: str) -> dict[str, Array]:
-    """The other tensors of a record's phase that have the shape of the tensor `name`."""
+    """Return the other tensors of the same phase and shape as the tensor `name`."""
     phase, shape = name.partition("/")[0], record[name].shape
     found = {n: a for n, a in record.items() if n != name and n.startswith(f"{phase}/") and a.shape == shape}
     return {n.partition("/")[2]: array for n, array in found.items()}
@@ -139,13 +139,13 @@ def _factors(evidence: Evidence, name: str) -> Iterator[tuple[str, float]]:
 
 
 def _it(does: str, instead: str, prediction: Array) -> Hypothesis:
-    """A hypothesis on a layer: what the wrong side's does, and what the right one's does."""
+    """Return a hypothesis about a layer: what it does on the wrong side, and `instead` on the right side."""
     return Hypothesis(f"{{wrong}}'s {{it}} {does}, {{right}}'s {instead}", prediction)
 
 
 @dataclass(frozen=True, repr=False)
 class Run(ShortRepr):
-    """How a side ran a layer: its input `x` and output `b`, float64, its parameters and statistics by short name, and the dropout mask."""
+    """One run of a layer: input `x` and output `b` in float64, parameters and statistics by short name, and the dropout mask."""
 
     where: Layer
     phase: str
@@ -162,7 +162,7 @@ class Run(ShortRepr):
 
 
 def _of_a_layer(evidence: Evidence, own: Record, phase: str, layer: str) -> Iterator[Hypothesis]:
-    """What this side's layer may have made of its own input."""
+    """Yield mistakes of this side's layer, from its own input."""
     where = evidence.network.layers[layer]
     x = input_of(evidence.network, layer, own, phase, evidence.step_input.images)
     if x is None:
@@ -185,7 +185,7 @@ def _of_a_layer(evidence: Evidence, own: Record, phase: str, layer: str) -> Iter
 
 
 def _of_another(evidence: Evidence, own: Record, run: Run) -> Iterator[Hypothesis]:
-    """The layer with the parameters of another one of its kind."""
+    """Yield the layer computed with the parameters of another layer of its kind."""
     node = run.where.node
     shapes = {name: array.shape for name, array in run.arrays.items()}
     for name, where in evidence.network.layers.items():
@@ -196,7 +196,7 @@ def _of_another(evidence: Evidence, own: Record, run: Run) -> Iterator[Hypothesi
 
 
 def _images(own: Array, other: Array) -> Iterator[Hypothesis]:
-    """Images that are moved by a pixel; what comes in at the edge may be anything."""
+    """Yield images that are moved by a pixel; the new edge may hold anything."""
     for axis, words in ((2, ("down", "up")), (3, ("right", "left"))):
         for step, way in zip((1, -1), words, strict=True):
             edge: list[slice] = [slice(None)] * 4
@@ -276,7 +276,7 @@ def _batch_norm(node: nodes.BatchNorm, run: Run) -> Iterator[Hypothesis]:
 def _eps(
     node: nodes.BatchNorm, x: Array, b: Array, gamma: Array, beta: Array, centre: Array, spread: Array
 ) -> float | None:
-    """The eps that makes the spread of the outputs what it is, if there is one."""
+    """Return the eps that explains the variance of the outputs, if there is one."""
     axes = (0, *range(2, x.ndim))
     with np.errstate(all="ignore"):
         squares = np.sum((gamma * (x - centre)) ** 2, axes) / np.sum((b - beta) ** 2, axes)
@@ -326,7 +326,7 @@ def _log_softmax(node: nodes.LogSoftmax, run: Run) -> Iterator[Hypothesis]:
 
 
 def _losses(evidence: Evidence, own: Record) -> Iterator[Hypothesis]:
-    """The loss if auxiliary heads weighed otherwise, labels were smoothed otherwise, or scores cut."""
+    """Yield the loss with other weights of auxiliary heads, another label smoothing, or clipped scores."""
     network, labels, smoothing = evidence.network, evidence.step_input.labels, evidence.optimizer.label_smoothing
     scores = [own.get(f"forward/{name}") for name in (network.output, *network.heads)]
     if any(one is None for one in scores):
@@ -365,7 +365,7 @@ def _losses(evidence: Evidence, own: Record) -> Iterator[Hypothesis]:
 
 
 def _conv(node: nodes.Conv, run: Run) -> Iterator[Hypothesis]:
-    """Another padding of a convolution, of which the output has the same shape."""
+    """Yield other paddings of a convolution with the same output shape."""
     x, weight, bias = run.x, run.arrays["weight"], run.arrays.get("bias", np.zeros(node.filters))
     pads = node.pads(run.where.input)
     if any(before != behind for before, behind in pads):
@@ -388,14 +388,14 @@ def _conv(node: nodes.Conv, run: Run) -> Iterator[Hypothesis]:
     if node.kernel > 1:
         wide = np.zeros((*weight.shape[:2], 2 * node.kernel - 1, 2 * node.kernel - 1))
         wide[..., ::2, ::2] = weight
-        room = node.kernel - 1  # which the wider kernel needs on both sides together, to yield the same shape
+        room = node.kernel - 1  # the wider kernel needs it on both sides together to keep the shape
         more = [(before + room // 2, behind + room - room // 2) for before, behind in pads]
         made = convolve(replace(node, kernel=2 * node.kernel - 1), x, wide, more)
         yield _it("has a dilation 2", "has none", made + per_channel(bias, made))
 
 
 def _affine(node: nodes.Conv | nodes.Linear, run: Run) -> Iterator[Hypothesis]:
-    """A layer whose weight, bias or input is used otherwise."""
+    """Yield other uses of a layer's weight, bias or input."""
     x, arrays = run.x, run.arrays
 
     def made(x: Array = x, **changed: Array) -> Array:
@@ -487,4 +487,4 @@ OF_KIND: dict[type[nodes.Node], Callable[..., Iterator[Hypothesis]]] = {
     nodes.Conv: lambda node, run: itertools.chain(_conv(node, run), _affine(node, run)),
     nodes.Linear: _affine,
 }
-"""What is often done instead by the layer of a node: (node, run) -> hypotheses."""
+"""Common mistakes of each kind of layer: (node, run) -> hypotheses."""

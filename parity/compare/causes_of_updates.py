@@ -24,13 +24,13 @@ from parity.network.initialisers import float32
 from parity.network.nodes import BatchNorm
 
 CLOSE = 1e-10
-"""Largest relative error of what a mistake predicts."""
+"""Largest relative error of a prediction that counts as a match."""
 
 BETTER = 100.0
-"""How many times nearer a mistake must come than the right update."""
+"""A mistake must be this many times nearer to the record than the right update."""
 
 ROUND = 1e-9
-"""Smallest relative difference at which a setting that is computed from the tensors is not the right one."""
+"""Smallest relative difference at which a setting that is computed from the tensors counts as wrong."""
 
 LIMITS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Norms that gradients are often clipped to."""
@@ -39,13 +39,13 @@ MOST_STEPS = 6
 """Newton-Schulz steps of Muon that are tried."""
 
 Variant = tuple[str, Rule]
-"""What is done instead, with {wrong} for the side, and the rule of it."""
+"""What the wrong side does instead, in words, and its rule."""
 
 
 def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[Hypothesis]:
-    """What the update of the side that recorded `own` may have done to `tensor` (a parameter, a statistic or an optimizer slot).
+    """Yield mistakes in the update of `tensor` (a parameter, a statistic or an optimizer slot) on the side that recorded `own`.
 
-    Mistakes that make the same numbers are named together: at step 1, plain momentum is none.
+    Mistakes that make the same numbers are named together. For instance plain momentum equals no momentum at step 1.
     """
     if tensor.endswith((".mean", ".variance")) and not tensor.startswith("optimizer."):
         yield from _statistics(evidence, own, tensor)
@@ -53,7 +53,7 @@ def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[
     slot, name = (tensor.split(".", 2)[1], tensor.split(".", 2)[2]) if tensor.startswith("optimizer.") else ("", tensor)
     right = right_rule(evidence, name)
     explaining = _explaining(evidence, own, name, _variants(evidence, own, name, right))
-    # Numbers that fit are named where no usual mistake does.
+    # Settings that fit the numbers are named only if no usual mistake fits.
     numbers = itertools.chain(_of_settings(evidence, own, name, right), _of_the_gradient(evidence, own, name, right))
     explaining = explaining or _explaining(evidence, own, name, numbers)
     instead = f"{{right}} follows the recipe: {right.sentence()}"
@@ -68,7 +68,7 @@ def update_hypotheses(evidence: Evidence, own: Record, tensor: str) -> Iterator[
 def _explaining(
     evidence: Evidence, own: Record, name: str, variants: Iterable[Variant]
 ) -> list[tuple[list[str], Made]]:
-    """What those of the `variants` make that explain what was recorded, each with the sentences of all that make it."""
+    """Return the results of the `variants` that explain the record, each with the sentences of all variants that make it."""
     found: list[tuple[list[str], Made]] = []
     right = updated(evidence, own, name, right_rule(evidence, name))
     largest = min(CLOSE, _error(evidence, own, name, right) / BETTER) if right else 0.0
@@ -85,7 +85,7 @@ def _explaining(
 
 
 def _same(one: Made, other: Made) -> bool:
-    """Whether two updates make the same numbers, and keep the same slots."""
+    """Whether two updates make the same weight and the same slots."""
     return (
         np.array_equal(one[0], other[0])
         and one[1].keys() == other[1].keys()
@@ -94,9 +94,9 @@ def _same(one: Made, other: Made) -> bool:
 
 
 def _error(evidence: Evidence, own: Record, name: str, made: Made) -> float:
-    """Return the largest relative error of what an update makes, beside what the side recorded; infinite for other slots.
+    """Return the largest relative error between an update and what the side recorded; infinite if the slots are others.
 
-    The weight and all slots count: many a mistake makes the same velocity, or the same weight.
+    The weight and all slots count: many mistakes make the same velocity, or the same weight.
     """
     weight, slots = made
     predicted = {f"update/{name}": weight} | {f"update/optimizer.{slot}.{name}": a for slot, a in slots.items()}
@@ -107,7 +107,7 @@ def _error(evidence: Evidence, own: Record, name: str, made: Made) -> float:
 
 
 def _variants(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
-    """Everything that is often done instead to the parameter `name`, whose `right` rule is given."""
+    """Yield common mistakes in the update of the parameter `name`, whose `right` rule is given."""
     decays = right.weight_decay != 0
     if decays:
         yield "applies no weight decay", replace(right, weight_decay=0.0)
@@ -137,7 +137,7 @@ def _variants(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterat
 
 
 def _of_the_gradient(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
-    """What is often done to gradients between the backward pass and the update."""
+    """Yield common changes of gradients between the backward pass and the update."""
     count = len(evidence.step_input.labels)
     for words, factor in (("divides", 1 / count), ("multiplies", float(count))):
         yield f"{words} the gradient by the batch of {count} in the update", replace(right, scale=factor)
@@ -152,7 +152,7 @@ def _of_the_gradient(evidence: Evidence, own: Record, name: str, right: Rule) ->
 
 
 def _of_the_counter(evidence: Evidence, right: Rule) -> Iterator[Variant]:
-    """Another number of updates that Adam has counted."""
+    """Yield other values of Adam's update counter."""
     number = evidence.step_input.number
     for counted in {1, number - 1, number + 1} - {0, number}:
         words = f"counts {counted} update{'s' * (counted > 1)} of Adam after it has resumed, where there are {number}"
@@ -160,7 +160,7 @@ def _of_the_counter(evidence: Evidence, right: Rule) -> Iterator[Variant]:
 
 
 def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
-    """What is often forgotten of the parameter's group."""
+    """Yield common mistakes about the parameter's group."""
     settings, group = evidence.optimizer, evidence.optimizer.group(name)
     rate = evidence.rates[1]
     if group.rate != 1:
@@ -197,7 +197,7 @@ def _of_the_group(evidence: Evidence, name: str, right: Rule) -> Iterator[Varian
 
 
 def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant]:
-    """The learning rate of another step, and a velocity that was not rescaled for it."""
+    """Yield the learning rate of another step, and a velocity that was not rescaled for it."""
     share = evidence.optimizer.group(name).rate
     last, rate, following = evidence.rates
     if right.factor != 1:
@@ -218,7 +218,7 @@ def _of_the_rate(evidence: Evidence, name: str, right: Rule) -> Iterator[Variant
 
 
 def _of_settings(evidence: Evidence, own: Record, name: str, right: Rule) -> Iterator[Variant]:
-    """Another weight decay, momentum or rate: the number that makes what was recorded, where there is one."""
+    """Yield another weight decay, momentum or learning rate: the number that explains the record, if there is one."""
     if right.optimizer.kind != "momentum" or right.muon:
         return
     before, made = evidence.parameter(own, name), updated(evidence, own, name, right)
@@ -244,7 +244,7 @@ def _of_settings(evidence: Evidence, own: Record, name: str, right: Rule) -> Ite
 
 
 def _of_another_rate(evidence: Evidence, name: str, right: Rule, velocity: Array, moved: Array) -> Iterator[Variant]:
-    """The learning rate that goes with the velocity, which was rescaled for it."""
+    """Yield the learning rate that fits the velocity, which was rescaled for it."""
     last = evidence.rates[0] * evidence.optimizer.group(name).rate
     if right.nesterov or not (last and evidence.optimizer.velocity_holds_rate):
         return
@@ -255,13 +255,13 @@ def _of_another_rate(evidence: Evidence, name: str, right: Rule, velocity: Array
 
 
 def _instead(found: float, right: float) -> str:
-    """The number that is used, and the one that should be."""
+    """Format the number that is used, and the one that should be."""
     one, other = differing(found, right)
     return f"{one} instead of {other}"
 
 
 def _ratio(a: Array, b: Array) -> float:
-    """The number that `a` must be multiplied by to come nearest to `b`."""
+    """Return the factor that brings `a` nearest to `b`."""
     size = float(np.vdot(a, a))
     return float(np.vdot(a, b)) / size if size else math.nan
 

@@ -1,4 +1,4 @@
-"""The check of a network of ours: train it in both frameworks in lock-step, and compare every tensor of every step."""
+"""The check of one of our networks: train it in both frameworks in lock-step, and compare every tensor of every step."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from parity.short_repr import ShortRepr
 from parity.weights.canonical_state import State
 
 SHORT = 10
-"""Steps in which twins have not been seen to diverge chaotically, so that one of them will do."""
+"""Up to this many steps one twin is enough: no twin has been seen to diverge chaotically."""
 
 Plant = Callable[[RunInputs], RunInputs]
-"""Changes what one side is given: a perturbation that a user asks for, or a planted fault."""
+"""Changes the inputs of one side: a perturbation that a user asks for, or a planted fault."""
 
 
 @dataclass(frozen=True, repr=False)
 class Check(ShortRepr):
-    """What to compare: training `network` by `recipe` on `dataset`, for `steps` steps in `dtype`, and the `stages` wanted.
+    """What to compare: training `network` by `recipe` on `dataset`, for `steps` steps in `dtype`, in the given `stages`.
 
-    `state` is where both sides start (None: fresh weights from the seed). Before step `resumed`, if there is one, both save and load their
-    state. `added` says what the inputs have that the recipe has not.
+    Both sides start from `state` (None: fresh weights from the seed). Before step `resumed` (0: never) both save and load their state.
+    `added` lists what the inputs add to the recipe.
     """
 
     network: Network
@@ -63,11 +63,11 @@ class Check(ShortRepr):
 
     @property
     def length(self) -> int:
-        """The steps to run: one, unless the trajectory is asked for."""
+        """The number of steps to run: one without the stage trajectory."""
         return self.steps if "trajectory" in self.stages else 1
 
     def run_inputs(self, dtype: str | None = None) -> RunInputs:
-        """What every side is given."""
+        """Return the inputs of every side."""
         total = self.length * self.recipe.batch_size
         made = make_run_inputs(self.network, self.recipe, self.dataset, self.seed, dtype or self.dtype, total)
         made = replace(made, resumed=self.resumed)
@@ -78,7 +78,7 @@ class Check(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class SideInputs(ShortRepr):
-    """What both sides of a check are given: `common` changes it for both, `plant` for the side that is `planted`."""
+    """The inputs of both sides of a check: `common` changes them for both, `plant` for the side `planted`."""
 
     check: Check
     sides: tuple[str, str]
@@ -87,34 +87,30 @@ class SideInputs(ShortRepr):
     planted: str = ""
 
     def asked(self, dtype: str, state: State | None = None) -> RunInputs:
-        """What both should be given in `dtype`, starting from `state` (None: from where the check says)."""
+        """Return the right inputs in `dtype`, starting from `state` (None: the state of the check)."""
         inputs = self.check.run_inputs(dtype)
         inputs = self.common(inputs) if self.common else inputs
         return inputs if state is None else replace(inputs, state=state)
 
     def by_side(self, dtype: str, state: State | None = None) -> dict[str, RunInputs]:
-        """What each is given."""
+        """Return the inputs of each side."""
         both = self.asked(dtype, state)
         changed = self.plant(both) if self.plant else both
         return {side: changed if side == (self.planted or self.sides[1]) else both for side in self.sides}
 
 
 OnnxComparison = Callable[[SideInputs, Mapping[str, Worker], Callable[[str], None]], Iterator[Difference]]
-"""What compares for the stage `onnx`; the function that it gets hears what was left out."""
+"""Yields the differences of the stage `onnx`. The function that it gets receives sentences on what was left out."""
 
 
 @dataclass(repr=False)
 class CheckOutcome(Outcome):
-    """The result of a check of a network of ours: an `Outcome` with the check itself.
-
-    Attributes:
-        check: Network, recipe, data and settings that were checked.
-    """
+    """The result of a check."""
 
     check: Check = field(kw_only=True)
 
     def layers(self, order: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """By layer, in the network's order, the largest error of step 1 in every phase and its tolerance."""
+        """Return, by layer in the network's order, the largest error of step 1 in every phase and its tolerance."""
         return super().layers(order or list(self.check.network.shapes))
 
 
@@ -128,12 +124,12 @@ def run_check(
     onnx: OnnxComparison | None = None,
     planted: str = "",
 ) -> CheckOutcome:
-    """Compares the second of the `workers` with the first; all others, of the first's framework, run one-ULP twins of the first.
+    """Compare the second of the `workers` with the first; all others, of the first's framework, run one-ULP twins of the first.
 
-    One twin may be lucky: moved along what the network forgets, it stays near for long. The farthest of several is the yardstick.
+    One twin may stay near for long, if it moves along what the network forgets. So the farthest of several counts.
 
-    `plant` changes what one side is given, the second unless `planted` names the first, and `common` what all are given. `isolated` also
-    compares layer by layer, each on the first's input. `say` hears a line a step. `onnx` compares for the stage of that name:
+    `plant` changes the inputs of one side: the second, or the one that `planted` names. `common` changes the inputs of all. `isolated`
+    also compares layer by layer, each on the first's input. `say` receives one line for each step. `onnx` computes the stage `onnx`:
     `parity.onnx.comparison.compare_through_onnx`.
     """
     reference, candidate, *_ = workers
@@ -154,17 +150,17 @@ def run_check(
 
 
 def usual_twins(steps: int, dtype: str = "float64") -> int:
-    """One-ULP twins beside so many steps, unless somebody says how many.
+    """Return the default number of one-ULP twins for a run of `steps` steps.
 
-    In float32 twins diverge within a few steps, one farther than another.
+    In float32 twins diverge within a few steps, some farther than others.
     """
     return 1 if steps <= SHORT and (dtype == "float64" or steps < 2) else 3
 
 
 def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool = False, **fields: Any) -> Check:
-    """The check of training `network` by `recipe` on the first images of `dataset`; `fields` are further ones of `Check`.
+    """Return the check of training `network` by `recipe` on the first images of `dataset`; `fields` are further fields of `Check`.
 
-    Unless it is `plain`, the inputs are those of `parity.compare.default_inputs`: they show more.
+    Unless it is `plain`, the inputs come from `parity.compare.default_inputs`: they show more faults.
     """
     added: list[str] = []
     if not plain:

@@ -1,7 +1,7 @@
-"""What a check gives both sides unless it is asked for a plain run: inputs that show what training shows, in few steps.
+"""The default inputs of a check: they show in a few steps the faults that long training would show.
 
-Fresh weights, the recipe as it is and a handful of images hide faults: biases that are zero, statistics that are alike, a schedule that
-never drops, a second epoch that never comes. docs/parity.md lists what each part can show.
+Fresh weights, an unchanged recipe and a few images hide faults. Biases are zero, statistics are alike, the schedule never drops, and the
+second epoch never begins. docs/parity.md lists what each part can show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from parity.recipe.recipe import Augmentation, Recipe
 from parity.weights.canonical_state import State, initialise
 
 STEPS = 6
-"""Steps of a check: three epochs of a whole and a half batch, with a drop of the rate at the start of the second and of the third."""
+"""Steps of a check: three epochs of one and a half batches. The learning rate drops at the start of the second and third epoch."""
 
 RESUMED = 4
 """The step before which the sides save and load their state, in the middle of the second epoch."""
@@ -33,21 +33,21 @@ RANGES = {
 }
 """Kind of array -> the range that it is drawn from; weights keep their own initialiser.
 
-Biases are positive: below zero, ReLUs of small networks without batch norm let nothing through, and a fault behind them stays unseen.
+Biases are positive. With negative ones, ReLUs of small networks without batch norm may pass nothing, which hides faults behind them.
 """
 
 HARD_SCORE = -100.0
-"""The bias of one class: an image of it costs 100 nats. Sides that cut a logarithm off, at 64 nats or at 1e-12, then differ."""
+"""The bias of one class: an image of it has a loss of 100 nats. A side that clips a logarithm, at 64 nats or at 1e-12, then differs."""
 
 GROUPS = (Group("*.gamma", 2.0, 0.5), Group("*.bias", 0.5, 2.0))
-"""Groups of the optimizer, where the recipe has none: factors of learning rate and weight decay."""
+"""Groups of the optimizer if the recipe has none: factors of learning rate and weight decay."""
 
 BEFORE_SCORES = (LogSoftmax, Dropout, Flatten, AvgPool, GlobalAvgPool)
-"""Nodes that may stand between the last bias and the class scores."""
+"""Nodes that may come between the last bias and the class scores."""
 
 
 def random_state(network: Network, seed: int) -> State:
-    """The fresh weights of `network` from `seed`, but no bias, gamma, beta or running statistic is constant, and none like another."""
+    """Return fresh weights of `network` from `seed` in which no bias, gamma, beta or running statistic is constant or equals another."""
     state = initialise(network, seed)
     for name, array in state.items():
         kind = name.partition(".")[2]
@@ -58,7 +58,7 @@ def random_state(network: Network, seed: int) -> State:
 
 
 def make_images_hard(state: State, network: Network, label: int) -> State:
-    """`state` with a bias of `HARD_SCORE` for the class `label`, on the main path and in every auxiliary head that ends in a bias."""
+    """Return `state` with a bias of `HARD_SCORE` for the class `label`, at the output and in every auxiliary head that ends in a bias."""
     changed = dict(state)
     for end in (network.output, *network.heads):
         name = f"{_last_with_bias(network, end)}.bias"
@@ -69,7 +69,7 @@ def make_images_hard(state: State, network: Network, label: int) -> State:
 
 
 def _last_with_bias(network: Network, layer: str) -> str:
-    """The layer whose bias the scores of `layer` hold as it is; "" where there is none."""
+    """Return the layer whose bias is added to the scores of `layer` unchanged; "" if there is none."""
     while layer:
         where = network.layers[layer]
         if isinstance(where.node, Linear | Conv):
@@ -81,14 +81,14 @@ def _last_with_bias(network: Network, layer: str) -> str:
 
 
 def squeeze_schedule(recipe: Recipe, steps: int) -> Recipe:
-    """`recipe` with a schedule of drops squeezed into `steps` steps, so that the learning rate drops twice."""
+    """Return `recipe` with a schedule of drops squeezed into `steps` steps, so that the learning rate drops twice."""
     if recipe.schedule.kind != "discexp" or steps < 2:
         return recipe
     return replace(recipe, schedule=replace(recipe.schedule, every=max(1, steps * recipe.batch_size // 3)))
 
 
 def add_what_is_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
-    """`recipe` with the augmentation and the groups of parameters that it lacks, and sentences on what was added."""
+    """Return `recipe` with the augmentation and the parameter groups that it lacks, and sentences on what was added."""
     added = []
     if recipe.augmentation == Augmentation():
         recipe = replace(recipe, augmentation=CROP_AND_FLIP)
@@ -100,11 +100,11 @@ def add_what_is_missing(recipe: Recipe) -> tuple[Recipe, list[str]]:
 
 
 def count_images(steps: int, batch: int) -> int:
-    """Training images for a check of so many `steps`: at least three epochs in six steps, each with a last batch of half the size."""
+    """Return the number of training images for `steps` steps: three epochs in six steps, each with a last batch of half the size."""
     short = batch // 2 if batch >= 4 else 0
     return batch * max(1, steps // 6) + short
 
 
 def resumed_step(steps: int) -> int:
-    """The step before which the sides save and load their state; 0 where there is only one."""
+    """Return the step before which the sides save and load their state; 0 if there is only one step."""
     return min(RESUMED, steps) if steps > 1 else 0

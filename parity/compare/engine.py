@@ -1,6 +1,6 @@
 """The comparison engine: a source of tensors in, verdicts and the first divergence out.
 
-Every comparison goes through `run`: training of our networks (`parity.compare.check`), and two models of somebody else
+Every comparison goes through `run`: training of our networks (`parity.compare.check`), and two models of a user
 (`parity.pairs.compare_models`).
 """
 
@@ -24,7 +24,7 @@ from parity.compare.tolerances import ONE_STEP, kink_tolerance
 from parity.compare.verdicts import EQUAL, STAGES, stage_of
 
 Silent: Callable[[str], None] = lambda line: None  # noqa: E731
-"""Hears progress and says nothing."""
+"""Ignores progress lines."""
 
 
 def run(
@@ -36,9 +36,9 @@ def run(
 ) -> None:
     """Compare the two sides of `source`, and fill in `outcome`.
 
-    Every stage of the first step is compared; no step follows the one that diverged. `isolated` also compares layer by layer, each on the
-    reference's own input. `say` hears a line a step. `more` are tensors that another comparison has held against its tolerances, with
-    their layer; those of the ONNX comparison, for one. `NothingCompared` where a stage that was asked for saw no tensor.
+    Every stage of the first step is compared, and no step follows the one that diverges. `isolated` also compares layer by layer, each on
+    the reference's own input. `say` receives one line for each step. `more` are tensors that another comparison, such as the ONNX
+    comparison, has judged, with their layers. `NothingCompared` if a requested stage had no tensor.
     """
     started = time.monotonic()
     if outcome.dtype == "float32":
@@ -60,7 +60,7 @@ def run(
 
 
 def _train(source: Source, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """Every step in lock-step, up to the one that diverges."""
+    """Run and judge every step, up to the one that diverges."""
     judge = Judge(source, outcome)
     for number in range(1, source.steps + 1):
         if outcome.first:
@@ -75,9 +75,9 @@ def _train(source: Source, outcome: Outcome, say: Callable[[str], None]) -> None
 
 
 def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
-    """Go no further: from here on the sides' weights differ, since rounding chose in front of a pool.
+    """Stop after this step: a max-pool tie has made the weights of the sides differ.
 
-    In the first step nothing has shown the layers' derivatives yet, so each is compared by itself.
+    In the first step the layers' derivatives are not compared yet, so each layer is compared in isolation.
     """
     outcome.explained.append(f"steps after step {number} are not compared")
     if number > 1:
@@ -91,7 +91,7 @@ def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
 
 
 def _one_float32_step(source: Source, outcome: Outcome) -> None:
-    """Every tensor of one step on both sides, each against the float64 one."""
+    """Judge every tensor of one float32 step on both sides against the float64 one."""
     if not any(stage in outcome.asked for stage, phases in STAGES.items() if phases and stage != "onnx"):
         return
     for tensor, side, difference in float32_differences(source):
@@ -102,12 +102,12 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
 
 
 def _known_cause(difference: Difference) -> Cause | None:
-    """The cause that was found together with a difference."""
+    """Return the cause that came with a difference."""
     return difference.cause if isinstance(difference, ExplainedDifference) else None
 
 
 def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
-    """Why a side is far from float64: it failed, the settings of the layer differ, or nobody knows."""
+    """Return why a side is far from float64: it raised an error, the settings of the layer differ, or the cause is unknown."""
     if side in source.failed:
         return failure_cause(source.failed, source.sides)
     name = re.compile(rf"(^| ){re.escape(layer)}(,| |$)")
@@ -121,9 +121,9 @@ def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> C
 
 
 def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool:
-    """Whether rounding at a ReLU kink explains all that differs in this step; if so, the divergence becomes an explanation.
+    """Whether ReLU kinks explain all differences of this step. If so, the divergence becomes an explanation.
 
-    Only trained weights are excused: see `parity.compare.tolerances.kink_tolerance`.
+    Only trained weights are excused; see `parity.compare.tolerances.kink_tolerance`.
     """
     if any(moved is None for _, moved in judge.diverged):
         return False
@@ -138,7 +138,7 @@ def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool
 
 
 def _line(outcome: Outcome, number: int) -> str:
-    """A step in one line, for people."""
+    """Describe a step in one line."""
     row = outcome.trajectory[-1] if outcome.trajectory else {}
     if row.get("error") is None:
         return f"step {number}"

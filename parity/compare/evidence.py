@@ -1,4 +1,4 @@
-"""What is known at the first divergence of a training step: the source of its likely cause."""
+"""The evidence at the first divergence of a training step, from which its likely cause is found."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Record = Mapping[str, Array]
 class Evidence(ShortRepr):
     """What the check asks of both sides, and what the sides computed.
 
-    `network`, `optimizer`, the weights `start`, the `seed` of fresh ones, `step_input`, and `rates`, the learning rates of the step before,
-    this one and the next, are what the check asks for. `names` are those of reference and candidate in sentences, `records` what they
-    recorded in this step, and `before` what they recorded of the step before (empty at step 1).
+    The check asks for `network`, `optimizer`, the weights `start`, the `seed` of fresh ones, `step_input` and `rates`. `rates` are the
+    learning rates of the previous, this and the next step. `names` are the names of reference and candidate in sentences. `records` are
+    their records of this step, `before` those of the previous step (empty at step 1).
     """
 
     network: Network
@@ -37,17 +37,17 @@ class Evidence(ShortRepr):
     before: tuple[Record, Record]
 
     def before_of(self, own: Record) -> Record:
-        """What the side that recorded `own` recorded of the step before."""
+        """Return the record of the previous step of the side that recorded `own`."""
         return self.before[own is not self.records[0]]
 
     def parameter(self, own: Record, name: str) -> Array | None:
-        """What the parameter or statistic `name` of the side that recorded `own` was before this step's update, float64."""
+        """Return, in float64, the parameter or statistic `name` of the side that recorded `own`, before this step's update."""
         first = own.get(f"start/{name}", self.start.get(name))
         array = first if self.step_input.number == 1 else self.before_of(own).get(f"update/{name}")
         return None if array is None else array.astype(np.float64)
 
     def parameters(self, own: Record, layer: str) -> dict[str, Array]:
-        """The parameters and statistics of `layer` by short name, as far as they are known."""
+        """Return the known parameters and statistics of `layer` by short name."""
         found = {}
         where = self.network.layers[layer]
         for spec in where.node.parameters(where.input):

@@ -1,4 +1,4 @@
-"""Which side is wrong: what the network and the recipe say that a tensor must be, in numpy, from what a side computed before it."""
+"""Which side is wrong: compute in numpy what a tensor must be, from what a side computed before it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from parity.network.nodes import BatchNorm
 from parity.weights.canonical_state import initialise
 
 RIGHT = 1 / 100
-"""A side is right that is nearer to what is expected than this part of the sides' difference."""
+"""A side is right if its distance from the expected tensor is below this part of the sides' difference."""
 
 SEEN = 1e-5
-"""Gradients must differ by this, relative to themselves, for a slope by differences to tell which of them is right."""
+"""Least relative difference of two gradients at which a slope by differences can tell which is right."""
 
 
 def find_wrong_sides(evidence: Evidence, name: str) -> tuple[int, ...] | None:
-    """The places (0 the reference, 1 the candidate) of the sides whose tensor `name` is not what is expected; None if that is unknown.
+    """Return the places (0 reference, 1 candidate) of the sides whose tensor `name` is not as expected; None if unknown.
 
-    Neither is wrong where both followed the network and the recipe from inputs that differ.
+    Neither is wrong if both followed the network and the recipe from different inputs.
     """
     if name.startswith(("backward/", "gradient/")):
         return _wrong_gradients(evidence, name)
@@ -45,18 +45,18 @@ def find_wrong_sides(evidence: Evidence, name: str) -> tuple[int, ...] | None:
 
 
 def expected_tensor(evidence: Evidence, own: Record, name: str) -> Array | None:
-    """What the tensor `name` must be of the side that recorded `own`, float64; None where that is not known."""
+    """Return, in float64, what the tensor `name` of the side that recorded `own` must be; None if unknown."""
     phase, _, tensor = name.partition("/")
     try:
         if name.endswith(".mask"):
             return evidence.step_input.masks.get(tensor.removesuffix(".mask"))
         return EXPECTED[phase](evidence, own, tensor)
-    except (ValueError, LookupError, ArithmeticError):  # what it is computed from is missing, or shaped otherwise
+    except (ValueError, LookupError, ArithmeticError):  # an input is missing or has another shape
         return None
 
 
 def expected_output(evidence: Evidence, own: Record, phase: str, layer: str) -> Array | None:
-    """What `layer` must make of what this side gives it in inference (`eval`) or training (`forward`)."""
+    """Return what `layer` must compute from its input on this side, in inference (`eval`) or training (`forward`)."""
     x = input_of(evidence.network, layer, own, phase, evidence.step_input.images)
     if x is None:
         return None
@@ -74,7 +74,7 @@ def _expected_in(phase: str, evidence: Evidence, own: Record, layer: str) -> Arr
 
 
 def expected_loss(evidence: Evidence, own: Record, tensor: str) -> Array | None:
-    """What the loss, the cost or the number of wrong images must be of this side's scores."""
+    """Return what the loss, the summed loss (`cost`) or the number of wrong images must be, from this side's scores."""
     network, labels = evidence.network, evidence.step_input.labels
     scores = {name: own[f"forward/{name}"].astype(np.float64) for name in (network.output, *network.heads)}
     if tensor == "wrong":
@@ -85,14 +85,14 @@ def expected_loss(evidence: Evidence, own: Record, tensor: str) -> Array | None:
 
 
 def total_loss(evidence: Evidence, scores: Mapping[str, Array]) -> float:
-    """The loss of the `scores` of the network and of its auxiliary heads, by their weights."""
+    """Return the weighted loss of the `scores` of the network and of its auxiliary heads."""
     weights, smoothing = {evidence.network.output: 1.0} | evidence.network.heads, evidence.optimizer.label_smoothing
     labels, divisor = evidence.step_input.labels, evidence.step_input.divisor
     return sum(weights[n] * cross_entropy(array, labels, smoothing) for n, array in scores.items()) / divisor
 
 
 def expected_statistic(evidence: Evidence, own: Record, tensor: str) -> Array | None:
-    """What a running statistic must be after this step."""
+    """Return what a running statistic must be after this step."""
     layer, _, kind = tensor.partition(".")
     node = evidence.network.layers[layer].node
     x = input_of(evidence.network, layer, own, "forward", evidence.step_input.images)
@@ -109,8 +109,7 @@ def expected_statistic(evidence: Evidence, own: Record, tensor: str) -> Array | 
 
 
 def expected_update(evidence: Evidence, own: Record, tensor: str) -> Array | None:
-    """What a weight, a statistic or an optimizer's slot must be after this step; None where slow weights, which nobody recorded, were
-    drawn."""
+    """Return what a weight, a statistic or a slot must be after this step; None if slow weights were drawn, which are not recorded."""
     if tensor.endswith((".mean", ".variance")) and not tensor.startswith("optimizer."):
         return expected_statistic(evidence, own, tensor)
     slot, name = (tensor.split(".", 2)[1], tensor.split(".", 2)[2]) if tensor.startswith("optimizer.") else ("", tensor)
@@ -129,16 +128,16 @@ EXPECTED: dict[str, Callable[[Evidence, Record, str], Array | None]] = {
     "loss": expected_loss,
     "update": expected_update,
 }
-"""Phase -> what its tensors must be."""
+"""Phase -> the function that computes its expected tensors."""
 
 
 def right_rule(evidence: Evidence, name: str) -> Rule:
-    """How the parameter `name` must be updated in this step."""
+    """Return the rule that must update the parameter `name` in this step."""
     return rule_of(evidence.optimizer, name, evidence.rates[1], evidence.step_input.factor)
 
 
 def updated(evidence: Evidence, own: Record, name: str, rule: Rule) -> Made | None:
-    """What `rule` makes of the parameter `name`, from the gradient that the side that recorded `own` has; None where it is unknown."""
+    """Return what `rule` makes of the parameter `name`, from the gradient of the side that recorded `own`; None if unknown."""
     before, gradient = evidence.parameter(own, name), own.get(f"gradient/{name}")
     if before is None or gradient is None:
         return None
@@ -148,13 +147,13 @@ def updated(evidence: Evidence, own: Record, name: str, rule: Rule) -> Made | No
 
 
 def slot_before(evidence: Evidence, own: Record, slot: str, like: Array, name: str) -> Array:
-    """The optimizer's `slot` of the parameter `name` before this step: zeros, shaped `like` the parameter, before the first."""
+    """Return the `slot` of the parameter `name` before this step; before the first, zeros shaped `like` the parameter."""
     array = evidence.before_of(own).get(f"update/optimizer.{slot}.{name}")
     return np.zeros_like(like) if array is None else array.astype(np.float64)
 
 
 def _wrong_gradients(evidence: Evidence, name: str) -> tuple[int, ...] | None:
-    """The sides whose gradient is wrong, told by the slope of the layers behind along the difference of both."""
+    """Return the sides whose gradient is wrong, by the slope of the later layers along the difference of both gradients."""
     a, b = (record.get(name) for record in evidence.records)
     phase, _, tensor = name.partition("/")
     if a is None or b is None:
@@ -184,7 +183,7 @@ def _wrong_gradients(evidence: Evidence, name: str) -> tuple[int, ...] | None:
 
 
 def slope_of_output(evidence: Evidence, own: Record, layer: str, direction: Array) -> float:
-    """How the loss changes as the output of `layer` moves along `direction` in training."""
+    """Return the derivative of the loss as the output of `layer` moves along `direction` in training."""
     network = evidence.network
     behind = consumers(network.layers)[layer]
 
@@ -203,7 +202,7 @@ def slope_of_output(evidence: Evidence, own: Record, layer: str, direction: Arra
 
 
 def slope_of_parameter(evidence: Evidence, own: Record, name: str, direction: Array) -> float:
-    """How the loss changes as the parameter `name` moves along `direction` in training."""
+    """Return the derivative of the loss as the parameter `name` moves along `direction` in training."""
     layer, _, short = name.partition(".")
     x = input_of(evidence.network, layer, own, "forward", evidence.step_input.images)
     if x is None:

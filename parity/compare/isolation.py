@@ -1,4 +1,4 @@
-"""Layer by layer: each on the reference's own input, so that an error of its own shows and an inherited one does not."""
+"""Compare each layer in isolation, on the reference's own input: its own error shows, an inherited one does not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from parity.compare.verdicts import DIFFERENT, EQUAL
 
 
 def isolate(source: Source, bound: float) -> list[dict[str, Any]]:
-    """A row a layer of the reference: its errors forward and backward on the reference's input, and a verdict.
+    """Return one row for each layer of the reference: its errors forward and backward on the reference's input, and a verdict.
 
-    Where a layer could not be run, its row says why. Starts both sides afresh.
+    If a layer could not run, its row says why. Both sides start afresh. `bound` is the tolerance.
     """
     rows = []
     for layer in source.isolated():

@@ -1,4 +1,4 @@
-"""Holds every tensor of the steps of a source against its tolerance. `parity.compare.tolerances` says what each is allowed."""
+"""Compare every tensor of the steps of a source with its tolerance from `parity.compare.tolerances`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from parity.compare.verdicts import UNWATCHED, stage_of
 
 @dataclass
 class Distances:
-    """How far all trained weights of the candidate, of each twin, and of the start are from the reference's, as norms."""
+    """Distances, as norms, of all trained weights of the candidate, of each twin and of the start from those of the reference."""
 
     size: float = 0.0
     error: float = 0.0
@@ -43,7 +43,7 @@ class Distances:
     twins: dict[int, float] = field(default_factory=dict)
 
     def add(self, tensor: Tensor) -> None:
-        """Take one weight of all."""
+        """Add one weight."""
         reference, candidate = tensor.reference, tensor.candidate
         if reference is None or candidate is None or candidate.shape != reference.shape:
             self.error = math.inf
@@ -56,29 +56,29 @@ class Distances:
             self.twins[number] = math.hypot(self.twins.get(number, 0.0), norm_of_difference(reference, twin))
 
     def relative(self, distance: float) -> float:
-        """`distance` relative to the reference's weights."""
+        """Return `distance` relative to the reference's weights."""
         return distance / (self.size or 1.0)
 
 
 class Judge:
-    """Goes through the steps of one source, adds to `outcome`, and remembers scalars only.
+    """Judges the steps of one source, adds to `outcome`, and keeps scalars only.
 
-    `whole` is the twin that must record every tensor from the next step on: chaos has moved its weights farthest from the reference's.
-    None while there is no chaos.
+    `whole` is the twin that must record every tensor from the next step on: the one whose weights are farthest from the reference's.
+    None until a twin has diverged chaotically.
     """
 
     def __init__(self, source: Source, outcome: Outcome) -> None:
         self.source, self.outcome = source, outcome
         self.whole: str | None = None
         self.diverged: list[tuple[Difference, float | None]] = []
-        """What was different in the last step, and how far a trained weight had moved from its start (None for everything else)."""
+        """The differences of the last step; with each, how far a trained weight had moved from its start (None for other tensors)."""
         self.excused = False
-        """Whether a tensor was equal only since rounding had chosen in front of a pool: the sides go on from different weights."""
+        """Whether a tensor is equal only because of the rule for max-pool ties: from here on, the sides' weights differ."""
         self._ties: dict[str, float] = {}
-        """By layer, how large a part of its gradient rounding has sent to other elements in this step, in front of a pool."""
+        """By layer, the part of its gradient that max-pool ties send to other elements in this step."""
         self._inherited = Inherited(source.optimizer)
         self._cancelled: set[str] = set()
-        """The parameters of whose gradients terms cancelled in a step so far."""
+        """The parameters whose gradients had cancelling terms in a step so far."""
         self._amplified: dict[str, float] = {}
         self._carried, self._moved = 0.0, 0.0
         self._noise: dict[str, float] = {}
@@ -86,7 +86,7 @@ class Judge:
         self._phase_noise: Mapping[str, float] = {}
         self._farther = 1.0
         self._calm_bounds: dict[str, float] = {}
-        """The tolerances of inference and update in the first step, by name. Twins count for nothing: nobody watches them either."""
+        """The plain tolerances of inference and update in the first step, by name, without twins: the unwatched run has none."""
 
     def step(self, step: Step) -> None:
         """Judge one step: every tensor in float64; in float32, all weights together."""
@@ -102,7 +102,7 @@ class Judge:
             if tensor.start is not None:
                 distances.add(tensor)
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
-        if step.failed and not self.outcome.first:  # a side failed after all that was compared
+        if step.failed and not self.outcome.first:  # a side raised an error after everything that was compared
             stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
             failure = Difference("update/step", math.inf, 0.0)
             cause = partial(failure_cause, step.failed, self.source.sides)
@@ -112,7 +112,7 @@ class Judge:
             self._weights(step, distances)
 
     def _tensor(self, step: Step, tensor: Tensor) -> None:
-        """Judge one tensor, and remember what its rounding means for those behind it."""
+        """Judge one tensor, and keep what its rounding means for later tensors."""
         if tensor.side:
             self._on_one_side(step, tensor)
             return
@@ -137,8 +137,10 @@ class Judge:
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
 
     def _on_one_side(self, step: Step, tensor: Tensor) -> None:
-        """Judge what a side computes where nobody watches it, which may differ from the watched run as the sides from each other; or
-        what it has loaded."""
+        """Judge a tensor of the unwatched run, or a loaded one, of one side.
+
+        The unwatched run may differ from the watched one as the sides may differ from each other.
+        """
         watched = next((watched for watched, phase in UNWATCHED.items() if phase == tensor.phase), "")
         bound = 0.0 if tensor.copied else self._calm_bounds.get(f"{watched}/{tensor.name.partition('/')[2]}")
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
@@ -155,7 +157,7 @@ class Judge:
             self.diverged.append((difference, None))
 
     def _calm(self, step: Step, tensor: Tensor, magnification: float) -> float:
-        """The tolerance where chaos plays no part."""
+        """Return the tolerance without chaos."""
         if tensor.copied or tensor.zero is not None:
             return 0.0 if tensor.copied else ZERO_GRADIENT["float64"]
         self._observe_gradient(step, tensor, magnification > 1)
@@ -173,7 +175,7 @@ class Judge:
         return tensor_tolerance(one, magnification, amplified, inherited)
 
     def _observe_gradient(self, step: Step, tensor: Tensor, magnified: bool) -> None:
-        """Remember what the rounding of a gradient means for the update of its parameter."""
+        """Keep what the rounding of a gradient means for the update of its parameter."""
         a, b = tensor.reference, tensor.candidate
         if tensor.phase != "gradient":
             return
@@ -187,7 +189,7 @@ class Judge:
             self._amplified[f"update/{parameter}"] = adam_amplification(self.source.optimizer, step.rate, a, b)
 
     def _cancelled_tolerance(self, step: Step, tensor: Tensor, error: float) -> float:
-        """The tolerance of a tensor whose terms cancel, 0 where they do not; asked for only of one that is beyond its usual tolerance."""
+        """Return the tolerance of a tensor whose terms cancel, 0 if they do not. Called only for a tensor above its usual tolerance."""
         cancellation = step.cancellation(tensor.name) if math.isfinite(error) and not tensor.copied else 1.0
         if cancellation <= 1:
             return 0.0
@@ -204,7 +206,7 @@ class Judge:
         )
 
     def _noise_of(self, step: Step, tensor: Tensor) -> float:
-        """What rounding may have made of a tensor, by the twins. A tensor whose terms cancel says nothing of others."""
+        """Return the rounding error of a tensor, by the twins. A tensor whose terms cancel says nothing about others."""
         if tensor.zero is not None or tensor.copied:
             return 0.0
         a = tensor.reference
@@ -219,14 +221,14 @@ class Judge:
         return self._farther * noise_of_tensor(own, so_far, before, step.number)
 
     def _without_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
-        """`difference` without the elements of a gradient at which rounding chose another largest element of a pool's window.
+        """Return `difference` without the max-pool ties of a gradient.
 
-        As it is where the rest is zero on both sides: then nothing would be left to compare.
+        It is unchanged if the other elements are zero on both sides: then nothing would be left to compare.
         """
         a, b = tensor.reference, tensor.candidate
         if difference.equal or not math.isfinite(difference.error) or a is None or b is None:
             return difference
-        ties = None if self.outcome.first else step.ties(tensor)  # where the sides differ already, it was not rounding
+        ties = None if self.outcome.first else step.ties(tensor)  # if the sides differ already, it was not rounding
         if ties is None or ties.shape != a.shape:
             return difference
         a, b = (np.where(ties, 0.0, array) for array in (a, b))
@@ -245,7 +247,7 @@ class Judge:
         return rest
 
     def _behind_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
-        """`difference` with the tolerance of a tensor whose gradient comes through a pool in front of which rounding chose."""
+        """Return `difference` with the tolerance of a tensor whose gradient comes through a pool with max-pool ties."""
         if difference.equal or self.outcome.first or tensor.zero is not None or tensor.copied:
             return difference
         shares = [share for layer, share in self._ties.items() if step.comes_through(tensor.layers[0], layer)]
@@ -258,7 +260,7 @@ class Judge:
         return allowed
 
     def _weights(self, step: Step, distances: Distances) -> None:
-        """Adds the row of a step to the trajectory, and judges all weights together where there is a twin."""
+        """Add the row of a step to the trajectory, and judge all weights together if there is a twin."""
         observed = distances.size > 0 or math.isinf(distances.error)
         row: dict[str, Any] = {"step": step.number, "rate": step.rate, "error": None, "twin": None, "moved": None}
         row |= {"bound": calm_tolerance(self.source.dtype, step.number), "loss": dict(step.losses)}

@@ -1,8 +1,8 @@
-"""What rounding alone does in float32: derived tolerances for every tensor of one step.
+"""Tolerances of every tensor of one float32 step, derived from what rounding alone does.
 
-A side's float32 tensor is compared with the float64 one. It may differ by a small multiple of what moving every weight and input by one
-unit in the last place does to the same tensor on the same side, and of what the kinks add: where rounding moves a number across zero in
-front of a ReLU, or makes another pixel the largest of its pool, the gradient changes by a whole element, however small the rounding.
+A side's float32 tensor is compared with the float64 one. The tolerance is a small multiple of what moving every weight and input by one
+unit in the last place does to the same tensor on the same side. ReLU kinks and max-pool ties add to it: there the gradient changes by a
+whole element, however small the rounding is.
 
 TTrace (arXiv 2506.09280) derives tolerances from such perturbations for training in Megatron.
 """
@@ -30,7 +30,7 @@ TWINS = 3
 
 
 def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Difference]]:
-    """(tensor, number of the side, difference) of every tensor of one float32 step of both sides, against float64 on the reference."""
+    """Yield (tensor, side, difference) for every tensor of one float32 step of both sides, against float64 on the reference."""
     own = {tensor.name: tensor for tensor in source.float32_step(None)}
     noise = {name: [0.0, 0.0] for name in own}
     for seed in range(TWINS):
@@ -51,9 +51,9 @@ def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
 
 
 class Crossed:
-    """The part of the gradient that elements carry which only one of float64 and one side lets through, here or nearer to the loss.
+    """The part of the gradient in elements that pass only in float64 or only on one side, here or nearer to the loss.
 
-    Rounding has changed their sign, or which element is the largest of a pool. Call `part` for every tensor in the order of computation.
+    Rounding has changed their sign, or the largest element of a pool. Call `part` for every tensor in the order of computation.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Crossed:
         self._at: dict[str, float] = {}
 
     def part(self, tensor: Rounded, own: Array | None) -> float:
-        """As much as reaches `tensor`, which is `own` on the side."""
+        """Return the part that reaches `tensor`, which is `own` on the side."""
         layer = tensor.layers[0]
         if tensor.phase == "backward":
             crossed = crossed_part(tensor.exact, own)
@@ -76,7 +76,7 @@ class Crossed:
 
 
 def crossed_part(exact: Array | None, own: Array | None) -> float:
-    """The part of a gradient that elements carry which only one of two lets through."""
+    """Return the part of a gradient in elements that pass on one of two sides only."""
     if exact is None or own is None or exact.shape != own.shape or not exact.any():
         return 0.0
     crossed = (exact == 0) != (own == 0)
@@ -84,11 +84,11 @@ def crossed_part(exact: Array | None, own: Array | None) -> float:
 
 
 def error_of_mean(numbers: Array) -> Array:
-    """The error that float32 rounding makes in the mean of `numbers` [..., n], added up one after the other: [...].
+    """Return the error [...] that float32 rounding makes in the mean of `numbers` [..., n], added up one after the other.
 
-    Each partial sum is rounded. It drifts by the mean m of the numbers and wanders by their deviation s, so that the mean gets the error
-    u * hypot(0.33 sqrt(n) m, 0.41 s), where u is half a unit in the last place: the walks of `parity.compare.one_ulp_twin.summed`. A number
-    that is equal to the one before it, as in a picture of one colour, is rounded to the same side: where all are, errors add up to n / 2.
+    Each partial sum is rounded. It drifts by the mean m of the numbers and wanders by their deviation s. So the mean gets the error
+    u * hypot(0.33 sqrt(n) m, 0.41 s), where u is half a unit in the last place; see the walks of `parity.compare.one_ulp_twin.summed`. A
+    number that equals the one before it, as in a picture of one colour, is rounded to the same side. If all do, errors add up to n / 2.
     """
     count = numbers.shape[-1]
     alike = np.mean((numbers[..., 1:] == numbers[..., :-1]) & (numbers[..., 1:] != 0), axis=-1) if count > 1 else 0.0
@@ -98,10 +98,10 @@ def error_of_mean(numbers: Array) -> Array:
 
 
 def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, float]:
-    """By record name, the relative error that the sums of batch norms and of biases' gradients make of rounding in a float32 step.
+    """Return, by record name, the relative rounding error of the sums in batch norms and biases' gradients in a float32 step.
 
-    `record` is that of the step in float64. A batch norm sums the numbers of a channel, and their squares. Where the mean cancels, or is
-    large beside the deviation, the sums' rounding is much of what is left. No twin shows it, since there is no weight in it.
+    `record` is that of the step in float64. A batch norm sums the numbers of a channel, and their squares. If the mean cancels, or is
+    large compared with the deviation, the rounding of the sums is much of the result. No twin shows it: the sums contain no weight.
     """
     found, forward = dict[str, float](), dict[str, float]()
     for name, layer in network.layers.items():
@@ -111,7 +111,7 @@ def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, f
             channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1).astype(np.float64)
             deviation = np.sqrt(channels.var(1) + layer.node.eps)
             mean, square = error_of_mean(channels), error_of_mean(channels**2)
-            # What an earlier batch norm has shifted is shifted alike in all numbers of a channel.
+            # The error of an earlier batch norm's shift is the same in all numbers of a channel.
             arriving = forward[name] * np.sqrt(np.square(channels).mean(1))
             for array, error in (("mean", np.hypot(mean, arriving)), ("variance", square)):
                 size = norm(record.get(f"update/{name}.{array}", np.zeros(0)))
@@ -120,7 +120,7 @@ def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, f
             errors = scale * np.hypot(mean / deviation, square / deviation**2 / 2)
             forward[name] = math.hypot(forward[name], norm(errors) * math.sqrt(channels.shape[1]) / (norm(y) or 1.0))
         found[f"forward/{name}"] = forward[name]
-    # What is computed behind has the errors of what it is computed from.
+    # Later tensors have the errors of their inputs.
     largest = max(forward.values(), default=0.0)
     behind = ("loss", "backward", "gradient", "update")
     sums = _noise_of_biases(network, record)
@@ -132,7 +132,7 @@ def training_noise(network: Network, record: Mapping[str, Array]) -> dict[str, f
 
 
 def _noise_of_biases(network: Network, record: Mapping[str, Array]) -> dict[str, float]:
-    """By bias or beta, the relative error that rounding makes in its gradient, a sum over images and pixels; no twin shows it."""
+    """Return, by bias or beta, the relative rounding error of its gradient, a sum over images and pixels. No twin shows it."""
     found = {}
     for name in network.parameters:
         layer, _, kind = name.partition(".")
@@ -144,10 +144,10 @@ def _noise_of_biases(network: Network, record: Mapping[str, Array]) -> dict[str,
 
 
 def pooled_noise(network: Network, layers: Mapping[str, Array]) -> dict[str, float]:
-    """By layer, the relative error that the sums of average pools make of rounding in float32, there and in all layers behind them.
+    """Return, by layer, the relative float32 rounding error of the sums in average pools, there and in all later layers.
 
-    `layers` are the outputs of inference by layer. Where numbers cancel, as behind a batch norm, the rounding of their sum is much of what
-    is left. No twin shows it, since there is no weight in it.
+    `layers` are the outputs of inference by layer. If numbers cancel, as behind a batch norm, the rounding of their sum is much of the
+    result. No twin shows it: the sum contains no weight.
     """
     found: dict[str, float] = {}
     for name, layer in network.inference.layers.items():
@@ -165,10 +165,10 @@ def inference_noise(
     state: State,
     pictures: Mapping[str, Array],
 ) -> dict[str, float]:
-    """By tensor, the noise of `own`, which `predict(state, pictures)` computed in float32 inference, for `inference_tolerance`.
+    """Return, by tensor, the noise of `own` for `inference_tolerance`; `predict(state, pictures)` computed `own` in float32 inference.
 
-    It is what moving every weight and pixel by one ULP changes it by, and every weight of a long sum by more (`summed`), or
-    the rounding of the result where that is more.
+    The noise is the change of the tensor when every weight and pixel moves by one ULP, and weights of long sums by more (`summed`). It is
+    at least the rounding of the result.
     """
     found: dict[str, float] = {}
     for seed in range(TWINS):

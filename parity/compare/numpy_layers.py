@@ -1,4 +1,4 @@
-"""What a network's definition says that a layer computes, in numpy float64: the judge where the two frameworks differ.
+"""Compute layers in numpy float64, as the network's definition says: the judge if the two frameworks differ.
 
 The formulas are those of `parity.network.nodes`. No framework takes part. Arrays are [N,C] or [N,C,H,W]; a convolution's weight is
 [filters, channels / groups, kernel, kernel], a linear layer's [units, features], all others are [channels].
@@ -97,7 +97,7 @@ def _convolve(node: Conv, x: Array, weight: Array, pads: Sequence[Pad]) -> Array
 
 
 def max_pool(node: MaxPool, x: Array, pads: Sequence[Pad]) -> Array:
-    """Take the maximum of every window of `x` [N,C,H,W]; padding never wins."""
+    """Take the maximum of every window of `x` [N,C,H,W]; padding is never the maximum."""
     return reduce(np.maximum, (part for _, _, part in _window_places(node, x, node.size, pads, -math.inf)))
 
 
@@ -154,7 +154,7 @@ def moved_statistics(node: BatchNorm, x: Array, mean: Array, variance: Array) ->
 def cross_entropy(scores: Array, labels: Array, smoothing: float) -> float:
     """Compute the cross-entropy of class `scores` [N,K] and `labels` [N], summed over the images.
 
-    All classes share a part `smoothing` of each label equally.
+    All classes share the part `smoothing` of each label equally.
     """
     top = scores.max(1)
     wanted = (1 - smoothing) * scores[np.arange(len(labels)), labels] + smoothing * scores.mean(1)
@@ -172,7 +172,7 @@ def slope(function: Callable[[Array], float], x: Array, direction: Array) -> flo
     """Compute the derivative of `function` at `x` along `direction`, of one shape, by central differences in float64.
 
     The largest change of an element of `x` is `STEP` times the root mean square of `x`, or `STEP` if `x` is zero. For a smooth function the
-    error is at most about 1e-7 of the product of the lengths of gradient and `direction`. ReLU kinks and max-pool ties matter only where
+    error is at most about 1e-7 of the product of the lengths of gradient and `direction`. ReLU kinks and max-pool ties matter only if
     the step crosses them. To decide between the gradients a and b of one x, compare <a, d> and <b, d> with the slope along d = a - b.
     """
     x, direction = x.astype(np.float64), direction.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The one-ULP twin: the same numbers, each moved to a neighbouring float. What it changes is what rounding alone can change."""
+"""The one-ULP twin: the same numbers, each moved to a neighbouring float. It shows what rounding alone can change."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from parity.data.random_streams import stream
 
 
 def move_one_ulp(arrays: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """Every element moved by one unit in the last place, up or down at random; zeros, and what is not finite, stay as they are."""
+    """Move every element by one unit in the last place, up or down at random; zeros, infinities and NaN stay as they are."""
     return {name: _moved(array, _coins(seed, name, array.shape) == (array > 0)) for name, array in arrays.items()}
 
 
 def summed(state: Mapping[str, Array], seed: int, share: float) -> dict[str, Array]:
-    """The weights `state` as a twin whose sums are rounded too: what each layer adds up one after the other counts `share` times.
+    """Return the weights `state` moved as in a twin whose sums are rounded too: the rounding of each layer's sums counts `share` times.
 
-    Adding n products rounds n times, each time by half a unit of what the sum is by then. Where the products have either sign at random
-    that comes to 0.41 n of a product's half unit, which moving all n of them by sqrt(n) / 4 units at random is; where they have one sign,
-    to 0.33 n**1.5, which moving all of them the same way by as much is (the random walks of Higham and Mary 2019, SIAM J. Sci. Comput.
-    41(5), with errors of rounding that are spread evenly). So weights [units, inputs, ...] are moved by this many units in the last place
-    times `share`, at random, and again larger or smaller by unit; all other arrays, and weights of short sums, by one, as in
+    Adding n products one after the other rounds n times, each time by half a unit of the partial sum. If the products have random signs,
+    this comes to 0.41 n half units of a product: the effect of moving all n by sqrt(n) / 4 units at random. If they have one sign, it comes
+    to 0.33 n**1.5: the effect of moving all of them the same way by as much. These are the random walks of Higham and Mary 2019, SIAM J.
+    Sci. Comput. 41(5), for evenly spread rounding errors. So weights [units, inputs, ...] move by this many units in the last place times
+    `share`, at random, and once more up or down by output unit. All other arrays, and weights of short sums, move by one unit, as in
     `move_one_ulp`.
     """
     moved = {}
@@ -42,8 +42,8 @@ def _coins(seed: int, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def _moved(array: Array, larger: Array, ulps: int = 1) -> Array:
-    """`array` moved away from zero where `larger`, elsewhere towards it."""
-    # Read as integers, floats of one sign stand in the order of their size: four times as fast as np.nextafter.
+    """Move `array` away from zero where `larger`, elsewhere towards zero."""
+    # As integers, floats of one sign are ordered by size. This is faster than np.nextafter.
     steps = larger.astype(np.int16) * np.int16(2 * ulps) - np.int16(ulps)
     steps = steps * (np.isfinite(array) & (np.abs(array) >= ulps * np.finfo(array.dtype).smallest_subnormal))
     moved: Array = (array.view(f"i{array.itemsize}") + steps).view(array.dtype)

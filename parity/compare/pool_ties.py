@@ -1,4 +1,4 @@
-"""Where rounding chose: maximum pools that take another element for the largest of a window on either side."""
+"""Max-pool ties: windows whose largest element differs between the sides because of rounding."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from parity.network.network import Network
 from parity.network.nodes import GELU, AvgPool, Branches, Dropout, MaxPool, ReLU, Tanh
 
 ELEMENTWISE = ReLU | GELU | Tanh | Dropout
-"""Nodes that hand a gradient on element by element: what rounding chose behind them is chosen in front of them, too."""
+"""Nodes that pass a gradient on element by element: a tie behind them is also a tie before them."""
 
 
 def find_pool_ties(
     network: Network, layer: str, first: Mapping[str, Array], second: Mapping[str, Array]
 ) -> Array | None:
-    """The elements of `layer`'s output [N,C,H,W] that are the largest of a pool's window on one of two sides only, as booleans.
+    """Return, as booleans, the elements of `layer`'s output [N,C,H,W] that are the largest of a pool's window on one side only.
 
-    The pool is the next layer, or comes behind the end of branches or layers that work element by element.
+    The pool is the next layer, or follows the end of branches or layers that work element by element. `first` and `second` are the
+    records of one training step of the sides. None if there is no such element, or the outputs were not recorded.
 
-    `first` and `second` are what the sides recorded of one training step. None where there is no such element, or the outputs were not
-    recorded. Where the largest element is another one on either side, the two are no farther from each other than twice what the
-    sides stand apart there, and the whole gradient of the window goes to the one or to the other, however small that is: right, as each
-    side has rounded. Elements that are equally large on one side count as the largest together; windows in which they are on both
-    sides alike do not count, since which of them gets the gradient is then not for rounding to say.
+    If the sides have different largest elements, these differ by at most twice the difference of the sides there. The whole gradient of
+    the window goes to one or the other, and each side is right as it has rounded. Elements that are equally large on one side all count
+    as the largest. Windows with the same largest elements on both sides do not count: rounding did not decide there.
     """
     x, y = first.get(f"forward/{layer}"), second.get(f"forward/{layer}")
     if x is None or y is None or x.shape != y.shape:
@@ -45,17 +44,17 @@ def find_pool_ties(
 
 
 def _place(network: Network, name: str, layer: str) -> int:
-    """The channel of the input of the layer `name` at which the output of `layer` begins."""
+    """Return the channel of the input of the layer `name` at which the output of `layer` begins."""
     sources = network.layers[name].sources
     return sum(network.shapes[source][0] for source in sources[: sources.index(layer)])
 
 
 def ties_of_pool(pool: MaxPool, x: Array, y: Array) -> Array:
-    """The elements of what two sides give one pool, [N,C,H,W] each, that are the largest of a window on one side only, as booleans."""
+    """Return, as booleans, the elements of the inputs `x` and `y` of one pool, [N,C,H,W] each, that are a maximum on one side only."""
     (above, _), (left, _) = pool.pads(x.shape[1:])
     _, rows, columns = pool.output(x.shape[1:])
     height, width = ((count - 1) * pool.stride + pool.size for count in (rows, columns))
-    # Rounded up, the last window reaches beyond the end; rounded down, the last elements are in none.
+    # In ceil mode the last window reaches beyond the end. In floor mode the last elements are in no window.
     below, right = max(0, height - above - x.shape[2]), max(0, width - left - x.shape[3])
     around = ((0, 0), (0, 0), (above, below), (left, right))
     places = [
@@ -75,7 +74,7 @@ def ties_of_pool(pool: MaxPool, x: Array, y: Array) -> Array:
 
     a, b = largest(x), largest(y)
     chosen = np.pad(np.zeros(x.shape, bool), around)
-    differ = (a != b).any(0) & a.any(0) & b.any(0)  # what is not a number is not the largest
+    differ = (a != b).any(0) & a.any(0) & b.any(0)  # NaN is not the largest
     for place, elements in zip(places, (a | b) & differ, strict=True):
         chosen[place] |= elements
     return chosen[:, :, above : above + x.shape[2], left : left + x.shape[3]]

@@ -1,4 +1,4 @@
-"""A program is what one side of a comparison runs: a model with its loss, optimizer, schedule and batches. This is that of our networks."""
+"""A program is what one side of a comparison runs: model, loss, optimizer, schedule and batches. These are those of our networks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from parity.network.network import Network
 from parity.short_repr import ShortRepr
 
 SEVERAL = 3
-"""Threads of a run that nobody watches, at least: training runs on several, and shares images out to them, unevenly where it must."""
+"""Least number of threads of the unwatched run. Training uses several, and may share images out to them unevenly."""
 
 
 @dataclass(frozen=True, repr=False)
 class Program(ShortRepr):
-    """Training of a network of ours: `worker` runs it, `run_inputs` are everything that it is given."""
+    """Training of one of our networks: `worker` runs it with `run_inputs`."""
 
     worker: Worker
     run_inputs: RunInputs
@@ -37,10 +37,10 @@ class Program(ShortRepr):
             self.worker.patch(*patch)
 
     def begin(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
-        """Start, and return what comes before the first step: the weights that are built from the seed (`fresh`), inference and the
-        first step where nobody watches (`UNWATCHED`), and the weights and statistics as the worker reads them back (`start`).
+        """Start, and return the records before the first step.
 
-        `WorkerFailed` holds what was recorded; a side that only fails where nobody watches has started.
+        These are the weights built from the seed (`fresh`), the unwatched run (`UNWATCHED`), and the weights and statistics as the worker
+        reads them back (`start`). `WorkerFailed` holds what was recorded. A side that only fails in the unwatched run has started.
         """
         record: Record = {}
         failures = [act(step_input, phases, record) for act in (self._build_fresh, self._run_unwatched)]
@@ -57,7 +57,7 @@ class Program(ShortRepr):
         return record
 
     def _build_fresh(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
-        """Record the weights that are built from the seed. Returns why that failed."""
+        """Record the weights built from the seed; return the failure, if any."""
         try:
             if "fresh" in phases:
                 fresh = self.worker.fresh_weights(self.run_inputs.network, self.run_inputs.seed)
@@ -67,7 +67,7 @@ class Program(ShortRepr):
         return None
 
     def _run_unwatched(self, step_input: StepInput, phases: tuple[str, ...], record: Record) -> WorkerFailed | None:
-        """Record inference and the first step as training runs them: layers together, on several threads. Returns why that failed."""
+        """Record inference and the first step as training runs them, layers together on several threads; return the failure, if any."""
         if not set(UNWATCHED.values()) & set(phases):
             return None
         failure = None
@@ -86,7 +86,7 @@ class Program(ShortRepr):
         return failure
 
     def step(self, step_input: StepInput, phases: tuple[str, ...]) -> Record:
-        """Take one step: inference if it is recorded, the momentum buffers rescaled, the update. Returns PHASE/TENSOR -> array.
+        """Take one step: record inference if asked, rescale the momentum buffers, update. Return PHASE/TENSOR -> array.
 
         `WorkerFailed` holds what was recorded before the failure.
         """
@@ -113,7 +113,7 @@ class Program(ShortRepr):
             record |= {n: a for n, a in worker.predict(step_input.images, record=True).items() if n != "logits"}
         if "forward" in phases:
             record |= {f"forward/{layer}.mask": mask for layer, mask in step_input.masks.items()}
-        changed = step_input.keep is not None or after is not None  # then the state after the step does not count yet
+        changed = step_input.keep is not None or after is not None  # then the state after the step is not final yet
         own = tuple(phase for phase in phases if not (changed and phase == "update"))
         found, cost, wrong = worker.step(
             step_input.images, step_input.labels, step_input.masks, step_input.rate, step_input.divisor, own
@@ -130,26 +130,26 @@ class Program(ShortRepr):
 
 
 def _with_reason(failed: WorkerFailed) -> WorkerFailed:
-    """`failed`, unless the process died: that is raised."""
+    """Return `failed`; raise it if the process died."""
     if not failed.reason:
         raise failed
     return failed
 
 
 def _named(record: Record) -> Record:
-    """`record` with the loss under the name of its phase, as all other tensors."""
+    """Return `record` with the loss under PHASE/TENSOR, as all other tensors."""
     return {"loss/loss" if n == "loss" else n: a.reshape(1) if n == "loss" else a for n, a in record.items()}
 
 
 def reason_of(error: WorkerFailed | InputError) -> str:
-    """The error in one line; "" where a process died."""
+    """Return the error in one line; "" if a process died."""
     return error.reason if isinstance(error, WorkerFailed) else str(error)
 
 
 class LockStep:
-    """Programs by name that take one step after the other, all at the same time.
+    """Programs by name that take the same steps at the same time.
 
-    Nothing is kept from one step to the next, so a thousand steps need no more memory than one.
+    Nothing is kept from step to step, so a thousand steps need no more memory than one.
     """
 
     def __init__(self, programs: Mapping[str, Program]) -> None:
@@ -165,13 +165,13 @@ class LockStep:
         inputs = {name: next(steps) for name, steps in self._inputs.items()}
         if self.number == 1:
             started = self._everywhere(lambda name: self.programs[name].begin(inputs[name], phases[name]))
-        # A side that failed before the first step may show where, if it is watched.
+        # The watched run may show where a side fails that failed before the first step.
         records = self._everywhere(lambda name: self.programs[name].step(inputs[name], phases[name]), self.number == 1)
         records = {name: started.get(name, {}) | record for name, record in records.items()}
         return Step(self.number, inputs, records, {name: reason_of(error) for name, error in self._failed.items()})
 
     def _everywhere(self, act: Callable[[str], Record], even_failed: bool = False) -> dict[str, Record]:
-        """What `act` records of every program; of one that fails, what came before. Where all fail, the first one's error is raised."""
+        """Return what `act` records for every program; for one that fails, what it recorded before. If all fail, raise the first error."""
 
         def attempt(name: str) -> Record:
             if name in self._failed and not even_failed:
@@ -179,7 +179,7 @@ class LockStep:
             try:
                 return act(name)
             except (WorkerFailed, InputError) as error:
-                if not reason_of(error):  # the process died: that says nothing about the program
+                if not reason_of(error):  # the process died, which says nothing about the program
                     raise
                 self._failed.setdefault(name, error)
                 return error.record if isinstance(error, WorkerFailed) else {}
@@ -193,9 +193,9 @@ class LockStep:
 
 @dataclass(frozen=True, repr=False)
 class Step(ShortRepr):
-    """One step: its number, and by program what it was given and what it recorded (PHASE/LAYER, PHASE/PARAMETER -> array).
+    """One step: its number, and by program its inputs and its record (PHASE/LAYER, PHASE/PARAMETER -> array).
 
-    `failed` says in one line why a program could not go on.
+    `failed` has, in one line, the error of each program that raised one.
     """
 
     number: int
@@ -205,15 +205,15 @@ class Step(ShortRepr):
 
 
 def let_go(held: list[Any]) -> None:
-    """Empty a list in the background, so that the next step need not wait for it.
+    """Empty a list in the background, so that the next step does not wait for it.
 
-    Records of a whole network are gigabytes. To let go of those that lie in a file takes as long as the disk needs to write it.
+    Records of a large network take gigabytes. Releasing those in a file takes as long as the disk needs to write it.
     """
     Thread(target=held.clear, daemon=True).start()
 
 
 def run_in_lockstep(programs: Mapping[str, Program], steps: int, phases: tuple[str, ...] = PHASES) -> Iterator[Step]:
-    """Yield every step of `programs`, of all of which `phases` are recorded."""
+    """Yield every step of `programs`, with `phases` recorded for each."""
     together = LockStep(programs)
     for _ in range(steps):
         held = [together.step(dict.fromkeys(programs, phases))]
@@ -222,7 +222,7 @@ def run_in_lockstep(programs: Mapping[str, Program], steps: int, phases: tuple[s
 
 
 def in_order(network: Network, names: list[str]) -> list[str]:
-    """Record names in the order in which a step computes them: forward along the layers, backward against them."""
+    """Return record names in the order of computation: forward along the layers, backward against them."""
     place = {layer: i for i, layer in enumerate(network.shapes)}
     array = {name: i for i, name in enumerate(network.parameters)}
     last = len(place)
@@ -231,7 +231,7 @@ def in_order(network: Network, names: list[str]) -> list[str]:
         phase, _, tensor = name.partition("/")
         owner = place.get(layer_of(tensor), last if phase == "loss" else -1)
         within = array.get(parameter_of(tensor), -1)
-        # A layer's parameter gradients come with the gradient of its input, right after the gradient of its output.
+        # The gradients of a layer's parameters come right after the gradient of its output.
         if phase in ("backward", "gradient"):
             return (PHASES.index("backward"), last - owner, phase == "gradient", within)
         return (
@@ -245,10 +245,10 @@ def in_order(network: Network, names: list[str]) -> list[str]:
 
 
 def parameter_of(tensor: str) -> str:
-    """The parameter that a recorded tensor is, or is a slot of: "conv1_1.weight" of "optimizer.velocity.conv1_1.weight"."""
+    """Return the parameter of a recorded tensor: "conv1_1.weight" for "optimizer.velocity.conv1_1.weight"."""
     return tensor.split(".", 2)[2] if tensor.startswith("optimizer.") else tensor
 
 
 def layer_of(tensor: str) -> str:
-    """The layer that a recorded tensor belongs to: "conv1_1" of "conv1_1", "conv1_1.weight", "optimizer.velocity.conv1_1.weight"."""
+    """Return the layer of a recorded tensor: "conv1_1" for "conv1_1.weight" and "optimizer.velocity.conv1_1.weight"."""
     return parameter_of(tensor).split(".")[0]

@@ -1,4 +1,4 @@
-"""What a step recorded: arrays by PHASE/LAYER, or by PHASE/PARAMETER."""
+"""Read the record of a step: arrays by PHASE/LAYER or PHASE/PARAMETER."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from parity.network.network import Network
 def input_of(
     network: Network, layer: str, record: Mapping[str, Array], phase: str, images: Array | None = None
 ) -> Array | None:
-    """What `layer` took in, of what a step recorded in `phase` (forward or eval); None where that is missing.
+    """Return the input of `layer` in `phase` (forward or eval) of a step's record; None if it is missing.
 
-    The network's input is `images`, `input/images` of the record where they are None.
+    The network's input is `images`; if they are None, `input/images` of the record.
     """
     outside = record.get("input/images") if images is None else images
     sources = network.layers[layer].sources

@@ -1,4 +1,4 @@
-"""Errors between two sides' arrays. Nothing here averages a tensor away, and nothing passes because it was not looked at."""
+"""Relative errors of arrays. No mean stands for a tensor, and nothing passes without being compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from parity.arrays import Array
 
 BLOCK = 2**20
-"""Numbers that are subtracted at a time, into the same few megabytes: new memory for every layer takes longer to get than to fill."""
+"""Numbers subtracted at once, into the same few megabytes: allocating new memory takes longer than filling it."""
 
 
 class NothingCompared(AssertionError):
@@ -43,7 +43,7 @@ class Difference:
 
 
 def relative_l2(reference: Array, other: Array) -> float:
-    """||other - reference|| / ||reference||, in float64; the absolute norm where the reference is zero; inf where either is not finite."""
+    """Return ||other - reference|| / ||reference|| in float64; the absolute norm if the reference is zero; inf if either is not finite."""
     if reference.shape != other.shape:
         raise Incomparable(f"shapes {reference.shape} and {other.shape}")
     size, difference = norm(reference), norm_of_difference(reference, other)
@@ -53,26 +53,26 @@ def relative_l2(reference: Array, other: Array) -> float:
 
 
 def distance(reference: Array | None, other: Array | None) -> float:
-    """`relative_l2`; infinity where one is missing, or they are shaped differently."""
+    """Return `relative_l2`; infinity if one is missing or the shapes differ."""
     if reference is None or other is None or reference.shape != other.shape:
         return float("inf")
     return relative_l2(reference, other)
 
 
 def norm(array: Array) -> float:
-    """L2 norm in float64, of any shape."""
+    """Return the L2 norm of an array in float64."""
     flat = array.astype(np.float64, copy=False).ravel()
     return float(np.sqrt(np.dot(flat, flat)))
 
 
 def norm_of_difference(a: Array, b: Array) -> float:
-    """L2 norm of b - a in float64; not finite where either holds NaN or infinity. `Incomparable` unless they are of one shape."""
+    """Return the L2 norm of b - a in float64; not finite if either has NaN or infinity. `Incomparable` if the shapes differ."""
     if a.shape != b.shape:
         raise Incomparable(f"shapes {a.shape} and {b.shape}")
     first, second = a.ravel(), b.ravel()
     difference = np.empty(min(BLOCK, first.size))
     squares = 0.0
-    with np.errstate(invalid="ignore"):  # infinity less infinity
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
         for start in range(0, first.size, BLOCK):
             part = difference[: min(BLOCK, first.size - start)]
             np.subtract(second[start : start + BLOCK], first[start : start + BLOCK], out=part, dtype=np.float64)

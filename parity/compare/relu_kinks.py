@@ -1,7 +1,7 @@
-"""Where rounding decides: numbers that a ReLU lets through on one side only, since they are nearer to zero than the sides to each other.
+"""ReLU kinks: elements so near to zero that rounding decides whether a ReLU passes them, on one side only.
 
-From such a step on the sides diverge by a whole element of the gradient, however small the rounding was, and no twin that did not cross
-the same kink can say how far.
+After such a step the sides differ by a whole element of the gradient, however small the rounding is. A twin that did not cross the same
+kink cannot show how far.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ KINKED: Mapping[str, Callable[[Array], Array]] = {
     "ReLU": lambda y: y > 0,
     "ReLU6": lambda y: (y > 0) + (y >= 6.0).astype(np.int8),
 }
-"""Kind of layer -> on which side of its kinks the outputs are."""
+"""Kind of layer -> the side of its kinks on which the outputs are."""
 
 
 @dataclass
 class Crossings:
-    """What was found: sentences, and how large a part of the gradients the numbers carry that get through on one side only."""
+    """The crossings found: sentences, and the part of the gradients in elements that pass on one side only."""
 
     sentences: list[str] = field(default_factory=list)
     share: float = 0.0
 
 
 def find_crossings(source: Source, rows: Sequence[Mapping[str, Any]]) -> Crossings:
-    """Take the training steps of a trajectory's `rows` again, and look where rounding decided at a kink.
+    """Repeat the training steps of a trajectory's `rows`, and find the kinks where rounding decides.
 
-    Rounding decided where all numbers that are on different sides of a kink are as near to it as other numbers of the layer differ, and the
-    layer's output is as near to the reference's as that of the farthest twin, `TWIN` times as far at most. Nothing is found where another
-    number has crossed one, or where a step does not come out as it did before: its loss, to the bit.
+    Rounding decides if two things hold. All elements on different sides of a kink are as near to it as other elements of the layer differ.
+    And the error of the layer's output is at most `TWIN` times that of the farthest twin. Nothing is found if another element has crossed
+    a kink, or if the loss of a step is not the same to the bit.
     """
     found = Crossings()
     for row, (losses, kinks) in zip(rows, source.kinks(len(rows)), strict=True):
@@ -48,7 +48,7 @@ def find_crossings(source: Source, rows: Sequence[Mapping[str, Any]]) -> Crossin
 
 
 def _add(found: Crossings, step: int, kink: Kink) -> bool:
-    """Adds what one layer shows; whether it was rounding all along."""
+    """Add what one layer shows; return whether rounding explains all of it."""
     x, y, place = kink.reference, kink.candidate, KINKED[kink.kind]
     if x.shape != y.shape:
         return True
@@ -65,7 +65,7 @@ def _add(found: Crossings, step: int, kink: Kink) -> bool:
 
 
 def by_rounding(x: Array, y: Array, crossed: Array, twins: Sequence[Array]) -> bool:
-    """Whether rounding explains that the elements `crossed` of two outputs are on different sides of a kink."""
+    """Whether rounding explains why the elements `crossed` of two outputs are on different sides of a kink."""
     distance = np.abs(x - y)
     farthest = max((norm_of_difference(x, twin) for twin in twins if twin.shape == x.shape), default=0.0)
     near = float(distance[crossed].max()) <= TWIN * float(distance[~crossed].max(initial=0.0))

@@ -1,6 +1,6 @@
-"""What one side of a lock-step run is given: its starting state, and batch, masks, rate and divisor of every step.
+"""The inputs of one side of a lock-step run: the starting state, and batch, masks, learning rate and divisor of every step.
 
-All sides are given the same unless somebody changes one, as the planted faults do: every decision is a field that can be replaced.
+All sides get the same inputs, unless a planted fault changes one: every decision is a field that can be replaced.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Pixels = tuple[Array, Array]
 
 @dataclass(frozen=True, repr=False)
 class StepInput(ShortRepr):
-    """What a side gets for step `number`: `images` [N,C,H,W] in its dtype, `labels` int64 [N], 0/1 `masks` by layer.
+    """The inputs of step `number`: `images` [N,C,H,W] in the dtype of the run, `labels` int64 [N], 0/1 `masks` by layer.
 
-    `resumes`: before the step the side saves its state, builds everything anew and loads it.
+    `resumes`: before the step the side saves its state, builds everything anew and loads the state.
     """
 
     number: int
@@ -42,24 +42,29 @@ class StepInput(ShortRepr):
     resumes: bool = False
 
     def record(self) -> dict[str, Array]:
-        """As tensors of the phase `input`. Rate and divisor stay out: an update shows them, and says more."""
+        """Return the tensors of the phase `input`. Learning rate and divisor are not among them: the update shows them better."""
         return {"input/images": self.images, "input/labels": self.labels}
 
 
 After = Callable[[State, State, StepInput], State]
-"""(state before an update, after it, what was given) -> the state that the side goes on with."""
+"""(state before an update, state after it, step input) -> the state with which the side continues."""
 
 
 @dataclass(frozen=True, repr=False)
 class RunInputs(ShortRepr):
-    """One side's part of a run; `make_run_inputs` makes the right one.
+    """The inputs of one side of a run; `make_run_inputs` makes the right ones.
 
-    `state` is where the side starts, and `seed` what fresh weights are drawn from beside it; `epoch(e)` yields the batches of a pass;
-    `pixels` preprocesses; `masks(update, count)` draws dropout; `rate(samples)` is the learning rate of the update that ends there;
-    `divisor(count)` divides the summed cost; `factor(old, new)` rescales the momentum buffers when the rate changes; `keep(update,
-    samples)` is the share that slow weights keep after an update, None where they are not drawn, and is itself None where there are none
-    (`parity.backend.lookahead`); before step `resumed`, if there is one, the side saves and loads its state; `after` may change the state
-    behind an update; `patches` name functions of `parity.selftest.worker_patches` that change the side itself, with their arguments.
+    - `state` is the starting state, and `seed` the seed of the `fresh` weights.
+    - `epoch(e)` yields the batches of an epoch, and `pixels` preprocesses them.
+    - `masks(update, count)` draws dropout masks.
+    - `rate(samples)` is the learning rate of the update that ends after `samples` images.
+    - `divisor(count)` divides the summed loss.
+    - `factor(old, new)` rescales the momentum buffers when the learning rate changes.
+    - `keep(update, samples)` is the share that slow weights keep after an update, None if they are not drawn then. `keep` is None if
+      there are no slow weights (`parity.backend.lookahead`).
+    - Before step `resumed` (0: never) the side saves and loads its state.
+    - `after` may change the state after an update.
+    - `patches` are functions of `parity.selftest.worker_patches`, with their arguments, that change the side itself.
     """
 
     network: Network
@@ -79,7 +84,7 @@ class RunInputs(ShortRepr):
     patches: tuple[tuple[str, ...], ...] = ()
 
     def steps(self) -> Iterator[StepInput]:
-        """What is given to step 1, 2, ..., without end."""
+        """Yield the inputs of step 1, 2, ..., without end."""
         samples, previous = 0, 0.0
         batches = itertools.chain.from_iterable(self.epoch(number) for number in itertools.count())
         for number, (images, labels) in enumerate(batches, start=1):
@@ -97,9 +102,9 @@ class RunInputs(ShortRepr):
 def make_run_inputs(
     network: Network, recipe: Recipe, dataset: Dataset, seed: int, dtype: str = "float64", total: int | None = None
 ) -> RunInputs:
-    """What a side is given to train `network` by `recipe` on `dataset`, as `parity.training.loop` does it.
+    """Return the inputs for training `network` by `recipe` on `dataset`, as `parity.training.loop` trains.
 
-    `total` is the number of samples of the whole run, for the schedule (None: the recipe's passes over the data).
+    `total` is the number of samples of the run, for the schedule (None: the recipe's epochs).
     """
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, recipe.batch_size, recipe.augmentation, seed)
@@ -126,13 +131,13 @@ def make_run_inputs(
 
 
 def dithered(batches: Batches, seed: int, number: int) -> Iterator[Pixels]:
-    """The batches of pass `number`, dithered."""
+    """Yield the batches of epoch `number`, dithered."""
     for place, (images, labels) in enumerate(batches.epoch(number)):
         yield dither(images, seed, number, place), labels
 
 
 def make_twin(original: RunInputs, seed: int = 0, inputs: bool = False) -> RunInputs:
-    """The same run inputs with every weight moved by one unit in the last place; every pixel too if `inputs`."""
+    """Return the same run inputs with every weight moved by one unit in the last place; with `inputs`, every pixel too."""
 
     def pixels(images: Array) -> Array:
         return move_one_ulp({"images": original.pixels(images)}, seed)["images"]

@@ -1,4 +1,4 @@
-"""An optimizer's update of one parameter in numpy, by the rule that the optimizer and the parameter's group say."""
+"""Compute an optimizer's update of one parameter in numpy, by the settings of the optimizer and of the parameter's group."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Made = tuple[Array, Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one parameter is updated: what the optimizer and the parameter's group say of it together.
+    """How one parameter is updated: the settings of the optimizer and of the parameter's group.
 
-    `rate` holds the group's factor, `factor` multiplies the velocity before the update, `muon` is the number of Newton-Schulz steps (0:
-    by the optimizer's kind), `how` names a way that no setting expresses. The rest is what goes wrong: the gradient is multiplied by
-    `scale`, and Adam has `counted` so many updates (0: as many as there were).
+    `rate` includes the group's factor. `factor` multiplies the velocity before the update. `muon` is the number of Newton-Schulz steps
+    (0: no Muon). `how` names a variant that no setting expresses. Two fields describe mistakes: `scale` multiplies the gradient, and
+    Adam's counter is `counted` (0: the right count).
     """
 
     optimizer: Optimizer
@@ -39,11 +39,11 @@ class Rule:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The slots that such an update keeps; Muon keeps a velocity whatever its momentum."""
+        """The slots of this update; Muon keeps a velocity with any momentum."""
         return self.optimizer.slots if self.optimizer.kind == "adam" or self.momentum or self.muon else ()
 
     def sentence(self) -> str:
-        """The rule's settings, for people."""
+        """Return the rule's settings as text."""
         kind = (
             "Muon"
             if self.muon
@@ -56,7 +56,7 @@ class Rule:
 
 
 def rule_of(settings: Optimizer, name: str, rate: float, factor: float) -> Rule:
-    """Return how `settings` update the parameter `name` at the learning rate `rate`."""
+    """Return the rule by which `settings` update the parameter `name` at the learning rate `rate`."""
     group = settings.group(name)
     decay = float32(settings.weight_decay * group.weight_decay)
     nesterov = bool(group.muon) or settings.nesterov
@@ -64,7 +64,7 @@ def rule_of(settings: Optimizer, name: str, rate: float, factor: float) -> Rule:
 
 
 def update(rule: Rule, w: Array, g: Array, old: Mapping[str, Array], step: int) -> Made:
-    """One update of the weights `w` with the gradient `g`; returns them and the slots that `rule` keeps."""
+    """Update the weights `w` with the gradient `g`; return them and the slots of `rule`."""
     rate, settings = rule.rate, rule.optimizer
     g, step = rule.scale * g, rule.counted or step
     if rule.how == "decoupled":

@@ -1,4 +1,4 @@
-"""What a comparison says: every tensor of every step belongs to one stage, and a stage is equal, chaotic but equal, or different."""
+"""Verdicts of a comparison: every tensor of every step belongs to one stage; a stage is equal, chaotic but equal, or different."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parity.compare.causes import Cause
 from parity.compare.relative_error import Difference, NothingCompared
 
 UNWATCHED = {"eval": "eval (unwatched)", "update": "update (unwatched)"}
-"""Phase -> the same of a run of several threads that nobody watches: what training computes, where a watched run goes layer by layer."""
+"""Phase -> phase of the unwatched run: as training runs it, layers together on several threads. The watched run goes layer by layer."""
 
 STAGES = {
     "eval": ("fresh", "start", "input", "eval", UNWATCHED["eval"]),
@@ -20,7 +20,7 @@ STAGES = {
     "trajectory": (),
     "onnx": ("onnx",),
 }
-"""Stage -> the phases of step 1 that it holds. `eval` is inference before training, `onnx` inference after it.
+"""Stage -> its phases of step 1. `eval` is inference before training, `onnx` inference after it.
 
 Every later step belongs to the trajectory.
 """
@@ -29,9 +29,9 @@ TRAINING = tuple(stage for stage in STAGES if stage != "onnx")
 """The stages without `onnx`."""
 
 PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[stage]))
-"""What a step records, in the order in which it happens.
+"""The phases that a step records, in order.
 
-`fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` inference before the update.
+`fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` is inference before the update.
 """
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
@@ -39,14 +39,14 @@ EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
 
 
 def stage_of(step: int, phase: str, asked: Collection[str]) -> str | None:
-    """The stage of a tensor recorded in `phase` of `step`, of those that were `asked` for; None where nobody asked."""
+    """Return the stage, among those `asked` for, of a tensor recorded in `phase` of `step`; None if it is in no such stage."""
     if step > 1:
         return "trajectory" if "trajectory" in asked else None
     return next((stage for stage, phases in STAGES.items() if phase in phases and stage in asked), None)
 
 
 def place_of(name: str) -> tuple[str, str]:
-    """The phase and the tensor of PHASE/TENSOR, for people: an update of a running mean or variance is of the phase `statistics`."""
+    """Return phase and tensor of PHASE/TENSOR for people: an update of a running mean or variance has the phase `statistics`."""
     phase, _, tensor = name.partition("/")
     is_statistic = phase == "update" and tensor.rpartition(".")[2] in ("mean", "variance")
     return ("statistics" if is_statistic else phase), tensor
@@ -54,19 +54,10 @@ def place_of(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first divergence: the first tensor, in the order of computation, that exceeds its tolerance.
+    """The first divergence: its place, its relative error, its tolerance (`bound`), and its cause if known.
 
-    Attributes:
-        step: The training step, from 1.
-        phase: What was computed, such as "forward", "gradient" or "update".
-        layer: The layer of the reference. Empty for the model itself.
-        candidate_layer: The layer of the candidate.
-        tensor: The name of the tensor.
-        error: Its relative L2 error.
-        bound: Its tolerance.
-        cause: The likely cause in one sentence, or None.
-        wrong: The side that is wrong, or empty where that is not known.
-        generic: Whether the cause only describes the difference, and names no mistake.
+    `layer` is the layer on the reference, `candidate_layer` on the candidate; "" is the model itself. For `wrong` and `generic` see
+    `parity.compare.causes.Cause`.
     """
 
     step: int
@@ -81,7 +72,7 @@ class Divergence:
     generic: bool = False
 
     def sentence(self) -> str:
-        """Return step, place, relative error, tolerance and likely cause in one line."""
+        """Return the divergence in one line."""
         other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
         layer = f", layer {self.layer}{other}" if self.layer else ""
         likely = f"; likely cause: {self.cause}" if self.cause else ""
@@ -89,7 +80,7 @@ class Divergence:
         return f"{where}: error {self.error:.2e}, tolerance {self.bound:.2e}{likely}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields and the sentence as a dict."""
+        """Return plain data."""
         return vars(self) | {"sentence": self.sentence()}
 
 
@@ -115,11 +106,7 @@ class Stage:
         self.different, self.chaotic = 0, True
 
     def summary(self) -> dict[str, Any]:
-        """Return the verdict, the counts and the worst tensor as a dict.
-
-        Raises:
-            NothingCompared: The stage saw no tensor.
-        """
+        """Return the row of the report; `NothingCompared` if the stage had no tensor."""
         if self.worst is None:
             raise NothingCompared(f"stage {self.name} compared nothing")
         return {
@@ -138,7 +125,7 @@ Worst = dict[str, dict[str, Difference]]
 
 
 def keep_worst(layers: Worst, layer: str, difference: Difference) -> None:
-    """Notes one tensor of `layer`."""
+    """Keep one tensor of `layer` if it is the worst of its phase."""
     worst, phase = layers.setdefault(layer, {}), difference.name.partition("/")[0]
     if phase not in worst or difference.used > worst[phase].used:
         worst[phase] = difference
@@ -157,11 +144,11 @@ def layer_rows(layers: Worst) -> list[dict[str, Any]]:
 
 
 def _search(cause: Callable[[], Cause | None]) -> Cause:
-    """What `cause` finds. A difference stays one where the search for its cause fails."""
+    """Return what `cause` finds. If the search fails, the difference still counts."""
     try:
         return cause() or Cause(None)
     except Exception as error:
-        return Cause(f"unknown, since the search for it failed ({type(error).__name__}: {error})", generic=True)
+        return Cause(f"unknown: the search for the cause failed ({type(error).__name__}: {error})", generic=True)
 
 
 @dataclass
@@ -181,8 +168,7 @@ class Verdicts:
         cause: Callable[[], Cause | None] = lambda: None,
         chaotic: bool = False,
     ) -> None:
-        """Count one tensor, of `layers`, in `stage`; the first that is not equal gets a `cause`. `chaotic`: only a twin's distance excuses
-        it."""
+        """Count one tensor of `layers` in `stage`; the first mismatch gets a `cause`. `chaotic`: it is equal only by the twin's error."""
         counted = self.stages.setdefault(stage, Stage(stage))
         counted.add(difference)
         counted.chaotic |= chaotic

@@ -1,4 +1,4 @@
-"""Gradients that are zero in exact arithmetic: what is recorded of them is rounding alone, so their size is judged and not their error."""
+"""Gradients that are zero in exact arithmetic. Their records are rounding only, so the check judges their size, not their error."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Gradients = Mapping[str, Array]
 def zero_gradients(
     sides: Sequence[Gradients], limit: float, known: Collection[str] | None = None
 ) -> dict[str, tuple[float, ...]]:
-    """Name -> size on every side, of those gradients of ONE layer that are zero in exact arithmetic.
+    """Return name -> size on every side, for the gradients of ONE layer that are zero in exact arithmetic.
 
-    A size is a norm relative to the largest gradient of the layer on that side; infinity where it is missing or not finite. `known` are
-    the names that a network's structure says, such as a bias in front of a batch norm. Where it is None, a gradient counts that is at most
-    `limit` on all sides and not zero on all.
+    A size is a norm relative to the largest gradient of the layer on that side; infinity if it is missing or not finite. `known` are the
+    names that follow from a network's structure, such as a bias before a batch norm. If it is None, the gradients that are at most `limit`
+    on all sides, and not zero on all, count.
     """
     largest = [max((norm(array) for array in gradients.values()), default=0.0) for gradients in sides]
     names = [name for name in sides[0] if all(name in gradients for gradients in sides)] if known is None else known
