@@ -240,7 +240,9 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     if "trajectory" in stages and options.steps is not None and options.steps < 2:
-        raise InputError("the stage trajectory needs --steps of at least 2: raise --steps, or leave the stage out of --stages")
+        raise InputError(
+            "the stage trajectory needs --steps of at least 2: raise --steps, or leave the stage out of --stages"
+        )
     if options.batch_size == 1:
         raise InputError("--batch-size must be at least 2: a batch norm learns nothing from one image")
     if options.network == "all" and (options.weights or options.perturb):

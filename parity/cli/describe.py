@@ -80,11 +80,20 @@ class Description:
     help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
 )
 @option(
-    "--input-size", type=positive, metavar="N", help="take images of N by N pixels, and list the layers that change with them"
+    "--input-size",
+    type=positive,
+    metavar="N",
+    help="take images of N by N pixels, and list the layers that change with them",
 )
 @option("--training", is_flag=True, help="count auxiliary heads too, which inference does not have")
-@option("--output", type=PATH, metavar="FILE.png", help="also draw the size of the feature maps and the costs per layer")
-@option("--kernels", is_flag=True, help="print the fourth article's table instead: the cost of one convolution by the size of its kernel")
+@option(
+    "--output", type=PATH, metavar="FILE.png", help="also draw the size of the feature maps and the costs per layer"
+)
+@option(
+    "--kernels",
+    is_flag=True,
+    help="print the fourth article's table instead: the cost of one convolution by the size of its kernel",
+)
 @option(
     "--update",
     type=PATH,
@@ -133,7 +142,9 @@ def _describe(name: str, options: Options) -> Description:
     network = articles.get_network(name)
     changes: list[str] = []
     if not options.training:
-        network = network.inference  # auxiliary heads may not fit an image of this size, and inference does not use them
+        network = (
+            network.inference
+        )  # auxiliary heads may not fit an image of this size, and inference does not use them
     if options.input_size:
         network, changes = resized(network, options.input_size)
     return Description(name, network, costs(network, options.training), changes)
@@ -200,14 +211,13 @@ def _lines(one: Description) -> list[str]:
     lines += [f"Changed: {change}" for change in one.changes]
     lines += [*rows[:-1], "-" * max(map(len, rows)), rows[-1]]
     if total["statistics"]:
-        lines.append(
-            f"Not trained: {total['statistics']:,} more numbers (running statistics and frozen parameters)"
-        )
+        lines.append(f"Not trained: {total['statistics']:,} more numbers (running statistics and frozen parameters)")
     if heads := [layer for layer in one.layers if layer.head]:
         of_heads = totals(heads)
         named = ", ".join(dict.fromkeys(layer.head for layer in heads))
         lines.append(
-            f"The auxiliary heads ({named}) have {of_heads['parameters']:,} of these parameters and {of_heads['multiply_adds']:,} of the multiply-adds"
+            f"The auxiliary heads ({named}) have {of_heads['parameters']:,} of these parameters and "
+            f"{of_heads['multiply_adds']:,} of the multiply-adds"
         )
     return [
         *lines,

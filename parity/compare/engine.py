@@ -50,7 +50,9 @@ def run(
     if isolated and not source.failed:
         outcome.isolated = isolate(source, ONE_STEP[outcome.dtype])
     if source.failed:
-        outcome.explained.append(f"nothing more is compared: {', '.join(map(spoken_name, source.failed))} raised an error")
+        outcome.explained.append(
+            f"nothing more is compared: {', '.join(map(spoken_name, source.failed))} raised an error"
+        )
     for difference, layer in () if source.failed else more:
         stage = stage_of(1, difference.name.partition("/")[0], outcome.asked)
         if stage:

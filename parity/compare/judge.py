@@ -235,11 +235,11 @@ class Judge:
         if not a.any() and not b.any():
             return difference
         count = int(ties.sum())
-        which = "1 element is the maximum of its window" if count == 1 else f"{count} elements are maxima of their windows"
-        place = tensor.layers[0] or tensor.name.partition("/")[2]
-        self.outcome.explained.append(
-            f"step {step.number}: max-pool ties in {place}: rounding decides whether {which}"
+        which = (
+            "1 element is the maximum of its window" if count == 1 else f"{count} elements are maxima of their windows"
         )
+        place = tensor.layers[0] or tensor.name.partition("/")[2]
+        self.outcome.explained.append(f"step {step.number}: max-pool ties in {place}: rounding decides whether {which}")
         rest = replace(difference, error=relative_l2(a, b))
         if rest.equal and tensor.reference is not None and tensor.candidate is not None:
             size = norm(tensor.reference) or 1.0

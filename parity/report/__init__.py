@@ -16,15 +16,15 @@ __all__ = ["write"]
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Writes report.json, junit.xml and report.html into `folder`, which is made if need be; each file is replaced as one step.
+    """Write report.json, junit.xml and report.html into `folder`, which is made if necessary; each file is replaced in one step.
 
-    `result` is what one check found, or `{"results": [...], "verdict": ...}` of several networks. report.json is `result` itself,
-    its infinities and NaNs as the strings "inf", "-inf" and "nan". `InputError` where the folder cannot be written,
-    `NothingCompared` where there is no network, or a network without a stage: nothing is written then.
+    `result` is the result of one check, or `{"results": [...], "verdict": ...}` of several networks. report.json is `result` itself,
+    with infinities and NaNs as the strings "inf", "-inf" and "nan". `InputError` if the folder cannot be written.
+    `NothingCompared` if there is no network, or a network without a stage: then nothing is written.
     """
     results = result.get("results", [result])
     if not results or not all(one.get("stages") for one in results):
-        raise NothingCompared("the report is of a check that compared nothing")
+        raise NothingCompared("the check compared nothing, so there is no report")
     files = {
         "report.json": json.dumps(plain(result), indent=2, allow_nan=False).encode() + b"\n",
         "junit.xml": junit.document(results),
@@ -35,7 +35,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON can hold it: numpy's scalars as Python's, what is not finite as a string, paths as text."""
+    """Return `value` as strict JSON can hold it: numpy scalars as Python numbers, infinity and NaN as strings, paths as text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

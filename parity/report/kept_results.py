@@ -1,6 +1,6 @@
-"""Results that `vgg-parity check` and `pairs` kept, each verified when it is read.
+"""Kept results of `vgg-parity check` and `pairs`, each verified when it is read.
 
-`--network all --resume FILE` keeps a result a line, `--pairs --report DIR` a file a pair.
+`check --network all --resume FILE` keeps one result per line, `pairs --report DIR` one file per pair.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Alone(TypedDict):
 
 
 class _Result(TypedDict):
-    """What `check_parity.describe` returns of one network, with the versions, and the flags that were given."""
+    """What `parity.cli.check.describe` returns for one network, with the versions and the given flags."""
 
     command: str
     network: str
@@ -103,7 +103,7 @@ class _PairStep(TypedDict):
 
 
 class _Pair(TypedDict):
-    """What the tables of `vgg-parity pairs` show of one pair."""
+    """The fields of one pair that the tables of `vgg-parity pairs` show."""
 
     name: str
     torch: str
@@ -121,7 +121,7 @@ class _Versions(TypedDict, total=False):
 
 
 def read_pair(file: Path) -> dict[str, Any]:
-    """The result of one pair that `vgg-parity pairs --report` wrote; `InputError` where `file` holds none of its pair."""
+    """Read the result of one pair that `vgg-parity pairs --report` wrote; `InputError` if `file` holds no result of its pair."""
     row = parse_json(read_text(file, "a result"), str(file))
     for fields in (_Pair, _Versions):
         check_type(row, fields, str(file))
@@ -131,12 +131,12 @@ def read_pair(file: Path) -> dict[str, Any]:
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
-    """The results in `file`, none where it does not exist; `InputError` where a line is no whole result."""
+    """Read the results in `file`, none if it does not exist; `InputError` if a line is not a complete result."""
     try:
         lines = read_text(file, "results").splitlines() if file.exists() else []
         return [_result(line, f"line {number}") for number, line in enumerate(lines, start=1)]
     except (InputError, OSError) as error:
-        raise InputError(f"cannot go on behind {file} ({error}): remove it to start afresh") from None
+        raise InputError(f"cannot continue after {file} ({error}): remove it to start afresh") from None
 
 
 def _result(line: str, place: str) -> dict[str, Any]:
@@ -154,6 +154,6 @@ def _result(line: str, place: str) -> dict[str, Any]:
 
 
 def write_results(file: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces `file` by these results."""
+    """Replace `file` by these results."""
     lines = (json.dumps(one, default=report.plain) + "\n" for one in results)
     write_atomically(file, "".join(lines).encode())

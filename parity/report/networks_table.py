@@ -25,7 +25,7 @@ class Log:
     found: Mapping[str, Mapping[str, Any]]
 
     def cell(self, name: str) -> str:
-        """Return the verdict on the network `name`, the tensors compared, the cousin if one stood in, and the missing stages; "" if unchecked."""
+        """Return the verdict on the network `name`, the number of tensors, the size and the missing stages; "" if it was not checked."""
         if name not in self.found:
             return ""
         one = self.found[name]

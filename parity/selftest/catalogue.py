@@ -1,4 +1,4 @@
-"""The faults: realistic mistakes in porting a network and its training, where the suite must find each, and what it should say."""
+"""The planted faults: realistic mistakes in porting a network and its training, with the place and cause that the check must report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How to change what a side is given: the vocabulary that faults and innocent changes are written in."""
+"""Functions that change the inputs of a side. Faults and innocent changes are written with them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from parity.selftest import gradient_patches, training_patches, worker_patches
 from parity.weights.canonical_state import State, initialise
 
 Change = Callable[[Check], Plant]
-"""A plant may need to know the check: its data, its seed."""
+"""Makes a plant for a check, whose data or seed it may need."""
 
 PATCHES = (worker_patches, gradient_patches, training_patches)
 """The modules of functions that change a side in its worker: layers, gradients, and the step around them."""
 
 
 def perturbed(text: str, network: Network) -> Plant:
-    """The plant of "LAYER:TENSOR:EPS": a relative error EPS in a parameter, or in the layer's `output`.
+    """Return the plant of "LAYER:TENSOR:EPS": a relative error EPS in a parameter, or in the layer's `output`.
 
-    `InputError` where there is no such layer or tensor, or EPS is no positive number.
+    `InputError` if there is no such layer or tensor, or EPS is not a positive number.
     """
     layer, _, rest = text.partition(":")
     tensor, _, number = rest.partition(":")
@@ -62,27 +62,27 @@ def perturbed(text: str, network: Network) -> Plant:
 
 
 def on_run_inputs(plant: Plant) -> Change:
-    """A change that needs no check."""
+    """Return a change that does not depend on the check."""
     return lambda check: plant
 
 
 def array(name: str, change: Callable[[Array], Array]) -> Change:
-    """One array of the starting state is another."""
+    """Change one array of the starting state."""
     return states(lambda state: state | {name: np.ascontiguousarray(change(state[name]))})
 
 
 def states(change: Callable[[State], State]) -> Change:
-    """The starting state is another."""
+    """Change the starting state."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, state=change(run_inputs.state)))
 
 
 def exchanged(one: str, other: str) -> Change:
-    """Two arrays of the starting state are exchanged."""
+    """Exchange two arrays of the starting state."""
     return states(lambda state: state | {one: state[other], other: state[one]})
 
 
 def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
-    """Some layers start from other initialisers."""
+    """Start some layers from other initialisers."""
 
     def plant(run_inputs: RunInputs) -> RunInputs:
         right, wrong = (initialise(made, 0) for made in (run_inputs.network, _with_nodes(run_inputs.network, change)))
@@ -96,27 +96,27 @@ def drawn(change: Callable[[Node], Node], layers: tuple[str, ...]) -> Change:
 
 
 def node(name: str, /, **fields: Any) -> Change:
-    """Some fields of one node are others."""
+    """Change fields of one node."""
     return nodes(lambda node: replace(node, **fields) if node.name == name else node)
 
 
 def nodes(change: Callable[[Node], Node | None]) -> Change:
-    """The network's nodes are others (None: missing); masks are drawn for them."""
+    """Change the network's nodes (None removes one); masks are drawn for the new nodes."""
     return on_run_inputs(lambda run_inputs: _built(run_inputs, _with_nodes(run_inputs.network, change)))
 
 
 def kinds(kind: type[Node], /, **fields: Any) -> Change:
-    """Some fields of all nodes of one kind are others."""
+    """Change fields of all nodes of one kind."""
     return nodes(lambda node: replace(node, **fields) if type(node) is kind else node)
 
 
 def without(name: str) -> Change:
-    """A node is missing."""
+    """Remove a node."""
     return nodes(lambda node: None if node.name == name else node)
 
 
 def swapped(one: str, other: str) -> Change:
-    """Two nodes stand in each other's place."""
+    """Exchange two nodes."""
 
     def plant(run_inputs: RunInputs) -> RunInputs:
         by_name = {node.name: node for node in walk(run_inputs.network.nodes)}
@@ -138,7 +138,7 @@ def _built(run_inputs: RunInputs, network: Network) -> RunInputs:
 
 
 def both(*changes: Change) -> Change:
-    """One change after the other."""
+    """Apply changes one after the other."""
 
     def made(check: Check) -> Plant:
         def plant(run_inputs: RunInputs) -> RunInputs:
@@ -152,7 +152,7 @@ def both(*changes: Change) -> Change:
 
 
 def patch(name: str, *words: str) -> Change:
-    """The trainer itself is changed in its worker by the function `name` of one of `PATCHES`."""
+    """Change the trainer itself, in its worker, by the function `name` of one of `PATCHES`."""
     return on_run_inputs(_patched(name, *words))
 
 
@@ -163,45 +163,45 @@ def _patched(name: str, *words: str) -> Plant:
 
 
 def settings(**fields: Any) -> Change:
-    """Some settings of the optimizer are others."""
+    """Change settings of the optimizer."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, optimizer=replace(run_inputs.optimizer, **fields)))
 
 
 def field(**fields: Any) -> Change:
-    """Fields of the run inputs themselves are others."""
+    """Change fields of the run inputs."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, **fields))
 
 
 def rates(change: Callable[[Callable[[int], float], int], float]) -> Change:
-    """The learning rate after so many samples is `change(the right function, samples)`."""
+    """Make the learning rate `change(the right function, samples)`."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, rate=lambda samples: change(run_inputs.rate, samples)))
 
 
 def mask(
     change: Callable[[Callable[[int, int], Mapping[str, Array]], int, int], Mapping[str, Array]],
 ) -> Change:
-    """The masks of an update are `change(the right function, update, count)`."""
+    """Make the masks of an update `change(the right function, update, count)`."""
     return on_run_inputs(
         lambda run_inputs: replace(run_inputs, masks=lambda update, count: change(run_inputs.masks, update, count))
     )
 
 
 def pixels(change: Callable[[Array], Array]) -> Change:
-    """The preprocessed images are others."""
+    """Change the preprocessed images."""
     return on_run_inputs(
         lambda run_inputs: replace(run_inputs, pixels=lambda images: change(run_inputs.pixels(images)))
     )
 
 
 def raw(change: Callable[[Array], Array]) -> Change:
-    """The images before preprocessing are others."""
+    """Change the images before preprocessing."""
     return on_run_inputs(
         lambda run_inputs: replace(run_inputs, pixels=lambda images: run_inputs.pixels(change(images)))
     )
 
 
 def batches(change: Callable[[Pixels], Pixels]) -> Change:
-    """Every batch is another."""
+    """Change every batch."""
 
     def plant(run_inputs: RunInputs) -> RunInputs:
         def epoch(number: int) -> Iterator[Pixels]:
@@ -213,14 +213,14 @@ def batches(change: Callable[[Pixels], Pixels]) -> Change:
 
 
 def epochs(change: Callable[[Check, int], Iterator[Pixels]]) -> Change:
-    """The batches of a pass are others."""
+    """Change the batches of an epoch."""
     return lambda check: lambda run_inputs: replace(run_inputs, epoch=lambda number: change(check, number))
 
 
 def epoch(
     check: Check, number: int, augmentation: Augmentation | None = None, seed: int | None = None
 ) -> Iterator[Pixels]:
-    """A pass over the check's batches with another augmentation or seed."""
+    """Return an epoch of the check's batches with another augmentation or seed."""
     data, recipe = check.dataset, check.recipe
     chosen = recipe.augmentation if augmentation is None else augmentation
     start = check.seed if seed is None else seed
@@ -228,7 +228,7 @@ def epoch(
 
 
 def recipes(change: Callable[[Recipe], Recipe]) -> Change:
-    """The side follows another recipe throughout."""
+    """Make the side follow another recipe throughout."""
 
     def made(check: Check) -> Plant:
         other = replace(check, recipe=change(check.recipe)).run_inputs()
@@ -238,15 +238,15 @@ def recipes(change: Callable[[Recipe], Recipe]) -> Change:
 
 
 def after(change: After) -> Change:
-    """The state behind every update is another: what a wrong optimizer would have made."""
+    """Change the state after every update to that of a wrong optimizer."""
     return on_run_inputs(lambda run_inputs: replace(run_inputs, after=change))
 
 
 def velocity(change: Callable[[Array, Array, Array, float], Array | None], decoupled: bool = False) -> Change:
-    """A momentum update goes otherwise.
+    """Change the momentum update.
 
-    `change(weight before, velocity before x momentum, gradient with decay, decay)` returns the velocity that a wrong optimizer makes of
-    them, or None where it makes the right one. `decoupled`: the decay acts on the weight alone.
+    `change(weight before, velocity before x momentum, gradient with decay, decay)` returns the velocity of a wrong optimizer, or None if
+    it makes the right one. `decoupled`: the decay acts on the weight only.
     """
 
     def plant(run_inputs: RunInputs) -> RunInputs:
@@ -270,7 +270,7 @@ def velocity(change: Callable[[Array, Array, Array, float], Array | None], decou
 
 
 def statistics(change: Callable[[str, Array, Array, float], Array]) -> Change:
-    """Running statistics move otherwise: to `change(mean or variance, statistic before, the batch's, decay)`."""
+    """Move running statistics to `change(mean or variance, statistic before, the batch's, decay)`."""
 
     def plant(run_inputs: RunInputs) -> RunInputs:
         decays = {n.name: n.decay for n in walk(run_inputs.network.nodes) if isinstance(n, BatchNorm)}
@@ -290,7 +290,7 @@ def statistics(change: Callable[[str, Array, Array, float], Array]) -> Change:
 
 
 def since(first: int, change: Change) -> Change:
-    """The batches, masks, rates and states behind updates that `change` changes are right before step `first`."""
+    """Delay `change`: batches, masks, learning rates and states are right before step `first`."""
 
     def made(check: Check) -> Plant:
         def plant(right: RunInputs) -> RunInputs:
@@ -311,7 +311,7 @@ def since(first: int, change: Change) -> Change:
 
 
 def updates(change: Callable[[Rule, Array, Array, Mapping[str, Array], int], Made]) -> Change:
-    """Every parameter is updated by `change(right rule, weight, gradient without decay, slots before, step)`."""
+    """Update every parameter by `change(right rule, weight, gradient without decay, slots before, step)`."""
 
     def plant(run_inputs: RunInputs) -> RunInputs:
         settings = run_inputs.optimizer

@@ -1,4 +1,4 @@
-"""A fault, as data: what it changes, and where and how the suite must find it."""
+"""A planted fault, as data: what it changes, and where the check must find it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity.selftest.subject import CHAIN
 class Fault:
     """A mistake on one side of `network`.
 
-    The suite must find it first in `stage`, in `phase`, at `layer` ("" where it belongs to none), and name a cause that contains `cause`.
+    The check must find it first in `stage`, in `phase`, at `layer` ("" if it belongs to none), and name a cause that contains `cause`.
     """
 
     name: str

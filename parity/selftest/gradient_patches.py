@@ -1,4 +1,4 @@
-"""Changes of a side inside its worker that leave what layers compute right, and their gradients wrong. See `worker_patches`."""
+"""Patches inside a worker that leave the outputs of layers right and make their gradients wrong. See `worker_patches`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from parity.selftest.worker_patches import Side, Tensor, constant, functional_of
 
 
 def _graded(value: Tensor, like: Tensor) -> Tensor:
-    """`value`, with the gradient of `like`."""
+    """Return `value`, with the gradient of `like`."""
     return like + (value - like).detach()
 
 
 def pass_gradient(trainer: Side, layer: str) -> None:
-    """The layer hands the gradient of its output on as it is."""
+    """The layer passes the gradient of its output on unchanged."""
     wrap_forward(trainer, layer, lambda forward, x, *mask: _graded(forward(x, *mask), x))
 
 
@@ -30,7 +30,7 @@ def leak_gradient(trainer: Side, layer: str) -> None:
 
 
 def scale_gradient(trainer: Side, layer: str, factor: str) -> None:
-    """The gradient of the layer's input and parameters comes out times `factor`."""
+    """The gradients of the layer's input and parameters are multiplied by `factor`."""
 
     def change(forward: Callable[..., Tensor], *x: Tensor) -> Tensor:
         out = forward(*x)
@@ -40,12 +40,12 @@ def scale_gradient(trainer: Side, layer: str, factor: str) -> None:
 
 
 def detach(trainer: Side, layer: str) -> None:
-    """Nothing in front of the layer's output gets a gradient."""
+    """Nothing before the layer's output gets a gradient."""
     wrap_forward(trainer, layer, lambda forward, *x: forward(*x).detach())
 
 
 def fix_statistics(trainer: Side, layer: str, fixed: str) -> None:
-    """A batch norm takes the mean, the variance or both of its batch for constants."""
+    """A batch norm treats the mean, the variance or both of its batch as constants."""
     module = getattr(trainer.model, layer)
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -77,12 +77,12 @@ def hook_parameter(trainer: Side, name: str, change: Callable[[Tensor], Tensor])
 
 
 def scale_gradient_of(trainer: Side, name: str, factor: str) -> None:
-    """The gradient of the parameter comes out times `factor`."""
+    """The gradient of the parameter is multiplied by `factor`."""
     hook_parameter(trainer, name, lambda gradient: gradient * float(factor))
 
 
 def clip_values_of(trainer: Side, name: str, limit: str) -> None:
-    """The numbers of the gradient of the parameter stop at `limit`."""
+    """The numbers of the gradient of the parameter are clipped at `limit`."""
     hook_parameter(trainer, name, lambda gradient: gradient.clip(min=-float(limit), max=float(limit)))
 
 
@@ -93,7 +93,7 @@ def fix_bias(trainer: Side, layer: str) -> None:
 
 
 def freeze(trainer: Side, name: str) -> None:
-    """The parameter asks for no gradient."""
+    """The parameter does not require a gradient."""
     tensor = model_state.get_tensors(trainer.backend, trainer.model)[name]
     trainer.backend.require_gradient(tensor, False)
 

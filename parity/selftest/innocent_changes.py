@@ -1,4 +1,4 @@
-"""Changes that harm nothing: the suite must call every one of them equal."""
+"""Innocent changes: the check must report `equal` for each of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parity.weights.canonical_state import State, decode, encode
 class Innocent:
     """A change of the check, of both sides alike (`common`), or of one side in a way that must not matter (`one`).
 
-    `threads` is the number of threads of the changed side, and `everywhere` of the other, too; `reverse` makes it the reference.
+    `threads` is the number of threads of the changed side, with `everywhere` also of the other. `reverse` makes it the reference.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _network(name: str, recipe_name: str = "article") -> Innocent:
 
 
 def _digits(check: Check) -> Check:
-    """A network for digits, on what a digit's place and channel hold of the pictures."""
+    """A network for digits, on the first channel of cropped pictures."""
     images = np.ascontiguousarray(np.asarray(check.dataset.train_images)[:, :1, 2:30, 2:30])
     grey = replace(recipe("mnist"), preprocessing=Preprocessing((0.1307,), (0.3081,)))
     dataset = replace(check.dataset, train_images=images)
@@ -93,7 +93,7 @@ def _resumed(step: int) -> Innocent:
 
 
 def _patched(name: str, sentence: str, *words: str, on: Network | None = None) -> Innocent:
-    """One side is changed by the patch `name` with `words`, in the network `on`."""
+    """Change one side by the patch `name` with `words`, in the network `on`."""
     place = f"_of_{words[0]}" if words else ""
     return Innocent(
         f"{name}{place}",
@@ -216,7 +216,7 @@ SPELLING = (
     _patched("predict_same_batch", "inference runs on the same batch before every step"),
     _patched("read_state", "the state is read after every step"),
 )
-# Not on both sides: what makes the gradient of a bias in front of a batch norm other than zero, which the suite asks of each side.
+# None of these makes the gradient of a bias before a batch norm other than zero: the check requires zero on each side.
 BOTH = tuple(
     _on_both(name)
     for name in (

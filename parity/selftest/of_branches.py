@@ -1,4 +1,4 @@
-"""How what a chain does not have goes wrong: response normalisation, uneven padding, branches, auxiliary heads, tanh, log-softmax."""
+"""Faults of nodes that a chain lacks: response normalisation, uneven padding, branches, auxiliary heads, tanh, log-softmax."""
 
 from __future__ import annotations
 

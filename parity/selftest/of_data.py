@@ -1,4 +1,4 @@
-"""How the input goes wrong: order, augmentation, preprocessing."""
+"""Faults of the input: order, augmentation, preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a backward pass goes wrong whose forward pass is right."""
+"""Faults of a backward pass whose forward pass is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How layers go wrong: activations, dropout, batch norm, pooling."""
+"""Faults of layers: activations, dropout, batch norm, pooling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong when a network is ported from Paddle to PyTorch: its defaults, its names, its order of calls."""
+"""Faults of porting from Paddle to PyTorch: defaults, names, order of calls."""
 
 from __future__ import annotations
 

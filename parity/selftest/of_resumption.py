@@ -1,4 +1,4 @@
-"""How a run goes wrong that saves its state and goes on from it."""
+"""Faults of a run that saves its state and continues from it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from parity.selftest.fault import Fault
 from parity.selftest.subject import BATCH
 
 SAMPLES = 2 * BATCH + BATCH // 2
-"""Images before the resumption: an epoch of a whole and a half batch, and a whole one."""
+"""Images before the resumption: an epoch of one and a half batches, and one batch of the next epoch."""
 
 
 def _again(check: Check, number: int) -> Iterator[Pixels]:
-    """Pass 1, which the resumed run begins anew."""
+    """Return epoch 1, which the resumed run begins anew."""
     batches = list(c.epoch(check, number))
     return iter([*batches[:1], *batches] if number == 1 else batches)
 

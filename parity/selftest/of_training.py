@@ -1,4 +1,4 @@
-"""How an update goes wrong: loss, optimizer, schedule."""
+"""Faults of an update: loss, optimizer, schedule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _ascending(before: State, behind: State, step_input: StepInput) -> State:
 
 
 def _rest_alone_drops(before: State, behind: State, step_input: StepInput) -> State:
-    """What `set_rate` of the first group leaves the others: the rate of the start."""
+    """Keep the starting learning rate in all groups but the first, as `set_rate` of the first group does."""
     state = dict(behind)
     for name in [x for x in before if f"optimizer.velocity.{x}" in behind and x.endswith((".gamma", ".bias"))]:
         rate = float(np.float32(0.1)) * (2.0 if name.endswith(".gamma") else 0.5)

@@ -1,4 +1,4 @@
-"""How weights go wrong: conversion, copying, initialisation."""
+"""Faults of weights: conversion, copying, initialisation."""
 
 from __future__ import annotations
 

@@ -1,16 +1,13 @@
-"""What other people's comparisons would have said about a pair of runs: PaDiff, reprod_log and a plain `allclose`.
+"""The criteria of other tools on a pair of runs: PaDiff, reprod_log and a plain `allclose`.
 
-For measuring them against this suite's own verdict on the same planted faults and innocent changes. Nothing here is
-used to decide parity. Each criterion is written from reading the tool's source at the version it names and sees only
-what that tool sees:
+They are compared with our own verdict on the same planted faults and innocent changes, and decide no verdict. Each criterion is our
+reading of the tool's source at the version that it names. It sees only what that tool sees:
 
-- **The tool's own setting.** PaDiff and the forward check give both models the same input and the same weights, so a
-  fault in the data or in the initial weights is not there when they run. `Criterion.areas` lists where a tool looks;
-  a change of any other area counts as not noticed, whatever the records say, because the records also hold what such
-  a fault did further on. `UNCHANGED` is always looked at.
-- **The tool's own arithmetic**, in float32, with its tolerances and its holes: a NaN on one or both sides, a shape
-  that broadcasts.
-- **Stand-ins where it runs what we do not record**, each named at its criterion and chosen to favour the tool.
+- **The tool's own setting.** PaDiff and the forward check give both models the same input and the same weights. So a fault in the data
+  or in the initial weights is absent when they run. `Criterion.areas` lists where a tool looks. A change in any other area counts as not
+  noticed, because the records also hold later effects of such a fault. `UNCHANGED` is always looked at.
+- **The tool's own arithmetic**, in float32, with its tolerances and its gaps: a NaN on one or both sides, a shape that broadcasts.
+- **Stand-ins** for what the tool runs and we do not record. Each is named at its criterion and chosen to favour the tool.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ Record = Mapping[str, Array]
 """One side's tensors of one step: PHASE/NAME -> array."""
 
 UNCHANGED = "unchanged"
-"""The area of a pair without any change, or of an innocent change that is nowhere in particular: judged on the records alone."""
+"""The area of a pair without a change, or of an innocent change without an area: judged on the records only."""
 
 MODEL = frozenset({"layers", "bn", "pooling", "backward"})
 CARRIED = frozenset({"weights", "conversion"})
@@ -35,13 +32,13 @@ TRAINING = frozenset({"loss", "optimizer", "schedule"})
 READING = frozenset({"data", "preprocessing"})
 UNSEEN = frozenset({"resumption", "threads"})
 AREAS = MODEL | CARRIED | TRAINING | READING | UNSEEN | {"init", "dropout", "augmentation"}
-"""Where a change can be. `layers` is also a layer that uses its weights wrongly; `weights` and `conversion` are wrong weights. No tool
-looks at `UNSEEN`: a run that goes on, and one that nobody watches."""
+"""Where a change can be. `layers` includes a layer that uses its weights wrongly; `weights` and `conversion` are wrong weights. No tool
+looks at `UNSEEN`: resumed runs and unwatched runs."""
 
 
 @dataclass(frozen=True)
 class RecordedPair:
-    """What both sides recorded, `steps` of (reference, other), of a network whose last layer is `output`; `area` is where the change is.
+    """The records of both sides, `steps` of (reference, other), of a network whose last layer is `output`; `area` is where the change is.
 
     A record's names: `start/PARAMETER` (canonical state before step 1), `input/images`, `input/labels`, `input/rate`,
     `eval/LAYER` (inference before the update), `forward/LAYER` (training), `loss/loss`, `gradient/PARAMETER`,
@@ -61,7 +58,7 @@ class RecordedPair:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to compare: its `name`, the `source` it was read from, the `areas` it looks at, and what it says of the records it sees."""
+    """A way to compare: its `name`, the `source` that we read, the `areas` that it looks at, and its verdict on records."""
 
     name: str
     source: str
@@ -69,7 +66,7 @@ class Criterion:
     differs: Callable[[RecordedPair], bool]
 
     def judge(self, run: RecordedPair) -> bool:
-        """Whether it would have called the two sides different."""
+        """Whether the tool would call the two sides different."""
         return (run.area == UNCHANGED or run.area in self.areas) and self.differs(run)
 
 
@@ -82,7 +79,7 @@ Mode = Literal["mean", "strict"]
 
 
 def padiff(name: str, atol: float = 0.0, rtol: float = 1e-7, mode: Mode = "mean") -> Criterion:
-    """PaDiff's `auto_diff` with these tolerances and nothing else set: no loss, no optimizer, no layer map, one step.
+    """Return PaDiff's `auto_diff` with these tolerances and nothing else set: no loss, no optimizer, no layer map, one step.
 
     Source: PaddlePaddle/PaDiff, tag v0.2.0 (fc97153) and 0.3.0 in development (0a86a80, February 2024), which judge
     alike. At 0a86a80:
@@ -92,8 +89,8 @@ def padiff(name: str, atol: float = 0.0, rtol: float = 1e-7, mode: Mode = "mean"
       layers with parameters is a failure.
     - Both get the input they are handed, in the mode they are in, which is training (interfaces/interfaces.py,
       diff_utils.py).
-    - Forward goes from the top: if the whole model's output agrees no layer is compared, and if it does not the
-      verdict stands (checker/check_report.py). Shapes are not compared. Only the means of the two tensors are, by
+    - Forward starts at the top: if the output of the model agrees, no layer is compared; if not, the verdict is final
+      (checker/check_report.py). Shapes are not compared. Only the means of the two tensors are, by
       `numpy.testing.assert_allclose` (utils.py), for which two NaN are equal. The documentation calls this the mean
       of the errors; it is not.
     - Backward is the gradient with respect to the model's input, which has none for an ordinary input: it compares
@@ -139,7 +136,7 @@ def padiff(name: str, atol: float = 0.0, rtol: float = 1e-7, mode: Mode = "mean"
 
 
 def _layers(record: Record) -> list[list[str]]:
-    """The trainable parameters a side has, a list for each layer, in the order of construction: weight before bias."""
+    """Return the trainable parameters of a side, a list for each layer, in the order of construction: weight before bias."""
     layers: dict[str, set[str]] = {}
     for key in record:
         phase, _, name = key.partition("/")
@@ -163,19 +160,19 @@ ROUNDING = 1e-4
 
 
 def reprod_log(name: str, source: str, forward: float = 1e-6, threshold: float = 1e-6, losses: int = 2) -> Criterion:
-    """PaddlePaddle's reproduction workflow: named arrays of both sides, compared by reprod_log's `ReprodDiffHelper` with its defaults.
+    """Return PaddlePaddle's reproduction workflow: named arrays of both sides, compared by reprod_log's `ReprodDiffHelper`.
 
     The comparison (WenmuZhou/reprod_log 1.0.1 at 9b15401, compare.py and utils.py; the copy in PaddlePaddle/models is
-    the same): the names must be equal; the mean of |a - b| of each array may not exceed `threshold`. It is a mean of
-    differences, not a difference of means, but one wrong value in a million weighs a millionth. An array that has the
+    the same): the names must be equal; the mean of |a - b| of each array may not exceed `threshold`. This is a mean of
+    differences, not a difference of means, but one wrong value in a million counts a millionth. An array that has the
     other's shape reversed is transposed first, other shapes broadcast, and a NaN exceeds nothing, so it passes.
 
     The logs (PaddlePaddle/models, docs/lwfx/ArticleReproduction_CV.md at 711b1dc; tutorials/mobilenetv3_prod/Step1-5
     at 5cc9ead):
 
     - `logits` of one batch in inference mode, both sides with the same weights, converted by the porter: so
-      `weights`, `conversion` and the inference half of `dropout` are looked at, and `init` is not. Against the
-      threshold `forward`.
+      `weights`, `conversion` and the inference half of `dropout` are looked at, and `init` is not. The threshold is
+      `forward`.
     - The images of five batches of the validation data as read and preprocessed; top-1 and top-5 accuracy of one
       batch.
     - The loss of those logits, then the losses of `losses` training steps (at least two), which stand for gradients,
@@ -211,7 +208,7 @@ def _logs(steps: Sequence[tuple[Record, Record]], side: int, names: Sequence[str
 
 
 def _reading(run: RecordedPair, side: int) -> dict[str, Array]:
-    """The logs of the data and metric checks."""
+    """Return the logs of the data and metric checks."""
     logs = _logs(run.steps[:LOADER_BATCHES], side, ("input/images",))
     record = run.steps[0][side]
     output = f"eval/{run.output}"
@@ -225,7 +222,7 @@ def _reading(run: RecordedPair, side: int) -> dict[str, Array]:
 
 
 def _training_only(run: RecordedPair) -> bool:
-    """Whether the training outputs of step 1 differ by more than rounding; asked where the inference outputs agree."""
+    """Whether the training outputs of step 1 differ by more than rounding; called if the inference outputs agree."""
     reference, other = run.steps[0]
     name = f"forward/{run.output}"
     if name not in reference or name not in other:
@@ -235,7 +232,7 @@ def _training_only(run: RecordedPair) -> bool:
 
 
 def _exceeds(threshold: float, first: Record, second: Record) -> bool:
-    """reprod_log's verdict on two logs: different names are an error there; logs without any array pass."""
+    """Return reprod_log's verdict on two logs: different names are an error there; logs without arrays pass."""
     if set(first) != set(second):
         return True
     return any(_mean_difference(array, second[name]) > threshold for name, array in first.items())
@@ -255,7 +252,7 @@ def _mean_difference(a: Array, b: Array) -> float:
 
 
 def allclose(name: str, tolerance: float = 1e-5) -> Criterion:
-    """`numpy.allclose` on the inference output of one batch, both sides with the same weights: what most porting scripts end with.
+    """Return `numpy.allclose` on the inference output of one batch with the same weights, as most porting scripts do at the end.
 
     `atol` and `rtol` are `tolerance` (numpy's default `rtol` is 1e-5, too). The other side's weights are converted by
     the porter, so `weights` and `conversion` are looked at; data and initial weights are shared, and nothing is
@@ -273,7 +270,7 @@ def allclose(name: str, tolerance: float = 1e-5) -> Criterion:
 
 
 def _single(record: Record, name: str) -> Array:
-    """The array as these tools get it: float32."""
+    """Return the array in float32, as these tools get it."""
     return np.asarray(record[name], np.float32)
 
 
@@ -281,13 +278,13 @@ GUIDE = "PaddlePaddle/models docs/lwfx/ArticleReproduction_CV.md 711b1dc; WenmuZ
 TUTORIAL = "PaddlePaddle/models tutorials/mobilenetv3_prod/Step1-5 5cc9ead; WenmuZhou/reprod_log 1.0.1 (9b15401)"
 
 PADIFF = padiff("PaDiff, defaults")
-"""Tolerance 1e-7 relative and 0 absolute on float32 means: about one unit in the last place, so rounding alone fails it."""
+"""Tolerance 1e-7 relative and 0 absolute on float32 means: about one ULP, so rounding alone exceeds it."""
 PADIFF_README = padiff("PaDiff, as in its README", atol=1e-4)
-"""What its README and its tests pass: an absolute tolerance of 1e-4 on the means."""
+"""As in its README and its tests: an absolute tolerance of 1e-4 on the means."""
 PADIFF_STRICT = padiff("PaDiff, strict", atol=1e-4, mode="strict")
-"""What its tutorial passes (docs/Tutorial.md): element by element."""
+"""As in its tutorial (docs/Tutorial.md): element by element."""
 REPROD_LOG = reprod_log("reprod_log, guide", GUIDE)
-"""The reproduction guide: every threshold at the library's default, and the two losses it asks for at least."""
+"""The reproduction guide: every threshold at the library's default, and its minimum of two losses."""
 REPROD_LOG_TUTORIAL = reprod_log("reprod_log, tutorial", TUTORIAL, forward=1e-5, losses=3)
 """The guide's worked example: 1e-5 for the logits, three losses."""
 ALLCLOSE = allclose("allclose 1e-5")

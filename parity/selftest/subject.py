@@ -1,4 +1,4 @@
-"""What the faults are planted in: small networks with every kind of node, checked as every network is."""
+"""The networks in which faults are planted: small, with every kind of node, and checked as every network is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from parity.recipe.recipe import Recipe
 from parity.weights.canonical_state import State
 
 BATCH = 8
-"""Images of a step; those of the last of a pass are half as many."""
+"""Images per step; the last step of an epoch has half as many."""
 
 
 def network() -> Network:
@@ -63,7 +63,7 @@ def network() -> Network:
 
 
 def branched() -> Network:
-    """What a chain does not have: uneven padding, response normalisation, branches of as many channels, a head; tanh and log-softmax."""
+    """What a chain lacks: uneven padding, response normalisation, branches of equal width, an auxiliary head, tanh and log-softmax."""
 
     def conv(name: str, kernel: int) -> tuple[Node, ...]:
         return Conv(name, 4, kernel, padding=kernel // 2), ReLU(f"{name}_relu")
@@ -90,9 +90,9 @@ def branched() -> Network:
 
 
 def depthwise() -> Network:
-    """A depthwise block as of MobileNet.
+    """Return a depthwise block as in MobileNet.
 
-    Nothing behind `norm2` depends on the scale of what `norm1` makes: the terms of the gradient of its gamma cancel but for eps.
+    Nothing after `norm2` depends on the scale of the output of `norm1`, so the terms of the gradient of its gamma cancel but for eps.
     """
     nodes = (
         Conv("expand", 8, 1, padding=0),
@@ -110,32 +110,32 @@ CHAIN, BRANCHED, DEPTHWISE = network(), branched(), depthwise()
 
 
 def state(seed: int = 0, made: Network = CHAIN) -> State:
-    """The weights that a check starts from, without a hard image: no array is constant, no statistic is trivial."""
+    """Return the starting weights of a check without a hard image: no array is constant, no statistic is trivial."""
     return random_state(made, seed)
 
 
 ADAM_WITH_DECAY = replace(
     RECIPES["adam"], name="adam_with_decay", optimizer=replace(RECIPES["adam"].optimizer, weight_decay=0.01)
 )
-"""Weight decay is L2, as of `torch.optim.Adam`."""
+"""Weight decay is L2, as in `torch.optim.Adam`."""
 
 OWN = {recipe.name: recipe for recipe in (ADAM_WITH_DECAY,)}
-"""What faults are planted in beside the recipes of everybody."""
+"""Recipes for planted faults, besides the public ones."""
 
 
 def recipe(name: str = "article") -> Recipe:
-    """The recipe with a small batch and normalisation."""
+    """Return the recipe with a small batch and normalisation."""
     return replace((RECIPES | OWN)[name], batch_size=BATCH, preprocessing=CIFAR10_STATISTICS)
 
 
 def subject(
     dataset: Dataset, recipe_name: str = "article", seed: int = 0, dtype: str = "float64", made: Network = CHAIN
 ) -> Check:
-    """The check that every fault must fail and every innocent change must pass, with the inputs of every check (`make_check`)."""
+    """Return the check that every fault must fail and every innocent change must pass, with default inputs (`make_check`)."""
     return make_check(made, recipe(recipe_name), dataset, dtype=dtype, seed=seed, stages=TRAINING)
 
 
 def remade(check: Check, **changed: Any) -> Check:
-    """`check` with some of its fields changed, and inputs that fit them."""
+    """Return `check` with some fields changed, and inputs that fit them."""
     names = ("network", "recipe", "dataset", "dtype", "seed", "stages", "steps")
     return make_check(**{name: getattr(check, name) for name in names} | changed)

@@ -1,4 +1,4 @@
-"""Changes of a side inside its worker around its model: cost, optimizer, resumption, threads. See `worker_patches`."""
+"""Patches inside a worker around its model: loss, optimizer, resumption, threads. See `worker_patches`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from parity.arrays import Array
 from parity.selftest.worker_patches import Side, Tensor, constant, wrap_forward
 from parity.weights.canonical_state import State
 
-# ---------------------------------------------------------------------------------------------------------------- cost
+# ---------------------------------------------------------------------------------------------------------------- loss
 
 
 def _on_costs(trainer: Side, change: Callable[[Tensor], Tensor]) -> None:
-    """The cost of every image is `change` of the right one."""
+    """The loss of every image is `change` of the right one."""
 
     def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         if smoothing:
@@ -31,22 +31,22 @@ def _on_costs(trainer: Side, change: Callable[[Tensor], Tensor]) -> None:
 
 
 def write_cost_out(trainer: Side) -> None:
-    """The right cost in another spelling."""
+    """The right loss in another spelling."""
     _on_costs(trainer, lambda costs: costs)
 
 
 def cap_cost(trainer: Side, limit: str) -> None:
-    """An image costs no more than `limit` nats."""
+    """The loss of an image is capped at `limit` nats."""
     _on_costs(trainer, lambda costs: costs.clip(max=float(limit)))
 
 
 def add_to_probability(trainer: Side, eps: str) -> None:
-    """The cost is -log(p + eps)."""
+    """The loss is -log(p + eps)."""
     _on_costs(trainer, lambda costs: -((-costs).exp() + constant(trainer, float(eps))).log())
 
 
 def _on_result(trainer: Side, change: Callable[[float, int, int], tuple[float, int]]) -> None:
-    """What a step says of its batch is `change(cost, wrong images, images)`."""
+    """A step reports `change(summed loss, wrong images, images)` of its batch."""
     step = trainer.step
 
     def changed(images: Array, *arguments: Any) -> tuple[float, int]:
@@ -62,7 +62,7 @@ def count_right(trainer: Side) -> None:
 
 
 def average_cost(trainer: Side) -> None:
-    """The cost that is shown is the mean over the batch."""
+    """The loss that is shown is the mean over the batch."""
     _on_result(trainer, lambda cost, wrong, count: (cost / count, wrong))
 
 
@@ -70,7 +70,7 @@ def average_cost(trainer: Side) -> None:
 
 
 def _before_update(trainer: Side, act: Callable[[list[Tensor]], bool]) -> None:
-    """`act` gets the trainable parameters before every step of the optimizer, which is left out where it returns False."""
+    """`act` gets the trainable parameters before every step of the optimizer. If it returns False, the step is skipped."""
     optimizer = trainer.optimizer
     step = optimizer.step
 
@@ -139,7 +139,7 @@ def accumulate(trainer: Side) -> None:
 
 
 def update_before_backward(trainer: Side) -> None:
-    """The optimizer takes the gradients of the step before."""
+    """The optimizer uses the gradients of the previous step."""
     kept: list[Array] = []
 
     def act(tensors: list[Tensor]) -> bool:
@@ -186,7 +186,7 @@ def order_otherwise(trainer: Side) -> None:
 
 
 def _on_load(trainer: Side, change: Callable[[State, int], tuple[State, int]]) -> None:
-    """What is loaded, state and number of updates, is `change` of the right."""
+    """The loaded state and number of updates are `change` of the right ones."""
     load = trainer.load
     trainer.load = lambda state, updates: load(*change(dict(state), updates))
 
@@ -208,7 +208,7 @@ def restart_counter(trainer: Side) -> None:
 
 
 def count_too_far(trainer: Side) -> None:
-    """The optimizer counts one update more than there were."""
+    """The optimizer counts one update too many."""
     _on_load(trainer, lambda state, updates: (state, updates + 1))
 
 
@@ -234,7 +234,7 @@ _EARLIER: list[State] = []
 
 
 def load_earlier(trainer: Side) -> None:
-    """The state that was saved is that before the last update."""
+    """The saved state is the one before the last update."""
     step = trainer.step
 
     def keep(*arguments: Any) -> Any:
@@ -257,13 +257,13 @@ def load_twice(trainer: Side) -> None:
     twice(trainer.state(), 0)
 
 
-# ------------------------------------------------------------------------------------------- where nobody watches a step
+# ---------------------------------------------------------------------------------------------------- the unwatched run
 
 
 def _unwatched_step(
     trainer: Side, change: Callable[[Mapping[str, Array], int], tuple[Mapping[str, Array], int]]
 ) -> list[bool]:
-    """Masks and divisor of a step that nobody watches are `change` of the right ones. Returns whether such a step is under way."""
+    """Masks and divisor of an unwatched step are `change` of the right ones. Returns whether such a step is running."""
     step, now = trainer.step, [False]
 
     def changed(
@@ -316,7 +316,7 @@ def average_shares(trainer: Side) -> None:
 
 
 def normalise_shares(trainer: Side, layer: str) -> None:
-    """A batch norm normalises each thread's images by themselves."""
+    """A batch norm normalises the images of each thread separately."""
     now = _unwatched_step(trainer, _same)
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -354,7 +354,7 @@ def lose_gradient_of_thread(trainer: Side, layer: str) -> None:
 
 
 def fail_on_threads(trainer: Side) -> None:
-    """A step that nobody watches fails."""
+    """An unwatched step raises an error."""
 
     def change(masks: Mapping[str, Array], divisor: int) -> tuple[Mapping[str, Array], int]:
         raise RuntimeError("the threads do not share the images out")
@@ -363,7 +363,7 @@ def fail_on_threads(trainer: Side) -> None:
 
 
 def _unwatched_inference(trainer: Side, change: Callable[[Array], Array]) -> None:
-    """The scores of inference that nobody watches are `change` of the right ones."""
+    """The scores of unwatched inference are `change` of the right ones."""
     predict = trainer.predict
 
     def changed(images: Array, record: Any = None) -> Array:
@@ -374,7 +374,7 @@ def _unwatched_inference(trainer: Side, change: Callable[[Array], Array]) -> Non
 
 
 def reorder_scores(trainer: Side) -> None:
-    """Inference puts the threads' images together in another order."""
+    """Inference joins the threads' images in another order."""
     _unwatched_inference(trainer, lambda scores: np.roll(scores, len(scores) // 2, 0))
 
 
@@ -383,7 +383,7 @@ def round_scores(trainer: Side) -> None:
     _unwatched_inference(trainer, lambda scores: scores.astype(np.float32).astype(scores.dtype))
 
 
-# ------------------------------------------------------------------------------------------------ what must not matter
+# ----------------------------------------------------------------------------------------------------- innocent changes
 
 
 def _around_step(trainer: Side, before: Callable[..., None] | None, after: Callable[[], Any] | None) -> None:

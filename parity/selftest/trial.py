@@ -1,4 +1,4 @@
-"""Tries the suite on a fault, or on an innocent change, between two workers."""
+"""Run the check on a planted fault or an innocent change, between two workers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from parity.selftest.innocent_changes import Innocent
 from parity.selftest.subject import subject
 
 RIGHT, GENERIC, NONE, WRONG = "right", "generic", "none", "wrong"
-"""What a cause is: it names the fault, only describes the difference, is missing, or names something else or the other side."""
+"""Kinds of causes: it names the fault, only describes the difference, is missing, or names another mistake or the other side."""
 
 
 def plant(
     fault: Fault, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64", planted: str = "paddle"
 ) -> CheckOutcome:
-    """The outcome with `fault` on the side `planted` of the `pair`."""
+    """Return the outcome with `fault` on the side `planted` of the `pair`."""
     check = subject(dataset, fault.recipe, dtype=dtype, made=fault.network)
     return run_check(check, pair, fault.change(check), onnx=compare_through_onnx, planted=planted)
 
 
 def judge_cause(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
-    """What the cause of the first divergence is, with `fault` on the side `planted`: one of `RIGHT`, `GENERIC`, `NONE` and `WRONG`."""
+    """Return the kind of the cause with `fault` on the side `planted`: `RIGHT`, `GENERIC`, `NONE` or `WRONG`."""
     first = outcome.first
     if first is None or first.cause is None:
         return NONE
@@ -37,9 +37,9 @@ def judge_cause(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
 
 
 def complaint(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
-    """What is wrong with how the suite found `fault` on the side `planted`.
+    """Return what is wrong with how the check found `fault` on the side `planted`.
 
-    Empty if it stands at the right stage and layer, with the right cause where one can be named, and never with a wrong one.
+    Empty if the stage and layer are right, and the cause is right where one can be named, and never wrong.
     """
     first = outcome.first
     if first is None:
@@ -54,7 +54,7 @@ def complaint(fault: Fault, outcome: CheckOutcome, planted: str) -> str:
 
 
 def innocent(change: Innocent, pair: dict[str, Worker], dataset: Dataset, dtype: str = "float64") -> CheckOutcome:
-    """The outcome with `change`, on the second side of the `pair` where it is of one side."""
+    """Return the outcome with `change`; a change of one side is made on the second side of the `pair`."""
     check = change.check(subject(dataset, dtype=dtype))
     if change.reverse:
         pair = dict(reversed(pair.items()))

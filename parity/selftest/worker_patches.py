@@ -1,4 +1,4 @@
-"""Changes of a side inside its worker, in words that tensors of both frameworks understand. `Worker.patch` applies them by name."""
+"""Patches of a side inside its worker, with methods that tensors of both frameworks have. `Worker.patch` applies them by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensor = Any
 
 
 def wrap_forward(trainer: Side, layer: str, change: Callable[..., Tensor]) -> None:
-    """Puts `change(original forward, x, ...)` in the place of a layer's forward, as a method: Paddle's exporter takes no other."""
+    """Replace a layer's forward by `change(original forward, x, ...)`, as a method: Paddle's exporter accepts nothing else."""
     module = getattr(trainer.model, layer)
     original = module.forward
 
@@ -27,7 +27,7 @@ def wrap_forward(trainer: Side, layer: str, change: Callable[..., Tensor]) -> No
 
 
 def scale_output(trainer: Side, layer: str, error: str) -> None:
-    """The layer's output comes out too large by the relative error."""
+    """The layer's output is too large by the relative error."""
     wrap_forward(trainer, layer, lambda forward, *x: forward(*x) * (1 + float(error)))
 
 
@@ -37,7 +37,7 @@ def identity(trainer: Side, layer: str) -> None:
 
 
 def leaky_relu(trainer: Side, layer: str) -> None:
-    """The ReLU lets 1% of negative values through."""
+    """The ReLU passes 1% of negative values."""
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
         out = forward(x)
@@ -75,11 +75,11 @@ def functional_of(trainer: Side) -> Any:
 
 
 def refuse_export(trainer: Side, layer: str) -> None:
-    """The layer computes what it should, and raises an error of two lines where an exporter traces it."""
+    """The layer computes the right output, but raises an error of two lines if an exporter traces it."""
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
         try:
-            float(x.sum())  # of a tensor without numbers
+            float(x.sum())  # fails for a tensor without numbers
         except Exception:
             raise RuntimeError("no export of this layer:\nit needs numbers") from None
         return forward(x)
@@ -102,7 +102,7 @@ def count_padding(trainer: Side, layer: str) -> None:
 
 
 def softmax(trainer: Side, layer: str) -> None:
-    """The last layer yields probabilities, of which cross-entropy takes the softmax again."""
+    """The last layer yields probabilities, and cross-entropy takes their softmax again."""
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
         powers = forward(x).exp()
@@ -112,12 +112,12 @@ def softmax(trainer: Side, layer: str) -> None:
 
 
 def over_rows(trainer: Side, layer: str) -> None:
-    """What the layer does over the channels is done over the rows."""
+    """The layer works over the rows instead of the channels."""
     wrap_forward(trainer, layer, lambda forward, x: forward(x.moveaxis(1, 2)).moveaxis(1, 2))
 
 
 def over_batch(trainer: Side, layer: str) -> None:
-    """What the layer does over the classes is done over the images."""
+    """The layer works over the images instead of the classes."""
     wrap_forward(trainer, layer, lambda forward, x: forward(x.moveaxis(0, 1)).moveaxis(0, 1))
 
 
@@ -210,7 +210,7 @@ def predict_between(trainer: Side) -> None:
 
 
 def reload(trainer: Side) -> None:
-    """Takes the side's own state out and in again before every step, as a resumed run does."""
+    """Take out the side's state and load it again before every step, as a resumed run does."""
     step, updates = trainer.step, [0]
 
     def between(*arguments: Any, **named: Any) -> Any:
@@ -222,7 +222,7 @@ def reload(trainer: Side) -> None:
 
 
 def warm_up(trainer: Side) -> None:
-    """Warms the kernels up with a step on other numbers, then goes back to the start."""
+    """Warm the kernels up with a step on other numbers, then return to the start."""
     start = trainer.state()
     network = trainer.model.network
     masks = {name: np.ones((2, *shape), bool) for name, (shape, _) in network.dropouts.items()}
@@ -231,7 +231,7 @@ def warm_up(trainer: Side) -> None:
     trainer.load(start, 0)
 
 
-# ------------------------------------------------------------------------------------------------- layers that go wrong
+# ----------------------------------------------------------------------------------------------------- faults of layers
 
 
 def framework_of(trainer: Side) -> Any:
@@ -245,7 +245,7 @@ def constant(trainer: Side, number: float) -> Tensor:
 
 
 def normalise(trainer: Side, layer: str, x: Tensor, fixed: str = "", how: str = "") -> Tensor:
-    """What the batch norm `layer` makes of `x`, written out; its statistics stay.
+    """Return the output of the batch norm `layer` for `x`, written out; its statistics stay.
 
     `fixed` names what counts as a constant in its gradient: mean, variance or both. `how` names another way: "outside" adds eps to the
     root, "unbiased" takes the unbiased variance of the batch, "plain" leaves gamma and beta out.
@@ -267,7 +267,7 @@ def normalise(trainer: Side, layer: str, x: Tensor, fixed: str = "", how: str = 
 
 
 def normalise_otherwise(trainer: Side, layer: str, how: str) -> None:
-    """A batch norm goes `how` `normalise` says; its statistics move as they should."""
+    """A batch norm normalises as `how` says; its statistics move as they should."""
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
         forward(x.detach())
@@ -277,7 +277,7 @@ def normalise_otherwise(trainer: Side, layer: str, how: str) -> None:
 
 
 def move_in_inference(trainer: Side, layer: str) -> None:
-    """A batch norm moves its statistics in inference, too."""
+    """A batch norm also moves its statistics in inference."""
     module = getattr(trainer.model, layer)
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -292,13 +292,13 @@ def move_in_inference(trainer: Side, layer: str) -> None:
 
 
 def always_training_everywhere(trainer: Side) -> None:
-    """Nobody calls eval()."""
+    """eval() is never called."""
     for layer in trainer.model.network.layers:
         _set_mode(trainer, layer, True)
 
 
 def never_training_everywhere(trainer: Side) -> None:
-    """Nobody calls train()."""
+    """train() is never called."""
     for layer in trainer.model.network.layers:
         _set_mode(trainer, layer, False)
 
@@ -343,7 +343,7 @@ def invert_mask(trainer: Side, layer: str) -> None:
 
 
 def compute_as(trainer: Side, layer: str, other: str) -> None:
-    """`layer` runs what `other` is: one module stands at two places."""
+    """`layer` runs the module of `other`: one module is used in two places."""
     module = getattr(trainer.model, other)
     wrap_forward(trainer, layer, lambda forward, x: module(x))
 
@@ -364,7 +364,7 @@ def flatten_for(trainer: Side, layer: str, images: str) -> None:
 
 
 def squeeze(trainer: Side, layer: str, axis: str) -> None:
-    """Takes away the axis, whatever its length."""
+    """Remove the axis, whatever its length."""
     wrap_forward(trainer, layer, lambda forward, x: x.reshape([n for i, n in enumerate(x.shape) if i != int(axis)]))
 
 
@@ -399,7 +399,7 @@ def flatten_by_reshape(trainer: Side, layer: str) -> None:
 
 
 def linear_by_product(trainer: Side, layer: str) -> None:
-    """A linear layer is a product with its weight, transposed where it must be, plus its bias."""
+    """A linear layer is a product with its weight, transposed if necessary, plus its bias."""
     module = getattr(trainer.model, layer)
 
     def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -420,7 +420,7 @@ def by_halves(trainer: Side, layer: str) -> None:
 
 
 def pool_by_pairs(trainer: Side, layer: str) -> None:
-    """A pool of 2x2 takes the larger of two rows, then of two columns; of two alike the first."""
+    """A pool of 2x2 takes the larger of two rows, then of two columns; if both are equal, the first."""
     where = framework_of(trainer).where
 
     def larger(first: Tensor, second: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Vanished gradients: their relative error is rounding, which the bound knows; nothing else passes with it."""
+"""Vanishing gradients: the tolerance allows their rounding, and nothing else passes with it."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_images_that_are_not_fitted_magnify_nothing() -> None:
     assert magnifications(NETWORK, record(FRESH), LABELS, 2) == {}
 
 
-def test_images_that_are_fitted_magnify_by_what_is_left_of_them() -> None:
+def test_fitted_images_magnify_by_the_size_of_their_residual() -> None:
     found = magnifications(NETWORK, record(FITTED), LABELS, 2)
     assert found["backward/fc2"] == pytest.approx(1 / np.sqrt(6e-18), rel=1e-6)
     assert found["gradient/fc2.bias"] == found["backward/fc2"]
 
 
 def test_one_fitted_image_among_others_excuses_nothing() -> None:
-    # What comes from both is as large as what comes from the other: at most the square root of their number.
+    # The part of the fitted image is as large as that of the other: the factor is at most the square root of their number.
     found = magnifications(NETWORK, record(np.stack([FITTED[0], FRESH[1]])), LABELS, 2)
     assert 1 < max(found.values()) < 2
 
@@ -76,7 +76,7 @@ def test_a_gradient_that_comes_from_the_fitted_image_alone_is_magnified() -> Non
     assert found["gradient/fc2.weight"] == pytest.approx(1 / np.sqrt(6e-18), rel=1e-6)
 
 
-def test_further_up_every_image_counts_by_its_part() -> None:
+def test_in_earlier_layers_every_image_counts_by_its_part() -> None:
     mixed = np.stack([FITTED[0], FRESH[1]])
     alone = record(mixed, backward_relu=np.array([[1e-9, 0, 0, 0], [0, 0, 0, 0]]))
     assert magnifications(NETWORK, alone, LABELS, 2)["backward/relu"] > 1e8
@@ -96,14 +96,14 @@ def test_a_batch_norm_mixes_the_images() -> None:
     assert found["backward/fc1"] == pytest.approx(found["backward/bn"])
 
 
-def test_the_cost_of_fitted_images_is_a_difference_of_large_scores() -> None:
+def test_the_loss_of_fitted_images_is_a_difference_of_large_scores() -> None:
     scores = np.array([[30.0, 0, 0], [0, 30.0, 0]])
     found = magnifications(NETWORK, {"forward/fc2": scores, "loss/cost": np.array([6e-12])}, LABELS, 2)
     assert found == {"loss/cost": pytest.approx(1e13), "loss/loss": pytest.approx(1e13)}
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300])
-def test_a_bound_stays_finite_where_nothing_is_left(value: float) -> None:
+def test_a_tolerance_stays_finite_if_all_terms_cancel(value: float) -> None:
     found = magnifications(
         NETWORK, record(value * FITTED) | {"forward/fc2": FRESH, "loss/cost": np.zeros(1)}, LABELS, 2
     )
@@ -111,16 +111,16 @@ def test_a_bound_stays_finite_where_nothing_is_left(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_excused_by_nothing(value: float) -> None:
+def test_nan_and_infinity_are_never_excused(value: float) -> None:
     broken = record(np.full((2, 3), value)) | {"forward/fc2": FRESH, "loss/cost": np.array([value])}
     assert magnifications(NETWORK, broken, LABELS, 2) == {}
 
 
-def test_slots_keep_what_magnified_gradients_rounded_and_forget_it_as_they_forget() -> None:
+def test_slots_keep_the_rounding_of_magnified_gradients_and_forget_it() -> None:
     name = "update/optimizer.velocity.fc1.weight"
     kept = Inherited(Optimizer("momentum", 0.1, momentum=0.5))
     kept.forget("fc1.weight", 1.0)
-    assert kept.held(name) == 0  # no gradient had vanished: nothing is excused
+    assert kept.held(name) == 0  # no gradient vanishes: nothing is excused
     kept.add("fc1.weight", np.ones(4), np.ones(4) + 1e-6)
     assert kept.held(name) == pytest.approx(2e-6, rel=1e-6)
     kept.forget("fc1.weight", 10.0)
@@ -139,12 +139,12 @@ def fitted() -> Check:
     return replace(made, dataset=dataset, state=state() | {"fc3.bias": bias})
 
 
-def test_vanished_gradients_are_no_difference(fitted: Check, workers: dict[str, Worker]) -> None:
+def test_vanishing_gradients_are_equal(fitted: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(fitted, workers)
     assert outcome.verdict == "equal", outcome.first
 
 
-def test_without_the_rule_they_would_be_one(
+def test_without_the_rule_vanishing_gradients_would_be_different(
     fitted: Check, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_source, "magnifications", lambda *_: {})
@@ -153,7 +153,7 @@ def test_without_the_rule_they_would_be_one(
     assert outcome.first is not None and outcome.first.phase in ("loss", "backward")
 
 
-def test_an_error_beside_vanished_gradients_is_still_found(fitted: Check, workers: dict[str, Worker]) -> None:
+def test_an_error_beside_vanishing_gradients_is_still_found(fitted: Check, workers: dict[str, Worker]) -> None:
     outcome = run_check(fitted, workers, changes.perturbed("conv2:weight:1e-9", network()))
     assert outcome.verdict == "different"
     assert outcome.first is not None and outcome.first.layer == "conv2"
@@ -186,7 +186,7 @@ CANCELLING: dict[str, tuple[Node, ...]] = {
     ),
     "linear": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), BatchNorm("bn_b"), ReLU("relu")),
 }
-"""Networks in which a batch norm makes a gamma, a beta or a kernel before it matter nothing, or no more than eps does."""
+"""Networks in which a batch norm cancels the effect of a gamma, a beta or a kernel before it, except for eps."""
 
 OTHERS: dict[str, tuple[Node, ...]] = {
     "two channels a group": (*FRONT, ReLU("relu"), conv("b", groups=4), BatchNorm("bn_b")),
@@ -194,7 +194,7 @@ OTHERS: dict[str, tuple[Node, ...]] = {
     "tanh": (*FRONT, Tanh("tanh"), *BACK),
     "linear, norm": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), ReLU("relu")),
 }
-"""Networks that are like these, and in which nothing cancels."""
+"""Similar networks in which nothing cancels."""
 
 
 def small(name: str, recipe: str = "article") -> Check:
@@ -214,7 +214,7 @@ def twin() -> Iterator[dict[str, Worker]]:
 
 @pytest.mark.parametrize("recipe", ["article", pytest.param("quick", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CANCELLING | OTHERS)
-def test_gradients_whose_terms_cancel_are_no_difference(
+def test_gradients_whose_terms_cancel_are_equal(
     name: str, recipe: str, workers: dict[str, Worker], twin: dict[str, Worker]
 ) -> None:
     outcome = run_check(small(name, recipe), workers | twin)
@@ -223,7 +223,7 @@ def test_gradients_whose_terms_cancel_are_no_difference(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CANCELLING | OTHERS)
-def test_adam_amplifies_what_is_left_of_them_and_that_is_no_difference(
+def test_adams_amplification_of_cancelling_terms_is_no_difference(
     name: str, workers: dict[str, Worker], twin: dict[str, Worker]
 ) -> None:
     outcome = run_check(small(name, "adam"), workers | twin)
@@ -231,7 +231,7 @@ def test_adam_amplifies_what_is_left_of_them_and_that_is_no_difference(
 
 
 @pytest.mark.parametrize("name", CANCELLING)
-def test_without_the_rule_for_terms_they_would_be_one(
+def test_without_the_rule_cancelling_terms_would_be_different(
     name: str, workers: dict[str, Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_source.TrainingStep, "cancellation", lambda *_: 1.0)
@@ -249,14 +249,14 @@ def depthwise(workers: dict[str, Worker]) -> Recorded:
     return check, {name: np.array(array) for name, array in step.records["torch"].items()}, step.inputs["torch"]
 
 
-def test_only_what_cancels_is_magnified(depthwise: Recorded) -> None:
+def test_only_cancelling_terms_are_magnified(depthwise: Recorded) -> None:
     check, found, _ = depthwise
     terms = CancelledTerms(check.network, found)
     above = {name for name in found if terms.magnification(name) > 1}
     assert above - {f"gradient/{name}" for name in check.network.zero_gradients} == {"gradient/norm1.gamma"}
 
 
-def test_a_magnification_is_of_the_terms_that_are_summed(depthwise: Recorded) -> None:
+def test_a_magnification_is_that_of_the_summed_terms(depthwise: Recorded) -> None:
     check, found, _ = depthwise
     x, dy = found["forward/expand"], found["backward/norm1"]
     axes = (0, 2, 3)
@@ -284,9 +284,9 @@ def test_kernels_and_inputs_count_every_product_once(depthwise: Recorded) -> Non
         assert terms._terms_of_parameter(layer, "weight") == pytest.approx(np.sqrt(np.sum(squares)))
 
 
-def test_what_a_magnified_gradient_makes_inherits_it(depthwise: Recorded) -> None:
+def test_gradients_before_a_magnified_one_inherit_its_factor(depthwise: Recorded) -> None:
     check, found, _ = depthwise
-    # Its two directions that the batch norm takes out are all that comes back: nothing is left of it in front.
+    # The batch norm removes the two directions of this gradient, so nothing of it remains before the batch norm.
     x = found["forward/depthwise"]
     vanished = found | {"backward/norm2": 3.0 + 0 * x, "backward/depthwise": 1e-9 * found["backward/depthwise"]}
     terms = CancelledTerms(check.network, vanished)
@@ -298,7 +298,7 @@ def test_what_a_magnified_gradient_makes_inherits_it(depthwise: Recorded) -> Non
 
 
 def is_equal(depthwise: Recorded, name: str, error: float) -> bool:
-    """Whether `name` of a second side is equal, which has this absolute `error`, in numbers of the size of the terms."""
+    """Whether `name` is equal if the second side has this absolute `error`, in numbers of the size of the terms."""
     check, first, step_input = depthwise
     terms = CancelledTerms(check.network, first)
     wrong = first[name] + error * terms.magnification(name) * norm(first[name]) / np.sqrt(first[name].size)
@@ -307,12 +307,12 @@ def is_equal(depthwise: Recorded, name: str, error: float) -> bool:
 
 
 @pytest.mark.parametrize("name", ["gradient/norm1.gamma", "gradient/norm1.beta", "backward/norm1", "update/norm1.mean"])
-def test_an_error_beyond_the_rounding_of_the_terms_is_no_rounding(name: str, depthwise: Recorded) -> None:
+def test_an_error_beyond_the_rounding_of_the_terms_is_different(name: str, depthwise: Recorded) -> None:
     assert is_equal(depthwise, name, 0.9e-12)
     assert not is_equal(depthwise, name, 1.1e-12)
 
 
-def test_what_is_not_finite_is_excused_by_no_terms(depthwise: Recorded) -> None:
+def test_cancelling_terms_never_excuse_nan_and_infinity(depthwise: Recorded) -> None:
     check, first, step_input = depthwise
     name = "gradient/norm1.gamma"
     broken = first | {name: np.full_like(first[name], np.nan)}
@@ -330,7 +330,7 @@ def test_an_error_beside_terms_that_cancel_is_still_found(workers: dict[str, Wor
         assert first and (first.phase, first.layer) == where, first
 
 
-def test_a_dead_layers_zero_gradients_are_no_difference() -> None:
+def test_the_zero_gradients_of_a_dead_layer_are_equal() -> None:
     nodes = (Flatten("flat"), Linear("fc", 4), BatchNorm("bn"), Linear("fc2", 3))
     dead = {"gradient/fc.weight": np.zeros((4, 3)), "gradient/fc.bias": np.zeros(4)}
     assert known_zero_gradients(replace(NETWORK, nodes=nodes), dead, dead) == {"gradient/fc.bias": (0.0, 0.0)}

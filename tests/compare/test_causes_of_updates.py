@@ -1,4 +1,4 @@
-"""Causes of updates know the parameter's group: its factors of rate and weight decay, its momentum, Muon."""
+"""Causes of updates respect the parameter's group: its factors of learning rate and weight decay, its momentum, Muon."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ OPTIMIZERS = {
 
 
 def check(optimizer: str, steps: int = 3) -> Check:
-    """A run of a network some of whose parameters are in groups of `optimizer`."""
+    """A run of a network with parameters in groups of `optimizer`."""
     network = articles.get_network("vgg_fast@0.125" if OPTIMIZERS[optimizer].label_smoothing else "vgg_mini@0.0625")
     recipe = changed(replace(FAST, optimizer=OPTIMIZERS[optimizer]), batch_size=8)
     return Check(network, recipe, data.load("shapes10").limit(20, 1), steps)
 
 
 def group(optimizer: str, names: str, **fields: Any) -> changes.Change:
-    """Some fields of one group of an optimizer are others."""
+    """Change fields of one group of an optimizer."""
     groups = tuple(replace(g, **fields) if g.names == names else g for g in OPTIMIZERS[optimizer].groups)
     return changes.settings(groups=groups)
 
@@ -119,7 +119,7 @@ def test_labels_that_are_not_smoothed_are_named(workers: dict[str, Worker]) -> N
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_right_update_is_explained_by_no_mistake(optimizer: str, worker: Worker) -> None:
+def test_no_mistake_explains_a_right_update(optimizer: str, worker: Worker) -> None:
     checked = check(optimizer)
     inputs, before = checked.run_inputs(), {}
     rates: Callable[[int], float] = inputs.rate

@@ -1,4 +1,4 @@
-"""The check itself: its verdicts, what it must never pass, and what the frameworks taught us."""
+"""The check itself: its verdicts, what it must never pass, and differences of the frameworks that it must handle."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def three(workers: dict[str, Worker]) -> Iterator[dict[str, Worker]]:
 # ---------------------------------------------------------------------------------------- equal and different
 
 
-def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
+def test_both_frameworks_train_alike_and_every_stage_counts_its_tensors(
     three: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     outcome = run_check(subject(dataset), three)
@@ -57,11 +57,11 @@ def test_both_frameworks_train_one_run_and_every_stage_says_what_it_compared(
         assert stage["compared"] > 1 and 0 < stage["max_error"] <= stage["bound"]
     assert [row["step"] for row in outcome.trajectory] == [1, 2, 3, 4, 5, 6]
     assert all(0 < row["twin"] < 1e-12 for row in outcome.trajectory)
-    for row in outcome.trajectory:  # what was applied, not 1e-10
+    for row in outcome.trajectory:  # the applied tolerance, not 1e-10
         assert row["bound"] == pytest.approx(TWIN * row["twin"] + MOVED * row["moved"], rel=1e-6)
 
 
-def test_every_layer_has_its_errors_and_bounds_in_the_order_of_the_network(
+def test_every_layer_has_errors_and_tolerances_in_the_order_of_the_network(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     rows = run_check(replace(subject(dataset), stages=("eval", "forward", "backward")), workers).layers()
@@ -70,17 +70,15 @@ def test_every_layer_has_its_errors_and_bounds_in_the_order_of_the_network(
         assert set(row["errors"]) == set(row["bounds"]) >= {"eval", "forward", "backward"}
 
 
-def test_a_twin_that_is_overtaken_tenfold_makes_the_weights_different(
-    three: dict[str, Worker], dataset: data.Dataset
-) -> None:
-    # Below the bound of every single tensor, and far above what rounding does to the weights.
+def test_weights_ten_times_farther_than_the_twin_are_different(three: dict[str, Worker], dataset: data.Dataset) -> None:
+    # Below the tolerance of every single tensor, and far above the rounding of the weights.
     planted = changes.perturbed("fc3:output:5e-13", network())
     outcome = run_check(subject(dataset), three, planted)
     assert outcome.first is not None
     assert outcome.first.tensor == "weights"
 
 
-def test_of_several_twins_the_farthest_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
+def test_the_farthest_of_several_twins_counts(three: dict[str, Worker], dataset: data.Dataset) -> None:
     one = run_check(subject(dataset), three).trajectory
     with Worker("torch", threads=1) as second, Worker("torch", threads=1) as third:
         more = run_check(subject(dataset), three | {"second twin": second, "third twin": third}).trajectory
@@ -88,7 +86,7 @@ def test_of_several_twins_the_farthest_counts(three: dict[str, Worker], dataset:
     assert any(row["twin"] > alone["twin"] for row, alone in zip(more, one, strict=True))
 
 
-def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, Worker], dataset: data.Dataset) -> None:
+def test_one_float32_step_is_within_the_noise_model(three: dict[str, Worker], dataset: data.Dataset) -> None:
     for check in (
         subject(dataset, dtype="float32"),
         subject(dataset, "adam", dtype="float32"),
@@ -109,7 +107,7 @@ def test_in_float32_one_step_is_within_what_rounding_explains(three: dict[str, W
 def test_in_float32_the_rounding_of_a_batch_norms_sums_is_no_difference(
     seed: int, batch: int, workers: dict[str, Worker]
 ) -> None:
-    # The means of these channels are small beside their deviations, and no moved weight shows how their sums are rounded.
+    # The means of these channels are small compared with their deviations, and no moved weight shows the rounding of their sums.
     recipe, few = changed(presets.get_recipe("article"), batch_size=batch), data.load("shapes10").limit(64, 1)
     check = Check(articles.get_network("vgg_mini@0.25"), recipe, few, 1, "float32", seed)
     outcome = run_check(replace(check, stages=("eval", "forward", "backward", "update")), workers)
@@ -126,7 +124,7 @@ def test_in_float32_an_error_above_rounding_is_found(
     assert outcome.first is not None and outcome.first.layer == planted.partition(":")[0]
 
 
-def test_isolation_tells_an_error_of_its_own_from_an_inherited_one(
+def test_isolation_tells_a_layers_own_error_from_an_inherited_one(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     check = replace(subject(dataset), stages=("forward",))
@@ -143,7 +141,7 @@ def test_isolation_of_a_missing_layer_is_a_difference(workers: dict[str, Worker]
     assert [row["layer"] for row in outcome.isolated if row["verdict"] == DIFFERENT] == ["relu_fc1"]
 
 
-# -------------------------------------------------------------------------------------------- what never passes
+# --------------------------------------------------------------------------------------- what must never pass
 
 
 def test_comparing_nothing_is_an_error() -> None:
@@ -159,7 +157,7 @@ def test_a_stage_without_a_tensor_is_an_error(workers: dict[str, Worker], datase
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_never_equal_even_to_itself(value: float) -> None:
+def test_nan_and_infinity_are_never_equal_even_to_themselves(value: float) -> None:
     array = np.array([1.0, value])
     assert relative_l2(array, array) == np.inf
     assert not Difference("forward/conv1", relative_l2(array, array), 1e300).equal
@@ -175,13 +173,13 @@ def test_a_run_that_becomes_nan_on_both_sides_is_different(workers: dict[str, Wo
 
 
 @pytest.mark.parametrize("side", ["one", "other"])
-def test_a_tensor_that_one_side_lacks_is_a_difference_of_infinity(side: str) -> None:
+def test_a_tensor_that_one_side_lacks_has_an_infinite_error(side: str) -> None:
     records = {name: {"forward/conv1": np.ones(3), "forward/bn1": np.ones(3)} for name in ("one", "other")}
     del records[side]["forward/bn1"]
     assert judge_records(network(), records)[1] == {"forward/bn1": np.inf}
 
 
-def test_tensors_of_other_shapes_differ_by_infinity() -> None:
+def test_tensors_of_different_shapes_have_an_infinite_error() -> None:
     records = {"one": np.ones(2), "other": np.ones(3)}
     records = {name: {"forward/conv1": np.ones(3), "forward/bn1": array} for name, array in records.items()}
     assert judge_records(network(), records)[1] == {"forward/bn1": np.inf}
@@ -194,7 +192,7 @@ def test_an_unknown_layer_in_a_call_is_an_error_of_the_worker(workers: dict[str,
         workers[framework].isolate("conv99", np.ones((1, 3, 32, 32)), np.ones((1, 3, 32, 32)), None, np.ones(1))
 
 
-# ------------------------------------------------------------------------------------------------ the machinery
+# --------------------------------------------------------------------------------------------- order and inputs
 
 
 def test_tensors_come_in_the_order_in_which_a_step_computes_them() -> None:
@@ -217,7 +215,7 @@ def test_the_phases_asked_for_are_recorded_and_no_others(workers: dict[str, Work
         assert {name.partition("/")[0] for name in record} == set(phases)
 
 
-def test_a_pass_ends_with_a_short_batch_and_the_next_has_another_order(dataset: data.Dataset) -> None:
+def test_an_epoch_ends_with_a_short_batch_and_the_next_has_another_order(dataset: data.Dataset) -> None:
     check = subject(dataset)
     given = list(itertools.islice(check.run_inputs().steps(), 6))
     assert [len(step.labels) for step in given] == [8, 4, 8, 4, 8, 4]
@@ -253,11 +251,11 @@ def test_a_twin_moves_every_weight_by_one_unit_and_nothing_else(dataset: data.Da
     assert not np.array_equal(next(make_twin(made, inputs=True).steps()).images, next(made.steps()).images)
 
 
-# --------------------------------------------------------------------------------- what the frameworks taught us
+# -------------------------------------------------------------------------------- differences of the frameworks
 
 
 def ties(network: Network, step: Step) -> int:
-    """Windows of maximum pools whose two largest values are one to rounding, and above the zero of a ReLU, on the side `torch`."""
+    """Windows of max pools whose two largest values are equal but for rounding, and above zero, on the side `torch`."""
     found = 0
     for layer in network.layers.values():
         if isinstance(layer.node, MaxPool):
@@ -269,10 +267,10 @@ def ties(network: Network, step: Step) -> int:
     return found
 
 
-def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_takes_away(
+def test_black_borders_make_max_pool_ties_and_dithering_removes_them(
     workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
-    # Rounding breaks a tie, on each side as it does there: gradients of activations then part (on some processors), though both are right.
+    # Each side breaks a tie by its own rounding. On some processors gradients of activations then differ, though both are right.
     check = subject(dataset)
     loader = changes.Batches(
         check.dataset.train_images, check.dataset.train_labels, 8, check.recipe.augmentation, check.seed
@@ -296,7 +294,7 @@ def test_the_black_of_padded_crops_makes_ties_in_max_pooling_that_dithering_take
     assert counts["dithered"] == 0
 
 
-def test_a_feed_is_what_training_does(dataset: data.Dataset) -> None:
+def test_run_inputs_are_those_of_training(dataset: data.Dataset) -> None:
     recipe = changed(presets.get_recipe("adam"), batch_size=8)
     made = make_run_inputs(articles.get_network("vgg_mini@0.25"), recipe, dataset, seed=3)
     given = next(made.steps())

@@ -1,4 +1,4 @@
-"""`check_parity.py`: its contract on the command line, and `assert_parity` in somebody else's tests."""
+"""`vgg-parity check`: its contract on the command line, and `assert_parity` in the tests of a user."""
 
 from __future__ import annotations
 
@@ -164,14 +164,14 @@ def test_a_network_of_many_weights_has_no_twin_unless_it_is_asked_for(
         at_hand.clear()
 
 
-def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
+def test_a_stopped_check_continues_after_the_results_that_it_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_hand: list[str]
 ) -> None:
     some = {name: articles.get_network(name) for name in ("mnist_fc", "vgg_mini", "mnist_cnn")}
     kept = tmp_path / "kept.jsonl"
     flags = ("--network", "all", "--data", "shapes10", "--stages", "forward", "--json")
     flags += ("--resume", str(kept))
-    monkeypatch.setattr(check_command, "HUGE", 2_000)  # vgg_mini's cousin: has workers of its own
+    monkeypatch.setattr(check_command, "HUGE", 2_000)  # vgg_mini's cousin gets its own workers
     monkeypatch.setattr(articles, "NETWORKS", dict(list(some.items())[:2]))
     assert main([*flags]) == 0
     assert at_hand == ["torch", "paddle"] * 2
@@ -193,14 +193,14 @@ def test_a_long_check_that_was_stopped_goes_on_behind_the_results_that_it_kept(
         assert main([*flags]) == 2
         assert "kept.jsonl holds results of another command" in capsys.readouterr().err
     assert main([*flags[:-2], "--resume", str(tmp_path)]) == 2
-    assert "cannot go on behind" in capsys.readouterr().err
+    assert "cannot continue after" in capsys.readouterr().err
     assert main([*SMALL, "--resume", str(kept)]) == 2
     assert "--resume is for --network all" in capsys.readouterr().err
     assert kept.read_bytes() == before
     for damaged in (b"[" * 200_000, before[:-9]):
         kept.write_bytes(damaged)
         assert main([*flags]) == 2
-        assert "cannot go on behind" in capsys.readouterr().err
+        assert "cannot continue after" in capsys.readouterr().err
         assert kept.read_bytes() == damaged
     python = second["results"][0]["lanes"]["torch"]["python"]
     earlier = [

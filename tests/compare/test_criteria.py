@@ -1,4 +1,4 @@
-"""Each borrowed criterion accepts and rejects what its tool would, for the tool's reason."""
+"""The criterion of each other tool accepts and rejects what the tool would, for the tool's reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Steps = list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]
 
 
 def record(step: int) -> dict[str, np.ndarray]:
-    """One side's step of a conv, a batch norm and a linear layer, in numbers that mean nothing."""
+    """One side's step of a conv, a batch norm and a linear layer, with arbitrary numbers."""
     draw = np.random.default_rng(step)
 
     def some(*shape: int) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_padiff_passes_an_output_of_another_shape(steps: Steps) -> None:
     assert not PADIFF_README.judge(run(steps))
 
 
-def test_padiff_by_default_fails_two_units_in_the_last_place_of_a_mean(steps: Steps) -> None:
+def test_padiff_by_default_fails_two_ulps_of_a_mean(steps: Steps) -> None:
     for side, value in enumerate((1.0, 1.0 + 2**-22)):
         steps[0][side]["forward/fc"] = np.full((4, 6), value, np.float32)
     assert PADIFF.judge(run(steps))
@@ -203,7 +203,7 @@ def test_padiff_fails_a_gradient_of_another_shape_with_the_same_mean(steps: Step
     assert PADIFF_README.judge(run(steps))
 
 
-def test_means_that_cross_entropy_makes_zero_are_not_held_against_padiff(steps: Steps) -> None:
+def test_means_that_cross_entropy_makes_zero_do_not_count_against_padiff(steps: Steps) -> None:
     for side, noise in zip(steps[0], (1e-9, -1e-9), strict=True):
         side["gradient/fc.bias"] = np.array([1, -1, 2, -2, 3, -3 + noise], np.float32)
     assert not PADIFF.judge(run(steps))
@@ -231,7 +231,7 @@ def test_reprod_log_passes_nan(steps: Steps) -> None:
     for name in ("eval/fc", "loss/loss"):
         add(steps, name, np.nan)
     for side in steps[0]:
-        side["input/labels"] = np.full(4, 7)  # nobody is right, so accuracy says nothing either
+        side["input/labels"] = np.full(4, 7)  # no image is right, so accuracy says nothing
     assert not REPROD_LOG.judge(run(steps, "layers"))
 
 

@@ -1,4 +1,4 @@
-"""The inputs of a check show what training shows: no constant arrays, a hard image, crops, groups, passes, drops and a resumption."""
+"""The default inputs of a check: no constant arrays, a hard image, crops, groups, epochs, drops and a resumption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_array_of_the_start_is_constant_or_like_another() -> None:
 
 
 @pytest.mark.parametrize("name", ["vgg_mini@0.0625", "mnist_fc"])
-def test_an_image_of_the_first_batch_costs_more_than_64_nats(name: str, worker: Worker) -> None:
+def test_an_image_of_the_first_batch_has_a_loss_above_64_nats(name: str, worker: Worker) -> None:
     network = articles.get_network(name)
     how = changed(presets.recipe_for(network), batch_size=BATCH)
     dataset = data.load("shapes10").fitted(network.input_shape)
@@ -77,7 +77,7 @@ def test_six_steps_are_three_epochs_with_two_drops_and_a_resumption() -> None:
     assert all(sorted(one) == sorted(passes[0]) for one in passes)
 
 
-def test_what_the_recipe_lacks_is_added_and_said() -> None:
+def test_the_check_adds_what_the_recipe_lacks_and_says_so() -> None:
     made = check()
     assert made.recipe.optimizer.groups == GROUPS
     assert made.recipe.augmentation == presets.CROP_AND_FLIP
@@ -89,14 +89,14 @@ def test_what_the_recipe_lacks_is_added_and_said() -> None:
     assert own.recipe.optimizer == presets.get_recipe("fast").optimizer
 
 
-def test_a_plain_check_is_of_fresh_weights_and_the_recipe_as_it_is() -> None:
+def test_a_plain_check_has_fresh_weights_and_the_unchanged_recipe() -> None:
     made = check(plain=True)
     recipe = presets.get_recipe("article")
     assert (made.state, made.resumed, made.added) == (None, 0, ())
     assert (made.recipe.optimizer, made.recipe.augmentation) == (recipe.optimizer, recipe.augmentation)
 
 
-def test_the_weights_that_were_asked_for_stay(workers: dict[str, Worker]) -> None:
+def test_given_weights_are_not_changed(workers: dict[str, Worker]) -> None:
     network = articles.get_network("vgg_mini@0.0625")
     state = random_state(network, 7)
     made = make_check(
@@ -105,7 +105,7 @@ def test_the_weights_that_were_asked_for_stay(workers: dict[str, Worker]) -> Non
     assert all(np.array_equal(made.state[name], array) for name, array in state.items())  # type: ignore[index]
 
 
-def test_each_side_is_compared_with_itself_where_nobody_watches(workers: dict[str, Worker]) -> None:
+def test_the_unwatched_run_of_each_side_is_compared_with_its_watched_run(workers: dict[str, Worker]) -> None:
     made = check()
     outcome = run_check(made, workers)
     assert outcome.verdict == "equal", outcome.first

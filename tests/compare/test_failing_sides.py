@@ -1,4 +1,4 @@
-"""A side that raises an error is a verdict with its place; a twin with the reference's fault excuses nothing."""
+"""A side that raises an error gives a verdict with its place; a twin with the reference's fault excuses nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FAILING = ("axis_squeezed", "pool_missing", "backward_fails", "update_fails", "t
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_side_that_fails_is_a_verdict_with_its_place(
+def test_a_side_that_raises_an_error_gives_a_verdict_with_its_place(
     name: str, framework: str, check: Check, torch_first: dict[str, Worker]
 ) -> None:
     fault = FAULTS[name]
@@ -51,12 +51,12 @@ def test_a_side_that_fails_is_a_verdict_with_its_place(
     assert any("cannot go on" in text for text in outcome.explained)
 
 
-def test_where_both_sides_fail_the_check_fails(check: Check, torch_first: dict[str, Worker]) -> None:
+def test_the_check_fails_if_both_sides_raise_errors(check: Check, torch_first: dict[str, Worker]) -> None:
     with pytest.raises(WorkerFailed, match=r"no gradient of fc2\.weight"):
         run_check(check, torch_first, common=c.patch("raise_in_backward", "fc2.weight")(check))
 
 
-def test_a_side_that_fails_in_the_onnx_stage_alone_is_a_verdict(check: Check, torch_first: dict[str, Worker]) -> None:
+def test_an_error_in_the_onnx_stage_only_gives_a_verdict(check: Check, torch_first: dict[str, Worker]) -> None:
     alone = replace(check, stages=("onnx",))
     change = c.patch("squeeze", "relu_fc1", "0")(check)
     first = run_check(alone, torch_first, change, onnx=compare_through_onnx).first
@@ -65,7 +65,7 @@ def test_a_side_that_fails_in_the_onnx_stage_alone_is_a_verdict(check: Check, to
 
 
 @pytest.mark.parametrize("name", ["threads_exchange_masks", "threads_average_gradients"])
-def test_a_twin_that_nobody_watches_excuses_no_fault_of_its_framework(
+def test_the_unwatched_run_of_a_twin_excuses_no_fault_of_its_framework(
     name: str, check: Check, with_twin: dict[str, Worker]
 ) -> None:
     fault = FAULTS[name]
@@ -75,7 +75,7 @@ def test_a_twin_that_nobody_watches_excuses_no_fault_of_its_framework(
 
 
 def test_a_twin_that_is_far_in_the_first_step_excuses_nothing(check: Check, with_twin: dict[str, Worker]) -> None:
-    """The twin computes something else, as if its framework drew numbers; the candidate is off by as much."""
+    """The twin computes something else, as if its framework drew random numbers; the candidate has the same error."""
 
     def other(worker: Worker) -> Worker:
         start = worker.start

@@ -1,4 +1,4 @@
-"""The suite finds every planted fault, at the right stage and layer, and calls no innocent change a fault."""
+"""The check finds every planted fault at the right stage and layer, and reports no innocent change."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def torch_first(workers: dict[str, Worker]) -> dict[str, Worker]:
 
 
 def pair_of(workers: dict[str, Worker], planted: str) -> dict[str, Worker]:
-    """The planted side stands second."""
+    """The planted side is second."""
     return {name: workers[name] for name in sorted(workers, key=lambda name: name == planted)}
 
 
@@ -58,7 +58,7 @@ def test_the_catalogue_has_many_faults_and_innocent_changes_and_covers_every_are
 
 
 @pytest.mark.parametrize("name", QUICK_FAULTS)
-def test_a_planted_fault_is_found_where_it_is_and_explained(
+def test_a_planted_fault_is_found_at_its_place_and_explained(
     name: str, workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     fault, planted = FAULTS[name], ("torch", "paddle")[QUICK_FAULTS.index(name) % 2]
@@ -69,7 +69,7 @@ def test_a_planted_fault_is_found_where_it_is_and_explained(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_planted_fault_is_found_where_it_is_and_explained(
+def test_every_planted_fault_is_found_at_its_place_and_explained(
     name: str, framework: str, workers: dict[str, Worker], dataset: data.Dataset
 ) -> None:
     fault = FAULTS[name]

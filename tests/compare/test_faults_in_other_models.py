@@ -1,4 +1,4 @@
-"""The catalogue's faults of a model are found in pairs of modules, too, that are compared like anybody's."""
+"""The catalogue's faults of a model are also found in pairs of modules that are compared as a user's models are."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ELSEWHERE = {
     "branches_exchanged": "fc",
     "head_missing": None,
 }
-"""Faults in a layer that has no partner: the next layer's input shows them. A missing head is told by its weights."""
+"""Faults in a layer without a partner: the next layer's input shows them. The weights show a missing head."""
 
 FAILS = {"axis_squeezed": "relu_fc1", "pool_missing": "fc1"}
-"""Faults with which the candidate cannot go on, and the layer that the error names."""
+"""Faults with which the candidate raises an error, and the layer that the error names."""
 
 EQUAL = ("porting", "branching")
 """The two networks without a fault."""
@@ -31,7 +31,7 @@ EQUAL = ("porting", "branching")
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    """What was found of every fault that is in a model, and of both networks as they are."""
+    """The results for every fault of a model, and for both networks without a fault."""
     program = [sys.executable, "-W", "ignore", str(TESTS / "helpers/planted_models.py")]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -49,7 +49,7 @@ def test_every_fault_of_a_model_is_found_at_its_layer(found: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(("fault", "layer"), FAILS.items())
-def test_a_model_that_cannot_go_on_is_refused_with_the_layer(found: dict[str, Any], fault: str, layer: str) -> None:
+def test_a_model_that_raises_an_error_is_refused_with_the_layer(found: dict[str, Any], fault: str, layer: str) -> None:
     assert found[fault]["verdict"] == "error"
     assert f"the paddle model failed in forward at layer {layer}" in found[fault]["sentence"]
 

@@ -1,4 +1,4 @@
-"""The judge of layers against the loop-based definition and against both frameworks; slopes against complex steps."""
+"""Layers in numpy, compared with loops and with both frameworks; slopes compared with complex steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def own_arrays(state: State, name: str) -> State:
 
 
 def judged(net: Network, state: State, outputs: Mapping[str, Array], images: Array, masks: State | None) -> State:
-    """Each layer's output by the judge, computed from the `outputs` of the layers before it."""
+    """Each layer's output in numpy, computed from the `outputs` of the layers before it."""
     return {
         name: layer_output(
             layer,
@@ -67,7 +67,7 @@ def alone(node: Node, shape: tuple[int, ...]) -> Layer:
     return Layer(node, ("",), shape, node.output(shape))
 
 
-def test_every_kind_of_node_is_judged_and_has_a_case() -> None:
+def test_every_kind_of_node_is_computed_and_has_a_case() -> None:
     assert set(numpy_layers.LAYERS) == set(KINDS.values()) - {Auxiliary}
     tried = {type(layer.node) for net in CASES.values() for layer in net.layers.values()}
     assert tried == set(numpy_layers.LAYERS)
@@ -75,7 +75,7 @@ def test_every_kind_of_node_is_judged_and_has_a_case() -> None:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("case", CASES)
-def test_a_layer_computes_what_the_loops_of_its_definition_do(case: str, training: bool) -> None:
+def test_a_layer_equals_the_loops_of_its_definition(case: str, training: bool) -> None:
     net, state = CASES[case], weights(CASES[case])
     images, _, masks = batch(net)
     outputs = reference.outputs(net, state, images, masks if training else None)
@@ -86,7 +86,7 @@ def test_a_layer_computes_what_the_loops_of_its_definition_do(case: str, trainin
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_layer_computes_in_training_what_the_framework_does(case: str, worker: Worker) -> None:
+def test_a_layer_in_training_equals_the_frameworks(case: str, worker: Worker) -> None:
     net, state = CASES[case], weights(CASES[case])
     images, labels, masks = batch(net)
     worker.start(net, PLAIN, state, "float64")
@@ -96,7 +96,7 @@ def test_a_layer_computes_in_training_what_the_framework_does(case: str, worker:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_layer_computes_in_inference_what_the_framework_does(case: str, worker: Worker) -> None:
+def test_a_layer_in_inference_equals_the_frameworks(case: str, worker: Worker) -> None:
     net, state = CASES[case], weights(CASES[case])
     images, _, _ = batch(net)
     worker.start(net, PLAIN, state, "float64")
@@ -176,7 +176,7 @@ def test_padding_of_a_pool_never_enters(kind: type[MaxPool]) -> None:
     np.testing.assert_array_equal(layer_output(alone(node, (2, 4, 4)), [x], {}, True), np.full((2, 2, 3, 3), -5.0))
 
 
-def test_a_convolution_of_a_few_images_at_a_time_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_convolution_of_a_few_images_at_a_time_equals_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     node, random = Conv("conv", 6, stride=2, groups=2), np.random.default_rng(0)
     x, weight = random.normal(size=(5, 4, 7, 8)), random.normal(size=(6, 2, 3, 3))
     layer, own = alone(node, (4, 7, 8)), {"weight": weight, "bias": np.zeros(6)}
@@ -269,6 +269,6 @@ def test_a_slope_of_a_large_map_crosses_few_kinks() -> None:
         assert abs(np.vdot(right, direction) - found) < 0.02 * np.vdot(direction, direction)
 
 
-def test_a_slope_at_zero_and_along_nothing() -> None:
+def test_a_slope_at_zero_and_along_a_zero_direction() -> None:
     assert slope(lambda x: float(np.sin(x).sum()), np.zeros(3), np.ones(3)) == pytest.approx(3, rel=SLOPE_BOUND)
     assert slope(lambda x: float(x.sum()), np.ones(3), np.zeros(3)) == 0

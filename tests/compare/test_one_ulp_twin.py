@@ -1,4 +1,4 @@
-"""One-ULP twins: which numbers move, by how much, and that the bound on inference covers sums that are added one after the other."""
+"""One-ULP twins: which numbers move, by how much; the tolerance of inference covers sums that are added one by one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_weights_of_long_sums_move_farther_and_by_unit() -> None:
 
 
 @pytest.mark.parametrize("signs", ["either sign", "one sign"])
-def test_the_bound_covers_a_float32_sum_that_is_added_one_after_the_other(signs: str) -> None:
+def test_the_tolerance_covers_a_float32_sum_that_is_added_one_by_one(signs: str) -> None:
     random = np.random.default_rng(1)
     weight = random.standard_normal((10, 25_088)).astype(np.float32) / 100
     images = np.maximum(random.standard_normal((1, 25_088)), 0).astype(np.float32)
@@ -55,6 +55,6 @@ def test_the_bound_covers_a_float32_sum_that_is_added_one_after_the_other(signs:
     state, given = {"fc.weight": weight}, {"images": images}
     bound = inference_tolerance(inference_noise(predict, predict(state, given), state, given)["scores"])
     assert error <= bound <= 30 * error
-    # One ULP at random, which the bound once rested on, says too little of it.
+    # One ULP at random underestimates this rounding.
     twin = predict(move_one_ulp(state, 0), move_one_ulp(given, 0))["scores"]
     assert error > FACTOR * float(np.linalg.norm(twin - exact) / np.linalg.norm(exact))

@@ -38,7 +38,7 @@ def images() -> data.Dataset:
 def one_step(
     worker: Worker, network: str, recipe: str, dataset: data.Dataset, dtype: str, twin: bool = False
 ) -> tuple[Record, Record]:
-    """Eval forward before the update, and everything that one update does."""
+    """Inference before the update, and everything that one update does."""
     net, how = articles.get_network(network), presets.get_recipe(recipe)
     batches = Batches(dataset.train_images, dataset.train_labels, BATCH, how.augmentation, seed=1)
     pixels, labels = next(batches.epoch(0))
@@ -66,11 +66,11 @@ def float64_step(
     )
 
 
-def adam_bound(reference: Record, other: Record, name: str) -> float:
-    """1e-12, and what Adam's first step makes of the gradients' own rounding.
+def adam_tolerance(reference: Record, other: Record, name: str) -> float:
+    """1e-12, plus the rounding of the gradients after Adam's first step.
 
-    The step is rate * g / (|g| + eps), of slope rate * eps / (|g| + eps)^2: a gradient that happens to lie within 1e-8 of zero has
-    its rounding error multiplied by up to rate / eps = 1e5. The factor 2 is for the slope between the two gradients.
+    The step is rate * g / (|g| + eps), with the slope rate * eps / (|g| + eps)^2. A gradient within 1e-8 of zero has its rounding
+    error multiplied by up to rate / eps = 1e5. The factor 2 is for the slope between the two gradients.
     """
     gradient = name.replace("update/", "gradient/")
     if gradient not in reference:
@@ -101,7 +101,7 @@ def test_one_step_agrees_in_float64(float64_step, phase: str) -> None:
     chosen = {side: {n: a for n, a in r.items() if n.split("/")[0] == phase} for side, r in records.items()}
     if recipe == "adam" and phase == "update":
         assert_equal(
-            chosen["torch"], chosen["paddle"], lambda key: adam_bound(records["torch"], records["paddle"], key)
+            chosen["torch"], chosen["paddle"], lambda key: adam_tolerance(records["torch"], records["paddle"], key)
         )
     else:
         assert_equal(chosen["torch"], chosen["paddle"], 1e-12)
@@ -125,7 +125,7 @@ def test_an_update_records_every_parameter_statistic_and_slot(float64_step, fram
 
 
 @pytest.mark.parametrize(("network", "recipe"), [(f"{network}@0.25", recipe) for network, recipe in CASES])
-def test_one_step_in_float32_errs_no_more_than_rounding_explains(
+def test_one_float32_step_differs_only_by_rounding(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
     how = changed(presets.get_recipe(recipe), batch_size=BATCH)

@@ -1,4 +1,4 @@
-"""Every network of the articles, as a small cousin, is one network in both frameworks; branches and auxiliary heads too."""
+"""Small cousins of all networks of the articles are equal in both frameworks, with branches and auxiliary heads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
     trainable = sum(parameter.trainable for parameter in network.parameters.values())
     stages = outcome.summaries()
     assert stages["backward"]["compared"] >= trainable + len(network.layers) - 1
-    # Between the sides, and of each side between the step that is watched and the one that nobody watches.
+    # Between the sides, and between the watched and the unwatched run of each side.
     assert stages["update"]["compared"] == 3 * (len(network.parameters) + trainable)
     assert {stage["bound"] for stage in stages.values()} <= {0.0, 1e-12}
 
@@ -74,7 +74,7 @@ def test_an_error_in_a_branch_is_found_there_and_nowhere_else(workers: dict[str,
 
 
 @pytest.mark.parametrize("layer", ["inception_4b", "aux1_fc1"])
-def test_an_error_where_branches_end_or_in_a_head_is_found_there(layer: str, workers: dict[str, Worker]) -> None:
+def test_an_error_at_the_end_of_branches_or_in_a_head_is_found_there(layer: str, workers: dict[str, Worker]) -> None:
     outcome = run_check(
         check(GOOGLENET),
         workers,
@@ -101,7 +101,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("what", CAUSES)
-def test_a_mistake_that_googlenet_invites_is_found_and_explained(what: str, workers: dict[str, Worker]) -> None:
+def test_a_common_mistake_in_googlenet_is_found_and_explained(what: str, workers: dict[str, Worker]) -> None:
     change, layer, cause = CAUSES[what]
     checked = check(GOOGLENET)
     outcome = run_check(checked, workers, change(checked), onnx=compare_through_onnx)
@@ -118,7 +118,7 @@ def weighted(network: Network, weight: float) -> Network:
 
 
 def gradients(worker: Worker, network: Network) -> tuple[dict[str, np.ndarray], float]:
-    """All gradients of one step, the loss among them, and the cost."""
+    """All gradients of one step, the loss, and the summed loss."""
     random = np.random.default_rng(1)
     images = random.uniform(-1, 1, (BATCH, *network.input_shape))
     masks = {name: random.random((BATCH, *shape)) >= rate for name, (shape, rate) in network.dropouts.items()}
@@ -188,7 +188,7 @@ def test_same_padding_is_tensorflows(size: int, window: int, stride: int, pad: t
     assert around("x", size, window, stride, "same") == pad
 
 
-# What follows gradients backwards
+# Rules that follow gradients backwards
 
 TRUNK = (Flatten("flat"), Linear("fc1", 4), ReLU("relu"))
 HEADED = Network("headed", (1, 1, 3), (*TRUNK, Auxiliary("aux", (Linear("aux_fc", 3),), 0.25), Linear("fc2", 3)))
@@ -207,11 +207,11 @@ def test_a_trunk_is_magnified_where_all_heads_on_it_are_fitted() -> None:
     assert both["backward/relu"] > 1e8
 
 
-def test_a_head_that_is_not_fitted_leaves_the_trunk_little_excuse_and_the_fitted_one_its_own() -> None:
+def test_an_unfitted_head_limits_the_magnification_of_the_trunk() -> None:
     found = magnifications(HEADED, step(FITTED, FRESH), LABELS, 2)
     assert found["backward/fc2"] > 1e8
     assert "backward/aux_fc" not in found
-    quarter = 0.25 / np.sqrt(3)  # of the fresh softmax; of the fitted one nothing is left
+    quarter = 0.25 / np.sqrt(3)  # of the fresh softmax; the fitted one is zero
     assert found["backward/relu"] == pytest.approx((1 + quarter) / quarter)
 
 

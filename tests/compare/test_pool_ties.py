@@ -1,4 +1,4 @@
-"""Where rounding chose another largest element of a pool's window: which elements are left out of a comparison, and which never are."""
+"""Max-pool ties: which elements a comparison leaves out, and which it never leaves out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network(pool: MaxPool) -> Network:
 
 
 def tied(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays that are equal but for rounding, which decides between many elements that are as large as each other."""
+    """Two arrays that are equal but for rounding, with many equally large elements."""
     draws = np.random.default_rng(seed)
     plain = draws.integers(1, 3, (2, 3, 7, 7)).astype(float)
     first, second = (plain * (1 + draws.integers(0, 2, plain.shape) * 2.0**-52) for _ in range(2))
@@ -43,7 +43,7 @@ def tied(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gradients(workers: dict[str, Worker], made: Network, inputs: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-    """What the pool makes of one gradient in PyTorch, on the first of the inputs, and in Paddle, on the second."""
+    """The gradient before the pool in PyTorch on the first input, and in Paddle on the second."""
     gradient = np.random.default_rng(1).normal(size=(2, *made.layers["pool"].output))
     found = []
     for worker, x in zip(workers.values(), inputs, strict=True):
@@ -53,9 +53,7 @@ def gradients(workers: dict[str, Worker], made: Network, inputs: tuple[np.ndarra
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.size}/{pool.stride},{pool.padding},{pool.ceil}")
-def test_gradients_of_two_sides_part_only_at_elements_that_are_chosen(
-    workers: dict[str, Worker], pool: MaxPool
-) -> None:
+def test_gradients_of_two_sides_differ_only_at_ties(workers: dict[str, Worker], pool: MaxPool) -> None:
     made, inputs = network(pool), tied(0)
     a, b = gradients(workers, made, inputs)
     chosen = find_pool_ties(made, RELU, {FORWARD: inputs[0]}, {FORWARD: inputs[1]})
@@ -64,10 +62,10 @@ def test_gradients_of_two_sides_part_only_at_elements_that_are_chosen(
     assert parted.any() and not (parted & ~chosen).any()
 
 
-def test_elements_that_are_equally_large_on_both_sides_are_not_chosen_by_rounding() -> None:
+def test_elements_that_are_equally_large_on_both_sides_are_no_tie() -> None:
     made, (first, _) = network(MaxPool("pool")), tied(0)
     assert find_pool_ties(made, RELU, {FORWARD: first}, {FORWARD: first.copy()}) is None
-    # The gradient goes to the first of four or to the last: that is a difference between the sides.
+    # The gradient goes to the first of four or to the last: this is a difference between the sides.
     level, one, other = (np.zeros((1, 3, 7, 7)) for _ in range(3))
     one[..., ::2, ::2], other[..., 1::2, 1::2] = 1, 1
     records = {"one": {FORWARD: level, BACKWARD: one}, "other": {FORWARD: level, BACKWARD: other}}
@@ -75,7 +73,7 @@ def test_elements_that_are_equally_large_on_both_sides_are_not_chosen_by_roundin
 
 
 @pytest.mark.parametrize("what", ["average", "not recorded", "another shape", "not a number", "no pool behind"])
-def test_nothing_is_chosen_where_no_maximum_decides(what: str) -> None:
+def test_there_are_no_ties_without_a_maximum(what: str) -> None:
     first, second = tied(0)
     pool = AvgPool("pool") if what == "average" else MaxPool("pool")
     if what == "another shape":
@@ -86,7 +84,7 @@ def test_nothing_is_chosen_where_no_maximum_decides(what: str) -> None:
     assert find_pool_ties(network(pool), "pool" if what == "no pool behind" else RELU, *records) is None
 
 
-def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_the_pool(
+def test_only_ties_in_the_gradient_before_the_pool_are_left_out(
     workers: dict[str, Worker],
 ) -> None:
     made, inputs = network(MaxPool("pool")), tied(0)
@@ -102,7 +100,7 @@ def test_only_chosen_elements_are_left_out_and_only_of_the_gradient_in_front_of_
         assert bool(outcome.explained) == (name == BACKWARD)
 
 
-def test_where_only_zeros_would_be_left_the_gradients_are_compared_as_they_are() -> None:
+def test_gradients_are_compared_completely_if_only_zeros_would_remain() -> None:
     nodes = (ReLU(RELU), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
     small, (one, other), (a, b) = (
         Network("small", (1, 2, 2), nodes),
@@ -118,8 +116,8 @@ def test_where_only_zeros_would_be_left_the_gradients_are_compared_as_they_are()
     assert (list(different), outcome.explained) == ([BACKWARD], [])
 
 
-def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker]) -> None:
-    # 1 + erf(x) is zero or one rounding error there, each framework's own: which of four is the largest is a throw of the dice.
+def test_ties_in_the_far_tail_of_gelu_are_reported_and_equal(workers: dict[str, Worker]) -> None:
+    # There 1 + erf(x) is zero or one rounding error, different in each framework: rounding decides which of four is the largest.
     nodes = (Conv("conv", 8), GELU("gelu"), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
     made = Network("tail", (3, 32, 32), nodes)
     recipe = changed(presets.get_recipe("adam"), batch_size=8, optimizer=Optimizer("momentum", 0.01, 0.9))
@@ -136,12 +134,12 @@ def test_the_far_tail_of_gelu_is_told_and_called_equal(workers: dict[str, Worker
 @pytest.mark.parametrize(
     ("name", "times", "equal"), [("conv.weight", 2.0, True), ("conv.weight", 100.0, False), ("head.weight", 2.0, False)]
 )
-def test_what_comes_through_a_pool_where_rounding_chose_may_differ_by_as_much(
+def test_tensors_behind_a_tie_may_differ_by_its_share_of_the_gradient(
     name: str, times: float, equal: bool, workers: dict[str, Worker]
 ) -> None:
     head = Auxiliary(
         "aux", (Flatten("head_flatten"), Linear("head", 10))
-    )  # whose gradients do not come through the pool
+    )  # their gradients do not come through the pool
     nodes: tuple[Node, ...] = (Conv("conv", 3), head, ReLU(RELU), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))
     made, inputs = Network("pooled", (3, 7, 7), nodes), tied(0)
     a, b = gradients(workers, made, inputs)
@@ -156,7 +154,7 @@ def test_what_comes_through_a_pool_where_rounding_chose_may_differ_by_as_much(
     assert len(outcome.explained) == 1
 
 
-def test_a_tie_is_found_in_front_of_the_end_of_branches() -> None:
+def test_a_tie_is_found_before_the_end_of_branches() -> None:
     one: tuple[Node, ...] = (Conv("left", 2, 1, padding=0), ReLU("left_relu"))
     other: tuple[Node, ...] = (Conv("right", 3, 1, padding=0), ReLU("right_relu"))
     nodes = (Branches("both", (one, other)), MaxPool("pool"), Flatten("flatten"), Linear("fc", 10))

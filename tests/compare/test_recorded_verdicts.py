@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def recorded(part: str) -> Any:
-    """What was written down with the installed version of Paddle."""
+    """What was recorded with the installed version of Paddle."""
     packages = {package.name: package.version for package in metadata.distributions()}
     installed = packages.get("paddlepaddle") or packages["paddlepaddle-gpu"]
     file = TESTS / "recorded" / f"paddle{''.join(installed.split('.')[:2])}" / f"{part}.json"

@@ -214,7 +214,7 @@ def test_the_stages_the_versions_and_the_command_are_there(tmp_path: Path) -> No
     assert "TF32" not in text and "TF32 is off" in page(tmp_path, result | {"device": "gpu"}).text
 
 
-def test_every_error_of_every_layer_is_a_point_with_a_tooltip_and_a_number_in_the_table(tmp_path: Path) -> None:
+def test_every_error_of_every_layer_is_a_point_and_a_number_in_the_table(tmp_path: Path) -> None:
     result = equal()
     found = page(tmp_path, result)
     for layer in result["layers"]:
@@ -315,7 +315,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path, name: str) -> N
     assert not re.search(r"//|url\(|@import", style)
 
 
-def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+def test_hostile_text_is_shown_and_not_executed(tmp_path: Path) -> None:
     found = page(tmp_path, hostile())
     plain = page(tmp_path, different())
     tags = [[tag for tag, _ in one.tags if tag != "small"] for one in (found, plain)]  # small: the stages that we know

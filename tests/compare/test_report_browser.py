@@ -1,4 +1,4 @@
-"""report.html in a browser: nothing loaded, no error, narrow screens, the keyboard, contrast. A browser that is missing is a failure."""
+"""report.html in a browser: no requests, no errors, narrow screens, keyboard, contrast. A missing browser is a failure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ return all.filter(e => e.matches('a[href], summary, [tabindex="0"]') && e.checkV
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium with a profile of its own."""
+    """A headless Chromium with its own profile."""
     try:
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
@@ -67,7 +67,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", LOGS)
     made = webdriver.Chrome(options=options, service=Service(driver))
-    made.get("about:blank")  # away from the browser's own start page, which loads much
+    made.get("about:blank")  # leave the browser's start page, which loads much
     yield made
     made.quit()
 
@@ -136,7 +136,7 @@ def test_a_page_does_not_scroll_sideways(browser: Any, page: str, width: int) ->
         unfold(browser)
 
 
-def test_what_does_not_fit_a_phone_scrolls_in_its_own_region(browser: Any, page: str) -> None:
+def test_wide_content_scrolls_in_its_own_region_on_a_phone(browser: Any, page: str) -> None:
     open_page(browser, page, 360)
     reached = browser.execute_script(
         "return [...document.querySelectorAll('.chart .scroll')].map(e => { e.scrollLeft = 1e6; return e.scrollLeft; })"
@@ -163,7 +163,7 @@ def test_the_two_schemes_are_not_the_same(browser: Any, page: str) -> None:
     assert len(backgrounds) == 2
 
 
-def test_the_keyboard_reaches_everything_that_folds_and_scrolls_and_shows_where_it_is(browser: Any, page: str) -> None:
+def test_the_keyboard_reaches_everything_that_folds_or_scrolls_with_a_visible_focus(browser: Any, page: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -179,7 +179,7 @@ def test_the_keyboard_reaches_everything_that_folds_and_scrolls_and_shows_where_
     assert all(visible for _, visible in found)
 
 
-def test_the_first_tab_leads_past_everything_to_the_verdict(browser: Any, page: str) -> None:
+def test_the_first_tab_skips_to_the_verdict(browser: Any, page: str) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 

@@ -367,7 +367,7 @@ def test_a_damaged_kept_result_is_refused_and_not_changed(tmp_path: Path, name: 
     DAMAGE[name](result)
     path.write_text(path.read_text() + json.dumps(result) + "\n")
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"cannot go on behind .*line 2.*: remove it to start afresh"):
+    with pytest.raises(InputError, match=r"cannot continue after .*line 2.*: remove it to start afresh"):
         read_results(path)
     assert path.read_bytes() == before
 

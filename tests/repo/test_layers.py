@@ -1,4 +1,4 @@
-"""Every part of `parity` has its layer in the import contract of pyproject.toml, which can say nothing about one that it does not name."""
+"""Every part of `parity` has a layer in the import contract of pyproject.toml: the contract ignores parts that it does not name."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def definitions(node: ast.AST, prefix: str = "") -> dict[str, ast.AST]:
 
 
 def signature(node: ast.AST) -> str:
-    """What a caller must know: arguments, defaults, annotations and decorators of a function; "" for anything else."""
+    """The arguments, defaults, annotations and decorators of a function; "" for anything else."""
     if not isinstance(node, ast.FunctionDef):
         return ""
     returns = ast.unparse(node.returns) if node.returns else ""
@@ -73,7 +73,7 @@ def backend_methods(path: Path) -> dict[str, str]:
 def test_both_sides_implement_the_protocol_and_nothing_else(framework: str) -> None:
     wanted, found = backend_methods(PROTOCOL), backend_methods(SIDES[framework] / "backend.py")
     assert len(wanted) > 20
-    if framework == "paddle":  # which has one order of axes
+    if framework == "paddle":  # Paddle has one order of axes
         wanted = {key: re.sub(r"\bLayout\b", "None", text) for key, text in wanted.items()}
     assert list(found.items()) == list(wanted.items())
 
@@ -101,7 +101,7 @@ def test_both_sides_have_the_same_public_names_and_signatures(name: str) -> None
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_every_public_name_has_a_docstring_and_both_sides_say_the_same_to_a_word(name: str) -> None:
+def test_every_public_name_has_a_docstring_that_is_the_same_on_both_sides(name: str) -> None:
     words = re.compile(r"Paddle(?:Paddle)?('s)?|PyTorch('s)?|sub(?:layer|module)|layer|module|nn\.Layer|nn\.Module")
     texts = []
     for framework in FRAMEWORKS:
@@ -114,7 +114,7 @@ def test_every_public_name_has_a_docstring_and_both_sides_say_the_same_to_a_word
     assert texts[0] == texts[1]
 
 
-# Differences are marked, and there is nothing else of the other side
+# Differences are marked, and code does not mention the other side
 
 
 @pytest.mark.parametrize("path", [SIDES[side] / name for side in FRAMEWORKS for name in FILES[side]], ids=str)
@@ -195,14 +195,14 @@ def blocked_run(framework: str, blocked: str, *arguments: object) -> tuple[int, 
 TINY = ("--network", "vgg_mini@0.05", *DATA[:2], "--train-limit", 64, "--test-limit", 10, "--batch-size", 32)
 
 
-def test_each_side_trains_and_tests_where_the_other_framework_is_not_installed(tmp_path: Path, framework: str) -> None:
+def test_each_side_trains_and_tests_without_the_other_framework(tmp_path: Path, framework: str) -> None:
     (other,) = set(FRAMEWORKS) - {framework}
     code, stderr = blocked_run(framework, other, *TINY, "--output", tmp_path / "run")
     assert code == 0, stderr
     assert [line["event"] for line in metrics(tmp_path / "run")] == ["batch", "pass"]
 
 
-def test_a_framework_that_is_not_installed_is_bad_input_that_says_how_to_get_it(tmp_path: Path, framework: str) -> None:
+def test_a_missing_framework_is_bad_input_and_the_error_says_how_to_install_it(tmp_path: Path, framework: str) -> None:
     code, stderr = blocked_run(framework, framework, *TINY, "--output", tmp_path / "run")
     assert code == 2
     assert stderr.splitlines()[-1].startswith(f"error: {FRAMEWORKS[framework]} is not installed here: pip install ")

@@ -1,4 +1,4 @@
-"""Every command writes its files by `parity.files.atomic`, so that no kill leaves half a file."""
+"""Every command writes its files with `parity.files.atomic`, so a killed process leaves no half-written file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from helpers.paths import ROOT
 
 WRITES = ("write_bytes", "write_text")
 WRITERS = {"parity/cli/bench.py": 1}
-"""Files whose calls write what nobody keeps: a model to time, in a temporary folder."""
+"""Files that write temporary files only: a model to time."""
 
 
-def test_every_command_writes_its_files_by_the_one_writer() -> None:
+def test_every_command_writes_its_files_atomically() -> None:
     found: dict[str, int] = {}
     for path in [path for folder in ("parity", "paddle_impl", "torch_impl") for path in (ROOT / folder).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
