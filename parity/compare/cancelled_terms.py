@@ -3,7 +3,7 @@
 Every gradient is a contraction, a sum S of products of recorded tensors. If each term t has an independent relative error e, then S has
 the absolute error e * sqrt(sum of t^2). Its relative error is magnified by sqrt(sum of t^2) / |S|, over all elements of the tensor
 together (L2). This is about 1 if the terms have random signs, and large only if they cancel systematically. Behind a batch norm nothing
-depends on the scale of its input, so the terms dy * xhat of the gamma of an earlier batch norm sum to zero but for eps. If a gradient is
+depends on the scale of its input. So the terms dy * xhat of the gamma of an earlier batch norm sum to zero but for eps. If a gradient is
 itself magnified, its terms have larger errors, and the gradients before it inherit that factor.
 """
 

@@ -1,7 +1,7 @@
 """Tolerances of every tensor of one float32 step, derived from what rounding alone does.
 
-A side's float32 tensor is compared with the float64 one. The tolerance is a small multiple of what moving every weight and input by one
-unit in the last place does to the same tensor on the same side. ReLU kinks and max-pool ties add to it: there the gradient changes by a
+A side's float32 tensor is compared with the float64 one. The noise is the change of the same tensor on the same side when
+every weight and input moves by one unit in the last place. The tolerance is a small multiple of it. ReLU kinks and max-pool ties add to it: there the gradient changes by a
 whole element, however small the rounding is.
 
 TTrace (arXiv 2506.09280) derives tolerances from such perturbations for training in Megatron.
@@ -87,7 +87,7 @@ def error_of_mean(numbers: Array) -> Array:
     """Return the error [...] that float32 rounding makes in the mean of `numbers` [..., n], added up one after the other.
 
     Each partial sum is rounded. It drifts by the mean m of the numbers and wanders by their deviation s. So the mean gets the error
-    u * hypot(0.33 sqrt(n) m, 0.41 s), where u is half a unit in the last place; see the walks of `parity.compare.one_ulp_twin.summed`. A
+    u * hypot(0.33 sqrt(n) m, 0.41 s), where u is half a unit in the last place (see `parity.compare.one_ulp_twin.summed`). A
     number that equals the one before it, as in a picture of one colour, is rounded to the same side. If all do, errors add up to n / 2.
     """
     count = numbers.shape[-1]

@@ -15,8 +15,8 @@ from parity.short_repr import ShortRepr
 class Outcome(ShortRepr):
     """What was compared (`sides`, `dtype`, the stages `asked` for), and the result.
 
-    `trajectory` has one row for each step: step, learning rate, error of all weights together, its tolerance (`bound`), error of the
-    farthest twin, how far the weights have moved from the start, and the losses by side. `differences` are sentences on settings that
+    `trajectory` has one row for each step, with step, learning rate and the losses by side. It has the error of all weights together, its
+    tolerance (`bound`), the error of the farthest twin, and how far the weights have moved from the start. `differences` are sentences on settings that
     differ. `explained` are sentences on what was changed or left out. `isolated` has one row for each layer. `absent` are stages that
     cannot have a tensor.
     """

@@ -112,7 +112,7 @@ def weights_tolerance(dtype: str, step: int, twin: float | None, kept: float, mo
 
     Without a twin it is the tolerance of any tensor. `kept` is the rounding amplified by Adam's first step and by cancelling terms: it
     stays in the weights. `moved` is how far the weights are from the start, relative to themselves. In float32 a twin may be near by
-    chance: the first flipped ReLU moves the weights as far as the rounding of many steps, so the tolerance has a least value.
+    chance, so the tolerance has a least value: the first flipped ReLU moves the weights as far as the rounding of many steps.
     """
     if twin is None:
         return calm_tolerance(dtype, step)
