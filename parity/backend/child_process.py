@@ -33,9 +33,11 @@ PIPE = 2**20
 
 
 class WorkerFailed(RuntimeError):
-    """A child process raised an error or died; the message holds its traceback or the last lines it wrote.
+    """A worker process raised an error or died. The message holds its traceback, or the last lines that it wrote.
 
-    `reason` is the error in one line, "" if the process died. `record` holds the arrays that the call had computed before it failed.
+    Attributes:
+        reason: The error in one line. Empty where the process died.
+        record: What the call had computed before it failed.
     """
 
     def __init__(self, message: str, reason: str = "", record: Record | None = None) -> None:

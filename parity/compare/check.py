@@ -105,7 +105,11 @@ OnnxComparison = Callable[[SideInputs, Mapping[str, Worker], Callable[[str], Non
 
 @dataclass(repr=False)
 class CheckOutcome(Outcome):
-    """The result of a check."""
+    """The result of a check of a network of ours: an `Outcome` with the check itself.
+
+    Attributes:
+        check: Network, recipe, data and settings that were checked.
+    """
 
     check: Check = field(kw_only=True)
 

@@ -1,8 +1,8 @@
 """Tolerances of every tensor of one float32 step, derived from what rounding alone does.
 
 A side's float32 tensor is compared with the float64 one. The noise is the change of the same tensor on the same side when
-every weight and input moves by one unit in the last place. The tolerance is a small multiple of it. ReLU kinks and max-pool ties add to it: there the gradient changes by a
-whole element, however small the rounding is.
+every weight and input moves by one unit in the last place. The tolerance is a small multiple of it. ReLU kinks and max-pool
+ties add to it: there the gradient changes by a whole element, however small the rounding is.
 
 TTrace (arXiv 2506.09280) derives tolerances from such perturbations for training in Megatron.
 """

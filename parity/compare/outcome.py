@@ -13,12 +13,21 @@ from parity.short_repr import ShortRepr
 
 @dataclass(repr=False)
 class Outcome(ShortRepr):
-    """What was compared (`sides`, `dtype`, the stages `asked` for), and the result.
+    """The result of a comparison.
 
-    `trajectory` has one row for each step, with step, learning rate and the losses by side. It has the error of all weights together, its
-    tolerance (`bound`), the error of the farthest twin, and how far the weights have moved from the start. `differences` are sentences on settings that
-    differ. `explained` are sentences on what was changed or left out. `isolated` has one row for each layer. `absent` are stages that
-    cannot have a tensor.
+    Attributes:
+        sides: The names of the reference and of the candidate.
+        dtype: The dtype of the comparison, "float64" or "float32".
+        asked: The stages that were asked for.
+        verdicts: The stages, the first divergence, and the worst tensors of step 1.
+        trajectory: A dict for each step: step, learning rate, relative error of all weights together, its tolerance
+            (`bound`), the distance of the farthest one-ULP twin, how far the weights moved, and the loss of each side.
+        isolated: A dict for each layer that was run by itself, or None.
+        differences: Sentences on settings that differ between the sides.
+        explained: Sentences on differences that the comparison removed, and on what it left out.
+        zero_gradients: Parameters whose gradient is zero in exact arithmetic.
+        absent: Stages that cannot have a tensor.
+        seconds: Wall time, in seconds.
     """
 
     sides: tuple[str, str]
@@ -35,27 +44,27 @@ class Outcome(ShortRepr):
 
     @property
     def stages(self) -> Mapping[str, Stage]:
-        """The stages that were compared, by name."""
+        """Counts and worst tensor of each stage, by stage name."""
         return self.verdicts.stages
 
     @property
     def first(self) -> Divergence | None:
-        """The first divergence; None if there is none."""
+        """The first divergence, or None."""
         return self.verdicts.first
 
     @property
     def verdict(self) -> str:
-        """The verdict over all stages."""
+        """The verdict over all stages: "equal", "chaotic but equal" or "different"."""
         if self.first or self.other_differences():
             return DIFFERENT
         return CHAOTIC if any(stage.chaotic for stage in self.stages.values()) else EQUAL
 
     def other_differences(self) -> Collection[str]:
-        """Return what makes the sides different although every tensor is equal."""
+        """Names of layers and arrays that only one side has. They make the verdict "different"."""
         return ()
 
     def sentence(self) -> str:
-        """Return the verdict in one line."""
+        """Return the verdict in one line, with the place of the first divergence or the number of tensors."""
         if self.first:
             return f"{DIFFERENT} at {self.first.sentence()}"
         if self.verdict == DIFFERENT:
@@ -65,19 +74,23 @@ class Outcome(ShortRepr):
         return f"{self.verdict}: {count} tensors" + (f", {steps} steps" if steps else "")
 
     def summaries(self) -> dict[str, dict[str, Any]]:
-        """Return the requested stages for the report. `NothingCompared` if one had no tensor although the sides never diverged."""
+        """Return the summary of each stage that was asked for, by stage name.
+
+        Raises:
+            NothingCompared: A stage saw no tensor, and the sides did not diverge.
+        """
         missing = [name for name in self.asked if name not in self.stages and name not in self.absent]
         if missing and not self.first:
             raise NothingCompared(f"stage {missing[0]} compared nothing")
         return {name: self.stages[name].summary() for name in self.asked if name in self.stages}
 
     def layers(self, order: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Return, by layer in `order`, the largest error of step 1 in every phase and its tolerance."""
+        """Return, for each layer, the worst tensor of step 1 in each phase: its relative error and its tolerance."""
         found = self.verdicts.layers
         return layer_rows({layer: found[layer] for layer in order or found if layer in found})
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""
         summaries = self.summaries()
         return {
             "dtype": self.dtype,

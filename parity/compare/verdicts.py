@@ -54,10 +54,19 @@ def place_of(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first divergence: its place, its relative error, its tolerance (`bound`), and its cause if known.
+    """The first divergence: the first tensor, in the order of computation, that exceeds its tolerance.
 
-    `layer` is the layer on the reference, `candidate_layer` on the candidate; "" is the model itself. For `wrong` and `generic` see
-    `parity.compare.causes.Cause`.
+    Attributes:
+        step: The training step, from 1.
+        phase: What was computed, such as "forward", "gradient" or "update".
+        layer: The layer of the reference. Empty for the model itself.
+        candidate_layer: The layer of the candidate.
+        tensor: The name of the tensor.
+        error: Its relative L2 error.
+        bound: Its tolerance.
+        cause: The likely cause in one sentence, or None.
+        wrong: The side that is wrong, or empty where that is not known.
+        generic: Whether the cause only describes the difference, and names no mistake.
     """
 
     step: int
@@ -72,7 +81,7 @@ class Divergence:
     generic: bool = False
 
     def sentence(self) -> str:
-        """Return the divergence in one line."""
+        """Return step, place, relative error, tolerance and likely cause in one line."""
         other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
         layer = f", layer {self.layer}{other}" if self.layer else ""
         likely = f"; likely cause: {self.cause}" if self.cause else ""
@@ -80,13 +89,21 @@ class Divergence:
         return f"{where}: error {self.error:.2e}, tolerance {self.bound:.2e}{likely}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the fields and the sentence as a dict."""
         return vars(self) | {"sentence": self.sentence()}
 
 
 @dataclass
 class Stage:
-    """What was compared in one stage; `worst` is the tensor that used most of its tolerance, or exceeded it most."""
+    """The tensors of one stage.
+
+    Attributes:
+        name: The name of the stage.
+        compared: How many tensors were compared.
+        different: How many exceed their tolerance.
+        chaotic: Whether the distance of a one-ULP twin was needed as tolerance.
+        worst: The tensor with the largest ratio of error to tolerance.
+    """
 
     name: str
     compared: int = 0
@@ -106,7 +123,11 @@ class Stage:
         self.different, self.chaotic = 0, True
 
     def summary(self) -> dict[str, Any]:
-        """Return the row of the report; `NothingCompared` if the stage had no tensor."""
+        """Return the verdict, the counts and the worst tensor as a dict.
+
+        Raises:
+            NothingCompared: The stage saw no tensor.
+        """
         if self.worst is None:
             raise NothingCompared(f"stage {self.name} compared nothing")
         return {

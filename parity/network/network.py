@@ -65,8 +65,7 @@ LARGEST = 2**31 - 1
 class Network:
     """A network as data: a frozen, comparable and hashable value.
 
-    Frozen, comparable, hashable, and serialisable with `to_json` / `from_json`. The constructor checks that names are unique and that
-    every shape fits (`InputError` otherwise). `source` says where the network was published.
+    It maps an image of `input_shape` to class scores (logits). Both frameworks build the same modules from it.
 
     Attributes:
         name: The name of the network.
@@ -129,7 +128,7 @@ class Network:
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """Every layer by name, in the order of computation, with its inputs; includes the layers of auxiliary heads."""
+        """Every layer with its inputs, by name, in an order in which they can be computed. Auxiliary heads are included."""
         return {layer.node.name: layer for layer in build_graph(self.nodes, self.input_shape)}
 
     @cached_property
@@ -155,11 +154,11 @@ class Network:
 
     @cached_property
     def zero_gradients(self) -> frozenset[str]:
-        """Parameters whose training gradient is zero in exact arithmetic: biases that a later batch norm subtracts again.
+        """Names of parameters whose training gradient is zero in exact arithmetic.
 
-        Frameworks compute rounding noise for these gradients, which Adam would amplify to full steps. So training sets them to 0 on both
-        sides; the article's L2 decay still applies. Pools, concatenations and flattening between the bias and the batch norm do not
-        change this.
+        They are biases that a following batch norm subtracts again, also behind pools and concatenations. A framework
+        computes rounding noise for them, and Adam would amplify it to full steps. So training sets these gradients to 0
+        on both sides. Weight decay still acts on them.
         """
         following = consumers(self.layers)
 
@@ -185,7 +184,7 @@ class Network:
 
     @cached_property
     def heads(self) -> dict[str, float]:
-        """Auxiliary heads: the layer that yields the class scores -> the weight of their cross-entropy in the loss."""
+        """For each auxiliary head: the layer that yields its class scores, and the weight of its cross-entropy in the loss."""
         found = [node for node in walk(self.nodes) if isinstance(node, Auxiliary)]
         return {self._ends[node.name]: node.weight for node in found}
 
@@ -196,34 +195,54 @@ class Network:
 
     @property
     def classes(self) -> int:
-        """Number of class scores."""
+        """Number of scores that the last layer yields."""
         return self.shapes[self.output][0]
 
     def count(self, head: str = "", trainable: bool = True) -> int:
-        """Number of scalars on the main path or in the auxiliary `head`: trainable ones, or else running statistics and frozen ones."""
+        """Return the number of scalars of the parameters.
+
+        Args:
+            head: The name of an auxiliary head. Empty for the main path.
+            trainable: Count trainable scalars, or the others: running statistics and frozen parameters.
+        """
         own = [p for layer in self.layers.values() if layer.head == head for p in layer.node.parameters(layer.input)]
         return sum(math.prod(p.shape) for p in own if p.trainable == trainable)
 
     @property
     def trainable_count(self) -> int:
-        """Number of trainable scalars without auxiliary heads, which inference does not have."""
+        """Number of trainable scalars, without auxiliary heads."""
         return self.count()
 
     @property
     def statistics_count(self) -> int:
-        """Number of scalars of running statistics and of frozen parameters, without auxiliary heads."""
+        """Number of scalars of running statistics and frozen parameters, without auxiliary heads."""
         return self.count(trainable=False)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-accumulate operations of convolutions and linear layers for one image in inference."""
+        """Multiply-adds of convolutions and linear layers, for one image in inference."""
         return sum(layer.node.multiply_adds(layer.input) for layer in self.layers.values() if not layer.head)
 
     def shrink(self, width: float, size: int | None = None) -> Network:
-        """The cousin `NAME@WIDTH`: filters, units and dropout rates times `width`, with at least four filters or units in a layer.
+        """Return a smaller cousin with the name `NAME@WIDTH` or `NAME@WIDTHxSIZE`.
 
-        Class scores and frozen layers keep their sizes. With a `size` (`NAME@WIDTHxSIZE`) the image is a square of `size` by `size` pixels.
-        An average pool that covered its whole map covers the new map, and so does any pool that is too large for it.
+        Class scores and frozen layers keep their size. A layer keeps at least four filters or units. An average pool that covered
+        its whole map still does. So does any pool that is too large for its new map.
+
+        Args:
+            width: The factor for filters, units and dropout rates, above 0 and at most 1.
+            size: Height and width of the new input, in pixels. None keeps the input shape.
+
+        Returns:
+            The smaller network.
+
+        Raises:
+            InputError: The width or the size is not possible.
+
+        Examples:
+            ```python
+            small = parity.get_network("vgg_mini").shrink(0.25)
+            ```
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} must be above 0 and at most 1")
@@ -236,7 +255,7 @@ class Network:
         return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
 
     def with_classes(self, count: int) -> Network:
-        """`NAME+classesCOUNT`: the network with `count` class scores, also in its auxiliary heads; itself if it has as many already."""
+        """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`."""
         if count == self.classes:
             return self
 
@@ -256,11 +275,11 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the JSON: two networks are equal if and only if their digests are."""
+        """SHA-256 of the JSON, in hexadecimal. Equal networks have equal digests."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The network as one line of JSON with sorted keys."""
+        """Return the whole network as one line of JSON with sorted keys."""
         document = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return json.dumps(document, sort_keys=True)
 

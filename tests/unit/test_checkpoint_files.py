@@ -76,9 +76,7 @@ def test_bytes_after_the_end_are_an_input_error(tmp_path: Path, whole: bytes) ->
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x0F, 0x20, 0x80])
-def test_a_flipped_byte_in_the_header_never_changes_an_array_unseen(
-    tmp_path: Path, whole: bytes, flip: int
-) -> None:
+def test_a_flipped_byte_in_the_header_never_changes_an_array_unseen(tmp_path: Path, whole: bytes, flip: int) -> None:
     path = tmp_path / "whole.safetensors"
     path.write_bytes(whole)
     network, state, metadata = load(path)
