@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         results = _compare(options, console, phases)
     rows = _kept(options.report, results) if options.report else results
     for file, marks in blocks.items():
-        for mark in marks:
-            generated_block.update(file, mark, TABLES[mark](rows))
+        _update(file, marks, rows)
         console.say(f"{file} is up to date")
     return dict(plain({"verdict": "done", "results": results}))
 
@@ -107,6 +107,12 @@ def _blocks(file: Path) -> list[str]:
     if not found:
         generated_block.around(file, next(iter(TABLES)))
     return found
+
+
+def _update(file: Path, marks: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    """Write the tables named by `marks` into `file`."""
+    for mark in marks:
+        generated_block.update(file, mark, TABLES[mark](rows))
 
 
 def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,12 @@ import pytest
 from helpers.pair_models import HERE, MODELS, ComparePair
 from helpers.paths import ROOT
 from helpers.scripts import script_main
+from parity.cli import pairs as pairs_command
+from parity.errors import InputError
 from parity.pairs import state_dict_files
 from parity.pairs.library_pairs import PAIRS
 from parity.pairs.model_worker import ModelWorker
+from parity.report.kept_results import read_pair
 from parity.report.pairs_table import summary, table
 from recorded import record
 
@@ -266,7 +270,6 @@ EXPECTED = {
 
 
 def of_the_zoo(compare_pair: ComparePair, name: str, shape: str = "", **more: object) -> tuple[str, str]:
-    from parity.errors import InputError
     from parity.pairs.compare_models import change
 
     pair = PAIRS[name]
@@ -355,3 +358,21 @@ def test_the_summary_groups_equal_pairs_and_says_what_makes_others_equal() -> No
         "PyTorch: `x.eps=2` |",
         "| `c` | different | other architectures |  |",
     ]
+
+
+@pytest.mark.parametrize("marks", [["pairs"], ["pairs-summary"], ["pairs", "pairs-summary"]])
+def test_a_page_gets_every_table_that_it_has_marks_for(tmp_path: Path, marks: list[str]) -> None:
+    page, results = tmp_path / "page.md", ROOT / "docs" / "pairs"
+    page.write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in marks))
+    assert pairs_command._blocks(page) == marks
+    pairs_command._update(page, marks, pairs_command._kept(results, [read_pair(results / "vgg11.json")]))
+    text, documented = page.read_text(), (ROOT / "docs" / "pairs.md").read_text()
+    assert text.count("| `googlenet` | ") == len(marks)
+    for block in re.findall(r"<!-- pairs.*?<!-- /pairs[-a-z]* -->", text, re.DOTALL):
+        assert block in documented
+
+
+def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("no marks")
+    with pytest.raises(InputError, match="has no <!-- pairs -->"):
+        pairs_command._blocks(tmp_path / "page.md")
