@@ -46,7 +46,7 @@ class Backend:
         return paddle.to_tensor(array, place=_place(device))
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        # DIFFERS: numpy() copies here; PyTorch's shares the tensor's memory.
+        # DIFFERS: the method numpy() already copies.
         return tensor.detach().cpu().numpy()
 
     def write(self, tensor: Tensor, array: Array) -> None:

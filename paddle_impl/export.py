@@ -73,7 +73,7 @@ def _inference(model: Model) -> Iterator[None]:
     # DIFFERS: an export replaces the forward of every layer by one that cannot train.
     before = {layer: dict(vars(layer)) for layer in model.sublayers(include_self=True)}
     for layer in (layer for layer in before if "forward" in vars(layer)):
-        # DIFFERS: Paddle makes a program from a function's source, which lacks the variables of its closure.
+        # DIFFERS: Paddle makes a program from a function's source, which lacks the variables that an inner function captures.
         paddle.jit.not_to_static(layer.forward.__func__)
     model.eval()
     try:

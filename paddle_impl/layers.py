@@ -154,8 +154,8 @@ class _Conv(nn.Conv2D):
     """Paddle's Conv2D with faster computations on CPU.
 
     The bias is added as [C,1,1], because the kernels for Paddle's own [1,C,1,1] are slower. For few output pixels, Paddle's product of one
-    image at a time spends its time on reading weights, so many images are unfolded into one product. For other sizes, its gradient for the
-    input is slow, see `_Turned`.
+    image at a time mostly reads weights, so many images are unfolded into one product. For other sizes, its gradient for the input is slow,
+    see `_Turned`.
     """
 
     def __init__(self, node: nodes.Conv, shape: Shape) -> None:

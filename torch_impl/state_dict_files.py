@@ -65,8 +65,8 @@ def _array(value: Any) -> Any:
 def _check_file(path: Path) -> str | None:
     """The digest in a file, or None. `InputError` for a file that must not be loaded; other errors if it is no such file at all.
 
-    Three kinds must not be loaded: a zip whose members are larger than the file (the framework's own files are never compressed), one with
-    damaged records (the framework's load does not check CRCs), and pickles whose nested tuples take forever to hash.
+    A zip must not be loaded if its members are larger than the file: the framework's own files are never compressed. Nor must one with
+    damaged records, since the framework's load does not check CRCs, or pickles whose nested tuples take forever to hash.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:4] != b"PK\3\4":  # the test of the framework's own load

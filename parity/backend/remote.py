@@ -1,8 +1,8 @@
 """A service in a child process. Its methods are declared once, and the caller calls them as if they ran here.
 
-Arguments and results may be None, booleans, numbers, text, bytes, paths, numpy arrays of the dtypes of `parity.backend.messages`,
-objects of the classes that the service lists, and lists, tuples and mappings of all these. Arrays are tensors of the message, the rest is
-JSON. Nothing is pickled.
+Arguments and results may be None, booleans, numbers, text, bytes, paths, and numpy arrays of the dtypes of `parity.backend.messages`. They
+may also be objects of the classes that the service lists, and lists, tuples and mappings of all these. Arrays are tensors of the message,
+the rest is JSON. Nothing is pickled.
 """
 
 from __future__ import annotations

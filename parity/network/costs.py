@@ -46,11 +46,11 @@ class Cost:
 
     `output` is the shape of its output, `parameters` the number of its trainable scalars, `statistics` that of its running statistics.
     `multiply_adds` counts the forward pass of convolutions and linear layers. `activation_bytes` is the size of its output in float32, as
-    if no layer shared memory. `kept_bytes` is what training keeps of it for the backward pass: its output if a gradient is computed from
-    it (see `kept`), and the mask of a dropout, one byte for each element.
+    if no layer shared memory. `kept_bytes` is what training keeps of it for the backward pass. That is its output if a gradient is
+    computed from it (see `kept`), and the mask of a dropout, one byte for each element.
 
-    `receptive_field` is the side, in pixels, of the square of the image on which one element of the output depends: the largest over all
-    paths from the image. Padding counts, so it may be larger than the image. `stride` is the distance, in pixels, between the squares of
+    One element of the output depends on a square of the image. `receptive_field` is the side of that square in pixels, the largest over
+    all paths from the image. Padding counts, so it may be larger than the image. `stride` is the distance, in pixels, between the squares of
     two neighbouring elements. A vector depends on the whole map from which it was flattened, like the output of a convolution of that size.
 
     `kind` is the node's class, with window and stride if it has them; `sources` and `head` are as in `parity.network.graph.Layer`.

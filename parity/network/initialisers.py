@@ -33,7 +33,7 @@ class Init:
     or the value (constant). It is finite, and only a constant may be negative. It is divided by the square root of the fan: "in" is the
     inputs of one output unit, "both" inputs plus outputs, "none" divides by nothing. Whitening needs 2x2 kernels of 3 channels and at most
     24 filters; they are `parity.weights.whitening.FILTERS` times the scale. With `dirac`, the first filters start as the identity plus a
-    small part of what is drawn: filter i copies channel i through the middle of its kernel.
+    small random part. Filter i then copies channel i through the middle of its kernel.
     """
 
     distribution: str

@@ -174,7 +174,7 @@ def test_xaviers_numbers_have_the_bound_and_deviation_of_tensorflows(shape: str)
     network = scored((inputs, 1, 1), node) if kernel else Network("n", (inputs,), (node,))
     draw = initialise(network, 0)["x.weight"].astype(np.float64)
     largest, deviation = GOLDEN[f"xavier/{shape}"]
-    # The largest of n uniform numbers is below their bound by 1 / n of it on average, and by 20 / n once in e^20 times.
+    # On average, the largest of n uniform numbers is 1 / n of their bound below that bound; by 20 / n it is so once in e^20 times.
     assert np.abs(draw).max() == pytest.approx(largest, rel=20 / draw.size)
     assert draw.std() == pytest.approx(deviation, rel=5 / math.sqrt(draw.size))
 

@@ -103,7 +103,7 @@ def said(compare: Callable[[], Any]) -> str:
 
 
 def replaced() -> paddle.nn.Layer:
-    """A model with a layer whose `forward` is replaced by a closure that holds the layer."""
+    """A model with a layer whose `forward` is replaced by a function that holds the layer."""
     model = pair_models_paddle.Net()
     forward = model.fc1.forward
     model.fc1.forward = lambda x: forward(x) * 2

@@ -141,7 +141,7 @@ MISPRINTED = {"conv1": 9, "4a": 366, "4c": 497, "4d": 590, "4e": 847, "5a": 1018
 """Rows whose `params` do not match their own filters -> the number that matches, in K.
 
 For 4c, 4d, 4e and 5b, the table's own `ops` match our number. The `ops` of 5a match its `params`, and not its filters. conv1's 2.7K and 34M
-are those of a pair of 7x1 and 1x7 on three channels (2,688 weights); 7x7 has 9,408.
+are those of a pair of 7x1 and 1x7 on three channels, which has 2,688 weights. A kernel of 7x7 has 9,408.
 """
 
 
