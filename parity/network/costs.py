@@ -50,8 +50,9 @@ class Cost:
     computed from it (see `kept`), and the mask of a dropout, one byte for each element.
 
     One element of the output depends on a square of the image. `receptive_field` is the side of that square in pixels, the largest over
-    all paths from the image. Padding counts, so it may be larger than the image. `stride` is the distance, in pixels, between the squares of
-    two neighbouring elements. A vector depends on the whole map from which it was flattened, like the output of a convolution of that size.
+    all paths from the image. Padding counts, so it may be larger than the image. `stride` is the distance, in pixels, between the squares
+    of two neighbouring elements. A vector depends on the whole map from which it was flattened, like the output of a convolution of that
+    size.
 
     `kind` is the node's class, with window and stride if it has them; `sources` and `head` are as in `parity.network.graph.Layer`.
     """
