@@ -23,13 +23,13 @@ class Look(NamedTuple):
 
 
 LOOKS = {
-    "equal": Look("equal", "Equal", "both sides compute the same for {}"),
+    "equal": Look("equal", "Equal", "{}"),
     "chaotic but equal": Look(
         "chaotic",
         "Chaotic but equal",
-        "the sides of {} diverge no faster than one of them diverges from its one-ULP twin",
+        "{} diverge no faster than one side from its one-ULP twin",
     ),
-    "different": Look("different", "Different", "the sides of {} differ"),
+    "different": Look("different", "Different", "{}"),
 }
 
 
