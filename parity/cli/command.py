@@ -1,4 +1,4 @@
-"""What all commands share: kinds of options, bad usage in one line, exit codes, the JSON line."""
+"""What all commands share: types of options, usage errors in one line, exit codes, the JSON line."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ Options = SimpleNamespace
 """The options of a command by name: `--save-map` is `save_map`."""
 
 Act = Callable[[Options, Console], dict[str, Any] | None]
-"""What a command does: returns what `--json` prints, and None where another process prints it."""
+"""The function of a command. It returns what `--json` prints, or None if another process prints it."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 LARGEST = 2**63 - 1
 
 MOST_THREADS = 1024
-"""More than any machine has cores."""
+"""No machine has more cores."""
 
 
 class Command(click.Command):
-    """A command of `vgg-parity`. `examples` are shown below the options, a line each, without the program's name."""
+    """A command of `vgg-parity`. Help shows each of the `examples` on a line, after the program's name."""
 
     def __init__(self, act: Act, name: str, examples: Sequence[str], **settings: Any) -> None:
         super().__init__(name, context_settings=SETTINGS, **settings)
         self.act, self.examples = act, examples
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the examples."""
+        """Write the examples."""
         with formatter.section("Examples"):
             for example in self.examples:
                 formatter.write(f"{'':{formatter.current_indent}}{PROGRAM} {self.name} {example}".rstrip() + "\n")
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """Takes the words of the command line, which `Options.words` keeps as they are."""
+        """Parse the command line. `Options.words` keeps it as it is."""
         context.meta["words"] = list(arguments)
         self._check_values(context, arguments)
         return super().parse_args(context, arguments)
 
     def _check_values(self, context: click.Context, arguments: Sequence[str]) -> None:
-        """`UsageError` for an option that stands where another one's value is missing: click would take it for the value."""
+        """Raise `UsageError` if an option follows another one that lacks its value: click would use it as the value."""
         options = [param for param in self.get_params(context) if isinstance(param, click.Option)]
         known = {name for option in options for name in option.opts}
         with_value = {name for option in options if not option.is_flag for name in option.opts}
@@ -67,21 +67,21 @@ class Command(click.Command):
                 raise click.UsageError(f"option {word!r} requires a value", context)
 
     def invoke(self, context: click.Context) -> int:
-        """Does what the command line asks for; returns the exit code."""
+        """Run the command. Return the exit code."""
         options = Options(**context.params, words=context.meta["words"])
         return execute(lambda: self.act(options, Console(options.json)), options.json)
 
     def parse(self, arguments: Sequence[str]) -> Options:
-        """The options that `arguments` give. `click.UsageError` where they are none."""
+        """Parse `arguments` to options. Raises `click.UsageError`."""
         return Options(**self.make_context(self.name, list(arguments)).params, words=list(arguments))
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Does what `arguments` (None: those of the process) ask for; returns the exit code."""
+        """Run the command with `arguments` (None: those of the process). Return the exit code."""
         return run(self, arguments, f"{PROGRAM} {self.name}")
 
 
 def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> int:
-    """Runs a command that help calls `name`; returns the exit code. Bad usage is one line on stderr."""
+    """Run a command that help calls `name`. Return the exit code. Bad usage gives one line on stderr."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code: int | None = command.main(words, name, standalone_mode=False)
@@ -97,7 +97,7 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
 
 
 def _explained(error: click.UsageError) -> str:
-    """What is wrong, without the frame that click puts around it."""
+    """Return the message of an error, without the text that click puts around it."""
     if isinstance(error, click.NoSuchOption):
         return f"no such option {error.option_name!r}{suggest(error.option_name, error.possibilities or ())}"
     if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter) or not error.param:
@@ -108,7 +108,7 @@ def _explained(error: click.UsageError) -> str:
 
 
 def command(name: str, summary: str, examples: Sequence[str]) -> Callable[[Act], Command]:
-    """Makes a `Command` of what it decorates, with the options that stand between the two, and `--json`."""
+    """Return a decorator that makes a `Command` of a function, with the options below the decorator and `--json`."""
 
     def decorate(act: Act) -> Command:
         options = list(reversed(getattr(act, "__click_params__", [])))
@@ -131,7 +131,7 @@ PATH = click.Path(path_type=Path, readable=False)
 
 # Older versions of click have no type argument there.
 class WholeNumber(click.ParamType):  # type: ignore[type-arg]
-    """A whole number from `least` to `most`; `remark` ends what is said of a larger one."""
+    """A whole number from `least` to `most`. `remark` ends the message for a larger one."""
 
     name = "integer"
 
@@ -139,7 +139,7 @@ class WholeNumber(click.ParamType):  # type: ignore[type-arg]
         self.least, self.most, self.remark = least, most, remark
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
-        """The number that `value` spells."""
+        """Parse `value`."""
         try:
             number = int(value)
         except ValueError:
@@ -153,13 +153,13 @@ class WholeNumber(click.ParamType):  # type: ignore[type-arg]
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg]
-    """What `read` makes of a text; where it raises `ValueError`, the text is not `what`."""
+    """A text that `read` parses. If that raises `ValueError`, the message says that the text is not `what`."""
 
     def __init__(self, read: Callable[[str], Any], what: str) -> None:
         self.read, self.name = read, what
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """What `value` spells; a default is no text and stays as it is."""
+        """Parse `value`. A default that is not a text stays as it is."""
         if not isinstance(value, str):
             return value
         try:
@@ -173,42 +173,42 @@ threads = WholeNumber(1, MOST_THREADS, f"; this machine has {machine.cores()} co
 
 
 def program(name: str) -> list[str]:
-    """The words by which a user starts the command `name` again: a script if this process is one, else `vgg-parity NAME`."""
+    """Return the words that start the command `name` again: the script if this process is one, else `vgg-parity NAME`."""
     return ["python", sys.argv[0]] if is_script() else [PROGRAM, name]
 
 
 def is_script() -> bool:
-    """Whether this process is one of `scripts/*.py`, by whatever path it was started."""
+    """Return whether this process is one of `scripts/*.py`."""
     script = Path(sys.argv[0])
     return script.parent.name == "scripts" and script.suffix == ".py"
 
 
 def command_line(name: str, options: Options) -> str:
-    """The command `name` as it was started, as one line, with ~ for the home folder."""
+    """Return the command line that started the command `name`, with ~ for the home folder."""
     words = sys.argv[1:] if is_script() else options.words  # a script's own flags are translated
     return shlex.join([*program(name), *words]).replace(os.path.expanduser("~"), "~")  # noqa: PTH111 - never raises
 
 
 def flag(name: str) -> str:
-    """The flag of an option: save_map -> --save-map."""
+    """Return the flag of an option: save_map -> --save-map."""
     return f"--{name.replace('_', '-')}"
 
 
 def refuse(options: Options, names: Iterable[str], why: str) -> None:
-    """`InputError`, the flag and `why`, for the first of the options `names` that is given."""
+    """Raise `InputError`, which says `why`, if one of the options `names` is given."""
     for name in names:
         if getattr(options, name):
             raise InputError(f"{flag(name)} {why}")
 
 
 def check_png(path: Path, name: str = "output") -> None:
-    """`InputError` unless `path`, given as the flag `name`, can be the name of a picture."""
+    """Raise `InputError` unless `path`, given with the option `name`, can be the name of a PNG file."""
     if path.suffix.lower() != ".png" or os.path.isdir(path):  # noqa: PTH112 - never raises
         raise InputError(f"{flag(name)} {path} is not the name of a .png file")
 
 
 class Failed(Exception):
-    """The check or the run failed: exit code 1. `result` is what --json prints all the same."""
+    """The check or the run failed: exit code 1. --json prints `result` nevertheless."""
 
     def __init__(self, message: str, result: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -216,14 +216,14 @@ class Failed(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the command, and the message says how to go on. Those of libraries say nothing of use."""
+    """Ctrl-C or SIGTERM ended the command, and the message says how to resume. Other KeyboardInterrupts have no useful message."""
 
 
 def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
-    """Runs `command`, prints its result as JSON if wanted, and returns the exit code.
+    """Run `command`, print its result as JSON if `as_json` is set, and return the exit code.
 
-    0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input is one line on stderr, never a traceback. So is an error of the
-    system that names a file: even `Path.exists` raises one where a folder above is closed to this user.
+    0 done, 1 failed, 2 bad usage or bad input, 130 interrupted. Bad input gives one line on stderr, never a traceback. An `OSError` that
+    names a file counts as bad input: even `Path.exists` raises one if this user cannot read a parent folder.
     """
     try:
         result = _interruptible(command)
@@ -253,7 +253,7 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
 
 @contextmanager
 def attach_result(result: dict[str, Any]) -> Iterator[None]:
-    """Around the writing of files that show `result`: an `InputError` gets it, so that `execute` prints it all the same."""
+    """Add `result` to an `InputError` that writing a report raises, so that `execute` prints the result nevertheless."""
     try:
         yield
     except InputError as error:
@@ -262,12 +262,12 @@ def attach_result(result: dict[str, Any]) -> Iterator[None]:
 
 
 def _interruptible(command: Callable[[], Any]) -> Any:
-    """`command()`; where a library made an error of its own of a KeyboardInterrupt, the KeyboardInterrupt is raised."""
+    """Call `command`. If a library turned a KeyboardInterrupt into another error, raise the KeyboardInterrupt."""
     try:
         return command()
     except Exception as error:
         behind: list[BaseException] = [error]
-        for one in behind:  # which grows meanwhile
+        for one in behind:  # the loop extends this list
             if isinstance(one, KeyboardInterrupt):
                 raise one from None
             behind += [other for other in (one.__cause__, one.__context__) if other and other not in behind]
@@ -275,7 +275,7 @@ def _interruptible(command: Callable[[], Any]) -> Any:
 
 
 def say_last(code: int, message: str) -> int:
-    """Prints `message` on stderr, on one line where `code` is that of bad input, and returns `code`."""
+    """Print `message` on stderr, on one line if `code` is that of bad input. Return `code`."""
     for line in [" ".join(message.split())] if code == 2 else message.splitlines():
         print(printable(line), file=sys.stderr, flush=True)
     return code
@@ -283,7 +283,7 @@ def say_last(code: int, message: str) -> int:
 
 @contextmanager
 def failures() -> Iterator[None]:
-    """A worker that dies is a failed check, and so is a comparison of nothing."""
+    """Turn the death of a worker, and a comparison of nothing, into a failed check."""
     try:
         yield
     except (WorkerFailed, NothingCompared) as error:

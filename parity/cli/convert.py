@@ -1,4 +1,4 @@
-"""`vgg-parity convert`: weights between the formats of this project, Paddle, PyTorch and PaddlePaddle v2."""
+"""`vgg-parity convert`: convert weights between the formats of this project, Paddle, PyTorch and PaddlePaddle v2."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
 
 FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
-"""Suffix -> the framework whose state dict such a file holds; it runs in a process of its own."""
+"""Suffix -> the framework whose state dict such a file holds. The framework runs in a process of its own."""
 
 SUFFIXES = (".safetensors", ".tar", *FRAMEWORK)
 
 ROOM = 2**20
-"""Bytes that a file may have besides its numbers, and 4096 more for each array."""
+"""Bytes that a file may have besides its numbers; each array may have 4096 more."""
 
 
 class _Weights(NamedTuple):
@@ -53,14 +53,14 @@ class _Weights(NamedTuple):
 
 @command(
     "convert",
-    "Convert weights, bit for bit, between .safetensors (ours), .pdparams (Paddle), .pt (PyTorch) and .tar (PaddlePaddle v2).\n\n"
-    "SRC is such a file or a run folder; the suffix of DST says what to write.",
+    "Convert weights, bit for bit, between .safetensors (this project), .pdparams (Paddle), .pt (PyTorch) and .tar (PaddlePaddle v2).\n\n"
+    "SRC is such a file, or a run folder. The suffix of DST chooses the format to write.",
     (
         "params_pass_199.tar vgg.safetensors",
         "runs/RUN vgg.pdparams   (for paddle.load and set_state_dict)",
         "vgg.pdparams vgg.pt   (for torch.load and load_state_dict)",
         "--network my_vgg.json torchvision_vgg.pt my_vgg.tar",
-        "--map map.json my_net.pdparams my_net.pt   (a model of your own, by vgg-parity compare --save-map)",
+        "--map map.json my_net.pdparams my_net.pt   (your own model, with the map of vgg-parity compare --save-map)",
     ),
 )
 @argument("source", type=PATH, metavar="SRC")
@@ -68,17 +68,17 @@ class _Weights(NamedTuple):
 @option(
     "--network",
     metavar="NAME",
-    help=f"the weights' network: {NETWORKS}, NAME@WIDTH or a JSON file (default: what SRC names, or the known one that "
+    help=f"the network of the weights: {NETWORKS}, NAME@WIDTH or a JSON file (default: the network that SRC names, or the known one that "
     "fits)",
 )
 @option(
     "--map",
     type=PATH,
     metavar="FILE",
-    help="convert a pair's state dict by the map that vgg-parity compare --save-map wrote",
+    help="convert a state dict of your own model with the map that vgg-parity compare --save-map wrote",
 )
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Converts one file."""
+    """Convert one file."""
     source, destination = options.source, options.destination
     if options.map:
         return _by_map(options, console)
@@ -102,7 +102,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         f"Wrote {destination}: {found.network.name}, {len(kept)} arrays of {count:,} numbers, {', '.join(dtypes)}"
     )
     if left_out:
-        console.say(f"Left out {left_out} arrays of the optimizer: a {destination.suffix} file holds weights only")
+        console.say(f"Left out {left_out} arrays of the optimizer: a {destination.suffix} file holds only weights")
     return {
         "source": str(source),
         "destination": str(destination),
@@ -115,18 +115,18 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 
 def _by_map(options: Options, console: Console) -> dict[str, Any]:
-    """Converts a state dict of one side of a pair of models to the other."""
+    """Convert a state dict of one of two models to the other one."""
     if options.network:
-        raise InputError("--network and --map exclude each other: a map is of two models of your own")
+        raise InputError("--network and --map exclude each other: a map belongs to two models of your own")
     try:
         found = read_map(options.map)
-        with about(options.map, "write it anew with vgg-parity compare --save-map"):
+        with about(options.map, "write it again with vgg-parity compare --save-map"):
             check_whole(found)
         made = pair_files.convert(options.source, options.destination, found)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     count = sum(array.size for array in made.values())
-    console.say(f"Wrote {options.destination}: {len(made)} arrays of {count:,} numbers, by {options.map}")
+    console.say(f"Wrote {options.destination}: {len(made)} arrays of {count:,} numbers, with the map {options.map}")
     return {
         "source": str(options.source),
         "destination": str(options.destination),
@@ -140,15 +140,15 @@ def _by_map(options: Options, console: Console) -> dict[str, Any]:
 def _check_places(source: Path, destination: Path) -> None:
     for path in (source, destination):
         if path.suffix not in SUFFIXES:
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
+            raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
     if not os.path.isfile(source):  # noqa: PTH113 - never raises
-        raise InputError(f"{source} is no file: give a run folder that has a checkpoint, or a file of weights")
+        raise InputError(f"{source} is not a file: give a run folder that has a checkpoint, or a file of weights")
     if os.path.realpath(source) == os.path.realpath(destination):
-        raise InputError(f"{destination} is the source itself: choose another DST")
+        raise InputError(f"{destination} is the source file: choose another DST")
 
 
 def _read(path: Path, asked: Network | None) -> _Weights:
-    """What `path` holds; of the network that is named in it, `asked` for, or the only known one that fits."""
+    """Read `path`. Its network is the one that it names, `asked`, or the only known one that fits."""
     candidates = [asked] if asked else list(articles.NETWORKS.values())
     with about(path, "take another copy"):
         metadata = _metadata(path) if path.suffix == ".safetensors" else {}
@@ -162,16 +162,16 @@ def _read(path: Path, asked: Network | None) -> _Weights:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """The metadata in the header of a safetensors file, of which nothing else is read yet."""
+    """Read the metadata in the header of a safetensors file, and nothing else."""
     try:
         with safetensors.safe_open(path, "np") as file:
             return dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error})") from None
+        raise InputError(f"{path} is not a complete safetensors file ({error})") from None
 
 
 def _most_bytes(candidates: Sequence[Network]) -> int:
-    """The largest file that weights of one of the `candidates` and two slots of an optimizer may come in, in float64."""
+    """Return the largest size in bytes of a file with weights of one of the `candidates` and two optimizer slots, in float64."""
     arrays = [network.parameters.values() for network in candidates]
     return ROOM + max(sum(24 * math.prod(p.shape) + 4096 for p in parameters) for parameters in arrays)
 
@@ -180,10 +180,10 @@ _Fit = Callable[[Network, Mapping[str, Array]], State]
 
 
 def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
-    """The arrays of a file by the names in it, what makes a canonical state of them, and whether they match a digest in the file."""
+    """Return the arrays of a file, the function that makes a canonical state of them, and whether a digest in the file verified them."""
     try:
         if (size := path.stat().st_size) > most:
-            raise InputError(f"it has {size:,} bytes, more than its network can fill")
+            raise InputError(f"it has {size:,} bytes, more than its network needs")
         if path.suffix in FRAMEWORK:
             with Worker(FRAMEWORK[path.suffix]) as worker:
                 return worker.read_file(path), state_dict_names.fit, is_in_state_dict(path)
@@ -197,14 +197,14 @@ def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
 
 
 def _checked(network: Network, arrays: Mapping[str, Array]) -> State:
-    """`arrays`, which have canonical names, with the slots of an optimizer if there are any."""
+    """Check `arrays`, which have canonical names and may hold optimizer slots, and return them."""
     slots = {name.split(".")[1] for name in arrays if name.startswith("optimizer.")}
     canonical_state.check(network, arrays, sorted(slots))
     return dict(arrays)
 
 
 def _fitted(candidates: Sequence[Network], arrays: State, fit: _Fit) -> tuple[Network, State]:
-    """The only one of the `candidates` that the arrays fit, and its state."""
+    """Return the only one of the `candidates` that the arrays fit, and its state."""
     found, names = [], ", ".join(network.name for network in candidates)
     for network in candidates:
         try:
@@ -215,11 +215,13 @@ def _fitted(candidates: Sequence[Network], arrays: State, fit: _Fit) -> tuple[Ne
     if len(found) == 1:
         return found[0]
     fitting = " and ".join(network.name for network, _ in found)
-    raise InputError(f"it fits {fitting} alike" if found else f"it is of none of the known networks ({names})")
+    raise InputError(
+        f"it fits several networks, {fitting}" if found else f"it fits none of the known networks ({names})"
+    )
 
 
 def _write(path: Path, found: _Weights) -> tuple[State, int]:
-    """Writes what `path` can hold; returns that, and how many arrays of the optimizer are left out."""
+    """Write what the format of `path` can hold. Return that, and how many arrays of the optimizer are left out."""
     network, state = found.network, found.state
     kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
     if path.suffix == ".safetensors":
@@ -235,11 +237,11 @@ def _write(path: Path, found: _Weights) -> tuple[State, int]:
 
 
 def _dtype(state: State, suffix: str) -> str:
-    """The one dtype of all arrays, float32 or float64."""
+    """Return the dtype of all arrays, float32 or float64. `InputError` if they differ."""
     first = next(iter(state.values())).dtype if state else np.dtype("float32")
     for name, array in state.items():
         if array.dtype not in ("float32", "float64") or array.dtype != first:
             raise InputError(
-                f"{name} holds {array.dtype}: a {suffix} file needs all weights in float32 or all in float64"
+                f"{name} holds {array.dtype}: a {suffix} file needs all weights in float32, or all in float64"
             )
     return str(first)

@@ -1,4 +1,4 @@
-"""How every process of ours begins: it imports its command so late that Ctrl-C and SIGTERM never end in a traceback."""
+"""Entry points. Signals are handled before a command is imported, so Ctrl-C and SIGTERM never end in a traceback."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sys
 from collections.abc import Callable
 
 PATIENCE = 20.0
-"""Seconds from a signal to the end of the process, after which it is taken to hang."""
+"""Seconds from a signal until the process counts as hanging and is ended."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def executable() -> None:
-    """`vgg-parity`, `python -m parity`."""
+    """Run `vgg-parity`, or `python -m parity`."""
     _run(_import_command)
 
 
 def script(name: str) -> None:
-    """`scripts/NAME.py`, whose flags of before there was one executable are translated."""
+    """Run `scripts/NAME.py`. Its flags, older than `vgg-parity`, are translated."""
     _run(lambda words: _translate(name, words))
 
 
 def _import_command(words: list[str]) -> tuple[str, list[str]]:
-    """The group of all commands; imports the one that is asked for, so that a signal meanwhile ends the process at once."""
+    """Import the command that is called: a signal during the import ends the process at once. Return the group of all commands."""
     import importlib
 
     from parity.cli.main import COMMANDS
@@ -41,14 +41,16 @@ def _translate(name: str, words: list[str]) -> tuple[str, list[str]]:
 
 
 def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
-    """Ends this process with the exit code of the command, a module of `parity.cli`, that `command_of` makes of the command line.
+    """Run the command, a module of `parity.cli`, that `command_of` derives from the command line. End this process with its exit code.
 
-    Ctrl-C and SIGTERM end it with exit code 130 and one line on stderr: at once while modules are imported, and afterwards as a
-    KeyboardInterrupt, so that nothing is left half-done. The second one ends it at once. In training `parity.training.interrupts` handles
-    them.
+    Ctrl-C and SIGTERM end the process with exit code 130 and one line on stderr. While modules are imported, they end it at once. Later,
+    the first one raises a KeyboardInterrupt, so that files are closed properly, and the second one ends the process at once. In training,
+    `parity.training.interrupts` handles them.
     """
     folder = os.path.dirname(os.path.realpath(sys.argv[0]))  # noqa: PTH120 - nothing is imported yet
-    sys.path[:] = [entry for entry in sys.path if entry != folder]  # of the scripts, whose names must not hide packages
+    sys.path[:] = [
+        entry for entry in sys.path if entry != folder
+    ]  # the folder of the scripts: their names must not hide packages
     _handle(_end)
     import importlib
 
@@ -67,7 +69,7 @@ def _run(command_of: Callable[[list[str]], tuple[str, list[str]]]) -> None:
     _handle(_interrupt)
     try:
         code = main(words)
-    except KeyboardInterrupt:  # outside of what the command itself guards
+    except KeyboardInterrupt:  # outside the code where the command handles it
         _end()
     finally:
         _handle(signal.SIG_DFL)
@@ -81,7 +83,7 @@ def _handle(handler: object) -> None:
 
 
 def _end(number: int = 0, frame: object = None) -> None:
-    """Ends this process at once."""
+    """End this process at once."""
     try:
         os.write(2, b"interrupted\n")  # sys.stderr may be in use
     finally:
@@ -94,7 +96,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _watch() -> None:
-    """From now on a signal ends this process within `PATIENCE`, also where the main thread is in a call that runs no handler."""
+    """From now on, end this process `PATIENCE` seconds after a signal, even if the main thread is in a call that runs no handler."""
     import threading
     import time
 
@@ -104,7 +106,7 @@ def _watch() -> None:
 
     def wait() -> None:
         number = os.read(source, 1)[0]
-        if signal.getsignal(number) in (_interrupt, _end):  # nobody else has taken it over
+        if signal.getsignal(number) in (_interrupt, _end):  # no other handler has replaced ours
             time.sleep(PATIENCE)
             _end()
 

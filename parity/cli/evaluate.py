@@ -1,4 +1,4 @@
-"""`vgg-parity evaluate`: the error of a model, by one view of a picture or by many."""
+"""`vgg-parity evaluate`: the error of a model, with one or several views of each picture."""
 
 from __future__ import annotations
 
@@ -47,22 +47,24 @@ def _scales(text: str) -> tuple[int, ...]:
 
 @command(
     "evaluate",
-    f"Test a model: top-1 and top-{TOP} error by one view of every picture, or by many, averaged (arXiv 1409.1556).",
+    f"Measure the top-1 and top-{TOP} error of a model, with one view of each picture or the average over several (arXiv 1409.1556).",
     (
-        "  (the small network that comes with the project, on CIFAR-10)",
+        "  (the network that comes with the project, on CIFAR-10)",
         "--model runs/RUN --views single,flip,crops --padding 4 --grid 3",
         "--model vgg_d.safetensors --data folder:imagenet --views dense,crops,dense+crops --scales 256,384,512",
         "--model vgg.onnx --limit 1000 --report report --json",
     ),
 )
 @model_options((*FRAMEWORKS, ONNX))
-@option("--data", metavar="NAME", help=f"{DATA_SETS} or folder:DIR (default: what the model was trained on)")
+@option(
+    "--data", metavar="NAME", help=f"{DATA_SETS} or folder:DIR (default: the data set that the model was trained on)"
+)
 @data_dir_option
 @option(
     "--split",
     type=choice(("test", "train", "all")),
     default="test",
-    help="which pictures (default: test, those that training tests on)",
+    help="which pictures of the data set (default: test)",
 )
 @option("--limit", type=positive, metavar="N", help="use the first N pictures only")
 @option(
@@ -75,35 +77,36 @@ def _scales(text: str) -> tuple[int, ...]:
     "--scales",
     type=Parsed(_scales, "a list of whole numbers"),
     metavar="LIST",
-    help="pixels of the smaller side of pictures for crops and dense views (default: least, middle and largest scale of the recipe's "
-    "jitter; for one scale S S-32, S and S+32, at 224; without jitter the pictures' own, or the network's)",
+    help="pixels of the smaller side to which pictures are rescaled for crops and dense views (default: smallest, middle and largest scale "
+    "of the recipe's scale jitter; if the recipe has one scale S, then S-32, S and S+32 for a network of 224 pixels; without scales, the "
+    "size of the pictures or of the network, whichever is larger)",
 )
-@option("--grid", type=positive, default=5, metavar="N", help="places of crops a side (default: 5, 25 places)")
+@option("--grid", type=positive, default=5, metavar="N", help="crop at N by N places of each picture (default: 5)")
 @option(
     "--padding",
     type=natural,
     metavar="N",
-    help="reflected pixels around pictures for crops (default: 0 where a scale has room for the grid, else an eighth of the crop, "
-    "or what the grid needs)",
+    help="reflected pixels around pictures for crops (default: 0 if the grid fits into the pictures, else an eighth of the crop or "
+    "what the grid needs)",
 )
-@option("--batch-size", type=positive, default=128, metavar="N", help="pictures read at a time (default: 128)")
+@option("--batch-size", type=positive, default=128, metavar="N", help="pictures that are read at a time (default: 128)")
 @device_option()
 @threads_option()
 @report_option("evaluation.json, evaluation.md and confusion.png")
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Evaluates; `Failed` where the model's scores are no numbers."""
+    """Evaluate. `Failed` if the model's scores are not finite."""
     sets = tuple(dict.fromkeys(name.strip() for name in options.views.split(",")))
     if unknown := [name for name in sets if name not in SETS]:
         raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}")
     if options.report:
-        check_writable(options.report, "--report")  # before hours of work
+        check_writable(options.report, "--report")  # now, not after hours of work
     path = options.model or SHIPPED
     model = load_predictor(path, options.framework, options.device, options.threads)
     if model.route not in FRAMEWORKS and options.device == "gpu":
-        raise InputError("--device gpu is for a framework: onnxruntime computes on the CPU here")
+        raise InputError("--device gpu needs --framework paddle or torch: onnxruntime computes on the CPU only")
     named = options.data or model.data
     if named is None:
-        raise InputError(f"{path} does not say what it was trained on: name a data set with --data")
+        raise InputError(f"{path} does not say what it was trained on: give a data set with --data")
     dataset = data.load(named, options.data_dir, console.say)
     subject, own = _subject(model, dataset, options)
     plan = _plan(sets, model, own, options)
@@ -147,19 +150,19 @@ def _about(model: Predictor, options: Options) -> str:
 
 
 def _said(dataset: Dataset, subject: Subject, plan: Plan, options: Options) -> str:
-    """What is looked at, in one line."""
+    """Describe the pictures and their views in one line."""
     part = {"test": "test", "train": "training", "all": "training and test"}[options.split]
     known = dataset.name in data.CLASSES
     line = f"Data: {len(subject.labels):,} {part} pictures of {dataset.name}{'' if known else f' ({dataset.source})'}"
     if "crops" in plan.kinds:
         line += f"; crops in a grid of {plan.grid} by {plan.grid}"
         if wide := [f"{plan.pad(scale)} (at {scale})" for scale in plan.scales if plan.pad(scale)]:
-            line += f", pictures widened by {', '.join(wide)} reflected pixels a side"
+            line += f", pictures padded by {', '.join(wide)} reflected pixels on each side"
     return line
 
 
 def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subject, int]:
-    """The pictures that are looked at, and the smaller side of those in memory (0: each has its own)."""
+    """Return the pictures to evaluate, and their smaller side (0 if they have different sizes)."""
     recipe = model.recipe
     sized = dataset.sized(model.size, recipe.augmentation.scales if recipe else (0, 0))
     parts = {"test": ("test",), "train": ("train",), "all": ("train", "test")}[options.split]
@@ -169,7 +172,7 @@ def _subject(model: Predictor, dataset: Dataset, options: Options) -> tuple[Subj
     if options.limit:
         if options.limit > len(labels):
             raise InputError(
-                f"--limit {options.limit} is above the {len(labels)} pictures of {dataset.name} that there are"
+                f"--limit {options.limit} is more than the {len(labels)} pictures of {dataset.name}: give a smaller number"
             )
         pictures, labels = pictures.first(options.limit), labels[: options.limit]
     shape = pictures.source.shape if isinstance(pictures.source, np.ndarray) else ()
@@ -193,19 +196,22 @@ def _pictures(found: Array | Pictures, model: Predictor) -> Pictures:
 
 
 def matched(model: Predictor, dataset: Dataset) -> Array:
-    """By class of `dataset`, the model's class of the same name; by number where the model does not name its classes. Else `InputError`."""
+    """Return the index of the model's class for each class of `dataset`, matched by name.
+
+    A model that does not name its classes is matched by number. `InputError` if a class has no match.
+    """
     if not model.named and len(dataset.classes) == len(model.classes):
         return np.arange(len(model.classes))
     if strange := [name for name in dataset.classes if name not in model.classes]:
         raise InputError(
-            f"{dataset.name} has a class {strange[0]!r} that {model.path} does not know: it knows {', '.join(model.classes[:10])}"
+            f"{dataset.name} has a class {strange[0]!r} that {model.path} does not have: its classes are {', '.join(model.classes[:10])}"
             + (", ..." if len(model.classes) > 10 else "")
         )
     return np.array([model.classes.index(name) for name in dataset.classes])
 
 
 def _plan(sets: tuple[str, ...], model: Predictor, own: int, options: Options) -> Plan:
-    """`own` is the smaller side of the pictures, 0 where each has its own."""
+    """Return what to compute. `own` is the smaller side of the pictures, 0 if they have different sizes."""
     least = max(model.size[1:])
     low, high = model.recipe.augmentation.scales if model.recipe else (0, 0)
     if low < high:
@@ -237,8 +243,8 @@ def _row(plan: Plan, row: Row, tally: Tally) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """The rows of a result as a table in Markdown, its columns aligned."""
-    cells = [["views", "scales", "a picture", "top-1 error", f"top-{TOP} error"]]
+    """Return the rows of a result as a Markdown table with aligned columns."""
+    cells = [["views", "scales", "views per picture", "top-1 error", f"top-{TOP} error"]]
     for row in result["rows"]:
         rest = row[f"top{TOP}_error"]
         scales = ", ".join(map(str, row["scales"]))

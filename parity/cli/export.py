@@ -1,4 +1,4 @@
-"""`vgg-parity export`: a trained or fresh network as an ONNX file, or in its framework's own inference format."""
+"""`vgg-parity export`: export a trained or fresh network to ONNX, or to its framework's own inference format."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from parity.weights.canonical_state import State, initialise
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and what is known of it."""
+    """What is exported, and what is known about it."""
 
     network: Network
     state: State
@@ -62,7 +62,8 @@ class Source:
 
 @command(
     "export",
-    "Export a network to ONNX. The file is proven to be the network and compared with its framework before it is kept.",
+    "Export a network to ONNX.\n\n"
+    "Before the file is written, its graph is compared with the network, and its outputs with the framework's.",
     (
         "--model runs/RUN --output vgg.onnx",
         "--framework torch --model best.safetensors --preprocess --softmax --output vgg.onnx",
@@ -76,24 +77,33 @@ class Source:
     metavar="RUN|FILE|NAME",
     help=f"a run folder (its last checkpoint), a .safetensors file, or fresh weights of a network: {NETWORKS}, NAME@WIDTH or a JSON file",
 )
-@option("--seed", type=natural, help="of the fresh weights (default: 0)")
-@option("--output", type=PATH, required=True, metavar="FILE", help="what to write (with --to static: a new folder)")
+@option("--seed", type=natural, help="seed of fresh weights (default: 0)")
 @option(
-    "--framework", type=choice(tuple(FRAMEWORKS)), help="which exports (default: whichever is installed, paddle first)"
+    "--output", type=PATH, required=True, metavar="FILE", help="the .onnx file to write; with --to static, a new folder"
 )
-@option("--to", type=choice(("onnx", "static")), default="onnx", help="static: paddle.jit.save or torch.export (.pt2)")
-@option("--opset", type=positive, help="17 to 21 (default: 18)")
+@option(
+    "--framework",
+    type=choice(tuple(FRAMEWORKS)),
+    help="the framework that exports (default: the one that is installed, paddle if both are)",
+)
+@option(
+    "--to",
+    type=choice(("onnx", "static")),
+    default="onnx",
+    help="static: paddle.jit.save, or torch.export (.pt2) (default: onnx)",
+)
+@option("--opset", type=positive, help="version of the ONNX operators, 17 to 21 (default: 18)")
 @option(
     "--dense",
     is_flag=True,
-    help="linear layers as convolutions and the score map averaged: the file takes pictures of any height and width",
+    help="write linear layers as convolutions and average the score map, so that the file takes pictures of any height and width",
 )
-@option("--softmax", is_flag=True, help="yield probabilities instead of logits")
-@option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C] and scale inside the graph as the recipe does")
-@option("--fold-batch-norm", is_flag=True, help="multiply batch norms into the layers before them")
+@option("--softmax", is_flag=True, help="output probabilities instead of logits")
+@option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C], and preprocess inside the graph as the recipe does")
+@option("--fold-batch-norm", is_flag=True, help="fold each batch norm into the layer before it")
 @threads_option()
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Exports; `Failed`, and nothing is kept, where the export is not the network."""
+    """Export. `Failed`, with nothing written, if the export differs from the network."""
     started = time.perf_counter()
     _check_flags(options)
     with Phases(4) as phases:
@@ -125,10 +135,10 @@ def _check_flags(options: Options) -> None:
     if options.opset and options.opset not in OPSETS:
         raise InputError(f"--opset {options.opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
     if options.seed is not None and not _is_network(options.model):
-        raise InputError("--seed is of fresh weights: it goes with the name of a network")
+        raise InputError("--seed is for fresh weights: give it with the name of a network")
     if options.to == "static":
         of_files = ("opset", "dense", "softmax", "preprocess", "fold_batch_norm")
-        refuse(options, of_files, "is of ONNX files: leave it out with --to static")
+        refuse(options, of_files, "is for ONNX files: leave it out with --to static")
         if os.path.lexists(options.output):
             raise InputError(f"{options.output} exists: choose another --output")
     elif os.path.isdir(options.output) or options.output.suffix != ".onnx":  # noqa: PTH112 - never raises
@@ -136,7 +146,7 @@ def _check_flags(options: Options) -> None:
 
 
 def _is_network(model: str) -> bool:
-    """Whether --model names a network rather than a run folder or a file of weights."""
+    """Return whether --model names a network, not a run folder or a file of weights."""
     if model.endswith(".json") or model.startswith(INPUT):
         return True
     return not (os.path.exists(model) or os.sep in model or Path(model).suffix == ".safetensors")  # noqa: PTH110 - never raises
@@ -170,21 +180,23 @@ def _checked(
     experiment: Experiment | None = None,
     accuracy: float | None = None,
 ) -> Source:
-    """The source; `InputError` naming its `origin` where it is nothing that an export can be of."""
+    """Return the source. `InputError`, which names its `origin`, if it cannot be exported."""
     if len(network.input_shape) != 3:
-        raise InputError(f"{origin} takes {network.input_shape}: an export is of networks of pictures (C, H, W)")
+        raise InputError(
+            f"{origin} takes inputs {network.input_shape}: only networks that take pictures (C, H, W) can be exported"
+        )
     for name, array in state.items():
         if array.dtype != np.float32:
-            raise InputError(f"{origin}: {name} holds {array.dtype}, and an export is of float32 weights")
+            raise InputError(f"{origin}: {name} holds {array.dtype}, but an export needs float32 weights")
         if not np.isfinite(array).all():
             raise InputError(f"{origin}: {name} holds numbers that are not finite: the weights have diverged")
-    with about(Path(origin), "mend the recipe in it"):
+    with about(Path(origin), "correct its recipe"):
         preprocessing = fitting(experiment.recipe.preprocessing if experiment else None, network.input_shape[0])
     return Source(network, state, preprocessing, experiment, accuracy)
 
 
 def _dense(source: Source) -> Source:
-    """The same weights in a network that takes pictures of any size; `InputError` where there is none."""
+    """Return the same weights in a network that takes pictures of any size. `InputError` if that is impossible."""
     network = any_size(source.network)
     if source.preprocessing.permutation is not None:
         raise InputError(f"the recipe of {source.network.name} permutes the pixels of one size: leave --dense out")
@@ -193,7 +205,7 @@ def _dense(source: Source) -> Source:
 
 
 def _predict(framework: str, network: Network) -> Callable[[State, Array], Array]:
-    """What `framework` computes; `InputError` where finite weights lead to infinite scores."""
+    """Return the prediction function of `framework`. It raises `InputError` if finite weights lead to scores that are not finite."""
 
     def predict(state: State, images: Array) -> Array:
         scores = make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
@@ -208,7 +220,7 @@ Exported = TypeVar("Exported")
 
 
 def _exported(framework: str, export: Callable[..., Exported], *arguments: Any) -> Exported:
-    """What an exporter of `framework` makes; `Failed` in one line where it cannot, for whatever reason of its own."""
+    """Return what `export`, of `framework`, makes. `Failed`, in one line, if it raises any error."""
     try:
         return export(*arguments)
     except (InputError, MemoryError):
@@ -244,7 +256,9 @@ def _onnx(
             any_size=options.dense,
         )
     except NotTheNetwork as error:
-        raise Failed(f"{FRAMEWORKS[framework]}'s export of {source.network.name} is not the network: {error}") from None
+        raise Failed(
+            f"{FRAMEWORKS[framework]}'s export of {source.network.name} differs from the network: {error}"
+        ) from None
     phases.begin("comparing with ONNX Runtime")
     predict = _predict(framework, source.network)
     scaled = (lambda state, images: softmax(predict(state, images))) if options.softmax else predict
@@ -321,7 +335,10 @@ def _static(
 
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` at the end and vanishes after an error; `InputError` where it cannot be written."""
+    """Yield a folder to fill. It is renamed to `path` at the end, and removed after an error.
+
+    `InputError` if it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = temporary_name(path)
@@ -340,12 +357,12 @@ def _must_be_equal(differences: list[Difference], framework: str) -> None:
         if not difference.equal:
             raise Failed(
                 f"{difference.name} and {FRAMEWORKS[framework]} differ by {difference.error:.2e} "
-                f"(bound {difference.bound:.2e}): the export is not kept"
+                f"(tolerance {difference.bound:.2e}): the export is not kept"
             )
 
 
 def _metadata(source: Source, framework: str) -> dict[str, str]:
-    """What the file says of itself."""
+    """Return the metadata of the file."""
     versions = implementation(framework, "runtime").versions() | {"vgg-parity": __version__}
     experiment = source.experiment
     known = {

@@ -1,4 +1,4 @@
-"""The options that several commands share: one name and one meaning for one thing."""
+"""Options that several commands share, so that they have the same name and meaning everywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA_SETS = ", ".join(data.DATASETS)
 
 
 def together(*options: Decorator[Any]) -> Decorator[Any]:
-    """One decorator for several options, in this order."""
+    """Return one decorator for several options, in this order."""
 
     def decorate(act: Any) -> Any:
         for add in reversed(options):
@@ -31,79 +31,87 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
 
 
 python_options = together(
-    option("--paddle-python", type=PATH, metavar="EXE", help="the interpreter that has Paddle (default: this one)"),
-    option("--torch-python", type=PATH, metavar="EXE", help="the interpreter that has PyTorch (default: this one)"),
+    option("--paddle-python", type=PATH, metavar="EXE", help="Python interpreter that has Paddle (default: this one)"),
+    option("--torch-python", type=PATH, metavar="EXE", help="Python interpreter that has PyTorch (default: this one)"),
 )
 
 data_dir_option = option(
-    "--data-dir", type=PATH, metavar="PATH", help="the data set's archive, its unpacked folder, or our cache"
+    "--data-dir",
+    type=PATH,
+    metavar="PATH",
+    help="archive of the data set, its unpacked folder, or the cache of vgg-parity",
 )
 
 
 def device_option(default: str = "cpu", automatic: bool = True) -> Decorator[Any]:
-    """--device, with `auto` where a command can choose."""
+    """Return --device, with `auto` if a command can choose."""
     kinds = ("auto", "cpu", "gpu") if automatic else ("cpu", "gpu")
     return option(
-        "--device", type=choice(kinds), default=default, help=f"default: {default}; GPUs are not measured yet"
+        "--device",
+        type=choice(kinds),
+        default=default,
+        help=f"where to compute (default: {default}); unmeasured on GPUs",
     )
 
 
 def threads_option(whose: str = "CPU threads", default: int | None = None) -> Decorator[Any]:
-    """--threads."""
+    """Return --threads."""
     shown = default or "all cores"
     return option("--threads", type=threads, default=default, help=f"{whose} (default: {shown})")
 
 
 def report_option(files: str) -> Decorator[Any]:
-    """--report DIR, which gets `files`."""
-    return option("--report", type=PATH, metavar="DIR", help=f"write {files}")
+    """Return --report DIR, the folder for `files`."""
+    return option("--report", type=PATH, metavar="DIR", help=f"write {files} into this folder")
 
 
 def model_options(runtimes: Iterable[str]) -> Decorator[Any]:
-    """--model, and --framework: which of `runtimes` computes it."""
+    """Return --model, and --framework to choose one of `runtimes`."""
     return together(
         option(
             "--model",
             type=PATH,
             metavar="RUN|FILE",
-            help=f"a run folder, a .safetensors or a .onnx file (default: {SHIPPED.name}, which comes with the project)",
+            help=f"a run folder, a .safetensors file or a .onnx file (default: {SHIPPED.name}, which comes with the project)",
         ),
         option(
             "--framework",
             type=choice(tuple(runtimes)),
-            help="what computes a run or .safetensors file (default: whichever is installed, paddle first)",
+            help="the framework that computes a run or .safetensors file (default: the one that is installed, paddle if both are)",
         ),
     )
 
 
 limit_options = together(
-    option("--train-limit", type=positive, metavar="N", help="use the first N training images only"),
-    option("--test-limit", type=positive, metavar="N", help="use the first N test images only"),
+    option("--train-limit", type=positive, metavar="N", help="use only the first N training images"),
+    option("--test-limit", type=positive, metavar="N", help="use only the first N test images"),
 )
 
 
 def stages_option(names: Iterable[str]) -> Decorator[Any]:
-    """--stages, all of `names` by default."""
+    """Return --stages, by default all of `names`."""
     everything = ",".join(names)
-    return option("--stages", metavar="LIST", default=everything, help=f"some of {everything} (default: all)")
+    return option(
+        "--stages", metavar="LIST", default=everything, help=f"stages to run, some of {everything} (default: all)"
+    )
 
 
 def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[Any]:
-    """The options of every comparison that trains; `usual` and `twins` say how many steps and one-ULP twins there are by default."""
+    """Return the options of every comparison that trains. `usual` and `twins` describe the default numbers of steps and one-ULP twins."""
     return together(
         option(
             "--dtype",
             type=choice(("float64", "float32")),
             default="float64",
-            help="float64 proves; float32 is held against its one-ULP twins",
+            help="float64 for a proof, on the CPU; float32 compares with one-ULP twins (default: float64)",
         ),
-        option("--steps", type=positive, default=steps, help=f"training steps, for the trajectory ({usual})"),
-        option("--seed", type=natural, default=0, help="of weights, images and masks (default: 0)"),
+        option("--steps", type=positive, default=steps, help=f"number of training steps of the trajectory ({usual})"),
+        option("--seed", type=natural, default=0, help="seed of weights, images and masks (default: 0)"),
         option(
             "--twins",
             type=natural,
             metavar="N",
-            help=f"one-ULP twins beside it, the farthest of which counts ({twins})",
+            help=f"number of one-ULP twins; the farthest one counts ({twins})",
         ),
-        option("--isolate", is_flag=True, help="also compare layer by layer, each on the reference's own input"),
+        option("--isolate", is_flag=True, help="also compare layer by layer, each on the reference's input"),
     )

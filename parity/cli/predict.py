@@ -1,4 +1,4 @@
-"""`vgg-parity predict`: what is in these pictures?"""
+"""`vgg-parity predict`: the classes of pictures."""
 
 from __future__ import annotations
 
@@ -30,27 +30,33 @@ from parity.training.loop import Diverged
 
 @command(
     "predict",
-    "Predict the classes of pictures of any size with a run, a .safetensors or an ONNX file. "
-    "An IMAGE is a picture, or a folder: the pictures in it, sorted.",
+    "Predict the classes of pictures with a run, a .safetensors file or an ONNX file.\n\n"
+    "An IMAGE is a picture of any size, or a folder. A folder stands for the pictures in it, sorted by name.",
     (
-        "cat.png holiday/   (the small network that comes with the project; all pictures of the folder)",
+        "cat.png holiday/   (the network that comes with the project; a picture, and all pictures of a folder)",
         "--model runs/RUN --framework torch cat.png --top 5 --json",
         "--model vgg.onnx *.jpg --output sheet.png",
     ),
 )
 @argument("images", type=PATH, nargs=-1, required=True, metavar="IMAGE...")
 @model_options(FRAMEWORKS)
-@option("--top", type=positive, default=3, metavar="K", help="classes named for each picture (default: 3)")
+@option(
+    "--top",
+    type=positive,
+    default=3,
+    metavar="K",
+    help="print the K most probable classes of each picture (default: 3)",
+)
 @option("--bgr", is_flag=True, help="swap red and blue, as the article's load_image does")
-@option("--output", type=PATH, metavar="FILE.png", help="also draw the pictures with their predictions")
+@option("--output", type=PATH, metavar="FILE.png", help="also draw the pictures and their predictions into a file")
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Predicts the classes of pictures; `Failed` where the model's scores are no numbers."""
+    """Predict the classes of pictures. `Failed` if the model's scores are not finite."""
     files = image_files.listed(options.images)
     if options.output:
         contact_sheet.check(options.output, files)
     model = _model(options)
     if options.bgr and model.size[0] != 3:
-        raise InputError(f"--bgr needs colour pictures, and {model.path} takes grey ones: leave it out")
+        raise InputError(f"--bgr needs colour pictures, but {model.path} takes grey ones: leave it out")
     pixels = np.stack([image_files.read(file, model.size) for file in bar(files, "reading")])
     if options.bgr:
         pixels = pixels[:, ::-1]
@@ -85,21 +91,21 @@ def _model(options: Options) -> Predictor:
 
 
 def _about(model: Predictor, options: Options) -> str:
-    """The model in one line: where it is, what it is, what computes."""
+    """Describe the model in one line: its file, network, training data and runtime."""
     place = str(model.path) if options.model else f"{model.path.name}, which comes with the project"
     swapped = ", red and blue swapped (--bgr)" if options.bgr else ""
     return f"{place} ({model.network or 'network not named'}, {model.origin}), computed by {model.route}{swapped}"
 
 
 def _prediction(file: Path, chances: Array, model: Predictor, most: int) -> dict[str, Any]:
-    """The `most` most probable classes of one picture, the first of them beside its file."""
+    """Return the `most` most probable classes of one picture. The first of them is also given beside the file."""
     best = np.argsort(-chances, kind="stable")[:most]
     top = [{"label": model.classes[i], "index": int(i), "probability": float(chances[i])} for i in best]
     return {"file": str(file), **top[0], "top": top}
 
 
 def _lines(predictions: list[dict[str, Any]]) -> list[str]:
-    """A line for each picture: file, label and probability in columns, then the other classes."""
+    """Return a line for each picture: file, label and probability in columns, then the other classes."""
     file, label = (max(len(prediction[key]) for prediction in predictions) for key in ("file", "label"))
     return [
         f"{p['file']:<{file}}  {p['label']:<{label}} {p['probability']:>6.1%}"

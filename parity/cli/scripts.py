@@ -1,4 +1,4 @@
-"""The flags of `scripts/*.py` in the words of `vgg-parity`, so that commands of before there was one executable go on to work."""
+"""Translates the flags of `scripts/*.py` to those of `vgg-parity`, so that commands older than `vgg-parity` still work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Script:
-    """What a script stands for: a command, words before those of the user, and its old flags with their present names."""
+    """A script: its command, the words before the user's, and its old flags with their present names."""
 
     command: str
     words: tuple[str, ...] = ()
@@ -29,14 +29,14 @@ SCRIPTS = {
     "train_paddle": Script("train", ("--framework", "paddle"), {"--out": "--output"}),
     "train_torch": Script("train", ("--framework", "torch"), {"--out": "--output"}),
 }
-"""By the script's name, without .py."""
+"""Name of a script, without .py -> its translation."""
 
 SEVERAL = ("--verdicts",)
-"""Flags that used to take several words, and now take one and may be given again."""
+"""Flags that took several words before, and now take one word and may be repeated."""
 
 
 def translate(script: str, words: list[str]) -> tuple[str, list[str]]:
-    """The command that `script` stands for, and `words` as that command takes them. `ValueError`, one line, where they contradict."""
+    """Return the command of `script`, and `words` translated for it. `ValueError`, one line, if they contradict each other."""
     found = SCRIPTS[script]
     command = found.command
     if script == "check_parity":
@@ -57,7 +57,7 @@ def _renamed(word: str, names: Mapping[str, str]) -> str:
 
 
 def _repeated(words: list[str]) -> list[str]:
-    """A flag before each of its several words."""
+    """Repeat a flag before each of its words."""
     made, open_flag = list[str](), ""
     for word in words:
         if word.startswith("-"):
@@ -69,13 +69,13 @@ def _repeated(words: list[str]) -> list[str]:
 
 
 def _check(words: list[str]) -> tuple[str, list[str]]:
-    """check_parity.py was three commands: check for networks of ours, compare for two models, pairs for those of libraries."""
+    """Translate check_parity.py, now three commands: check (our networks), compare (two models), pairs (networks of libraries)."""
     models = [flag for flag in ("--torch", "--paddle") if any(_is(word, flag) for word in words)]
     for place, word in enumerate(words):
         if not _is(word, "--pairs"):
             continue
         if models:
-            raise ValueError("--pairs stands alone: --torch and --paddle are for two models of your own")
+            raise ValueError("--pairs excludes --torch and --paddle, which are for two models of your own")
         _, equals, value = word.partition("=")
         rest = words[place + 1 :]
         return "pairs", [*words[:place], *([value, *rest] if equals else rest)]

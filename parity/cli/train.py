@@ -1,4 +1,4 @@
-"""`vgg-parity train`: trains, resumes or tests a network in one framework, in one process or in several."""
+"""`vgg-parity train`: train, resume or test a network in one framework, in one or several processes."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.report import plots
 from parity.training.compatibility import check_compatible, make_compatible
+from parity.training.console_lines import count_epochs, describe_position
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
 from parity.training.run_folder import Follower, Position, RunFolder, check_free, read_checkpoint
@@ -51,7 +52,7 @@ from parity.weights.canonical_state import State, initialise
 
 @dataclass(frozen=True)
 class _Job:
-    """What there is to train and where: `state` holds weights, and optimizer slots too where a run goes on."""
+    """What to train, and where. `state` holds weights, and also optimizer slots if a run is resumed."""
 
     run: RunFolder
     dataset: Dataset
@@ -63,12 +64,12 @@ class _Job:
 
 @command(
     "train",
-    "Train, resume or test a network of the articles. Without arguments: the best that this machine does in minutes.",
+    "Train, resume or test a network of the articles. Without options, it trains a network that takes minutes on this machine.",
     (
         "",
         "--framework torch --network vgg_mini --recipe adam --data cifar10 --epochs 3 --json",
         "--network vgg_a@0.25x64 --data folder:pictures --scale-jitter 72,128",
-        "--network vgg16_bn_drop --recipe article   (the article's 200 passes)",
+        "--network vgg16_bn_drop --recipe article   (the article's 200 epochs)",
         "--resume runs/RUN",
         "--eval-only runs/RUN",
     ),
@@ -76,12 +77,12 @@ class _Job:
 @option(
     "--framework",
     type=choice(tuple(FRAMEWORKS)),
-    help="what trains: torchrun, or python -m paddle.distributed.launch, with -m parity train starts several processes (default: "
-    "whichever is installed, paddle first)",
+    help="the framework that trains (default: the one that is installed, paddle if both are). For several processes: torchrun -m parity "
+    "train, or python -m paddle.distributed.launch -m parity train",
 )
 @train_options
 def main(options: Options, console: Console) -> dict[str, Any] | None:
-    """Trains, resumes or tests; what the leading process of several prints."""
+    """Train, resume or test. Return the result in rank 0, and None in other ranks."""
     framework = options.framework or _framework_of(options.resume or options.eval_only) or installed()
     process_group = from_launcher(framework)
     started = time.perf_counter()
@@ -90,11 +91,11 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
         check_flags(options, process_group)
     if options.eval_only:
         return _evaluate_only(framework, options, process_group, console)
-    lost = f"failed: {LOST} before the training began; what it wrote says why"
+    lost = f"failed: {LOST}, and the training has not begun; see the output of that process for the cause"
     try:
         job = _prepare(framework, options, process_group, console)
         again = command_to_resume(framework, options, job.run, process_group)
-        lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
+        lost = f"failed: {LOST}; resume from the last checkpoint with: {again}"
         with _told_once(process_group):
             _train(framework, options, process_group, console, job, again, lost)
     except RuntimeError as error:
@@ -109,17 +110,17 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
 
 
 def _framework_of(run: Path | None) -> str | None:
-    """The framework that the run folder `run` was trained in, where that is said and the framework is installed here."""
+    """Return the framework that config.json of the run folder `run` names, if it is installed; else None."""
     try:
         said = json.loads((run / "config.json").read_text())["framework"] if run else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None  # what is wrong with it is said where it is read
+        return None  # the code that reads the run reports what is wrong
     return said if said in FRAMEWORKS and importlib.util.find_spec(said) else None
 
 
 @contextmanager
 def _told_once(process_group: ProcessGroup) -> Iterator[None]:
-    """Around what all processes do alike: of an error that they all raise, the leading one tells."""
+    """Around code that all ranks run: if all of them raise an error, only rank 0 prints it."""
     try:
         yield
     except (InputError, Failed, KeyboardInterrupt) as error:
@@ -129,7 +130,7 @@ def _told_once(process_group: ProcessGroup) -> Iterator[None]:
 
 
 def _prepare(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
-    """The leading process decides, checks and makes the run's folder; the others do as it says."""
+    """Return the job: rank 0 decides it, checks it and makes the run folder; the other ranks receive it."""
     if not process_group.leads:
         return _follow(framework, options, process_group, console)
     job = (
@@ -148,10 +149,10 @@ def _prepare(framework: str, options: Options, process_group: ProcessGroup, cons
 
 
 def _follow(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
-    """What the leading process has told the others to train."""
+    """Receive the job from rank 0."""
     runtime, device = _start(framework, options, process_group)
     message = distributed.from_first(make_backend(framework), b"", device)
-    state, said = canonical_state.decode(message, "the leading process's message")
+    state, said = canonical_state.decode(message, "the message of rank 0")
     run = Follower(Path(said["folder"]), Experiment.from_json(said["experiment"]))
     return _Job(run, _data_of(run, options, console), state, Position(**json.loads(said["position"])), runtime, device)
 
@@ -159,13 +160,13 @@ def _follow(framework: str, options: Options, process_group: ProcessGroup, conso
 def _train(
     framework: str, options: Options, process_group: ProcessGroup, console: Console, job: _Job, again: str, lost: str
 ) -> None:
-    """Trains to the end. Stopped or interrupted, it says that `again` goes on; `lost` is for `parity.training.interrupts`."""
+    """Train to the end. If it is stopped, print `again`, the resume command; `lost` is for `parity.training.interrupts`."""
     run, position, experiment = job.run, job.position, job.run.experiment
     if options.tensorboard and process_group.leads:
         run.watchers.append(plots.tensorboard(run.folder))
     if options.save_v2_tar:
-        v2_tar.names(experiment.network)  # `InputError` now, not after the first pass
-        run.keeps_passes = True
+        v2_tar.names(experiment.network)  # raises `InputError` now, not after the first epoch
+        run.saves_v2_tar = True
     start = {name: job.state[name] for name in experiment.network.parameters}
     settings, amp = experiment.recipe.optimizer, options.amp or "off"
     trainer = make_trainer(framework, experiment.network, settings, start, "float32", job.device, process_group, amp)
@@ -178,16 +179,17 @@ def _train(
             if process_group.leads:
                 plots.curves(run)
     except (Stopped, Diverged) as error:
-        trainer.total(0.0)  # waits for all: launchers kill the leading process soon after another has ended
+        trainer.total(0.0)  # waits for all ranks: launchers kill rank 0 soon after another rank has ended
         if isinstance(error, Diverged):
             raise Failed(str(error)) from None
-        raise Interrupted(f"stopped at pass {position.epoch}, batch {position.batch}; continue with: {again}") from None
+        place = describe_position(experiment.recipe, position, experiment.batches(len(job.dataset.train_labels)))
+        raise Interrupted(f"stopped {place}; resume with: {again}") from None
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
+        raise Interrupted(f"interrupted; resume from the last checkpoint with: {again}") from None
 
 
 def _start(framework: str, options: Options, process_group: ProcessGroup) -> tuple[Any, str]:
-    """The framework's runtime module, and the device to use. The import takes seconds, so bad input is found before."""
+    """Start the framework. Return its runtime module and the device. This takes seconds, so bad input is reported before."""
     threads = _threads(options, process_group)
     runtime = implementation(framework, "runtime", threads)
     device = runtime.start(options.device, threads)
@@ -203,7 +205,7 @@ def _threads(options: Options, process_group: ProcessGroup) -> int:
 
 
 def _begin(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
-    """A new run: chooses what was not given, says so, and makes its folder."""
+    """Begin a new run: choose what the options leave open, print the choices, and make the run folder."""
     options.network = options.network or presets.FOR.get(options.recipe)
     asked = articles.get_network(options.network) if options.network else None
     chosen = (
@@ -222,7 +224,7 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     network = asked or articles.get_network(GPU_NETWORK if device == "gpu" else CPU_NETWORK)
     network, dataset, recipe = make_compatible(network, dataset, recipe, options.scale_jitter, process_group)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # JSON may name them as it likes
+    title = f"{stamp}-{framework}-{network.name}-{recipe.name}".replace("/", "-")  # names from JSON may contain a slash
     names = () if dataset.name in data.CLASSES else dataset.classes
     limits = (options.train_limit, options.test_limit)
     experiment = Experiment(network, recipe, dataset.name, options.seed or 0, *limits, names)
@@ -255,33 +257,29 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     )
     count = len(dataset.train_labels)
     console.say(
-        f"Recipe: {recipe.name}, {count_of(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
+        f"Recipe: {recipe.name}, {count_epochs(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
     )
-    if not options.network and device == "cpu" and process_group.size == 1:  # the others would wait for the timing
+    if not options.network and device == "cpu" and process_group.size == 1:  # other ranks would wait for the timing
         console.say(_article(framework))
     return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
 
 
-def count_of(passes: int) -> str:
-    """For people: 1 pass, 2 passes."""
-    return f"{passes} pass{'' if passes == 1 else 'es'}"
-
-
 def _why(network: Network, device: str) -> str:
+    """Say why a smaller network than the article's is trained; nothing on a GPU."""
     if device == "gpu":
         return ""
     full = articles.get_network(GPU_NETWORK)
     share = full.multiply_adds / network.multiply_adds
     return (
         f": {GPU_NETWORK} with an eighth of the filters and of the dropout rates, "
-        f"since this is a CPU (1/{share:.0f} of the multiply-adds)"
+        f"because this is a CPU (1/{share:.0f} of the multiply-adds)"
     )
 
 
 def _article(framework: str, count: int = 64) -> str:
-    """What the article's 200 passes would take here, from a timed step of its network.
+    """Say how long the article's 200 epochs would take on this machine, from a timed step of its network.
 
-    Of half a batch: an update reads and writes 15 million parameters, and costs as much as ten images.
+    The step has half a batch. An update reads and writes 15 million parameters, which takes as long as ten images.
     """
     network, recipe = articles.get_network(GPU_NETWORK), presets.get_recipe("article")
     trainer = make_trainer(framework, network, recipe.optimizer, 0)
@@ -293,8 +291,8 @@ def _article(framework: str, count: int = 64) -> str:
     total = recipe.epochs * 50_000 / speed
     again = command_to_train(framework, SINGLE_PROCESS)
     return (
-        f"The article's run (--network {network.name} --recipe article, {recipe.epochs} passes) would take about {duration(total)} here "
-        f"({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
+        f"The article's run (--network {network.name} --recipe article, {count_epochs(recipe.epochs)}) would take about "
+        f"{duration(total)} here ({speed:.0f} images/s in a step of {count}): {again} --network {network.name} --recipe article"
     )
 
 
@@ -306,25 +304,24 @@ def _data(options: Options, console: Console, network: Network | None) -> tuple[
 
 
 def _resume(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
-    """The run in the folder, as it stood at its last checkpoint."""
+    """Return the run in the folder, at its last checkpoint."""
     run = RunFolder.open(options.resume)
     experiment = run.experiment
     dataset = _data_of(run, options, console)
     check_compatible(experiment.network, dataset, experiment.recipe, process_group)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, process_group)
-    place = f"pass {position.epoch}, batch {position.batch}"
-    done = "its end: nothing is left to train" if position.epoch == experiment.recipe.epochs else place
-    console.say(f"Resuming {run.folder} in {FRAMEWORKS[framework]} at {done}")
+    place = describe_position(experiment.recipe, position, experiment.batches(len(dataset.train_labels)))
+    console.say(f"Resuming {run.folder} with {FRAMEWORKS[framework]} {place}")
     return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
 
 
 def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:
-    """What `run` trains and tests on."""
+    """Load the data set of `run`."""
     experiment = run.experiment
     dataset = data.load(experiment.data, options.data_dir, console.say)
     if experiment.classes not in ((), dataset.classes):
-        raise InputError(f"{dataset.name} no longer has the classes that {run.folder} was begun with: put them back")
+        raise InputError(f"{dataset.name} has other classes than when {run.folder} was begun: put them back")
     limited = dataset.limit(experiment.train_limit, experiment.test_limit)
     return limited.sized(experiment.network.input_shape, experiment.recipe.augmentation.scales)
 
@@ -353,7 +350,7 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
     seconds = time.perf_counter() - started
     count = len(dataset.test_labels)
     console.say(
-        f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images ({cost=:.4f}, {count / seconds:.0f} images/s)"
+        f"Test accuracy {accuracy:.2%} on {count:,} {dataset.name} test images (loss {cost:.4f}, {count / seconds:.0f} images/s)"
     )
     return {
         "framework": framework,
@@ -373,17 +370,18 @@ def _evaluate_only(framework: str, options: Options, process_group: ProcessGroup
 
 def _summary(framework: str, job: _Job, process_group: ProcessGroup, console: Console, wall: float) -> dict[str, Any]:
     run, position, dataset = job.run, job.position, job.dataset
-    passes, experiment = run.metrics("pass"), run.experiment
+    epochs, experiment = run.metrics("pass"), run.experiment
     speed = position.samples / position.seconds
     console.say(
-        f"Trained {duration(position.seconds)} at {speed:.1f} images/s; data feeding took {position.feed_seconds / position.seconds:.1%} "
-        f"and dropout masks {position.mask_seconds / position.seconds:.1%} of it; peak memory {machine.peak_memory() / 1e9:.2f} GB"
+        f"Trained for {duration(position.seconds)} at {speed:.1f} images/s; preparing batches took "
+        f"{position.feed_seconds / position.seconds:.1%} of that time and dropout masks {position.mask_seconds / position.seconds:.1%}; "
+        f"peak memory {machine.peak_memory() / 1e9:.2f} GB"
     )
     console.say(f"Curves, metrics and checkpoints: {run.folder}")
-    accuracy, count = passes[-1]["test_accuracy"], len(dataset.test_labels)
+    accuracy, count = epochs[-1]["test_accuracy"], len(dataset.test_labels)
     which = "all" if experiment.test_limit is None else "the first"
     console.say(
-        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {count_of(experiment.recipe.epochs)}"
+        f"Test accuracy {accuracy:.2%} on {which} {count:,} {dataset.name} test images after {count_epochs(experiment.recipe.epochs)}"
     )
     return {
         "framework": framework,
@@ -396,7 +394,7 @@ def _summary(framework: str, job: _Job, process_group: ProcessGroup, console: Co
         "seed": experiment.seed,
         "test_accuracy": accuracy,
         "best_accuracy": position.best,
-        "test_cost": passes[-1]["test_cost"],
+        "test_cost": epochs[-1]["test_cost"],
         "test_images": count,
         "train_images": len(dataset.train_labels),
         "seconds": round(position.seconds, 3),

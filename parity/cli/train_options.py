@@ -1,4 +1,4 @@
-"""The options of `vgg-parity train`, and the command that continues a run."""
+"""The options of `vgg-parity train`, and its resume command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from parity.report import plots
 from parity.training.run_folder import RunFolder
 
 CPU_NETWORK, GPU_NETWORK, RECIPE = "vgg16_bn_drop@0.125", "vgg16_bn_drop", "quick"
-"""What a run without arguments trains."""
+"""What is trained without options."""
 
 FIXED_ON_RESUME = (
     "network",
@@ -49,17 +49,17 @@ TRAINING_ONLY = (
     "save_v2_tar",
     "amp",
 )
-"""Flags that mean nothing to --eval-only."""
+"""Flags that --eval-only refuses."""
 
 KEPT_ON_RESUME = ("data_dir", "device", "threads", "amp", "checkpoint_every", "tensorboard", "save_v2_tar", "json")
-"""Flags that config.json does not hold: the command that continues a run repeats them."""
+"""Flags that config.json does not hold: the resume command repeats them."""
 
 
 NO_AMP = "--amp needs a GPU: leave it out"
 
 
 def scales(text: str) -> tuple[int, int]:
-    """The least and the largest of a range LOW,HIGH of whole numbers, or of one number."""
+    """Parse a range LOW,HIGH of whole numbers. One number is both."""
     low, _, high = text.partition(",")
     return positive(low), positive(high or low)
 
@@ -68,73 +68,74 @@ train_options = together(
     option(
         "--network",
         metavar="NAME",
-        help=f"{NETWORKS}, or NAME@WIDTH (default: the recipe's own, else {GPU_NETWORK}, on CPU @0.125)",
+        help=f"{NETWORKS}, or NAME@WIDTH (default: the network of the recipe, else {GPU_NETWORK}; on a CPU {CPU_NETWORK})",
     ),
     option(
         "--recipe",
         metavar="NAME",
-        help=f"{RECIPES}, or a FILE.json (default: the network's own, else {RECIPE})",
+        help=f"{RECIPES}, or a FILE.json (default: the recipe of the network, else {RECIPE})",
     ),
     option(
         "--data",
         metavar="NAME",
-        help=f"auto, {DATA_SETS}, or folder:DIR, pictures in one sub-folder a class (default: auto: CIFAR-10 if it can be had)",
+        help=f"auto, {DATA_SETS}, or folder:DIR, a folder with one sub-folder of pictures per class (default: auto, "
+        "which is CIFAR-10 if it can be loaded, else shapes10)",
     ),
     data_dir_option,
-    option("--epochs", type=positive, help="passes over the training images (default: the recipe's)"),
-    option("--batch-size", type=positive, help="images per update, of all processes together (default: the recipe's)"),
-    option("--seed", type=natural, help="start of all random numbers (default: 0)"),
+    option("--epochs", type=positive, help="number of epochs (default: the recipe's)"),
+    option("--batch-size", type=positive, help="images per update, over all processes (default: the recipe's)"),
+    option("--seed", type=natural, help="seed of all random numbers (default: 0)"),
     limit_options,
     option(
         "--scale-jitter",
         type=Parsed(scales, "a range such as 256,512"),
         metavar="LOW[,HIGH]",
-        help="rescale every training image so that its smaller side has LOW to HIGH pixels, drawn anew each time, and crop what the "
-        "network takes, as the VGG paper does with 256,512 (default: the recipe's; images of a folder are then resized as a whole)",
+        help="rescale every training image so that its smaller side has a random number of pixels from LOW to HIGH, and crop the network's "
+        "input size; the VGG paper uses 256,512 (default: the recipe's; without one, images of a folder are resized as a whole)",
     ),
     device_option("auto"),
-    threads_option("CPU threads of a process, which share the cores"),
+    threads_option("CPU threads of each process; processes share the cores"),
     option(
         "--amp",
         type=choice(PRECISIONS),
-        help="mixed precision on a GPU; not measured yet, and a resumed fp16 run scales its loss anew (default: off)",
+        help="mixed precision on a GPU, unmeasured; a resumed fp16 run starts again at the first loss scale (default: off)",
     ),
     option("--output", type=PATH, metavar="DIR", help="run folder (default: a new one under runs/)"),
-    option("--resume", type=PATH, metavar="RUN", help="continue the run in this folder"),
+    option("--resume", type=PATH, metavar="RUN", help="resume the run in this folder"),
     option(
         "--eval-only",
         type=PATH,
         metavar="RUN|FILE",
-        help="test a run's last checkpoint, or a .safetensors file, and stop",
+        help="only test the last checkpoint of a run, or a .safetensors file",
     ),
     option(
         "--checkpoint-every",
         type=natural,
         default=60,
         metavar="SECONDS",
-        help="at most this between checkpoints (default: 60)",
+        help="longest time between two checkpoints (default: 60)",
     ),
     option("--tensorboard", is_flag=True, help="also write TensorBoard events into the run folder"),
     option(
         "--save-v2-tar",
         is_flag=True,
-        help="after each pass, also write Paddle v2's params_pass_N.tar, as the article does",
+        help="after each epoch, also write Paddle v2's params_pass_N.tar, as the article does",
     ),
 )
 
 
 def check_flags(options: Options, process_group: ProcessGroup) -> None:
-    """`InputError` for flags that do not go together or that nothing here can serve."""
+    """Raise `InputError` for flags that exclude each other, or that need what this machine does not have."""
     modes = {
-        "resume": (FIXED_ON_RESUME, "the run's config.json decides it"),
-        "eval_only": (TRAINING_ONLY, "it only tests"),
+        "resume": (FIXED_ON_RESUME, "the run's config.json sets it"),
+        "eval_only": (TRAINING_ONLY, "that only tests"),
     }
     for mode, (refused, why) in modes.items():
         for name in refused if getattr(options, mode) is not None else ():
             if getattr(options, name) is not None and getattr(options, name) is not False:
                 raise InputError(f"{flag(name)} cannot be given with {flag(mode)}: {why}")
     if options.eval_only and process_group.size > 1:
-        raise InputError("--eval-only tests in one process: start it with plain python")
+        raise InputError("--eval-only runs in one process: start it without a launcher")
     if options.amp not in (None, "off") and options.device == "cpu":
         raise InputError(NO_AMP)
     if options.tensorboard:
@@ -142,11 +143,11 @@ def check_flags(options: Options, process_group: ProcessGroup) -> None:
 
 
 DEFAULTS = {"device": "auto", "checkpoint_every": 60}
-"""What an option of `KEPT_ON_RESUME` is unless it is given; of the others None or False."""
+"""Defaults of the options in `KEPT_ON_RESUME`. Those that are not listed are None or False."""
 
 
 def command_to_train(framework: str, process_group: ProcessGroup) -> str:
-    """What starts training in `framework` as this process was started: by a script or by `vgg-parity`, and by a launcher if by one."""
+    """Return the command that starts training in `framework` as this process was started: script or `vgg-parity`, launcher or none."""
     words = program("train")
     if words[0] != PROGRAM:
         return process_group.command(framework, words[1])
@@ -156,7 +157,7 @@ def command_to_train(framework: str, process_group: ProcessGroup) -> str:
 
 
 def command_to_resume(framework: str, options: Options, run: RunFolder, process_group: ProcessGroup) -> str:
-    """What continues `run` in the way that `options` ask for."""
+    """Return the command that resumes `run` with the same `options`."""
     words = [*shlex.split(command_to_train(framework, process_group)), *_words("resume", run.folder)]
     for name in KEPT_ON_RESUME:
         value = getattr(options, name)
@@ -166,7 +167,7 @@ def command_to_resume(framework: str, options: Options, run: RunFolder, process_
 
 
 def _words(name: str, value: object) -> list[str]:
-    """The words that set an option; a value such as the folder `-run` would be taken for a flag if it stood alone."""
+    """Return the words that set an option. A value such as the folder `-run` is joined with =, or it would be read as a flag."""
     if value is True:
         return [flag(name)]
     return [f"{flag(name)}={value}"] if str(value).startswith("-") else [flag(name), str(value)]

@@ -1,1 +1,1 @@
-"""Predictions and evaluations of a model in Paddle, PyTorch or ONNX Runtime."""
+"""Prediction and evaluation of a model in Paddle, PyTorch or ONNX Runtime."""

@@ -1,7 +1,7 @@
-"""How a classifier is tested: which views of a picture it gets, and how their posteriors are put together (arXiv 1409.1556, section 3.2).
+"""Evaluation of a classifier: the views of a picture, and how their posteriors are averaged (arXiv 1409.1556, section 3.2).
 
-A picture is looked at once; with its mirror; densely, as a whole at several scales; or at a grid of crops at several scales. Posteriors,
-the softmax of the scores, are averaged over all views of a set.
+The views are the picture alone; the picture and its mirror; the whole picture at several scales (dense); or a grid of crops at several
+scales. Posteriors, the softmax of the scores, are averaged over all views of a set.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from parity.inference.predict import Forward, Predictor
 from parity.network.nodes import Shape
 
 SETS = {
-    "single": "the picture as the training tests it",
-    "flip": "that and its mirror",
+    "single": "the picture as training tests it",
+    "flip": "the same picture and its mirror",
     "crops": "a grid of crops and their mirrors at every scale",
-    "dense": "the whole picture and its mirror at every scale, the score map averaged",
+    "dense": "the whole picture and its mirror at every scale, with the score map averaged",
     "dense+crops": "the mean of the posteriors of both",
 }
-"""The sets of views, by name."""
+"""Name of a set of views -> its views."""
 
 MEMBERS = {"dense+crops": ("dense", "crops")}
-"""The sets that a set is the mean of; every other one is its own."""
+"""Set of views -> the sets that it averages; a set that is not listed stands for itself."""
 
 
 def members(name: str) -> tuple[str, ...]:
-    """The sets whose posteriors the set `name` averages."""
+    """Return the sets whose posteriors the set `name` averages."""
     return MEMBERS.get(name, (name,))
 
 
 SCALED = ("crops", "dense", "dense+crops")
-"""The sets that look at a picture at several scales."""
+"""The sets with views at several scales."""
 
 TOP = 5
 
 MOST_BYTES = 2**29
-"""What the rescaled pictures of a batch may take, if they are squares; those of the next one are made meanwhile."""
+"""Memory for the rescaled pictures of a batch if they are square. The next batch is prepared at the same time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is looked at: `sets` of `SETS`, for a network that takes `size` (C, H, W).
+    """What is computed: `sets` of `SETS`, for a network that takes `size` (C, H, W).
 
-    `scales` are numbers of pixels of the smaller side, the other following in proportion. Crops stand on a square `grid` of so many places
-    a side, evenly from edge to edge of the picture, which is first widened by `padding` reflected pixels a side (None: where a scale has
-    no room for so many places, an eighth of the network's picture, or what they need). `InputError` where places would coincide.
+    `scales` are sizes of the smaller side in pixels; the larger side follows in proportion. Crops are taken at `grid` by `grid` places,
+    evenly from edge to edge. Before that, the picture is padded by `padding` reflected pixels on each side. None pads only if the grid
+    does not fit: by an eighth of the crop, or by what the grid needs. `InputError` if two places would be the same.
     """
 
     sets: tuple[str, ...]
@@ -64,21 +64,21 @@ class Plan:
         own = max(self.size[1:])
         if min(self.scales) < own:
             raise InputError(
-                f"a scale of {min(self.scales)} is smaller than the network's pictures of {self.size[1]} by {self.size[2]}"
+                f"a scale of {min(self.scales)} is smaller than the network's input of {self.size[1]} by {self.size[2]}: give larger --scales"
             )
         for scale in self.scales if "crops" in self.kinds else ():
             pad = self.pad(scale)
             if pad >= scale and self.padding is not None:
                 raise InputError(f"a padding of {pad} cannot be reflected in pictures of {scale} pixels")
             if pad >= scale or self.grid > scale + 2 * pad - own + 1:
-                wide = f", widened by {pad} a side," if self.padding else ""
+                wide = f", padded by {pad} on each side," if self.padding else ""
                 raise InputError(
-                    f"pictures of {scale} pixels{wide} have no {self.grid} places a side for crops of {own}: "
+                    f"pictures of {scale} pixels{wide} have no room for {self.grid} by {self.grid} different crops of {own}: "
                     "give a smaller --grid, more --padding or larger --scales"
                 )
 
     def pad(self, scale: int) -> int:
-        """Reflected pixels a side around pictures of `scale`, for crops."""
+        """Return the number of reflected pixels on each side of pictures of `scale`, for crops."""
         own, needed = max(self.size[1:]), self.grid - 1
         if self.padding is not None:
             return self.padding
@@ -87,12 +87,12 @@ class Plan:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What is computed, each once."""
+        """The sets that have to be computed, each once."""
         return tuple(dict.fromkeys(kind for name in self.sets for kind in members(name)))
 
     @property
     def rows(self) -> list[Row]:
-        """What is reported, (set, scales): every set, at each scale and at all of them."""
+        """The rows of the report, (set, scales): every set at each scale, and at all scales together."""
         found: list[Row] = []
         for name in self.sets:
             if name not in SCALED:
@@ -103,7 +103,7 @@ class Plan:
         return found
 
     def views(self, name: str, scales: Sequence[int]) -> int:
-        """How many views of a picture the set `name` at `scales` averages; a dense view counts once."""
+        """Return how many views of a picture the set `name` at `scales` averages. A dense view counts once."""
         if name not in SCALED:
             return 1 + (name == "flip")
         each = {"crops": 2 * self.grid**2, "dense": 2}
@@ -112,7 +112,7 @@ class Plan:
 
 @dataclass
 class Tally:
-    """What a set of views got wrong: `confusion` [K,K] counts pictures by true (row) and predicted class (column)."""
+    """The errors of a set of views. `confusion` [K,K] counts pictures by true class (row) and predicted class (column)."""
 
     confusion: Array
     count: int = 0
@@ -120,7 +120,7 @@ class Tally:
     wrong_top: int = 0
 
     def add(self, posteriors: Array, labels: Array) -> None:
-        """Counts pictures with posteriors [N,K] and true classes [N]."""
+        """Count pictures with posteriors [N,K] and true classes [N]."""
         places = ranks(posteriors, labels)
         self.count += len(labels)
         self.wrong += int((places > 0).sum())
@@ -129,7 +129,7 @@ class Tally:
 
 
 def ranks(posteriors: Array, labels: Array) -> Array:
-    """The place, from 0, of the true class among all K, by posterior [N,K]; of equal ones the first class stands first, as in argmax."""
+    """Return the rank, from 0, of the true class by posterior [N,K]. Of equal posteriors, the first class ranks first, as in argmax."""
     own = posteriors[np.arange(len(labels)), labels][:, None]
     before = (posteriors == own) & (np.arange(posteriors.shape[1]) < labels[:, None])
     places: Array = ((posteriors > own) | before).sum(axis=1)
@@ -138,7 +138,7 @@ def ranks(posteriors: Array, labels: Array) -> Array:
 
 @dataclass(frozen=True)
 class Subject:
-    """`pictures` of true classes `labels` [N]; `single(i)` is picture i as the training tests it, uint8 [C,H,W]."""
+    """`pictures` with true classes `labels` [N]. `single(i)` is picture i as training tests it, uint8 [C,H,W]."""
 
     pictures: Pictures
     labels: Array
@@ -146,15 +146,15 @@ class Subject:
 
 
 Row = tuple[str, tuple[int, ...]]
-"""A set of views, and the scales at which it looks."""
+"""A set of views, and its scales."""
 
 
 def evaluate(
     model: Predictor, subject: Subject, plan: Plan, batch: int, over: Callable[[list[range]], Iterable[range]]
 ) -> dict[Row, Tally]:
-    """The tally of every row of `plan`, in one pass over the pictures, `batch` at a time (large ones fewer); `over` may show progress.
+    """Return the tally of every row of `plan`. Each picture is read once.
 
-    `Diverged` where posteriors are no finite numbers.
+    A batch has `batch` pictures, fewer if they are large. `over` may show progress. Raises `Diverged` if posteriors are not finite.
     """
     forwards = started(model, plan)
     batch = min(batch, max(1, MOST_BYTES // sum(3 * scale**2 for scale in plan.scales)))
@@ -170,7 +170,7 @@ def evaluate(
 
 
 def started(model: Predictor, plan: Plan) -> dict[str, Forward]:
-    """What computes each kind of views; a dense network that cannot be made is told before a framework is loaded."""
+    """Start what computes each kind of views. If no dense network can be made, this raises before a framework is loaded."""
     found = {"dense": model.start_dense()} if "dense" in plan.kinds else {}
     if set(plan.kinds) - {"dense"}:
         found["crops"] = model.start()
@@ -178,7 +178,7 @@ def started(model: Predictor, plan: Plan) -> dict[str, Forward]:
 
 
 Look = tuple[Array | None, dict[int, Array]]
-"""One picture as the training tests it, uint8 [C,H,W], and rescaled by scale, uint8 [C,h,w]."""
+"""One picture as training tests it, uint8 [C,H,W]; and scale -> the rescaled picture, uint8 [C,h,w]."""
 
 
 def _look(subject: Subject, plan: Plan, index: int) -> Look:
@@ -191,7 +191,7 @@ def _look(subject: Subject, plan: Plan, index: int) -> Look:
 def _posteriors(
     model: Predictor, forwards: Mapping[str, Forward], plan: Plan, looks: list[Look]
 ) -> dict[tuple[str, int], Array]:
-    """Posteriors [N,K] of a batch by kind of views and scale (0: the training's own)."""
+    """Return posteriors [N,K] of a batch by kind of views and scale (0: the size that training tests)."""
     found: dict[tuple[str, int], Array] = {}
 
     def mirrored(forward: Forward, pixels: Array) -> Array:
@@ -216,9 +216,9 @@ def _posteriors(
 
 
 def crops(pictures: Sequence[Array], plan: Plan, pad: int) -> Iterator[Array]:
-    """The places of the grid, row by row: the crops there of all `pictures` (uint8 [C,h,w], of any sizes), uint8 [N,C,H,W].
+    """Yield the crops of all `pictures` (uint8 [C,h,w], of any sizes) at each place of the grid, row by row: uint8 [N,C,H,W].
 
-    The pictures are widened by `pad` reflected pixels a side before.
+    Before that, the pictures are padded by `pad` reflected pixels on each side.
     """
     size = plan.size[1:]
     wide = [padded(p, pad, "reflect") if pad else p for p in pictures]
@@ -230,13 +230,13 @@ def crops(pictures: Sequence[Array], plan: Plan, pad: int) -> Iterator[Array]:
 
 
 def offsets(side: int, own: int, count: int) -> list[int]:
-    """Where `count` crops of `own` pixels begin on a side of `side`: evenly from the first to the last place; one stands in the middle."""
+    """Return where `count` crops of `own` pixels begin on a side of `side` pixels: evenly spread. One crop is in the middle."""
     room = side - own
     return [room // 2] if count == 1 else [(i * room + (count - 1) // 2) // (count - 1) for i in range(count)]
 
 
 def _alike(shapes: Sequence[Shape]) -> list[list[int]]:
-    """The places of those that are equal, together."""
+    """Group the indices of equal shapes."""
     found: dict[Shape, list[int]] = {}
     for i, shape in enumerate(shapes):
         found.setdefault(shape, []).append(i)

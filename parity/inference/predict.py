@@ -1,4 +1,4 @@
-"""Class probabilities of pictures, from a run, a safetensors file or an ONNX file: the same pixels and numbers by every route."""
+"""Class probabilities of pictures, by a run, a safetensors file or an ONNX file. Every route gets the same pixels."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
 """A small trained network that comes with the project."""
 
 MOST_IMAGES, MOST_PIXELS, MOST_SIDE = 128, 2**20, 4096
-"""Images and pixels of a batch (large pictures make smaller batches); height and width of a network's input."""
+"""Limits: images of a batch, pixels of a batch (large pictures make smaller batches), height and width of a network's input."""
 
 ROUNDING = 0.01
-"""By how much probabilities of an ONNX file may be below 0 or above 1, and their sum beside 1."""
+"""By how much probabilities of an ONNX file may be below 0 or above 1, and their sum may differ from 1."""
+
+UNKNOWN_ORIGIN = "its training data is not named"
 
 Forward = Callable[[Array], Array]
 """uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
@@ -44,12 +46,14 @@ Forward = Callable[[Array], Array]
 
 @dataclass(frozen=True, repr=False)
 class Predictor(ShortRepr):
-    """What predicts: pictures of `size` (C, H, W) to one probability for each of `classes`, which are `named` or just numbered.
+    """A loaded model: it maps pictures of `size` (C, H, W) to one probability for each of `classes`, which are `named` or numbered.
 
-    `route` is what computes: paddle, torch or onnxruntime. `network` is its name (None: the file does not say). For people,
-    `origin` says what it was trained on, and `notes`, one line each, what the file leaves open and was assumed. `data` and `recipe` are
-    what it was trained on and how, where the file says so. `start` loads the framework, which takes seconds, so that bad pictures are
-    found before; `start_dense` starts what computes pictures of any size (`parity.network.dense`), an `InputError` where nothing does.
+    `route` is the runtime: paddle, torch or onnxruntime. `network` is the name of the network (None: the file does not name it). `origin`
+    tells people what it was trained on. Each of `notes` is a line about something that the file leaves open and that was assumed. `data`
+    and `recipe` are data set and recipe of the training (None: the file does not hold them).
+
+    `start` loads the framework. That takes seconds, so pictures are read before. `start_dense` does the same for pictures of any size
+    (`parity.network.dense`), and raises `InputError` if that is impossible.
     """
 
     path: Path
@@ -67,9 +71,9 @@ class Predictor(ShortRepr):
     start_dense: Callable[[], Forward]
 
     def probabilities(self, images: Array, forward: Forward | None = None) -> Array:
-        """Probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. `Diverged` where they are no finite numbers.
+        """Return probabilities float64 [N,K] of uint8 images [N,C,H,W], RGB. Raises `Diverged` if they are not finite.
 
-        `forward` is what was started before (None: start it now); pictures larger than `size` go through it in smaller batches.
+        `forward` comes from `start` or `start_dense` (None: call `start` now). Pictures larger than `size` are computed in smaller batches.
         """
         forward = forward or self.start()
         larger = math.ceil(math.prod(images.shape[2:]) / math.prod(self.size[1:]))
@@ -78,38 +82,38 @@ class Predictor(ShortRepr):
             [forward(images[first : first + batch]) for first in range(0, len(images), batch)]
         )
         if not np.isfinite(found).all():
-            raise Diverged(f"{self.path} yields scores that are no finite numbers: its weights have diverged")
+            raise Diverged(f"{self.path} yields scores that are not finite: its weights have diverged")
         return found
 
 
 ONNX = "onnx"
-"""Beside the frameworks, what may compute a checkpoint: onnxruntime."""
+"""What can compute a checkpoint besides the frameworks: onnxruntime."""
 
 
 def load_predictor(
     path: Path, framework: str | None = None, device: str = "cpu", threads: int | None = None
 ) -> Predictor:
-    """The model in `path`: a run folder, a .safetensors or a .onnx file; `InputError` naming the file where it is none.
+    """Load the model in `path`: a run folder, a .safetensors file or a .onnx file. `InputError`, which names the file, if it is not one.
 
-    `framework` (None: whichever is installed, paddle first) computes a checkpoint on the `device`; an ONNX file goes through onnxruntime,
-    in a process with limits (`parity.onnx.limited_process`), and so does a checkpoint for `ONNX`. `threads` (None: all cores) are the
-    CPU's.
+    `framework` (None: the installed one, paddle if both are) computes a checkpoint on the `device`; `ONNX` computes it with onnxruntime. An
+    ONNX file is computed by onnxruntime in a process with limits (`parity.onnx.limited_process`). `threads` are CPU threads (None: all
+    cores).
     """
     suffix = path.suffix.lower()
     threads = threads or machine.cores()
     if suffix == ".onnx":
         if framework not in (None, ONNX):
-            raise InputError(f"--framework cannot be given with {path}: onnxruntime runs ONNX files")
+            raise InputError(f"--framework cannot be given with {path}: onnxruntime computes ONNX files")
         return _onnx(path, threads)
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
-        raise InputError(f"{path} is not a model: give a run folder, a .safetensors or a .onnx file")
+        raise InputError(f"{path} is not a model: give a run folder, a .safetensors file or a .onnx file")
     return _checkpoint(path, framework, device, threads)
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities float64 [N,K] of scores [N,K]."""
+    """Return probabilities float64 [N,K] of scores [N,K]."""
     scores = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite scores make NaN, which `Model.probabilities` tells
+    with np.errstate(invalid="ignore"):  # infinite scores make NaN, which `Predictor.probabilities` reports
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     chances: Array = powers / powers.sum(axis=1, keepdims=True)
     return chances
@@ -124,7 +128,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
     notes = _notes(path, preprocessing, names)
     pixels = _fitting(path, preprocessing, size)
     classes = _classes(path, names, network.classes)
-    origin = f"trained on {experiment.data}" if experiment else "not said on what it was trained"
+    origin = f"trained on {experiment.data}" if experiment else UNKNOWN_ORIGIN
 
     chosen = framework or installed()
 
@@ -138,7 +142,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
     def started_dense() -> Forward:
         made = any_size(network)
         if pixels.permutation is not None:
-            raise InputError(f"{path} takes permuted pixels: only crops of one size can be permuted")
+            raise InputError(f"{path} takes permuted pixels: it cannot take pictures of another size")
         return started(made, dense_state(made, state), replace(pixels, crop=0))
 
     return Predictor(
@@ -159,7 +163,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
 
 
 def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocessing, threads: int) -> Forward:
-    """A checkpoint in ONNX Runtime, written without a framework."""
+    """Return a function that computes a checkpoint with ONNX Runtime. The graph is written without a framework."""
     from parity.onnx import graph_writer, operators, sessions
 
     single = {name: array.astype(np.float32) for name, array in state.items()}
@@ -169,7 +173,7 @@ def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocess
 
 
 def _onnx(path: Path, threads: int) -> Predictor:
-    """An ONNX file, as its metadata describes it; one without ours is taken where its input and output leave no doubt."""
+    """Load an ONNX file as its metadata describes it. A file without our metadata needs an unambiguous input and output."""
     session = LimitedProcess(path, threads)
     told = session.metadata
     with about(path, "take another copy"):
@@ -177,21 +181,21 @@ def _onnx(path: Path, threads: int) -> Predictor:
         recipe = read_recipe(parse_json(told["recipe"], "recipe")) if "recipe" in told else None
         names = _names(told)
     size, batch, whole = _input(path, session.inputs, network)
-    # Of the text and not of the network, whose own JSON may have got new fields since.
+    # The hash of the text, not of the network: newer versions may write more fields to its JSON.
     proof = sha256(told.get("network", "").encode()).hexdigest()
     if network and (network.input_shape != size or proof != told.get("network_sha256", proof)):
-        raise InputError(f"{path}: its graph is not of the network {network.name} that its metadata holds")
+        raise InputError(f"{path}: its graph does not belong to the network {network.name} in its metadata")
     preprocessing = Preprocessing() if whole else recipe.preprocessing if recipe else None
     notes = _notes(path, preprocessing, names)
     output = session.outputs[0].name
     if output not in ("logits", "probabilities"):
-        notes = (*notes, f"{path} does not say what its output {output} is: taken for scores before the softmax")
+        notes = (*notes, f"{path} does not say what its output {output} is: it is read as scores before the softmax")
     forward = _forward(session, size, None if whole else _fitting(path, preprocessing, size), batch)
     count = forward(np.zeros((1, *size), np.uint8)).shape[1]
 
     def started_dense() -> Forward:
         if all(isinstance(side, int) for side in session.inputs[0].shape[1:]):
-            raise InputError(f"{path} takes pictures of one size: export it with --dense to apply it to others")
+            raise InputError(f"{path} takes pictures of one size: export it with --dense for other sizes")
         return _forward(session, size, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
 
     return Predictor(
@@ -212,9 +216,9 @@ def _onnx(path: Path, threads: int) -> Predictor:
 
 
 def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Shape, int | None, bool]:
-    """Size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes whole uint8 pictures [N,H,W,C].
+    """Return the size (C, H, W) of the input, its fixed batch size (None: any), and whether it takes uint8 pictures [N,H,W,C].
 
-    Where height and width may be any, they are those of the `network` that the file holds.
+    If the file takes any height and width, the size is that of its `network`.
     """
     fits = len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(uint8)") and len(inputs[0].shape) == 4
     if fits and network and takes_any_size(network) and "H" in inputs[0].shape:
@@ -223,7 +227,7 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
     if not fits or not all(isinstance(side, int) for side in inputs[0].shape[1:]):
         found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "nothing"
         raise InputError(
-            f"{path} takes {found}: it needs one input, float [N,C,H,W] or uint8 [N,H,W,C], with fixed C, H and W"
+            f"{path} takes {found}, expected one input, float [N,C,H,W] or uint8 [N,H,W,C], with fixed C, H and W"
         )
     batch, *rest = inputs[0].shape
     whole = inputs[0].type == "tensor(uint8)"
@@ -236,7 +240,10 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
 
 
 def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
-    """Images through `session`: as they are, channels last, where `preprocessing` is None; padded to `batch` where it is fixed."""
+    """Return a function that computes images with `session`.
+
+    If `preprocessing` is None, images are passed as they are, channels last. A fixed `batch` is filled up.
+    """
     output = session.outputs[0].name
 
     def forward(images: Array) -> Array:
@@ -252,16 +259,17 @@ def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing 
 
 
 def _check_probabilities(path: Path, found: Array) -> None:
-    """`InputError` unless the rows of `found` are probabilities, to the rounding of float16."""
+    """Raise `InputError` unless the rows of `found` are probabilities within the rounding of float16."""
     if found.min() < -ROUNDING or found.max() > 1 + ROUNDING or abs(found.sum(axis=1) - 1).max() > ROUNDING:
         low, high = found.min(), found.max()
         raise InputError(
-            f"{path}: its output probabilities holds rows from {low:.4g} to {high:.4g} that do not sum to 1; name scores logits"
+            f'{path}: its output "probabilities" has values from {low:.4g} to {high:.4g}, or rows that do not sum to 1; if they are scores, name '
+            'the output "logits"'
         )
 
 
 def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The class names in an ONNX file's metadata, None where there are none."""
+    """Return the class names in an ONNX file's metadata, or None."""
     if "classes" not in told:
         return None
     try:
@@ -269,24 +277,24 @@ def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:
     except (ValueError, RecursionError) as error:
         raise InputError(f"classes JSON: {error}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError("classes JSON: a list of names is needed")
+        raise InputError("classes JSON: expected a list of names")
     return tuple(names)
 
 
 def _origin(told: Mapping[str, str]) -> str:
-    """Data set and accuracy in an ONNX file's metadata."""
+    """Describe data set and accuracy in an ONNX file's metadata."""
     try:
         value = float(told["test_accuracy"])
     except (KeyError, ValueError):
         value = math.nan
     accuracy = f", test accuracy {value:.2%}" if 0 <= value <= 1 else ""
-    return f"trained on {told['data']}{accuracy}" if "data" in told else "not said on what it was trained"
+    return f"trained on {told['data']}{accuracy}" if "data" in told else UNKNOWN_ORIGIN
 
 
 def _classes(path: Path, names: tuple[str, ...] | None, count: int) -> tuple[str, ...]:
     if names is not None and len(names) != count:
         raise InputError(
-            f"{path} is of other classes: it scores {count}, and names {len(names)} ({', '.join(names[:3])}, ...)"
+            f"{path} has {count} scores, but names {len(names)} classes ({', '.join(names[:3])}, ...): take another copy"
         )
     return names or tuple(map(str, range(count)))
 
@@ -294,7 +302,7 @@ def _classes(path: Path, names: tuple[str, ...] | None, count: int) -> tuple[str
 def _notes(path: Path, preprocessing: Preprocessing | None, names: tuple[str, ...] | None) -> tuple[str, ...]:
     notes = []
     if preprocessing is None:
-        notes.append(f"{path} does not say how its pictures were preprocessed: pixel / 255 is fed")
+        notes.append(f"{path} does not say how its pictures are preprocessed: pixel / 255 is used")
     if names is None:
         notes.append(f"{path} does not name its classes: they are numbered")
     return tuple(notes)

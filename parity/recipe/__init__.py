@@ -1,1 +1,1 @@
-"""How to train, as data: optimizer, schedule, augmentation, preprocessing, and the presets."""
+"""Recipes as data: optimizer, schedule, augmentation, preprocessing, and the presets."""

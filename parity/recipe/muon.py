@@ -1,6 +1,6 @@
-"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon), on tensors of either framework: what it does is spelled alike in both.
+"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon) on tensors of either framework, whose operators are spelled alike.
 
-Arrays of numpy are taken too, with `np.multiply` for `times`.
+NumPy arrays work too, with `np.multiply` for `times`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from parity.network.initialisers import float32
 from parity.recipe.optimizer import Group
 
 COEFFICIENTS = tuple(float32(number) for number in (3.4445, -4.7750, 2.0315))
-"""a, b, c of a Newton-Schulz step: X becomes a X + b (X X^T) X + c (X X^T)^2 X, which draws its singular values towards 1, roughly.
+"""a, b, c of a Newton-Schulz step: X becomes a X + b (X X^T) X + c (X X^T)^2 X, which moves its singular values roughly to 1.
 
-The smallest grow a-fold in each step, and so does their rounding, relative to the largest.
+Each step multiplies the smallest singular values, and their rounding errors, by a.
 """
 
 EPS = float32(1e-7)
-"""Added to the norm that a gradient is divided by."""
+"""Added to the norm by which a gradient is divided."""
 
 Times = Callable[[Any, float], Any]
 """A framework's `layers.times`: a tensor times a number, in the tensor's precision."""
 
 
 def updated(weight: Any, gradient: Any, velocity: Any, group: Group, rate: float, times: Times) -> tuple[Any, Any]:
-    """A kernel `weight` [filters,...] and its `velocity` after an update by `group` at the learning rate `rate`; see `Group`."""
+    """Return a kernel `weight` [filters,...] and its `velocity` after an update by `group` at the learning rate `rate` (see `Group`)."""
     velocity = times(velocity, group.momentum) + gradient
     step = orthogonal(gradient + times(velocity, group.momentum), group.muon, times)
     kept = weight / times(norm(weight), 1 / math.sqrt(len(weight)))
@@ -34,7 +34,10 @@ def updated(weight: Any, gradient: Any, velocity: Any, group: Group, rate: float
 
 
 def orthogonal(gradient: Any, steps: int, times: Times) -> Any:
-    """What is nearest to `gradient` [filters,...], as a matrix [filters, ...], among those of orthonormal rows or columns, roughly."""
+    """Return, approximately, the matrix with orthonormal rows or columns that is nearest to `gradient` as a matrix [filters, ...].
+
+    Its shape is that of `gradient` [filters,...].
+    """
     a, b, c = COEFFICIENTS
     matrix = gradient.reshape([len(gradient), -1])
     wide = matrix.shape[0] <= matrix.shape[1]
@@ -47,6 +50,6 @@ def orthogonal(gradient: Any, steps: int, times: Times) -> Any:
 
 
 def norm(x: Any) -> Any:
-    """The root of the sum of squares of all elements."""
+    """Return the L2 norm of all elements."""
     total = (x * x).sum()
     return total.sqrt() if hasattr(total, "sqrt") else math.sqrt(total)

@@ -1,4 +1,4 @@
-"""The recipes of the articles and ours. To add one: an entry in `RECIPES`."""
+"""The recipes of the articles and of this project. To add one, add an entry to `RECIPES`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe
 
 CIFAR10_STATISTICS = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
-"""Channel means and deviations as the third article has them (the deviations are means of per-image ones, as in many scripts)."""
+"""Channel means and standard deviations of the third article. Its deviations are means over images, as in many scripts."""
 
 WHITENED = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
-"""Channel means and deviations of all pixels of CIFAR-10's training images, which `parity.weights.whitening` goes with."""
+"""Channel means and standard deviations of all pixels of CIFAR-10's training images, for `parity.weights.whitening`."""
 
 CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)
 
@@ -61,6 +61,7 @@ FAST = Recipe(
     "(Jordan 2024, https://kellerjordan.github.io/posts/muon)",
 )
 
+# `vgg-parity runs` averages runs of equal recipes. `source` is a part of them, so its old words (pass for epoch) stay.
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -160,15 +161,15 @@ OF = {
     "mnist_fc": "mnist",
     "mnist_cnn": "mnist",
 }
-"""Network -> the recipe that its article has for it and that another recipe cannot stand in for."""
+"""Network -> the recipe of its article or project, if it needs that recipe."""
 
 
 FOR = {"fast": "vgg_fast", "article-accuracy": "vgg_fast@0.5", "best": "vgg16_bn"}
-"""Recipe -> the network that it was made for, which training takes unless another one is named."""
+"""Recipe -> the network that it was made for; training uses it unless --network names another."""
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`; `FILE.json` is one of your own. `InputError` lists the known names."""
+    """Return the recipe called `name`, or the recipe in the file `name` if that ends in .json. `InputError` lists the known names."""
     if name.endswith(".json"):
         return read_recipe_file(Path(name))
     if name not in RECIPES:
@@ -177,7 +178,7 @@ def get_recipe(name: str) -> Recipe:
 
 
 def read_recipe_file(path: Path) -> Recipe:
-    """The recipe in a file of its JSON, or in a run's config.json; `InputError` where it cannot be read."""
+    """Read a recipe from its JSON file, or from the config.json of a run. `InputError` if it cannot be read."""
     text = read_text(path, "a recipe's JSON, or a run's config.json")
     try:
         found = parse_json(text, "recipe")
@@ -188,5 +189,5 @@ def read_recipe_file(path: Path) -> Recipe:
 
 
 def recipe_for(network: Network, otherwise: str = "article") -> Recipe:
-    """The recipe of `network`, or of the whole that it is a cousin of, in `OF`; else the one called `otherwise`."""
+    """Return the recipe in `OF` of `network`, or of the network that it is a cousin of; else the recipe called `otherwise`."""
     return RECIPES[OF.get(re.split("[@+]", network.name)[0], otherwise)]

@@ -1,4 +1,4 @@
-"""How to train, as data: optimizer, schedule, augmentation, preprocessing; and `Experiment`, which puts it all together."""
+"""A recipe as data (optimizer, schedule, augmentation, preprocessing), and `Experiment`, which adds network, data set and seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parity.short_repr import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class Schedule(ShortRepr):
-    """Learning rate as a fraction of the optimizer's, from the number of samples seen, the current batch included.
+    """The learning rate as a fraction of the optimizer's. It depends on the number of samples seen, including the current batch.
 
     - `constant`: 1.
     - `discexp` (Paddle v2): factor ** floor(samples / every).
@@ -36,14 +36,14 @@ class Schedule(ShortRepr):
 
     def __post_init__(self) -> None:
         if self.kind not in ("constant", "discexp", "one_cycle"):
-            raise InputError(f"schedule is constant, discexp or one_cycle, not {self.kind!r}")
-        within("schedule factor", self.factor, 0, math.nextafter(1, 2))  # above 1 it would soon be beyond all numbers
+            raise InputError(f"schedule must be constant, discexp or one_cycle, not {self.kind!r}")
+        within("schedule factor", self.factor, 0, math.nextafter(1, 2))  # above 1 the rate would overflow
         within("schedule every", self.every, 1, math.inf)
         for field in ("warmup", "start", "end"):
             within(f"schedule {field}", getattr(self, field), 0, 1)
 
     def fraction(self, samples: int, total: int) -> float:
-        """The fraction after `samples` of the run's `total` samples."""
+        """Return the fraction after `samples` of the `total` samples of the run."""
         if self.kind == "discexp":
             return self.factor ** (samples // self.every)
         if self.kind == "one_cycle":
@@ -56,11 +56,11 @@ class Schedule(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Preprocessing(ShortRepr):
-    """uint8 pixel -> (pixel / 255 - mean) / std, per channel; one value, or equal ones, are for however many channels there are.
+    """uint8 pixel -> (pixel / 255 - mean) / std, per channel. One value, or equal values, fit any number of channels.
 
-    With a `crop`, of the middle square of so many pixels. `standardise` (TensorFlow's `per_image_standardization`) takes
-    (pixel - m) / max(s, 1 / sqrt(n)) instead, m and s of the image's own n numbers. A `permutation` is the seed of one fixed order in which
-    the pixels then stand, the same for all images.
+    With a `crop`, only the middle square of `crop` pixels a side is used. `standardise` (TensorFlow's `per_image_standardization`) computes
+    (pixel - m) / max(s, 1 / sqrt(n)) instead, with the mean m and deviation s of the n numbers of each image. `permutation` is the seed of
+    one fixed order of the pixels, the same for all images.
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -71,7 +71,9 @@ class Preprocessing(ShortRepr):
 
     def __post_init__(self) -> None:
         if not 0 < len(self.mean) == len(self.std) or not all(0 < deviation < math.inf for deviation in self.std):
-            raise InputError(f"preprocessing needs as many std, all above 0, as mean: {self.std} and {self.mean}")
+            raise InputError(
+                f"preprocessing needs as many values of std as of mean, all above 0: {self.std} and {self.mean}"
+            )
         if not all(map(math.isfinite, self.mean)):
             raise InputError(f"preprocessing mean must be numbers, not {self.mean}")
         within("preprocessing crop", self.crop, 0, math.inf)
@@ -79,31 +81,30 @@ class Preprocessing(ShortRepr):
 
 
 def fitting(preprocessing: Preprocessing | None, channels: int) -> Preprocessing:
-    """`preprocessing`, or pixel / 255 where there is none; `InputError` unless it is for as many `channels`."""
+    """Return `preprocessing`, or pixel / 255 if it is None. `InputError` unless it fits the number of `channels`."""
     found = preprocessing or Preprocessing((0.0,) * channels, (1.0,) * channels)
     if len(found.mean) != channels:
-        raise InputError(f"its preprocessing is for {len(found.mean)} channels, its network takes {channels}")
+        raise InputError(f"its preprocessing is for {len(found.mean)} channels, but its network takes {channels}")
     return found
 
 
 MOST_PIXELS = 4097
-"""Crops, edges and scales have fewer pixels a side; the others of augmentation's numbers are smaller, too."""
+"""Above the largest value of all numbers of an augmentation: pixels of crops, padding and scales, brightness and contrast."""
 
 
 @dataclass(frozen=True, repr=False)
 class Augmentation(ShortRepr):
-    """Random crop after `crop_padding` black pixels on each side, and a horizontal flip with probability 1/2.
+    """Random crop after padding by `crop_padding` pixels on each side, and a horizontal `flip` with probability 1/2.
 
-    The crop has the size of the image, or is a square of `crop` pixels. Then, in this order: a number from -`brightness` to `brightness`
-    is added to all pixels (of 0 to 255), and the distance of each to its channel's mean is multiplied by a number from `contrast_low` to
-    `contrast_high`. Nothing is clipped.
+    The crop has the size of the image, or is a square of `crop` pixels a side. Afterwards, a random number from -`brightness` to
+    `brightness` is added to all pixels (0 to 255). Then the distance of each pixel to its channel's mean is multiplied by a random number
+    from `contrast_low` to `contrast_high`. Nothing is clipped.
 
-    With `scale_low` and `scale_high` (the scale jitter of arXiv 1409.1556, section 3.1: 256 and 512) an image is first rescaled so that its
-    smaller side has a number of pixels drawn evenly from this range; it is tested at the middle of the range.
+    With `scale_low` and `scale_high` (the scale jitter of arXiv 1409.1556, section 3.1: 256 and 512), an image is rescaled before the crop.
+    Its smaller side gets a random number of pixels, uniform in this range. In tests it gets the middle of the range.
 
-    `fill` is what stands around an image for its crops: "zeros" (black), or "reflect", its own pixels mirrored at its edge. With
-    `alternate`, a flip is drawn for each image once, and from then on every other pass shows its mirror image (Jordan 2024, arXiv
-    2404.00498, section 3.6).
+    `fill` is the padding: "zeros" (black), or "reflect", the image's own pixels mirrored at its edge. With `alternate`, the flip of each
+    image is drawn once, for the first epoch; it is then mirrored in every other epoch (Jordan 2024, arXiv 2404.00498, section 3.6).
     """
 
     crop_padding: int = 0
@@ -119,7 +120,7 @@ class Augmentation(ShortRepr):
 
     def __post_init__(self) -> None:
         if self.fill not in ("zeros", "reflect"):
-            raise InputError(f"augmentation fill is zeros or reflect, not {self.fill!r}")
+            raise InputError(f"augmentation fill must be zeros or reflect, not {self.fill!r}")
         if self.alternate and not self.flip:
             raise InputError("augmentation alternate needs flip")
         for field in ("crop_padding", "crop", "brightness", "contrast_low"):
@@ -129,33 +130,33 @@ class Augmentation(ShortRepr):
             0 < self.crop <= self.scale_low <= self.scale_high < MOST_PIXELS and not self.crop_padding
         ):
             raise InputError(
-                f"augmentation scales of {self.scale_low} to {self.scale_high} need unpadded crops no larger than the smaller, "
-                f"and at most 4096 pixels; crops are of {self.crop}"
+                f"augmentation scales {self.scale_low} to {self.scale_high} must increase, be at most 4096, and need a crop of at most "
+                f"{self.scale_low} pixels without padding: crop is {self.crop}, crop_padding is {self.crop_padding}"
             )
 
     @property
     def scales(self) -> tuple[int, int]:
-        """The least and the largest scale; (0, 0) where images keep theirs."""
+        """The smallest and the largest scale; (0, 0) if images are not rescaled."""
         return self.scale_low, self.scale_high
 
     @property
     def rescales(self) -> bool:
-        """Whether the scale is drawn."""
+        """Whether images are rescaled at random."""
         return self.scales != (0, 0)
 
     @property
     def distorts(self) -> bool:
-        """Whether brightness or contrast change."""
+        """Whether brightness or contrast changes."""
         return bool(self.brightness) or (self.contrast_low, self.contrast_high) != (1, 1)
 
 
 @dataclass(frozen=True, repr=False)
 class Lookahead(ShortRepr):
-    """Slow weights that follow the trained ones, and draw them back (Zhang et al. 2019, arXiv 1907.08610).
+    """Slow weights that follow the trained weights, and pull them back (Zhang et al. 2019, arXiv 1907.08610).
 
-    After every `every` updates of a pass (0: never), and after its last one, the slow weights keep a share of themselves, take the rest
-    from the trained ones, and become these; running statistics do the same. The share is `keep` * p ** `power` where p is how much of the
-    run is done (Jordan 2024, arXiv 2404.00498, listing 4).
+    After every `every` updates of an epoch (0: never), and after its last update, slow = share * slow + (1 - share) * trained. Then the
+    trained weights become equal to the slow weights. Running statistics do the same. The share is `keep` * p ** `power`, where p is the
+    fraction of the run that is done (Jordan 2024, arXiv 2404.00498, listing 4).
     """
 
     every: int = 0
@@ -168,21 +169,21 @@ class Lookahead(ShortRepr):
         within("lookahead power", self.power, 0, math.inf)
 
     def due(self, batch: int, batches: int) -> bool:
-        """Whether the slow weights are drawn after the `batch`th of the `batches` of a pass, counted from 1."""
+        """Return whether slow weights are updated after batch `batch`, counted from 1, of the `batches` of an epoch."""
         return self.every > 0 and (batch % self.every == 0 or batch == batches)
 
     def share(self, samples: int, total: int) -> float:
-        """The share that slow weights keep after `samples` of the run's `total`."""
+        """Return the share that slow weights keep after `samples` of the `total` samples of the run."""
         share: float = self.keep * min(samples / total, 1.0) ** self.power
         return share
 
 
 @dataclass(frozen=True, repr=False)
 class Recipe(ShortRepr):
-    """All that training needs to know besides the network and the data.
+    """How to train: everything besides the network and the data set.
 
-    `divisor` is what the summed cross-entropy of a batch is divided by: "batch_size" (Paddle v2: the nominal size, also for a smaller
-    last batch) or "count" (the number of images: the mean).
+    `divisor` divides the summed cross-entropy of a batch. "batch_size" is the nominal size, also for a smaller last batch, as in Paddle v2.
+    "count" is the number of images, which gives the mean.
     """
 
     name: str
@@ -200,10 +201,10 @@ class Recipe(ShortRepr):
         if not (self.name + self.source).isprintable():
             raise InputError(f"recipe {self.name!r}: name and source must be printable text")
         if self.divisor not in ("batch_size", "count"):
-            raise InputError(f"recipe {self.name}: divisor is batch_size or count, not {self.divisor!r}")
+            raise InputError(f"recipe {self.name}: divisor must be batch_size or count, not {self.divisor!r}")
         if self.augmentation.crop not in (0, self.preprocessing.crop):
             raise InputError(
-                f"recipe {self.name}: crops of {self.augmentation.crop} are tested at {self.preprocessing.crop}"
+                f"recipe {self.name}: training crops {self.augmentation.crop} pixels, tests crop {self.preprocessing.crop}: make them equal"
             )
         for what in ("epochs", "batch_size"):
             if not 1 <= getattr(self, what) < 2**63:
@@ -211,33 +212,35 @@ class Recipe(ShortRepr):
                 raise InputError(f"{what.replace('_', ' ')} must be at least 1 and below 2**63, not {told}")
 
     def seen(self, shape: Shape) -> Shape:
-        """Shape of what the network gets of an image of `shape` (channels, height, width).
+        """Return the shape of the network's input for an image of `shape` (channels, height, width).
 
-        `InputError` where the image is too small, or has other channels than the means are for.
+        `InputError` if the image is too small, or the means are for another number of channels.
         """
         crop, means = self.preprocessing.crop, self.preprocessing.mean
         scales = set(zip(means, self.preprocessing.std, strict=True))
-        shape = (shape[0], crop, crop) if self.augmentation.rescales else shape  # whatever its size
+        shape = (shape[0], crop, crop) if self.augmentation.rescales else shape  # of any image size
         if len(scales) > 1 and len(means) != shape[0]:
-            raise InputError(f"recipe {self.name} has means of {len(means)} channels, the images have {shape[0]}")
+            raise InputError(f"recipe {self.name} has means of {len(means)} channels, but the images have {shape[0]}")
         if crop > min(shape[1:]):
-            raise InputError(f"recipe {self.name} crops {crop} by {crop} pixels of images of {shape[1]} by {shape[2]}")
+            raise InputError(
+                f"recipe {self.name} crops {crop} by {crop} pixels, but the images have {shape[1]} by {shape[2]}"
+            )
         return (shape[0], crop, crop) if crop else shape
 
     def rate(self, samples: int, total: int) -> float:
-        """Learning rate of the update that brings the samples seen to `samples` of `total`, rounded to float32."""
+        """Return the learning rate, rounded to float32, of the update after which `samples` of `total` samples are seen."""
         return float32(self.optimizer.rate * self.schedule.fraction(samples, total))
 
     def loss_divisor(self, count: int) -> int:
-        """What the summed cross-entropy of a batch of `count` images is divided by."""
+        """Return the divisor of the summed cross-entropy of a batch of `count` images."""
         return self.batch_size if self.divisor == "batch_size" else count
 
 
 @dataclass(frozen=True, repr=False)
 class Experiment(ShortRepr):
-    """One training run, fully determined: network, recipe, data set, seed, and how much of the data (None: all).
+    """All that determines a training run: network, recipe, data set, seed, and numbers of images (None: all).
 
-    `classes` are named where the data set is none of `parity.data.CLASSES`.
+    `classes` are given if the data set is not in `parity.data.CLASSES`.
     """
 
     network: Network
@@ -253,11 +256,11 @@ class Experiment(ShortRepr):
             raise InputError(f"seed must be from 0 to 2**63 - 1, not {self.seed}")
 
     def batches(self, images: int) -> int:
-        """Batches of one pass over `images` training images; the last one may be smaller."""
+        """Return the number of batches of an epoch of `images` training images. The last one may be smaller."""
         return math.ceil(images / self.recipe.batch_size)
 
     def to_json(self) -> str:
-        """The experiment as one line of JSON; the network is a string of JSON within."""
+        """Return the experiment as one line of JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return json.dumps(
             fields | {"network": json.loads(self.network.to_json()), "recipe": dataclasses.asdict(self.recipe)}
@@ -265,7 +268,7 @@ class Experiment(ShortRepr):
 
     @staticmethod
     def from_json(text: str) -> Experiment:
-        """The experiment that `to_json` wrote; `InputError` names what does not fit."""
+        """Return the experiment that `to_json` wrote. `InputError` names what does not fit."""
         fields = parse_json(text, "experiment")
         network = Network.from_json(json.dumps(fields.get("network")))
         return from_fields(
@@ -282,7 +285,7 @@ _PARTS: dict[str, type[Any]] = {
 
 
 def read_recipe(fields: Any) -> Recipe:
-    """The recipe in a parsed JSON object (what `dataclasses.asdict` made of it); `InputError` names what does not fit."""
+    """Return the recipe of a parsed JSON object, as `dataclasses.asdict` made it. `InputError` names what does not fit."""
     if not isinstance(fields, dict):
         raise InputError("recipe JSON: an object is needed")
     parts = {key: from_fields(cls, fields[key], f"recipe {key}") for key, cls in _PARTS.items() if key in fields}
@@ -292,11 +295,11 @@ def read_recipe(fields: Any) -> Recipe:
 
 
 def with_jitter(recipe: Recipe, scales: tuple[int, int], size: int) -> Recipe:
-    """`recipe` with crops of `size` by `size` from images rescaled by a jitter of `scales` (low, high)."""
+    """Return `recipe` with a scale jitter of `scales` (low, high), and crops of `size` by `size`."""
     how = replace(recipe.augmentation, crop=size, crop_padding=0, scale_low=scales[0], scale_high=scales[1])
     return replace(recipe, augmentation=how, preprocessing=replace(recipe.preprocessing, crop=size))
 
 
 def changed(recipe: Recipe, **fields: Any) -> Recipe:
-    """`recipe` with those fields replaced that are not None."""
+    """Return `recipe` with those `fields` replaced that are not None."""
     return replace(recipe, **{key: value for key, value in fields.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Whether a network, a data set and a recipe go together, and how they are made to."""
+"""Check that a network, a data set and a recipe fit together, and adapt them where that is possible."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from parity.recipe.recipe import Recipe, with_jitter
 def make_compatible(
     network: Network, dataset: Dataset, recipe: Recipe, jitter: tuple[int, int] | None, process_group: ProcessGroup
 ) -> tuple[Network, Dataset, Recipe]:
-    """What is trained: a network with as many scores as an image folder has classes, and pictures of the size that it takes.
+    """Return network, data set and recipe as they are trained together.
 
-    `jitter` is that of scales, where it is not the recipe's. `InputError` where they do not go together.
+    The network gets one score for each class of an image folder. The images get the size that the network takes. `jitter` replaces the
+    recipe's scale jitter; None keeps it. `InputError` if the three do not fit together.
     """
     if dataset.name not in data.CLASSES:
         network = network.with_classes(len(dataset.classes))
@@ -36,21 +37,21 @@ def check_compatible(
     process_group: ProcessGroup = SINGLE_PROCESS,
     trained: bool = True,
 ) -> None:
-    """`InputError` unless `network` can classify `dataset` as `recipe` preprocesses it and, if it is `trained`, learn from it.
+    """Raise `InputError` unless `network` can classify `dataset`, preprocessed by `recipe`, and can learn from it if it is `trained`.
 
     The processes of `process_group` share every batch.
     """
     shape = dataset.train_images.shape[1:]
     seen = recipe.seen(shape) if recipe else shape
     if seen != network.input_shape or len(dataset.classes) != network.classes:
-        cropped = f", of which recipe {recipe.name} takes {seen}" if recipe and seen != shape else ""
+        cropped = f" (recipe {recipe.name} crops them to {seen})" if recipe and seen != shape else ""
         raise InputError(
-            f"network {network.name} maps {network.input_shape} to {network.classes} classes, "
-            f"but {dataset.name} has images {shape} of {len(dataset.classes)} classes{cropped}"
+            f"network {network.name} takes images {network.input_shape} of {network.classes} classes, "
+            f"but {dataset.name} has images {shape}{cropped} of {len(dataset.classes)} classes"
         )
     if recipe is None or not trained:
         return
-    recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
+    recipe.optimizer.by_muon(network)  # raises where Muon cannot train the network
     count = len(dataset.train_labels)
     parts = [
         process_group.smallest(size) for size in (min(recipe.batch_size, count), (count - 1) % recipe.batch_size + 1)
@@ -64,6 +65,7 @@ def check_compatible(
     norms = [math.prod(layer.input[1:]) for layer in network.layers.values() if isinstance(layer.node, BatchNorm)]
     if 1 in norms and 1 in parts:
         raise InputError(
-            f"{count} images in batches of {recipe.batch_size}{shared} make a batch of one image, from which the batch norm of "
-            f"{network.name} learns nothing: choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
+            f"{count} images in batches of {recipe.batch_size}{shared} leave a batch of one image, and the batch norm of "
+            f"{network.name} cannot learn from one image: "
+            f"choose another --batch-size or --train-limit{', or fewer processes' if shared else ''}"
         )

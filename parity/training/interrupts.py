@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM end a run behind the batch at hand, saved; also a run of several processes of which one does not answer."""
+"""Ctrl-C and SIGTERM: a run ends after the current batch, and is saved.
+
+With several processes, each one ends after a while even if another process does not answer.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from parity.process_group import ProcessGroup
 from parity.standard_streams import finish, printable
 
 PATIENCE = 20.0
-"""Seconds from a signal to the next batch's end, after which another process is taken for lost. Launchers kill after 30."""
+"""Seconds that a batch may still take after a signal. Then another process counts as lost. Launchers kill after 30 seconds."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[int]]:
-    """A list that is empty until the first Ctrl-C or SIGTERM; the second one interrupts at once.
+    """Yield a list that is empty until the first Ctrl-C or SIGTERM. A second signal interrupts at once.
 
-    Of several processes each takes signals as often as they come, since launchers repeat them, and none any more behind the training. One
-    that waits for another in vain ends `PATIENCE` after a signal, with exit code 1 and the line `lost` on stderr.
+    With several processes, a second signal changes nothing, because launchers repeat signals; after the training, signals are ignored. A
+    process that waits for another one in vain ends `PATIENCE` seconds after a signal, with exit code 1 and the line `lost` on stderr.
     """
     request: list[int] = []
 
@@ -40,20 +43,20 @@ def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[i
     done = threading.Event()
     if process_group.size > 1:
         threading.Thread(target=_watch, args=(_signals(), done, lost), daemon=True).start()
-        # Behind the training nothing is left to stop, and a launcher's signals would only blur how this process ended.
+        # After the training nothing is left to stop, and a launcher's signals would only change the exit code of this process.
         before = dict.fromkeys(_SIGNALS, signal.SIG_IGN)
     try:
         yield request
     finally:
         done.set()
         if process_group.size > 1:
-            signal.set_wakeup_fd(-1)  # nobody reads any more
+            signal.set_wakeup_fd(-1)  # no thread reads it any more
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _signals() -> socket.socket:
-    """A socket that yields a byte at each signal, also while the main thread is in a framework's call and runs no handler."""
+    """Return a socket that yields a byte for each signal, even while the main thread is inside a framework and runs no handler."""
     source, sink = socket.socketpair()
     sink.setblocking(False)
     signal.set_wakeup_fd(sink.detach(), warn_on_full_buffer=False)
@@ -61,23 +64,23 @@ def _signals() -> socket.socket:
 
 
 def _watch(signals: socket.socket, done: threading.Event, lost: str) -> None:
-    """Ends the process `PATIENCE` after the first signal unless it is `done` by then."""
+    """End the process `PATIENCE` seconds after the first signal unless it is `done` by then."""
     signals.recv(1)
     if not done.wait(PATIENCE):
         give_up(lost)
 
 
 def give_up(line: str) -> NoReturn:
-    """Says `line` on stderr and ends this process with exit code 1, past the teardown of a group that lacks members, which may hang."""
+    """Print `line` on stderr and end this process with exit code 1, without closing the process group, which may hang."""
     print(printable(line), file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(1)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process with `code`; one of several without taking the framework down: gloo's threads have been seen to abort it then.
+    """End this process with the exit code `code`, or with 1 instead of 0 if stdout could not be written (`parity.standard_streams`).
 
-    Exit code 1 instead of 0 where stdout could not be written (`parity.standard_streams`).
+    One of several processes ends without closing the framework: gloo's threads sometimes abort it while it closes.
     """
     code = finish(code)
     if all(os.environ.get(name, "1") == "1" for name in ("WORLD_SIZE", "PADDLE_TRAINERS_NUM")):

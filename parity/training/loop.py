@@ -1,4 +1,4 @@
-"""The training loop, the same for both frameworks: batches in, metrics and checkpoints out."""
+"""The training loop, the same for both frameworks: it takes batches, and writes metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.progress import Console, Progress
 from parity.recipe.recipe import Experiment, Preprocessing
+from parity.training.console_lines import describe_batch, describe_test
 from parity.training.interrupts import stop_request
 from parity.training.run_folder import Position, RunFolder
 
@@ -26,7 +27,7 @@ EVERY = 100
 
 
 class Diverged(Exception):
-    """The cost is no longer a finite number: the run failed."""
+    """The loss is not a finite number any more: the run failed."""
 
 
 class Stopped(Exception):
@@ -42,12 +43,12 @@ def train(
     checkpoint_seconds: float = 60.0,
     lost: str = "",
 ) -> None:
-    """Trains from `position` to the end of the experiment, saving at least after every pass.
+    """Train from `position` to the end of the experiment, and save at least after every epoch.
 
-    `trainer` must hold the state that belongs to `position`. Raises `Stopped` after Ctrl-C or SIGTERM, with the run saved after the
-    current batch (with slow weights: as it was when they and the trained ones were last the same), and `Diverged` if the cost is not
-    finite; of several processes, all do so at the same batch. `lost` is the line that `parity.training.interrupts` ends a process with
-    that waits for another one in vain.
+    `trainer` must hold the state that belongs to `position`. After Ctrl-C or SIGTERM the run is saved after the current batch, and
+    `Stopped` is raised. With slow weights, the saved state is that of the last batch after which they equalled the trained weights.
+    Raises `Diverged` if the loss is not finite. With several processes, all of them raise after the same batch. A process that waits for
+    another one in vain prints the line `lost` and ends (see `parity.training.interrupts`).
     """
     experiment = run.experiment
     recipe = experiment.recipe
@@ -63,9 +64,9 @@ def train(
         trainer.process_group.leads,
     )
     ahead, saved = recipe.lookahead, time.monotonic()
-    # Where slow and trained weights are the same: a run goes on from there only.
+    # The last state in which slow and trained weights are equal: a run can be resumed only from there.
     level = (trainer.state(), replace(position)) if ahead.every else None
-    if not position.update:  # from now on a run folder without a checkpoint is a damaged one
+    if not position.update:  # from now on, a run folder without a checkpoint is damaged
         run.save(*(level or (trainer.state(), position)))
     with progress, stop_request(trainer.process_group, lost) as stop:
         while position.epoch < recipe.epochs:
@@ -77,7 +78,7 @@ def train(
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
                 if (position.batch - 1) % EVERY == 0:
-                    _log_batch(run, dataset, position, console, cost, error)
+                    _log_batch(run, dataset, position, console, cost, error, len(batches))
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
                     lookahead.mix_slow_weights(trainer, level[0], share, position.update)
@@ -87,13 +88,13 @@ def train(
                     saved = time.monotonic()
                 if stopping:
                     raise Stopped
-            _end_pass(trainer, run, dataset, position, console, progress)
+            _end_epoch(trainer, run, dataset, position, console, progress)
             saved = time.monotonic()
             level = level and (trainer.state(), replace(position))
 
 
 def _timed(batches: Iterator[tuple[Array, Array]], position: Position) -> Iterator[tuple[Array, Array]]:
-    """Passes the batches on and adds the time that making them took to `position.feed_seconds`."""
+    """Yield the `batches`, and add the time that it took to make them to `position.feed_seconds`."""
     while True:
         started = time.perf_counter()
         batch = next(batches, None)
@@ -112,9 +113,9 @@ def _one_batch(
     total: int,
     stop: list[int],
 ) -> tuple[float, float, bool]:
-    """One update by a global batch, counted in `position`.
+    """Make one update with a global batch, and count it in `position`.
 
-    Returns the batch's mean cross-entropy and error, and whether any process was asked to `stop`.
+    Returns the batch's mean cross-entropy, its error (0 to 1), and whether any process is asked to stop by `stop`.
     """
     recipe, count = experiment.recipe, len(labels)
     started = time.perf_counter()
@@ -134,7 +135,7 @@ def _one_batch(
     cost, wrong, stopping = trainer.total(*summed, len(stop))
     if not math.isfinite(cost):
         raise Diverged(
-            f"the cost became {cost} at update {position.update}: try a lower learning rate or another recipe"
+            f"the loss became {cost} at update {position.update}: try a lower learning rate or another recipe"
         )
     position.rate = rate
     position.batch += 1
@@ -148,9 +149,8 @@ def _one_batch(
 
 
 def _log_batch(
-    run: RunFolder, dataset: Dataset, position: Position, console: Console, cost: float, error: float
+    run: RunFolder, dataset: Dataset, position: Position, console: Console, cost: float, error: float, batches: int
 ) -> None:
-    mean_cost, mean_error = position.cost / position.seen, position.wrong / position.seen
     run.log(
         position,
         event="batch",
@@ -159,24 +159,23 @@ def _log_batch(
         update=position.update,
         cost=cost,
         error=error,
-        mean_cost=mean_cost,
-        mean_error=mean_error,
+        mean_cost=position.cost / position.seen,
+        mean_error=position.wrong / position.seen,
         rate=position.rate,
         samples=position.samples,
         passes=position.epoch + position.seen / len(dataset.train_labels),
         seconds=round(position.seconds, 3),
     )
-    so_far = f"so far in this pass {mean_cost:.4f}, {mean_error:.4f}"
-    console.say(f"Pass {position.epoch}, Batch {position.batch - 1}, Cost {cost:.6f}, Error {error:.4f} ({so_far})")
+    console.say(describe_batch(run.experiment.recipe, position, batches, cost, error))
 
 
-def _end_pass(
+def _end_epoch(
     trainer: TrainerLike, run: RunFolder, dataset: Dataset, position: Position, console: Console, progress: Progress
 ) -> None:
     started = time.perf_counter()
     test_cost, test_accuracy = evaluate(trainer, dataset, run.experiment.recipe.preprocessing)
     progress.tested(time.perf_counter() - started)
-    console.say(f"Test with Pass {position.epoch}, Cost {test_cost:.6f}, Error {1 - test_accuracy:.4f}")
+    console.say(describe_test(run.experiment.recipe, position.epoch, test_cost, test_accuracy))
     run.log(
         position,
         event="pass",
@@ -198,7 +197,7 @@ def _end_pass(
     if test_accuracy > position.best:
         position.best = test_accuracy
         run.save_best(state, test_accuracy)
-    run.save_pass(state, position.epoch)
+    run.save_v2_tar(state, position.epoch)
     position.epoch, position.batch = position.epoch + 1, 0
     position.cost, position.wrong, position.seen, position.stream = 0.0, 0, 0, ""
     run.save(state, position)
@@ -207,9 +206,9 @@ def _end_pass(
 def evaluate(
     trainer: TrainerLike, dataset: Dataset, preprocessing: Preprocessing, batch_size: int = 250
 ) -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode. `Diverged` if the cost is not finite.
+    """Return mean cross-entropy (nats) and accuracy (0 to 1) on the test images, in inference mode.
 
-    Several processes take turns at the batches.
+    Several processes share the batches. Raises `Diverged` if the loss is not finite.
     """
     cost, right = 0.0, 0.0
     rank, size = trainer.process_group.rank, trainer.process_group.size
@@ -217,11 +216,11 @@ def evaluate(
         part = slice(first, first + batch_size)
         labels = dataset.test_labels[part]
         logits = trainer.predict(preprocess(dataset.test_images[part], preprocessing)).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinite scores make the cost NaN, which is told below
+        with np.errstate(invalid="ignore"):  # infinite scores make the loss NaN, which is reported below
             logits -= logits.max(axis=1, keepdims=True)
         cost += float((np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels]).sum())
         right += int((logits.argmax(axis=1) == labels).sum())
     cost, right = trainer.total(cost, right)
     if not math.isfinite(cost):
-        raise Diverged(f"the cost on the test images is {cost}: the weights have diverged; try a lower learning rate")
+        raise Diverged(f"the loss on the test images is {cost}: the weights have diverged; try a lower learning rate")
     return cost / len(dataset.test_labels), right / len(dataset.test_labels)

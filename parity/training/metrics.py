@@ -25,11 +25,11 @@ _FIELDS: dict[str, dict[str, type]] = {
     "pass": _COMMON
     | {"test_cost": float, "test_error": float, "test_accuracy": float, "test_seconds": float, "stream": str},
 }
-"""By the event of a line of metrics.jsonl, its fields and their types. No number is negative."""
+"""Event of a line of metrics.jsonl -> its fields and their types. No number is negative."""
 
 
 def parse_line(text: str, what: str) -> dict[str, Any]:
-    """Read one line of metrics.jsonl; `InputError` naming `what` unless it has the fields that `parity.training.loop` writes."""
+    """Read one line of metrics.jsonl. `InputError`, which names `what`, unless it has the fields that `parity.training.loop` writes."""
     line = parse_json(text, f"{what}, metrics")
     event = line.get("event")
     if not (isinstance(event, str) and event in _FIELDS):
@@ -54,5 +54,5 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def is_amount(value: Any) -> bool:
-    """Whether `value`, read from JSON, is a finite number from 0 on that a float can hold."""
+    """Return whether `value`, read from JSON, is a finite number of at least 0 that a float can hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max

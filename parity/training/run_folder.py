@@ -1,4 +1,7 @@
-"""A run folder: config.json, metrics.jsonl, checkpoints, curves.png. Whole at every moment, whatever kills the process."""
+"""A run folder: config.json, metrics.jsonl, checkpoints, curves.png.
+
+Its files are complete at every moment, also when the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,10 @@ from parity.weights.canonical_state import State
 
 @dataclass
 class Position:
-    """Where a run stands. Together with the state of a side it determines everything that follows.
+    """How far a run has got. Together with weights and optimizer slots it determines all that follows.
 
-    `epoch` passes are complete and `batch` batches of the next; `cost`, `wrong` and `seen` sum over that begun pass; `stream` is the
-    hash of all batches of it so far; `lines` counts the lines of metrics.jsonl up to here.
+    `epoch` epochs are complete, and `batch` batches of the next one. `cost`, `wrong` and `seen` are sums over that next epoch so far:
+    cross-entropy, misclassified images, images. `stream` is the hash of its batches so far. `lines` counts the lines of metrics.jsonl.
     """
 
     epoch: int = 0
@@ -52,7 +55,7 @@ class Position:
     mask_seconds: float = 0.0
 
     def fits(self, experiment: Experiment, images: int) -> bool:
-        """Whether a run of `experiment` on `images` training images can stand here."""
+        """Return whether a run of `experiment` on `images` training images can have this position."""
         recipe, batches = experiment.recipe, experiment.batches(images)
         seen = min(self.batch * recipe.batch_size, images)
         last = batches if self.epoch < recipe.epochs else 0
@@ -84,24 +87,24 @@ class RunFolder:
         self.last, self.best = folder / "last.safetensors", folder / "best.safetensors"
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
-        self.keeps_passes = False
-        self._claim: RunLock | None = None
+        self.saves_v2_tar = False
+        self._lock: RunLock | None = None
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
-        """Make a new run; `context` (framework, versions, machine, command) goes to config.json.
+        """Make a new run. `context` (framework, versions, machine, command) is written to config.json.
 
-        `InputError` if the folder is taken. Of several processes that start with one folder at once, one makes the run.
+        `InputError` if the folder is taken. If several processes start with one folder at the same time, one of them makes the run.
         """
         check_free(folder)
         config = {"experiment": json.loads(experiment.to_json())} | context
         run = RunFolder(folder, experiment)
-        run._claim = _publish(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+        run._lock = _publish(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         return run
 
     @staticmethod
     def create_new(parent: Path, name: str, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
-        """Make a new run in `parent`, in a folder `name`, or `name-2`, `name-3`, ... where that is there already."""
+        """Make a new run in the folder `name` in `parent`; if that exists, in `name-2`, `name-3` and so on."""
         folder, number = parent / name, 1
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +117,7 @@ class RunFolder:
 
     @staticmethod
     def open(folder: Path) -> RunFolder:
-        """The run in `folder`, as its config.json describes it; `InputError` where there is none."""
+        """Return the run in `folder`, as its config.json describes it. `InputError` if there is none."""
         try:
             text = (folder / "config.json").read_text()
         except (OSError, UnicodeDecodeError):
@@ -126,36 +129,40 @@ class RunFolder:
             return RunFolder(folder, Experiment.from_json(json.dumps(experiment)))
 
     def save(self, state: State, position: Position) -> None:
-        """Writes the last checkpoint atomically."""
+        """Write the last checkpoint atomically."""
         metadata = {"position": json.dumps(dataclasses.asdict(position)), "experiment": self.experiment.to_json()}
         canonical_state.save(self.last, self.experiment.network, state, metadata)
 
     def save_best(self, state: State, accuracy: float) -> None:
-        """Writes the weights (no optimizer slots) that tested best so far."""
+        """Write the weights with the best test accuracy so far, without optimizer slots."""
         kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
         metadata = {"experiment": self.experiment.to_json(), "test_accuracy": repr(accuracy)}
         canonical_state.save(self.best, self.experiment.network, kept, metadata)
 
-    def save_pass(self, state: State, epoch: int) -> None:
-        """Where `keeps_passes` is set, writes the weights after pass `epoch` as Paddle v2's `params_pass_N.tar`, as the article does."""
-        if self.keeps_passes:
+    def save_v2_tar(self, state: State, epoch: int) -> None:
+        """Write the weights after an epoch, as the article does, to Paddle v2's `params_pass_N.tar`, if `saves_v2_tar` is set.
+
+        N is `epoch`, counted from 0.
+        """
+        if self.saves_v2_tar:
             kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
             data = v2_tar.encode(self.experiment.network, kept)
             atomic.write_atomically(self.folder / f"params_pass_{epoch}.tar", data)
 
     def restore(self, images: int) -> tuple[State | None, Position]:
-        """State and position of the last checkpoint, metrics.jsonl cut back to it; (None, start) if training has not begun.
+        """Return state and position of the last checkpoint, or None and the start if training has not begun.
 
-        `images` is the number of training images. `InputError`, with nothing changed, where checkpoint, config.json and
-        metrics.jsonl are not of one run, a line that is kept is damaged, or another process trains the run.
+        metrics.jsonl is cut back to the checkpoint. `images` is the number of training images. `InputError`, with nothing changed, if
+        checkpoint, config.json and metrics.jsonl belong to different runs, a line that is kept is damaged, or another process trains
+        the run.
         """
-        self._claim = lock_run(self.folder / "config.json")
+        self._lock = lock_run(self.folder / "config.json")
         state, position = None, Position()
         if os.path.lexists(self.last):
             state, position = self._load(images)
         elif begun := [path.name for path in (self.metrics_file, self.best) if _holds_data(path)]:
             raise InputError(
-                f"{self.folder} has {begun[0]}, but no {self.last.name} to continue from: "
+                f"{self.folder} has {begun[0]}, but no {self.last.name} to resume from: "
                 "put the run's own checkpoint back, or start a new run"
             )
         lines = self._lines(position)
@@ -169,30 +176,30 @@ class RunFolder:
         with about(self.last, "put the run's own checkpoint back, or start a new run"):
             network, state, metadata = canonical_state.load(self.last)
             if network != self.experiment.network:
-                raise InputError(f"holds network {network.name}, the run is of {self.experiment.network.name}")
+                raise InputError(f"it holds network {network.name}, but the run trains {self.experiment.network.name}")
             if Experiment.from_json(metadata.get("experiment", "null")) != self.experiment:
-                raise InputError("it is of a run with another recipe, seed or data than config.json says")
+                raise InputError("it belongs to a run with another recipe, seed or data set than config.json says")
             canonical_state.check(network, state, self.experiment.recipe.optimizer.slots)
             fields = parse_json(metadata.get("position", "null"), "position")
             position = from_fields(Position, fields, "position")
             if not position.fits(self.experiment, images):
-                raise InputError(f"its position is none that config.json and {images} training images lead to")
+                raise InputError(f"its position is impossible with config.json and {images} training images")
         name_unverified(self.last, metadata)
         return state, position
 
     def _lines(self, position: Position) -> list[bytes]:
-        """Return the lines of metrics.jsonl up to `position`, every one checked."""
+        """Return the lines of metrics.jsonl up to `position`, and check each of them."""
         lines = self._read()[: max(position.lines, 0)]
         events = [line["event"] for line in self._parse(lines)]
         if len(events) != position.lines or events.count("pass") != position.epoch:
             raise InputError(
-                f"{self.metrics_file} lacks lines of the {position.lines} that were there at {self.last.name}: "
+                f"{self.metrics_file} lacks some of the {position.lines} lines that it had when {self.last.name} was written: "
                 "put the whole file back, or start a new run"
             )
         return lines
 
     def log(self, position: Position, **values: Any) -> None:
-        """Appends one line to metrics.jsonl, on disk when this returns."""
+        """Append one line to metrics.jsonl. It is on disk when this returns."""
         try:
             with self.metrics_file.open("a") as file:
                 file.write(json.dumps(values) + "\n")
@@ -205,11 +212,11 @@ class RunFolder:
             watch(values)
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl of one kind: "batch" or "pass". `InputError` naming the first line that is damaged."""
+        """Return the lines of metrics.jsonl of one event, "batch" or "pass" (the end of an epoch). `InputError` names a damaged line."""
         return [line for line in self._parse(self._read()) if line["event"] == event]
 
     def _read(self) -> list[bytes]:
-        """Return the lines of metrics.jsonl as they are; none where there is no file."""
+        """Return the lines of metrics.jsonl as they are; none if there is no file."""
         try:
             return self.metrics_file.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
@@ -218,38 +225,38 @@ class RunFolder:
             raise InputError(f"cannot read {self.metrics_file}: {error.strerror}") from None
 
     def _parse(self, lines: list[bytes]) -> list[dict[str, Any]]:
-        """Read lines of metrics.jsonl, every number checked; `InputError` naming the file and the first line that is damaged.
+        """Read lines of metrics.jsonl, and check every number. `InputError` names the file and the first damaged line.
 
-        A last line without an end is none yet: a process was killed while it wrote.
+        A last line without an end is left out: a process was killed while it wrote.
         """
-        found, passes = [], 0
+        found, epochs = [], 0
         with about(self.metrics_file, "put the whole file back, or start a new run"):
             for number, text in enumerate(lines, start=1):
                 if not text.endswith(b"\n"):
                     break
                 line = parse_line(text.decode(errors="replace"), f"line {number}")
-                if line["epoch"] != passes:
+                if line["epoch"] != epochs:
                     raise InputError(
-                        f"line {number}: epoch = {short(line['epoch'])}, but {passes} passes end before it"
+                        f"line {number}: epoch = {short(line['epoch'])}, but {epochs} epochs end before it"
                     )
-                passes += line["event"] == "pass"
+                epochs += line["event"] == "pass"
                 found.append(line)
         return found
 
     def accuracy(self, metadata: Mapping[str, str]) -> float | None:
-        """Test accuracy, 0 to 1, of the checkpoint that `metadata` comes from; None where it stands within a pass."""
+        """Return the test accuracy, 0 to 1, of the checkpoint with these `metadata`; None if it was written within an epoch."""
         if "position" not in metadata:
             return None
         with about(self.last, "take another copy"):
             position = from_fields(Position, parse_json(metadata["position"], "position"), "position")
-        passes = self.metrics("pass")
-        if position.batch or not 1 <= position.epoch <= len(passes):
+        epochs = self.metrics("pass")
+        if position.batch or not 1 <= position.epoch <= len(epochs):
             return None
-        return float(passes[position.epoch - 1]["test_accuracy"])
+        return float(epochs[position.epoch - 1]["test_accuracy"])
 
 
 class Follower(RunFolder):
-    """The run as a process knows it that does not lead (see `parity.process_group`): it writes nothing."""
+    """The run in a process of another rank than 0 (see `parity.process_group`): it writes nothing."""
 
     def save(self, state: State, position: Position) -> None:
         """Nothing."""
@@ -257,7 +264,7 @@ class Follower(RunFolder):
     def save_best(self, state: State, accuracy: float) -> None:
         """Nothing."""
 
-    def save_pass(self, state: State, epoch: int) -> None:
+    def save_v2_tar(self, state: State, epoch: int) -> None:
         """Nothing."""
 
     def log(self, position: Position, **values: Any) -> None:
@@ -265,7 +272,7 @@ class Follower(RunFolder):
 
 
 def _make_folder(path: Path) -> bool:
-    """Make the folder `path`; False where there is something of that name. `OSError` where it cannot be made."""
+    """Make the folder `path`. Return False if something has that name; `OSError` if it cannot be made."""
     try:
         path.mkdir()
     except FileExistsError:
@@ -274,12 +281,12 @@ def _make_folder(path: Path) -> bool:
 
 
 def _holds_data(path: Path) -> bool:
-    """Whether there is a file `path` that is not empty."""
+    """Return whether there is a file `path` that is not empty."""
     return path.exists() and path.stat().st_size > 0
 
 
 def _publish(config: Path, data: bytes) -> RunLock:
-    """Write the config.json of a new run, whole or not at all, and lock it; `InputError` if somebody else has written one.
+    """Write the config.json of a new run atomically, and lock it. `InputError` if another process has written one.
 
     The lock is taken before the file has its name, so no other process can resume the run in between.
     """
@@ -300,7 +307,7 @@ def _publish(config: Path, data: bytes) -> RunLock:
 
 
 def _name(scratch: Path, config: Path) -> None:
-    """Give the file `scratch` the name `config`; `FileExistsError` where that is taken, which a rename would replace."""
+    """Give the file `scratch` the name `config`. `FileExistsError` if that exists: a rename would replace it."""
     try:
         os.link(scratch, config)
     except FileExistsError:
@@ -311,7 +318,7 @@ def _name(scratch: Path, config: Path) -> None:
 
 
 def proportion(value: Any) -> float:
-    """A test accuracy as a number; `InputError` unless it is one from 0 to 1, or the text of one."""
+    """Return a test accuracy as a number. `InputError` unless it is a number from 0 to 1, or the text of one."""
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -322,7 +329,7 @@ def proportion(value: Any) -> float:
 
 
 def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State, dict[str, str]]:
-    """Experiment (None where the file names none), network, weights and metadata of a run's last checkpoint or a safetensors file."""
+    """Return experiment (None if the file names none), network, weights and metadata of a run's last checkpoint or a safetensors file."""
     file = path / "last.safetensors" if os.path.isdir(path) else path  # noqa: PTH112 - never raises
     if file != path and not file.exists():
         raise InputError(f"{path} holds no {file.name}: give the folder of a run that has one, or a .safetensors file")
@@ -336,17 +343,19 @@ def read_checkpoint(path: Path) -> tuple[Experiment | None, Network, State, dict
 
 
 def check_free(folder: Path) -> None:
-    """`InputError` unless `folder` is empty or does not exist, and can be written, as far as can be told before."""
+    """Raise `InputError` unless `folder` is empty or does not exist, and seems writable."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists and is not empty: continue it with --resume, or choose another --output")
+            raise InputError(
+                f"{folder} exists and is not empty: continue the run with --resume, or choose another --output"
+            )
     except OSError as error:
         raise InputError(f"cannot write {folder} ({error.strerror or error}): choose another --output") from None
     check_writable(folder, "--output")
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """`InputError` naming the `flag` unless there is or can be a folder `folder` to write into, as far as can be told before."""
+    """Raise `InputError`, which names the `flag`, unless `folder` exists or can be made, and seems writable."""
     try:
         places = (folder, *folder.absolute().parents)
         nearest = next(place for place in places if place.exists() or place.is_symlink())
@@ -357,7 +366,7 @@ def check_writable(folder: Path, flag: str) -> None:
 
 @contextmanager
 def about(path: Path, way_out: str) -> Iterator[None]:
-    """Adds the file and a way out to every `InputError` from within that does not name it already."""
+    """Add the file and `way_out`, what the user can do, to every `InputError` inside that does not name the file."""
     try:
         yield
     except (InputError, RecursionError) as error:

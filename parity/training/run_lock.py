@@ -1,4 +1,4 @@
-"""One process at a time trains a run: it holds a lock on a file of the run, which ends with the process, however that ends."""
+"""The run lock: one process at a time trains a run. The system releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from parity.errors import InputError
 
 
 class RunLock:
-    """The lock on one file, held as long as somebody in this process keeps the object."""
+    """The lock on one file, held while this object exists."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
 
 _HELD: WeakValueDictionary[tuple[int, int], RunLock] = WeakValueDictionary()
-"""By device and inode: a second lock of the same process would be refused like another's."""
+"""(Device, inode) -> lock: the system would refuse a second lock of this process as it refuses another process."""
 
 
 def lock_run(path: Path) -> RunLock:
-    """The lock on the file `path`; `InputError` where another process holds it."""
-    # Not by filelock: its releases up to 4.1 empty the file that they lock, and 3.25 deletes it when the lock ends.
+    """Lock the file `path`. `InputError` if another process holds its lock."""
+    # Not with the package filelock: up to 4.1 it empties the file that it locks, and 3.25 deletes the file when the lock ends.
     file = path.open("rb")
     about = os.fstat(file.fileno())
     if held := _HELD.get((about.st_dev, about.st_ino)):
@@ -34,7 +34,7 @@ def lock_run(path: Path) -> RunLock:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise InputError(f"{path.parent} is being trained by another process: let it end, or stop it") from None
+        raise InputError(f"{path.parent} is being trained by another process: wait for it, or stop it") from None
     except OSError:  # a file system without locks
         pass
     _HELD[about.st_dev, about.st_ino] = made = RunLock(file)
