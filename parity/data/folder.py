@@ -1,8 +1,8 @@
-"""`--data folder:DIR`: an image folder, one sub-folder a class, of any size: pictures are read when they are needed.
+"""`--data folder:DIR`: an image folder with one sub-folder per class. It may have any size: pictures are read when they are needed.
 
-DIR may hold `train` and one of `val`, `validation` and `test` (the first of them counts), and these the classes. Otherwise DIR holds
-the classes, and every fifth picture of a class, sorted by name, is for testing. The order of all pictures is drawn once, the same
-everywhere, so that the first N of them are a fair sample.
+DIR may hold `train` and one of `val`, `validation` and `test` (the first that exists is used), with the classes in them. Otherwise DIR
+holds the classes, and every fifth picture of a class, sorted by name, is for testing. The pictures are shuffled, in the same order on
+every machine, so that the first N of them are a fair sample.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from parity.errors import InputError
 PREFIX = "folder:"
 
 TRAIN, TESTS = "train", ("val", "validation", "test")
-"""Names of the parts' sub-folders."""
+"""Names of the sub-folders for training and testing."""
 
 EVERY = 5
-"""Without such parts, one of so many pictures of a class is for testing."""
+"""Without such sub-folders, one of `EVERY` pictures of a class is for testing."""
 
 Listing = dict[str, list[str]]
-"""Class -> names of its pictures, sorted."""
+"""Class -> sorted names of its pictures."""
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:
-    """The data set `name`, `folder:DIR`; `data_dir` is where DIR is now (None: there). `InputError` in one line where it is none.
+    """Load the data set `name`, which is `folder:DIR`. `data_dir` is the folder if it was moved (None: DIR). `InputError` in one line.
 
-    Its images are `Pictures`; until they are fitted to a network, they are of the first one's size.
+    Its images are `Pictures`. Until they are fitted to a network, they have the size of the first picture.
     """
 
     given = name.removeprefix(PREFIX)
     if not given:
-        raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder a class")
+        raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder per class")
     folder = fetch.expand(data_dir or given).absolute()
     entries = _folders(folder)
     tests = [part for part in TESTS if part in entries]
@@ -56,20 +56,20 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
         roots, rule = dict.fromkeys(parts, folder), "every fifth of a class for testing"
         if not any(parts["test"].values()):
             raise InputError(
-                f"{folder} has fewer than {EVERY} pictures of every class, none to test on: add some, or make {TRAIN}/ and {TESTS[0]}/"
+                f"{folder} has fewer than {EVERY} pictures of every class, so none for testing: add some, or make {TRAIN}/ and {TESTS[0]}/"
             )
     return _dataset(name if data_dir else f"{PREFIX}{folder}", parts, roots, rule)
 
 
 def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule: str) -> Dataset:
-    from parity.data import image_files  # with Pillow, which those who read no pictures need not wait for
+    from parity.data import image_files  # imports Pillow, only when pictures are read
 
     classes = tuple(parts["train"])
     if strange := [label for label in parts["test"] if label not in parts["train"]]:
-        raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} has not")
+        raise InputError(f"{roots['test']} has a class {strange[0]} that {roots['train']} lacks")
     if len(classes) < 2:
         raise InputError(
-            f"{roots['train']} holds one class only, {classes[0]}: a sub-folder for each of several is needed"
+            f"{roots['train']} holds only one class, {classes[0]}: make a sub-folder for each of several classes"
         )
     files: dict[str, list[Path]] = {}
     labels: dict[str, Array] = {}
@@ -87,16 +87,16 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
 
 
 def _classes(folder: Path) -> Listing:
-    """The classes in `folder` with their pictures; `InputError` for one that has none."""
+    """Return the classes in `folder` with their pictures. `InputError` if a class has none."""
     from parity.data import image_files
 
     labels = _folders(folder)
     if not labels:
-        raise InputError(f"{folder} holds no sub-folders: one for each class is needed, with its pictures")
+        raise InputError(f"{folder} holds no sub-folders: make one for each class, with its pictures")
     found = {label: _names(folder / label, pictures=True) for label in labels}
     for label, names in found.items():
         if not label.isprintable():
-            raise InputError(f"{folder} holds a sub-folder whose name is no text ({label!r}): rename it")
+            raise InputError(f"{folder} holds a sub-folder whose name is not printable ({label!r}): rename it")
         if not names:
             kinds = " ".join(sorted(image_files.SUFFIXES))
             raise InputError(f"{folder / label} holds no pictures ({kinds}): fill it or remove it")
@@ -108,7 +108,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _names(folder: Path, pictures: bool) -> list[str]:
-    """The names of the pictures, or of the sub-folders, in `folder`, sorted; what begins with a dot does not count."""
+    """Return the sorted names of the pictures, or of the sub-folders, in `folder`. Names that begin with a dot are ignored."""
     from parity.data import image_files
 
     try:
@@ -126,5 +126,5 @@ def _names(folder: Path, pictures: bool) -> list[str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder a class"
+            f"cannot read {folder}: {reason}; give {PREFIX}DIR, a folder with one sub-folder per class"
         ) from None

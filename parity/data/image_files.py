@@ -1,8 +1,8 @@
-"""Reads pictures for a network: any size and mode in, uint8 planes of the network's size out, every failure one line.
+"""Reads pictures of any size and mode as uint8 arrays of the network's input size. Every error message is one line.
 
-As the article's `load_image` does, a picture is resized as a whole, whatever its aspect ratio, with PIL's LANCZOS filter. Before that it is
-turned upright as its EXIF says, laid on white where it is transparent, and converted to RGB, whatever its mode; of an
-animation, the first picture counts. Colour profiles are not applied.
+A picture is rotated as its EXIF says, put on white where it is transparent, and converted to RGB. Then PIL's LANCZOS filter resizes it as a
+whole, without keeping its aspect ratio, as the article's `load_image` does. Of an animation, the first picture is used. Colour profiles are
+not applied.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from parity.errors import InputError
 from parity.network.nodes import Shape
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
-"""What is read. PIL knows more, but for some of it runs other programs (EPS) or lets C libraries write to stderr (TIFF)."""
+"""Formats that are read. For some others, PIL runs programs (EPS) or lets C libraries write to stderr (TIFF)."""
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".webp"})
-"""What counts as a picture in a folder."""
+"""Suffixes of pictures in a folder."""
 
 MOST_BYTES = 100_000_000
-"""A larger file is refused unread."""
+"""Largest file that is read."""
 
 MOST_RESCALED = 2**25
-"""Pixels of a rescaled picture: the longer side of a narrow strip follows the shorter one."""
+"""Largest number of pixels of a rescaled picture. The longer side of a narrow strip can become very long."""
 
 MOST_SIDE = 65_535
-"""Pixels of a side, as JPEG and GIF have them at most: PIL's filters take memory for a side however narrow the picture is."""
+"""Largest side in pixels, the limit of JPEG and GIF. The memory of PIL's filters depends on the side, not on the area."""
 
 MOST_SCANNED = 2**33
-"""Pixels of a JPEG times its scans: a scan of a few bytes costs the time of all pixels."""
+"""Largest product of the pixels of a JPEG and its scans. Even a scan of a few bytes takes time for all pixels."""
 
 _ALPHA = ("LA", "PA", "RGBA")
 
 
 def listed(paths: Iterable[Path]) -> list[Path]:
-    """`paths` with every folder replaced by the pictures in it, sorted by name; `InputError` for a folder without any."""
+    """Return `paths`, with every folder replaced by the pictures in it, sorted by name. `InputError` for a folder without pictures."""
     files: list[Path] = []
     for path in paths:
         files += _pictures(path) if os.path.isdir(path) else [path]  # noqa: PTH112 - never raises
@@ -61,21 +61,21 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def read(path: Path, size: Shape) -> Array:
-    """The picture in `path` as uint8 [C,H,W] for `size` = (C, H, W): RGB planes where C is 3, grey (ITU-R 601) where it is 1.
+    """Read the picture in `path` as uint8 [C,H,W] for `size` = (C, H, W): RGB if C is 3, grey (ITU-R 601) if it is 1.
 
-    `InputError` naming the file where it is missing, too large, damaged or no picture of `FORMATS`.
+    `InputError`, which names the file, if it is missing, too large, damaged, or not a picture of `FORMATS`.
     """
     channels, height, width = size
     return _decoded(path, channels, (width, height))
 
 
 def whole(path: Path, channels: int) -> Array:
-    """The picture in `path` in its own size: uint8 [C,h,w]. `InputError` as from `read`."""
+    """Read the picture in `path` in its own size: uint8 [C,h,w]. `InputError` as in `read`."""
     return _decoded(path, channels, None)
 
 
 def resized(pixels: Array, height: int, width: int) -> Array:
-    """uint8 [C,h,w] resized as a whole to [C,height,width], whatever the aspect ratio; itself where it has that size."""
+    """Resize uint8 [C,h,w] as a whole to [C,height,width], without keeping the aspect ratio. Nothing changes if it has that size."""
     if pixels.shape[1:] == (height, width):
         return pixels
     channels = len(pixels)
@@ -85,32 +85,32 @@ def resized(pixels: Array, height: int, width: int) -> Array:
 
 
 def rescaled(pixels: Array, smallest: int) -> Array:
-    """uint8 [C,h,w] with its smaller side at `smallest` pixels, the other in proportion, rounded (arXiv 1409.1556: isotropically).
+    """Rescale uint8 [C,h,w] so that its smaller side has `smallest` pixels, and the other side in proportion, rounded (arXiv 1409.1556).
 
-    `InputError` where that would be more than `MOST_RESCALED` pixels.
+    `InputError` if that is more than `MOST_RESCALED` pixels.
     """
     least = min(pixels.shape[1:])
     height, width = ((side * smallest + least // 2) // least for side in pixels.shape[1:])
     if height * width > MOST_RESCALED:
         before = "x".join(map(str, pixels.shape[:0:-1]))
         raise InputError(
-            f"{before} pixels rescaled to {width}x{height} are too many: give smaller scales, or less of a strip"
+            f"{before} pixels rescaled to {width}x{height} are too many: give smaller scales, or a picture that is less narrow"
         )
     return resized(pixels, height, width)
 
 
 def middle(pixels: Array, height: int, width: int) -> Array:
-    """The middle [C,height,width] of [C,h,w]."""
+    """Return the middle [C,height,width] of [C,h,w]."""
     top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
 def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> Array:
-    """uint8 [C,h,w], resized to `size` (width, height) if that is given."""
+    """Decode `path` to uint8 [C,h,w], resized to `size` (width, height) if that is given."""
     data = _bytes(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's remarks about metadata would be lines beside the one
+            warnings.simplefilter("ignore")  # PIL's warnings about metadata would be printed beside our one line
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as file:
                 _check_cost(path, file, data)
@@ -121,7 +121,7 @@ def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> Array:
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path} is no picture that can be read here ({', '.join(FORMATS)})") from None
+        raise InputError(f"{path} is not a picture in a supported format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(
             f"{path} unpacks to more than {Image.MAX_IMAGE_PIXELS:,} pixels: give a smaller picture"
@@ -134,13 +134,15 @@ def _decoded(path: Path, channels: int, size: tuple[int, int] | None) -> Array:
 
 
 def _check_cost(path: Path, file: Image.Image, data: bytes) -> None:
-    """`InputError` for a picture, not yet decoded, whose memory or time is far more than its pixels are worth."""
+    """Raise `InputError` for a picture, not yet decoded, that needs far more memory or time than its size suggests."""
     if max(file.size) > MOST_SIDE:
-        raise InputError(f"{path} has {file.width}x{file.height} pixels, a side above {MOST_SIDE}: give a part of it")
+        raise InputError(
+            f"{path} has {file.width}x{file.height} pixels, but a side may have at most {MOST_SIDE}: give a part of it"
+        )
     scans = data.count(b"\xff\xda") if file.format in ("JPEG", "MPO") else 1
     if scans * file.width * file.height > MOST_SCANNED:
         raise InputError(
-            f"{path} has {scans} scans of {file.width}x{file.height} pixels, too many: save it as a plain JPEG"
+            f"{path} has {scans} scans of {file.width}x{file.height} pixels, too many: save it as a baseline JPEG"
         )
 
 
@@ -148,11 +150,11 @@ def _bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{path} is a folder where a picture was expected")
+            raise InputError(f"{path} is a folder, expected a picture")
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a regular file: give a picture's file")
+            raise InputError(f"{path} is not a regular file: give the file of a picture")
         if status.st_size > MOST_BYTES:
-            raise InputError(f"{path} has {status.st_size:,} bytes, more than the {MOST_BYTES:,} that are read")
+            raise InputError(f"{path} has {status.st_size:,} bytes, more than the limit of {MOST_BYTES:,}")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; give pictures, or a folder of pictures") from None
@@ -162,9 +164,9 @@ def _bytes(path: Path) -> bytes:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """`picture` of any mode as RGB, on white where it is transparent."""
+    """Convert `picture` to RGB, on white where it is transparent."""
     if picture.mode == "F":
-        raise ValueError("its pixels are floats without a scale")
+        raise ValueError("its pixels are floats without a known range")
     if picture.mode.startswith("I"):  # 16 bits; PIL's own conversion clips them to 255 in some versions
         grey = (np.asarray(picture).astype(np.uint32) + 128) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

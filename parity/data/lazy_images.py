@@ -1,4 +1,4 @@
-"""Pictures that are read, or rescaled, when they are asked for: an image folder need not fit into memory."""
+"""Pictures that are read, or rescaled, only when they are needed: an image folder need not fit into memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures of sizes of their own: files, or uint8 arrays [N,C,H,W], which are to be rescaled.
+    """Pictures of different sizes: files, or a uint8 array [N,C,H,W] whose pictures are rescaled.
 
-    A slice is an array uint8 [n,*`size`], `size` being (C, H, W): each picture resized as a whole, or, with `smallest`, rescaled so
-    that its smaller side has so many pixels, and its middle. `InputError` names a file that cannot be read.
+    A slice is a uint8 array [n,*`size`], where `size` is (C, H, W). Each picture is resized as a whole. With `smallest`, it is rescaled so
+    that its smaller side has `smallest` pixels, and its middle is used. `InputError` names a file that cannot be read.
     """
 
     source: Sequence[Path] | NDArray[np.uint8]
@@ -32,37 +32,37 @@ class Pictures:
     smallest: int = 0
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """Return the number of pictures."""
         return len(self.source)
 
     @property
     def shape(self) -> Shape:
-        """That of a slice of all pictures."""
+        """The shape of a slice of all pictures."""
         return (len(self), *self.size)
 
     def first(self, count: int | None) -> Pictures:
-        """The first `count` pictures, all with None; nothing is read."""
+        """Return the first `count` pictures (None: all). Nothing is read."""
         return replace(self, source=self.source[:count])
 
     def joined(self, others: Pictures) -> Pictures:
-        """These pictures and then the `others`; of files, nothing is read."""
+        """Return these pictures, followed by the `others`. No file is read."""
         if isinstance(self.source, np.ndarray):
             return replace(self, source=np.concatenate([self.source, others.source]))
         return replace(self, source=[*self.source, *others.source])
 
     def fitted(self, size: Shape, smallest: int = 0) -> Pictures:
-        """The same pictures in another size; nothing is read."""
+        """Return the same pictures with another size. Nothing is read."""
         return replace(self, size=size, smallest=smallest)
 
     def whole(self, index: int) -> NDArray[np.uint8]:
-        """One picture in its own size: uint8 [C,h,w]."""
-        from parity.data import image_files  # with Pillow, which those who read no pictures need not wait for
+        """Return one picture in its own size: uint8 [C,h,w]."""
+        from parity.data import image_files  # imports Pillow, only when pictures are read
 
         one = self.source[index]
         return image_files.whole(one, self.size[0]) if isinstance(one, Path) else one
 
     def rescaled(self, index: int, *smallest: int) -> list[NDArray[np.uint8]]:
-        """One picture, its smaller side at each of the numbers `smallest` of pixels: uint8 [C,h,w]. `InputError` naming one too large."""
+        """Return one picture, uint8 [C,h,w], with its smaller side at each of `smallest`. `InputError` names one that is too large."""
         from parity.data import image_files
 
         pixels = self.whole(index)
@@ -73,14 +73,14 @@ class Pictures:
             raise InputError(f"{one if isinstance(one, Path) else f'picture {index}'}: {error}") from None
 
     def __getitem__(self, part: slice) -> NDArray[np.uint8]:
-        """The pictures of `part`, read by several threads: uint8 [n,C,H,W]."""
+        """Return the pictures of `part`, read by several threads: uint8 [n,C,H,W]."""
         rows = range(len(self))[part]
         with readers() as pool:
             made = list(pool.map(self.one, rows))
         return np.stack(made) if made else np.zeros((0, *self.size), np.uint8)
 
     def one(self, index: int) -> NDArray[np.uint8]:
-        """One picture in the size of a slice: uint8 [C,H,W]."""
+        """Return one picture in the size of a slice: uint8 [C,H,W]."""
         from parity.data import image_files
 
         height, width = self.size[1:]
@@ -92,7 +92,7 @@ class Pictures:
 
 @contextmanager
 def readers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that decode and resize, which leaves the interpreter's lock; what they have not begun at the end is not done."""
+    """Yield threads that decode and resize, which releases the interpreter's lock. At the end, work that has not begun is cancelled."""
     pool = ThreadPoolExecutor(machine.cores())
     try:
         yield pool
@@ -101,7 +101,7 @@ def readers() -> Iterator[ThreadPoolExecutor]:
 
 
 def ahead(make: Callable[[int], Made], batches: Iterable[Sequence[int]]) -> Iterator[list[Made]]:
-    """`make(i)` for all i of every batch, by `readers`; while one batch is used, the next one is made."""
+    """Yield `make(i)` for all i of each batch, by `readers`. While one batch is used, the next one is made."""
     with readers() as pool:
         waiting = None
         for batch in batches:

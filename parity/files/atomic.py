@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files: a file is complete, or does not exist."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from parity.errors import InputError
 
 TEMPORARY = ".vgg-parity-tmp"
-"""How the names of files end that are not finished; nobody else's files are called so."""
+"""Suffix of unfinished files. No other program uses it."""
 
 
 def temporary_name(target: Path) -> Path:
-    """Return a new name beside `target`, for what is to become `target` when it is whole."""
+    """Return a new name in the folder of `target`, for a file that is renamed to `target` when it is complete."""
     return target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}")
 
 
 def write_new(path: Path, data: bytes | memoryview, mode: int | None = None) -> None:
-    """Write a file that does not exist yet, on disk when this returns; `mode` None leaves it to the umask. `OSError` passes through."""
+    """Write a file that does not exist yet. It is on disk when this returns. `mode` None follows the umask. `OSError` is not caught."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
@@ -30,10 +30,10 @@ def write_new(path: Path, data: bytes | memoryview, mode: int | None = None) -> 
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Replaces `path` by `data` as one step: a reader, or a crash at any moment, finds the old or the new file, whole.
+    """Replace `path` by `data` in one step: a reader always finds the complete old or the complete new file, also after a crash.
 
-    A new file has the mode that the umask leaves, an old one keeps its own. A symbolic link stays, and its target is replaced.
-    `InputError` where the folder cannot be written, or `path` is neither a plain file nor new.
+    The mode of a new file follows the umask; an old file keeps its mode. A symbolic link stays, and its target is replaced.
+    `InputError` if the folder cannot be written, or `path` exists and is not a regular file.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -51,13 +51,13 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def _mode_of(target: Path) -> int | None:
-    """Permissions of the plain file `target`, None where there is none yet; `OSError` where there is something else."""
+    """Return the permissions of the regular file `target`, or None if it does not exist. `OSError` if it is something else."""
     try:
-        status = target.lstat()  # a link here is one of a circle, which has no target
+        status = target.lstat()  # a symbolic link here belongs to a circle of links
     except FileNotFoundError:
         return None
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return stat.S_IMODE(status.st_mode)

@@ -1,7 +1,7 @@
-"""The SHA-256 that our files of weights carry of their arrays, and where each format has room for it.
+"""The SHA-256 of the arrays in our files of weights, and its place in each format.
 
-.safetensors holds it in its metadata, a tar of Paddle v2 in a member that v2 does not read. A .pdparams file has it behind the end of its
-pickle and a .pt file in a record beside `data.pkl`, where the frameworks' own `load` looks at neither.
+A .safetensors file holds it in its metadata, a tar of Paddle v2 in a member that v2 does not read. A .pdparams file has it after the end of
+its pickle, and a .pt file in a record beside `data.pkl`; the `load` of the frameworks ignores both.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from parity.errors import InputError
 from parity.standard_streams import printable
 
 KEY = "sha256"
-"""What the digest is called in metadata, as a tar's member and as a zip's record."""
+"""Name of the digest in metadata, of the member of a tar and of the record of a zip."""
 
 RECORD = f".data/{KEY}"
-"""A .pt file's record; PyTorch keeps its own notes of a file in `.data`."""
+"""The record in a .pt file. PyTorch keeps its own notes in `.data`, too."""
 
 TRAILER = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
-"""What follows the pickle of a .pdparams file."""
+"""The text after the pickle of a .pdparams file."""
 
 TRAILER_BYTES = 73
 
@@ -37,7 +37,7 @@ TRAILER_BYTES = 73
 def compute_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> str:
     """Return the SHA-256, in hex, of names, dtypes, shapes and bytes of `arrays`, and of all `metadata` except a digest.
 
-    The order of the arrays in the mapping and in memory makes no difference.
+    The order of the arrays in the mapping, and their layout in memory, make no difference.
     """
     found = hashlib.sha256()
     for name in sorted(arrays):
@@ -50,7 +50,7 @@ def compute_digest(arrays: Mapping[str, Array], metadata: Mapping[str, str] | No
 
 
 def check_digest(stored: str | None, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """`InputError` where a file carries a digest, `stored`, that is not that of its `arrays` and `metadata`."""
+    """Raise `InputError` if the digest `stored` in a file does not match its `arrays` and `metadata`. None matches."""
     if stored is None:
         return
     plain = all(isinstance(array, np.ndarray) for array in arrays.values())
@@ -59,16 +59,16 @@ def check_digest(stored: str | None, arrays: Mapping[str, Any], metadata: Mappin
 
 
 def make_trailer(arrays: Mapping[str, Array]) -> bytes:
-    """Return what follows the pickle of `arrays` in a .pdparams file: their digest."""
+    """Return the digest of `arrays` as the text after the pickle of a .pdparams file."""
     return f"\n{KEY} {compute_digest(arrays)}\n".encode()
 
 
 def read_trailer(rest: bytes) -> str | None:
-    """Return the digest in what follows a pickle, None where nothing does; `InputError` for anything else."""
+    """Return the digest in the bytes after a pickle, or None if there are none. `InputError` for other bytes."""
     if not rest:
         return None
     if not (found := TRAILER.fullmatch(rest)):
-        raise InputError(f"something follows the end of the pickle ({len(rest)} bytes)")
+        raise InputError(f"unknown data follows the end of the pickle ({len(rest)} bytes)")
     return found[1].decode()
 
 
@@ -80,7 +80,7 @@ def add_record(buffer: io.BytesIO, arrays: Mapping[str, Array]) -> None:
 
 
 def read_record(file: zipfile.ZipFile) -> str | None:
-    """Return the digest in a .pt file, None where it has none."""
+    """Return the digest in a .pt file, or None."""
     name = _record(file)
     return None if name is None else file.read(name).decode("latin1")
 
@@ -90,7 +90,7 @@ def _record(file: zipfile.ZipFile) -> str | None:
 
 
 def is_in_state_dict(path: Path) -> bool:
-    """Whether the .pt or .pdparams file at `path`, which was read before, carries a digest."""
+    """Return whether the .pt or .pdparams file at `path`, which was read before, has a digest."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return _record(archive) is not None
@@ -100,12 +100,12 @@ def is_in_state_dict(path: Path) -> bool:
 
 
 def name_unverified(path: Path, metadata: Mapping[str, str]) -> None:
-    """Call `say_unverified` for a .safetensors file whose `metadata` holds no digest."""
+    """Call `say_unverified` for a .safetensors file whose `metadata` has no digest."""
     if KEY not in metadata:
         say_unverified(path)
 
 
 def say_unverified(path: Path) -> None:
-    """Say in one line on stderr that the file at `path`, which was read, has no digest."""
+    """Print one line on stderr: the file at `path`, which was read, has no digest."""
     line = f"note: {path} carries no SHA-256 of its arrays: unverified (vgg-parity convert writes files with one)"
     print(printable(line), file=sys.stderr, flush=True)

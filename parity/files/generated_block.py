@@ -1,4 +1,4 @@
-"""Text that a command writes into a document, between two marks that stay where they are."""
+"""Generated blocks: text that a command writes between two marks of a document."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from parity.files.atomic import write_atomically
 
 
 def around(file: Path, word: str) -> tuple[str, str]:
-    """What stands before and behind the marks `<!-- word -->` and `<!-- /word -->` of `file`, they included; `InputError` without them."""
+    """Return the text of `file` up to the mark `<!-- word -->` and from the mark `<!-- /word -->` on, both included.
+
+    `InputError` if a mark is missing.
+    """
     try:
         found = re.match(rf"(.*<!-- {word} -->\n)(?:.*\n)?(<!-- /{word} -->.*)", file.read_text(), re.DOTALL)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file} ({error}): give a text file") from None
     if not found:
-        raise InputError(f"{file} has no <!-- {word} --> and <!-- /{word} -->: put them where the tables belong")
+        raise InputError(f"{file} has no <!-- {word} --> and <!-- /{word} -->: add both marks where the tables belong")
     return found[1], found[2]
 
 
 def update(file: Path, word: str, text: str) -> None:
-    """Puts `text` between the marks."""
+    """Write `text` between the marks."""
     before, behind = around(file, word)
     write_atomically(file, f"{before}\n{text}\n\n{behind}".encode())

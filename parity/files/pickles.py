@@ -1,9 +1,9 @@
-"""Reads pickles of plain arrays without running what a pickle can ask for.
+"""Reads pickles of plain arrays. A pickle can ask to run code; nothing of it is run.
 
-The few globals that such a stream names are answered with stand-ins of our own, so that not even numpy's reconstruction
-code sees the stream, and that it does not matter which numpy wrote it; any other global is refused. So is what no dict of
-arrays needs: objects of classes, sets, keys that are no strings, and tuples in tuples in tuples, whose hash or text can take
-a million years to make where a tuple holds the same one twice, and that one another twice.
+Such a pickle names a few globals, and this module replaces them by its own classes. NumPy's reconstruction code never sees the pickle, and
+it does not matter which NumPy wrote it. Every other global is refused. Refused, too, is everything that a dict of arrays does not need:
+objects of classes, sets, keys that are not strings, and deeply nested tuples. If each tuple holds the next one twice, its hash or text
+takes practically forever.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from parity.errors import InputError
 from parity.files.digest import read_trailer
 
 SIZES = {"u1": 1, "f2": 2, "f4": 4, "f8": 8}
-"""numpy's codes of the numbers that an array may hold -> their bytes."""
+"""NumPy's code of a number that an array may hold -> its bytes."""
 
 MOST_SIDES = 8
 
 MOST_ITEMS, MOST_NESTED = 16, 3
-"""Items of a tuple, and tuples inside one another: arrays and tensors are pickled with 8 and 3."""
+"""Limits: items of a tuple, and depth of nested tuples. Pickles of arrays and tensors have up to 8 and 3."""
 
 LEAVES = (str, bytes, int, float, bool, type(None))
 """What a list may hold."""
 
 
 def read(data: bytes) -> dict[str, Any]:
-    """The dict pickled in `data`: keys str, arrays read-only and of one of `SIZES`, Python 2 strings bytes, lists flat.
+    """Return the dict pickled in `data`: keys are str, arrays are read-only with dtypes of `SIZES`, Python 2 strings are bytes, lists flat.
 
-    The arrays share the memory of `data`'s copies, which is at most its length. `InputError` for anything that is not such
-    a pickle, in particular one that wants to run code.
+    Together, the arrays need at most as much memory as `data`. `InputError` for anything that is not such a pickle, for example one that
+    asks to run code.
     """
     return read_with_digest(data)[0]
 
 
 def read_with_digest(data: bytes) -> tuple[dict[str, Any], str | None]:
-    """What `read` gives, and the digest behind the pickle (`parity.files.digest`), which is not checked yet; None where there is none."""
+    """Return what `read` returns, and the digest after the pickle (`parity.files.digest`), unchecked, or None."""
     stream = io.BytesIO(data)
     try:
         content = _Unpickler(stream, len(data)).load()
@@ -51,16 +51,16 @@ def read_with_digest(data: bytes) -> tuple[dict[str, Any], str | None]:
     except Exception as error:  # a damaged stream can fail in any way, RecursionError and MemoryError included
         raise InputError(f"not a readable pickle ({type(error).__name__})") from error
     if not isinstance(content, dict):
-        raise InputError(f"a pickle of {type(content).__name__} where a dict was expected")
+        raise InputError(f"a pickle of {type(content).__name__}, expected a dict")
     found = {_text(key): value.array() if isinstance(value, _Array) else value for key, value in content.items()}
     return found, read_trailer(stream.read())
 
 
 def check_structure(stream: Any) -> None:
-    """`InputError` unless the pickle at the place of the file `stream` keeps within what hashing or printing it may cost.
+    """Raise `InputError` if hashing or printing the pickle at the position of the file `stream` would cost too much.
 
-    Nothing is built and nothing is called: every global stands for nothing, so this is for pickles that another reader, with
-    a list of its own of what it admits, is to load after. Other errors where it is no pickle.
+    Nothing is built and nothing is called: a placeholder replaces every global. The pickle is loaded afterwards by another reader, which
+    has its own list of allowed globals. Other errors are raised if it is not a pickle.
     """
     _Structure(stream, 0).load()
 
@@ -70,25 +70,25 @@ def _text(key: object) -> str:
         return key
     if isinstance(key, bytes):
         return key.decode("latin1")
-    raise InputError(f"a pickle with a {type(key).__name__} where text was expected")
+    raise InputError(f"a pickle with a {type(key).__name__}, expected a text")
 
 
 class _Kind:
-    """Stands in for numpy.dtype."""
+    """Replaces numpy.dtype."""
 
     def __init__(self, code: object, *_align_and_copy: object) -> None:
         self.code = _text(code)
         if self.code not in SIZES:
-            raise InputError("a pickled array that holds neither bytes nor floats")
+            raise InputError("a pickled array of other numbers than bytes and floats")
 
     def __setstate__(self, state: Any) -> None:
-        """Accept a state whose byte order is little-endian, or that of single bytes."""
+        """Check that the byte order is little-endian, or does not matter."""
         if _text(state[1]) not in ("<", "|"):
-            raise InputError("a pickled array of another byte order")
+            raise InputError("a pickled array in another byte order than little-endian")
 
 
 class _Array:
-    """Stands in for numpy.ndarray: keeps shape and bytes, checked, until `array` is asked for."""
+    """Replaces numpy.ndarray. Holds checked shape and bytes, from which `array` makes the array."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (0,)
@@ -98,7 +98,7 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _version, shape, kind, fortran_order, raw = state
         if not isinstance(kind, _Kind) or type(raw) is not bytes or type(fortran_order) is not bool:
-            raise InputError("a pickled array that is not plain")
+            raise InputError("a pickled array that is not a plain one")
         sizes = tuple(size for size in shape if type(size) is int and 0 <= size <= len(raw))
         if not len(sizes) == len(shape) <= MOST_SIDES or math.prod(sizes) * SIZES[kind.code] != len(raw):
             raise InputError("a pickled array whose shape does not fit its bytes")
@@ -106,7 +106,7 @@ class _Array:
         self.code, self.order = kind.code, "F" if fortran_order else "C"
 
     def array(self) -> Array:
-        """The array; it shares the pickle's memory and is read-only."""
+        """Return the array. It shares the memory of the pickle, and is read-only."""
         return np.frombuffer(self.raw, f"<{self.code}").reshape(self.shape, order=self.order)
 
 
@@ -117,29 +117,29 @@ def _reconstruct(*_class_shape_and_kind: object) -> _Array:
 _ADMITTED: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): "numpy.ndarray",  # only ever an argument of _reconstruct
+    ("numpy", "ndarray"): "numpy.ndarray",  # only as an argument of _reconstruct
     ("numpy", "dtype"): _Kind,
 }
 
 _UNUSED = (
     *(pickle.INST, pickle.OBJ, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.PERSID, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
-    pickle.BYTEARRAY8,  # for which the unpickler sets aside the length that the stream claims
+    pickle.BYTEARRAY8,  # the unpickler allocates the length that the stream states
 )
-"""Opcodes that no dict of arrays needs."""
+"""Opcodes that a dict of arrays does not need."""
 
 
 _Load = Callable[[Any], None]
-"""What an unpickler does at an opcode."""
+"""The action of an unpickler for an opcode."""
 
 _PLAIN: dict[int, _Load] = {
     code: load for code, load in vars(pickle)["_Unpickler"].dispatch.items() if bytes([code]) not in _UNUSED
 }
-"""What the unpickler written in Python does. The one in C sets aside whatever memory a damaged memo index asks for."""
+"""The actions of the unpickler written in Python. The one in C allocates as much memory as a damaged memo index asks for."""
 
 
 def _checked(check: _Load, *opcodes: bytes, after: bool = False) -> dict[int, _Load]:
-    """Loads of `opcodes` with a `check` before each, or `after` it."""
+    """Return the actions of `opcodes` with a `check` before each, or `after` it."""
 
     def checked(load: _Load) -> _Load:
         first, second = (load, check) if after else (check, load)
@@ -154,7 +154,7 @@ def _checked(check: _Load, *opcodes: bytes, after: bool = False) -> dict[int, _L
 
 
 class _Unpickler(vars(pickle)["_Unpickler"]):  # type: ignore[misc]
-    """Reads `stream` within limits; `room` is how many bytes may be decoded of strings, which a stream may name again and again."""
+    """Reads `stream` within limits. `room` is the number of string bytes to decode, because a stream may repeat a string often."""
 
     KEYS: tuple[type, ...] = (str, bytes)
     stack: list[Any]
@@ -162,29 +162,31 @@ class _Unpickler(vars(pickle)["_Unpickler"]):  # type: ignore[misc]
     def __init__(self, stream: Any, room: int) -> None:
         super().__init__(stream, encoding="bytes")
         self.room = room
-        self.depths: dict[int, tuple[int, tuple[Any, ...]]] = {}  # by id, with the tuple, so that no other takes its id
+        self.depths: dict[
+            int, tuple[int, tuple[Any, ...]]
+        ] = {}  # by id; holding the tuple keeps its id from being reused
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
             return self._encode
         if (module, name) not in _ADMITTED:
-            raise InputError(f"a pickle that asks for {(module, name)}, which no plain array needs")
+            raise InputError(f"a pickle that asks for {(module, name)}, which a plain array does not need")
         return _ADMITTED[module, name]
 
     def _encode(self, text: object, encoding: object) -> bytes:
-        """Stand in for _codecs.encode, by which Python 3 writes bytes at protocol 2."""
+        """Replace _codecs.encode, which Python 3 uses for bytes in protocol 2."""
         if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
             raise InputError("a pickled string in an unexpected encoding")
         self.room -= len(text)
         if self.room < 0:
-            raise InputError("a pickle that would unpack to more than it is")
+            raise InputError("a pickle that unpacks to more than its own size")
         return text.encode("latin1")
 
     def _check_tuple(self) -> None:
         made = self.stack[-1]
         depth = 1 + max((self.depths[id(item)][0] for item in made if type(item) is tuple and item), default=0)
         if len(made) > MOST_ITEMS or depth > MOST_NESTED:
-            raise InputError("a pickle of larger tuples than any array needs")
+            raise InputError("a pickle of larger or deeper tuples than an array needs")
         self.depths[id(made)] = depth, made
 
     def _check_keys(self) -> None:
@@ -206,7 +208,7 @@ class _Unpickler(vars(pickle)["_Unpickler"]):  # type: ignore[misc]
 
     def _check_built(self) -> None:
         if not isinstance(self.stack[-2], _Kind | _Array):
-            raise InputError("a pickle that changes something other than an array")
+            raise InputError("a pickle that sets the state of something else than an array")
 
     dispatch: dict[int, _Load] = (
         _PLAIN
@@ -220,7 +222,7 @@ class _Unpickler(vars(pickle)["_Unpickler"]):  # type: ignore[misc]
 
 
 class _Nothing:
-    """What a global stands for, and what comes of calling it."""
+    """Replaces a global, and the result of a call of it."""
 
     def __call__(self, *_: object) -> _Nothing:
         return self
@@ -230,7 +232,7 @@ class _Nothing:
 
 
 class _Structure(_Unpickler):
-    """Goes through a pickle whose globals it does not know."""
+    """Checks the structure of a pickle with any globals."""
 
     KEYS = (*_Unpickler.KEYS, int)
 
@@ -247,7 +249,7 @@ class _Structure(_Unpickler):
     def _load_build(self) -> None:
         self.stack.pop()
 
-    # Lists need not be flat here: nobody hashes them.
+    # Lists may be nested here, because they cannot be hashed.
     dispatch = (
         _Unpickler.dispatch
         | {code: _PLAIN[code] for (code,) in (pickle.LIST, pickle.APPEND, pickle.APPENDS)}

@@ -1,4 +1,4 @@
-"""Values from JSON, strictly: whatever is missing, unknown, given twice or of a wrong type is named."""
+"""Strict reading of JSON: an error names what is missing, unknown, duplicate or of a wrong type."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from parity.errors import InputError
 
 
 def parse_json(text: str, what: str) -> dict[str, Any]:
-    """The JSON object in `text`; `InputError` naming `what` where it is not one."""
+    """Return the JSON object in `text`. `InputError`, which names `what`, if it is not one."""
     document = parse_any_json(text, what)
     if not isinstance(document, dict):
-        raise InputError(f"{what} JSON: an object is needed, not {type(document).__name__}")
+        raise InputError(f"{what} JSON: expected an object, not {type(document).__name__}")
     return document
 
 
 def parse_any_json(text: str, what: str) -> Any:
-    """The JSON value in `text`; `InputError` naming `what` where it is none, nested too deeply, or has a key twice."""
+    """Return the JSON value in `text`. `InputError`, which names `what`, if it is not JSON, nested too deeply, or has a duplicate key."""
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -35,12 +35,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {short(twice)} stands there twice")
+        raise ValueError(f"duplicate key {short(twice)}")
     return found
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text in `path`; `InputError` saying that it should hold `what` where it cannot be read."""
+    """Return the text in `path`. `InputError`, which says that the file should hold `what`, if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -53,9 +53,9 @@ _CONTAINERS = (tuple, abc.Sequence, abc.Mapping)
 
 
 def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
-    """`cls(**fields)` for a dataclass read from JSON, strictly: unknown, missing or mistyped fields are an `InputError`."""
+    """Return `cls(**fields)` for a dataclass read from JSON. `InputError` for fields that are unknown, missing or of a wrong type."""
     if not isinstance(fields, dict):
-        raise InputError(f"{what}: an object is needed, not {type(fields).__name__}")
+        raise InputError(f"{what}: expected an object, not {type(fields).__name__}")
     known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     needed = {
@@ -71,10 +71,10 @@ def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
 
 
 def check_type(value: Any, hint: Any, place: str) -> None:
-    """`InputError` that names the first place in `value`, which is called `place`, that the annotation `hint` does not allow.
+    """Raise `InputError` if the annotation `hint` does not allow `value`. It names the first wrong part; `place` names `value` itself.
 
-    Known are scalars, X | None and other unions, tuple[X, ...], Sequence[X], Mapping[str, X], Literal, dataclasses, and TypedDicts, which
-    may have further keys.
+    Supported are scalars, X | None and other unions, tuple[X, ...], Sequence[X], Mapping[str, X], Literal, dataclasses, and TypedDicts,
+    which may have additional keys.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if typing.is_typeddict(hint) and isinstance(value, dict):
@@ -96,7 +96,7 @@ def check_type(value: Any, hint: Any, place: str) -> None:
 
 
 def _named(hint: Any) -> str:
-    """An annotation in the words of JSON."""
+    """Return an annotation in the words of JSON."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if typing.is_typeddict(hint) or origin is abc.Mapping:
         return "an object"
@@ -117,7 +117,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is_scalar(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the type `hint`, which holds no other values."""
+    """Return whether `value` is of the type `hint`, which is not a container."""
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         return value in arguments

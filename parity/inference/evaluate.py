@@ -64,7 +64,8 @@ class Plan:
         own = max(self.size[1:])
         if min(self.scales) < own:
             raise InputError(
-                f"a scale of {min(self.scales)} is smaller than the network's input of {self.size[1]} by {self.size[2]}: give larger --scales"
+                f"a scale of {min(self.scales)} is smaller than the network's input of {self.size[1]} by {self.size[2]}: "
+                "give larger --scales"
             )
         for scale in self.scales if "crops" in self.kinds else ():
             pad = self.pad(scale)

@@ -263,8 +263,8 @@ def _check_probabilities(path: Path, found: Array) -> None:
     if found.min() < -ROUNDING or found.max() > 1 + ROUNDING or abs(found.sum(axis=1) - 1).max() > ROUNDING:
         low, high = found.min(), found.max()
         raise InputError(
-            f'{path}: its output "probabilities" has values from {low:.4g} to {high:.4g}, or rows that do not sum to 1; if they are scores, name '
-            'the output "logits"'
+            f"{path}: its output named probabilities has values from {low:.4g} to {high:.4g}, or rows that do not sum to 1; "
+            "if they are scores, name the output logits"
         )
 
 

@@ -287,7 +287,7 @@ _PARTS: dict[str, type[Any]] = {
 def read_recipe(fields: Any) -> Recipe:
     """Return the recipe of a parsed JSON object, as `dataclasses.asdict` made it. `InputError` names what does not fit."""
     if not isinstance(fields, dict):
-        raise InputError("recipe JSON: an object is needed")
+        raise InputError("recipe JSON: expected an object")
     parts = {key: from_fields(cls, fields[key], f"recipe {key}") for key, cls in _PARTS.items() if key in fields}
     if "optimizer" in fields:
         parts["optimizer"] = read_optimizer(fields["optimizer"])

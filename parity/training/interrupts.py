@@ -30,7 +30,7 @@ def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[i
     """Yield a list that is empty until the first Ctrl-C or SIGTERM. A second signal interrupts at once.
 
     With several processes, a second signal changes nothing, because launchers repeat signals; after the training, signals are ignored. A
-    process that waits for another one in vain ends `PATIENCE` seconds after a signal, with exit code 1 and the line `lost` on stderr.
+    process that waits for a lost process ends `PATIENCE` seconds after a signal, with exit code 1 and the line `lost` on stderr.
     """
     request: list[int] = []
 

@@ -48,7 +48,7 @@ def train(
     `trainer` must hold the state that belongs to `position`. After Ctrl-C or SIGTERM the run is saved after the current batch, and
     `Stopped` is raised. With slow weights, the saved state is that of the last batch after which they equalled the trained weights.
     Raises `Diverged` if the loss is not finite. With several processes, all of them raise after the same batch. A process that waits for
-    another one in vain prints the line `lost` and ends (see `parity.training.interrupts`).
+    a lost process prints the line `lost` and ends (see `parity.training.interrupts`).
     """
     experiment = run.experiment
     recipe = experiment.recipe
