@@ -95,7 +95,7 @@ def main(options: Options, console: Console) -> dict[str, Any] | None:
     try:
         job = _prepare(framework, options, process_group, console)
         again = command_to_resume(framework, options, job.run, process_group)
-        lost = f"failed: {LOST}; resume from the last checkpoint with: {again}"
+        lost = f"failed: {LOST}; continue from the last checkpoint with: {again}"
         with _told_once(process_group):
             _train(framework, options, process_group, console, job, again, lost)
     except RuntimeError as error:
@@ -183,9 +183,9 @@ def _train(
         if isinstance(error, Diverged):
             raise Failed(str(error)) from None
         place = describe_position(experiment.recipe, position, experiment.batches(len(job.dataset.train_labels)))
-        raise Interrupted(f"stopped {place}; resume with: {again}") from None
+        raise Interrupted(f"stopped {place}; continue with: {again}") from None
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; resume from the last checkpoint with: {again}") from None
+        raise Interrupted(f"interrupted; continue from the last checkpoint with: {again}") from None
 
 
 def _start(framework: str, options: Options, process_group: ProcessGroup) -> tuple[Any, str]:

@@ -159,8 +159,8 @@ def _made(name: str, train: tuple[Bytes, Bytes], test: tuple[Bytes, Bytes], sour
 def read_idx(data: bytes) -> Bytes:
     """Return the uint8 array of an IDX file.
 
-    The file holds two zeros, 8 for uint8, the number of dimensions, each size as a big-endian uint32, and the numbers. `InputError` if it is
-    another file, or shorter or longer than its header says.
+    The file holds two zeros, 8 for uint8, the number of dimensions, each size as a big-endian uint32, and the numbers. `InputError` if it
+    is another file, or shorter or longer than its header says.
     """
     if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
         raise InputError("it is not an IDX file of bytes")

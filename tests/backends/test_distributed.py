@@ -89,7 +89,7 @@ def test_two_processes_without_batch_norm_compute_what_one_does(yields: Yields, 
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
-def test_two_processes_with_batch_norm_learn_what_their_shards_do_that_are_normalised_one_by_one(
+def test_two_processes_normalise_their_shards_separately_and_learn_the_same(
     yields: Yields, framework: str, overlap: str
 ) -> None:
     one, two = yields[framework, 1]["normed"], yields[framework, 2][f"normed-{overlap}"]
@@ -170,10 +170,10 @@ NETWORK = Network(
         Linear("fc", 10),
     ),
 )
-IMAGES, BATCH, PASSES = 150, 33, 20
+IMAGES, BATCH, EPOCHS = 150, 33, 20
 GENTLE = dataclasses.replace(presets.get_recipe("article").optimizer, rate=0.003)
 RECIPE = dataclasses.replace(
-    presets.get_recipe("article"), optimizer=GENTLE, batch_size=BATCH, epochs=PASSES, divisor="count"
+    presets.get_recipe("article"), optimizer=GENTLE, batch_size=BATCH, epochs=EPOCHS, divisor="count"
 )
 LOST = "failed: another process of this run has ended or does not answer; continue from the last checkpoint with: "
 
@@ -204,19 +204,19 @@ def ctrl_c(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:
     os.killpg(launcher.pid, signal.SIGINT)
 
 
-def test_a_run_stopped_in_two_processes_then_in_one_and_ended_in_two_is_the_run_of_one(
+def test_a_run_that_changes_its_number_of_processes_ends_as_in_one_process(
     tmp_path: Path, framework: str, yields: Yields, whole_runs: dict[str, Path]
 ) -> None:
     whole, parts, logs = whole_runs[framework], begun(tmp_path / "parts"), tmp_path / "logs"
     ended, _ = interrupted(framework, parts, logs, ctrl_c)
-    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped at pass "))  # of one process
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("stopped in epoch "))  # told by one
     assert f"; continue with: {again(framework, parts)}" in line
-    assert 3 <= position(parts)["update"] < PASSES * 5
-    place = f"pass {position(parts)['epoch']}, batch {position(parts)['batch']}"
+    assert 3 <= position(parts)["update"] < EPOCHS * 5
+    place = f"in epoch {position(parts)['epoch'] + 1} of {EPOCHS}, after batch {position(parts)['batch']} of 5"
     assert place in line
     ended, at = stop(script(framework, "--resume", parts, "--checkpoint-every", 0), parts, signal.SIGINT, 3)
-    assert f" at {place}\n" in ended.stdout
-    assert at["update"] < PASSES * 5
+    assert f" {place}\n" in ended.stdout
+    assert at["update"] < EPOCHS * 5
     ended = launchers.execute(framework, logs, "--resume", parts, "--json")
     assert [json.loads(line)["processes"] for line in ended.stdout.splitlines() if line.startswith("{")] == [2]
     alike = ("event", "epoch", "update", "samples", "error", "test_error", "rate", "stream")
@@ -248,7 +248,7 @@ def test_if_a_run_diverges_all_processes_end_and_one_prints_why(tmp_path: Path, 
     logs = tmp_path / "logs"
     ended, _ = launchers.end(launchers.start(launchers.training(framework, logs, "--resume", tmp_path / "run")), logs)
     assert ended.code == 1
-    assert len([line for line in ended.stderr.splitlines() if line.startswith("failed: the cost became nan")]) == 1
+    assert len([line for line in ended.stderr.splitlines() if line.startswith("failed: the loss became nan")]) == 1
     assert LOST not in ended.stderr
     assert str(ROOT / "parity") not in ended.stderr, "a traceback"
 
@@ -276,12 +276,14 @@ def test_if_a_process_hangs_the_other_ends_when_it_is_asked_to_stop(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_if_one_process_is_asked_to_stop_all_stop_after_the_same_batch(tmp_path: Path, framework: str) -> None:
+def test_a_signal_to_one_process_stops_all_after_the_same_batch(tmp_path: Path, framework: str) -> None:
     folder, logs = begun(tmp_path / "run", epochs=2000), tmp_path / "logs"
     ended, _ = interrupted(framework, folder, logs, lambda _, ranks: os.kill(ranks[1], signal.SIGTERM))
     assert LOST not in ended.stderr
     at = position(folder)
-    assert f"stopped at pass {at['epoch']}, batch {at['batch']}; continue with: " in ended.stderr
+    assert (
+        f"stopped in epoch {at['epoch'] + 1} of 2000, after batch {at['batch']} of 5; continue with: " in ended.stderr
+    )
 
 
 WAITING = """
@@ -302,9 +304,7 @@ signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(("seconds", "code", "said"), [(0, 0, ""), (30, 1, "the other one is lost\n")])
-def test_a_process_that_waits_in_vain_ends_itself_and_one_that_stops_in_time_does_not(
-    seconds: int, code: int, said: str
-) -> None:
+def test_only_a_process_that_waits_for_a_lost_process_ends_itself(seconds: int, code: int, said: str) -> None:
     ended = execute([sys.executable, "-c", WAITING, str(seconds)])
     assert (ended.code, ended.stderr) == (code, said)
     assert ended.stdout.splitlines() == ["3", *(["done"] if not code else [])]

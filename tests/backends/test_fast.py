@@ -175,7 +175,7 @@ def test_slow_weights_pull_the_trained_weights_back(worker: Worker) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 6])
-def test_ctrl_c_stops_a_run_with_slow_weights_behind_the_batch_at_hand_and_saves_where_they_were_last_drawn(
+def test_ctrl_c_saves_the_state_in_which_slow_and_trained_weights_were_last_equal(
     after: int, worker: Worker, tmp_path: Path
 ) -> None:
     recipe = changed(RECIPE, batch_size=8, epochs=2)

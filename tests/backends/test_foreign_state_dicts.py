@@ -84,7 +84,7 @@ def theirs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "with batch norm"])
-def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_in_both_implementations(
+def test_a_vgg_of_torchvision_or_paddle_vision_computes_the_same_on_both_sides(
     norm: bool,
     theirs: tuple[str, Path],
     tmp_path: Path,

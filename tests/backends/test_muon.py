@@ -71,7 +71,7 @@ def test_gradients_without_an_update_are_not_added_to_the_next(worker: Worker) -
         (lambda: Optimizer("adam", 0.1, groups=RECIPE.optimizer.groups), "with a momentum above 0"),
         (lambda: Optimizer("momentum", 0.1, 0.0, groups=RECIPE.optimizer.groups), "with a momentum above 0"),
         (lambda: precision.check("fp16", RECIPE.optimizer), "use --amp bf16"),
-        (lambda: _of("fc.weight").by_muon(NETWORK), "not for fc.weight"),
+        (lambda: _of("fc.weight").by_muon(NETWORK), "not fc.weight"),
     ],
 )
 def test_parameters_that_muon_cannot_update_are_refused(made: Callable[[], Any], said: str) -> None:

@@ -57,7 +57,7 @@ assert len(watched.watch.calls) == calls
 """
 
 
-def test_a_closed_watch_leaves_hooks_modes_gradients_and_the_default_dtype_as_they_were(framework: str) -> None:
+def test_a_closed_watch_restores_hooks_modes_gradients_and_the_default_dtype(framework: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED, framework], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
     )

@@ -83,7 +83,7 @@ def test_ablation_ends_with_what_each_part_is_worth(
     assert_drawn(tmp_path / "worth.png", 900, 100)
 
 
-def test_a_part_without_which_training_explodes_is_named_and_the_others_are_reported(
+def test_a_part_without_which_training_diverges_is_named_and_the_rest_reported(
     run_experiment: RunExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = STUDIES["ablation"]
@@ -101,7 +101,7 @@ def test_a_part_without_which_training_explodes_is_named_and_the_others_are_repo
     assert not (tmp_path / "two" / "table.md").exists()
 
 
-def test_worth_is_computed_within_each_seed_and_the_largest_comes_first() -> None:
+def test_the_value_of_a_part_is_measured_within_each_seed_and_sorted() -> None:
     accuracies = {"whole": (0.90, 0.92), "crops": (0.88, 0.91), "gelu": (0.85, 0.86), "flips": (0.91, 0.92)}
     size = {"framework": "torch", "epochs": 3, "train_images": 50_000, "test_images": 10_000}
     rows = [

@@ -125,7 +125,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(mode: str, training_ref
     odd = Network("odd", (3, 8, 8), (Flatten("flat"), Linear("fc", 4)))
     saved_run(Path("run"), Experiment(odd, EXPERIMENT.recipe, "shapes10"))
     message = training_refusal(mode, "run")
-    assert "network odd maps (3, 8, 8) to 4 classes" in message
+    assert "network odd takes images (3, 8, 8) of 4 classes" in message
     assert "shapes10 has images (3, 32, 32) of 10 classes" in message
 
 
@@ -134,7 +134,7 @@ def test_metrics_that_were_cut_are_refused(training_refusal: Refused) -> None:
     run.save(canonical_state.load(run.last)[1], Position(lines=2))
     run.metrics_file.write_text(json.dumps(BATCH_LINE) + '\n{"event": "ba')
     message = training_refusal("--resume", "run")
-    assert "run/metrics.jsonl lacks lines" in message
+    assert "run/metrics.jsonl lacks some of the" in message
     assert "start a new run" in message
 
 

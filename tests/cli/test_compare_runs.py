@@ -117,7 +117,7 @@ def test_seeds_are_one_row_and_frameworks_two(tmp_path: Path, capsys: pytest.Cap
                 ("test_accuracy", "1.5", "1.5 is not a number from 0 to 1"),
                 ("test_accuracy", '"0.5"', "'0.5' is not a number from 0 on"),
                 ("stream", "7", "7 is not a SHA-256"),
-                ("epoch", "3", "3, but 0 passes end before it"),
+                ("epoch", "3", "3, but 0 epochs end before it"),
             )
         ),
         *(
@@ -170,7 +170,7 @@ def test_damaged_logs_are_one_line_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_only_runs_that_differ_in_their_seed_alone_are_averaged_and_none_twice(
+def test_only_runs_that_differ_in_nothing_but_the_seed_are_averaged_each_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, other = run(tmp_path / "one"), run(tmp_path / "other", seed=1)

@@ -79,7 +79,7 @@ def test_float64_goes_through_a_framework_s_file_and_back(
     assert bits(canonical_state.load(folder / "c.safetensors")[1]) == bits(special("float64"))
 
 
-def test_slots_and_metadata_stay_where_they_can_be_held_and_are_said_to_be_left_out_elsewhere(
+def test_slots_and_metadata_are_kept_where_the_format_allows_or_reported_as_left_out(
     folder: Path, convert: Callable[..., dict[str, object]]
 ) -> None:
     run = saved_run(folder / "run")

@@ -134,20 +134,20 @@ def test_a_zip_that_unpacks_to_more_than_it_is_is_refused(
 
 
 BAD: dict[str, tuple[tuple[str, ...], str]] = {
-    "no such file": (("nothing.tar", "b.pt"), "nothing.tar is no file"),
-    "a run without a checkpoint": (("empty", "b.pt"), "empty/last.safetensors is no file"),
-    "an unknown source": (("a.npz", "b.pt"), "a.npz ends in .npz: choose one of .safetensors, .tar"),
-    "an unknown destination": (("a.tar", "b"), "b ends in nothing"),
-    "the source itself": (("a.tar", "empty/../a.tar", "--network", NAME), "is the source itself"),
+    "no such file": (("nothing.tar", "b.pt"), "nothing.tar is not a file"),
+    "a run without a checkpoint": (("empty", "b.pt"), "empty/last.safetensors is not a file"),
+    "an unknown source": (("a.npz", "b.pt"), "a.npz: the suffix must be one of .safetensors, .tar"),
+    "an unknown destination": (("a.tar", "b"), "b: the suffix must be one of"),
+    "the source itself": (("a.tar", "empty/../a.tar", "--network", NAME), "is the source file"),
     "an unknown network": (("a.tar", "b.pt", "--network", "vgg99"), "unknown network 'vgg99'"),
     "another network": (("a.tar", "b.pt", "--network", "vgg_mini"), "no parameter of network vgg_mini"),
     "another width": (("a.tar", "b.pt", "--network", "vgg16_bn_drop"), "has shape"),
-    "none of the known": (("a.tar", "b.pt"), "it is of none of the known networks"),
+    "none of the known": (("a.tar", "b.pt"), "it fits none of the known networks"),
     "not the network it names": (("a.safetensors", "b.pt", "--network", "vgg_mini"), f"holds network {NAME}, not vgg_mini"),
     "a folder as destination": (("a.tar", "empty.pt", "--network", NAME), "empty.pt: Is a directory"),
     "a destination below a file": (("a.tar", "a.tar/b.tar", "--network", NAME), "cannot write a.tar/b.tar"),
     "float64 for v2": (("wide.safetensors", "b.tar"), "float64 numbers that float32 would round"),
-    "two kinds of floats": (("mixed.safetensors", "b.pt"), "a .pt file needs all weights in float32 or all in float64"),
+    "two kinds of floats": (("mixed.safetensors", "b.pt"), "a .pt file needs all weights in float32, or all in float64"),
     "only one name": (("a.tar",), "missing argument 'DST'"),
 }  # fmt: skip
 

@@ -93,7 +93,7 @@ def test_half_a_run_in_each_framework_ends_where_a_whole_run_in_either_does(
 
 # ------------------------------------------------------------------------------------------------ from the command line
 
-IMAGES, PASSES = 150, 2
+IMAGES, EPOCHS = 150, 2
 FLAGS = (
     "--network",
     "vgg_mini@0.05",
@@ -106,7 +106,7 @@ FLAGS = (
     "--test-limit",
     20,
 )
-ALL = (*FLAGS, "--epochs", PASSES, "--batch-size", 16, "--save-v2-tar", "--checkpoint-every", 0)  # fmt: skip
+ALL = (*FLAGS, "--epochs", EPOCHS, "--batch-size", 16, "--save-v2-tar", "--checkpoint-every", 0)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=list(FRAMEWORKS))
@@ -126,9 +126,12 @@ def crossed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_the_other_framework_resumes_where_the_first_stopped(crossed: tuple[str, Path, int, Ended]) -> None:
     framework, folder, stopped, ended = crossed
     assert 2 <= stopped < 10
-    assert f"Resuming {folder} in {FRAMEWORKS[framework]} at pass 0, batch {stopped}" in ended.stdout
-    assert position(folder)["update"] == PASSES * 10
-    assert position(folder)["samples"] == PASSES * IMAGES
+    assert (
+        f"Resuming {folder} with {FRAMEWORKS[framework]} in epoch 1 of {EPOCHS}, after batch {stopped} of 10\n"
+        in ended.stdout
+    )
+    assert position(folder)["update"] == EPOCHS * 10
+    assert position(folder)["samples"] == EPOCHS * IMAGES
 
 
 def test_no_image_is_lost_or_seen_twice_on_the_way(crossed: tuple[str, Path, int, Ended]) -> None:
@@ -138,7 +141,7 @@ def test_no_image_is_lost_or_seen_twice_on_the_way(crossed: tuple[str, Path, int
     augmentation = experiment.recipe.augmentation
     batches = Batches(dataset.train_images, dataset.train_labels, 16, augmentation, experiment.seed)
     expected = []
-    for epoch in range(PASSES):
+    for epoch in range(EPOCHS):
         stream = ""
         for images, labels in batches.epoch(epoch):
             stream = hashlib.sha256(stream.encode() + images.tobytes() + labels.tobytes()).hexdigest()
@@ -146,7 +149,7 @@ def test_no_image_is_lost_or_seen_twice_on_the_way(crossed: tuple[str, Path, int
     assert [line["stream"] for line in metrics(folder) if line["event"] == "pass"] == expected
 
 
-def test_every_pass_leaves_a_tar_also_after_a_resume_and_the_last_one_holds_the_last_weights(
+def test_every_epoch_writes_a_tar_and_the_last_one_holds_the_last_weights(
     crossed: tuple[str, Path, int, Ended],
 ) -> None:
     _, folder, *_ = crossed

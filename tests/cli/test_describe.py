@@ -159,7 +159,7 @@ def test_where_branches_join_the_largest_receptive_field_counts() -> None:
     assert found["inception_4b_1x1"].receptive_field == 171, "and hands nothing on"
 
 
-def test_where_branches_of_other_strides_join_the_largest_counts_whatever_their_order() -> None:
+def test_where_branches_of_different_strides_join_the_largest_stride_counts() -> None:
     wide, far = (Conv("wide", 2, 5, 1, 0),), (MaxPool("far", 3, 3),)
     for branches in ((wide, far), (far, wide)):
         network = Network("n", (1, 5, 5), (Branches("both", branches), Flatten("flat"), Linear("fc", 2)))
@@ -189,7 +189,7 @@ def test_the_articles_table_of_kernels_is_whole() -> None:
 # Images of another size
 
 
-def test_on_larger_images_the_first_linear_layer_has_other_weights_and_the_command_says_so() -> None:
+def test_on_larger_images_the_first_linear_layer_has_other_weights() -> None:
     network = articles.get_network("vgg_d")
     made, changes = resized(network, 448)
     assert (made.name, made.input_shape, made.shapes["pool5"]) == ("vgg_d", (3, 448, 448), (512, 14, 14))

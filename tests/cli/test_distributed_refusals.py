@@ -29,7 +29,7 @@ def test_a_shard_of_one_image_is_refused_where_a_batch_norm_would_see_nothing_el
     message = training_refusal(
         "--network", "vgg16_bn_drop@0.125", "--data", "shapes10", "--out", "new", "--batch-size", 15
     )
-    assert "make a batch of one image" in message
+    assert "leave a batch of one image" in message
     assert "fewer processes" in message
 
 
@@ -38,7 +38,7 @@ def test_a_test_of_a_checkpoint_by_several_processes_is_refused(
 ) -> None:
     for name, value in LAUNCHED[framework].items():
         monkeypatch.setenv(name, {"3": "0", "1": "0"}.get(value, value))
-    assert "tests in one process" in training_refusal("--eval-only", "run")
+    assert "runs in one process" in training_refusal("--eval-only", "run")
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

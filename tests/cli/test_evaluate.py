@@ -279,7 +279,7 @@ def test_a_dense_export_errs_as_the_run_that_it_is_of(
     assert [row["scales"] for row in said["file"]["rows"] if row["views"] == "dense"] == [[9], [11], [13], [9, 11, 13]]
 
 
-def test_pictures_in_memory_that_are_larger_than_the_network_s_are_seen_whole_and_at_a_grid(
+def test_larger_pictures_in_memory_are_evaluated_whole_and_in_a_grid(
     by_framework: Callable[[str], dict[str, Any]], framework: str
 ) -> None:
     said = by_framework(framework)["cut views"]
@@ -341,7 +341,7 @@ RUN = ("--model", "run", "--framework", "paddle")
         ((*RUN, "--data", "folder:missing"), "cannot read"),
         ((*RUN, "--data", "shapes10"), "class 'disc' that run does not know"),
         (("--views", "dense"), "takes pictures of one size"),
-        (("--framework", "torch"), "onnxruntime runs ONNX files"),
+        (("--framework", "torch"), "onnxruntime computes ONNX files"),
         (("--model", "nothing"), "nothing"),
         ((*RUN, "--views", "crops", "--padding", "9"), "cannot be reflected"),
         (("--scales", "a,b"), "--scales"),

@@ -26,7 +26,7 @@ from parity.recipe.recipe import Experiment, Recipe, with_jitter
 main = script_main("evaluate")
 
 
-def test_top_5_is_what_a_sort_says_and_of_equal_posteriors_the_first_class_counts_first() -> None:
+def test_top_5_is_that_of_a_stable_sort() -> None:
     random = np.random.default_rng(0)
     posteriors, labels = random.integers(0, 6, (500, 9)) / 6, random.integers(0, 9, 500)
     order = np.argsort(-posteriors, axis=1, kind="stable")

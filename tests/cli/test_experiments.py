@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 # The experiments
 
 
-def test_permutation_trains_all_networks_on_both_orders_of_pixels(
+def test_permutation_trains_both_networks_on_both_pixel_orders_in_both_frameworks(
     run_experiment: RunExperiment, tmp_path: Path
 ) -> None:
     less = ("--seeds", 2, "--epochs", 1, "--train-limit", 130, "--test-limit", 50)
@@ -161,7 +161,7 @@ LONG = ("permutation", "--seeds", "1", "--epochs", "12", "--train-limit", "320",
 
 
 @pytest.mark.slow
-def test_a_signal_stops_at_a_batch_and_the_printed_command_ends_with_the_same_weight(
+def test_the_printed_command_continues_a_stopped_run_to_the_same_weights(
     framework: str, run_experiment: RunExperiment, tmp_path: Path
 ) -> None:
     command = [sys.executable, "scripts/experiment.py", *LONG, "--framework", framework, "--out", f"{tmp_path / 'one'}"]

@@ -42,7 +42,7 @@ def test_one_bad_picture_among_many_is_named_before_anything_is_written(
                 ),
                 json_too=json_too,
             )
-            assert message.startswith("bad.png is no picture")
+            assert message.startswith("bad.png is not a picture")
     assert "none.png: No such file" in predict_refusal(
         "--model", predict_folder / "logits.onnx", predict_folder / "pictures", "none.png"
     )
@@ -69,7 +69,7 @@ def test_bad_flags_are_named(arguments: tuple[str, ...], said: str, predict_refu
 def test_a_flag_that_means_nothing_there_is_refused(predict_folder: Path, predict_refusal: Refused) -> None:
     picture = predict_folder / "pictures" / "colour.png"
     message = predict_refusal("--model", predict_folder / "logits.onnx", "--framework", "torch", picture)
-    assert message.startswith("--framework cannot be given with ") and "onnxruntime runs ONNX files" in message
+    assert message.startswith("--framework cannot be given with ") and "onnxruntime computes ONNX files" in message
     grey = Network("grey", (1, 4, 4), (Flatten("flatten"), Linear("fc", 10)))
     canonical_state.save(Path("grey.safetensors"), grey, initialise(grey, 0))
     message = predict_refusal("--model", "grey.safetensors", "--framework", "torch", "--bgr", picture)
@@ -103,7 +103,7 @@ def test_a_file_of_another_kind_is_no_model(predict_folder: Path, predict_refusa
         ("a.onnx", whole.replace(b"airplane", b"airpl\xffne"), "holds names that are not UTF-8"),
         ("a.safetensors", b"text", "not a whole safetensors file"),
         ("a.safetensors", whole, "not a whole safetensors file"),
-        ("a.pt", b"PK", "is not a model: give a run folder, a .safetensors or a .onnx file"),
+        ("a.pt", b"PK", "is not a model: give a run folder, a .safetensors file or a .onnx file"),
         ("a.png", picture.read_bytes(), "is not a model"),
     ):
         Path(name).write_bytes(content)
@@ -117,7 +117,7 @@ def test_a_file_of_another_kind_is_no_model(predict_folder: Path, predict_refusa
 def test_a_model_of_other_classes_is_refused_by_every_route(predict_folder: Path, predict_refusal: Refused) -> None:
     picture = predict_folder / "pictures" / "colour.png"
     onnx_file(Path("nine.onnx"), metadata(classes=json.dumps(cifar10.CLASSES[:9])))
-    assert "is of other classes: it scores 10, and names 9" in predict_refusal("--model", "nine.onnx", picture)
+    assert "has 10 scores, but names 9 classes" in predict_refusal("--model", "nine.onnx", picture)
     five = Network("five", (3, 4, 4), (Flatten("flatten"), Linear("fc", 5)))
     saved_run(Path("five"), dataclasses.replace(EXPERIMENT, network=five))
     message = predict_refusal("--model", "five", "--framework", "torch", picture)
@@ -128,14 +128,17 @@ OTHER = dataclasses.replace(NETWORK, input_shape=(3, 8, 6))
 GREY_RECIPE = json.dumps(json.loads(metadata()["recipe"]) | {"preprocessing": {"mean": [0.5], "std": [0.5]}})
 BAD_METADATA = {
     "network that is no JSON": ({"network": "{"}, "network JSON"),
-    "network of another size": ({"network": OTHER.to_json(), "network_sha256": OTHER.digest}, "its graph is not of"),
-    "network that was changed": ({"network_sha256": "0" * 64}, "its graph is not of"),
+    "network of another size": (
+        {"network": OTHER.to_json(), "network_sha256": OTHER.digest},
+        "its graph does not belong to",
+    ),
+    "network that was changed": ({"network_sha256": "0" * 64}, "its graph does not belong to"),
     "network nested too deep": ({"network": "[" * 100_000}, "network JSON"),
     "recipe that is no JSON": ({"recipe": "no"}, "recipe JSON"),
     "recipe with an unknown field": ({"recipe": '{"colour": 1}'}, "recipe: unknown field 'colour'"),
     "recipe of another count of channels": ({"recipe": GREY_RECIPE}, "its preprocessing is for 1 channels"),
     "classes that are no JSON": ({"classes": "cat, dog"}, "classes JSON"),
-    "classes that are no names": ({"classes": "[1, 2]"}, "a list of names is needed"),
+    "classes that are no names": ({"classes": "[1, 2]"}, "expected a list of names"),
     "classes nested too deep": ({"classes": "[" * 100_000}, "take another copy"),
 }
 
@@ -154,7 +157,7 @@ def test_an_onnx_file_that_takes_no_pictures_of_a_fixed_size_is_refused(
 ) -> None:
     picture = predict_folder / "pictures" / "colour.png"
     onnx_file(Path("a.onnx"), {}, size=(3, "height", "width"))
-    assert "image tensor(float) ['N', 3, 'height', 'width']: it needs one input" in predict_refusal(
+    assert "image tensor(float) ['N', 3, 'height', 'width'], expected one input" in predict_refusal(
         "--model", "a.onnx", picture
     )
     four = np.zeros((4, 4, 3, 3), np.float32)
@@ -183,4 +186,4 @@ def test_the_script_refuses_in_one_line(tmp_path: Path, predict_folder: Path) ->
     ]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "is no picture" in the_error(ended.stderr.splitlines())
+    assert "is not a picture" in the_error(ended.stderr.splitlines())

@@ -56,10 +56,10 @@ def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
     ("text", "said"),
     [
         ("", "recipe JSON: Expecting value"),
-        ("[]", "an object is needed, not list"),
+        ("[]", "expected an object, not list"),
         ("[" * 100_000, "recipe JSON"),
-        ('{"experiment": 3}', "recipe JSON: an object is needed"),
-        ('{"experiment": {}}', "recipe JSON: an object is needed"),
+        ('{"experiment": 3}', "recipe JSON: expected an object"),
+        ('{"experiment": {}}', "recipe JSON: expected an object"),
         (damaged(lambda fields: fields.pop("epochs")), "recipe: missing field 'epochs'"),
         (damaged(lambda fields: fields.update(rate=1)), "recipe: unknown field 'rate'"),
         (damaged(lambda fields: fields.update(name="two\nlines")), "name and source must be printable"),
@@ -73,7 +73,7 @@ def damaged(change: Callable[[dict[str, Any]], Any]) -> str:
         (damaged(lambda fields: fields["augmentation"].update(brightness=1e308)), "augmentation brightness"),
         (damaged(lambda fields: fields["augmentation"].update(contrast_high=1e308)), "augmentation contrast_high"),
         (damaged(lambda fields: fields["preprocessing"].update(mean=[float("nan")] * 3)), "mean must be numbers"),
-        (damaged(lambda fields: fields["preprocessing"].update(mean=[], std=[])), "as many std"),
+        (damaged(lambda fields: fields["preprocessing"].update(mean=[], std=[])), "as many values of std"),
         (damaged(lambda fields: fields["schedule"].update(every=10**400)), "schedule every must be"),
         (damaged(lambda fields: fields["schedule"].update(factor=10)), "schedule factor"),
     ],
@@ -105,7 +105,7 @@ def test_what_muon_cannot_train_is_refused_before_a_run_is_begun(tmp_path: Path)
         [sys.executable, "scripts/check_parity.py", "--recipe", str(file), *size[:4]],
     ):
         ended = execute(command)
-        assert ended.code == 2 and ended.stderr.strip().splitlines()[-1].endswith("not for fc.weight")
+        assert ended.code == 2 and ended.stderr.strip().splitlines()[-1].endswith("not fc.weight")
     assert not (tmp_path / "run").exists()
 
 

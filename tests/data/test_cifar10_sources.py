@@ -93,7 +93,8 @@ def test_a_damaged_cache_is_said_so_and_fetched_again(site, small_cifar10, archi
     said = []
     assert same(data.load("cifar10", None, said.append), small_cifar10)
     assert (
-        "is unusable (the test images are not those of CIFAR-10 (SHA-256 differs)): fetching CIFAR-10 again" in said[0]
+        "cannot be used (the test images are not those of CIFAR-10 (SHA-256 differs)): fetching CIFAR-10 again"
+        in said[0]
     )
     assert same(data.load("cifar10", tmp_path / "cache", quiet), small_cifar10)
 
@@ -146,7 +147,9 @@ def test_auto_takes_cifar10_where_it_can_be_had_and_says_why(site, small_cifar10
 def test_auto_takes_shapes10_where_cifar10_cannot_be_had_and_says_why(site, small_cifar10):
     dataset, why = data.load_auto(None, quiet)
     assert dataset.name == "shapes10"
-    assert why.startswith("Data: shapes10, generated pictures, because CIFAR-10 is neither in the cache nor reachable")
+    assert why.startswith(
+        "Data: shapes10, generated pictures, because CIFAR-10 is not in the cache and cannot be fetched"
+    )
 
 
 def test_auto_does_not_pass_over_a_folder_that_was_named(site, small_cifar10, tmp_path):
@@ -222,7 +225,7 @@ for _ in range(30):
 """
 
 
-def test_writers_without_a_lock_do_not_clash_and_a_reader_only_ever_sees_a_whole_cache(small_cifar10, tmp_path):
+def test_writers_without_a_lock_never_show_a_reader_an_incomplete_cache(small_cifar10, tmp_path):
     (tmp_path / "from").write_bytes(cifar10_files.cache_bytes(small_cifar10))
     target = tmp_path / "cache" / CACHE
     target.parent.mkdir()

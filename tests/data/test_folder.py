@@ -105,7 +105,7 @@ def make(folder: Path, *files: str) -> None:
         ((), "holds no sub-folders"),
         (("a.png",), "holds no sub-folders"),
         (("a/1.png", "b/.hidden.png"), "b holds no pictures"),
-        ((*(f"a/{i}.png" for i in range(5)),), "one class only, a"),
+        ((*(f"a/{i}.png" for i in range(5)),), "only one class, a"),
         (("a/1.png", "b/1.png"), "fewer than 5 pictures"),
         (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "has a class c"),
         (("train/a/1.png",), "train holds no pictures"),

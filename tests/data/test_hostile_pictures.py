@@ -46,8 +46,8 @@ def scanned(side: int, scans: int) -> bytes:
 
 
 STRANGE: dict[str, tuple[Callable[[], bytes], str]] = {
-    "a strip": (lambda: png(1, 80_000_000, 2, 8, 3), "a.png has 1x80000000 pixels, a side above 65535"),
-    "a line": (lambda: png(80_000_000, 1, 2, 8, 3), "a.png has 80000000x1 pixels, a side above 65535"),
+    "a strip": (lambda: png(1, 80_000_000, 2, 8, 3), "a.png has 1x80000000 pixels, but a side may have at most 65535"),
+    "a line": (lambda: png(80_000_000, 1, 2, 8, 3), "a.png has 80000000x1 pixels, but a side may have at most 65535"),
     "scans": (lambda: scanned(2000, 5000), "a.png has 5010 scans of 2000x2000 pixels, too many"),
 }
 

@@ -207,15 +207,15 @@ TEXT_BOMB = (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000)))
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\nshowpage\n"
 BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is empty"),
-    "text": (b"not a picture\n", "is no picture that can be read here (BMP, GIF, JPEG, PNG, PPM, WEBP)"),
-    "signature only": (b"\x89PNG\r\n\x1a\n", "is no picture"),
-    "EPS, which PIL would give to Ghostscript": (EPS, "is no picture"),
-    "TIFF": (b"II*\0" + bytes(100), "is no picture"),
+    "text": (b"not a picture\n", "is not a picture in a supported format (BMP, GIF, JPEG, PNG, PPM, WEBP)"),
+    "signature only": (b"\x89PNG\r\n\x1a\n", "is not a picture"),
+    "EPS, which PIL would give to Ghostscript": (EPS, "is not a picture"),
+    "TIFF": (b"II*\0" + bytes(100), "is not a picture"),
     "bomb": (png(40_000, 40_000), "unpacks to more than 89,478,485 pixels"),
     "bomb that PIL only warns of": (png(10_000, 10_000), "unpacks to more than 89,478,485 pixels"),
     "bomb in a comment": (png(8, 6, TEXT_BOMB), "cannot be decoded"),
     "without its pixels": (png(800, 600), "cannot be decoded"),
-    "floats": (b"Pf\n8 6\n-1.0\n" + bytes(4 * 48), "floats without a scale"),
+    "floats": (b"Pf\n8 6\n-1.0\n" + bytes(4 * 48), "floats without a known range"),
 }
 
 
@@ -260,7 +260,7 @@ def test_a_file_too_large_for_a_picture_is_refused_unread(tmp_path: Path, capfd:
     os.truncate(path, image_files.MOST_BYTES)
     image_files.read(path, SIZE)
     os.truncate(path, image_files.MOST_BYTES + 1)
-    assert "100,000,001 bytes, more than the 100,000,000" in refused(path, capfd)
+    assert "100,000,001 bytes, more than the limit of 100,000,000" in refused(path, capfd)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "ppm"])

@@ -247,7 +247,7 @@ def test_one_channel_takes_mnist_or_the_few_digits_that_are_at_hand(
 
 def test_without_any_digits_one_channel_takes_the_generated_pictures(site: Site) -> None:
     dataset, why = data.load_auto(None, quiet, 1)
-    assert dataset.name == "shapes10" and "MNIST is neither" in why
+    assert dataset.name == "shapes10" and "MNIST is not in the cache" in why
 
 
 # Pictures that fit

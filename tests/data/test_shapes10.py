@@ -22,7 +22,7 @@ def shapes():
     return data.load("shapes10", None, quiet)
 
 
-def test_it_holds_ten_thousand_and_two_thousand_pictures_of_balanced_shuffled_classes(shapes):
+def test_it_holds_10000_and_2000_pictures_of_balanced_shuffled_classes(shapes):
     assert shapes.name == "shapes10"
     assert len(set(shapes.classes)) == 10
     assert shapes.train_images.shape == (10_000, 3, 32, 32)
@@ -51,7 +51,7 @@ def test_it_is_the_same_in_another_process_with_other_vector_instructions(shapes
 
 def test_a_picture_that_comes_out_differently_is_our_bug_and_said_so(monkeypatch):
     monkeypatch.setattr(shapes10, "SHA256", "0" * 64)
-    with pytest.raises(RuntimeError, match="shapes10 came out differently"):
+    with pytest.raises(RuntimeError, match="shapes10 has another SHA-256"):
         shapes10.load(None, quiet)
 
 

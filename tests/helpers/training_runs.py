@@ -27,11 +27,11 @@ from parity.recipe.recipe import Experiment, Schedule, changed
 from parity.training.run_folder import RunFolder
 from parity.weights import canonical_state
 
-NETWORK, TRAIN, TEST, BATCH, PASSES = "vgg16_bn_drop@0.125", 150, 200, 32, 2
+NETWORK, TRAIN, TEST, BATCH, EPOCHS = "vgg16_bn_drop@0.125", 150, 200, 32, 2
 """Two epochs of five batches, the last of 22 images, with dropout; `adam` also has augmentation."""
 
 DATA = ("--data", "cifar10", "--train-limit", str(TRAIN), "--test-limit", str(TEST))
-SETTINGS = ("--network", NETWORK, "--recipe", "adam", *DATA, "--epochs", str(PASSES), "--batch-size", str(BATCH))
+SETTINGS = ("--network", NETWORK, "--recipe", "adam", *DATA, "--epochs", str(EPOCHS), "--batch-size", str(BATCH))
 TIMES = ("seconds", "test_seconds")
 PATIENCE = 120  # seconds, after which a process counts as hung
 
@@ -92,7 +92,7 @@ def on_a_terminal(command: list[str]) -> Ended:
 def stop(
     command: list[str], folder: Path, number: int, updates: int, delay: float = 0.0
 ) -> tuple[Ended, dict[str, Any]]:
-    """Run `command` on the run `folder`, and send it the signal `number` within an epoch, after at least `updates` more updates.
+    """Runs `command` on the run `folder`, sends it the signal `number` in the middle of an epoch, `updates` updates on or later.
 
     Return how it ended and the position of the checkpoint at the moment of the signal. `delay` is in seconds.
     """
@@ -167,7 +167,7 @@ def falling(folder: Path) -> Path:
 
     So the velocity is rescaled at every update, also at the first update after a resume.
     """
-    article = changed(presets.get_recipe("article"), epochs=PASSES + 1, batch_size=BATCH)
+    article = changed(presets.get_recipe("article"), epochs=EPOCHS + 1, batch_size=BATCH)
     recipe = dataclasses.replace(article, schedule=Schedule("discexp", factor=0.5, every=BATCH - 10))
     RunFolder.create(folder, Experiment(articles.get_network(NETWORK), recipe, "cifar10", 3, TRAIN, TEST), {})
     return folder
@@ -207,7 +207,7 @@ class Runs:
         return folder, Ended(**ended)
 
     def killed(self, framework: str) -> tuple[Path, list[dict[str, Any]]]:
-        """The same run, killed in the middle of two epochs and resumed; and the position at each kill."""
+        """The same, killed in the middle of two epochs and resumed. Return also the position at each kill."""
 
         def make(folder: Path) -> list[dict[str, Any]]:
             often = ("--checkpoint-every", 0)

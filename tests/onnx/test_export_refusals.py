@@ -295,11 +295,11 @@ def run_at(position: str, lines: bytes) -> RunFolder:
 PASS = pass_lines(0.5)
 DAMAGED_RUNS: dict[str, tuple[str, bytes, str]] = {
     "a position that is no JSON": ('{"epoch":', PASS, "run/last.safetensors: position JSON"),
-    "a position that is a list": ("[1]", PASS, "run/last.safetensors: position JSON: an object is needed"),
+    "a position that is a list": ("[1]", PASS, "run/last.safetensors: position JSON: expected an object"),
     "a position of another type": ('{"epoch": "1"}', PASS, "run/last.safetensors: position: epoch = '1'"),
     "a position with an unknown field": ('{"place": 1}', PASS, "run/last.safetensors: position: unknown field 'place'"),
     "metrics that are no text": ('{"epoch": 1}', b"\xff\xfe\0\n", "run/metrics.jsonl: line 1, metrics JSON"),
-    "metrics that are lists": ('{"epoch": 1}', PASS + b"[1]\n", "run/metrics.jsonl: line 2, metrics JSON: an object is needed"),
+    "metrics that are lists": ('{"epoch": 1}', PASS + b"[1]\n", "run/metrics.jsonl: line 2, metrics JSON: expected an object"),
     "metrics nested too deep": ('{"epoch": 1}', b"[" * 100_000 + b"\n", "run/metrics.jsonl: line 1, metrics JSON"),
     "no accuracy": ('{"epoch": 1}', PASS.replace(b"test_accuracy", b"accuracy"), "run/metrics.jsonl: line 1 lacks test_accuracy"),
     "a list of accuracies": ('{"epoch": 1}', pass_lines([1]), "run/metrics.jsonl: line 1: test_accuracy = [1]"),

@@ -119,7 +119,7 @@ def test_other_opsets_are_refused(opset: int) -> None:
         graph_writer.write(network(), CHAIN, opset)
 
 
-def test_input_and_output_have_their_names_types_and_shapes_and_any_number_of_images_goes(model: ModelProto) -> None:
+def test_input_and_output_have_their_names_types_and_shapes_for_any_batch_size(model: ModelProto) -> None:
     run = session(model.SerializeToString())
     (given,), (made,) = run.get_inputs(), run.get_outputs()
     assert (given.name, given.type, given.shape) == ("image", "tensor(float)", ["N", 3, 32, 32])
@@ -145,8 +145,8 @@ def test_preprocessing_in_the_graph_equals_preprocessing_outside(how: Preprocess
     assert relative_l2(scores(model, pictures, how), scores(made, pictures, how)) < 1e-6
 
 
-def test_folding_takes_every_batch_norm_behind_a_layer_away_and_changes_rounding_only(model: ModelProto) -> None:
-    folded = operators.fold_batch_norms(CHAIN)
+def test_folding_removes_every_batch_norm_after_a_layer_and_changes_only_rounding(model: ModelProto) -> None:
+    folded = operators.folded(CHAIN)
     assert "BatchNormalization" not in {operator.kind for operator in folded}
     assert len(CHAIN) - len(folded) == 5
     made = graph_writer.write(network(), folded)
@@ -170,7 +170,7 @@ def test_a_layer_that_does_not_fit_the_one_before_is_not_written() -> None:
         graph_writer.write(network(), [narrow if operator is fc else operator for operator in CHAIN])
 
 
-def test_folding_leaves_a_batch_norm_without_a_layer_before_it_and_makes_a_missing_bias() -> None:
+def test_folding_keeps_a_batch_norm_without_a_layer_and_adds_a_missing_bias() -> None:
     nodes = (
         articles.get_network("vgg_mini").nodes[1],
         Conv("conv", 4, bias=False),
@@ -199,7 +199,7 @@ def test_a_layer_may_be_called_like_an_input_or_an_output() -> None:
     assert scores(made, check_pictures((3, 4, 4)), CIFAR10_STATISTICS).shape == (12, 3)
 
 
-def test_dropout_that_does_nothing_in_inference_is_in_no_graph_and_the_articles_is_a_factor() -> None:
+def test_dropout_is_absent_from_graphs_except_for_the_factor_of_the_articles() -> None:
     for kind, expected in (("upscale_in_train", []), ("downscale_in_infer", ["Mul"])):
         net = Network("drop", (3, 4, 4), (Dropout("drop", 0.25, kind), Flatten("flatten"), Linear("fc", 3)))
         kinds = [operator.kind for operator in operators.operators(net, initialise(net, 0))]
@@ -221,7 +221,7 @@ def test_the_pictures_of_checks_are_noise_and_extremes() -> None:
     assert [picture[0, 1, 1] for picture in found[8:]] == [0, 255, 128, 0]
 
 
-def test_the_scores_of_a_framework_are_held_against_every_run_within_what_rounding_explains() -> None:
+def test_the_scores_of_a_framework_are_compared_with_every_run_within_rounding() -> None:
     net, weights, how = (
         network(),
         {"w": np.linspace(-1, 1, 10 * 3072, dtype=np.float32).reshape(3072, 10)},

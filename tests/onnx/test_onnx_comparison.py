@@ -128,7 +128,7 @@ def test_an_operator_after_the_last_layer_belongs_to_no_layer(
     assert failed.endswith("it comes after the last layer")
 
 
-def test_an_operator_that_both_sides_have_is_found_by_the_definition_and_in_their_exports(
+def test_an_operator_fault_of_both_sides_is_found_by_the_definition_and_exports(
     check: Check, workers: dict[str, Worker]
 ) -> None:
     outcome = run_check(check, workers, common=changes.patch("hard_swish", "relu2")(check), onnx=compare_through_onnx)

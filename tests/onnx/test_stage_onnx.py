@@ -29,7 +29,7 @@ def torch_first(workers: dict[str, Worker]) -> dict[str, Worker]:
     return {name: workers[name] for name in ("torch", "paddle")}
 
 
-def test_an_exporter_that_fails_is_a_difference_and_everything_else_is_still_compared(
+def test_a_failing_exporter_is_a_difference_and_the_rest_is_still_compared(
     check: Check, torch_first: dict[str, Worker]
 ) -> None:
     paddle = torch_first["paddle"]._process.pid

@@ -248,7 +248,7 @@ def test_only_a_plain_file_is_replaced(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     circle.symlink_to("circle")
     for path in (pipe, circle):
-        with pytest.raises(InputError, match=rf"^cannot write .*{path.name}: it is no plain file$"):
+        with pytest.raises(InputError, match=rf"^cannot write .*{path.name}: it is not a regular file$"):
             write_atomically(path, b"new")
     assert pipe.is_fifo() and circle.is_symlink()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["circle", "pipe"]

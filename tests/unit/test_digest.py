@@ -75,7 +75,7 @@ def test_a_change_of_anything_in_an_array_changes_the_digest(what: str) -> None:
     assert compute_digest(CHANGES[what]) != compute_digest(STATE)
 
 
-def test_the_digest_stays_the_same_in_years_to_come_whatever_the_order_in_the_dict_and_in_memory() -> None:
+def test_the_digest_never_changes_and_ignores_order_in_the_dict_and_in_memory() -> None:
     assert compute_digest(STATE) == "e72d71e813c5b9df813c0e667cc74c38acac4cd9413753fd37e03294f48dd56e"
     other = {"b": STATE["b"], "a.weight": np.asfortranarray(STATE["a.weight"])}
     assert compute_digest(other) == compute_digest(STATE)
@@ -157,7 +157,7 @@ def test_other_data_than_a_digest_after_the_pickle_is_refused(files: dict[str, b
     for data in (files[".pdparams"] + b"\n", files[".pdparams"].replace(b"\nsha256 ", b"\nsha257 ")):
         Path("a.pdparams").write_bytes(data)
         code, lines = convert("a.pdparams", "b.tar")
-        assert (code, "something follows the end of the pickle" in the_error(lines)) == (2, True)
+        assert (code, "unknown data follows the end of the pickle" in the_error(lines)) == (2, True)
 
 
 # ------------------------------------------------------------------------------------------------------------ old files

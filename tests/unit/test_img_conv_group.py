@@ -13,7 +13,7 @@ from parity.network.network import Network, img_conv_group
 from parity.network.nodes import MSRA, ZEROS, AvgPool, BatchNorm, Conv, Dropout, Flatten, MaxPool
 
 
-def test_with_batch_norm_a_conv_is_linear_and_the_activation_moves_behind_the_batch_norm() -> None:
+def test_with_batch_norm_the_activation_follows_the_batch_norm_not_the_conv() -> None:
     nodes = img_conv_group(
         (), [8, 8], 2, conv_act="relu", conv_with_batchnorm=True, conv_batchnorm_drop_rate=0.3, pool_stride=2
     )

@@ -184,7 +184,7 @@ def test_shapes_count_the_windows_that_fit(size: int, kernel: int, stride: int, 
         assert shape == (2, windows(size, kernel, stride, padding, ceil), windows(50, kernel, stride, padding, ceil))
 
 
-def test_multiply_adds_of_a_grouped_convolution_and_a_linear_layer_are_counted_by_hand() -> None:
+def test_multiply_adds_of_grouped_convolution_and_linear_layer_match_a_hand_count() -> None:
     assert EVERY_KIND.multiply_adds == (9 * 7 * 8) * (3 * 3 * 2) + (8 * 6 * 5) * 5
 
 

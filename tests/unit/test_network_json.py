@@ -292,7 +292,7 @@ VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.sampled_from
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(places(DOCUMENT)[1:]), VALUES)
-def test_a_value_put_anywhere_in_the_json_gives_a_network_or_an_input_error_of_one_line(
+def test_any_value_anywhere_in_the_json_gives_a_network_or_a_one_line_input_error(
     place: tuple[Any, ...], value: Any
 ) -> None:
     document = copy.deepcopy(DOCUMENT)

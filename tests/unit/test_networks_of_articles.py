@@ -169,7 +169,7 @@ def test_the_parameters_of_the_table_are_the_weights_in_units_of_1024(name: str)
         assert millions in (ops // 10**6, round(ops / 1e6)), "4a is cut and not rounded"
 
 
-def test_the_first_and_the_ninth_row_of_the_table_repeat_a_wrong_number_of_weights_in_their_operations() -> None:
+def test_rows_1_and_9_of_the_table_repeat_a_wrong_number_of_weights() -> None:
     for name, weights in (("conv1", 2 * 7 * 3 * 64), ("5a", 1072 * K)):
         _, side, thousands, millions = TABLE[name]
         assert round(weights / 1000, 1) == 2.7 if name == "conv1" else weights // K == thousands
@@ -309,7 +309,7 @@ def test_the_name_of_every_small_cousin_makes_it_again(name: str) -> None:
     assert small.classes == network.classes
 
 
-def test_an_average_over_a_whole_map_still_covers_it_in_a_cousin_for_images_of_another_size() -> None:
+def test_an_average_pool_over_a_whole_map_covers_it_in_cousins_of_other_sizes() -> None:
     network = articles.get_network("googlenet@0.25x96")
     pool = network.layers["avgpool"].node
     assert isinstance(pool, AvgPool)
@@ -391,7 +391,7 @@ def test_invalid_scalars_of_a_normalisation_are_refused(field: str, value: float
         LRN("lrn", **{field: value})
 
 
-def test_a_bias_that_a_batch_norm_behind_pools_and_branches_subtracts_has_a_gradient_of_zero() -> None:
+def test_a_bias_that_a_later_batch_norm_subtracts_has_a_gradient_of_zero() -> None:
     block = Branches("block", ((conv("a"),), (conv("b"), ReLU("r")), (conv("c"), MaxPool("p", 3, 1, padding=1))))
     network = Network("n", (1, 4, 4), (block, BatchNorm("bn"), *SCORES))
     assert network.zero_gradients == {"a.bias", "c.bias"}

@@ -19,7 +19,7 @@ from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe, Schedule, changed, read_recipe
 
 ARTICLE, QUICK, ADAM = (presets.get_recipe(name) for name in ("article", "quick", "adam"))
-IMAGES, PASSES, BATCHES_A_PASS = 50_000, 200, 391
+IMAGES, EPOCHS, BATCHES_PER_EPOCH = 50_000, 200, 391
 
 
 def rounded(value: float) -> float:
@@ -28,7 +28,7 @@ def rounded(value: float) -> float:
 
 def counts() -> Iterator[int]:
     """Images of every batch of the article's run."""
-    for _ in range(PASSES):
+    for _ in range(EPOCHS):
         yield from [128] * 390
         yield 80
 
@@ -36,23 +36,23 @@ def counts() -> Iterator[int]:
 # ------------------------------------------------------------------------------------------------- the article's recipe
 
 
-def test_the_articles_rate_drops_with_the_last_update_of_pass_index_99_and_of_pass_index_199() -> None:
+def test_the_articles_rate_drops_with_the_last_updates_of_epochs_100_and_200() -> None:
     samples, rates = 0, []
     for count in counts():
         samples += count
-        rates.append(ARTICLE.rate(samples, PASSES * IMAGES))
-    assert samples == PASSES * IMAGES
+        rates.append(ARTICLE.rate(samples, EPOCHS * IMAGES))
+    assert samples == EPOCHS * IMAGES
     drops = [update for update in range(2, len(rates) + 1) if rates[update - 1] != rates[update - 2]]
     assert drops == [39_100, 78_200]
-    assert 100 * BATCHES_A_PASS == 39_100
+    assert 100 * BATCHES_PER_EPOCH == 39_100
     assert rates[39_098] == rounded(0.1)
     assert rates[39_099] == rounded(0.01)
     assert rates[78_198] == rounded(0.01)
     assert rates[78_199] == rounded(0.001)
 
 
-def test_the_articles_rate_changes_at_five_million_samples_the_current_batch_included() -> None:
-    total = PASSES * IMAGES
+def test_the_articles_rate_changes_at_five_million_samples_with_the_current_batch() -> None:
+    total = EPOCHS * IMAGES
     assert [ARTICLE.rate(samples, total) for samples in (1, 4_999_999)] == [rounded(0.1)] * 2
     assert [ARTICLE.rate(samples, total) for samples in (5_000_000, 9_999_999)] == [rounded(0.01)] * 2
 
@@ -313,7 +313,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Recipe(
             "r", PLAIN.optimizer, 1, augmentation=Augmentation(crop=24), preprocessing=Preprocessing(crop=20)
         ),
-        "tested at 20",
+        "tests crop 20",
     ),
     "divisor": (lambda: Recipe("r", PLAIN.optimizer, 1, divisor="sum"), "'sum'"),
     "no epochs": (lambda: Recipe("r", PLAIN.optimizer, 0), "epochs"),
@@ -362,7 +362,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_json_of_an_experiment_that_does_not_fit_is_an_input_error_that_names_the_culprit(damage: str) -> None:
+def test_wrong_json_of_an_experiment_is_an_input_error_that_names_the_mistake(damage: str) -> None:
     change, culprit = DAMAGES[damage]
     document = json.loads(DOCUMENT)
     change(document)

@@ -170,7 +170,7 @@ def drawn(network: Network, seed: int = 0) -> State:
     return {name: random.standard_normal(p.shape).astype(np.float32) for name, p in network.parameters.items()}
 
 
-def test_the_article_s_network_makes_the_176_members_of_its_params_pass_tar_and_a_digest() -> None:
+def test_the_articles_network_makes_the_176_members_of_its_tar_and_a_digest() -> None:
     network = articles.get_network("vgg16_bn_drop")
     data = v2_tar.encode(network, {name: np.zeros(p.shape, np.float32) for name, p in network.parameters.items()})
     with tarfile.TarFile(fileobj=io.BytesIO(data)) as tar:
@@ -218,7 +218,7 @@ def test_equal_numbers_always_make_equal_bytes() -> None:
     assert hashlib.sha256(data).hexdigest() == "cd4dc2c9dbe19b4c770705a34397a5fec1e437f650598b2c14d27120ce03f832"
 
 
-def test_float64_numbers_are_written_where_float32_has_them_and_refused_where_it_would_round() -> None:
+def test_float64_is_written_if_float32_holds_the_numbers_exactly_else_refused() -> None:
     state = {name: array.astype(np.float64) for name, array in drawn(TINY).items()}
     assert v2_tar.encode(TINY, state) == v2_tar.encode(TINY, drawn(TINY))
     for wrong in (state["fc.bias"] * (1 + 1e-12), state["fc.bias"] * 1e300):
