@@ -65,7 +65,7 @@ def test_gradients_without_an_update_are_not_added_to_the_next(worker: Worker) -
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda: Group("conv.weight", muon=3), "takes a weight_decay of 0"),
+        (lambda: Group("conv.weight", muon=3), "so weight_decay must be 0"),
         (lambda: Group("conv.weight", 1.0, 0.0, muon=-1), "muon must be at least 0"),
         (lambda: Group("conv.weight", 1.0, 0.0, muon=3, momentum=1.0), "momentum must be at least 0 and below 1"),
         (lambda: Optimizer("adam", 0.1, groups=RECIPE.optimizer.groups), "with a momentum above 0"),
@@ -82,7 +82,7 @@ def test_parameters_that_muon_cannot_update_are_refused(made: Callable[[], Any],
 def test_a_worker_refuses_muon_for_a_parameter_that_is_no_kernel(worker: Worker) -> None:
     worker.start(NETWORK, _of("fc.weight"), initialise(NETWORK, 0))
     given = next(make_run_inputs(NETWORK, RECIPE, data.load("shapes10").limit(16, 8), 0).steps())
-    with pytest.raises(InputError, match="muon is for kernels"):
+    with pytest.raises(InputError, match="muon can update kernels"):
         worker.step(given.images, given.labels, given.masks, 0.1, 8)
 
 

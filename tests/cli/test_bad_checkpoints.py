@@ -21,7 +21,7 @@ from parity.weights import canonical_state
 
 
 def of_another(**changes: Any) -> Callable[[RunFolder], None]:
-    """Puts the checkpoint of a run in place that differs from `EXPERIMENT` in these fields."""
+    """Write the checkpoint of a run that differs from `EXPERIMENT` in these fields."""
 
     def change(run: RunFolder) -> None:
         other = saved_run(run.folder.parent / "other", Experiment(**{**vars(EXPERIMENT), **changes}))
@@ -48,11 +48,11 @@ DAMAGED: dict[str, tuple[Callable[[RunFolder], Any], str]] = {
     ),
     "with an array missing": (lambda run: resave(run, drop="fc2.bias"), "fc2.bias"),
 }
-"""What can happen to a checkpoint, and what is said about it, by --resume and by --eval-only."""
+"""Damage of a checkpoint -> the messages of --resume and --eval-only."""
 
 
 def resave(run: RunFolder, drop: str = "", **metadata: str) -> None:
-    """Writes the checkpoint again without the array `drop` and with other metadata."""
+    """Write the checkpoint again without the array `drop` and with other metadata."""
     network, state, kept = canonical_state.load(run.last)
     canonical_state.save(run.last, network, {n: a for n, a in state.items() if n != drop}, {**kept, **metadata})
 

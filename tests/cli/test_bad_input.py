@@ -112,7 +112,7 @@ def test_flags_that_do_not_exist_or_lack_their_value_are_named(
     assert "--help" in message
 
 
-# Flags that do not go together
+# Flags that exclude each other
 
 VALUES = {
     "network": "vgg_mini",
@@ -165,7 +165,7 @@ def test_an_out_that_holds_something_is_refused_and_left_alone(kind: str, traini
 
 @pytest.fixture
 def bad_data(training_refusal: Refused) -> Callable[[Path, str], str]:
-    """Both ways to ask for CIFAR-10 refuse `path`, and never fall back to other data."""
+    """--data cifar10 and --data auto refuse `path`, and never use another data set instead."""
 
     def run(path: Path, culprit: str) -> str:
         for name in ("cifar10", "auto"):
@@ -251,7 +251,7 @@ def test_the_scripts_end_with_2_and_one_line(arguments: tuple[str, ...], framewo
 def test_a_gpu_that_is_not_there_is_refused_and_nothing_is_written(
     tmp_path: Path, framework: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is not there on a machine that has one, either
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is missing even on a machine that has one
     saved_run(tmp_path / "run")
     before = contents(tmp_path)
     calls = [

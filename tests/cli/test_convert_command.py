@@ -28,14 +28,14 @@ SLOTS = slot_names(NETWORK, ["velocity"])
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: dict[str, Worker]) -> Path:
-    """A folder for the files; the workers of the session stand for those that the command starts."""
+    """A folder for the files. The workers of the session replace those that the command starts."""
     monkeypatch.setattr(convert_command, "Worker", lambda framework: nullcontext(workers[framework]))
     return tmp_path
 
 
 @pytest.fixture
 def convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, object]]:
-    """Runs the command, which must succeed, on names in the folder; returns its JSON, with what it said as `said`."""
+    """Run the command on names in the folder. It must succeed. Return its JSON, with its messages as `said`."""
 
     def run(source: str, destination: str, *flags: str) -> dict[str, object]:
         code = convert_command.main([str(folder / source), str(folder / destination), *flags, "--json"])
@@ -51,7 +51,7 @@ def convert(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., d
 
 CIRCLE = [".tar", ".safetensors", ".pdparams", ".pt", ".tar", ".pt", ".pdparams", ".safetensors", ".pt", ".safetensors"]
 CIRCLE += [".tar", ".pdparams", ".tar"]
-"""Every ordered pair of formats once."""
+"""Cover every ordered pair of formats once."""
 
 
 def test_every_direction_keeps_every_bit(folder: Path, convert: Callable[..., dict[str, object]]) -> None:
@@ -146,7 +146,7 @@ model.load_state_dict(torch.load(sys.argv[2], weights_only=True))
 numpy.savez(sys.argv[3], **get_weights(Backend(), model))
 """,
 }
-"""What somebody who has the model does with a file, in the framework's own words."""
+"""Code of the framework that loads a file into its model."""
 
 
 def test_the_framework_itself_loads_the_file(

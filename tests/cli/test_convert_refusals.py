@@ -27,7 +27,7 @@ from parity.weights import canonical_state, v2_tar
 def refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: dict[str, Worker]
 ) -> Refused:
-    """Runs the command in a folder, where it must refuse its input and change nothing; returns what it said after `error: `."""
+    """Run the command in a folder, where it must refuse its input and change nothing. Return its message after `error: `."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(convert, "Worker", lambda framework: nullcontext(workers[framework]))
 
@@ -170,7 +170,7 @@ def test_weights_that_fit_two_known_networks_are_refused(
 ) -> None:
     monkeypatch.setattr(articles, "NETWORKS", {"one": NETWORK, "two": NETWORK})
     Path("a.tar").write_bytes(files[".tar"])
-    assert f"it fits {NAME} and {NAME} alike; name its network with --network" in refused("a.tar", "b.pt")
+    assert f"it fits several networks, {NAME} and {NAME}; name its network with --network" in refused("a.tar", "b.pt")
 
 
 def test_a_worker_that_dies_is_a_failure_and_nothing_is_written(

@@ -1,4 +1,4 @@
-"""A run begun in one framework goes on in the other: exactly in float64, and from the command line where it was stopped."""
+"""A run that is begun in one framework continues in the other: exactly in float64, and also from the command line."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from parity.weights.canonical_state import State
 HALF, BATCH = 3, 16
 STEPS = 2 * HALF
 DROPPING = Schedule("discexp", factor=0.25, every=2 * BATCH)
-"""The rate falls at every second update, the first one behind the hand-over among them."""
+"""The rate falls at every second update, also at the first one after the change of framework."""
 
 RECIPES = {
     "momentum": replace(presets.get_recipe("article"), schedule=DROPPING),
     "adam": replace(presets.get_recipe("adam"), schedule=DROPPING),
 }
-"""`article` with velocities that hold the rate, and Adam, whose count of updates goes over as well."""
+"""`article`, whose velocities hold the rate, and Adam, whose number of updates is handed over, too."""
 
 
 def given_to(recipe: str) -> RunInputs:
@@ -48,7 +48,7 @@ def given_to(recipe: str) -> RunInputs:
 
 
 def trained(workers: list[Worker], given: RunInputs) -> State:
-    """The state after `STEPS` updates, each worker of the list making an equal part of them and handing its state to the next."""
+    """Return the state after `STEPS` updates. Each worker of the list makes an equal part of them and hands its state to the next."""
     share, state = STEPS // len(workers), {}
     for step, batch in zip(range(STEPS), given.steps(), strict=False):
         worker = workers[step // share]
@@ -71,7 +71,7 @@ def test_half_a_run_in_each_framework_ends_where_a_whole_run_in_either_does(
     assert [a != b for a, b in pairwise(rates)] == [True, False, True, False, True]
     whole = {name: trained([worker], given) for name, worker in workers.items()}
     for name, worker in workers.items():
-        # What rounding makes of each tensor in as many steps: the same run with every weight moved to the next float.
+        # The effect of rounding on each tensor after as many steps: the same run with every weight moved to the next float.
         moved = trained([worker], make_twin(given, inputs=True))
         noise = {d.name: d.error for d in compare(whole[name], moved, 0.0)}
         (other,) = set(workers) - {name}
@@ -111,7 +111,7 @@ ALL = (*FLAGS, "--epochs", EPOCHS, "--batch-size", 16, "--save-v2-tar", "--check
 
 @pytest.fixture(scope="module", params=list(FRAMEWORKS))
 def crossed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, int, Ended]:
-    """A run begun in one framework, stopped by Ctrl-C in its first pass, and continued in the other to its end."""
+    """A run that is begun in one framework, stopped by Ctrl-C in its first epoch, and continued in the other to its end."""
     first = request.param
     (second,) = set(FRAMEWORKS) - {first}
     folder = tmp_path_factory.mktemp("crossed") / "run"

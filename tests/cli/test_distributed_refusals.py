@@ -1,4 +1,4 @@
-"""Training by several processes refuses what they cannot share, and mixed precision on a CPU."""
+"""Training in several processes refuses batches that they cannot share, and mixed precision on a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_batch_that_leaves_a_process_without_an_image_is_refused(
     for name, value in LAUNCHED[framework].items():
         monkeypatch.setenv(name, {"3": "0", "1": "0"}.get(value, value))
     common = ("--network", "vgg_mini", "--data", "shapes10", "--out", "new")
-    message = training_refusal(*common, "--batch-size", 16, "--train-limit", 39)  # the last one is of 7
+    message = training_refusal(*common, "--batch-size", 16, "--train-limit", 39)  # the last batch has 7 images
     assert message.startswith("39 images in batches of 16, shared by 8 processes, leave a process without an image: ")
     assert "--batch-size" in message
     message = training_refusal(*common, "--batch-size", 7)

@@ -1,4 +1,4 @@
-"""Evaluation by views: against loops in numpy, by every route, and the same single error as training's own test."""
+"""Evaluation with views: equal to loops in NumPy by every route, and the single view has the test error of training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ VIEWS = ("--views", "single,flip,crops,dense,dense+crops", "--grid", str(GRID))
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures of seven classes, of sizes of their own, and a run on it that was just begun."""
+    """A folder with pictures of seven classes in different sizes, and a new run on it."""
     folder = tmp_path_factory.mktemp("views")
     random = np.random.default_rng(0)
     for part, count in (("train", 3), ("val", 5)):
@@ -81,7 +81,7 @@ def errors(result: dict[str, Any]) -> dict[tuple[str, tuple[int, ...]], tuple[in
 
 
 def chances(network: Network, state: canonical_state.State, pixels: np.ndarray) -> np.ndarray:
-    """Of one uint8 picture [C,h,w]: posteriors [K] in numpy and float64."""
+    """Posteriors [K] of one uint8 picture [C,h,w], in NumPy and float64."""
     network = Network("any", pixels.shape, network.nodes)
     x = preprocess(pixels[None], Preprocessing((0.4, 0.5, 0.6), (0.3, 0.2, 0.1)), "float64")
     (scores,) = numpy_network.outputs(network, state, x)[network.nodes[-1].name]
@@ -110,7 +110,7 @@ def naive(network: Network, state: canonical_state.State, path: Path) -> dict[tu
     found["flip", ()] = np.mean([chances(network, state, view) for view in (once, once[..., ::-1])], axis=0)
     for scale in SCALES:
         pixels = scaled(scale)
-        # Pictures of 9 have no three places for crops of 8: an eighth of these is added on each side.
+        # Pictures of 9 have no room for three different crops of 8, so an eighth of 8 is added on each side.
         room = np.pad(pixels, ((0, 0), (1, 1), (1, 1)), "reflect") if scale == 9 else pixels
         views = []
         for i in range(GRID):
@@ -135,7 +135,7 @@ def state_of(network: Network, state: canonical_state.State) -> canonical_state.
 
 @pytest.fixture(scope="module")
 def wanted(place: Path) -> dict[tuple[str, tuple[int, ...]], tuple[int, int]]:
-    """Wrong pictures by set and scales, counted by sorting what the loops yield."""
+    """Numbers of wrong pictures by set and scales, counted by sorting the results of the loops."""
     _, network, state, _ = read_checkpoint(place / "run")
     state = {name: array.astype(np.float64) for name, array in state.items()}
     found: dict[tuple[str, tuple[int, ...]], list[tuple[bool, bool]]] = {}
@@ -190,7 +190,7 @@ for command, *arguments in json.loads(sys.argv[2]).values():
 
 @pytest.fixture(scope="module")
 def by_framework(place: Path) -> Callable[[str], dict[str, Any]]:
-    """What a process of a framework's own says of the run, and of two that it trains itself, by the flags of the scripts."""
+    """Results of one process of a framework for the run, and for two runs that it trains itself, with the flags of the scripts."""
     found: dict[str, dict[str, Any]] = {}
     ten = Network("ten", NETWORK.input_shape, NETWORK.nodes).with_classes(10)
     small = Network("small24", (3, 24, 24), (Conv("conv", 6), MaxPool("pool", 4, 4), Flatten("flat"), Linear("fc", 10)))
@@ -335,11 +335,11 @@ RUN = ("--model", "run", "--framework", "paddle")
     [
         (("--views", "single,many"), "'many' is none of single"),
         ((*RUN, "--views", "dense", "--scales", "7"), "a scale of 7 is smaller"),
-        ((*RUN, "--limit", "36"), "above the 35 pictures"),
+        ((*RUN, "--limit", "36"), "is more than the 35 pictures"),
         (("--device", "gpu"), "computes on the CPU"),
         ((*RUN, "--report", "run/config.json"), "cannot write run/config.json"),
         ((*RUN, "--data", "folder:missing"), "cannot read"),
-        ((*RUN, "--data", "shapes10"), "class 'disc' that run does not know"),
+        ((*RUN, "--data", "shapes10"), "class 'disc' that run does not have"),
         (("--views", "dense"), "takes pictures of one size"),
         (("--framework", "torch"), "onnxruntime computes ONNX files"),
         (("--model", "nothing"), "nothing"),

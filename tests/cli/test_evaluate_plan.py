@@ -113,7 +113,7 @@ SMALL = Network("small", (3, 224, 224), (Conv("conv", 2), MaxPool("pool", 16, 16
 
 @pytest.fixture
 def small(tmp_path: Path) -> Any:
-    """Saves a run of `SMALL`, of `recipe`, and returns what is in it."""
+    """Save a run of `SMALL` with `recipe`, and return its content."""
 
     def saved(recipe: Recipe) -> Any:
         saved_run(tmp_path / "run", Experiment(SMALL, recipe, "shapes10"))

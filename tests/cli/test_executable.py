@@ -1,4 +1,4 @@
-"""`vgg-parity`: its commands, near names, the scripts' flags of before, and what it looks like on a terminal."""
+"""`vgg-parity`: its commands, suggested names, the older flags of the scripts, and its output on a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from parity.version import __version__
 
 EXECUTABLE = str(Path(sys.executable).with_name("vgg-parity"))
 COMMAND_FILES = {"bench_accuracy", "command", "entry", "main", "options", "scripts", "train_options"}
-"""Files of `parity/cli` that are no command."""
+"""Files of `parity/cli` that are not commands."""
 
 
 def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -95,7 +95,7 @@ def test_the_shell_completes_commands_and_flags() -> None:
         assert done.stdout == expected, done.stderr
 
 
-# The scripts' flags of before
+# The older flags of the scripts
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_script_takes_its_flags_of_before(script: str, words: str, expected: s
     ("script", "words", "said"),
     [
         ("export_onnx", "--run a --weights b", "--run and --weights exclude each other"),
-        ("check_parity", "--pairs all --torch a:b", "--pairs stands alone"),
+        ("check_parity", "--pairs all --torch a:b", "--pairs excludes"),
     ],
 )
 def test_flags_that_contradict_are_one_line_and_2(script: str, words: str, said: str) -> None:
@@ -159,20 +159,20 @@ def commands_of(script: scripts.Script):  # type: ignore[no-untyped-def]
 
 
 def on_a_terminal(*words: str, **environment: str) -> str:
-    """What the executable prints on a terminal of 110 columns, standard error with it."""
+    """Output of the executable on a terminal of 110 columns, with standard error."""
     pid, terminal = pty.fork()
     if pid == 0:
         try:
             os.environ.update({"TERM": "xterm"} | environment)
             os.execv(EXECUTABLE, [EXECUTABLE, *words])
         finally:
-            os._exit(127)  # this process must not go on as a second pytest
+            os._exit(127)  # this process must not continue as a second pytest
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 110, 0, 0))
     found = b""
     while True:
         try:
             part = os.read(terminal, 4096)
-        except OSError:  # Linux's way to say that the other end is closed
+        except OSError:  # Linux reports the closed other end like this
             part = b""
         if not part:
             break

@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote (November 2026, before the packages moved) are read as they were: tests/recorded/files."""
+"""Files of an earlier version (November 2026, before the packages were renamed) can still be read: tests/recorded/files."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Finder:
             os.kill(os.getpid(), {number})
 sys.meta_path.insert(0, Finder)
 """
-"""A sitecustomize.py, so that the signal comes where `module` is imported."""
+"""Write a sitecustomize.py that sends the signal while `module` is imported."""
 
 
 @pytest.mark.parametrize("sent", SENT)
@@ -37,7 +37,7 @@ sys.meta_path.insert(0, Finder)
         ("train_torch.py", "parity.training.loop"),
         ("train_torch.py", "torch.nn"),
         ("train_paddle.py", "paddle.nn"),
-        ("train_paddle.py", "paddle_impl.backend"),  # behind the import of Paddle, which has handlers of its own
+        ("train_paddle.py", "paddle_impl.backend"),  # after the import of Paddle, which sets its own handlers
     ],
 )
 def test_a_signal_during_imports_is_one_line(script: str, module: str, sent: signal.Signals, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`predict.py`: one picture, one answer, whatever the route."""
+"""`predict.py`: the same answer for a picture by every route."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
     stdout, stderr = capsys.readouterr()
     answer = json.loads(stdout)
     assert (answer["network"], answer["classes"]) == (None, [str(i) for i in range(10)])
-    for said in ("pixel / 255 is fed", "they are numbered", "output y is: taken for scores before the softmax"):
+    for said in ("pixel / 255 is used", "they are numbered", "output y is: it is read as scores before the softmax"):
         assert said in stderr
     pixels = image_files.read(predict_folder / "pictures" / "colour.png", NETWORK.input_shape)
     logits = reference.outputs(NETWORK, STATE, pixels[None] / 255)["fc"][0]
@@ -170,7 +170,7 @@ def test_weights_without_an_experiment_are_fed_pixels_over_255_and_it_is_said(tm
     model = predict.load_predictor(tmp_path / "bare.safetensors", "torch")
     assert model.classes == tuple(map(str, range(10)))
     assert [said.partition(".safetensors ")[2] for said in model.notes] == [
-        "does not say how its pictures were preprocessed: pixel / 255 is fed",
+        "does not say how its pictures are preprocessed: pixel / 255 is used",
         "does not name its classes: they are numbered",
     ]
 
@@ -232,7 +232,7 @@ def test_the_sheet_holds_every_picture_as_the_network_saw_it(
         top = 84 + row * (_height() + 20) + 16 + (224 - 6 * 28) // 2
         box = drawn[top : top + 6 * 28, left : left + 8 * 28]
         assert np.array_equal(box, seen.repeat(28, axis=0).repeat(28, axis=1)), file
-    predict_json(*call, "--bgr")  # over a sheet of ours
+    predict_json(*call, "--bgr")  # overwrites an older sheet
     with Image.open(sheet) as picture:
         again = np.asarray(picture)
     top = 84 + 16 + 28

@@ -121,7 +121,7 @@ def test_a_model_of_other_classes_is_refused_by_every_route(predict_folder: Path
     five = Network("five", (3, 4, 4), (Flatten("flatten"), Linear("fc", 5)))
     saved_run(Path("five"), dataclasses.replace(EXPERIMENT, network=five))
     message = predict_refusal("--model", "five", "--framework", "torch", picture)
-    assert "is of other classes: it scores 5, and names 10" in message
+    assert "has 5 scores, but names 10 classes" in message
 
 
 OTHER = dataclasses.replace(NETWORK, input_shape=(3, 8, 6))

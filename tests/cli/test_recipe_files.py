@@ -1,4 +1,4 @@
-"""A recipe of one's own: `--recipe FILE.json`, of a recipe's JSON or of a run's config.json."""
+"""Your own recipe: `--recipe FILE.json`, the JSON of a recipe or the config.json of a run."""
 
 from __future__ import annotations
 

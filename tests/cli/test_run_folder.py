@@ -1,4 +1,4 @@
-"""Run folders: one start wins, nothing of the user's is deleted, and a damaged folder is refused before the first step."""
+"""Run folders: one process wins, no file of the user is deleted, and a damaged folder is refused before the first step."""
 
 from __future__ import annotations
 

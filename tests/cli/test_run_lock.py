@@ -1,4 +1,4 @@
-"""A run is trained by one process at a time."""
+"""One process at a time trains a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_run_that_is_being_trained_is_not_resumed_by_another_process(framework
     run = begun(tmp_path / "run")
     ended = execute(script(framework, "--resume", run.folder))
     assert ended.code == 2
-    assert ended.stderr.strip() == f"error: {run.folder} is being trained by another process: let it end, or stop it"
+    assert ended.stderr.strip() == f"error: {run.folder} is being trained by another process: wait for it, or stop it"
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
     del run
     succeed(script(framework, "--resume", tmp_path / "run"))

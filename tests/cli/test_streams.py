@@ -1,4 +1,4 @@
-"""Whoever reads a command's output, or does not: closed pipes and streams, full disks, terminals without UTF-8, other people's settings."""
+"""Output of commands under all conditions: closed pipes and streams, full disks, terminals without UTF-8, settings of other users."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from parity.standard_streams import printable
 from parity.training.run_folder import RunFolder
 
 INLINE = "module://matplotlib_inline.backend_inline"
-"""What a Jupyter kernel sets MPLBACKEND to, and what has matplotlib's import fail where that package is missing."""
+"""MPLBACKEND of a Jupyter kernel; the import of matplotlib fails with it if its package is missing."""
 
 SHORT = (*DATA, "--network", NETWORK, "--recipe", "adam", "--epochs", "1", "--batch-size", "32")
 LOGS = "docs/runs/vgg_mini-small"
 
 
 def shell(command: str, *words: object, **environment: str) -> Ended:
-    """Runs `command` in bash, `words` in place of its $@, with the exit code of the first program of a pipe."""
+    """Run `command` in bash with `words` as its $@. The exit code is that of the first program of a pipe."""
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}", "bash", *map(str, words)],
         cwd=ROOT,
@@ -217,7 +217,7 @@ if home:
 os.setuid(54321)
 sys.exit(main(["--framework", framework, *words]))
 """
-"""Trains as a user who is in no list of users, and who need not be allowed to read the interpreter's folder."""
+"""Train as a user without an account, who may not be allowed to read the interpreter's folder."""
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become a user without an entry")
@@ -226,7 +226,7 @@ sys.exit(main(["--framework", framework, *words]))
     [
         (
             "",
-            "this user has no home folder to keep data sets in: set VGG_PARITY_CACHE to a folder for them, or give --data-dir",
+            "this user has no home folder for a cache of data sets: set VGG_PARITY_CACHE to a folder, or give --data-dir",
         ),
         ("CLOSED", "cannot use CLOSED/.cache/vgg-parity/"),
     ],

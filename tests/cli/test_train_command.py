@@ -1,4 +1,4 @@
-"""The training scripts as users run them: what they print and write, and that no kill changes where a run ends."""
+"""The training scripts as users run them: what they print and write, and that kills do not change the result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from parity.weights import canonical_state
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Runs:
-    """Runs that all tests share, also those in other processes of pytest-xdist."""
+    """Runs that all tests share, also in other processes of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     return Runs((base.parent if hasattr(request.config, "workerinput") else base) / "training")
 
@@ -339,7 +339,7 @@ def test_a_run_of_one_framework_tests_alike_in_the_other(runs: Runs, framework: 
 def test_without_flags_the_first_lines_tell_the_choices_and_the_articles_command(
     tmp_path: Path, framework: str
 ) -> None:
-    size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8)  # fewer images than the estimate's
+    size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8)  # fewer images than in the timed step
     said = succeed(script(framework, *size, "--out", tmp_path / "run")).stdout
     found = re.search(r"would take about (.*) here \((\d+) images/s in a step of 64\): python (.*)\n", said)
     assert found and found[3] == f"scripts/train_{framework}.py --network vgg16_bn_drop --recipe article"

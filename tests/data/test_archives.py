@@ -1,4 +1,4 @@
-"""Archives that say more of themselves than they hold: little memory, little time, one line."""
+"""Archives that state larger sizes than they have take little memory and time, and end in one line."""
 
 from __future__ import annotations
 

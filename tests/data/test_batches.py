@@ -1,4 +1,4 @@
-"""Batches, preprocessing and dropout masks against slow loops, and what they may depend on."""
+"""Batches, preprocessing and dropout masks equal slow loops, and depend only on seed and place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from parity.recipe.recipe import Augmentation, Preprocessing
 BOTH = Augmentation(crop_padding=4, flip=True)
 AUGMENTATIONS = [Augmentation(), Augmentation(flip=True), Augmentation(crop_padding=2), BOTH]
 
-# The same numbers under numpy 1 and 2, in both lanes and in years to come.
+# The same numbers with NumPy 1 and 2, in both environments and in later versions.
 PINNED = {
     "batches": "c7263b764f1e04c357aa13f884fcc6be5d4214fe5bf187d06047040328867272",
     "mask": "b808f8bb18ab11a8dab4924c5edb0a156dcb40585f510bf15022f011b0be12f9",
@@ -39,7 +39,7 @@ def coded(count: int, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Origin:
-    """Which image an image of a batch was, where its crop started, and whether it was flipped."""
+    """Origin of an image of a batch: its index, the start of its crop, and whether it was flipped."""
 
     index: int
     row: int
@@ -60,7 +60,7 @@ def origin(image: np.ndarray, padding: int) -> Origin:
 
 
 def reference(images: np.ndarray, origins: list[Origin], padding: int) -> np.ndarray:
-    """One image after the other: pad with black, crop, flip."""
+    """Make one image after the other: pad with black, crop, flip."""
     made = []
     for where in origins:
         image = np.pad(images[where.index], ((0, 0), (padding, padding), (padding, padding)))
@@ -76,7 +76,7 @@ def one_pass(batches: Batches, epoch: int = 0, start: int = 0) -> tuple[np.ndarr
 
 
 def pass_of(count: int = 100, batch: int = 32, epoch: int = 0, seed: int = 5) -> list[Origin]:
-    """Origins of a whole pass over coded images of 9x12."""
+    """Return the origins of all images of an epoch over coded images of 9x12."""
     images, labels = one_pass(Batches(coded(count, 9, 12), np.arange(count), batch, BOTH, seed), epoch)
     assert len(images) == len(labels)
     return [origin(image, 4) for image in images]

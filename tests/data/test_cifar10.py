@@ -1,4 +1,4 @@
-"""CIFAR-10 from every form it comes in, and from none that is damaged. The pictures are the real ones."""
+"""CIFAR-10 is read from every file format, and damaged files are refused. The pictures are the real ones."""
 
 import io
 import json
@@ -20,7 +20,7 @@ ARCHIVE, BATCHES, CACHE = "cifar-10-python.tar.gz", "cifar-10-batches-py", "cifa
 
 
 def refused(path):
-    """The message with which `path` is refused as --data-dir."""
+    """Return the error for `path` as --data-dir."""
     with pytest.raises(InputError) as error:
         data.load("cifar10", path, quiet)
     message = str(error.value)
@@ -31,7 +31,7 @@ def refused(path):
     return message
 
 
-# All of it
+# The whole data set
 
 
 def test_the_real_data_set_has_the_published_shapes_classes_and_order(real_cifar10):
@@ -150,13 +150,13 @@ def test_a_truncated_file_is_refused(kept, small_cifar10, cifar10_batches, tmp_p
     refused(place)
 
 
-GZIP_HEADER = 10  # bytes; most of them (time, system) mean nothing
+GZIP_HEADER = 10  # bytes; most of them (time, system) have no effect
 
 
 def test_one_flipped_bit_anywhere_in_the_archive_is_refused(cifar10_batches, tmp_path):
     path = cifar_files.archive(tmp_path / ARCHIVE, cifar10_batches)
     content = path.read_bytes()
-    name_ends = content.index(b"\0", GZIP_HEADER) + 1  # gzip also stores a file name that means nothing
+    name_ends = content.index(b"\0", GZIP_HEADER) + 1  # gzip also stores a file name, which has no effect
     for place in [*np.linspace(name_ends, len(content) - 1, 60).astype(int), *range(len(content) - 8, len(content))]:
         path.write_bytes(flipped(content, place))
         refused(path)

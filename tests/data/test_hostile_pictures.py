@@ -37,7 +37,7 @@ def png(width: int, height: int, colour: int, depth: int, numbers: int) -> bytes
 
 
 def scanned(side: int, scans: int) -> bytes:
-    """A progressive JPEG whose last scan, with its table, comes `scans` times more."""
+    """Return a progressive JPEG that repeats its last scan, with its table, `scans` times."""
     stream = io.BytesIO()
     Image.new("RGB", (side, side)).save(stream, "JPEG", progressive=True, quality=1)
     whole = stream.getvalue()

@@ -1,4 +1,4 @@
-"""Pictures of every mode come out as the pixels that a person sees; every file that is none is refused in one line."""
+"""Pictures of every mode are read as the pixels that a person sees. Every other file is refused in one line."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_a_folder_is_the_pictures_in_it_sorted_and_a_file_is_itself(tmp_path: Pa
 
 
 def png(width: int, height: int, *extra: tuple[bytes, bytes]) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """Return a PNG that states a size and holds almost no data."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *extra]
     chunks += [(b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -220,7 +220,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 def refused(path: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What `read` says when it refuses `path`: one line, and nothing beside it."""
+    """Return the error of `read` for `path`: one line, and no other output."""
     with warnings.catch_warnings(), pytest.raises(InputError) as error:
         warnings.simplefilter("error")
         image_files.read(path, SIZE)

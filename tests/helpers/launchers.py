@@ -1,4 +1,4 @@
-"""Starts scripts as two processes with each framework's own launcher, and finds these processes on this machine."""
+"""Starts scripts in two processes with the launcher of each framework, and finds these processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PADDLE = {
     "PADDLE_LOCAL_SIZE": "2",
 }
 LAUNCHED = {"torch": TORCH, "paddle": PADDLE}
-"""The environment variables that rank 3 gets from a launcher of eight processes."""
+"""The variables that a launcher of eight processes sets for rank 3."""
 
 
 def launched(framework: str, logs: Path, command: list[str]) -> list[str]:
-    """The command line that runs `command` as two processes. Paddle writes the output of each into a file below `logs`."""
+    """Return the command that runs `command` in two processes. Paddle writes the output of each to a file in `logs`."""
     own = {
         "paddle": ["paddle.distributed.launch", "--log_dir", str(logs)],
         "torch": ["torch.distributed.run", "--standalone"],
@@ -35,12 +35,12 @@ def launched(framework: str, logs: Path, command: list[str]) -> list[str]:
 
 
 def training(framework: str, logs: Path, *arguments: object) -> list[str]:
-    """The command line of the training script as two processes with one thread each."""
+    """Return the command that runs the training script in two processes of one thread each."""
     return launched(framework, logs, script(framework, *arguments))
 
 
 def ranks(framework: str, launcher: subprocess.Popen[str]) -> dict[int, int]:
-    """Rank -> id of the launcher's processes."""
+    """Return rank -> process id of the launcher's processes."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -55,14 +55,14 @@ def ranks(framework: str, launcher: subprocess.Popen[str]) -> dict[int, int]:
 
 
 def start(command: list[str]) -> subprocess.Popen[str]:
-    """Start `command` from the repository's root, in its own session."""
+    """Start `command` in the root of the repository, in its own session."""
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 def end(process: subprocess.Popen[str], logs: Path) -> tuple[Ended, float]:
-    """Wait for the end of the launcher; return its exit with its processes' output, and the seconds until then."""
+    """Wait for the end of the launcher. Return how it ended, with the output of its processes, and the seconds until then."""
     since = time.monotonic()
     stdout, stderr = process.communicate(timeout=PATIENCE)
     kept = "".join(path.read_text() for path in sorted(logs.glob("workerlog.*")))
@@ -70,14 +70,14 @@ def end(process: subprocess.Popen[str], logs: Path) -> tuple[Ended, float]:
 
 
 def execute(framework: str, logs: Path, *arguments: object) -> Ended:
-    """Run the training script as two processes to its end; it must succeed."""
+    """Run the training script in two processes to its end. It must succeed."""
     ended, _ = end(start(training(framework, logs, *arguments)), logs)
     assert ended.code == 0, ended.stderr
     return ended
 
 
 def step(framework: str, logs: Path, file: Path, run: Path | None) -> None:
-    """Run `distributed_step.py` as two processes, or as one process that also trains `run` to its end."""
+    """Run `distributed_step.py` in two processes, or in one process that also trains `run` to its end."""
     command = [sys.executable, "tests/helpers/distributed_step.py", framework, str(file), *([str(run)] if run else [])]
     ended, _ = end(start(command if run else launched(framework, logs, command)), logs)
     assert ended.code == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Models and pictures for the tests of `predict.py`, calls of it, and its answers."""
+"""Models and pictures for the tests of `predict.py`, and calls of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CLOSE = 1e-5
 
 
 def metadata(**changes: str) -> dict[str, str]:
-    """The metadata that an export writes."""
+    """Metadata that the exporter writes."""
     return {
         "network": NETWORK.to_json(),
         "network_sha256": NETWORK.digest,
@@ -111,7 +111,7 @@ def chances(answer: dict[str, Any]) -> np.ndarray:
 
 
 def written(folder: Path) -> Path:
-    """Write a run, ONNX files of the same weights, and pictures of every mode into `folder`; return it."""
+    """Write a run, ONNX files of the same weights and pictures of every mode into `folder`. Return it."""
     saved_run(folder / "run", EXPERIMENT)
     onnx_file(folder / "logits.onnx", metadata())
     onnx_file(folder / "whole.onnx", metadata(), whole=True, output="probabilities")
@@ -135,7 +135,7 @@ def written(folder: Path) -> Path:
 
 
 def refusals_in(folder: Path, monkeypatch: pytest.MonkeyPatch, output: Output) -> Refused:
-    """A function that runs the command in `folder` and asserts that it refuses. No framework can be imported from now on."""
+    """Return a function that runs the command in `folder`, where it must refuse. From now on, no framework can be imported."""
     monkeypatch.chdir(folder)
     for name in FRAMEWORKS:
         monkeypatch.setitem(sys.modules, name, None)

@@ -1,4 +1,4 @@
-"""Shared by the tests of bad input: the line of an error, a run that has just begun, a pickle that runs code, a full disk."""
+"""Helpers for tests of bad input: the line of an error, a new run, a pickle that runs code, a full disk."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def the_error(lines: list[str]) -> str:
 
 
 def refusal(main: Callable[[list[str]], int], arguments: Iterable[object], folder: Path, output: Output) -> str:
-    """Run a command that must refuse its arguments, print one line and change nothing in `folder`; return the line after `error: `."""
+    """Run a command that must refuse its arguments, print one line and change nothing in `folder`. Return the line after `error: `."""
     before = contents(folder)
     try:
         code = main(list(map(str, arguments)))
@@ -65,7 +65,7 @@ BATCH_LINE: dict[str, object] = {
     "event": "batch", "epoch": 0, "batch": 0, "update": 1, "cost": 2.5, "error": 0.9, "mean_cost": 2.5, "mean_error": 0.9,
     "rate": 0.1, "samples": 8, "passes": 0.5, "seconds": 1.5,
 }  # fmt: skip
-"""A line of metrics.jsonl, as training writes it after the first batch."""
+"""The line of metrics.jsonl after the first batch."""
 
 PASS_LINE: dict[str, object] = {
     "event": "pass", "epoch": 0, "update": 3, "samples": 20, "passes": 1, "cost": 2.0, "error": 0.8, "test_cost": 2.1,
@@ -75,13 +75,13 @@ PASS_LINE: dict[str, object] = {
 
 
 def pass_lines(*accuracies: object) -> bytes:
-    """The lines of one epoch for each of these test accuracies."""
+    """Return the lines of epochs with these test accuracies."""
     lines = [PASS_LINE | {"epoch": i, "test_accuracy": accuracy} for i, accuracy in enumerate(accuracies)]
     return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
 
 
 def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> RunFolder:
-    """A run that has just begun, with a position at the start, fresh weights and slots of zeros."""
+    """Make a new run: a position at the start, fresh weights, slots of zeros."""
     run = RunFolder.create(folder, experiment, {})
     state = initialise(experiment.network, 0)
     state |= {
@@ -96,7 +96,7 @@ def saved_run(folder: Path, experiment: Experiment = EXPERIMENT) -> RunFolder:
 
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
-    """A context in which no file of this process can grow beyond `size` bytes, as on a full disk."""
+    """Stop files of this process from growing beyond `size` bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -1,4 +1,4 @@
-"""Runs of the training scripts as users start, kill and resume them. Each is made once for all tests that use it."""
+"""Runs of the training scripts, started, killed and resumed as by a user. Each is made once for all tests that use it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NETWORK, TRAIN, TEST, BATCH, EPOCHS = "vgg16_bn_drop@0.125", 150, 200, 32, 2
 DATA = ("--data", "cifar10", "--train-limit", str(TRAIN), "--test-limit", str(TEST))
 SETTINGS = ("--network", NETWORK, "--recipe", "adam", *DATA, "--epochs", str(EPOCHS), "--batch-size", str(BATCH))
 TIMES = ("seconds", "test_seconds")
-PATIENCE = 120  # seconds, after which a process counts as hung
+PATIENCE = 120  # seconds, after which a process counts as hanging
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,16 @@ def on_a_terminal(command: list[str]) -> Ended:
 def stop(
     command: list[str], folder: Path, number: int, updates: int, delay: float = 0.0
 ) -> tuple[Ended, dict[str, Any]]:
-    """Runs `command` on the run `folder`, sends it the signal `number` in the middle of an epoch, `updates` updates on or later.
+    """Run `command` on the run `folder`, and send it the signal `number` within an epoch, at least `updates` updates later.
 
-    Return how it ended and the position of the checkpoint at the moment of the signal. `delay` is in seconds.
+    Return how it ended, and the position of the checkpoint at the signal. `delay` is in seconds.
     """
     goal = position(folder).get("update", 0) + updates
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while True:
             wait_for(process, lambda: (at := position(folder)).get("update", 0) >= goal and at["batch"] > 0)
             time.sleep(delay)
-            process.send_signal(signal.SIGSTOP)  # so that it does not continue while its position is read
+            process.send_signal(signal.SIGSTOP)  # so that it does not continue while we read its position
             at = position(folder)
             if at["batch"] > 0:
                 break
@@ -113,7 +113,7 @@ def stop(
 
 
 def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds; fail if the process ends first."""
+    """Wait until `condition` holds. Fail if the process ends before."""
     start = time.monotonic()
     while not condition():
         if process.poll() is not None or time.monotonic() - start > PATIENCE:
@@ -123,7 +123,7 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> N
 
 
 def position(folder: Path) -> dict[str, Any]:
-    """The position in the last checkpoint's header; empty if there is no checkpoint yet."""
+    """Return the position in the header of the last checkpoint; empty if there is no checkpoint yet."""
     try:
         with (folder / "last.safetensors").open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -134,7 +134,7 @@ def position(folder: Path) -> dict[str, Any]:
 
 
 def command_in(stderr: str) -> list[str]:
-    """The resume command that a stopped run prints."""
+    """Return the resume command that a stopped run prints."""
     line = stderr.splitlines()[-1]
     words = shlex.split(line.partition("continue with: ")[2])
     assert words[0] == "python", line
@@ -142,7 +142,7 @@ def command_in(stderr: str) -> list[str]:
 
 
 def metrics(folder: Path, *without: str) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, without the keys `without`."""
+    """Return the lines of metrics.jsonl without the keys `without`."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in without} for line in lines]
 
@@ -154,7 +154,7 @@ def bits(folder: Path, checkpoint: str = "last") -> dict[str, bytes]:
 
 
 def same_end(one: Path, other: Path) -> None:
-    """Assert that two runs ended equal, bit for bit, except in the time they took."""
+    """Assert that two runs ended equally, bit for bit, in everything but time."""
     first, second = bits(one), bits(other)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
@@ -163,7 +163,7 @@ def same_end(one: Path, other: Path) -> None:
 
 
 def falling(folder: Path) -> Path:
-    """A run folder with only a config.json: the article's recipe with a learning rate that drops at every update.
+    """Make a run folder with only a config.json: the article's recipe, with a rate that falls to a half or a quarter at every update.
 
     So the velocity is rescaled at every update, also at the first update after a resume.
     """
@@ -174,14 +174,14 @@ def falling(folder: Path) -> Path:
 
 
 class Runs:
-    """Folders below `root`, each filled once, by the test process that needs it first."""
+    """Folders below `root`. Each is filled once, by the first of several test processes that needs it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(exist_ok=True)
 
     def once(self, name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
-        """`make(folder)` at the first call for `name`; returns the folder and what `make` returned, as JSON knows it."""
+        """Call `make(folder)` at the first call for `name`. Return the folder, and the result of `make` as JSON."""
         folder, result = self.root / name, self.root / f"{name}.json"
         with (self.root / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -222,12 +222,12 @@ class Runs:
         return self.once(f"{framework}-killed", make)
 
     def falling(self, framework: str) -> Path:
-        """An undisturbed run of `falling`, after other runs in the same process."""
+        """An undisturbed run of `falling`, after others in the same process."""
         self.results(framework)
         return self.root / f"{framework}-falling"
 
     def stopped(self, framework: str) -> tuple[Path, list[Ended]]:
-        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and each time continued with the command that it printed."""
+        """A run of `falling`, stopped by SIGKILL, Ctrl-C and SIGTERM, and continued each time with the command that it printed."""
 
         def make(folder: Path) -> list[Ended]:
             command = script(framework, "--resume", falling(folder), "--checkpoint-every", 0)
@@ -241,7 +241,7 @@ class Runs:
         return folder, [Ended(**end) for end in ends]
 
     def results(self, framework: str) -> dict[str, Any]:
-        """The JSON lines of several calls in one process: another seed, a resumed complete run, a falling rate, tests of checkpoints."""
+        """JSON lines of several calls in one process: another seed, a finished run resumed, a falling rate, tests of checkpoints."""
 
         def make(folder: Path) -> dict[str, Any]:
             own, other = (self.whole(side)[0] for side in (framework, *({"paddle", "torch"} - {framework})))

@@ -98,13 +98,13 @@ CASES: dict[str, Case] = {
     "an exporter that fails": Case(onnx(*FRESH), 1, "failed: {}'s exporter failed: no such operator", "its exporter fails"),
     "a static exporter that fails": Case(static(*FRESH), 1, "failed: {}'s exporter failed: no such", "its exporter fails"),
     "Ctrl-C within an exporter": Case(onnx(*FRESH), 130, "interrupted", "its exporter is interrupted"),
-    "an export of other weights": Case(onnx(*FRESH), 1, "failed: {}'s export of grey is not the network", "it exports other weights"),
+    "an export of other weights": Case(onnx(*FRESH), 1, "failed: {}'s export of grey differs from the network", "it exports other weights"),
     "an export that computes otherwise": Case(onnx(*FRESH), 1, "own graph and {} differ by", "it computes otherwise"),
     "a static one that computes otherwise": Case(static(*FRESH), 1, "failed: the static program and {} differ by", "it computes otherwise"),
     "a file without its epsilon": Case(onnx("--network", "near_eps.json"), 1, "wrong: epsilon is 1e-05 in", "its writer loses an epsilon"),
     "an epsilon near ONNX's own": Case(("--network", "near_eps.json", "--fold-batch-norm", "--softmax", "--output", "near_eps.onnx"), 0),
-    "a network of vectors": Case(onnx("--network", "vector.json"), 2, "vector.json takes (7,): an export is of networks of pictures"),
-    "a static network of vectors": Case(static("--network", "vector.json"), 2, "an export is of networks of pictures"),
+    "a network of vectors": Case(onnx("--network", "vector.json"), 2, "vector.json takes inputs (7,): only networks that take pictures"),
+    "a static network of vectors": Case(static("--network", "vector.json"), 2, "only networks that take pictures"),
     "a recipe of other channels": Case(onnx("--weights", "mono for four.safetensors"), 2, "its preprocessing is for 1 channels"),
     "weights of NaN": Case(onnx("--weights", "nan.safetensors"), 2, "nan.safetensors: fc.weight holds numbers that are not finite:"),
     "infinite weights": Case(static("--weights", "infinite.safetensors"), 2, "fc.weight holds numbers that are not finite"),
@@ -361,5 +361,5 @@ def test_preprocessing_without_a_recipe_divides_pixels_by_255() -> None:
     for channels in (1, 3, 4):
         assert fitting(None, channels) == Preprocessing((0.0,) * channels, (1.0,) * channels)
     assert fitting(Preprocessing((0.5,), (2.0,)), 1) == Preprocessing((0.5,), (2.0,))
-    with pytest.raises(InputError, match="for 1 channels, its network takes 3"):
+    with pytest.raises(InputError, match="for 1 channels, but its network takes 3"):
         fitting(Preprocessing((0.5,), (2.0,)), 3)

@@ -213,7 +213,7 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
             "is not LAYER.ATTRIBUTE=VALUE",
         ),
         (("--pairs", "lenet"), "unknown pair 'lenet'"),
-        (("--pairs", "all", "--torch", "a:b"), "--pairs stands alone"),
+        (("--pairs", "all", "--torch", "a:b"), "--pairs excludes"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:

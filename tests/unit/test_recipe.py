@@ -1,4 +1,4 @@
-"""How to train, as data: the article's learning rate to the letter, divisors, schedules, JSON, and what is refused."""
+"""Recipes: the article's exact learning rate, divisors, schedules, JSON, and refused values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rounded(value: float) -> float:
 
 
 def counts() -> Iterator[int]:
-    """Images of every batch of the article's run."""
+    """Yield the number of images of every batch of the article's run."""
     for _ in range(EPOCHS):
         yield from [128] * 390
         yield 80
@@ -129,7 +129,7 @@ def test_scalars_are_rounded_to_float32_once() -> None:
     for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps"):
         value = getattr(optimizer, field)
         assert value == rounded(value)
-    # 1 - 0.999 is 1.3e-5 off where 0.999 was rounded before: in float32 Paddle's Adam does that, PyTorch's does not.
+    # 1 - 0.999 has an error of 1.3e-5 if 0.999 is rounded first: in float32 Paddle's Adam does that, PyTorch's does not.
     assert optimizer.rate != 0.1 and optimizer.beta2 != 0.999
 
 
@@ -208,7 +208,7 @@ def test_an_experiment_of_every_network_and_recipe_goes_to_json_and_back(network
 
 
 def other(value: Any) -> Any:
-    """Another allowed value for a field of a recipe."""
+    """Return another allowed value of a field of a recipe."""
     if value == ():
         return (Group("*.beta", 2.0),)
     words = {"zeros": "reflect", "momentum": "adam", "count": "batch_size", "constant": "one_cycle"}
