@@ -241,7 +241,9 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
         if not isinstance(error.filename, str | bytes):
             raise
         return say_last(2, f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}")
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         return say_last(
             1,
             "failed: out of memory: try a smaller --batch-size, fewer pictures or a narrower network such as vgg16_bn_drop@0.25",
@@ -249,6 +251,12 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
     if as_json and result is not None:
         print(json.dumps(result), flush=True)
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that memory is short. PyTorch raises a RuntimeError for it, on the CPU and on a GPU."""
+    shortages = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in shortages)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def _line(text: str) -> tuple[str, float]:
     "Runs that differ only in their seed share a row: mean ± standard deviation. The picture has a panel for each machine.",
     (
         "runs/* --output accuracy.png",
-        "docs/runs/* --line article=89.11 --update docs/training.md",
+        "docs/runs/* --line article=89.11 --update docs/recipes.md",
     ),
 )
 @argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN...")
