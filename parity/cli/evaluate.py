@@ -66,7 +66,7 @@ def _scales(text: str) -> tuple[int, ...]:
     default="test",
     help="which pictures of the data set (default: test)",
 )
-@option("--limit", type=positive, metavar="N", help="use the first N pictures only")
+@option("--limit", type=positive, metavar="N", help="use only the first N pictures")
 @option(
     "--views",
     default="single,flip",

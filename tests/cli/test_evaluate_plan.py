@@ -85,13 +85,13 @@ def test_no_two_crops_of_a_plan_are_the_same(size: int, grid: int) -> None:
 
 
 def test_a_grid_of_more_places_than_there_are_is_refused() -> None:
-    for scale, padding, wide in ((8, 0, ""), (10, 0, ""), (8, 1, ", widened by 1 a side,")):
+    for scale, padding, wide in ((8, 0, ""), (10, 0, ""), (8, 1, ", padded by 1 on each side,")):
         with pytest.raises(
-            InputError, match=f"pictures of {scale} pixels{wide} have no 5 places a side for crops of 8"
+            InputError, match=f"pictures of {scale} pixels{wide} have no room for 5 by 5 different crops of 8"
         ):
             Plan(("dense+crops",), (3, 8, 8), (scale,), grid=5, padding=padding)
     with pytest.raises(
-        InputError, match="pictures of 8 pixels have no 99 places a side for crops of 8: give a smaller"
+        InputError, match="pictures of 8 pixels have no room for 99 by 99 different crops of 8: give a smaller"
     ):
         Plan(("crops",), (3, 8, 8), (8,), grid=99)
     assert Plan(("dense",), (3, 8, 8), (8,), padding=0).kinds == ("dense",), "which has no grid"
