@@ -255,7 +255,11 @@ def execute(command: Callable[[], dict[str, Any] | None], as_json: bool) -> int:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Return whether `error` says that memory is short. PyTorch raises a RuntimeError for it, on the CPU and on a GPU."""
-    shortages = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "out of memory")
+    shortages = (
+        "DefaultCPUAllocator: can't allocate memory",
+        "DefaultCPUAllocator: not enough memory",
+        "out of memory",
+    )
     return isinstance(error, MemoryError) or any(text in str(error) for text in shortages)
 
 

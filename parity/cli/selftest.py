@@ -148,8 +148,8 @@ def headline(caught: Mapping[str, int], alarms: Mapping[str, int], faults: int, 
     found, false = ([counts[name] for name in counts if name != OURS] for counts in (caught, alarms))
     return (
         f"This check finds {caught[OURS]} of {faults} planted faults and reports {alarms[OURS]} of {changes} innocent changes.\n"
-        f"Means and thresholds, as other tools compare, find {min(found)} to {max(found)} of these faults and report {min(false)} to "
-        f"{max(false)} of these innocent changes."
+        f"Means and thresholds, as other tools compare, find {min(found)} to {max(found)} of these faults\n"
+        f"and report {min(false)} to {max(false)} of these innocent changes."
     )
 
 

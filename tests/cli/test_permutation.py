@@ -131,7 +131,7 @@ def distance(one: State, other: State) -> float:
 def test_permuting_pixels_equals_permuting_columns_of_the_first_weight_of_fc(worker: Worker, digits: Dataset) -> None:
     # Equal to rounding, not to the bit: every sum over the 784 pixels has the same terms in another order. So the bound is what rounding
     # does to the same run anyway: ten times the distance of its twin whose weights are moved by one unit in the last place.
-    plain, permuted = given_to("mnist", digits), given_to("mnist_permuted", digits)
+    plain, permuted = inputs_of("mnist", digits), inputs_of("mnist_permuted", digits)
     order = recipes_permutation(0)
 
     def moved(state: State) -> State:

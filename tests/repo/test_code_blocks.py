@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from helpers.code_blocks import PageRun
 from helpers.paths import ROOT
@@ -90,3 +91,39 @@ def test_a_replacement_or_skip_must_name_a_command_and_a_reason(tmp_path: Path) 
         "page.md has no command 'ls'",
         "the skip of 'false' has no reason",
     ]
+
+
+def short_training(framework: str, network: str, more: str = "") -> str:
+    """A run of seconds in the place of one of minutes or days."""
+    return (
+        f"python {ROOT}/scripts/train_{framework}.py --network {network} --data shapes10 --train-limit 256 --test-limit 64 "
+        f"--batch-size 64 --epochs 1 --threads 1 {more}"
+    )
+
+
+README = {
+    'pip install -e ".[cpu]" && python scripts/train_paddle.py': short_training("paddle", "vgg16_bn_drop@0.125"),
+    'pip install -e ".[cpu,test]" && pytest': "pytest --version",
+    "python scripts/train_paddle.py --network vgg16_bn_drop --recipe article": short_training(
+        "paddle", "vgg16_bn_drop@0.125", "--recipe article --output runs/RUN --save-v2-tar"
+    ),
+    "python scripts/train_torch.py --network vgg_mini --recipe adam": short_training(
+        "torch", "vgg_mini@0.1", "--recipe adam"
+    ),
+    "python scripts/train_torch.py --resume runs/RUN": f"python {ROOT}/scripts/train_torch.py --resume runs/RUN --threads 1",
+    "vgg-parity check --network vgg16_bn_drop --report report": "vgg-parity check --network vgg16_bn_drop@0.125 "
+    "--steps 1 --batch-size 2 --stages eval,forward,backward,update --report report2",
+    "vgg-parity convert params_pass_199.tar vgg.safetensors": "vgg-parity convert --network vgg16_bn_drop@0.125 "
+    "runs/RUN/params_pass_0.tar vgg.safetensors",
+    "vgg-parity evaluate --model runs/RUN --views single,flip,crops": "vgg-parity evaluate --model runs/RUN --limit 64 "
+    "--views single,flip,crops",
+}
+"""Command of README.md -> the short one that runs in its place. `.ci/run` runs the test command itself."""
+
+
+@pytest.mark.timeout(600)
+def test_the_readme_runs_as_written(tmp_path: Path) -> None:
+    for number, name in enumerate(("ship.png", "frog.jpg")):
+        Image.new("RGB", (32, 32), (40 * number, 90, 160)).save(tmp_path / name)
+    problems = PageRun(ROOT / "README.md", tmp_path, replacements=README).problems
+    assert not problems, "\n\n".join(problems)
