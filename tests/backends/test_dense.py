@@ -130,13 +130,13 @@ def test_an_unknown_suffix_is_refused_in_one_line(name: str) -> None:
     "change,said",
     [
         ({"input_shape": (3, 12, 16)}, "fc1 takes a map of 3 by 4"),
-        ({"nodes": (Flatten("f"), BatchNorm("bn"), Linear("fc", 3))}, "bn has statistics for every pixel"),
+        ({"nodes": (Flatten("f"), BatchNorm("bn"), Linear("fc", 3))}, "bn has statistics for every element"),
         (
             {"nodes": (Flatten("f"), Branches("b", ((Linear("x", 2),), (Linear("y", 2),))), Linear("fc", 3))},
             "b: linear layers in branches",
         ),
         ({"input_shape": (8,), "nodes": (Linear("fc", 3),)}, "takes no image"),
-        ({"nodes": (GlobalAvgPool("mean"), Linear("fc", 3))}, "averages its maps already"),
+        ({"nodes": (GlobalAvgPool("mean"), Linear("fc", 3))}, "already averages its maps"),
     ],
 )
 def test_a_network_that_cannot_be_dense_is_refused_with_its_layer(change: dict[str, object], said: str) -> None:
