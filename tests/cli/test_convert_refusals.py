@@ -140,7 +140,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown destination": (("a.tar", "b"), "b: the suffix must be one of"),
     "the source itself": (("a.tar", "empty/../a.tar", "--network", NAME), "is the source file"),
     "an unknown network": (("a.tar", "b.pt", "--network", "vgg99"), "unknown network 'vgg99'"),
-    "another network": (("a.tar", "b.pt", "--network", "vgg_mini"), "no parameter of network vgg_mini"),
+    "another network": (("a.tar", "b.pt", "--network", "vgg_mini"), "not a parameter of network vgg_mini"),
     "another width": (("a.tar", "b.pt", "--network", "vgg16_bn_drop"), "has shape"),
     "none of the known": (("a.tar", "b.pt"), "it fits none of the known networks"),
     "not the network it names": (("a.safetensors", "b.pt", "--network", "vgg_mini"), f"holds network {NAME}, not vgg_mini"),
