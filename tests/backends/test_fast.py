@@ -140,7 +140,7 @@ def test_reflected_edges_repeat_the_pixels_behind_the_edge() -> None:
     image = np.arange(9, dtype=np.uint8).reshape(1, 1, 3, 3)
     assert padded(image, 1, "reflect")[0, 0].tolist()[0] == [4, 3, 4, 5, 4]
     assert padded(image, 1, "zeros")[0, 0].tolist()[0] == [0] * 5
-    with pytest.raises(InputError, match="cannot be mirrored 3 pixels far"):
+    with pytest.raises(InputError, match="are too small for 3 mirrored pixels"):
         padded(image, 3, "reflect")
 
 
@@ -240,11 +240,11 @@ def test_the_recipe_goes_to_json_and_back() -> None:
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        (lambda: Group("*.beta", 3.0), "rate is a power of two, not 3.0"),
+        (lambda: Group("*.beta", 3.0), "rate must be a power of two, not 3.0"),
         (lambda: Group("*.beta", 1.0, -1.0), "weight_decay"),
         (lambda: Optimizer("momentum", 0.1, label_smoothing=1.5), "label_smoothing"),
         (lambda: Augmentation(alternate=True), "alternate needs flip"),
-        (lambda: Augmentation(fill="mirror"), "fill is zeros or reflect"),
+        (lambda: Augmentation(fill="mirror"), "fill must be zeros or reflect"),
         (lambda: Lookahead(keep=2.0), "lookahead keep"),
         (lambda: Schedule("one_cycle", start=2.0), "schedule start"),
     ],

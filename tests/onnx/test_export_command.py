@@ -66,8 +66,8 @@ class Exports:
 def exports(tmp_path_factory: pytest.TempPathFactory, real_cifar10: data.Dataset) -> Exports:
     """The exports, all those of a framework from one process. PyTorch's process first trains the run.
 
-    The run has two epochs, so that the statistics are not those of a fresh network. Exports are written into its parent folder. CIFAR-10 is
-    already in the cache, so that no process needs the network.
+    The run has two epochs, so that the statistics are not those of a fresh network. Exports are written into its parent. CIFAR-10 is in
+    the cache by then, so that no process has a reason to touch a network.
     """
     folder, network, installed = tmp_path_factory.mktemp("runs"), articles.get_network(SMALL), installed_files()
     run = folder / "run"
@@ -300,12 +300,12 @@ def test_weights_within_an_epoch_have_no_accuracy_and_those_of_best_do(
         (("--network", SMALL, "--output", "a.txt"), "a.txt is not the name of an .onnx file"),
         (("--network", SMALL, "--output", "tests"), "tests is not the name of an .onnx file"),
         (("--network", SMALL, "--to", "static", "--output", "tests"), "tests exists"),
-        (("--network", SMALL, "--to", "static", "--output", "x", "--softmax"), "--softmax is of ONNX files"),
+        (("--network", SMALL, "--to", "static", "--output", "x", "--softmax"), "--softmax is for ONNX files"),
         (("--run", "missing", "--output", "a.onnx"), "missing is not a run folder"),
         (("--run", "tests", "--output", "a.onnx"), "tests"),
         (("--weights", "missing.safetensors", "--output", "a.onnx"), "cannot read missing.safetensors"),
         (("--weights", "README.md", "--output", "a.onnx"), "README.md"),
-        (("--weights", "missing.safetensors", "--seed", "1", "--output", "a.onnx"), "--seed is of fresh weights"),
+        (("--weights", "missing.safetensors", "--seed", "1", "--output", "a.onnx"), "--seed is for fresh weights"),
     ],
 )
 def test_bad_usage_ends_with_2_and_one_line(

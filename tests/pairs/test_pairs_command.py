@@ -167,7 +167,7 @@ def test_a_wrong_map_converts_nothing(
     stderr = capsys.readouterr().err
     assert said in stderr
     assert stderr.startswith(f"error: {tmp_path / 'map.json'}: ")
-    assert stderr.endswith("; write it anew with vgg-parity compare --save-map\n")
+    assert stderr.endswith("; write it again with vgg-parity compare --save-map\n")
     assert (tmp_path / "b.pdparams").read_bytes() == b"before"
 
 

@@ -98,8 +98,8 @@ def call(kind: str, number: int | None, tmp_path: Path) -> int:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3 * SECONDS, check=False)
     case = f"{kind} {number}: exit code {ended.returncode}\n{ended.stderr[-2000:]}"
     assert "Traceback" not in ended.stderr, case
-    if kind == "onnx" and ended.returncode == 1:  # a valid model whose weights have become NaN
-        assert ended.stderr.startswith("failed: ") and "no finite numbers" in ended.stderr, case
+    if kind == "onnx" and ended.returncode == 1:  # a whole model whose weights are not finite any more
+        assert ended.stderr.startswith("failed: ") and "are not finite" in ended.stderr, case
     else:
         assert ended.returncode in (0, 2), case
     if ended.returncode == 2:
