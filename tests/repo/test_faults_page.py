@@ -49,7 +49,8 @@ def test_the_headline_gives_the_range_of_the_other_criteria() -> None:
     caught, alarms = {OURS: 9, "one": 3, "other": 5}, {OURS: 0, "one": 4, "other": 2}
     assert headline(caught, alarms, 9, 4).splitlines() == [
         "This check finds 9 of 9 planted faults and reports 0 of 4 innocent changes.",
-        "Means and thresholds, as other tools compare, find 3 to 5 of these faults and report 2 to 4 of these innocent changes.",
+        "Means and thresholds, as other tools compare, find 3 to 5 of these faults",
+        "and report 2 to 4 of these innocent changes.",
     ]
 
 
