@@ -116,7 +116,7 @@ DOWNSTREAM = """
 from parity import assert_parity
 
 
-def test_my_network_is_one_network_in_both_frameworks():
+def test_both_frameworks_train_my_network_alike():
     assert_parity("my_network.json", recipe="article")
 """
 """The test in docs/parity.md, for the project of a user."""
