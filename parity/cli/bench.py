@@ -82,20 +82,27 @@ MOST_IMAGES = 5120
     ),
 )
 @argument("what", type=choice(("train", "infer", "accuracy")), metavar="train|infer|accuracy")
-@option("--network", metavar="NAME", help=f"default: {NETWORK}; for accuracy {bench_accuracy.NETWORK}")
+@option(
+    "--network", metavar="NAME", help=f"network to time (default: {NETWORK}; for accuracy {bench_accuracy.NETWORK})"
+)
 @option(
     "--recipe",
     metavar="NAME",
     help=f"{RECIPES}, or a FILE.json (default: {RECIPE}; for accuracy quick)",
 )
-@option("--target", type=float, default=0.5, help="test accuracy to reach, 0 to 1 (default: 0.5)")
-@option("--epochs", type=positive, help="for accuracy: the most epochs (default: the recipe's)")
+@option("--target", type=float, default=0.5, help="for accuracy: test accuracy to reach, 0 to 1 (default: 0.5)")
+@option("--epochs", type=positive, help="for accuracy: largest number of epochs (default: the recipe's)")
 @option("--frameworks", default=None, metavar="LIST", help="some of paddle,torch,onnx (default: all that support it)")
 @option("--batch-size", type=positive, help=f"images per training step (default: {BATCH}; for accuracy the recipe's)")
-@option("--batch-sizes", default="1,128", metavar="LIST", help="images per prediction (default: 1,128)")
-@option("--rounds", type=positive, default=5, help="turns of every contestant (default: 5)")
+@option("--batch-sizes", default="1,128", metavar="LIST", help="for infer: images per prediction (default: 1,128)")
+@option("--rounds", type=positive, default=5, help="rounds; in a round every contestant has one turn (default: 5)")
 @option("--steps", type=positive, default=3, help="steps, or predictions, per turn (default: 3)")
-@option("--against", multiple=True, metavar="COMMAND", help="also time a program that prints images/s")
+@option(
+    "--against",
+    multiple=True,
+    metavar="COMMAND",
+    help="also time this program, which must print images/s; repeat the option for more",
+)
 @option("--data", default="auto", metavar="NAME", help=f"auto, {DATA_SETS} (default: auto: CIFAR-10 if available)")
 @data_dir_option
 @threads_option("CPU threads of every contestant")

@@ -82,7 +82,7 @@ HUGE = 50_000_000
     "--network",
     default="vgg16_bn_drop",
     metavar="NAME",
-    help=f"{NETWORKS}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: small cousins of all these (default: vgg16_bn_drop)",
+    help=f"{NETWORKS}, NAME@WIDTH, NAME@WIDTHxSIZE, a JSON file, or all: a small cousin of each of these (default: vgg16_bn_drop)",
 )
 @option("--full", is_flag=True, help="with --network all: check the full networks instead of small cousins")
 @option("--recipe", metavar="NAME", help=f"{RECIPES}, or a FILE.json (default: the network's own, else article)")
@@ -95,9 +95,9 @@ HUGE = 50_000_000
 @option(
     "--batch-size",
     type=positive,
-    help=f"images per step (default: {BATCH}; {FEW} for images of more than {MANY} pixels across)",
+    help=f"images per step (default: {BATCH}; {FEW} for images wider than {MANY} pixels)",
 )
-@option("--weights", type=PATH, metavar="RUN|FILE", help="start from these weights (default: fresh ones)")
+@option("--weights", type=PATH, metavar="RUN|FILE", help="start from these weights (default: fresh weights)")
 @option(
     "--data",
     default="auto",
@@ -114,14 +114,14 @@ HUGE = 50_000_000
 @option(
     "--perturb",
     metavar="LAYER:TENSOR:EPS",
-    help="plant a relative error in a weight, bias, ..., or output of Paddle, to see the check find it",
+    help="plant a relative error of EPS in a tensor of Paddle (weight, bias, ..., or output); the check must find it",
 )
 @report_option("report.json, junit.xml and report.html")
 @option(
     "--resume",
     type=PATH,
     metavar="FILE",
-    help="with --network all: keep every result in FILE at once, and continue after those in it; remove FILE when the code has changed",
+    help="with --network all: write each result into FILE, and skip networks that FILE already holds; remove FILE if the code changes",
 )
 @device_option()
 @threads_option("CPU threads of each side; both sides run at the same time", 1)

@@ -37,13 +37,13 @@ trained = together(
         "--loss",
         type=choice(tuple(LOSSES)),
         default="mse",
-        help="training loss (default: mse, against random numbers)",
+        help="training loss (default: mse, with random targets)",
     ),
     option(
         "--optimizer",
         type=choice(("momentum", "adam")),
         default="momentum",
-        help="default: momentum, with coefficient 0.9",
+        help="optimizer of the training steps (default: momentum, with coefficient 0.9)",
     ),
     option("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})"),
     device_option(),
@@ -73,7 +73,7 @@ trained = together(
     "--input-shape",
     multiple=True,
     metavar="N,...",
-    help="random input of this shape; 2,7:100 means integers below 100; repeat it for a second input",
+    help="random input of this shape; 2,7:100 is shape 2,7 with integers from 0 to 99; repeat the option for a second input",
 )
 @option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs in the order of forward's arguments")
 @option(
@@ -83,17 +83,17 @@ trained = together(
     "--map",
     type=PATH,
     metavar="FILE",
-    help="a JSON file that says which layers are pairs, where automatic matching fails",
+    help="a JSON file that lists which layers are pairs, if automatic matching fails",
 )
 @option("--save-map", type=PATH, metavar="FILE", help="write the map of layers, for vgg-parity convert --map")
 @option(
     "--set-torch",
     multiple=True,
     metavar="LAYER.ATTRIBUTE=VALUE",
-    help="set an attribute first, such as BatchNorm2d.eps=1e-5; repeat it for more",
+    help="set an attribute before the comparison, such as BatchNorm2d.eps=1e-5; repeat the option for more",
 )
 @option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same for the Paddle model")
-@option("--kinds", type=PATH, metavar="FILE", help="a JSON file of further kinds of layers")
+@option("--kinds", type=PATH, metavar="FILE", help="a JSON file that describes further kinds of layers")
 @report_option("report.json, junit.xml and report.html")
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:

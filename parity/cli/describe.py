@@ -77,7 +77,7 @@ class Description:
 @option(
     "--network",
     metavar="NAME[,NAME...]",
-    help=f"of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
+    help=f"one or more of {', '.join(articles.NETWORKS)}, NAME@WIDTH, a JSON file or a pattern (default: {DEFAULT})",
 )
 @option(
     "--input-size",
@@ -85,7 +85,7 @@ class Description:
     metavar="N",
     help="take images of N by N pixels, and list the layers that change with them",
 )
-@option("--training", is_flag=True, help="count auxiliary heads too, which inference does not have")
+@option("--training", is_flag=True, help="also count auxiliary heads, which inference does not compute")
 @option(
     "--output", type=PATH, metavar="FILE.png", help="also draw the size of the feature maps and the costs per layer"
 )
@@ -98,14 +98,14 @@ class Description:
     "--update",
     type=PATH,
     metavar="FILE",
-    help=f"instead, put a table of all networks between <!-- {MARK} --> and <!-- /{MARK} --> of FILE",
+    help=f"only write a table of all networks, between <!-- {MARK} --> and <!-- /{MARK} --> of FILE",
 )
 @option(
     "--verdicts",
     type=PATH,
     multiple=True,
     metavar="FILE.json",
-    help="with --update: add a column of verdicts from what vgg-parity check --network all --json printed; may be repeated",
+    help="with --update: add a column of verdicts from the output of vgg-parity check --network all --json; repeat the option for more",
 )
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Describe networks."""

@@ -79,12 +79,12 @@ MARK = "experiment.json"
     ),
 )
 @argument("experiment", type=choice(tuple(EXPERIMENTS)), metavar="NAME")
-@option("--framework", type=choice((*FRAMEWORKS, "both")), default="both", help="default: both")
+@option("--framework", type=choice((*FRAMEWORKS, "both")), default="both", help="which frameworks run (default: both)")
 @option(
     "--output", type=PATH, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)"
 )
-@option("--full", is_flag=True, help="as much as the article: all its data and epochs (hours on a CPU)")
-@option("--epochs", type=positive, help="epochs of training")
+@option("--full", is_flag=True, help="shorten nothing: use all data and epochs of the article (hours on a CPU)")
+@option("--epochs", type=positive, help="number of epochs")
 @limit_options
 @option(
     "--seeds",
@@ -96,7 +96,7 @@ MARK = "experiment.json"
 @data_dir_option
 @option("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
 @option("--batch-size", type=positive, metavar="N", help=f"images per timed step (default: {TIMING.batch_size})")
-@threads_option("CPU threads of a framework (default for permutation: 1)")
+@threads_option("CPU threads of each framework", others="; 1 for permutation")
 @device_option()
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:

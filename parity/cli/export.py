@@ -90,7 +90,7 @@ class Source:
     "--to",
     type=choice(("onnx", "static")),
     default="onnx",
-    help="static: paddle.jit.save, or torch.export (.pt2) (default: onnx)",
+    help="onnx, or static: the framework's own format, by paddle.jit.save or torch.export (default: onnx)",
 )
 @option("--opset", type=positive, help="version of the ONNX operators, 17 to 21 (default: 18)")
 @option(
@@ -99,7 +99,7 @@ class Source:
     help="write linear layers as convolutions and average the score map, so that the file takes pictures of any height and width",
 )
 @option("--softmax", is_flag=True, help="output probabilities instead of logits")
-@option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C], and preprocess inside the graph as the recipe does")
+@option("--preprocess", is_flag=True, help="take uint8 [N,H,W,C]; the graph preprocesses as the recipe does")
 @option("--fold-batch-norm", is_flag=True, help="fold each batch norm into the layer before it")
 @threads_option()
 def main(options: Options, console: Console) -> dict[str, Any]:
@@ -382,5 +382,5 @@ def _table(source: Source, kinds: Mapping[str, int], size: int) -> list[str]:
     network = source.network
     rows = [(kind, f"{count:,}") for kind, count in kinds.items()]
     rows += [("parameters", f"{network.trainable_count:,}"), ("statistics", f"{network.statistics_count:,}")]
-    rows += [("multiply-adds an image", f"{network.multiply_adds:,}"), ("file", f"{size:,} bytes")]
+    rows += [("multiply-adds per image", f"{network.multiply_adds:,}"), ("file", f"{size:,} bytes")]
     return [f"{network.name}:", *(f"  {name:<24} {value:>20}" for name, value in rows)]

@@ -23,7 +23,7 @@ COMMANDS = {
     "bench": "Measure the speed of training or inference.",
     "experiment": "Run an experiment of the articles.",
     "runs": "Compare the accuracies of training runs.",
-    "selftest": "Plant every fault of the catalogue, and count how many are found.",
+    "selftest": "Plant every known fault, and count how many the check finds.",
 }
 """The commands and their summaries. Each is a module of this package that takes seconds to import."""
 
@@ -59,10 +59,10 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings=SETTINGS,
-    help="PaddlePaddle, PyTorch and ONNX: are two networks equal, and where do they diverge if not?",
+    help="Check whether two networks are equal in PaddlePaddle, PyTorch and ONNX, and find where they diverge.",
     epilog=f"{PROGRAM} COMMAND --help explains a command. Exit codes: 0 done, 1 the check or the run failed, "
     "2 bad usage or input, 130 stopped. "
-    f'Completion in bash: eval "$(_VGG_PARITY_COMPLETE=bash_source {PROGRAM})"; the same for zsh and fish.',
+    f'Shell completion in bash: eval "$(_VGG_PARITY_COMPLETE=bash_source {PROGRAM})"; the same for zsh and fish.',
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 def commands() -> None:

@@ -54,9 +54,9 @@ def device_option(default: str = "cpu", automatic: bool = True) -> Decorator[Any
     )
 
 
-def threads_option(whose: str = "CPU threads", default: int | None = None) -> Decorator[Any]:
-    """Return --threads."""
-    shown = default or "all cores"
+def threads_option(whose: str = "CPU threads", default: int | None = None, others: str = "") -> Decorator[Any]:
+    """Return --threads. `others` describes defaults that the command sets itself."""
+    shown = f"{default or 'all cores'}{others}"
     return option("--threads", type=threads, default=default, help=f"{whose} (default: {shown})")
 
 
@@ -77,7 +77,7 @@ def model_options(runtimes: Iterable[str]) -> Decorator[Any]:
         option(
             "--framework",
             type=choice(tuple(runtimes)),
-            help="the framework that computes a run or .safetensors file (default: the one that is installed, paddle if both are)",
+            help="the framework that computes a run or a .safetensors file (default: the one that is installed, paddle if both are)",
         ),
     )
 
@@ -103,7 +103,7 @@ def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[A
             "--dtype",
             type=choice(("float64", "float32")),
             default="float64",
-            help="float64 for a proof, on the CPU; float32 compares with one-ULP twins (default: float64)",
+            help="float64 (meant for the CPU) has the strictest tolerances; float32 takes its tolerances from one-ULP twins (default: float64)",
         ),
         option("--steps", type=positive, default=steps, help=f"number of training steps of the trajectory ({usual})"),
         option("--seed", type=natural, default=0, help="seed of weights, images and masks (default: 0)"),
@@ -111,7 +111,8 @@ def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[A
             "--twins",
             type=natural,
             metavar="N",
-            help=f"number of one-ULP twins; the farthest one counts ({twins})",
+            help=f"number of one-ULP twins: runs of the reference whose weights and pixels are changed by one rounding step; the largest "
+            f"of their errors counts ({twins})",
         ),
-        option("--isolate", is_flag=True, help="also compare layer by layer, each on the reference's input"),
+        option("--isolate", is_flag=True, help="also compare each layer alone, on the reference's input"),
     )

@@ -40,7 +40,7 @@ ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="write the tables of all results in --report into FILE, between their marks; repeat it for more files",
+    help="write the tables of all results in --report into FILE, between their marks; repeat the option for more files",
 )
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:

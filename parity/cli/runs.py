@@ -58,7 +58,7 @@ def _line(text: str) -> tuple[str, float]:
     multiple=True,
     type=Parsed(_line, "NAME=PERCENT, such as article=89.11"),
     metavar="NAME=PERCENT",
-    help="also draw a line at this accuracy; repeat it for more lines",
+    help="also draw a line at this accuracy; repeat the option for more lines",
 )
 @option(
     "--update", type=PATH, metavar="FILE", help="write the table into FILE, between <!-- runs --> and <!-- /runs -->"

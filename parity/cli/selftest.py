@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @command(
     "selftest",
-    "Plant every fault of the catalogue on either side, make every innocent change, and count what this check and other tools report.",
+    "Plant every known fault on either side, make every innocent change, and count what this check and other tools report.",
     (
         "",
         "--update README.md docs/faults.md   (replaces the text between their marks)",

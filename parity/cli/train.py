@@ -77,8 +77,8 @@ class _Job:
 @option(
     "--framework",
     type=choice(tuple(FRAMEWORKS)),
-    help="the framework that trains (default: the one that is installed, paddle if both are). For several processes: torchrun -m parity "
-    "train, or python -m paddle.distributed.launch scripts/train_paddle.py",
+    help="the framework that trains (default: the one that is installed, paddle if both are). For several processes: torchrun "
+    "scripts/train_torch.py, or python -m paddle.distributed.launch scripts/train_paddle.py",
 )
 @train_options
 def main(options: Options, console: Console) -> dict[str, Any] | None:

@@ -145,4 +145,4 @@ def _line(outcome: Outcome, number: int) -> str:
     if row.get("error") is None:
         return f"step {number}"
     twin = "" if row["twin"] is None else f", twin {row['twin']:.1e}"
-    return f"step {number}: relative error of the weights {row['error']:.1e}{twin}, moved by {row['moved']:.1e}"
+    return f"step {number}: relative error of the weights {row['error']:.1e}{twin}, change since the start {row['moved']:.1e}"

@@ -19,11 +19,11 @@ from parity.inference.predict import Forward, Predictor
 from parity.network.nodes import Shape
 
 SETS = {
-    "single": "the picture as training tests it",
+    "single": "the picture as the tests during training use it",
     "flip": "the same picture and its mirror",
     "crops": "a grid of crops and their mirrors at every scale",
     "dense": "the whole picture and its mirror at every scale, with the score map averaged",
-    "dense+crops": "the mean of the posteriors of both",
+    "dense+crops": "the mean of the probabilities of both",
 }
 """Name of a set of views -> its views."""
 

@@ -54,7 +54,7 @@ def to_canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str]
     found: State = {}
     for name, array in content.items():
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-            raise InputError(f"{name} in it is no floating-point array: save only a model's state_dict()")
+            raise InputError(f"its entry {name} is not a floating-point array: save only a model's state_dict()")
         layer, dot, spelled = str(name).rpartition(".")
         key = layer + dot + statistics.get(spelled, spelled)
         if key in found:

@@ -103,6 +103,6 @@ def test_a_checkpoint_in_place_of_a_state_dict_is_refused_and_its_value_named(
         tmp_path / "a.pt"
     )
     with pytest.raises(
-        InputError, match=r"^optimizer in it is no floating-point array: save only a model's state_dict\(\)"
+        InputError, match=r"^its entry optimizer is not a floating-point array: save only a model's state_dict\(\)"
     ):
         workers["torch"].read_file(tmp_path / "a.pt")
