@@ -103,7 +103,8 @@ def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[A
             "--dtype",
             type=choice(("float64", "float32")),
             default="float64",
-            help="float64 (meant for the CPU) has the strictest tolerances; float32 takes its tolerances from one-ULP twins (default: float64)",
+            help="float64 (meant for the CPU) has the strictest tolerances; float32 takes its tolerances from one-ULP twins "
+            "(default: float64)",
         ),
         option("--steps", type=positive, default=steps, help=f"number of training steps of the trajectory ({usual})"),
         option("--seed", type=natural, default=0, help="seed of weights, images and masks (default: 0)"),
