@@ -39,7 +39,7 @@ from parity.cli.options import (
     stages_option,
     threads_option,
 )
-from parity.compare.check import SHORT, Check, CheckOutcome, Plant, make_check, run_check, usual_twins
+from parity.compare.check import SHORT, Check, CheckOutcome, Plant, draw_start, plan_check, run_check, usual_twins
 from parity.compare.default_inputs import STEPS, count_images
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
 from parity.data import Dataset
@@ -188,7 +188,7 @@ def _of(
         if any(result.get("lanes") != lanes for result in kept):
             raise InputError(f"{options.resume} holds results of other versions: remove it to start afresh")
         for check in checks:
-            yield _one(options, check, workers, lanes, plant, console, phases)
+            yield _one(options, draw_start(check), workers, lanes, plant, console, phases)
 
 
 def _kept(file: Path, checks: list[Check], options: Options) -> list[dict[str, Any]]:
@@ -235,7 +235,7 @@ def _workers(options: Options, checks: list[Check]) -> list[tuple[str, Worker]]:
 
 
 def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
-    """Return one check for each network. Raises `InputError` before any worker starts."""
+    """Return one check for each network, without its start. Raises `InputError` before any worker starts."""
     stages = tuple(stage.strip() for stage in options.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
@@ -275,7 +275,7 @@ def _checks(options: Options, say: Callable[[str], None]) -> list[Check]:
         fitting = _fitting(network, dataset.limit(min(few, len(dataset.train_labels)), 1), recipe, say)
         recipe.optimizer.by_muon(network)  # refuses what Muon cannot train
         fields = {"steps": steps, "dtype": options.dtype, "seed": options.seed, "stages": stages, "state": state}
-        checks.append(make_check(network, recipe, fitting, options.plain, **fields))
+        checks.append(plan_check(network, recipe, fitting, options.plain, **fields))
     return checks
 
 

@@ -161,11 +161,20 @@ def usual_twins(steps: int, dtype: str = "float64") -> int:
     return 1 if steps <= SHORT and (dtype == "float64" or steps < 2) else 3
 
 
+RANDOM_START = "no array at the start is constant"
+"""What `draw_start` adds to the inputs."""
+
+
 def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool = False, **fields: Any) -> Check:
     """Return the check of training `network` by `recipe` on the first images of `dataset`; `fields` are further fields of `Check`.
 
     Unless it is `plain`, the inputs come from `parity.compare.default_inputs`: they show more faults.
     """
+    return draw_start(plan_check(network, recipe, dataset, plain, **fields))
+
+
+def plan_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool = False, **fields: Any) -> Check:
+    """Return what `make_check` returns, still without the state at its start, which takes as much memory as the weights."""
     added: list[str] = []
     if not plain:
         recipe, added = add_what_is_missing(recipe)
@@ -176,9 +185,14 @@ def make_check(network: Network, recipe: Recipe, dataset: Dataset, plain: bool =
         return check
     resumed = resumed_step(check.length)
     added += [f"both sides save and load their state before step {resumed}"] if resumed else []
-    added += ["no array at the start is constant", "one image has a loss of 100 nats"] if check.state is None else []
-    check = replace(check, resumed=resumed, added=tuple(added))
-    if check.state is not None:
+    added += [RANDOM_START, "one image has a loss of 100 nats"] if check.state is None else []
+    return replace(check, resumed=resumed, added=tuple(added))
+
+
+def draw_start(check: Check) -> Check:
+    """Return `check` with the state at its start, if its inputs are to have a random one."""
+    if check.state is not None or RANDOM_START not in check.added:
         return check
     _, labels = next(check.run_inputs().epoch(0))
-    return replace(check, state=make_images_hard(random_state(network, check.seed), network, int(labels[0])))
+    start = make_images_hard(random_state(check.network, check.seed), check.network, int(labels[0]))
+    return replace(check, state=start)

@@ -285,7 +285,7 @@ def test_a_stopped_run_ends_with_130_and_says_how_to_continue(runs: Runs, framew
     ended = ends[which]
     assert ended.code == 130
     line = ended.stderr.splitlines()[-1]
-    assert re.match(rf"stopped in epoch [12] of {EPOCHS}, after batch [1-5] of 5; ", line)
+    assert re.match(rf"stopped in epoch [123] of {EPOCHS + 1}, after batch [1-5] of 5; ", line)
     assert f"continue with: python scripts/train_{framework}.py --resume {folder}" in line
     assert "Traceback" not in ended.stderr
 

@@ -146,7 +146,7 @@ def test_preprocessing_in_the_graph_equals_preprocessing_outside(how: Preprocess
 
 
 def test_folding_removes_every_batch_norm_after_a_layer_and_changes_only_rounding(model: ModelProto) -> None:
-    folded = operators.folded(CHAIN)
+    folded = operators.fold_batch_norms(CHAIN)
     assert "BatchNormalization" not in {operator.kind for operator in folded}
     assert len(CHAIN) - len(folded) == 5
     made = graph_writer.write(network(), folded)

@@ -18,6 +18,7 @@ SKIPS = {RESNET50: "it takes minutes, and which step rounding decides depends on
 """Command of docs/compare.md -> why it does not run here."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     problems = PageRun(ROOT / "docs" / "compare.md", tmp_path, skips=SKIPS).problems
@@ -121,6 +122,7 @@ README = {
 """Command of README.md -> the short one that runs in its place. `.ci/run` runs the test command itself."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readme_runs_as_written(tmp_path: Path) -> None:
     for number, name in enumerate(("ship.png", "frog.jpg")):
