@@ -1,4 +1,6 @@
-"""Facts about this machine, and the process settings that follow from them.
+"""Facts about this machine and its system, and the process settings that follow from them.
+
+Windows lacks `fcntl`, `resource` and interval timers. macOS lacks parts of them. What a system lacks is left out here, and nowhere else.
 
 psutil is not used. On Linux it knows no processor name, no memory limit of a control group and no peak memory, and it counts
 cores that this process may not use.
@@ -8,12 +10,73 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
+import importlib
 import math
 import os
 import platform
-import resource
+import signal
 import sys
 from pathlib import Path
+from typing import IO, Any
+
+
+def _unix_module(name: str) -> Any:
+    """Return a module of the standard library that only Unix has, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+_FCNTL, _RESOURCE = _unix_module("fcntl"), _unix_module("resource")
+
+PASSES_PIPES = _FCNTL is not None
+"""Whether a child process can inherit a pipe by its number. Windows cannot do that."""
+
+_HAS_TIMER = hasattr(signal, "setitimer")
+
+TIMED_OUT = -signal.SIGALRM if _HAS_TIMER else 1
+"""Exit code of a process that `end_after` has ended, as `subprocess` reports it."""
+
+
+def end_after(seconds: float) -> None:
+    """Let the system end this process after `seconds`, whatever it computes. 0 cancels that."""
+    if _HAS_TIMER:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    elif seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def limit_memory(size: int) -> None:
+    """Limit the address space of this process to `size` bytes, where the system has this limit. Windows and macOS have none."""
+    if _RESOURCE:
+        with contextlib.suppress(OSError, ValueError):
+            _RESOURCE.setrlimit(_RESOURCE.RLIMIT_AS, (size, _RESOURCE.RLIM_INFINITY))
+
+
+def lock_file(file: IO[bytes]) -> None:
+    """Lock an open file until it is closed. Nothing is locked where the system or the file system has no locks.
+
+    `BlockingIOError` if another process holds the lock.
+    """
+    # Not with the package filelock: up to 4.1 it empties the file that it locks, and 3.25 deletes the file when the lock ends.
+    try:
+        if _FCNTL:
+            _FCNTL.flock(file, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
+
+
+def enlarge_pipe(pipe: IO[bytes], size: int) -> None:
+    """Give a pipe a buffer of `size` bytes, where the system can. Linux limits the sum over all pipes of a user."""
+    if hasattr(_FCNTL, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            _FCNTL.fcntl(pipe, _FCNTL.F_SETPIPE_SZ, size)
 
 
 def cpu_name() -> str:
@@ -111,14 +174,19 @@ def available_memory() -> float:
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of this process, in bytes."""
+    """Return the peak resident memory of this process, in bytes; 0 on Windows, where it is not known."""
     # On Linux, ru_maxrss starts with the peak of the parent process. VmHWM does not.
     for own in _read_bytes("/proc/self/status", "VmHWM"):
         return own
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if not _RESOURCE:
+        return 0
+    peak: int = _RESOURCE.getrusage(_RESOURCE.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def load_average() -> float:
-    """Return how many processes wanted a core during the last minute, on average. Measurements need less than one."""
-    return os.getloadavg()[0]
+def load_average() -> float | None:
+    """Return how many processes wanted a core during the last minute, on average. Measurements need less than one.
+
+    None on Windows, where it is not known.
+    """
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

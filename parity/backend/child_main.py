@@ -38,8 +38,8 @@ def end_with_parent(lifeline: int) -> None:
 
     On Linux the kernel sends the signal, whatever this process computes. Elsewhere a thread does, and it has to wait while a call holds
     the interpreter's lock. `PR_SET_PDEATHSIG` does not serve: it follows the parent's thread that started this process, not the parent.
+    On Windows no pipe is passed: `lifeline` is -1, and nothing happens.
     """
-    import fcntl
     import select
     import signal
     import stat
@@ -54,6 +54,8 @@ def end_with_parent(lifeline: int) -> None:
             return  # a wrapper around the interpreter did not pass the pipe on
     except OSError:
         return
+    import fcntl  # Windows, which lacks it, passes no pipe
+
     if not hasattr(fcntl, "F_SETSIG"):
         threading.Thread(target=wait, daemon=True).start()
         return

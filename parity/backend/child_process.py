@@ -8,7 +8,6 @@ A message is eight bytes of length and a safetensors blob: arrays, with the call
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from parity import machine
 from parity.arrays import Array
 from parity.backend.launch import launch
 from parity.backend.messages import receive, send
@@ -83,9 +83,8 @@ class Process:
             start_new_session=own_session,
         )
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError, AttributeError):  # not on every system, and limited in sum
-                assert pipe
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE)
+            assert pipe
+            machine.enlarge_pipe(pipe, PIPE)
 
     def __enter__(self: Own) -> Own:
         return self

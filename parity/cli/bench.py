@@ -138,7 +138,7 @@ def _speeds(options: Options, console: Console, frameworks: list[str], sizes: li
     threads = options.threads or machine.cores()
     images, labels = _images(options, console, network)
     before = machine.load_average()
-    console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load average before: {before:.2f}")
+    console.say(f"{network.name} on {machine.describe()}, {threads} threads each; load average before: {before}")
     with contextlib.ExitStack() as stack, failures():
         workers = {
             name: stack.enter_context(_worker(options, name, threads)) for name in frameworks if name in FRAMEWORKS
@@ -164,7 +164,7 @@ def _speeds(options: Options, console: Console, frameworks: list[str], sizes: li
         "device": options.device,
         "amp": options.amp,
         "machine": machine.describe(),
-        "load_before": round(before, 2),
+        "load_before": before,
         "versions": versions,
         "first_step_seconds": first,
         "multiply_gigaflops": {name: round(peak, 1) for name, peak in peaks.items()},

@@ -100,12 +100,12 @@ def _watch() -> None:
     import threading
     import time
 
-    source, sink = os.pipe()
-    os.set_blocking(sink, False)
-    signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+    from parity.training.interrupts import signal_socket
+
+    source = signal_socket()
 
     def wait() -> None:
-        number = os.read(source, 1)[0]
+        number = source.recv(1)[0]
         if signal.getsignal(number) in (_interrupt, _end):  # no other handler has replaced ours
             time.sleep(PATIENCE)
             _end()

@@ -253,7 +253,7 @@ def _time(options: Options, result: dict[str, Any], folder: Path, crew: Crew, co
     less = _less(size, steps)
     result |= {
         "started": datetime.now().isoformat(timespec="seconds"),
-        "load_before": round(machine.load_average(), 2),
+        "load_before": machine.load_average(),
         "batch_size": size,
         "steps": steps,
         "burn_in": TIMING.burn_in,

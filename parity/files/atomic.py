@@ -25,7 +25,7 @@ def write_new(path: Path, data: bytes | memoryview, mode: int | None = None) -> 
         file.write(data)
         file.flush()
         if mode is not None:
-            os.fchmod(file.fileno(), mode)
+            path.chmod(mode)  # Windows has no fchmod
         os.fsync(file.fileno())
 
 

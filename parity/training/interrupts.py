@@ -42,7 +42,7 @@ def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[i
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     done = threading.Event()
     if process_group.size > 1:
-        threading.Thread(target=_watch, args=(_signals(), done, lost), daemon=True).start()
+        threading.Thread(target=_watch, args=(signal_socket(), done, lost), daemon=True).start()
         # After the training nothing is left to stop, and a launcher's signals would only change the exit code of this process.
         before = dict.fromkeys(_SIGNALS, signal.SIG_IGN)
     try:
@@ -55,7 +55,7 @@ def stop_request(process_group: ProcessGroup, lost: str = "") -> Iterator[list[i
             signal.signal(number, handler)
 
 
-def _signals() -> socket.socket:
+def signal_socket() -> socket.socket:
     """Return a socket that yields a byte for each signal, even while the main thread is inside a framework and runs no handler."""
     source, sink = socket.socketpair()
     sink.setblocking(False)

@@ -1,13 +1,13 @@
-"""The run lock: one process at a time trains a run. The system releases the lock when the process ends."""
+"""The run lock: one process at a time trains a run. The system releases the lock when the process ends. Windows has no run lock."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import IO
 from weakref import WeakValueDictionary
 
+from parity import machine
 from parity.errors import InputError
 
 
@@ -24,18 +24,15 @@ _HELD: WeakValueDictionary[tuple[int, int], RunLock] = WeakValueDictionary()
 
 def lock_run(path: Path) -> RunLock:
     """Lock the file `path`. `InputError` if another process holds its lock."""
-    # Not with the package filelock: up to 4.1 it empties the file that it locks, and 3.25 deletes the file when the lock ends.
     file = path.open("rb")
     about = os.fstat(file.fileno())
     if held := _HELD.get((about.st_dev, about.st_ino)):
         file.close()
         return held
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        machine.lock_file(file)
     except BlockingIOError:
         file.close()
         raise InputError(f"{path.parent} is being trained by another process: wait for it, or stop it") from None
-    except OSError:  # a file system without locks
-        pass
     _HELD[about.st_dev, about.st_ino] = made = RunLock(file)
     return made
