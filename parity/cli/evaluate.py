@@ -101,7 +101,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if options.report:
         check_writable(options.report, "--report")  # now, not after hours of work
     path = options.model or SHIPPED
-    model = load_predictor(path, options.framework, options.device, options.threads)
+    model = load_predictor(path, options.framework, options.device, options.threads, options.outputs)
     if model.route not in FRAMEWORKS and options.device == "gpu":
         raise InputError("--device gpu needs --framework paddle or torch: onnxruntime computes on the CPU only")
     named = options.data or model.data
@@ -123,6 +123,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         "model": str(model.path),
         "network": model.network,
         "route": model.route,
+        "outputs": model.outputs,
         "data": dataset.name,
         "split": options.split,
         "limit": options.limit,
@@ -202,6 +203,11 @@ def matched(model: Predictor, dataset: Dataset) -> Array:
     """
     if not model.named and len(dataset.classes) == len(model.classes):
         return np.arange(len(model.classes))
+    if not model.named:
+        raise InputError(
+            f"{model.path} has {len(model.classes)} outputs, but {dataset.name} has {len(dataset.classes)} classes: give the data set of "
+            "its training with --data, or another model"
+        )
     if strange := [name for name in dataset.classes if name not in model.classes]:
         raise InputError(
             f"{dataset.name} has a class {strange[0]!r} that {model.path} does not have: its classes are {', '.join(model.classes[:10])}"

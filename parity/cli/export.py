@@ -35,7 +35,7 @@ from parity.cli.options import NETWORKS, threads_option
 from parity.compare.relative_error import Difference
 from parity.errors import InputError
 from parity.files.atomic import temporary_name, write_atomically
-from parity.inference.predict import softmax
+from parity.inference.outputs import softmax
 from parity.network import articles
 from parity.network.dense import any_size, dense_state
 from parity.network.network import Network

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from parity import data
 from parity.cli.command import PATH, choice, natural, option, positive, threads
+from parity.inference.outputs import AUTO, OUTPUTS
 from parity.inference.predict import SHIPPED
 from parity.network import articles
 from parity.recipe import presets
@@ -66,7 +67,7 @@ def report_option(files: str) -> Decorator[Any]:
 
 
 def model_options(runtimes: Iterable[str]) -> Decorator[Any]:
-    """Return --model, and --framework to choose one of `runtimes`."""
+    """Return --model, --framework to choose one of `runtimes`, and --outputs."""
     return together(
         option(
             "--model",
@@ -78,6 +79,12 @@ def model_options(runtimes: Iterable[str]) -> Decorator[Any]:
             "--framework",
             type=choice(tuple(runtimes)),
             help="the framework that computes a run or a .safetensors file (default: the one that is installed, paddle if both are)",
+        ),
+        option(
+            "--outputs",
+            type=choice(OUTPUTS),
+            default=AUTO,
+            help="what a .onnx file yields: scores before the softmax, or probabilities (default: auto, by its graph and its values)",
         ),
     )
 

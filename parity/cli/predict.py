@@ -73,6 +73,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         "route": model.route,
         "network": model.network,
         "classes": model.classes,
+        "outputs": model.outputs,
         "bgr": options.bgr,
         "predictions": predictions,
     }
@@ -86,7 +87,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 
 def _model(options: Options) -> Predictor:
     if options.model or SHIPPED.exists():
-        return load_predictor(options.model or SHIPPED, options.framework)
+        return load_predictor(options.model or SHIPPED, options.framework, outputs=options.outputs)
     raise InputError(f"{SHIPPED}, which comes with the project, is missing: give a model with --model")
 
 

@@ -18,10 +18,11 @@ from parity.backend.registry import implementation, installed, make_trainer
 from parity.data.batches import preprocess
 from parity.errors import InputError
 from parity.files.strict_json import parse_json
+from parity.inference.outputs import AUTO, PROBABILITIES, SCORES, as_probabilities, softmax, tell_kind
 from parity.network.dense import any_size, dense_state, takes_any_size
 from parity.network.network import Network
 from parity.network.nodes import Shape
-from parity.onnx.limited_process import LimitedProcess, Value, check_batch
+from parity.onnx.limited_process import TYPES, LimitedProcess, Value, check_batch
 from parity.recipe import presets
 from parity.recipe.recipe import Preprocessing, Recipe, fitting, read_recipe
 from parity.short_repr import ShortRepr
@@ -35,13 +36,12 @@ SHIPPED = Path(__file__).parent / "models" / "vgg_mini-small.onnx"
 MOST_IMAGES, MOST_PIXELS, MOST_SIDE = 128, 2**20, 4096
 """Limits: images of a batch, pixels of a batch (large pictures make smaller batches), height and width of a network's input."""
 
-ROUNDING = 0.01
-"""By how much probabilities of an ONNX file may be below 0 or above 1, and their sum may differ from 1."""
-
 UNKNOWN_ORIGIN = "its training data is not named"
 
 Forward = Callable[[Array], Array]
 """uint8 images [n,C,H,W] -> float64 probabilities [n,K]."""
+
+KINDS = {SCORES: "scores before the softmax", PROBABILITIES: "probabilities"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,8 @@ class Predictor(ShortRepr):
 
     `route` is the runtime: paddle, torch or onnxruntime. `network` is the name of the network (None: the file does not name it). `origin`
     tells people what it was trained on. Each of `notes` is a line about something that the file leaves open and that was assumed. `data`
-    and `recipe` are data set and recipe of the training (None: the file does not hold them).
+    and `recipe` are data set and recipe of the training (None: the file does not hold them). `outputs` says what the model itself yields,
+    `SCORES` or `PROBABILITIES`.
 
     `start` loads the framework. That takes seconds, so pictures are read before. `start_dense` does the same for pictures of any size
     (`parity.network.dense`), and raises `InputError` if that is impossible.
@@ -67,6 +68,7 @@ class Predictor(ShortRepr):
     data: str | None
     recipe: Recipe | None
     batch: int
+    outputs: str
     start: Callable[[], Forward]
     start_dense: Callable[[], Forward]
 
@@ -91,32 +93,29 @@ ONNX = "onnx"
 
 
 def load_predictor(
-    path: Path, framework: str | None = None, device: str = "cpu", threads: int | None = None
+    path: Path,
+    framework: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    outputs: str = AUTO,
 ) -> Predictor:
     """Load the model in `path`: a run folder, a .safetensors file or a .onnx file. `InputError`, which names the file, if it is not one.
 
     `framework` (None: the installed one, paddle if both are) computes a checkpoint on the `device`; `ONNX` computes it with onnxruntime. An
     ONNX file is computed by onnxruntime in a process with limits (`parity.onnx.limited_process`). `threads` are CPU threads (None: all
-    cores).
+    cores). `outputs` says what an ONNX file yields: `SCORES` or `PROBABILITIES`; `AUTO` decides by its metadata, graph and values.
     """
     suffix = path.suffix.lower()
     threads = threads or machine.cores()
     if suffix == ".onnx":
         if framework not in (None, ONNX):
             raise InputError(f"--framework cannot be given with {path}: onnxruntime computes ONNX files")
-        return _onnx(path, threads)
+        return _onnx(path, threads, outputs)
+    if outputs != AUTO:
+        raise InputError(f"--outputs cannot be given with {path}: it is for .onnx files")
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
         raise InputError(f"{path} is not a model: give a run folder, a .safetensors file or a .onnx file")
     return _checkpoint(path, framework, device, threads)
-
-
-def softmax(logits: Array) -> Array:
-    """Return probabilities float64 [N,K] of scores [N,K]."""
-    scores = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite scores make NaN, which `Predictor.probabilities` reports
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    chances: Array = powers / powers.sum(axis=1, keepdims=True)
-    return chances
 
 
 def _checkpoint(path: Path, framework: str | None, device: str, threads: int) -> Predictor:
@@ -157,6 +156,7 @@ def _checkpoint(path: Path, framework: str | None, device: str, threads: int) ->
         experiment.data if experiment else None,
         experiment.recipe if experiment else None,
         _batch(size),
+        SCORES,
         lambda: started(network, state, pixels),
         started_dense,
     )
@@ -172,7 +172,7 @@ def _through_onnx(path: Path, network: Network, state: State, pixels: Preprocess
     return lambda images: softmax(opened.run(preprocess(images, pixels)))
 
 
-def _onnx(path: Path, threads: int) -> Predictor:
+def _onnx(path: Path, threads: int, outputs: str) -> Predictor:
     """Load an ONNX file as its metadata describes it. A file without our metadata needs an unambiguous input and output."""
     session = LimitedProcess(path, threads)
     told = session.metadata
@@ -186,17 +186,29 @@ def _onnx(path: Path, threads: int) -> Predictor:
     if network and (network.input_shape != size or proof != told.get("network_sha256", proof)):
         raise InputError(f"{path}: its graph does not belong to the network {network.name} in its metadata")
     preprocessing = Preprocessing() if whole else recipe.preprocessing if recipe else None
-    notes = _notes(path, preprocessing, names)
-    output = session.outputs[0].name
-    if output not in ("logits", "probabilities"):
-        notes = (*notes, f"{path} does not say what its output {output} is: it is read as scores before the softmax")
-    forward = _forward(session, size, None if whole else _fitting(path, preprocessing, size), batch)
-    count = forward(np.zeros((1, *size), np.uint8)).shape[1]
+    values = _forward(session, size, None if whole else _fitting(path, preprocessing, size), batch)
+    count = values(np.zeros((1, *size), np.uint8)).shape[1]
+    if network and names is None and count != network.classes:
+        raise InputError(f"{path} has {count} outputs, but its network {network.name} has {network.classes} classes")
+    if not network and count == 1:
+        raise InputError(
+            f"{path} has one output value for each picture, expected one for each class: give another model"
+        )
+
+    def sample() -> Array:
+        noise = np.random.default_rng(0).integers(0, 256, (2, 1, *size), np.uint8)
+        return np.concatenate([values(picture) for picture in noise])
+
+    kind, note = _kind(session, outputs, network, sample)
+
+    def probabilities(values: Forward) -> Forward:
+        return lambda images: as_probabilities(path, values(images), kind)
 
     def started_dense() -> Forward:
         if all(isinstance(side, int) for side in session.inputs[0].shape[1:]):
             raise InputError(f"{path} takes pictures of one size: export it with --dense for other sizes")
-        return _forward(session, size, None if whole else replace(_fitting(path, preprocessing, size), crop=0), batch)
+        pixels = None if whole else replace(_fitting(path, preprocessing, size), crop=0)
+        return probabilities(_forward(session, size, pixels, batch))
 
     return Predictor(
         path,
@@ -205,12 +217,13 @@ def _onnx(path: Path, threads: int) -> Predictor:
         size,
         _classes(path, names, count),
         _origin(told),
-        notes,
+        _notes(path, preprocessing, names) + note,
         names is not None,
         told.get("data"),
         recipe,
         batch or _batch(size),
-        lambda: forward,
+        kind,
+        lambda: probabilities(values),
         started_dense,
     )
 
@@ -220,7 +233,7 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
 
     If the file takes any height and width, the size is that of its `network`.
     """
-    fits = len(inputs) == 1 and inputs[0].type in ("tensor(float)", "tensor(uint8)") and len(inputs[0].shape) == 4
+    fits = len(inputs) == 1 and inputs[0].type in TYPES and len(inputs[0].shape) == 4
     if fits and network and takes_any_size(network) and "H" in inputs[0].shape:
         _check_size(path, network.input_shape)
         return network.input_shape, None, inputs[0].type == "tensor(uint8)"
@@ -240,32 +253,40 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
 
 
 def _forward(session: LimitedProcess, size: Shape, preprocessing: Preprocessing | None, batch: int | None) -> Forward:
-    """Return a function that computes images with `session`.
+    """Return a function that computes the values of the first output for images with `session`.
 
     If `preprocessing` is None, images are passed as they are, channels last. A fixed `batch` is filled up.
     """
-    output = session.outputs[0].name
 
     def forward(images: Array) -> Array:
         fed = preprocess(images, preprocessing) if preprocessing else np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        found = session.run(fed, batch, math.prod(images.shape[2:]) / math.prod(size[1:]))
-        if output != "probabilities":
-            return softmax(found)
-        if np.isfinite(found).all():
-            _check_probabilities(session.path, found)
-        return found
+        return session.run(fed, batch, math.prod(images.shape[2:]) / math.prod(size[1:]))
 
     return forward
 
 
-def _check_probabilities(path: Path, found: Array) -> None:
-    """Raise `InputError` unless the rows of `found` are probabilities within the rounding of float16."""
-    if found.min() < -ROUNDING or found.max() > 1 + ROUNDING or abs(found.sum(axis=1) - 1).max() > ROUNDING:
-        low, high = found.min(), found.max()
-        raise InputError(
-            f"{path}: its output named probabilities has values from {low:.4g} to {high:.4g}, or rows that do not sum to 1; "
-            "if they are scores, name the output logits"
-        )
+def _kind(
+    session: LimitedProcess, outputs: str, network: Network | None, sample: Callable[[], Array]
+) -> tuple[str, tuple[str, ...]]:
+    """Return what the first output holds, `SCORES` or `PROBABILITIES`, with a note if the metadata do not say it.
+
+    `outputs` is what the user says, and `sample` returns values for some pictures. `InputError` if the output holds neither.
+    """
+    path, name = session.path, session.outputs[0].name
+    ours = {"logits": SCORES, "probabilities": PROBABILITIES}
+    if outputs == AUTO and network and name in ours:
+        return ours[name], ()
+    number = f", the first of {len(session.outputs)}," if len(session.outputs) > 1 else ""
+    what = f"{path}: its output {name}{number}"
+    kind, why = outputs, "--outputs says so"
+    if outputs == AUTO:
+        try:
+            kind, why = tell_kind(name, session.last_operator(), sample)
+        except InputError as error:
+            raise InputError(
+                f"{what} holds neither scores nor probabilities: {error}; pass --outputs scores to apply a softmax to them"
+            ) from None
+    return kind, (f"{what} is taken as {KINDS[kind]}: {why}",)
 
 
 def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -1,7 +1,7 @@
 """Runs ONNX files of any origin in a child process with limits of time and memory.
 
 A graph of a few bytes can loop forever, make tensors of any size or crash ONNX Runtime. No list of operators prevents that, so all are
-allowed, and the process that loads and runs the file is limited instead.
+allowed, and the process that loads and runs the file is limited instead. Windows and macOS limit its time only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity import machine
 from parity.arrays import Array
 from parity.backend.child_process import Process, Record, WorkerFailed, serve
 from parity.errors import InputError
@@ -37,6 +37,14 @@ MOST_INPUT = 2**28
 """The most bytes of a fixed batch of float32 pictures."""
 
 MOST_CLASSES = 100_000
+
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
+"""ONNX Runtime's name of a type that pictures can have -> numpy's."""
 
 STACK = 2**24
 """Bytes of address space of a thread: its stack, and what the system allocates around it."""
@@ -68,6 +76,11 @@ class LimitedProcess:
         if not self.outputs:
             raise InputError(f"{path} has no output: take another copy")
 
+    def last_operator(self) -> str | None:
+        """The last operator before the first output (`parity.onnx.last_operator`). None if the file does not show it."""
+        found: str | None = self._call("last_operator")[1]
+        return found
+
     def run(self, images: Array, batch: int | None, larger: float = 1.0) -> Array:
         """The first output, float64 [N,K], for `images` as the only input. They are repeated to fill a fixed `batch` (None: any size).
 
@@ -77,12 +90,13 @@ class LimitedProcess:
         return self._call("run", {"images": images}, batch=batch, larger=larger)[0]["scores"]
 
     def _call(self, name: str, arrays: Record | None = None, **arguments: Any) -> tuple[Record, Any]:
+        started = time.monotonic()
         try:
             return self._process.call(name, arrays, **arguments)
         except WorkerFailed as error:
             code = self._process.exit_code
-            if code == -signal.SIGALRM:
-                verb = "load" if name == "describe" else "run"
+            if code == machine.TIMED_OUT and time.monotonic() - started >= SECONDS:
+                verb = "run" if name == "run" else "load"
                 raise InputError(f"{self.path} takes more than {SECONDS} s to {verb}: use another model") from None
             if code is None:
                 raise  # a bug of this project
@@ -111,13 +125,12 @@ class _Server:
     @contextlib.contextmanager
     def _limited(self, larger: float, seconds: float) -> Any:
         """A context in which this process has its limits. After the time limit the system ends it, whatever it computes."""
-        with contextlib.suppress(OSError, ValueError):  # not every system has this limit
-            resource.setrlimit(resource.RLIMIT_AS, (int(self.room * max(1.0, larger)), resource.RLIM_INFINITY))
-        signal.setitimer(signal.ITIMER_REAL, self.seconds + seconds)
+        machine.limit_memory(int(self.room * max(1.0, larger)))
+        machine.end_after(self.seconds + seconds)
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            machine.end_after(0)
 
     def describe(self, arrays: Record) -> tuple[Record, Any]:
         """The inputs, outputs and metadata that the file declares."""
@@ -129,15 +142,26 @@ class _Server:
             raise InputError(f"{self.path} holds names that are not UTF-8: take another copy") from None
         return {}, {**values, "metadata": metadata}
 
+    def last_operator(self, arrays: Record) -> tuple[Record, Any]:
+        """The last operator before the first output."""
+        import onnx  # large, and only files of others need it
+
+        from parity.onnx.last_operator import last_operator
+
+        with self._limited(1.0, 0.0), contextlib.suppress(Exception):  # a file that only onnxruntime can read
+            return {}, last_operator(onnx.load(self.path, load_external_data=False))
+        return {}, None
+
     def run(self, arrays: Record, batch: int | None, larger: float) -> tuple[Record, Any]:
         """The scores of the pictures, which are repeated to fill a fixed batch."""
         images = arrays["images"]
         count = batch or len(images)
-        name, output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
+        given, output = self.session.get_inputs()[0], self.session.get_outputs()[0].name
+        pixels = np.resize(images, (count, *images.shape[1:])).astype(TYPES[given.type], copy=False)
         started = time.monotonic()
         with self._limited(larger, SLOWER * self.first * len(images) * larger):
             try:
-                (scores,) = self.session.run([output], {name: np.resize(images, (count, *images.shape[1:]))})
+                (scores,) = self.session.run([output], {given.name: pixels})
             except Exception as error:  # onnxruntime has a class of its own for every kind of failure
                 raise InputError(
                     f"{self.path}: onnxruntime cannot run it ({runtime.first_line(error)}): use another model"
@@ -147,6 +171,8 @@ class _Server:
         return {"scores": scores[: len(images)].astype(np.float64)}, None
 
     def _checked(self, scores: Any, output: str, count: int) -> Array:
+        if isinstance(scores, np.ndarray) and scores.shape[2:] and set(scores.shape[2:]) == {1}:
+            scores = scores.reshape(scores.shape[:2])  # the score map [N,K,1,1] of a network without a linear layer
         if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f" or scores.ndim != 2 or not scores.shape[1]:
             raise InputError(f"{self.path}: its output {output} is not a row of scores for each picture")
         if len(scores) != count:

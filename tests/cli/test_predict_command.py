@@ -51,7 +51,7 @@ def test_json_says_what_was_used_and_names_the_classes(
 ) -> None:
     assert [predict_answers[route]["route"] for route in ROUTES] == ["paddle", "torch", "onnxruntime", "onnxruntime"]
     for answer in predict_answers.values():
-        assert list(answer) == ["model", "route", "network", "classes", "bgr", "predictions"]
+        assert list(answer) == ["model", "route", "network", "classes", "outputs", "bgr", "predictions"]
         assert (answer["network"], answer["bgr"]) == ("for_pictures", False)
         assert tuple(answer["classes"]) == cifar10.CLASSES
         for prediction in answer["predictions"]:
@@ -155,7 +155,11 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
     stdout, stderr = capsys.readouterr()
     answer = json.loads(stdout)
     assert (answer["network"], answer["classes"]) == (None, [str(i) for i in range(10)])
-    for said in ("pixel / 255 is used", "they are numbered", "output y is: it is read as scores before the softmax"):
+    for said in (
+        "pixel / 255 is used",
+        "they are numbered",
+        "output y is taken as scores before the softmax: its last operator is Gemm, and its values do not sum to 1",
+    ):
         assert said in stderr
     pixels = image_files.read(predict_folder / "pictures" / "colour.png", NETWORK.input_shape)
     logits = reference.outputs(NETWORK, STATE, pixels[None] / 255)["fc"][0]

@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Make, str]] = {
             [constant("five", np.float32(5)), helper.make_node("Sub", ["flat", "five"], ["probabilities"])],
             "probabilities",
         ),
-        "its output named probabilities has values from -5 to -5, or rows that do not sum to 1",
+        "its output is taken as probabilities, but has values from -5 to -4.024, and a row that sums to -644.2",
     ),
     "whole numbers": (
         lambda path: graph(
