@@ -32,8 +32,9 @@ def how_to_install(extra: str) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown `name`: "; did you mean vgg_mini" if one of `known` is near, else ""."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]}" if near else ""
+    names = {one.lower().lstrip("-"): one for one in known}  # the dashes of flags would make all flags near
+    near = difflib.get_close_matches(name.lower().lstrip("-"), names, 1)
+    return f"; did you mean {names[near[0]]}" if near else ""
 
 
 def within(what: str, value: float, low: float, high: float) -> float:

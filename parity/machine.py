@@ -13,6 +13,7 @@ import ctypes
 import faulthandler
 import importlib
 import math
+import mmap
 import os
 import platform
 import signal
@@ -55,6 +56,14 @@ def limit_memory(size: int) -> None:
     if _RESOURCE:
         with contextlib.suppress(OSError, ValueError):
             _RESOURCE.setrlimit(_RESOURCE.RLIMIT_AS, (size, _RESOURCE.RLIM_INFINITY))
+
+
+def address_space() -> int:
+    """Return how many bytes of address space this process uses now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+    except (OSError, ValueError):
+        return 0
 
 
 def lock_file(file: IO[bytes]) -> None:

@@ -44,7 +44,7 @@ from parity.cli.options import (
 )
 from parity.cli.train_options import NO_AMP
 from parity.data.batches import preprocess
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.experiments.tables import conditions, counted
 from parity.files.atomic import write_atomically
 from parity.network import articles
@@ -179,7 +179,9 @@ def _frameworks(options: Options) -> list[str]:
     known = [*FRAMEWORKS, *(["onnx"] if options.what == "infer" else [])]
     chosen = options.frameworks.split(",") if options.frameworks else known
     if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}")
+        raise InputError(
+            f"--frameworks: {unknown[0]!r} is not one of {', '.join(known)} for {options.what}{suggest(unknown[0], known)}"
+        )
     if options.against and options.what == "infer":
         raise InputError("--against times training: leave it out of infer")
     if options.amp != "off" and options.what != "train":

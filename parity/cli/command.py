@@ -64,7 +64,7 @@ class Command(click.Command):
         with_value = {name for option in options if not option.is_flag for name in option.opts}
         for word, following in itertools.pairwise(arguments):
             if word in with_value and following in known:
-                raise click.UsageError(f"option {word!r} requires a value", context)
+                raise click.BadOptionUsage(word, f"option {word!r} requires a value", context)
 
     def invoke(self, context: click.Context) -> int:
         """Run the command. Return the exit code."""
@@ -102,9 +102,19 @@ def _explained(error: click.UsageError) -> str:
         return f"no such option {error.option_name!r}{suggest(error.option_name, error.possibilities or ())}"
     if isinstance(error, click.MissingParameter) or not isinstance(error, click.BadParameter) or not error.param:
         text = error.format_message()
-        return text[:1].lower() + text[1:].rstrip(".")
+        return text[:1].lower() + text[1:].rstrip(".") + _example(error)
     message = error.message.rstrip(".")
     return f"{'/'.join(error.param.opts)}: {message}" if isinstance(error.param, click.Option) else message
+
+
+def _example(error: click.UsageError) -> str:
+    """Return the end of a message about missing or unexpected words: a command line that works."""
+    found = error.ctx.command if error.ctx else None
+    if not isinstance(found, Command) or not found.name or isinstance(error, click.BadOptionUsage):
+        return ""
+    words = [example.partition("   (")[0].strip() for example in found.examples]
+    first = next(filter(None, words), "")
+    return f"; for example: {shlex.join(program(found.name))} {first}" if first else ""
 
 
 def command(name: str, summary: str, examples: Sequence[str]) -> Callable[[Act], Command]:
@@ -123,7 +133,22 @@ def command(name: str, summary: str, examples: Sequence[str]) -> Callable[[Act],
 
 
 option, argument = click.option, click.argument
-choice = click.Choice
+
+
+# Older versions of click have no type argument there.
+class Choice(click.Choice):  # type: ignore[type-arg]
+    """One of some words. The message for another word suggests the nearest one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return `value`."""
+        if value not in self.choices:
+            words = ", ".join(map(repr, self.choices))
+            self.fail(f"{value!r} is not one of {words}{suggest(str(value), self.choices)}", param, context)
+        return value
+
+
+choice = Choice
+
 
 PATH = click.Path(path_type=Path, readable=False)
 """A file or folder, which need not exist."""

@@ -28,7 +28,7 @@ from parity.cli.command import (
 from parity.cli.options import DATA_SETS, data_dir_option, device_option, model_options, report_option, threads_option
 from parity.data import Dataset, image_files
 from parity.data.lazy_images import Pictures
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.files.atomic import write_atomically
 from parity.inference.evaluate import SCALED, SETS, TOP, Plan, Row, Subject, Tally, evaluate, members
 from parity.inference.predict import MOST_SIDE, ONNX, SHIPPED, Predictor, load_predictor
@@ -97,7 +97,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     """Evaluate. `Failed` if the model's scores are not finite."""
     sets = tuple(dict.fromkeys(name.strip() for name in options.views.split(",")))
     if unknown := [name for name in sets if name not in SETS]:
-        raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}")
+        raise InputError(f"--views {unknown[0]!r} is none of {', '.join(SETS)}{suggest(unknown[0], SETS)}")
     if options.report:
         check_writable(options.report, "--report")  # now, not after hours of work
     path = options.model or SHIPPED

@@ -51,8 +51,9 @@ from parity.weights.canonical_state import State, initialise
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and what is known about it."""
+    """What is exported, and what is known about it. `weights` says where they are from."""
 
+    weights: str
     network: Network
     state: State
     preprocessing: Preprocessing
@@ -155,7 +156,9 @@ def _is_network(model: str) -> bool:
 def _source(options: Options) -> Source:
     if _is_network(options.model):
         network = _network(options.model)
-        return _checked(options.model, network, initialise(network, options.seed or 0))
+        seed = options.seed or 0
+        source = _checked(options.model, network, initialise(network, seed))
+        return replace(source, weights=f"with fresh weights (seed {seed})")
     path = Path(options.model)
     experiment, network, state, metadata = read_checkpoint(path)
     if os.path.isdir(path):  # noqa: PTH112 - never raises
@@ -192,7 +195,7 @@ def _checked(
             raise InputError(f"{origin}: {name} holds numbers that are not finite: the weights have diverged")
     with about(Path(origin), "correct its recipe"):
         preprocessing = fitting(experiment.recipe.preprocessing if experiment else None, network.input_shape[0])
-    return Source(network, state, preprocessing, experiment, accuracy)
+    return Source(f"of {origin}", network, state, preprocessing, experiment, accuracy)
 
 
 def _dense(source: Source) -> Source:
@@ -281,7 +284,7 @@ def _onnx(
     write_atomically(options.output, kept)
     made = load(kept)
     kinds = dict(Counter(node.op_type for node in made.graph.node).most_common())
-    for line in _table(source, kinds, len(kept)):
+    for line in (_about(source, framework), *_table(source, kinds, len(kept))):
         console.say(line)
     return {
         "format": "onnx",
@@ -323,6 +326,7 @@ def _static(
         )
         _must_be_equal(differences, framework)
         sizes = {path.name: path.stat().st_size for path in files}
+    console.say(_about(source, framework))
     for name, size in sizes.items():
         console.say(f"  {name:<24} {size:>12,} bytes")
     return {
@@ -378,9 +382,15 @@ def _metadata(source: Source, framework: str) -> dict[str, str]:
     return known | ({} if source.accuracy is None else {"test_accuracy": repr(source.accuracy)})
 
 
+def _about(source: Source, framework: str) -> str:
+    """Say in one line what was exported, and by which framework."""
+    version = implementation(framework, "runtime").versions()[framework]
+    return f"{source.network.name} {source.weights}, exported by {FRAMEWORKS[framework]} {version}:"
+
+
 def _table(source: Source, kinds: Mapping[str, int], size: int) -> list[str]:
     network = source.network
     rows = [(kind, f"{count:,}") for kind, count in kinds.items()]
     rows += [("parameters", f"{network.trainable_count:,}"), ("statistics", f"{network.statistics_count:,}")]
     rows += [("multiply-adds per image", f"{network.multiply_adds:,}"), ("file", f"{size:,} bytes")]
-    return [f"{network.name}:", *(f"  {name:<24} {value:>20}" for name, value in rows)]
+    return [f"  {name:<24} {value:>20}" for name, value in rows]

@@ -286,7 +286,7 @@ def _kind(
             raise InputError(
                 f"{what} holds neither scores nor probabilities: {error}; pass --outputs scores to apply a softmax to them"
             ) from None
-    return kind, (f"{what} is taken as {KINDS[kind]}: {why}",)
+    return kind, (f"{what} is taken as {KINDS[kind]} ({why})",)
 
 
 def _names(told: Mapping[str, str]) -> tuple[str, ...] | None:

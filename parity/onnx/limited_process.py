@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import sys
 import time
@@ -117,7 +116,7 @@ class _Server:
         with contextlib.suppress(OSError):
             size = self.path.stat().st_size
         self.seconds = int(seconds) + size / BYTES_A_SECOND
-        self.room = _address_space() + int(memory) + MEMORY_A_BYTE * size + STACK * int(threads)
+        self.room = machine.address_space() + int(memory) + MEMORY_A_BYTE * size + STACK * int(threads)
         self.first = 0.0
         with self._limited(1.0, 0.0):
             self.session = runtime.session(self.path, int(threads))
@@ -180,15 +179,6 @@ class _Server:
         if scores.shape[1] > MOST_CLASSES:
             raise InputError(f"{self.path}: its output {output} has scores for more than {MOST_CLASSES:,} classes")
         return scores
-
-
-def _address_space() -> int:
-    """The bytes of address space that this process uses now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (OSError, ValueError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def check_batch(path: Path, batch: int, size: tuple[int, ...]) -> None:

@@ -158,7 +158,7 @@ def test_an_onnx_file_without_metadata_numbers_its_classes_and_says_what_was_ass
     for said in (
         "pixel / 255 is used",
         "they are numbered",
-        "output y is taken as scores before the softmax: its last operator is Gemm, and its values do not sum to 1",
+        "output y is taken as scores before the softmax (its last operator is Gemm, and its values do not sum to 1)",
     ):
         assert said in stderr
     pixels = image_files.read(predict_folder / "pictures" / "colour.png", NETWORK.input_shape)

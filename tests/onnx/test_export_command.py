@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -277,10 +278,21 @@ def test_the_frameworks_own_format_is_written_and_computes_the_same(
     assert 0 <= told["check"]["error"] <= told["check"]["bound"]
 
 
-def test_users_see_a_table_and_the_path_of_the_file(said: dict[str, dict[str, str]]) -> None:
+def test_users_see_what_was_exported_by_which_framework_a_table_and_the_path_of_the_file(
+    run: Path, said: dict[str, dict[str, str]]
+) -> None:
     told = said["torch"]["table"]
+    assert told.startswith(f"{SMALL} of {run}, exported by PyTorch {version('torch')}")
+    assert told.splitlines()[0].endswith(":")
     assert "Conv                                       13" in told
     assert "Written: table.onnx, checked against PyTorch" in told
+
+
+def test_fresh_weights_are_named_with_their_seed(framework: str, tmp_path: Path) -> None:
+    done = export("--framework", framework, "--model", "vgg_mini@0.05", "--to", "static", "--output", tmp_path / "a")
+    first = done.stdout.splitlines()[0]
+    name, distribution = {"paddle": ("PaddlePaddle", "paddlepaddle"), "torch": ("PyTorch", "torch")}[framework]
+    assert first.startswith(f"vgg_mini@0.05 with fresh weights (seed 0), exported by {name} {version(distribution)}")
 
 
 def test_weights_within_an_epoch_have_no_accuracy_and_those_of_best_do(

@@ -97,7 +97,7 @@ def test_the_kind_is_told_said_and_the_probabilities_are_those_of_the_definition
     model = load_predictor(path)
     assert model.outputs == kind
     what = {SCORES: "scores before the softmax", PROBABILITIES: "probabilities"}[kind]
-    assert model.notes[-1] == f"{path}: its output y is taken as {what}: {why}"
+    assert model.notes[-1] == f"{path}: its output y is taken as {what} ({why})"
     assert np.abs(model.probabilities(PIXELS) - softmax(LOGITS)).max() < EXACT
 
 
@@ -112,7 +112,7 @@ def test_files_of_other_dtypes_are_fed_in_theirs(kind: int, close: float, tmp_pa
 def test_the_kind_can_be_set(tmp_path: Path) -> None:
     path = foreign(tmp_path / "a.onnx", [node("Softmax", "scores", "y")])
     twice = load_predictor(path, outputs=SCORES)
-    assert twice.notes[-1] == f"{path}: its output y is taken as scores before the softmax: --outputs says so"
+    assert twice.notes[-1] == f"{path}: its output y is taken as scores before the softmax (--outputs says so)"
     assert np.abs(twice.probabilities(PIXELS) - softmax(softmax(LOGITS))).max() < EXACT
     named = foreign(tmp_path / "b.onnx", [node("Sigmoid", "scores", "y")])
     each = load_predictor(named, outputs=SCORES).probabilities(PIXELS)
@@ -218,7 +218,7 @@ def test_the_command_says_what_is_taken(tmp_path: Path, picture: Path, capsys: p
     out, err = capsys.readouterr()
     answer = json.loads(out)
     assert answer["outputs"] == PROBABILITIES
-    assert err.count("is taken as probabilities: its last operator is Softmax\n") == 1
+    assert err.count("is taken as probabilities (its last operator is Softmax)\n") == 1
     found = {entry["index"]: entry["probability"] for entry in answer["predictions"][0]["top"]}
     assert np.abs(np.array([found[i] for i in range(CLASSES)]) - softmax(LOGITS)[0]).max() < EXACT
 

@@ -1,0 +1,204 @@
+"""Windows and macOS, as far as Linux can imitate them: without the modules and functions that they lack, commands give the same answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from helpers.paths import ROOT, TESTS
+from helpers.training_runs import Ended, execute
+from parity.network import articles
+from parity.weights import canonical_state
+from parity.weights.canonical_state import initialise
+
+WINDOWS = """
+import os, signal, subprocess, sys
+import pathlib, threading  # before anything is taken away
+for name in ("fcntl", "resource"):
+    sys.modules[name] = None
+for module, names in {
+    os: "fchmod fork getloadavg killpg sched_getaffinity set_blocking setsid sysconf",
+    signal: "SIGKILL SIGALRM SIGHUP SIGUSR1 ITIMER_REAL alarm getitimer setitimer",
+}.items():
+    for name in names.split():
+        delattr(module, name)
+start = subprocess.Popen.__init__
+def windows_start(self, *words, pass_fds=(), **options):
+    assert not pass_fds, "pass_fds not supported on Windows."
+    start(self, *words, **options)
+subprocess.Popen.__init__ = windows_start
+subprocess.Popen.kill = subprocess.Popen.terminate
+"""
+MACOS = """
+import fcntl, os, resource, sys
+del fcntl.F_SETSIG, fcntl.F_SETPIPE_SZ, os.sched_getaffinity
+def setrlimit(kind, limits):
+    raise ValueError("current limit exceeds maximum limit")
+resource.setrlimit = setrlimit
+"""
+HIDDEN = """
+import pathlib
+read_text = pathlib.Path.read_text
+def without_proc(self, *words, **options):
+    if str(self).startswith(("/proc", "/sys")) and self.name != "cpuinfo":  # which decides how Paddle rounds
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+    return read_text(self, *words, **options)
+pathlib.Path.read_text = without_proc
+"""
+NAMES = {"windows": "win32", "macos": "darwin"}
+SYSTEMS = {"windows": WINDOWS + HIDDEN, "macos": MACOS + HIDDEN}
+
+NETWORK = articles.get_network("vgg_mini@0.05")
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def imitate(system: str, folder: Path) -> dict[str, str]:
+    """The environment in which each Python process, also of a worker, lacks what `system` lacks."""
+    (folder / "sitecustomize.py").write_text(SYSTEMS[system])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def both(system: str, folder: Path, *words: object) -> tuple[Ended, Ended]:
+    """What a command prints on Linux, and in the imitation of `system`."""
+    command = [sys.executable, "-m", "parity", *map(str, words)]
+    return execute(command), execute(command, imitate(system, folder))
+
+
+def test_describe_and_predict_give_the_same_answers(system: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    canonical_state.save(tmp_path / "a.safetensors", NETWORK, initialise(NETWORK, 0))
+    calls: list[list[object]] = [
+        ["describe", "--network", "lenet", "--json"],
+        ["predict", tmp_path / "a.png", "--json"],
+    ]
+    for framework in ("paddle", "torch"):
+        model = ("--model", tmp_path / "a.safetensors", "--framework", framework)
+        calls.append(["predict", *model, tmp_path / "a.png", "--top", "10", "--json"])
+    for words in calls:
+        linux, other = both(system, tmp_path, *words)
+        assert (other.code, other.stdout, other.stderr) == (0, linux.stdout, linux.stderr), words
+        assert json.loads(other.stdout)
+
+
+def test_the_name_of_the_system_changes_nothing(system: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "a.png")
+    # The name is set after the imports, because Python's library and the frameworks load other modules by it.
+    program = f"import sys, parity.cli.predict as command; sys.platform = {NAMES[system]!r}; sys.exit(command.main(sys.argv[1:]))"
+    words = [f"{tmp_path / 'a.png'}", "--json"]
+    other = execute([sys.executable, "-c", program, *words], imitate(system, tmp_path))
+    assert other.code == 0, other.stderr
+    assert other.stdout == execute([sys.executable, "-m", "parity", "predict", *words]).stdout
+
+
+def test_convert_writes_the_same_bytes_and_keeps_the_mode_of_a_file(system: str, tmp_path: Path) -> None:
+    canonical_state.save(tmp_path / "a.safetensors", NETWORK, initialise(NETWORK, 0))
+    for suffix in ("pdparams", "pth", "tar"):
+        linux, other = tmp_path / f"linux.{suffix}", tmp_path / f"other.{suffix}"
+        other.touch(mode=0o600)
+        command = [sys.executable, "-m", "parity", "convert", f"{tmp_path / 'a.safetensors'}"]
+        assert execute([*command, f"{linux}"]).code == 0
+        done = execute([*command, f"{other}"], imitate(system, tmp_path))
+        assert done.code == 0, done.stderr
+        assert other.stat().st_mode & 0o777 == 0o600
+        back = tmp_path / f"back-{suffix}.safetensors"
+        command = [*command[:4], f"{other}", "--network", "vgg_mini@0.05", f"{back}"]
+        done = execute(command, imitate(system, tmp_path))
+        assert done.code == 0, done.stderr
+        state = canonical_state.load(back)[1]
+        for name, array in canonical_state.load(tmp_path / "a.safetensors")[1].items():
+            assert array.tobytes() == state[name].tobytes(), name
+
+
+def test_compare_gives_the_same_verdict(system: str, tmp_path: Path) -> None:
+    helpers = TESTS / "helpers"
+    models = ("--torch", f"{helpers}/pair_models_torch.py:Net", "--paddle", f"{helpers}/pair_models_paddle.py:Net")
+    linux, other = both(system, tmp_path, "compare", *models, "--input-shape", "2,3,8,8", "--json")
+    assert (linux.code, other.code) == (0, 0), other.stderr
+    found = [json.loads(ended.stdout) for ended in (linux, other)]
+    for result in found:
+        for changing in ("seconds", "started"):
+            result.pop(changing, None)
+    assert found[0] == found[1]
+
+
+def endless(path: Path) -> Path:
+    """An ONNX file that never ends."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Neg", ["x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["image"], ["flat"]),
+            helper.make_node("Loop", ["trips", "true", "flat"], ["logits"], body=body),
+        ],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 6, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.array(2**62), "trips"),
+            numpy_helper.from_array(np.array(True), "true"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def test_an_endless_onnx_file_is_ended(system: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    program = (
+        "import sys; from parity.onnx import limited_process; limited_process.SECONDS = 3; "
+        "from parity.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["predict", "--model", f"{endless(tmp_path / 'a.onnx')}", f"{tmp_path / 'a.png'}"]
+    done = execute([sys.executable, "-c", program, *words], imitate(system, tmp_path))
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr == f"error: {tmp_path / 'a.onnx'} takes more than 3 s to run: use another model\n"
+
+
+STARTS = """
+import sys, time
+from pathlib import Path
+from parity.onnx.runtime_process import RuntimeProcess
+process = RuntimeProcess(Path("none.onnx"), 1)
+print(process._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_child_process_ends_with_its_parent(system: str, tmp_path: Path) -> None:
+    environment = imitate(system, tmp_path)
+    with subprocess.Popen([sys.executable, "-c", STARTS], env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        place = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+        assert place.exists()
+        parent.kill()
+    for _ in range(100):
+        if not place.exists() or not place.read_bytes():
+            return
+        time.sleep(0.1)
+    pytest.fail("the child process goes on alone")
