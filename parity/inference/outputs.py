@@ -48,7 +48,7 @@ def as_probabilities(path: Path, values: Array, kind: str) -> Array:
         wrong = sums[abs(sums - 1).argmax()]
         raise InputError(
             f"{path}: its output is taken as probabilities, but has values from {low:.4g} to {high:.4g}, "
-            f"and a row that sums to {wrong:.4g}; pass --outputs scores if they are scores before the softmax"
+            f"and a row that sums to {wrong:.4g}; pass --outputs scores if they are scores, or use another export"
         )
     return values
 

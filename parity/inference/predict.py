@@ -245,6 +245,11 @@ def _input(path: Path, inputs: list[Value], network: Network | None) -> tuple[Sh
     batch, *rest = inputs[0].shape
     whole = inputs[0].type == "tensor(uint8)"
     size = (rest[2], *rest[:2]) if whole else tuple(rest)
+    if not whole and rest[2] in (1, 3) and rest[0] not in (1, 3):
+        raise InputError(
+            f"{path} takes float pictures {rest} with channels last, expected [C,H,W]: export it with channels first "
+            f"(tf2onnx: --inputs-as-nchw {inputs[0].name})"
+        )
     _check_size(path, size)
     if not isinstance(batch, int):
         return size, None, whole

@@ -32,7 +32,7 @@ NEAR = {
     "train --network VGG_D": "unknown network 'VGG_D'; did you mean vgg_d;",
     "export --model vgg_minni --output a.onnx": "did you mean vgg_mini;",
     "train --recipe Qick": "unknown recipe 'Qick'; did you mean quick;",
-    "train --data CIFAR-10": "unknown data set 'CIFAR-10'",
+    "train --data CIFAR-10": "or folder:DIR; did you mean cifar10",
     "evaluate --data shape10": "did you mean shapes10",
     "evaluate --views singel": "--views 'singel' is none of single, flip, crops, dense, dense+crops; did you mean single",
     "check --stages foward": "unknown stage 'foward'; did you mean forward;",

@@ -278,9 +278,7 @@ def test_the_frameworks_own_format_is_written_and_computes_the_same(
     assert 0 <= told["check"]["error"] <= told["check"]["bound"]
 
 
-def test_users_see_what_was_exported_by_which_framework_a_table_and_the_path_of_the_file(
-    run: Path, said: dict[str, dict[str, str]]
-) -> None:
+def test_users_see_what_was_exported_by_which_framework_and_a_table(run: Path, said: dict[str, dict[str, str]]) -> None:
     told = said["torch"]["table"]
     assert told.startswith(f"{SMALL} of {run}, exported by PyTorch {version('torch')}")
     assert told.splitlines()[0].endswith(":")

@@ -162,6 +162,14 @@ def over_rows(path: Path) -> Path:
     return foreign(path, [node("Softmax", "scores", "y", axis=0)])
 
 
+def channels_last(path: Path) -> Path:
+    model = onnx.load(foreign(path, [node("Softmax", "scores", "y")]))
+    for side, dimension in zip((6, 8, 3), model.graph.input[0].type.tensor_type.shape.dim[1:], strict=True):
+        dimension.dim_value = side
+    onnx.save(model, path)
+    return path
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
     "sigmoid": (
         one("Sigmoid"),
@@ -174,6 +182,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
     "scores said to be probabilities": (one("Identity"), ("--outputs", "probabilities"), "and a row that sums to "),
     "scores named probabilities": (claimed, (), "its output is taken as probabilities, but has values from -"),
     "a softmax over the batch": (over_rows, (), "its output is taken as probabilities, but has values from "),
+    "channels last": (
+        channels_last,
+        (),
+        "takes float pictures [6, 8, 3] with channels last, expected [C,H,W]: export it with channels first (tf2onnx: --inputs",
+    ),
     "an unknown kind": (one("Identity"), ("--outputs", "logits"), "--outputs: 'logits' is not one of"),
 }
 
