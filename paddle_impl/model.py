@@ -10,8 +10,9 @@ from paddle_impl import shared_images
 from paddle_impl.layers import LAYERS
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Nodes
+from parity.weights.state_dict_names import BATCH_NORM_NAMES
 
-NAMES = {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"}
+NAMES = BATCH_NORM_NAMES["paddle"]
 """Canonical array name of a batch norm -> Paddle's name; other layers use the canonical names."""
 
 TRANSPOSED: tuple[type[nn.Layer], ...] = (nn.Linear,)  # DIFFERS: Linear weight is [in, out]

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Branches, Nodes
+from parity.weights.state_dict_names import BATCH_NORM_NAMES
 from torch_impl.layers import LAYERS, Dropout
 
-NAMES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"}
+NAMES = BATCH_NORM_NAMES["torch"]
 """Canonical array name of a batch norm -> PyTorch's name; other layers use the canonical names."""
 
 TRANSPOSED: tuple[type[nn.Module], ...] = ()

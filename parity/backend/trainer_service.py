@@ -209,15 +209,19 @@ class TrainerService(Service):
         exported: bytes = implementation(self.framework, "export").to_onnx(self._trainer.model)
         return exported
 
-    def read_file(self, path: Path) -> State:
-        """The arrays of a state dict's file, as the framework's `state_dict_files.read_file` returns them."""
-        found: State = implementation(self.framework, "state_dict_files").read_file(path)
+    def read_file(self, path: Path) -> tuple[State, list[str]]:
+        """The arrays of a state dict's file and what was taken off, as the framework's `state_dict_files.read_file` returns them."""
+        found: tuple[State, list[str]] = implementation(self.framework, "state_dict_files").read_file(path)
         return found
 
-    def write_file(self, path: Path, network: Network, state: State, dtype: str) -> None:
-        """Write the weights `state` in `dtype` as a state dict's file, which the framework's own load reads."""
+    def write_file(self, path: Path, network: Network, state: State, dtype: str, stored: str) -> None:
+        """Write the weights `state`, built in `dtype`, as a state dict's file in dtype `stored`, which the framework's own load reads."""
         model = model_state.build(make_backend(self.framework), network, state, dtype)
-        implementation(self.framework, "state_dict_files").write_file(path, model)
+        implementation(self.framework, "state_dict_files").write_file(path, model, stored)
+
+    def write_arrays(self, path: Path, arrays: State, stored: str) -> None:
+        """Write named arrays, in the framework's own layout, as a state dict's file in dtype `stored`."""
+        implementation(self.framework, "state_dict_files").write_arrays(path, arrays, stored)
 
 
 if __name__ == "__main__":

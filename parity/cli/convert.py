@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
 import safetensors
 
@@ -34,11 +35,17 @@ from parity.progress import Console, Phases
 from parity.training.run_folder import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
+from parity.weights.half_precision import HALVES, check_range
+from parity.weights.identify import Fit, identify
+from parity.weights.state_dict_content import SAYS_REMEDY, find_state_dict
+from parity.weights.state_dict_names import from_any_framework
 
 FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> the framework whose state dict such a file holds. The framework runs in a process of its own."""
 
 SUFFIXES = (".safetensors", ".tar", *FRAMEWORK)
+
+DTYPES = ("float32", "float64", *HALVES)
 
 ROOM = 2**20
 """Bytes that a file may have besides its numbers; each array may have 4096 more."""
@@ -49,6 +56,7 @@ class _Weights(NamedTuple):
     state: State
     metadata: dict[str, str]
     verified: bool
+    notes: list[str]
 
 
 @command(
@@ -60,6 +68,7 @@ class _Weights(NamedTuple):
         "runs/RUN vgg.pdparams   (for paddle.load and set_state_dict)",
         "vgg.pdparams vgg.pt   (for torch.load and load_state_dict)",
         "--network my_vgg.json torchvision_vgg.pt my_vgg.tar",
+        "--names torchvision --dtype bfloat16 vgg_d.safetensors vgg16.pth",
         "--map map.json my_net.pdparams my_net.pt   (your own model, with the map of vgg-parity compare --save-map)",
     ),
 )
@@ -70,6 +79,16 @@ class _Weights(NamedTuple):
     metavar="NAME",
     help=f"the network of the weights: {NETWORKS}, NAME@WIDTH or a JSON file (default: the network that SRC names, or the known one that "
     "fits)",
+)
+@option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    help="the dtype to write; .tar holds float32 only (default: float32, or float64 if SRC holds it)",
+)
+@option(
+    "--names",
+    type=click.Choice(state_dict_names.CONVENTIONS),
+    help="write a VGG with the names of this library, for its load_state_dict or set_state_dict (default: this project's names)",
 )
 @option(
     "--map",
@@ -91,16 +110,15 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             phases.begin(f"reading {source.name}")
             found = _read(source, asked)
             phases.begin(f"writing {destination.name}")
-            kept, left_out = _write(destination, found)
+            kept, left_out, dtype = _write(destination, found, options.dtype, options.names)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     if not found.verified:
         say_unverified(source)
+    for note in found.notes:
+        console.say(f"{source}: {note}")
     count = sum(array.size for array in kept.values())
-    dtypes = sorted({str(array.dtype) for array in kept.values()})
-    console.say(
-        f"Wrote {destination}: {found.network.name}, {len(kept)} arrays of {count:,} numbers, {', '.join(dtypes)}"
-    )
+    console.say(f"Wrote {destination}: {found.network.name}, {len(kept)} arrays of {count:,} numbers, {dtype}")
     if left_out:
         console.say(f"Left out {left_out} arrays of the optimizer: a {destination.suffix} file holds only weights")
     return {
@@ -109,20 +127,21 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         "network": found.network.name,
         "arrays": len(kept),
         "numbers": count,
-        "dtypes": dtypes,
+        "dtypes": dtype.split(", "),
         "left_out": left_out,
     }
 
 
 def _by_map(options: Options, console: Console) -> dict[str, Any]:
     """Convert a state dict of one of two models to the other one."""
-    if options.network:
-        raise InputError("--network and --map exclude each other: a map belongs to two models of your own")
+    for option_, value in (("--network", options.network), ("--names", options.names)):
+        if value:
+            raise InputError(f"{option_} and --map exclude each other: a map belongs to two models of your own")
     try:
         found = read_map(options.map)
         with about(options.map, "write it again with vgg-parity compare --save-map"):
             check_whole(found)
-        made = pair_files.convert(options.source, options.destination, found)
+        made = pair_files.convert(options.source, options.destination, found, options.dtype)
     except WorkerFailed as error:
         raise Failed(str(error)) from None
     count = sum(array.size for array in made.values())
@@ -133,7 +152,7 @@ def _by_map(options: Options, console: Console) -> dict[str, Any]:
         "map": str(options.map),
         "arrays": len(made),
         "numbers": count,
-        "dtypes": sorted({str(array.dtype) for array in made.values()}),
+        "dtypes": [options.dtype] if options.dtype else sorted({str(array.dtype) for array in made.values()}),
     }
 
 
@@ -150,15 +169,16 @@ def _check_places(source: Path, destination: Path) -> None:
 def _read(path: Path, asked: Network | None) -> _Weights:
     """Read `path`. Its network is the one that it names, `asked`, or the only known one that fits."""
     candidates = [asked] if asked else list(articles.NETWORKS.values())
-    with about(path, "take another copy"):
+    with about(path, "take another copy", unless=SAYS_REMEDY):
         metadata = _metadata(path) if path.suffix == ".safetensors" else {}
         if "network" in metadata:
             candidates = [Network.from_json(metadata["network"])]
             if asked and asked != candidates[0]:
                 raise InputError(f"{path} holds network {candidates[0].name}, not {asked.name}: leave out --network")
-        arrays, fit, verified = _arrays(path, _most_bytes(candidates))
-    with about(path, "name its network with --network"):
-        return _Weights(*_fitted(candidates, arrays, fit), metadata, verified)
+        arrays, fit, verified, notes = _arrays(path, _most_bytes(candidates), bool(metadata.get("network")))
+    with about(path, f"give weights of {asked.name}, or another --network" if asked else ""):
+        network, state, more = identify(candidates, arrays, fit)
+        return _Weights(network, state, metadata, verified, notes + more)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -176,24 +196,28 @@ def _most_bytes(candidates: Sequence[Network]) -> int:
     return ROOM + max(sum(24 * math.prod(p.shape) + 4096 for p in parameters) for parameters in arrays)
 
 
-_Fit = Callable[[Network, Mapping[str, Array]], State]
+def _arrays(path: Path, most: int, ours: bool) -> tuple[State, Fit, bool, list[str]]:
+    """Return the arrays of a file, the function that makes a canonical state of them, whether a digest verified them, and notes.
 
-
-def _arrays(path: Path, most: int) -> tuple[State, _Fit, bool]:
-    """Return the arrays of a file, the function that makes a canonical state of them, and whether a digest in the file verified them."""
+    `ours` says that a safetensors file names its network, so that its arrays have canonical names.
+    """
     try:
         if (size := path.stat().st_size) > most:
             raise InputError(f"it has {size:,} bytes, more than its network needs")
         if path.suffix in FRAMEWORK:
             with Worker(FRAMEWORK[path.suffix]) as worker:
-                return worker.read_file(path), state_dict_names.fit, is_in_state_dict(path)
+                arrays, notes = worker.read_file(path)
+                return arrays, state_dict_names.fit, is_in_state_dict(path), notes
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     if path.suffix == ".tar":
-        return v2_tar.read(data), v2_tar.fit, v2_tar.has_digest(data)
+        return v2_tar.read(data), v2_tar.fit, v2_tar.has_digest(data), []
     arrays, metadata = canonical_state.decode(data, str(path))
-    return arrays, _checked, KEY in metadata
+    if ours or any(name.endswith((".gamma", ".beta")) or name.startswith("optimizer.") for name in arrays):
+        return arrays, _checked, KEY in metadata, []
+    found, notes = find_state_dict(arrays, lambda value: isinstance(value, np.ndarray))
+    return from_any_framework(found), state_dict_names.fit, KEY in metadata, notes
 
 
 def _checked(network: Network, arrays: Mapping[str, Array]) -> State:
@@ -203,37 +227,40 @@ def _checked(network: Network, arrays: Mapping[str, Array]) -> State:
     return dict(arrays)
 
 
-def _fitted(candidates: Sequence[Network], arrays: State, fit: _Fit) -> tuple[Network, State]:
-    """Return the only one of the `candidates` that the arrays fit, and its state."""
-    found, names = [], ", ".join(network.name for network in candidates)
-    for network in candidates:
-        try:
-            found.append((network, fit(network, arrays)))
-        except InputError:
-            if len(candidates) == 1:
-                raise
-    if len(found) == 1:
-        return found[0]
-    fitting = " and ".join(network.name for network, _ in found)
-    raise InputError(
-        f"it fits several networks, {fitting}" if found else f"it fits none of the known networks ({names})"
-    )
-
-
-def _write(path: Path, found: _Weights) -> tuple[State, int]:
-    """Write what the format of `path` can hold. Return that, and how many arrays of the optimizer are left out."""
+def _write(path: Path, found: _Weights, dtype: str | None, names: str | None) -> tuple[State, int, str]:
+    """Write what the format of `path` can hold. Return that, how many arrays of the optimizer are left out, and the dtype in the file."""
     network, state = found.network, found.state
     kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
-    if path.suffix == ".safetensors":
-        canonical_state.save(path, network, state, found.metadata)
-        return state, 0
+    for name, array in kept.items():
+        check_range(name, array, dtype or "")
     if path.suffix == ".tar":
+        if names or dtype not in (None, "float32"):
+            raise InputError(
+                f"{path}: a .tar of PaddlePaddle v2 has names of its own and holds float32: leave out --names and --dtype"
+            )
         atomic.write_atomically(path, v2_tar.encode(network, kept))
-    else:
-        dtype = _dtype(kept, path.suffix)
-        with Worker(FRAMEWORK[path.suffix]) as worker:
-            worker.write_file(path, network, kept, dtype)
-    return kept, len(state) - len(kept)
+        return kept, len(state) - len(kept), "float32"
+    held = ", ".join(sorted({str(array.dtype) for array in kept.values()}))
+    stored = dtype or held
+    spelled = state_dict_names.spell(network, kept, names) if names else kept
+    if path.suffix == ".safetensors":
+        if names:
+            atomic.write_atomically(path, canonical_state.encode(spelled, {}, dtype))
+            return kept, len(state) - len(kept), stored
+        canonical_state.save(path, network, state, found.metadata, dtype)
+        return state, 0, stored
+    framework = FRAMEWORK[path.suffix]
+    if names and (names == "paddle.vision") != (framework == "paddle"):
+        raise InputError(
+            f"{path} is a file of {framework}, whose models do not have the names of {names}: choose another suffix"
+        )
+    held = _dtype(kept, path.suffix)
+    with Worker(framework) as worker:
+        if names:
+            worker.write_arrays(path, spelled, stored)
+        else:
+            worker.write_file(path, network, kept, held, stored)
+    return kept, len(state) - len(kept), stored
 
 
 def _dtype(state: State, suffix: str) -> str:

@@ -20,7 +20,7 @@ from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.digest import read_trailer
 
-SIZES = {"u1": 1, "f2": 2, "f4": 4, "f8": 8}
+SIZES = {"u1": 1, "u2": 2, "f2": 2, "f4": 4, "f8": 8}
 """NumPy's code of a number that an array may hold -> its bytes."""
 
 MOST_SIDES = 8
@@ -52,8 +52,24 @@ def read_with_digest(data: bytes) -> tuple[dict[str, Any], str | None]:
         raise InputError(f"not a readable pickle ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise InputError(f"a pickle of {type(content).__name__}, expected a dict")
-    found = {_text(key): value.array() if isinstance(value, _Array) else value for key, value in content.items()}
-    return found, read_trailer(stream.read())
+    return _plain_dict(content, {}), read_trailer(stream.read())
+
+
+def _plain_dict(content: dict[Any, Any], made: dict[int, dict[str, Any]], depth: int = 0) -> dict[str, Any]:
+    """A dict, and those in it, with arrays for their stand-ins. `made` holds what was made, by id: a pickle may name a dict again."""
+    if depth > MOST_NESTED:
+        raise InputError("a pickle of dicts inside dicts, deeper than any state dict")
+    if id(content) not in made:
+        made[id(content)] = {_text(key): _plain(value, made, depth) for key, value in content.items()}
+    return made[id(content)]
+
+
+def _plain(value: Any, made: dict[int, dict[str, Any]], depth: int) -> Any:
+    if isinstance(value, dict):
+        return _plain_dict(value, made, depth + 1)
+    if type(value) is tuple and len(value) == 2 and isinstance(value[1], _Array):
+        return value[1].array()  # a tensor in a dict in a dict, as Paddle saves it: its name and its numbers
+    return value.array() if isinstance(value, _Array) else value
 
 
 def check_structure(stream: Any) -> None:
@@ -114,11 +130,20 @@ def _reconstruct(*_class_shape_and_kind: object) -> _Array:
     return _Array()
 
 
+def _tuple(items: object) -> tuple[Any, ...]:
+    """Stands in for tuple: a tensor inside a dict is pickled by Paddle as a call of it."""
+    if type(items) is not tuple:
+        raise InputError("a pickled tuple that is not plain")
+    return items
+
+
 _ADMITTED: dict[tuple[str, str], object] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy", "ndarray"): "numpy.ndarray",  # only as an argument of _reconstruct
     ("numpy", "dtype"): _Kind,
+    ("builtins", "tuple"): _tuple,
+    ("__builtin__", "tuple"): _tuple,
 }
 
 _UNUSED = (

@@ -196,14 +196,14 @@ class ModelService(Service):
         """Take one optimizer step; the 0/1 arrays of `kept` first multiply the gradients that they name."""
         self._model.update(kept)
 
-    def read_arrays(self, path: Path) -> Record:
-        """Read the float arrays of a state dict file of the framework, unchanged."""
-        found = implementation(self.framework, "state_dict_files").read_arrays(path)
-        return {str(name): array for name, array in found.items() if _is_floats(array)}
+    def read_arrays(self, path: Path) -> tuple[Record, list[str]]:
+        """Read the float arrays of a state dict file of the framework, and what was taken off; half precision becomes float32."""
+        found, notes = implementation(self.framework, "state_dict_files").read_arrays(path)
+        return {str(name): array for name, array in found.items() if _is_floats(array)}, notes
 
-    def write_arrays(self, path: Path, arrays: Mapping[str, Array]) -> None:
-        """Write arrays as a state dict file."""
-        implementation(self.framework, "state_dict_files").write_arrays(path, arrays)
+    def write_arrays(self, path: Path, arrays: Mapping[str, Array], stored: str | None = None) -> None:
+        """Write arrays as a state dict file, in dtype `stored` (None: as they are)."""
+        implementation(self.framework, "state_dict_files").write_arrays(path, arrays, stored)
 
     @contextlib.contextmanager
     def _failing(self, where: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.model_server import ModelService
 from parity.pairs.model_worker import ModelWorker
+from parity.standard_streams import printable
 from parity.training.run_folder import about
+from parity.weights.half_precision import check_range
+from parity.weights.state_dict_content import SAYS_REMEDY, name_variants
 
 SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
 """Suffix -> side."""
@@ -34,8 +38,9 @@ def read(path: Path, torch: ModelService) -> dict[str, Record]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
-        arrays = worker.read_arrays(path)
+        arrays, notes = worker.read_arrays(path)
     _name_unverified(path)
+    _say(path, notes)
     return {side: arrays}
 
 
@@ -44,8 +49,13 @@ def _name_unverified(path: Path) -> None:
         say_unverified(path)
 
 
-def convert(path: Path, destination: Path, found: MapFile) -> Record:
-    """Convert a state dict file by the map `found`, bit for bit; return the arrays that were written.
+def _say(path: Path, notes: Sequence[str]) -> None:
+    for note in notes:
+        print(printable(f"note: {path}: {note}"), file=sys.stderr, flush=True)
+
+
+def convert(path: Path, destination: Path, found: MapFile, dtype: str | None = None) -> Record:
+    """Convert a state dict file by the map `found`, bit for bit, and write it in `dtype` (None: as it is read); return the arrays.
 
     `InputError` where the file lacks an array of the map, has one in another shape, or has one that the map does not name.
     """
@@ -56,14 +66,27 @@ def convert(path: Path, destination: Path, found: MapFile) -> Record:
         )
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with about(path, "pass weights of the model that the map describes"):
+    with about(path, "pass weights of the model that the map describes", unless=SAYS_REMEDY):
         with ModelWorker(here) as worker:
-            arrays = worker.read_arrays(path)
-        made = converted(arrays, here, there, found)
+            arrays, notes = worker.read_arrays(path)
+        made, note = _converted_by_name(arrays, here, there, found)
+        for name, array in made.items():
+            check_range(name, array, dtype or "")
     with ModelWorker(there) as worker:
-        worker.write_arrays(destination, made)
+        worker.write_arrays(destination, made, dtype)
+    _say(path, [*notes, *filter(None, [note])])
     _name_unverified(path)
     return made
+
+
+def _converted_by_name(arrays: Mapping[str, Array], here: str, there: str, found: MapFile) -> tuple[Record, str]:
+    """Return what `converted` makes of the first variant of the names that the map knows, and what was taken off the names."""
+    check_whole(found)
+    rows: Mapping[str, Mapping[str, Any]] = found["arrays"]
+    known = {layer_kinds.name_in(row[here]) for row in rows.values()}
+    variants = list(name_variants(arrays))
+    best, note = next(((variant, note) for variant, note in variants if known == variant.keys()), variants[0])
+    return converted(best, here, there, found), note
 
 
 def converted(arrays: Mapping[str, Array], here: str, there: str, found: MapFile) -> Record:

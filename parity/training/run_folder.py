@@ -365,9 +365,14 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def about(path: Path, way_out: str) -> Iterator[None]:
-    """Add the file and `way_out`, what the user can do, to every `InputError` inside that does not name the file."""
+def about(path: Path, way_out: str, unless: str | None = None) -> Iterator[None]:
+    """Add the file and `way_out`, what the user can do, to every `InputError` inside that does not name the file.
+
+    A message that contains `unless` says itself what to do.
+    """
     try:
         yield
     except (InputError, RecursionError) as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}; {way_out}") from None
+        text = str(error)
+        more = "" if not way_out or (unless is not None and unless in text) else f"; {way_out}"
+        raise InputError(text if str(path) in text else f"{path}: {text}{more}") from None

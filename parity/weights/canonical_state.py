@@ -21,6 +21,7 @@ from parity.files.digest import KEY, check_digest, compute_digest
 from parity.network.network import Network
 from parity.network.nodes import Parameter
 from parity.weights import whitening
+from parity.weights.half_precision import rename_dtype, round_to_bfloat16, widen, widen_bfloat16
 
 State = dict[str, Array]
 
@@ -96,20 +97,28 @@ def check(network: Network, state: Mapping[str, Array], slots: Iterable[str] = (
             raise InputError(f"{name} holds {state[name].dtype}, not floats")
 
 
-def encode(state: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.files.digest`)."""
+def encode(state: Mapping[str, Array], metadata: Mapping[str, str], dtype: str | None = None) -> bytes:
+    """The bytes of a safetensors file, with a digest of arrays and metadata in its metadata (`parity.files.digest`).
+
+    The numbers are stored in `dtype` (None: as they are); the digest is of those in the file, of bfloat16 numbers as uint16.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in state.items()}
+    if dtype == "bfloat16":
+        arrays = {name: round_to_bfloat16(array) for name, array in arrays.items()}
+    elif dtype:
+        arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     data: bytes = safetensors.numpy.save(arrays, {**metadata, KEY: compute_digest(arrays, metadata)})
-    return data
+    return rename_dtype(data, "U16", "BF16") if dtype == "bfloat16" else data
 
 
 def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
     """The arrays and metadata of safetensors bytes, verified by the digest if the metadata holds one.
 
-    `InputError`, naming `what`, if they are damaged.
+    bfloat16 and float16 numbers become float32. `InputError`, naming `what`, if the bytes are damaged.
     """
     try:
-        state = safetensors.numpy.load(data)
+        halves = rename_dtype(data, "BF16", "U16")
+        state = safetensors.numpy.load(halves)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{what} is not a whole safetensors file ({error}): take another copy") from None
@@ -118,12 +127,21 @@ def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
         check_digest(metadata.get(KEY), state, metadata)
     except InputError as error:
         raise InputError(f"{what}: {error}; take another copy") from None
-    return state, metadata
+    is_bfloat16 = halves is not data
+    return {
+        n: widen_bfloat16(a) if is_bfloat16 and a.dtype == np.uint16 else widen(a) for n, a in state.items()
+    }, metadata
 
 
-def save(path: Path, network: Network, state: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `state` atomically, with the network's JSON (and `metadata`) in the header."""
-    write_atomically(path, encode(state, {"network": network.to_json(), **(metadata or {})}))
+def save(
+    path: Path,
+    network: Network,
+    state: Mapping[str, Array],
+    metadata: Mapping[str, str] | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Write `state` atomically in `dtype` (None: as it is), with the network's JSON (and `metadata`) in the header."""
+    write_atomically(path, encode(state, {"network": network.to_json(), **(metadata or {})}, dtype))
 
 
 def load(path: Path) -> tuple[Network, State, dict[str, str]]:

@@ -1,8 +1,10 @@
-"""Names in state dicts: those of our own models, and those of torchvision's and paddle.vision's VGG."""
+"""Names in state dicts: those of our own models, and those of the VGG of torchvision, paddle.vision and timm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,29 @@ import numpy as np
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.network.nodes import Flatten
+from parity.network.nodes import Flatten, Linear
 from parity.weights.canonical_state import State, check
 
 SPELLED = {"gamma": "weight", "beta": "bias"}
 """Canonical array name of a batch norm -> the name in state dicts; a framework's `read_file` gives all other arrays canonical names."""
+
+BATCH_NORM_NAMES = {
+    "torch": {"gamma": "weight", "beta": "bias", "mean": "running_mean", "variance": "running_var"},
+    "paddle": {"gamma": "weight", "beta": "bias", "mean": "_mean", "variance": "_variance"},
+}
+"""Framework -> canonical array name of a batch norm -> the framework's name."""
+
+CONVENTIONS = ("torchvision", "paddle.vision", "timm")
+"""What `spell` can write."""
+
+TIMM = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
+"""timm's linear layers; the first two are convolutions there, over the whole map and over one pixel."""
+
+PADDLE_CLAS = re.compile(r"_?conv_block_?1\._?conv_?1\.weight")
+"""The first kernel of the VGG of PaddleClas."""
+
+TORCHVISION = tuple(f"vgg_{letter}{norm}" for letter in "abde" for norm in ("", "_bn"))
+"""Our networks that torchvision and paddle.vision have, too: their vgg11, vgg13, vgg16 and vgg19."""
 
 RESERVED = "__metadata__"
 """The name that no array may have in the safetensors format, which messages between processes use, too."""
@@ -23,17 +43,27 @@ MOST_SHARED = 4
 """The arrays of a file may be so many times as large as the file: tied weights share their numbers."""
 
 
-def layer_spellings(network: Network) -> tuple[dict[str, str], ...]:
-    """The names that a state dict may use for each layer: one mapping per convention.
+def layer_spellings(network: Network, names: Collection[str] = ()) -> dict[str, dict[str, str]]:
+    """The names that a state dict may use for each layer, by convention. `names` are those of the state dict that is read.
 
-    The first convention is the layer's own name. The second is its number in `features` or, behind the Flatten, in `classifier`, as in
-    torchvision.models.vgg.VGG and paddle.vision.models.VGG. Their adaptive average pool has no number.
+    `own` are the layers' own names. `torchvision` counts the layers in `features` and, behind the Flatten, in `classifier`, as
+    torchvision.models.vgg.VGG and paddle.vision.models.VGG do. A lone linear layer may be `classifier` itself, and older files count the
+    linear layers otherwise. `timm` calls them `pre_logits.fc1`, `pre_logits.fc2` and `head.fc`, as timm.models.vgg.VGG does.
     """
     nodes = list(network.layers)
     end = next((i for i, layer in enumerate(network.layers.values()) if isinstance(layer.node, Flatten)), len(nodes))
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
     classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
-    return {name: name for name in nodes}, features | classifier
+    linear = [name for name in nodes[end + 1 :] if isinstance(network.layers[name].node, Linear)]
+    numbers = sorted({int(found[1]) for name in names if (found := re.fullmatch(r"classifier\.(\d+)\.weight", name))})
+    if len(numbers) == len(linear):
+        classifier |= {name: f"classifier.{number}" for name, number in zip(linear, numbers, strict=True)}
+    elif len(linear) == 1 and "classifier.weight" in names:
+        classifier[linear[0]] = "classifier"
+    spellings = {"own": {name: name for name in nodes}, "torchvision": features | classifier}
+    if len(linear) == len(TIMM):
+        spellings["timm"] = features | classifier | dict(zip(linear, TIMM, strict=True))
+    return spellings
 
 
 def check_content(content: Mapping[Any, Any], size: int) -> None:
@@ -60,22 +90,65 @@ def to_canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str]
         if key in found:
             raise InputError(f"{key} is in it twice")
         found[key] = array.T if array.ndim == 2 and transposed else array
-    if sum(array.nbytes for array in found.values()) > size:
+    if sum(array.nbytes for array in found.values()) > 2 * size:  # half-precision numbers have been widened
         raise InputError("its arrays share their numbers, and together they are larger than the file")
     return {name: np.asarray(array, order="C") for name, array in found.items()}
 
 
+def from_any_framework(arrays: Mapping[str, Array]) -> State:
+    """`arrays` of a file that does not say which framework wrote it, in canonical layout. `_mean` is a name of Paddle's only."""
+    statistics = {names[key]: key for names in BATCH_NORM_NAMES.values() for key in ("mean", "variance")}
+    of_paddle = any(name.endswith("._mean") for name in arrays)
+    found: State = {}
+    for name, array in arrays.items():
+        layer, dot, spelled = name.rpartition(".")
+        found[layer + dot + statistics.get(spelled, spelled)] = array.T if of_paddle and array.ndim == 2 else array
+    return found
+
+
 def fit(network: Network, arrays: Mapping[str, Array]) -> State:
     """The canonical state of the `arrays` of a state dict; `InputError` unless their names and shapes are those of `network`."""
-    spellings = [{_spelled(name, layer): name for name in network.parameters} for layer in layer_spellings(network)]
+    spellings = [
+        {_spelled(name, layer): name for name in network.parameters}
+        for layer in layer_spellings(network, arrays.keys()).values()
+    ]
     known = max(spellings, key=lambda spelling: len(spelling.keys() & arrays.keys()))
     if missing := [name for name in known if name not in arrays]:
         raise InputError(f"{missing[0]} is missing ({len(missing)} in all): it is not of network {network.name}")
     if extra := [name for name in arrays if name not in known]:
         raise InputError(f"{extra[0]} is not a parameter of network {network.name} ({len(extra)} such arrays in all)")
-    state = {name: arrays[spelled] for spelled, name in known.items()}
+    state = {name: _shaped(arrays[spelled], network.parameters[name].shape) for spelled, name in known.items()}
     check(network, state)
     return state
+
+
+def spell(network: Network, state: Mapping[str, Array], convention: str) -> State:
+    """The weights `state` by the names and in the layout of `convention`: torchvision, paddle.vision or timm.
+
+    `InputError` for a network that the convention cannot name: it needs one Flatten, and timm's needs three linear layers behind it.
+    """
+    framework = "paddle" if convention == "paddle.vision" else "torch"
+    spellings = layer_spellings(network)
+    flat = [name for name, layer in network.layers.items() if isinstance(layer.node, Flatten)]
+    layers = spellings.get("torchvision" if framework == "paddle" else convention)
+    if layers is None or len(flat) != 1:
+        raise InputError(f"network {network.name} has no names in {convention}: leave out --names")
+    found: State = {}
+    for name, array in state.items():
+        owner, _, key = name.partition(".")
+        spelled = BATCH_NORM_NAMES[framework].get(key, key)
+        found[f"{layers[owner]}.{spelled}"] = array.T if framework == "paddle" and array.ndim == 2 else array
+    if convention == "timm":
+        for name, area in zip(TIMM, (network.inputs[flat[0]][1:], (1, 1)), strict=False):
+            matrix = found[f"{name}.weight"]
+            found[f"{name}.weight"] = matrix.reshape(len(matrix), -1, *area)
+    return found
+
+
+def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    """A linear weight that is kept as the kernel of a convolution over the whole map, as a matrix."""
+    is_kernel = len(shape) == 2 and array.ndim == 4 and array.size == math.prod(shape) and len(array) == shape[0]
+    return array.reshape(shape) if is_kernel else array
 
 
 def _spelled(name: str, layer: Mapping[str, str]) -> str:
