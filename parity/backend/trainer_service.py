@@ -214,8 +214,8 @@ class TrainerService(Service):
         found: tuple[State, list[str]] = implementation(self.framework, "state_dict_files").read_file(path)
         return found
 
-    def write_file(self, path: Path, network: Network, state: State, dtype: str, stored: str) -> None:
-        """Write the weights `state`, built in `dtype`, as a state dict's file in dtype `stored`, which the framework's own load reads."""
+    def write_file(self, path: Path, network: Network, state: State, dtype: str, stored: str | None = None) -> None:
+        """Write the weights `state` in `dtype` as a file that the framework's own load reads, its numbers in `stored` (None: `dtype`)."""
         model = model_state.build(make_backend(self.framework), network, state, dtype)
         implementation(self.framework, "state_dict_files").write_file(path, model, stored)
 

@@ -61,7 +61,7 @@ def computed(zoo: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, P
 
 def assert_same(place: Path, made_in: str, theirs: str, network: Network, worker: Worker, reader: Worker) -> None:
     """Assert that `worker` computes their results with `network` and their state dict: inference and a training step."""
-    state = state_dict_names.fit(network, reader.read_file(place / f"{theirs}{SUFFIXES[made_in]}"))
+    state = state_dict_names.fit(network, reader.read_file(place / f"{theirs}{SUFFIXES[made_in]}")[0])
     worker.start(network, PLAIN, {name: array.astype(np.float64) for name, array in state.items()}, "float64")
     with np.load(place / f"{theirs}.npz") as known:
         images, labels = known["images"].astype(np.float64), known["labels"]

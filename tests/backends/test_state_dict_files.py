@@ -41,7 +41,7 @@ def test_a_pt_file_that_would_take_forever_is_refused_at_once(
         zipped(tmp_path / "a.pt", content)
     else:
         (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(InputError, match="a pickle"):
+    with pytest.raises(InputError, match="a pickle|numpy arrays"):
         workers["torch"].read_file(tmp_path / "a.pt")
 
 
@@ -93,7 +93,7 @@ WRITTEN: dict[str, Write] = {
 @pytest.mark.parametrize("what", WRITTEN)
 def test_what_torch_saves_is_read(what: str, tmp_path: Path, workers: dict[str, Worker]) -> None:
     WRITTEN[what](tmp_path / "a.pt")
-    assert workers["torch"].read_file(tmp_path / "a.pt")["0.weight"].shape == (4, 3)
+    assert workers["torch"].read_file(tmp_path / "a.pt")[0]["0.weight"].shape == (4, 3)
 
 
 def test_a_checkpoint_in_place_of_a_state_dict_is_refused_and_its_value_named(
@@ -103,6 +103,7 @@ def test_a_checkpoint_in_place_of_a_state_dict_is_refused_and_its_value_named(
         tmp_path / "a.pt"
     )
     with pytest.raises(
-        InputError, match=r"^its entry optimizer is not a floating-point array: save only a model's state_dict\(\)"
+        InputError,
+        match=r"^it holds no tensors under names, but 'optimizer' \(dict\): .*save only model.state_dict\(\)",
     ):
         workers["torch"].read_file(tmp_path / "a.pt")

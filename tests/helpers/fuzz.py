@@ -96,7 +96,7 @@ def _read_state_dict(framework: str) -> Callable[[Path], Any]:
     def read(path: Path) -> Any:
         from parity.backend.registry import implementation
 
-        return implementation(framework, "state_dict_files").read_file(path)
+        return implementation(framework, "state_dict_files").read_file(path)[0]
 
     return read
 

@@ -26,6 +26,7 @@ from parity.pairs.library_pairs import PAIRS
 from parity.pairs.model_worker import ModelWorker
 from parity.report.kept_results import read_pair
 from parity.report.pairs_table import summary, table
+from parity.weights.half_precision import round_to_bfloat16, widen_bfloat16
 from recorded import record
 
 main = script_main("check_parity")
@@ -97,13 +98,38 @@ def test_a_checkpoint_goes_to_the_other_side_by_the_map_and_back(
     )
     assert done.stdout.strip() == "([], [])"  # neither missing nor unexpected keys
     assert convert([str(there), str(back), "--map", str(folder / "map.json")]) == 0
-    first, last = (pair_workers["torch"].read_arrays(path) for path in (tmp_path / "a.pt", back))
+    first, last = (pair_workers["torch"].read_arrays(path)[0] for path in (tmp_path / "a.pt", back))
     assert sorted(first) == sorted(last)
     for name, array in first.items():
         assert array.dtype == last[name].dtype == np.float32
         np.testing.assert_array_equal(array, last[name])
-    middle = pair_workers["paddle"].read_arrays(there)
+    middle, _ = pair_workers["paddle"].read_arrays(there)
     np.testing.assert_array_equal(middle["attention.k_proj.weight"], first["attention.in_proj_weight"][8:16].T)
+
+
+@pytest.mark.usefixtures("converters")
+def test_a_map_takes_half_precision_and_prefixes_and_writes_half_precision(
+    equal: tuple[subprocess.CompletedProcess[str], Path],
+    pair_workers: dict[str, ModelWorker],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, random = equal[1], np.random.default_rng(3)
+    _, zeros = read_map_and_zeros(folder)
+    arrays = {name: random.standard_normal(array.shape).astype(np.float32) for name, array in zeros.items()}
+    prefixed = {f"module.{name}": array for name, array in arrays.items()}
+    pair_workers["torch"].write_arrays(tmp_path / "a.pt", prefixed, "bfloat16")
+    there, back = tmp_path / "a.pdparams", tmp_path / "b.pt"
+    assert (
+        convert([*map(str, (tmp_path / "a.pt", there)), "--map", str(folder / "map.json"), "--dtype", "bfloat16"]) == 0
+    )
+    said = capsys.readouterr().err
+    assert "read bfloat16 numbers exactly into float32" in said and "took the prefix 'module.' off the names" in said
+    assert convert([*map(str, (there, back)), "--map", str(folder / "map.json")]) == 0
+    last, _ = pair_workers["torch"].read_arrays(back)
+    assert last.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(last[name], widen_bfloat16(round_to_bfloat16(array)))
 
 
 def read_map_and_zeros(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
