@@ -60,7 +60,8 @@ def read_file(path: Path) -> tuple[State, list[str]]:
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    exact = tensor.dtype in (torch.float32, torch.float64) or not tensor.is_floating_point()
+    return tensor if exact else tensor.float()
 
 
 def _array(name: str, value: Any) -> Any:

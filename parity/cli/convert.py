@@ -37,11 +37,9 @@ from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
 from parity.weights.half_precision import HALVES, check_range
 from parity.weights.identify import Fit, identify
-from parity.weights.state_dict_content import SAYS_REMEDY, find_state_dict
+from parity.weights.state_dict_content import SAYS_REMEDY, find_state_dict, suffix_of
+from parity.weights.state_dict_content import SUFFIXES as FRAMEWORK
 from parity.weights.state_dict_names import from_any_framework
-
-FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
-"""Suffix -> the framework whose state dict such a file holds. The framework runs in a process of its own."""
 
 SUFFIXES = (".safetensors", ".tar", *FRAMEWORK)
 
@@ -158,7 +156,7 @@ def _by_map(options: Options, console: Console) -> dict[str, Any]:
 
 def _check_places(source: Path, destination: Path) -> None:
     for path in (source, destination):
-        if path.suffix not in SUFFIXES:
+        if suffix_of(path) not in SUFFIXES:
             raise InputError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
     if not os.path.isfile(source):  # noqa: PTH113 - never raises
         raise InputError(f"{source} is not a file: give a run folder that has a checkpoint, or a file of weights")
@@ -204,14 +202,14 @@ def _arrays(path: Path, most: int, ours: bool) -> tuple[State, Fit, bool, list[s
     try:
         if (size := path.stat().st_size) > most:
             raise InputError(f"it has {size:,} bytes, more than its network needs")
-        if path.suffix in FRAMEWORK:
-            with Worker(FRAMEWORK[path.suffix]) as worker:
+        if suffix_of(path) in FRAMEWORK:
+            with Worker(FRAMEWORK[suffix_of(path)]) as worker:
                 arrays, notes = worker.read_file(path)
                 return arrays, state_dict_names.fit, is_in_state_dict(path), notes
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if path.suffix == ".tar":
+    if suffix_of(path) == ".tar":
         return v2_tar.read(data), v2_tar.fit, v2_tar.has_digest(data), []
     arrays, metadata = canonical_state.decode(data, str(path))
     if ours or any(name.endswith((".gamma", ".beta")) or name.startswith("optimizer.") for name in arrays):
@@ -233,7 +231,7 @@ def _write(path: Path, found: _Weights, dtype: str | None, names: str | None) ->
     kept = {name: array for name, array in state.items() if not name.startswith("optimizer.")}
     for name, array in kept.items():
         check_range(name, array, dtype or "")
-    if path.suffix == ".tar":
+    if suffix_of(path) == ".tar":
         if names or dtype not in (None, "float32"):
             raise InputError(
                 f"{path}: a .tar of PaddlePaddle v2 has names of its own and holds float32: leave out --names and --dtype"
@@ -249,7 +247,7 @@ def _write(path: Path, found: _Weights, dtype: str | None, names: str | None) ->
             return kept, len(state) - len(kept), stored
         canonical_state.save(path, network, state, found.metadata, dtype)
         return state, 0, stored
-    framework = FRAMEWORK[path.suffix]
+    framework = FRAMEWORK[suffix_of(path)]
     if names and (names == "paddle.vision") != (framework == "paddle"):
         raise InputError(
             f"{path} is a file of {framework}, whose models do not have the names of {names}: choose another suffix"

@@ -19,17 +19,14 @@ from parity.pairs.model_worker import ModelWorker
 from parity.standard_streams import printable
 from parity.training.run_folder import about
 from parity.weights.half_precision import check_range
-from parity.weights.state_dict_content import SAYS_REMEDY, name_variants
-
-SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch"}
-"""Suffix -> side."""
+from parity.weights.state_dict_content import SAYS_REMEDY, SUFFIXES, name_variants, suffix_of
 
 
 def side_of(path: Path) -> str:
     """Return the side whose state dict a file holds; `InputError` for another suffix."""
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
-    return SUFFIXES[path.suffix]
+    if (suffix := suffix_of(path)) not in SUFFIXES:
+        raise InputError(f"{path} ends in {suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[suffix]
 
 
 def read(path: Path, torch: ModelService) -> dict[str, Record]:

@@ -6,6 +6,7 @@ numpy has no bfloat16: here it is the upper half of a float32, in uint16. Paddle
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 
 import numpy as np
@@ -40,7 +41,7 @@ def widen(array: Array) -> Array:
 
 def note_halves(dtypes: Collection[str]) -> list[str]:
     """Return one line if `dtypes`, as a framework names them, hold a half-precision one."""
-    found = sorted({name for name in HALVES for dtype in dtypes if dtype.removeprefix("torch.") == name})
+    found = sorted({dtype.removeprefix("torch.") for dtype in dtypes if re.search(r"bfloat16|float16|float8", dtype)})
     return [f"read {' and '.join(found)} numbers exactly into float32"] if found else []
 
 

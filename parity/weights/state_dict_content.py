@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickletools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from parity.arrays import Array
@@ -12,6 +13,22 @@ from parity.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 """The usual keys of a state dict inside another dict, the best one first. A dict with one state dict may use any key."""
+
+SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
+"""Suffix of a state dict's file -> its framework. A name may also end in `.pth.tar`, as in PyTorch's ImageNet example."""
+
+INFERENCE = (".pdiparams", ".pdmodel", ".pdopt")
+"""Suffixes of Paddle's inference models and optimizers, which hold no state dict."""
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of `path` that says what it is; `InputError` for Paddle's files that hold no state dict."""
+    if path.suffix in INFERENCE:
+        raise InputError(
+            f"{path} is not a file of a state dict: save paddle.save(model.state_dict(), 'model.pdparams')"
+        )
+    return ".pth" if path.name.endswith((".pth.tar", ".pt.tar")) else path.suffix
+
 
 INSIDE = re.compile(r"(?:(?<=^)|(?<=\.))(?:module|_orig_mod|_layers)\.")
 """What DataParallel, torch.compile and paddle.DataParallel put into names: in front of all, or in front of the part that they wrap."""

@@ -57,6 +57,13 @@ save({f"module.{name}": tensor for name, tensor in state.items()}, "data_paralle
 save({f"_orig_mod.{name}": tensor for name, tensor in state.items()}, "compiled")
 save({name.replace("features.", "features.module."): tensor for name, tensor in state.items()}, "features")
 save({"n_averaged": torch.tensor(7)} | {f"module.{name}": tensor for name, tensor in state.items()}, "averaged")
+save({name: torch.nn.Parameter(tensor) for name, tensor in state.items()}, "parameters")
+save({name: tensor.double() for name, tensor in state.items()}, "float64")
+save({name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}, "float8")
+save({name: tensor.half() if "features.1." in name else tensor for name, tensor in state.items()}, "mixed")
+save({"model_ema": state, "epoch": 3}, "ema")
+save({f"module._orig_mod.model.{name}": tensor for name, tensor in state.items()}, "nested")
+torch.save({"epoch": 3, "state_dict": state, "best_acc1": 88.1}, f"{folder}/best.pth.tar")
 save(net, "whole")
 save(net, "whole_old", _use_new_zipfile_serialization=False)
 save({name: tensor.numpy() for name, tensor in state.items()}, "numpy")
@@ -109,6 +116,10 @@ TAKEN = {
         "data_parallel": ["took the prefix 'module.' off the names"],
         "compiled": ["took the prefix '_orig_mod.' off the names"],
         "features": ["took the prefix 'module.' off the names"],
+        "parameters": [],
+        "float64": [],
+        "ema": ["took 'model_ema' of the file"],
+        "nested": ["took the prefix '_orig_mod.' and 'module.' and 'model.' off the names"],
         "averaged": ["an average of several models (n_averaged)", "took the prefix 'module.' off the names"],
     },
     "paddle": {
