@@ -6,11 +6,12 @@ import dataclasses
 import importlib.util
 import json
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import Experiment, Preprocessing, Recipe, changed
 from parity.report import plots
 from parity.training.compatibility import check_compatible, make_compatible
-from parity.training.console_lines import count_epochs, describe_position
+from parity.training.console_lines import count_epochs, describe_longer, describe_position, describe_rate
 from parity.training.interrupts import give_up
 from parity.training.loop import Diverged, Stopped, evaluate, train
 from parity.training.run_folder import Follower, Position, RunFolder, check_free, read_checkpoint
@@ -213,7 +214,8 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
         if asked and not options.recipe
         else presets.get_recipe(options.recipe or RECIPE)
     )
-    recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size)
+    optimizer = replace(chosen.optimizer, rate=options.learning_rate) if options.learning_rate else None
+    recipe = changed(chosen, epochs=options.epochs, batch_size=options.batch_size, optimizer=optimizer)
     if options.output:
         check_free(options.output)
     dataset, reason = _data(options, console, asked)
@@ -259,6 +261,8 @@ def _begin(framework: str, options: Options, process_group: ProcessGroup, consol
     console.say(
         f"Recipe: {recipe.name}, {count_epochs(recipe.epochs)} of {count:,} images in batches of {recipe.batch_size}"
     )
+    if options.learning_rate:
+        console.say(describe_rate(recipe, chosen, count))
     if not options.network and device == "cpu" and process_group.size == 1:  # other ranks would wait for the timing
         console.say(_article(framework))
     return _Job(run, dataset, initialise(network, experiment.seed), Position(), runtime, device)
@@ -306,14 +310,32 @@ def _data(options: Options, console: Console, network: Network | None) -> tuple[
 def _resume(framework: str, options: Options, process_group: ProcessGroup, console: Console) -> _Job:
     """Return the run in the folder, at its last checkpoint."""
     run = RunFolder.open(options.resume)
-    experiment = run.experiment
+    planned = run.experiment.recipe.epochs
+    if options.epochs:
+        _check_longer(options, run)
     dataset = _data_of(run, options, console)
-    check_compatible(experiment.network, dataset, experiment.recipe, process_group)
+    check_compatible(run.experiment.network, dataset, run.experiment.recipe, process_group)
     state, position = run.restore(len(dataset.train_labels))
     runtime, device = _start(framework, options, process_group)
+    if options.epochs and options.epochs > planned:
+        run.lengthen(options.epochs)
+        console.say(describe_longer(run.experiment.recipe, planned, position, len(dataset.train_labels)))
+    experiment = run.experiment
     place = describe_position(experiment.recipe, position, experiment.batches(len(dataset.train_labels)))
     console.say(f"Resuming {run.folder} with {FRAMEWORKS[framework]} {place}")
     return _Job(run, dataset, state or initialise(experiment.network, experiment.seed), position, runtime, device)
+
+
+def _check_longer(options: Options, run: RunFolder) -> None:
+    """Raise `InputError`, which says what to do, if `run` cannot get the number of epochs of the `options`."""
+    try:
+        run.experiment.lengthened(options.epochs)
+    except InputError as error:
+        again = f"--recipe {shlex.quote(str(run.folder / 'config.json'))} --epochs {options.epochs}"
+        raise InputError(
+            f"{run.folder} cannot get {count_epochs(options.epochs)}: {error}; leave --epochs out, or start a new run with {again} "
+            "and its other options as before"
+        ) from None
 
 
 def _data_of(run: RunFolder, options: Options, console: Console) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 
@@ -17,6 +18,7 @@ from parity.cli.options import (
     together,
 )
 from parity.errors import InputError
+from parity.network.initialisers import float32
 from parity.process_group import ProcessGroup
 from parity.recipe.precision import PRECISIONS
 from parity.report import plots
@@ -29,7 +31,7 @@ FIXED_ON_RESUME = (
     "network",
     "recipe",
     "data",
-    "epochs",
+    "learning_rate",
     "batch_size",
     "seed",
     "train_limit",
@@ -40,6 +42,7 @@ FIXED_ON_RESUME = (
 )
 TRAINING_ONLY = (
     "epochs",
+    "learning_rate",
     "batch_size",
     "seed",
     "train_limit",
@@ -64,6 +67,14 @@ def scales(text: str) -> tuple[int, int]:
     return positive(low), positive(high or low)
 
 
+def learning_rate(text: str) -> float:
+    """Parse a learning rate. `ValueError` unless it is a finite number above 0, also in float32."""
+    rate = float32(float(text))
+    if not 0 < rate < math.inf:
+        raise ValueError(text)
+    return rate
+
+
 train_options = together(
     option(
         "--network",
@@ -82,7 +93,18 @@ train_options = together(
         "which is CIFAR-10 if it can be loaded, else shapes10)",
     ),
     data_dir_option,
-    option("--epochs", type=positive, help="number of epochs (default: the recipe's)"),
+    option(
+        "--epochs",
+        type=positive,
+        help="number of epochs (default: the recipe's); with --resume, a larger number makes the run longer if its learning rate does "
+        "not depend on the number of epochs",
+    ),
+    option(
+        "--learning-rate",
+        type=Parsed(learning_rate, "a number above 0 that float32 holds"),
+        metavar="X",
+        help="learning rate instead of the recipe's; its schedule and the rates of its groups multiply X as before (default: the recipe's)",
+    ),
     option("--batch-size", type=positive, help="images per update, over all processes (default: the recipe's)"),
     option("--seed", type=natural, help="seed of all random numbers (default: 0)"),
     limit_options,

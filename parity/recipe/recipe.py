@@ -227,6 +227,31 @@ class Recipe(ShortRepr):
             )
         return (shape[0], crop, crop) if crop else shape
 
+    @property
+    def bound_to_epochs(self) -> str:
+        """Why every update depends on the number of epochs, in words; "" if none does, so that epochs can be added."""
+        if self.schedule.kind == "one_cycle":
+            end = self.optimizer.rate * self.schedule.end
+            return (
+                f"its learning rate reaches {end:g} at the end of epoch {self.epochs}, as planned (schedule one_cycle)"
+            )
+        if self.lookahead.every and self.lookahead.keep and self.lookahead.power:
+            return (
+                f"its slow weights move by the share of the {self.epochs} planned epochs that is done (lookahead power)"
+            )
+        return ""
+
+    def lengthened(self, epochs: int) -> Recipe:
+        """Return the recipe with `epochs` epochs. All updates of the shorter recipe stay the same, bit for bit.
+
+        `InputError` for fewer epochs than the recipe has, or if updates depend on the number of epochs (`bound_to_epochs`).
+        """
+        if epochs < self.epochs:
+            raise InputError(f"its recipe plans {self.epochs}, and epochs can only be added")
+        if epochs > self.epochs and self.bound_to_epochs:
+            raise InputError(self.bound_to_epochs)
+        return replace(self, epochs=epochs)
+
     def rate(self, samples: int, total: int) -> float:
         """Return the learning rate, rounded to float32, of the update after which `samples` of `total` samples are seen."""
         return float32(self.optimizer.rate * self.schedule.fraction(samples, total))
@@ -258,6 +283,10 @@ class Experiment(ShortRepr):
     def batches(self, images: int) -> int:
         """Return the number of batches of an epoch of `images` training images. The last one may be smaller."""
         return math.ceil(images / self.recipe.batch_size)
+
+    def lengthened(self, epochs: int) -> Experiment:
+        """Return the experiment with `epochs` epochs. `InputError` as in `Recipe.lengthened`."""
+        return replace(self, recipe=self.recipe.lengthened(epochs))
 
     def to_json(self) -> str:
         """Return the experiment as one line of JSON."""

@@ -18,12 +18,9 @@ from parity.data.batches import Batches, preprocess
 from parity.data.random_streams import masks
 from parity.progress import Console, Progress
 from parity.recipe.recipe import Experiment, Preprocessing
-from parity.training.console_lines import describe_batch, describe_test
+from parity.training.console_lines import describe_batch, describe_test, log_interval
 from parity.training.interrupts import stop_request
 from parity.training.run_folder import Position, RunFolder
-
-EVERY = 100
-"""Batches between two lines of the log, as in the article's event handler."""
 
 
 class Diverged(Exception):
@@ -63,6 +60,7 @@ def train(
         test_batches,
         trainer.process_group.leads,
     )
+    every = log_interval(recipe, len(batches))
     ahead, saved = recipe.lookahead, time.monotonic()
     # The last state in which slow and trained weights are equal: a run can be resumed only from there.
     level = (trainer.state(), replace(position)) if ahead.every else None
@@ -77,7 +75,7 @@ def train(
                 )
                 position.seconds = seconds + time.perf_counter() - started
                 progress.advance()
-                if (position.batch - 1) % EVERY == 0:
+                if (position.batch - 1) % every == 0:
                     _log_batch(run, dataset, position, console, cost, error, len(batches))
                 if level and ahead.due(position.batch, len(batches)):
                     share = ahead.share(position.samples, recipe.epochs * len(batches.labels))
@@ -135,7 +133,7 @@ def _one_batch(
     cost, wrong, stopping = trainer.total(*summed, len(stop))
     if not math.isfinite(cost):
         raise Diverged(
-            f"the loss became {cost} at update {position.update}: try a lower learning rate or another recipe"
+            f"the loss became {cost} at update {position.update}: try a lower --learning-rate or another recipe"
         )
     position.rate = rate
     position.batch += 1

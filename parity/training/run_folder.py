@@ -10,9 +10,10 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -88,7 +89,7 @@ class RunFolder:
         self.metrics_file = folder / "metrics.jsonl"
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
         self.saves_v2_tar = False
-        self._lock: RunLock | None = None
+        self._locks: list[RunLock] = []
 
     @staticmethod
     def create(folder: Path, experiment: Experiment, context: dict[str, Any]) -> RunFolder:
@@ -99,7 +100,7 @@ class RunFolder:
         check_free(folder)
         config = {"experiment": json.loads(experiment.to_json())} | context
         run = RunFolder(folder, experiment)
-        run._lock = _publish(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+        run._locks = [_publish(folder / "config.json", _config_bytes(config))]
         return run
 
     @staticmethod
@@ -127,6 +128,25 @@ class RunFolder:
         with about(folder / "config.json", "mend it, or start a new run"):
             experiment = parse_json(text, "run").get("experiment")
             return RunFolder(folder, Experiment.from_json(json.dumps(experiment)))
+
+    def lengthen(self, epochs: int) -> None:
+        """Write `epochs`, the new number of epochs, into config.json, atomically. The run must be locked (`restore`).
+
+        `InputError` as in `Recipe.lengthened`. The last checkpoint keeps the old number until the next one is written; `restore` takes it.
+        """
+        self.experiment = self.experiment.lengthened(epochs)
+        config = Path(os.path.realpath(self.folder / "config.json"))
+        scratch = atomic.temporary_name(config)
+        try:
+            text = parse_json(config.read_text(), "run") | {"experiment": json.loads(self.experiment.to_json())}
+            atomic.write_new(scratch, _config_bytes(text), stat.S_IMODE(config.stat().st_mode))
+            # The lock of the old file is kept: another process may have opened it and not tried its lock yet.
+            self._locks.append(lock_run(scratch))
+            scratch.replace(config)
+        except OSError as error:
+            raise InputError(f"cannot write {config}: {error.strerror}") from None
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def save(self, state: State, position: Position) -> None:
         """Write the last checkpoint atomically."""
@@ -156,7 +176,7 @@ class RunFolder:
         checkpoint, config.json and metrics.jsonl belong to different runs, a line that is kept is damaged, or another process trains
         the run.
         """
-        self._lock = lock_run(self.folder / "config.json")
+        self._locks = [lock_run(self.folder / "config.json")]
         state, position = None, Position()
         if os.path.lexists(self.last):
             state, position = self._load(images)
@@ -177,7 +197,10 @@ class RunFolder:
             network, state, metadata = canonical_state.load(self.last)
             if network != self.experiment.network:
                 raise InputError(f"it holds network {network.name}, but the run trains {self.experiment.network.name}")
-            if Experiment.from_json(metadata.get("experiment", "null")) != self.experiment:
+            stored = Experiment.from_json(metadata.get("experiment", "null"))
+            with suppress(InputError):  # the run was lengthened, and stopped before its next checkpoint
+                stored = stored.lengthened(self.experiment.recipe.epochs)
+            if stored != self.experiment:
                 raise InputError("it belongs to a run with another recipe, seed or data set than config.json says")
             canonical_state.check(network, state, self.experiment.recipe.optimizer.slots)
             fields = parse_json(metadata.get("position", "null"), "position")
@@ -283,6 +306,10 @@ def _make_folder(path: Path) -> bool:
 def _holds_data(path: Path) -> bool:
     """Return whether there is a file `path` that is not empty."""
     return path.exists() and path.stat().st_size > 0
+
+
+def _config_bytes(config: dict[str, Any]) -> bytes:
+    return (json.dumps(config, indent=1) + "\n").encode()
 
 
 def _publish(config: Path, data: bytes) -> RunLock:
