@@ -33,6 +33,8 @@ from helpers.training_runs import (
 )
 from parity.backend.registry import FRAMEWORKS
 from parity.network import articles
+from parity.recipe import presets
+from parity.training.console_lines import log_interval
 from parity.weights import canonical_state
 
 
@@ -111,7 +113,7 @@ def test_a_line_for_each_batch_and_test_tells_epoch_loss_and_accuracy(runs: Runs
         epoch = f"Epoch {line['epoch'] + 1}/{EPOCHS}"
         if line["event"] == "batch":
             so_far = f"epoch so far: loss {line['mean_cost']:.4f}, accuracy {1 - line['mean_error']:.2%}"
-            expected.append(f"{epoch}, batch 1/5: loss {line['cost']:.4f}, accuracy {1 - line['error']:.2%} ({so_far})")
+            expected.append(f"{epoch}, batch {line['batch'] + 1}/5: loss {line['cost']:.4f}, accuracy {1 - line['error']:.2%} ({so_far})")
         else:
             expected.append(f"{epoch}: test loss {line['test_cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
     assert [line for line in ended.stdout.splitlines() if line.startswith("Epoch")] == expected
@@ -162,13 +164,35 @@ def test_config_json_says_what_was_run_and_on_what(runs: Runs, framework: str) -
     assert f"train_{framework}.py --network {NETWORK}" in config["command"]
 
 
-def test_metrics_jsonl_has_lines_for_the_first_batch_and_the_end_of_every_epoch(runs: Runs, framework: str) -> None:
+def test_metrics_jsonl_of_a_short_run_has_lines_for_every_batch_and_the_end_of_every_epoch(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     lines = metrics(folder)
-    assert [(line["event"], line["epoch"]) for line in lines] == [("batch", 0), ("pass", 0), ("batch", 1), ("pass", 1)]
-    assert [line["update"] for line in lines] == [1, 5, 6, 10]
-    assert [line["samples"] for line in lines] == [BATCH, TRAIN, TRAIN + BATCH, 2 * TRAIN]
+    one = ["batch"] * 5 + ["pass"]
+    assert [(line["event"], line["epoch"]) for line in lines] == [(event, epoch) for epoch in (0, 1) for event in one]
+    assert [line["update"] for line in lines] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
+    seen = [BATCH, 2 * BATCH, 3 * BATCH, 4 * BATCH, TRAIN, TRAIN]
+    assert [line["samples"] for line in lines] == [*seen, *(TRAIN + count for count in seen)]
     assert all(math.isfinite(line["cost"]) and 0 <= line["error"] <= 1 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batches", "interval"),
+    [
+        ("adam", 1, 1),
+        ("adam", 19, 1),
+        ("adam", 40, 4),
+        ("adam", 391, 39),  # CIFAR-10 in batches of 128
+        ("adam", 999, 99),
+        ("adam", 1000, 100),
+        ("adam", 10_000, 100),
+        ("article", 40, 4),
+        ("article", 391, 100),  # as the article's own program
+    ],
+)
+def test_a_line_comes_every_tenth_of_an_epoch_and_at_least_every_100_batches(
+    recipe: str, batches: int, interval: int
+) -> None:
+    assert log_interval(presets.get_recipe(recipe), batches) == interval
 
 
 def test_curves_png_is_a_picture_of_sensible_size(runs: Runs, framework: str) -> None:
@@ -269,7 +293,8 @@ def test_a_run_whose_rate_falls_ends_with_the_same_bits_after_kills_and_stops(ru
 
 def test_the_rate_did_fall_and_the_velocity_was_kept(runs: Runs, framework: str) -> None:
     folder = runs.falling(framework)
-    rates = [line["rate"] for line in metrics(folder)]
+    rates = [line["rate"] for line in metrics(folder) if line["event"] == "batch"]
+    assert len(rates) == 5 * (EPOCHS + 1)
     assert rates == sorted(set(rates), reverse=True)
     assert "optimizer.velocity.conv1_1.weight" in bits(folder)
 
