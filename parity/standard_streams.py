@@ -7,6 +7,7 @@ import io
 import os
 import select
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 NAMES = {1: "stdout", 2: "stderr"}
@@ -87,3 +88,12 @@ def finish(code: int) -> int:
 def printable(text: str) -> str:
     """Return `text` on one line, with control codes and other unprintable characters as escapes. File names may hold any."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+Say = Callable[[str], None]
+"""A function that receives one-line messages for people."""
+
+
+def say_on_stderr(message: str) -> None:
+    """Print `message` on stderr: the `Say` of callers that have no other."""
+    print(printable(message), file=sys.stderr, flush=True)

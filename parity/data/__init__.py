@@ -5,14 +5,13 @@ To add a data set, write a module here with `load(data_dir, say) -> Dataset`, an
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from parity.data import cifar10, fetch, folder, mnist, shapes10
-from parity.data.dataset import Dataset, Say
+from parity.data.dataset import Dataset
 from parity.errors import InputError, suggest
-from parity.standard_streams import printable
+from parity.standard_streams import Say, say_on_stderr
 
 __all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
 
@@ -33,18 +32,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
 """Name of a data set -> its class names, known without loading it."""
 
 
-def _say(message: str) -> None:
-    print(printable(message), file=sys.stderr, flush=True)
-
-
-def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
+def load(name: str, data_dir: Path | None = None, say: Say = say_on_stderr) -> Dataset:
     """Load the data set called `name`, or the image folder `folder:DIR`.
 
     `data_dir` is a file or folder that holds it; None means the cache or the network. `say` receives one-line messages for people
     (default: stderr). `InputError` for an unknown name, missing or damaged data, or a failed download.
     """
     if name.startswith(folder.PREFIX):
-        return folder.load(name, data_dir)
+        return folder.load(name, data_dir, say)
     if name not in DATASETS:
         raise InputError(
             f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}, or {folder.PREFIX}DIR{suggest(name, DATASETS)}"
@@ -52,7 +47,7 @@ def load(name: str, data_dir: Path | None = None, say: Say = _say) -> Dataset:
     return DATASETS[name](data_dir, say)
 
 
-def load_auto(data_dir: Path | None = None, say: Say = _say, channels: int = 3) -> tuple[Dataset, str]:
+def load_auto(data_dir: Path | None = None, say: Say = say_on_stderr, channels: int = 3) -> tuple[Dataset, str]:
     """Load CIFAR-10 if it is in the cache or can be fetched, else shapes10. Return it with a sentence that says which one, and why.
 
     For pictures of one channel: MNIST, else 10,000 digits of it, else shapes10. If `data_dir` is given and lacks the data, that is an

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parity.data import cifar10_files, fetch
-from parity.data.dataset import Dataset, Say
+from parity.data.dataset import Dataset
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
+from parity.standard_streams import Say
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROOFS = {

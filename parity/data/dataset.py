@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +11,6 @@ from parity.data.lazy_images import Pictures
 from parity.errors import InputError
 from parity.network.nodes import Shape
 from parity.short_repr import ShortRepr
-
-Say = Callable[[str], None]
-"""A function that receives one-line messages for people."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from parity.data.dataset import Say
 from parity.errors import InputError
+from parity.standard_streams import Say
 
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 30.0  # without a byte; then a download is resumed or abandoned

@@ -7,7 +7,6 @@ every machine, so that the first N of them are a fair sample.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,10 @@ from parity.arrays import Array
 from parity.data import fetch
 from parity.data.dataset import Dataset
 from parity.data.lazy_images import Pictures
+from parity.data.picture_folders import Entries, LeftOut, describe_empty, list_folder
 from parity.data.random_streams import stream
 from parity.errors import InputError
+from parity.standard_streams import Say, say_on_stderr
 
 PREFIX = "folder:"
 
@@ -31,24 +32,27 @@ Listing = dict[str, list[str]]
 """Class -> sorted names of its pictures."""
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, say: Say = say_on_stderr) -> Dataset:
     """Load the data set `name`, which is `folder:DIR`. `data_dir` is the folder if it was moved (None: DIR). `InputError` in one line.
 
-    Its images are `Pictures`. Until they are fitted to a network, they have the size of the first picture.
+    `say` gets one line if something in the folder is left out. The images are `Pictures`. Until they are fitted to a network, they have the
+    size of the first picture.
     """
-
     given = name.removeprefix(PREFIX)
     if not given:
         raise InputError(f"{PREFIX} names no folder: give {PREFIX}DIR, a folder with one sub-folder per class")
     folder = fetch.expand(data_dir or given).absolute()
-    entries = _folders(folder)
-    tests = [part for part in TESTS if part in entries]
-    if TRAIN in entries and tests:
-        parts = {"train": _classes(folder / TRAIN), "test": _classes(folder / tests[0])}
-        roots = {"train": folder / TRAIN, "test": folder / tests[0]}
-        rule = f"in {TRAIN}/ and {tests[0]}/"
+    entries, left = _list(folder), LeftOut()
+    tests = [part for part in TESTS if part in entries.folders]
+    if TRAIN in entries.folders and tests:
+        names = {"train": TRAIN, "test": tests[0]}
+        parts = {part: _classes(folder, name, left) for part, name in names.items()}
+        left.others.extend(entries.others)
+        left.folders.extend(name for name in entries.folders if name not in names.values())
+        left.beside.extend(entries.pictures)
+        roots, rule = {part: folder / name for part, name in names.items()}, f"in {TRAIN}/ and {tests[0]}/"
     else:
-        listed = _classes(folder)
+        listed = _classes(folder, "", left)
         parts = {
             "train": {label: [f for i, f in enumerate(files, 1) if i % EVERY] for label, files in listed.items()},
             "test": {label: files[EVERY - 1 :: EVERY] for label, files in listed.items()},
@@ -58,7 +62,9 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
             raise InputError(
                 f"{folder} has fewer than {EVERY} pictures of every class, so none for testing: add some, or make {TRAIN}/ and {TESTS[0]}/"
             )
-    return _dataset(name if data_dir else f"{PREFIX}{folder}", parts, roots, rule)
+    dataset = _dataset(name if data_dir else f"{PREFIX}{folder}", parts, roots, rule)
+    left.tell(folder, say)
+    return dataset
 
 
 def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule: str) -> Dataset:
@@ -86,43 +92,34 @@ def _dataset(name: str, parts: dict[str, Listing], roots: dict[str, Path], rule:
     return Dataset(name, classes, pictures["train"], labels["train"], pictures["test"], labels["test"], counts)
 
 
-def _classes(folder: Path) -> Listing:
-    """Return the classes in `folder` with their pictures. `InputError` if a class has none."""
-    from parity.data import image_files
+def _classes(root: Path, part: str, left: LeftOut) -> Listing:
+    """Return the classes in the folder `part` of `root` with their pictures. `InputError` if a class has none.
 
-    labels = _folders(folder)
-    if not labels:
+    The names of what is left out, relative to `root`, are added to `left`.
+    """
+    folder = root / part
+    entries = _list(folder)
+    if not entries.folders:
         raise InputError(f"{folder} holds no sub-folders: make one for each class, with its pictures")
-    found = {label: _names(folder / label, pictures=True) for label in labels}
-    for label, names in found.items():
+    left.others.extend(str(Path(part, name)) for name in entries.others)
+    left.beside.extend(str(Path(part, name)) for name in entries.pictures)
+    found = {}
+    for label in entries.folders:
+        inside = _list(folder / label)
         if not label.isprintable():
             raise InputError(f"{folder} holds a sub-folder whose name is not printable ({label!r}): rename it")
-        if not names:
-            kinds = " ".join(sorted(image_files.SUFFIXES))
-            raise InputError(f"{folder / label} holds no pictures ({kinds}): fill it or remove it")
+        if not inside.pictures:
+            raise InputError(f"{describe_empty(folder / label, inside)}: fill it or remove it")
+        left.others.extend(str(Path(part, label, name)) for name in inside.others)
+        left.folders.extend(str(Path(part, label, name)) for name in inside.folders)
+        found[label] = inside.pictures
     return found
 
 
-def _folders(folder: Path) -> list[str]:
-    return _names(folder, pictures=False)
-
-
-def _names(folder: Path, pictures: bool) -> list[str]:
-    """Return the sorted names of the pictures, or of the sub-folders, in `folder`. Names that begin with a dot are ignored."""
-    from parity.data import image_files
-
+def _list(folder: Path) -> Entries:
+    """Return what is in `folder`. `InputError` if it cannot be read."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.name[0] != "."
-                and (
-                    os.path.splitext(entry.name)[1].lower() in image_files.SUFFIXES and not entry.is_dir()  # noqa: PTH122 - a million times
-                    if pictures
-                    else entry.is_dir()
-                )
-            )
+        return list_folder(folder)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(

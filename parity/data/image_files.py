@@ -18,14 +18,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from parity.arrays import Array
+from parity.data.picture_folders import LeftOut, describe_empty, list_folder
 from parity.errors import InputError
 from parity.network.nodes import Shape
+from parity.standard_streams import Say, say_on_stderr
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "WEBP")
 """Formats that are read. For some others, PIL runs programs (EPS) or lets C libraries write to stderr (TIFF)."""
-
-SUFFIXES = frozenset({".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".webp"})
-"""Suffixes of pictures in a folder."""
 
 MOST_BYTES = 100_000_000
 """Largest file that is read."""
@@ -42,22 +41,26 @@ MOST_SCANNED = 2**33
 _ALPHA = ("LA", "PA", "RGBA")
 
 
-def listed(paths: Iterable[Path]) -> list[Path]:
-    """Return `paths`, with every folder replaced by the pictures in it, sorted by name. `InputError` for a folder without pictures."""
+def listed(paths: Iterable[Path], say: Say = say_on_stderr) -> list[Path]:
+    """Return `paths`, with every folder replaced by the pictures in it, sorted by name. `InputError` for a folder without pictures.
+
+    `say` gets a line for each folder of which something is left out.
+    """
     files: list[Path] = []
     for path in paths:
-        files += _pictures(path) if os.path.isdir(path) else [path]  # noqa: PTH112 - never raises
+        files += _pictures(path, say) if os.path.isdir(path) else [path]  # noqa: PTH112 - never raises
     return files
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(folder: Path, say: Say) -> list[Path]:
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        found = list_folder(folder)
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}; give pictures, or a folder of pictures") from None
-    if not found:
-        raise InputError(f"{folder} holds no pictures ({' '.join(sorted(SUFFIXES))}): give another folder")
-    return found
+    if not found.pictures:
+        raise InputError(f"{describe_empty(folder, found)}: give another folder")
+    LeftOut(found.others, found.folders).tell(folder, say)
+    return [folder / name for name in found.pictures]
 
 
 def read(path: Path, size: Shape) -> Array:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from parity.arrays import Array
 from parity.data import fetch
-from parity.data.dataset import Dataset, Say
+from parity.data.dataset import Dataset
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.files import archives
+from parity.standard_streams import Say
 
 CLASSES = tuple("0123456789")
 

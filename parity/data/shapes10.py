@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.data.dataset import Dataset, Say
+from parity.data.dataset import Dataset
+from parity.standard_streams import Say
 
 SIZE = 32
 TRAIN, TEST = 10_000, 2_000
