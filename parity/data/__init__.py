@@ -1,6 +1,6 @@
 """The data sets: NumPy arrays, the same for both frameworks.
 
-To add a data set, write a module here with `load(data_dir, say) -> Dataset`, and add a line to `DATASETS` and one to `CLASSES`.
+To add a data set, write a module here with `load(data_dir, say) -> Dataset`, and add a line to `DATASETS`, `CLASSES` and `SHAPES`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from pathlib import Path
 from parity.data import cifar10, fetch, folder, mnist, shapes10
 from parity.data.dataset import Dataset
 from parity.errors import InputError, suggest
+from parity.network.nodes import Shape
 from parity.standard_streams import Say, say_on_stderr
 
-__all__ = ["CLASSES", "DATASETS", "Dataset", "Say", "load", "load_auto"]
+__all__ = ["CLASSES", "DATASETS", "SHAPES", "Dataset", "Say", "load", "load_auto"]
 
 DATASETS: dict[str, Callable[[Path | None, Say], Dataset]] = {
     "cifar10": cifar10.load,
@@ -30,6 +31,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "mnist10k": mnist.CLASSES,
 }
 """Name of a data set -> its class names, known without loading it."""
+
+SHAPES: dict[str, Shape] = {
+    "cifar10": (3, 32, 32),
+    "shapes10": (3, 32, 32),
+    "mnist": (1, 28, 28),
+    "mnist10k": (1, 28, 28),
+}
+"""Name of a data set -> the shape (C, H, W) of its images, known without loading it."""
 
 
 def load(name: str, data_dir: Path | None = None, say: Say = say_on_stderr) -> Dataset:

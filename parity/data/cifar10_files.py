@@ -31,7 +31,10 @@ _BATCH_IMAGES = 10000
 
 def read_archive(path: Path) -> Arrays:
     """Read `cifar-10-python.tar.gz` of the University of Toronto. Nothing is unpacked to disk."""
-    members = _read_tar(path, {f"cifar-10-batches-py/{name}": name for name in BATCH_NAMES})
+    folder = {f"cifar-10-batches-py/{name}": name for name in BATCH_NAMES}
+    members = _read_tar(
+        path, folder | {name: name for name in BATCH_NAMES}
+    )  # an archive made again may lack the folder
     return _join({name: _decode_batch(name, data) for name, data in members.items()})
 
 

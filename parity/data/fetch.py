@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,9 +124,25 @@ def download(url: str, path: Path, most: int, say: Say) -> None:
             came = part.stat().st_size if part.exists() else 0
             began = began or isinstance(error, _Broken)
             if attempt == ATTEMPTS or not _worth_another_try(error, began):
-                raise OSError(one_line(error) + (f" ({came} bytes are kept)" if came else "")) from error
+                kept = f" ({came} bytes are kept)" if came else ""
+                raise OSError(f"{_reason(error, url)}{kept}") from error
             say(f"{one_line(error)}: resuming at byte {came}")
             time.sleep(PAUSE_SECONDS * attempt)
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """Return the reason of `error`, and the proxy of the environment that was used for `url`, without its user and password."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme, "")
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return one_line(error)
+    kind, mark, rest = proxy.rpartition("://")
+    login, _, address = rest.rpartition("@")
+    # urllib reads the address from the wrong place then, and its error quotes a part of the password.
+    reason = (
+        "no connection (write / ? # of a password as %2F %3F %23)" if re.search("[/?#]", login) else one_line(error)
+    )
+    return f"{reason} through the proxy {kind}{mark}{address.rstrip('/')} ({parts.scheme}_proxy)"
 
 
 class _Broken(OSError):

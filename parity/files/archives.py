@@ -41,10 +41,11 @@ def _read_files(stream: IO[bytes], wanted: Mapping[str, str], most_file: int, mo
             _skip_to_end(stream, most_bytes)  # at the end gzip compares its checksum
             return found
         entry = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
-        if entry.name in wanted:
+        # `tar` writes the names that it was given: "./a" and "a" are one file.
+        if (name := entry.name.removeprefix("./")) in wanted:
             if entry.type not in _PLAIN or not 0 <= entry.size <= most_file:
                 raise InputError(f"{entry.name} in it is not a file of the expected size")
-            found[wanted[entry.name]] = data = stream.read(entry.size)
+            found[wanted[name]] = data = stream.read(entry.size)
             if len(data) < entry.size:
                 raise EOFError(f"{entry.name} ends early")
             _skip(stream, -entry.size % tarfile.BLOCKSIZE, most_bytes)

@@ -113,7 +113,9 @@ def test_a_line_for_each_batch_and_test_tells_epoch_loss_and_accuracy(runs: Runs
         epoch = f"Epoch {line['epoch'] + 1}/{EPOCHS}"
         if line["event"] == "batch":
             so_far = f"epoch so far: loss {line['mean_cost']:.4f}, accuracy {1 - line['mean_error']:.2%}"
-            expected.append(f"{epoch}, batch {line['batch'] + 1}/5: loss {line['cost']:.4f}, accuracy {1 - line['error']:.2%} ({so_far})")
+            expected.append(
+                f"{epoch}, batch {line['batch'] + 1}/5: loss {line['cost']:.4f}, accuracy {1 - line['error']:.2%} ({so_far})"
+            )
         else:
             expected.append(f"{epoch}: test loss {line['test_cost']:.4f}, test accuracy {line['test_accuracy']:.2%}")
     assert [line for line in ended.stdout.splitlines() if line.startswith("Epoch")] == expected
@@ -164,7 +166,9 @@ def test_config_json_says_what_was_run_and_on_what(runs: Runs, framework: str) -
     assert f"train_{framework}.py --network {NETWORK}" in config["command"]
 
 
-def test_metrics_jsonl_of_a_short_run_has_lines_for_every_batch_and_the_end_of_every_epoch(runs: Runs, framework: str) -> None:
+def test_metrics_jsonl_of_a_short_run_has_lines_for_every_batch_and_the_end_of_every_epoch(
+    runs: Runs, framework: str
+) -> None:
     folder, _ = runs.whole(framework)
     lines = metrics(folder)
     one = ["batch"] * 5 + ["pass"]

@@ -63,6 +63,11 @@ def test_the_wanted_files_are_read_among_others_of_every_layout(layout: int, tmp
     assert read(tmp_path / "x.tgz") == {"first": b"1" * 700, "second": b""}
 
 
+def test_names_that_begin_with_a_dot_and_a_slash_are_the_same_names(tmp_path: Path) -> None:
+    parts = [header("./", 0, tarfile.DIRTYPE), entry("./a", b"1"), entry("x/./b", b"no"), entry("./b", b"2"), END]
+    assert read(tgz(tmp_path / "x.tgz", parts)) == {"first": b"1", "second": b"2"}
+
+
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 def test_an_extended_header_of_a_gigabyte_takes_no_memory(kind: bytes, tmp_path: Path) -> None:
     size = 1 << 30

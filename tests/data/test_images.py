@@ -191,6 +191,36 @@ def test_a_folder_is_the_pictures_in_it_sorted_and_a_file_is_itself(tmp_path: Pa
         image_files.listed([tmp_path / "sub"])
 
 
+def test_what_a_folder_leaves_out_is_counted_and_named_once(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "d.tif", "c.avif", "e.HEIC", "f.txt", ".DS_Store"):
+        (tmp_path / name).write_text("")
+    for name in ("more", "looks_like.png", ".hidden"):
+        (tmp_path / name).mkdir()
+    said: list[str] = []
+    assert [path.name for path in image_files.listed([tmp_path], said.append)] == ["a.JPG", "b.png"]
+    assert said == [
+        f"note: left out of {tmp_path}: 4 files of other formats (c.avif, d.tif, e.HEIC, ...), 2 sub-folders (looks_like.png, more); "
+        "pictures are .bmp .gif .jpeg .jpg .pgm .png .ppm .webp"
+    ]
+
+
+def test_a_folder_of_which_nothing_is_left_out_gets_no_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("")
+    (tmp_path / ".hidden.tif").write_text("")
+    said: list[str] = []
+    image_files.listed([tmp_path, tmp_path / "a.png"], said.append)
+    assert said == []
+
+
+def test_a_folder_of_other_formats_only_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_text("")
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(
+        InputError, match=r"only 1 file of another format .a.tif., 1 sub-folder .cats.: give another folder"
+    ):
+        image_files.listed([tmp_path])
+
+
 # What is refused
 
 
