@@ -166,9 +166,7 @@ def test_config_json_says_what_was_run_and_on_what(runs: Runs, framework: str) -
     assert f"train_{framework}.py --network {NETWORK}" in config["command"]
 
 
-def test_metrics_jsonl_of_a_short_run_has_lines_for_every_batch_and_the_end_of_every_epoch(
-    runs: Runs, framework: str
-) -> None:
+def test_metrics_jsonl_of_a_short_run_has_a_line_for_every_batch_and_epoch(runs: Runs, framework: str) -> None:
     folder, _ = runs.whole(framework)
     lines = metrics(folder)
     one = ["batch"] * 5 + ["pass"]
