@@ -153,7 +153,7 @@ HOSTILE = "a\x1b[2J\x07\r\x9b31m\u202e.png"
     "words",
     [
         ["predict", HOSTILE],
-        ["predict", "--model", HOSTILE, "docs"],
+        ["predict", "--model", HOSTILE, "docs/pictures"],
         ["convert_weights", HOSTILE, "x.safetensors"],
         ["compare_runs", HOSTILE],
         ["evaluate", "--report", f"/dev/null/{HOSTILE}"],
