@@ -51,7 +51,8 @@ from parity.training.loop import Diverged
 @option("--output", type=PATH, metavar="FILE.png", help="also draw the pictures and their predictions into a file")
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Predict the classes of pictures. `Failed` if the model's scores are not finite."""
-    files = image_files.listed(options.images)
+    notes: list[str] = []
+    files = image_files.listed(options.images, notes.append)
     if options.output:
         contact_sheet.check(options.output, files)
     model = _model(options)
@@ -66,7 +67,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         raise Failed(str(error)) from None
     predictions = [_prediction(file, row, model, options.top) for file, row in zip(files, chances, strict=True)]
     about = _about(model, options)
-    for line in (f"Model: {about}", *model.notes, *_lines(predictions)):
+    for line in (f"Model: {about}", *model.notes, *notes, *_lines(predictions)):
         console.say(line)
     result = {
         "model": str(model.path),
