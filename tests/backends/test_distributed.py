@@ -204,6 +204,7 @@ def ctrl_c(launcher: subprocess.Popen[str], ranks: dict[int, int]) -> None:
     os.killpg(launcher.pid, signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_run_that_changes_its_number_of_processes_ends_as_in_one_process(
     tmp_path: Path, framework: str, yields: Yields, whole_runs: dict[str, Path]
 ) -> None:

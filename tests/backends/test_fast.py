@@ -225,7 +225,9 @@ def test_a_run_with_slow_weights_that_was_killed_and_stopped_ends_with_the_same_
     same_end(whole, broken)
 
 
-@pytest.mark.parametrize("recipe", presets.FOR)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.slow] * (name == "best")) for name in presets.FOR]
+)
 def test_a_recipe_names_the_network_for_which_it_was_made(recipe: str, tmp_path: Path) -> None:
     size = ("--data", "shapes10", "--train-limit", 16, "--test-limit", 8, "--batch-size", 16, "--epochs", 1)
     succeed(script("torch", "--recipe", recipe, *size, "--out", tmp_path / "run"))

@@ -61,7 +61,9 @@ SYSTEMS = {"windows": WINDOWS + HIDDEN, "macos": MACOS + HIDDEN}
 NETWORK = articles.get_network("vgg_mini@0.05")
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(
+    params=["windows", pytest.param("macos", marks=pytest.mark.slow)]
+)  # Windows lacks what macOS lacks, and more
 def system(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
