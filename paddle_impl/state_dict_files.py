@@ -20,7 +20,7 @@ from parity.files.digest import check_digest, make_trailer
 from parity.weights import state_dict_names
 from parity.weights.canonical_state import State
 from parity.weights.half_precision import note_halves, round_to_bfloat16, widen, widen_bfloat16
-from parity.weights.state_dict_content import find_state_dict
+from parity.weights.state_dict_content import REMEDY, find_state_dict
 
 _BFLOAT16 = {"<u2": "bfloat16"}
 """numpy's code of the bits of such numbers in the framework's files -> the dtype."""
@@ -33,7 +33,11 @@ def read_arrays(path: Path) -> tuple[State, list[str]]:
     or if it carries a digest that is not theirs.
     """
     # DIFFERS: the framework's own load runs code in a pickle, so files are read without it.
-    content, stored = pickles.read_with_digest(path.read_bytes())
+    try:
+        content, stored = pickles.read_with_digest(path.read_bytes())
+    except InputError as error:
+        damaged = "not a readable pickle" in str(error)
+        raise InputError(str(error) if damaged else f"{error}: {REMEDY}") from None
     content.pop("StructuredToParameterName@@", None)
     found, notes = find_state_dict(content, lambda value: isinstance(value, np.ndarray))
     found.pop("StructuredToParameterName@@", None)

@@ -27,6 +27,7 @@ from parity.cli.options import NETWORKS
 from parity.errors import InputError
 from parity.files import atomic
 from parity.files.digest import KEY, is_in_state_dict, say_unverified
+from parity.files.file_kinds import check_kind
 from parity.network import articles
 from parity.network.network import Network
 from parity.pairs import state_dict_files as pair_files
@@ -35,7 +36,7 @@ from parity.progress import Console, Phases
 from parity.training.run_folder import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
-from parity.weights.half_precision import HALVES, check_range
+from parity.weights.half_precision import HALVES, SAFETENSORS, check_range, note_halves, stored_dtypes
 from parity.weights.identify import Fit, identify
 from parity.weights.state_dict_content import SAYS_REMEDY, find_state_dict, suffix_of
 from parity.weights.state_dict_content import SUFFIXES as FRAMEWORK
@@ -167,6 +168,8 @@ def _check_places(source: Path, destination: Path) -> None:
 def _read(path: Path, asked: Network | None) -> _Weights:
     """Read `path`. Its network is the one that it names, `asked`, or the only known one that fits."""
     candidates = [asked] if asked else list(articles.NETWORKS.values())
+    with about(path, ""):
+        check_kind(path, suffix_of(path))
     with about(path, "take another copy", unless=SAYS_REMEDY):
         metadata = _metadata(path) if path.suffix == ".safetensors" else {}
         if "network" in metadata:
@@ -174,7 +177,7 @@ def _read(path: Path, asked: Network | None) -> _Weights:
             if asked and asked != candidates[0]:
                 raise InputError(f"{path} holds network {candidates[0].name}, not {asked.name}: leave out --network")
         arrays, fit, verified, notes = _arrays(path, _most_bytes(candidates), bool(metadata.get("network")))
-    with about(path, f"give weights of {asked.name}, or another --network" if asked else ""):
+    with about(path, f"give weights of {asked.name}, or another --network" if asked else "", unless=SAYS_REMEDY):
         network, state, more = identify(candidates, arrays, fit)
         return _Weights(network, state, metadata, verified, notes + more)
 
@@ -215,7 +218,8 @@ def _arrays(path: Path, most: int, ours: bool) -> tuple[State, Fit, bool, list[s
     if ours or any(name.endswith((".gamma", ".beta")) or name.startswith("optimizer.") for name in arrays):
         return arrays, _checked, KEY in metadata, []
     found, notes = find_state_dict(arrays, lambda value: isinstance(value, np.ndarray))
-    return from_any_framework(found), state_dict_names.fit, KEY in metadata, notes
+    notes += note_halves([SAFETENSORS[dtype] for dtype in stored_dtypes(data) if dtype in SAFETENSORS])
+    return from_any_framework(found), state_dict_names.fit_either_way, KEY in metadata, notes
 
 
 def _checked(network: Network, arrays: Mapping[str, Array]) -> State:

@@ -20,7 +20,7 @@ from parity.arrays import Array
 from parity.errors import InputError
 from parity.files.digest import read_trailer
 
-SIZES = {"u1": 1, "u2": 2, "f2": 2, "f4": 4, "f8": 8}
+SIZES = {"b1": 1, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1, "u2": 2, "u4": 4, "f2": 2, "f4": 4, "f8": 8}
 """NumPy's code of a number that an array may hold -> its bytes."""
 
 MOST_SIDES = 8
@@ -95,7 +95,7 @@ class _Kind:
     def __init__(self, code: object, *_align_and_copy: object) -> None:
         self.code = _text(code)
         if self.code not in SIZES:
-            raise InputError("a pickled array of other numbers than bytes and floats")
+            raise InputError("a pickled array of something else than real numbers")
 
     def __setstate__(self, state: Any) -> None:
         """Check that the byte order is little-endian, or does not matter."""

@@ -12,6 +12,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.errors import InputError
 from parity.files.digest import is_in_state_dict, say_unverified
+from parity.files.file_kinds import check_kind
 from parity.modules import layer_kinds
 from parity.pairs.map_files import MapFile, check_whole
 from parity.pairs.model_server import ModelService
@@ -34,6 +35,8 @@ def read(path: Path, torch: ModelService) -> dict[str, Record]:
     side = side_of(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    with about(path, ""):
+        check_kind(path, suffix_of(path))
     with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
         arrays, notes = worker.read_arrays(path)
     _name_unverified(path)
@@ -63,6 +66,8 @@ def convert(path: Path, destination: Path, found: MapFile, dtype: str | None = N
         )
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    with about(path, ""):
+        check_kind(path, suffix_of(path))
     with about(path, "pass weights of the model that the map describes", unless=SAYS_REMEDY):
         with ModelWorker(here) as worker:
             arrays, notes = worker.read_arrays(path)

@@ -121,6 +121,10 @@ def decode(data: bytes, what: str) -> tuple[State, dict[str, str]]:
         state = safetensors.numpy.load(halves)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, KeyError) and str(error.args[0]).startswith("F"):  # a dtype that numpy lacks
+            raise InputError(
+                f"{what} holds {error.args[0]} numbers: save a state_dict() whose tensors are float32"
+            ) from None
         raise InputError(f"{what} is not a whole safetensors file ({error}): take another copy") from None
     metadata = header.get("__metadata__") or {}
     try:

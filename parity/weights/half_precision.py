@@ -16,6 +16,9 @@ from parity.errors import InputError
 
 HALVES = ("bfloat16", "float16")
 
+SAFETENSORS = {"BF16": "bfloat16", "F16": "float16"}
+"""Their names in the safetensors format."""
+
 LARGEST = {"bfloat16": 3.3895313892515355e38, "float16": 65504.0}
 """The largest finite number of each dtype."""
 
@@ -52,6 +55,12 @@ def check_range(name: str, array: Array, dtype: str) -> None:
         raise InputError(
             f"{name} holds {finite.max():.3g}, beyond the range of {dtype}: choose --dtype bfloat16 or float32"
         )
+
+
+def stored_dtypes(data: bytes) -> set[str]:
+    """The dtypes of the arrays of a safetensors file, as its header names them. An error if its header is not a whole one."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
 
 
 def rename_dtype(data: bytes, old: str, new: str) -> bytes:

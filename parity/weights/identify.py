@@ -11,7 +11,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.weights.canonical_state import State
 from parity.weights.state_dict_content import name_variants
-from parity.weights.state_dict_names import PADDLE_CLAS, TORCHVISION
+from parity.weights.state_dict_names import PADDLE_CLAS, TORCHVISION, WEIGHT_NORM
 
 Fit = Callable[[Network, Mapping[str, Array]], State]
 """Makes the canonical state of a network from a file's arrays; `InputError` if they do not fit."""
@@ -35,6 +35,10 @@ def identify(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
             raise InputError(
                 "it is PaddleClas' VGG, whose convolutions have no biases: no network here is equal to it; "
                 "compare it with vgg-parity compare"
+            )
+        if any(WEIGHT_NORM.search(name) for name in arrays):
+            raise InputError(
+                "it has weights of weight_norm, in two parts: remove it from the layers, and save model.state_dict()"
             )
         if len(candidates) == 1:
             fit(candidates[0], variants[-1][0] if len(variants[-1][0]) == len(arrays) else arrays)  # raises

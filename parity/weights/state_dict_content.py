@@ -40,7 +40,7 @@ REMEDY = "load it where you trust it, and save only model.state_dict()"
 
 ALLOWED = re.compile(
     r"collections OrderedDict"
-    r"|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
+    r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter)"
     r"|torch(\.storage)? \w*Storage"
     r"|torch (device|Size|\w+\d+\w*|half|float|double|bool|int|long)"
     r"|_codecs encode"
@@ -129,6 +129,10 @@ def check_globals(pickle: Any) -> None:
         name = argument if opcode.name == "GLOBAL" else " ".join(texts[-2:]) if opcode.name == "STACK_GLOBAL" else None
         if name is None or ALLOWED.fullmatch(name):
             continue
+        if re.fullmatch(r"numpy\._?core\.multiarray scalar", name):
+            raise InputError(
+                "it holds a number of numpy beside the tensors, maybe an accuracy: save model.state_dict()"
+            )
         if name.startswith("numpy"):
             raise InputError(
                 "its values are numpy arrays, not tensors: save {name: torch.from_numpy(array)} of model.state_dict()"
@@ -138,4 +142,4 @@ def check_globals(pickle: Any) -> None:
             raise InputError(
                 f"it holds a {kind}, not only dense tensors: convert these to dense tensors and save model.state_dict()"
             )
-        raise InputError(f"it is a pickled object of {name.replace(' ', '.')}, not a state dict: {REMEDY}")
+        raise InputError(f"it holds a pickled object of {name.replace(' ', '.')}, not only a state dict: {REMEDY}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -32,6 +33,9 @@ TIMM = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
 
 PADDLE_CLAS = re.compile(r"_?conv_block_?1\._?conv_?1\.weight")
 """The first kernel of the VGG of PaddleClas."""
+
+WEIGHT_NORM = re.compile(r"\.weight_[gv]$|\.parametrizations\.weight\.original[01]$")
+"""The two parts of a weight with weight_norm, in PyTorch's older and newer form; the older one is Paddle's, too."""
 
 TORCHVISION = tuple(f"vgg_{letter}{norm}" for letter in "abde" for norm in ("", "_bn"))
 """Our networks that torchvision and paddle.vision have, too: their vgg11, vgg13, vgg16 and vgg19."""
@@ -90,7 +94,9 @@ def to_canonical(content: Mapping[str, Any], size: int, names: Mapping[str, str]
         if key in found:
             raise InputError(f"{key} is in it twice")
         found[key] = array.T if array.ndim == 2 and transposed else array
-    if sum(array.nbytes for array in found.values()) > 2 * size:  # half-precision numbers have been widened
+    if (
+        sum(array.nbytes for array in found.values()) > 4 * size
+    ):  # bfloat16, float16 and float8 numbers have been widened
         raise InputError("its arrays share their numbers, and together they are larger than the file")
     return {name: np.asarray(array, order="C") for name, array in found.items()}
 
@@ -120,6 +126,20 @@ def fit(network: Network, arrays: Mapping[str, Array]) -> State:
     state = {name: _shaped(arrays[spelled], network.parameters[name].shape) for spelled, name in known.items()}
     check(network, state)
     return state
+
+
+def fit_either_way(network: Network, arrays: Mapping[str, Array]) -> State:
+    """What `fit` returns for `arrays` whose linear weights are all [out, in] as PyTorch keeps them, or all [in, out] as Paddle does.
+
+    Where both fit, all matrices are square, and they are taken as PyTorch's.
+    """
+    try:
+        return fit(network, arrays)
+    except InputError:
+        turned = {name: array.T if array.ndim == 2 else array for name, array in arrays.items()}
+        with contextlib.suppress(InputError):
+            return fit(network, turned)
+        raise
 
 
 def spell(network: Network, state: Mapping[str, Array], convention: str) -> State:
