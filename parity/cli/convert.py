@@ -36,9 +36,9 @@ from parity.progress import Console, Phases
 from parity.training.run_folder import about
 from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
-from parity.weights.half_precision import HALVES, SAFETENSORS, check_range, note_halves, stored_dtypes
+from parity.weights.half_precision import HALVES, check_range
 from parity.weights.identify import Fit, identify
-from parity.weights.state_dict_content import SAYS_REMEDY, find_state_dict, suffix_of
+from parity.weights.state_dict_content import SAYS_REMEDY, read_safetensors, suffix_of
 from parity.weights.state_dict_content import SUFFIXES as FRAMEWORK
 from parity.weights.state_dict_names import from_any_framework
 
@@ -217,9 +217,8 @@ def _arrays(path: Path, most: int, ours: bool) -> tuple[State, Fit, bool, list[s
     arrays, metadata = canonical_state.decode(data, str(path))
     if ours or any(name.endswith((".gamma", ".beta")) or name.startswith("optimizer.") for name in arrays):
         return arrays, _checked, KEY in metadata, []
-    found, notes = find_state_dict(arrays, lambda value: isinstance(value, np.ndarray))
-    notes += note_halves([SAFETENSORS[dtype] for dtype in stored_dtypes(data) if dtype in SAFETENSORS])
-    return from_any_framework(found), state_dict_names.fit_either_way, KEY in metadata, notes
+    found, notes, verified = read_safetensors(data, str(path))
+    return from_any_framework(found), state_dict_names.fit_either_way, verified, notes
 
 
 def _checked(network: Network, arrays: Mapping[str, Array]) -> State:

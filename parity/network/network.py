@@ -266,6 +266,15 @@ class Network:
 
         return replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
 
+    def with_biases(self) -> Network:
+        """Return the network with a bias in every convolution, named `NAME+bias`, as many CIFAR-10 repositories write a VGG."""
+
+        def change(node: Node) -> Node:
+            return replace(node, bias=True) if isinstance(node, Conv) else node
+
+        nodes = edited(self.nodes, change)
+        return self if nodes == self.nodes else replace(self, name=f"{self.name}+bias", nodes=nodes)
+
     @property
     def _scoring(self) -> tuple[str, ...]:
         """The last linear layer or convolution of the main path and of every auxiliary head."""

@@ -11,6 +11,7 @@ from typing import Any
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.errors import InputError
+from parity.files.atomic import write_atomically
 from parity.files.digest import is_in_state_dict, say_unverified
 from parity.files.file_kinds import check_kind
 from parity.modules import layer_kinds
@@ -19,8 +20,11 @@ from parity.pairs.model_server import ModelService
 from parity.pairs.model_worker import ModelWorker
 from parity.standard_streams import printable
 from parity.training.run_folder import about
+from parity.weights import canonical_state
 from parity.weights.half_precision import check_range
-from parity.weights.state_dict_content import SAYS_REMEDY, SUFFIXES, name_variants, suffix_of
+from parity.weights.state_dict_content import SAYS_REMEDY, SUFFIXES, name_variants, read_safetensors, suffix_of
+
+SAFETENSORS = ".safetensors"
 
 
 def side_of(path: Path) -> str:
@@ -59,26 +63,45 @@ def convert(path: Path, destination: Path, found: MapFile, dtype: str | None = N
 
     `InputError` where the file lacks an array of the map, has one in another shape, or has one that the map does not name.
     """
-    here, there = side_of(path), side_of(destination)
-    if here == there:
-        raise InputError(
-            f"{path} and {destination} are both {here} files: a map converts from one framework to the other"
-        )
+    here, there = _sides(path, destination)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with about(path, ""):
         check_kind(path, suffix_of(path))
     with about(path, "pass weights of the model that the map describes", unless=SAYS_REMEDY):
-        with ModelWorker(here) as worker:
-            arrays, notes = worker.read_arrays(path)
+        arrays, notes, verified = _read_arrays(path, here)
         made, note = _converted_by_name(arrays, here, there, found)
         for name, array in made.items():
             check_range(name, array, dtype or "")
-    with ModelWorker(there) as worker:
-        worker.write_arrays(destination, made, dtype)
+    if destination.suffix == SAFETENSORS:
+        write_atomically(destination, canonical_state.encode(made, {}, dtype))
+    else:
+        with ModelWorker(there) as worker:
+            worker.write_arrays(destination, made, dtype)
     _say(path, [*notes, *filter(None, [note])])
-    _name_unverified(path)
+    if not verified:
+        say_unverified(path)
     return made
+
+
+def _sides(path: Path, destination: Path) -> tuple[str, str]:
+    """Return the sides of a conversion. A safetensors file does not say which it is: it is not that of the other file."""
+    known = {file: None if file.suffix == SAFETENSORS else side_of(file) for file in (path, destination)}
+    here, there = known[path], known[destination]
+    if here == there:
+        kind = f"{here} files" if here else "safetensors files"
+        raise InputError(f"{path} and {destination} are both {kind}: a map converts from one framework to the other")
+    opposite = {"torch": "paddle", "paddle": "torch"}
+    return here or opposite[there or ""], there or opposite[here or ""]
+
+
+def _read_arrays(path: Path, side: str) -> tuple[Record, list[str], bool]:
+    """Return the arrays of a file of `side`, what was taken off, and whether a digest verified them."""
+    if path.suffix == SAFETENSORS:
+        return read_safetensors(path.read_bytes(), str(path))
+    with ModelWorker(side) as worker:
+        arrays, notes = worker.read_arrays(path)
+    return arrays, notes, is_in_state_dict(path)
 
 
 def _converted_by_name(arrays: Mapping[str, Array], here: str, there: str, found: MapFile) -> tuple[Record, str]:

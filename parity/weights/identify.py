@@ -69,14 +69,15 @@ def _fitting(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
 
 
 def _cousins(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fit) -> Iterator[str]:
-    """The names of cousins of `candidates` that the arrays fit."""
+    """The names of cousins of `candidates` that the arrays fit: narrower ones, and those with a bias in every convolution."""
     sizes = Counter(array.size for name, array in arrays.items() if not name.startswith("optimizer."))
-    for network in candidates:
+    named = {network.name: network for one in candidates for network in (one, one.with_biases())}
+    for network in named.values():
         if len(network.parameters) != sizes.total():
             continue
-        for width in WIDTHS:
+        for width in (1.0, *WIDTHS):
             try:
-                cousin = network.shrink(width)
+                cousin = network if width == 1 else network.shrink(width)
                 if Counter(math.prod(parameter.shape) for parameter in cousin.parameters.values()) == sizes:
                     fit(cousin, arrays)
                     yield cousin.name

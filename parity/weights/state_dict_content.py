@@ -8,8 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parity.arrays import Array
 from parity.errors import InputError
+from parity.files.digest import KEY
+from parity.weights import canonical_state
+from parity.weights.canonical_state import State
+from parity.weights.half_precision import SAFETENSORS, note_halves, stored_dtypes
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 """The usual keys of a state dict inside another dict, the best one first. A dict with one state dict may use any key."""
@@ -89,6 +95,17 @@ def _holds_arrays(value: Any, is_array: IsArray) -> bool:
 def _kinds(content: Mapping[Any, Any]) -> str:
     listed = [f"{key!r} ({type(value).__name__})" for key, value in list(content.items())[:4]]
     return ", ".join(listed) + (" and more" if len(content) > 4 else "") if listed else "nothing"
+
+
+def read_safetensors(data: bytes, what: str) -> tuple[State, list[str], bool]:
+    """Return the arrays of a safetensors file by the names in it, what was taken off, and whether a digest verified them.
+
+    `data` is the whole file; `InputError`, naming `what`, if it is damaged or holds no arrays.
+    """
+    arrays, metadata = canonical_state.decode(data, what)
+    found, notes = find_state_dict(arrays, lambda value: isinstance(value, np.ndarray))
+    notes += note_halves([SAFETENSORS[dtype] for dtype in stored_dtypes(data) if dtype in SAFETENSORS])
+    return found, notes, KEY in metadata
 
 
 def name_variants(arrays: Mapping[str, Array]) -> Iterator[tuple[dict[str, Array], str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -26,6 +27,7 @@ from parity.pairs.library_pairs import PAIRS
 from parity.pairs.model_worker import ModelWorker
 from parity.report.kept_results import read_pair
 from parity.report.pairs_table import summary, table
+from parity.weights import canonical_state
 from parity.weights.half_precision import round_to_bfloat16, widen_bfloat16
 from recorded import record
 
@@ -130,6 +132,25 @@ def test_a_map_takes_half_precision_and_prefixes_and_writes_half_precision(
     assert last.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(last[name], widen_bfloat16(round_to_bfloat16(array)))
+
+
+@pytest.mark.usefixtures("converters")
+def test_a_map_converts_safetensors_files_of_either_side(
+    equal: tuple[subprocess.CompletedProcess[str], Path], pair_workers: dict[str, ModelWorker], tmp_path: Path
+) -> None:
+    folder, random = equal[1], np.random.default_rng(3)
+    _, zeros = read_map_and_zeros(folder)
+    arrays = {name: random.standard_normal(array.shape).astype(np.float32) for name, array in zeros.items()}
+    (tmp_path / "a.safetensors").write_bytes(canonical_state.encode(arrays, {}))
+    by_map = ["--map", str(folder / "map.json")]
+    files = ("a.safetensors", "b.pdparams", "c.safetensors", "d.pdparams")
+    for source, destination in itertools.pairwise(files):
+        assert convert([str(tmp_path / source), str(tmp_path / destination), *by_map]) == 0
+    first, last = (pair_workers["paddle"].read_arrays(tmp_path / name)[0] for name in files[1::2])
+    assert first.keys() == last.keys() and all(np.array_equal(first[name], last[name]) for name in first)
+    found, _ = canonical_state.decode((tmp_path / "c.safetensors").read_bytes(), "c")
+    assert found.keys() == arrays.keys() and all(np.array_equal(found[name], array) for name, array in arrays.items())
+    assert convert([str(tmp_path / "a.safetensors"), str(tmp_path / "e.safetensors"), *by_map]) == 2
 
 
 def read_map_and_zeros(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -56,7 +56,8 @@ def get_network(name: str) -> Network:
     """The network called `name`, of the file `FILE.json`, or of a pattern that begins with INPUT (`parity.network.pattern`).
 
     `NAME@WIDTH` is a cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` is such a cousin for images of SIZE by SIZE. The
-    suffix `+classesK` gives it K class scores (`Network.with_classes`), `+dense` or `+denseSIZE` makes it dense (`parity.network.dense`).
+    suffix `+classesK` gives it K class scores (`Network.with_classes`), `+bias` gives every convolution a bias, and `+dense` or
+    `+denseSIZE` makes it dense (`parity.network.dense`).
     `InputError` lists the known names.
     """
     if name.endswith(".json"):
@@ -66,9 +67,12 @@ def get_network(name: str) -> Network:
     whole, *changes = name.split("+")
     network = _cousin(whole)
     for change in changes:
+        if change == "bias":
+            network = network.with_biases()
+            continue
         found = re.fullmatch("(classes|dense)([1-9][0-9]{0,5})?", change)
         if not found or change == "classes":
-            raise InputError(f"network {name!r}: unknown suffix +{change}; known: +classesK, +dense, +denseSIZE")
+            raise InputError(f"network {name!r}: unknown suffix +{change}; known: +classesK, +dense, +denseSIZE, +bias")
         count = int(found[2]) if found[2] else None
         network = network.with_classes(count or 0) if found[1] == "classes" else dense(network, count)
     return network
