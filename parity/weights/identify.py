@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,13 +72,14 @@ def _fitting(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
 def _cousins(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fit) -> Iterator[str]:
     """The names of cousins of `candidates` that the arrays fit: narrower ones, and those with a bias in every convolution."""
     sizes = Counter(array.size for name, array in arrays.items() if not name.startswith("optimizer."))
-    named = {network.name: network for one in candidates for network in (one, one.with_biases())}
-    for network in named.values():
-        if len(network.parameters) != sizes.total():
+    for network, biased in itertools.product(candidates, (False, True)):
+        whole = network.with_biases() if biased else network
+        if len(whole.parameters) != sizes.total() or (biased and whole == network):
             continue
         for width in (1.0, *WIDTHS):
             try:
                 cousin = network if width == 1 else network.shrink(width)
+                cousin = cousin.with_biases() if biased else cousin
                 if Counter(math.prod(parameter.shape) for parameter in cousin.parameters.values()) == sizes:
                     fit(cousin, arrays)
                     yield cousin.name
