@@ -14,12 +14,14 @@ from typing import Any
 from parity import data
 from parity.backend.registry import FRAMEWORKS
 from parity.data import Dataset
-from parity.experiments import STUDIES, cifar, timing
+from parity.errors import InputError, suggest
+from parity.experiments import EXPERIMENTS, STUDIES, cifar, timing
 from parity.experiments.study import Report
 from parity.experiments.tables import conditions, grouped
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
-from parity.files.strict_json import parse_json
+from parity.files.strict_json import parse_json, read_text
+from parity.standard_streams import printable
 
 MARK = "result"
 """The word in the marks around the table, see `parity.files.generated_block`."""
@@ -62,16 +64,28 @@ def remake(result: dict[str, Any], load: Callable[[str], Dataset]) -> Report:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Return the log in `folder`, in the words of today."""
-    result = parse_json((folder / "result.json").read_text(), "experiment")
-    result["against_the_article"] = [_reworded(line, result) for line in result["against_the_article"]]
+    """Return the log in `folder`, in the words of today. `InputError`, naming the file, if it is missing, damaged or something else."""
+    path = folder / "result.json"
+    text = read_text(path, "the log of an experiment")
+    try:
+        result = parse_json(text, "experiment")
+        if result["experiment"] not in EXPERIMENTS:
+            raise InputError(f"unknown experiment {result['experiment']!r}{suggest(result['experiment'], EXPERIMENTS)}")
+        result["against_the_article"] = [_reworded(line, result) for line in result["against_the_article"]]
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        said = str(error) if isinstance(error, InputError) else f"not the log of an experiment ({error!r})"
+        raise InputError(f"{path}: {said}; give the folder of a finished vgg-parity experiment") from None
     return result
 
 
 def main(folders: list[str]) -> None:
-    """Redraw the logs in `folders`."""
-    for folder in map(Path, folders):
-        result = read(folder)
+    """Redraw the logs in `folders`. All are read, and all pages found to have marks, before anything is written."""
+    if not folders:
+        raise InputError("name the folders of experiments, for example docs/experiments/cifar")
+    results = {folder: read(folder) for folder in map(Path, folders)}
+    for folder in results:
+        generated_block.around(folder / "README.md", MARK)
+    for folder, result in results.items():
         found = remake(result, data.load)
         for name, picture in found.pictures.items():
             write_atomically(folder / name, picture)
@@ -86,4 +100,8 @@ def _reworded(line: str, result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(printable(f"error: {error}"), file=sys.stderr)
+        sys.exit(2)

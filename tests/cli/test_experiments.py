@@ -317,3 +317,22 @@ def test_permuted_pixels_cost_the_convolutional_network_points_and_the_other_not
     found, _ = run_experiment("permutation", "--seeds", 10, "--out", tmp_path)
     assert len(found["verdicts"]) == 4 and all(line.endswith("holds.") for line in found["verdicts"])
     assert RunFolder.open(tmp_path / "runs" / "torch-cnn-9").experiment.recipe.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot read"),
+        ('{"experiment": "ci', "experiment JSON: "),
+        ("[]", "result.json: "),
+        ("{}", "not the log of an experiment"),
+        ('{"experiment": "cifr"}', "unknown experiment 'cifr'; did you mean cifar"),
+    ],
+)
+def test_a_log_that_cannot_be_redrawn_is_one_line_and_2(text: str | None, said: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    command = [sys.executable, "-m", "parity.experiments.redraw", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert said in ended.stderr and ended.stderr.startswith("error: ")
