@@ -51,7 +51,7 @@ def assert_parity(
             faults show (`parity.compare.default_inputs`).
         **fields: Further fields of `parity.compare.check.Check`. `seed` is an integer, `dtype` "float64" or "float32",
             `stages` a tuple of stage names, `state` the canonical state to start from. `dataset` is a
-            `parity.data.Dataset`, by default CIFAR-10, or the generated images `shapes10` if CIFAR-10 is not at hand.
+            `parity.data.Dataset`, by default CIFAR-10, or the generated images `shapes10` if CIFAR-10 is not available.
 
     Returns:
         What was compared: verdict, stages and trajectory.

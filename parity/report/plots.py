@@ -91,7 +91,7 @@ def as_png(draw: Callable[Drawing, Any]) -> Callable[Drawing, bytes]:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of `width` by `height` inches. It needs no window, whatever the user's settings say."""
+    """Return an empty figure of `width` by `height` inches. It needs no window and ignores the user's backend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
