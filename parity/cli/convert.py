@@ -38,8 +38,7 @@ from parity.weights import canonical_state, state_dict_names, v2_tar
 from parity.weights.canonical_state import State
 from parity.weights.half_precision import HALVES, check_range
 from parity.weights.identify import Fit, identify
-from parity.weights.state_dict_content import SAYS_REMEDY, read_safetensors, suffix_of
-from parity.weights.state_dict_content import SUFFIXES as FRAMEWORK
+from parity.weights.state_dict_content import FRAMEWORK, SAYS_REMEDY, read_safetensors, suffix_of
 from parity.weights.state_dict_names import from_any_framework
 
 SUFFIXES = (".safetensors", ".tar", *FRAMEWORK)
@@ -168,8 +167,7 @@ def _check_places(source: Path, destination: Path) -> None:
 def _read(path: Path, asked: Network | None) -> _Weights:
     """Read `path`. Its network is the one that it names, `asked`, or the only known one that fits."""
     candidates = [asked] if asked else list(articles.NETWORKS.values())
-    with about(path, ""):
-        check_kind(path, suffix_of(path))
+    check_kind(path, suffix_of(path))
     with about(path, "take another copy", unless=SAYS_REMEDY):
         metadata = _metadata(path) if path.suffix == ".safetensors" else {}
         if "network" in metadata:

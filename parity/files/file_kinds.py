@@ -22,12 +22,12 @@ OLD_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def check_kind(path: Path, suffix: str) -> None:
-    """Raise `InputError` if `path` is plainly something else than a file of weights with this `suffix`, and say what it is."""
+    """Raise `InputError`, naming the file, if `path` is plainly something else than weights with this `suffix`, and say what it is."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
         if found := _kind(path, head, suffix):
-            raise InputError(f"it is {found}")
+            raise InputError(f"{path}: it is {found}")
     except OSError:
         return  # whoever reads it says why it cannot
 

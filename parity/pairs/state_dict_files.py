@@ -22,16 +22,16 @@ from parity.standard_streams import printable
 from parity.training.run_folder import about
 from parity.weights import canonical_state
 from parity.weights.half_precision import check_range
-from parity.weights.state_dict_content import SAYS_REMEDY, SUFFIXES, name_variants, read_safetensors, suffix_of
+from parity.weights.state_dict_content import FRAMEWORK, SAYS_REMEDY, name_variants, read_safetensors, suffix_of
 
 SAFETENSORS = ".safetensors"
 
 
 def side_of(path: Path) -> str:
     """Return the side whose state dict a file holds; `InputError` for another suffix."""
-    if (suffix := suffix_of(path)) not in SUFFIXES:
-        raise InputError(f"{path} ends in {suffix or 'nothing'}: choose one of {', '.join(SUFFIXES)}")
-    return SUFFIXES[suffix]
+    if (suffix := suffix_of(path)) not in FRAMEWORK:
+        raise InputError(f"{path} ends in {suffix or 'nothing'}: choose one of {', '.join(FRAMEWORK)}")
+    return FRAMEWORK[suffix]
 
 
 def read(path: Path, torch: ModelService) -> dict[str, Record]:
@@ -39,18 +39,13 @@ def read(path: Path, torch: ModelService) -> dict[str, Record]:
     side = side_of(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with about(path, ""):
-        check_kind(path, suffix_of(path))
+    check_kind(path, suffix_of(path))
     with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
         arrays, notes = worker.read_arrays(path)
-    _name_unverified(path)
-    _say(path, notes)
-    return {side: arrays}
-
-
-def _name_unverified(path: Path) -> None:
     if not is_in_state_dict(path):
         say_unverified(path)
+    _say(path, notes)
+    return {side: arrays}
 
 
 def _say(path: Path, notes: Sequence[str]) -> None:
@@ -66,8 +61,7 @@ def convert(path: Path, destination: Path, found: MapFile, dtype: str | None = N
     here, there = _sides(path, destination)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    with about(path, ""):
-        check_kind(path, suffix_of(path))
+    check_kind(path, suffix_of(path))
     with about(path, "pass weights of the model that the map describes", unless=SAYS_REMEDY):
         arrays, notes, verified = _read_arrays(path, here)
         made, note = _converted_by_name(arrays, here, there, found)

@@ -50,8 +50,10 @@ def note_halves(dtypes: Collection[str]) -> list[str]:
 
 def check_range(name: str, array: Array, dtype: str) -> None:
     """Raise `InputError` if a finite number of `array` exceeds the range of `dtype`."""
+    if dtype not in LARGEST:
+        return
     finite = np.abs(array[np.isfinite(array)])
-    if dtype in LARGEST and finite.size and finite.max() > LARGEST[dtype]:
+    if finite.size and finite.max() > LARGEST[dtype]:
         raise InputError(
             f"{name} holds {finite.max():.3g}, beyond the range of {dtype}: choose --dtype bfloat16 or float32"
         )

@@ -20,7 +20,7 @@ from parity.weights.half_precision import SAFETENSORS, note_halves, stored_dtype
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 """The usual keys of a state dict inside another dict, the best one first. A dict with one state dict may use any key."""
 
-SUFFIXES = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
+FRAMEWORK = {".pdparams": "paddle", ".pt": "torch", ".pth": "torch", ".ckpt": "torch", ".bin": "torch"}
 """Suffix of a state dict's file -> its framework. A name may also end in `.pth.tar`, as in PyTorch's ImageNet example."""
 
 INFERENCE = (".pdiparams", ".pdmodel", ".pdopt")
@@ -63,7 +63,6 @@ def find_state_dict(content: Any, is_array: IsArray) -> tuple[dict[str, Any], li
     `InputError` that names what the file holds if that is no state dict.
     """
     notes: list[str] = []
-    place: list[str] = []
     while True:
         if not isinstance(content, Mapping):
             raise InputError(f"it holds a {type(content).__name__}, not a state dict: {REMEDY}")
@@ -77,7 +76,6 @@ def find_state_dict(content: Any, is_array: IsArray) -> tuple[dict[str, Any], li
         best = min(inner, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS))
         others = [str(key) for key in content if key != best]
         notes.append(f"took {best!r} of the file" + (f" and left out {', '.join(map(repr, others))}" if others else ""))
-        place.append(str(best))
         content = content[best]
     found = dict(content)
     if "n_averaged" in found:

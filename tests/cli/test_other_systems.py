@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from helpers.endless_onnx import loop_body
 from helpers.paths import ROOT, TESTS
 from helpers.training_runs import Ended, execute
 from parity.network import articles
@@ -140,19 +141,7 @@ def test_compare_gives_the_same_verdict(system: str, tmp_path: Path) -> None:
 
 def endless(path: Path) -> Path:
     """An ONNX file that never ends."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Neg", ["x"], ["y"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-        ],
-    )
+    body = loop_body()
     graph = helper.make_graph(
         [
             helper.make_node("Flatten", ["image"], ["flat"]),

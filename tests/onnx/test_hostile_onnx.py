@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from helpers.endless_onnx import loop_body
 from helpers.predict_files import NETWORK, metadata, onnx_file, run
 from helpers.refusals import Refused
 from parity.errors import InputError
@@ -47,19 +48,7 @@ def graph(
 
 def loop(trips: int, of: str = "") -> list[NodeProto]:
     """A loop of `trips` iterations: for every row of pictures, or only if any number of `flat` is above 0."""
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Neg", ["x"], ["y"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
-        ],
-        [
-            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-        ],
-    )
+    body = loop_body()
     number = [  # of trips, times the largest of `of`, at most 1
         helper.make_node("ReduceMax", [of], ["max"], keepdims=0),
         helper.make_node("Sign", ["max"], ["sign"]),
