@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import numpy as np
 import safetensors
 
@@ -20,6 +19,7 @@ from parity.cli.command import (
     Failed,
     Options,
     argument,
+    choice,
     command,
     option,
 )
@@ -80,12 +80,12 @@ class _Weights(NamedTuple):
 )
 @option(
     "--dtype",
-    type=click.Choice(DTYPES),
+    type=choice(DTYPES),
     help="the dtype to write; .tar holds float32 only (default: float32, or float64 if SRC holds it)",
 )
 @option(
     "--names",
-    type=click.Choice(state_dict_names.CONVENTIONS),
+    type=choice(state_dict_names.CONVENTIONS),
     help="write a VGG with the names of this library, for its load_state_dict or set_state_dict (default: this project's names)",
 )
 @option(
