@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 from paddle_impl import shared_images
 from paddle_impl.layers import LAYERS
 from parity.network.network import Network
-from parity.network.nodes import Auxiliary, Branches, Nodes
+from parity.network.nodes import Auxiliary, Joined, Nodes
 from parity.weights.state_dict_names import BATCH_NORM_NAMES
 
 NAMES = BATCH_NORM_NAMES["paddle"]
@@ -50,7 +50,7 @@ class Model(nn.Layer):
                     if watch and self.training:
                         self._through(node.nodes, x, masks, watch)
                     continue
-                if isinstance(node, Branches):
+                if isinstance(node, Joined):
                     branches = [self._through(branch, x, masks, watch) for branch in node.branches]
                     x = getattr(self, node.name)(*branches)
                 elif not sizes:

@@ -23,9 +23,12 @@ _INDEPENDENT = (
     kinds.Conv,
     kinds.ReLU,
     kinds.GELU,
+    kinds.SiLU,
+    kinds.Sigmoid,
     kinds.Tanh,
     kinds.LRN,
     kinds.MaxPool,
+    kinds.PadChannels,
     kinds.Dropout,
     kinds.BatchNorm,
 )

@@ -85,6 +85,40 @@ class Concat(nn.Module):
         return torch.cat(branches, 1)
 
 
+class Sum(nn.Module):
+    """The end of `nodes.Add`: arrays of one shape -> their sum, in the order of the branches."""
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        """Add one branch after the other."""
+        for other in others:
+            first = first + other
+        return first
+
+
+class Product(nn.Module):
+    """The end of `nodes.Multiply`: arrays [N,C,H,W], and [N,C] for whole channels -> their product, in the order of the branches."""
+
+    def forward(self, *branches: Tensor) -> Tensor:
+        """Multiply one branch after the other."""
+        axes = max(branch.dim() for branch in branches)
+        first, *others = (branch[..., None, None] if branch.dim() < axes else branch for branch in branches)
+        for other in others:
+            first = first * other
+        return first
+
+
+class PadChannels(nn.Module):
+    """`nodes.PadChannels`: [N,C,H,W] -> [N,channels,H,W] with channels of zeros."""
+
+    def __init__(self, node: nodes.PadChannels, shape: Shape) -> None:
+        super().__init__()
+        self.pad = node.pad(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the zeros."""
+        return F.pad(x, (0, 0, 0, 0, *self.pad))
+
+
 class LogSoftmax(nn.Module):
     """`nodes.LogSoftmax`: [N,K] -> log-probabilities [N,K]."""
 
@@ -185,6 +219,16 @@ def gelu(node: nodes.GELU, shape: Shape) -> nn.Module:
     return nn.GELU()
 
 
+def silu(node: nodes.SiLU, shape: Shape) -> nn.Module:
+    """SiLU."""
+    return nn.SiLU()
+
+
+def sigmoid(node: nodes.Sigmoid, shape: Shape) -> nn.Module:
+    """The logistic function."""
+    return nn.Sigmoid()
+
+
 def tanh(node: nodes.Tanh, shape: Shape) -> nn.Module:
     """Hyperbolic tangent."""
     return nn.Tanh()
@@ -210,6 +254,11 @@ def global_avg_pool(node: nodes.GlobalAvgPool, shape: Shape) -> nn.Module:
     return GlobalAvgPool()
 
 
+def pad_channels(node: nodes.PadChannels, shape: Shape) -> nn.Module:
+    """Channels of zeros."""
+    return PadChannels(node, shape)
+
+
 def dropout(node: nodes.Dropout, shape: Shape) -> nn.Module:
     """Dropout."""
     return Dropout(node)
@@ -225,6 +274,16 @@ def branches(node: nodes.Branches, shape: Shape) -> nn.Module:
     return Concat()
 
 
+def add(node: nodes.Add, shape: Shape) -> nn.Module:
+    """The sum of branches."""
+    return Sum()
+
+
+def multiply(node: nodes.Multiply, shape: Shape) -> nn.Module:
+    """The product of branches."""
+    return Product()
+
+
 LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.Conv: conv,
     nodes.Linear: linear,
@@ -232,13 +291,18 @@ LAYERS: dict[type[nodes.Node], Callable[..., nn.Module]] = {
     nodes.LRN: lrn,
     nodes.ReLU: relu,
     nodes.GELU: gelu,
+    nodes.SiLU: silu,
+    nodes.Sigmoid: sigmoid,
     nodes.Tanh: tanh,
     nodes.LogSoftmax: log_softmax,
     nodes.MaxPool: max_pool,
     nodes.AvgPool: avg_pool,
     nodes.GlobalAvgPool: global_avg_pool,
+    nodes.PadChannels: pad_channels,
     nodes.Dropout: dropout,
     nodes.Flatten: flatten,
     nodes.Branches: branches,
+    nodes.Add: add,
+    nodes.Multiply: multiply,
 }
 """Kind of node -> the function that makes its module."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from parity.network.network import Network
-from parity.network.nodes import Auxiliary, Branches, Nodes
+from parity.network.nodes import Auxiliary, Joined, Nodes
 from parity.weights.state_dict_names import BATCH_NORM_NAMES
 from torch_impl.layers import LAYERS, Dropout
 
@@ -46,7 +46,7 @@ class Model(nn.Module):
                     self._through(node.nodes, x, masks, watch)
                 continue
             layer = getattr(self, node.name)
-            if isinstance(node, Branches):
+            if isinstance(node, Joined):
                 x = layer(*[self._through(branch, x, masks, watch) for branch in node.branches])
             else:
                 x = layer(x, masks[node.name]) if masks and isinstance(layer, Dropout) else layer(x)

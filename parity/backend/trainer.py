@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from parity.arrays import Array
@@ -156,24 +156,28 @@ class Trainer:
         value: float = loss.item()
         return value
 
-    def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> dict[str, Array]:
-        """Run one layer alone: in training on `x`, backward from the `gradient` of its output, and in inference on `inference`.
+    def isolate(
+        self, layer: str, inputs: Sequence[Array], inference: Sequence[Array], mask: Array | None, gradient: Array
+    ) -> dict[str, Array]:
+        """Run one layer alone: in training on `inputs`, backward from the `gradient` of its output, and in inference on `inference`.
 
-        Return `eval/LAYER`, `forward/LAYER`, `backward/LAYER` (the gradient of its input), `gradient/PARAMETER`, and `update/STATISTIC`
-        (running statistics after the step).
+        Both have one array for each source of the layer. Return `eval/LAYER`, `forward/LAYER`, `backward/LAYER.PLACE` (the gradient of
+        each input, counted from 0), `gradient/PARAMETER`, and `update/STATISTIC` (running statistics after the step).
         """
         backend, model, module = self.backend, self.model, getattr(self.model, layer)
         model.eval()
         with backend.no_grad():
-            record = {f"eval/{layer}": backend.to_numpy(module(self._images(inference)))}
+            record = {f"eval/{layer}": backend.to_numpy(module(*map(self._images, inference)))}
         model.train()
         self._clear()
-        leaf = self._images(x)
-        backend.require_gradient(leaf, True)
-        copy = backend.times(leaf, 1.0)  # a layer may change its input in place
-        output = module(copy) if mask is None else module(copy, self._tensor(mask))
+        leaves = [self._images(x) for x in inputs]
+        for leaf in leaves:
+            backend.require_gradient(leaf, True)
+        copies = [backend.times(leaf, 1.0) for leaf in leaves]  # a layer may change its input in place
+        output = module(*copies) if mask is None else module(*copies, self._tensor(mask))
         output.backward(self._images(gradient))
-        record |= {f"forward/{layer}": backend.to_numpy(output), f"backward/{layer}": backend.to_numpy(leaf.grad)}
+        record[f"forward/{layer}"] = backend.to_numpy(output)
+        record |= {f"backward/{layer}.{place}": backend.to_numpy(leaf.grad) for place, leaf in enumerate(leaves)}
         for name, tensor in self._tensors().items():
             if name.startswith(f"{layer}."):
                 moved = tensor.grad is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -151,9 +151,11 @@ class TrainerService(Service):
             seconds.append(time.perf_counter() - started)
         return seconds
 
-    def isolate(self, layer: str, x: Array, inference: Array, mask: Array | None, gradient: Array) -> Record:
+    def isolate(
+        self, layer: str, inputs: Sequence[Array], inference: Sequence[Array], mask: Array | None, gradient: Array
+    ) -> Record:
         """Run one layer alone, forward and backward, see `Trainer.isolate`."""
-        return self._trainer.isolate(layer, x, inference, mask, gradient)
+        return self._trainer.isolate(layer, inputs, inference, mask, gradient)
 
     def scale_velocity(self, factor: float) -> None:
         """Multiply the momentum buffers by `factor`."""

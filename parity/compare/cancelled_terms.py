@@ -15,12 +15,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from parity.arrays import Array
-from parity.compare.record import input_of
+from parity.compare.numpy_layers import multiply
+from parity.compare.record import input_of, inputs_of
 from parity.compare.relative_error import norm
 from parity.compare.tolerances import ALIKE, LARGEST, SYSTEMATIC
 from parity.network.graph import consumers
 from parity.network.network import Network
-from parity.network.nodes import AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear
+from parity.network.nodes import AvgPool, BatchNorm, Conv, GlobalAvgPool, Linear, Multiply
 
 
 class CancelledTerms:
@@ -52,49 +53,67 @@ class CancelledTerms:
 
     def _of_output(self, layer: str) -> float:
         """Return the factor for the gradient of a layer's output: the sum of the gradients from all layers that use the output."""
-        if layer not in self._of_outputs:
-            following = self._following[layer]
-            arriving = [self._of_output(other) for other in following]
-            gradient = self._record.get(f"backward/{layer}")
-            found = max(arriving, default=1.0)
-            if gradient is not None and following:
-                terms = [self._terms_of_input(other) for other in following]
-                known = [term for term in terms if term is not None]
-                if len(following) == 1:
-                    sums = isinstance(self.network.layers[following[0]].node, BatchNorm | Conv | Linear)
-                    found *= _systematic(terms[0], norm(gradient)) if sums else 1.0
-                elif len(known) == len(following):
-                    found = _systematic(float(np.linalg.norm(np.multiply(arriving, known))), norm(gradient))
-            self._of_outputs[layer] = min(LARGEST, found)
+        # Not recursive: a deep network has more layers than Python has frames.
+        for name in reversed(self.network.layers):
+            if layer in self._of_outputs:
+                break
+            if name not in self._of_outputs:
+                self._of_outputs[name] = min(LARGEST, self._arriving(name))
         return self._of_outputs[layer]
 
-    def _terms_of_input(self, layer: str) -> float | None:
+    def _arriving(self, layer: str) -> float:
+        """Return the factor for the gradient of a layer's output, from the factors of all later layers."""
+        following = self._following[layer]
+        arriving = [self._of_outputs[other] for other in following]
+        gradient = self._record.get(f"backward/{layer}")
+        found = max(arriving, default=1.0)
+        if gradient is None or not following:
+            return found
+        terms = [self._terms_of_input(other, layer) for other in following]
+        known = [term for term in terms if term is not None]
+        if len(following) == 1:
+            sums = isinstance(self.network.layers[following[0]].node, BatchNorm | Conv | Linear | Multiply)
+            return found * (_systematic(terms[0], norm(gradient)) if sums else 1.0)
+        if len(known) == len(following):
+            return _systematic(float(np.linalg.norm(np.multiply(arriving, known))), norm(gradient))
+        return found
+
+    def _terms_of_input(self, layer: str, source: str) -> float | None:
         """Return the root of the summed squares of the terms in the gradient of a layer's input; None if they are not known.
 
-        For a batch norm the terms are gamma / sigma times dy, mean(dy) and xhat mean(dy xhat). For a convolution and a linear layer they
-        are w dy. For all other layers dy itself stands for what activations and dropout make of it; a pool has its share.
+        The input is that from `source`. For a batch norm the terms are gamma / sigma times dy, mean(dy) and xhat mean(dy xhat). For a
+        convolution and a linear layer they are w dy, and for a product dy times the other factors. For all other layers dy itself stands
+        for what activations and dropout make of it; a pool has its share.
         """
         gradient, node = self._record.get(f"backward/{layer}"), self.network.layers[layer].node
         if gradient is None:
             return None
         if isinstance(node, BatchNorm):
-            normalised, output = self._normalised(layer), self._record.get(f"forward/{layer}")
-            if normalised is None or output is None:
-                return None
-            (x, deviation), dy, y = normalised, _by_channel(gradient), _by_channel(output)
-            gamma = (x * y).mean(1) / (np.square(x).mean(1) + np.finfo(float).tiny)
-            terms = np.square(dy).mean(1) + dy.mean(1) ** 2 + (dy * x).mean(1) ** 2 * np.square(x).mean(1)
-            return float(np.sqrt(np.sum((gamma / deviation) ** 2 * terms) * dy.shape[1]))
+            return self._terms_of_norm(layer, gradient)
         if isinstance(node, Conv | Linear):
             weight = self._record.get(f"update/{layer}.weight", self._record.get(f"start/{layer}.weight"))
             if weight is None:
                 return None
             filters = weight.reshape(len(weight), -1).astype(np.float64)
             return float(np.sqrt(np.sum(np.square(filters).sum(1) * np.square(_by_channel(gradient)).sum(1))))
+        if isinstance(node, Multiply):
+            inputs = inputs_of(self.network, layer, self._record, "forward")
+            own = self.network.layers[layer].sources.index(source)
+            return None if inputs is None else norm(multiply([gradient, *inputs[:own], *inputs[own + 1 :]]))
         area = node.size**2 if isinstance(node, AvgPool) else 1
         if isinstance(node, GlobalAvgPool):
             area = math.prod(self.network.inputs[layer][1:])
         return norm(gradient) / math.sqrt(area)
+
+    def _terms_of_norm(self, layer: str, gradient: Array) -> float | None:
+        """Do `_terms_of_input` for a batch norm."""
+        normalised, output = self._normalised(layer), self._record.get(f"forward/{layer}")
+        if normalised is None or output is None:
+            return None
+        (x, deviation), dy, y = normalised, _by_channel(gradient), _by_channel(output)
+        gamma = (x * y).mean(1) / (np.square(x).mean(1) + np.finfo(float).tiny)
+        terms = np.square(dy).mean(1) + dy.mean(1) ** 2 + (dy * x).mean(1) ** 2 * np.square(x).mean(1)
+        return float(np.sqrt(np.sum((gamma / deviation) ** 2 * terms) * dy.shape[1]))
 
     def _terms_of_parameter(self, layer: str, parameter: str) -> float | None:
         """Return the same for the gradient of a parameter: dy xhat for gamma, dy x for a weight, dy for beta and a bias."""

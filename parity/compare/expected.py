@@ -10,7 +10,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.compare.evidence import Evidence, Record
 from parity.compare.numpy_layers import cross_entropy, layer_output, moved_statistics, slope
-from parity.compare.record import input_of
+from parity.compare.record import input_of, inputs_of
 from parity.compare.relative_error import distance, norm
 from parity.compare.update_rule import Made, Rule, rule_of, update
 from parity.network.graph import consumers
@@ -57,12 +57,12 @@ def expected_tensor(evidence: Evidence, own: Record, name: str) -> Array | None:
 
 def expected_output(evidence: Evidence, own: Record, phase: str, layer: str) -> Array | None:
     """Return what `layer` must compute from its input on this side, in inference (`eval`) or training (`forward`)."""
-    x = input_of(evidence.network, layer, own, phase, evidence.step_input.images)
-    if x is None:
+    inputs = inputs_of(evidence.network, layer, own, phase, evidence.step_input.images)
+    if inputs is None:
         return None
     return layer_output(
         evidence.network.layers[layer],
-        [x],
+        inputs,
         evidence.parameters(own, layer),
         phase == "forward",
         evidence.step_input.masks.get(layer),

@@ -17,6 +17,7 @@ from parity.network.graph import Layer
 from parity.network.nodes import (
     GELU,
     LRN,
+    Add,
     AvgPool,
     BatchNorm,
     Branches,
@@ -24,11 +25,16 @@ from parity.network.nodes import (
     Dropout,
     Flatten,
     GlobalAvgPool,
+    Joined,
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 from parity.network.windows import Pad, count, over_channels
@@ -56,7 +62,8 @@ def layer_output(
     "weight". `mask` is what a dropout keeps in training: 0 and 1 in the shape of its input. `ValueError` if an array is missing or has
     another shape than the network says.
     """
-    node, x = layer.node, np.concatenate(inputs, axis=1).astype(np.float64)
+    node, parts = layer.node, [array.astype(np.float64) for array in inputs]
+    x = _join(node, parts) if isinstance(node, Joined) else parts[0]
     own = {parameter.name.rpartition(".")[2]: parameter.shape for parameter in node.parameters(layer.input)}
     _require_shape(f"{node.name}: input", x, (len(x), *layer.input))
     for name, shape in own.items():
@@ -65,6 +72,19 @@ def layer_output(
         _require_shape(f"{node.name}: mask", mask, x.shape)
     output: Array = LAYERS[type(node)](node, x, {name: arrays[name].astype(np.float64) for name in own}, training, mask)
     return output
+
+
+def _join(node: Joined, inputs: Sequence[Array]) -> Array:
+    """Join the `inputs` [N,C] or [N,C,H,W] of `node`; `ValueError` if their shapes do not fit."""
+    if isinstance(node, Branches):
+        return np.concatenate(inputs, axis=1)
+    return reduce(np.add, inputs) if isinstance(node, Add) else multiply(inputs)
+
+
+def multiply(inputs: Sequence[Array]) -> Array:
+    """Multiply arrays [N,C,H,W], and [N,C] that scale whole channels."""
+    axes = max(array.ndim for array in inputs)
+    return reduce(np.multiply, [array.reshape(*array.shape, *[1] * (axes - array.ndim)) for array in inputs])
 
 
 def _require_shape(name: str, array: Array | None, shape: tuple[int, ...]) -> None:
@@ -212,6 +232,18 @@ def _gelu(node: GELU, x: Array, arrays: Mapping[str, Array], training: bool, mas
     return output
 
 
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-np.abs(x))  # it never overflows
+    found: Array = np.where(x < 0, small, 1) / (1 + small)
+    return found
+
+
+def _pad_channels(
+    node: PadChannels, x: Array, arrays: Mapping[str, Array], training: bool, mask: Array | None
+) -> Array:
+    return np.pad(x, ((0, 0), node.pad(x.shape[1:]), (0, 0), (0, 0)))
+
+
 def _log_softmax(node: LogSoftmax, x: Array, arrays: Mapping[str, Array], training: bool, mask: Array | None) -> Array:
     below = x - x.max(1, keepdims=True)
     output: Array = below - np.log(np.exp(below).sum(1, keepdims=True))
@@ -230,6 +262,8 @@ LAYERS: dict[type[Node], Callable[..., Array]] = {
     LRN: _lrn,
     ReLU: lambda node, x, *_: np.maximum(x, 0),
     GELU: _gelu,
+    SiLU: lambda node, x, *_: x * _sigmoid(x),
+    Sigmoid: lambda node, x, *_: _sigmoid(x),
     Tanh: lambda node, x, *_: np.tanh(x),
     LogSoftmax: _log_softmax,
     MaxPool: lambda node, x, *_: max_pool(node, x, node.pads(x.shape[1:])),
@@ -237,6 +271,7 @@ LAYERS: dict[type[Node], Callable[..., Array]] = {
     GlobalAvgPool: lambda node, x, *_: x.mean((2, 3)),
     Dropout: _dropout,
     Flatten: lambda node, x, *_: x.reshape(len(x), -1),
-    Branches: lambda node, x, *_: x,
+    PadChannels: _pad_channels,
+    **dict.fromkeys((Branches, Add, Multiply), lambda node, x, *_: x),
 }
-"""How each kind of node is computed: (node, input, arrays, training, mask) -> output."""
+"""How each kind of node is computed: (node, input, arrays, training, mask) -> output. The input of a `Joined` node is joined already."""

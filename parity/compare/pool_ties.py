@@ -9,9 +9,21 @@ import numpy as np
 from parity.arrays import Array
 from parity.network.graph import consumers
 from parity.network.network import Network
-from parity.network.nodes import GELU, AvgPool, Branches, Dropout, MaxPool, ReLU, Tanh
+from parity.network.nodes import (
+    GELU,
+    AvgPool,
+    Branches,
+    Dropout,
+    Joined,
+    MaxPool,
+    PadChannels,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
 
-ELEMENTWISE = ReLU | GELU | Tanh | Dropout
+ELEMENTWISE = ReLU | GELU | SiLU | Sigmoid | Tanh | Dropout
 """Nodes that pass a gradient on element by element: a tie behind them is also a tie before them."""
 
 
@@ -35,17 +47,22 @@ def find_pool_ties(
         node = network.layers[name].node
         if isinstance(node, MaxPool) and not isinstance(node, AvgPool):
             found |= ties_of_pool(node, x, y)
-        elif isinstance(node, ELEMENTWISE | Branches):
+        elif isinstance(node, ELEMENTWISE | Joined | PadChannels):
             behind = find_pool_ties(network, name, first, second)
             if behind is not None:
                 start = _place(network, name, layer)
-                found |= behind[:, start : start + x.shape[1]]
+                behind = behind[:, start : start + x.shape[1]]
+                found |= behind if behind.ndim == x.ndim else behind.any((2, 3))  # a vector that scales maps
     return found if found.any() else None
 
 
 def _place(network: Network, name: str, layer: str) -> int:
-    """Return the channel of the input of the layer `name` at which the output of `layer` begins."""
-    sources = network.layers[name].sources
+    """Return the channel of the output of the layer `name` at which the output of `layer` begins."""
+    node, sources = network.layers[name].node, network.layers[name].sources
+    if isinstance(node, PadChannels):
+        return node.pad(network.inputs[name])[0]
+    if not isinstance(node, Branches):
+        return 0
     return sum(network.shapes[source][0] for source in sources[: sources.index(layer)])
 
 

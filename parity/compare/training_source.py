@@ -21,7 +21,7 @@ from parity.compare.evidence import Evidence
 from parity.compare.noise_model import training_noise
 from parity.compare.pool_ties import find_pool_ties
 from parity.compare.program import LockStep, Program, Step, in_order, layer_of, let_go, parameter_of, run_in_lockstep
-from parity.compare.record import input_of
+from parity.compare.record import inputs_of
 from parity.compare.relative_error import distance, norm_of_difference
 from parity.compare.source import Isolated, Kink, Rounded, Source, Tensor
 from parity.compare.source import Step as SourceStep
@@ -172,13 +172,13 @@ class TrainingSource(Source):
         for name in self.sides:
             self.programs[name].start()
         for layer in self.network.layers:
-            x, inference = (input_of(self.network, layer, record, phase) for phase in ("forward", "eval"))
-            assert x is not None
+            inputs, inference = (inputs_of(self.network, layer, record, phase) for phase in ("forward", "eval"))
+            assert inputs is not None
             if layer not in self.programs[self.sides[1]].run_inputs.network.shapes:
                 yield Isolated((layer, ""), problem="the candidate has no such layer")
                 continue
             # Inference has no auxiliary heads: their layers get the input of training.
-            given = (x, x if inference is None else inference, masks.get(layer), record[f"backward/{layer}"])
+            given = (inputs, inference or inputs, masks.get(layer), record[f"backward/{layer}"])
             first = here.isolate(layer, *given)
             try:
                 second = there.isolate(layer, *given)

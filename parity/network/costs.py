@@ -21,22 +21,27 @@ from parity.network.nodes import (
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
     ReLU,
     Shape,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 
 FLOAT, MASK = 4, 1
 """Bytes of one element of an activation (float32), and of a dropout mask."""
 
-READ_INPUT = (Conv, Linear, BatchNorm, LRN, GELU, MaxPool)
-"""The nodes whose backward pass reads their input; a max pool searches it for the maxima again. An average pool reads nothing."""
+READ_INPUT = (Conv, Linear, BatchNorm, LRN, GELU, SiLU, MaxPool, Multiply)
+"""The nodes whose backward pass reads their inputs; a max pool searches it for the maxima again. An average pool reads nothing."""
 
-READ_OUTPUT = (ReLU, Tanh, LogSoftmax)
+READ_OUTPUT = (ReLU, Sigmoid, Tanh, LogSoftmax)
 """The nodes whose backward pass reads their output."""
 
-FOLLOWING = tuple(kind.__name__ for kind in (BatchNorm, LRN, ReLU, GELU, Tanh, LogSoftmax, Dropout, Flatten))
+FOLLOWING = tuple(
+    kind.__name__ for kind in (BatchNorm, LRN, ReLU, GELU, SiLU, Sigmoid, Tanh, LogSoftmax, Dropout, Flatten)
+)
 """The kinds of layers that do not change the size of a map: a picture shows them together with the layer before them."""
 
 

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from parity.errors import InputError
-from parity.network.nodes import Auxiliary, Branches, Node, Nodes, Shape
+from parity.network.nodes import Auxiliary, Joined, Node, Nodes, Shape
 
 
 @dataclass(frozen=True)
 class Layer:
     """A node at its place in the graph.
 
-    `sources` are the layers whose outputs it takes ("" for the network's input). A `Branches` node has several, the ends of its branches,
-    and concatenates them over the channels. `input` and `output` are the shapes. `head` names the `Auxiliary` node to which the layer
-    belongs, "" on the main path. An `Auxiliary` node itself computes nothing and is no layer.
+    `sources` are the layers whose outputs it takes ("" for the network's input). A `Joined` node has several different ones, the ends of
+    its branches; that of an empty branch is the layer before the node. `input` and `output` are the shapes; the `input` of a `Joined` node
+    is its output. `head` names the `Auxiliary` node to which the layer belongs, "" on the main path. An `Auxiliary` node itself computes
+    nothing and is no layer.
     """
 
     node: Node
@@ -28,7 +29,7 @@ class Layer:
 def build_graph(nodes: Nodes, shape: Shape, source: str = "", head: str = "") -> list[Layer]:
     """The layers of `nodes` after the layer `source`, whose output has `shape`; each layer comes after its sources.
 
-    `InputError` for a head within a head, and for a branch without a layer.
+    `InputError` for a head within a head, and for a `Joined` node with two branches without a layer.
     """
     layers: list[Layer] = []
     for node in nodes:
@@ -40,21 +41,21 @@ def build_graph(nodes: Nodes, shape: Shape, source: str = "", head: str = "") ->
             continue
         before, sources = shape, [source]
         shape = node.output(shape)
-        if isinstance(node, Branches):
+        if isinstance(node, Joined):
             inner = [build_graph(branch, before, source, head) for branch in node.branches]
             layers += [layer for branch in inner for layer in branch]
-            sources, before = [_end(branch, head, node.name) for branch in inner], shape
+            sources, before = [_end(branch, head) or source for branch in inner], shape
+            if len(set(sources)) < len(sources):
+                raise InputError(f"{node.name}: only one of its branches can be without a layer")
         layers.append(Layer(node, tuple(sources), before, shape, head))
         source = node.name
     return layers
 
 
-def _end(layers: list[Layer], head: str, name: str) -> str:
-    """The last layer of a sequence."""
+def _end(layers: list[Layer], head: str) -> str:
+    """The last layer of a branch; "" if it has none."""
     ends = [layer.node.name for layer in layers if layer.head == head]
-    if not ends:
-        raise InputError(f"{name}: every branch needs a layer")
-    return ends[-1]
+    return ends[-1] if ends else ""
 
 
 def consumers(layers: Mapping[str, Layer]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
@@ -18,6 +18,7 @@ from parity.network.graph import Layer, build_graph, consumers
 from parity.network.initialisers import MSRA, Init
 from parity.network.nodes import (
     KINDS,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -25,10 +26,12 @@ from parity.network.nodes import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
     Node,
     Nodes,
+    PadChannels,
     Parameter,
     ReLU,
     Shape,
@@ -56,6 +59,9 @@ RESERVED = frozenset(
 `optimizer` is reserved because the names of optimizer slots in a checkpoint begin with it.
 """
 
+
+PASSING = (MaxPool, GlobalAvgPool, PadChannels, Flatten, Branches, Add)
+"""Kinds of nodes that pass a constant in all elements of a channel on as a constant."""
 
 LARGEST = 2**31 - 1
 """The largest size that a network may have anywhere (filters, units, pixels): no tensor can be larger."""
@@ -156,21 +162,18 @@ class Network:
     def zero_gradients(self) -> frozenset[str]:
         """Names of parameters whose training gradient is zero in exact arithmetic.
 
-        They are biases that a following batch norm subtracts again, also behind pools and concatenations. A framework
-        computes rounding noise for them, and Adam would amplify it to full steps. So training sets these gradients to 0
-        on both sides. Weight decay still acts on them.
+        They are biases that a following batch norm subtracts again, also behind pools, concatenations and sums. A
+        framework computes rounding noise for them, and Adam would amplify it to full steps. So training sets these
+        gradients to 0 on both sides. Weight decay still acts on them.
         """
-        following = consumers(self.layers)
-
-        def cancelled(name: str) -> bool:
+        following, cancelled = consumers(self.layers), dict[str, bool]()
+        for name in reversed(self.layers):
             nodes = [self.layers[other].node for other in following[name]]
-            return bool(nodes) and all(
-                isinstance(node, BatchNorm) or (isinstance(node, MaxPool | Branches | Flatten) and cancelled(node.name))
-                for node in nodes
+            cancelled[name] = bool(nodes) and all(
+                isinstance(node, BatchNorm) or (isinstance(node, PASSING) and cancelled[node.name]) for node in nodes
             )
-
         own = [layer.node for layer in self.layers.values()]
-        return frozenset(f"{n.name}.bias" for n in own if isinstance(n, Conv | Linear) and n.bias and cancelled(n.name))
+        return frozenset(f"{n.name}.bias" for n in own if isinstance(n, Conv | Linear) and n.bias and cancelled[n.name])
 
     @cached_property
     def _ends(self) -> dict[str, str]:
@@ -226,8 +229,9 @@ class Network:
     def shrink(self, width: float, size: int | None = None) -> Network:
         """Return a smaller cousin with the name `NAME@WIDTH` or `NAME@WIDTHxSIZE`.
 
-        Class scores and frozen layers keep their size. A layer keeps at least four filters or units. An average pool that covered
-        its whole map still does. So does any pool that is too large for its new map.
+        Class scores and frozen layers keep their size. A layer keeps at least four filters or units. A depthwise convolution stays
+        one, and a convolution in groups has fewer groups if the channels require it. An average pool that covered its whole map still
+        does. So does any pool that is too large for its new map.
 
         Args:
             width: The factor for filters, units and dropout rates, above 0 and at most 1.
@@ -246,7 +250,7 @@ class Network:
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} must be above 0 and at most 1")
-        nodes = edited(self.nodes, lambda node: node if node.name in self._scoring else _narrow(node, width))
+        nodes = _narrowed(self.nodes, width, self._scoring, self.input_shape, self.input_shape)[0]
         if size is None:
             return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
         if size < 1 or len(self.input_shape) != 3:
@@ -255,16 +259,28 @@ class Network:
         return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
 
     def with_classes(self, count: int) -> Network:
-        """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`."""
+        """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`.
+
+        Raises:
+            InputError: The class scores do not come from a linear layer or a convolution with as many units.
+        """
         if count == self.classes:
             return self
 
         def change(node: Node) -> Node:
             if node.name not in self._scoring:
                 return node
-            return replace(node, units=count) if isinstance(node, Linear) else replace(cast(Conv, node), filters=count)
+            if isinstance(node, Linear):
+                return replace(node, units=count)
+            conv = cast(Conv, node)
+            return replace(conv, filters=count, groups=count if conv.groups == conv.filters else conv.groups)
 
-        return replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
+        made = replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
+        if made.classes != count:
+            raise InputError(
+                f"network {self.name}: no layer of its own yields its {self.classes} class scores, so their number is fixed"
+            )
+        return made
 
     def with_biases(self) -> Network:
         """Return the network with a bias in every convolution, named `NAME+bias`, as many CIFAR-10 repositories write a VGG."""
@@ -275,12 +291,18 @@ class Network:
         nodes = edited(self.nodes, change)
         return self if nodes == self.nodes else replace(self, name=f"{self.name}+bias", nodes=nodes)
 
-    @property
-    def _scoring(self) -> tuple[str, ...]:
-        """The last linear layer or convolution of the main path and of every auxiliary head."""
-        return tuple(
-            {layer.head: n for n, layer in self.layers.items() if isinstance(layer.node, Linear | Conv)}.values()
-        )
+    @cached_property
+    def _scoring(self) -> frozenset[str]:
+        """The last linear layers and convolutions of the main path and of every auxiliary head: several if paths join after them."""
+        found, reached = set[str](), list(self._ends.values())
+        for name in reached:
+            layer = self.layers[name]
+            weighted = isinstance(layer.node, Linear | Conv)
+            if weighted:
+                found.add(name)
+            if not weighted or (isinstance(layer.node, Conv) and layer.node.groups == layer.node.filters > 1):
+                reached += [source for source in layer.sources if source and source not in reached]
+        return frozenset(found)
 
     @cached_property
     def digest(self) -> str:
@@ -309,12 +331,27 @@ class Network:
             raise InputError("network JSON: nodes are nested too deeply") from None
 
 
-def _narrow(node: Node, width: float) -> Node:
+def _narrowed(nodes: Nodes, width: float, scoring: Collection[str], old: Shape, new: Shape) -> tuple[Nodes, Shape]:
+    """The `nodes`, made for inputs of shape `old`, with `width` times the filters for inputs of shape `new`; and their output's shape."""
+    made: list[Node] = []
+    for node in nodes:
+        parts = tuple(_narrowed(part, width, scoring, old, new)[0] for part in node.parts)
+        made.append(_narrow(node.with_parts(parts), 1 if node.name in scoring else width, old, new))
+        old, new = node.output(old), made[-1].output(new)
+    return tuple(made), new
+
+
+def _narrow(node: Node, width: float, old: Shape, new: Shape) -> Node:
     def scaled(count: int, multiple: int = 1) -> int:
         return -(-max(min(4, count), round(count * width)) // multiple) * multiple
 
     if isinstance(node, Conv):
-        return node if node.frozen else replace(node, filters=scaled(node.filters, node.groups))
+        if node.is_depthwise(old):
+            return replace(node, filters=node.filters // node.groups * new[0], groups=new[0])
+        groups = math.gcd(node.groups, new[0], *([node.filters] if width == 1 or node.frozen else []))
+        return replace(node, groups=groups, filters=node.filters if node.frozen else scaled(node.filters, groups))
+    if isinstance(node, PadChannels):
+        return replace(node, channels=max(scaled(node.channels), new[0]))
     if isinstance(node, Dropout):
         return replace(node, rate=node.rate * width)
     return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node

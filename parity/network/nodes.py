@@ -1,15 +1,14 @@
 """The building blocks of a network, as plain data.
 
 Every node is a frozen dataclass with a `name` and all settings for which a framework would use a default. Shapes leave out the batch: an
-image is (channels, height, width), a vector is (features,). To add a kind of node, write its class here, list it in `KINDS`, and implement
-it in `paddle_impl/layers.py`, `torch_impl/layers.py` and `parity/compare/numpy_layers.py`. Two kinds hold other nodes, `Branches` and
-`Auxiliary`; `walk` and `edited` go through the tree of nodes.
+image is (channels, height, width), a vector is (features,). CONTRIBUTING.md lists the places of a new kind of node. Some kinds hold
+other nodes: `Auxiliary`, and the subclasses of `Joined`. `walk` and `edited` go through the tree of nodes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from parity.errors import InputError, within
@@ -91,6 +90,12 @@ def _image(node: Node, shape: Shape) -> Shape:
     return shape
 
 
+def _vector(node: Node, shape: Shape) -> Shape:
+    if len(shape) != 1:
+        raise InputError(f"{node.name} needs a vector but gets {shape}: put a Flatten before it")
+    return shape
+
+
 @dataclass(frozen=True)
 class Conv(Node):
     """2-D convolution (cross-correlation), square kernel, padded with zeros. Weight [filters, channels / groups, kernel, kernel].
@@ -123,6 +128,10 @@ class Conv(Node):
         height, width = (around(self.name, size, self.kernel, self.stride, self.padding) for size in shape[1:])
         return height, width
 
+    def is_depthwise(self, shape: Shape) -> bool:
+        """Whether each filter reads one channel of an input of `shape`, which has several channels."""
+        return self.groups == shape[0] > 1
+
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
         """`weight` and, if there is one, `bias`."""
         weight = (self.filters, shape[0] // self.groups, self.kernel, self.kernel)
@@ -144,8 +153,7 @@ class Linear(Node):
 
     def output(self, shape: Shape) -> Shape:
         """(units,)."""
-        if len(shape) != 1:
-            raise InputError(f"{self.name} needs a vector but gets {shape}: put a Flatten before it")
+        _vector(self, shape)
         return (self.units,)
 
     def parameters(self, shape: Shape) -> tuple[Parameter, ...]:
@@ -209,6 +217,16 @@ class GELU(Node):
 
 
 @dataclass(frozen=True)
+class SiLU(Node):
+    """x / (1 + exp(-x)), also called Swish (Elfwing, Uchibe and Doya 2017, arXiv 1702.03118)."""
+
+
+@dataclass(frozen=True)
+class Sigmoid(Node):
+    """1 / (1 + exp(-x))."""
+
+
+@dataclass(frozen=True)
 class Tanh(Node):
     """The hyperbolic tangent."""
 
@@ -222,9 +240,7 @@ class LogSoftmax(Node):
 
     def output(self, shape: Shape) -> Shape:
         """The shape of the vector."""
-        if len(shape) != 1:
-            raise InputError(f"{self.name} needs a vector but gets {shape}: put a Flatten before it")
-        return shape
+        return _vector(self, shape)
 
 
 @dataclass(frozen=True)
@@ -290,6 +306,40 @@ class GlobalAvgPool(Node):
 
 
 @dataclass(frozen=True)
+class PadChannels(Node):
+    """Add channels of zeros: shortcut A of residual networks (He et al. 2015, arXiv 1512.03385, section 3.3).
+
+    The output has `channels` channels. `side` says where the zeros are: "after" the channels of the input, "before" them, or "around"
+    them, where an odd number has one more after.
+    """
+
+    channels: int
+    side: str = "after"
+
+    def __post_init__(self) -> None:
+        if self.side not in SIDES:
+            raise InputError(f"{self.name!r}: side must be {', '.join(SIDES[:-1])} or {SIDES[-1]}, not {self.side!r}")
+
+    def output(self, shape: Shape) -> Shape:
+        """(channels, height, width)."""
+        channels, *sizes = _image(self, shape)
+        if channels > self.channels:
+            raise InputError(f"{self.name} pads to {self.channels} channels, but its input has {channels} already")
+        return (self.channels, *sizes)
+
+    def pad(self, shape: Shape) -> Pad:
+        """The number of channels of zeros (before, after) those of an input of `shape`."""
+        missing = self.channels - shape[0]
+        return {"after": (0, missing), "before": (missing, 0), "around": (missing // 2, missing - missing // 2)}[
+            self.side
+        ]
+
+
+SIDES = ("after", "before", "around")
+"""The values of `PadChannels.side`."""
+
+
+@dataclass(frozen=True)
 class Dropout(Node):
     """Zeroes each element with probability `rate` in training.
 
@@ -325,21 +375,27 @@ class Flatten(Node):
 
     def output(self, shape: Shape) -> Shape:
         """(features,)."""
+        if len(shape) == 1:
+            raise InputError(f"{self.name} gets {shape}, which is flat already: remove it")
         return (math.prod(shape),)
 
 
 @dataclass(frozen=True)
-class Branches(Node):
-    """Several sequences of nodes on the same input, whose outputs are concatenated over the channels (the Inception block)."""
+class Joined(Node):
+    """Base of the nodes that join the outputs of several branches: sequences of nodes that all take the input of this node.
+
+    An empty branch is the identity: its output is the input. A node has at most one branch without a layer.
+    """
 
     branches: tuple[Nodes, ...]
 
     def output(self, shape: Shape) -> Shape:
-        """(sum of the branches' channels, height, width)."""
-        shapes = [output_shape(branch, shape) for branch in self.branches]
-        if not shapes or len({shape[1:] for shape in shapes}) > 1 or {len(shape) for shape in shapes} - {1, 3}:
-            raise InputError(f"{self.name}: its branches must yield maps of one size, not {shapes}")
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        """The shape of the joined outputs."""
+        return self.joined([output_shape(branch, shape) for branch in self.branches])
+
+    def joined(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of the joined outputs of branches that yield `shapes`; `InputError` if they cannot be joined."""
+        raise NotImplementedError
 
     @property
     def parts(self) -> tuple[Nodes, ...]:
@@ -349,6 +405,49 @@ class Branches(Node):
     def with_parts(self, parts: tuple[Nodes, ...]) -> Node:
         """This node with other branches."""
         return replace(self, branches=parts)
+
+
+@dataclass(frozen=True)
+class Branches(Joined):
+    """The outputs of the branches, concatenated over the channels (the Inception block)."""
+
+    def joined(self, shapes: Sequence[Shape]) -> Shape:
+        """(sum of the branches' channels, height, width)."""
+        if not shapes or len({shape[1:] for shape in shapes}) > 1:
+            raise InputError(f"{self.name}: its branches must yield maps of one size, not {list(shapes)}")
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+@dataclass(frozen=True)
+class Add(Joined):
+    """The sum of the outputs of the branches (the residual block: arXiv 1512.03385, section 3.1). They have one shape."""
+
+    def joined(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of every branch's output."""
+        if len(shapes) < 2 or len(set(shapes)) > 1:
+            raise InputError(
+                f"{self.name} adds two or more outputs of one shape, but its branches yield {list(shapes)}"
+            )
+        return shapes[0]
+
+
+@dataclass(frozen=True)
+class Multiply(Joined):
+    """The product of the outputs of the branches, element by element. They have one shape.
+
+    Beside maps (channels, height, width), a branch may yield a vector (channels,), which scales the channels (squeeze and excitation: Hu,
+    Shen and Sun 2017, arXiv 1709.01507, section 3).
+    """
+
+    def joined(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of the maps, or of all outputs if all are vectors."""
+        whole = max(shapes, key=len, default=())
+        if len(shapes) < 2 or set(shapes) - {whole, whole[:1]}:
+            raise InputError(
+                f"{self.name} multiplies two or more outputs of one shape, or maps and vectors with as many channels, but its branches "
+                f"yield {list(shapes)}"
+            )
+        return whole
 
 
 @dataclass(frozen=True)
@@ -385,14 +484,17 @@ KINDS: dict[str, type[Node]] = {
             LRN,
             ReLU,
             GELU,
+            SiLU,
+            Sigmoid,
             Tanh,
             LogSoftmax,
             MaxPool,
             AvgPool,
             GlobalAvgPool,
+            PadChannels,
             Dropout,
             Flatten,
         ),
-        *(Branches, Auxiliary),
+        *(Branches, Add, Multiply, Auxiliary),
     )
 }

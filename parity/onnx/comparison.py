@@ -30,7 +30,7 @@ from parity.compare.engine import Silent
 from parity.compare.noise_model import inference_noise, pooled_noise
 from parity.compare.numpy_layers import layer_output
 from parity.compare.program import Program, reason_of
-from parity.compare.record import input_of
+from parity.compare.record import inputs_of
 from parity.compare.relative_error import Difference, distance
 from parity.compare.step_inputs import RunInputs
 from parity.compare.tolerances import ONE_STEP, inference_tolerance, pair_tolerance
@@ -187,9 +187,9 @@ def compare_with_definition(name: str, run_inputs: RunInputs, exact: Record, ima
     record = {f"eval/{layer}": array for layer in network.layers if (array := exact.get(f"layers/{layer}")) is not None}
     for layer, where in network.layers.items():
         own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == layer}
-        x = input_of(network, layer, record, "eval", images.astype(np.float64))
+        inputs = inputs_of(network, layer, record, "eval", images.astype(np.float64))
         try:
-            wanted = None if x is None else layer_output(where, [x], own, False)
+            wanted = None if inputs is None else layer_output(where, inputs, own, False)
         except ValueError:  # the input has another shape, so an earlier layer is wrong
             return
         error = distance(wanted, record.get(f"eval/{layer}"))

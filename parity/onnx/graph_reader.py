@@ -80,7 +80,7 @@ WITHOUT_DEFAULT = {kind: {"kernel_shape"} for kind in ("Conv", "MaxPool", "Avera
 IGNORED = {"BatchNormalization": {"momentum"}, "Reshape": {"allowzero"}}
 """Attributes that have no effect in inference."""
 
-JOINING = ("Concat", "Sub")
+JOINING = ("Concat", "Sub", "Add", "Mul")
 """Operators that may take several values that depend on the image."""
 
 PENDING = ("Pad", "ReduceLogSumExp")
@@ -244,13 +244,18 @@ class _Reader:
                 raise NotTheNetwork(f"operator Pad before {node.op_type} ({node.name}) also pads for other operators")
             self.found[source] = replace(_padded(node, read, before), inputs=before.inputs)
             return source
+        if before and before.kind == read.kind == "Unsqueeze" and alone and source == len(self.found) - 1:
+            self.found[source] = replace(
+                before, attributes={"axes": before.attributes["axes"] + read.attributes["axes"]}
+            )
+            return source
         self.found.append(replace(read, inputs=(source,)))
         return len(self.found) - 1
 
     def join(self, node: NodeProto, sources: list[int]) -> int:
-        """Read an operator with several data inputs: a Concat of branches, or the Sub of a log-softmax."""
-        if node.op_type == "Concat":
-            self.found.append(Operator("", "Concat", _attributes(node), inputs=tuple(sources)))
+        """Read an operator with several data inputs: the end of branches, or the Sub of a log-softmax."""
+        if node.op_type != "Sub":
+            self.found.append(Operator("", node.op_type, _attributes(node), inputs=tuple(sources)))
             return len(self.found) - 1
         x, sums = sources
         last = self.found[-1]
@@ -377,11 +382,17 @@ def _mean(node: NodeProto, constants: list[Array]) -> Operator:
     return Operator("", "GlobalAveragePool")
 
 
-def _pad(node: NodeProto, constants: list[Array]) -> Operator:
+def _pad(node: NodeProto, constants: list[Array]) -> Operator | None:
     _must(node, _attributes(node), mode=b"constant")
     pads, value = constants[0].tolist(), constants[1].item() if len(constants) > 1 else 0.0
-    if len(constants) > 2 or len(pads) != 8 or any(pads[:2] + pads[4:6]):
-        raise NotTheNetwork(f"operator Pad ({node.name}) pads more than height and width")
+    if len(constants) > 2 or len(pads) != 8 or min(pads) < 0:
+        raise NotTheNetwork(f"operator Pad ({node.name}) does not pad an image")
+    if not any(pads):
+        return None
+    if pads[1] + pads[5] == sum(pads) and value == 0:
+        return Operator("", "PadChannels", {"pads": [pads[1], pads[5]]})
+    if any(pads[:2] + pads[4:6]):
+        raise NotTheNetwork(f"operator Pad ({node.name}) pads more than height and width, or channels by {value}")
     return Operator("", "Pad", {"pads": [*pads[2:4], *pads[6:]], "value": value})
 
 
@@ -398,6 +409,12 @@ def _mul(node: NodeProto, constants: list[Array]) -> Operator:
     if constants[0].size != 1 or constants[0].ndim > 2:  # with more it would broadcast a vector to an image
         raise NotTheNetwork(f"operator Mul ({node.name}) does not multiply by a single constant")
     return Operator("", "Mul", {}, {"scale": constants[0].reshape(())})
+
+
+def _unsqueeze(node: NodeProto, constants: list[Array]) -> Operator:
+    """An Unsqueeze behind a vector [N,C]: one axis or two axes of size 1 at the end. Axes count from the end of the output if negative."""
+    axes = constants[0].tolist()
+    return Operator("", "Unsqueeze", {"axes": sorted(axis % (len(axes) + 2) if axis < 0 else axis for axis in axes)})
 
 
 def _flatten(node: NodeProto, constants: list[Array]) -> Operator:
@@ -424,6 +441,8 @@ READERS: dict[str, Callable[[NodeProto, list[Array]], Operator | None]] = {
     "AveragePool": _pool,
     "Relu": _elementwise,
     "Tanh": _elementwise,
+    "Sigmoid": _elementwise,
+    "Unsqueeze": _unsqueeze,
     "LogSoftmax": _over_classes,
     "Softmax": _over_classes,
     "Cast": _elementwise,

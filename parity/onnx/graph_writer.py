@@ -49,16 +49,21 @@ def write(
     tensors: dict[str, Array] = {}
     whole = with_ends(chain, preprocessing, softmax)
     ends = [LOGITS, PROBABILITIES] if softmax else [LOGITS]
-    outputs = [*(value_name(operator.layer) for operator in whole[: -len(ends)]), *ends]
+    outputs = [*(value_name(operator.layer, operator.step) for operator in whole[: -len(ends)]), *ends]
     for operator, out in zip(whole, outputs, strict=True):
         taken = [INPUT if place == IMAGE else outputs[place] for place in operator.inputs]
-        steps = Steps(operator.layer, out)
+        steps = Steps(f"{operator.layer}.{operator.step}" if operator.step else operator.layer, out)
         if operator.kind == "LRN":
             normalisation.write(steps, taken[0], operator, network.layers[operator.layer].input[0])
         elif operator.kind == "Gelu":
             gelu.write(steps, taken[0])
         elif operator.kind == "GlobalAveragePool":  # yields [N,C,1,1]
             steps.add("Flatten", "", steps.add(operator.kind, "mean", *taken), axis=1)
+        elif operator.kind == "PadChannels":
+            before, after = operator.attributes["pads"]
+            steps.add("Pad", "", *taken, steps.constant("pads", np.array([0, before, 0, 0, 0, after, 0, 0])))
+        elif operator.kind == "Unsqueeze":
+            steps.add("Unsqueeze", "", *taken, steps.constant("axes", np.array(operator.attributes["axes"])))
         else:
             names = [steps.constant(name, array) for name, array in operator.arrays.items()]
             steps.add(operator.kind, "", *taken, *names, **operator.attributes)
@@ -89,8 +94,10 @@ def input_and_output(
     )
 
 
-def value_name(layer: str) -> str:
-    """The name of a layer's output: the layer's name, with a dot if an input or output of the model has that name."""
+def value_name(layer: str, step: str = "") -> str:
+    """The name of a layer's output, or of a `step` in it: the layer's name, with a dot if an input or output of the model has that name."""
+    if step:
+        return f"{layer}.{step}"
     return f"{layer}." if layer in (INPUT, LOGITS, PROBABILITIES) else layer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from onnx import TensorProto
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.network import nodes
+from parity.network.graph import Layer
 from parity.network.network import Network
 from parity.network.nodes import Shape
 from parity.network.windows import Pad, window_reach
@@ -28,7 +29,7 @@ class Operator:
     """One operator: the layer it comes from, its ONNX type, its attributes, and its constant inputs in ONNX's order.
 
     `inputs` are the places, in the list of operators, of the operators whose outputs it takes; `IMAGE` is the network's input. The constant
-    inputs follow them.
+    inputs follow them. If several operators form a layer, all but the last have a `step`, which distinguishes them.
     """
 
     layer: str
@@ -36,31 +37,75 @@ class Operator:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, Array] = field(default_factory=dict)
     inputs: tuple[int, ...] = (IMAGE,)
+    step: str = ""
 
 
 Spelling = tuple[str, dict[str, Any], dict[str, Array]]
 
 
 def operators(network: Network, state: State) -> list[Operator]:
-    """The operators of `network` with the float32 weights `state` in inference. A layer that does nothing then has no operator.
+    """The operators of `network` with the float32 weights `state` in inference, `in_order`. A layer that does nothing has no operator.
 
     `InputError` names a layer of a kind that exports do not support.
     """
     found: list[Operator] = []
     places = {"": IMAGE}
     for name, layer in network.inference.layers.items():
-        if type(layer.node) not in SPELLED:
+        if not isinstance(layer.node, (*SPELLED, *SEVERAL)):
             raise InputError(
                 f"layer {name} is of kind {type(layer.node).__name__}, which the export to ONNX does not support"
             )
         own = {p.name.partition(".")[2]: state[p.name] for p in layer.node.parameters(layer.input)}
         inputs = tuple(places[source] for source in layer.sources)
-        if spelled := SPELLED[type(layer.node)](layer.node, layer.input, own):
+        if isinstance(layer.node, nodes.Add | nodes.Multiply):
+            shapes = [network.shapes[source] if source else network.input_shape for source in layer.sources]
+            kind = "Add" if isinstance(layer.node, nodes.Add) else "Mul"
+            found += _pairwise(layer, kind, shapes, inputs, len(found))
+        elif isinstance(layer.node, nodes.SiLU):
+            found.append(Operator(name, "Sigmoid", inputs=inputs, step="gate"))
+            found.append(Operator(name, "Mul", inputs=(*inputs, len(found) - 1)))
+        elif spelled := SPELLED[type(layer.node)](layer.node, layer.input, own):
             found.append(Operator(name, *spelled, inputs=inputs))
-            places[name] = len(found) - 1
         else:
             (places[name],) = inputs
-    return found
+            continue
+        places[name] = len(found) - 1
+    return in_order(found)
+
+
+def _pairwise(layer: Layer, kind: str, shapes: Sequence[Shape], inputs: Sequence[int], first: int) -> list[Operator]:
+    """The operators `kind` that join outputs of `shapes`, two at a time; `first` is the place of the first operator.
+
+    A vector that scales maps becomes a map of one pixel first.
+    """
+    name, made, parts = layer.node.name, list[Operator](), list(inputs)
+    for number, shape in enumerate(shapes):
+        if len(shape) < len(layer.output):
+            made.append(Operator(name, "Unsqueeze", {"axes": [2, 3]}, inputs=(parts[number],), step=f"map{number}"))
+            parts[number] = first + len(made) - 1
+    whole = parts[0]
+    for number, part in enumerate(parts[1:], start=1):
+        step = f"partial{number}" if number < len(parts) - 1 else ""
+        made.append(Operator(name, kind, inputs=(whole, part), step=step))
+        whole = first + len(made) - 1
+    return made
+
+
+def in_order(chain: Sequence[Operator]) -> list[Operator]:
+    """The operators in the order in which one reaches them from the last: each after its inputs, which come in their own order."""
+    ordered: list[Operator] = []
+    places, waiting = {IMAGE: IMAGE}, [len(chain) - 1] if chain else []
+    while waiting:
+        operator = chain[waiting[-1]]
+        missing = [place for place in operator.inputs if place not in places]
+        if missing:
+            waiting += reversed(missing)
+            continue
+        place = waiting.pop()
+        if place not in places:
+            places[place] = len(ordered)
+            ordered.append(replace(operator, inputs=tuple(places[source] for source in operator.inputs)))
+    return ordered
 
 
 def _conv(node: nodes.Conv, shape: Shape, own: dict[str, Array]) -> Spelling:
@@ -81,6 +126,10 @@ def _relu(node: nodes.ReLU, shape: Shape, own: dict[str, Array]) -> Spelling:
 
 def _gelu(node: nodes.GELU, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Gelu", {}, {}
+
+
+def _sigmoid(node: nodes.Sigmoid, shape: Shape, own: dict[str, Array]) -> Spelling:
+    return "Sigmoid", {}, {}
 
 
 def _tanh(node: nodes.Tanh, shape: Shape, own: dict[str, Array]) -> Spelling:
@@ -117,6 +166,11 @@ def _dropout(node: nodes.Dropout, shape: Shape, own: dict[str, Array]) -> Spelli
     return ("Mul", {}, {"scale": np.array(node.test_scale, np.float32)}) if node.test_scale != 1 else None
 
 
+def _pad_channels(node: nodes.PadChannels, shape: Shape, own: dict[str, Array]) -> Spelling | None:
+    pad = node.pad(shape)
+    return ("PadChannels", {"pads": list(pad)}, {}) if any(pad) else None
+
+
 def _flatten(node: nodes.Flatten, shape: Shape, own: dict[str, Array]) -> Spelling:
     return "Flatten", {"axis": 1}, {}
 
@@ -137,16 +191,21 @@ SPELLED: dict[type[nodes.Node], Callable[..., Spelling | None]] = {
     nodes.LRN: _lrn,
     nodes.ReLU: _relu,
     nodes.GELU: _gelu,
+    nodes.Sigmoid: _sigmoid,
     nodes.Tanh: _tanh,
     nodes.LogSoftmax: _log_softmax,
     nodes.MaxPool: _max_pool,
     nodes.AvgPool: _avg_pool,
     nodes.GlobalAvgPool: _global_avg_pool,
+    nodes.PadChannels: _pad_channels,
     nodes.Dropout: _dropout,
     nodes.Flatten: _flatten,
     nodes.Branches: _branches,
 }
 """Kind of node -> the function that gives its ONNX operator type, attributes and constants; None for no operator."""
+
+SEVERAL = (nodes.SiLU, nodes.Add, nodes.Multiply)
+"""Kinds of nodes that have several operators."""
 
 
 def with_ends(

@@ -284,7 +284,14 @@ PANELS: dict[str, tuple[Callable[[Cost], int], Callable[[Cost], str]]] = {
 }
 """Panel of `layers` -> its value, and the text beside the bar."""
 
-COLOURS = {"Conv": "#2c7a7b", "MaxPool": "#8a97a6", "AvgPool": "#b9c3ce", "Linear": "#9b3f6b", "Branches": "#a08423"}
+COLOURS = {
+    "Conv": "#2c7a7b",
+    "MaxPool": "#8a97a6",
+    "AvgPool": "#b9c3ce",
+    "Linear": "#9b3f6b",
+    "Branches": "#a08423",
+    "Add": "#5d7a2c",
+}
 """Kind of layer -> colour. No framework has one of these."""
 OTHER_COLOUR = "#6b4fa0"
 

@@ -47,7 +47,7 @@ def test_normalisation_is_the_papers_formula_and_its_gradient(case: str, worker:
     a, slope = random.uniform(-scale, scale, SHAPE), random.uniform(-1, 1, SHAPE)
     network = Network("one", SHAPE[1:], (node, Flatten("flatten"), Linear("scores", 2)))
     worker.start(network, Optimizer("momentum", rate=0.1), initialise(network, 0))
-    record = worker.isolate("node", a, a, None, slope)
+    record = worker.isolate("node", [a], [a], None, slope)
     wanted = formula(a, *scalars)
     assert np.linalg.norm(wanted - a / node.k**node.beta) > 0.05 * np.linalg.norm(wanted), "the sum counts"
     for phase in ("forward", "eval"):

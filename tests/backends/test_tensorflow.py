@@ -77,7 +77,7 @@ def test_response_normalisation_equals_tensorflows(name: str, node: LRN, worker:
     images, slope = first_channels(GOLDEN["lrn/image"]), first_channels(GOLDEN["lrn/slope"])
     network = scored(images.shape[1:], node)
     worker.start(network, PLAIN, initialise(network, 0))
-    record = worker.isolate("node", images, images, None, slope)
+    record = worker.isolate("node", [images], [images], None, slope)
     # In float32 the sum has at most the error of size + 2 operations. The power of beta makes it smaller; power and product add five.
     forward = (node.size + 7) * U
     assert error(record["forward/node"], first_channels(GOLDEN[f"lrn/{name}"])) <= forward
@@ -125,7 +125,7 @@ def l2_gradients(worker: Worker, network: Network, images: np.ndarray) -> tuple[
         if not isinstance(layer.node, Dropout):  # in inference it does nothing
             (source,) = layer.sources
             x = record[f"eval/{source}"] if source else images
-            own = worker.isolate(name, x, x, None, gradient)
+            own = worker.isolate(name, [x], [x], None, gradient)
             gradient = own[f"backward/{name}"]
             found |= {key.removeprefix("gradient/"): a for key, a in own.items() if key.startswith("gradient/")}
     return found, float((record["logits"] ** 2).sum() / 2)

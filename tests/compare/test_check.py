@@ -189,7 +189,7 @@ def test_an_unknown_layer_in_a_call_is_an_error_of_the_worker(workers: dict[str,
     check = subject(data.load("cifar10"))
     workers[framework].start(check.network, check.recipe.optimizer, check.run_inputs().state)
     with pytest.raises(WorkerFailed, match="conv99"):
-        workers[framework].isolate("conv99", np.ones((1, 3, 32, 32)), np.ones((1, 3, 32, 32)), None, np.ones(1))
+        workers[framework].isolate("conv99", [np.ones((1, 3, 32, 32))], [np.ones((1, 3, 32, 32))], None, np.ones(1))
 
 
 # --------------------------------------------------------------------------------------------- order and inputs

@@ -48,7 +48,7 @@ def gradients(workers: dict[str, Worker], made: Network, inputs: tuple[np.ndarra
     found = []
     for worker, x in zip(workers.values(), inputs, strict=True):
         worker.start(made, Optimizer("momentum", 0.1), initialise(made, 0))
-        found.append(worker.isolate("pool", x, x, None, gradient)["backward/pool"])
+        found.append(worker.isolate("pool", [x], [x], None, gradient)["backward/pool.0"])
     return found
 
 

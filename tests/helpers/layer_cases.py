@@ -9,6 +9,7 @@ from parity.network.network import Network
 from parity.network.nodes import (
     GELU,
     LRN,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -20,8 +21,12 @@ from parity.network.nodes import (
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 from parity.weights.canonical_state import State
@@ -104,6 +109,64 @@ CASES = {
     ),
     "branches of vectors": network(
         (2, 2, 2), Flatten("flat"), Branches("node", ((Linear("a", 2),), (Linear("b", 3),)))
+    ),
+    "SiLU": network(MAP, SiLU("node")),
+    "sigmoid": network(MAP, Sigmoid("node")),
+    "channels of zeros after": network(MAP, PadChannels("node", 7)),
+    "channels of zeros before": network(MAP, PadChannels("node", 7, "before")),
+    "channels of zeros around": network(MAP, PadChannels("node", 7, "around")),
+    "channels of zeros, none": network(MAP, PadChannels("node", 4)),
+    "sum with the identity": network(MAP, Add("node", ((), (Conv("a", 4, bias=False), BatchNorm("b"))))),
+    "sum with the identity of the image": Network(
+        "made",
+        MAP,
+        (Add("node", ((Conv("entry", 4, 1, padding=0, bias=False),), ())), Flatten("f"), Linear("scores", 3)),
+    ),
+    "sum of three": network(
+        MAP, Add("node", ((Conv("a", 3),), (Conv("b", 3, 1, padding=0),), (Tanh("c"), Conv("d", 3))))
+    ),
+    "sum of vectors": network((2, 2, 2), Flatten("flat"), Add("node", ((), (Linear("a", 8), Tanh("b"))))),
+    "sum before a batch norm": network(
+        MAP,
+        Add("node", ((Conv("a", 4, bias=False),), (GELU("b"), Conv("c", 4, bias=False)))),
+        BatchNorm("norm"),
+        ReLU("relu"),
+    ),
+    "product of maps": network(MAP, Multiply("node", ((Conv("a", 4), Sigmoid("b")), ()))),
+    "product of maps and a vector": network(
+        MAP, Multiply("node", ((), (GlobalAvgPool("squeeze"), Linear("excite", 4), Sigmoid("gate"))))
+    ),
+    "product of a vector, a map and a vector": network(
+        MAP,
+        Multiply(
+            "node",
+            (
+                (GlobalAvgPool("m1"), Linear("l1", 3)),
+                (Conv("a", 3),),
+                (GlobalAvgPool("m2"), Linear("l2", 3), Tanh("t")),
+            ),
+        ),
+    ),
+    "product of vectors": network(
+        (2, 2, 2), Flatten("flat"), Multiply("node", ((Linear("a", 5),), (Linear("b", 5), Tanh("c"))))
+    ),
+    "identity beside a branch": network(MAP, Branches("node", ((), (Conv("a", 2),)))),
+    "a residual block with shortcut A": network(
+        WIDE,
+        Add(
+            "node",
+            (
+                (
+                    Conv("a", 4, 3, 2, bias=False),
+                    BatchNorm("an"),
+                    ReLU("ar"),
+                    Conv("b", 4, bias=False),
+                    BatchNorm("bn"),
+                ),
+                (AvgPool("halved", 1, 2), PadChannels("wider", 4)),
+            ),
+        ),
+        ReLU("relu"),
     ),
     "auxiliary heads": network(
         (2, 4, 5),

@@ -12,6 +12,7 @@ from parity.network.network import Network
 from parity.network.nodes import (
     GELU,
     LRN,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -20,11 +21,16 @@ from parity.network.nodes import (
     Dropout,
     Flatten,
     GlobalAvgPool,
+    Joined,
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
     walk,
 )
@@ -53,7 +59,7 @@ def outputs(
 ) -> dict[str, Array]:
     """Every layer's output: in training if there are `masks` of the dropouts (which may be empty), in inference if they are None.
 
-    `replaced` holds an array instead of one layer's output, which is then not computed unless the layer is a `Branches`.
+    `replaced` holds an array instead of one layer's output, which is then not computed unless the layer joins branches.
     """
     found: dict[str, Array] = {}
 
@@ -64,8 +70,8 @@ def outputs(
                     through(node.nodes, x)
                 continue
             given = replaced[1] if replaced and replaced[0] == node.name else None
-            if isinstance(node, Branches):  # heads inside it are computed in any case
-                x = np.concatenate([through(branch, x) for branch in node.branches], axis=1)
+            if isinstance(node, Joined):  # heads inside it are computed in any case
+                x = JOINS[type(node)]([through(branch, x) for branch in node.branches])
             elif given is None:
                 own = {n.partition(".")[2]: array for n, array in state.items() if n.partition(".")[0] == node.name}
                 x = NODES[type(node)](node, x, own, None if masks is None else masks.get(node.name, True))
@@ -169,6 +175,27 @@ def _lrn(node: LRN, x: Array, own: State, training: Any) -> Array:
     return y
 
 
+def _pad_channels(node: PadChannels, x: Array, own: State, training: Any) -> Array:
+    zeros = node.channels - x.shape[1]
+    before = {"after": 0, "before": zeros, "around": zeros // 2}[node.side]
+    y = np.zeros((len(x), node.channels, *x.shape[2:]), x.dtype)
+    y[:, before : before + x.shape[1]] = x
+    return y
+
+
+def _product(parts: list[Array]) -> Array:
+    axes = max(part.ndim for part in parts)
+    return math.prod(part if part.ndim == axes else part[:, :, None, None] for part in parts)
+
+
+JOINS: dict[type[Node], Callable[[list[Array]], Any]] = {
+    Branches: lambda parts: np.concatenate(parts, axis=1),
+    Add: sum,
+    Multiply: _product,
+}
+"""Kind of node that joins branches -> the function of the branches' outputs."""
+
+
 def _dropout(node: Dropout, x: Array, own: State, mask: Any) -> Array:
     upscale, kept = node.kind == "upscale_in_train", np.float32(1 - node.rate)
     if mask is None:
@@ -183,10 +210,13 @@ NODES: dict[type[Node], Callable[..., Array]] = {
     LRN: _lrn,
     ReLU: _relu,
     GELU: lambda node, x, own, training: x * (1 + _erf(x / math.sqrt(2))) / 2,
+    SiLU: lambda node, x, own, training: x / (1 + np.exp(-x)),
+    Sigmoid: lambda node, x, own, training: 1 / (1 + np.exp(-x)),
     Tanh: lambda node, x, own, training: np.tanh(x),
     LogSoftmax: lambda node, x, own, training: x - np.log(np.exp(x).sum(axis=1, keepdims=True)),
     MaxPool: lambda node, x, own, training: _pool(node, x, _first_largest),
     AvgPool: lambda node, x, own, training: _pool(node, x, lambda patch: patch.mean(axis=(2, 3))),
+    PadChannels: _pad_channels,
     Dropout: _dropout,
     GlobalAvgPool: lambda node, x, own, training: x.mean(axis=(2, 3)),
     Flatten: lambda node, x, own, training: x.reshape(len(x), -1),

@@ -14,6 +14,7 @@ from parity.network.network import Network
 from parity.network.nodes import (
     GELU,
     LRN,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -26,8 +27,12 @@ from parity.network.nodes import (
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 
@@ -73,6 +78,9 @@ BRANCHED = Network(
             ),
             0.3,
         ),
+        PadChannels("pad", 20, "around"),
+        Add("sum", ((), (Conv("residue", 20, 3, bias=False), SiLU("silu")))),
+        Multiply("scale", ((), (GlobalAvgPool("squeeze"), Linear("excite", 20), Sigmoid("gate")))),
         BatchNorm("bn"),
         Flatten("flat"),
         Linear("fc", 5),

@@ -22,17 +22,24 @@ from parity.network.nodes import (
     MSRA,
     ONES,
     ZEROS,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
+    Branches,
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Init,
     Linear,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    Tanh,
     walk,
 )
 from parity.weights.canonical_state import initialise
@@ -240,6 +247,8 @@ def test_shrinking_scales_filters_and_units_down_to_four_and_keeps_everything_el
             field, groups = ("filters", before.groups) if isinstance(before, Conv) else ("units", 1)
             count = max(min(4, getattr(before, field)), round(getattr(before, field) * width))
             assert after == dataclasses.replace(before, **{field: count + count % groups})
+        elif isinstance(before, PadChannels):
+            assert after == dataclasses.replace(before, channels=max(4, round(before.channels * width)))
         elif isinstance(before, Dropout):
             assert after == dataclasses.replace(before, rate=before.rate * width)
         elif not before.parts:
@@ -249,6 +258,35 @@ def test_shrinking_scales_filters_and_units_down_to_four_and_keeps_everything_el
 def test_width_one_changes_nothing_but_the_name() -> None:
     whole = articles.get_network("vgg16_bn_drop")
     assert whole.shrink(1).nodes == whole.nodes
+
+
+def test_a_cousin_of_a_depthwise_block_stays_depthwise() -> None:
+    squeeze = (GlobalAvgPool("squeeze"), Linear("reduce", 4), ReLU("relu"), Linear("excite", 16), Sigmoid("gate"))
+    nodes = (
+        *(Conv("expand", 16, 1, padding=0), Conv("twice", 32, groups=16), Conv("back", 16, groups=8), Conv("fit", 16)),
+        *(Multiply("scale", ((), squeeze)), Add("sum", ((), (Conv("depthwise", 16, groups=16),)))),
+        *(GlobalAvgPool("pool"), Linear("fc", 10)),
+    )
+    small = Network("n", (3, 8, 8), nodes).shrink(0.3)
+    convs = {node.name: (node.filters, node.groups) for node in walk(small.nodes) if isinstance(node, Conv)}
+    # 16 * 0.3 is 5, and a group of the third convolution is the greatest common divisor of 8 and 10 channels.
+    assert convs == {"expand": (5, 1), "twice": (10, 5), "back": (6, 2), "fit": (5, 1), "depthwise": (5, 5)}
+    assert small.shapes["scale"] == small.shapes["sum"] == (5, 8, 8)
+
+
+def test_all_layers_that_yield_class_scores_keep_their_number() -> None:
+    heads = (Linear("a", 8), Linear("b", 10)), (Linear("c", 10), Tanh("t"))
+    network = Network("n", (8, 1, 1), (Flatten("flat"), Add("sum", heads)))
+    assert network.shrink(0.5).classes == 10 and network.with_classes(3).classes == 3
+    assert {node.name: node.units for node in walk(network.with_classes(3).nodes) if isinstance(node, Linear)} == {
+        "a": 8, "b": 3, "c": 3,
+    }  # fmt: skip
+
+
+def test_class_scores_that_no_layer_yields_alone_keep_their_number() -> None:
+    joined = Network("n", (4, 1, 1), (Flatten("flat"), Branches("both", ((Linear("a", 5),), (Linear("b", 5),)))))
+    with pytest.raises(InputError, match="no layer of its own yields its 10 class scores"):
+        joined.with_classes(3)
 
 
 def test_shrinking_never_makes_a_layer_wider() -> None:

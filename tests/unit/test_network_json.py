@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from helpers.sample_networks import BRANCHED, EVERY_KIND, NETWORKS, generated
 from parity.errors import InputError
 from parity.network.network import Network
-from parity.network.nodes import KINDS, ZEROS, Conv, Init, Linear, Node, edited, walk
+from parity.network.nodes import KINDS, ZEROS, Conv, Init, Linear, Node, ReLU, edited, walk
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
@@ -55,6 +56,8 @@ ALLOWED = {
     ("block", "branches"): {"branches": BRANCHED.nodes[3].parts[:2]},
     ("aux", "nodes"): {"nodes": BRANCHED.nodes[4].parts[0][1:]},
     ("inner", "branches"): {"branches": ((Conv("left", 2),),)},
+    ("sum", "branches"): {"branches": ((), (ReLU("other"),))},
+    ("scale", "branches"): {"branches": ((), (ReLU("other"),))},
 }
 """Other values for the fields of `EVERY_KIND` and `BRANCHED` that cannot be doubled."""
 
@@ -69,6 +72,7 @@ def changed_field(node: Node, field: str) -> Node:
         "biased": "unbiased",
         "upscale_in_train": "downscale_in_infer",
         "downscale_in_infer": "upscale_in_train",
+        "around": "after",
     }
     if isinstance(value, bool):
         return dataclasses.replace(node, **{field: not value})
@@ -104,20 +108,33 @@ def test_the_test_networks_hold_every_kind_of_node() -> None:
     assert {type(node).__name__ for node in made} == set(KINDS)
 
 
+def with_changed(name: str, field: str) -> Network:
+    """`BRANCHED` with one field of one node changed."""
+
+    def change(node: Node) -> Node:
+        return changed_field(node, field) if node.name == name else node
+
+    return dataclasses.replace(BRANCHED, nodes=edited(BRANCHED.nodes, change))
+
+
 def places() -> list[tuple[str, str]]:
-    """Every field except those that change the size of a map, which would not fit the next layers."""
-    fields = [(node.name, field.name) for node in walk(BRANCHED.nodes) for field in dataclasses.fields(node)]
-    return [(n, f) for n, f in fields if f not in ("kernel", "stride", "padding", "groups", "units") or n == "conv"][
-        :-1
-    ]
+    """Every field except those whose change does not fit the next layers."""
+    found = []
+    for node in walk(BRANCHED.nodes):
+        for field in dataclasses.fields(node):
+            with contextlib.suppress(InputError):
+                with_changed(node.name, field.name)
+                found.append((node.name, field.name))
+    return found
+
+
+def test_most_fields_of_the_nodes_within_nodes_can_be_changed() -> None:
+    assert len(places()) > 80 and {name for name, _ in places()} == {node.name for node in walk(BRANCHED.nodes)}
 
 
 @pytest.mark.parametrize("name,field", places())
 def test_every_field_of_a_node_within_a_node_is_in_the_json_and_the_digest(name: str, field: str) -> None:
-    def change(node: Node) -> Node:
-        return changed_field(node, field) if node.name == name else node
-
-    other = dataclasses.replace(BRANCHED, nodes=edited(BRANCHED.nodes, change))
+    other = with_changed(name, field)
     assert other != BRANCHED
     assert other.digest != BRANCHED.digest
     assert Network.from_json(other.to_json()) == other
@@ -133,7 +150,7 @@ def test_endlessly_nested_nodes_are_refused_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "branches", [[[]], [[7]], [7], 7, [[{"node": "Branch", "name": "x"}]], [[{"node": "Tanh"}]], [{"scale": 1}]]
+    "branches", [[[], []], [[7]], [7], 7, [[{"node": "Branch", "name": "x"}]], [[{"node": "Tanh"}]], [{"scale": 1}]]
 )
 def test_branches_that_are_no_sequences_of_nodes_are_refused(branches: object) -> None:
     document = json.loads(BRANCHED.to_json())

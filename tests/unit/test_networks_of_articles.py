@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from parity.network.initialisers import XAVIER, Init
 from parity.network.network import Network
 from parity.network.nodes import (
     LRN,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -23,9 +25,13 @@ from parity.network.nodes import (
     Conv,
     Dropout,
     Flatten,
+    GlobalAvgPool,
     Linear,
     MaxPool,
+    Multiply,
+    PadChannels,
     ReLU,
+    Sigmoid,
     Tanh,
     walk,
 )
@@ -362,8 +368,24 @@ WRONG = {
     "names that meet across branches": (Branches("x", ((conv("a"),), (conv("a"),))), *SCORES),
     "a name within that is the block's": (Branches("a", ((conv("a"),),)), *SCORES),
     "no branch": (Branches("x", ()), *SCORES),
-    "an empty branch": (Branches("x", ((conv("a"),), ())), *SCORES),
-    "a branch that is only a head": (Branches("x", ((conv("a"),), (head(Flatten("f"), Linear("l", 2)),))), *SCORES),
+    "two empty branches": (Branches("x", ((conv("a"),), (), ())), *SCORES),
+    "an empty branch and one that is only a head": (
+        Branches("x", ((), (head(Flatten("f"), Linear("l", 2)),))),
+        *SCORES,
+    ),
+    "a sum of one": (Add("x", ((conv("a"),),)), *SCORES),
+    "a sum of none": (Add("x", ()), *SCORES),
+    "a sum of maps with other channels": (Add("x", ((conv("a"), conv("b", 3)), ())), *SCORES),
+    "a sum of a map and a vector": (Add("x", ((conv("a"),), (GlobalAvgPool("g"),))), *SCORES),
+    "a product of one": (Multiply("x", ((conv("a"),),)), *SCORES),
+    "a product of maps of two sizes": (Multiply("x", ((conv("a"),), (conv("b"), MaxPool("p")))), *SCORES),
+    "a product of a map and a vector of other channels": (
+        Multiply("x", ((conv("a"),), (GlobalAvgPool("g"), Linear("l", 3)))),
+        *SCORES,
+    ),
+    "fewer channels than there are": (conv("a", 3), PadChannels("p", 2), *SCORES),
+    "channels beside a vector": (Flatten("f"), PadChannels("p", 99), Linear("l", 2)),
+    "a vector that is flattened": (GlobalAvgPool("g"), *SCORES),
     "maps of two sizes": (Branches("x", ((conv("a"),), (MaxPool("p"),))), *SCORES),
     "a map beside a vector": (Branches("x", ((conv("a"),), (Flatten("p"),))), *SCORES),
     "a head of other classes": (head(Flatten("f"), Linear("l", 3)), *SCORES),
@@ -398,6 +420,46 @@ def test_a_bias_that_a_later_batch_norm_subtracts_has_a_gradient_of_zero() -> No
     seen = head(Flatten("f"), Linear("l", 2))
     other = dataclasses.replace(network, nodes=(conv("d"), seen, BatchNorm("bn"), *SCORES))
     assert other.zero_gradients == frozenset(), "the head sees it too"
+
+
+def test_a_bias_is_subtracted_behind_sums_channels_of_zeros_and_means_too() -> None:
+    half = Add("sum", ((conv("a"), PadChannels("pad", 3)), (conv("b", 3),)))
+    network = Network("n", (1, 4, 4), (half, BatchNorm("bn"), *SCORES))
+    assert network.zero_gradients == {"a.bias", "b.bias"}
+    mean = Network("n", (1, 4, 4), (conv("a"), GlobalAvgPool("mean"), BatchNorm("bn"), Linear("fc", 2)))
+    assert mean.zero_gradients == {"a.bias"}
+    gated = Multiply("product", ((conv("a"),), (conv("b"), Sigmoid("s"))))
+    assert Network("n", (1, 4, 4), (gated, BatchNorm("bn"), *SCORES)).zero_gradients == frozenset()
+    later = Add("later", ((), (conv("b", 2),)))
+    both = Network("n", (1, 4, 4), (conv("a"), later, ReLU("r"), BatchNorm("bn"), *SCORES))
+    assert both.zero_gradients == frozenset(), "the ReLU is before the batch norm"
+
+
+def test_an_empty_branch_is_the_identity_of_the_layer_before() -> None:
+    network = Network("n", (2, 4, 4), (conv("a"), Add("sum", ((), (conv("b"),))), *SCORES))
+    assert network.layers["sum"].sources == ("a", "b")
+    first = Network("n", (2, 4, 4), (Add("sum", ((), (conv("b"),))), *SCORES))
+    assert first.layers["sum"].sources == ("", "b")
+    seen = head(Flatten("f"), Linear("l", 2))
+    headed = Network("n", (2, 4, 4), (conv("a"), Add("sum", ((seen,), (conv("b"),))), *SCORES))
+    assert headed.layers["sum"].sources == ("a", "b") and headed.layers["f"].sources == ("a",)
+
+
+@pytest.mark.parametrize("name,parameters", [
+    # Table 6 of the paper, in millions: 0.27, 0.46 and 0.85.
+    ("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018), ("plain20", 269_722), ("plain56", 853_018),
+    ("resnet18", 11_689_512),
+])  # fmt: skip
+def test_residual_networks_have_as_many_parameters_as_in_the_paper(name: str, parameters: int) -> None:
+    network = articles.get_network(name)
+    assert network.trainable_count == parameters
+    weighted = [node for node in walk(network.nodes) if isinstance(node, Conv | Linear) and "down" not in node.name]
+    assert len(weighted) == int(re.sub("[a-z]", "", name))
+
+
+def test_shortcut_b_adds_two_convolutions_of_1x1() -> None:
+    a, b = (articles.get_network(name) for name in ("resnet20", "resnet20_b"))
+    assert b.trainable_count - a.trainable_count == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
 
 
 def test_dropout_in_a_head_has_a_mask() -> None:

@@ -11,6 +11,7 @@ from parity.network import pattern
 from parity.network.articles.alexnet import alexnet, alexnet_cifar
 from parity.network.articles.classics import cifar_net, lenet, mnist_cnn, mnist_fc
 from parity.network.articles.googlenet import googlenet, googlenet_naive
+from parity.network.articles.resnet import DEPTHS, PLAIN_DEPTHS, resnet, resnet18
 from parity.network.articles.tf_vgg16 import tf_vgg16
 from parity.network.articles.vgg import KERNELS, NORMED, slim_vgg16, vgg, vgg16_bn, vgg_bn, vgg_cifar
 from parity.network.articles.vgg_bn_drop import vgg16_bn_drop
@@ -40,6 +41,9 @@ NETWORKS: dict[str, Network] = {
         alexnet_cifar(),
         googlenet(),
         googlenet_naive(),
+        *(resnet(depth, shortcut) for shortcut in "AB" for depth in DEPTHS),
+        *(resnet(depth, "none") for depth in PLAIN_DEPTHS),
+        resnet18(),
     )
 }
 
@@ -55,17 +59,16 @@ def small(network: Network) -> Network:
 def get_network(name: str) -> Network:
     """The network called `name`, of the file `FILE.json`, or of a pattern that begins with INPUT (`parity.network.pattern`).
 
-    `NAME@WIDTH` is a cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` is such a cousin for images of SIZE by SIZE. The
-    suffix `+classesK` gives it K class scores (`Network.with_classes`), `+bias` gives every convolution a bias, and `+dense` or
-    `+denseSIZE` makes it dense (`parity.network.dense`).
-    `InputError` lists the known names.
+    NAME is a known name or a file. `NAME@WIDTH` is a cousin with WIDTH times the filters and units, `NAME@WIDTHxSIZE` is such a cousin for
+    images of SIZE by SIZE. The suffix `+classesK` gives it K class scores (`Network.with_classes`), `+bias` gives every convolution a
+    bias, and `+dense` or `+denseSIZE` makes it dense (`parity.network.dense`). `InputError` lists the known names.
     """
-    if name.endswith(".json"):
-        return read_network(Path(name))
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
-    whole, *changes = name.split("+")
-    network = _cousin(whole)
+    file = re.match(r".*\.json(?=[@+]|$)", name)
+    base = file[0] if file else re.split("[@+]", name)[0]
+    width, *changes = name.removeprefix(base).split("+")
+    network = _cousin(base, width)
     for change in changes:
         if change == "bias":
             network = network.with_biases()
@@ -78,20 +81,25 @@ def get_network(name: str) -> Network:
     return network
 
 
-def _cousin(name: str) -> Network:
-    base, at, width = name.partition("@")
-    if base not in NETWORKS:
+def _cousin(base: str, width: str) -> Network:
+    """The network `base`, a name or a file, changed by `width`: "" or "@WIDTH" or "@WIDTHxSIZE"."""
+    if base.endswith(".json"):
+        network = read_network(Path(base))
+    elif base in NETWORKS:
+        network = NETWORKS[base]
+    else:
         raise InputError(
             f"unknown network {base!r}{suggest(base, NETWORKS)}; known: {', '.join(NETWORKS)}, each also as NAME@WIDTH, e.g. vgg_mini@0.25"
         )
-    if not at:
-        return NETWORKS[base]
+    if not width:
+        return network
+    width = width.removeprefix("@")
     times, x, size = width.partition("x") if width[:1].isdigit() else (width, "", "")
     try:
-        return NETWORKS[base].shrink(float(times), int(size) if x else None)
+        return network.shrink(float(times), int(size) if x else None)
     except ValueError as error:
         reason = str(error) if isinstance(error, InputError) else f"{width!r} is not a number"
-        raise InputError(f"network {name!r}: {reason}; write e.g. {base}@0.25") from None
+        raise InputError(f"network {base + '@' + width!r}: {reason}; write e.g. {base}@0.25") from None
 
 
 def read_network(path: Path) -> Network:
