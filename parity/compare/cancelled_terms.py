@@ -53,7 +53,7 @@ class CancelledTerms:
 
     def _of_output(self, layer: str) -> float:
         """Return the factor for the gradient of a layer's output: the sum of the gradients from all layers that use the output."""
-        # Not recursive: a deep network has more layers than Python has frames.
+        # Not recursive: a deep network has more layers than Python allows calls within calls.
         for name in reversed(self.network.layers):
             if layer in self._of_outputs:
                 break

@@ -63,13 +63,14 @@ class Distances:
 class Judge:
     """Judges the steps of one source, adds to `outcome`, and keeps scalars only.
 
-    `whole` is the twin that must record every tensor from the next step on: the one whose weights are farthest from the reference's.
-    None until a twin has diverged chaotically.
+    `whole` is the twin that must record every tensor from the next step on: one that was asked for, or the one whose weights are farthest
+    from the reference's. None until a twin has diverged chaotically.
     """
 
-    def __init__(self, source: Source, outcome: Outcome) -> None:
+    def __init__(self, source: Source, outcome: Outcome, whole: str | None = None) -> None:
         self.source, self.outcome = source, outcome
-        self.whole: str | None = None
+        self.whole = whole
+        self._repeated = whole is not None
         self.diverged: list[tuple[Difference, float | None]] = []
         """The differences of the last step; with each, how far a trained weight had moved from its start (None for other tensors)."""
         self.excused = False
@@ -86,7 +87,7 @@ class Judge:
         self._phase_noise: Mapping[str, float] = {}
         self._farther = 1.0
         self._calm_bounds: dict[str, float] = {}
-        """The plain tolerances of inference and update in the first step, by name, without twins: the unwatched run has none."""
+        """The tolerances of inference and update in the first step, by name; without twins unless one records every tensor."""
 
     def step(self, step: Step) -> None:
         """Judge one step: every tensor in float64; in float32, all weights together."""
@@ -116,7 +117,8 @@ class Judge:
         if tensor.side:
             self._on_one_side(step, tensor)
             return
-        calm, noise = self._calm(step, tensor, step.magnification(tensor.name)), self._noise_of(step, tensor)
+        calm, twin = self._calm(step, tensor, step.magnification(tensor.name)), self._error_of_twin(step, tensor)
+        noise = self._farther * self._noise_of(step, tensor, twin)
         stage = stage_of(step.number, tensor.phase, self.outcome.asked)
         if stage is None:
             return
@@ -126,8 +128,10 @@ class Judge:
             calm = max(calm, self._cancelled_tolerance(step, tensor, error))
         difference = self._without_ties(step, tensor, Difference(tensor.name, error, chaotic_tolerance(calm, noise)))
         difference = self._behind_ties(step, tensor, difference)
+        if step.number == 1 and self.whole and error <= calm:
+            self._farther = max(self._farther, farther_than_twin(error, twin))
         if step.number == 1 and tensor.phase in UNWATCHED:
-            self._calm_bounds[tensor.name] = calm
+            self._calm_bounds[tensor.name] = chaotic_tolerance(calm, noise) if self.whole else calm
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
         self.outcome.verdicts.add(
             stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
@@ -205,20 +209,27 @@ class Judge:
             calm_tolerance("float64", step.number), min(LARGEST, magnification * cancellation), 0.0, 0.0
         )
 
-    def _noise_of(self, step: Step, tensor: Tensor) -> float:
-        """Return the rounding error of a tensor, by the twins. A tensor whose terms cancel says nothing about others."""
+    def _error_of_twin(self, step: Step, tensor: Tensor) -> float:
+        """Return the error of the farthest twin in a tensor."""
+        a = tensor.reference
+        if tensor.zero is not None or tensor.copied or a is None:
+            return 0.0
+        errors = [relative_l2(a, twin) for twin in tensor.twins if twin.shape == a.shape]
+        farthest = max((error for error in errors if math.isfinite(error)), default=0.0)
+        return min(farthest, ONE_STEP_NOISE) if step.number == 1 else farthest
+
+    def _noise_of(self, step: Step, tensor: Tensor, own: float) -> float:
+        """Return the rounding error of a tensor by the twins, of which `own` is that in the tensor itself.
+
+        A tensor whose terms cancel says nothing about others.
+        """
         if tensor.zero is not None or tensor.copied:
             return 0.0
-        a = tensor.reference
-        like = [twin for twin in tensor.twins if a is not None and twin.shape == a.shape]
-        errors = [relative_l2(a, twin) for twin in like if a is not None]
-        own = max((error for error in errors if math.isfinite(error)), default=0.0)
-        own = min(own, ONE_STEP_NOISE) if step.number == 1 else own
         so_far = self._noise.get(tensor.phase, 0.0)
         if parameter_of(tensor.name.partition("/")[2]) not in self._cancelled:
             self._noise[tensor.phase] = max(so_far, own)
         before = max(self._noise_before.get(tensor.phase, 0.0), self._phase_noise.get(tensor.phase, 0.0))
-        return self._farther * noise_of_tensor(own, so_far, before, step.number)
+        return noise_of_tensor(own, so_far, before, step.number)
 
     def _without_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
         """Return `difference` without the max-pool ties of a gradient.
@@ -273,7 +284,9 @@ class Judge:
         kept = math.hypot(*(self._inherited.held(f"update/{parameter}") for parameter in self._cancelled))
         kept = self._carried + distances.relative(kept)
         self._moved = max(self._moved, moved)
-        bound = weights_tolerance(self.source.dtype, step.number, twin, kept, self._moved)
+        # A network that multiplies rounding also multiplies what another order of addition adds to it.
+        noise = twin * self._farther if twin and self._repeated else twin
+        bound = weights_tolerance(self.source.dtype, step.number, noise, kept, self._moved)
         row |= {"error": error, "twin": twin, "moved": moved, "bound": bound}
         stage = stage_of(step.number, "update", self.outcome.asked)
         if twin is None or stage is None:

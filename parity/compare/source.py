@@ -173,6 +173,10 @@ class Source(ABC):
     def step(self, number: int, whole: str | None) -> Step:
         """Run step 1, 2, ...; the twin `whole`, if given, records every tensor, other twins only the usual ones."""
 
+    def start_again(self) -> bool:
+        """Start both sides and the twins afresh, for the same steps again; return whether a twin then records more than it did."""
+        return False
+
     @abstractmethod
     def float32_step(self, seed: int | None) -> Iterable[Rounded]:
         """Run one float32 step from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and with float64."""

@@ -39,6 +39,15 @@ ONE_STEP_NOISE = 1e-9
 A twin that is farther has computed something else, for instance because the framework draws its own random numbers.
 """
 
+MOST_ROUNDING = TWIN * TWIN * ONE_STEP_NOISE
+"""Largest error in float64 for which the steps are repeated with a twin that records every tensor: no twin excuses more in one step."""
+
+MULTIPLIED = 1e-11
+"""Relative error of the farthest twin's weights after which a run that was repeated for its rounding ends.
+
+A deep network multiplies rounding by up to 1e4 within a step. After that, ReLUs pass elements on one side by chance, and on no twin.
+"""
+
 ZERO_GRADIENT = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
 """Tolerance of a gradient that is zero in exact arithmetic, relative to its layer's largest gradient, by dtype."""
 
@@ -95,7 +104,9 @@ def noise_of_tensor(own: float, phase: float, before: float, step: int) -> float
 def farther_than_twin(error: float | None, twin: float | None) -> float:
     """Return the error of the weights over the twin's error before a step: at least 1, at most `TWIN`.
 
-    The tensors of a step differ as its weights do, so their tolerance grows by this factor.
+    The tensors of a step differ as its weights do, so their tolerance grows by this factor. In the first step, whose weights are equal,
+    the earlier tensors that are within their calm tolerance take the place of the weights: a twin sums in the same order as its side, and
+    another framework does not.
     """
     if error is None or not twin:
         return 1.0

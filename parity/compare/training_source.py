@@ -73,11 +73,17 @@ class TrainingSource(Source):
         self.programs = {n: Program(worker, inputs_of.get(n) or moved[n]) for n, worker in workers.items()}
         self.dtype, self.optimizer = self.run_inputs.dtype, self.run_inputs.optimizer
         self.trains = "update" in phases
+        self.start_again()
+
+    def start_again(self) -> bool:
+        """Start both sides and the twins afresh; return whether there is a twin, which then can record every tensor."""
         self.explained: list[str] = []
         self.before: tuple[Record, Record] = ({}, {})
+        self.failed = {}
         self.samples, self.batch, self.rate = 0, 0, 0.0
         self._together = LockStep(self.programs)
         self.asked_steps = self.run_inputs.steps()
+        return bool(self.twins)
 
     @property
     def network(self) -> Network:
