@@ -45,7 +45,8 @@ def check(network: Network, **fields: object) -> Check:
     return replace(Check(network, recipe, noise(network), 1, stages=ONE_STEP), **fields)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", articles.NETWORKS)
+# plain56 multiplies rounding, so it needs a one-ULP twin: see test_deep_networks.py.
+@pytest.mark.parametrize("name", [name for name in articles.NETWORKS if name != "plain56"])
 def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[str, Worker]) -> None:
     network = articles.small(articles.get_network(name))
     outcome = run_check(check(network), workers, onnx=compare_through_onnx)
