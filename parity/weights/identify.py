@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -27,7 +28,7 @@ def identify(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
     """Return the only one of the `candidates` that the arrays fit, its canonical state, and lines on what was taken off or chosen.
 
     Of several that fit, the one that torchvision has is taken if the names are torchvision's. `InputError` if none or several fit; it
-    proposes narrower cousins that fit.
+    proposes cousins that fit.
     """
     variants = list(name_variants(arrays))
     found = [(network, state, note) for found, note in variants for network, state in _fitting(candidates, found, fit)]
@@ -43,6 +44,8 @@ def identify(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
             )
         if len(candidates) == 1:
             fit(candidates[0], variants[-1][0] if len(variants[-1][0]) == len(arrays) else arrays)  # raises
+        if any(name.startswith("features.") for given, _ in variants for name in given):
+            candidates = sorted(candidates, key=lambda network: network.name not in TORCHVISION)
         for given, _ in variants:
             if cousins := list(_cousins(candidates, given, fit)):
                 raise InputError(f"it fits {' and '.join(cousins[:MOST_PROPOSED])}: pass --network {cousins[0]}")
@@ -70,8 +73,15 @@ def _fitting(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
 
 
 def _cousins(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fit) -> Iterator[str]:
-    """The names of cousins of `candidates` that the arrays fit: narrower ones, and those with a bias in every convolution."""
+    """The names of cousins of `candidates` that the arrays fit: other numbers of classes, fewer filters, a bias in every convolution."""
     sizes = Counter(array.size for name, array in arrays.items() if not name.startswith("optimizer."))
+    for network in candidates:
+        if added := sizes - _sizes(network):  # the least one is the bias of the class scores
+            with contextlib.suppress(InputError):
+                cousin = network.with_classes(min(added))
+                if _sizes(cousin) == sizes:
+                    fit(cousin, arrays)
+                    yield cousin.name
     for network, biased in itertools.product(candidates, (False, True)):
         whole = network.with_biases() if biased else network
         if len(whole.parameters) != sizes.total() or (biased and whole == network):
@@ -80,9 +90,13 @@ def _cousins(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
             try:
                 cousin = network if width == 1 else network.shrink(width)
                 cousin = cousin.with_biases() if biased else cousin
-                if Counter(math.prod(parameter.shape) for parameter in cousin.parameters.values()) == sizes:
+                if _sizes(cousin) == sizes:
                     fit(cousin, arrays)
                     yield cousin.name
                     break
             except InputError:
                 continue
+
+
+def _sizes(network: Network) -> Counter[int]:
+    return Counter(math.prod(parameter.shape) for parameter in network.parameters.values())

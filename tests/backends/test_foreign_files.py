@@ -434,6 +434,12 @@ def test_of_networks_with_equal_shapes_torchvision_s_is_taken_for_its_names(
     assert (code, result["network"]) == (0, "vgg_d") and "took vgg_d, since the names are torchvision's" in said
     run(tmp_path / "a.safetensors", tmp_path / "d.pth")
     assert run(tmp_path / "d.pth", tmp_path / "e.safetensors")[0] == 2  # our own names say nothing
+    seven = known["vgg_d"].with_classes(7)
+    tuned = state_dict_names.spell(seven, random_state(seven), "torchvision")
+    (tmp_path / "f.safetensors").write_bytes(canonical_state.encode(tuned, {}))
+    code, _, said = run(tmp_path / "f.safetensors", tmp_path / "g.safetensors")
+    assert code == 2
+    assert "it fits vgg_d+classes7 and slim_vgg16+classes7: pass --network vgg_d+classes7" in said
 
 
 def test_rounding_to_bfloat16_is_that_of_the_definition() -> None:
