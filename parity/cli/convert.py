@@ -86,7 +86,7 @@ class _Weights(NamedTuple):
 @option(
     "--names",
     type=choice(state_dict_names.CONVENTIONS),
-    help="write a VGG with the names of this library, for its load_state_dict or set_state_dict (default: this project's names)",
+    help="write a VGG or ResNet with the names of this library, for load_state_dict or set_state_dict (default: this project's names)",
 )
 @option(
     "--map",

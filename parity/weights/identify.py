@@ -13,7 +13,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.weights.canonical_state import State
 from parity.weights.state_dict_content import name_variants
-from parity.weights.state_dict_names import PADDLE_CLAS, TORCHVISION, WEIGHT_NORM
+from parity.weights.state_dict_names import PADDLE_CLAS, TORCHVISION, WEIGHT_NORM, has_bare_shortcuts
 
 Fit = Callable[[Network, Mapping[str, Array]], State]
 """Makes the canonical state of a network from a file's arrays; `InputError` if they do not fit."""
@@ -37,6 +37,11 @@ def identify(candidates: Sequence[Network], arrays: Mapping[str, Array], fit: Fi
             raise InputError(
                 "it is PaddleClas' VGG, whose convolutions have no biases: no network here is equal to it; "
                 "compare it with vgg-parity compare"
+            )
+        if any(has_bare_shortcuts(given) for given, _ in variants):
+            raise InputError(
+                "its shortcuts have no weights, as with option A of pytorch_resnet_cifar10, which pads channels on both "
+                "sides: no network here is equal to it; compare it with vgg-parity compare"
             )
         if any(WEIGHT_NORM.search(name) for name in arrays):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Names in state dicts: those of our own models, and those of the VGG of torchvision, paddle.vision and timm."""
+"""Names in state dicts: those of our own models, and those of VGG and ResNet in torchvision, paddle.vision and timm."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ CONVENTIONS = ("torchvision", "paddle.vision", "timm")
 TIMM = ("pre_logits.fc1", "pre_logits.fc2", "head.fc")
 """timm's linear layers; the first two are convolutions there, over the whole map and over one pixel."""
 
+BLOCK = re.compile(r"block([1-9][0-9]*)_([1-9][0-9]*)_(conv1|bn1|conv2|bn2|down|down_bn)")
+"""A layer with weights in a block of our residual networks: group, number in the group, layer (`parity.network.articles.resnet`)."""
+
+SHORTCUT = re.compile(r"layer[1-9]\.0\.(downsample|shortcut)\.")
+"""The weights of a shortcut: `downsample` in torchvision, paddle.vision and timm, `shortcut` in many CIFAR-10 repositories."""
+
 PADDLE_CLAS = re.compile(r"_?conv_block_?1\._?conv_?1\.weight")
 """The first kernel of the VGG of PaddleClas."""
 
@@ -52,9 +58,13 @@ def layer_spellings(network: Network, names: Collection[str] = ()) -> dict[str, 
 
     `own` are the layers' own names. `torchvision` counts the layers in `features` and, behind the Flatten, in `classifier`, as
     torchvision.models.vgg.VGG and paddle.vision.models.VGG do. A lone linear layer may be `classifier` itself, and older files count the
-    linear layers otherwise. `timm` calls them `pre_logits.fc1`, `pre_logits.fc2` and `head.fc`, as timm.models.vgg.VGG does.
+    linear layers otherwise. `timm` calls them `pre_logits.fc1`, `pre_logits.fc2` and `head.fc`, as timm.models.vgg.VGG does. In a residual
+    network, all three libraries use the names of `_residual_spelling`.
     """
     nodes = list(network.layers)
+    own = {name: name for name in nodes}
+    if residual := _residual_spelling(network, names):
+        return {"own": own, "torchvision": residual, "timm": residual}
     end = next((i for i, layer in enumerate(network.layers.values()) if isinstance(layer.node, Flatten)), len(nodes))
     features = {name: f"features.{i}" for i, name in enumerate(nodes[:end])}
     classifier = {name: f"classifier.{i}" for i, name in enumerate(nodes[end + 1 :])}
@@ -64,10 +74,32 @@ def layer_spellings(network: Network, names: Collection[str] = ()) -> dict[str, 
         classifier |= {name: f"classifier.{number}" for name, number in zip(linear, numbers, strict=True)}
     elif len(linear) == 1 and "classifier.weight" in names:
         classifier[linear[0]] = "classifier"
-    spellings = {"own": {name: name for name in nodes}, "torchvision": features | classifier}
+    spellings = {"own": own, "torchvision": features | classifier}
     if len(linear) == len(TIMM):
         spellings["timm"] = features | classifier | dict(zip(linear, TIMM, strict=True))
     return spellings
+
+
+def _residual_spelling(network: Network, names: Collection[str]) -> dict[str, str]:
+    """The name in a state dict of each layer with weights of a residual network; {} if `network` is none or its shortcuts have no weights.
+
+    They are `layer1.0.conv1`, `layer2.0.downsample.0`, `fc`, and so on. Where `names` use `shortcut` and `linear`, as in many CIFAR-10
+    repositories, these replace `downsample` and `fc`. Names and shapes do not tell a shortcut without weights from no shortcut.
+    """
+    shortcut = next((found[1] for name in names if (found := SHORTCUT.match(name))), "downsample")
+    parts = {"down": f"{shortcut}.0", "down_bn": f"{shortcut}.1"}
+    spelled = {"conv1": "conv1", "bn1": "bn1", "fc": "linear" if "linear.weight" in names else "fc"}
+    layers = list(dict.fromkeys(name.partition(".")[0] for name in network.parameters))
+    for name in layers:
+        if found := BLOCK.fullmatch(name):
+            spelled[name] = f"layer{found[1]}.{int(found[2]) - 1}.{parts.get(found[3], found[3])}"
+    is_residual = any(name.endswith("_down") for name in layers) and all(name in spelled for name in layers)
+    return spelled if is_residual else {}
+
+
+def has_bare_shortcuts(names: Collection[str]) -> bool:
+    """Say whether `names` are those of a residual network whose shortcuts have no weights."""
+    return "layer2.0.conv1.weight" in names and not any(SHORTCUT.match(name) for name in names)
 
 
 def check_content(content: Mapping[Any, Any], size: int) -> None:
@@ -145,20 +177,21 @@ def fit_either_way(network: Network, arrays: Mapping[str, Array]) -> State:
 def spell(network: Network, state: Mapping[str, Array], convention: str) -> State:
     """The weights `state` by the names and in the layout of `convention`: torchvision, paddle.vision or timm.
 
-    `InputError` for a network that the convention cannot name: it needs one Flatten, and timm's needs three linear layers behind it.
+    `InputError` for a network that the convention cannot name. A residual network needs weights in its shortcuts. Any other needs one
+    Flatten, and for timm three linear layers behind it.
     """
     framework = "paddle" if convention == "paddle.vision" else "torch"
-    spellings = layer_spellings(network)
+    spellings, is_residual = layer_spellings(network), bool(_residual_spelling(network, ()))
     flat = [name for name, layer in network.layers.items() if isinstance(layer.node, Flatten)]
     layers = spellings.get("torchvision" if framework == "paddle" else convention)
-    if layers is None or len(flat) != 1:
+    if layers is None or (len(flat) != 1 and not is_residual):
         raise InputError(f"network {network.name} has no names in {convention}: leave out --names")
     found: State = {}
     for name, array in state.items():
         owner, _, key = name.partition(".")
         spelled = BATCH_NORM_NAMES[framework].get(key, key)
         found[f"{layers[owner]}.{spelled}"] = array.T if framework == "paddle" and array.ndim == 2 else array
-    if convention == "timm":
+    if convention == "timm" and not is_residual:
         for name, area in zip(TIMM, (network.inputs[flat[0]][1:], (1, 1)), strict=False):
             matrix = found[f"{name}.weight"]
             found[f"{name}.weight"] = matrix.reshape(len(matrix), -1, *area)

@@ -1,8 +1,11 @@
-"""Two programs that run the VGGs of torchvision and of paddle.vision without this project's code, and record what they compute.
+"""Programs that run the VGGs and the ResNet of torchvision and of paddle.vision without this project's code, and record what they compute.
 
-Arguments: a folder, then names: `vgg16`, `vgg16_bn`, ... are the functions of these names; `D`, `D_bn`, ... are narrow networks of their
-class. Each writes its state dict as NAME.pt or NAME.pdparams, and as NAME.npz images, labels, inference, and a training step with its
-dropout masks. With `shapes` instead of the folder, the shapes of every state dict are printed and nothing is computed.
+`PROGRAMS` take a folder, then names: `vgg16`, `vgg16_bn`, `resnet18` are the functions of these names; `D`, `D_bn`, ... are narrow VGGs.
+Each writes its state dict as NAME.pt or NAME.pdparams, and as NAME.npz images, labels, inference, and a training step with its dropout
+masks. With `shapes` instead of the folder, the shapes of every state dict are printed and nothing is computed.
+
+`READERS` take a file of resnet18's state dict, NAME.npz of the above, and a file to write. They load the state dict into their class, with
+nothing missing and nothing left over, and write its class scores for the images.
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ def drawn(random, name, shape):
     low, high = (0.5, 1.5) if name.endswith(POSITIVE) else (-0.1, 0.1)
     return random.uniform(low, high, shape).astype(np.float32)
 
+def watched(name):
+    "The parameters whose gradients are recorded."
+    if name == "resnet18":
+        return {"first": "conv1.weight", "shortcut": "layer2.0.downsample.0.weight", "last": "fc.bias"}
+    return {"first": "features.0.weight", "last": "classifier.6.bias"}
+
 def show(models):
     print(json.dumps({name: {key: list(t.shape) for key, t in model.state_dict().items()} for name, model in models}))
 
@@ -41,7 +50,7 @@ LINEAR_IN_FIRST, POSITIVE = False, ("running_var",)
 
 def made(name):
     with torch.device("meta"):  # no numbers yet
-        if name.startswith("vgg"):
+        if name.startswith(("vgg", "resnet")):
             return getattr(torchvision.models, name)()
         plan = plan_of(name)
         model = VGG(make_layers(plan, batch_norm=name.endswith("_bn")))
@@ -73,9 +82,10 @@ for name in names:
     masks.clear()
     trained = model.train()(x)
     nn.functional.cross_entropy(trained, torch.from_numpy(labels)).backward()
-    found |= {"train": trained.detach().numpy(), "gradient/first": model.features[0].weight.grad.numpy()}
-    found |= {"gradient/last": model.classifier[6].bias.grad.numpy()}
-    np.savez(f"{place}/{name}.npz", mask6=masks[0], mask7=masks[1], **found)
+    parameters = dict(model.named_parameters())
+    found |= {"train": trained.detach().numpy()}
+    found |= {f"gradient/{where}": parameters[key].grad.numpy() for where, key in watched(name).items()}
+    np.savez(f"{place}/{name}.npz", **found, **{f"mask{6 + i}": mask for i, mask in enumerate(masks)})
 """,
     "paddle": COMMON
     + """
@@ -85,6 +95,8 @@ from paddle.vision.models.vgg import VGG, cfgs, make_layers
 LINEAR_IN_FIRST, POSITIVE = True, ("_variance",)
 
 def made(name):
+    if name.startswith("resnet"):
+        return getattr(paddle.vision.models, name)()
     if name.startswith("vgg"):
         return getattr(paddle.vision.models, name.removesuffix("_bn"))(batch_norm=name.endswith("_bn"))
     plan = plan_of(name)
@@ -115,10 +127,37 @@ for name in names:
         found = {"images": images, "labels": labels, "eval": model(x).numpy()}
     masks.clear()
     model.train()
+    if name.startswith("resnet"):  # the gradient of Paddle's pool divides by 49 in float32: 2e-8 off
+        model.avgpool.forward = lambda x: x.mean([2, 3], keepdim=True)
     trained = model(x)
     nn.functional.cross_entropy(trained, paddle.to_tensor(labels)).backward()
-    found |= {"train": trained.numpy(), "gradient/first": model.features[0].weight.grad.numpy()}
-    found |= {"gradient/last": model.classifier[6].bias.grad.numpy()}
-    np.savez(f"{place}/{name}.npz", mask6=masks[0], mask7=masks[1], **found)
+    parameters = dict(model.named_parameters())
+    found |= {"train": trained.numpy()}
+    found |= {f"gradient/{where}": parameters[key].grad.numpy() for where, key in watched(name).items()}
+    np.savez(f"{place}/{name}.npz", **found, **{f"mask{6 + i}": mask for i, mask in enumerate(masks)})
+""",
+}
+
+READERS = {
+    "torch": """
+import sys
+import numpy as np, torch, torchvision
+model = torchvision.models.resnet18()
+model.load_state_dict(torch.load(sys.argv[1], weights_only=True), strict=True)
+for module in model.modules():
+    if isinstance(module, torch.nn.BatchNorm2d):
+        module.eps = float(np.float32(module.eps))  # as Paddle's kernels and our nodes have it
+with torch.no_grad():
+    np.save(sys.argv[3], model.double().eval()(torch.from_numpy(np.load(sys.argv[2])["images"]).double()).numpy())
+""",
+    "paddle": """
+import sys
+import numpy as np, paddle
+model = paddle.vision.models.resnet18()
+assert model.set_state_dict(paddle.load(sys.argv[1])) == ([], []), "names are missing or left over"
+model.to(dtype="float64")
+model.eval()
+with paddle.no_grad():
+    np.save(sys.argv[3], model(paddle.to_tensor(np.load(sys.argv[2])["images"].astype(np.float64))).numpy())
 """,
 }
