@@ -19,7 +19,23 @@ from helpers.training_runs import execute
 from parity.network import articles
 from parity.network.costs import SUMMED, Cost, condensed, costs, kept, kernel_table, resized, totals
 from parity.network.network import Network
-from parity.network.nodes import Auxiliary, AvgPool, BatchNorm, Branches, Conv, Dropout, Flatten, Linear, MaxPool, ReLU
+from parity.network.nodes import (
+    Add,
+    Auxiliary,
+    AvgPool,
+    BatchNorm,
+    Branches,
+    Conv,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool,
+    Multiply,
+    ReLU,
+    Sigmoid,
+    SiLU,
+)
 from parity.report import plots
 
 main = script_main("describe")
@@ -122,6 +138,14 @@ def test_a_maximum_reads_its_input_and_an_average_reads_nothing() -> None:
     assert kept(network) == {"", "b", "both", "fc"}
 
 
+def test_a_sum_reads_nothing_and_a_product_reads_its_factors() -> None:
+    shortcut = Add("sum", ((), (Conv("a", 2),)))
+    gated = Multiply("product", ((), (GlobalAvgPool("mean"), Linear("fc1", 2), Sigmoid("gate"))))
+    nodes = (Conv("c", 2), shortcut, gated, SiLU("silu"), Flatten("flat"), Linear("fc2", 2))
+    network = Network("n", (1, 4, 4), nodes)
+    assert kept(network) == {"", "c", "sum", "mean", "gate", "product", "silu", "fc2"}
+
+
 # Receptive fields and strides
 
 
@@ -157,6 +181,18 @@ def test_where_branches_join_the_largest_receptive_field_counts() -> None:
     assert (found["avgpool"].receptive_field, found["avgpool"].stride) == (907, 32)
     assert found["aux1_pool"].receptive_field == 171 + 4 * 16, "the head stands on 4a"
     assert found["inception_4b_1x1"].receptive_field == 171, "and hands nothing on"
+
+
+def test_a_gate_sees_the_whole_map_and_a_residual_block_what_its_convolutions_see() -> None:
+    residual = Add("sum", ((), (Conv("a", 2), Conv("b", 2))))
+    gated = Multiply("product", ((), (GlobalAvgPool("mean"), Linear("fc1", 2))))
+    network = Network("n", (2, 9, 9), (residual, gated, Flatten("flat"), Linear("fc2", 2)))
+    found = by_name(network)
+    assert (found["sum"].receptive_field, found["product"].receptive_field) == (5, 5 + 8)
+    resnet = by_name("resnet20")
+    fields = [resnet[f"block{group}_3_add"].receptive_field for group in (1, 2, 3)]
+    assert fields == [15, 15 + 2 + 5 * 4, 37 + 4 + 5 * 8] and resnet["block3_1_add"].stride == 4
+    assert resnet["block2_1_pad"].receptive_field == 15, "the shortcut sees no more"
 
 
 def test_where_branches_of_different_strides_join_the_largest_stride_counts() -> None:
