@@ -114,7 +114,9 @@ def load_predictor(
     if outputs != AUTO:
         raise InputError(f"--outputs cannot be given with {path}: it is for .onnx files")
     if os.path.isfile(path) and suffix != ".safetensors":  # noqa: PTH113 - never raises
-        raise InputError(f"{path} is not a model: give a run folder, a .safetensors file or a .onnx file")
+        raise InputError(
+            f"{path} is not a model: give a run folder, a .safetensors file or a .onnx file (vgg-parity convert makes one of weights)"
+        )
     return _checkpoint(path, framework, device, threads)
 
 

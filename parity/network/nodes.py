@@ -85,7 +85,7 @@ def output_shape(nodes: Nodes, shape: Shape) -> Shape:
 def _image(node: Node, shape: Shape) -> Shape:
     if len(shape) != 3:
         raise InputError(
-            f"{node.name} needs an image (channels, height, width) but gets {shape}: move the Flatten after it"
+            f"{node.name} needs an image (channels, height, width) but gets {shape}: move it before the layer that makes the vector"
         )
     return shape
 
