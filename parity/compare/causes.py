@@ -72,12 +72,18 @@ class Hypothesis:
 
 
 def explain(
-    right: Array | None, wrong: Array | None, names: tuple[str, str], it: str, hypotheses: Iterable[Hypothesis]
+    right: Array | None,
+    wrong: Array | None,
+    names: tuple[str, str],
+    it: str,
+    hypotheses: Iterable[Hypothesis],
+    of_another_shape: Iterable[Hypothesis] = (),
 ) -> Cause | None:
     """Return the cause from the hypotheses that predict `wrong`; several mistakes may make the same numbers. None if none does.
 
     Generic hypotheses come last and count only if no mistake fits. `names` are the names of the right and the wrong side. Tensors that
-    are missing, have another shape or are not finite get a cause that says so.
+    are missing, have another shape or are not finite get a cause that says so. If the shapes differ, only the hypotheses
+    `of_another_shape` are tried.
     """
     words = {"right": names[0], "wrong": names[1], "it": it}
     if wrong is None:
@@ -85,8 +91,10 @@ def explain(
     if right is None:
         return Cause(f"{names[1]} has a {it}, {names[0]} has none", generic=True)
     if right.shape != wrong.shape:
-        return Cause(
-            f"{it} has shape {list(wrong.shape)} in {names[1]}, {list(right.shape)} in {names[0]}", generic=True
+        shapes = f"{it} has shape {list(wrong.shape)} in {names[1]}, {list(right.shape)} in {names[0]}"
+        made = {h.sentence.format(**words) for h in of_another_shape if distance(wrong, h.prediction) <= MATCH}
+        return (
+            Cause(f"{'; or '.join(sorted(made)[:MOST_SENTENCES])}; {shapes}") if made else Cause(shapes, generic=True)
         )
     finite = [bool(np.isfinite(array).all()) for array in (right, wrong)]
     if not all(finite):

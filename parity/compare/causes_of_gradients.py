@@ -9,7 +9,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.compare.causes import Hypothesis
 from parity.compare.evidence import Evidence, Record
-from parity.compare.numpy_layers import batch_statistics, per_channel
+from parity.compare.numpy_layers import batch_statistics, kernel_gradient, per_channel
 from parity.compare.record import input_of
 from parity.network import nodes
 from parity.network.graph import consumers
@@ -51,6 +51,7 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
     if weight is not None and decay:
         does = "{wrong}'s {it} holds weight decay already, {right} adds it in the update"
         yield Hypothesis(does, right + decay * weight)
+    yield from _of_a_changed_input(evidence, own, layer, tensor)
     length = float(np.sqrt(sum(np.vdot(a, a) for n, a in other.items() if n.startswith("gradient/"))))
     largest, cut = float(np.abs(right).max(initial=0.0)), float(np.abs(own[name]).max(initial=0.0))
     if 0 < cut < largest:
@@ -64,6 +65,21 @@ def _of_a_parameter(evidence: Evidence, own: Record, other: Record, name: str, t
     if tensor.endswith(".bias") and gradient is not None:
         mean = gradient.astype(np.float64).mean((0, *range(2, gradient.ndim)))
         yield Hypothesis("{wrong}'s {it} is the mean over images and pixels, {right}'s the sum", mean)
+
+
+def _of_a_changed_input(evidence: Evidence, own: Record, layer: str, tensor: str) -> Iterator[Hypothesis]:
+    """Yield the gradient of a weight if a layer overwrites the input in place: a sum does so with the input of its block."""
+    where, gradient = evidence.network.layers[layer], own.get(f"backward/{layer}")
+    if gradient is None or not tensor.endswith(".weight") or not isinstance(where.node, nodes.Conv | nodes.Linear):
+        return
+    (source,), gradient = where.sources, gradient.astype(np.float64)
+    for changing in consumers(evidence.network.layers).get(source, ()):
+        x = own.get(f"forward/{changing}")
+        if changing != layer and x is not None and x.shape[1:] == where.input:
+            x = x.astype(np.float64)
+            made = kernel_gradient(where.node, x, gradient) if isinstance(where.node, nodes.Conv) else gradient.T @ x
+            does = f"is computed from the output of {changing}, which overwrites that of {source} in place"
+            yield Hypothesis(f"{{wrong}}'s {{it}} {does}, {{right}}'s from the output of {source}", made)
 
 
 def _of_a_relu(layer: str, found: Array, x: Array, gradient: Array) -> Iterator[Hypothesis]:

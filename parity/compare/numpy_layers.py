@@ -116,6 +116,16 @@ def _convolve(node: Conv, x: Array, weight: Array, pads: Sequence[Pad]) -> Array
     return np.reshape(total, (node.filters, len(x), *part.shape[2:])).swapaxes(0, 1)
 
 
+def kernel_gradient(node: Conv, x: Array, gradient: Array) -> Array:
+    """Compute the gradient of the weight of a convolution from its input `x` [N,C,H,W] and the `gradient` of its output [N,F,h,w]."""
+    back = np.ascontiguousarray(gradient.swapaxes(0, 1)).reshape(node.groups, node.filters // node.groups, -1)
+    made = np.empty((node.filters, x.shape[1] // node.groups, node.kernel, node.kernel))
+    for i, j, part in _window_places(node, x.swapaxes(0, 1), node.kernel, node.pads(x.shape[1:]), 0.0):
+        columns = part.reshape(node.groups, made.shape[1], -1).swapaxes(1, 2)
+        made[:, :, i, j] = (back @ columns).reshape(node.filters, -1)
+    return made
+
+
 def max_pool(node: MaxPool, x: Array, pads: Sequence[Pad]) -> Array:
     """Take the maximum of every window of `x` [N,C,H,W]; padding is never the maximum."""
     return reduce(np.maximum, (part for _, _, part in _window_places(node, x, node.size, pads, -math.inf)))
@@ -226,16 +236,23 @@ def _lrn(node: LRN, x: Array, arrays: Mapping[str, Array], training: bool, mask:
     return output
 
 
-def _gelu(node: GELU, x: Array, arrays: Mapping[str, Array], training: bool, mask: Array | None) -> Array:
+def gelu(x: Array) -> Array:
+    """Compute the exact GELU."""
     # 1 + erf(z) = erfc(-z), which keeps its digits where erf is near -1.
     output: Array = x * np.frompyfunc(math.erfc, 1, 1)(x / -math.sqrt(2)).astype(np.float64) / 2
     return output
 
 
-def _sigmoid(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
+    """Compute the logistic function."""
     small = np.exp(-np.abs(x))  # it never overflows
     found: Array = np.where(x < 0, small, 1) / (1 + small)
     return found
+
+
+def hard_sigmoid(x: Array, slope: float) -> Array:
+    """Compute the straight line through (0, 0.5) with the `slope`, cut off at 0 and 1."""
+    return np.clip(slope * x + 0.5, 0.0, 1.0)
 
 
 def _pad_channels(
@@ -261,9 +278,9 @@ LAYERS: dict[type[Node], Callable[..., Array]] = {
     BatchNorm: _batch_norm,
     LRN: _lrn,
     ReLU: lambda node, x, *_: np.maximum(x, 0),
-    GELU: _gelu,
-    SiLU: lambda node, x, *_: x * _sigmoid(x),
-    Sigmoid: lambda node, x, *_: _sigmoid(x),
+    GELU: lambda node, x, *_: gelu(x),
+    SiLU: lambda node, x, *_: x * sigmoid(x),
+    Sigmoid: lambda node, x, *_: sigmoid(x),
     Tanh: lambda node, x, *_: np.tanh(x),
     LogSoftmax: _log_softmax,
     MaxPool: lambda node, x, *_: max_pool(node, x, node.pads(x.shape[1:])),

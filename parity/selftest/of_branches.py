@@ -41,7 +41,7 @@ UNEVEN = (
     _at("same_conv_symmetric", "layers", "a SAME convolution pads both sides alike",
         c.node("conv", padding=2), "conv", EXCHANGED),
     _at("same_conv_smaller", "layers", "a SAME convolution leaves the odd row of padding out",
-        c.node("conv", padding=1), "conv"),
+        c.node("conv", padding=1), "conv", "pads by 1"),
     _at("same_pool_symmetric", "pooling", "a SAME pool pads both sides alike",
         c.node("pool", padding=1), "pool", EXCHANGED),
 )  # fmt: skip

@@ -17,7 +17,7 @@ LAYERS = (
     at_layer("relu_before_norm", "layers", "the activation comes before the batch norm",
         c.swapped("bn2", "relu2"), "eval", "bn2"),
     at_layer("stride_elsewhere", "layers", "a convolution strides where the next one should",
-        c.both(c.node("conv3", stride=1), c.node("pool3", stride=4)), "eval", "conv3"),
+        c.both(c.node("conv3", stride=1), c.node("pool3", stride=4)), "eval", "conv3", "has stride 1"),
     at_layer("flatten_channels_last", "layers", "maps are flattened channels last",
         c.patch("flatten_channels_last", "flatten"), "eval", "flatten", "channels last"),
     at_layer("silu", "layers", "x * sigmoid(x) replaces a ReLU", c.patch("swish", "relu2"), "eval", "relu2", "SiLU"),
@@ -119,7 +119,7 @@ POOLING = (
     at_layer("pool_missing", "pooling", "a pool does nothing",
         c.patch("identity", "pool4"), "eval", "pool4", " does not: "),
     at_layer("floor_for_ceil", "pooling", "the size of a pooled map is rounded down",
-        c.node("pool1", ceil=False), "eval", "pool1"),
+        c.node("pool1", ceil=False), "eval", "pool1", "rounds the size of its output down"),
     at_layer("padding_counts", "pooling", "padding counts in an average",
         c.patch("count_padding", "pool3"), "eval", "pool3", "counts padding in its averages"),
 )  # fmt: skip
