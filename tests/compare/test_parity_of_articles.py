@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.paths import ROOT
 from parity.backend.worker import Worker
 from parity.compare.cancellation import magnifications
 from parity.compare.check import Check, run_check
@@ -15,6 +16,7 @@ from parity.compare.source import Rounded
 from parity.compare.training_source import behind
 from parity.data import Dataset
 from parity.network import articles
+from parity.network.examples import EXAMPLES
 from parity.network.network import Network
 from parity.network.nodes import Auxiliary, Conv, Flatten, Linear, LogSoftmax, ReLU, edited
 from parity.network.windows import around
@@ -57,6 +59,17 @@ def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[
     # Between the sides, and between the watched and the unwatched run of each side.
     assert stages["update"]["compared"] == 3 * (len(network.parameters) + trainable)
     assert {stage["bound"] for stage in stages.values()} <= {0.0, 1e-12}
+
+
+@pytest.mark.parametrize("width", ["", "@0.5"])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_of_the_documents_is_equal_through_onnx_too(
+    name: str, width: str, workers: dict[str, Worker]
+) -> None:
+    network = articles.get_network(f"{ROOT}/docs/networks/{name}.json{width}")
+    outcome = run_check(check(network, stages=(*ONE_STEP, "onnx")), workers, onnx=compare_through_onnx)
+    assert outcome.verdict == "equal", outcome.first and outcome.first.sentence()
+    assert set(outcome.summaries()) == {*ONE_STEP, "onnx"}
 
 
 # Branches and auxiliary heads
