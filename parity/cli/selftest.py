@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import parity
 from parity import data
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
@@ -37,6 +38,9 @@ from parity.selftest.subject import subject
 OURS = "this suite"
 SUMMARY, COUNTS, LIST = "faults-summary", "faults", "fault list"
 """The words in the marks of the generated blocks."""
+
+ROOT = f"{Path(parity.__file__).parents[1]}/"
+"""The folder of this installation, which the error messages of frameworks contain and a page should not."""
 
 Row = dict[str, Any]
 
@@ -186,5 +190,6 @@ def listing(faults: list[Row]) -> str:
     """Return the table of all faults."""
     lines = ["| fault | | found at | likely cause named |", "|---|---|---|---|"]
     for row in faults:
-        lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {row['cause'] or ''} |")
+        cause = (row["cause"] or "").replace(ROOT, "")
+        lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {cause} |")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from parity.selftest.of_data import AUGMENTATION, DATA, PREPROCESSING
 from parity.selftest.of_gradients import BACKWARD
 from parity.selftest.of_layers import BATCH_NORM, DROPOUT, LAYERS, POOLING
 from parity.selftest.of_ports import TO_PYTORCH
+from parity.selftest.of_residuals import RESIDUALS
 from parity.selftest.of_resumption import RESUMPTION
 from parity.selftest.of_threads import THREADS
 from parity.selftest.of_training import LOSS, OPTIMIZER, SCHEDULE
@@ -25,6 +26,7 @@ GROUPS = (
     UNEVEN,
     BRANCHES,
     HEADS,
+    RESIDUALS,
     LOSS,
     OPTIMIZER,
     SCHEDULE,

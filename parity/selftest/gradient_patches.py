@@ -71,6 +71,24 @@ def unscale_dropout(trainer: Side, layer: str, factor: str) -> None:
     wrap_forward(trainer, layer, change)
 
 
+def overwrite_input(trainer: Side, layer: str, place: str) -> None:
+    """In training, a sum writes its output over its branch number `place`, counted from 0, where no framework notices it.
+
+    Autograd refuses `+=` on a tensor that it needs. It does not see a write to `data` in PyTorch, or by `set_value` in PaddlePaddle.
+    """
+    module = getattr(trainer.model, layer)
+
+    def change(forward: Callable[..., Tensor], *branches: Tensor) -> Tensor:
+        out, branch = forward(*branches), branches[int(place)]
+        if module.training and hasattr(branch, "set_value"):
+            branch.set_value(out.detach().numpy())
+        elif module.training:
+            branch.data.copy_(out.data)
+        return out
+
+    wrap_forward(trainer, layer, change)
+
+
 def hook_parameter(trainer: Side, name: str, change: Callable[[Tensor], Tensor]) -> None:
     """The gradient of the parameter is `change` of the right one."""
     model_state.get_tensors(trainer.backend, trainer.model)[name].register_hook(change)

@@ -12,14 +12,15 @@ from parity.compare.check import Check, make_check
 from parity.compare.step_inputs import RunInputs
 from parity.data import shapes10
 from parity.network import articles
+from parity.network.examples import mobilenet_block, squeeze_excitation
 from parity.network.network import Network
-from parity.network.nodes import edited
+from parity.network.nodes import Add, Multiply, Node, edited
 from parity.recipe.optimizer import Group
 from parity.recipe.presets import RECIPES
 from parity.recipe.recipe import Preprocessing
 from parity.selftest import changes as c
 from parity.selftest.catalogue import FAULTS
-from parity.selftest.subject import BATCH, BRANCHED, DEPTHWISE, recipe, remade
+from parity.selftest.subject import BATCH, BRANCHED, DEPTHWISE, RESIDUAL, recipe, remade
 from parity.weights.canonical_state import State, decode, encode
 
 
@@ -107,12 +108,16 @@ def _shapes10(check: Check) -> Check:
     return remade(check, dataset=shapes10.load(None, lambda line: None))
 
 
-def _branched(check: Check) -> Check:
-    return remade(check, network=BRANCHED)
+def _on(network: Network, sentence: str) -> Innocent:
+    """Check `network` instead."""
+    return Innocent(f"network_{network.name}", sentence, lambda check: remade(check, network=network))
 
 
-def _depthwise(check: Check) -> Check:
-    return remade(check, network=DEPTHWISE)
+def _sum_reversed(run_inputs: RunInputs) -> RunInputs:
+    def change(node: Node) -> Node:
+        return node.with_parts(node.parts[::-1]) if isinstance(node, Add | Multiply) else node
+
+    return replace(run_inputs, network=replace(run_inputs.network, nodes=edited(run_inputs.network.nodes, change)))
 
 
 def _renamed(check: Check) -> Check:
@@ -140,7 +145,12 @@ def _strided(images: Array) -> Array:
 
 def _on_both(name: str) -> Innocent:
     fault = FAULTS[name]
-    return Innocent(f"both_{name}", f"on both sides: {fault.sentence}", lambda check: check, common=fault.change)
+    return Innocent(
+        f"both_{name}",
+        f"on both sides: {fault.sentence}",
+        lambda check: check if fault.network == check.network else remade(check, network=fault.network),
+        common=fault.change,
+    )
 
 
 SETTINGS = (
@@ -155,6 +165,7 @@ SETTINGS = (
             "lenet",
             "alexnet_cifar@0.125",
             "googlenet_naive@0.125x32",
+            "resnet20@0.25",
         )
     ),
     _network("cifar_net", "cifar_net"),
@@ -168,8 +179,11 @@ SETTINGS = (
     Innocent("single_precision", "one step in float32", lambda check: remade(check, dtype="float32", stages=UPDATE)),
     Innocent("three_stages", "no trajectory", lambda check: remade(check, stages=("eval", "forward", "backward"))),
     Innocent("threads_on_both_sides", "both sides compute with two threads", threads=2, everywhere=True),
-    Innocent("network_branching", "branches, a head, response normalisation, uneven padding", _branched),
-    Innocent("network_depthwise", "a depthwise block, where terms of a gradient cancel", _depthwise),
+    _on(BRANCHED, "branches, a head, response normalisation, uneven padding"),
+    _on(DEPTHWISE, "a depthwise block, where terms of a gradient cancel"),
+    _on(RESIDUAL, "residual blocks, channels of zeros, squeeze and excitation, SiLU"),
+    _on(mobilenet_block(), "an inverted residual of docs/networks"),
+    _on(squeeze_excitation(), "squeeze and excitation of docs/networks"),
     Innocent("other_pictures", "pictures of shapes10", _shapes10),
     Innocent("other_names", "every layer has another name", _renamed),
     Innocent("fresh_weights", "both start from fresh weights", lambda check: replace(check, state=None)),
@@ -209,6 +223,19 @@ SPELLING = (
     _patched("by_halves", "a pool takes half of the images after the other", "pool1"),
     _patched("pool_by_pairs", "a maximum pool compares rows, then columns", "pool4"),
     _patched("mean_of_means", "a global average is a mean of means", "pool", on=DEPTHWISE),
+    Innocent(
+        "branches_reversed",
+        "one side: sums and products take their branches in the other order",
+        lambda check: remade(check, network=RESIDUAL),
+        one=c.on_run_inputs(_sum_reversed),
+    ),
+    _patched("sum_in_place", "a sum overwrites the end of its first branch", "block1_add", on=RESIDUAL),
+    _patched("relu_in_place", "the ReLU after a sum overwrites the sum", "block1_relu2", on=RESIDUAL),
+    _patched("swish", "SiLU is x * sigmoid(x)", "block4_silu1", on=RESIDUAL),
+    _patched("scale_by_view", "factors of channels are reshaped to maps of one pixel", "block4_scale", on=RESIDUAL),
+    _patched("sigmoid", "a sigmoid is 1 / (1 + exp(-x))", "block4_gate", on=RESIDUAL),
+    _patched("take_top_left", "a shortcut takes every second pixel by an index", "block2_subsample", on=RESIDUAL),
+    _patched("pad_by_concatenation", "channels of zeros are concatenated", "block2_pad", on=RESIDUAL),
     _patched("write_cost_out", "the cost is written out from log-softmax and a choice of scores"),
     _patched("gradients_twice", "gradients of another loss are computed before every step, and cleared"),
     _patched("load_twice", "every state is loaded twice"),
@@ -241,6 +268,8 @@ BOTH = tuple(
         "unbiased_variance", "average_for_maximum", "floor_for_ceil", "padding_counts", "summed", "softmax_twice",
         "no_decay", "nesterov", "velocity_not_rescaled", "gradients_kept", "one_step_late", "never_drops",
         "not_shuffled", "another_order", "labels_shifted", "no_augmentation", "flipped_upside_down", "bgr", "not_normalised",
+        "shortcut_before_relu", "sum_after_relu", "downsample_not_used", "stride_on_second_conv", "channels_padded_before",
+        "last_gamma_zero", "gate_without_sigmoid", "hard_swish", "sum_over_input",
     )
 )  # fmt: skip
 

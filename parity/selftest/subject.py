@@ -13,6 +13,7 @@ from parity.network.articles.vgg_bn_drop import V2_BATCH_NORM, V2_DROPOUT
 from parity.network.network import Network
 from parity.network.nodes import (
     LRN,
+    Add,
     Auxiliary,
     AvgPool,
     BatchNorm,
@@ -24,8 +25,13 @@ from parity.network.nodes import (
     Linear,
     LogSoftmax,
     MaxPool,
+    Multiply,
     Node,
+    Nodes,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 from parity.network.windows import SAME
@@ -106,7 +112,55 @@ def depthwise() -> Network:
     return Network("depthwise", (3, 32, 32), nodes, source="ours: a gradient whose terms cancel")
 
 
-CHAIN, BRANCHED, DEPTHWISE = network(), branched(), depthwise()
+def residual() -> Network:
+    """Return four residual blocks, each with another shortcut or main path.
+
+    The shortcuts are the identity, subsampling with channels of zeros (A), and a 1x1 convolution (B). B changes no shape, so the network
+    also runs without it. The last block is an inverted residual with squeeze and excitation. Its input comes from a batch norm: no layer
+    before the block needs that tensor for its own gradient.
+    """
+
+    def conv(name: str, norm: str, filters: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> Nodes:
+        return Conv(name, filters, kernel, stride, kernel // 2, groups, bias=False), BatchNorm(norm)
+
+    def block(name: str, filters: int, stride: int, shortcut: Nodes) -> Nodes:
+        main = (
+            *conv(f"{name}_conv1", f"{name}_bn1", filters, stride=stride),
+            ReLU(f"{name}_relu1"),
+            *conv(f"{name}_conv2", f"{name}_bn2", filters),
+        )
+        return Add(f"{name}_add", (main, shortcut)), ReLU(f"{name}_relu2")
+
+    gate = (
+        GlobalAvgPool("block4_squeeze"),
+        Linear("block4_fc1", 4),
+        ReLU("block4_relu"),
+        Linear("block4_fc2", 16),
+        Sigmoid("block4_gate"),
+    )
+    inverted = (
+        *conv("block4_expand", "block4_bn1", 16, 1),
+        SiLU("block4_silu1"),
+        *conv("block4_depthwise", "block4_bn2", 16, groups=16),
+        SiLU("block4_silu2"),
+        Multiply("block4_scale", ((), gate)),
+        *conv("block4_project", "block4_bn3", 8, 1),
+    )
+    nodes = (
+        *conv("conv", "bn", 8, stride=2),
+        ReLU("relu"),
+        *block("block1", 8, 1, ()),
+        *block("block2", 12, 2, (AvgPool("block2_subsample", 1, 2), PadChannels("block2_pad", 12))),
+        *block("block3", 12, 1, conv("block3_down", "block3_down_bn", 12, 1)),
+        *conv("narrow", "narrow_bn", 8, 1),
+        Add("block4_add", (inverted, ())),
+        GlobalAvgPool("pool"),
+        Linear("fc", 10),
+    )
+    return Network("residual", (3, 32, 32), nodes, source="ours: one of every node of a residual block")
+
+
+CHAIN, BRANCHED, DEPTHWISE, RESIDUAL = network(), branched(), depthwise(), residual()
 
 
 def state(seed: int = 0, made: Network = CHAIN) -> State:

@@ -363,6 +363,32 @@ def flatten_for(trainer: Side, layer: str, images: str) -> None:
     wrap_forward(trainer, layer, lambda forward, x: x.reshape([int(images), -1]))
 
 
+def take_input_of(trainer: Side, seen: str, layer: str, place: str) -> None:
+    """`layer`, the end of branches, takes the input of the layer `seen` instead of its branch number `place`, counted from 0."""
+    kept: list[Tensor] = []
+
+    def keep(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        kept[:] = [x]
+        return forward(x)
+
+    def change(forward: Callable[..., Tensor], *branches: Tensor) -> Tensor:
+        return forward(*[kept[0] if number == int(place) else branch for number, branch in enumerate(branches)])
+
+    wrap_forward(trainer, seen, keep)
+    wrap_forward(trainer, layer, change)
+
+
+def first_branch(trainer: Side, layer: str) -> None:
+    """The end of branches is the first branch."""
+    wrap_forward(trainer, layer, lambda forward, first, *others: first)
+
+
+def hard_sigmoid(trainer: Side, layer: str) -> None:
+    """The layer is the framework's hardsigmoid."""
+    hardsigmoid = functional_of(trainer).hardsigmoid
+    wrap_forward(trainer, layer, lambda forward, x: hardsigmoid(x))
+
+
 def squeeze(trainer: Side, layer: str, axis: str) -> None:
     """Remove the axis, whatever its length."""
     wrap_forward(trainer, layer, lambda forward, x: x.reshape([n for i, n in enumerate(x.shape) if i != int(axis)]))
@@ -436,3 +462,29 @@ def pool_by_pairs(trainer: Side, layer: str) -> None:
 def mean_of_means(trainer: Side, layer: str) -> None:
     """A global average is the mean of the rows' means."""
     wrap_forward(trainer, layer, lambda forward, x: x.mean(-1).mean(-1))
+
+
+def sum_in_place(trainer: Side, layer: str) -> None:
+    """A sum of two overwrites its first branch, as `out += identity` does."""
+
+    def change(forward: Callable[..., Tensor], first: Tensor, second: Tensor) -> Tensor:
+        return first.add_(second)
+
+    wrap_forward(trainer, layer, change)
+
+
+def scale_by_view(trainer: Side, layer: str) -> None:
+    """A product of maps and a vector reshapes the vector to maps of one pixel."""
+    wrap_forward(trainer, layer, lambda forward, x, gate: x * gate.reshape([*gate.shape, 1, 1]))
+
+
+def pad_by_concatenation(trainer: Side, layer: str) -> None:
+    """Channels of zeros are concatenated after the input."""
+    missing = trainer.model.network.shapes[layer][0] - trainer.model.network.inputs[layer][0]
+
+    def change(forward: Callable[..., Tensor], x: Tensor) -> Tensor:
+        zeros = (x[:, :1] * 0).detach()
+        rows = [x.moveaxis(1, 0), *[zeros.moveaxis(1, 0)] * missing]
+        return trainer.backend.concatenate(rows).moveaxis(0, 1)
+
+    wrap_forward(trainer, layer, change)

@@ -25,6 +25,7 @@ QUICK_FAULTS = [
     "one_step_late", "same_order_every_pass", "flipped_upside_down", "bgr", "lrn_alpha_of_mean", "same_conv_symmetric",
     "same_pool_symmetric", "branches_exchanged", "log_softmax_over_batch", "heads_do_not_count", "head_missing",
     "backward_fails", "velocity_lost", "threads_fail", "threads_take_first_masks", "adamw_for_adam", "groups_forgotten",
+    "shortcut_before_relu", "downsample_not_used", "stride_on_second_conv", "channels_padded_before", "sum_over_input",
 ]  # fmt: skip
 """At least one of every area; `-m slow` plants all of them, on either side."""
 
@@ -32,6 +33,7 @@ QUICK_INNOCENT = [
     "seed_1", "batch_of_5", "recipe_adam", "recipe_quick", "other_names", "other_reference", "more_threads",
     "network_branching", "relu_in_place_of_relu2", "order_otherwise",
     "network_depthwise", "state_out_and_in", "inference_between", "both_bgr", "both_whole_channels",
+    "network_residual", "network_resnet20", "branches_reversed", "sum_in_place_of_block1_add",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from parity.errors import InputError
 from parity.network.network import Network
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.fault import Fault
-from parity.selftest.subject import BRANCHED, CHAIN, subject
+from parity.selftest.subject import BRANCHED, CHAIN, RESIDUAL, subject
 from parity.weights.canonical_state import State, initialise
 
 AREAS = ("layers", "bn", "pooling", "dropout")
@@ -77,7 +77,7 @@ def main() -> None:
             state = {name: array.astype(np.float32) for name, array in subject_state(fault.network).items()}
             found[fault.name] = compared(fault.network, state, lambda given=given, state=state: candidate(given, state))
         print(fault.name, file=sys.stderr)
-    for network in (CHAIN, BRANCHED):
+    for network in (CHAIN, BRANCHED, RESIDUAL):
         state = subject_state(network)
         found[network.name] = compared(network, state, parity.build(network, "paddle", state))
     print(json.dumps(found))
