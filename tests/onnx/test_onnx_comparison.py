@@ -100,7 +100,7 @@ def test_a_mean_of_numbers_that_cancel_is_no_difference(check: Check, workers: d
 
 @pytest.mark.parametrize(
     ("name", "kinds"),
-    [("swish", {"Sigmoid"}), ("hard_swish", {"HardSwish"}), ("clip", {"Max", "Clip"})],
+    [("hard_swish", {"HardSwish"}), ("clip", {"Max", "Clip"})],
 )
 def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
     name: str, kinds: set[str], framework: str, check: Check, workers: dict[str, Worker]
@@ -112,6 +112,16 @@ def test_an_unknown_operator_is_named_at_the_layer_that_it_replaces(
     assert failed.startswith(f"onnx/relu2.export of {framework}: layer relu2: operator ")
     assert any(f": operator {kind} (" in failed for kind in kinds)
     assert failed.endswith(") belongs to no layer in inference; the network has Relu at this place")
+
+
+def test_an_operator_of_another_layer_is_named_at_the_layer_that_it_replaces(
+    framework: str, check: Check, workers: dict[str, Worker]
+) -> None:
+    pair = {side: workers[side] for side in sorted(workers, key=lambda side: side == framework)}
+    outcome = run_check(check, pair, changes.patch("swish", "relu2")(check), onnx=compare_through_onnx)
+    assert outcome.first is not None and (outcome.first.phase, outcome.first.layer) == ("onnx", "relu2")
+    wanted = f"onnx/relu2.export of {framework}: layer relu2: the export has Sigmoid, the network has Relu"
+    assert outcome.summaries()["onnx"]["worst"] == wanted
 
 
 def test_an_operator_after_the_last_layer_belongs_to_no_layer(
