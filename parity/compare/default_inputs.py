@@ -24,6 +24,9 @@ STEPS = 6
 RESUMED = 4
 """The step before which the sides save and load their state, in the middle of the second epoch."""
 
+DROPS = (0.35, 0.6)
+"""The shares of these steps after which a schedule `multi_step` drops: the learning rate of steps 3 and 5 is the first that is lower."""
+
 RANGES = {
     "bias": (0.0, 0.2),
     "beta": (-0.5, 0.5),
@@ -82,6 +85,8 @@ def _last_with_bias(network: Network, layer: str) -> str:
 
 def squeeze_schedule(recipe: Recipe, steps: int) -> Recipe:
     """Return `recipe` with a schedule of drops squeezed into `steps` steps, so that the learning rate drops twice."""
+    if recipe.schedule.kind == "multi_step":
+        return replace(recipe, schedule=replace(recipe.schedule, drops=DROPS))
     if recipe.schedule.kind != "discexp" or steps < 2:
         return recipe
     return replace(recipe, schedule=replace(recipe.schedule, every=max(1, steps * recipe.batch_size // 3)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parity.errors import InputError, suggest
 from parity.files.strict_json import parse_json, read_text
+from parity.network.articles.resnet import DEPTHS, PLAIN_DEPTHS
 from parity.network.network import Network
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Preprocessing, Recipe, Schedule, read_recipe
@@ -59,6 +60,18 @@ FAST = Recipe(
     divisor="batch_size",
     source="after airbench94 (Jordan 2024, arXiv 2404.00498), whose rates are of the summed cost, per 1,024 images; kernels by Muon "
     "(Jordan 2024, https://kellerjordan.github.io/posts/muon)",
+)
+
+RESNET = Recipe(
+    "resnet",
+    Optimizer("momentum", rate=0.1, momentum=0.9, weight_decay=1e-4),
+    epochs=164,  # of 391 updates: the whole number of epochs that is nearest to 64,000 updates
+    batch_size=128,
+    schedule=Schedule("multi_step", factor=0.1, drops=(0.5, 0.75)),
+    preprocessing=CIFAR10_STATISTICS,
+    augmentation=CROP_AND_FLIP,
+    source="arXiv 1512.03385, section 4.2: the rate divided by 10 after 32,000 and 48,000 of 64,000 updates (here after 32,062 and 48,093 "
+    "of 64,124); channel means and deviations instead of the mean of each pixel",
 )
 
 # `vgg-parity runs` averages runs of equal recipes. `source` is a part of them, so its old words (pass for epoch) stay.
@@ -148,6 +161,7 @@ RECIPES: dict[str, Recipe] = {
             augmentation=Augmentation(crop_padding=4, flip=True, fill="reflect", alternate=True),
             source="ours: a VGG16 in the passes that an hour of two CPU cores has room for; kernels by Muon, as in fast",
         ),
+        RESNET,
     )
 }
 
@@ -160,11 +174,13 @@ OF = {
     "vgg16_bn": "best",
     "mnist_fc": "mnist",
     "mnist_cnn": "mnist",
+    **{f"resnet{depth}{shortcut}": "resnet" for depth in DEPTHS for shortcut in ("", "_b")},
+    **{f"plain{depth}": "resnet" for depth in PLAIN_DEPTHS},
 }
 """Network -> the recipe of its article or project, if it needs that recipe."""
 
 
-FOR = {"fast": "vgg_fast", "article-accuracy": "vgg_fast@0.5", "best": "vgg16_bn"}
+FOR = {"fast": "vgg_fast", "article-accuracy": "vgg_fast@0.5", "best": "vgg16_bn", "resnet": "resnet20"}
 """Recipe -> the network that it was made for; training uses it unless --network names another."""
 
 

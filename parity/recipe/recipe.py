@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from reprlib import repr as short
 from typing import Any
 
@@ -25,6 +26,8 @@ class Schedule(ShortRepr):
     - `constant`: 1.
     - `discexp` (Paddle v2): factor ** floor(samples / every).
     - `one_cycle`: linear from `start` to 1 over the first `warmup` of the run, then linear to `end` at its end.
+    - `multi_step`: 1 at first, multiplied by `factor` after each of the shares `drops` of the run (0.5: half of its samples). An update
+      belongs to the part of the run in which its batch ends.
     """
 
     kind: str = "constant"
@@ -33,19 +36,29 @@ class Schedule(ShortRepr):
     warmup: float = 0.3
     start: float = 0.0
     end: float = 0.0
+    drops: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("constant", "discexp", "one_cycle"):
-            raise InputError(f"schedule must be constant, discexp or one_cycle, not {self.kind!r}")
+        if self.kind not in ("constant", "discexp", "one_cycle", "multi_step"):
+            raise InputError(f"schedule must be constant, discexp, one_cycle or multi_step, not {self.kind!r}")
         within("schedule factor", self.factor, 0, math.nextafter(1, 2))  # above 1 the rate would overflow
         within("schedule every", self.every, 1, math.inf)
         for field in ("warmup", "start", "end"):
             within(f"schedule {field}", getattr(self, field), 0, 1)
+        ends = (0.0, *self.drops, 1.0)
+        if not all(earlier < later for earlier, later in pairwise(ends)):  # also refuses NaN
+            raise InputError(f"schedule drops must increase, and be above 0 and below 1, not {short(list(self.drops))}")
+        if self.kind == "multi_step" and not self.drops:
+            raise InputError(
+                "schedule multi_step needs drops: the shares of the run after which the learning rate drops"
+            )
 
     def fraction(self, samples: int, total: int) -> float:
         """Return the fraction after `samples` of the `total` samples of the run."""
         if self.kind == "discexp":
             return self.factor ** (samples // self.every)
+        if self.kind == "multi_step":
+            return self.factor ** sum(samples > drop * total for drop in self.drops)
         if self.kind == "one_cycle":
             progress = min(samples / total, 1.0)
             if progress < self.warmup:
@@ -235,6 +248,9 @@ class Recipe(ShortRepr):
             return (
                 f"its learning rate reaches {end:g} at the end of epoch {self.epochs}, as planned (schedule one_cycle)"
             )
+        if self.schedule.kind == "multi_step":
+            shares = " and ".join(f"{drop:.4g}" for drop in self.schedule.drops)
+            return f"its learning rate drops after {shares} of the {self.epochs} planned epochs (schedule multi_step)"
         if self.lookahead.every and self.lookahead.keep and self.lookahead.power:
             return (
                 f"its slow weights move by the share of the {self.epochs} planned epochs that is done (lookahead power)"

@@ -77,6 +77,13 @@ def test_six_steps_are_three_epochs_with_two_drops_and_a_resumption() -> None:
     assert all(sorted(one) == sorted(passes[0]) for one in passes)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_schedule_of_several_drops_has_two_in_six_steps(plain: bool) -> None:
+    made = check("resnet20@0.25", "resnet", plain)
+    steps = list(itertools.islice(made.run_inputs().steps(), made.steps))
+    assert [round(step.rate, 6) for step in steps] == [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+
+
 def test_the_check_adds_what_the_recipe_lacks_and_says_so() -> None:
     made = check()
     assert made.recipe.optimizer.groups == GROUPS

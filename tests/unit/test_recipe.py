@@ -18,7 +18,7 @@ from parity.recipe import presets
 from parity.recipe.optimizer import Group, Optimizer
 from parity.recipe.recipe import Augmentation, Experiment, Preprocessing, Recipe, Schedule, changed, read_recipe
 
-ARTICLE, QUICK, ADAM = (presets.get_recipe(name) for name in ("article", "quick", "adam"))
+ARTICLE, QUICK, ADAM, RESNET = (presets.get_recipe(name) for name in ("article", "quick", "adam", "resnet"))
 IMAGES, EPOCHS, BATCHES_PER_EPOCH = 50_000, 200, 391
 
 
@@ -101,6 +101,29 @@ def test_the_vgg_papers_run_is_370_000_updates_whose_rate_drops_three_times() ->
     assert recipe.divisor == "count"
 
 
+def test_the_resnet_papers_rate_drops_at_half_and_three_quarters_of_a_run() -> None:
+    total, samples, rates = RESNET.epochs * IMAGES, 0, []
+    for _ in range(RESNET.epochs):
+        for count in [128] * 390 + [80]:
+            samples += count
+            rates.append(RESNET.rate(samples, total))
+    drops = [update for update in range(1, len(rates)) if rates[update] != rates[update - 1]]
+    assert drops == [32_062, 48_093] and len(rates) == 64_124  # the updates before the drops, and all
+    assert [*drops, len(rates)] == pytest.approx([32_000, 48_000, 64_000], rel=0.002)
+    assert drops[0] == 82 * BATCHES_PER_EPOCH and drops[1] == 123 * BATCHES_PER_EPOCH
+    assert list(dict.fromkeys(rates)) == [rounded(0.1), rounded(0.01), rounded(0.001)]
+
+
+def test_resnet_is_the_papers_recipe() -> None:
+    optimizer = RESNET.optimizer
+    assert (optimizer.kind, optimizer.nesterov, optimizer.groups) == ("momentum", False, ())
+    assert (optimizer.rate, optimizer.momentum, optimizer.weight_decay) == (rounded(0.1), rounded(0.9), rounded(1e-4))
+    assert (RESNET.batch_size, RESNET.divisor, RESNET.augmentation) == (128, "count", Augmentation(4, True))
+    assert RESNET.augmentation.fill == "zeros"
+    for name in ("resnet20", "resnet32", "resnet56_b", "plain20", "plain56@0.25"):
+        assert presets.recipe_for(articles.get_network(name)) == RESNET
+
+
 def test_slim_decays_weights_only() -> None:
     recipe, network = presets.recipe_for(articles.get_network("slim_vgg16")), articles.get_network("slim_vgg16")
     weights, biases = recipe.optimizer.grouped(network)
@@ -133,7 +156,7 @@ def test_scalars_are_rounded_to_float32_once() -> None:
     assert optimizer.rate != 0.1 and optimizer.beta2 != 0.999
 
 
-@pytest.mark.parametrize("recipe", [ARTICLE, QUICK, ADAM], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [ARTICLE, QUICK, ADAM, RESNET], ids=lambda recipe: recipe.name)
 def test_the_rate_is_the_exact_product_rounded_to_float32_a_single_time(recipe: Recipe) -> None:
     total = recipe.epochs * IMAGES
     base, warmup = Fraction(recipe.optimizer.rate), Fraction(recipe.schedule.warmup)
@@ -143,6 +166,7 @@ def test_the_rate_is_the_exact_product_rounded_to_float32_a_single_time(recipe: 
             "constant": base,
             "discexp": base * Fraction(1, 10) ** (samples // 5_000_000),
             "one_cycle": base * (progress / warmup if progress < warmup else (1 - progress) / (1 - warmup)),
+            "multi_step": base * Fraction(1, 10) ** ((progress > Fraction(1, 2)) + (progress > Fraction(3, 4))),
         }[recipe.schedule.kind]
         rate = recipe.rate(samples, total)
         assert rate == rounded(rate)
@@ -191,6 +215,24 @@ def test_discexp_multiplies_by_its_factor_every_so_many_samples() -> None:
     assert [schedule.fraction(samples, 99) for samples in (9, 10, 19, 20, 35)] == [1.0, 0.5, 0.5, 0.25, 0.125]
 
 
+def test_multi_step_multiplies_by_its_factor_after_each_of_its_drops() -> None:
+    schedule = Schedule("multi_step", factor=0.5, drops=(0.2, 0.5, 0.75))
+    assert [schedule.fraction(samples, 100) for samples in (1, 20, 21, 50, 51, 75, 76, 100)] == [
+        *(1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125)
+    ]
+    assert [schedule.fraction(samples, 8) for samples in (1, 2, 4, 5, 6, 7)] == [1.0, 0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_a_schedule_goes_to_json_and_back() -> None:
+    fields = json.loads(json.dumps(dataclasses.asdict(RESNET)))
+    assert fields["schedule"]["drops"] == [0.5, 0.75]
+    assert read_recipe(fields) == RESNET
+    del fields["schedule"]["drops"]  # as in files of older versions, none of which has this kind
+    with pytest.raises(InputError, match="multi_step needs drops"):
+        read_recipe(fields)
+    assert read_recipe(fields | {"schedule": {"kind": "discexp"}}).schedule == Schedule("discexp")
+
+
 # ------------------------------------------------------------------------------------------------- experiments
 
 
@@ -225,9 +267,9 @@ PLAIN = Recipe(
     "plain", Optimizer("momentum", rate=0.01, weight_decay=0.001), epochs=2, preprocessing=Preprocessing(crop=1)
 )
 PARTS = ("optimizer", "schedule", "preprocessing", "augmentation", "lookahead")
-FRACTIONS = dict.fromkeys(
+FRACTIONS: dict[str, Any] = dict.fromkeys(
     ("momentum", "beta1", "beta2", "warmup", "factor", "contrast_low", "start", "end", "label_smoothing", "keep"), 0.5
-)
+) | {"drops": (0.25, 0.5)}
 FIELDS = [
     *((part, field.name) for part in PARTS for field in dataclasses.fields(getattr(PLAIN, part))),
     *((None, field.name) for field in dataclasses.fields(Recipe) if field.name not in PARTS),
@@ -301,6 +343,12 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "discexp every 0 samples": (lambda: Schedule("discexp", every=0), "every"),
     "warmup of twice the run": (lambda: Schedule("one_cycle", warmup=2.0), "warmup"),
     "negative warmup": (lambda: Schedule("one_cycle", warmup=-0.1), "warmup"),
+    "multi_step without drops": (lambda: Schedule("multi_step"), "drops"),
+    "a drop at the end": (lambda: Schedule("multi_step", drops=(0.5, 1.0)), "drops"),
+    "a drop at the start": (lambda: Schedule("multi_step", drops=(0.0,)), "drops"),
+    "drops in the other order": (lambda: Schedule("multi_step", drops=(0.75, 0.5)), "drops"),
+    "a drop twice": (lambda: Schedule("multi_step", drops=(0.5, 0.5)), "drops"),
+    "a drop that is not a number": (lambda: Schedule("multi_step", drops=(NAN,)), "drops"),
     "deviation 0": (lambda: Preprocessing(std=(1.0, 0.0, 1.0)), "std"),
     "means and deviations of other lengths": (lambda: Preprocessing(mean=(0.0, 0.0)), "mean"),
     "negative crop": (lambda: Augmentation(crop_padding=-4), "crop"),
@@ -355,6 +403,8 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "rate a text": (lambda d: d["recipe"]["optimizer"].update(rate="0.1"), "rate"),
     "nesterov a number": (lambda d: d["recipe"]["optimizer"].update(nesterov=1), "nesterov"),
     "unknown field of the schedule": (lambda d: d["recipe"]["schedule"].update(step=3), "'step'"),
+    "a text among drops": (lambda d: d["recipe"]["schedule"].update(drops=["0.5"]), "drops"),
+    "drops a number": (lambda d: d["recipe"]["schedule"].update(drops=0.5), "drops"),
     "a text among means": (lambda d: d["recipe"]["preprocessing"].update(mean=[0.1, "0.2", 0.3]), "mean"),
     "mean a number": (lambda d: d["recipe"]["preprocessing"].update(mean=0.5), "mean"),
     "crop a float": (lambda d: d["recipe"]["augmentation"].update(crop_padding=4.0), "crop_padding"),
