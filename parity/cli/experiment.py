@@ -83,7 +83,11 @@ MARK = "experiment.json"
 @option(
     "--output", type=PATH, metavar="DIR", help="folder of runs, table and pictures (default: a new one under runs/)"
 )
-@option("--full", is_flag=True, help="shorten nothing: use all data and epochs of the article (hours on a CPU)")
+@option(
+    "--full",
+    is_flag=True,
+    help="shorten nothing: use all data and epochs of the article or paper (hours to days on a CPU)",
+)
 @option("--epochs", type=positive, help="number of epochs")
 @limit_options
 @option(
@@ -96,7 +100,7 @@ MARK = "experiment.json"
 @data_dir_option
 @option("--steps", type=positive, metavar="N", help=f"timed steps (default: {TIMING.steps})")
 @option("--batch-size", type=positive, metavar="N", help=f"images per timed step (default: {TIMING.batch_size})")
-@threads_option("CPU threads of each framework", others="; 1 for permutation")
+@threads_option("CPU threads of each framework", others="; 1 for permutation and residual")
 @device_option()
 @python_options
 def main(options: Options, console: Console) -> dict[str, Any]:

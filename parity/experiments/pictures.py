@@ -18,6 +18,9 @@ RIGHT, WRONG = ("#1f7a4d", "\u2713"), ("#b03a4a", "\u2717")
 LARGE = 10.0
 """Points. Parts of an ablation that are worth more have a panel of their own, so that the others can be read."""
 
+NETWORK_STYLES = (("#9b3f6b", "^", 1.2), ("#2c7a7b", "o", 1.2), ("#9b3f6b", "v", 2.6), ("#2c7a7b", "D", 2.6))
+"""Colour, marker and line width of the networks of `errors`. No framework has one of these colours."""
+
 Values = Sequence[float | None]
 
 
@@ -98,6 +101,62 @@ def curves(rows: Rows) -> Any:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9, handlelength=4
     )
+    return figure
+
+
+@as_png
+def errors(rows: Rows) -> Any:
+    """Return training error (dashed) and test error (solid) of each epoch: a panel for each framework, a marker for each network.
+
+    A line is the mean of the seeds, in a band from the smallest to the largest.
+    """
+    from matplotlib.lines import Line2D
+
+    frameworks = list(dict.fromkeys(row["framework"] for row in rows))
+    names = list(dict.fromkeys(row["entry"] for row in rows))
+    styles = {name: NETWORK_STYLES[number % len(NETWORK_STYLES)] for number, name in enumerate(names)}
+    figure = new_figure(max(8.5, 1 + 5.5 * len(frameworks)), 5.4)
+    axes = figure.subplots(1, len(frameworks), sharey=True, squeeze=False)[0]
+    for (name, framework), group in grouped(rows).items():
+        axis, (colour, marker, width) = axes[frameworks.index(framework)], styles[name]
+        for line, percents in (
+            ("--", 100 * np.array([row["train_errors"] for row in group])),
+            ("-", 100 - 100 * np.array([row["test_accuracies"] for row in group])),
+        ):
+            epochs = range(1, percents.shape[1] + 1)
+            if len(group) > 1:
+                axis.fill_between(epochs, percents.min(0), percents.max(0), color=colour, alpha=0.15, linewidth=0)
+            shown = max(1, len(epochs) // 20)
+            axis.plot(
+                epochs,
+                percents.mean(0),
+                line,
+                marker=marker,
+                markevery=shown,
+                color=colour,
+                linewidth=width,
+                markersize=6,
+            )
+    for axis, framework in zip(axes, frameworks, strict=True):
+        axis.set(title=FRAMEWORKS[framework], xlabel="epochs")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("error (%)")
+    first, seeds = rows[0], len({row["seed"] for row in rows})
+    drawn = f"lines: mean of {seeds} seeds; band: smallest to largest" if seeds > 1 else "one seed"
+    figure.suptitle(
+        f"{first['data']}, {first['train_images']:,} training images, recipe {first['recipe']}; {drawn}", fontsize=10
+    )
+    networks = {row["entry"]: row["network"] for row in rows}
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linewidth=width, markersize=6, label=networks[name])
+        for name, (colour, marker, width) in styles.items()
+    ]
+    handles += [
+        Line2D([], [], color="black", linestyle=line, label=label)
+        for line, label in (("--", "training, mean over the epoch"), ("-", "test, after the epoch"))
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, handlelength=4)
     return figure
 
 

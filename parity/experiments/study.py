@@ -40,12 +40,16 @@ TIMED, QUICK = 10, 0.2
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is trained: data set, epochs, and the number of training and test images, the first ones (None: all)."""
+    """How much is trained: data set, epochs, and the number of training and test images, the first ones (None: all).
+
+    The network has `width` times its channels, see `Network.shrink`.
+    """
 
     data: str
     epochs: int
     train: int | None = None
     test: int | None = None
+    width: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ def shortened(entries: Sequence[Entry], chosen: Mapping[str, Extent]) -> list[st
             said.append(f"the first {own.train:,} training images instead of all")
         if own.test != theirs.test:
             said.append(f"the first {own.test:,} test images instead of all")
+        if own.width != theirs.width:
+            said.append(f"{own.width:g} times the channels")
         if said:
             names.setdefault(", ".join(said), []).append(entry.name)
     return [f"{'all runs' if len(who) == len(entries) else ', '.join(who)}: {said}" for said, who in names.items()]
@@ -136,7 +142,8 @@ def trials(
             if (first := recipe.preprocessing.permutation) is not None:
                 permuted = dataclasses.replace(recipe.preprocessing, permutation=first + seed)
                 recipe = dataclasses.replace(recipe, preprocessing=permuted)
-            experiment = Experiment(entry.network, recipe, dataset.name, seed, extent.train, extent.test)
+            network = entry.network if extent.width == 1 else entry.network.shrink(extent.width)
+            experiment = Experiment(network, recipe, dataset.name, seed, extent.train, extent.test)
             found += [Trial(framework, entry, experiment) for framework in frameworks]
     return found
 
@@ -250,7 +257,10 @@ def predicted(trial: Trial, dataset: Dataset, folder: Path, crew: Crew) -> list[
 
 
 def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
-    """Return the result of the finished `trial`: accuracies (0 to 1) and losses (nats) after each epoch, and where it was measured."""
+    """Return the result of the finished `trial`: accuracies and errors (0 to 1) and losses (nats) of each epoch, and where it was measured.
+
+    Training losses and errors are means over the epoch, in training mode, while the weights change.
+    """
     run = RunFolder.open(folder / trial.name)
     epochs, experiment = run.metrics("pass"), trial.experiment
     if len(epochs) < experiment.recipe.epochs:
@@ -273,6 +283,7 @@ def row(trial: Trial, dataset: Dataset, folder: Path) -> dict[str, Any]:
         "test_accuracies": [line["test_accuracy"] for line in epochs],
         "test_costs": [line["test_cost"] for line in epochs],
         "train_costs": [line["cost"] for line in epochs],
+        "train_errors": [line["error"] for line in epochs],
         "seconds": epochs[-1]["seconds"],
         "images_per_second": round(epochs[-1]["samples"] / max(epochs[-1]["seconds"], 1e-9), 2),
         "threads": config.get("threads"),

@@ -244,7 +244,10 @@ def test_the_table_on_the_page_of_an_experiment_is_made_of_its_log(page: Path) -
         (("cifar", "--framework", "jax"), "--framework: 'jax' is not one of"),
         (("cifar", "--epochs", "0"), "0 is not at least 1"),
         (("permutation", "--steps", "3"), "--steps is for timing: leave it out of permutation"),
-        (("timing", "--seeds", "3"), "--seeds is for permutation, cifar, classics, ablation: leave it out of timing"),
+        (
+            ("timing", "--seeds", "3"),
+            "--seeds is for permutation, cifar, classics, residual, ablation: leave it out of timing",
+        ),
         (("timing", "--full"), "--full is for permutation"),
         (("cifar", "--full", "--epochs", "2"), "--epochs cannot be given with --full"),
         (("permutation", "--train-limit", "8001"), "8000"),
@@ -306,7 +309,7 @@ def test_a_folder_of_something_else_is_left_as_it_is(
 def test_help_names_all_experiments_and_their_sources(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())  # on one line
-    assert list(EXPERIMENTS) == ["permutation", "cifar", "classics", "ablation", "timing"]
+    assert list(EXPERIMENTS) == ["permutation", "cifar", "classics", "residual", "ablation", "timing"]
     assert all(f"{name}: {about}" in told for name, about in EXPERIMENTS.items())
 
 
