@@ -23,6 +23,7 @@ from parity.compare.training_source import known_zero_gradients
 from parity.network.network import Network
 from parity.network.nodes import (
     GELU,
+    Add,
     AvgPool,
     BatchNorm,
     Branches,
@@ -32,8 +33,12 @@ from parity.network.nodes import (
     GlobalAvgPool,
     Linear,
     MaxPool,
+    Multiply,
     Node,
+    PadChannels,
     ReLU,
+    Sigmoid,
+    SiLU,
     Tanh,
 )
 from parity.recipe.optimizer import Optimizer
@@ -168,6 +173,7 @@ def conv(name: str, filters: int = 8, kernel: int = 3, groups: int = 1, bias: bo
 
 FRONT = (conv("a", bias=True), BatchNorm("bn"))
 BACK = (conv("b", groups=8), BatchNorm("bn_b"))
+GATE = (GlobalAvgPool("squeeze"), Linear("excite", 8), Sigmoid("gate"))
 
 CANCELLING: dict[str, tuple[Node, ...]] = {
     "norm, norm": (*FRONT, BatchNorm("bn_b"), ReLU("relu")),
@@ -185,6 +191,9 @@ CANCELLING: dict[str, tuple[Node, ...]] = {
         ReLU("relu_b"),
     ),
     "linear": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), BatchNorm("bn_b"), ReLU("relu")),
+    "sum with the identity": (*FRONT, ReLU("relu"), Add("sum", ((), (conv("b", groups=8),))), BatchNorm("bn_b")),
+    "product": (*FRONT, ReLU("relu"), Multiply("both", ((conv("b", groups=8),), ())), BatchNorm("bn_b")),
+    "channels of zeros": (*FRONT, ReLU("relu"), PadChannels("pad", 12), BatchNorm("bn_b"), ReLU("relu_b")),
 }
 """Networks in which a batch norm cancels the effect of a gamma, a beta or a kernel before it, except for eps."""
 
@@ -192,6 +201,8 @@ OTHERS: dict[str, tuple[Node, ...]] = {
     "two channels a group": (*FRONT, ReLU("relu"), conv("b", groups=4), BatchNorm("bn_b")),
     "GELU": (*FRONT, GELU("gelu"), *BACK),
     "tanh": (*FRONT, Tanh("tanh"), *BACK),
+    "SiLU": (*FRONT, SiLU("silu"), *BACK),
+    "squeeze and excitation": (*FRONT, ReLU("relu"), Multiply("scale", ((), GATE)), BatchNorm("bn_b")),
     "linear, norm": (Flatten("flat"), Linear("a", 16), BatchNorm("bn"), ReLU("relu")),
 }
 """Similar networks in which nothing cancels."""

@@ -29,7 +29,7 @@ from parity.onnx.comparison import compare_through_onnx
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.selftest import changes
-from parity.selftest.subject import network, subject
+from parity.selftest.subject import RESIDUAL, network, subject
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,16 @@ def test_isolation_tells_a_layers_own_error_from_an_inherited_one(
     assert outcome.isolated is not None
     assert [row["layer"] for row in outcome.isolated] == list(network().shapes)
     assert [row["layer"] for row in outcome.isolated if row["verdict"] == DIFFERENT] == ["bn2"]
+
+
+def test_isolation_runs_sums_and_products_on_all_their_inputs(
+    workers: dict[str, Worker], dataset: data.Dataset
+) -> None:
+    check = subject(dataset, made=RESIDUAL)
+    outcome = run_check(check, workers, changes.patch("first_branch", "block1_add")(check), isolated=True)
+    assert outcome.isolated is not None
+    assert [row["layer"] for row in outcome.isolated] == list(RESIDUAL.shapes)
+    assert [row["layer"] for row in outcome.isolated if row["verdict"] == DIFFERENT] == ["block1_add"]
 
 
 def test_isolation_of_a_missing_layer_is_a_difference(workers: dict[str, Worker], dataset: data.Dataset) -> None:
