@@ -48,7 +48,14 @@ def check(network: Network, **fields: object) -> Check:
 
 
 # plain56 multiplies rounding, so it needs a one-ULP twin: see test_deep_networks.py.
-@pytest.mark.parametrize("name", [name for name in articles.NETWORKS if name != "plain56"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("resnet32", "resnet32_b", "resnet56_b") else name
+        for name in articles.NETWORKS
+        if name != "plain56"
+    ],
+)
 def test_one_training_step_is_equal_in_both_frameworks(name: str, workers: dict[str, Worker]) -> None:
     network = articles.small(articles.get_network(name))
     outcome = run_check(check(network), workers, onnx=compare_through_onnx)
