@@ -148,7 +148,7 @@ def _check_flags(options: Options) -> None:
 
 def _is_network(model: str) -> bool:
     """Return whether --model names a network, not a run folder or a file of weights."""
-    if model.endswith(".json") or model.startswith(INPUT):
+    if articles.is_network_file(model) or model.startswith(INPUT):
         return True
     return not (os.path.exists(model) or os.sep in model or Path(model).suffix == ".safetensors")  # noqa: PTH110 - never raises
 
@@ -219,6 +219,17 @@ def _predict(framework: str, network: Network) -> Callable[[State, Array], Array
     return predict
 
 
+def _outputs(framework: str, network: Network) -> Callable[[State, Array], dict[str, Array]]:
+    """Return the function of `framework` that computes the output of every layer in inference."""
+
+    def outputs(state: State, images: Array) -> dict[str, Array]:
+        record: dict[str, Array] = {}
+        make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images, record)
+        return {name.removeprefix("eval/"): array for name, array in record.items()}
+
+    return outputs
+
+
 Exported = TypeVar("Exported")
 
 
@@ -274,12 +285,14 @@ def _onnx(
         "ONNX Runtime on the exporter's own graph": unwritten,
         "ONNX Runtime": lambda pictures: scores(kept, pictures, source.preprocessing, threads),
     }
-    differences = compared(runs, scaled, source.network, source.state, source.preprocessing)
+    outputs = _outputs(framework, source.network)
+    given = (source.state, source.preprocessing, outputs, options.softmax)
+    differences = compared(runs, scaled, source.network, *given)
     if options.dense:
         channels, height, width = source.network.input_shape
         other = replace(source.network, input_shape=(channels, height + 33, width + 17))
         runs = {f"ONNX Runtime at {height + 33} by {width + 17}": runs["ONNX Runtime"]}
-        differences += compared(runs, scaled, other, source.state, source.preprocessing)
+        differences += compared(runs, scaled, other, *given)
     _must_be_equal(differences, framework)
     write_atomically(options.output, kept)
     made = load(kept)
@@ -323,6 +336,7 @@ def _static(
             source.network,
             source.state,
             source.preprocessing,
+            _outputs(framework, source.network),
         )
         _must_be_equal(differences, framework)
         sizes = {path.name: path.stat().st_size for path in files}

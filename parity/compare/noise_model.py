@@ -146,8 +146,8 @@ def _noise_of_biases(network: Network, record: Mapping[str, Array]) -> dict[str,
 def pooled_noise(network: Network, layers: Mapping[str, Array]) -> dict[str, float]:
     """Return, by layer, the relative float32 rounding error of the sums in average pools, there and in all later layers.
 
-    `layers` are the outputs of inference by layer. If numbers cancel, as behind a batch norm, the rounding of their sum is much of the
-    result. No twin shows it: the sum contains no weight.
+    `layers` are the outputs of inference by layer, and the images by "". If numbers cancel, as behind a batch norm, the rounding of their
+    sum is much of the result. No twin shows it: the sum contains no weight.
     """
     found: dict[str, float] = {}
     for name, layer in network.inference.layers.items():

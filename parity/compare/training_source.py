@@ -184,7 +184,9 @@ class TrainingSource(Source):
                 yield Isolated((layer, ""), problem="the candidate has no such layer")
                 continue
             # Inference has no auxiliary heads: their layers get the input of training.
-            given = (inputs, inference or inputs, masks.get(layer), record[f"backward/{layer}"])
+            # Before the first weight there is no gradient: the layer's own output is as good as any other.
+            gradient = record.get(f"backward/{layer}", record[f"forward/{layer}"])
+            given = (inputs, inference or inputs, masks.get(layer), gradient)
             first = here.isolate(layer, *given)
             try:
                 second = there.isolate(layer, *given)

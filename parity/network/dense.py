@@ -38,7 +38,11 @@ def dense(network: Network, size: int | None = None) -> Network:
     log-softmax comes after the average. `InputError` names the layer that cannot become a convolution.
     """
     own = network.inference
-    if len(own.input_shape) != 3 or any(isinstance(node, GlobalAvgPool) for node in walk(own.nodes)):
+    if takes_any_size(own):
+        raise InputError(
+            f"network {network.name} already takes images of any size that its windows fit: leave out +dense"
+        )
+    if len(own.input_shape) != 3 or any(isinstance(node, GlobalAvgPool) for node in own.nodes):
         raise InputError(f"network {network.name} takes no image or already averages its maps: it cannot be made dense")
     made: list[Node] = []
     shape: Shape = own.input_shape
@@ -83,9 +87,9 @@ def dense_state(network: Network, state: Mapping[str, Array]) -> dict[str, Array
 
 def takes_any_size(network: Network) -> bool:
     """Whether `network` takes images of any size that its windows fit, as every dense form without `SAME` pools does."""
-    nodes = list(walk(network.inference.nodes))
-    averaged = any(isinstance(node, GlobalAvgPool) for node in nodes)
-    return averaged and not any(isinstance(node, Flatten) or _sized(node) for node in nodes)
+    own = network.inference.nodes
+    averaged = any(isinstance(node, GlobalAvgPool) for node in own)
+    return averaged and not any(isinstance(node, Flatten) or _sized(node) for node in walk(own))
 
 
 def any_size(network: Network) -> Network:

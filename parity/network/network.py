@@ -29,6 +29,7 @@ from parity.network.nodes import (
     GlobalAvgPool,
     Linear,
     MaxPool,
+    Multiply,
     Node,
     Nodes,
     PadChannels,
@@ -60,8 +61,11 @@ RESERVED = frozenset(
 """
 
 
-PASSING = (MaxPool, GlobalAvgPool, PadChannels, Flatten, Branches, Add)
-"""Kinds of nodes that pass a constant in all elements of a channel on as a constant."""
+PASSING = (MaxPool, GlobalAvgPool, PadChannels, Flatten, Linear, Branches, Add)
+"""Kinds of nodes that always pass a constant in all elements of a channel on as a constant. A convolution does without padding."""
+
+COUNTED = (Linear, Conv, PadChannels)
+"""Kinds of nodes with a field for the number of channels or features that they yield."""
 
 LARGEST = 2**31 - 1
 """The largest size that a network may have anywhere (filters, units, pixels): no tensor can be larger."""
@@ -170,10 +174,16 @@ class Network:
         for name in reversed(self.layers):
             nodes = [self.layers[other].node for other in following[name]]
             cancelled[name] = bool(nodes) and all(
-                isinstance(node, BatchNorm) or (isinstance(node, PASSING) and cancelled[node.name]) for node in nodes
+                isinstance(node, BatchNorm) or (self._passes(node) and cancelled[node.name]) for node in nodes
             )
         own = [layer.node for layer in self.layers.values()]
         return frozenset(f"{n.name}.bias" for n in own if isinstance(n, Conv | Linear) and n.bias and cancelled[n.name])
+
+    def _passes(self, node: Node) -> bool:
+        """Whether `node` passes a constant in all elements of a channel on as a constant, which does not depend on the image."""
+        if isinstance(node, Conv):
+            return not any(map(any, node.pads(self.inputs[node.name])))
+        return isinstance(node, PASSING)
 
     @cached_property
     def _ends(self) -> dict[str, str]:
@@ -270,10 +280,7 @@ class Network:
         def change(node: Node) -> Node:
             if node.name not in self._scoring:
                 return node
-            if isinstance(node, Linear):
-                return replace(node, units=count)
-            conv = cast(Conv, node)
-            return replace(conv, filters=count, groups=count if conv.groups == conv.filters else conv.groups)
+            return _with_count(node, count)
 
         made = replace(self, name=f"{self.name}+classes{count}", nodes=edited(self.nodes, change))
         if made.classes != count:
@@ -293,14 +300,14 @@ class Network:
 
     @cached_property
     def _scoring(self) -> frozenset[str]:
-        """The last linear layers and convolutions of the main path and of every auxiliary head: several if paths join after them."""
+        """The layers that yield the class scores of the main path and of every auxiliary head: several if paths join after them."""
         found, reached = set[str](), list(self._ends.values())
         for name in reached:
             layer = self.layers[name]
-            weighted = isinstance(layer.node, Linear | Conv)
-            if weighted:
+            counted = isinstance(layer.node, COUNTED)
+            if counted:
                 found.add(name)
-            if not weighted or (isinstance(layer.node, Conv) and layer.node.groups == layer.node.filters > 1):
+            if not counted or (isinstance(layer.node, Conv) and layer.node.groups == layer.node.filters > 1):
                 reached += [source for source in layer.sources if source and source not in reached]
         return frozenset(found)
 
@@ -331,14 +338,64 @@ class Network:
             raise InputError("network JSON: nodes are nested too deeply") from None
 
 
+def _with_count(node: Node, count: int) -> Node:
+    """`node`, one of the kinds `COUNTED`, with `count` channels or features. A convolution of one filter a group stays one."""
+    if isinstance(node, Linear):
+        return replace(node, units=count)
+    if isinstance(node, PadChannels):
+        return replace(node, channels=count)
+    conv = cast(Conv, node)
+    return replace(conv, filters=count, groups=count if conv.groups == conv.filters else conv.groups)
+
+
 def _narrowed(nodes: Nodes, width: float, scoring: Collection[str], old: Shape, new: Shape) -> tuple[Nodes, Shape]:
     """The `nodes`, made for inputs of shape `old`, with `width` times the filters for inputs of shape `new`; and their output's shape."""
     made: list[Node] = []
     for node in nodes:
-        parts = tuple(_narrowed(part, width, scoring, old, new)[0] for part in node.parts)
-        made.append(_narrow(node.with_parts(parts), 1 if node.name in scoring else width, old, new))
+        parts = [_narrowed(part, width, scoring, old, new) for part in node.parts]
+        if isinstance(node, Add | Multiply):
+            parts = _alike(parts)
+        narrow = node.with_parts(tuple(part for part, _ in parts))
+        made.append(_narrow(narrow, 1 if node.name in scoring else width, old, new))
         old, new = node.output(old), made[-1].output(new)
     return tuple(made), new
+
+
+def _alike(parts: list[tuple[Nodes, Shape]]) -> list[tuple[Nodes, Shape]]:
+    """The branches of a sum or product with the shapes that they yield, all with the same number of channels, if possible.
+
+    A branch whose number of channels comes from before it, such as the identity, decides, otherwise the first one.
+    """
+    counts = [shape[0] for _, shape in parts]
+    fixed = [count for (part, _), count in zip(parts, counts, strict=True) if _resized(part, count) is None]
+    count = (fixed or counts)[0]
+
+    def fitted(part: Nodes, shape: Shape) -> tuple[Nodes, Shape]:
+        made = part if shape[0] == count else _resized(part, count)
+        return (part, shape) if made is None else (made, (count, *shape[1:]))
+
+    return [fitted(*part) for part in parts]
+
+
+def _resized(nodes: Nodes, count: int) -> Nodes | None:
+    """`nodes` that yield `count` channels or features; None if their number comes from before them, or from a concatenation."""
+    for place, node in reversed(list(enumerate(nodes))):
+        made, decides = node, False
+        if isinstance(node, COUNTED):
+            made = _with_count(node, count)
+            decides = not (isinstance(node, Conv) and node.groups == node.filters > 1)
+        elif isinstance(node, Add | Multiply):
+            parts = [_resized(part, count) for part in node.parts]
+            made = node.with_parts(
+                tuple(old if new is None else new for old, new in zip(node.parts, parts, strict=True))
+            )
+            decides = None not in parts
+        elif isinstance(node, Branches | Flatten):
+            return None
+        nodes = (*nodes[:place], made, *nodes[place + 1 :])
+        if decides:
+            return nodes
+    return None
 
 
 def _narrow(node: Node, width: float, old: Shape, new: Shape) -> Node:
@@ -366,7 +423,12 @@ def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
         fitted = node.with_parts(tuple(_fitted(part, before, new)[0] for part in node.parts))
         if isinstance(fitted, MaxPool):
             pad = fitted.padding if isinstance(fitted.padding, int) else fitted.size
-            overall = isinstance(fitted, AvgPool) and fitted.size >= min(before[1:])
+            # A pool of size 1 and stride 2 takes every second pixel.
+            overall = (
+                isinstance(fitted, AvgPool)
+                and fitted.size >= min(before[1:])
+                and (fitted.size > 1 or fitted.stride == 1)
+            )
             if overall or fitted.size > min(new[1:]) + 2 * pad:
                 fitted = replace(fitted, size=min(new[1:]), padding=0)
         made.append(fitted)

@@ -327,12 +327,13 @@ def _noise(worker: Worker, run_inputs: RunInputs, own: Record, pictures: Mapping
         return _eager(worker, replace(run_inputs, state=state), images)
 
     noise, network = inference_noise(predict, own, run_inputs.state, pictures), run_inputs.network
-    layers = pooled_noise(network, {n.removeprefix("layers/"): a for n, a in own.items() if n.startswith("layers/")})
+    outputs = {n.removeprefix("layers/"): a for n, a in own.items() if n.startswith("layers/")}
+    layers = pooled_noise(network, {"": pictures["2"], **outputs})
     pooled = {f"layers/{layer}": error for layer, error in layers.items()}
     if any(isinstance(layer.node, GlobalAvgPool) for layer in network.layers.values()):
         Program(worker, run_inputs).start()
         for kind, images in pictures.items():  # how much a mean cancels depends on the picture
             record = worker.predict(images, record=True)
-            seen = pooled_noise(network, {n.removeprefix("eval/"): a for n, a in record.items()})
+            seen = pooled_noise(network, {"": images, **{n.removeprefix("eval/"): a for n, a in record.items()}})
             pooled[f"scores/{kind}"] = seen[network.output]
     return {name: inference_tolerance(error, pooled.get(name, 0.0)) for name, error in noise.items()}

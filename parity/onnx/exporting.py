@@ -9,13 +9,13 @@ import numpy as np
 from onnx import ModelProto
 
 from parity.arrays import Array
-from parity.compare.noise_model import inference_noise
+from parity.compare.noise_model import inference_noise, pooled_noise
 from parity.compare.relative_error import Difference, relative_l2
 from parity.compare.tolerances import inference_tolerance, pair_tolerance
 from parity.data.batches import preprocess
 from parity.data.random_streams import stream
 from parity.network.network import Network
-from parity.network.nodes import Shape
+from parity.network.nodes import GlobalAvgPool, Shape
 from parity.onnx import graph_reader, graph_writer, operators, sessions
 from parity.onnx.graph_reader import NotTheNetwork
 from parity.onnx.operators import Operator
@@ -24,6 +24,9 @@ from parity.weights.canonical_state import State
 
 Predict = Callable[[State, Array], Array]
 """(float32 weights, preprocessed float32 images [N,C,H,W]) -> scores [N,K], computed by the framework."""
+
+Outputs = Callable[[State, Array], Mapping[str, Array]]
+"""The same arguments -> the output of every layer by name; that of the last layer are the logits."""
 
 
 def export(raw: bytes, network: Network, state: State, fold: bool = False, **form: Any) -> bytes:
@@ -87,10 +90,13 @@ def compared(
     network: Network,
     state: State,
     how: Preprocessing,
+    outputs: Outputs,
+    softmax: bool = False,
 ) -> list[Difference]:
     """Compare the framework's scores of `check_pictures`, preprocessed by `how`, with those of each of the `runs`, by name.
 
-    `runs` get the uint8 pictures. Each side may differ by the error that rounding explains (`parity.compare.noise_model`).
+    `runs` get the uint8 pictures. Each side may differ by the error that rounding explains (`parity.compare.noise_model`). With `softmax`,
+    scores are probabilities.
     """
     pictures = check_pictures(network.input_shape)
     inputs = {"scores": preprocess(pictures, how)}
@@ -99,8 +105,19 @@ def compared(
         return {name: predict(weights, array) for name, array in images.items()}
 
     own = eager(state, inputs)
-    bound = pair_tolerance(inference_tolerance(inference_noise(eager, own, state, inputs)["scores"]))
+    pooled = _noise_of_means(network, outputs, state, inputs["scores"], softmax)
+    bound = pair_tolerance(inference_tolerance(inference_noise(eager, own, state, inputs)["scores"], pooled))
     return [Difference(name, relative_l2(own["scores"], run(pictures)), bound) for name, run in runs.items()]
+
+
+def _noise_of_means(network: Network, outputs: Outputs, state: State, images: Array, softmax: bool) -> float:
+    """The relative error that the rounding of means of maps leaves in the scores, or with `softmax` in the probabilities."""
+    if not any(isinstance(layer.node, GlobalAvgPool) for layer in network.inference.layers.values()):
+        return 0.0
+    layers = {"": images, **outputs(state, images)}
+    found = pooled_noise(network, layers)[network.output]
+    # An absolute error of a logit is a relative error of its probability.
+    return found * float(np.abs(layers[network.output]).max()) if softmax else found
 
 
 def scores(model: ModelProto | bytes, pictures: Array, how: Preprocessing, threads: int = 1) -> Array:

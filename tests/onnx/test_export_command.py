@@ -26,6 +26,7 @@ from parity.backend.worker import Worker
 from parity.data.batches import preprocess
 from parity.network import articles
 from parity.network.network import Network
+from parity.network.nodes import Add, Conv, GlobalAvgPool, Linear, ReLU
 from parity.onnx.runtime import session
 from parity.recipe import presets
 from parity.recipe.recipe import read_recipe
@@ -338,3 +339,30 @@ def test_checkpoints_that_are_not_float32_are_refused(tmp_path: Path) -> None:
     done = export("--weights", tmp_path / "wide.safetensors", "--output", tmp_path / "a.onnx")
     assert done.code == 2 and "float64" in done.stderr
     assert read_checkpoint(tmp_path / "wide.safetensors")[1] == network
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("flags", [(), ("--softmax",)], ids=["scores", "probabilities"])
+def test_the_rounding_of_a_mean_of_a_map_refuses_no_export(flags: tuple[str, ...], seed: int, tmp_path: Path) -> None:
+    """Each mean of 1,024 pixels rounds by more than one ULP of the weights shows."""
+    nodes = (Conv("conv", 6, bias=False), ReLU("relu"), GlobalAvgPool("mean"), Linear("fc", 10))
+    file = tmp_path / "averaged.json"
+    file.write_text(Network("averaged", (3, 32, 32), nodes).to_json())
+    output = tmp_path / "averaged.onnx"
+    assert (
+        main(["--model", str(file), "--framework", "paddle", "--seed", str(seed), "--output", str(output), *flags]) == 0
+    )
+    assert output.exists()
+
+
+def test_a_cousin_of_a_networks_file_is_exported_from_any_folder(tmp_path: Path) -> None:
+    file = tmp_path / "some folder" / "small.json"
+    file.parent.mkdir()
+    nodes = (Conv("conv", 8), Add("sum", ((), (Conv("other", 8),))), GlobalAvgPool("mean"), Linear("fc", 10))
+    file.write_text(Network("small", (3, 8, 8), nodes).to_json())
+    output = tmp_path / "small.onnx"
+    assert (
+        main(["--model", f"{file}@0.5+classes5", "--framework", "torch", "--seed", "1", "--output", str(output)]) == 0
+    )
+    (scores,) = onnx.load(str(output)).graph.output
+    assert scores.type.tensor_type.shape.dim[1].dim_value == 5

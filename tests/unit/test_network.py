@@ -15,6 +15,7 @@ from helpers.sample_networks import EVERY_KIND, NETWORKS, kinds
 from parity.errors import InputError
 from parity.network import articles
 from parity.network.articles.vgg_bn_drop import vgg16_bn_drop
+from parity.network.costs import resized
 from parity.network.initialisers import FAN_IN_UNIFORM
 from parity.network.network import RESERVED, Network
 from parity.network.nodes import (
@@ -283,6 +284,30 @@ def test_all_layers_that_yield_class_scores_keep_their_number() -> None:
     }  # fmt: skip
 
 
+def test_the_ends_of_added_branches_stay_alike_in_a_cousin() -> None:
+    image = Network(
+        "n", (6, 8, 8), (Add("s", ((), (Conv("a", 6), Conv("b", 6, groups=6)))), GlobalAvgPool("g"), Linear("f", 9))
+    )
+    assert image.shrink(0.5).shapes["s"] == (6, 8, 8), "the image keeps its channels"
+    grouped = Add("s", ((Conv("a", 16, groups=4),), (Conv("b", 16), Add("t", ((Conv("c", 16),), (Conv("d", 16),))))))
+    network = Network("n", (8, 8, 8), (Conv("in", 8), grouped, GlobalAvgPool("g"), Linear("f", 9)))
+    # 16 * 0.3 is 5, and four groups need 8 filters.
+    assert network.shrink(0.3).shapes["s"] == network.shrink(0.3).shapes["t"] == (8, 8, 8)
+
+
+def test_channels_of_zeros_before_the_class_scores_keep_their_number() -> None:
+    padded = Network("n", (3, 8, 8), (Conv("a", 8), PadChannels("p", 10), GlobalAvgPool("g")))
+    assert padded.shrink(0.5).shapes["p"] == (10, 8, 8) and padded.with_classes(12).classes == 12
+    added = Add("s", ((Conv("b", 10),), (PadChannels("p", 10),)))
+    both = Network("n", (3, 8, 8), (Conv("a", 8), added, GlobalAvgPool("g")))
+    assert both.shrink(0.5).classes == 10 and both.shrink(0.5).shapes["a"] == (4, 8, 8)
+
+
+def test_a_pool_that_takes_every_second_pixel_still_does_at_another_size() -> None:
+    small = articles.get_network("resnet20").shrink(0.25, 2)
+    assert resized(small, 32)[0].shapes["block3_1_subsample"] == (8, 8, 8)
+
+
 def test_class_scores_that_no_layer_yields_alone_keep_their_number() -> None:
     joined = Network("n", (4, 1, 1), (Flatten("flat"), Branches("both", ((Linear("a", 5),), (Linear("b", 5),)))))
     with pytest.raises(InputError, match="no layer of its own yields its 10 class scores"):
@@ -352,6 +377,7 @@ def test_an_unknown_network_is_an_input_error_that_lists_the_known_ones(name: st
 TAKEN = """
 import sys
 from parity.network import articles
+from parity.network.costs import resized
 from parity.network.network import RESERVED
 from parity.backend.registry import implementation
 network = articles.get_network("vgg_mini@0.05")

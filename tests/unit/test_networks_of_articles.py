@@ -428,6 +428,10 @@ def test_a_bias_is_subtracted_behind_sums_channels_of_zeros_and_means_too() -> N
     assert network.zero_gradients == {"a.bias", "b.bias"}
     mean = Network("n", (1, 4, 4), (conv("a"), GlobalAvgPool("mean"), BatchNorm("bn"), Linear("fc", 2)))
     assert mean.zero_gradients == {"a.bias"}
+    bare = Network("n", (1, 4, 4), (conv("a"), Conv("b", 2, 3, padding=0, bias=False), BatchNorm("bn"), *SCORES))
+    assert bare.zero_gradients == {"a.bias"}, "a convolution without padding passes a constant on"
+    padded = Network("n", (1, 4, 4), (conv("a"), conv("b"), BatchNorm("bn"), *SCORES))
+    assert padded.zero_gradients == {"b.bias"}
     gated = Multiply("product", ((conv("a"),), (conv("b"), Sigmoid("s"))))
     assert Network("n", (1, 4, 4), (gated, BatchNorm("bn"), *SCORES)).zero_gradients == frozenset()
     later = Add("later", ((), (conv("b", 2),)))

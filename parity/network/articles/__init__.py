@@ -51,6 +51,15 @@ SMALL_WIDTH, SMALL_SIZE = 0.125, 64
 """The width, and the largest image size, of the networks that `small` makes."""
 
 
+FILE = re.compile(r".*\.json(?=[@+]|$)", re.DOTALL)
+"""The part of a network's name that is the path of a file."""
+
+
+def is_network_file(name: str) -> bool:
+    """Whether `name` is that of a network in a JSON file: `FILE.json`, or `FILE.json@0.5` and so on."""
+    return bool(FILE.match(name))
+
+
 def small(network: Network) -> Network:
     """The cousin of `network` for fast checks: `SMALL_WIDTH` times the filters, and images no larger than `SMALL_SIZE`."""
     return network.shrink(SMALL_WIDTH, SMALL_SIZE if network.input_shape[-1] > SMALL_SIZE else None)
@@ -65,7 +74,7 @@ def get_network(name: str) -> Network:
     """
     if name.startswith(pattern.INPUT):
         return pattern.network(name)
-    file = re.match(r".*\.json(?=[@+]|$)", name)
+    file = FILE.match(name)
     base = file[0] if file else re.split("[@+]", name)[0]
     width, *changes = name.removeprefix(base).split("+")
     network = _cousin(base, width)
@@ -95,11 +104,17 @@ def _cousin(base: str, width: str) -> Network:
         return network
     width = width.removeprefix("@")
     times, x, size = width.partition("x") if width[:1].isdigit() else (width, "", "")
+    name, example = base + "@" + width, f"write e.g. {base}@0.25"
     try:
-        return network.shrink(float(times), int(size) if x else None)
-    except ValueError as error:
-        reason = str(error) if isinstance(error, InputError) else f"{width!r} is not a number"
-        raise InputError(f"network {base + '@' + width!r}: {reason}; write e.g. {base}@0.25") from None
+        factor, pixels = float(times), int(size) if x else None
+    except ValueError:
+        raise InputError(f"network {name!r}: {width!r} is not a number; {example}") from None
+    if not 0 < factor <= 1:
+        raise InputError(f"network {name!r}: width {factor:g} must be above 0 and at most 1; {example}")
+    try:
+        return network.shrink(factor, pixels)
+    except InputError as error:
+        raise InputError(f"network {name!r}: {error}") from None
 
 
 def read_network(path: Path) -> Network:
