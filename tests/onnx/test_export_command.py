@@ -345,7 +345,7 @@ def test_checkpoints_that_are_not_float32_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [(), ("--softmax",)], ids=["scores", "probabilities"])
 def test_the_rounding_of_a_mean_of_a_map_refuses_no_export(flags: tuple[str, ...], seed: int, tmp_path: Path) -> None:
     """Each mean of 1,024 pixels rounds by more than one ULP of the weights shows."""
-    nodes = (Conv("conv", 6, bias=False), ReLU("relu"), GlobalAvgPool("mean"), Linear("fc", 10))
+    nodes = (Conv("c1", 6, bias=False), ReLU("r"), GlobalAvgPool("gap"), Linear("fc", 10))  # names decide fresh weights
     file = tmp_path / "averaged.json"
     file.write_text(Network("averaged", (3, 32, 32), nodes).to_json())
     output = tmp_path / "averaged.onnx"
