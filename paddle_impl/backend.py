@@ -204,18 +204,19 @@ class Backend:
         return module.register_forward_post_hook(hook)
 
     def convert(self, model: nn.Layer, dtype: str) -> nn.Layer:
-        # DIFFERS: recurrent layers have an uninitialised buffer, which cannot be converted.
-        empty = [
-            (module, name, tensor)
+        # DIFFERS: `to` also converts integers and booleans, and fails for the uninitialised buffer of recurrent layers.
+        kept = [
+            (tensors, name, tensor)
             for module in model.sublayers(include_self=True)
-            for name, tensor in module._buffers.items()
-            if tensor is not None and not tensor._is_initialized()
+            for tensors in (module._buffers, module._parameters)
+            for name, tensor in tensors.items()
+            if tensor is not None and not (tensor._is_initialized() and tensor.is_floating_point())
         ]
-        for module, name, _ in empty:
-            module._buffers[name] = None
+        for tensors, name, _ in kept:
+            tensors[name] = None
         model = model.to(dtype=dtype)
-        for module, name, tensor in empty:
-            module._buffers[name] = tensor
+        for tensors, name, tensor in kept:
+            tensors[name] = tensor
         return model
 
     def device_of(self, model: nn.Layer) -> str:

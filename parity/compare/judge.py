@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from parity.arrays import Array
 from parity.compare.cancellation import Inherited
 from parity.compare.causes import Cause, failure_cause
 from parity.compare.outcome import Outcome
@@ -30,7 +31,10 @@ from parity.compare.tolerances import (
     tensor_tolerance,
     weights_tolerance,
 )
-from parity.compare.verdicts import UNWATCHED, stage_of
+from parity.compare.verdicts import UNWATCHED, search_cause, stage_of
+
+MOST_PLACES = 4
+"""A sentence names this many tensors and counts the rest."""
 
 
 @dataclass
@@ -60,6 +64,28 @@ class Distances:
         return distance / (self.size or 1.0)
 
 
+@dataclass(frozen=True)
+class Held:
+    """An inner tensor that differs, until a tensor that decides shows whether that matters; `fitted` is its difference in one shape."""
+
+    stage: str
+    step: int
+    difference: Difference
+    tensor: Tensor
+    cause: Cause | None
+    fitted: Difference | None
+
+    @property
+    def place(self) -> str:
+        """The tensor for people, with both shapes or its error."""
+        name, (a, b) = self.tensor.name.partition("/")[2], (self.tensor.reference, self.tensor.candidate)
+        if a is None or b is None:
+            return f"{name} (on one side only)"
+        if a.shape == b.shape:
+            return f"{name} (error {self.difference.error:.1e})"
+        return _shapes_of(name, (a.shape, b.shape))
+
+
 class Judge:
     """Judges the steps of one source, adds to `outcome`, and keeps scalars only.
 
@@ -86,6 +112,8 @@ class Judge:
         self._noise_before: dict[str, float] = {}
         self._phase_noise: Mapping[str, float] = {}
         self._farther = 1.0
+        self._held: list[Held] = []
+        self._reshaped: list[str] = []
         self._calm_bounds: dict[str, float] = {}
         """The tolerances of inference and update in the first step, by name; without twins unless one records every tensor."""
 
@@ -103,6 +131,7 @@ class Judge:
             if tensor.start is not None:
                 distances.add(tensor)
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
+        self._drop_held()
         if step.failed and not self.outcome.first:  # a side raised an error after everything that was compared
             stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]
             failure = Difference("update/step", math.inf, 0.0)
@@ -133,12 +162,70 @@ class Judge:
         if step.number == 1 and tensor.phase in UNWATCHED:
             self._calm_bounds[tensor.name] = chaotic_tolerance(calm, noise) if self.whole else calm
         chaotic = step.number > 1 and calm < difference.error <= difference.bound
+        if tensor.inner and not difference.equal:
+            self._hold(step, stage, tensor, difference)
+            return
+        if not difference.equal:
+            self._count_held(stage)
+        elif tensor.shapes:
+            self._reshaped.append(_shapes_of(tensor.name.partition("/")[2], tensor.shapes))
+        else:
+            self._settle(stage, tensor)
         self.outcome.verdicts.add(
             stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
         )
         if not difference.equal:
             trained = tensor.start is not None and tensor.reference is not None
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
+
+    def _hold(self, step: Step, stage: str, tensor: Tensor, difference: Difference) -> None:
+        """Keep an inner tensor that differs. Its cause is searched now, since later the step has other tensors."""
+        first = not self.outcome.first and all(h.fitted and h.fitted.equal for h in self._held if h.stage == stage)
+        fitted = replace(difference, error=distance(*tensor.fitted)) if tensor.fitted else None
+        cause = search_cause(lambda: step.likely_cause(tensor)) if first else None
+        kept = replace(tensor, reference=_shape_of(tensor.reference), candidate=_shape_of(tensor.candidate))
+        self._held.append(
+            Held(stage, step.number, difference, replace(kept, twins=(), fitted=None, start=None), cause, fitted)
+        )
+
+    def _settle(self, stage: str, tensor: Tensor) -> None:
+        """Count the inner tensors of two shapes that are equal in one shape, and that a later, equal tensor of one shape follows."""
+        a, b = tensor.reference, tensor.candidate
+        if self._held and a is not None and b is not None and a.shape == b.shape and a.size > 1:
+            self._count_fitted(stage)
+
+    def _count_fitted(self, stage: str) -> None:
+        for held in [held for held in self._held if held.stage == stage and held.fitted and held.fitted.equal]:
+            assert held.fitted
+            self._held.remove(held)
+            self._reshaped.append(held.place)
+            self.outcome.verdicts.add(stage, held.step, held.fitted, held.tensor.layers)
+
+    def _count_held(self, stage: str) -> None:
+        """Count the inner tensors that differ before a tensor that decides and differs."""
+        differ = [held for held in self._held if held.stage == stage]
+        calls = [held.tensor.layers for held in differ if not held.fitted]
+        for held in differ:
+            if held.fitted and held.fitted.equal and held.tensor.layers in calls:
+                continue  # the layer's own output shows the difference
+            self._held.remove(held)
+            self.outcome.verdicts.add(held.stage, held.step, held.difference, held.tensor.layers, partial(_known, held))
+            self.diverged.append((held.difference, None))
+
+    def _drop_held(self) -> None:
+        """At the end of a step, name the inner tensors that differ although everything that decides is equal."""
+        for stage in {held.stage for held in self._held}:
+            self._count_fitted(stage)
+        for words, places in (
+            ("inner tensors of two shapes, compared in one shape", self._reshaped),
+            ("inner tensors differ, and no output, gradient or update does", [held.place for held in self._held]),
+        ):
+            once = list(dict.fromkeys(places))
+            more = f" and {len(once) - MOST_PLACES} more" if len(once) > MOST_PLACES else ""
+            if once:
+                self.outcome.explained.append(f"{words}: {', '.join(once[:MOST_PLACES])}{more}")
+        self._held.clear()
+        self._reshaped.clear()
 
     def _on_one_side(self, step: Step, tensor: Tensor) -> None:
         """Judge a tensor of the unwatched run, or a loaded one, of one side.
@@ -306,3 +393,16 @@ class Judge:
         if self.source.dtype == "float64":
             return None
         return Cause("the sides diverge faster than one of them diverges from its one-ULP twin", generic=True)
+
+
+def _shapes_of(name: str, shapes: tuple[Sequence[int], Sequence[int]]) -> str:
+    return f"{name} ({list(shapes[0])} and {list(shapes[1])})"
+
+
+def _known(held: Held) -> Cause | None:
+    return held.cause
+
+
+def _shape_of(array: Array | None) -> Array | None:
+    """Return an array of the same shape that takes no memory."""
+    return None if array is None else np.broadcast_to(np.float64(0), array.shape)

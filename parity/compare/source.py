@@ -27,6 +27,10 @@ class Tensor(ShortRepr):
     it. `side` is a side that is compared with itself: its unwatched with its watched run, or what it loaded with what it saved; "" if both
     sides are compared. `zero` is the size of a gradient that is zero in exact arithmetic, relative to its layer's largest. `start` is the
     value, before training, of a weight that training moves.
+
+    An `inner` tensor decides nothing alone: models may compute the same results by other tensors inside. If it differs, it counts only if
+    a later tensor of its stage that is not inner differs, too. `shapes` are the shapes of both sides if they differ. `fitted` is the part
+    that both have, if one of them has more, such as padding.
     """
 
     name: str
@@ -38,6 +42,9 @@ class Tensor(ShortRepr):
     zero: float | None = None
     start: Array | None = None
     side: str = ""
+    inner: bool = False
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    fitted: tuple[Array, Array] | None = None
 
     @property
     def phase(self) -> str:

@@ -164,7 +164,7 @@ def layer_rows(layers: Worst) -> list[dict[str, Any]]:
     ]
 
 
-def _search(cause: Callable[[], Cause | None]) -> Cause:
+def search_cause(cause: Callable[[], Cause | None]) -> Cause:
     """Return what `cause` finds. If the search fails, the difference still counts."""
     try:
         return cause() or Cause(None)
@@ -195,7 +195,7 @@ class Verdicts:
         counted.chaotic |= chaotic
         if self.first is None and not difference.equal:
             phase, tensor = place_of(difference.name)
-            found = _search(cause)
+            found = search_cause(cause)
             numbers = (difference.error, difference.bound)
             self.first = Divergence(step, phase, *layers, tensor, *numbers, found.sentence, found.wrong, found.generic)
         if step == 1:

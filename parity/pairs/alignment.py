@@ -7,6 +7,8 @@ partner (a ReLU that the other side writes as a function) is skipped: the input 
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +18,31 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.compare.relative_error import distance
 from parity.modules.description import Unit
 from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
 
 SKIPPED = ("Identity",)
 """Kinds of layers that compute nothing."""
+
+ALIKE = {
+    *("ReLU", "ReLU6", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Hardswish", "Hardsigmoid", "Softplus"),
+    *("celu", "selu", "hardtanh", "hardshrink", "softshrink", "softsign", "tanhshrink", "logsigmoid", "mish"),
+}
+"""Kinds of activations. One kind may stand where the other model has another, by mistake or with another name."""
+
+SAME_INPUT = 1e-9
+"""Largest relative L2 error at which two arrays count as the same, such as the inputs of two activations of different kinds."""
+
+FAR = 0.5
+"""Arrays that are farther from each other in one shape are not brought into one shape."""
+
+MOST_PLACES = 64
+"""At most this many places of a smaller tensor in a larger one are tried, and as many orders of axes."""
+
+MOST_NUMBERS = 2**25
+"""Above this many numbers in all of these together, fewer are tried."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +130,39 @@ def _by_kind(torch: Sequence[Call], paddle: Sequence[Call]) -> list[tuple[Call, 
     """Match the calls of layers without weights that come in the same order on both sides."""
     here, there = ([call for call in calls if not call.unit.owns] for calls in (torch, paddle))
     matcher = difflib.SequenceMatcher(None, [c.unit.kind for c in here], [c.unit.kind for c in there], autojunk=False)
-    return [(here[b.a + i], there[b.b + i]) for b in matcher.get_matching_blocks() for i in range(b.size)]
+    found = []
+    for tag, a, a_end, b, b_end in matcher.get_opcodes():
+        rows = list(zip(here[a:a_end], there[b:b_end], strict=False))
+        alike = a_end - a == b_end - b and all(call.unit.kind in ALIKE for row in rows for call in row)
+        if tag == "equal" or (tag == "replace" and alike):
+            found += rows
+    return found
+
+
+def without_other_inputs(alignment: Alignment, torch: ModelRun, paddle: ModelRun) -> Alignment:
+    """Return `alignment` without the pairs of different kinds whose inputs differ: they are not at the same place."""
+
+    def fits(a: Call, b: Call) -> bool:
+        if a.unit.kind == b.unit.kind or a.unit.owns or not (a.inputs and b.inputs):
+            return True
+        one, two = torch.arrays.get(a.inputs[0]), paddle.arrays.get(b.inputs[0])
+        return one is None or two is None or distance(one, _like(one, two)) <= SAME_INPUT
+
+    pairs = [pair for pair in alignment.pairs if fits(*pair)]
+    parted = [pair for pair in alignment.pairs if pair not in pairs]
+    alone = {
+        side: sorted([*calls, *(pair[i] for pair in parted)], key=lambda call: call.number)
+        for i, (side, calls) in enumerate(alignment.alone.items())
+    }
+    return Alignment(pairs, alone)
 
 
 @dataclass(frozen=True)
 class Compared:
     """One tensor of both sides: its name, its calls (None: the model itself), its arrays, and those of the twins.
 
-    An array is None where that side has no such tensor.
+    An array is None where that side has no such tensor. `shapes` are the shapes of both sides where they differ and one is a part of the
+    other, or holds the same in another shape. `fitted` are the parts that both have.
     """
 
     name: str
@@ -124,6 +170,8 @@ class Compared:
     torch: Array | None
     paddle: Array | None
     twins: tuple[Array, ...] = ()
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    fitted: tuple[Array, Array] | None = None
 
     @property
     def both(self) -> tuple[Array, Array]:
@@ -156,7 +204,7 @@ def forward(
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
                     moved = tuple(act(array) for array in arrays[2:])
-                    yield Compared(name, (a, b), act(arrays[0]), _like(arrays[0], arrays[1]), moved)
+                    yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved))
     yield from outputs(phase, torch, paddle, twins)
 
 
@@ -185,6 +233,98 @@ def _like(a: Array, b: Array) -> Array:
     return b.reshape(a.shape) if a.ndim and b.ndim and a.shape[0] == b.shape[0] and a.size == b.size else b
 
 
+Change = Callable[[Array], Array]
+"""Brings an array into another shape."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How two arrays of different shapes are brought into one shape. `whole`: nothing of either is left out."""
+
+    torch: Change
+    paddle: Change
+    whole: bool
+
+
+def find_fit(a: Array, b: Array, backward: bool = False) -> Fit | None:
+    """Return how to bring two arrays of different shapes nearest to each other in one shape; None if there is no way.
+
+    One may have another order of axes, lack an axis that is broadcast later (a gradient: summed), or be the other with padding around it.
+    """
+    if a.shape == b.shape or min(a.size, b.size) < 2:
+        return None
+    most = max(2, min(MOST_PLACES, MOST_NUMBERS // max(a.size, b.size)))
+    nearest, error = None, FAR
+    for fit in itertools.chain(_reordered(a, b, most), _broadcast(a, b, backward), _cropped(a, b, most)):
+        found = distance(fit.torch(a), fit.paddle(b))
+        if found < error:
+            nearest, error = fit, found
+        if error <= SAME_INPUT:
+            break
+    return nearest
+
+
+def _reordered(a: Array, b: Array, most: int) -> Iterator[Fit]:
+    if a.size == b.size:
+        yield Fit(_as_it_is, lambda x: x.reshape(a.shape), True)
+        if a.ndim == b.ndim:
+            orders = (order for order in itertools.permutations(range(b.ndim)) if b.transpose(order).shape == a.shape)
+            for order in itertools.islice(orders, most):
+                yield Fit(_as_it_is, functools.partial(np.transpose, axes=order), True)
+
+
+def _broadcast(a: Array, b: Array, backward: bool) -> Iterator[Fit]:
+    try:
+        shape = np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        return
+    if shape not in (a.shape, b.shape):
+        return
+    if not backward:
+        widen = functools.partial(np.broadcast_to, shape=shape)
+        yield Fit(widen, widen, True)
+        return
+    smaller = b.shape if a.shape == shape else a.shape
+    full = (1,) * (len(shape) - len(smaller)) + smaller
+    axes = tuple(i for i, (size, other) in enumerate(zip(shape, full, strict=True)) if size != other)
+
+    def summed(x: Array) -> Array:
+        return x if x.shape == smaller else x.sum(axes, keepdims=True).reshape(smaller)
+
+    yield Fit(summed, summed, True)
+
+
+def _cropped(a: Array, b: Array, most: int) -> Iterator[Fit]:
+    if a.ndim != b.ndim or a.shape[:1] != b.shape[:1] or a.size == b.size:
+        return
+    ranges = [range(abs(one - two) + 1) for one, two in zip(a.shape, b.shape, strict=True)]
+    sizes = [min(one, two) for one, two in zip(a.shape, b.shape, strict=True)]
+    middle = tuple(len(r) // 2 for r in ranges)
+    for starts in itertools.islice(itertools.chain([middle], itertools.product(*ranges)), most):
+        crop = functools.partial(_crop, starts=starts, sizes=sizes)
+        yield Fit(crop, crop, False)
+
+
+def _crop(array: Array, starts: Sequence[int], sizes: Sequence[int]) -> Array:
+    """Return the part of `sizes` that begins at `starts`, along the axes that are longer."""
+    rows = zip(array.shape, starts, sizes, strict=True)
+    return array[tuple(slice(start, start + size) if longer > size else slice(None) for longer, start, size in rows)]
+
+
+def _fitted(name: str, calls: tuple[Call, Call], arrays: Sequence[Array], backward: bool = False) -> Compared:
+    """Return a tensor inside from the `arrays` of PyTorch, Paddle and the twins, in one shape where there is a way."""
+    one, other, *twins = arrays
+    other = _like(one, other)
+    fit = find_fit(one, other, backward)
+    if fit is None:
+        return Compared(name, calls, one, other, tuple(twins))
+    shapes = one.shape, other.shape
+    changed = fit.torch(one), fit.paddle(other)
+    if not fit.whole:
+        return Compared(name, calls, one, other, tuple(twins), shapes, changed)
+    return Compared(name, calls, *changed, tuple(fit.torch(twin) for twin in twins if twin.shape == one.shape), shapes)
+
+
 def _as_it_is(x: Array) -> Array:
     return x
 
@@ -207,7 +347,7 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
             if arrays[0] is not None and arrays[1] is not None:
                 name = f"backward/{a.name}:output{i or ''}"
                 moved = tuple(twin[f"backward/{one}"] for twin in twins if f"backward/{one}" in twin)
-                yield Compared(name, (a, b), arrays[0], _like(arrays[0], arrays[1]), moved)
+                yield _fitted(name, (a, b), (arrays[0], arrays[1], *moved), backward=True)
 
 
 def dropout_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:

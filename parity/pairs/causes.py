@@ -17,7 +17,7 @@ from parity.compare.causes import Cause, Hypothesis, explain, tensor_hypotheses
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.alignment import Alignment, Call, Compared
+from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
 
@@ -65,8 +65,19 @@ def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
         if name == "count_include_pad" and not any(_pads(unit.settings["padding"]) for unit in (a, b)):
             continue
         one, two = a.settings[name], b.settings.get(name)
+        if name == "mode" and a.kind == "Dropout" and a.settings.get("p") == b.settings.get("p") == 0:
+            continue
         if name != "activation" and not _same(one, two):  # the other side may have a separate activation layer
             yield name, one, two
+
+
+def other_kinds(alignment: Alignment) -> list[str]:
+    """Return sentences on activations of different kinds that get the same input."""
+    return [_kinds_sentence(a, b) for a, b in alignment.unit_pairs() if a.kind != b.kind]
+
+
+def _kinds_sentence(a: Unit, b: Unit) -> str:
+    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)} ({a.kind} / {b.kind})"
 
 
 def _pads(padding: Any) -> bool:
@@ -79,7 +90,12 @@ def _same(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
+DOWNSCALES = "downscale_in_infer multiplies by 1 - p in inference"
+"""What Paddle's dropout does in its other mode."""
+
+
 def _settings_sentence(kind: str, note: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
+    note = DOWNSCALES if name == "mode" and "downscale_in_infer" in (one, two) else note
     words = f" ({note})" if note else ""
     return f"{_label(name)} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
 
@@ -171,9 +187,21 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     elif phase in ("eval", "forward"):
         special = _behind(evidence, compared)
     found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
+    if phase == "backward" and compared.calls and not special:
+        found = _between_gradients(evidence, compared.calls[0], found)
     if found is None and (rounded := _like_float32(a, b)):
         return Cause(rounded, generic=True)
     return found
+
+
+def _between_gradients(evidence: PairEvidence, one: Call, found: Cause | None) -> Cause | None:
+    """Say between which layers the gradient of an output begins to differ; `found` says how."""
+    partner = evidence.pairing.partner("torch")
+    later = evidence.runs["torch"].calls[one.number + 1 :] if "torch" in evidence.runs else []
+    following = next((note["path"] for note in later if note["path"] in partner), "")
+    where = f"between {one.name} and {following}" if following else f"behind {one.name}"
+    said = found.sentence if found and found.sentence else "the gradients differ"
+    return Cause(f"{said}; the backward passes begin to differ {where}", generic=True)
 
 
 def _explained_by_tensors(a: Array, b: Array, tensor: str) -> Cause | None:
@@ -192,16 +220,35 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
+    if one.unit.kind != two.unit.kind:
+        return _kinds_sentence(one.unit, two.unit)
     said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
         own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.path]
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
     if said:
         return "; ".join(said)
+    if forward and (numbers := _whole_numbers(evidence, one, two)):
+        return numbers
     a, b = compared.both
     if not forward or a.shape != b.shape:
         return None
     return _dtype(a, b) or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
+
+
+def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:
+    """Say where the integers or booleans that a layer gets differ, such as the indices of an embedding."""
+    for key, other in zip(one.inputs, two.inputs, strict=False):
+        x, y = evidence.runs["torch"].arrays[key], evidence.runs["paddle"].arrays[other]
+        if x.dtype.kind not in "iub" or y.dtype.kind not in "iub":
+            continue
+        if way := find_fit(x, y):
+            x, y = way.torch(x), way.paddle(y)
+        if x.shape == y.shape and (differ := np.argwhere(x != y)).size:
+            place = tuple(int(i) for i in differ[0])
+            numbers = f"{x[place]} in PyTorch, {y[place]} in Paddle at {list(place)}"
+            return f"the whole numbers that go into {one.name} differ at {len(differ)} of {x.size} places: {numbers}"
+    return None
 
 
 def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: Array) -> str | None:

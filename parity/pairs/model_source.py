@@ -88,6 +88,9 @@ class ModelSource(Source):
             self.layers(compared),
             zero=self.zero.get(name) if phase == "gradient" else None,
             start=self.session.state[name] if trained else None,
+            inner=compared.calls is not None,
+            shapes=compared.shapes,
+            fitted=compared.fitted,
         )
 
     def is_auxiliary(self, compared: Compared) -> bool:
@@ -139,6 +142,8 @@ class ModelSource(Source):
     def _rounded(self, found: Iterator[Compared]) -> Iterator[Rounded]:
         for c in found:
             missing = c.torch is None or c.paddle is None
+            if c.calls and (c.torch is None or c.paddle is None or c.torch.shape != c.paddle.shape):
+                continue  # the results decide
             # Integers have no twin and may depend on rounding: they are skipped.
             if (c.twins or missing) and not self.is_auxiliary(c):
                 yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
@@ -166,6 +171,8 @@ class ModelSource(Source):
             for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():
                 twins = [twin for name in self.twins if (twin := runs[name].arrays.get(one)) is not None]
                 arrays = runs["torch"].arrays[one], runs["paddle"].arrays[two]
+                if arrays[0].shape != arrays[1].shape:
+                    continue
                 found.append(Kink(a.name, a.unit.kind, *arrays, twins, gradients.get(f"backward/{one}")))
         return found
 
@@ -255,6 +262,9 @@ class ModelStep(Step):
 
     def _forward(self, phase: str, runs: Mapping[str, ModelRun]) -> Iterator[Compared]:
         self._evidence = replace(self._evidence, runs=runs)
+        for text in causes.other_kinds(self.session.alignment(runs)):
+            if text not in self.session.differences:
+                self.session.differences.append(text)
         return alignment.forward(self.session.alignment(runs), phase, *self.source.sides_of(runs))
 
     def _gradients(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> Iterator[Compared]:

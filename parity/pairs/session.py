@@ -246,7 +246,8 @@ class Session:
     def alignment(self, runs: Mapping[str, ModelRun]) -> Alignment:
         """Match the calls of two runs."""
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
-        return alignment.align(self.pairing, *calls)
+        aligned = alignment.align(self.pairing, *calls)
+        return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
 
     def seeds(self, runs: Mapping[str, ModelRun]) -> tuple[dict[str, float], dict[str, Record]]:
         """Return by worker the loss of its outputs, and the gradients from which backward starts."""

@@ -1,0 +1,150 @@
+"""Small models whose inner tensors differ from those of value_models_torch.py, and whose results do not.
+
+An argument plants a fault.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+
+class Places(nn.Layer):
+    """Adds learned places, with a batch axis."""
+
+    def __init__(self, first: int = 0) -> None:
+        super().__init__()
+        self.first = first
+        self.places, self.head = nn.Embedding(12, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = paddle.arange(self.first, self.first + x.shape[1]).unsqueeze(0).expand([x.shape[0], -1])
+        return self.head(x + self.places(places))
+
+
+class Bordered(nn.Layer):
+    """Has the padding in the convolution."""
+
+    def __init__(self, mode: str = "zeros") -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2D(3, 5, 1), nn.Conv2D(5, 4, 3, padding=1, padding_mode=mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.stem(x))
+
+
+class Causal(nn.Layer):
+    """Pads the beginning of a sequence only, or with `both` a part of each end."""
+
+    def __init__(self, both: bool = False) -> None:
+        super().__init__()
+        self.padding = [1, 1] if both else [2, 0]
+        self.conv, self.head = nn.Conv1D(3, 5, 3), nn.Conv1D(5, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(paddle.tanh(self.conv(F.pad(x, self.padding, data_format="NCL"))))
+
+
+class Turned(nn.Layer):
+    """Computes with the batch first."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.times = times
+        self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = paddle.tanh(self.a(x))
+        return self.b(y * self.times if self.times != 1 else y)
+
+
+class Moved(nn.Layer):
+    """Scales after the linear layer."""
+
+    def __init__(self, times: float = 3.0) -> None:
+        super().__init__()
+        self.times = paddle.to_tensor(times, dtype="float64")
+        self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3, bias_attr=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x)) * self.times
+
+
+class Indexed(nn.Layer):
+    """Has a buffer of integers and one of booleans."""
+
+    def __init__(self, last: int = 3) -> None:
+        super().__init__()
+        self.register_buffer("order", paddle.to_tensor([2, 0, 1, last]))
+        self.register_buffer("kept", paddle.to_tensor([True, False, True, True]))
+        self.table, self.head = nn.Embedding(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.kept.unsqueeze(1).expand(x.shape)
+        return self.head(paddle.where(kept, x + self.table(self.order), x))
+
+
+class Activated(nn.Layer):
+    """Has one activation, by its name in `paddle.nn`."""
+
+    def __init__(self, name: str, *given: Any) -> None:
+        super().__init__()
+        self.body, self.act, self.head = nn.Linear(6, 40), getattr(nn, name)(*given), nn.Linear(40, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.act(self.body(x) * 9))
+
+
+class Swapped(nn.Layer):
+    """Uses a function for the activation that is a layer in PyTorch, and a layer for the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.act, self.head = nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(F.relu(x) * self.act(x))
+
+
+class _Cube(paddle.autograd.PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, times: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.times = times
+        return x**3
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensor()
+        return ctx.times * x**2 * gradient
+
+
+class Cubed(nn.Layer):
+    """Has a function with its own gradient."""
+
+    def __init__(self, times: float = 3) -> None:
+        super().__init__()
+        self.times = times
+        self.before, self.after = nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(_Cube.apply(self.before(x), self.times))
+
+
+class Dropped(nn.Layer):
+    """Dropout that scales in inference, as a layer or a function."""
+
+    def __init__(self, p: float, function: bool = False) -> None:
+        super().__init__()
+        self.p, self.function = p, function
+        self.body, self.drop, self.head = nn.Linear(6, 30), nn.Dropout(p, mode="downscale_in_infer"), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        if self.function:
+            return self.head(F.dropout(x, self.p, training=self.training, mode="downscale_in_infer"))
+        return self.head(self.drop(x))

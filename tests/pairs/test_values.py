@@ -1,0 +1,115 @@
+"""Verdicts rest on results: other tensors inside make no difference, and every planted error is found and named."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.pair_models import ComparePair
+from parity.pairs.outcome import PairOutcome
+
+TORCH, PADDLE = "value_models_torch.py:", "value_models_paddle.py:"
+
+
+def compare(compare_pair: ComparePair, torch: str, paddle: str, *shapes: str, **more: object) -> PairOutcome:
+    return compare_pair(TORCH + torch, PADDLE + paddle, *shapes, **more)
+
+
+def assert_equal(outcome: PairOutcome, explained: str = "") -> None:
+    assert outcome.verdict == "equal", outcome.sentence()
+    for stage in ("eval", "forward", "backward", "update", "trajectory"):
+        assert outcome.stages[stage].compared > 0
+    if explained:
+        assert any(line.startswith(explained) for line in outcome.explained), outcome.explained
+
+
+SHAPES = "inner tensors of two shapes, compared in one shape: "
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "inner"),
+    [
+        ("Places", "3,5,6", "places:output ([5, 6] and [3, 5, 6])"),
+        ("Bordered", "2,3,7,6", "conv:input ([2, 5, 9, 8] and [2, 5, 7, 6])"),
+        ("Causal", "2,3,9", "conv:input ([2, 3, 9] and [2, 3, 11]), conv:output ([2, 5, 11] and [2, 5, 9])"),
+        ("Turned", "2,5,6", "a:input ([5, 2, 6] and [2, 5, 6]), a:output ([5, 2, 7] and [2, 5, 7])"),
+    ],
+)
+def test_an_inner_tensor_of_another_shape_is_compared_and_shown(
+    compare_pair: ComparePair, name: str, shape: str, inner: str
+) -> None:
+    assert_equal(compare(compare_pair, name, name, shape), SHAPES + inner)
+
+
+def test_axes_in_another_order_are_equal_where_they_have_one_length(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Turned", "Turned", "4,4,6")
+    assert_equal(outcome, "inner tensors differ, and no output, gradient or update does: a:input (error ")
+
+
+def test_a_factor_at_another_place_is_equal(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Moved", "Moved", "4,6")
+    assert_equal(outcome, "inner tensors differ, and no output, gradient or update does: b:input (error 6.7e-01)")
+
+
+def test_integers_and_booleans_keep_their_dtype(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Indexed", "Indexed", "3,4,6"))
+
+
+def test_activations_of_two_names_are_equal_where_they_compute_the_same(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Activated('Hardtanh', 0.0, 6.0)", "Activated('ReLU6')", "4,6")
+    assert_equal(outcome)
+    assert outcome.differences == ["kind of layer: PyTorch hardtanh, Paddle ReLU6 at act (hardtanh / ReLU6)"]
+
+
+def test_a_layer_where_the_other_model_has_a_function_decides_nothing(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Swapped", "Swapped", "4,6"))
+
+
+def test_a_gradient_of_its_own_is_equal(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Cubed", "Cubed", "4,6"))
+
+
+def test_dropout_that_drops_nothing_is_equal_in_every_mode(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Dropped(0.0)", "Dropped(0.0)", "4,6")
+    assert_equal(outcome)
+    assert outcome.differences == []
+
+
+PLANTED: dict[str, tuple[str, str, str, str, str, str | None]] = {
+    "first place": (
+        "Places", "Places(1)", "3,5,6", "eval", "places:output",
+        "the whole numbers that go into places differ at 15 of 15 places: 0 in PyTorch, 1 in Paddle at [0, 0]",
+    ),
+    "padding mode": ("Bordered", "Bordered('reflect')", "2,3,7,6", "eval", "conv:output",
+        "padding of Conv2d: PyTorch 0, Paddle 1 at conv; padding mode of Conv2d: PyTorch zeros, Paddle reflect",
+    ),
+    "padding": ("Causal", "Causal(True)", "2,3,9", "eval", "conv:input", "conv:input has shape [2, 3, 11] in Paddle"),
+    "scale": ("Turned", "Turned(1.0000001)", "2,5,6", "eval", "b:input", None),
+    "factor": ("Moved", "Moved(3.0000001)", "4,6", "eval", "b:input", None),
+    "index": (
+        "Indexed", "Indexed(2)", "3,4,6", "eval", "table:output",
+        "the whole numbers that go into table differ at 1 of 4 places: 3 in PyTorch, 2 in Paddle at [3]",
+    ),
+    "clipped": (
+        "Activated('ReLU6')", "Activated('ReLU')", "4,6", "eval", "act:output",
+        "kind of layer: PyTorch ReLU6, Paddle ReLU at act (ReLU6 / ReLU)",
+    ),
+    "gradient": (
+        "Cubed", "Cubed(1.5)", "4,6", "backward", "before:output",
+        "Paddle's before:output is PyTorch's times 0.5; the backward passes begin to differ between before and after",
+    ),
+    "scaled": (
+        "Dropped(0.25)", "Dropped(0.25)", "4,6", "eval", "drop:output",
+        "mode of Dropout: PyTorch upscale_in_train, Paddle downscale_in_infer at drop (downscale_in_infer multiplies by 1 - p",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_planted_error_is_found_and_named(compare_pair: ComparePair, fault: str) -> None:
+    torch, paddle, shape, phase, tensor, cause = PLANTED[fault]
+    outcome = compare(compare_pair, torch, paddle, shape)
+    first = outcome.first
+    assert outcome.verdict == "different"
+    assert first is not None
+    assert (first.step, first.phase, first.tensor) == (1, phase, tensor), first.sentence()
+    assert cause is None or (first.cause or "").startswith(cause), first.sentence()
