@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,35 +15,48 @@ from paddle import Tensor, nn
 
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
+from parity.modules.recording import Watch
+
+_SAME_SLOPE = 1e-6
+"""Relative difference from 1/6 up to which the slope of a hard sigmoid is 1/6 with few digits."""
 
 
 def replacements(
-    draw: Callable[[int, float], Array], variance: Callable[[], str]
+    draw: Callable[[int, float], Array], variance: Callable[[], str], scale: Callable[[float], None]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> their replacements during a comparison.
 
-    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. Numbers that one framework's
-    functions round to float32 are rounded for both: `parity.pairs.replaced_functions` lists them.
+    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. `scale(p)` notes a dropout that
+    scales in inference. Numbers that one framework's functions round to float32 are rounded for both:
+    `parity.pairs.replaced_functions` lists them.
     """
     pools = {name: getattr(F, name) for axes in (1, 2, 3) for name in (f"avg_pool{axes}d", f"adaptive_avg_pool{axes}d")}
     return {
-        F.dropout: functools.partial(_dropout, F.dropout, draw),
+        F.dropout: functools.partial(_dropout, F.dropout, draw, scale),
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
+        F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         paddle.pow: _exactly(paddle.pow),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 
 def _dropout(
-    original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
+    original: Callable[..., Tensor],
+    draw: Callable[[int, float], Array],
+    scale: Callable[[float], None],
+    /,
+    *given: Any,
+    **named: Any,
 ) -> Tensor:
     """Dropout of single numbers, or of whole slices along an axis."""
     call = inspect.signature(original).bind(*given, **named)
     call.apply_defaults()
     x, p, training = (call.arguments[word] for word in ("x", "p", "training"))
-    if not training or not p:
-        return original(*given, **named)
     axis, mode = call.arguments["axis"], call.arguments["mode"]
+    if not training or not p:
+        if p and mode == "downscale_in_infer":
+            scale(p)
+        return original(*given, **named)
     axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
     mask = _mask(draw, x, p, axes)
     # DIFFERS: dropout of the kind downscale_in_infer does not scale in training.
@@ -60,6 +73,17 @@ def _dropout_maps(
     if not training or not p:
         return original(*given, **named)
     return x * _mask(draw, x, p, [0, 1] if form.startswith("NC") else [0, x.ndim - 1])
+
+
+def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
+    """Hard sigmoid with the slope 1/6, where that is what is meant."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, slope, offset = (call.arguments[word] for word in ("x", "slope", "offset"))
+    if abs(6 * slope - 1) > _SAME_SLOPE or offset != 0.5 or x.dtype != paddle.float64:
+        return original(*given, **named)
+    # DIFFERS: the default slope is 0.1666667, and the kernel rounds any slope to float32.
+    return paddle.clip((x + 3) / 6, 0, 1)
 
 
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
@@ -82,6 +106,89 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
         return out
     factor = paddle.to_tensor(repair)
     return out * factor + (out * (1 - factor)).detach()
+
+
+def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
+    found = {name: value for name, value in vars(paddle._C_ops).items() if callable(value) and not name.startswith("_")}
+    return {value: functools.partial(_watched, watch, name, value) for name, value in found.items()} | {
+        paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)
+    }
+
+
+@contextlib.contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """A context in which random numbers come from `watch`, which is told of dtypes narrower than float64."""
+    yield  # DIFFERS: there is no hook for all operators: `operators` replaces each of them.
+
+
+NARROW = (paddle.float32, paddle.float16, paddle.bfloat16)
+
+
+def _watched(
+    watch: Callable[[], Watch | None], name: str, original: Callable[..., Any], /, *given: Any, **named: Any
+) -> Any:
+    """The result of an operator while `watch()` may be there."""
+    watcher = watch()
+    if watcher is None:
+        return original(*given, **named)
+    if watcher.widens:
+        given, named = tuple(map(_widened, given)), {word: _widened(value) for word, value in named.items()}
+    draws = DRAWS.get(name)
+    result = _drawn(watcher, draws, original, given, named) if draws else original(*given, **named)
+    if watcher.suspicious:
+        several = result if isinstance(result, list | tuple) else [result]
+        for tensor in several:
+            if isinstance(tensor, Tensor) and tensor.dtype in NARROW:
+                watcher.note_narrow(str(tensor.dtype).rpartition(".")[2].lower().replace("fp", "float"))
+    return result
+
+
+def _widened(value: Any) -> Any:
+    """An argument of an operator, with float64 in the place of a narrower dtype."""
+    if isinstance(value, Tensor):
+        return value.astype("float64") if value.dtype in NARROW else value
+    if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
+        return [_widened(one) for one in value]
+    if isinstance(value, type(paddle.float32)) and value in NARROW:
+        return paddle.float64
+    return "float64" if isinstance(value, str) and value in ("float32", "float16", "bfloat16") else value
+
+
+Draws = Callable[[Watch, int, Callable[[int], Any]], Array]
+"""Returns `size` random numbers of an operator; the last argument returns an argument of the operator by its place."""
+
+DRAWS: dict[str, Draws] = {
+    "uniform": lambda watch, size, given: given(2) + (given(3) - given(2)) * watch.uniform(size),
+    "uniform_inplace": lambda watch, size, given: given(1) + (given(2) - given(1)) * watch.uniform(size),
+    "gaussian": lambda watch, size, given: given(1) + given(2) * watch.normal(size),
+    "gaussian_inplace": lambda watch, size, given: given(1) + given(2) * watch.normal(size),
+    "bernoulli": lambda watch, size, given: watch.uniform(size) >= 1 - given(0),
+    "randint": lambda watch, size, given: np.floor(given(0) + (given(1) - given(0)) * watch.uniform(size)),
+    "randperm": lambda watch, size, given: watch.uniform(size).argsort(),
+    "exponential_": lambda watch, size, given: -np.log1p(-watch.uniform(size)) / given(1),
+}
+DRAWS |= {f"{name}_": DRAWS[name] for name in ("uniform_inplace", "gaussian_inplace")}
+"""Operators that draw random numbers."""
+
+
+def _drawn(
+    watch: Watch, draws: Draws, original: Callable[..., Any], given: tuple[Any, ...], named: Mapping[str, Any]
+) -> Tensor:
+    """The result of an operator that draws, with numbers of `watch`. The framework's random state stays as it is."""
+
+    def value(place: int) -> Any:
+        found = given[place]
+        return found.numpy().astype(np.float64).ravel() if isinstance(found, Tensor) else found
+
+    states = paddle.get_rng_state()
+    before = {place: value(place) for place, one in enumerate(given) if isinstance(one, Tensor)}
+    result = original(*given, **named)
+    paddle.set_rng_state(states)
+    numbers = np.asarray(draws(watch, int(np.prod(result.shape)), lambda i: before[i] if i in before else given[i]))
+    # DIFFERS: numpy makes integers of an array without axes.
+    result.set_value(paddle.to_tensor(numbers.reshape(result.shape)).astype(result.dtype))
+    return result
 
 
 def prepare(model: nn.Layer) -> None:

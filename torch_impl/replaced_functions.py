@@ -12,23 +12,27 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.arrays import Array
+from parity.modules.recording import Watch
 
 
 def replacements(
-    draw: Callable[[int, float], Array], variance: Callable[[], str]
+    draw: Callable[[int, float], Array], variance: Callable[[], str], scale: Callable[[float], None]
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Functions of the framework -> their replacements during a comparison.
 
-    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. Numbers that one framework's
-    functions round to float32 are rounded for both: `parity.pairs.replaced_functions` lists them.
+    `draw(size, p)` returns the multipliers of a dropout, `variance()` the convention for running variances. `scale(p)` notes a dropout that
+    scales in inference. Numbers that one framework's functions round to float32 are rounded for both:
+    `parity.pairs.replaced_functions` lists them.
     """
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw),
         F.dropout1d: functools.partial(_dropout_maps, F.dropout1d, draw),
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
+        F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance),
         F.scaled_dot_product_attention: functools.partial(_attention, F.scaled_dot_product_attention),
     }
@@ -70,6 +74,18 @@ def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequen
     return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
 
 
+def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:
+    """Hard sigmoid whose gradient has the precision of its dtype."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, inplace = call.arguments["input"], call.arguments["inplace"]
+    if x.dtype != torch.float64:
+        return original(*given, **named)
+    # DIFFERS: the kernel's gradient rounds 1/6 to float32 in every dtype.
+    result = torch.clamp((x + 3) / 6, 0, 1)
+    return x.copy_(result) if inplace else result
+
+
 def _batch_norm(original: Callable[..., Tensor], variance: Callable[[], str], /, *given: Any, **named: Any) -> Tensor:
     """Batch norm with eps and 1 - momentum rounded to float32, and the running variance of the convention `variance()`."""
     call = inspect.signature(original).bind(*given, **named)
@@ -108,6 +124,85 @@ def _attention_arguments(
     scale: float | None = None, enable_gqa: bool = False,
 ) -> None:  # fmt: skip
     """The arguments of the framework's function, which has no signature that can be inspected."""
+
+
+def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
+    return {}  # DIFFERS: `watching` sees all operators, those of C++ code too.
+
+
+@contextlib.contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """A context in which random numbers come from `watch`, which is told of dtypes narrower than float64."""
+    with _Watching(watch):
+        yield
+
+
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _Watching(TorchDispatchMode):
+    """Sees every operator below autograd."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self.watch = watch
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if self.watch.widens and named.get("dtype") in NARROW:
+            named["dtype"] = torch.float64
+        draws = DRAWS.get(func._schema.name.removeprefix("aten::"))
+        result = _drawn(self.watch, draws, func, args, named) if draws else func(*args, **named)
+        if self.watch.suspicious:
+            several = result if isinstance(result, list | tuple) else [result]
+            for dtype in {x.dtype for x in several if isinstance(x, Tensor)}:
+                if dtype in NARROW:
+                    self.watch.note_narrow(str(dtype).removeprefix("torch."))
+        return result
+
+
+Draws = Callable[[Watch, int, Callable[[str, Any], Any]], Array]
+"""Returns `size` random numbers of an operator; the last argument returns another argument of the operator by name."""
+
+DRAWS: dict[str, Draws] = {
+    "rand": lambda watch, size, given: watch.uniform(size),
+    "rand_like": lambda watch, size, given: watch.uniform(size),
+    "randn": lambda watch, size, given: watch.normal(size),
+    "randn_like": lambda watch, size, given: watch.normal(size),
+    "uniform_": lambda watch, size, given: given("from", 0) + (given("to", 1) - given("from", 0)) * watch.uniform(size),
+    "normal_": lambda watch, size, given: given("mean", 0) + given("std", 1) * watch.normal(size),
+    "normal": lambda watch, size, given: given("mean", 0) + given("std", 1) * watch.normal(size),
+    "bernoulli": lambda watch, size, given: watch.uniform(size) >= 1 - given("p", given("self", 0.5)),
+    "bernoulli_": lambda watch, size, given: watch.uniform(size) >= 1 - given("p", 0.5),
+    "randint": lambda watch, size, given: np.floor(
+        given("low", 0) + (given("high", 1) - given("low", 0)) * watch.uniform(size)
+    ),
+    "randint_like": lambda watch, size, given: np.floor(
+        given("low", 0) + (given("high", 1) - given("low", 0)) * watch.uniform(size)
+    ),
+    "randperm": lambda watch, size, given: watch.uniform(size).argsort(),
+    "exponential_": lambda watch, size, given: -np.log1p(-watch.uniform(size)) / given("lambd", 1),
+}
+"""Operators that draw random numbers."""
+
+
+def _drawn(watch: Watch, draws: Draws, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The result of an operator that draws, with numbers of `watch`. The framework's random state stays as it is."""
+    arguments = func._schema.arguments
+    given = dict(zip((argument.name for argument in arguments), args, strict=False)) | named
+
+    def value(name: str, default: Any) -> Any:
+        found = given.get(name, default)
+        return found.detach().cpu().double().numpy().ravel() if isinstance(found, Tensor) else found
+
+    state = torch.get_rng_state()
+    result = func(*args, **named)
+    torch.set_rng_state(state)
+    numbers = np.asarray(draws(watch, result.numel(), value), np.float64)
+    return result.copy_(torch.from_numpy(numbers.reshape(result.shape)))
 
 
 def prepare(model: nn.Module) -> None:

@@ -144,7 +144,6 @@ _TABLE = [
         "Hardsigmoid",
         "",
         f"slope:=0.1666667,={1 / 6!r}",
-        note="Paddle's layer has no such setting; F.hardsigmoid(x, slope=1/6) is closer",
     ),
     _kind("Softplus", "Softplus", "Softplus", "", "beta:_beta,beta threshold:_threshold,threshold"),
     _kind("Softmax", "Softmax", "Softmax", "", "axis:_axis,dim"),

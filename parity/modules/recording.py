@@ -1,8 +1,8 @@
-"""What hooks record while a model runs: the calls of its layers, their arrays, its dropouts, and who drew random numbers."""
+"""What is recorded while a model runs: calls of layers, their arrays, random numbers, and what is computed in a narrower dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,38 @@ class Watch:
     """The record of one run; `begin` starts the next one.
 
     `calls` holds {path, inputs, outputs} in the order of execution, where inputs and outputs are keys of `arrays`; a gradient has the key
-    of its output. `dropouts` holds {path, size, p} in order. `stack` are the paths of the layers that are running.
+    of its output. `draws` holds {path, size, kind, p} in order: dropouts with their `p`, and other random numbers by kind, "uniform" or
+    "normal". `narrow` holds {path, after, before, dtype}: the places where a dtype narrower than the model's appears, each once.
+    `scaled` holds {path, p}: dropouts that scale in inference. `stack` are the paths of the layers that are running.
     """
 
     def __init__(self) -> None:
         self.wanted: set[str] = set()
         self.begin({}, 0)
 
-    def begin(self, keys: Mapping[int, str], seed: int, record: bool = True, randomness: bool = False) -> None:
-        """Clear the record. The n-th dropout draws from the stream `keys[n]` (by default, n) of `seed`."""
+    def begin(
+        self,
+        keys: Mapping[int, str],
+        seed: int,
+        record: bool = True,
+        randomness: bool = False,
+        widened: Iterable[str] = (),
+    ) -> None:
+        """Clear the record. The n-th draw is from the stream `keys[n]` (by default, n) of `seed`.
+
+        At the places `widened`, see `place`, the model computes in its own dtype what it would compute in a narrower one.
+        """
         self.keys, self.seed, self.recording, self.suspicious = dict(keys), seed, record, randomness
+        self.widened = frozenset(widened)
         self.stack: list[str] = []
         self.calls: list[dict[str, Any]] = []
         self.arrays: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
-        self.dropouts: list[dict[str, Any]] = []
+        self.draws: list[dict[str, Any]] = []
+        self.narrow: list[dict[str, Any]] = []
+        self.scaled: list[dict[str, Any]] = []
         self.random: list[str] = []
+        self._entered: str = ""
         self._states: list[bytes] = []
         self._open: list[dict[str, Any]] = []
 
@@ -41,6 +57,9 @@ class Watch:
     def enter(self, path: str, state: Callable[[], bytes]) -> None:
         """Record that a layer begins."""
         self.stack.append(path)
+        self._entered = path
+        for found in self.narrow:
+            found["before"] = found["before"] or path
         if self.suspicious:
             self._states.append(state())
 
@@ -73,10 +92,45 @@ class Watch:
 
     def draw(self, size: int, p: float) -> Array:
         """Return the factors of a dropout of `size` values: 0 with probability `p`, else 1 / (1-p)."""
-        number = len(self.dropouts)
-        self.dropouts.append({"path": self.stack[-1] if self.stack else "", "size": size, "p": p})
-        kept = stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size).random(size) >= p
+        kept = self._draw(size, "uniform", p).random(size) >= p
         return kept / (1 - p) if p < 1 else np.zeros(size)
+
+    def uniform(self, size: int) -> Array:
+        """Return `size` random numbers from [0, 1). A dropout with the same place and size would keep those of at least its p."""
+        return self._draw(size, "uniform", None).random(size)
+
+    def normal(self, size: int) -> Array:
+        """Return `size` random numbers of the standard normal distribution."""
+        return self._draw(size, "normal", None).standard_normal(size)
+
+    def _draw(self, size: int, kind: str, p: float | None) -> np.random.Generator:
+        number = len(self.draws)
+        self.draws.append({"path": self.stack[-1] if self.stack else "", "size": size, "kind": kind, "p": p})
+        return stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size)
+
+    def place(self) -> str:
+        """Name the place in the model: the layer that is running, and the layer that began last."""
+        return f"{self.stack[-1] if self.stack else ''} after {self._entered}"
+
+    @property
+    def widens(self) -> bool:
+        """Whether the model computes here in its own dtype what it would compute in a narrower one."""
+        return bool(self.widened) and (self.place() in self.widened or EVERYWHERE in self.widened)
+
+    def note_narrow(self, dtype: str) -> None:
+        """Record that a tensor of a dtype narrower than the model's appears here."""
+        place = self.place()
+        if all(found["place"] != place for found in self.narrow):
+            path = self.stack[-1] if self.stack else ""
+            self.narrow.append({"place": place, "path": path, "after": self._entered, "before": "", "dtype": dtype})
+
+    def note_scaled(self, p: float) -> None:
+        """Record a dropout that scales in inference."""
+        self.scaled.append({"path": self.stack[-1] if self.stack else "", "p": p})
+
+
+EVERYWHERE = "*"
+"""Stands for all places of a model."""
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -350,21 +350,21 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 yield _fitted(name, (a, b), (arrays[0], arrays[1], *moved), backward=True)
 
 
-def dropout_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:
-    """Return by side the number of a dropout -> the name of its random stream; two matched dropouts share a stream.
+def draw_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:
+    """Return by side the number of a draw -> the name of its random stream; two matched draws share a stream.
 
-    Two dropouts match if they follow the same matched layer and have the same size. Any other one has its own stream.
+    Two draws match if they follow the same matched layer and have the same size and kind. Any other one has its own stream.
     """
     partner = {b.unit.path: a.unit.path for a, b in alignment.pairs} | pairing.partner("paddle")
-    places: dict[str, list[tuple[str, int]]] = {}
+    places: dict[str, list[tuple[str, tuple[int, str]]]] = {}
     for side, run in runs.items():
-        names = [drop["path"] if side == "torch" else partner.get(drop["path"], drop["path"]) for drop in run.dropouts]
-        places[side] = [(name, drop["size"]) for name, drop in zip(names, run.dropouts, strict=True)]
+        names = [draw["path"] if side == "torch" else partner.get(draw["path"], draw["path"]) for draw in run.draws]
+        places[side] = [(name, (draw["size"], draw["kind"])) for name, draw in zip(names, run.draws, strict=True)]
     found: dict[str, dict[int, str]] = {"torch": {}, "paddle": {}}
-    here, there = ([size for _, size in places[side]] for side in ("torch", "paddle"))
+    here, there = ([what for _, what in places[side]] for side in ("torch", "paddle"))
     if Counter(places["torch"]) == Counter(places["paddle"]):
         for side, drops in places.items():
-            turns: Counter[tuple[str, int]] = Counter()
+            turns: Counter[tuple[str, tuple[int, str]]] = Counter()
             for number, place in enumerate(drops):
                 found[side][number] = f"{place[0]} {turns[place]}"
                 turns[place] += 1

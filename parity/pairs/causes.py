@@ -20,12 +20,16 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.mapping import Pairing
 from parity.pairs.model_worker import ModelRun
+from parity.pairs.narrow_dtypes import Place, dtypes, words
 
 MATCH = 1e-9
 """Largest relative L2 error at which a hypothesis counts as confirmed."""
 
 LIKE_FLOAT32 = (1e-10, 1e-6)
 """Relative errors in this range are as large as float32 rounding."""
+
+LIKE_FLOAT16 = 1e-2
+"""The largest such error of a float16 or bfloat16 rounding."""
 
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
@@ -36,11 +40,15 @@ MOST = 4
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """What is known when two models diverge: the pairing, the start state, and what both sides recorded in their last run."""
+    """What is known when two models diverge: the pairing, the start state, and what both sides recorded in their last run.
+
+    `narrow` are the places by side where only that side computes in a dtype narrower than float64.
+    """
 
     pairing: Pairing
     state: Record
     runs: Mapping[str, ModelRun] = field(default_factory=dict)
+    narrow: Mapping[str, Sequence[Place]] = field(default_factory=dict)
 
 
 def settings(
@@ -55,7 +63,7 @@ def settings(
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
-        found += list(_dropouts(runs))
+        found += list(_draws(runs))
     return found, list(_explained(pairs.values(), runs, variance, training))
 
 
@@ -66,6 +74,8 @@ def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
             continue
         one, two = a.settings[name], b.settings.get(name)
         if name == "mode" and a.kind == "Dropout" and a.settings.get("p") == b.settings.get("p") == 0:
+            continue
+        if a.kind == "Hardsigmoid" and name == "slope":  # the check uses 1/6 on both sides, see `_explained`
             continue
         if name != "activation" and not _same(one, two):  # the other side may have a separate activation layer
             yield name, one, two
@@ -95,7 +105,6 @@ DOWNSCALES = "downscale_in_infer multiplies by 1 - p in inference"
 
 
 def _settings_sentence(kind: str, note: str, name: str, one: str, two: str, places: Sequence[str]) -> str:
-    note = DOWNSCALES if name == "mode" and "downscale_in_infer" in (one, two) else note
     words = f" ({note})" if note else ""
     return f"{_label(name)} of {kind}: PyTorch {one}, Paddle {two} at {few(places)}{words}"
 
@@ -125,15 +134,35 @@ def _alone(pairing: Pairing) -> Iterator[str]:
         yield f"shared with another layer: {few(tied)}"
 
 
-def _dropouts(runs: Mapping[str, ModelRun]) -> Iterator[str]:
-    drops = {side: [(drop["size"], drop["p"]) for drop in runs[side].dropouts] for side in SIDES}
-    if Counter(drops["torch"]) == Counter(drops["paddle"]):
-        return
-    said = []
-    for side in SIDES:
-        places = [f"{drop['path'] or '(the model itself)'} (p = {drop['p']:g})" for drop in runs[side].dropouts]
-        said.append(f"{NAMES[side]} drops at {few(places)}" if places else f"{NAMES[side]} drops nothing")
-    yield f"dropout in training: {', '.join(said)}"
+def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
+    """Yield sentences on dropouts and other random numbers that only one side draws."""
+    for what, drawn in (
+        ("dropout in training", {side: runs[side].dropouts for side in SIDES}),
+        ("random numbers in training", {side: [d for d in runs[side].draws if d["p"] is None] for side in SIDES}),
+    ):
+        counts = [Counter((d["size"], d["kind"], d["p"]) for d in drawn[side]) for side in SIDES]
+        if counts[0] == counts[1]:
+            continue
+        said = []
+        for side in SIDES:
+            places = [f"{d['path'] or '(the model itself)'} ({_drawn(d)})" for d in drawn[side]]
+            verb, nothing = ("drops", "drops nothing") if what.startswith("dropout") else ("draws", "draws none")
+            said.append(f"{NAMES[side]} {verb} at {few(places)}" if places else f"{NAMES[side]} {nothing}")
+        yield f"{what}: {', '.join(said)}"
+
+
+def _drawn(draw: Mapping[str, Any]) -> str:
+    return f"{draw['size']} {draw['kind']}" if draw["p"] is None else f"p = {draw['p']:g}"
+
+
+def _scaled(runs: Mapping[str, ModelRun]) -> str | None:
+    """Say where one side alone has dropouts that scale in inference."""
+    scaled = {side: [(drop["path"], drop["p"]) for drop in runs[side].scaled] for side in SIDES if side in runs}
+    for side, drops in scaled.items():
+        if drops and not all(scaled.values()):
+            places = [f"{path or '(the model itself)'} (p = {p:g})" for path, p in drops]
+            return f"only {NAMES[side]} has dropout of the mode downscale_in_infer, at {few(places)}: {DOWNSCALES}"
+    return None
 
 
 def _explained(
@@ -163,11 +192,15 @@ def _explained(
             ):
                 rounded.setdefault((a.kind, name, value), []).append(a.path)
     for (kind, name, value), places in rounded.items():
-        if kind != "Hardsigmoid":
+        if kind == "Hardsigmoid":
+            yield f"float32 scalars: hard sigmoids round 1/6, and the check uses 1/6 on both sides, at {few(places)}"
+        else:
             words = f"{_label(name)} {value:g} of {kind} to {float(np.float32(value))!r}"
             yield f"float32 scalars: Paddle's kernels round {words}, and the check rounds it on both sides, at {few(places)}"
     if runs["torch"].dropouts and training:
         yield f"dropout: both sides use the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
+    if (drawn := [draw["path"] for draw in runs["torch"].draws if draw["p"] is None]) and training:
+        yield f"random numbers: both sides use the same ones, at {few(list(dict.fromkeys(drawn)))}"
 
 
 def _count(x: Array) -> int:
@@ -180,6 +213,9 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         return explain(compared.torch, compared.paddle, SENTENCE_NAMES, tensor, ())
     a, b = compared.both
     special: str | None = None
+    narrow = _narrow(evidence, a, b)
+    if narrow and not (compared.calls and any(_own_settings(*compared.calls))):
+        return Cause(narrow)
     if compared.calls:
         special = _of_calls(evidence, phase, tensor, compared, *compared.calls)
     elif phase in ("statistics", "update", "gradient"):
@@ -192,6 +228,16 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     if found is None and (rounded := _like_float32(a, b)):
         return Cause(rounded, generic=True)
     return found
+
+
+def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:
+    """Say that one side alone computes in a narrower dtype, if the error is as large as its rounding."""
+    said = []
+    for side, places in evidence.narrow.items():
+        most = LIKE_FLOAT32[1] if dtypes(places) == "float32" else LIKE_FLOAT16
+        if places and a.shape == b.shape and LIKE_FLOAT32[0] < relative_l2(a, b) < most:
+            said.append(f"only {NAMES[side]} computes in {dtypes(places)}, at {few(words(places))}")
+    return " and ".join(said) or None
 
 
 def _between_gradients(evidence: PairEvidence, one: Call, found: Cause | None) -> Cause | None:
@@ -303,7 +349,6 @@ FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu({})": lambda x: x * (1 + _erf(x / math.sqrt(2))) / 2 if x.size < 100_000 else np.full_like(x, np.nan),
     "hardswish({})": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "hardsigmoid({})": lambda x: np.clip(x + 3, 0, 6) / 6,
-    "0.5 * {}": lambda x: x / 2,
     "the mean of {} over its maps": lambda x: x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x * np.nan,
 }
 """Wording -> function, for what a model may compute between two layers."""
@@ -317,8 +362,15 @@ def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -
     ]
     if not any(said) or said[0] == said[1]:
         return None
-    words = [f"{what or 'something else'} in {NAMES[side]}" for side, what in zip(SIDES, said, strict=True)]
-    return f"the input of {one.name} is {' and '.join(words)}"
+    texts = [f"{what or 'something else'} in {NAMES[side]}" for side, what in zip(SIDES, said, strict=True)]
+    scaled = (
+        _scaled(evidence.runs)
+        if compared.name.startswith("eval") and any("* " in (text or "") for text in said)
+        else None
+    )
+    if scaled:
+        return scaled
+    return f"the input of {one.name} is {' and '.join(texts)}"
 
 
 def _made_of(run: ModelRun, call: Call | None, array: Array) -> str | None:
@@ -342,6 +394,10 @@ def _function_of(x: Array, y: Array) -> str | None:
             made = function(x)
         if made.size == y.size and relative_l2(made.reshape(y.shape), y) <= MATCH:
             return text
+    if x.size == y.size > 1 and x.any():
+        ratio = float(np.vdot(x, y)) / float(np.vdot(x, x))
+        if relative_l2(x.reshape(y.shape) * ratio, y) <= MATCH:
+            return f"{ratio:.10g} * {{}}"
     return None
 
 
@@ -350,8 +406,8 @@ def _behind(evidence: PairEvidence, compared: Compared) -> str | None:
     said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, compared.both, strict=True)]
     if not any(said) or said[0] == said[1]:
         return None
-    words = [f"{NAMES[side]} returns {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
-    return " and ".join(words)
+    texts = [f"{NAMES[side]} returns {what or 'something else'}" for side, what in zip(SIDES, said, strict=True)]
+    return " and ".join(texts)
 
 
 def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | None:

@@ -108,7 +108,7 @@ def compare_models(
 
     Raises:
         InputError: A model, a file or the inputs cannot be used; a model fails; layers cannot be matched; or a model draws
-            random numbers by other ways than dropout. The message is one line and names the place.
+            random numbers by a function that has no replacement. The message is one line and names the place.
         WorkerFailed: A process died.
 
     Examples:

@@ -28,13 +28,20 @@ from parity.recipe.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class ModelRun:
-    """The record of a run: `outputs` by position, `calls` {path, inputs, outputs} with keys of `arrays`, `dropouts`, `random`."""
+    """The record of a run: `outputs` by position, and what a `parity.modules.recording.Watch` has recorded."""
 
     outputs: Record
     arrays: Record
     calls: list[dict[str, Any]]
-    dropouts: list[dict[str, Any]]
+    draws: list[dict[str, Any]]
     random: list[str]
+    narrow: list[dict[str, Any]]
+    scaled: list[dict[str, Any]]
+
+    @property
+    def dropouts(self) -> list[dict[str, Any]]:
+        """The dropouts among the draws."""
+        return [draw for draw in self.draws if draw["p"] is not None]
 
 
 class ModelService(Service):
@@ -155,6 +162,11 @@ class ModelService(Service):
         """Return the factors of a dropout of `size` values."""
         return self._model.watch.draw(size, p)
 
+    @at_caller
+    def note_scaled(self, p: float) -> None:
+        """Record a dropout that scales in inference."""
+        self._model.watch.note_scaled(p)
+
     def tensors(self, names: Sequence[str]) -> Record:
         """Return tensors by the model's own names."""
         return self._model.state(names)
@@ -176,15 +188,21 @@ class ModelService(Service):
         keys: Mapping[int, str] | None = None,
         randomness: bool = False,
         path: str = "",
+        widened: Sequence[str] = (),
+        watched: bool = False,
     ) -> ModelRun:
-        """Run forward. `wanted` are the layers to record, `keys` the streams of dropouts; `randomness` records who draws random numbers."""
+        """Run forward. `wanted` are the layers to record, `keys` the streams of random numbers, `widened` places of a narrower dtype.
+
+        `randomness` records who draws random numbers, and where a narrower dtype appears. `watched`: functions other than dropout draw
+        from the streams, too.
+        """
         self._replaced.running = self
         watch = self._model.watch
         watch.wanted = set(wanted)
-        watch.begin(keys or {}, seed, bool(wanted), randomness)
-        with self._failing("in forward"):
+        watch.begin(keys or {}, seed, bool(wanted), randomness, widened)
+        with self._failing("in forward"), self._replaced.watching(watch if randomness or widened or watched else None):
             outputs = self._model.run(inputs, train, path)
-        return ModelRun(outputs, watch.arrays, watch.calls, watch.dropouts, watch.random)
+        return ModelRun(outputs, watch.arrays, watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
 
     def backward(self, gradients: Mapping[str, Array]) -> Record:
         """Run backward from the gradients of the outputs; return those of inputs (`input/I`) and recorded outputs (`backward/KEY`)."""

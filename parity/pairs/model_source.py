@@ -191,7 +191,13 @@ class ModelSource(Source):
     def _alone(self, a: Call, b: Call, given: list[Array]) -> tuple[_Pairs, _Pairs]:
         session = self.session
         paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
-        alone = session.everywhere(lambda side: session.workers[side].run(given, False, path=paths[side]), SIDES)
+        watched = session.watched[False]
+
+        def run(side: str) -> ModelRun:
+            widened = session.widened[side]
+            return session.workers[side].run(given, False, path=paths[side], widened=widened, watched=watched)
+
+        alone = session.everywhere(run, SIDES)
         names = alignment.returned(alone["torch"].outputs, alone["paddle"].outputs)
         forward: _Pairs = [(alone["torch"].outputs[one], alone["paddle"].outputs[two]) for one, two in names]
         if any(x is None or y is None or x.shape != y.shape for x, y in forward):

@@ -1,7 +1,7 @@
 """Replace functions of a framework while two models are compared, and restore them afterwards.
 
 Paddle's kernels hold many scalars in float32, even for float64 tensors, and the set changes with the version. Both sides round them
-once, so that they agree. Dropouts draw from shared random streams.
+once, so that they agree. Dropouts and other functions draw from shared random streams.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import inspect
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.registry import implementation
+from parity.modules.recording import Watch
 
 ROUNDED: Mapping[str, tuple[str, ...]] = {
     "layer_norm": ("eps", "epsilon"),
@@ -67,6 +68,7 @@ class Replaced:
     def __init__(self, framework: str) -> None:
         self.framework = framework
         self.running: RunningModel | None = None
+        self._watch: Watch | None = None
         self._models = 0
         self._undo = contextlib.ExitStack()
         self._functions: Functions = {}
@@ -90,7 +92,8 @@ class Replaced:
         if not self._functions:
             own = implementation(self.framework, "replaced_functions")
             functional = sys.modules[f"{self.framework}.nn.functional"]
-            self._functions = rounded(functional) | own.replacements(self._draw, self._variance)
+            self._functions = own.operators(lambda: self._watch) | rounded(functional)
+            self._functions |= own.replacements(self._draw, self._variance, self._scale)
         by_identity = {id(function): substitute for function, substitute in self._functions.items()}
         for module in list(sys.modules.values()):
             names = getattr(module, "__dict__", None)
@@ -103,6 +106,19 @@ class Replaced:
                     names[name] = by_identity[id(value)]
                     self._undo.callback(names.__setitem__, name, value)
 
+    @contextlib.contextmanager
+    def watching(self, watch: Watch | None) -> Iterator[None]:
+        """A context in which random numbers come from `watch`, which also sees dtypes; None: operators are those of the framework."""
+        if watch is None:
+            yield
+            return
+        self._watch = watch
+        try:
+            with implementation(self.framework, "replaced_functions").watching(watch):
+                yield
+        finally:
+            self._watch = None
+
     def leave(self) -> None:
         """Note that a model is closed; restore everything after the last one."""
         self._models -= 1
@@ -113,6 +129,10 @@ class Replaced:
     def _draw(self, size: int, p: float) -> Array:
         assert self.running
         return self.running.draw(size, p)
+
+    def _scale(self, p: float) -> None:
+        assert self.running
+        self.running.note_scaled(p)
 
     def _variance(self) -> str:
         assert self.running
@@ -126,3 +146,6 @@ class RunningModel(Protocol):
 
     def draw(self, size: int, p: float) -> Array:
         """Return the factors of a dropout of `size` values, see `parity.modules.recording.Watch.draw`."""
+
+    def note_scaled(self, p: float) -> None:
+        """Record a dropout that scales in inference."""

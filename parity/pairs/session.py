@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,17 +12,19 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Process, Record
+from parity.backend.registry import NAMES
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
-from parity.pairs import alignment, causes, mapping
+from parity.pairs import alignment, causes, mapping, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import ModelDescription
 from parity.pairs.model_server import ModelRun, ModelService
+from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -95,14 +97,19 @@ class Session:
         self.pair, self.workers, self.dtypes, self.pool, self.start = pair, workers, dtypes, pool, start
         narrow = "float32" if "float32" in dtypes.values() else "float64"
         self.inputs = [x.astype(narrow) if x.dtype.kind == "f" else x for x in pair.inputs]
-        self.keys: dict[str, dict[int, str]] = {side: {} for side in SIDES}
+        self.keys: dict[bool, dict[str, dict[int, str]]] = {
+            train: {side: {} for side in SIDES} for train in (False, True)
+        }
+        self.watched = dict.fromkeys((False, True), False)
+        self.widened: dict[str, list[str]] = {side: [] for side in SIDES}
         self._open()
         trained = self._plan()
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
         aligned = self.alignment(trained)
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
-        self.evidence = causes.PairEvidence(self.pairing, self.state)
+        self.explained += self._about_narrow()
+        self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=self.narrow.alone)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
         """Call `act` with every worker's name: in parallel for worker processes, in sequence for this process."""
@@ -140,8 +147,8 @@ class Session:
         for side, found in trained.items():
             for path in {*found.random, *seen[side].random}:
                 raise InputError(
-                    f"the {side} model draws random numbers at layer {path or '(the model itself)'}, and not for dropout: the two "
-                    "sides cannot use the same numbers. Remove that layer, or set its probability to 0"
+                    f"the {side} model draws random numbers at layer {path or '(the model itself)'} by a function that the check does "
+                    "not replace: the two sides cannot use the same numbers. Remove that layer, or set its probability to 0"
                     + (", or skip training with --stages eval" if path not in seen[side].random else "")
                 )
         self.models = {}
@@ -152,9 +159,43 @@ class Session:
         self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")
-        if self.pair.length:
-            self.keys = alignment.dropout_keys(self.pairing, trained, self.alignment(trained))
+        for train, runs in ((False, seen), (True, trained)):
+            self.keys[train] = alignment.draw_keys(self.pairing, runs, self.alignment(runs))
+            self.watched[train] = any(draw["p"] is None for run in runs.values() for draw in run.draws)
+        self._widen(seen, trained)
         return trained
+
+    def _widen(self, seen: Mapping[str, ModelRun], trained: Mapping[str, ModelRun]) -> None:
+        """Find where the models compute in a dtype narrower than float64, and compute in float64 where both do."""
+        phases = (False, True) if self.pair.length else (False,)
+        for name in (name for name, dtype in self.dtypes.items() if dtype == "float64" and name not in SIDES):
+            if self.dtypes["torch"] == "float32":
+                runs = [self.run(name, train, randomness=True) for train in phases]
+                self.widened[name] = [place["place"] for run in runs for place in run.narrow]
+        self.narrow = NarrowPlaces()
+        if self.dtypes["torch"] != "float64":
+            return
+        self.narrow = narrow_dtypes.match_places(self.pairing, self.alignment(trained), seen, trained)
+        for side in SIDES:
+            self.widened[side] = self.narrow.widened(side)
+        try:
+            for train in phases if any(self.widened[side] for side in SIDES) else ():
+                self.everywhere(functools.partial(self.run, train=train), SIDES)
+        except InputError:  # in float64, the model mixes dtypes that its framework refuses
+            for side in SIDES:
+                self.widened[side] = []
+
+    def _about_narrow(self) -> Iterator[str]:
+        """Yield sentences on where the models compute in a dtype narrower than float64."""
+        if both := self.narrow.both.get("torch"):
+            done = "the check computes in float64 there, on both sides"
+            done = done if self.widened["torch"] else "the check cannot compute in float64 there"
+            where = causes.few(narrow_dtypes.words(both))
+            yield f"{narrow_dtypes.dtypes(both)} inside both models, at {where}: {done}"
+        for side, places in self.narrow.alone.items():
+            if places:
+                where = causes.few(narrow_dtypes.words(places))
+                yield f"{narrow_dtypes.dtypes(places)} inside {NAMES[side]}'s model only, at {where}"
 
     def _state(self) -> Record:
         """Return the start state of both sides, canonical: the reference's fresh arrays, or the given ones."""
@@ -241,7 +282,16 @@ class Session:
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
-        return self.workers[name].run(self.given(name, moved), train, wanted, seed, self.keys[side], randomness)
+        return self.workers[name].run(
+            self.given(name, moved),
+            train,
+            wanted,
+            seed,
+            self.keys[train][side],
+            randomness,
+            widened=self.widened.get(name, self.widened[side]),
+            watched=self.watched[train],
+        )
 
     def alignment(self, runs: Mapping[str, ModelRun]) -> Alignment:
         """Match the calls of two runs."""

@@ -214,24 +214,6 @@ class Fails(nn.Layer):
         return self.body(x)
 
 
-class Noisy(nn.Layer):
-    """Draws random numbers in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.noise = nn.Linear(6, 5), Noise()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.noise(self.body(x))
-
-
-class Noise(nn.Layer):
-    """Noise in training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + paddle.randn(x.shape, x.dtype) if self.training else x
-
-
 class Single(nn.Layer):
     """Multiplies by a constant in float32."""
 

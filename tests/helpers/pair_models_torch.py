@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -214,24 +213,6 @@ class Fails(nn.Module):
         return self.body(x)
 
 
-class Noisy(nn.Module):
-    """Draws random numbers in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.noise = nn.Linear(6, 5), Noise()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.noise(self.body(x))
-
-
-class Noise(nn.Module):
-    """Noise in training."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.randn_like(x) if self.training else x
-
-
 class Single(nn.Module):
     """Multiplies by a constant in the default dtype."""
 
@@ -241,24 +222,6 @@ class Single(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.fc(x) * 0.1)
-
-
-def mobilenet_v3_small_as_in_paddle() -> nn.Module:
-    """torchvision's network with the slope that Paddle's layer has."""
-    import torchvision
-
-    model = torchvision.models.mobilenet_v3_small(num_classes=10)
-    for module in model.modules():
-        if isinstance(getattr(module, "scale_activation", None), nn.Hardsigmoid):
-            module.scale_activation = SlopeOfPaddle()
-    return model
-
-
-class SlopeOfPaddle(nn.Module):
-    """max(0, min(1, x * slope + 0.5)) with the slope 0.1666667 in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * float(np.float32(0.1666667)) + 0.5).clamp(0, 1)
 
 
 class Kinked(nn.Module):

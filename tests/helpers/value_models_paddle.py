@@ -5,6 +5,7 @@ An argument plants a fault.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import paddle
@@ -148,3 +149,77 @@ class Dropped(nn.Layer):
         if self.function:
             return self.head(F.dropout(x, self.p, training=self.training, mode="downscale_in_infer"))
         return self.head(self.drop(x))
+
+
+class Normed(nn.Layer):
+    """Computes a norm in float32, or in `dtype`; "" in the dtype of the model."""
+
+    def __init__(self, dtype: str = "float32", eps: float = 1e-5) -> None:
+        super().__init__()
+        self.dtype, self.eps = dtype, eps
+        self.weight = self.create_parameter([9])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.astype(self.dtype) if self.dtype else x
+        y = y * paddle.rsqrt(paddle.mean(y * y, -1, keepdim=True) + self.eps)
+        return self.weight * y.astype(x.dtype)
+
+
+class Islands(nn.Layer):
+    """Two norms in float32, and a softmax in `softmax`. The result is multiplied by `times`."""
+
+    def __init__(self, norm: str = "float32", softmax: str = "float32", times: float = 1.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.softmax, self.times = softmax, times
+        self.first, self.norm, self.query, self.key = nn.Linear(6, 9), Normed(norm), nn.Linear(9, 9), nn.Linear(9, 9)
+        self.last, self.head = Normed(norm, eps), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        scores = self.query(x) @ self.key(x).transpose([0, 2, 1])
+        scores = scores.astype(self.softmax) if self.softmax else scores
+        mixed = F.softmax(scores, -1).astype(x.dtype) @ x
+        return self.head(self.last(mixed) * self.times)
+
+
+class Random(nn.Layer):
+    """Draws by the functions that `how` names, in training or always."""
+
+    def __init__(self, how: str, always: bool = False) -> None:
+        super().__init__()
+        self.how, self.always = how, always
+        self.body, self.mid, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        if self.training or self.always:
+            x = self.mid(x) * self.draw(x)
+        return self.head(x)
+
+    def draw(self, x: Tensor) -> Tensor:
+        size, like = [x.shape[0], 1], {"dtype": x.dtype}
+        ways: dict[str, Callable[[], Tensor]] = {
+            "floor": lambda: paddle.floor(0.75 + paddle.rand(size, **like)) / 0.75,
+            "wider": lambda: paddle.floor(0.79 + paddle.rand(size, **like)) / 0.75,  # keeps too much
+            "unscaled": lambda: paddle.floor(0.75 + paddle.rand(size, **like)),
+            "bernoulli": lambda: paddle.bernoulli(paddle.full(size, 0.75, **like)) / 0.75,
+            "dropout": lambda: F.dropout(paddle.ones(size, **like), 0.25),
+            "like": lambda: paddle.uniform(x.shape, min=0, max=1, **like) + paddle.randn(x.shape, **like),
+            "range": lambda: paddle.uniform(size, min=-1, max=2, **like) + paddle.normal(1.0, 3.0, size),
+            "integers": lambda: (paddle.randint(2, 7, size) + paddle.randperm(x.shape[0]).unsqueeze(1)).astype(x.dtype),
+            "poisson": lambda: paddle.poisson(paddle.ones_like(x)),
+        }
+        return ways[self.how]()
+
+
+class Hard(nn.Layer):
+    """A hard sigmoid as a layer or a function, with its slope."""
+
+    def __init__(self, slope: float = 1 / 6) -> None:
+        super().__init__()
+        self.slope = slope
+        self.body, self.hard, self.head = nn.Linear(6, 30), nn.Hardsigmoid(), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(self.hard(x) * F.hardsigmoid(2 * x, slope=self.slope))

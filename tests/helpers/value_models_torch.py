@@ -5,6 +5,7 @@ The faults are planted in the Paddle models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -135,3 +136,73 @@ class Dropped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.drop(self.body(x)))
+
+
+class Normed(nn.Module):
+    """Computes a norm in float32, or in `dtype`; "" in the dtype of the model."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.weight = nn.Parameter(torch.ones(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.to(getattr(torch, self.dtype)) if self.dtype else x
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5)
+        return self.weight * y.to(x.dtype)
+
+
+class Islands(nn.Module):
+    """Two norms in float32, and a softmax in `softmax`."""
+
+    def __init__(self, norm: str = "float32", softmax: str = "float32") -> None:
+        super().__init__()
+        self.softmax = softmax
+        self.first, self.norm, self.query, self.key = nn.Linear(6, 9), Normed(norm), nn.Linear(9, 9), nn.Linear(9, 9)
+        self.last, self.head = Normed(norm), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        scores = self.query(x) @ self.key(x).transpose(1, 2)
+        dtype = getattr(torch, self.softmax) if self.softmax else None
+        return self.head(self.last(F.softmax(scores, -1, dtype=dtype).to(x.dtype) @ x))
+
+
+class Random(nn.Module):
+    """Draws by the functions that `how` names, in training or always."""
+
+    def __init__(self, how: str, always: bool = False) -> None:
+        super().__init__()
+        self.how, self.always = how, always
+        self.body, self.mid, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        if self.training or self.always:
+            x = self.mid(x) * self.draw(x)
+        return self.head(x)
+
+    def draw(self, x: Tensor) -> Tensor:
+        size = (len(x), 1)
+        ways: dict[str, Callable[[], Tensor]] = {
+            "floor": lambda: torch.floor(0.75 + torch.rand(size, dtype=x.dtype)) / 0.75,
+            "bernoulli": lambda: torch.bernoulli(torch.full(size, 0.75, dtype=x.dtype)) / 0.75,
+            "in place": lambda: x.new_empty(size).bernoulli_(0.75).div_(0.75),
+            "like": lambda: torch.rand_like(x) + torch.randn_like(x),
+            "range": lambda: x.new_empty(size).uniform_(-1, 2) + x.new_empty(size).normal_(1, 3),
+            "integers": lambda: (torch.randint(2, 7, size) + torch.randperm(len(x))[:, None]).to(x.dtype),
+            "poisson": lambda: torch.poisson(torch.ones_like(x)),
+        }
+        return ways[self.how]()
+
+
+class Hard(nn.Module):
+    """A hard sigmoid as a layer or a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.hard, self.head = nn.Linear(6, 30), nn.Hardsigmoid(), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(self.hard(x) * F.hardsigmoid(2 * x))

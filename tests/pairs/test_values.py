@@ -99,7 +99,11 @@ PLANTED: dict[str, tuple[str, str, str, str, str, str | None]] = {
     ),
     "scaled": (
         "Dropped(0.25)", "Dropped(0.25)", "4,6", "eval", "drop:output",
-        "mode of Dropout: PyTorch upscale_in_train, Paddle downscale_in_infer at drop (downscale_in_infer multiplies by 1 - p",
+        "mode of Dropout: PyTorch upscale_in_train, Paddle downscale_in_infer at drop",
+    ),
+    "scaled by a function": (
+        "Dropped(0.25)", "Dropped(0.25, True)", "4,6", "eval", "head:input",
+        "only Paddle has dropout of the mode downscale_in_infer, at (the model itself) (p = 0.25): ",
     ),
 }  # fmt: skip
 
@@ -113,3 +117,103 @@ def test_a_planted_error_is_found_and_named(compare_pair: ComparePair, fault: st
     assert first is not None
     assert (first.step, first.phase, first.tensor) == (1, phase, tensor), first.sentence()
     assert cause is None or (first.cause or "").startswith(cause), first.sentence()
+
+
+# Random numbers
+
+RANDOM = {
+    "floor": "floor",
+    "bernoulli": "bernoulli",
+    "in place": "bernoulli",
+    "like": "like",
+    "range": "range",
+    "integers": "integers",
+}
+"""PyTorch's way to draw -> Paddle's."""
+
+
+@pytest.mark.parametrize("how", RANDOM)
+def test_both_sides_draw_the_same_numbers(compare_pair: ComparePair, how: str) -> None:
+    outcome = compare(compare_pair, f"Random({how!r})", f"Random({RANDOM[how]!r})", "6,6")
+    assert_equal(outcome, "random numbers: both sides use the same ones, at (the model itself)")
+    assert outcome.differences == []
+
+
+def test_a_factor_of_its_own_and_a_dropout_are_equal(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Random('floor')", "Random('dropout')", "6,6")
+    assert_equal(outcome)
+    assert outcome.differences[0].startswith("dropout in training: PyTorch drops nothing, Paddle drops at")
+
+
+def test_inference_draws_the_same_numbers_too(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Random('like', True)", "Random('like', True)", "6,6"))
+
+
+@pytest.mark.parametrize(("wrong", "cause"), [("wider", None), ("unscaled", "the input of head is ")])
+def test_a_wrong_use_of_random_numbers_is_found(compare_pair: ComparePair, wrong: str, cause: str | None) -> None:
+    outcome = compare(compare_pair, "Random('floor')", f"Random({wrong!r})", "200,6", steps=2)
+    first = outcome.first
+    assert first and (first.phase, first.tensor) == ("forward", "head:input"), outcome.sentence()
+
+
+def test_numbers_that_only_one_side_draws_are_named(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Random('like')", "Random('floor')", "6,6", steps=2)
+    assert outcome.differences == [
+        "random numbers in training: PyTorch draws at (the model itself) (48 uniform), (the model itself) (48 normal), "
+        "Paddle draws at (the model itself) (6 uniform)"
+    ]
+
+
+# Narrower dtypes
+
+INSIDE = "float32 inside both models, at norm, the model itself after key, last: the check computes in float64 there"
+
+
+def test_float32_inside_both_models_is_named_and_equal(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Islands", "Islands", "3,4,6")
+    assert_equal(outcome, INSIDE)
+    assert outcome.stages["backward"].worst and outcome.stages["backward"].worst.error < 1e-13
+
+
+@pytest.mark.parametrize("planted", ["times=1.000001", "times=1.0000000001", "eps=1.1e-5"])
+def test_a_small_error_beside_float32_is_found(compare_pair: ComparePair, planted: str) -> None:
+    outcome = compare(compare_pair, "Islands", f"Islands({planted})", "3,4,6")
+    assert outcome.verdict == "different"
+    where = "last:output" if planted.startswith("eps") else "head:input"
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", where), outcome.sentence()
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "tensor", "cause"),
+    [
+        ("'float32', ''", "'float32', 'float32'", "last:input", "only Paddle computes in float32, at the model itself after key"),
+        ("'float32', 'float32'", "'', 'float32'", "norm:output", "only PyTorch computes in float32, at norm, last"),
+        ("'', ''", "'', 'float32'", "last:input", "only Paddle computes in float32, at the model itself after key"),
+        ("'float32', ''", "'', 'float32'", "norm:output", "only PyTorch computes in float32, at norm, last and only Paddle "),
+        ("'', 'bfloat16'", "'', ''", "last:input", "only PyTorch computes in bfloat16, at the model itself after key"),
+    ],
+)  # fmt: skip
+def test_float32_on_one_side_is_the_cause(
+    compare_pair: ComparePair, torch: str, paddle: str, tensor: str, cause: str
+) -> None:
+    outcome = compare(compare_pair, f"Islands({torch})", f"Islands({paddle})", "3,4,6", steps=2)
+    first = outcome.first
+    assert first and first.tensor == tensor, outcome.sentence()
+    assert (first.cause or "").startswith(cause), first.cause
+
+
+def test_a_float32_comparison_has_a_float64_reference_without_float32_inside(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Islands", "Islands", "3,4,6", dtype="float32", stages=("eval", "forward"))
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+def test_a_hard_sigmoid_is_equal_in_both_spellings(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Hard", "Hard", "4,6")
+    assert_equal(outcome, "float32 scalars: hard sigmoids round 1/6, and the check uses 1/6 on both sides, at hard")
+    assert outcome.differences == []
+
+
+@pytest.mark.parametrize("slope", [0.16667, 0.2])
+def test_another_slope_of_a_hard_sigmoid_is_found(compare_pair: ComparePair, slope: float) -> None:
+    first = compare(compare_pair, "Hard", f"Hard({slope})", "4,6", steps=2).first
+    assert first and (first.phase, first.tensor) == ("eval", "head:input")

@@ -1,0 +1,72 @@
+"""Places where two models compute in a dtype narrower than their own, such as the float32 inside a norm of a float64 model.
+
+Where both models do, the check computes in float64 on both sides: their rounding would hide errors of up to 1e-6. Where only one does,
+that is a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parity.modules.layer_kinds import SIDES
+from parity.pairs.alignment import Alignment
+from parity.pairs.mapping import Pairing
+from parity.pairs.model_worker import ModelRun
+
+Place = Mapping[str, Any]
+"""A place as `parity.modules.recording.Watch.narrow` records it."""
+
+
+@dataclass(frozen=True)
+class NarrowPlaces:
+    """The places by side that both models have, and those that only one has."""
+
+    both: Mapping[str, Sequence[Place]] = field(default_factory=dict)
+    alone: Mapping[str, Sequence[Place]] = field(default_factory=dict)
+
+    def widened(self, side: str) -> list[str]:
+        """The names of the places of a side that both models have."""
+        return [place["place"] for place in self.both.get(side, ())]
+
+
+def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, ModelRun]) -> NarrowPlaces:
+    """Match the places that the `runs` recorded: two match if the layer that began before them, or the next one, is the same."""
+    partner = {b.unit.path: a.unit.path for a, b in alignment.pairs} | pairing.partner("paddle")
+    found = {side: _places([run[side] for run in runs]) for side in SIDES}
+
+    def names(place: Place, side: str) -> set[tuple[str, str]]:
+        ends: list[tuple[str, str]] = [(end, place[end]) for end in ("after", "before")]
+        return {(end, partner.get(path, path) if side == "paddle" else path) for end, path in ends}
+
+    known = {side: set[tuple[str, str]]().union(*(names(p, side) for p in found[side])) for side in SIDES}
+    other = dict(zip(SIDES, reversed(SIDES), strict=True))
+    both: dict[str, list[Place]] = {side: [] for side in SIDES}
+    alone: dict[str, list[Place]] = {side: [] for side in SIDES}
+    for side in SIDES:
+        for place in found[side]:
+            (both if names(place, side) & known[other[side]] else alone)[side].append(place)
+    return NarrowPlaces(both, alone)
+
+
+def _places(runs: Sequence[ModelRun]) -> list[Place]:
+    return list({place["place"]: place for run in runs for place in run.narrow}.values())
+
+
+def words(places: Sequence[Place]) -> list[str]:
+    """Return each place in words."""
+    return list(dict.fromkeys(_words(place) for place in places))
+
+
+def _words(place: Place) -> str:
+    if place["after"] == place["path"]:
+        return place["path"] or "the beginning of the model"
+    if place["path"]:
+        return f"{place['path']} after {place['after']}"
+    return f"the model itself after {place['after']}"
+
+
+def dtypes(places: Sequence[Place]) -> str:
+    """Return the dtypes of places in words."""
+    return " and ".join(sorted({place["dtype"] for place in places}))
