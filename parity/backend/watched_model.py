@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -109,9 +110,12 @@ class WatchedModel:
                 found += 1
         return found
 
-    def run(self, inputs: Sequence[Array], train: bool, path: str = "") -> dict[str, Array]:
+    def run(
+        self, inputs: Sequence[Array], train: bool, path: str = "", names: Sequence[str | None] = ()
+    ) -> dict[str, Array]:
         """Run the forward pass in training or inference mode; return the outputs by their place in what the model returns.
 
+        `names` are the arguments that the inputs are for: "" for the next one in order (by default, all), None if it is not passed.
         With a `path`, only the layer at that path runs, and `backward` then works in inference mode, too.
         """
         graded = train or path != ""
@@ -122,7 +126,10 @@ class WatchedModel:
             self.backend.require_gradient(tensor, graded and tensor.is_floating_point())
         copies = [tensor.clone() for tensor in self._inputs]  # the model may change its inputs in place
         with contextlib.nullcontext() if graded else self.backend.no_grad():
-            result = dict(self.backend.named_modules(self.model))[path](*copies)
+            given = list(zip(copies, names or [""] * len(copies), strict=True))
+            named = {name: tensor for tensor, name in given if name}
+            model = dict(self.backend.named_modules(self.model))[path]
+            result = model(*(tensor for tensor, name in given if name == ""), **named)
         self._outputs = dict(self._flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 
@@ -167,12 +174,18 @@ class WatchedModel:
         self.watch.gradient(key, self.backend.to_numpy(gradient))
 
     def _flatten(self, value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-        """The tensors in nested tuples, lists and dicts, by their places: "0.scores"."""
+        """The tensors in nested tuples, lists, dicts and dataclasses, by their places: "0.scores"."""
         if isinstance(value, self.backend.TENSOR):
             yield path, value
         elif isinstance(value, Mapping):
             for key, one in value.items():
                 yield from self._flatten(one, below(path, str(key)))
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            for name, one in zip(value._fields, value, strict=True):
+                yield from self._flatten(one, below(path, name))
         elif isinstance(value, list | tuple):
             for i, one in enumerate(value):
                 yield from self._flatten(one, below(path, str(i)))
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for field in dataclasses.fields(value):
+                yield from self._flatten(getattr(value, field.name), below(path, field.name))

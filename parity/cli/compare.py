@@ -19,6 +19,7 @@ from parity.cli.options import (
 from parity.compare.outcome import Outcome
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.pairs.compare_models import compare_models
+from parity.pairs.inputs import parse_named
 from parity.pairs.losses import LOSSES
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import RATE
@@ -77,6 +78,19 @@ trained = together(
 )
 @option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs in the order of forward's arguments")
 @option(
+    "--input",
+    multiple=True,
+    metavar="NAME=N,...",
+    help="random input for the argument NAME of both models, such as attention_mask=2,7:2; repeat the option for more",
+)
+@option(
+    "--torch-input",
+    multiple=True,
+    metavar="NAME=N,...",
+    help="the same for the PyTorch model only; with --paddle-input of the same shape, it is one input with two names",
+)
+@option("--paddle-input", multiple=True, metavar="NAME=N,...", help="the same for the Paddle model only")
+@option(
     "--weights", type=PATH, metavar="FILE", help="a state dict of either model to start from (default: fresh weights)"
 )
 @option(
@@ -113,6 +127,9 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             paddle=options.paddle,
             input_shape=options.input_shape or None,
             inputs=options.inputs,
+            named_inputs=parse_named(options.input),
+            torch_inputs=parse_named(options.torch_input),
+            paddle_inputs=parse_named(options.paddle_input),
             map_file=options.map,
             save_map=options.save_map,
             kinds_file=options.kinds,

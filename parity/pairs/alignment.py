@@ -330,11 +330,15 @@ def _as_it_is(x: Array) -> Array:
 
 
 def returned(torch: Mapping[str, Array], paddle: Mapping[str, Array], kinds: str = "f") -> list[tuple[str, str]]:
-    """Match the outputs of both models whose dtype is of numpy's `kinds`: by name, or else by position."""
+    """Match the outputs of both models whose dtype is of numpy's `kinds`: by name, or else by position.
+
+    If only some names are the same, the others match in order, if there are as many on both sides.
+    """
     here, there = ([n for n, a in outputs.items() if a.dtype.kind in kinds] for outputs in (torch, paddle))
-    if set(here) & set(there):
-        return [(name, name) for name in here if name in there]
-    return list(zip(here, there, strict=False))
+    same = set(here) & set(there)
+    other = [[name for name in names if name not in same] for names in (here, there)]
+    renamed = dict(zip(*other, strict=False)) if not same or len(other[0]) == len(other[1]) else {}
+    return [(name, name if name in same else renamed[name]) for name in here if name in same or name in renamed]
 
 
 def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:

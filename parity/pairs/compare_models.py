@@ -36,6 +36,9 @@ def compare_models(
     inputs: Any = None,
     *,
     input_shape: str | Sequence[int] | Sequence[Sequence[int] | str] | None = None,
+    named_inputs: Mapping[str, Any] | None = None,
+    torch_inputs: Mapping[str, Any] | None = None,
+    paddle_inputs: Mapping[str, Any] | None = None,
     loss: str = "mse",
     optimizer: Optimizer | None = None,
     steps: int = 10,
@@ -76,6 +79,11 @@ def compare_models(
         input_shape: The shape of a random normal input, or a list of shapes. "2,7:100" asks for whole numbers below 100
             in the shape [2, 7], for embeddings. Give either this or `inputs`. A batch norm in training needs more than
             one number a channel.
+        named_inputs: Inputs of both models by the name of an argument of `forward`: arrays, or shapes as texts. They come
+            after those of `inputs` or `input_shape`, as in `{"attention_mask": "2,7:2"}`.
+        torch_inputs: The same for the PyTorch model only. Where an argument has another name in Paddle, give the same
+            shape or array in `paddle_inputs`, in the same order: it is then one input.
+        paddle_inputs: The same for the Paddle model only.
         loss: "mse" is half the mean squared distance of every output from fixed random numbers. "cross_entropy" takes
             class scores [N, K] and random labels. "projection" is linear. Several outputs are summed.
         optimizer: A `parity.recipe.optimizer.Optimizer` without groups and label smoothing. By default momentum 0.9
@@ -123,10 +131,12 @@ def compare_models(
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
     _check_numbers(stages, steps, twins, dtype)
+    by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
+    arrays, names = take_inputs(input_shape, inputs, seed, by_name)
     pair = Pair(
         torch,
         paddle,
-        take_inputs(input_shape, inputs, seed),
+        arrays,
         loss,
         optimizer or Optimizer("momentum", RATE),
         steps,
@@ -137,6 +147,7 @@ def compare_models(
         isolate,
         {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
         read_kinds(Path(kinds_file)) if kinds_file else KINDS,
+        names,
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.data.random_streams import stream
 from parity.errors import InputError
+from parity.modules.layer_kinds import SIDES
 
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 """Dtypes that both frameworks accept."""
@@ -22,11 +24,77 @@ MOST = 2**31
 """Limit of the size of all inputs, in bytes: far more than a comparison needs."""
 
 
-def take_inputs(shapes: Any, inputs: Any, seed: int) -> list[Array]:
-    """Return the inputs of `shapes` or `inputs`, one of which is None; `InputError` where they cannot be used."""
-    if (shapes is None) == (inputs is None):
-        raise InputError("pass the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64")
-    if isinstance(inputs, str | Path):
+Names = Mapping[str, list[str | None]]
+"""By side, the argument of `forward` that each input is for: "" for the next one in order, None if that side does not get it."""
+
+
+def take_inputs(
+    shapes: Any, inputs: Any, seed: int, by_name: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[list[Array], Names]:
+    """Return the inputs of `shapes` or `inputs`, and of `by_name`, and their names; `InputError` where they cannot be used.
+
+    `by_name` holds arrays or shapes by the name of an argument, for "both" sides and for each side alone. The first one for PyTorch alone
+    and the first one for Paddle alone are the same input if their shapes, or their arrays, are equal; and so on.
+    """
+    found = _named(by_name or {}, seed)
+    if (shapes is not None and inputs is not None) or (shapes is None and inputs is None and not found):
+        raise InputError(
+            "pass the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64, and --input NAME=4,7 for each "
+            "argument by name"
+        )
+    ordered = [] if shapes is None and inputs is None else _in_order(shapes, inputs, seed)
+    arrays = [*ordered, *(array for array, _ in found)]
+    return arrays, {side: [*[""] * len(ordered), *(names[side] for _, names in found)] for side in SIDES}
+
+
+def _named(by_name: Mapping[str, Mapping[str, Any]], seed: int) -> list[tuple[Array, dict[str, str | None]]]:
+    """Return each input by name with the argument that it is for on each side."""
+    rows: list[tuple[Any, dict[str, str | None]]] = [
+        (what, dict.fromkeys(SIDES, name)) for name, what in by_name.get("both", {}).items()
+    ]
+    alone = [list(by_name.get(side, {}).items()) for side in SIDES]
+    for one, two in itertools.zip_longest(*alone):
+        if one and two and _is_same(one[1], two[1]):
+            rows.append((one[1], dict(zip(SIDES, (one[0], two[0]), strict=True))))
+            continue
+        rows += [
+            (row[1], {s: row[0] if s == side else None for s in SIDES})
+            for side, row in zip(SIDES, (one, two), strict=True)
+            if row
+        ]
+    for side in SIDES:
+        names = [named[side] for _, named in rows if named[side] is not None]
+        for name in names:
+            if not str(name).isidentifier() or names.count(name) > 1:
+                problem = "is given twice" if str(name).isidentifier() else "is no name of an argument"
+                raise InputError(f"input {name!r} {problem}: write NAME=SHAPE, such as attention_mask=2,7:2")
+    return [(_array_of(what, seed, f"{number} by name"), named) for number, (what, named) in enumerate(rows)]
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    if isinstance(one, str) or isinstance(two, str):
+        return bool(isinstance(one, str) and isinstance(two, str) and one == two)
+    return np.array_equal(_as_array(one), _as_array(two))
+
+
+def _array_of(what: Any, seed: int, number: str) -> Array:
+    return drawn(what, seed, number) if isinstance(what, str) else _check_dtype(_as_array(what), f"input {number}")
+
+
+def parse_named(texts: Sequence[str]) -> dict[str, str]:
+    """Return NAME -> SHAPE of texts NAME=SHAPE."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, shape = text.partition("=")
+        if not equals or name in found:
+            problem = "gives this name twice" if equals else "has no name"
+            raise InputError(f"input {text!r} {problem}: write NAME=SHAPE, such as attention_mask=2,7:2")
+        found[name] = shape
+    return found
+
+
+def _in_order(shapes: Any, inputs: Any, seed: int) -> list[Array]:
+    if inputs is not None and isinstance(inputs, str | Path):
         return read_inputs(Path(inputs))
     if inputs is not None:
         several = inputs if isinstance(inputs, list | tuple) else [inputs]
@@ -85,7 +153,7 @@ def _check_dtype(array: Array, place: str) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def drawn(shape: str | Sequence[int], seed: int, number: int) -> Array:
+def drawn(shape: str | Sequence[int], seed: int, number: int | str) -> Array:
     """Draw a random input; "2,7:100" means integers below 100."""
     text = shape if isinstance(shape, str) else ",".join(map(str, shape))
     sizes, colon, below = text.partition(":")

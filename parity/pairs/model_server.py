@@ -190,18 +190,20 @@ class ModelService(Service):
         path: str = "",
         widened: Sequence[str] = (),
         watched: bool = False,
+        names: Sequence[str | None] = (),
     ) -> ModelRun:
-        """Run forward. `wanted` are the layers to record, `keys` the streams of random numbers, `widened` places of a narrower dtype.
+        """Run forward.
 
-        `randomness` records who draws random numbers, and where a narrower dtype appears. `watched`: functions other than dropout draw
-        from the streams, too.
+        `names` are those of `parity.pairs.inputs.Names`. `wanted` are the layers to record, `keys` the streams of random numbers.
+        `randomness` records who draws random numbers, and where a narrower dtype appears. `widened` are such places, where the model
+        computes in its own dtype. `watched`: functions other than dropout draw from the streams, too.
         """
         self._replaced.running = self
         watch = self._model.watch
         watch.wanted = set(wanted)
         watch.begin(keys or {}, seed, bool(wanted), randomness, widened)
         with self._failing("in forward"), self._replaced.watching(watch if randomness or widened or watched else None):
-            outputs = self._model.run(inputs, train, path)
+            outputs = self._model.run(inputs, train, path, names)
         return ModelRun(outputs, watch.arrays, watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
 
     def backward(self, gradients: Mapping[str, Array]) -> Record:

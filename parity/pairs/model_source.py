@@ -281,7 +281,8 @@ class ModelStep(Step):
             yield from alignment.backward(session.alignment(runs), *source.sides_of(backs))
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
             here, there, twins = source.sides_of({worker: record[name] for worker, record in backs.items()})
-            yield Compared(f"backward/(model):{name}", None, here, there, tuple(twins))
+            label = session.label(name.removeprefix("input/"))
+            yield Compared(f"backward/(model):input/{label}", None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)

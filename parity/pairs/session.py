@@ -21,6 +21,7 @@ from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, narrow_dtypes
 from parity.pairs.alignment import Alignment
+from parity.pairs.inputs import Names
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import ModelDescription
 from parity.pairs.model_server import ModelRun, ModelService
@@ -54,6 +55,7 @@ class Pair(ShortRepr):
     isolate: bool = False
     changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
     kinds: Kinds = field(default_factory=lambda: KINDS)
+    names: Names = field(default_factory=dict)
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
@@ -289,9 +291,15 @@ class Session:
             seed,
             self.keys[train][side],
             randomness,
+            names=self.pair.names.get(side, []),
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
         )
+
+    def label(self, number: str) -> str:
+        """Return the argument that input `number` is for, or the number itself if it is for the next one in order."""
+        names = [self.pair.names[side][int(number)] for side in SIDES] if self.pair.names else []
+        return next((name for name in names if name), number)
 
     def alignment(self, runs: Mapping[str, ModelRun]) -> Alignment:
         """Match the calls of two runs."""

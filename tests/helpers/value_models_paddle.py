@@ -223,3 +223,16 @@ class Hard(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(self.hard(x) * F.hardsigmoid(2 * x, slope=self.slope))
+
+
+class Named(nn.Layer):
+    """Takes arguments by keyword only, one by another name, and returns a dict with another name in it."""
+
+    def __init__(self, times: float = 1.0) -> None:
+        super().__init__()
+        self.times = times
+        self.words, self.head = nn.Embedding(7, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, *, attention: Tensor, shift: Tensor) -> dict[str, Tensor]:
+        hidden = (self.words(ids) + shift * self.times) * attention.unsqueeze(-1).astype(shift.dtype)
+        return {"last_hidden": hidden, "scores": self.head(hidden)}

@@ -6,6 +6,7 @@ The faults are planted in the Paddle models.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -206,3 +207,24 @@ class Hard(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(self.hard(x) * F.hardsigmoid(2 * x))
+
+
+@dataclass
+class Answer:
+    """What `Named` returns."""
+
+    scores: Tensor
+    hidden: Tensor
+    notes: str = "none"
+
+
+class Named(nn.Module):
+    """Takes arguments by keyword only, and returns a dataclass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, *, mask: Tensor, shift: Tensor) -> Answer:
+        hidden = (self.words(ids) + shift) * mask[..., None].to(shift.dtype)
+        return Answer(self.head(hidden), hidden)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
 from helpers.pair_models import ComparePair
+from parity.pairs.alignment import returned
+from parity.pairs.inputs import take_inputs
 from parity.pairs.outcome import PairOutcome
 
 TORCH, PADDLE = "value_models_torch.py:", "value_models_paddle.py:"
@@ -217,3 +226,68 @@ def test_a_hard_sigmoid_is_equal_in_both_spellings(compare_pair: ComparePair) ->
 def test_another_slope_of_a_hard_sigmoid_is_found(compare_pair: ComparePair, slope: float) -> None:
     first = compare(compare_pair, "Hard", f"Hard({slope})", "4,6", steps=2).first
     assert first and (first.phase, first.tensor) == ("eval", "head:input")
+
+
+# Inputs by name
+
+NAMED = (
+    "--torch-input",
+    "mask=2,5:2",
+    "--paddle-input",
+    "attention=2,5:2",
+    "--input",
+    "shift=2,5,6",
+    "--input-shape",
+    "2,5:7",
+)
+
+
+def run_command(*more: str, paddle: str = "Named") -> tuple[dict[str, Any], str]:
+    """Return the JSON and the messages of `vgg-parity compare` for the models Named."""
+    folder = Path(__file__).parents[1] / "helpers"
+    models = ("--torch", f"{folder / TORCH[:-1]}:Named", "--paddle", f"{folder / PADDLE[:-1]}:{paddle}")
+    command = [sys.executable, "-m", "parity", "compare", *models, *more, "--steps", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return json.loads((done.stdout.splitlines() or ["{}"])[-1]), done.stderr
+
+
+def test_inputs_are_given_by_name_and_outputs_have_other_names() -> None:
+    found, _ = run_command(*NAMED)
+    assert found["verdict"] == "equal", found
+    # What words makes, what head takes and makes, and two outputs; the integers that words takes are not compared.
+    assert found["stages"]["eval"]["compared"] == 5
+
+
+def test_an_error_in_an_input_by_name_is_found() -> None:
+    first = run_command(*NAMED, paddle="Named(1.5)")[0]["first_divergence"]
+    assert (first["phase"], first["tensor"]) == ("eval", "head:input")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((*NAMED, "--input", "shift=2,5,6"), "gives this name twice"),
+        ((*NAMED, "--input", "mask=2,5:2"), "'mask' is given twice"),
+        ((*NAMED, "--input", "2,5"), "has no name: write NAME=SHAPE"),
+        ((*NAMED, "--input", "a b=2,5"), "'a b' is no name of an argument"),
+        (NAMED[:4], "the torch model failed in forward at layer the model itself: TypeError"),
+        ((), "and --input NAME=4,7 for each argument by name"),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_refused(more: tuple[str, ...], said: str) -> None:
+    assert said in run_command(*more)[1]
+
+
+def test_an_input_of_one_side_is_not_passed_to_the_other() -> None:
+    arrays, names = take_inputs(
+        (2, 3), None, 0, {"both": {"a": "2"}, "torch": {"b": "3", "c": "4"}, "paddle": {"d": "5", "e": "4"}}
+    )
+    assert [array.shape for array in arrays] == [(2, 3), (2,), (3,), (5,), (4,)]
+    assert names == {"torch": ["", "a", "b", None, "c"], "paddle": ["", "a", None, "d", "e"]}
+
+
+def test_outputs_match_by_name_and_the_others_in_order() -> None:
+    one, two = np.zeros(2), np.zeros(3)
+    assert returned({"a": one, "b": two}, {"c": two, "a": one}) == [("a", "a"), ("b", "c")]
+    assert returned({"a": one, "b": two}, {"a": one, "c": two, "d": one}) == [("a", "a")]
+    assert returned({"a": one, "b": two}, {"c": two, "d": one}) == [("a", "c"), ("b", "d")]
