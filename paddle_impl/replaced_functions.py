@@ -36,6 +36,7 @@ def replacements(
         F.dropout2d: functools.partial(_dropout_maps, F.dropout2d, draw),
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
+        F.gumbel_softmax: _gumbel_softmax,
         paddle.pow: _exactly(paddle.pow),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
@@ -84,6 +85,18 @@ def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) 
         return original(*given, **named)
     # DIFFERS: the default slope is 0.1666667, and the kernel rounds any slope to float32.
     return paddle.clip((x + 3) / 6, 0, 1)
+
+
+def _gumbel_softmax(
+    x: Tensor, temperature: float = 1.0, hard: bool = False, axis: int = -1, name: str | None = None
+) -> Tensor:
+    """Softmax with Gumbel noise, from single operators: the kernel draws its own numbers."""
+    noise = -paddle.log(paddle.zeros_like(x).detach().exponential_())
+    soft = F.softmax((x + noise) / temperature, axis)
+    if not hard:
+        return soft
+    largest = (soft == soft.max(axis, keepdim=True)).astype(x.dtype)
+    return largest - soft.detach() + soft
 
 
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:

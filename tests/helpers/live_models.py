@@ -22,11 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pair_models_paddle
 import pair_models_torch
+import value_models_paddle
+import value_models_torch
 
 import parity
 from parity.errors import InputError
 
 IMAGE = np.random.default_rng(0).standard_normal((4, 3, 12, 12)).astype(np.float32)
+ROWS = np.random.default_rng(1).standard_normal((5, 6))
 
 
 def digest(*values: Any) -> str:
@@ -74,6 +77,8 @@ def state_of_process() -> dict[str, Any]:
                 paddle.nn.functional.avg_pool2d,
                 paddle.Tensor.__add__,
                 paddle.pow,
+                paddle.to_tensor,
+                *(value for name, value in sorted(vars(paddle._C_ops).items()) if callable(value)),
             )
         ],
     }
@@ -120,6 +125,24 @@ def main() -> None:
         "float32": lambda: parity.compare_models(one, two, paddle.to_tensor(IMAGE), steps=3, dtype="float32"),
         "isolated": lambda: parity.compare_models(one, two, [IMAGE], stages=("eval",), isolate=True),
         "classes": lambda: parity.compare_models(pair_models_torch.Net, pair_models_paddle.Net, [IMAGE], steps=2),
+        "random": lambda: parity.compare_models(
+            lambda: value_models_torch.Random("range", True),
+            lambda: value_models_paddle.Random("range", True),
+            [ROWS],
+            steps=2,
+        ),
+        "narrow": lambda: parity.compare_models(
+            value_models_torch.Islands, value_models_paddle.Islands, [ROWS[None]], steps=2
+        ),
+        "names": lambda: parity.compare_models(
+            value_models_torch.Named,
+            value_models_paddle.Named,
+            input_shape="2,5:7",
+            named_inputs={"shift": np.ones((2, 5, 6))},
+            torch_inputs={"mask": np.eye(2, 5)},
+            paddle_inputs={"attention": np.eye(2, 5)},
+            steps=2,
+        ),
         "eps": lambda: parity.compare_models(one, lambda: pair_models_paddle.Net(eps=1e-3), [IMAGE]),
         "text": lambda: parity.compare_models(one, "pair_models_paddle.py:Net", [IMAGE], steps=2, folder=folder),
         "fails": lambda: parity.compare_models(one, two, [IMAGE[:, :1]]),

@@ -207,6 +207,7 @@ class Random(nn.Layer):
             "like": lambda: paddle.uniform(x.shape, min=0, max=1, **like) + paddle.randn(x.shape, **like),
             "range": lambda: paddle.uniform(size, min=-1, max=2, **like) + paddle.normal(1.0, 3.0, size),
             "integers": lambda: (paddle.randint(2, 7, size) + paddle.randperm(x.shape[0]).unsqueeze(1)).astype(x.dtype),
+            "gumbel": lambda: F.gumbel_softmax(x, 0.7) + F.gumbel_softmax(x, hard=True),
             "poisson": lambda: paddle.poisson(paddle.ones_like(x)),
         }
         return ways[self.how]()

@@ -192,6 +192,7 @@ class Random(nn.Module):
             "like": lambda: torch.rand_like(x) + torch.randn_like(x),
             "range": lambda: x.new_empty(size).uniform_(-1, 2) + x.new_empty(size).normal_(1, 3),
             "integers": lambda: (torch.randint(2, 7, size) + torch.randperm(len(x))[:, None]).to(x.dtype),
+            "gumbel": lambda: F.gumbel_softmax(x, 0.7) + F.gumbel_softmax(x, hard=True),
             "poisson": lambda: torch.poisson(torch.ones_like(x)),
         }
         return ways[self.how]()

@@ -137,6 +137,7 @@ RANDOM = {
     "like": "like",
     "range": "range",
     "integers": "integers",
+    "gumbel": "gumbel",
 }
 """PyTorch's way to draw -> Paddle's."""
 
