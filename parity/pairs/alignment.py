@@ -148,8 +148,11 @@ def without_other_inputs(alignment: Alignment, torch: ModelRun, paddle: ModelRun
         one, two = torch.arrays.get(a.inputs[0]), paddle.arrays.get(b.inputs[0])
         return one is None or two is None or distance(one, _like(one, two)) <= SAME_INPUT
 
-    pairs = [pair for pair in alignment.pairs if fits(*pair)]
-    parted = [pair for pair in alignment.pairs if pair not in pairs]
+    parted = [pair for pair in alignment.pairs if not fits(*pair)]
+    if not parted:
+        return alignment
+    numbers = {a.number for a, _ in parted}
+    pairs = [pair for pair in alignment.pairs if pair[0].number not in numbers]
     alone = {
         side: sorted([*calls, *(pair[i] for pair in parted)], key=lambda call: call.number)
         for i, (side, calls) in enumerate(alignment.alone.items())
@@ -226,6 +229,11 @@ def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[Model
 
 def _output(phase: str, name: str) -> str:
     return f"{phase}/(output){'.' + name if name else ''}"
+
+
+def has_one_shape(a: Array, b: Array) -> bool:
+    """Whether two arrays have one shape, or would have it if neither model had flattened it."""
+    return _like(a, b).shape == a.shape
 
 
 def _like(a: Array, b: Array) -> Array:

@@ -183,6 +183,9 @@ class ModelSource(Source):
         runs = session.everywhere(lambda side: session.run(side, False), SIDES)
         for a, b in session.alignment(runs).pairs:
             layers = (a.name, b.name)
+            taken = zip(a.inputs, b.inputs, strict=False)
+            if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
+                continue  # neither layer takes the other's input, such as one that has padding around it
             try:
                 yield Isolated(layers, *self._alone(a, b, [runs["torch"].arrays[key] for key in a.inputs]))
             except InputError as problem:

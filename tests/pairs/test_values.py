@@ -292,3 +292,10 @@ def test_outputs_match_by_name_and_the_others_in_order() -> None:
     assert returned({"a": one, "b": two}, {"c": two, "a": one}) == [("a", "a"), ("b", "c")]
     assert returned({"a": one, "b": two}, {"a": one, "c": two, "d": one}) == [("a", "a")]
     assert returned({"a": one, "b": two}, {"c": two, "d": one}) == [("a", "c"), ("b", "d")]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("Bordered", "2,3,7,6"), ("Causal", "2,3,9")])
+def test_a_layer_that_takes_another_shape_does_not_run_alone(compare_pair: ComparePair, name: str, shape: str) -> None:
+    rows = compare(compare_pair, name, name, shape, stages=("eval",), isolate=True).isolated
+    assert rows and {row["verdict"] for row in rows} == {"equal"}
+    assert "conv" not in [row["layer"] for row in rows]
