@@ -182,7 +182,7 @@ def training(options: Options) -> dict[str, Any]:
 def _say(outcome: PairOutcome, console: Console) -> None:
     pairing = outcome.pairing
     console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
-    console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.how}")
+    console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.sentence()}")
     say_stages(outcome, console)
     for line in outcome.differences:
         console.say(f"  differs: {line}")

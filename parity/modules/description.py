@@ -22,7 +22,8 @@ class Array:
 class Unit:
     """A layer that is matched as one: its `arrays` by canonical name; `spellings` say where they are stored below `path`.
 
-    `leaf`: it is called as a whole, and is not only a container. `note` is that of its kind.
+    `leaf`: it is called as a whole, and is not only a container. `note` is that of its kind. `layer` is the path of the layer that holds
+    the arrays where that is not `path`: the unit is then a part of a fused layer.
     """
 
     side: str
@@ -34,6 +35,12 @@ class Unit:
     leaf: bool
     classes: Sequence[str]
     note: str = ""
+    layer: str | None = None
+
+    @property
+    def holder(self) -> str:
+        """The path of the layer that holds the arrays."""
+        return self.path if self.layer is None else self.layer
 
     @property
     def owns(self) -> bool:

@@ -3,9 +3,10 @@
 All of it is data. `KINDS` is the table; `read_kinds` returns a table with the kinds of a JSON file added, for layers of your own.
 
 A spelling says where an array is stored on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
-`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). A setting's spelling
-is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not
-None), or a constant, `=0.5`.
+`in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). `weight.T[:,1/3]` is
+a part along the second axis of the stored array, `weight[1/3 in 4]` the second third of each of four equal groups (heads), and
+`weight[0:8]` the first eight rows. A setting's spelling is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it),
+`!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
 """
 
 from __future__ import annotations
@@ -226,36 +227,81 @@ def kind_of(side: str, classes: Sequence[str], kinds: Kinds = KINDS) -> Kind:
     return Kind(classes[0].rpartition(".")[2].lower(), {}, {"*": {}})
 
 
-_SPELLING = re.compile(r"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})\])?")
+_PART = r"(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})(?: in (?P<groups>[0-9]{1,9}))?"
+_SPELLING = re.compile(
+    rf"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<second>:,)?(?:{_PART}|(?P<first>[0-9]{{1,9}}):(?P<last>[0-9]{{1,9}}))\])?"
+)
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """A parsed spelling: part number `part` of `parts` equal ones, along the first axis, of the array `name`."""
+    """A parsed spelling: part number `part` of `parts` equal ones along `axis` of the array `name`, in each of `groups` equal groups.
+
+    Where `rows` is not None, it replaces the equal parts: the rows from the first number to the one before the second.
+    """
 
     name: str
-    transposed: bool
-    part: int
-    parts: int
+    transposed: bool = False
+    part: int = 0
+    parts: int = 1
+    axis: int = 0
+    groups: int = 1
+    rows: tuple[int, int] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it names the whole array."""
+        return self.parts == 1 and self.rows is None
+
+    def __str__(self) -> str:
+        name = f"{self.name}{'.T' if self.transposed else ''}"
+        if self.whole:
+            return name
+        part = f"{self.rows[0]}:{self.rows[1]}" if self.rows else f"{self.part}/{self.parts}"
+        groups = f" in {self.groups}" if self.groups > 1 else ""
+        return f"{name}[{':,' if self.axis else ''}{part}{groups}]"
 
     def view(self, array: Array) -> Array:
-        """Return the canonical array as a view of a side's own `array`. `InputError` where it cannot be divided into the parts."""
-        if self.parts > 1:
-            rows = self._part(array.shape)[0]
-            array = array[self.part * rows :][:rows]
+        """Return the canonical array of a side's own `array`. `InputError` where it cannot be divided into the parts."""
+        if not self.whole:
+            array = array[self._index(array.shape)]
         return array.T if self.transposed else array
+
+    def put(self, array: Array, canonical: Array) -> None:
+        """Write a canonical array to its place in a side's own `array`; raises `InputError` as `view` does."""
+        own = canonical.T if self.transposed else canonical
+        array[self._index(array.shape) if not self.whole else ...] = own
 
     def shape(self, own: Sequence[int]) -> tuple[int, ...]:
         """Return the shape in canonical layout of a side's own array of shape `own`; raises `InputError` as `view` does."""
-        found = self._part(own) if self.parts > 1 else tuple(own)
-        return tuple(reversed(found)) if self.transposed else found
+        found = list(own)
+        if not self.whole:
+            self._check(own)
+            found[self.axis] = self.rows[1] - self.rows[0] if self.rows else own[self.axis] // self.parts
+        return tuple(reversed(found)) if self.transposed else tuple(found)
 
-    def _part(self, own: Sequence[int]) -> tuple[int, ...]:
-        if not own or own[0] % self.parts:
+    def index(self, size: int) -> slice | Array:
+        """Return the index of the part along an axis of `size`."""
+        if self.rows:
+            return slice(*self.rows)
+        if self.groups == 1:
+            rows = size // self.parts
+            return slice(self.part * rows, (self.part + 1) * rows)
+        return np.arange(size).reshape(self.groups, self.parts, -1)[:, self.part].ravel()
+
+    def _index(self, own: Sequence[int]) -> Any:
+        self._check(own)
+        return (*[slice(None)] * self.axis, self.index(own[self.axis]))
+
+    def _check(self, own: Sequence[int]) -> None:
+        size = own[self.axis] if len(own) > self.axis else 0
+        if self.rows and self.rows[1] > size:
+            raise InputError(f"array {self.name!r} of shape {list(own)} has no rows {self.rows[0]}:{self.rows[1]}")
+        if not size or size % (self.parts * self.groups):
             raise InputError(
                 f"array {self.name!r} of shape {list(own)} cannot be divided into {self.parts} equal parts"
+                + (f" in {self.groups} groups" if self.groups > 1 else "")
             )
-        return (own[0] // self.parts, *own[1:])
 
 
 @functools.cache
@@ -263,11 +309,14 @@ def parse_spelling(text: str) -> Spelling:
     """Parse the spelling of an array; `InputError` where it is none."""
     found = _SPELLING.fullmatch(text)
     if not found:
-        raise InputError(f"{text!r} names no array: write NAME, NAME.T or NAME[PART/PARTS]")
-    part, parts = int(found["part"] or 0), int(found["parts"] or 1)
-    if part >= parts:
+        raise InputError(f"{text!r} names no array: write NAME, NAME.T, NAME[PART/PARTS] or NAME[FIRST:LAST]")
+    part, parts, groups = int(found["part"] or 0), int(found["parts"] or 1), int(found["groups"] or 1)
+    if part >= parts or not groups:
         raise InputError(f"{text!r} is no part of an array: parts count from 0, as in weight[0/3] to weight[2/3]")
-    return Spelling(found["name"], bool(found["transposed"]), part, parts)
+    rows = (int(found["first"]), int(found["last"])) if found["first"] else None
+    if rows and rows[0] >= rows[1]:
+        raise InputError(f"{text!r} has no rows: write the first row and the row after the last one, as in weight[0:8]")
+    return Spelling(found["name"], bool(found["transposed"]), part, parts, int(bool(found["second"])), groups, rows)
 
 
 def check_each_once(spellings: Iterable[str]) -> None:
@@ -277,10 +326,23 @@ def check_each_once(spellings: Iterable[str]) -> None:
         spelling = parse_spelling(text)
         named.setdefault(spelling.name, []).append(spelling)
     for name, found in named.items():
-        if len({spelling.parts for spelling in found}) > 1 or len({spelling.part for spelling in found}) < len(found):
+        layouts = {(spelling.parts, spelling.groups, spelling.axis, spelling.rows is None) for spelling in found}
+        places = {spelling.rows or spelling.part for spelling in found}
+        if len(layouts) > 1 or len(places) < len(found):
             raise InputError(f"the array {name!r} is named twice")
-        if len(found) < found[0].parts:
+        if found[0].rows:
+            _check_rows(name, sorted(spelling.rows for spelling in found if spelling.rows))
+        elif len(found) < found[0].parts:
             raise InputError(f"only {len(found)} of {found[0].parts} parts of the array {name!r} are named")
+
+
+def _check_rows(name: str, found: Sequence[tuple[int, int]]) -> None:
+    last = 0
+    for first, after in found:
+        if first != last:
+            problem = "are named twice" if first < last else "are not named"
+            raise InputError(f"rows {min(first, last)} to {max(first, last) - 1} of the array {name!r} {problem}")
+        last = after
 
 
 def name_in(spelling: str) -> str:
@@ -309,7 +371,7 @@ def write(spelling: str, arrays: dict[str, Array], canonical: Array, shape: Sequ
         raise InputError(
             f"the parts of array {found.name!r} have different dtypes: {array.dtype} and {canonical.dtype}"
         )
-    found.view(array)[...] = canonical
+    found.put(array, canonical)
 
 
 def setting(spelling: str, attributes: Mapping[str, Any]) -> Any:

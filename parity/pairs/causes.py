@@ -270,7 +270,7 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
         return _kinds_sentence(one.unit, two.unit)
     said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
-        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.path]
+        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.holder]
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
     if said:
         return "; ".join(said)

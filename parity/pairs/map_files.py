@@ -26,16 +26,17 @@ class Models(TypedDict):
 
 
 class LayerSides(TypedDict):
-    """The paths of two matched layers."""
+    """The paths of two matched layers. `q + k + v` joins the layers that are one fused layer on the other side, in its order."""
 
     torch: str
     paddle: str
 
 
 class LayerRow(LayerSides, total=False):
-    """A pair of layers. `kind` is for people only."""
+    """A pair of layers. `kind` is for people only. `heads`: the outputs of a fused layer are grouped by so many heads."""
 
     kind: str
+    heads: int
 
 
 class ArraySides(TypedDict):

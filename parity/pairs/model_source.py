@@ -183,6 +183,8 @@ class ModelSource(Source):
         runs = session.everywhere(lambda side: session.run(side, False), SIDES)
         for a, b in session.alignment(runs).pairs:
             layers = (a.name, b.name)
+            if a.unit.layer is not None or b.unit.layer is not None:
+                continue  # a part of a fused layer cannot run alone
             taken = zip(a.inputs, b.inputs, strict=False)
             if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
                 continue  # neither layer takes the other's input, such as one that has padding around it

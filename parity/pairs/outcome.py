@@ -33,10 +33,17 @@ class PairOutcome(Outcome):
         alone = [unit.path for units in self.pairing.alone.values() for unit in units]
         return [*alone, *(name for names in self.pairing.single.values() for name in names)]
 
+    def sentence(self) -> str:
+        """Return the verdict in one line, with what the matching of layers left open."""
+        return "; ".join([super().sentence(), *self.pairing.notes])
+
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""
         mapping = {
             "how": self.pairing.how,
+            "tried": self.pairing.tried,
+            "confirmed": self.pairing.confirmed,
+            "notes": self.pairing.notes,
             "layers": len(self.pairing.pairs),
             "alone": {side: [unit.path for unit in units] for side, units in self.pairing.alone.items()},
             "single": self.pairing.single,

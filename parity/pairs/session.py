@@ -19,11 +19,13 @@ from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
-from parity.pairs import alignment, causes, mapping, narrow_dtypes
+from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.inputs import Names
 from parity.pairs.losses import LOSSES
-from parity.pairs.mapping import ModelDescription
+from parity.pairs.mapping import ModelDescription, Pairing
+from parity.pairs.match_fused import Splits, split_gradients, split_run
+from parity.pairs.match_layers import Problem
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
@@ -104,7 +106,10 @@ class Session:
         }
         self.watched = dict.fromkeys((False, True), False)
         self.widened: dict[str, list[str]] = {side: [] for side in SIDES}
+        self.pairing = Pairing([], "")
+        self._splits: dict[str, Splits] = {}
         self._open()
+        self._describe_arrays()
         trained = self._plan()
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
         aligned = self.alignment(trained)
@@ -157,8 +162,10 @@ class Session:
         for side in SIDES:
             called = [note["path"] for note in seen[side].calls]
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
-            self.models[side] = ModelDescription.of(side, self.modules[side], order, called, self.pair.kinds)
-        self.pairing = mapping.match(self.models["torch"], self.models["paddle"], self.pair.given)
+            inputs = match_values.inputs_of(seen[side])
+            self.models[side] = ModelDescription.of(side, self.modules[side], order, called, self.pair.kinds, inputs)
+        self._match(seen)
+        seen, trained = (self._with_parts(runs) for runs in (seen, trained))
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
             raise InputError("the models return no tensor of floats that could be compared")
         for train, runs in ((False, seen), (True, trained)):
@@ -199,14 +206,39 @@ class Session:
                 where = causes.few(narrow_dtypes.words(places))
                 yield f"{narrow_dtypes.dtypes(places)} inside {NAMES[side]}'s model only, at {where}"
 
-    def _state(self) -> Record:
-        """Return the start state of both sides, canonical: the reference's fresh arrays, or the given ones."""
+    def _match(self, seen: Mapping[str, ModelRun]) -> None:
+        """Match the layers. Where names leave a choice, values decide, in the dtype of the sides."""
+        problem = Problem(self.models["torch"], self.models["paddle"], self.pair.given or {})
+
+        def models() -> match_values.Models:
+            arrays = {side: self.workers[side].tensors(sorted(self.shapes[side])) for side in SIDES}
+            return match_values.Models(
+                lambda side, own: self.workers[side].put(own),
+                lambda side: self.run(side, False),
+                arrays,
+                lambda name, array: _spread(name, array, self.pair.seed),
+                self.aliases,
+                self.dtypes["paddle"],
+            )
+
+        self.pairing = match_values.decide(problem, models)
+        self.models = problem.described(self.pairing)
+
+    def _with_parts(self, runs: Mapping[str, ModelRun]) -> dict[str, ModelRun]:
+        """Return runs in which fused layers are divided into their parts."""
+        return {side: split_run(run, side, self.pairing.fusions)[0] for side, run in runs.items()}
+
+    def _describe_arrays(self) -> None:
+        """Set the shapes of the arrays of both models, and which are shared: own name -> the first name."""
         described = {
             side: {below(m["path"], name): array for m in self.modules[side] for name, array in m["arrays"].items()}
             for side in SIDES
         }
         self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
+
+    def _state(self) -> Record:
+        """Return the start state of both sides, canonical: the reference's fresh arrays, or the given ones."""
         for side, arrays in self.start.items():
             if missing := [name for name in self.shapes[side] if name not in arrays]:
                 raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")
@@ -222,17 +254,18 @@ class Session:
         return {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
 
     def chunks(self) -> list[list[str]]:
-        """Return the canonical names layer by layer: one layer's arrays are in memory at a time."""
+        """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
+        fused = {a.path: f"fused {i}" for i, fusion in enumerate(self.pairing.fusions) for a, _ in fusion.pairs()}
         named: dict[str, list[str]] = {}
         for name in self.pairing.arrays:
-            named.setdefault(self.owners[name][0], []).append(name)
+            owner = self.owners[name][0]
+            named.setdefault(fused.get(owner, owner), []).append(name)
         return list(named.values())
 
-    @functools.cached_property
+    @property
     def owners(self) -> dict[str, tuple[str, str]]:
         """Canonical name of an array -> the layers on both sides that hold it."""
-        pairs = self.pairing.pairs
-        return {below(a.path, name): (a.path, b.path) for a, b in pairs for name in {**a.arrays, **b.arrays}}
+        return self.pairing.owners
 
     def fetch(
         self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelService, list[str]], Record]
@@ -259,7 +292,10 @@ class Session:
             side = side_of(worker)
             state = {name: self.state[name].astype(self.dtypes[worker]) for name in chunk if name in self.state}
             state = move_one_ulp(state, moved[worker]) if worker in moved else state
-            self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side]))
+            names = {name_in(self.pairing.arrays[name][side]) for name in state}
+            part = sorted(mapping.partly_named(self.pairing, side) & names)
+            base = self.workers[worker].tensors(part) if part else {}
+            self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side], base))
 
         for chunk in self.chunks():
             self.everywhere(functools.partial(one, chunk=chunk), names)
@@ -284,7 +320,7 @@ class Session:
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
-        return self.workers[name].run(
+        run = self.workers[name].run(
             self.given(name, moved),
             train,
             wanted,
@@ -295,6 +331,8 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
         )
+        found, self._splits[name] = split_run(run, side, self.pairing.fusions)
+        return found
 
     def label(self, number: str) -> str:
         """Return the argument that input `number` is for, or the number itself if it is for the next one in order."""
@@ -329,12 +367,17 @@ class Session:
                 for n, where in self.pairing.arrays.items()
                 if name_in(where[side]) in tensors
             }
-            found[side] = mapping.spelled(self.pairing, side, ones, self.shapes[side])
+            whole = {
+                name: np.ones(self.shapes[side][name]) for name in tensors & mapping.partly_named(self.pairing, side)
+            }
+            found[side] = mapping.spelled(self.pairing, side, ones, self.shapes[side], whole)
         return found
 
     def backward(self, seeds: Mapping[str, Record], names: Iterable[str] | None = None) -> dict[str, Record]:
         """Run backward after the last run, in all workers or those in `names`, from the `seeds` of each."""
-        return self.everywhere(lambda name: self.workers[name].backward(seeds[name]), names)
+        return self.everywhere(
+            lambda name: split_gradients(self.workers[name].backward(seeds[name]), self._splits[name]), names
+        )
 
     def update(self, kept: Mapping[str, Record], names: Iterable[str] | None = None) -> None:
         """Take an optimizer step in all workers, or those in `names`."""
@@ -342,7 +385,7 @@ class Session:
 
     def trained(self) -> dict[str, bool]:
         """Return canonical name -> whether training changes it, for the reference's arrays."""
-        return {below(a.path, name): array.trained for a, _ in self.pairing.pairs for name, array in a.arrays.items()}
+        return self.pairing.trained
 
 
 def tensors_of(model: ModelService, names: Sequence[str]) -> Record:

@@ -1,0 +1,85 @@
+"""Which array of one layer is which of another, for layers of own classes and for parameters that containers hold themselves.
+
+Names decide, then shapes. Where several ways remain, all are listed, the likeliest first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from parity.modules.description import Unit, below
+from parity.modules.layer_kinds import parse_spelling
+from parity.pairs import match_names
+
+MOST_OPTIONS = 48
+"""This many ways are listed at most."""
+
+Rows = Mapping[str, str]
+"""Spelling on PyTorch's side -> spelling on Paddle's side."""
+
+
+def loose_shapes(unit: Unit) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a unit's arrays, in an order that does not depend on names, axes or registration."""
+    return tuple(sorted(_loose(shape) for shape in shapes_of(unit).values()))
+
+
+def shapes_of(unit: Unit) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a unit in its kind's layout, by its canonical name."""
+    return {name: parse_spelling(unit.spellings[name]).shape(array.shape) for name, array in unit.arrays.items()}
+
+
+def ways_of_units(torch: Unit, paddle: Unit) -> list[Rows]:
+    """Return the ways to match the arrays of two units: canonical name of the torch side -> spelling of Paddle's array."""
+    return list(itertools.islice(_ways(shapes_of(torch), shapes_of(paddle), paddle.spellings), MOST_OPTIONS))
+
+
+def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
+    """Return the ways to match the arrays of several units of each side: own name on the torch side -> spelling on Paddle's."""
+    here, there = (
+        {below(u.holder, u.spellings[name]): shape for u in units for name, shape in shapes_of(u).items()}
+        for units in (torch, paddle)
+    )
+    return list(itertools.islice(_ways(here, there, {name: name for name in there}), MOST_OPTIONS))
+
+
+def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(shape)) if len(shape) == 2 else shape
+
+
+def _ways(
+    here: Mapping[str, tuple[int, ...]], there: Mapping[str, tuple[int, ...]], spellings: Mapping[str, str]
+) -> Iterator[Rows]:
+    sure: dict[str, str] = {}
+    unsure: list[tuple[list[str], list[list[str]]]] = []
+    for shape in dict.fromkeys(_loose(shape) for shape in here.values()):
+        ours = [name for name, own in here.items() if _loose(own) == shape]
+        theirs = [name for name, own in there.items() if _loose(own) == shape]
+        for name in [name for name in ours if name in theirs]:
+            sure[name] = name
+            ours.remove(name)
+            theirs.remove(name)
+        named = match_names.bijection(ours, theirs) if ours else {}
+        if named is not None:
+            sure |= named
+        elif theirs:
+            count = min(len(ours), len(theirs))
+            orders = [list(order) for order in itertools.islice(itertools.permutations(theirs, count), MOST_OPTIONS)]
+            unsure.append((ours, orders))
+    squares = any(len(here[a]) == 2 and here[a][0] == here[a][1] for a in sure) or any(
+        len(here[a]) == 2 and here[a][0] == here[a][1] for ours, _ in unsure for a in ours
+    )
+    for chosen in itertools.product(*(orders for _, orders in unsure)):
+        found = dict(sure)
+        for (ours, _), order in zip(unsure, chosen, strict=True):
+            found |= dict(zip(ours, order, strict=False))
+        for turned in (False, True) if squares else (False,):
+            yield {a: _turned(spellings[b], here[a], there[b], turned) for a, b in found.items()}
+
+
+def _turned(spelling: str, here: tuple[int, ...], there: tuple[int, ...], turn_squares: bool) -> str:
+    own = parse_spelling(spelling)
+    if here != there or (turn_squares and len(here) == 2 and here[0] == here[1]):
+        own = dataclasses.replace(own, transposed=not own.transposed)
+    return str(own)

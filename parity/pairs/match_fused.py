@@ -1,0 +1,213 @@
+"""Fused layers: one layer whose outputs are those of several layers on the other side, such as qkv for query, key and value.
+
+The parts of the fused layer become units, as if it were several layers. A run of the model is changed in the same way: each call of
+the fused layer becomes one call for each part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.backend.child_process import Record
+from parity.modules.description import Unit
+from parity.modules.layer_kinds import SIDES, Spelling, parse_spelling
+from parity.pairs import match_names
+from parity.pairs.model_server import ModelRun
+
+CHANNELS = {"Linear": -1, "Conv1d": 1, "Conv2d": 1, "Conv3d": 1}
+"""Kinds of layers that may be fused -> the axis of their outputs that is divided."""
+
+MOST_PARTS = 4
+"""A fused layer has at most this many parts."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fused layer `whole` of one side, and the layers of the other side in the order of its outputs.
+
+    With `heads` above 1, each of so many equal groups of outputs holds all parts, one after the other.
+    """
+
+    side: str
+    whole: Unit
+    parts: tuple[Unit, ...]
+    heads: int = 1
+
+    def __str__(self) -> str:
+        heads = f" in {self.heads} heads" if self.heads > 1 else ""
+        return f"{self.whole.path} = {' + '.join(part.path for part in self.parts)}{heads}"
+
+    def map_row(self) -> dict[str, Any]:
+        """Return the row of a map file that says the same."""
+        parts = " + ".join(part.path for part in self.parts)
+        names = (self.whole.path, parts) if self.side == SIDES[0] else (parts, self.whole.path)
+        return dict(zip(SIDES, names, strict=True)) | ({"heads": self.heads} if self.heads > 1 else {})
+
+    def units(self) -> list[Unit]:
+        """Return the parts of the fused layer as units, in the order of its outputs."""
+        return [
+            dataclasses.replace(
+                self.whole,
+                path=path,
+                layer=self.whole.path,
+                spellings={name: str(self._spelling(name, number)) for name in self.whole.arrays},
+            )
+            for number, path in enumerate(self.paths())
+        ]
+
+    def paths(self) -> list[str]:
+        """Return the paths of the parts: qkv[q], qkv[k] and qkv[v], or qkv[0] to qkv[2] where the names do not differ."""
+        last = [part.path.rpartition(".")[2] for part in self.parts]
+        labels = last if len(set(last)) == len(last) and all(last) else [str(i) for i in range(len(last))]
+        return [f"{self.whole.path}[{label}]" for label in labels]
+
+    def outputs(self, array: Array) -> list[Array]:
+        """Return the parts of an output of the fused layer, or of its gradient."""
+        axis = CHANNELS[self.whole.kind] % array.ndim
+        before = (slice(None),) * axis
+        return [array[(*before, self._place(number).index(array.shape[axis]))] for number, _ in enumerate(self.parts)]
+
+    def pairs(self) -> list[tuple[Unit, Unit]]:
+        """Return the pairs of units (torch, paddle)."""
+        pairs = zip(self.units(), self.parts, strict=True)
+        return [(a, b) if self.side == SIDES[0] else (b, a) for a, b in pairs]
+
+    def _place(self, number: int) -> Spelling:
+        sizes = [outputs_of(part) for part in self.parts]
+        if len(set(sizes)) == 1:
+            return Spelling("", part=number, parts=len(sizes), groups=self.heads)
+        return Spelling("", rows=(sum(sizes[:number]), sum(sizes[: number + 1])))
+
+    def _spelling(self, name: str, number: int) -> Spelling:
+        own, place = parse_spelling(self.whole.spellings[name]), self._place(number)
+        return dataclasses.replace(place, name=own.name, transposed=own.transposed, axis=int(own.transposed))
+
+
+def outputs_of(unit: Unit) -> int:
+    """Return the number of output channels of a layer with a weight."""
+    return int(unit.signature[1][0])
+
+
+def may_be_fused(unit: Unit) -> bool:
+    """Whether a layer may be a fused layer or a part of one."""
+    own = parse_spelling(unit.spellings["weight"]) if "weight" in unit.spellings else None
+    return unit.kind in CHANNELS and unit.layer is None and own is not None and own.whole and _groups(unit) == 1
+
+
+def _groups(unit: Unit) -> Any:
+    return unit.settings.get("groups") or 1
+
+
+def find_fusions(
+    owners: Mapping[str, Sequence[Unit]],
+    surplus: Mapping[str, Counter[Any]],
+    inputs: Mapping[str, Mapping[str, object]],
+) -> list[Fusion]:
+    """Return the fused layers of either side that the other side has as several layers with the same input.
+
+    `owners`: side -> units in the order of execution. `surplus`: side -> signature -> the number of units without a partner.
+    """
+    found: list[Fusion] = []
+    for side, other in (SIDES, SIDES[::-1]):
+        left = Counter(surplus[other])
+        used: set[str] = set()
+        for whole in owners[side]:
+            if not may_be_fused(whole) or surplus[side][whole.signature] < 1:
+                continue
+            free = [u for u in owners[other] if may_be_fused(u) and left[u.signature] > 0 and u.path not in used]
+            parts = next(_fitting(whole, free, inputs[other], left), None)
+            if parts:
+                used |= {part.path for part in parts}
+                left.subtract(part.signature for part in parts)
+                found.append(Fusion(side, whole, parts))
+    return found
+
+
+def _fitting(
+    whole: Unit, free: Sequence[Unit], inputs: Mapping[str, object], left: Counter[Any]
+) -> Iterator[tuple[Unit, ...]]:
+    """Yield the layers that together have the outputs of `whole`, best first: those whose names its own name spells, then any others."""
+    groups: dict[object, list[Unit]] = {}
+    size, shape = outputs_of(whole), whole.signature[1][1:]
+    for unit in free:
+        if unit.kind == whole.kind and unit.signature[1][1:] == shape:
+            groups.setdefault(inputs.get(unit.path, unit.path.rpartition(".")[0]), []).append(unit)
+    windows = [
+        tuple(group[first : first + count])
+        for group in groups.values()
+        for first in range(len(group))
+        for count in range(2, MOST_PARTS + 1)
+        if sum(outputs_of(unit) for unit in group[first : first + count]) == size
+    ]
+    enough = [w for w in windows if not Counter(u.signature for u in w) - left]
+    spelled = []
+    for window in enough:
+        order = match_names.order_of_parts(whole.path, [unit.path for unit in window])
+        if order:
+            spelled.append(tuple(window[i] for i in order))
+    yield from spelled
+    for window in enough:
+        yield tuple(window[i] for i in match_names.usual_order([unit.path for unit in window]))
+
+
+def as_linear(unit: Unit, transposed: bool) -> Unit | None:
+    """Return a layer of an own class as a Linear, if it holds one matrix and perhaps a vector of as many numbers as it has outputs."""
+    matrices = [name for name, array in unit.arrays.items() if len(array.shape) == 2]
+    vectors = [name for name, array in unit.arrays.items() if len(array.shape) == 1]
+    if not unit.leaf or len(matrices) != 1 or len(vectors) > 1 or len(unit.arrays) != 1 + len(vectors):
+        return None
+    outputs = unit.arrays[matrices[0]].shape[1 if transposed else 0]
+    if vectors and unit.arrays[vectors[0]].shape != (outputs,):
+        return None
+    names = {"weight": matrices[0]} | ({"bias": vectors[0]} if vectors else {})
+    spellings = {name: unit.spellings[own] for name, own in names.items()}
+    if transposed:
+        spellings["weight"] += ".T"
+    return dataclasses.replace(
+        unit, kind="Linear", arrays={name: unit.arrays[own] for name, own in names.items()}, spellings=spellings
+    )
+
+
+Splits = dict[str, list[tuple[str, Fusion, int]]]
+"""Key of an output of a fused layer -> key of a part, fused layer, number of the part."""
+
+
+def split_run(run: ModelRun, side: str, fusions: Sequence[Fusion]) -> tuple[ModelRun, Splits]:
+    """Return a run in which each call of a fused layer of `side` is one call for each part, and how its outputs were split."""
+    fused = {fusion.whole.path: fusion for fusion in fusions if fusion.side == side}
+    splits: Splits = {}
+    if not fused:
+        return run, splits
+    arrays, calls = dict(run.arrays), list[dict[str, Any]]()
+    for note in run.calls:
+        fusion = fused.get(note["path"])
+        if fusion is None:
+            calls.append(note)
+            continue
+        parts = [{"path": path, "inputs": note["inputs"], "outputs": list[str]()} for path in fusion.paths()]
+        for key in note["outputs"]:
+            for number, array in enumerate(fusion.outputs(arrays[key])):
+                part = f"{key} {parts[number]['path']}"
+                arrays[part] = np.ascontiguousarray(array)
+                parts[number]["outputs"].append(part)
+                splits.setdefault(key, []).append((part, fusion, number))
+        calls += parts
+    return dataclasses.replace(run, arrays=arrays, calls=calls), splits
+
+
+def split_gradients(gradients: Record, splits: Splits) -> Record:
+    """Return the gradients of a backward pass with those of the parts of fused layers added."""
+    found = dict(gradients)
+    for key, parts in splits.items():
+        whole = gradients.get(f"backward/{key}")
+        if whole is not None:
+            for part, fusion, number in parts:
+                found[f"backward/{part}"] = np.ascontiguousarray(fusion.outputs(whole)[number])
+    return found

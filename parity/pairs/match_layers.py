@@ -1,0 +1,454 @@
+"""The assignments of layers that names, kinds, shapes and the order of execution leave open, the likeliest first."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parity.backend.registry import NAMES
+from parity.errors import InputError
+from parity.modules.description import Unit, below
+from parity.modules.layer_kinds import SIDES, parse_spelling
+from parity.pairs import match_names
+from parity.pairs.match_arrays import Rows, loose_shapes, ways_of_pools, ways_of_units
+from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
+from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
+
+RENAMES: tuple[tuple[str, str], ...] = (
+    (r"^_+", ""),
+    (r"(?<=[a-z0-9])([A-Z])", r"_\1"),
+    (r"^(conv|norm|bn|fc|linear|drop|pool|layer|block|stage)_(\d+)$", r"\1\2"),
+    (r"^batch_?norm", "bn"),
+    (r"^(linear|dense|fully_connected)$", "fc"),
+)
+"""Regular expression -> replacement, for every part of a path between dots, before names are compared in small letters."""
+
+Pairs = list[tuple[Unit, Unit]]
+Key = tuple[Any, ...]
+
+POOL = ("", "")
+"""The choice for the arrays of containers that have no partner as a whole."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One way to match two models. `partner`: torch path -> Paddle path. `ways`: choice -> number of the way in `Problem.ways`."""
+
+    partner: Mapping[str, str]
+    fusions: tuple[Fusion, ...] = ()
+    ways: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+class Problem:
+    """Two models to match. `first` are the likeliest assignments; `pairing` turns one into pairs of layers and arrays.
+
+    `named`: the torch paths whose partners their names decide. `exact`: all names agree. `keys`: path -> what must agree, by side.
+    """
+
+    def __init__(self, torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any]) -> None:
+        self.models = {SIDES[0]: torch, SIDES[1]: paddle}
+        self.rows: Mapping[str, Mapping[str, Any]] = given.get("arrays", {})
+        self.ways: dict[tuple[str, str], list[Rows]] = {}
+        self.fixed, self.fixed_fusions = _fixed(self.models, given.get("layers", []))
+        self.owners = {side: list(model.owners()) for side, model in self.models.items()}
+        self.pool: dict[str, list[Unit]] = {side: [] for side in SIDES}
+        self.named: set[str] = set()
+        taken = {side: {pair[i].path for pair in self.fixed} for i, side in enumerate(SIDES)}
+        for fusion in self.fixed_fusions:
+            taken[fusion.side].add(fusion.whole.path)
+            taken[_other(fusion.side)] |= {part.path for part in fusion.parts}
+        left = {side: [u for u in self.owners[side] if u.path not in taken[side]] for side in SIDES}
+        self.exact = False
+        exact = _by_name(*left.values())
+        self.fusions: list[Fusion] = list(self.fixed_fusions)
+        if len(exact) == len(left["torch"]) == len(left["paddle"]):
+            self.exact, self.how, self.keys = True, "names", {}
+            partners = [{a.path: b.path for a, b in exact}]
+            self.named = set(partners[0])
+        else:
+            self._find_fusions(left)
+            self.keys = self._keys(left)
+            self._find_pool(left)
+            partners = self._partners(left, exact)
+        fixed = {a.path: b.path for a, b in self.fixed}
+        self.first = [Assignment(fixed | partner, tuple(self.fusions)) for partner in partners]
+        self.named |= set(fixed)
+        if self.fixed or self.fixed_fusions:
+            count = len(self.fixed) + sum(len(fusion.parts) for fusion in self.fixed_fusions)
+            self.how = f"a map for {count} layers" + (f", {self.how} for the rest" if partners[0] else "")
+        elif self.fusions:
+            self.how += f", {', '.join(map(str, self.fusions[:2]))}" + (" and so on" if len(self.fusions) > 2 else "")
+        self._list_ways()
+
+    def unit(self, side: str, path: str) -> Unit:
+        """Return a unit as it is matched."""
+        return next(unit for unit in self.owners[side] if unit.path == path)
+
+    def pairing(self, assignment: Assignment) -> Pairing:
+        """Return the pairs of layers and arrays of an assignment."""
+        units = {side: {unit.path: unit for unit in self.owners[side]} for side in SIDES}
+        pairs = [(units["torch"][a], units["paddle"][b]) for a, b in assignment.partner.items()]
+        for fusion in assignment.fusions:
+            pairs += fusion.pairs()
+        order = {unit.path: i for i, unit in enumerate(self.owners["torch"])}
+        fixed = {a.path for a, _ in self.fixed}
+        pairs.sort(key=lambda pair: (pair[0].path not in fixed, order.get(pair[0].holder, len(order))))
+        found = Pairing(pairs, self.how, fusions=assignment.fusions)
+        for side in SIDES:
+            matched = {pair[SIDES.index(side)].holder for pair in pairs} | {unit.path for unit in self.pool[side]}
+            found.alone[side] = [unit for unit in self.owners[side] if unit.path not in matched]
+            found.shapes[side] = self.models[side].shapes()
+        for a, b in pairs:
+            self._add_arrays(found, assignment, a, b)
+        self._add_pool(found, assignment)
+        return found
+
+    def described(self, pairing: Pairing) -> dict[str, ModelDescription]:
+        """Return the models with the units that are matched: a fused layer becomes its parts."""
+        found = {}
+        for side, model in self.models.items():
+            parts = {fusion.whole.path: fusion.units() for fusion in pairing.fusions if fusion.side == side}
+            own = {unit.path: unit for unit in self.owners[side]}
+            units = [u for unit in model.units for u in parts.get(unit.path, [own.get(unit.path, unit)])]
+            found[side] = dataclasses.replace(model, units=units)
+        return found
+
+    def _add_arrays(self, found: Pairing, assignment: Assignment, a: Unit, b: Unit) -> None:
+        """Fill in where every array of two units is stored on both sides."""
+        ways = self.ways.get(_choice(a, b))
+        if ways is None:
+            rows = {name: b.spellings[name] for name in a.spellings if name in b.spellings}
+        else:
+            rows = dict(ways[assignment.ways.get(_choice(a, b), 0) % len(ways)]) if ways else {}
+        theirs = set(rows.values())
+        for name, spelling in a.spellings.items():
+            canonical = below(a.path, name)
+            spelled = {"torch": below(a.holder, spelling)}
+            if name in rows:
+                spelled["paddle"] = below(b.holder, rows[name])
+            if canonical in self.rows:
+                spelled = {side: self.rows[canonical][side] for side in SIDES}
+            if len(spelled) == 2:
+                found.arrays[canonical] = spelled
+                found.owners[canonical] = (a.path, b.path)
+                found.trained[canonical] = a.arrays[name].trained
+            else:
+                found.single["torch"].append(spelled["torch"])
+        named = {_bare(spelling) for spelling in theirs}
+        for name, spelling in b.spellings.items():
+            if _bare(spelling) in named:
+                continue
+            canonical = below(a.path, name)
+            if canonical in self.rows and canonical not in found.arrays:
+                found.arrays[canonical] = {side: self.rows[canonical][side] for side in SIDES}
+                found.owners[canonical] = (a.path, b.path)
+            elif canonical not in found.arrays:
+                found.single["paddle"].append(below(b.holder, spelling))
+
+    def _add_pool(self, found: Pairing, assignment: Assignment) -> None:
+        ways = self.ways.get(POOL)
+        if not ways:
+            return
+        rows = dict(ways[assignment.ways.get(POOL, 0) % len(ways)])
+        rows |= {name: row["paddle"] for name, row in self.rows.items() if name in rows}
+        holders = {
+            side: {below(u.holder, u.spellings[name]): (u, name) for u in self.pool[side] for name in u.arrays}
+            for side in SIDES
+        }
+        for name, spelling in rows.items():
+            (a, own), (b, _) = holders["torch"][name], holders["paddle"][_bare(spelling)]
+            found.arrays[name] = {"torch": name, "paddle": spelling}
+            found.owners[name] = (a.path, b.path)
+            found.trained[name] = a.arrays[own].trained
+        named = {"torch": set(rows), "paddle": {_bare(spelling) for spelling in rows.values()}}
+        for side in SIDES:
+            found.single[side] += [name for name in holders[side] if name not in named[side]]
+
+    def _find_fusions(self, left: dict[str, list[Unit]]) -> None:
+        """Find fused layers, and take them and their parts out of `left`."""
+        surplus = {side: _surplus(left[side], left[_other(side)]) for side in SIDES}
+        for side in SIDES:
+            other = [u for u in left[_other(side)] if may_be_fused(u) and surplus[_other(side)][u.signature] > 0]
+            loose = {loose_shapes(unit) for unit in left[_other(side)]}
+            for i, unit in enumerate(left[side]):
+                if unit.kind not in self.models[side].own or loose_shapes(unit) in loose:
+                    continue
+                for transposed in (True, False):
+                    linear = as_linear(unit, transposed)
+                    if linear and any(
+                        u.signature[1][1:] == linear.signature[1][1:] and outputs_of(u) != outputs_of(linear)
+                        for u in other
+                    ):
+                        left[side][i] = linear
+                        self.owners[side] = [linear if u.path == unit.path else u for u in self.owners[side]]
+                        break
+        surplus = {side: _surplus(left[side], left[_other(side)]) for side in SIDES}
+        found = find_fusions(left, surplus, {side: model.inputs for side, model in self.models.items()})
+        for fusion in found:
+            parts = {part.path for part in fusion.parts}
+            left[fusion.side] = [u for u in left[fusion.side] if u.path != fusion.whole.path]
+            left[_other(fusion.side)] = [u for u in left[_other(fusion.side)] if u.path not in parts]
+        self.fusions += found
+
+    def _keys(self, left: Mapping[str, Sequence[Unit]]) -> dict[str, dict[str, Key]]:
+        """Return by side path -> what must agree: kind and shape, or for an own class the shapes of its arrays."""
+        keys: dict[str, dict[str, Key]] = {}
+        for side in SIDES:
+            own = self.models[side].own
+            keys[side] = {u.path: ("own", *loose_shapes(u)) if u.kind in own else u.signature for u in left[side]}
+        for side in SIDES:  # a layer of an own class may be a known one on the other side
+            there = _other(side)
+            more = Counter(keys[side].values()) - Counter(keys[there].values())
+            free = Counter(keys[there].values()) - Counter(keys[side].values())
+            for unit in reversed(left[side]):
+                key = keys[side][unit.path]
+                if key[0] != "own" or more[key] < 1:
+                    continue
+                for other in reversed(left[there]):
+                    known = keys[there][other.path]
+                    if known[0] != "own" and free[known] > 0 and loose_shapes(other) == loose_shapes(unit):
+                        keys[side][unit.path] = known
+                        free[known] -= 1
+                        more[key] -= 1
+                        break
+        return keys
+
+    def _find_pool(self, left: dict[str, list[Unit]]) -> None:
+        """Take units of own classes that have no partner as a whole out of `left`, if a container is among them."""
+        counts = {side: Counter(self.keys[side].values()) for side in SIDES}
+        pools = {}
+        for side in SIDES:
+            more = counts[side] - counts[_other(side)]
+            pools[side] = [
+                u for u in left[side] if self.keys[side][u.path][0] == "own" and self.keys[side][u.path] in more
+            ]
+        if all(pools.values()) and any(not unit.leaf for units in pools.values() for unit in units):
+            self.pool = pools
+            for side in SIDES:
+                left[side] = [unit for unit in left[side] if unit not in pools[side]]
+
+    def _partners(self, left: Mapping[str, Sequence[Unit]], exact: Pairs) -> list[dict[str, str]]:
+        """Return the likeliest partners; sets `how`."""
+        keys = {side: [self.keys[side][unit.path] for unit in left[side]] for side in SIDES}
+        if Counter(keys["torch"]) != Counter(keys["paddle"]):
+            return [{a.path: b.path for a, b in self._mixed(left, keys, exact)}]
+        found: list[dict[str, str]] = [{}, {}]
+        by_order = 0
+        for key in dict.fromkeys(keys["torch"]):
+            here, there = self.of_key("torch", key), self.of_key("paddle", key)
+            here, there = (
+                [u.path for u in left[s] if u.path in set(p)] for s, p in (("torch", here), ("paddle", there))
+            )
+            named = _by_normal_name(here, there) or (match_names.bijection(here, there) if len(here) > 1 else None)
+            if named:
+                self.named |= set(here) if len(here) > 1 else set()
+                found = [partner | named for partner in found]
+                continue
+            by_order += len(here) > 1
+            registered = [
+                [u.path for u in self.models[side].units if u.path in set(paths)]
+                for side, paths in (("torch", here), ("paddle", there))
+            ]
+            found[0] |= dict(zip(here, there, strict=True))
+            found[1] |= dict(zip(*registered, strict=True))
+        in_order = {a.path: b.path for a, b in zip(left["torch"], left["paddle"], strict=True)}
+        if found[0] == in_order and not (self.named and not by_order):
+            self.how = "order of execution"
+        else:
+            self.how = "order of execution, names and shapes" if by_order else "names and shapes"
+        return found if found[0] != found[1] else found[:1]
+
+    def of_key(self, side: str, key: Key) -> list[str]:
+        """Return the paths of the units with a key, in the order of execution."""
+        return [path for path, own in self.keys.get(side, {}).items() if own == key]
+
+    def _mixed(self, left: Mapping[str, Sequence[Unit]], keys: Mapping[str, Sequence[Key]], exact: Pairs) -> Pairs:
+        """Match by order and names together: first runs of layers in the same order, then unique keys, then names."""
+        torch, paddle = left["torch"], left["paddle"]
+        matcher = difflib.SequenceMatcher(None, keys["torch"], keys["paddle"], autojunk=False)
+        pairs: Pairs = []
+        for block in matcher.get_matching_blocks():
+            run = list(zip(torch[block.a :][: block.size], paddle[block.b :][: block.size], strict=True))
+            # Equal layers in sequence may be branches, whose order is arbitrary.
+            if len(run) < 2 or len({self.keys["torch"][a.path] for a, _ in run}) > 1:
+                pairs += run
+        done = {a.path for a, _ in pairs}, {b.path for _, b in pairs}
+        moved: Pairs = []
+        for key in dict.fromkeys(keys["torch"]):
+            here = [u for u in torch if u.path not in done[0] and self.keys["torch"][u.path] == key]
+            there = [u for u in paddle if u.path not in done[1] and self.keys["paddle"][u.path] == key]
+            named = [pair for pair in exact if pair[0] in here and pair[1] in there]
+            rest = (
+                [u for u in here if u not in [a for a, _ in named]],
+                [u for u in there if u not in [b for _, b in named]],
+            )
+            moved += [*named, *zip(*rest, strict=False)]
+        self.how = "order of execution" + (", names and shapes" if moved else "")
+        pairs += moved
+        done = {a.path for a, _ in pairs}, {b.path for _, b in pairs}
+        for i, side in enumerate(SIDES):
+            model = self.models[side]
+            alone = [u for u in left[side] if u.path not in done[i]]
+            if called := [unit for unit in alone if unit.path in model.inference or not model.order]:
+                raise _models_differ(left, side, called[0], pairs)
+        return pairs
+
+    def _list_ways(self) -> None:
+        """List the ways to match arrays, for the pairs of units that are not of one known kind."""
+        for assignment in self.first:
+            for a, b in [*((self.unit("torch", x), self.unit("paddle", y)) for x, y in assignment.partner.items())]:
+                own = a.kind in self.models["torch"].own or b.kind in self.models["paddle"].own
+                if own and _choice(a, b) not in self.ways and (a.kind != b.kind or shapes_differ(a, b)):
+                    self.ways[_choice(a, b)] = ways_of_units(a, b)
+        if all(self.pool.values()):
+            self.ways[POOL] = ways_of_pools(self.pool["torch"], self.pool["paddle"])
+
+
+def shapes_differ(a: Unit, b: Unit) -> bool:
+    """Whether the arrays of two units differ in names or shapes, or if they are square matrices, which may be transposed."""
+    shapes = [{name: unit.arrays[name].shape for name in unit.arrays} for unit in (a, b)]
+    return shapes[0] != shapes[1] or any(len(s) == 2 and s[0] == s[1] for s in shapes[0].values())
+
+
+def normal(path: str) -> str:
+    """Return a path without the known differences in naming."""
+    parts = []
+    for part in path.split("."):
+        known = part
+        for pattern, instead in RENAMES:
+            known = re.sub(pattern, instead, known)
+        parts.append(known.lower())
+    return ".".join(parts)
+
+
+def _choice(a: Unit, b: Unit) -> tuple[str, str]:
+    """All pairs of two classes match their arrays in the same way."""
+    return f"{a.classes[0]} {loose_shapes(a) if not a.leaf else ''}", b.classes[0]
+
+
+def _bare(spelling: str) -> str:
+    """Return a spelling without the sign of transposition."""
+    return str(dataclasses.replace(parse_spelling(spelling), transposed=False))
+
+
+def _other(side: str) -> str:
+    return SIDES[1 - SIDES.index(side)]
+
+
+def _surplus(units: Sequence[Unit], others: Sequence[Unit]) -> Counter[Any]:
+    return Counter(u.signature for u in units) - Counter(u.signature for u in others)
+
+
+def _by_name(left: Sequence[Unit], right: Sequence[Unit]) -> Pairs:
+    """Match units of the same name, kind and shape, where the name is unique on both sides."""
+    names = Counter(normal(unit.path) for unit in right), Counter(normal(unit.path) for unit in left)
+    there = {normal(unit.path): unit for unit in right}
+    found = []
+    for unit in left:
+        name = normal(unit.path)
+        if names[0][name] == names[1][name] == 1 and there[name].signature == unit.signature:
+            found.append((unit, there[name]))
+    return found
+
+
+def _by_normal_name(here: Sequence[str], there: Sequence[str]) -> dict[str, str] | None:
+    """Return path -> path if both sides have the same names, each once."""
+    names = [normal(path) for path in there]
+    if len(set(names)) < len(names) or sorted(normal(path) for path in here) != sorted(names):
+        return None
+    return {path: there[names.index(normal(path))] for path in here}
+
+
+def _fixed(models: Mapping[str, ModelDescription], rows: Sequence[Mapping[str, Any]]) -> tuple[Pairs, list[Fusion]]:
+    """Return the pairs and the fused layers of a map; `InputError` where it does not fit."""
+    pairs: Pairs = []
+    fusions: list[Fusion] = []
+    for row in rows:
+        paths = {side: [path.strip() for path in row[side].split(" + ")] for side in SIDES}
+        units = {side: [models[side].unit(path) for path in paths[side]] for side in SIDES}
+        if len(units["torch"]) == len(units["paddle"]) == 1:
+            pairs.append((units["torch"][0], units["paddle"][0]))
+            continue
+        side = next((side for side in SIDES if len(units[side]) == 1), None)
+        if side is None:
+            raise InputError(f"the map joins several layers on both sides: {row['torch']!r} and {row['paddle']!r}")
+        fusions.append(_given_fusion(models, side, units[side][0], units[_other(side)], int(row.get("heads", 1))))
+    _check_fixed(pairs, fusions)
+    return pairs, fusions
+
+
+def _given_fusion(
+    models: Mapping[str, ModelDescription], side: str, whole: Unit, parts: Sequence[Unit], heads: int
+) -> Fusion:
+    linear = [whole] if whole.kind not in models[side].own else [as_linear(whole, turned) for turned in (True, False)]
+    for one in linear:
+        if one is None or not may_be_fused(one) or not all(may_be_fused(p) and p.kind == one.kind for p in parts):
+            continue
+        fits = all(part.signature[1][1:] == one.signature[1][1:] for part in parts)
+        sizes = [outputs_of(part) for part in parts]
+        if fits and sum(sizes) == outputs_of(one) and (heads == 1 or (len(set(sizes)) == 1 and sizes[0] % heads == 0)):
+            return Fusion(side, one, tuple(parts), heads)
+    raise InputError(
+        f"the map joins {' + '.join(map(str, parts))}, whose outputs are not those of {whole}"
+        + (f" in {heads} heads" if heads > 1 else "")
+    )
+
+
+def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion]) -> None:
+    for i, side in enumerate(SIDES):
+        paths = [pair[i].path for pair in pairs]
+        for fusion in fusions:
+            paths += [fusion.whole.path] if fusion.side == side else [part.path for part in fusion.parts]
+        twice = [path for path, count in Counter(paths).items() if count > 1]
+        if twice:
+            raise InputError(f"the map names the {side} layer {twice[0]!r} twice")
+    for a, b in pairs:
+        if a.signature != b.signature and a.kind == b.kind:
+            raise InputError(f"the map pairs {a} with {b}, whose shapes differ")
+
+
+def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
+    """Say where two architectures diverge: the first unit without a partner, and what the other side has there."""
+    there = _other(side)
+    own, other = left[side], left[there]
+    partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
+    before = [u for u in own[: own.index(unit)] if u.path in partner]
+    after = other[other.index(partner[before[-1].path]) + 1 :] if before else list(other)
+    beside = after[0] if after else None
+    after_pair = f"after {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
+    message = (
+        f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
+        f"{beside or 'nothing more'}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, {len(pairs)} matched"
+    )
+    taken = {u.path for pair in pairs for u in pair if u.side == there}
+    free = [u for u in other if u.path not in taken]
+    return ModelsDiffer(message + _remedy(side, unit, free), {side: unit, there: beside})
+
+
+def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
+    """Return the line of a map that would settle it, where layers without a partner could be its parts."""
+    parts: list[Unit] = []
+    if may_be_fused(unit):
+        for one in free:
+            same = may_be_fused(one) and one.kind == unit.kind and one.signature[1][1:] == unit.signature[1][1:]
+            if same and sum(map(outputs_of, [*parts, one])) <= outputs_of(unit):
+                parts.append(one)
+    if len(parts) < 2 or sum(map(outputs_of, parts)) != outputs_of(unit):
+        return ""
+    row = json.dumps({"layers": [Fusion(side, unit, tuple(parts)).map_row()]})
+    return f". If {unit.path} is fused, say so in a file for --map: {row}"
+
+
+def neighbours(problem: Problem, assignment: Assignment) -> Iterator[tuple[str, str]]:
+    """Yield pairs of torch paths that may be exchanged: their units have the same key, and their names do not decide."""
+    for key in dict.fromkeys(problem.keys.get("torch", {}).values()):
+        paths = [p for p in problem.of_key("torch", key) if p in assignment.partner and p not in problem.named]
+        for i, one in enumerate(paths):
+            for two in paths[i + 1 :]:
+                yield one, two

@@ -1,0 +1,121 @@
+"""What is matched, and the result: the description of a model, and the pairs of layers and arrays of two models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parity.errors import InputError
+from parity.modules.description import Unit, below, units_of
+from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
+from parity.pairs.match_fused import Fusion
+from parity.short_repr import ShortRepr
+
+
+class ModelsDiffer(InputError):
+    """The two models have different architectures. The message says where they diverge; `at` holds the units there, by side."""
+
+    def __init__(self, message: str, at: Mapping[str, Unit | None]) -> None:
+        super().__init__(message)
+        self.at = dict(at)
+
+
+@dataclass(frozen=True, repr=False)
+class ModelDescription(ShortRepr):
+    """One side: its units, and the paths of the layers in the order of their first call, in inference and then in training.
+
+    `inputs`: path of a layer -> what its first call got, in a form that is equal for equal arrays. `own`: the kinds that no table lists.
+    `heads`: the numbers of attention heads that the model's layers state.
+    """
+
+    side: str
+    units: Sequence[Unit]
+    order: Sequence[str] = ()
+    inference: frozenset[str] = frozenset()
+    inputs: Mapping[str, object] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+    heads: Sequence[int] = ()
+
+    @staticmethod
+    def of(
+        side: str,
+        modules: Sequence[Mapping[str, Any]],
+        order: Sequence[str] = (),
+        inference: Sequence[str] = (),
+        kinds: Kinds = KINDS,
+        inputs: Mapping[str, object] | None = None,
+    ) -> ModelDescription:
+        """Build it from the modules that a worker described and the calls that it recorded; `kinds` are the known layer kinds."""
+        units = units_of(side, modules, kinds)
+        own = frozenset(unit.kind for unit in units) - set(kinds)
+        return ModelDescription(side, units, order, frozenset(inference), inputs or {}, own, _heads(modules))
+
+    def unit(self, path: str) -> Unit:
+        """The unit of a path; `InputError` where there is none."""
+        for unit in self.units:
+            if unit.path == path:
+                return unit
+        raise InputError(f"the {self.side} model has no layer {path!r} to match")
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of every array of the units, by its own name."""
+        return {
+            below(unit.holder, name_in(unit.spellings[name])): list(array.shape)
+            for unit in self.units
+            for name, array in unit.arrays.items()
+        }
+
+    def owners(self) -> list[Unit]:
+        """Return the units that own arrays, in the order of execution; units that are never called come last."""
+        place = {path: i for i, path in enumerate(self.order)}
+        holding = [unit for unit in self.units if unit.owns]
+        return sorted(holding, key=lambda unit: place.get(unit.path, len(place)))
+
+
+def _heads(modules: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the values of attributes such as `num_heads`."""
+    found = {
+        value: None
+        for module in modules
+        for name, value in module["attributes"].items()
+        if "head" in name.lower() and type(value) is int and value > 1
+    }
+    return list(found)
+
+
+@dataclass(repr=False)
+class Pairing(ShortRepr):
+    """Pairs of units (torch, paddle), units without a partner by side, how the pairs were found, and where every array is stored.
+
+    `arrays`: canonical name (torch's path and the kind's name) -> side -> spelling below the root of the model.
+    `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
+    `owners`: canonical name -> the layers on both sides. `trained`: canonical name -> whether training changes the reference's array.
+    `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
+    compared; 0 if no choice was left. `notes`: sentences on what values could not decide.
+    """
+
+    pairs: list[tuple[Unit, Unit]]
+    how: str
+    alone: dict[str, list[Unit]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    arrays: dict[str, dict[str, str]] = field(default_factory=dict)
+    single: dict[str, list[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    shapes: dict[str, dict[str, list[int]]] = field(default_factory=lambda: {side: {} for side in SIDES})
+    owners: dict[str, tuple[str, str]] = field(default_factory=dict)
+    trained: dict[str, bool] = field(default_factory=dict)
+    fusions: Sequence[Fusion] = ()
+    tried: int = 0
+    confirmed: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def partner(self, side: str) -> dict[str, str]:
+        """Path on `side` -> path on the other."""
+        here, there = (0, 1) if side == SIDES[0] else (1, 0)
+        return {pair[here].path: pair[there].path for pair in self.pairs}
+
+    def sentence(self) -> str:
+        """Return how the pairs were found, and what their values said."""
+        if not self.tried:
+            return self.how
+        count = f"{self.tried} assignment{'s' if self.tried > 1 else ''} tried"
+        return f"{self.how}, {f'confirmed by values ({count})' if self.confirmed else f'not confirmed by values ({count})'}"

@@ -1,0 +1,350 @@
+"""Decide between assignments of layers by values: load the same weights by each, run inference, and see how far all tensors agree.
+
+The assignment whose tensors all agree is taken. If none does, the one that agrees farthest is taken, so that a mistake in one model does
+not hide which layers are pairs. Pairs that names decide are not exchanged: an exchange of them is a difference, which is then reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.backend.child_process import Record
+from parity.compare.relative_error import distance
+from parity.errors import InputError
+from parity.modules.layer_kinds import SIDES
+from parity.pairs import alignment, mapping, match_names
+from parity.pairs.alignment import Call
+from parity.pairs.match_fused import Fusion, outputs_of, split_run
+from parity.pairs.match_layers import Assignment, Problem, neighbours
+from parity.pairs.match_models import Pairing
+from parity.pairs.model_server import ModelRun
+
+MOST_TRIED = 100
+"""This many assignments are tried at most."""
+
+AGREE = {"float64": 1e-9, "float32": 1e-3}
+"""Largest relative error at which two tensors agree, by dtype: far above rounding, far below what another layer computes."""
+
+MOST_NAMED = 3
+"""A sentence names this many pairs and counts the rest."""
+
+
+@dataclass(frozen=True, order=True)
+class Reach:
+    """How far the tensors of an assignment agree: all of them, the outputs, up to which call of the reference, and how many."""
+
+    whole: bool
+    outputs: bool
+    call: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An assignment with what its values showed. `failing`: the calls of the first mismatch, and whether it is in an input."""
+
+    assignment: Assignment
+    reach: Reach
+    failing: tuple[Call, Call, bool] | None
+    paddle: ModelRun | None
+
+
+def digest(arrays: Sequence[Array]) -> bytes:
+    """Return a digest that is equal for equal arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.digest()
+
+
+def inputs_of(run: ModelRun) -> dict[str, bytes]:
+    """Return path of a layer -> digest of the inputs of its first call."""
+    found: dict[str, bytes] = {}
+    for note in run.calls:
+        if note["path"] not in found and note["inputs"]:
+            found[note["path"]] = digest([run.arrays[key] for key in note["inputs"]])
+    return found
+
+
+class Models:
+    """Both models of a comparison: `put` loads own arrays into one side, `run` runs it in inference. `arrays` are the fresh ones."""
+
+    def __init__(
+        self,
+        put: Callable[[str, Record], None],
+        run: Callable[[str], ModelRun],
+        arrays: Mapping[str, Record],
+        spread: Callable[[str, Array], Array],
+        aliases: Mapping[str, Mapping[str, str]],
+        dtype: str,
+    ) -> None:
+        self.put, self.run, self.arrays, self.aliases, self.dtype = put, run, arrays, aliases, dtype
+        self.spread = {name: spread(name, array) for name, array in arrays["torch"].items()}
+        self.spread |= {name: self.spread[first] for name, first in aliases["torch"].items() if first in self.spread}
+        self.shapes = {side: {name: list(array.shape) for name, array in arrays[side].items()} for side in SIDES}
+
+
+def decide(problem: Problem, models: Callable[[], Models]) -> Pairing:
+    """Return the pairing of the likeliest assignment whose values agree. Models run only if names leave a choice."""
+    first = mapping.checked(problem, problem.first[0])
+    choice = problem.fusions or any(len(ways) > 1 for ways in problem.ways.values())
+    if problem.exact and not choice:
+        return first
+    return Search(problem, models()).decide()
+
+
+class Search:
+    """The search over the assignments of a problem. Every trial loads Paddle's model and runs it once."""
+
+    def __init__(self, problem: Problem, models: Models) -> None:
+        self.problem, self.models = problem, models
+        self.tried: dict[str, Trial] = {}
+        models.put("torch", {name: array for name, array in models.spread.items() if name in models.shapes["torch"]})
+        self.torch = models.run("torch")
+        self._inputs = inputs_of(self.torch)
+
+    def decide(self) -> Pairing:
+        """Return the pairing; both models get their arrays back."""
+        try:
+            best = max((self.attempt(one) for one in self._first()), key=lambda trial: trial.reach)
+            best = self._improve(best)
+            notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
+        finally:
+            self.models.put("torch", dict(self.models.arrays["torch"]))
+        found = mapping.checked(self.problem, best.assignment)
+        found.tried, found.confirmed, found.notes = len(self.tried), best.reach.whole, notes
+        if not best.reach.whole and (words := self._doubtful(best.assignment)):
+            found.notes.append(
+                f"no assignment of {words} makes all tensors agree: the one that agrees farthest is used"
+            )
+        return found
+
+    def _first(self) -> Iterator[Assignment]:
+        """Yield the likeliest assignments, until one agrees."""
+        for one in self.problem.first:
+            yield one
+            if self.attempt(one).reach.whole:
+                return
+
+    def attempt(self, assignment: Assignment) -> Trial:
+        """Return the trial of an assignment, which runs only once."""
+        key = repr(
+            (sorted(assignment.partner.items()), list(map(str, assignment.fusions)), sorted(assignment.ways.items()))
+        )
+        if key not in self.tried:
+            self.tried[key] = self._try(assignment)
+        return self.tried[key]
+
+    def _try(self, assignment: Assignment) -> Trial:
+        models, pairing = self.models, self.problem.pairing(assignment)
+        state = mapping.canonical(pairing, "torch", models.spread)
+        try:
+            models.put(
+                "paddle", mapping.spelled(pairing, "paddle", state, models.shapes["paddle"], models.arrays["paddle"])
+            )
+            run = models.run("paddle")
+        except InputError:
+            return Trial(assignment, Reach(False, False, -1, 0), None, None)
+        described = self.problem.described(pairing)
+        runs = {
+            side: split_run(one, side, pairing.fusions)[0] for side, one in (("torch", self.torch), ("paddle", run))
+        }
+        calls = [alignment.calls_of(described[side].units, runs[side].calls) for side in SIDES]
+        aligned = alignment.align(pairing, *calls)
+        count, failing, outputs = 0, None, True
+        for compared in alignment.forward(aligned, "eval", runs["torch"], runs["paddle"], ()):
+            one, two = compared.torch, compared.paddle
+            agrees = one is not None and two is not None and one.shape == two.shape
+            agrees = agrees and distance(one, two) <= AGREE[models.dtype]
+            count += agrees
+            if not agrees and compared.calls is None:
+                outputs = False
+            elif not agrees and failing is None and compared.calls:
+                failing = (*compared.calls, ":input" in compared.name)
+        call = failing[0].number if failing else len(runs["torch"].calls)
+        whole = failing is None and outputs
+        return Trial(assignment, Reach(whole, outputs, call, count), failing, runs["paddle"])
+
+    def _improve(self, best: Trial) -> Trial:
+        """Change the assignment as long as its tensors agree farther."""
+        while not best.reach.whole:
+            better = None
+            for change in self._changes(best):
+                if len(self.tried) >= MOST_TRIED:
+                    return best
+                trial = self.attempt(change)
+                if trial.reach > best.reach:
+                    better = trial
+                    break
+            if better is None:
+                return best
+            best = better
+        return best
+
+    def _changes(self, trial: Trial) -> Iterator[Assignment]:
+        """Yield changed assignments, the likeliest first."""
+        yield from self._by_data_flow(trial)
+        yield from self._by_fusions(trial.assignment)
+        yield from self._by_ways(trial.assignment)
+        yield from self._by_exchange(trial)
+
+    def _by_data_flow(self, trial: Trial) -> Iterator[Assignment]:
+        """Exchange partners so that a layer whose input differs gets one with the same input."""
+        if trial.failing is None or trial.paddle is None or not trial.failing[2]:
+            return
+        one = trial.failing[0]
+        path = one.unit.path
+        if path not in trial.assignment.partner or path in self.problem.named:
+            return
+        wanted = [self.torch.arrays[key] for key in one.inputs if key in self.torch.arrays]
+        same = set(self.problem.of_key("paddle", self.problem.keys["torch"].get(path, ())))
+        for note in trial.paddle.calls:
+            if note["path"] not in same or len(note["inputs"]) != len(wanted):
+                continue
+            given = [trial.paddle.arrays[key] for key in note["inputs"]]
+            if all(distance(a, b) <= AGREE[self.models.dtype] for a, b in zip(wanted, given, strict=True)):
+                back = {b: a for a, b in trial.assignment.partner.items()}
+                other = back.get(note["path"])
+                if other and other != path and other not in self.problem.named:
+                    yield _exchange(trial.assignment, [(path, other)])
+
+    def _by_fusions(self, assignment: Assignment) -> Iterator[Assignment]:
+        """Change the order of the parts of fused layers and their layout: of all in the same way, and then of one."""
+        fixed = set(map(str, self.problem.fixed_fusions))
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for i, fusion in enumerate(assignment.fusions):
+            if str(fusion) not in fixed:
+                groups[len(fusion.parts), fusion.whole.kind, fusion.whole.classes[0]].append(i)
+        for numbers in groups.values():
+            orders, heads = self._layouts(assignment.fusions[numbers[0]])
+            for order, head in itertools.product(orders, heads):
+                changed = list(assignment.fusions)
+                for i in numbers:
+                    changed[i] = _reordered(changed[i], order, head)
+                yield dataclasses.replace(assignment, fusions=tuple(changed))
+            for i in numbers if len(numbers) > 1 else ():
+                for order, head in itertools.product(orders, heads):
+                    changed = list(assignment.fusions)
+                    changed[i] = _reordered(changed[i], order, head)
+                    yield dataclasses.replace(assignment, fusions=tuple(changed))
+
+    def _layouts(self, fusion: Fusion) -> tuple[list[tuple[int, ...]], list[int]]:
+        """Return the orders of the parts that names leave open, and the numbers of heads that are possible."""
+        count = len(fusion.parts)
+        spelled = match_names.order_of_parts(fusion.whole.path, [part.path for part in fusion.parts])
+        orders = [tuple(range(count))] if spelled else list(itertools.permutations(range(count)))
+        sizes = {outputs_of(part) for part in fusion.parts}
+        if len(sizes) > 1:
+            return orders, [1]
+        size = sizes.pop()
+        stated = [n for side in SIDES for n in self.problem.models[side].heads]
+        usual = [n for n in range(2, min(size, 129)) if size % n == 0]
+        return orders, [1, *(n for n in dict.fromkeys([*stated, *usual]) if size % n == 0)]
+
+    def _by_ways(self, assignment: Assignment) -> Iterator[Assignment]:
+        """Match the arrays of own classes in another way."""
+        for choice, ways in self.problem.ways.items():
+            now = assignment.ways.get(choice, 0)
+            for number in range(len(ways)):
+                if number != now:
+                    yield dataclasses.replace(assignment, ways={**assignment.ways, choice: number})
+
+    def _by_exchange(self, trial: Trial) -> Iterator[Assignment]:
+        """Exchange partners: of layers with the same input near the first mismatch, in all blocks and then in one."""
+        place = {note["path"]: i for i, note in reversed(list(enumerate(self.torch.calls)))}
+        until = trial.failing[0].number if trial.failing else len(self.torch.calls)
+        pairs = [pair for pair in neighbours(self.problem, trial.assignment) if all(path in place for path in pair)]
+        pairs.sort(key=lambda pair: (not self._same_input(pair), abs(until - max(place[path] for path in pair))))
+        alike: dict[Any, list[tuple[str, str]]] = defaultdict(list)
+        for one, two in pairs:
+            heads = one.rpartition("."), two.rpartition(".")
+            if heads[0][0] == heads[1][0]:
+                alike[heads[0][2], heads[1][2]].append((one, two))
+        for group in alike.values():
+            if len(group) > 1:
+                yield _exchange(trial.assignment, group)
+        for pair in pairs:
+            yield _exchange(trial.assignment, [pair])
+
+    def _same_input(self, pair: tuple[str, str]) -> bool:
+        first, second = (self._inputs.get(path) for path in pair)
+        return first is not None and first == second
+
+    def _undecided(self, best: Trial) -> list[str]:
+        """Return a sentence on layers whose exchange changes no value, although their names do not say which is which."""
+        found, untested = [], 0
+        for pair in neighbours(self.problem, best.assignment):
+            if not self._same_input(pair):
+                continue
+            if len(self.tried) >= MOST_TRIED:
+                untested += 1
+            elif self.attempt(_exchange(best.assignment, [pair])).reach.whole:
+                found.append(pair)
+        partner = best.assignment.partner
+        notes = []
+        if found:
+            rest = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            words = "; ".join(f"{a} = {partner[a]}, {b} = {partner[b]}" for a, b in found[:MOST_NAMED])
+            notes.append(
+                f"neither names nor values decide these pairs, which the order of execution gave: {words}{rest}. A map can exchange them"
+            )
+        if untested:
+            notes.append(
+                f"{untested} exchanges of layers with the same input were not tried: the limit is {MOST_TRIED} assignments"
+            )
+        return notes
+
+    def _exchanged(self, best: Trial) -> list[str]:
+        """Return a sentence on an exchange of layers, against their names, that makes all tensors agree."""
+        named = self.problem.named
+        for key in dict.fromkeys(self.problem.keys.get("torch", {}).values()):
+            paths = [path for path in self.problem.of_key("torch", key) if path in named]
+            for pair in itertools.combinations(paths, 2):
+                if len(self.tried) >= MOST_TRIED:
+                    return []
+                trial = self.attempt(_exchange(best.assignment, [pair]))
+                if trial.reach.whole:
+                    words = " and ".join(f"{path} = {trial.assignment.partner[path]}" for path in pair)
+                    return [f"with {words}, against their names, all tensors agree: one model uses them exchanged"]
+        for i, fusion in enumerate(best.assignment.fusions):
+            for order in itertools.permutations(range(len(fusion.parts))):
+                if len(self.tried) >= MOST_TRIED:
+                    return []
+                fusions = list(best.assignment.fusions)
+                fusions[i] = _reordered(fusion, order, fusion.heads)
+                trial = self.attempt(dataclasses.replace(best.assignment, fusions=tuple(fusions)))
+                if trial.reach.whole:
+                    return [
+                        f"with {fusions[i]}, all tensors agree: one model uses the parts of {fusion.whole.path} in another order"
+                    ]
+        return []
+
+    def _doubtful(self, assignment: Assignment) -> str:
+        """Return the layers that names do not decide."""
+        pairs = {path: None for pair in neighbours(self.problem, assignment) for path in pair}
+        found = [f"{path} = {assignment.partner[path]}" for path in pairs]
+        fixed = set(map(str, self.problem.fixed_fusions))
+        found += [str(fusion) for fusion in assignment.fusions if str(fusion) not in fixed]
+        rest = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        return ", ".join(found[:MOST_NAMED]) + rest
+
+
+def _exchange(assignment: Assignment, pairs: Sequence[tuple[str, str]]) -> Assignment:
+    partner = dict(assignment.partner)
+    for one, two in pairs:
+        partner[one], partner[two] = partner[two], partner[one]
+    return dataclasses.replace(assignment, partner=partner)
+
+
+def _reordered(fusion: Fusion, order: Sequence[int], heads: int) -> Fusion:
+    return dataclasses.replace(fusion, parts=tuple(fusion.parts[i] for i in order), heads=heads)
