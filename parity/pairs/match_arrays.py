@@ -30,9 +30,12 @@ def shapes_of(unit: Unit) -> dict[str, tuple[int, ...]]:
     return {name: parse_spelling(unit.spellings[name]).shape(array.shape) for name, array in unit.arrays.items()}
 
 
-def ways_of_units(torch: Unit, paddle: Unit) -> list[Rows]:
-    """Return the ways to match the arrays of two units: canonical name of the torch side -> spelling of Paddle's array."""
-    return list(itertools.islice(_ways(shapes_of(torch), shapes_of(paddle), paddle.spellings), MOST_OPTIONS))
+def ways_of_units(torch: Unit, paddle: Unit, turn: bool) -> list[Rows]:
+    """Return the ways to match the arrays of two units: canonical name of the torch side -> spelling of Paddle's array.
+
+    With `turn`, a square matrix may be transposed even where both sides give it one name.
+    """
+    return list(itertools.islice(_ways(shapes_of(torch), shapes_of(paddle), paddle.spellings, turn), MOST_OPTIONS))
 
 
 def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
@@ -41,7 +44,7 @@ def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
         {below(u.holder, u.spellings[name]): shape for u in units for name, shape in shapes_of(u).items()}
         for units in (torch, paddle)
     )
-    return list(itertools.islice(_ways(here, there, {name: name for name in there}), MOST_OPTIONS))
+    return list(itertools.islice(_ways(here, there, {name: name for name in there}, False), MOST_OPTIONS))
 
 
 def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,7 +52,10 @@ def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _ways(
-    here: Mapping[str, tuple[int, ...]], there: Mapping[str, tuple[int, ...]], spellings: Mapping[str, str]
+    here: Mapping[str, tuple[int, ...]],
+    there: Mapping[str, tuple[int, ...]],
+    spellings: Mapping[str, str],
+    turn_same: bool,
 ) -> Iterator[Rows]:
     sure: dict[str, str] = {}
     unsure: list[tuple[list[str], list[list[str]]]] = []
@@ -67,19 +73,21 @@ def _ways(
             count = min(len(ours), len(theirs))
             orders = [list(order) for order in itertools.islice(itertools.permutations(theirs, count), MOST_OPTIONS)]
             unsure.append((ours, orders))
-    squares = any(len(here[a]) == 2 and here[a][0] == here[a][1] for a in sure) or any(
-        len(here[a]) == 2 and here[a][0] == here[a][1] for ours, _ in unsure for a in ours
-    )
     for chosen in itertools.product(*(orders for _, orders in unsure)):
         found = dict(sure)
         for (ours, _), order in zip(unsure, chosen, strict=True):
             found |= dict(zip(ours, order, strict=False))
-        for turned in (False, True) if squares else (False,):
-            yield {a: _turned(spellings[b], here[a], there[b], turned) for a, b in found.items()}
+        squares = {a for a, b in found.items() if _is_square(here[a]) and (turn_same or a != b)}
+        # Other matrices of the layer say whether one side stores its matrices transposed.
+        turned = [here[a] != there[b] for a, b in found.items() if len(here[a]) == 2 and not _is_square(here[a])]
+        for turn in (any(turned), not any(turned)) if squares else (False,):
+            yield {a: _turned(spellings[b], here[a] != there[b] or (turn and a in squares)) for a, b in found.items()}
 
 
-def _turned(spelling: str, here: tuple[int, ...], there: tuple[int, ...], turn_squares: bool) -> str:
+def _is_square(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == shape[1]
+
+
+def _turned(spelling: str, turn: bool) -> str:
     own = parse_spelling(spelling)
-    if here != there or (turn_squares and len(here) == 2 and here[0] == here[1]):
-        own = dataclasses.replace(own, transposed=not own.transposed)
-    return str(own)
+    return str(dataclasses.replace(own, transposed=own.transposed ^ turn))

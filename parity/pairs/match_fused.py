@@ -1,7 +1,6 @@
 """Fused layers: one layer whose outputs are those of several layers on the other side, such as qkv for query, key and value.
 
-The parts of the fused layer become units, as if it were several layers. A run of the model is changed in the same way: each call of
-the fused layer becomes one call for each part.
+The parts of the fused layer become units, as if it were several layers. `parity.pairs.match_runs` changes runs in the same way.
 """
 
 from __future__ import annotations
@@ -12,19 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from parity.arrays import Array
-from parity.backend.child_process import Record
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES, Spelling, parse_spelling
 from parity.pairs import match_names
-from parity.pairs.model_server import ModelRun
 
 CHANNELS = {"Linear": -1, "Conv1d": 1, "Conv2d": 1, "Conv3d": 1}
 """Kinds of layers that may be fused -> the axis of their outputs that is divided."""
 
-MOST_PARTS = 4
+MOST_PARTS = 8
 """A fused layer has at most this many parts."""
 
 
@@ -175,39 +170,27 @@ def as_linear(unit: Unit, transposed: bool) -> Unit | None:
     )
 
 
-Splits = dict[str, list[tuple[str, Fusion, int]]]
-"""Key of an output of a fused layer -> key of a part, fused layer, number of the part."""
+ATTENTION = "MultiheadAttention"
+"""The kind of layer that may be opened: its projections become units where the other side has them as layers."""
 
 
-def split_run(run: ModelRun, side: str, fusions: Sequence[Fusion]) -> tuple[ModelRun, Splits]:
-    """Return a run in which each call of a fused layer of `side` is one call for each part, and how its outputs were split."""
-    fused = {fusion.whole.path: fusion for fusion in fusions if fusion.side == side}
-    splits: Splits = {}
-    if not fused:
-        return run, splits
-    arrays, calls = dict(run.arrays), list[dict[str, Any]]()
-    for note in run.calls:
-        fusion = fused.get(note["path"])
-        if fusion is None:
-            calls.append(note)
-            continue
-        parts = [{"path": path, "inputs": note["inputs"], "outputs": list[str]()} for path in fusion.paths()]
-        for key in note["outputs"]:
-            for number, array in enumerate(fusion.outputs(arrays[key])):
-                part = f"{key} {parts[number]['path']}"
-                arrays[part] = np.ascontiguousarray(array)
-                parts[number]["outputs"].append(part)
-                splits.setdefault(key, []).append((part, fusion, number))
-        calls += parts
-    return dataclasses.replace(run, arrays=arrays, calls=calls), splits
-
-
-def split_gradients(gradients: Record, splits: Splits) -> Record:
-    """Return the gradients of a backward pass with those of the parts of fused layers added."""
-    found = dict(gradients)
-    for key, parts in splits.items():
-        whole = gradients.get(f"backward/{key}")
-        if whole is not None:
-            for part, fusion, number in parts:
-                found[f"backward/{part}"] = np.ascontiguousarray(fusion.outputs(whole)[number])
+def open_attention(unit: Unit) -> list[Unit]:
+    """Return the projections of an attention layer as units; the layer itself if its arrays are not those of projections only."""
+    if unit.kind != ATTENTION or not all("." in name for name in unit.arrays):
+        return [unit]
+    found = []
+    for label in dict.fromkeys(name.partition(".")[0] for name in unit.arrays):
+        own = {name.partition(".")[2]: name for name in unit.arrays if name.startswith(f"{label}.")}
+        found.append(
+            dataclasses.replace(
+                unit,
+                path=f"{unit.path}[{label}]",
+                layer=unit.path,
+                kind="Linear",
+                arrays={name: unit.arrays[whole] for name, whole in own.items()},
+                spellings={name: unit.spellings[whole] for name, whole in own.items()},
+                settings={},
+                note="",
+            )
+        )
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,7 @@ POOL = ("", "")
 
 @dataclass(frozen=True)
 class Assignment:
-    """One way to match two models. `partner`: torch path -> Paddle path. `ways`: choice -> number of the way in `Problem.ways`."""
+    """One way to match two models. `partner`: torch path -> Paddle path. `ways`: choice -> number of the way to match arrays."""
 
     partner: Mapping[str, str]
     fusions: tuple[Fusion, ...] = ()
@@ -49,12 +50,15 @@ class Problem:
     """Two models to match. `first` are the likeliest assignments; `pairing` turns one into pairs of layers and arrays.
 
     `named`: the torch paths whose partners their names decide. `exact`: all names agree. `keys`: path -> what must agree, by side.
+    `ways`: choice -> in how many ways arrays can be matched there.
     """
 
     def __init__(self, torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any]) -> None:
         self.models = {SIDES[0]: torch, SIDES[1]: paddle}
         self.rows: Mapping[str, Mapping[str, Any]] = given.get("arrays", {})
-        self.ways: dict[tuple[str, str], list[Rows]] = {}
+        self.ways: dict[tuple[str, str], int] = {}
+        self.pool_ways: list[Rows] = []
+        self._known_ways: dict[tuple[str, str], list[Rows]] = {}
         self.fixed, self.fixed_fusions = _fixed(self.models, given.get("layers", []))
         self.owners = {side: list(model.owners()) for side, model in self.models.items()}
         self.pool: dict[str, list[Unit]] = {side: [] for side in SIDES}
@@ -82,8 +86,6 @@ class Problem:
         if self.fixed or self.fixed_fusions:
             count = len(self.fixed) + sum(len(fusion.parts) for fusion in self.fixed_fusions)
             self.how = f"a map for {count} layers" + (f", {self.how} for the rest" if partners[0] else "")
-        elif self.fusions:
-            self.how += f", {', '.join(map(str, self.fusions[:2]))}" + (" and so on" if len(self.fusions) > 2 else "")
         self._list_ways()
 
     def unit(self, side: str, path: str) -> Unit:
@@ -99,9 +101,12 @@ class Problem:
         order = {unit.path: i for i, unit in enumerate(self.owners["torch"])}
         fixed = {a.path for a, _ in self.fixed}
         pairs.sort(key=lambda pair: (pair[0].path not in fixed, order.get(pair[0].holder, len(order))))
-        found = Pairing(pairs, self.how, fusions=assignment.fusions)
+        fused = [str(fusion) for fusion in assignment.fusions if fusion not in self.fixed_fusions]
+        how = ", ".join([self.how, *fused[:2]]) + (f" and {len(fused) - 2} more" if len(fused) > 2 else "")
+        found = Pairing(pairs, how, fusions=assignment.fusions)
         for side in SIDES:
-            matched = {pair[SIDES.index(side)].holder for pair in pairs} | {unit.path for unit in self.pool[side]}
+            matched = {pair[SIDES.index(side)].path for pair in pairs} | {unit.path for unit in self.pool[side]}
+            matched |= {fusion.whole.path for fusion in assignment.fusions if fusion.side == side}
             found.alone[side] = [unit for unit in self.owners[side] if unit.path not in matched]
             found.shapes[side] = self.models[side].shapes()
         for a, b in pairs:
@@ -121,11 +126,11 @@ class Problem:
 
     def _add_arrays(self, found: Pairing, assignment: Assignment, a: Unit, b: Unit) -> None:
         """Fill in where every array of two units is stored on both sides."""
-        ways = self.ways.get(_choice(a, b))
-        if ways is None:
-            rows = {name: b.spellings[name] for name in a.spellings if name in b.spellings}
-        else:
+        if self._is_open(a, b):
+            ways = self._ways_of(a, b)
             rows = dict(ways[assignment.ways.get(_choice(a, b), 0) % len(ways)]) if ways else {}
+        else:
+            rows = {name: b.spellings[name] for name in a.spellings if name in b.spellings}
         theirs = set(rows.values())
         for name, spelling in a.spellings.items():
             canonical = below(a.path, name)
@@ -152,10 +157,9 @@ class Problem:
                 found.single["paddle"].append(below(b.holder, spelling))
 
     def _add_pool(self, found: Pairing, assignment: Assignment) -> None:
-        ways = self.ways.get(POOL)
-        if not ways:
+        if not self.pool_ways:
             return
-        rows = dict(ways[assignment.ways.get(POOL, 0) % len(ways)])
+        rows = dict(self.pool_ways[assignment.ways.get(POOL, 0)])
         rows |= {name: row["paddle"] for name, row in self.rows.items() if name in rows}
         holders = {
             side: {below(u.holder, u.spellings[name]): (u, name) for u in self.pool[side] for name in u.arrays}
@@ -169,6 +173,13 @@ class Problem:
         named = {"torch": set(rows), "paddle": {_bare(spelling) for spelling in rows.values()}}
         for side in SIDES:
             found.single[side] += [name for name in holders[side] if name not in named[side]]
+
+    def _is_open(self, a: Unit, b: Unit) -> bool:
+        """Whether the arrays of two units may be matched in several ways: their kinds differ, or names or shapes of arrays do."""
+        if a.kind != b.kind:
+            return True
+        arrays = [{name: array.shape for name, array in unit.arrays.items()} for unit in (a, b)]
+        return a.kind in self.models["torch"].own and arrays[0] != arrays[1]
 
     def _find_fusions(self, left: dict[str, list[Unit]]) -> None:
         """Find fused layers, and take them and their parts out of `left`."""
@@ -241,22 +252,19 @@ class Problem:
         found: list[dict[str, str]] = [{}, {}]
         by_order = 0
         for key in dict.fromkeys(keys["torch"]):
-            here, there = self.of_key("torch", key), self.of_key("paddle", key)
-            here, there = (
-                [u.path for u in left[s] if u.path in set(p)] for s, p in (("torch", here), ("paddle", there))
-            )
-            named = _by_normal_name(here, there) or (match_names.bijection(here, there) if len(here) > 1 else None)
-            if named:
-                self.named |= set(here) if len(here) > 1 else set()
-                found = [partner | named for partner in found]
-                continue
+            here, there = ([unit.path for unit in left[side] if self.keys[side][unit.path] == key] for side in SIDES)
+            named = _by_normal_name(here, there) or match_names.pairs_by_words(here, there)
+            if len(here) > 1:
+                self.named |= set(named)
+            here = [path for path in here if path not in named]
+            there = [path for path in there if path not in named.values()]
             by_order += len(here) > 1
             registered = [
-                [u.path for u in self.models[side].units if u.path in set(paths)]
+                [unit.path for unit in self.models[side].units if unit.path in set(paths)]
                 for side, paths in (("torch", here), ("paddle", there))
             ]
-            found[0] |= dict(zip(here, there, strict=True))
-            found[1] |= dict(zip(*registered, strict=True))
+            found[0] |= named | dict(zip(here, there, strict=True))
+            found[1] |= named | dict(zip(*registered, strict=True))
         in_order = {a.path: b.path for a, b in zip(left["torch"], left["paddle"], strict=True)}
         if found[0] == in_order and not (self.named and not by_order):
             self.how = "order of execution"
@@ -295,25 +303,27 @@ class Problem:
         for i, side in enumerate(SIDES):
             model = self.models[side]
             alone = [u for u in left[side] if u.path not in done[i]]
-            if called := [unit for unit in alone if unit.path in model.inference or not model.order]:
+            if called := [unit for unit in alone if unit.holder in model.inference or not model.order]:
                 raise _models_differ(left, side, called[0], pairs)
         return pairs
 
     def _list_ways(self) -> None:
         """List the ways to match arrays, for the pairs of units that are not of one known kind."""
         for assignment in self.first:
-            for a, b in [*((self.unit("torch", x), self.unit("paddle", y)) for x, y in assignment.partner.items())]:
-                own = a.kind in self.models["torch"].own or b.kind in self.models["paddle"].own
-                if own and _choice(a, b) not in self.ways and (a.kind != b.kind or shapes_differ(a, b)):
-                    self.ways[_choice(a, b)] = ways_of_units(a, b)
+            for one, two in assignment.partner.items():
+                a, b = self.unit("torch", one), self.unit("paddle", two)
+                if self._is_open(a, b):
+                    self.ways[_choice(a, b)] = max(self.ways.get(_choice(a, b), 0), len(self._ways_of(a, b)))
         if all(self.pool.values()):
-            self.ways[POOL] = ways_of_pools(self.pool["torch"], self.pool["paddle"])
+            self.pool_ways = ways_of_pools(self.pool["torch"], self.pool["paddle"])
+            self.ways[POOL] = len(self.pool_ways)
 
-
-def shapes_differ(a: Unit, b: Unit) -> bool:
-    """Whether the arrays of two units differ in names or shapes, or if they are square matrices, which may be transposed."""
-    shapes = [{name: unit.arrays[name].shape for name in unit.arrays} for unit in (a, b)]
-    return shapes[0] != shapes[1] or any(len(s) == 2 and s[0] == s[1] for s in shapes[0].values())
+    def _ways_of(self, a: Unit, b: Unit) -> list[Rows]:
+        """Return the ways to match the arrays of two units."""
+        pair = a.path, b.path
+        if pair not in self._known_ways:
+            self._known_ways[pair] = ways_of_units(a, b, turn=a.leaf and b.leaf)
+        return self._known_ways[pair]
 
 
 def normal(path: str) -> str:
@@ -445,10 +455,10 @@ def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
     return f". If {unit.path} is fused, say so in a file for --map: {row}"
 
 
-def neighbours(problem: Problem, assignment: Assignment) -> Iterator[tuple[str, str]]:
-    """Yield pairs of torch paths that may be exchanged: their units have the same key, and their names do not decide."""
+def neighbours(problem: Problem, assignment: Assignment) -> list[tuple[str, str]]:
+    """Return pairs of torch paths that may be exchanged: their units have the same key, and their names do not decide."""
+    found = []
     for key in dict.fromkeys(problem.keys.get("torch", {}).values()):
         paths = [p for p in problem.of_key("torch", key) if p in assignment.partner and p not in problem.named]
-        for i, one in enumerate(paths):
-            for two in paths[i + 1 :]:
-                yield one, two
+        found += list(itertools.combinations(paths, 2))
+    return found

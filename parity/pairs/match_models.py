@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parity.errors import InputError
 from parity.modules.description import Unit, below, units_of
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
-from parity.pairs.match_fused import Fusion
+from parity.pairs.match_fused import ATTENTION, Fusion, open_attention
 from parity.short_repr import ShortRepr
 
 
@@ -45,9 +45,17 @@ class ModelDescription(ShortRepr):
         inference: Sequence[str] = (),
         kinds: Kinds = KINDS,
         inputs: Mapping[str, object] | None = None,
+        opened: bool = False,
     ) -> ModelDescription:
-        """Build it from the modules that a worker described and the calls that it recorded; `kinds` are the known layer kinds."""
+        """Build it from the modules that a worker described and the calls that it recorded; `kinds` are the known layer kinds.
+
+        With `opened`, the projections of attention layers are units. Paddle's are layers inside, and PyTorch's are parts of its arrays.
+        """
+        if opened and side == SIDES[1] and ATTENTION in kinds:
+            kinds = {**kinds, ATTENTION: replace(kinds[ATTENTION], whole=False, arrays={}, settings={})}
         units = units_of(side, modules, kinds)
+        if opened and side == SIDES[0]:
+            units = [part for unit in units for part in open_attention(unit)]
         own = frozenset(unit.kind for unit in units) - set(kinds)
         return ModelDescription(side, units, order, frozenset(inference), inputs or {}, own, _heads(modules))
 
@@ -70,7 +78,7 @@ class ModelDescription(ShortRepr):
         """Return the units that own arrays, in the order of execution; units that are never called come last."""
         place = {path: i for i, path in enumerate(self.order)}
         holding = [unit for unit in self.units if unit.owns]
-        return sorted(holding, key=lambda unit: place.get(unit.path, len(place)))
+        return sorted(holding, key=lambda unit: place.get(unit.holder, len(place)))
 
 
 def _heads(modules: Sequence[Mapping[str, Any]]) -> list[int]:

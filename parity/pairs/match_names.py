@@ -9,6 +9,7 @@ SYNONYMS: Sequence[Collection[str]] = (
     ("query", "q", "wq"),
     ("key", "k", "wk"),
     ("value", "v", "wv"),
+    ("output", "out", "o", "wo"),
     ("position", "positional", "pos", "wpe"),
     ("token", "tok", "word", "wte"),
     ("weight", "gamma", "scale", "g", "w"),
@@ -69,6 +70,45 @@ def bijection(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str] | N
         if not row[best] or row.count(row[best]) > 1 or column.count(row[best]) > 1 or max(column) > row[best]:
             return None
         found[torch[i]] = paddle[best]
+    return found
+
+
+def pairs_by_words(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str]:
+    """Return path -> path for those of `torch` and `paddle` that their words decide: all of them, or some.
+
+    Numbers in paths, such as those of blocks, are compared by their order, since they may begin anywhere.
+    """
+    if (whole := bijection(torch, paddle)) is not None:
+        return whole
+    sides = [_by_numbers(torch), _by_numbers(paddle)]
+    if [len(group) for _, group in sides[0]] != [len(group) for _, group in sides[1]]:
+        return {}
+    found: dict[str, str] = {}
+    for (_, here), (_, there) in zip(*sides, strict=True):
+        if len(here) > 1:
+            found |= _unique_pairs(here, there)
+    return found
+
+
+def _by_numbers(paths: Sequence[str]) -> list[tuple[tuple[int, ...], list[str]]]:
+    """Return the paths in groups with the same numbers, in the order of the numbers."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for path in paths:
+        numbers = tuple(int(word) for word in words_of(path) if word.isdigit())
+        groups.setdefault(numbers, []).append(path)
+    return sorted(groups.items())
+
+
+def _unique_pairs(here: Sequence[str], there: Sequence[str]) -> dict[str, str]:
+    """Return the pairs of which each is more like the other than like any other path, by words without numbers."""
+    words = [[[w for w in words_of(path) if not w.isdigit()] for path in paths] for paths in (here, there)]
+    scores = [[similarity(a, b) for b in words[1]] for a in words[0]]
+    found = {}
+    for i, row in enumerate(scores):
+        best = max(range(len(row)), key=row.__getitem__)
+        column = [other[best] for other in scores]
+        if row[best] and row.count(row[best]) == column.count(row[best]) == 1 and max(column) == row[best]:
+            found[here[i]] = there[best]
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, mapping, match_names
 from parity.pairs.alignment import Call
-from parity.pairs.match_fused import Fusion, outputs_of, split_run
+from parity.pairs.match_fused import Fusion, outputs_of
 from parity.pairs.match_layers import Assignment, Problem, neighbours
 from parity.pairs.match_models import Pairing
+from parity.pairs.match_runs import split_run
 from parity.pairs.model_server import ModelRun
 
 MOST_TRIED = 100
@@ -33,6 +35,9 @@ MOST_TRIED = 100
 
 AGREE = {"float64": 1e-9, "float32": 1e-3}
 """Largest relative error at which two tensors agree, by dtype: far above rounding, far below what another layer computes."""
+
+MOST_ORDERS = 24
+"""This many orders of the parts of a fused layer are tried at most."""
 
 MOST_NAMED = 3
 """A sentence names this many pairs and counts the rest."""
@@ -97,7 +102,7 @@ class Models:
 def decide(problem: Problem, models: Callable[[], Models]) -> Pairing:
     """Return the pairing of the likeliest assignment whose values agree. Models run only if names leave a choice."""
     first = mapping.checked(problem, problem.first[0])
-    choice = problem.fusions or any(len(ways) > 1 for ways in problem.ways.values())
+    choice = problem.fusions or max(problem.ways.values(), default=1) > 1
     if problem.exact and not choice:
         return first
     return Search(problem, models()).decide()
@@ -122,11 +127,9 @@ class Search:
         finally:
             self.models.put("torch", dict(self.models.arrays["torch"]))
         found = mapping.checked(self.problem, best.assignment)
+        if not best.reach.whole and not notes and (words := self._doubtful(best)):
+            notes.append(f"matched by order, and not confirmed by values: {words}")
         found.tried, found.confirmed, found.notes = len(self.tried), best.reach.whole, notes
-        if not best.reach.whole and (words := self._doubtful(best.assignment)):
-            found.notes.append(
-                f"no assignment of {words} makes all tensors agree: the one that agrees farthest is used"
-            )
         return found
 
     def _first(self) -> Iterator[Assignment]:
@@ -156,9 +159,7 @@ class Search:
         except InputError:
             return Trial(assignment, Reach(False, False, -1, 0), None, None)
         described = self.problem.described(pairing)
-        runs = {
-            side: split_run(one, side, pairing.fusions)[0] for side, one in (("torch", self.torch), ("paddle", run))
-        }
+        runs = {side: split_run(one, side, pairing)[0] for side, one in (("torch", self.torch), ("paddle", run))}
         calls = [alignment.calls_of(described[side].units, runs[side].calls) for side in SIDES]
         aligned = alignment.align(pairing, *calls)
         count, failing, outputs = 0, None, True
@@ -194,9 +195,11 @@ class Search:
     def _changes(self, trial: Trial) -> Iterator[Assignment]:
         """Yield changed assignments, the likeliest first."""
         yield from self._by_data_flow(trial)
+        if trial.failing and not trial.failing[2] and trial.failing[0].unit.kind != trial.failing[1].unit.kind:
+            yield from self._by_ways(trial.assignment)
         yield from self._by_fusions(trial.assignment)
         yield from self._by_ways(trial.assignment)
-        yield from self._by_exchange(trial)
+        yield from self._by_exchange(trial, neighbours(self.problem, trial.assignment))
 
     def _by_data_flow(self, trial: Trial) -> Iterator[Assignment]:
         """Exchange partners so that a layer whose input differs gets one with the same input."""
@@ -241,8 +244,11 @@ class Search:
     def _layouts(self, fusion: Fusion) -> tuple[list[tuple[int, ...]], list[int]]:
         """Return the orders of the parts that names leave open, and the numbers of heads that are possible."""
         count = len(fusion.parts)
-        spelled = match_names.order_of_parts(fusion.whole.path, [part.path for part in fusion.parts])
-        orders = [tuple(range(count))] if spelled else list(itertools.permutations(range(count)))
+        orders = (
+            [tuple(range(count))]
+            if _is_spelled(fusion)
+            else list(itertools.islice(itertools.permutations(range(count)), MOST_ORDERS))
+        )
         sizes = {outputs_of(part) for part in fusion.parts}
         if len(sizes) > 1:
             return orders, [1]
@@ -255,25 +261,32 @@ class Search:
         """Match the arrays of own classes in another way."""
         for choice, ways in self.problem.ways.items():
             now = assignment.ways.get(choice, 0)
-            for number in range(len(ways)):
+            for number in range(ways):
                 if number != now:
                     yield dataclasses.replace(assignment, ways={**assignment.ways, choice: number})
 
-    def _by_exchange(self, trial: Trial) -> Iterator[Assignment]:
-        """Exchange partners: of layers with the same input near the first mismatch, in all blocks and then in one."""
+    def _by_exchange(self, trial: Trial, pairs: Sequence[tuple[str, str]]) -> Iterator[Assignment]:
+        """Exchange partners of `pairs` that the first mismatch may depend on: in all blocks in the same way, and then of one pair."""
         place = {note["path"]: i for i, note in reversed(list(enumerate(self.torch.calls)))}
-        until = trial.failing[0].number if trial.failing else len(self.torch.calls)
-        pairs = [pair for pair in neighbours(self.problem, trial.assignment) if all(path in place for path in pair)]
-        pairs.sort(key=lambda pair: (not self._same_input(pair), abs(until - max(place[path] for path in pair))))
+        failing = trial.failing[0].unit.path if trial.failing else None
+        until = place.get(trial.failing[0].unit.holder if trial.failing else "", len(self.torch.calls))
+        chosen = [
+            pair
+            for pair in pairs
+            if failing in pair
+            or not any(path in place for path in pair)  # their weights are used without a call
+            or (self._same_input(pair) and min(place[path] for path in pair) <= until)
+        ]
+        chosen.sort(key=lambda pair: (not self._same_input(pair), until - max(place.get(path, -1) for path in pair)))
         alike: dict[Any, list[tuple[str, str]]] = defaultdict(list)
-        for one, two in pairs:
+        for one, two in chosen:
             heads = one.rpartition("."), two.rpartition(".")
             if heads[0][0] == heads[1][0]:
                 alike[heads[0][2], heads[1][2]].append((one, two))
         for group in alike.values():
             if len(group) > 1:
                 yield _exchange(trial.assignment, group)
-        for pair in pairs:
+        for pair in chosen:
             yield _exchange(trial.assignment, [pair])
 
     def _same_input(self, pair: tuple[str, str]) -> bool:
@@ -293,10 +306,11 @@ class Search:
         partner = best.assignment.partner
         notes = []
         if found:
-            rest = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-            words = "; ".join(f"{a} = {partner[a]}, {b} = {partner[b]}" for a, b in found[:MOST_NAMED])
+            words = _few([f"{a} = {partner[a]} and {b} = {partner[b]}" for a, b in found])
+            one, two = found[0]
+            exchanged = _map_text(_rows({one: partner[two], two: partner[one]}, [one, two]))
             notes.append(
-                f"neither names nor values decide these pairs, which the order of execution gave: {words}{rest}. A map can exchange them"
+                f"neither names nor values decide {words}: the order of execution does, unless --map says {exchanged}"
             )
         if untested:
             notes.append(
@@ -306,37 +320,69 @@ class Search:
 
     def _exchanged(self, best: Trial) -> list[str]:
         """Return a sentence on an exchange of layers, against their names, that makes all tensors agree."""
-        named = self.problem.named
-        for key in dict.fromkeys(self.problem.keys.get("torch", {}).values()):
-            paths = [path for path in self.problem.of_key("torch", key) if path in named]
-            for pair in itertools.combinations(paths, 2):
-                if len(self.tried) >= MOST_TRIED:
-                    return []
-                trial = self.attempt(_exchange(best.assignment, [pair]))
-                if trial.reach.whole:
-                    words = " and ".join(f"{path} = {trial.assignment.partner[path]}" for path in pair)
-                    return [f"with {words}, against their names, all tensors agree: one model uses them exchanged"]
-        for i, fusion in enumerate(best.assignment.fusions):
-            for order in itertools.permutations(range(len(fusion.parts))):
-                if len(self.tried) >= MOST_TRIED:
-                    return []
-                fusions = list(best.assignment.fusions)
-                fusions[i] = _reordered(fusion, order, fusion.heads)
-                trial = self.attempt(dataclasses.replace(best.assignment, fusions=tuple(fusions)))
-                if trial.reach.whole:
-                    return [
-                        f"with {fusions[i]}, all tensors agree: one model uses the parts of {fusion.whole.path} in another order"
-                    ]
+        before = best.assignment
+        for change in self._against_names(best):
+            if len(self.tried) >= MOST_TRIED:
+                break
+            if not self.attempt(change).reach.whole:
+                continue
+            changed = [path for path in change.partner if change.partner[path] != before.partner[path]]
+            fusions = [new for old, new in zip(before.fusions, change.fusions, strict=True) if str(old) != str(new)]
+            rows = [*_rows(change.partner, changed), *(fusion.map_row() for fusion in fusions)]
+            words = [*(f"{path} = {change.partner[path]}" for path in changed), *map(str, fusions)]
+            return [
+                f"with {_few(words)}, against the names, all tensors agree; if that is intended, pass --map with {_map_text(rows)}"
+            ]
         return []
 
-    def _doubtful(self, assignment: Assignment) -> str:
-        """Return the layers that names do not decide."""
-        pairs = {path: None for pair in neighbours(self.problem, assignment) for path in pair}
-        found = [f"{path} = {assignment.partner[path]}" for path in pairs]
+    def _against_names(self, trial: Trial) -> Iterator[Assignment]:
+        """Yield the assignment with layers, or parts of fused layers, exchanged against their names."""
+        named = self.problem.named
+        pairs = [
+            pair
+            for key in dict.fromkeys(self.problem.keys.get("torch", {}).values())
+            for pair in itertools.combinations([p for p in self.problem.of_key("torch", key) if p in named], 2)
+        ]
+        yield from self._by_exchange(trial, pairs)
+        fusions = trial.assignment.fusions
+        for count in dict.fromkeys(len(fusion.parts) for fusion in fusions):
+            numbers = [i for i, fusion in enumerate(fusions) if len(fusion.parts) == count]
+            for chosen in [numbers, *([i] for i in numbers if len(numbers) > 1)]:
+                for order in itertools.islice(itertools.permutations(range(count)), 1, MOST_ORDERS):
+                    changed = [_reordered(f, order, f.heads) if i in chosen else f for i, f in enumerate(fusions)]
+                    yield dataclasses.replace(trial.assignment, fusions=tuple(changed))
+
+    def _doubtful(self, trial: Trial) -> str:
+        """Return the pairs that neither names nor agreeing tensors decide."""
+        calls = [note["path"] for note in self.torch.calls]
+        failing = trial.failing[0].unit.holder if trial.failing else ""
+        agreeing = set(calls[: calls.index(failing)] if failing in calls else calls)
+        partner = trial.assignment.partner
+        pairs = [pair for pair in neighbours(self.problem, trial.assignment) if not agreeing & set(pair)]
+        found = [f"{path} = {partner[path]}" for path in dict.fromkeys(path for pair in pairs for path in pair)]
         fixed = set(map(str, self.problem.fixed_fusions))
-        found += [str(fusion) for fusion in assignment.fusions if str(fusion) not in fixed]
-        rest = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-        return ", ".join(found[:MOST_NAMED]) + rest
+        found += [str(f) for f in trial.assignment.fusions if str(f) not in fixed and not _is_spelled(f)]
+        return _few(found)
+
+
+def _few(words: Sequence[str]) -> str:
+    """Join the first words, and say how many more there are."""
+    rest = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return ", ".join(words[:MOST_NAMED]) + rest
+
+
+def _is_spelled(fusion: Fusion) -> bool:
+    """Whether the name of a fused layer says in which order it has its parts."""
+    return match_names.order_of_parts(fusion.whole.path, [part.path for part in fusion.parts]) is not None
+
+
+def _map_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the content of a map file with these rows."""
+    return json.dumps({"layers": list(rows)})
+
+
+def _rows(partner: Mapping[str, str], paths: Sequence[str]) -> list[dict[str, str]]:
+    return [{"torch": path, "paddle": partner[path]} for path in paths]
 
 
 def _exchange(assignment: Assignment, pairs: Sequence[tuple[str, str]]) -> Assignment:

@@ -24,8 +24,9 @@ from parity.pairs.alignment import Alignment
 from parity.pairs.inputs import Names
 from parity.pairs.losses import LOSSES
 from parity.pairs.mapping import ModelDescription, Pairing
-from parity.pairs.match_fused import Splits, split_gradients, split_run
+from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
+from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
@@ -145,8 +146,13 @@ class Session:
 
     def _plan(self) -> dict[str, ModelRun]:
         """Run both models once, record their calls and random draws, and match them."""
-        bare = {side: ModelDescription.of(side, self.modules[side], kinds=self.pair.kinds) for side in SIDES}
-        self.wanted = {side: [unit.path for unit in bare[side].units] for side in SIDES}
+        kinds = self.pair.kinds
+        bare = {side: ModelDescription.of(side, self.modules[side], kinds=kinds) for side in SIDES}
+        whole = [sum(unit.kind == ATTENTION for unit in bare[side].units) for side in SIDES]
+        opened = whole[0] != whole[1]  # one side has the projections of attention layers as layers
+        if opened:
+            bare = {side: ModelDescription.of(side, self.modules[side], kinds=kinds, opened=True) for side in SIDES}
+        self.wanted = {side: list(dict.fromkeys(unit.holder for unit in bare[side].units)) for side in SIDES}
         seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
         trained = seen
         if self.pair.length:
@@ -163,7 +169,7 @@ class Session:
             called = [note["path"] for note in seen[side].calls]
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
             inputs = match_values.inputs_of(seen[side])
-            self.models[side] = ModelDescription.of(side, self.modules[side], order, called, self.pair.kinds, inputs)
+            self.models[side] = ModelDescription.of(side, self.modules[side], order, called, kinds, inputs, opened)
         self._match(seen)
         seen, trained = (self._with_parts(runs) for runs in (seen, trained))
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
@@ -226,7 +232,7 @@ class Session:
 
     def _with_parts(self, runs: Mapping[str, ModelRun]) -> dict[str, ModelRun]:
         """Return runs in which fused layers are divided into their parts."""
-        return {side: split_run(run, side, self.pairing.fusions)[0] for side, run in runs.items()}
+        return {side: split_run(run, side, self.pairing)[0] for side, run in runs.items()}
 
     def _describe_arrays(self) -> None:
         """Set the shapes of the arrays of both models, and which are shared: own name -> the first name."""
@@ -255,7 +261,7 @@ class Session:
 
     def chunks(self) -> list[list[str]]:
         """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
-        fused = {a.path: f"fused {i}" for i, fusion in enumerate(self.pairing.fusions) for a, _ in fusion.pairs()}
+        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairing.pairs if a.layer or b.layer}
         named: dict[str, list[str]] = {}
         for name in self.pairing.arrays:
             owner = self.owners[name][0]
@@ -331,7 +337,7 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
         )
-        found, self._splits[name] = split_run(run, side, self.pairing.fusions)
+        found, self._splits[name] = split_run(run, side, self.pairing)
         return found
 
     def label(self, number: str) -> str:
