@@ -319,8 +319,11 @@ def parse_spelling(text: str) -> Spelling:
     return Spelling(found["name"], bool(found["transposed"]), part, parts, int(bool(found["second"])), groups, rows)
 
 
-def check_each_once(spellings: Iterable[str]) -> None:
-    """`InputError` unless every array of `spellings`, all of one side, is named once: whole, or in all of its equal parts."""
+def check_each_once(spellings: Iterable[str], shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+    """`InputError` unless every array of `spellings`, all of one side, is named once: whole, or in all of its parts.
+
+    Whether the last rows of an array are named is known only with its shape, from `shapes`.
+    """
     named: dict[str, list[Spelling]] = {}
     for text in spellings:
         spelling = parse_spelling(text)
@@ -331,7 +334,9 @@ def check_each_once(spellings: Iterable[str]) -> None:
         if len(layouts) > 1 or len(places) < len(found):
             raise InputError(f"the array {name!r} is named twice")
         if found[0].rows:
-            _check_rows(name, sorted(spelling.rows for spelling in found if spelling.rows))
+            rows = sorted(spelling.rows for spelling in found if spelling.rows)
+            end = shapes[name][found[0].axis] if shapes and name in shapes else rows[-1][1]
+            _check_rows(name, [*rows, (end, end)])
         elif len(found) < found[0].parts:
             raise InputError(f"only {len(found)} of {found[0].parts} parts of the array {name!r} are named")
 

@@ -106,7 +106,7 @@ def check_whole(found: MapFile) -> None:
             )
     for side in SIDES:
         try:
-            check_each_once(row[side] for row in rows.values())  # type: ignore[literal-required]
+            check_each_once((row[side] for row in rows.values()), known[side])  # type: ignore[literal-required]
             if "models" in found:
                 _check_model(known[side], found["models"][side])  # type: ignore[literal-required]
         except InputError as error:

@@ -91,9 +91,9 @@ def outputs_of(unit: Unit) -> int:
 
 
 def may_be_fused(unit: Unit) -> bool:
-    """Whether a layer may be a fused layer or a part of one."""
-    own = parse_spelling(unit.spellings["weight"]) if "weight" in unit.spellings else None
-    return unit.kind in CHANNELS and unit.layer is None and own is not None and own.whole and _groups(unit) == 1
+    """Whether a layer may be a part of a fused layer, or one if it is a layer of its own."""
+    own = unit.spellings.get("weight")
+    return unit.kind in CHANNELS and own is not None and _groups(unit) == 1
 
 
 def _groups(unit: Unit) -> Any:
@@ -114,7 +114,7 @@ def find_fusions(
         left = Counter(surplus[other])
         used: set[str] = set()
         for whole in owners[side]:
-            if not may_be_fused(whole) or surplus[side][whole.signature] < 1:
+            if not may_be_fused(whole) or whole.layer is not None or surplus[side][whole.signature] < 1:
                 continue
             free = [u for u in owners[other] if may_be_fused(u) and left[u.signature] > 0 and u.path not in used]
             parts = next(_fitting(whole, free, inputs[other], left), None)
@@ -133,7 +133,7 @@ def _fitting(
     size, shape = outputs_of(whole), whole.signature[1][1:]
     for unit in free:
         if unit.kind == whole.kind and unit.signature[1][1:] == shape:
-            groups.setdefault(inputs.get(unit.path, unit.path.rpartition(".")[0]), []).append(unit)
+            groups.setdefault(inputs.get(unit.path, unit.layer or unit.path.rpartition(".")[0]), []).append(unit)
     windows = [
         tuple(group[first : first + count])
         for group in groups.values()

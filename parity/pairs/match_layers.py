@@ -166,7 +166,10 @@ class Problem:
             for side in SIDES
         }
         for name, spelling in rows.items():
-            (a, own), (b, _) = holders["torch"][name], holders["paddle"][_bare(spelling)]
+            a, own = holders["torch"][name]
+            b = holders["paddle"].get(_bare(spelling), (a, ""))[
+                0
+            ]  # a map may name an unknown array, which is refused later
             found.arrays[name] = {"torch": name, "paddle": spelling}
             found.owners[name] = (a.path, b.path)
             found.trained[name] = a.arrays[own].trained
@@ -396,9 +399,16 @@ def _fixed(models: Mapping[str, ModelDescription], rows: Sequence[Mapping[str, A
 def _given_fusion(
     models: Mapping[str, ModelDescription], side: str, whole: Unit, parts: Sequence[Unit], heads: int
 ) -> Fusion:
+    if heads < 1:
+        raise InputError(f"the map gives {whole.path} {heads} heads: write 1 or more")
     linear = [whole] if whole.kind not in models[side].own else [as_linear(whole, turned) for turned in (True, False)]
     for one in linear:
-        if one is None or not may_be_fused(one) or not all(may_be_fused(p) and p.kind == one.kind for p in parts):
+        if (
+            one is None
+            or one.layer is not None
+            or not may_be_fused(one)
+            or not all(may_be_fused(p) and p.kind == one.kind for p in parts)
+        ):
             continue
         fits = all(part.signature[1][1:] == one.signature[1][1:] for part in parts)
         sizes = [outputs_of(part) for part in parts]
@@ -444,7 +454,7 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
 def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
     """Return the line of a map that would settle it, where layers without a partner could be its parts."""
     parts: list[Unit] = []
-    if may_be_fused(unit):
+    if may_be_fused(unit) and unit.layer is None:
         for one in free:
             same = may_be_fused(one) and one.kind == unit.kind and one.signature[1][1:] == unit.signature[1][1:]
             if same and sum(map(outputs_of, [*parts, one])) <= outputs_of(unit):

@@ -33,20 +33,22 @@ def words_of(path: str) -> list[str]:
     return [word.lower() for word in re.split(r"[^A-Za-z0-9]+", text) if word]
 
 
-def likeness(a: str, b: str) -> float:
-    """Return how much two words are alike, between 0 and 1."""
+def likeness(a: str, b: str, shortest: int = 1) -> float:
+    """Return how much two words are alike, between 0 and 1. An abbreviation has at least `shortest` letters."""
     if a == b:
         return SAME
     if a.isdigit() or b.isdigit():
         return 0.0
     if any(a in group and b in group for group in SYNONYMS):
         return SYNONYM
-    return ABBREVIATION if a.startswith(b) or b.startswith(a) else 0.0
+    return ABBREVIATION if min(len(a), len(b)) >= shortest and (a.startswith(b) or b.startswith(a)) else 0.0
 
 
-def similarity(one: Sequence[str], two: Sequence[str]) -> float:
+def similarity(one: Sequence[str], two: Sequence[str], shortest: int = 1) -> float:
     """Return how much two lists of words are alike: the sum over the words of the best partner in the other list, each used once."""
-    pairs = sorted(((likeness(a, b), i, j) for i, a in enumerate(one) for j, b in enumerate(two)), reverse=True)
+    pairs = sorted(
+        ((likeness(a, b, shortest), i, j) for i, a in enumerate(one) for j, b in enumerate(two)), reverse=True
+    )
     used: tuple[set[int], set[int]] = set(), set()
     total = 0.0
     for like, i, j in pairs:
@@ -100,9 +102,12 @@ def _by_numbers(paths: Sequence[str]) -> list[tuple[tuple[int, ...], list[str]]]
 
 
 def _unique_pairs(here: Sequence[str], there: Sequence[str]) -> dict[str, str]:
-    """Return the pairs of which each is more like the other than like any other path, by words without numbers."""
+    """Return the pairs of which each is more like the other than like any other path, by words without numbers.
+
+    One letter is no abbreviation here: it may be one by chance, as long as not all paths have a partner.
+    """
     words = [[[w for w in words_of(path) if not w.isdigit()] for path in paths] for paths in (here, there)]
-    scores = [[similarity(a, b) for b in words[1]] for a in words[0]]
+    scores = [[similarity(a, b, 2) for b in words[1]] for a in words[0]]
     found = {}
     for i, row in enumerate(scores):
         best = max(range(len(row)), key=row.__getitem__)

@@ -33,11 +33,17 @@ from parity.pairs.model_server import ModelRun
 MOST_TRIED = 100
 """This many assignments are tried at most."""
 
-AGREE = {"float64": 1e-9, "float32": 1e-3}
-"""Largest relative error at which two tensors agree, by dtype: far above rounding, far below what another layer computes."""
+AGREE = {"float64": 1e-6, "float32": 1e-3}
+"""Largest relative error at which two tensors agree, by dtype: far below what other weights cause.
+
+Far above rounding, too: a slightly different constant in one model must not hide which layers are pairs.
+"""
 
 MOST_ORDERS = 24
 """This many orders of the parts of a fused layer are tried at most."""
+
+MOST_CYCLED = 5
+"""The partners of more than two layers with the same input are changed together for at most this many layers."""
 
 MOST_NAMED = 3
 """A sentence names this many pairs and counts the rest."""
@@ -279,15 +285,37 @@ class Search:
         ]
         chosen.sort(key=lambda pair: (not self._same_input(pair), until - max(place.get(path, -1) for path in pair)))
         alike: dict[Any, list[tuple[str, str]]] = defaultdict(list)
-        for one, two in chosen:
-            heads = one.rpartition("."), two.rpartition(".")
-            if heads[0][0] == heads[1][0]:
-                alike[heads[0][2], heads[1][2]].append((one, two))
+        for pair in chosen:
+            alike[_last_names(pair)].append(pair)
         for group in alike.values():
-            if len(group) > 1:
+            if len(group) > 1 and group[0][0].rpartition(".")[0]:
                 yield _exchange(trial.assignment, group)
         for pair in chosen:
             yield _exchange(trial.assignment, [pair])
+        alike_inputs = [pair for pair in chosen if self._same_input(pair) or not any(path in place for path in pair)]
+        yield from self._by_cycles(trial.assignment, alike_inputs)
+
+    def _by_cycles(self, assignment: Assignment, pairs: Sequence[tuple[str, str]]) -> Iterator[Assignment]:
+        """Change the partners of three or more layers of which each two may be exchanged."""
+        found: list[list[str]] = []
+        for pair in pairs:
+            known = next((group for group in found if set(pair) & set(group)), None)
+            if known is None:
+                found.append(list(pair))
+            else:
+                known += [path for path in pair if path not in known]
+        alike: dict[Any, list[list[str]]] = defaultdict(list)
+        for group in found:
+            if 2 < len(group) <= MOST_CYCLED:
+                alike[_last_names(sorted(group))].append(sorted(group))
+        for groups in alike.values():
+            count = len(groups[0])
+            for chosen in [groups, *([group] for group in groups if len(groups) > 1)]:
+                for order in itertools.islice(itertools.permutations(range(count)), 1, MOST_ORDERS):
+                    partner = dict(assignment.partner)
+                    for group in chosen:
+                        partner |= {path: assignment.partner[group[i]] for path, i in zip(group, order, strict=True)}
+                    yield dataclasses.replace(assignment, partner=partner)
 
     def _same_input(self, pair: tuple[str, str]) -> bool:
         first, second = (self._inputs.get(path) for path in pair)
@@ -363,6 +391,11 @@ class Search:
         fixed = set(map(str, self.problem.fixed_fusions))
         found += [str(f) for f in trial.assignment.fusions if str(f) not in fixed and not _is_spelled(f)]
         return _few(found)
+
+
+def _last_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of layers without those of the blocks that hold them."""
+    return tuple(path.rpartition(".")[2] for path in paths)
 
 
 def _few(words: Sequence[str]) -> str:

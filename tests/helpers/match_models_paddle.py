@@ -1,0 +1,315 @@
+"""The partners of the models in `match_models_torch`, with other names, orders and divisions of layers. `flaw` plants a mistake."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    axes = [*range(k.ndim - 2), k.ndim - 1, k.ndim - 2]
+    return F.softmax(q @ k.transpose(axes) / k.shape[-1] ** 0.5, -1) @ v
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    return x.reshape([*x.shape[:2], heads, -1]).transpose([0, 2, 1, 3])
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose([0, 2, 1, 3]).flatten(2)
+
+
+def exchanged(parts: list[Tensor], flaw: str) -> list[Tensor]:
+    return [parts[1], parts[0], *parts[2:]] if flaw == "exchanged" else parts
+
+
+class Encoder(nn.Layer):
+    """Three layers for query, key and value, registered and called in another order. The block number `at` has the flaw."""
+
+    def __init__(self, width: int = 12, depth: int = 3, heads: int = 3, flaw: str = "", at: int = 1) -> None:
+        super().__init__()
+        self.layers = nn.LayerList([EncoderBlock(width, heads, flaw if i == at else "") for i in range(depth)])
+        self.final_norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.classifier(self.final_norm(x))
+
+
+class EncoderBlock(nn.Layer):
+    """Attention with separate projections."""
+
+    def __init__(self, width: int, heads: int, flaw: str) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias_attr=False if flaw == "no bias" else None)
+        self.query, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm_a, self.norm_b = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.feed = nn.Linear(width, width)
+        self.heads, self.flaw = heads, flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_a(x)
+        v, k, q = (heads_of(layer(y), self.heads) for layer in (self.value, self.key, self.query))
+        x = x + self.output(joined(attend(*exchanged([q, k, v], self.flaw))))
+        return x + F.tanh(self.feed(self.norm_b(x)))
+
+
+class Transposed(nn.Layer):
+    """Linear layers of the framework."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(10, 10) for _ in range(3))
+        self.out_proj, self.score, self.flaw = nn.Linear(10, 10), nn.Linear(10, 4), flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        y = self.out_proj(attend(*parts))
+        return self.score(2 * y if self.flaw == "scaled" else y)
+
+
+class Interleaved(nn.Layer):
+    """Separate layers."""
+
+    def __init__(self, heads: int = 4, flaw: str = "") -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.dense = (nn.Linear(8, 8) for _ in range(4))
+        self.heads, self.flaw = heads, flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [heads_of(layer(x), self.heads) for layer in (self.query, self.key, self.value)]
+        return self.dense(joined(attend(*exchanged(parts, self.flaw))))
+
+
+class Memory(nn.Layer):
+    """Separate layers for key and value."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.flaw = flaw
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        k, v = exchanged([self.k(memory), self.v(memory)], self.flaw)
+        return self.out(attend(self.q(x), k, v))
+
+
+class Grouped(nn.Layer):
+    """Separate layers of different sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(8, 8, bias_attr=False), nn.Linear(8, 4, bias_attr=False)
+        self.value, self.out = nn.Linear(8, 4, bias_attr=False), nn.Linear(8, 8, bias_attr=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, v = self.key(x).unsqueeze(1), self.value(x).unsqueeze(1)
+        return self.out(joined(attend(heads_of(self.query(x), 2), k, v)))
+
+
+class Maps(nn.Layer):
+    """Three convolutions."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.to_k, self.to_q, self.to_v = (nn.Conv2D(6, 6, 1, bias_attr=False) for _ in range(3))
+        self.last, self.flaw = nn.Conv2D(6, 6, 1), flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [layer(x).flatten(2) for layer in (self.to_q, self.to_k, self.to_v)]
+        return self.last(attend(*exchanged(parts, self.flaw)).reshape(x.shape))
+
+
+class Attention(nn.Layer):
+    """The framework's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mha, self.head = nn.MultiHeadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mha(x, x, x))
+
+
+class Projections(nn.Layer):
+    """Attention written out."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.head, self.flaw = nn.Linear(8, 3), flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [heads_of(layer(x), 2) for layer in (self.query, self.key, self.value)]
+        return self.head(self.out(joined(attend(*exchanged(parts, self.flaw)))))
+
+
+class Unnamed(nn.Layer):
+    """Attention written out, with names that say nothing, in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, q, k = (heads_of(layer(x), 2) for layer in (self.a, self.b, self.c))
+        return self.head(self.d(joined(attend(q, k, v))))
+
+
+class Fused(nn.Layer):
+    """The fused layer is Paddle's; its weight is stored [in, out]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (heads_of(part, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.head(self.proj(joined(attend(*parts))))
+
+
+class Tables(nn.Layer):
+    """Called in the other order; with abbreviated names, or with names that say nothing."""
+
+    def __init__(self, flaw: str = "", unnamed: bool = False) -> None:
+        super().__init__()
+        tables = nn.Embedding(11, 6), nn.Embedding(11, 6)
+        self.names = ("a", "b") if unnamed else ("k", "w")
+        for name, table in zip(self.names, tables, strict=True):
+            setattr(self, name, table)
+        self.out, self.flaw = nn.Linear(6, 4), flaw
+
+    def forward(self, words: Tensor, kinds: Tensor) -> Tensor:
+        if self.flaw == "exchanged":
+            words, kinds = kinds, words
+        of_kinds = getattr(self, self.names[0])(kinds)
+        return self.out(getattr(self, self.names[1])(words) + of_kinds)
+
+
+class Summed(nn.Layer):
+    """Called in the other order. The norms may be exchanged with their registration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last_norm, self.first_norm = nn.LayerNorm(6), nn.LayerNorm(6)
+        self.type, self.word, self.out = nn.Embedding(11, 6), nn.Embedding(11, 6), nn.Linear(6, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        of_type = self.type(words)
+        return self.out(self.last_norm(self.first_norm(self.word(words) + of_type)))
+
+
+class Product(nn.Layer):
+    """Called in the other order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.right(x)
+        return self.out(self.left(x) * y)
+
+
+class Steps(nn.Layer):
+    """Registered in the other order."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.east, self.west, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.flaw = flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.west(x))
+        return self.out(F.relu(0.9 * self.east(x) if self.flaw else self.east(x)))
+
+
+class Scaled(nn.Layer):
+    """Norms of an own class, of another name, with arrays of other names."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.body, self.scale, self.last = nn.Linear(6, 6), Normed(6, eps), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.scale(self.body(x)))
+
+
+class Normed(nn.Layer):
+    """Scales by the root of the mean square, and shifts."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.beta, self.gamma = self.create_parameter([width], is_bias=True), self.create_parameter([width])
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + self.eps) * self.gamma + self.beta
+
+
+class Tokens(nn.Layer):
+    """Some parameters in the model, some in a layer inside."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.scale, self.embed = self.create_parameter([6]), Embed(flaw)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.gelu(self.scale * self.embed(x)))
+
+
+class Embed(nn.Layer):
+    """Holds the tokens, two of one shape."""
+
+    def __init__(self, flaw: str) -> None:
+        super().__init__()
+        self.position = self.create_parameter([1, 5, 6])
+        self.masked, self.cls = self.create_parameter([1, 1, 6]), self.create_parameter([1, 1, 6])
+        self.flaw = flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        cls, mask = exchanged([self.cls, self.masked], self.flaw)
+        return paddle.concat([cls.expand([len(x), -1, -1]), x + 0.3 * mask], 1) + self.position
+
+
+class Seven(nn.Layer):
+    """The parts in an order that only values tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y, self.z, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, a = self.y(x), self.x(x), self.z(x)
+        return self.out(F.sigmoid(a) * F.tanh(b) + c)
+
+
+class Lost(nn.Layer):
+    """One of the layers is missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.y, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.sigmoid(self.y(x)) * F.tanh(self.x(x)))
+
+
+class Unsure(nn.Layer):
+    """The partner, perhaps with a factor behind the first layer."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.start, self.left, self.right, self.out = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+        self.flaw = flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.start(x))
+        x = 2 * x if self.flaw == "scaled" else x
+        return self.out(self.left(x) - self.right(x))

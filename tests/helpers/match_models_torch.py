@@ -1,0 +1,249 @@
+"""Small PyTorch models whose layers the other side names, orders, fuses or nests differently; see `match_models_paddle`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) / k.shape[-1] ** 0.5).softmax(-1) @ v
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+class Encoder(nn.Module):
+    """Blocks with one linear layer for query, key and value, and linear layers of one shape after it."""
+
+    def __init__(self, width: int = 12, depth: int = 3, heads: int = 3) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(EncoderBlock(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class EncoderBlock(nn.Module):
+    """Attention with a fused projection, and a square layer behind it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mix = nn.Linear(width, width)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (heads_of(part, self.heads) for part in self.qkv(self.ln1(x)).chunk(3, -1))
+        x = x + self.proj(joined(attend(q, k, v)))
+        return x + self.mix(self.ln2(x)).tanh()
+
+
+class Transposed(nn.Module):
+    """GPT-2's way: a layer of an own class, stored [in, out], for query, key and value, and one behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c_attn, self.c_proj, self.head = InOut(10, 30), InOut(10, 10), InOut(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.c_proj(attend(*self.c_attn(x).chunk(3, -1))))
+
+
+class InOut(nn.Module):
+    """A linear layer that stores its weight [in, out]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / 3)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Interleaved(nn.Module):
+    """Every head holds its query, key and value one after the other."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.query_key_value, self.dense, self.num_heads = nn.Linear(8, 24), nn.Linear(8, 8), heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.query_key_value(x).reshape(*x.shape[:2], self.num_heads, 3, -1).transpose(1, 2).unbind(3)
+        return self.dense(joined(attend(*parts)))
+
+
+class Memory(nn.Module):
+    """Cross-attention: key and value of a second input in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.out = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return self.out(attend(self.q(x), *self.kv(memory).chunk(2, -1)))
+
+
+class Grouped(nn.Module):
+    """Grouped queries: parts of different sizes without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv_proj, self.o_proj = nn.Linear(8, 16, bias=False), nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv_proj(x).split([8, 4, 4], -1)
+        return self.o_proj(joined(attend(heads_of(q, 2), k[:, None], v[:, None])))
+
+
+class Maps(nn.Module):
+    """A convolution for query, key and value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_qkv, self.to_out = nn.Conv2d(6, 18, 1, bias=False), nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.flatten(2) for part in self.to_qkv(x).chunk(3, 1))
+        return self.to_out(attend(q, k, v).reshape(x.shape))
+
+
+class Attention(nn.Module):
+    """The framework's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.attention(x, x, x, need_weights=False)[0])
+
+
+class Projections(nn.Module):
+    """Attention written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (heads_of(layer(x), 2) for layer in (self.wq, self.wk, self.wv))
+        return self.head(self.wo(joined(attend(*parts))))
+
+
+class Tables(nn.Module):
+    """Two tables of one size for two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word, self.kind, self.out = nn.Embedding(11, 6), nn.Embedding(11, 6), nn.Linear(6, 4)
+
+    def forward(self, words: Tensor, kinds: Tensor) -> Tensor:
+        return self.out(self.word(words) + self.kind(kinds))
+
+
+class Summed(nn.Module):
+    """Two tables of one size for one input, and two norms of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.t, self.out = nn.Embedding(11, 6), nn.Embedding(11, 6), nn.Linear(6, 4)
+        self.before, self.after = nn.LayerNorm(6), nn.LayerNorm(6)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.out(self.after(self.before(self.w(words) + self.t(words))))
+
+
+class Product(nn.Module):
+    """A product of two layers: nothing says which is which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.one(x) * self.two(x))
+
+
+class Steps(nn.Module):
+    """Two layers of one shape, one after the other, with names that say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upper, self.lower, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.lower(self.upper(x).relu()).relu())
+
+
+class Scaled(nn.Module):
+    """Norms of an own class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm, self.last = nn.Linear(6, 6), Rescale(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.body(x)))
+
+
+class Rescale(nn.Module):
+    """Scales by the root of the mean square, and shifts."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight + self.bias
+
+
+class Tokens(nn.Module):
+    """Parameters of the model itself, which the other side has in another order, under other names and in a layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token, self.pos_embed = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(1, 5, 6))
+        self.mask_token = nn.Parameter(torch.randn(1, 1, 6))
+        self.gamma, self.head = nn.Parameter(torch.ones(6)), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x + 0.3 * self.mask_token], 1)
+        return self.head(F.gelu(self.gamma * (tokens + self.pos_embed)))
+
+
+class Seven(nn.Module):
+    """A fused layer whose parts nothing describes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(6, 18), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.inner(x).chunk(3, -1)
+        return self.out(a.sigmoid() * b.tanh() + c)
+
+
+class Unsure(nn.Module):
+    """A difference of two layers behind a layer in which the other side may have a mistake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two, self.out = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.out(self.one(x) - self.two(x))

@@ -1,0 +1,233 @@
+"""Layers that the two sides name, order, fuse or nest differently are matched at the first call, and planted mistakes are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.pair_models import ComparePair
+from parity.errors import InputError
+from parity.pairs import mapping, match_values, state_dict_files
+from parity.pairs.map_files import read_map
+from parity.pairs.outcome import PairOutcome
+
+TORCH, PADDLE = "match_models_torch.py", "match_models_paddle.py"
+SEQUENCE, TOKENS = "2,5,8", "2,4:11"
+
+
+def compared(compare_pair: ComparePair, torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
+    return compare_pair(f"{TORCH}:{torch}", f"{PADDLE}:{paddle}", *shapes, **more)
+
+
+EQUAL = {
+    "blocks": ("Encoder", "Encoder", ["2,5,12"]),
+    "wide blocks": ("Encoder(16, 2, 4)", "Encoder(16, 2, 4)", ["2,5,16"]),
+    "transposed": ("Transposed", "Transposed", ["2,5,10"]),
+    "interleaved": ("Interleaved", "Interleaved", [SEQUENCE]),
+    "interleaved, two heads": ("Interleaved(2)", "Interleaved(2)", [SEQUENCE]),
+    "key and value": ("Memory", "Memory", [SEQUENCE, "2,7,8"]),
+    "grouped": ("Grouped", "Grouped", [SEQUENCE]),
+    "convolutions": ("Maps", "Maps", ["2,6,3,3"]),
+    "attention opened": ("Attention", "Projections", [SEQUENCE]),
+    "attention opened, unnamed": ("Attention", "Unnamed", [SEQUENCE]),
+    "attention of Paddle opened": ("Projections", "Attention", [SEQUENCE]),
+    "unnamed": ("Projections", "Unnamed", [SEQUENCE]),
+    "fused in Paddle": ("Projections", "Fused", [SEQUENCE]),
+    "attention and fused": ("Attention", "Fused", [SEQUENCE]),
+    "tables": ("Tables", "Tables", [TOKENS, TOKENS]),
+    "unnamed tables": ("Tables", "Tables(unnamed=True)", [TOKENS, TOKENS]),
+    "summed": ("Summed", "Summed", [TOKENS]),
+    "product": ("Product", "Product", ["4,6"]),
+    "steps": ("Steps", "Steps", ["4,6"]),
+    "own norms": ("Scaled", "Scaled", ["4,6"]),
+    "tokens": ("Tokens", "Tokens", ["2,4,6"]),
+    "unnamed parts": ("Seven", "Seven", ["4,6"]),
+}
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_a_port_with_other_layers_is_equal_at_the_first_call(compare_pair: ComparePair, case: str) -> None:
+    torch, paddle, shapes = EQUAL[case]
+    outcome = compared(compare_pair, torch, paddle, *shapes)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.pairing.confirmed and outcome.differences == []
+    for stage in ("eval", "forward", "backward", "update", "trajectory"):
+        assert outcome.stages[stage].compared > 0
+    for side in ("torch", "paddle"):  # every array has a partner, and every number of it is compared
+        named = [where[side] for where in outcome.pairing.arrays.values()]
+        assert outcome.pairing.single[side] == [] and outcome.pairing.alone[side] == []
+        assert {mapping.name_in(spelling) for spelling in named} >= set(outcome.pairing.shapes[side])
+
+
+FLAWS = {
+    "query and key": ("Encoder", "Encoder(flaw='exchanged')", ["2,5,12"], "blocks.1.proj", "blocks.1.proj:input"),
+    "no bias": (
+        "Encoder",
+        "Encoder(flaw='no bias', at=2)",
+        ["2,5,12"],
+        "blocks.2.qkv[key]",
+        "blocks.2.qkv[key]:output",
+    ),
+    "scaled": ("Transposed", "Transposed(flaw='scaled')", ["2,5,10"], "head", "head:input"),
+    "interleaved": ("Interleaved", "Interleaved(flaw='exchanged')", [SEQUENCE], "dense", "dense:input"),
+    "key and value": ("Memory", "Memory(flaw='exchanged')", [SEQUENCE, "2,5,8"], "out", "out:input"),
+    "maps": ("Maps", "Maps(flaw='exchanged')", ["2,6,3,3"], "to_out", "to_out:input"),
+    "opened": ("Attention", "Projections(flaw='exchanged')", [SEQUENCE], "attention[out]", "attention[out]:output"),
+    "projections": ("Projections", "Projections(flaw='exchanged')", [SEQUENCE], "wo", "wo:input"),
+    "word and kind": ("Tables", "Tables(flaw='exchanged')", [TOKENS, TOKENS], "word", "word:output"),
+    "steps": ("Steps", "Steps(flaw='scaled')", ["4,6"], "out", "out:input"),
+    "own norms": ("Scaled", "Scaled(1e-2)", ["4,6"], "norm", "norm:output"),
+    "tokens": ("Tokens", "Tokens(flaw='exchanged')", ["2,4,6"], "head", "head:input"),
+}
+
+
+@pytest.mark.parametrize("case", FLAWS)
+def test_a_planted_flaw_is_found_at_its_layer(compare_pair: ComparePair, case: str) -> None:
+    torch, paddle, shapes, layer, tensor = FLAWS[case]
+    outcome = compared(compare_pair, torch, paddle, *shapes)
+    first = outcome.first
+    assert outcome.verdict == "different" and first, outcome.sentence()
+    assert (first.phase, first.layer, first.tensor) == ("eval", layer, tensor), outcome.sentence()
+    assert not outcome.pairing.confirmed
+
+
+def test_an_exchange_against_the_names_is_named_with_the_map_that_allows_it(
+    compare_pair: ComparePair, tmp_path: Path
+) -> None:
+    outcome = compared(compare_pair, "Encoder", "Encoder(flaw='exchanged')", "2,5,12")
+    (note,) = outcome.pairing.notes
+    said, _, row = note.partition("pass --map with ")
+    assert said.startswith("with blocks.1.qkv = layers.1.key + layers.1.query + layers.1.value, against the names")
+    assert note in outcome.sentence()
+    (tmp_path / "map.json").write_text(row)
+    allowed = compared(
+        compare_pair, "Encoder", "Encoder(flaw='exchanged')", "2,5,12", given=read_map(tmp_path / "map.json")
+    )
+    assert allowed.verdict == "equal"
+    assert allowed.pairing.how.startswith("a map for 3 layers, ")
+
+
+def test_a_lost_bias_of_a_part_is_the_cause_and_the_other_parts_keep_theirs(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Encoder", "Encoder(flaw='no bias', at=0)", "2,5,12")
+    assert outcome.first and outcome.first.cause == "only PyTorch has blocks.0.qkv.bias[1/3]"
+    assert outcome.pairing.single == {"torch": ["blocks.0.qkv.bias[1/3]"], "paddle": []}
+
+
+def test_names_decide_where_values_cannot(compare_pair: ComparePair) -> None:
+    partner = compared(compare_pair, "Summed", "Summed", TOKENS).pairing.partner("torch")
+    assert partner == {"w": "word", "t": "type", "before": "first_norm", "after": "last_norm", "out": "out"}
+
+
+def test_values_decide_where_names_say_nothing(compare_pair: ComparePair) -> None:
+    tables = compared(compare_pair, "Tables", "Tables(unnamed=True)", TOKENS, TOKENS).pairing
+    assert tables.partner("torch") == {"word": "b", "kind": "a", "out": "out"}
+    assert tables.notes == [] and tables.sentence().endswith("confirmed by values (2 assignments tried)")
+    parts = compared(compare_pair, "Seven", "Seven", "4,6").pairing
+    assert parts.how == "order of execution, inner = z + y + x" and parts.tried > 1
+    assert compared(compare_pair, "Steps", "Steps", "4,6").pairing.partner("torch")["upper"] == "west"
+
+
+def test_what_neither_names_nor_values_decide_is_in_the_verdict(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Product", "Product", "4,6")
+    assert outcome.verdict == "equal"
+    assert outcome.sentence().endswith(
+        "neither names nor values decide one = right and two = left: the order of execution does, unless --map says "
+        '{"layers": [{"torch": "one", "paddle": "left"}, {"torch": "two", "paddle": "right"}]}'
+    )
+    assert outcome.to_json()["mapping"]["notes"] == outcome.pairing.notes
+
+
+def test_an_assignment_that_no_value_confirms_is_in_the_verdict(compare_pair: ComparePair) -> None:
+    outcome = (
+        compared(compare_pair, "Seven", "Lost", "4,6")
+        if False
+        else compared(compare_pair, "Steps", "Steps(flaw='scaled')", "4,6")
+    )
+    assert "not confirmed by values" in outcome.pairing.sentence()
+
+
+def test_a_layer_without_a_partner_is_named(compare_pair: ComparePair) -> None:
+    with pytest.raises(
+        InputError, match=r"PyTorch has inner \(Linear \[18, 6\]\) and Paddle has y \(Linear \[6, 6\]\)"
+    ):
+        compared(compare_pair, "Seven", "Lost", "4,6")
+
+
+def test_a_map_converts_fused_weights_to_their_parts_and_back(compare_pair: ComparePair, tmp_path: Path) -> None:
+    for torch, paddle, shape, row in (
+        (
+            "Interleaved",
+            "Interleaved",
+            SEQUENCE,
+            {"torch": "query_key_value.weight[1/3 in 4]", "paddle": "key.weight.T"},
+        ),
+        ("Projections", "Fused", SEQUENCE, {"torch": "wk.weight", "paddle": "qkv.weight.T[:,1/3]"}),
+        ("Grouped", "Grouped", SEQUENCE, {"torch": "qkv_proj.weight[8:12]", "paddle": "key.weight.T"}),
+        ("Transposed", "Transposed", "2,5,10", {"torch": "c_attn.weight.T[:,1/3]", "paddle": "k_proj.weight.T"}),
+    ):
+        pairing = compared(compare_pair, torch, paddle, shape, stages=("eval",)).pairing
+        assert row in pairing.arrays.values()
+        mapping.save(tmp_path / "map.json", pairing)
+        saved = read_map(tmp_path / "map.json")
+        random = np.random.default_rng(0)
+        start = {name: random.standard_normal(own) for name, own in pairing.shapes["torch"].items()}
+        there = state_dict_files.converted(start, "torch", "paddle", saved)
+        back = state_dict_files.converted(there, "paddle", "torch", saved)
+        assert {name: a.tobytes() for name, a in back.items()} == {name: a.tobytes() for name, a in start.items()}
+        again = compared(compare_pair, torch, paddle, shape, stages=("eval",), given=saved)
+        assert again.verdict == "equal" and again.pairing.arrays == pairing.arrays
+
+
+JOINED = "query + key + value"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"torch": "query_key_value", "paddle": "query + key"}, "whose outputs are not those of query_key_value"),
+        ({"torch": "query_key_value", "paddle": JOINED, "heads": 5}, "in 5 heads"),
+        ({"torch": "query_key_value", "paddle": JOINED, "heads": 0}, "query_key_value 0 heads: write 1 or more"),
+        ({"torch": "query_key_value + dense", "paddle": JOINED}, "joins several layers on both sides"),
+        ({"torch": "query_key_value", "paddle": "query + query + value"}, "names the paddle layer 'query' twice"),
+        ({"torch": "query_key_value", "paddle": "query + no + value"}, "the paddle model has no layer 'no'"),
+    ],
+)
+def test_a_map_of_parts_that_do_not_fit_is_refused(compare_pair: ComparePair, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        compared(compare_pair, "Interleaved", "Interleaved", SEQUENCE, given={"layers": [row]})
+
+
+def test_a_wrong_layout_in_a_map_is_a_difference(compare_pair: ComparePair) -> None:
+    given = {"layers": [{"torch": "query_key_value", "paddle": JOINED, "heads": 2}]}
+    outcome = compared(compare_pair, "Interleaved", "Interleaved", SEQUENCE, given=given, stages=("eval",))
+    assert outcome.verdict == "different" and outcome.first
+    assert outcome.first.layer == "dense"
+
+
+def test_the_number_of_assignments_is_limited(compare_pair: ComparePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match_values, "MOST_TRIED", 1)
+    outcome = compared(compare_pair, "Projections", "Unnamed", SEQUENCE, stages=("eval",))
+    assert (outcome.verdict, outcome.pairing.tried) == ("different", 1)
+    assert outcome.pairing.sentence() == "order of execution, not confirmed by values (1 assignment tried)"
+
+
+def test_fused_layers_are_compared_in_float32(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Interleaved", "Interleaved", SEQUENCE, dtype="float32")
+    assert outcome.verdict == "equal", outcome.sentence()
+    flawed = compared(compare_pair, "Interleaved", "Interleaved(flaw='exchanged')", SEQUENCE, dtype="float32")
+    assert flawed.first and flawed.first.layer == "dense"
+
+
+def test_layers_around_fused_ones_also_run_alone(compare_pair: ComparePair) -> None:
+    rows = compared(compare_pair, "Encoder", "Encoder", "2,5,12", stages=("eval",), isolate=True).isolated
+    assert rows and {row["verdict"] for row in rows} == {"equal"}
+    assert "blocks.0.proj" in {row["layer"] for row in rows}
+
+
+def test_the_outcome_of_fused_layers_is_plain_json(compare_pair: ComparePair) -> None:
+    found = json.loads(json.dumps(compared(compare_pair, "Memory", "Memory", SEQUENCE, "2,7,8").to_json()))
+    assert (found["mapping"]["tried"], found["mapping"]["confirmed"], found["mapping"]["notes"]) == (1, True, [])
