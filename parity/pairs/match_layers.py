@@ -452,7 +452,12 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
 
 
 def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
-    """Return the line of a map that would settle it, where layers without a partner could be its parts."""
+    """Return what to do: the line of a map if layers without a partner could be its parts, or to fold a batch norm."""
+    if unit.kind == "BatchNorm":
+        return (
+            ". If the other side has it folded into a convolution, fold it here, too, as torch.nn.utils.fusion.fuse_conv_bn_eval does, and "
+            "compare inference only (--stages eval)"
+        )
     parts: list[Unit] = []
     if may_be_fused(unit) and unit.layer is None:
         for one in free:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.relative_error import distance
@@ -38,6 +36,9 @@ AGREE = {"float64": 1e-6, "float32": 1e-3}
 
 Far above rounding, too: a slightly different constant in one model must not hide which layers are pairs.
 """
+
+MOST_DIGESTED = 100_000
+"""About so many elements of an array say whether it equals another one."""
 
 MOST_ORDERS = 24
 """This many orders of the parts of a fused layer are tried at most."""
@@ -70,11 +71,11 @@ class Trial:
 
 
 def digest(arrays: Sequence[Array]) -> bytes:
-    """Return a digest that is equal for equal arrays."""
+    """Return a digest that is equal for equal arrays. Of large arrays it takes only some elements."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).data)
+        found.update(array.ravel()[:: max(1, array.size // MOST_DIGESTED)].tobytes())
     return found.digest()
 
 
@@ -151,7 +152,9 @@ class Search:
             (sorted(assignment.partner.items()), list(map(str, assignment.fusions)), sorted(assignment.ways.items()))
         )
         if key not in self.tried:
-            self.tried[key] = self._try(assignment)
+            trial = self._try(assignment)
+            self.tried[key] = dataclasses.replace(trial, paddle=None)  # the tensors of all trials do not fit in memory
+            return trial
         return self.tried[key]
 
     def _try(self, assignment: Assignment) -> Trial:
@@ -322,15 +325,20 @@ class Search:
         return first is not None and first == second
 
     def _undecided(self, best: Trial) -> list[str]:
-        """Return a sentence on layers whose exchange changes no value, although their names do not say which is which."""
-        found, untested = [], 0
+        """Return a sentence on layers whose exchange changes no value, although their names do not say which is which.
+
+        Of pairs with the same names in several blocks, one is tried.
+        """
+        alike: dict[Any, list[tuple[str, str]]] = defaultdict(list)
         for pair in neighbours(self.problem, best.assignment):
-            if not self._same_input(pair):
-                continue
+            if self._same_input(pair):
+                alike[_last_names(pair)].append(pair)
+        found, untested = list[tuple[str, str]](), 0
+        for pairs in alike.values():
             if len(self.tried) >= MOST_TRIED:
-                untested += 1
-            elif self.attempt(_exchange(best.assignment, [pair])).reach.whole:
-                found.append(pair)
+                untested += len(pairs)
+            elif self.attempt(_exchange(best.assignment, [pairs[0]])).reach.whole:
+                found += pairs
         partner = best.assignment.partner
         notes = []
         if found:

@@ -197,10 +197,10 @@ class Summed(nn.Layer):
     def __init__(self) -> None:
         super().__init__()
         self.last_norm, self.first_norm = nn.LayerNorm(6), nn.LayerNorm(6)
-        self.type, self.word, self.out = nn.Embedding(11, 6), nn.Embedding(11, 6), nn.Linear(6, 4)
+        self.type_table, self.word, self.out = nn.Embedding(11, 6), nn.Embedding(11, 6), nn.Linear(6, 4)
 
     def forward(self, words: Tensor) -> Tensor:
-        of_type = self.type(words)
+        of_type = self.type_table(words)
         return self.out(self.last_norm(self.first_norm(self.word(words) + of_type)))
 
 

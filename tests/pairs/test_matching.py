@@ -119,7 +119,7 @@ def test_a_lost_bias_of_a_part_is_the_cause_and_the_other_parts_keep_theirs(comp
 
 def test_names_decide_where_values_cannot(compare_pair: ComparePair) -> None:
     partner = compared(compare_pair, "Summed", "Summed", TOKENS).pairing.partner("torch")
-    assert partner == {"w": "word", "t": "type", "before": "first_norm", "after": "last_norm", "out": "out"}
+    assert partner == {"w": "word", "t": "type_table", "before": "first_norm", "after": "last_norm", "out": "out"}
 
 
 def test_values_decide_where_names_say_nothing(compare_pair: ComparePair) -> None:
