@@ -16,6 +16,9 @@ from parity.pairs import match_names
 MOST_OPTIONS = 48
 """This many ways are listed at most."""
 
+MOST_SQUARES = 4
+"""Up to this many square matrices, each may be transposed or not; more are all transposed, or none."""
+
 Rows = Mapping[str, str]
 """Spelling on PyTorch's side -> spelling on Paddle's side."""
 
@@ -40,11 +43,15 @@ def ways_of_units(torch: Unit, paddle: Unit, turn: bool) -> list[Rows]:
 
 def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
     """Return the ways to match the arrays of several units of each side: own name on the torch side -> spelling on Paddle's."""
-    here, there = (
-        {below(u.holder, u.spellings[name]): shape for u in units for name, shape in shapes_of(u).items()}
-        for units in (torch, paddle)
-    )
-    return list(itertools.islice(_ways(here, there, {name: name for name in there}, False), MOST_OPTIONS))
+    shapes: list[dict[str, tuple[int, ...]]] = [{}, {}]
+    spellings: dict[str, str] = {}
+    for found, units in zip(shapes, (torch, paddle), strict=True):
+        for unit in units:
+            for name, shape in shapes_of(unit).items():
+                own = parse_spelling(below(unit.holder, unit.spellings[name]))
+                found[own.name] = shape
+                spellings[own.name] = str(own)
+    return list(itertools.islice(_ways(shapes[0], shapes[1], spellings, False), MOST_OPTIONS))
 
 
 def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,11 +84,20 @@ def _ways(
         found = dict(sure)
         for (ours, _), order in zip(unsure, chosen, strict=True):
             found |= dict(zip(ours, order, strict=False))
-        squares = {a for a, b in found.items() if _is_square(here[a]) and (turn_same or a != b)}
+        squares = [a for a, b in found.items() if _is_square(here[a]) and (turn_same or a != b)]
         # Other matrices of the layer say whether one side stores its matrices transposed.
         turned = [here[a] != there[b] for a, b in found.items() if len(here[a]) == 2 and not _is_square(here[a])]
-        for turn in (any(turned), not any(turned)) if squares else (False,):
-            yield {a: _turned(spellings[b], here[a] != there[b] or (turn and a in squares)) for a, b in found.items()}
+        for turns in _turns(len(squares), any(turned)):
+            flags = dict(zip(squares, turns, strict=True))
+            yield {a: _turned(spellings[b], here[a] != there[b] or flags.get(a, False)) for a, b in found.items()}
+
+
+def _turns(count: int, first: bool) -> Iterator[tuple[bool, ...]]:
+    """Yield which of `count` square matrices are transposed: all alike, and then any of them if they are few."""
+    alike = [(first,) * count, (not first,) * count] if count else [()]
+    yield from alike
+    if 1 < count <= MOST_SQUARES:
+        yield from (turns for turns in itertools.product((False, True), repeat=count) if turns not in alike)
 
 
 def _is_square(shape: tuple[int, ...]) -> bool:

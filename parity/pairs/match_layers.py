@@ -162,17 +162,17 @@ class Problem:
         rows = dict(self.pool_ways[assignment.ways.get(POOL, 0)])
         rows |= {name: row["paddle"] for name, row in self.rows.items() if name in rows}
         holders = {
-            side: {below(u.holder, u.spellings[name]): (u, name) for u in self.pool[side] for name in u.arrays}
+            side: {_bare(below(u.holder, u.spellings[name])): (u, name) for u in self.pool[side] for name in u.arrays}
             for side in SIDES
         }
         for name, spelling in rows.items():
             a, own = holders["torch"][name]
-            b = holders["paddle"].get(_bare(spelling), (a, ""))[
-                0
-            ]  # a map may name an unknown array, which is refused later
+            # A map may name an unknown array, which is refused later.
+            b = holders["paddle"].get(_bare(spelling), (a, ""))[0]
             found.arrays[name] = {"torch": name, "paddle": spelling}
             found.owners[name] = (a.path, b.path)
             found.trained[name] = a.arrays[own].trained
+        found.how += f", {len(rows)} parameters of containers by names and shapes"
         named = {"torch": set(rows), "paddle": {_bare(spelling) for spelling in rows.values()}}
         for side in SIDES:
             found.single[side] += [name for name in holders[side] if name not in named[side]]
@@ -242,10 +242,27 @@ class Problem:
             pools[side] = [
                 u for u in left[side] if self.keys[side][u.path][0] == "own" and self.keys[side][u.path] in more
             ]
+        for side in SIDES:  # what one model holds as a parameter of its own may be a known layer of the other
+            pools[side] += self._known_in_pool(side, left[side], pools)
         if all(pools.values()) and any(not unit.leaf for units in pools.values() for unit in units):
             self.pool = pools
             for side in SIDES:
                 left[side] = [unit for unit in left[side] if unit not in pools[side]]
+
+    def _known_in_pool(self, side: str, left: Sequence[Unit], pools: Mapping[str, Sequence[Unit]]) -> list[Unit]:
+        """Return layers of known kinds without a partner whose arrays the other side's pool has and this one lacks."""
+        there = _other(side)
+        more = Counter(self.keys[side].values()) - Counter(self.keys[there].values())
+        shapes = {s: Counter(shape for unit in units for shape in loose_shapes(unit)) for s, units in pools.items()}
+        missing = shapes[there] - shapes[side]
+        found = []
+        for unit in left:
+            key, own = self.keys[side][unit.path], Counter(loose_shapes(unit))
+            if key[0] != "own" and more[key] > 0 and unit.layer is None and not own - missing:
+                found.append(unit)
+                missing -= own
+                more[key] -= 1
+        return found
 
     def _partners(self, left: Mapping[str, Sequence[Unit]], exact: Pairs) -> list[dict[str, str]]:
         """Return the likeliest partners; sets `how`."""

@@ -313,3 +313,16 @@ class Unsure(nn.Layer):
         x = F.relu(self.start(x))
         x = 2 * x if self.flaw == "scaled" else x
         return self.out(self.left(x) - self.right(x))
+
+
+class Bare(nn.Layer):
+    """Linear layers, and a parameter of the model itself."""
+
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.fc1, self.proj = nn.Linear(6, 6), nn.Linear(6, 6, bias_attr=False)
+        self.gamma, self.flaw = self.create_parameter([6]), flaw
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.proj(F.relu(self.fc1(x)))
+        return x if self.flaw == "no scale" else self.gamma * x

@@ -247,3 +247,15 @@ class Unsure(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x).relu()
         return self.out(self.one(x) - self.two(x))
+
+
+class Bare(nn.Module):
+    """Parameters of the model itself, where the other side has linear layers; one is used transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1, self.b1 = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.zeros(6))
+        self.projection, self.scale = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * (F.linear(x, self.w1, self.b1).relu() @ self.projection)

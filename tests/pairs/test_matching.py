@@ -45,6 +45,7 @@ EQUAL = {
     "steps": ("Steps", "Steps", ["4,6"]),
     "own norms": ("Scaled", "Scaled", ["4,6"]),
     "tokens": ("Tokens", "Tokens", ["2,4,6"]),
+    "bare parameters": ("Bare", "Bare", ["4,6"]),
     "unnamed parts": ("Seven", "Seven", ["4,6"]),
 }
 
@@ -81,6 +82,7 @@ FLAWS = {
     "word and kind": ("Tables", "Tables(flaw='exchanged')", [TOKENS, TOKENS], "word", "word:output"),
     "steps": ("Steps", "Steps(flaw='scaled')", ["4,6"], "out", "out:input"),
     "own norms": ("Scaled", "Scaled(1e-2)", ["4,6"], "norm", "norm:output"),
+    "bare parameters": ("Bare", "Bare(flaw='no scale')", ["4,6"], "", "(output)"),
     "tokens": ("Tokens", "Tokens(flaw='exchanged')", ["2,4,6"], "head", "head:input"),
 }
 
