@@ -172,6 +172,11 @@ class Source(ABC):
         return ()
 
     @property
+    def incomplete(self) -> bool:
+        """Whether one side has arrays that the other lacks. The verdict is "different" then, and inner tensors show where."""
+        return False
+
+    @property
     @abstractmethod
     def zero_gradients(self) -> Collection[str]:
         """The gradients found so far that are zero in exact arithmetic."""

@@ -83,7 +83,8 @@ def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
 
 def other_kinds(alignment: Alignment) -> list[str]:
     """Return sentences on activations of different kinds that get the same input."""
-    return [_kinds_sentence(a, b) for a, b in alignment.unit_pairs() if a.kind != b.kind]
+    pairs = [(a, b) for a, b in alignment.unit_pairs() if a.kind != b.kind]
+    return [_kinds_sentence(a, b) for a, b in pairs if not a.arrays and not b.arrays]
 
 
 def _kinds_sentence(a: Unit, b: Unit) -> str:

@@ -93,6 +93,11 @@ class ModelSource(Source):
             fitted=compared.fitted,
         )
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether a matched layer has an array on one side only."""
+        return any(self.session.pairing.single.values())
+
     def is_auxiliary(self, compared: Compared) -> bool:
         """Whether auxiliary layers of one side return this tensor in training. They are reported, and the rest is compared."""
         alone = any(self.session.pairing.alone.values())
