@@ -372,7 +372,7 @@ class Judge:
         kept = self._carried + distances.relative(kept)
         self._moved = max(self._moved, moved)
         # A network that multiplies rounding also multiplies what another order of addition adds to it.
-        noise = twin * self._farther if twin and self._repeated else twin
+        noise = twin * self._farther if twin and twin > CALM and self._repeated else twin
         bound = weights_tolerance(self.source.dtype, step.number, noise, kept, self._moved)
         row |= {"error": error, "twin": twin, "moved": moved, "bound": bound}
         stage = stage_of(step.number, "update", self.outcome.asked)

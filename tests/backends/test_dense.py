@@ -103,7 +103,16 @@ def test_vgg_d_yields_score_maps_of_6_by_6_at_384() -> None:
     assert isinstance(fc7, Conv) and (fc7.kernel, fc7.padding) == (1, 0)
 
 
-@pytest.mark.parametrize("name", list(articles.NETWORKS))
+ANY_SIZE = [name for name, network in articles.NETWORKS.items() if takes_any_size(network)]
+
+
+def test_the_residual_networks_take_any_size_as_they_are() -> None:
+    assert len(ANY_SIZE) == 9 and all(name.startswith(("resnet", "plain")) for name in ANY_SIZE)
+    with pytest.raises(InputError, match="already takes images of any size"):
+        articles.get_network("resnet20+dense")
+
+
+@pytest.mark.parametrize("name", [name for name in articles.NETWORKS if name not in ANY_SIZE])
 def test_every_network_of_the_articles_has_a_dense_form_of_as_many_parameters(name: str) -> None:
     whole = articles.get_network(f"{name}@0.25")
     made = dense(whole)
@@ -136,7 +145,8 @@ def test_an_unknown_suffix_is_refused_in_one_line(name: str) -> None:
             "b: linear layers in branches",
         ),
         ({"input_shape": (8,), "nodes": (Linear("fc", 3),)}, "takes no image"),
-        ({"nodes": (GlobalAvgPool("mean"), Linear("fc", 3))}, "already averages its maps"),
+        ({"nodes": (GlobalAvgPool("mean"), Linear("fc", 3))}, "already takes images of any size"),
+        ({"nodes": (Conv("c", 3, 3, 2, "same"), GlobalAvgPool("m"), Linear("fc", 3))}, "already averages its maps"),
     ],
 )
 def test_a_network_that_cannot_be_dense_is_refused_with_its_layer(change: dict[str, object], said: str) -> None:

@@ -66,4 +66,4 @@ def test_normalisation_is_the_papers_formula_and_its_gradient(case: str, worker:
         # The truncation error is a third of `far - near`. The rounding error is one for each term of the sum, divided by the step.
         allowed = abs(far - near) + 8 * np.finfo(float).eps * np.abs(slope[place[0]] * wanted[place[0]]).sum() / step
         assert allowed < 1e-8
-        assert record["backward/node"][place] == pytest.approx(near, rel=0, abs=allowed)
+        assert record["backward/node.0"][place] == pytest.approx(near, rel=0, abs=allowed)

@@ -78,7 +78,7 @@ def test_networks_optimizers_and_recipes_arrive_equal() -> None:
 
 
 def test_a_run_of_a_model_arrives_with_its_arrays() -> None:
-    run = ModelRun({"": np.ones(2)}, {"0/inputs/0": np.zeros(3)}, [{"path": "a"}], [{"p": 0.5}], ["a"])
+    run = ModelRun({"": np.ones(2)}, {"0/inputs/0": np.zeros(3)}, [{"path": "a"}], [{"p": 0.5}], ["a"], [], [])
     found = travelled(run, ModelService.KINDS)
     assert isinstance(found, ModelRun)
     assert (found.calls, found.dropouts, found.random) == (run.calls, run.dropouts, run.random)
@@ -121,7 +121,7 @@ def test_a_worker_forwards_every_public_method_and_runs_no_other_in_its_own_proc
     assert len(forwarded) > 8
     assert all(vars(proxy)[name].__wrapped__ is method for name, method in forwarded.items())
     own = {name for name in vars(service) if not name.startswith("_")} - {"KINDS", *forwarded}
-    assert own == {Worker: {"step"}, ModelWorker: {"open", "draw"}}[proxy]
+    assert own == {Worker: {"step"}, ModelWorker: {"open", "draw", "note_scaled"}}[proxy]
 
 
 @pytest.mark.parametrize("method", ["_make_room", "__init__", "step", "KINDS", "quit"])

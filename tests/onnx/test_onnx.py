@@ -234,7 +234,7 @@ def test_the_scores_of_a_framework_are_compared_with_every_run_within_rounding()
     def off(by: float) -> Callable[[np.ndarray], np.ndarray]:
         return lambda pictures: predict(weights, preprocess(pictures, how)) * np.float32(1 + by)
 
-    found = compared({"same": off(0), "far": off(1e-3)}, predict, net, weights, how)
+    found = compared({"same": off(0), "far": off(1e-3)}, predict, net, weights, how, lambda *_: {})
     given = {"scores": preprocess(check_pictures(net.input_shape), how)}
     own = {"scores": predict(weights, given["scores"])}
     noise = inference_noise(lambda w, g: {"scores": predict(w, g["scores"])}, own, weights, given)["scores"]

@@ -100,7 +100,7 @@ BROKEN: list[tuple[Callable[[ModelProto], None], str]] = [
     (one_bit, "weight differs from the network's, compared bit for bit"),
     (dropped_in_training, "Dropout"),
     (exchanged, "does not take the image as its first input"),
-    (lambda made: setattr(node_of(made, "Relu"), "op_type", "Sigmoid"), "operator Sigmoid"),
+    (lambda made: setattr(node_of(made, "Relu"), "op_type", "Sigmoid"), "the export has Sigmoid, the network has Relu"),
     (lambda made: setattr(node_of(made, "Relu"), "op_type", "Identity"), "layer relu1: the export has Mul"),
 ]
 
@@ -306,7 +306,7 @@ WRONG: list[tuple[str, Callable[[ModelProto], None], str]] = [
         lambda made: put_before(made, "Conv", "Add", np.ones((3, 1, 1), "f4")),
         "is not the bias of a layer",
     ),
-    ("a residual", residual, "takes other inputs than one value and constants"),
+    ("a residual", residual, "layer drop1: the export has Add, the network has Mul"),
     ("another way", other_layer, "takes the output of another layer|is not the network|the export has"),
     ("-0.0", negative_zero, "layer conv1: bias differs from the network's, compared bit for bit"),
     ("float64", wider, "layer conv1: bias differs from the network's, compared bit for bit"),
@@ -410,7 +410,12 @@ WRONG_BRANCHES: list[tuple[str, Callable[[ModelProto], None], str]] = [
     ("joined along another axis", set_attribute("Concat", "axis", 2), "layer concat: axis is 2"),
     ("padded by zeros", padded_with(0.0), "layer one: pads is"),
     ("padded by something", padded_with(1.0), "pads by 1.0"),
-    ("more channels", padded_with(0.0, 0, 1, 0, 0, 0, 0, 0, 0), "pads more than height and width"),
+    (
+        "more channels",
+        padded_with(0.0, 0, 1, 0, 0, 0, 0, 0, 0),
+        "layer one: the export has PadChannels, the network has Conv",
+    ),
+    ("more images", padded_with(0.0, 1, 0, 0, 0, 0, 0, 0, 0), "pads more than height and width"),
     ("the sum of something else", other_sum, "operator Sub"),
     ("log-softmax along another axis", set_attribute("LogSoftmax", "axis", 0), "layer log_softmax: axis is 0"),
 ]
