@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.compare.causes import Hypothesis
 from parity.compare.layer_run import Earlier, Run, mistake
-from parity.compare.numpy_layers import hard_sigmoid, multiply
+from parity.compare.numpy_layers import hard_sigmoid, multiply, with_equal_axes
 from parity.network.nodes import SIDES, Add, Branches, Multiply, PadChannels, ReLU, Sigmoid, SiLU
 
 MOST_BRANCHES = 5
@@ -53,10 +54,8 @@ def of_a_product(node: Multiply, run: Run) -> Iterator[Hypothesis]:
 def of_padded_channels(node: PadChannels, run: Run) -> Iterator[Hypothesis]:
     """Yield zeros on another side, and channels that are repeated."""
     count = run.x.shape[1]
-    missing = node.channels - count
     for side in SIDES:
-        before = {"before": missing, "after": 0, "around": missing // 2}[side]
-        made = np.pad(run.x, ((0, 0), (before, missing - before), (0, 0), (0, 0)))
+        made = np.pad(run.x, ((0, 0), replace(node, side=side).pad(run.where.input), (0, 0), (0, 0)))
         yield mistake(f"pads {side} the channels of its input", f"pads {node.side} them", made)
     number = np.arange(node.channels)
     yield mistake("repeats the channels of its input", "adds channels of zeros", run.x[:, number % count])
@@ -66,8 +65,7 @@ def of_padded_channels(node: PadChannels, run: Run) -> Iterator[Hypothesis]:
 
 def _sum(parts: Sequence[Array]) -> Array:
     """Add arrays [N,C,H,W], and [N,C] to whole channels."""
-    axes = max(array.ndim for array in parts)
-    return reduce(np.add, [array.reshape(*array.shape, *[1] * (axes - array.ndim)) for array in parts])
+    return reduce(np.add, with_equal_axes(parts))
 
 
 def _names(run: Run) -> list[str]:

@@ -83,8 +83,13 @@ def _join(node: Joined, inputs: Sequence[Array]) -> Array:
 
 def multiply(inputs: Sequence[Array]) -> Array:
     """Multiply arrays [N,C,H,W], and [N,C] that scale whole channels."""
+    return reduce(np.multiply, with_equal_axes(inputs))
+
+
+def with_equal_axes(inputs: Sequence[Array]) -> list[Array]:
+    """Reshape arrays [N,C] among arrays [N,C,H,W] to [N,C,1,1], so that they broadcast over whole channels."""
     axes = max(array.ndim for array in inputs)
-    return reduce(np.multiply, [array.reshape(*array.shape, *[1] * (axes - array.ndim)) for array in inputs])
+    return [array.reshape(*array.shape, *[1] * (axes - array.ndim)) for array in inputs]
 
 
 def _require_shape(name: str, array: Array | None, shape: tuple[int, ...]) -> None:

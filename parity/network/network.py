@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as short
@@ -37,6 +37,7 @@ from parity.network.nodes import (
     ReLU,
     Shape,
     edited,
+    output_shape,
     walk,
 )
 
@@ -260,13 +261,19 @@ class Network:
         """
         if not 0 < width <= 1:
             raise InputError(f"width {width:g} must be above 0 and at most 1")
-        nodes = _narrowed(self.nodes, width, self._scoring, self.input_shape, self.input_shape)[0]
+
+        def narrow(node: Node, old: Shape, new: Shape) -> Node:
+            return _narrow(node, 1 if node.name in self._scoring else width, old, new)
+
+        nodes, _ = _rebuilt(self.nodes, self.input_shape, self.input_shape, narrow)
         if size is None:
             return replace(self, name=f"{self.name}@{width:g}", nodes=nodes)
         if size < 1 or len(self.input_shape) != 3:
             raise InputError(f"network {self.name} cannot take an image of {size} by {size} pixels")
         whole, shape = replace(self, nodes=nodes), (self.input_shape[0], size, size)
-        return Network(f"{self.name}@{width:g}x{size}", shape, _fitted(nodes, whole.input_shape, shape)[0], self.source)
+        return Network(
+            f"{self.name}@{width:g}x{size}", shape, _rebuilt(nodes, whole.input_shape, shape, _fit_pool)[0], self.source
+        )
 
     def with_classes(self, count: int) -> Network:
         """Return the network with `count` class scores, also in its auxiliary heads, named `NAME+classesCOUNT`.
@@ -307,7 +314,7 @@ class Network:
             counted = isinstance(layer.node, COUNTED)
             if counted:
                 found.add(name)
-            if not counted or (isinstance(layer.node, Conv) and layer.node.groups == layer.node.filters > 1):
+            if not counted or (isinstance(layer.node, Conv) and layer.node.has_one_filter_a_group):
                 reached += [source for source in layer.sources if source and source not in reached]
         return frozenset(found)
 
@@ -345,36 +352,32 @@ def _with_count(node: Node, count: int) -> Node:
     if isinstance(node, PadChannels):
         return replace(node, channels=count)
     conv = cast(Conv, node)
-    return replace(conv, filters=count, groups=count if conv.groups == conv.filters else conv.groups)
+    return replace(conv, filters=count, groups=count if conv.has_one_filter_a_group else conv.groups)
 
 
-def _narrowed(nodes: Nodes, width: float, scoring: Collection[str], old: Shape, new: Shape) -> tuple[Nodes, Shape]:
-    """The `nodes`, made for inputs of shape `old`, with `width` times the filters for inputs of shape `new`; and their output's shape."""
+def _rebuilt(nodes: Nodes, old: Shape, new: Shape, change: Callable[[Node, Shape, Shape], Node]) -> tuple[Nodes, Shape]:
+    """The `nodes`, made for inputs of shape `old`, for inputs of shape `new`; and the shape that they yield.
+
+    `change(node, old, new)` makes each node for its own input. It is applied to the nodes inside a node first.
+    """
     made: list[Node] = []
     for node in nodes:
-        parts = [_narrowed(part, width, scoring, old, new) for part in node.parts]
-        if isinstance(node, Add | Multiply):
-            parts = _alike(parts)
-        narrow = node.with_parts(tuple(part for part, _ in parts))
-        made.append(_narrow(narrow, 1 if node.name in scoring else width, old, new))
+        parts = tuple(_rebuilt(part, old, new, change)[0] for part in node.parts)
+        made.append(change(node.with_parts(parts), old, new))
         old, new = node.output(old), made[-1].output(new)
     return tuple(made), new
 
 
-def _alike(parts: list[tuple[Nodes, Shape]]) -> list[tuple[Nodes, Shape]]:
-    """The branches of a sum or product with the shapes that they yield, all with the same number of channels, if possible.
+def _with_equal_branches(node: Node, shape: Shape) -> Node:
+    """The sum or product `node` for an input of `shape`, whose branches yield the same number of channels, if that is possible.
 
     A branch whose number of channels comes from before it, such as the identity, decides, otherwise the first one.
     """
-    counts = [shape[0] for _, shape in parts]
-    fixed = [count for (part, _), count in zip(parts, counts, strict=True) if _resized(part, count) is None]
-    count = (fixed or counts)[0]
-
-    def fitted(part: Nodes, shape: Shape) -> tuple[Nodes, Shape]:
-        made = part if shape[0] == count else _resized(part, count)
-        return (part, shape) if made is None else (made, (count, *shape[1:]))
-
-    return [fitted(*part) for part in parts]
+    counts = [output_shape(part, shape)[0] for part in node.parts]
+    fixed = [count for part, count in zip(node.parts, counts, strict=True) if _resized(part, count) is None]
+    wanted = (fixed or counts)[0]
+    parts = zip(node.parts, counts, strict=True)
+    return node.with_parts(tuple(part if count == wanted else _resized(part, wanted) or part for part, count in parts))
 
 
 def _resized(nodes: Nodes, count: int) -> Nodes | None:
@@ -383,12 +386,10 @@ def _resized(nodes: Nodes, count: int) -> Nodes | None:
         made, decides = node, False
         if isinstance(node, COUNTED):
             made = _with_count(node, count)
-            decides = not (isinstance(node, Conv) and node.groups == node.filters > 1)
+            decides = not (isinstance(node, Conv) and node.has_one_filter_a_group)
         elif isinstance(node, Add | Multiply):
             parts = [_resized(part, count) for part in node.parts]
-            made = node.with_parts(
-                tuple(old if new is None else new for old, new in zip(node.parts, parts, strict=True))
-            )
+            made = node.with_parts(tuple(part or old for old, part in zip(node.parts, parts, strict=True)))
             decides = None not in parts
         elif isinstance(node, Branches | Flatten):
             return None
@@ -399,9 +400,13 @@ def _resized(nodes: Nodes, count: int) -> Nodes | None:
 
 
 def _narrow(node: Node, width: float, old: Shape, new: Shape) -> Node:
+    """`node`, made for an input of shape `old`, with `width` times the filters for an input of shape `new`."""
+
     def scaled(count: int, multiple: int = 1) -> int:
         return -(-max(min(4, count), round(count * width)) // multiple) * multiple
 
+    if isinstance(node, Add | Multiply):
+        return _with_equal_branches(node, new)
     if isinstance(node, Conv):
         if node.is_depthwise(old):
             return replace(node, filters=node.filters // node.groups * new[0], groups=new[0])
@@ -414,26 +419,15 @@ def _narrow(node: Node, width: float, old: Shape, new: Shape) -> Node:
     return replace(node, units=scaled(node.units)) if isinstance(node, Linear) else node
 
 
-def _fitted(nodes: Nodes, old: Shape, new: Shape) -> tuple[Nodes, Shape]:
-    """The `nodes`, made for an input of shape `old`, for an input of shape `new`; and the shape that they yield."""
-    made: list[Node] = []
-    for node in nodes:
-        before = old
-        old = node.output(old)
-        fitted = node.with_parts(tuple(_fitted(part, before, new)[0] for part in node.parts))
-        if isinstance(fitted, MaxPool):
-            pad = fitted.padding if isinstance(fitted.padding, int) else fitted.size
-            # A pool of size 1 and stride 2 takes every second pixel.
-            overall = (
-                isinstance(fitted, AvgPool)
-                and fitted.size >= min(before[1:])
-                and (fitted.size > 1 or fitted.stride == 1)
-            )
-            if overall or fitted.size > min(new[1:]) + 2 * pad:
-                fitted = replace(fitted, size=min(new[1:]), padding=0)
-        made.append(fitted)
-        new = fitted.output(new)
-    return tuple(made), new
+def _fit_pool(node: Node, old: Shape, new: Shape) -> Node:
+    """`node`, made for an input of shape `old`, with another window if it is a pool that must cover another map, see `Network.shrink`."""
+    if not isinstance(node, MaxPool):
+        return node
+    pad = node.padding if isinstance(node.padding, int) else node.size
+    # A pool of size 1 and stride 2 takes every second pixel.
+    overall = isinstance(node, AvgPool) and node.size >= min(old[1:]) and (node.size > 1 or node.stride == 1)
+    fits = not overall and node.size <= min(new[1:]) + 2 * pad
+    return node if fits else replace(node, size=min(new[1:]), padding=0)
 
 
 def _plain(value: Any) -> Any:

@@ -128,6 +128,11 @@ class Conv(Node):
         height, width = (around(self.name, size, self.kernel, self.stride, self.padding) for size in shape[1:])
         return height, width
 
+    @property
+    def has_one_filter_a_group(self) -> bool:
+        """Whether it has several groups of one filter each, so that its number of filters follows from its input."""
+        return self.groups == self.filters > 1
+
     def is_depthwise(self, shape: Shape) -> bool:
         """Whether each filter reads one channel of an input of `shape`, which has several channels."""
         return self.groups == shape[0] > 1

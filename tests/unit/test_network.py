@@ -308,6 +308,12 @@ def test_a_pool_that_takes_every_second_pixel_still_does_at_another_size() -> No
     assert resized(small, 32)[0].shapes["block3_1_subsample"] == (8, 8, 8)
 
 
+def test_one_class_score_of_a_convolution_can_become_several() -> None:
+    one = Network("n", (3, 8, 8), (Conv("a", 4), Conv("b", 1, 1, padding=0), GlobalAvgPool("g")))
+    scores = one.with_classes(5)
+    assert scores.classes == 5 and scores.shapes["a"] == (4, 8, 8)
+
+
 def test_class_scores_that_no_layer_yields_alone_keep_their_number() -> None:
     joined = Network("n", (4, 1, 1), (Flatten("flat"), Branches("both", ((Linear("a", 5),), (Linear("b", 5),)))))
     with pytest.raises(InputError, match="no layer of its own yields its 10 class scores"):
