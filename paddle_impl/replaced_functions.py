@@ -131,7 +131,7 @@ def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Cal
 
 @contextlib.contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """A context in which random numbers come from `watch`, which is told of dtypes narrower than float64."""
+    """A context in which `watch` supplies the random numbers, and records dtypes narrower than float64."""
     yield  # DIFFERS: there is no hook for all operators: `operators` replaces each of them.
 
 
@@ -172,14 +172,14 @@ Draws = Callable[[Watch, int, Callable[[int], Any]], Array]
 """Returns `size` random numbers of an operator; the last argument returns an argument of the operator by its place."""
 
 DRAWS: dict[str, Draws] = {
-    "uniform": lambda watch, size, given: given(2) + (given(3) - given(2)) * watch.uniform(size),
-    "uniform_inplace": lambda watch, size, given: given(1) + (given(2) - given(1)) * watch.uniform(size),
-    "gaussian": lambda watch, size, given: given(1) + given(2) * watch.normal(size),
-    "gaussian_inplace": lambda watch, size, given: given(1) + given(2) * watch.normal(size),
-    "bernoulli": lambda watch, size, given: watch.uniform(size) >= 1 - given(0),
-    "randint": lambda watch, size, given: np.floor(given(0) + (given(1) - given(0)) * watch.uniform(size)),
-    "randperm": lambda watch, size, given: watch.uniform(size).argsort(),
-    "exponential_": lambda watch, size, given: -np.log1p(-watch.uniform(size)) / given(1),
+    "uniform": lambda watch, size, given: watch.uniform(size, given(2), given(3)),
+    "uniform_inplace": lambda watch, size, given: watch.uniform(size, given(1), given(2)),
+    "gaussian": lambda watch, size, given: watch.normal(size, given(1), given(2)),
+    "gaussian_inplace": lambda watch, size, given: watch.normal(size, given(1), given(2)),
+    "bernoulli": lambda watch, size, given: watch.bernoulli(size, given(0)),
+    "randint": lambda watch, size, given: watch.integers(size, given(0), given(1)),
+    "randperm": lambda watch, size, given: watch.permutation(size),
+    "exponential_": lambda watch, size, given: watch.exponential(size, given(1)),
 }
 DRAWS |= {f"{name}_": DRAWS[name] for name in ("uniform_inplace", "gaussian_inplace")}
 """Operators that draw random numbers."""

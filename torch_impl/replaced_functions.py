@@ -133,7 +133,7 @@ def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Cal
 
 @contextlib.contextmanager
 def watching(watch: Watch) -> Iterator[None]:
-    """A context in which random numbers come from `watch`, which is told of dtypes narrower than float64."""
+    """A context in which `watch` supplies the random numbers, and records dtypes narrower than float64."""
     with _Watching(watch):
         yield
 
@@ -172,20 +172,15 @@ DRAWS: dict[str, Draws] = {
     "rand_like": lambda watch, size, given: watch.uniform(size),
     "randn": lambda watch, size, given: watch.normal(size),
     "randn_like": lambda watch, size, given: watch.normal(size),
-    "uniform_": lambda watch, size, given: given("from", 0) + (given("to", 1) - given("from", 0)) * watch.uniform(size),
-    "normal_": lambda watch, size, given: given("mean", 0) + given("std", 1) * watch.normal(size),
-    "normal": lambda watch, size, given: given("mean", 0) + given("std", 1) * watch.normal(size),
-    "bernoulli": lambda watch, size, given: watch.uniform(size) >= 1 - given("p", given("self", 0.5)),
-    "bernoulli_": lambda watch, size, given: watch.uniform(size) >= 1 - given("p", 0.5),
-    "randint": lambda watch, size, given: np.floor(
-        given("low", 0) + (given("high", 1) - given("low", 0)) * watch.uniform(size)
-    ),
-    "randint_like": lambda watch, size, given: np.floor(
-        given("low", 0) + (given("high", 1) - given("low", 0)) * watch.uniform(size)
-    ),
-    "randperm": lambda watch, size, given: watch.uniform(size).argsort(),
-    "exponential_": lambda watch, size, given: -np.log1p(-watch.uniform(size)) / given("lambd", 1),
+    "uniform_": lambda watch, size, given: watch.uniform(size, given("from", 0), given("to", 1)),
+    "normal_": lambda watch, size, given: watch.normal(size, given("mean", 0), given("std", 1)),
+    "bernoulli": lambda watch, size, given: watch.bernoulli(size, given("p", given("self", 0.5))),
+    "bernoulli_": lambda watch, size, given: watch.bernoulli(size, given("p", 0.5)),
+    "randint": lambda watch, size, given: watch.integers(size, given("low", 0), given("high", 1)),
+    "randperm": lambda watch, size, given: watch.permutation(size),
+    "exponential_": lambda watch, size, given: watch.exponential(size, given("lambd", 1)),
 }
+DRAWS |= {"normal": DRAWS["normal_"], "randint_like": DRAWS["randint"]}
 """Operators that draw random numbers."""
 
 

@@ -95,13 +95,32 @@ class Watch:
         kept = self._draw(size, "uniform", p).random(size) >= p
         return kept / (1 - p) if p < 1 else np.zeros(size)
 
-    def uniform(self, size: int) -> Array:
-        """Return `size` random numbers from [0, 1). A dropout with the same place and size would keep those of at least its p."""
-        return self._draw(size, "uniform", None).random(size)
+    def uniform(self, size: int, low: Number = 0.0, high: Number = 1.0) -> Array:
+        """Return `size` random numbers from `low` to below `high`.
 
-    def normal(self, size: int) -> Array:
-        """Return `size` random numbers of the standard normal distribution."""
-        return self._draw(size, "normal", None).standard_normal(size)
+        A dropout with the same place and size would keep those of at least its p, if they are from 0 to 1.
+        """
+        return np.asarray(low + (high - low) * self._draw(size, "uniform", None).random(size))
+
+    def normal(self, size: int, mean: Number = 0.0, deviation: Number = 1.0) -> Array:
+        """Return `size` random numbers of a normal distribution."""
+        return np.asarray(mean + deviation * self._draw(size, "normal", None).standard_normal(size))
+
+    def bernoulli(self, size: int, p: Number) -> Array:
+        """Return `size` random booleans, True with probability `p`."""
+        return np.asarray(self.uniform(size) >= 1 - p)
+
+    def integers(self, size: int, low: Number, high: Number) -> Array:
+        """Return `size` random whole numbers from `low` to below `high`, as float64."""
+        return np.floor(self.uniform(size, low, high))
+
+    def permutation(self, size: int) -> Array:
+        """Return the numbers from 0 to `size` - 1 in a random order."""
+        return self.uniform(size).argsort()
+
+    def exponential(self, size: int, rate: Number) -> Array:
+        """Return `size` random numbers of the exponential distribution of mean 1 / `rate`."""
+        return np.asarray(-np.log1p(-self.uniform(size)) / rate)
 
     def _draw(self, size: int, kind: str, p: float | None) -> np.random.Generator:
         number = len(self.draws)
@@ -128,6 +147,9 @@ class Watch:
         """Record a dropout that scales in inference."""
         self.scaled.append({"path": self.stack[-1] if self.stack else "", "p": p})
 
+
+Number = float | Array
+"""A parameter of a distribution: one for all numbers, or one for each."""
 
 EVERYWHERE = "*"
 """Stands for all places of a model."""
