@@ -17,7 +17,7 @@ from parity.files import generated_block
 from parity.files.atomic import write_atomically
 from parity.pairs.compare_models import compare_models
 from parity.pairs.library_pairs import PAIRS, chosen
-from parity.pairs.mapping import ModelsDiffer
+from parity.pairs.match_models import ModelsDiffer
 from parity.progress import Console, Phases
 from parity.report import plain
 from parity.report.kept_results import read_pair

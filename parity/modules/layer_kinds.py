@@ -30,6 +30,9 @@ from parity.files.strict_json import from_fields, parse_any_json, read_text
 SIDES = ("torch", "paddle")
 """The sides of a pair, the reference first."""
 
+OTHER_SIDE = dict(zip(SIDES, reversed(SIDES), strict=True))
+"""Side -> the other one."""
+
 Spellings = Mapping[str, Mapping[str, str]]
 """Canonical name -> side -> spelling."""
 

@@ -20,7 +20,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.relative_error import distance
 from parity.modules.description import Unit
-from parity.pairs.mapping import Pairing
+from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 
 SKIPPED = ("Identity",)

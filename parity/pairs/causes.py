@@ -18,7 +18,7 @@ from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
-from parity.pairs.mapping import Pairing
+from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
 

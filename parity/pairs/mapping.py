@@ -20,9 +20,7 @@ from parity.modules import layer_kinds
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES, name_in, parse_spelling
 from parity.pairs.match_layers import Assignment, Problem
-from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
-
-__all__ = ["ModelDescription", "ModelsDiffer", "Pairing"]
+from parity.pairs.match_models import ModelDescription, Pairing
 
 
 def match(torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any] | None = None) -> Pairing:

@@ -13,7 +13,7 @@ from typing import Any
 
 from parity.arrays import Array
 from parity.modules.description import Unit
-from parity.modules.layer_kinds import SIDES, Spelling, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, Spelling, parse_spelling
 from parity.pairs import match_names
 
 CHANNELS = {"Linear": -1, "Conv1d": 1, "Conv2d": 1, "Conv3d": 1}
@@ -110,7 +110,7 @@ def find_fusions(
     `owners`: side -> units in the order of execution. `surplus`: side -> signature -> the number of units without a partner.
     """
     found: list[Fusion] = []
-    for side, other in (SIDES, SIDES[::-1]):
+    for side, other in OTHER_SIDE.items():
         left = Counter(surplus[other])
         used: set[str] = set()
         for whole in owners[side]:

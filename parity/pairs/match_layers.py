@@ -15,7 +15,7 @@ from typing import Any
 from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.modules.description import Unit, below
-from parity.modules.layer_kinds import SIDES, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, parse_spelling
 from parity.pairs import match_names
 from parity.pairs.match_arrays import Rows, loose_shapes, ways_of_pools, ways_of_units
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
@@ -66,7 +66,7 @@ class Problem:
         taken = {side: {pair[i].path for pair in self.fixed} for i, side in enumerate(SIDES)}
         for fusion in self.fixed_fusions:
             taken[fusion.side].add(fusion.whole.path)
-            taken[_other(fusion.side)] |= {part.path for part in fusion.parts}
+            taken[OTHER_SIDE[fusion.side]] |= {part.path for part in fusion.parts}
         left = {side: [u for u in self.owners[side] if u.path not in taken[side]] for side in SIDES}
         self.exact = False
         exact = _by_name(*left.values())
@@ -186,10 +186,12 @@ class Problem:
 
     def _find_fusions(self, left: dict[str, list[Unit]]) -> None:
         """Find fused layers, and take them and their parts out of `left`."""
-        surplus = {side: _surplus(left[side], left[_other(side)]) for side in SIDES}
+        surplus = {side: _surplus(left[side], left[OTHER_SIDE[side]]) for side in SIDES}
         for side in SIDES:
-            other = [u for u in left[_other(side)] if may_be_fused(u) and surplus[_other(side)][u.signature] > 0]
-            loose = {loose_shapes(unit) for unit in left[_other(side)]}
+            other = [
+                u for u in left[OTHER_SIDE[side]] if may_be_fused(u) and surplus[OTHER_SIDE[side]][u.signature] > 0
+            ]
+            loose = {loose_shapes(unit) for unit in left[OTHER_SIDE[side]]}
             for i, unit in enumerate(left[side]):
                 if unit.kind not in self.models[side].own or loose_shapes(unit) in loose:
                     continue
@@ -202,12 +204,12 @@ class Problem:
                         left[side][i] = linear
                         self.owners[side] = [linear if u.path == unit.path else u for u in self.owners[side]]
                         break
-        surplus = {side: _surplus(left[side], left[_other(side)]) for side in SIDES}
+        surplus = {side: _surplus(left[side], left[OTHER_SIDE[side]]) for side in SIDES}
         found = find_fusions(left, surplus, {side: model.inputs for side, model in self.models.items()})
         for fusion in found:
             parts = {part.path for part in fusion.parts}
             left[fusion.side] = [u for u in left[fusion.side] if u.path != fusion.whole.path]
-            left[_other(fusion.side)] = [u for u in left[_other(fusion.side)] if u.path not in parts]
+            left[OTHER_SIDE[fusion.side]] = [u for u in left[OTHER_SIDE[fusion.side]] if u.path not in parts]
         self.fusions += found
 
     def _keys(self, left: Mapping[str, Sequence[Unit]]) -> dict[str, dict[str, Key]]:
@@ -217,7 +219,7 @@ class Problem:
             own = self.models[side].own
             keys[side] = {u.path: ("own", *loose_shapes(u)) if u.kind in own else u.signature for u in left[side]}
         for side in SIDES:  # a layer of an own class may be a known one on the other side
-            there = _other(side)
+            there = OTHER_SIDE[side]
             more = Counter(keys[side].values()) - Counter(keys[there].values())
             free = Counter(keys[there].values()) - Counter(keys[side].values())
             for unit in reversed(left[side]):
@@ -238,7 +240,7 @@ class Problem:
         counts = {side: Counter(self.keys[side].values()) for side in SIDES}
         pools = {}
         for side in SIDES:
-            more = counts[side] - counts[_other(side)]
+            more = counts[side] - counts[OTHER_SIDE[side]]
             pools[side] = [
                 u for u in left[side] if self.keys[side][u.path][0] == "own" and self.keys[side][u.path] in more
             ]
@@ -251,7 +253,7 @@ class Problem:
 
     def _known_in_pool(self, side: str, left: Sequence[Unit], pools: Mapping[str, Sequence[Unit]]) -> list[Unit]:
         """Return layers of known kinds without a partner whose arrays the other side's pool has and this one lacks."""
-        there = _other(side)
+        there = OTHER_SIDE[side]
         more = Counter(self.keys[side].values()) - Counter(self.keys[there].values())
         shapes = {s: Counter(shape for unit in units for shape in loose_shapes(unit)) for s, units in pools.items()}
         missing = shapes[there] - shapes[side]
@@ -367,10 +369,6 @@ def _bare(spelling: str) -> str:
     return str(dataclasses.replace(parse_spelling(spelling), transposed=False))
 
 
-def _other(side: str) -> str:
-    return SIDES[1 - SIDES.index(side)]
-
-
 def _surplus(units: Sequence[Unit], others: Sequence[Unit]) -> Counter[Any]:
     return Counter(u.signature for u in units) - Counter(u.signature for u in others)
 
@@ -408,7 +406,7 @@ def _fixed(models: Mapping[str, ModelDescription], rows: Sequence[Mapping[str, A
         side = next((side for side in SIDES if len(units[side]) == 1), None)
         if side is None:
             raise InputError(f"the map joins several layers on both sides: {row['torch']!r} and {row['paddle']!r}")
-        fusions.append(_given_fusion(models, side, units[side][0], units[_other(side)], int(row.get("heads", 1))))
+        fusions.append(_given_fusion(models, side, units[side][0], units[OTHER_SIDE[side]], int(row.get("heads", 1))))
     _check_fixed(pairs, fusions)
     return pairs, fusions
 
@@ -452,7 +450,7 @@ def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion]) -> None:
 
 def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
     """Say where two architectures diverge: the first unit without a partner, and what the other side has there."""
-    there = _other(side)
+    there = OTHER_SIDE[side]
     own, other = left[side], left[there]
     partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
     before = [u for u in own[: own.index(unit)] if u.path in partner]

@@ -8,7 +8,7 @@ from parity.backend.registry import NAMES
 from parity.compare.verdicts import Divergence
 from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
-from parity.pairs.mapping import ModelDescription, Pairing
+from parity.pairs.match_models import ModelDescription, Pairing
 
 AROUND = 3
 """Layers shown before and after the place within one parent; the rest is counted."""

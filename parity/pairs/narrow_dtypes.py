@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from parity.modules.layer_kinds import SIDES
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES
 from parity.pairs.alignment import Alignment
-from parity.pairs.mapping import Pairing
+from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 
 Place = Mapping[str, Any]
@@ -41,12 +41,11 @@ def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, Mod
         return {(end, partner.get(path, path) if side == "paddle" else path) for end, path in ends}
 
     known = {side: set[tuple[str, str]]().union(*(names(p, side) for p in found[side])) for side in SIDES}
-    other = dict(zip(SIDES, reversed(SIDES), strict=True))
     both: dict[str, list[Place]] = {side: [] for side in SIDES}
     alone: dict[str, list[Place]] = {side: [] for side in SIDES}
     for side in SIDES:
         for place in found[side]:
-            (both if names(place, side) & known[other[side]] else alone)[side].append(place)
+            (both if names(place, side) & known[OTHER_SIDE[side]] else alone)[side].append(place)
     return NarrowPlaces(both, alone)
 
 

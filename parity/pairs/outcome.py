@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parity.compare.outcome import Outcome
-from parity.pairs.mapping import Pairing
+from parity.pairs.match_models import Pairing
 
 
 @dataclass(repr=False)

@@ -23,9 +23,9 @@ from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.inputs import Names
 from parity.pairs.losses import LOSSES
-from parity.pairs.mapping import ModelDescription, Pairing
 from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
+from parity.pairs.match_models import ModelDescription, Pairing
 from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces

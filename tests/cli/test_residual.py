@@ -1,4 +1,4 @@
-"""`vgg-parity experiment residual`: four networks, their errors, and what is said about degradation."""
+"""`vgg-parity experiment residual`: four networks, their errors, and the sentences on degradation."""
 
 from __future__ import annotations
 

@@ -149,9 +149,10 @@ NORMS = {"torch": _norm("weight", (4, 3), "eps"), "paddle": _norm("scale", (3, 4
 def _read_kinds(path: Path) -> None:
     from parity.modules import layer_kinds
     from parity.pairs import mapping
+    from parity.pairs.match_models import ModelDescription
 
     kinds = layer_kinds.read_kinds(path)
-    models = [mapping.ModelDescription.of(side, NORMS[side], kinds=kinds) for side in layer_kinds.SIDES]
+    models = [ModelDescription.of(side, NORMS[side], kinds=kinds) for side in layer_kinds.SIDES]
     mapping.to_json(mapping.match(*models))
 
 

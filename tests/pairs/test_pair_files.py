@@ -19,7 +19,8 @@ from parity.modules import layer_kinds
 from parity.pairs import state_dict_files
 from parity.pairs.inputs import drawn, read_inputs, take_inputs
 from parity.pairs.map_files import read_map
-from parity.pairs.mapping import ModelDescription, match, to_json
+from parity.pairs.mapping import match, to_json
+from parity.pairs.match_models import ModelDescription
 from parity.report.kept_results import read_pair, read_results, write_results
 from parity.report.pairs_table import table
 
