@@ -20,6 +20,7 @@ from parity import data, machine
 from parity.arrays import Array
 from parity.backend import model_state
 from parity.backend.registry import FRAMEWORKS, implementation, installed, make_backend, make_trainer
+from parity.backend.trainer import Trainer
 from parity.cli.command import (
     PATH,
     Failed,
@@ -207,11 +208,16 @@ def _dense(source: Source) -> Source:
     return replace(source, network=network, state=dense_state(network, source.state), preprocessing=whole)
 
 
+def _trainer(framework: str, network: Network, state: State) -> Trainer:
+    """Return a trainer for inference: the optimizer does not matter."""
+    return make_trainer(framework, network, presets.get_recipe("article").optimizer, state)
+
+
 def _predict(framework: str, network: Network) -> Callable[[State, Array], Array]:
     """Return the prediction function of `framework`. It raises `InputError` if finite weights lead to scores that are not finite."""
 
     def predict(state: State, images: Array) -> Array:
-        scores = make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images)
+        scores = _trainer(framework, network, state).predict(images)
         if not np.isfinite(scores).all():
             raise InputError(f"{network.name} yields scores that are not finite: the weights have diverged")
         return scores
@@ -224,7 +230,7 @@ def _outputs(framework: str, network: Network) -> Callable[[State, Array], dict[
 
     def outputs(state: State, images: Array) -> dict[str, Array]:
         record: dict[str, Array] = {}
-        make_trainer(framework, network, presets.get_recipe("article").optimizer, state).predict(images, record)
+        _trainer(framework, network, state).predict(images, record)
         return {name.removeprefix("eval/"): array for name, array in record.items()}
 
     return outputs
