@@ -6,6 +6,8 @@ import ast
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
 def load_model(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
     """Import the module of `text`, also from `folder`; return the named object and its arguments. `InputError` where there is none.
 
-    This runs the module's code. `folder` comes last on the path, so that no file there hides an installed package.
+    This runs the module's code. `folder` is searched last, so that no file there hides an installed package.
     """
     place, dotted, given, named = parse(text)
     found: Any = _module(place, folder)
@@ -47,9 +49,27 @@ def load_model(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
     return found, given, named
 
 
+class _Folder:
+    """Finds modules in a folder.
+
+    It is the last finder, not the last entry of `sys.path`: an import of setuptools, as by Paddle, appends the folder of the packages
+    that it brings along to that path.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [self.folder]) if path is None else None
+
+
+def _search_last(folder: str) -> None:
+    if not any(isinstance(finder, _Folder) and finder.folder == folder for finder in sys.meta_path):
+        sys.meta_path.append(_Folder(folder))
+
+
 def _module(place: str, folder: str) -> Any:
-    if folder not in sys.path:
-        sys.path.append(folder)
+    _search_last(folder)
     if not place.endswith(".py"):
         try:
             return importlib.import_module(place)
@@ -60,8 +80,7 @@ def _module(place: str, folder: str) -> Any:
     path = Path(folder) / place
     if not path.is_file():
         raise InputError(f"there is no file {path}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _search_last(str(path.parent))
     name = path.stem
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
         name = f"file_{name}"  # a package of this name is loaded, as for a file copy.py

@@ -28,6 +28,8 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
     """A folder with a hostile file for each installed module, and the file that lists those that were imported."""
     folder, seen = tmp_path / "untrusted", tmp_path / "imported"
     folder.mkdir()
+    import setuptools  # noqa: F401 - it puts the packages that it brings along last on the path
+
     names = {*sys.stdlib_module_names, *importlib.metadata.packages_distributions()}
     specs = {name: PathFinder.find_spec(name) for name in names if name.isidentifier()}
     # A namespace package is found only if no folder on the path has a file of its name.
@@ -77,7 +79,7 @@ def test_the_users_folder_comes_after_all_installed_packages(form: str, planted:
     )
     sides = [word for name in ("torch", "paddle") for word in (f"--{name}", form.format(name))]
     done = run(folder, "check_parity.py", *sides, "--input-shape", "2,3", "--steps", "1", "--twins", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + (seen.read_text() if seen.exists() else "")
     assert not seen.exists()
 
 
