@@ -61,6 +61,7 @@ trained = together(
         "--torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
         "--torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 --input-shape 2,3,64,64 --report report",
         "--torch net.py:Net --paddle net.py:PaddleNet --inputs batch.npz --save-map map.json   (for convert --map)",
+        "--torch net.py:Net --paddle net.py:PaddleNet --input 'x=4,3,8,8:NCHW|NHWC' --output-layout 'NCHW|NHWC'",
     ),
 )
 @option(
@@ -74,7 +75,8 @@ trained = together(
     "--input-shape",
     multiple=True,
     metavar="N,...",
-    help="random input of this shape; 2,7:100 is shape 2,7 with integers from 0 to 99; repeat the option for a second input",
+    help="random input of this shape; 2,7:100 is shape 2,7 with integers from 0 to 99, 2,7:bool has a dtype, 4,3,8,8:NCHW|NHWC has the "
+    "layouts of both models; repeat the option for a second input",
 )
 @option("--inputs", type=PATH, metavar="FILE.npz", help="the inputs in the order of forward's arguments")
 @option(
@@ -90,6 +92,12 @@ trained = together(
     help="the same for the PyTorch model only; with --paddle-input of the same shape, it is one input with two names",
 )
 @option("--paddle-input", multiple=True, metavar="NAME=N,...", help="the same for the Paddle model only")
+@option(
+    "--output-layout",
+    multiple=True,
+    metavar="[NAME=]NCHW|NHWC",
+    help="the axes of PyTorch's outputs and of Paddle's: of all with as many axes, or of one; repeat the option for more",
+)
 @option(
     "--weights", type=PATH, metavar="FILE", help="a state dict of either model to start from (default: fresh weights)"
 )
@@ -130,6 +138,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             named_inputs=parse_named(options.input),
             torch_inputs=parse_named(options.torch_input),
             paddle_inputs=parse_named(options.paddle_input),
+            output_layouts=options.output_layout,
             map_file=options.map,
             save_map=options.save_map,
             kinds_file=options.kinds,

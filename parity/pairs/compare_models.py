@@ -21,6 +21,7 @@ from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
 from parity.pairs.inputs import take_inputs
+from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
 from parity.pairs.model_server import ModelService
 from parity.pairs.model_source import EXACT, ModelSource
@@ -39,6 +40,7 @@ def compare_models(
     named_inputs: Mapping[str, Any] | None = None,
     torch_inputs: Mapping[str, Any] | None = None,
     paddle_inputs: Mapping[str, Any] | None = None,
+    output_layouts: Sequence[str] = (),
     loss: str = "mse",
     optimizer: Optimizer | None = None,
     steps: int = 10,
@@ -77,13 +79,19 @@ def compare_models(
         inputs: An array or tensor, or a list of them in the order of the arguments of `forward`. A text is the path of
             a .npz file that holds them in this order. Dtypes: float16, float32, float64, int32, int64, uint8, bool.
         input_shape: The shape of a random normal input, or a list of shapes. "2,7:100" asks for whole numbers below 100
-            in the shape [2, 7], for embeddings. Give either this or `inputs`. A batch norm in training needs more than
-            one number a channel.
+            in the shape [2, 7], for embeddings; "2,7:bool" for booleans; "2,7:100:int32" for a dtype. In
+            "4,3,8,8:NCHW|NHWC", PyTorch gets the shape [4, 3, 8, 8] and Paddle the same numbers in the shape
+            [4, 8, 8, 3]; "2,7:bool|int64" gives the sides two dtypes. Floats are converted to the dtype of the check.
+            Give either this or `inputs`. A batch norm in training needs more than one number a channel.
         named_inputs: Inputs of both models by the name of an argument of `forward`: arrays, or shapes as texts. They come
-            after those of `inputs` or `input_shape`, as in `{"attention_mask": "2,7:2"}`.
+            after those of `inputs` or `input_shape`, as in `{"attention_mask": "2,7:2"}`. A layout alone, as in
+            `{"x": "NCHW|NHWC"}`, is that of the input of this name in the file, or of the only one in `inputs`.
         torch_inputs: The same for the PyTorch model only. Where an argument has another name in Paddle, give the same
-            shape or array in `paddle_inputs`, in the same order: it is then one input.
+            shape or array in `paddle_inputs`, in the same order: it is then one input. Dtypes may differ, and also
+            layouts: "4,3,8,8:NCHW" and "4,8,8,3:NHWC" are one input.
         paddle_inputs: The same for the Paddle model only.
+        output_layouts: The order of axes of outputs on both sides: "NCHW|NHWC" for all with four axes, or
+            "NAME=NCHW|NHWC" for one.
         loss: "mse" is half the mean squared distance of every output from fixed random numbers. "cross_entropy" takes
             class scores [N, K] and random labels. "projection" is linear. Several outputs are summed.
         optimizer: A `parity.recipe.optimizer.Optimizer` without groups and label smoothing. By default momentum 0.9
@@ -132,7 +140,7 @@ def compare_models(
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
     _check_numbers(stages, steps, twins, dtype)
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
-    arrays, names = take_inputs(input_shape, inputs, seed, by_name)
+    arrays, names, forms = take_inputs(input_shape, inputs, seed, by_name)
     pair = Pair(
         torch,
         paddle,
@@ -148,6 +156,8 @@ def compare_models(
         {"torch": [change(text) for text in set_torch], "paddle": [change(text) for text in set_paddle]},
         read_kinds(Path(kinds_file)) if kinds_file else KINDS,
         names,
+        forms,
+        parse_layouts(output_layouts),
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(

@@ -7,6 +7,7 @@ import itertools
 import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.data.random_streams import stream
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.layouts import Form, axes_between
 
 DTYPES = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
 """Dtypes that both frameworks accept."""
@@ -28,34 +30,63 @@ Names = Mapping[str, list[str | None]]
 """By side, the argument of `forward` that each input is for: "" for the next one in order, None if that side does not get it."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """An input that is drawn: its sizes for PyTorch, the limit of whole numbers (0: normal numbers), and dtypes and layouts by side."""
+
+    sizes: tuple[int, ...]
+    below: int
+    dtypes: tuple[str, str]
+    layouts: tuple[str, str]
+
+    @property
+    def form(self) -> Form:
+        """How Paddle's input differs from PyTorch's."""
+        axes = axes_between(self.layouts, "the input") if self.layouts[0] else ()
+        return Form(self.dtypes[1] if self.dtypes[1] != self.dtypes[0] else "", axes)
+
+
 def take_inputs(
     shapes: Any, inputs: Any, seed: int, by_name: Mapping[str, Mapping[str, Any]] | None = None
-) -> tuple[list[Array], Names]:
-    """Return the inputs of `shapes` or `inputs`, and of `by_name`, and their names; `InputError` where they cannot be used.
+) -> tuple[list[Array], Names, dict[int, Form]]:
+    """Return the inputs of `shapes` or `inputs`, and of `by_name`, for PyTorch; their names; and number -> form of Paddle's input.
 
     `by_name` holds arrays or shapes by the name of an argument, for "both" sides and for each side alone. The first one for PyTorch alone
-    and the first one for Paddle alone are the same input if their shapes, or their arrays, are equal; and so on.
+    and the first one for Paddle alone are the same input if their shapes, or their arrays, are equal; and so on. A layout without a shape,
+    such as "NCHW|NHWC", is that of an input in order. `InputError` where they cannot be used.
     """
-    found = _named(by_name or {}, seed)
+    named = dict(by_name or {})
+    layouts = {n: w for n, w in named.get("both", {}).items() if isinstance(w, str) and "|" in w and w[:1].isalpha()}
+    named["both"] = {name: what for name, what in named.get("both", {}).items() if name not in layouts}
+    found = _named(named, seed)
     if (shapes is not None and inputs is not None) or (shapes is None and inputs is None and not found):
         raise InputError(
             "pass the inputs or their shapes: one of --inputs FILE.npz and --input-shape 4,3,64,64, and --input NAME=4,7 for each "
             "argument by name"
         )
     ordered = [] if shapes is None and inputs is None else _in_order(shapes, inputs, seed)
-    arrays = [*ordered, *(array for array, _ in found)]
-    return arrays, {side: [*[""] * len(ordered), *(names[side] for _, names in found)] for side in SIDES}
+    arrays = [*(array for _, array, _ in ordered), *(array for array, _, _ in found)]
+    forms = dict(enumerate([*(form for _, _, form in ordered), *(form for _, form, _ in found)]))
+    for name, layout in layouts.items():
+        numbers = [i for i, (own, _, _) in enumerate(ordered) if own == name] or list(range(len(ordered)))
+        if len(numbers) != 1:
+            raise InputError(f"input '{name}={layout}' has a layout and no shape: write {name}=4,3,8,8:{layout}")
+        form = Form(axes=axes_between(layout.split("|", 1), f"input {name!r}"))
+        _check_axes(arrays[numbers[0]].ndim, form, f"input {name!r}")
+        forms[numbers[0]] = form
+    names = {side: [*[""] * len(ordered), *(names[side] for _, _, names in found)] for side in SIDES}
+    return arrays, names, {number: form for number, form in forms.items() if form != Form()}
 
 
-def _named(by_name: Mapping[str, Mapping[str, Any]], seed: int) -> list[tuple[Array, dict[str, str | None]]]:
-    """Return each input by name with the argument that it is for on each side."""
+def _named(by_name: Mapping[str, Mapping[str, Any]], seed: int) -> list[tuple[Array, Form, dict[str, str | None]]]:
+    """Return each input by name with its form, and the argument that it is for on each side."""
     rows: list[tuple[Any, dict[str, str | None]]] = [
         (what, dict.fromkeys(SIDES, name)) for name, what in by_name.get("both", {}).items()
     ]
     alone = [list(by_name.get(side, {}).items()) for side in SIDES]
     for one, two in itertools.zip_longest(*alone):
-        if one and two and _is_same(one[1], two[1]):
-            rows.append((one[1], dict(zip(SIDES, (one[0], two[0]), strict=True))))
+        if one and two and (same := _joined(one[1], two[1])) is not None:
+            rows.append((same, dict(zip(SIDES, (one[0], two[0]), strict=True))))
             continue
         rows += [
             (row[1], {s: row[0] if s == side else None for s in SIDES})
@@ -68,17 +99,31 @@ def _named(by_name: Mapping[str, Mapping[str, Any]], seed: int) -> list[tuple[Ar
             if not str(name).isidentifier() or names.count(name) > 1:
                 problem = "is given twice" if str(name).isidentifier() else "is no name of an argument"
                 raise InputError(f"input {name!r} {problem}: write NAME=SHAPE, such as attention_mask=2,7:2")
-    return [(_array_of(what, seed, f"{number} by name"), named) for number, (what, named) in enumerate(rows)]
+    return [(*_taken(what, seed, f"{number} by name"), named) for number, (what, named) in enumerate(rows)]
 
 
-def _is_same(one: Any, two: Any) -> bool:
-    if isinstance(one, str) or isinstance(two, str):
-        return bool(isinstance(one, str) and isinstance(two, str) and one == two)
-    return np.array_equal(_as_array(one), _as_array(two))
+def _joined(one: Any, two: Any) -> Any:
+    """Return the one input that both sides get: PyTorch's array, or what to draw; None if the two are not the same."""
+    if not (isinstance(one, str) or isinstance(two, str)):
+        return one if np.array_equal(_as_array(one), _as_array(two)) else None
+    if not (isinstance(one, str) and isinstance(two, str)):
+        return None
+    a, b = parse_shape(one), parse_shape(two)
+    layouts = (a.layouts[0], b.layouts[1])
+    sizes = b.sizes
+    if all(layouts) and sorted(layouts[0]) == sorted(layouts[1]):
+        sizes = tuple(b.sizes[b.layouts[0].index(letter)] for letter in layouts[0])
+    if (any(layouts) and not all(layouts)) or (a.sizes, a.below) != (sizes, b.below):
+        return None
+    return Asked(a.sizes, a.below, (a.dtypes[0], b.dtypes[1]), layouts)
 
 
-def _array_of(what: Any, seed: int, number: str) -> Array:
-    return drawn(what, seed, number) if isinstance(what, str) else _check_dtype(_as_array(what), f"input {number}")
+def _taken(what: Any, seed: int, number: int | str) -> tuple[Array, Form]:
+    """Return an input and its form: `what` is an array, a shape, or an input to draw."""
+    asked = parse_shape(what) if isinstance(what, str) else what
+    if isinstance(asked, Asked):
+        return _draw(asked, seed, number), asked.form
+    return _check_dtype(_as_array(what), f"input {number}"), Form()
 
 
 def parse_named(texts: Sequence[str]) -> dict[str, str]:
@@ -93,14 +138,18 @@ def parse_named(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _in_order(shapes: Any, inputs: Any, seed: int) -> list[Array]:
+def _in_order(shapes: Any, inputs: Any, seed: int) -> list[tuple[str, Array, Form]]:
+    """Return the inputs in the order of the arguments: the name in a file, the array and its form."""
     if inputs is not None and isinstance(inputs, str | Path):
-        return read_inputs(Path(inputs))
+        return [(name, array, Form()) for name, array in read_inputs(Path(inputs)).items()]
     if inputs is not None:
         several = inputs if isinstance(inputs, list | tuple) else [inputs]
-        return [_check_dtype(_as_array(x), f"input {number}") for number, x in enumerate(several)]
+        return [("", *_taken(_as_array(x), seed, number)) for number, x in enumerate(several)]
     several = [shapes] if isinstance(shapes, str) or (shapes and isinstance(shapes[0], int)) else shapes
-    return [drawn(shape, seed, i) for i, shape in enumerate(several)]
+    return [
+        ("", *_taken(shape if isinstance(shape, str) else ",".join(map(str, shape)), seed, i))
+        for i, shape in enumerate(several)
+    ]
 
 
 def _as_array(x: Any) -> Array:
@@ -110,8 +159,8 @@ def _as_array(x: Any) -> Array:
     return np.array(x)
 
 
-def read_inputs(path: Path) -> list[Array]:
-    """Read the arrays of a .npz file in its order; `InputError` where it is damaged or holds dtypes outside `DTYPES`."""
+def read_inputs(path: Path) -> dict[str, Array]:
+    """Read the arrays of a .npz file by name, in its order; `InputError` where it is damaged or holds dtypes outside `DTYPES`."""
     try:
         found = _read_members(path)
     except MemoryError:
@@ -119,7 +168,7 @@ def read_inputs(path: Path) -> list[Array]:
     except Exception as error:  # zipfile, its decoders and numpy raise different errors for a damaged file
         said = str(error) or "the file ends too early"
         raise InputError(f"cannot read {path}: {said}; save the inputs with numpy.savez") from None
-    return [_check_dtype(array, f"{path}: array {name}") for name, array in found.items()]
+    return {name: _check_dtype(array, f"{path}: array {name}") for name, array in found.items()}
 
 
 def _read_members(path: Path) -> dict[str, Array]:
@@ -154,16 +203,60 @@ def _check_dtype(array: Array, place: str) -> Array:
 
 
 def drawn(shape: str | Sequence[int], seed: int, number: int | str) -> Array:
-    """Draw a random input; "2,7:100" means integers below 100."""
-    text = shape if isinstance(shape, str) else ",".join(map(str, shape))
-    sizes, colon, below = text.partition(":")
+    """Draw a random input of a shape or its text, see `parse_shape`, in PyTorch's layout and dtype."""
+    return _draw(parse_shape(shape if isinstance(shape, str) else ",".join(map(str, shape))), seed, number)
+
+
+def parse_shape(text: str) -> Asked:
+    """Parse the sizes of an input, and after colons in any order a limit, a dtype and a layout, each for both sides or TORCH|PADDLE.
+
+    "2,7:100" are whole numbers below 100, "2,7:bool" booleans, "4,3,8,8:NCHW|NHWC" are sizes of PyTorch's input. `InputError` otherwise.
+    """
+    sizes, *words = text.split(":")
+    below, dtypes, layouts = 0, ("", ""), ("", "")
     try:
-        found = [int(size) for size in sizes.split(",") if size]
-        if min(found, default=1) < 1 or (colon and not 1 <= int(below) < 2**63):
+        found = tuple(int(size) for size in sizes.split(",") if size)
+        if min(found, default=1) < 1:
             raise ValueError
     except ValueError:
-        raise InputError(f"{text!r} is no shape: write 4,3,64,64, or 2,7:100 for integers below 100") from None
+        raise _no_shape(text) from None
     if len(found) > 32 or 8 * math.prod(found) > MOST:
         raise InputError(f"{text!r} is too large: an input has at most 32 axes and {MOST // 8:,} numbers")
+    for word in words:
+        first, bar, second = word.partition("|")
+        both = (first, second if bar else first)
+        if word.isdecimal() and 1 <= int(word) < 2**63 and not below:
+            below = int(word)
+        elif set(both) <= set(DTYPES) and not dtypes[0]:
+            dtypes = both
+        elif all(one.isalpha() and one.isupper() for one in both) and not layouts[0]:
+            axes = axes_between(both, f"input {text!r}")
+            _check_axes(len(found), Form(axes=axes or tuple(range(len(first)))), f"input {text!r}")
+            layouts = both
+        else:
+            raise _no_shape(text, next((one for one in both if one not in DTYPES), ""))
+    whole = [dtype for dtype in dtypes if dtype and not dtype.startswith("float")]
+    below = below or (2 if whole else 0)
+    for dtype in whole:
+        if below > 2 ** {"bool": 1, "uint8": 8, "int32": 31}.get(dtype, 63):
+            raise InputError(f"{text!r} asks for numbers below {below:,}, which {dtype} does not hold")
+    return Asked(found, below, dtypes, layouts)
+
+
+def _no_shape(text: str, word: str = "") -> InputError:
+    near = suggest(word, DTYPES) if word else ""
+    return InputError(
+        f"{text!r} is no shape{near}: write 4,3,64,64, or 2,7:100 for integers below 100, 2,7:bool for a dtype, 4,3,8,8:NCHW|NHWC for "
+        "layouts"
+    )
+
+
+def _check_axes(count: int, form: Form, place: str) -> None:
+    if form.axes and len(form.axes) != count:
+        raise InputError(f"{place}: the layout has {len(form.axes)} axes and the shape has {count}")
+
+
+def _draw(asked: Asked, seed: int, number: int | str) -> Array:
     random = stream(seed, "pair input", number)
-    return random.integers(0, int(below), found) if colon else random.standard_normal(found)
+    array: Array = random.integers(0, asked.below, asked.sizes) if asked.below else random.standard_normal(asked.sizes)
+    return array.astype(asked.dtypes[0] or array.dtype)

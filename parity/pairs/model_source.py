@@ -24,6 +24,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.network.nodes import MaxPool
 from parity.pairs import alignment, causes
 from parity.pairs.alignment import Call, Compared
+from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
 from parity.pairs.session import Session, gradients_of, tensors_of
@@ -203,9 +204,22 @@ class ModelSource(Source):
         paths = dict(zip(SIDES, (a.unit.path, b.unit.path), strict=True))
         watched = session.watched[False]
 
+        form = session.channels_last.get(paths["paddle"], Form())
+
+        def turned(side: str, arrays: Sequence[Array]) -> list[Array]:
+            return [form.enter(side, x) if x.ndim == len(form.axes) else x for x in arrays]
+
         def run(side: str) -> ModelRun:
             widened = session.widened[side]
-            return session.workers[side].run(given, False, path=paths[side], widened=widened, watched=watched)
+            found = session.workers[side].run(
+                turned(side, given), False, path=paths[side], widened=widened, watched=watched
+            )
+            return replace(found, outputs={name: form.leave(side, x) for name, x in found.outputs.items()})
+
+        def backward(side: str) -> Record:
+            starts = dict(zip(seeds[side], turned(side, list(seeds[side].values())), strict=True))
+            found = session.workers[side].backward(starts)
+            return {name: form.leave(side, array) for name, array in found.items()}
 
         alone = session.everywhere(run, SIDES)
         names = alignment.returned(alone["torch"].outputs, alone["paddle"].outputs)
@@ -214,13 +228,13 @@ class ModelSource(Source):
             return forward, []
         _, gradients = projection({one: alone["torch"].outputs[one] for one, _ in names}, session.pair.seed)
         seeds = {"torch": gradients, "paddle": {two: gradients[one] for one, two in names}}
-        backs = session.backward(seeds, SIDES)
-        backward: _Pairs = [(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
+        backs = session.everywhere(backward, SIDES)
+        back: _Pairs = [(array, backs["paddle"].get(name)) for name, array in backs["torch"].items()]
         arrays = [name for name in session.pairing.arrays if name in {below(a.unit.path, n) for n in a.unit.arrays}]
         own = session.fetch(arrays, SIDES, gradients_of) if arrays else dict.fromkeys(SIDES, Record())
         zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT[self.dtype])
-        backward += [(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
-        return forward, backward
+        back += [(array, own["paddle"].get(name)) for name, array in own["torch"].items() if name not in zero]
+        return forward, back
 
 
 _Pairs = list[tuple[Array | None, Array | None]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.inputs import Names
+from parity.pairs.layouts import Form, channels_first, channels_last, find_form
 from parity.pairs.losses import LOSSES
 from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
@@ -59,6 +60,8 @@ class Pair(ShortRepr):
     changes: Mapping[str, Sequence[tuple[str, str, Any]]] = field(default_factory=dict)
     kinds: Kinds = field(default_factory=lambda: KINDS)
     names: Names = field(default_factory=dict)
+    forms: Mapping[int, Form] = field(default_factory=dict)
+    output_forms: Mapping[str, Form] = field(default_factory=dict)
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
@@ -109,6 +112,7 @@ class Session:
         self.widened: dict[str, list[str]] = {side: [] for side in SIDES}
         self.pairing = Pairing([], "")
         self._splits: dict[str, Splits] = {}
+        self._turned: dict[str, dict[str, Form]] = {}
         self._open()
         self._describe_arrays()
         trained = self._plan()
@@ -140,6 +144,7 @@ class Session:
             )
         )
         self.modules = {side: opened[side]["modules"] for side in SIDES}
+        self.channels_last = channels_last(self.modules["paddle"])
         self.versions = {side: opened[side]["versions"] for side in SIDES}
         self.variance = self.workers["paddle"].kernel_variance()
         self.everywhere(lambda name: self.workers[name].agree(self.variance))
@@ -308,10 +313,12 @@ class Session:
 
     def given(self, name: str, moved: int | None = None) -> list[Array]:
         """Return the inputs of a worker, moved by one ULP if `moved` is a seed."""
-        floats = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
-        if moved is None:
-            return floats
-        return [move_one_ulp({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(floats)]
+        found = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
+        if moved is not None:
+            found = [
+                move_one_ulp({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(found)
+            ]
+        return [self.pair.forms.get(i, Form()).enter(side_of(name), x) for i, x in enumerate(found)]
 
     def run(
         self,
@@ -337,8 +344,18 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
         )
+        outputs = {n: find_form(self.pair.output_forms, n, x).leave(side, x) for n, x in run.outputs.items()}
+        run = replace(run, outputs=outputs)
+        self._turned[name] = {}
+        if side == SIDES[1] and self.channels_last:
+            run, self._turned[name] = channels_first(run, self.channels_last, self._without_format)
         found, self._splits[name] = split_run(run, side, self.pairing)
         return found
+
+    @functools.cached_property
+    def _without_format(self) -> set[str]:
+        """Paddle's layers without arrays and without a data format."""
+        return {m["path"] for m in self.modules["paddle"] if not m["arrays"]} - set(self.channels_last)
 
     def label(self, number: str) -> str:
         """Return the argument that input `number` is for, or the number itself if it is for the next one in order."""
@@ -381,9 +398,17 @@ class Session:
 
     def backward(self, seeds: Mapping[str, Record], names: Iterable[str] | None = None) -> dict[str, Record]:
         """Run backward after the last run, in all workers or those in `names`, from the `seeds` of each."""
-        return self.everywhere(
-            lambda name: split_gradients(self.workers[name].backward(seeds[name]), self._splits[name]), names
-        )
+
+        def one(name: str) -> Record:
+            side = side_of(name)
+            starts = {n: find_form(self.pair.output_forms, n, x).enter(side, x) for n, x in seeds[name].items()}
+            found = self.workers[name].backward(starts)
+            forms = {f"input/{i}": form for i, form in self.pair.forms.items()}
+            forms |= {f"backward/{key}": form for key, form in self._turned[name].items()}
+            found = {key: forms.get(key, Form()).leave(side, array) for key, array in found.items()}
+            return split_gradients(found, self._splits[name])
+
+        return self.everywhere(one, names)
 
     def update(self, kept: Mapping[str, Record], names: Iterable[str] | None = None) -> None:
         """Take an optimizer step in all workers, or those in `names`."""

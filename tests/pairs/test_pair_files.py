@@ -317,7 +317,7 @@ def test_dtypes_that_the_frameworks_do_not_share_are_refused(tmp_path: Path, dty
 @pytest.mark.parametrize("dtype", [">f8", ">i8", "float16", "bool", "uint8", "int32"])
 def test_other_dtypes_are_read_in_the_byte_order_of_the_machine(tmp_path: Path, dtype: str) -> None:
     npz(tmp_path / "x.npz", b=np.arange(3).astype(dtype), a=np.ones((), dtype))
-    first, second = read_inputs(tmp_path / "x.npz")
+    first, second = read_inputs(tmp_path / "x.npz").values()
     assert first.dtype.isnative and first.dtype == np.dtype(dtype).newbyteorder("=")
     np.testing.assert_array_equal(first, np.arange(3).astype(dtype))
     assert second.shape == ()

@@ -280,7 +280,7 @@ def test_inputs_that_cannot_be_used_are_refused(more: tuple[str, ...], said: str
 
 
 def test_an_input_of_one_side_is_not_passed_to_the_other() -> None:
-    arrays, names = take_inputs(
+    arrays, names, _ = take_inputs(
         (2, 3), None, 0, {"both": {"a": "2"}, "torch": {"b": "3", "c": "4"}, "paddle": {"d": "5", "e": "4"}}
     )
     assert [array.shape for array in arrays] == [(2, 3), (2,), (3,), (5,), (4,)]

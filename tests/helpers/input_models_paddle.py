@@ -1,0 +1,49 @@
+"""Paddle models with inputs, outputs and layers in another form than their PyTorch originals, for the tests of pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+LAST: Any = {"data_format": "NHWC"}
+
+
+class Images(nn.Layer):
+    def __init__(self, square: bool = False, maps: bool = False, first: bool = False, factor: float = 1.0) -> None:
+        super().__init__()
+        width = 8 if square else 5
+        self.maps, self.first, self.factor = maps, first, factor
+        self.one, self.norm = nn.Conv2D(3, width, 3, padding=1, **LAST), nn.BatchNorm2D(width, **LAST)
+        self.act = nn.ReLU()
+        self.two, self.pool = nn.Conv2D(width, 6, 1, **LAST), nn.MaxPool2D(2, **LAST)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x.transpose([0, 2, 3, 1]) if self.first else x
+        x = self.pool(self.two(self.act(self.norm(self.one(x))) * self.factor))
+        return x if self.maps else self.head(x.mean((1, 2)))
+
+
+class Masked(nn.Layer):
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.whole = whole
+        self.words, self.head = nn.Embedding(10, 8), nn.Linear(8, 2)
+
+    def forward(self, words: paddle.Tensor, mask: paddle.Tensor) -> paddle.Tensor:
+        assert mask.dtype == (paddle.int64 if self.whole else paddle.bool)
+        x = self.words(words)
+        return self.head(x * mask[..., None].astype(x.dtype))
+
+
+class Heads(nn.Layer):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.boxes, self.scores, self.help = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        return {"scores": self.scores(x), "boxes": self.boxes(x) * self.factor, "help": F.relu(self.help(x))}

@@ -1,0 +1,46 @@
+"""PyTorch models with inputs, outputs and layers in another form than their Paddle ports, for the tests of pairs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Images(nn.Module):
+    """Its port has channels last. The sizes of inner tensors are all different, or all the same where `square`."""
+
+    def __init__(self, square: bool = False, maps: bool = False) -> None:
+        super().__init__()
+        width = 8 if square else 5
+        self.maps = maps
+        self.one, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.act = nn.ReLU()
+        self.two, self.pool = nn.Conv2d(width, 6, 1), nn.MaxPool2d(2)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.two(self.act(self.norm(self.one(x)))))
+        return x if self.maps else self.head(x.mean((2, 3)))
+
+
+class Masked(nn.Module):
+    """Takes integers and booleans. Its port may take the mask as integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(10, 8), nn.Linear(8, 2)
+
+    def forward(self, words: torch.Tensor, *, mask: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(words).masked_fill(~mask[..., None], 0.0))
+
+
+class Heads(nn.Module):
+    """Returns a dict. Its port has other names in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.scores, self.help = nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loc": self.boxes(x), "conf": self.scores(x), "aux": F.relu(self.help(x))}
