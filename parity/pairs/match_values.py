@@ -25,17 +25,12 @@ from parity.pairs.alignment import Call
 from parity.pairs.match_fused import Fusion, outputs_of
 from parity.pairs.match_layers import Assignment, Problem, neighbours
 from parity.pairs.match_models import Pairing
+from parity.pairs.match_outputs import AGREE, match_outputs
 from parity.pairs.match_runs import split_run
 from parity.pairs.model_server import ModelRun
 
 MOST_TRIED = 100
 """This many assignments are tried at most."""
-
-AGREE = {"float64": 1e-6, "float32": 1e-3}
-"""Largest relative error at which two tensors agree, by dtype: far below what other weights cause.
-
-Far above rounding, too: a slightly different constant in one model must not hide which layers are pairs.
-"""
 
 MOST_DIGESTED = 100_000
 """About so many elements of an array say whether it equals another one."""
@@ -167,6 +162,8 @@ class Search:
             run = models.run("paddle")
         except InputError:
             return Trial(assignment, Reach(False, False, -1, 0), None, None)
+        names, _ = match_outputs(self.torch.outputs, run.outputs, models.dtype)
+        run = dataclasses.replace(run, outputs={names.get(name, name): array for name, array in run.outputs.items()})
         described = self.problem.described(pairing)
         runs = {side: split_run(one, side, pairing)[0] for side, one in (("torch", self.torch), ("paddle", run))}
         calls = [alignment.calls_of(described[side].units, runs[side].calls) for side in SIDES]

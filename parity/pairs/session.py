@@ -27,6 +27,7 @@ from parity.pairs.losses import LOSSES
 from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
 from parity.pairs.match_models import ModelDescription, Pairing
+from parity.pairs.match_outputs import match_outputs
 from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
@@ -113,14 +114,16 @@ class Session:
         self.pairing = Pairing([], "")
         self._splits: dict[str, Splits] = {}
         self._turned: dict[str, dict[str, Form]] = {}
+        self._outputs: dict[str, str] = {}
         self._open()
         self._describe_arrays()
         trained = self._plan()
         self.state = {name: array.astype(narrow) for name, array in self._state().items()}
+        said = self._match_outputs(trained)
         aligned = self.alignment(trained)
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
-        self.explained += self._about_narrow()
+        self.explained += [*self._about_narrow(), *said]
         self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=self.narrow.alone)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
@@ -235,6 +238,16 @@ class Session:
         self.pairing = match_values.decide(problem, models)
         self.models = problem.described(self.pairing)
 
+    def _match_outputs(self, trained: Mapping[str, ModelRun]) -> list[str]:
+        """Match outputs that have other names on the two sides, and say how."""
+        found = [trained[side].outputs for side in SIDES]
+        if found[0].keys() == found[1].keys() or max(map(len, found)) < 2:
+            return []
+        self.put({}, SIDES)
+        seen = self.everywhere(lambda side: self.run(side, False, record=False), SIDES)
+        self._outputs, how = match_outputs(seen["torch"].outputs, seen["paddle"].outputs, self.dtypes["paddle"])
+        return [how] if how else []
+
     def _with_parts(self, runs: Mapping[str, ModelRun]) -> dict[str, ModelRun]:
         """Return runs in which fused layers are divided into their parts."""
         return {side: split_run(run, side, self.pairing)[0] for side, run in runs.items()}
@@ -344,8 +357,10 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
         )
-        outputs = {n: find_form(self.pair.output_forms, n, x).leave(side, x) for n, x in run.outputs.items()}
-        run = replace(run, outputs=outputs)
+        names = self._outputs if side == SIDES[1] else {}
+        outputs = {names.get(own, own): array for own, array in run.outputs.items()}
+        forms = self.pair.output_forms
+        run = replace(run, outputs={n: find_form(forms, n, x).leave(side, x) for n, x in outputs.items()})
         self._turned[name] = {}
         if side == SIDES[1] and self.channels_last:
             run, self._turned[name] = channels_first(run, self.channels_last, self._without_format)
@@ -401,7 +416,9 @@ class Session:
 
         def one(name: str) -> Record:
             side = side_of(name)
-            starts = {n: find_form(self.pair.output_forms, n, x).enter(side, x) for n, x in seeds[name].items()}
+            own = {n: o for o, n in self._outputs.items()} if side == SIDES[1] else {}
+            outputs = self.pair.output_forms
+            starts = {own.get(n, n): find_form(outputs, n, x).enter(side, x) for n, x in seeds[name].items()}
             found = self.workers[name].backward(starts)
             forms = {f"input/{i}": form for i, form in self.pair.forms.items()}
             forms |= {f"backward/{key}": form for key, form in self._turned[name].items()}

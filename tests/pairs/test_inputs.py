@@ -9,6 +9,7 @@ from helpers.pair_models import ComparePair
 from parity.errors import InputError
 from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
+from parity.pairs.match_outputs import match_outputs
 from parity.pairs.outcome import PairOutcome
 
 TORCH, PADDLE = "input_models_torch.py:", "input_models_paddle.py:"
@@ -108,3 +109,21 @@ def test_a_layout_without_its_input_is_refused() -> None:
         take_inputs(["2,3", "4,3,8,8"], None, 0, {"both": {"x": "NCHW|NHWC"}})
     with pytest.raises(InputError, match="has not both sides"):
         parse_layouts(["NCHW"])
+
+
+HOW = "outputs with other names, matched by "
+
+
+@pytest.mark.parametrize(("factor", "how"), [(1.0, "values"), (0.99, "values and shapes")])
+def test_outputs_of_other_names_are_matched_by_values(compare_pair: ComparePair, factor: float, how: str) -> None:
+    outcome = compare(compare_pair, "Heads", f"Heads({factor})", "4,8")
+    assert f"{HOW}{how}: loc = boxes, conf = scores, aux = help" in outcome.explained
+    assert outcome.verdict == ("equal" if factor == 1 else "different"), outcome.sentence()
+    assert factor == 1 or (outcome.first and outcome.first.tensor == "(output).loc")
+
+
+def test_outputs_without_equal_values_or_shapes_keep_their_order() -> None:
+    torch = {"a": np.zeros(2), "b": np.ones(3), "c": np.ones(4)}
+    found, how = match_outputs(torch, {"d": np.ones(3), "e": np.zeros(5), "c": np.ones(4)}, "float64")
+    assert found == {"d": "b", "e": "a"} and how == HOW + "values and order: a = e, b = d"
+    assert match_outputs({"": np.zeros(2)}, {"logits": np.ones(2)}, "float64") == ({}, "")
