@@ -102,6 +102,13 @@ trained = together(
     "--weights", type=PATH, metavar="FILE", help="a state dict of either model to start from (default: fresh weights)"
 )
 @option(
+    "--torch-weights",
+    type=PATH,
+    metavar="FILE",
+    help="a state dict of the PyTorch model; with --paddle-weights, each model keeps its own weights, and they are compared first",
+)
+@option("--paddle-weights", type=PATH, metavar="FILE", help="the same for the Paddle model")
+@option(
     "--map",
     type=PATH,
     metavar="FILE",
@@ -143,6 +150,8 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             save_map=options.save_map,
             kinds_file=options.kinds,
             weights=options.weights,
+            torch_weights=options.torch_weights,
+            paddle_weights=options.paddle_weights,
             set_torch=options.set_torch,
             set_paddle=options.set_paddle,
             say=say,

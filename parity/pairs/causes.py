@@ -226,7 +226,7 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
-    if found is None and (rounded := _like_float32(a, b)):
+    if found is None and phase != "start" and (rounded := _like_float32(a, b)):
         return Cause(rounded, generic=True)
     return found
 

@@ -52,6 +52,8 @@ def compare_models(
     save_map: str | Path | None = None,
     kinds_file: str | Path | None = None,
     weights: str | Path | None = None,
+    torch_weights: str | Path | None = None,
+    paddle_weights: str | Path | None = None,
     isolate: bool = False,
     set_torch: Sequence[str] = (),
     set_paddle: Sequence[str] = (),
@@ -108,6 +110,9 @@ def compare_models(
         save_map: Where to write the map that was used, for `map_file` and for converting checkpoints.
         kinds_file: A JSON file of further kinds of layers (`parity.modules.layer_kinds.read_kinds`).
         weights: A state dict file of either model (.pt, .pth, .pdparams) to start from.
+        torch_weights: A state dict file of the PyTorch model, also .safetensors. With `paddle_weights`, each model gets its
+            own weights, nothing is copied, and the weights are compared first. Alone, it is like `weights`.
+        paddle_weights: The same for the Paddle model.
         isolate: Also run every layer by itself on the input of the reference.
         set_torch: Attributes to set in the PyTorch model, as `LAYER.ATTRIBUTE=VALUE`. `LAYER` is a path, or a class for
             all its layers, as in "BatchNorm2d.eps=1e-5". It shows whether a known difference is the only one.
@@ -139,6 +144,12 @@ def compare_models(
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
     _check_numbers(stages, steps, twins, dtype)
+    if weights and (torch_weights or paddle_weights):
+        raise InputError("pass --weights for both models, or --torch-weights and --paddle-weights, and not all of them")
+    if torch_weights and paddle_weights and not {"eval", "forward"} & set(stages):
+        raise InputError(
+            "two files of weights are compared in the stages eval and forward: pass --stages with one of them"
+        )
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
     arrays, names, forms = take_inputs(input_shape, inputs, seed, by_name)
     pair = Pair(
@@ -178,7 +189,9 @@ def compare_models(
             else:
                 workers[name] = ModelService(side, None, "cpu")
                 stack.callback(workers[name].release)
-        given: Mapping[str, Any] = state_dict_files.read(Path(weights), workers["torch"]) if weights else {}
+        given: dict[str, Record] = {}
+        for path, owner in ((weights, None), (torch_weights, "torch"), (paddle_weights, "paddle")):
+            given |= state_dict_files.read(Path(path), workers["torch"], owner) if path else {}
         outcome = run_pair(pair, workers, dtype, say, given)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
@@ -195,7 +208,7 @@ def run_pair(
     """Compare the models of `pair` in `dtype`.
 
     `workers` are named torch and paddle; in float32 one is named `EXACT`; all others hold twins of PyTorch's model. `start` may hold a
-    start state: side -> arrays by that model's own names.
+    start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
     dtypes = dict.fromkeys(workers, dtype) | {EXACT: "float64"}
     with ThreadPoolExecutor(len(workers)) as pool:

@@ -15,7 +15,7 @@ from parity.compare.pool_ties import ties_of_pool
 from parity.compare.relative_error import distance
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
-from parity.compare.tolerances import ROUNDING, ZERO_GRADIENT
+from parity.compare.tolerances import ONE_STEP, ROUNDING, ZERO_GRADIENT
 from parity.compare.verdicts import place_of
 from parity.compare.zero_gradients import zero_gradients
 from parity.errors import InputError
@@ -119,6 +119,11 @@ class ModelSource(Source):
         session, pair = self.session, self.pair
         moved, names = {} if seed is None else dict.fromkeys(SIDES, pair.seed * 100 + seed), [*SIDES, EXACT]
         session.put(moved, names)
+        for chunk in session.chunks() if session.has_own_weights else ():
+            states = session.fetch(chunk, names, tensors_of)
+            for name, array in states[EXACT].items():
+                both = states["torch"][name], states["paddle"][name]
+                yield Rounded(f"start/{name}", both, array, session.owners[name])
         if "eval" in pair.stages:
             runs = session.everywhere(lambda name: session.run(name, False, moved=moved.get(name)), names)
             yield from self._rounded(alignment.forward(session.alignment(runs), "eval", *_three(runs)))
@@ -260,6 +265,8 @@ class ModelStep(Step):
 
     def _everything(self) -> Iterator[Compared]:
         session, source, first = self.session, self.source, self.number == 1
+        if first and source.dtype == "float64" and session.has_own_weights:
+            yield from self._weights()
         if first and source.dtype == "float64" and "eval" in source.pair.stages:
             yield from self._forward("eval", self._run(False))
         if not source.trains:
@@ -281,6 +288,27 @@ class ModelStep(Step):
         del runs, backs
         session.update(session.kept(source.zero), source.names)
         yield from self._updates()
+
+    def _weights(self) -> Iterator[Compared]:
+        """Yield the weights that each side has of its own, and note how many differ and what that does to the outputs."""
+        session, differ = self.session, dict[str, float]()
+        for chunk in session.chunks():
+            states = session.fetch(chunk, SIDES, tensors_of)
+            for name, array in states["torch"].items():
+                other = states["paddle"][name]
+                if (error := distance(array, other)) > ONE_STEP["float64"]:
+                    differ[name] = error
+                yield Compared(f"start/{name}", None, array, other)
+        if not differ:
+            return
+        runs = session.everywhere(lambda side: session.run(side, False, record=False), SIDES)
+        named = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
+        errors = [distance(runs["torch"].outputs[a], runs["paddle"].outputs[b]) for a, b in named]
+        worst = max(differ, key=lambda name: differ[name])
+        session.differences.append(
+            f"weights of the two files: {len(differ)} of {len(session.pairing.arrays)} arrays, at most {worst} with error "
+            f"{differ[worst]:.1e}; the outputs have error {max(errors):.1e}"
+        )
 
     def _run(self, train: bool, record: bool = True) -> Mapping[str, ModelRun]:
         session, moved, step = self.session, self.source.moved, self.number if train else 0

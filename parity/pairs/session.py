@@ -33,6 +33,7 @@ from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
+from parity.weights.state_dict_content import name_variants
 
 JITTER = 0.1
 """Standard deviation of the noise on constant arrays (biases of 0, gammas of 1). It makes an exchange of two of them visible."""
@@ -90,7 +91,7 @@ class Pair(ShortRepr):
 class Session:
     """Workers by name: torch, paddle, and twins of the torch model. `dtypes` holds the dtype of each worker.
 
-    `start` may hold a start state: side -> arrays by that model's own names.
+    `start` may hold a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
 
     def __init__(
@@ -118,7 +119,8 @@ class Session:
         self._open()
         self._describe_arrays()
         trained = self._plan()
-        self.state = {name: array.astype(narrow) for name, array in self._state().items()}
+        self.states = {side: {n: x.astype(narrow) for n, x in state.items()} for side, state in self._states().items()}
+        self.state = self.states["torch"]
         said = self._match_outputs(trained)
         aligned = self.alignment(trained)
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
@@ -261,8 +263,9 @@ class Session:
         self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
 
-    def _state(self) -> Record:
-        """Return the start state of both sides, canonical: the reference's fresh arrays, or the given ones."""
+    def _states(self) -> dict[str, Record]:
+        """Return the start state of each side, canonical: the reference's fresh arrays for both, or the given ones."""
+        self.start = {side: _without_prefix(arrays, self.shapes[side]) for side, arrays in self.start.items()}
         for side, arrays in self.start.items():
             if missing := [name for name in self.shapes[side] if name not in arrays]:
                 raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")
@@ -271,11 +274,19 @@ class Session:
                     raise InputError(
                         f"{name} has shape {list(arrays[name].shape)} in the weights, {shape} in the {side} model"
                     )
-            return self.canonical(side, arrays)
+        given = {side: self.canonical(side, arrays) for side, arrays in self.start.items()}
+        if given:
+            return {side: given.get(side, next(iter(given.values()))) for side in SIDES}
         found: Record = {}
         for chunk in self.chunks():
             found |= self.fetch(chunk, ["torch"], tensors_of)["torch"]
-        return {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
+        fresh = {name: _spread(name, array, self.pair.seed) for name, array in found.items()}
+        return dict.fromkeys(SIDES, fresh)
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether each model starts from weights of its own, which are compared, too."""
+        return len(self.start) == len(SIDES)
 
     def chunks(self) -> list[list[str]]:
         """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
@@ -314,13 +325,20 @@ class Session:
 
         def one(worker: str, chunk: list[str]) -> None:
             side = side_of(worker)
-            state = {name: self.state[name].astype(self.dtypes[worker]) for name in chunk if name in self.state}
+            whole = self.states[side]
+            state = {name: whole[name].astype(self.dtypes[worker]) for name in chunk if name in whole}
             state = move_one_ulp(state, moved[worker]) if worker in moved else state
             names = {name_in(self.pairing.arrays[name][side]) for name in state}
             part = sorted(mapping.partly_named(self.pairing, side) & names)
             base = self.workers[worker].tensors(part) if part else {}
             self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side], base))
 
+        def own(worker: str) -> None:
+            arrays, shapes = self.start[side_of(worker)], self.shapes[side_of(worker)]
+            self.workers[worker].put({name: arrays[name].astype(self.dtypes[worker]) for name in shapes})
+
+        if self.has_own_weights:  # also the arrays without a partner
+            self.everywhere(own, names)
         for chunk in self.chunks():
             self.everywhere(functools.partial(one, chunk=chunk), names)
 
@@ -449,6 +467,11 @@ def gradients_of(model: ModelService, names: Sequence[str]) -> Record:
 def side_of(name: str) -> str:
     """Return the side whose model a worker holds."""
     return name if name in SIDES else "torch"
+
+
+def _without_prefix(arrays: Record, shapes: Mapping[str, Any]) -> Record:
+    """Return arrays without the prefix of a wrapper in their names, if the model has none."""
+    return next((found for found, _ in name_variants(arrays) if shapes.keys() <= found.keys()), arrays)
 
 
 def _spread(name: str, array: Array, seed: int) -> Array:

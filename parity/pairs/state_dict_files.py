@@ -10,6 +10,7 @@ from typing import Any
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.files.atomic import write_atomically
 from parity.files.digest import is_in_state_dict, say_unverified
@@ -34,15 +35,26 @@ def side_of(path: Path) -> str:
     return FRAMEWORK[suffix]
 
 
-def read(path: Path, torch: ModelService) -> dict[str, Record]:
-    """Read a state dict file: side -> its float arrays. `torch` reads PyTorch's files. A file without a digest gets a line on stderr."""
-    side = side_of(path)
+def read(path: Path, torch: ModelService, side: str | None = None) -> dict[str, Record]:
+    """Read a state dict file: side -> its float arrays. `torch` reads PyTorch's files. A file without a digest gets a line on stderr.
+
+    The suffix says which side's file it is. A safetensors file is that of `side`. `InputError` for the file of another side.
+    """
+    if side is None or path.suffix != SAFETENSORS:
+        own = side_of(path)
+        if side not in (None, own):
+            raise InputError(f"{path} holds weights of {NAMES[own]}: pass it with --{own}-weights")
+        side = own
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     check_kind(path, suffix_of(path))
-    with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
-        arrays, notes = worker.read_arrays(path)
-    if not is_in_state_dict(path):
+    if path.suffix == SAFETENSORS:
+        arrays, notes, verified = read_safetensors(path.read_bytes(), str(path))
+    else:
+        with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
+            arrays, notes = worker.read_arrays(path)
+        verified = is_in_state_dict(path)
+    if not verified:
         say_unverified(path)
     _say(path, notes)
     return {side: arrays}
