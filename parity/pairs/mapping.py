@@ -127,5 +127,9 @@ def to_json(mapping: Pairing) -> str:
 
 
 def save(path: Path, mapping: Pairing) -> None:
-    """Write the map file atomically."""
+    """Write the map file atomically; `InputError` where batch norms are folded, which a map cannot say."""
+    if mapping.folded:
+        raise InputError(
+            f"{path} is not written: no map says that {mapping.folded[0]} is one layer on the other side; fold it in both models first"
+        )
     write_atomically(path, to_json(mapping).encode())

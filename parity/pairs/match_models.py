@@ -100,7 +100,8 @@ class Pairing(ShortRepr):
     `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
     `owners`: canonical name -> the layers on both sides. `trained`: canonical name -> whether training changes the reference's array.
     `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
-    compared; 0 if no choice was left. `notes`: sentences on what values could not decide.
+    compared; 0 if no choice was left. `notes`: sentences on what values could not decide. `folded`: layers with batch norms that are
+    folded on the other side.
     """
 
     pairs: list[tuple[Unit, Unit]]
@@ -115,6 +116,7 @@ class Pairing(ShortRepr):
     tried: int = 0
     confirmed: bool = False
     notes: list[str] = field(default_factory=list)
+    folded: Sequence[str] = ()
 
     def partner(self, side: str) -> dict[str, str]:
         """Path on `side` -> path on the other."""

@@ -32,6 +32,9 @@ from parity.pairs.session import Session, gradients_of, tensors_of
 LARGE = 30_000_000
 """Above this many array elements, only the first and the last step's arrays are compared; outputs are compared at every step."""
 
+FOLDED_ROUNDING = 1e-6
+"""Below this relative error, folding in float32 explains the difference of two weights: it rounds some five times by 6e-8."""
+
 EXACT = "float64"
 """The name of the worker that computes the float64 reference of a float32 step."""
 
@@ -65,6 +68,7 @@ class ModelSource(Source):
         """Stages that one step, or models without weights, cannot have. A float32 trajectory needs trained weights and a twin."""
         alone = self.dtype == "float32" and not (self.twins and any(self.session.trained().values()))
         short = ("trajectory",) if self.pair.length < 2 or alone else ()
+        short = (*short, *self.session.skipped)
         return short if self.session.pairing.arrays else ("update", *short)
 
     def step(self, number: int, whole: str | None) -> ModelStep:
@@ -194,8 +198,9 @@ class ModelSource(Source):
         runs = session.everywhere(lambda side: session.run(side, False), SIDES)
         for a, b in session.alignment(runs).pairs:
             layers = (a.name, b.name)
-            if a.unit.layer is not None or b.unit.layer is not None:
-                continue  # a part of a fused layer cannot run alone
+            folded = {fold.layer.path for fold in session.folds.folds}
+            if a.unit.layer is not None or b.unit.layer is not None or folded & {a.unit.path, b.unit.path}:
+                continue  # a part of a fused layer cannot run alone, and a folded one is no layer
             taken = zip(a.inputs, b.inputs, strict=False)
             if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
                 continue  # neither layer takes the other's input, such as one that has padding around it
@@ -380,6 +385,8 @@ class ModelStep(Step):
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return the cause that the settings or the functions between two layers explain."""
         assert self._compared
+        if tensor.phase == "start" and self.session.folds.folds and distance(*self._compared.both) < FOLDED_ROUNDING:
+            return Cause("one file's batch norms were folded in float32, which rounds; pass --dtype float32")
         return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)
 
 

@@ -18,12 +18,13 @@ from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError
 from parity.modules.description import below
-from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in
+from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.inputs import Names
 from parity.pairs.layouts import Form, channels_first, channels_last, find_form
 from parity.pairs.losses import LOSSES
+from parity.pairs.match_folded import Folds, find_folds
 from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
 from parity.pairs.match_models import ModelDescription, Pairing
@@ -114,6 +115,9 @@ class Session:
         self.widened: dict[str, list[str]] = {side: [] for side in SIDES}
         self.pairing = Pairing([], "")
         self._splits: dict[str, Splits] = {}
+        self.folds = Folds(SIDES[0], [], {})
+        self.skipped: tuple[str, ...] = ()
+        """Stages that were asked for and that folded batch norms leave out."""
         self._turned: dict[str, dict[str, Form]] = {}
         self._outputs: dict[str, str] = {}
         self._open()
@@ -126,6 +130,11 @@ class Session:
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
         self.explained += [*self._about_narrow(), *said]
+        if self.folds.folds:
+            self.explained.append(
+                f"batch norms that {NAMES[OTHER_SIDE[self.folds.side]]}'s model has folded into other layers, at {self.folds}: only "
+                "inference is compared, because in training a batch norm uses the statistics of the batch"
+            )
         self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=self.narrow.alone)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
@@ -180,6 +189,8 @@ class Session:
             order = list(dict.fromkeys([*called, *(note["path"] for note in trained[side].calls)]))
             inputs = match_values.inputs_of(seen[side])
             self.models[side] = ModelDescription.of(side, self.modules[side], order, called, kinds, inputs, opened)
+        if self._fold(seen):
+            seen = trained = {side: self.folds.run(side, run) for side, run in seen.items()}
         self._match(seen)
         seen, trained = (self._with_parts(runs) for runs in (seen, trained))
         if not alignment.returned(seen["torch"].outputs, seen["paddle"].outputs):
@@ -189,6 +200,27 @@ class Session:
             self.watched[train] = any(draw["p"] is None for run in runs.values() for draw in run.draws)
         self._widen(seen, trained)
         return trained
+
+    def _fold(self, seen: Mapping[str, ModelRun]) -> bool:
+        """Fold batch norms that the other model has folded. Then only inference is compared."""
+        side, found = find_folds(self.models, seen)
+        if not found:
+            return False
+        if "eval" not in self.pair.stages:
+            raise InputError(
+                f"{NAMES[OTHER_SIDE[side]]}'s model has batch norms folded into other layers ({found[0]} in {NAMES[side]}), so that only "
+                "inference can be equal: pass --stages eval"
+            )
+        given = _without_prefix(self.start.get(side, {}), self.shapes[side])
+        names = sorted(set().union(*(fold.names for fold in found)))
+        fresh = self.workers[side].tensors(names)
+        base = {name: given[name] if name in given else _spread(name, fresh[name], self.pair.seed) for name in names}
+        self.folds = Folds(side, found, base)
+        self.models[side] = self.folds.model(self.models[side])
+        self.shapes[side] = self.folds.shapes(side, self.shapes[side])
+        self.skipped = tuple(stage for stage in self.pair.stages if stage != "eval")
+        self.pair = replace(self.pair, stages=("eval",))
+        return True
 
     def _widen(self, seen: Mapping[str, ModelRun], trained: Mapping[str, ModelRun]) -> None:
         """Find where the models compute in a dtype narrower than float64, and compute in float64 where both do."""
@@ -227,9 +259,10 @@ class Session:
         problem = Problem(self.models["torch"], self.models["paddle"], self.pair.given or {})
 
         def models() -> match_values.Models:
-            arrays = {side: self.workers[side].tensors(sorted(self.shapes[side])) for side in SIDES}
+            names = {side: self.folds.sources(side, sorted(self.shapes[side])) for side in SIDES}
+            arrays = {side: self.folds.fold(side, self.workers[side].tensors(names[side])) for side in SIDES}
             return match_values.Models(
-                lambda side, own: self.workers[side].put(own),
+                lambda side, own: self.workers[side].put(self.folds.unfold(side, own)),
                 lambda side: self.run(side, False),
                 arrays,
                 lambda name, array: _spread(name, array, self.pair.seed),
@@ -238,6 +271,7 @@ class Session:
             )
 
         self.pairing = match_values.decide(problem, models)
+        self.pairing.folded = [str(fold) for fold in self.folds.folds]
         self.models = problem.described(self.pairing)
 
     def _match_outputs(self, trained: Mapping[str, ModelRun]) -> list[str]:
@@ -261,20 +295,21 @@ class Session:
             for side in SIDES
         }
         self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
+        self.own_shapes = dict(self.shapes)
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
 
     def _states(self) -> dict[str, Record]:
         """Return the start state of each side, canonical: the reference's fresh arrays for both, or the given ones."""
-        self.start = {side: _without_prefix(arrays, self.shapes[side]) for side, arrays in self.start.items()}
+        self.start = {side: _without_prefix(arrays, self.own_shapes[side]) for side, arrays in self.start.items()}
         for side, arrays in self.start.items():
-            if missing := [name for name in self.shapes[side] if name not in arrays]:
+            if missing := [name for name in self.own_shapes[side] if name not in arrays]:
                 raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")
-            for name, shape in self.shapes[side].items():
+            for name, shape in self.own_shapes[side].items():
                 if list(arrays[name].shape) != shape:
                     raise InputError(
                         f"{name} has shape {list(arrays[name].shape)} in the weights, {shape} in the {side} model"
                     )
-        given = {side: self.canonical(side, arrays) for side, arrays in self.start.items()}
+        given = {side: self.canonical(side, self.folds.fold(side, arrays)) for side, arrays in self.start.items()}
         if given:
             return {side: given.get(side, next(iter(given.values()))) for side in SIDES}
         found: Record = {}
@@ -311,7 +346,8 @@ class Session:
             side = side_of(worker)
             own = {name_in(self.pairing.arrays[name][side]) for name in names}
             own = {self.aliases[side].get(name, name) for name in own}
-            return self.canonical(side, what(self.workers[worker], sorted(own)), names)
+            arrays = what(self.workers[worker], self.folds.sources(side, sorted(own)))
+            return self.canonical(side, self.folds.fold(side, arrays), names)
 
         return self.everywhere(one, workers)
 
@@ -331,10 +367,11 @@ class Session:
             names = {name_in(self.pairing.arrays[name][side]) for name in state}
             part = sorted(mapping.partly_named(self.pairing, side) & names)
             base = self.workers[worker].tensors(part) if part else {}
-            self.workers[worker].put(mapping.spelled(self.pairing, side, state, self.shapes[side], base))
+            arrays = mapping.spelled(self.pairing, side, state, self.shapes[side], base)
+            self.workers[worker].put(self.folds.unfold(side, arrays))
 
         def own(worker: str) -> None:
-            arrays, shapes = self.start[side_of(worker)], self.shapes[side_of(worker)]
+            arrays, shapes = self.start[side_of(worker)], self.own_shapes[side_of(worker)]
             self.workers[worker].put({name: arrays[name].astype(self.dtypes[worker]) for name in shapes})
 
         if self.has_own_weights:  # also the arrays without a partner
@@ -379,6 +416,7 @@ class Session:
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}
         forms = self.pair.output_forms
         run = replace(run, outputs={n: find_form(forms, n, x).leave(side, x) for n, x in outputs.items()})
+        run = self.folds.run(side, run)
         self._turned[name] = {}
         if side == SIDES[1] and self.channels_last:
             run, self._turned[name] = channels_first(run, self.channels_last, self._without_format)

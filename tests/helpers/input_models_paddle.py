@@ -27,6 +27,32 @@ class Images(nn.Layer):
         return x if self.maps else self.head(x.mean((1, 2)))
 
 
+class Norms(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2D(3, 4, 3, padding=1, bias_attr=False), nn.BatchNorm2D(4)
+        self.two, self.norm2 = nn.Conv2D(4, 5, 3), nn.BatchNorm2D(5)
+        self.head, self.norm3 = nn.Linear(5, 6), nn.BatchNorm1D(6)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = F.relu(self.norm2(self.two(F.relu(self.norm1(self.one(x))))))
+        return self.norm3(self.head(x.mean((2, 3))))
+
+
+class Folded(nn.Layer):
+    """Other names, and a batch norm that is not folded where `kept` is its eps."""
+
+    def __init__(self, kept: float = 0.0, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.first, self.second, self.last = nn.Conv2D(3, 4, 3, padding=1), nn.Conv2D(4, 5, 3), nn.Linear(5, 6)
+        self.scaled = nn.BatchNorm2D(5, epsilon=kept) if kept else nn.Identity()
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.scaled(self.second(F.relu(self.first(x)) * self.factor))
+        return self.last(F.relu(x).mean((2, 3)))
+
+
 class Masked(nn.Layer):
     def __init__(self, whole: bool = False) -> None:
         super().__init__()

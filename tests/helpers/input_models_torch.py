@@ -24,6 +24,29 @@ class Images(nn.Module):
         return x if self.maps else self.head(x.mean((2, 3)))
 
 
+class Norms(nn.Module):
+    """Has batch norms behind its layers. Its port has folded them, all or some."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.one, self.norm1 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, eps=eps)
+        self.two, self.norm2 = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5, eps=eps)
+        self.head, self.norm3 = nn.Linear(5, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm2(self.two(F.relu(self.norm1(self.one(x))))))
+        return self.norm3(self.head(x.mean((2, 3))))
+
+
+class Folded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3), nn.Linear(5, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.two(F.relu(self.one(x)))).mean((2, 3)))
+
+
 class Masked(nn.Module):
     """Takes integers and booleans. Its port may take the mask as integers."""
 
