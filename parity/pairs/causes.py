@@ -226,6 +226,8 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
+    if found is None and phase in ("eval", "forward") and (uncalled := _uncalled(evidence)):
+        return Cause(uncalled)
     if found is None and phase != "start" and (rounded := _like_float32(a, b)):
         return Cause(rounded, generic=True)
     return found
@@ -238,6 +240,20 @@ def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:
         most = LIKE_FLOAT32[1] if dtypes(places) == "float32" else LIKE_FLOAT16
         if places and a.shape == b.shape and LIKE_FLOAT32[0] < relative_l2(a, b) < most:
             said.append(f"only {NAMES[side]} computes in {dtypes(places)}, at {few(words(places))}")
+    return " and ".join(said) or None
+
+
+def _uncalled(evidence: PairEvidence) -> str | None:
+    """Say which matched layers only one model calls."""
+    called = {side: {note["path"] for note in run.calls} for side, run in evidence.runs.items()}
+    said = []
+    for i, side in enumerate(SIDES):
+        alone = [
+            _both(pair[0].path, pair[1].path)
+            for pair in evidence.pairing.pairs
+            if pair[i].path in called.get(side, ()) and pair[1 - i].path not in called.get(SIDES[1 - i], ())
+        ]
+        said += [f"only {NAMES[side]} calls {few(alone)}"] if alone else []
     return " and ".join(said) or None
 
 

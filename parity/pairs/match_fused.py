@@ -134,9 +134,13 @@ def _fitting(
     for unit in free:
         if unit.kind == whole.kind and unit.signature[1][1:] == shape:
             groups.setdefault(inputs.get(unit.path, unit.layer or unit.path.rpartition(".")[0]), []).append(unit)
+    beside: dict[str, list[Unit]] = {}
+    for unit in free if any(unit.holder not in inputs for unit in free) else ():  # a part may not be called
+        if unit.kind == whole.kind and unit.signature[1][1:] == shape:
+            beside.setdefault(unit.holder.rpartition(".")[0], []).append(unit)
     windows = [
         tuple(group[first : first + count])
-        for group in groups.values()
+        for group in [*groups.values(), *beside.values()]
         for first in range(len(group))
         for count in range(2, MOST_PARTS + 1)
         if sum(outputs_of(unit) for unit in group[first : first + count]) == size

@@ -170,7 +170,7 @@ class Search:
         aligned = alignment.align(pairing, *calls)
         count, failing, outputs = 0, None, True
         for compared in alignment.forward(aligned, "eval", runs["torch"], runs["paddle"], ()):
-            one, two = compared.torch, compared.paddle
+            one, two = compared.fitted or (compared.torch, compared.paddle)
             agrees = one is not None and two is not None and one.shape == two.shape
             agrees = agrees and distance(one, two) <= AGREE[models.dtype]
             count += agrees

@@ -53,6 +53,30 @@ class Folded(nn.Layer):
         return self.last(F.relu(x).mean((2, 3)))
 
 
+class Mixed(nn.Layer):
+    """Uses the key as the value by mistake, so that one layer is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        key = self.key(x)
+        return self.head(F.softmax(self.query(x) @ key.transpose([0, 2, 1]), -1) @ key)
+
+
+class Framed(nn.Layer):
+    """The port of Bordered with other names: the padding is in the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2D(3, 5, 1), nn.Conv2D(5, 4, 3, padding=1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.b(self.a(x))
+
+
 class Masked(nn.Layer):
     def __init__(self, whole: bool = False) -> None:
         super().__init__()

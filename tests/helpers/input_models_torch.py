@@ -47,6 +47,18 @@ class Folded(nn.Module):
         return self.head(F.relu(self.two(F.relu(self.one(x)))).mean((2, 3)))
 
 
+class Mixed(nn.Module):
+    """One layer for query, key and value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.qkv(x).chunk(3, -1)
+        return self.head((query @ key.transpose(1, 2)).softmax(-1) @ value)
+
+
 class Masked(nn.Module):
     """Takes integers and booleans. Its port may take the mask as integers."""
 

@@ -97,6 +97,17 @@ def test_a_planted_flaw_is_found_at_its_layer(compare_pair: ComparePair, case: s
     assert not outcome.pairing.confirmed
 
 
+def test_a_part_of_a_fused_layer_that_one_model_never_calls_is_named(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("input_models_torch.py:Mixed", "input_models_paddle.py:Mixed", SEQUENCE)
+    assert outcome.first and outcome.first.tensor == "head:input", outcome.sentence()
+    assert outcome.first.cause == "only PyTorch calls qkv[value] (Paddle: value)"
+
+
+def test_padding_outside_a_layer_confirms_its_place(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("value_models_torch.py:Bordered", "input_models_paddle.py:Framed", "2,3,7,6")
+    assert outcome.verdict == "equal" and outcome.pairing.tried and outcome.pairing.confirmed
+
+
 def test_an_exchange_against_the_names_is_named_with_the_map_that_allows_it(
     compare_pair: ComparePair, tmp_path: Path
 ) -> None:
