@@ -23,6 +23,7 @@ from parity.compare.relu_kinks import find_crossings
 from parity.compare.source import Source
 from parity.compare.tolerances import MOST_ROUNDING, MULTIPLIED, ONE_STEP, kink_tolerance
 from parity.compare.verdicts import EQUAL, STAGES, Verdicts, stage_of
+from parity.compare.worst_elements import worst_elements
 
 Silent: Callable[[str], None] = lambda line: None  # noqa: E731
 """Ignores progress lines."""
@@ -131,7 +132,8 @@ def _one_float32_step(source: Source, outcome: Outcome) -> None:
         stage = stage_of(1, tensor.phase, outcome.asked)
         if stage:
             cause = partial(_float32_cause, source, outcome, tensor.layers[0], outcome.sides[side])
-            outcome.verdicts.add(stage, 1, difference, tensor.layers, cause)
+            worst = partial(worst_elements, *tensor.sides)
+            outcome.verdicts.add(stage, 1, difference, tensor.layers, cause, worst=worst)
 
 
 def _known_cause(difference: Difference) -> Cause | None:

@@ -32,6 +32,7 @@ from parity.compare.tolerances import (
     weights_tolerance,
 )
 from parity.compare.verdicts import UNWATCHED, search_cause, stage_of
+from parity.compare.worst_elements import WorstElements, worst_elements
 
 MOST_PLACES = 4
 """A sentence names this many tensors and counts the rest."""
@@ -74,6 +75,7 @@ class Held:
     tensor: Tensor
     cause: Cause | None
     fitted: Difference | None
+    worst: WorstElements
 
     @property
     def place(self) -> str:
@@ -171,9 +173,8 @@ class Judge:
             self._reshaped.append(_shapes_of(tensor.name.partition("/")[2], tensor.shapes))
         else:
             self._settle(stage, tensor)
-        self.outcome.verdicts.add(
-            stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor), chaotic
-        )
+        cause, worst = partial(step.likely_cause, tensor), partial(worst_elements, tensor.reference, tensor.candidate)
+        self.outcome.verdicts.add(stage, step.number, difference, tensor.layers, cause, chaotic, worst)
         if not difference.equal:
             trained = tensor.start is not None and tensor.reference is not None
             self.diverged.append((difference, distance(tensor.reference, tensor.start) if trained else None))
@@ -183,10 +184,10 @@ class Judge:
         first = not self.outcome.first and all(h.fitted and h.fitted.equal for h in self._held if h.stage == stage)
         fitted = replace(difference, error=distance(*tensor.fitted)) if tensor.fitted else None
         cause = search_cause(lambda: step.likely_cause(tensor)) if first else None
+        worst = worst_elements(tensor.reference, tensor.candidate) if first else WorstElements()
         kept = replace(tensor, reference=_shape_of(tensor.reference), candidate=_shape_of(tensor.candidate))
-        self._held.append(
-            Held(stage, step.number, difference, replace(kept, twins=(), fitted=None, start=None), cause, fitted)
-        )
+        kept = replace(kept, twins=(), fitted=None, start=None)
+        self._held.append(Held(stage, step.number, difference, kept, cause, fitted, worst))
 
     def _settle(self, stage: str, tensor: Tensor) -> None:
         """Count the inner tensors of two shapes that are equal in one shape, and that a later, equal tensor of one shape follows."""
@@ -209,7 +210,8 @@ class Judge:
             if held.fitted and held.fitted.equal and held.tensor.layers in calls:
                 continue  # the layer's own output shows the difference
             self._held.remove(held)
-            self.outcome.verdicts.add(held.stage, held.step, held.difference, held.tensor.layers, partial(_known, held))
+            known, worst = partial(_known, held), partial(_known_worst, held)
+            self.outcome.verdicts.add(held.stage, held.step, held.difference, held.tensor.layers, known, worst=worst)
             self.diverged.append((held.difference, None))
 
     def _drop_held(self) -> None:
@@ -243,7 +245,8 @@ class Judge:
             gradient = f"gradient/{parameter_of(tensor.name.partition('/')[2])}"
             if math.isfinite(difference.error) and step.cancellation(gradient) > 1:
                 return
-        self.outcome.verdicts.add(stage, step.number, difference, tensor.layers, lambda: step.likely_cause(tensor))
+        cause, worst = partial(step.likely_cause, tensor), partial(worst_elements, tensor.reference, tensor.candidate)
+        self.outcome.verdicts.add(stage, step.number, difference, tensor.layers, cause, worst=worst)
         if not difference.equal:
             self.diverged.append((difference, None))
 
@@ -401,6 +404,10 @@ def _shapes_of(name: str, shapes: tuple[Sequence[int], Sequence[int]]) -> str:
 
 def _known(held: Held) -> Cause | None:
     return held.cause
+
+
+def _known_worst(held: Held) -> WorstElements:
+    return held.worst
 
 
 def _shape_of(array: Array | None) -> Array | None:

@@ -19,7 +19,7 @@ class Outcome(ShortRepr):
         sides: The names of the reference and of the candidate.
         dtype: The dtype of the comparison, "float64" or "float32".
         asked: The stages that were asked for.
-        verdicts: The stages, the first divergence, and the worst tensors of step 1.
+        verdicts: The stages, the first divergence, and the worst tensors by layer and phase.
         trajectory: A dict for each step: step, learning rate, relative error of all weights together, its tolerance
             (`bound`), the distance of the farthest one-ULP twin, how far the weights moved, and the loss of each side.
         isolated: A dict for each layer that was run by itself, or None.
@@ -85,9 +85,13 @@ class Outcome(ShortRepr):
         return {name: self.stages[name].summary() for name in self.asked if name in self.stages}
 
     def layers(self, order: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Return, for each layer, the worst tensor of step 1 in each phase: its relative error and its tolerance."""
+        """Return, for each layer, the worst tensor in each phase: its relative error and its tolerance.
+
+        The phases are those of step 1. All later steps are the phase "trajectory".
+        """
         found = self.verdicts.layers
-        return layer_rows({layer: found[layer] for layer in order or found if layer in found})
+        rows = {layer: found[layer] for layer in order or found if layer in found}
+        return layer_rows(rows, self.verdicts.partners)
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from parity.compare.causes import Cause
 from parity.compare.relative_error import Difference, NothingCompared
+from parity.compare.worst_elements import WorstElements
 
 UNWATCHED = {"eval": "eval (unwatched)", "update": "update (unwatched)"}
 """Phase -> phase of the unwatched run: as training runs it, layers together on several threads. The watched run goes layer by layer."""
@@ -33,6 +34,9 @@ PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[sta
 
 `fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` is inference before the update.
 """
+
+MODEL = "(model)"
+"""The row of a report for tensors that belong to no layer."""
 
 EQUAL, CHAOTIC, DIFFERENT = "equal", "chaotic but equal", "different"
 """The verdicts. Chaotic: the sides diverge as fast as one side diverges from its own one-ULP twin, not faster."""
@@ -67,6 +71,7 @@ class Divergence:
         cause: The likely cause in one sentence, or None.
         wrong: The side that is wrong, or empty where that is not known.
         generic: Whether the cause only describes the difference, and names no mistake.
+        worst: The shapes of the tensor, and the elements that differ most.
     """
 
     step: int
@@ -79,18 +84,23 @@ class Divergence:
     cause: str | None = None
     wrong: str = ""
     generic: bool = False
+    worst: WorstElements = field(default_factory=WorstElements)
+
+    def where(self) -> str:
+        """Return step, place, relative error and tolerance in one line."""
+        other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
+        layer = f", layer {self.layer}{other}" if self.layer else ""
+        place = f"step {self.step}, {self.phase}{layer}, tensor {self.tensor}"
+        return f"{place}: error {self.error:.2e}, tolerance {self.bound:.2e}"
 
     def sentence(self) -> str:
         """Return step, place, relative error, tolerance and likely cause in one line."""
-        other = f" (candidate: {self.candidate_layer})" if self.candidate_layer not in ("", self.layer) else ""
-        layer = f", layer {self.layer}{other}" if self.layer else ""
-        likely = f"; likely cause: {self.cause}" if self.cause else ""
-        where = f"step {self.step}, {self.phase}{layer}, tensor {self.tensor}"
-        return f"{where}: error {self.error:.2e}, tolerance {self.bound:.2e}{likely}"
+        return self.where() + (f"; likely cause: {self.cause}" if self.cause else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields and the sentence as a dict."""
-        return vars(self) | {"sentence": self.sentence()}
+        """Return the fields and the sentences as a dict; the shapes and elements of `worst` are fields."""
+        fields = {name: value for name, value in vars(self).items() if name != "worst"}
+        return fields | self.worst.to_json() | {"where": self.where(), "sentence": self.sentence()}
 
 
 @dataclass
@@ -142,21 +152,22 @@ class Stage:
 
 
 Worst = dict[str, dict[str, Difference]]
-"""Layer -> phase -> the tensor that used most of its tolerance, or exceeded it most."""
+"""Layer -> phase -> the tensor that used most of its tolerance, or exceeded it most. All later steps are the phase `trajectory`."""
 
 
-def keep_worst(layers: Worst, layer: str, difference: Difference) -> None:
-    """Keep one tensor of `layer` if it is the worst of its phase."""
-    worst, phase = layers.setdefault(layer, {}), difference.name.partition("/")[0]
+def keep_worst(layers: Worst, layer: str, phase: str, difference: Difference) -> None:
+    """Keep one tensor of `layer` if it is the worst of `phase`."""
+    worst = layers.setdefault(layer, {})
     if phase not in worst or difference.used > worst[phase].used:
         worst[phase] = difference
 
 
-def layer_rows(layers: Worst) -> list[dict[str, Any]]:
-    """Return, for the report, the errors and tolerances of each layer by phase."""
+def layer_rows(layers: Worst, partners: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return, for the report, the errors and tolerances of each layer by phase. `partners`: layer -> layer of the candidate."""
     return [
         {
             "layer": layer,
+            "candidate_layer": partners[layer],
             "errors": {phase: difference.error for phase, difference in worst.items()},
             "bounds": {phase: difference.bound for phase, difference in worst.items()},
         }
@@ -174,11 +185,12 @@ def search_cause(cause: Callable[[], Cause | None]) -> Cause:
 
 @dataclass
 class Verdicts:
-    """The stages of one comparison, the first divergence, and the worst tensor of step 1 by layer and phase."""
+    """The stages of one comparison, the first divergence, and the worst tensor by layer and phase. `partners`: layer -> the candidate's."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Divergence | None = None
     layers: Worst = field(default_factory=dict)
+    partners: dict[str, str] = field(default_factory=dict)
 
     def add(
         self,
@@ -188,15 +200,20 @@ class Verdicts:
         layers: tuple[str, str],
         cause: Callable[[], Cause | None] = lambda: None,
         chaotic: bool = False,
+        worst: Callable[[], WorstElements] = WorstElements,
     ) -> None:
-        """Count one tensor of `layers` in `stage`; the first mismatch gets a `cause`. `chaotic`: it is equal only by the twin's error."""
+        """Count one tensor of `layers` in `stage`; the first mismatch gets a `cause` and its `worst` elements.
+
+        `chaotic`: it is equal only by the twin's error.
+        """
         counted = self.stages.setdefault(stage, Stage(stage))
         counted.add(difference)
         counted.chaotic |= chaotic
         if self.first is None and not difference.equal:
             phase, tensor = place_of(difference.name)
             found = search_cause(cause)
-            numbers = (difference.error, difference.bound)
-            self.first = Divergence(step, phase, *layers, tensor, *numbers, found.sentence, found.wrong, found.generic)
-        if step == 1:
-            keep_worst(self.layers, layers[0] or "(model)", difference)
+            place, numbers = (step, phase, *layers, tensor), (difference.error, difference.bound)
+            self.first = Divergence(*place, *numbers, found.sentence, found.wrong, found.generic, worst())
+        phase = difference.name.partition("/")[0] if step == 1 else "trajectory"
+        keep_worst(self.layers, layers[0] or MODEL, phase, difference)
+        self.partners.setdefault(layers[0] or MODEL, layers[1] or MODEL)

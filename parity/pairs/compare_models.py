@@ -225,6 +225,8 @@ def run_pair(
             how=pair.how() | {"twins": len(source.twins)},
         )
         engine.run(source, outcome, pair.isolate, say)
+        called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
+        outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
             outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
     return outcome

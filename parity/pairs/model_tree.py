@@ -1,12 +1,13 @@
-"""Both models as trees, with the first divergence marked."""
+"""Both models as trees, with the first divergence marked; and their layers side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from parity.backend.registry import NAMES
 from parity.compare.verdicts import Divergence
-from parity.modules.description import below
+from parity.modules.description import Unit, below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.match_models import ModelDescription, Pairing
 
@@ -20,6 +21,30 @@ def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Diverg
     for side, path in zip(SIDES, (place.layer, place.candidate_layer), strict=True):
         found += [NAMES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
     return "\n".join(found)
+
+
+def side_by_side(models: Mapping[str, ModelDescription], partner: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a row for each pair of layers, and for each other layer: side -> path and kind, or None.
+
+    `partner`: path of the reference -> path of the candidate.
+
+    The rows are in the order of registration of the reference. A layer of the candidate alone comes before the next one with a partner.
+    """
+    reference, candidate = ([unit for unit in models[side].units if unit.path] for side in SIDES)
+    taken = {partner[unit.path] for unit in reference if unit.path in partner}
+    place = {unit.path: at for at, unit in enumerate(candidate)}
+    alone = [(at, unit) for at, unit in enumerate(candidate) if unit.path not in taken]
+    rows: list[tuple[Unit | None, Unit | None]] = []
+    for unit in reference:
+        at = place.get(partner.get(unit.path, ""))
+        while at is not None and alone and alone[0][0] < at:
+            rows.append((None, alone.pop(0)[1]))
+        rows.append((unit, None if at is None else candidate[at]))
+    rows += [(None, unit) for _, unit in alone]
+    return [
+        {side: unit and {"path": unit.path, "kind": unit.kind} for side, unit in zip(SIDES, row, strict=True)}
+        for row in rows
+    ]
 
 
 def _tree(model: ModelDescription, marked: str, partner: Mapping[str, str]) -> list[str]:

@@ -20,6 +20,7 @@ class PairOutcome(Outcome):
         pairing: Which layers and arrays were matched, and which have no partner.
         how: How the models were run: inputs, loss, optimizer, steps, seed, twins.
         tree: Both models as trees with the first divergence marked. Empty if there is none.
+        models: The layers of both models side by side: a dict for each pair or single layer.
     """
 
     factories: Mapping[str, str] = field(kw_only=True)
@@ -27,6 +28,7 @@ class PairOutcome(Outcome):
     pairing: Pairing = field(kw_only=True)
     how: Mapping[str, Any] = field(kw_only=True)
     tree: str = ""
+    models: list[dict[str, Any]] = field(default_factory=list)
 
     def other_differences(self) -> Collection[str]:
         """Names of layers and arrays that only one model has. They make the verdict "different"."""
@@ -57,4 +59,5 @@ class PairOutcome(Outcome):
             **super().to_json(),
             "mapping": mapping,
             "tree": self.tree,
+            "models": self.models,
         }
