@@ -1,4 +1,4 @@
-"""Charts of errors on a logarithmic scale, beside the tolerances that they must not exceed; templates/parts.html draws them.
+"""The chart of the trajectory on a logarithmic scale, beside the tolerances; templates/parts.html draws it.
 
 Values that a logarithmic scale cannot show have their own rows: 0 below it, infinities and NaN above.
 """
@@ -13,24 +13,10 @@ from typing import Any, NamedTuple
 
 from parity.report.text import above, limit, real, shown
 
-ROW, HEIGHT, TOP, WIDTH = 28, 264, 42, 1080
-NARROWEST, WIDEST = 18, 44  # columns of layers; a network of more than 60 layers scrolls
+ROW, HEIGHT, TOP = 28, 264, 26
+NARROWEST, WIDEST = 248, 1080  # the narrowest plot fits on a phone
+NEAREST = 10  # between two points; a longer trajectory has a point at every second step, or fewer
 EXPONENTS = range(-40, 41)  # beyond, a point is at the edge
-LONGEST_NAME = 28
-
-PHASES = {
-    "start": 6,
-    "input": 5,
-    "eval": 0,
-    "forward": 1,
-    "loss": 5,
-    "backward": 2,
-    "gradient": 3,
-    "update": 4,
-    "onnx": 7,
-}
-"""Phase, in the order of computation -> the number of its shape and colour. Input and loss share one: no layer has both."""
-OTHER = 6
 
 
 @dataclass(frozen=True)
@@ -120,23 +106,22 @@ class Series(NamedTuple):
 
 
 class Label(NamedTuple):
-    """Text in the plot. A label with a title is rotated by 90 degrees."""
+    """Text in the plot."""
 
     text: str
     x: float
     y: float
     style: str
-    title: str = ""
-
-
-Y_TITLE = Label("relative error (L2, no unit), logarithmic", 0, 14, "")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: names on the axis with their heights; lines, points and labels of the plot."""
+    """A chart: titles and names of the axes; lines, points and labels of the plot. A plot that scrolls opens at the place `opens`."""
 
     name: str
+    y_title: str
+    x_title: str
+    opens: float | None
     width: float
     height: float
     axis: dict[str, float]
@@ -145,109 +130,46 @@ class Chart:
     labels: list[Label]
 
 
-def layers_chart(layers: Sequence[dict[str, Any]], marked: str | None) -> Chart:
-    """Return the error of every layer in every phase, in network order; the layer `marked` is highlighted."""
-    names = phases(layers)
-    errors = [real(error) for layer in layers for error in layer["errors"].values()]
-    scale = Scale.of([*errors, *(real(bound) for layer in layers for bound in layer["bounds"].values())])
-    pitch = min(max(WIDTH // len(layers), NARROWEST), WIDEST)
-    width = max(pitch * len(layers), 240)
-    stripes, labels = list[Line](), list[Label]()
-    for index, layer in enumerate(layers):
-        name, strong = layer["layer"], layer["layer"] == marked
-        if strong or index % 2 == 0:
-            path = f"M{pitch * index} {TOP}h{pitch}V{scale.bottom}h-{pitch}z"
-            stripes.append(Line(path, "marked" if strong else "stripe"))
-        short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-        x, y = pitch * (index + 0.5) + 4, scale.bottom + 8
-        labels.append(Label(short, x, y, "end strong" if strong else "end", name))
-    depth = 12 + 6.7 * min(max(len(layer["layer"]) for layer in layers), LONGEST_NAME)
-    lines = [*stripes, *scale.grid(width), *_bounds(layers, names, scale, pitch)]
-    series = []
-    for index, name in enumerate(names):
-        offset = pitch * (0.5 + 0.16 * (index - (len(names) - 1) / 2))
-        points = [_layer_point(name, layer, scale, pitch * n + offset) for n, layer in enumerate(layers)]
-        series.append(Series(name, PHASES.get(name, OTHER), [point for point in points if point]))
-    labels += [Y_TITLE, Label("layer, in the order of computation", 0, scale.bottom + depth + 8, "")]
-    height = round(scale.bottom + depth + 14)
-    return Chart("Relative error per layer, logarithmic", width, height, scale.rows(), lines, series, labels)
-
-
-def phases(layers: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the phases that any layer has, in the order of computation."""
-    found = {name: None for layer in layers for name in layer["errors"]}
-    return [name for name in PHASES if name in found] + [name for name in found if name not in PHASES]
-
-
-def _layer_point(phase: str, layer: dict[str, Any], scale: Scale, x: float) -> Point | None:
-    if phase not in layer["errors"]:
-        return None
-    error, bound = layer["errors"][phase], layer["bounds"].get(phase)
-    text = f"{layer['layer']}, {phase}: error {shown(error)}, tolerance {limit(bound)}"
-    return Point(x, scale.y(real(error)), above(error, bound), text)
-
-
-def _bounds(layers: Sequence[dict[str, Any]], names: Sequence[str], scale: Scale, pitch: float) -> list[Line]:
-    """Return one line for each set of phases whose tolerances are the same in every layer."""
-    courses: list[tuple[list[str], list[float | None]]] = []
-    for name in names:
-        bounds = (layer["bounds"].get(name) for layer in layers)
-        profile = [None if bound is None else real(bound) for bound in bounds]
-        same = next((course for course in courses if _agree(course[1], profile)), None)
-        if same is None:
-            courses.append(([name], profile))
-        else:
-            same[0].append(name)
-            same[1][:] = [a if a is not None else b for a, b in zip(same[1], profile, strict=True)]
-    texts = ["tolerance"] if len(courses) == 1 else [f"tolerance of {', '.join(members)}" for members, _ in courses]
-    return [
-        Line(_steps(course, scale, pitch), f"bound b{i % 3}", text)
-        for i, ((_, course), text) in enumerate(zip(courses, texts, strict=True))
-    ]
-
-
-def _agree(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
-    return all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
-
-
-def _steps(bounds: Sequence[float | None], scale: Scale, pitch: float) -> str:
-    """Return a path with one step for each layer at its tolerance, joined where neighbours have one."""
-    path, joined = [], False
-    for index, bound in enumerate(bounds):
-        if bound is not None:
-            y = scale.y(bound)
-            path.append(f"{'L' if joined else 'M'}{pitch * index:g} {y:.1f}H{pitch * (index + 1):g}")
-        joined = bound is not None
-    return "".join(path)
-
-
 def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Chart:
     """Return the error of every step, its tolerance and the twin's error, with a line where the learning rate changed."""
     twins = [step for step in steps if step.get("twin") is not None]
     values = [real(step[key]) for step in steps for key in ("error", "bound")] + [real(step["twin"]) for step in twins]
-    scale, width = Scale.of(values), min(max(26 * len(steps), 620), WIDTH)
+    scale, width = Scale.of(values), min(max(36 * len(steps), NARROWEST), WIDEST)
     first, last = steps[0]["step"], steps[-1]["step"]
     places = {step["step"]: 14 + (width - 28) * (step["step"] - first) / max(last - first, 1) for step in steps}
+    over = [step["step"] for step in steps if above(step["error"], step["bound"])]
+    every = math.ceil(NEAREST * len(steps) / width)
+    marked = {step["step"] for step in steps[::every]} | set(over[:1])
 
-    def point(step: dict[str, Any], key: str, over: bool, more: str) -> Point:
+    def course(kind: Sequence[dict[str, Any]], key: str) -> str:
+        return _polyline((places[step["step"]], scale.y(real(step[key]))) for step in kind)
+
+    def point(step: dict[str, Any], key: str) -> Point:
+        more = f"tolerance {limit(step['bound'])}" if key == "error" else key
         text = f"step {step['step']}: {shown(step[key])}, {more}"
-        return Point(places[step["step"]], scale.y(real(step[key])), over, text)
+        return Point(places[step["step"]], scale.y(real(step[key])), key == "error" and step["step"] in over, text)
 
-    errors = [
-        point(step, "error", above(step["error"], step["bound"]), f"tolerance {limit(step['bound'])}") for step in steps
-    ]
-    series = [Series("error of the candidate", 0, errors)]
+    kinds = [("error of the candidate", 0, "error", steps)]
     if twins:
-        points = [point(step, "twin", False, "twin") for step in twins]
-        series.append(Series("error of the one-ULP twin", 2, points))
+        kinds.append(("error of the one-ULP twin", 2, "twin", twins))
+    series = [
+        Series(name, style, [point(step, key) for step in kind if step["step"] in marked])
+        for name, style, key, kind in kinds
+    ]
     changes, rates = _rates(steps, places, scale)
-    bound = _polyline((places[step["step"]], scale.y(real(step["bound"]))) for step in steps)
-    lines = [*scale.grid(width), *changes, Line(bound, "bound b0", "tolerance")]
-    lines += [Line(_polyline((one.x, one.y) for one in kind.points), f"line s{kind.style}") for kind in series]
-    labels = [Y_TITLE, *rates, *_step_axis(places, scale, width)]
-    height = round(scale.bottom + 40)
+    lines = [*scale.grid(width), *changes, Line(course(steps, "bound"), "bound b0", "tolerance")]
+    lines += [Line(course(kind, key), f"line s{style}") for _, style, key, kind in kinds]
     return Chart(
-        "Relative error of the weights per step, logarithmic", width, height, scale.rows(), lines, series, labels
+        "Relative error of the weights per step, logarithmic",
+        "relative error of all weights (L2, no unit), logarithmic",
+        "step",
+        places[over[0]] if over else None,
+        width,
+        round(scale.bottom + 24),
+        scale.rows(),
+        lines,
+        series,
+        [*rates, *_step_axis(places, scale, width)],
     )
 
 
@@ -256,14 +178,15 @@ def _polyline(points: Iterable[tuple[float, float]]) -> str:
 
 
 def _rates(steps: Sequence[dict[str, Any]], places: dict[int, float], scale: Scale) -> tuple[list[Line], list[Label]]:
-    """Return a line at the first step of each new learning rate, and the rate above it where there is room."""
+    """Return a line at the first step of each new learning rate, and the rate above it, both where there is room."""
     lines, labels = list[Line](), list[Label]()
-    free = 0.0
+    free, drawn = 0.0, 0.0
     for index, (rate, group) in enumerate(groupby(steps, lambda step: step["rate"])):
         step = next(group)["step"]
         x, text = places[step], f"learning rate {limit(rate)}"
-        if index:
+        if index and x >= drawn + NEAREST:
             lines.append(Line(f"M{x:.1f} {TOP}V{scale.bottom:g}", "rate", title=f"{text} from step {step}"))
+            drawn = x
         if x >= free:
             last = index > 0 and x + 7 * len(text) > max(places.values())  # it would exceed the right edge
             labels.append(Label(text, x + 4 if last else x - 4, TOP - 8, "end" if last else ""))
@@ -274,5 +197,4 @@ def _rates(steps: Sequence[dict[str, Any]], places: dict[int, float], scale: Sca
 def _step_axis(places: dict[int, float], scale: Scale, width: float) -> list[Label]:
     stride = next(n * 10**k for k in range(9) for n in (1, 2, 5) if len(places) / (n * 10**k) <= width / 48)
     named = [step for step in places if step % stride == 0 or len(places) <= stride]
-    ticks = [Label(str(step), places[step], scale.bottom + 16, "middle") for step in named]
-    return [*ticks, Label("step", width / 2, scale.bottom + 33, "middle")]
+    return [Label(str(step), places[step], scale.bottom + 16, "middle") for step in named]

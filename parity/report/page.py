@@ -6,10 +6,12 @@ The templates in templates/ escape every text. This module has the words and num
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from parity.report import charts
-from parity.report.text import above, limit, ratio, readable, real, shown
+from parity.report.heat_map import LEVELS, heat_map, phases
+from parity.report.text import above, brief, limit, precise, ratio, readable, real, shown
 
 FRAMEWORKS = {"torch": "PyTorch", "paddle": "Paddle", "numpy": "NumPy", "python": "Python", "cuda": "CUDA"}
 
@@ -44,10 +46,12 @@ def document(results: list[dict[str, Any]], verdict: str) -> bytes:
         trim_blocks=True,
         finalize=lambda value: f"{value:.5g}" if isinstance(value, float) else value,  # the positions in charts
     )
-    drawings = (charts.layers_chart, charts.phases, charts.trajectory_chart, look)
-    texts = (about, above, bounds_of, layers_summary, loss_columns, loss_of, ratio, sides, summarize, version_rows)
-    environment.globals |= {function.__name__: function for function in (*texts, *drawings)}
-    environment.filters |= {"shown": shown, "limit": limit, "framework": framework, "base64": base64_of}
+    drawings = (charts.trajectory_chart, heat_map, look, phases, shapes_of, tree_rows)
+    texts = (about, above, bounds_of, layers_summary, loss_columns, loss_of, ratio, side_names, sides, unmatched)
+    functions = (*texts, *drawings, summarize, version_rows)
+    environment.globals |= {function.__name__: function for function in functions} | {"levels": list(LEVELS)}
+    numbers = {function.__name__: function for function in (brief, limit, precise, shown)}
+    environment.filters |= {**numbers, "framework": framework, "base64": base64_of, "breakable": breakable}
     page = environment.get_template("report.html").render(results=results, verdict=verdict)
     return readable(page).encode()
 
@@ -60,7 +64,7 @@ def look(verdict: str) -> Look:
 def about(result: dict[str, Any]) -> str:
     """Return one line on what was compared."""
     facts = [sides(result), result["dtype"], f"recipe {result['recipe']}", str(result.get("data") or "")]
-    facts.append(f"{result['steps']} steps of {result['batch_size']} images")
+    facts.append(f"{result['steps']} steps, batch size {result['batch_size']}")
     if result.get("seconds") is not None:
         facts.append(f"{result['seconds']:.1f} s")
     return " · ".join(fact for fact in facts if fact)
@@ -84,6 +88,74 @@ def sides(result: dict[str, Any]) -> str:
     return " and ".join(
         f"{framework(lane)} {versions.get(lane, '')}".strip() for lane, versions in result.get("lanes", {}).items()
     )
+
+
+def side_names(result: dict[str, Any]) -> list[str]:
+    """Return the names of reference and candidate."""
+    return [framework(lane) for lane in result.get("lanes", {})] or ["reference", "candidate"]
+
+
+def shapes_of(result: dict[str, Any]) -> dict[str, str]:
+    """Return the shape of the first tensor that diverges, with a heading: one if both sides have it, otherwise two."""
+    shapes = result["first_divergence"].get("shapes") or [None, None]
+    texts = ["none" if shape is None else " x ".join(map(str, shape)) or "a single number" for shape in shapes]
+    if shapes == [None, None]:
+        return {}
+    if texts[0] == texts[1]:
+        return {"shape": texts[0]}
+    return {f"shape, {name}": text for name, text in zip(side_names(result), texts, strict=False)}
+
+
+class Branch(NamedTuple):
+    """A line of a tree: a container, or a layer with its kind."""
+
+    depth: int
+    name: str
+    kind: str
+
+
+class TreeRow(NamedTuple):
+    """A pair of layers: the lines of its trees on both sides, none where the layer has no partner."""
+
+    sides: list[list[Branch]]
+    guilty: bool
+
+
+def tree_rows(result: dict[str, Any]) -> list[TreeRow]:
+    """Return the rows of the layers of both models. `guilty` is the pair of the first divergence."""
+    first = result.get("first_divergence") or {}
+    place = [str(first.get(key, "")).partition("#")[0] for key in ("layer", "candidate_layer")]
+    before: list[list[str]] = [[], []]
+    rows = []
+    for row in result["models"]:
+        layers = list(row.values())
+        branches = [_branches(layer, before[side]) for side, layer in enumerate(layers)]
+        before = [layer["path"].split(".") if layer else before[side] for side, layer in enumerate(layers)]
+        paths = [layer["path"] if layer else "" for layer in layers]
+        rows.append(TreeRow(branches, any(path and path == at for path, at in zip(paths, place, strict=True))))
+    return rows
+
+
+def _branches(layer: dict[str, Any] | None, before: Sequence[str]) -> list[Branch]:
+    """Return the containers that were not open at the layer `before`, and the layer."""
+    if layer is None:
+        return []
+    parts = layer["path"].split(".")
+    same = next((i for i, (a, b) in enumerate(zip(parts, before, strict=False)) if a != b), len(before))
+    last = len(parts) - 1
+    containers = [Branch(depth, parts[depth], "") for depth in range(min(same, last), last)]
+    return [*containers, Branch(last, parts[last], layer["kind"])]
+
+
+def unmatched(rows: Sequence[dict[str, Any]]) -> str:
+    """Return how many layers have no partner."""
+    alone = sum(None in row.values() for row in rows)
+    return f"{alone} of {len(rows)} rows have a layer on one side only." if alone else "Every layer has a partner."
+
+
+def breakable(name: str) -> str:
+    """Return `name` with an invisible place for a line break after each dot."""
+    return name.replace(".", ".\u200b")
 
 
 def layers_summary(layers: list[dict[str, Any]], phases: list[str]) -> str:

@@ -38,9 +38,30 @@ def shown(value: Any) -> str:
     return "0" if number == 0 else f"{number:.2e}" if math.isfinite(number) else str(number)
 
 
+def brief(value: Any) -> str:
+    """Format a measured number with one digit, for narrow columns: 5e-4."""
+    text = shown(value)
+    if "e" not in text:  # 0, infinity, NaN, nothing
+        return text
+    digit, _, exponent = f"{real(value):.0e}".partition("e")
+    return f"{digit}e{int(exponent)}"
+
+
 def limit(value: Any) -> str:
     """Format a chosen number, such as a tolerance or a learning rate, without trailing zeros."""
     return "–" if value is None else f"{real(value):.3g}"
+
+
+def precise(value: Any, other: Any) -> str:
+    """Format a number with the digits in which it differs from `other`, and four more."""
+    a, b = real(value), real(other)
+    largest, difference = max(abs(a), abs(b)), abs(b - a)
+    if math.isnan(a):
+        return "NaN"
+    if not (0 < difference < math.inf and largest < math.inf):
+        return f"{a:.6g}"
+    digits = 4 + math.ceil(math.log10(largest / difference))
+    return f"{a:.{min(max(digits, 5), 17)}g}"
 
 
 def ratio(a: Any, b: Any) -> str:

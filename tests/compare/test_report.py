@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -17,7 +19,9 @@ from helpers.report_samples import HOSTILE, LANES, SAMPLES, different, edges, eq
 from parity import report
 from parity.compare.relative_error import NothingCompared
 from parity.errors import InputError
-from parity.report.text import readable
+from parity.report.charts import trajectory_chart
+from parity.report.heat_map import guilty_place, heat_map
+from parity.report.text import precise, readable
 
 FILES = {"report.json", "junit.xml", "report.html"}
 LOADING = {
@@ -214,30 +218,114 @@ def test_the_stages_the_versions_and_the_command_are_there(tmp_path: Path) -> No
     assert "TF32" not in text and "TF32 is off" in page(tmp_path, result | {"device": "gpu"}).text
 
 
-def test_every_error_of_every_layer_is_a_point_and_a_number_in_the_table(tmp_path: Path) -> None:
+def heat_cells(found: Page) -> list[dict[str, str]]:
+    """The cells of the heat map that hold an error."""
+    return [attributes for attributes in found.all("td") if "title" in attributes]
+
+
+def test_every_error_of_every_layer_is_in_the_heat_map_and_in_the_table(tmp_path: Path) -> None:
     result = equal()
     found = page(tmp_path, result)
+    titles = " ".join(cell["title"] for cell in heat_cells(found))
     for layer in result["layers"]:
+        assert f"{layer['layer']}, eval: error {layer['errors']['eval']:.2e}, tolerance 1e-12" in titles
         for phase, error in layer["errors"].items():
-            assert f"{layer['layer']}, {phase}: error {error:.2e}, tolerance 1e-12" in found.text
-    points = sum(len(layer["errors"]) for layer in result["layers"])
-    legend = 5 + 1
-    assert len(found.styled("point")) == points + len(result["trajectory"]) + legend
+            assert f"{phase}: error {error:.2e}, tolerance 1e-12" in titles
+            assert f"{error:.2e}" in found.text
+    assert len(heat_cells(found)) == sum(len(set(layer["errors"]) - {"gradient"}) for layer in result["layers"])
 
 
-def test_phases_have_different_shapes(tmp_path: Path) -> None:
-    shapes = {attributes["class"].split()[1]: attributes["d"] for attributes in page(tmp_path, equal()).styled("point")}
-    assert len(set(shapes.values())) == len(shapes) == 5
+def test_the_heat_map_has_a_column_for_each_stage_and_axis_titles(tmp_path: Path) -> None:
+    found = page(tmp_path, equal())
+    assert "layer, in the order of computation ↓" in found.pieces
+    head = found.pieces[found.pieces.index("phase (stage of the check) →") :]
+    names = ["eval", "forward", "backward", "update", "trajectory"]
+    assert [piece for piece in head if piece.strip()][1:6] == names
 
 
-def test_the_layer_of_the_first_divergence_is_marked_in_the_chart(tmp_path: Path) -> None:
-    assert len(page(tmp_path, different()).styled("marked")) == 1
-    assert page(tmp_path, equal()).styled("marked") == []
+def test_colours_and_signs_follow_error_over_tolerance() -> None:
+    errors = {"eval": 1e-15, "forward": 9e-13, "backward": 2e-12, "update": 1e-8, "onnx": 1.0, "trajectory": math.nan}
+    layer = {"layer": "fc", "errors": errors, "bounds": dict.fromkeys(errors, 1e-12)}
+    result = {"layers": [layer], "stages": dict.fromkeys(errors)}
+    (row,) = heat_map(result).rows
+    found = dict(zip(heat_map(result).columns, row.cells, strict=True))
+    levels = {name: cell.level for name, cell in found.items() if cell}
+    assert levels == {"eval": 0, "forward": 1, "backward": 2, "update": 3, "onnx": 4, "trajectory": 5}
+    assert [name for name, cell in found.items() if cell and not cell.above] == ["eval", "forward"]
 
 
-def test_tolerances_that_differ_between_phases_have_lines_of_their_own(tmp_path: Path) -> None:
-    assert "tolerance of update" in page(tmp_path, edges()).text
-    assert "tolerance of update" not in page(tmp_path, equal()).text
+def test_the_worst_phase_stands_for_its_stage(tmp_path: Path) -> None:
+    errors, bounds = {"backward": 1e-13, "gradient": 1e-14}, {"backward": 1e-12, "gradient": 1e-15}
+    result = {"layers": [{"layer": "fc", "errors": errors, "bounds": bounds}], "stages": {"backward": None}}
+    (cell,) = heat_map(result).rows[0].cells
+    assert cell is not None
+    assert (cell.error, cell.above) == (1e-14, True)
+
+
+def test_the_layer_of_the_first_divergence_is_marked_wherever_it_is_shown(tmp_path: Path) -> None:
+    found = page(tmp_path, different())
+    assert len(found.styled("guilty")) == 2
+    opening = [tag for tag, attributes in found.tags if "opens" in attributes.get("class", "").split()]
+    assert opening == ["th", "td", "i"]  # the heat map, both models, the trajectory
+    assert [cell["title"].split(":")[0] for cell in heat_cells(found) if "here" in cell["class"]] == ["bn2_1, forward"]
+    assert page(tmp_path, equal()).styled("guilty") == page(tmp_path, equal()).styled("opens") == []
+
+
+@pytest.mark.parametrize(
+    "step, phase, layer, place",
+    [
+        (1, "statistics", "bn1_1", ("bn1_1", "update")),
+        (1, "gradient", "conv1_1", ("conv1_1", "backward")),
+        (1, "loss", "", ("(model)", "forward")),
+        (4, "update", "fc3", ("fc3", "trajectory")),
+    ],
+)
+def test_every_first_divergence_has_a_place_in_the_heat_map(
+    step: int, phase: str, layer: str, place: tuple[str, str]
+) -> None:
+    first = {"step": step, "phase": phase, "layer": layer}
+    assert guilty_place(equal() | {"first_divergence": first}) == place
+
+
+def test_the_worst_elements_have_indices_both_values_and_the_difference(tmp_path: Path) -> None:
+    result = different()
+    found = page(tmp_path, result)
+    assert "8 x 128 x 16 x 16" in found.pieces
+    assert "Paddle - PyTorch" in found.pieces
+    for element in result["first_divergence"]["elements"]:
+        assert str(element["index"]) in found.pieces
+        assert f"{element['difference']:.2e}" in found.pieces
+    result["first_divergence"] |= {"shapes": [[2, 3], None], "elements": []}
+    found = page(tmp_path, result)
+    assert {"shape, PyTorch", "2 x 3", "shape, Paddle", "none"} <= set(found.pieces)
+    assert "differ most" not in found.text
+
+
+def test_values_are_shown_with_the_digits_in_which_they_differ() -> None:
+    assert precise(0.406086149550, 0.405842026983) == "0.40608615"
+    assert precise(1.0, 1.0 + 2**-52) == "1" and precise(1.0 + 2**-52, 1.0) == "1.0000000000000002"
+    assert [precise(value, 1.0) for value in (math.nan, math.inf, "inf", "nan")] == ["NaN", "inf", "inf", "NaN"]
+
+
+def test_both_models_are_trees_side_by_side(tmp_path: Path) -> None:
+    found = page(tmp_path, different())
+    assert "2 of 60 rows have a layer on one side only." in found.text
+    assert found.pieces.count("classifier") == 2
+    assert "Both models" not in page(tmp_path, equal()).text
+
+
+def test_a_long_trajectory_has_points_that_do_not_touch(tmp_path: Path) -> None:
+    steps = [{"step": n, "rate": 0.1 / n, "error": 1e-9 * n, "twin": 2e-9, "bound": 2e-6} for n in range(1, 1001)]
+    chart = trajectory_chart(steps)
+    for series in chart.series:
+        places = [point.x for point in series.points]
+        assert min(b - a for a, b in itertools.pairwise(places)) >= 9
+    assert len([line for line in chart.lines if line.style == "rate"]) <= 110
+    assert chart.opens is None
+    steps[700]["error"] = 1.0
+    assert trajectory_chart(steps).opens in [
+        point.x for point in trajectory_chart(steps).series[0].points if point.above
+    ]
 
 
 def test_the_trajectory_shows_the_twin_and_the_drops_of_the_rate(tmp_path: Path) -> None:
@@ -257,10 +345,11 @@ def test_isolated_layers_are_counted_and_unfolded_if_one_differs(tmp_path: Path)
 
 def test_zero_infinity_and_nan_are_inside_the_charts_and_marked(tmp_path: Path) -> None:
     found = page(tmp_path, edges())
+    titles = " ".join(cell["title"] for cell in heat_cells(found))
     assert "inf, NaN" in found.text
-    assert "conv2_1, forward: error inf" in found.text
-    assert "conv2_1, backward: error NaN" in found.text
-    assert "conv1_1, eval: error 0," in found.text
+    assert "conv2_1, forward: error inf" in titles
+    assert "backward: error NaN" in titles
+    assert "conv1_1, start: error 0, tolerance 0; forward: error 0," in titles
     for attributes in found.styled("point"):
         numbers = [float(number) for number in re.findall(r"-?[\d.]+", attributes["transform"])]
         assert len(numbers) == 2
@@ -279,12 +368,13 @@ def test_the_page_leaves_out_what_the_check_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [5e-324, 1.7e308, 1e-12])
-def test_a_chart_of_any_magnitude_has_a_short_axis(tmp_path: Path, value: float) -> None:
+def test_a_report_of_any_magnitude_has_a_short_axis(tmp_path: Path, value: float) -> None:
     result = equal() | {
-        "layers": [{"layer": "fc", "errors": {"loss": value, "mystery": value}, "bounds": {"loss": value}}]
+        "layers": [{"layer": "fc", "errors": {"loss": value, "mystery": value}, "bounds": {"loss": value}}],
+        "trajectory": [{"step": n, "rate": 0.1, "error": value, "bound": value} for n in (1, 2)],
     }
     found = page(tmp_path, result)
-    assert "fc, mystery: error" in found.text
+    assert any("fc, mystery: error" in cell["title"] for cell in heat_cells(found))
     assert len(found.styled("grid")) < 30
 
 
@@ -318,7 +408,8 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path, name: str) -> N
 def test_hostile_text_is_shown_and_not_executed(tmp_path: Path) -> None:
     found = page(tmp_path, hostile())
     plain = page(tmp_path, different())
-    tags = [[tag for tag, _ in one.tags if tag != "small"] for one in (found, plain)]  # small: the stages that we know
+    # small: the stages that we know; span: the containers in a path, whose names a dot ends
+    tags = [[tag for tag, _ in one.tags if tag not in ("small", "span")] for one in (found, plain)]
     assert tags[0] == tags[1]
     assert different()["command"] + VISIBLE_HOSTILE in found.text
     assert not set("\x00\x1b\u202e") & set((tmp_path / "report.html").read_text("utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,37 @@ return [[...document.querySelectorAll('*')].indexOf(e), style.outlineStyle !== '
 REACHABLE = """
 const all = [...document.querySelectorAll('*')];
 return all.filter(e => e.matches('a[href], summary, [tabindex="0"]') && e.checkVisibility()).map(e => all.indexOf(e));
+"""
+
+# The regions with a place to open at: whether it is in view and not below the table's head, and whether they scroll freely.
+OPENED = """
+return [...document.querySelectorAll('.scroll:has(.opens)')].map(e => {
+  const head = e.querySelector('thead'), box = e.getBoundingClientRect(), place = e.querySelector('.opens').getBoundingClientRect();
+  const top = head ? head.getBoundingClientRect().bottom : box.top;
+  const inside = place.top >= top - 1 && place.bottom <= box.bottom + 1 && place.left >= box.left - 1 && place.left <= box.right;
+  const moved = e.scrollTop > 0 || e.scrollLeft > 0, before = [e.scrollTop, e.scrollLeft];
+  e.scrollTo(0, 0);
+  const free = e.scrollTop === 0 && e.scrollLeft === 0;
+  e.scrollTo(...before.reverse());
+  return [e.closest('.heat') ? 'heat' : e.matches('.trees') ? 'trees' : 'chart', inside, moved, free];
+});
+"""
+# Of each chart, the titles of both axes, and whether they are in view wherever the chart is scrolled to.
+TITLES = """
+return [...document.querySelectorAll('.heat, .chart')].map(e => {
+  const region = e.querySelector('.scroll'), titles = e.querySelectorAll('.axis-title, thead [rowspan]');
+  region.scrollTo(1e6, 1e6);
+  return [...titles].map(t => {
+    const box = t.getBoundingClientRect(), edge = e.getBoundingClientRect();
+    const text = document.createRange(); text.selectNodeContents(t);
+    return [text.getBoundingClientRect().right > edge.left && box.top >= edge.top - 1 && box.bottom <= edge.bottom + 1, t.textContent];
+  });
+});
+"""
+# Texts of the heat map that are wider than their cell.
+CUT = """
+return [...document.querySelectorAll('.heat th, .heat td, .trees td')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent);
 """
 
 
@@ -128,7 +160,7 @@ def test_a_request_and_an_error_would_be_seen(browser: Any, tmp_path: Path) -> N
     assert browser.get_log("browser") != []
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 390, 1280])
 def test_a_page_does_not_scroll_sideways(browser: Any, page: str, width: int) -> None:
     open_page(browser, page, width)
     for _ in range(2):
@@ -139,10 +171,53 @@ def test_a_page_does_not_scroll_sideways(browser: Any, page: str, width: int) ->
 def test_wide_content_scrolls_in_its_own_region_on_a_phone(browser: Any, page: str) -> None:
     open_page(browser, page, 360)
     reached = browser.execute_script(
-        "return [...document.querySelectorAll('.chart .scroll')].map(e => { e.scrollLeft = 1e6; return e.scrollLeft; })"
+        "return [...document.querySelectorAll('.scroll')].map(e => { e.scrollLeft = 1e6; return e.scrollLeft; })"
     )
     assert reached
-    assert min(reached) > 0
+    assert max(reached) > 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("fallback", [False, True])
+@pytest.mark.parametrize("name", ["different", "edges", "hostile"])
+def test_regions_open_at_the_first_divergence_and_scroll_freely(
+    browser: Any, tmp_path: Path, width: int, fallback: bool, name: str
+) -> None:
+    report.write(tmp_path, SAMPLES[name]())
+    page = tmp_path / "report.html"
+    if fallback:  # a browser without this property
+        page.write_text(page.read_text("utf-8").replace("scroll-initial-target", "no-such-property"), "utf-8")
+    open_page(browser, page.as_uri(), width)
+    time.sleep(0.3)  # the fallback lasts 0.1 s
+    assert browser.execute_script("return scrollY") == 0
+    regions = browser.execute_script(OPENED)
+    assert {"heat", "trees"} <= {name for name, *_ in regions}
+    for region, inside, moved, _ in regions:
+        assert inside, region
+        assert moved or region == "chart" or name == "edges", region
+    assert all(free for *_, free in regions)
+
+
+def test_an_equal_report_opens_at_the_first_layer(browser: Any, tmp_path: Path) -> None:
+    report.write(tmp_path, SAMPLES["equal"]())
+    open_page(browser, (tmp_path / "report.html").as_uri(), 1280)
+    assert browser.execute_script("return document.querySelector('.heat .scroll').scrollTop") == 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_chart_has_axis_titles_that_stay_in_view(browser: Any, page: str, width: int) -> None:
+    open_page(browser, page, width)
+    found = browser.execute_script(TITLES)
+    assert found
+    for titles in found:
+        assert len(titles) == 2
+        assert all(seen for seen, _ in titles), titles
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_text_of_the_heat_map_is_cut(browser: Any, page: str, width: int) -> None:
+    open_page(browser, page, width)
+    assert browser.execute_script(CUT) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

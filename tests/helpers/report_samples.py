@@ -14,7 +14,7 @@ from typing import Any
 from parity import report
 
 BLOCKS = {1: (64, 2), 2: (128, 2), 3: (256, 3), 4: (512, 3), 5: (512, 3)}
-PHASES = ("eval", "forward", "backward", "gradient", "update")
+PHASES = ("eval", "forward", "backward", "gradient", "update", "trajectory")
 LANES = {
     "torch": {"torch": "2.6.0", "python": "3.11.7", "numpy": "1.26.4", "cuda": "none"},
     "paddle": {"paddle": "2.6.2", "python": "3.11.7", "numpy": "1.26.4", "cuda": "none"},
@@ -34,7 +34,7 @@ def layer_names() -> list[str]:
 
 
 def layers(dice: random.Random) -> list[dict[str, Any]]:
-    """Rounding errors that grow with depth forward and towards the input backward. Only layers with parameters have gradients."""
+    """Rounding errors that grow with depth forward and towards the input backward. Layers without parameters have no gradients."""
     names, made = layer_names(), []
     for index, name in enumerate(names):
         depth = index / len(names)
@@ -45,9 +45,11 @@ def layers(dice: random.Random) -> list[dict[str, Any]]:
             "backward": -14.3 - depth,
             "gradient": -14.1 - depth,
             "update": -17 + depth,
+            "trajectory": -16 + depth,
         }
         errors = {phase: 10 ** (sizes[phase] + dice.uniform(-0.25, 0.25)) for phase in kept}
-        made.append({"layer": name, "errors": errors, "bounds": dict.fromkeys(kept, 1e-12)})
+        bounds = dict.fromkeys(kept, 1e-12)
+        made.append({"layer": name, "candidate_layer": name, "errors": errors, "bounds": bounds})
     return made
 
 
@@ -97,9 +99,11 @@ def different() -> dict[str, Any]:
                 layer["errors"][phase] = {"update": 3e-4}.get(phase, 0.03) * 10 ** dice.uniform(-0.2, 0.6)
     sentence = "step 1, forward, layer bn2_1, tensor bn2_1: error 3.02e-02, tolerance 1.00e-12"
     first = {"step": 1, "phase": "forward", "layer": "bn2_1", "tensor": "bn2_1", "error": 0.0302, "bound": 1e-12}
+    shape = [8, 128, 16, 16]
+    found = {"where": sentence, "shapes": [shape, shape], "elements": elements(shape)}
     return result | {
-        "seconds": 148.2, "verdict": "different",
-        "first_divergence": first | {"cause": "eps 1e-3 instead of 1e-5", "sentence": sentence},
+        "seconds": 148.2, "verdict": "different", "models": models(),
+        "first_divergence": first | found | {"cause": "eps 1e-3 instead of 1e-5", "sentence": sentence},
         "stages": {
             "forward": stage(0.0811, "forward/bn5_3", 122, 93),
             "backward": stage(0.1174, "gradient/bn2_1.gamma", 121, 121),
@@ -112,6 +116,29 @@ def different() -> dict[str, Any]:
              "bound": 1e-12, "verdict": "different" if name == "bn2_1" else "equal"} for name in layer_names()
         ],
     }  # fmt: skip
+
+
+def elements(shape: list[int]) -> list[dict[str, Any]]:
+    """Eight elements, the one that differs most first."""
+    dice, made = random.Random(2), []
+    for number in range(8):
+        reference, difference = dice.gauss(0, 1), 0.1 / (number + 1)
+        index = [dice.randrange(length) for length in shape]
+        candidate = reference + difference
+        made.append({"index": index, "reference": reference, "candidate": candidate, "difference": difference})
+    return made
+
+
+def models() -> list[dict[str, Any]]:
+    """The layers of both models, in containers; each model has one that the other lacks."""
+    names = layer_names()
+    paths = [f"classifier.{name}" if "fc" in name else name for name in names]
+    rows: list[dict[str, Any]] = [
+        {side: {"path": path, "kind": name.rstrip("0123456789_")} for side in ("torch", "paddle")}
+        for name, path in zip(names, paths, strict=True)
+    ]
+    rows[3]["torch"] = rows[12]["paddle"] = None
+    return rows
 
 
 def chaotic() -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in ended.stderr
     assert ended.stderr.count("<-- first divergence") == 2
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("-- first divergence") == 2
+    assert page.count("↑ first divergence") == 2
     assert "eps of BatchNorm: PyTorch 1e-05, Paddle 0.001 at bn2" in page
     suite = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot()[0]
     assert [case.get("name") for case in suite.iter("testcase") if case.find("failure") is not None][:2] == [
