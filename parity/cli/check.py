@@ -19,7 +19,6 @@ from parity.cli.command import (
     PATH,
     Failed,
     Options,
-    attach_result,
     command,
     command_line,
     failures,
@@ -35,10 +34,10 @@ from parity.cli.options import (
     data_dir_option,
     device_option,
     python_options,
-    report_option,
     stages_option,
     threads_option,
 )
+from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.check import SHORT, Check, CheckOutcome, Plant, draw_start, plan_check, run_check, usual_twins
 from parity.compare.default_inputs import STEPS, count_images
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, STAGES
@@ -52,7 +51,7 @@ from parity.recipe import presets
 from parity.recipe.recipe import Augmentation, Recipe, changed
 from parity.report.kept_results import read_results, write_results
 from parity.selftest.changes import perturbed
-from parity.training.run_folder import check_writable, read_checkpoint
+from parity.training.run_folder import read_checkpoint
 
 FEW_STEPS = 3
 """Default training steps of a `HUGE` network; `STEPS` is the default of all others."""
@@ -116,7 +115,7 @@ HUGE = 50_000_000
     metavar="LAYER:TENSOR:EPS",
     help="plant a relative error of EPS in a tensor of Paddle (weight, bias, ..., or output); the check must find it",
 )
-@report_option("report.json, junit.xml and report.html")
+@reports_options
 @option(
     "--resume",
     type=PATH,
@@ -131,8 +130,7 @@ HUGE = 50_000_000
 )
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Check networks; `Failed` if one differs."""
-    if options.report:
-        check_writable(options.report, "--report")  # before minutes of work
+    check_reports(options)
     checks = _checks(options, console.say)
     plant = perturbed(options.perturb, checks[0].network) if options.perturb else None
     results = _kept(options.resume, checks, options) if options.resume else []
@@ -148,10 +146,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     verdict = max((result["verdict"] for result in results), key=[EQUAL, CHAOTIC, DIFFERENT].index)
     whole = results[0] if len(results) == 1 else {"verdict": verdict, "results": results}
     shown = report.plain(whole)
-    if options.report:
-        with attach_result(shown):
-            report.write(options.report, whole)
-        console.say(f"Report: {options.report / 'report.html'}")
+    write_reports(options, whole, shown, console)
     if verdict == DIFFERENT:
         named = [f"{r['network']} at {r['first_divergence']['sentence']}" for r in results if r["first_divergence"]]
         raise Failed(f"the implementations differ: {'; '.join(named)}", shown)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from parity import machine, report
-from parity.cli.command import PATH, Failed, Options, attach_result, choice, command, command_line, failures, option
+from parity import machine
+from parity.cli.command import PATH, Failed, Options, choice, command, command_line, failures, option
 from parity.cli.options import (
     comparison_options,
     device_option,
     python_options,
-    report_option,
     stages_option,
     threads_option,
     together,
 )
+from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.outcome import Outcome
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.pairs.compare_models import compare_models
@@ -26,7 +26,6 @@ from parity.pairs.session import RATE
 from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
 from parity.report import plain
-from parity.training.run_folder import check_writable
 
 STEPS = 10
 """Default number of training steps."""
@@ -123,12 +122,11 @@ trained = together(
 )
 @option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same for the Paddle model")
 @option("--kinds", type=PATH, metavar="FILE", help="a JSON file that describes further kinds of layers")
-@report_option("report.json, junit.xml and report.html")
+@reports_options
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
     """Compare two models; `Failed` where they differ."""
-    if options.report:
-        check_writable(options.report, "--report")  # before minutes of work
+    check_reports(options)
     started = datetime.now().isoformat(timespec="seconds")
     with failures(), Phases(1 + options.steps) as phases:
         phases.begin("matching layers")
@@ -160,10 +158,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     whole = outcome.to_json() | surroundings("compare", options) | {"started": started}
     _say(outcome, console)
     shown = dict(plain(whole))
-    if options.report:
-        with attach_result(shown):
-            report.write(options.report, whole)
-        console.say(f"Report: {options.report / 'report.html'}")
+    write_reports(options, whole, shown, console)
     if outcome.verdict == DIFFERENT:
         raise Failed(f"the models are {outcome.sentence()}", shown)
     return shown

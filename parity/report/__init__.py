@@ -1,4 +1,4 @@
-"""Reports of a parity check for people and for CI: report.json, junit.xml and one report.html that needs nothing else."""
+"""Reports of a parity check: report.json, junit.xml for CI, a report.html that needs nothing else, and Markdown to paste."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from parity.compare.relative_error import NothingCompared
 from parity.files.atomic import write_atomically
-from parity.report import junit, page
+from parity.report import junit, markdown, page
 
-__all__ = ["write"]
+__all__ = ["plain", "write", "write_markdown"]
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
@@ -22,9 +22,7 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     with infinities and NaNs as the strings "inf", "-inf" and "nan". `InputError` if the folder cannot be written.
     `NothingCompared` if there is no network, or a network without a stage: then nothing is written.
     """
-    results = result.get("results", [result])
-    if not results or not all(one.get("stages") for one in results):
-        raise NothingCompared("the check compared nothing, so there is no report")
+    results = _results(result)
     files = {
         "report.json": json.dumps(plain(result), indent=2, allow_nan=False).encode() + b"\n",
         "junit.xml": junit.document(results),
@@ -32,6 +30,18 @@ def write(folder: Path, result: dict[str, Any]) -> None:
     }
     for name, data in files.items():
         write_atomically(folder / name, data)
+
+
+def write_markdown(file: Path, result: dict[str, Any]) -> None:
+    """Write `result` as Markdown for a pull request into `file`, in one step. Arguments and errors are those of `write`."""
+    write_atomically(file, markdown.document(_results(result), result["verdict"]))
+
+
+def _results(result: dict[str, Any]) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = result.get("results", [result])
+    if not results or not all(one.get("stages") for one in results):
+        raise NothingCompared("the check compared nothing, so there is no report")
+    return results
 
 
 def plain(value: Any) -> Any:

@@ -90,7 +90,7 @@ def phases(layers: Sequence[Mapping[str, Any]]) -> list[str]:
 def worst_phase(layer: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Return the phase, among `names`, in which a layer used most of its tolerance; None if it has none of them."""
     found = [name for name in names if name in layer["errors"]]
-    return max(found, key=lambda name: _used(layer["errors"][name], layer["bounds"].get(name)), default=None)
+    return max(found, key=lambda name: used(layer["errors"][name], layer["bounds"].get(name)), default=None)
 
 
 def _column(phase: str, asked: Collection[str]) -> str:
@@ -107,7 +107,7 @@ def _cell(layer: Mapping[str, Any], names: Sequence[str], guilty: bool) -> Cell 
     return Cell(error, above(error, bound), _level(error, bound), f"{layer['layer']}, {'; '.join(parts)}", guilty)
 
 
-def _used(error: Any, bound: Any) -> float:
+def used(error: Any, bound: Any) -> float:
     """Return error over tolerance; infinity for NaN, and -1 without a tolerance."""
     if bound is None:
         return -1.0
@@ -122,5 +122,5 @@ def _level(error: Any, bound: Any) -> int | None:
         return None
     if not math.isfinite(real(error)):
         return len(LEVELS) - 1
-    used = _used(error, bound)
-    return next(level for level, most in enumerate(LEVELS.values()) if used <= most)
+    share = used(error, bound)
+    return next(level for level, most in enumerate(LEVELS.values()) if share <= most)

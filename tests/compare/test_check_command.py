@@ -29,7 +29,8 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def equal(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     report = tmp_path_factory.mktemp("report")
-    return check(*SMALL, "--json", "--isolate", "--report", str(report)), report
+    written = ("--report", str(report), "--markdown", str(report / "more" / "check.md"))
+    return check(*SMALL, "--json", "--isolate", *written), report
 
 
 def test_equal_implementations_end_with_0_and_json_of_every_stage(
@@ -54,9 +55,10 @@ def test_equal_implementations_end_with_0_and_json_of_every_stage(
 
 def test_the_report_is_of_this_run(equal: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     ended, folder = equal
-    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "report.html", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["junit.xml", "more", "report.html", "report.json"]
     assert json.loads((folder / "report.json").read_text()) == json.loads(ended.stdout)
     assert "vgg_mini@0.0625" in (folder / "report.html").read_text()
+    assert (folder / "more" / "check.md").read_text().startswith("### Equal: `vgg_mini@0.0625`\n")
 
 
 @pytest.mark.usefixtures("at_hand")
