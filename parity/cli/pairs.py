@@ -76,7 +76,7 @@ def _compare(options: Options, console: Console, phases: Phases) -> list[dict[st
                 **training(options),
             )
             row = outcome.to_json()
-            del row["layers"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
+            del row["layers"], row["models"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
         except ModelsDiffer as error:
             row = {
                 "verdict": DIFFERENT,

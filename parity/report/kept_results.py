@@ -30,7 +30,23 @@ class _Stage(TypedDict):
     worst: str
 
 
-class _Divergence(TypedDict):
+class _Element(TypedDict):
+    index: Sequence[int]
+    reference: Number
+    candidate: Number
+    difference: Number
+
+
+class _Details(TypedDict, total=False):
+    """What results of earlier versions lack."""
+
+    candidate_layer: str
+    where: str
+    shapes: Sequence[Sequence[int] | None]
+    elements: Sequence[_Element]
+
+
+class _Divergence(_Details):
     step: float
     phase: str
     layer: str
@@ -41,7 +57,11 @@ class _Divergence(TypedDict):
     sentence: str
 
 
-class _Layer(TypedDict):
+class _Partner(TypedDict, total=False):
+    candidate_layer: str
+
+
+class _Layer(_Partner):
     layer: str
     errors: Mapping[str, Number]
     bounds: Mapping[str, Number]

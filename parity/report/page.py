@@ -97,13 +97,11 @@ def side_names(result: dict[str, Any]) -> list[str]:
 
 def shapes_of(result: dict[str, Any]) -> dict[str, str]:
     """Return the shape of the first tensor that diverges, with a heading: one if both sides have it, otherwise two."""
-    shapes = result["first_divergence"].get("shapes") or [None, None]
+    shapes = result["first_divergence"].get("shapes") or []
     texts = ["none" if shape is None else " x ".join(map(str, shape)) or "a single number" for shape in shapes]
-    if shapes == [None, None]:
-        return {}
-    if texts[0] == texts[1]:
-        return {"shape": texts[0]}
-    return {f"shape, {name}": text for name, text in zip(side_names(result), texts, strict=False)}
+    if len(set(texts)) > 1:
+        return {f"shape, {name}": text for name, text in zip(side_names(result), texts, strict=False)}
+    return {"shape": texts[0]} if any(shape is not None for shape in shapes) else {}
 
 
 class Branch(NamedTuple):
@@ -158,13 +156,16 @@ def breakable(name: str) -> str:
     return name.replace(".", ".\u200b")
 
 
-def layers_summary(layers: list[dict[str, Any]], phases: list[str]) -> str:
+def layers_summary(result: dict[str, Any]) -> str:
     """Return how many layers exceed their tolerance, by phase."""
+    layers = result["layers"]
     counts = {
-        name: sum(above(layer["errors"].get(name), layer["bounds"].get(name)) for layer in layers) for name in phases
+        name: sum(above(layer["errors"].get(name), layer["bounds"].get(name)) for layer in layers)
+        for name in phases(layers)
     }
+    excused = " Rounding explains them." if result["verdict"] == "chaotic but equal" else ""
     if found := ", ".join(f"{name} in {count}" for name, count in counts.items() if count):
-        return f"Above tolerance: {found} of {len(layers)} layers."
+        return f"Above tolerance: {found} of {len(layers)} layers.{excused}"
     return f"All {len(layers)} layers are within tolerance."
 
 

@@ -344,6 +344,12 @@ RESULT: dict[str, Any] = {
     "asked": {"twins": None},
 }
 
+ELEMENT = {"index": [0, 1], "reference": "nan", "candidate": 1.0, "difference": "nan"}
+FIRST = {
+    **dict.fromkeys(("phase", "layer", "tensor", "sentence"), "x"),
+    **{"step": 1, "error": "inf", "bound": 0.0, "cause": None, "shapes": [[2, 2], None], "elements": [ELEMENT]},
+}
+
 DAMAGE: dict[str, Change] = {
     "verdict": lambda one: one.update(verdict="eqval"),
     "verdict that its stages deny": lambda one: one["stages"]["forward"].update(verdict="different"),
@@ -351,6 +357,8 @@ DAMAGE: dict[str, Change] = {
     "no stages": lambda one: one["stages"].clear(),
     "unknown stage": lambda one: one["stages"].update(forwerd=one["stages"].pop("forward")),
     "divergence": lambda one: one.update(first_divergence={"sentence": "x"}),
+    "worst elements": lambda one: one.update(first_divergence=FIRST | {"elements": [{"index": "x"}]}),
+    "shapes": lambda one: one.update(first_divergence=FIRST | {"shapes": [[1], "x"]}),
     "layers": lambda one: one.update(layers={}),
     "error of a layer": lambda one: one["layers"][0]["errors"].update(forward="x"),
     "step": lambda one: one["trajectory"][0].update(step=10**400),
@@ -363,6 +371,8 @@ DAMAGE: dict[str, Change] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_kept_result_is_refused_and_not_changed(tmp_path: Path, name: str) -> None:
     path, result = tmp_path / "kept.jsonl", copy.deepcopy(RESULT)
+    write_results(path, [RESULT | {"first_divergence": FIRST}])
+    assert read_results(path) == [RESULT | {"first_divergence": FIRST}]
     write_results(path, [RESULT])
     assert read_results(path) == [RESULT]
     DAMAGE[name](result)
