@@ -230,7 +230,25 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         return Cause(uncalled)
     if found is None and phase != "start" and (rounded := _like_float32(a, b)):
         return Cause(rounded, generic=True)
+    if found is None and phase in ("eval", "forward") and (skipped := _skipped(evidence, compared)):
+        return Cause(skipped, generic=True)
     return found
+
+
+def _skipped(evidence: PairEvidence, compared: Compared) -> str | None:
+    """Name the layers with weights that only one side calls, behind the last layer that both call."""
+    called = {side: {note["path"] for note in evidence.runs[side].calls} for side in SIDES}
+    for number, side in enumerate(SIDES):
+        other, partner = SIDES[1 - number], evidence.pairing.partner(side)
+        end = compared.calls[number].number if compared.calls else None
+        found: list[str] = []
+        for path in [note["path"] for note in reversed(evidence.runs[side].calls[:end])]:
+            if path in partner and partner[path] in called[other]:
+                break
+            found += [_both(*(path, partner[path])[:: 1 - 2 * number])] if path in partner else []
+        if found:
+            return f"only {NAMES[side]} calls {few(found[::-1])}"
+    return None
 
 
 def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:

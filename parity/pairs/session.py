@@ -125,6 +125,7 @@ class Session:
         trained = self._plan()
         self.states = {side: {n: x.astype(narrow) for n, x in state.items()} for side, state in self._states().items()}
         self.state = self.states["torch"]
+        self.single = {side: {} if self.has_own_weights else self._single(side) for side in SIDES}
         said = self._match_outputs(trained)
         aligned = self.alignment(trained)
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
@@ -323,6 +324,13 @@ class Session:
         """Whether each model starts from weights of its own, which are compared, too."""
         return len(self.start) == len(SIDES)
 
+    def _single(self, side: str) -> Record:
+        """Return the start state of whole arrays that only this side has, with noise as all others: a bias of 0 would not show."""
+        partly = mapping.partly_named(self.pairing, side)
+        names = [name for name in self.pairing.single[side] if name in self.shapes[side] and name not in partly]
+        own = self.start[side] if side in self.start else self.workers[side].tensors(names) if names else {}
+        return {name: _spread(name, own[name], self.pair.seed) for name in names if own[name].dtype.kind == "f"}
+
     def chunks(self) -> list[list[str]]:
         """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
         fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairing.pairs if a.layer or b.layer}
@@ -378,6 +386,9 @@ class Session:
             self.everywhere(own, names)
         for chunk in self.chunks():
             self.everywhere(functools.partial(one, chunk=chunk), names)
+        for worker in names:
+            if single := self.single[side_of(worker)]:
+                self.workers[worker].put({name: a.astype(self.dtypes[worker]) for name, a in single.items()})
 
     def given(self, name: str, moved: int | None = None) -> list[Array]:
         """Return the inputs of a worker, moved by one ULP if `moved` is a seed."""
