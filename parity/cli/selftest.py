@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import parity
 from parity import data
 from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
 from parity.backend.worker import Worker
 from parity.cli.command import (
     PATH,
     Failed,
     Options,
+    choice,
     command,
     option,
 )
@@ -27,17 +31,24 @@ from parity.compare.step_inputs import RunInputs
 from parity.compare.verdicts import Divergence
 from parity.data import Dataset
 from parity.files import generated_block
+from parity.pairs.match_models import ModelsDiffer
+from parity.pairs.model_worker import ModelWorker
 from parity.progress import Console, bar
-from parity.selftest import trial
+from parity.selftest import edited_models, trial
 from parity.selftest.catalogue import FAULTS
+from parity.selftest.edited_models import Edit
 from parity.selftest.fault import Fault
 from parity.selftest.innocent_changes import INNOCENT
+from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 from parity.selftest.other_criteria import CRITERIA, UNCHANGED, RecordedPair
 from parity.selftest.subject import subject
 
 OURS = "this suite"
-SUMMARY, COUNTS, LIST = "faults-summary", "faults", "fault list"
+SUMMARY, COUNTS, LIST, PORTS = "faults-summary", "faults", "fault list", "transformer faults"
 """The words in the marks of the generated blocks."""
+
+NETWORKS, PAIR = "networks", "transformers"
+"""What is changed: networks of ours with their training, or one of two transformers that are compared as a user's models are."""
 
 ROOT = f"{Path(parity.__file__).parents[1]}/"
 """The folder of this installation, which the error messages of frameworks contain and a page should not."""
@@ -59,44 +70,82 @@ Row = dict[str, Any]
     nargs=2,
     metavar="SUMMARY TABLES",
     help=f"put a summary between <!-- {SUMMARY} --> and <!-- /{SUMMARY} --> of the first file; in the second, put the counts between "
-    f"<!-- {COUNTS} --> and <!-- /{COUNTS} --> and the list of all faults between <!-- {LIST} --> and <!-- /{LIST} -->",
+    f"<!-- {COUNTS} --> and <!-- /{COUNTS} -->, the list of all faults between <!-- {LIST} --> and <!-- /{LIST} -->, and that of "
+    f"transformers between <!-- {PORTS} --> and <!-- /{PORTS} -->",
 )
+@option("--subject", type=choice((NETWORKS, PAIR)), help="change only this (default: both); minutes for transformers")
 @python_options
 def main(options: Options, console: Console) -> Row:
     """Plant everything and print the tables; `Failed` if this check missed a fault or raised a false alarm."""
+    subjects = [options.subject] if options.subject else [NETWORKS, PAIR]
     if options.update:
-        for mark, file in _places(options).items():
+        for mark, file in _places(options, subjects).items():
             generated_block.around(file, mark)  # before hours of work
-    dataset = data.load_auto(None, console.say)[0]
-    with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
-        pair = {"torch": torch, "paddle": paddle}
-        faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
-        changes = [name for name, change in INNOCENT.items() if change.threads == 1]
-        alarms = [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
-    blocks = {
-        SUMMARY: headline(_totals(faults, "caught"), _totals(alarms, "alarms"), len(faults), len(alarms)),
-        COUNTS: counts_table(faults, alarms).rstrip(),
-        LIST: f"{causes(faults)}\n\n{listing(faults)}",
-    }
+    result: Row = {}
+    blocks: dict[str, str] = {}
+    if NETWORKS in subjects:
+        faults, alarms = _of_networks(options, console)
+        result |= {"faults": faults, "innocent": alarms}
+        blocks = {
+            SUMMARY: headline(_totals(faults, "caught"), _totals(alarms, "alarms"), len(faults), len(alarms)),
+            COUNTS: counts_table(faults, alarms).rstrip(),
+            LIST: f"{causes(faults)}\n\n{listing(faults)}",
+        }
+    if PAIR in subjects:
+        result["transformers"] = ports = _of_transformers(options)
+        blocks[PORTS] = ports_listing(ports)
     if options.update:
-        for mark, file in _places(options).items():
+        for mark, file in _places(options, subjects).items():
             generated_block.update(file, mark, blocks[mark])
         for file in options.update:
             console.say(f"{file} is up to date")
     else:
         for line in "\n\n".join(blocks.values()).splitlines():
             console.say(line)
-    result = {"faults": faults, "innocent": alarms}
-    wrong = [row["complaint"] for row in faults if row["complaint"]] + [r["name"] for r in alarms if r["alarms"][OURS]]
+    wrong = [
+        row["complaint"] for rows in ("faults", "transformers") for row in result.get(rows, ()) if row["complaint"]
+    ]
+    wrong += [row["name"] for row in result.get("innocent", ()) if row["alarms"][OURS]]
     if wrong:
         raise Failed(f"this suite is wrong about {len(wrong)}: {'; '.join(wrong)}", result)
     return result
 
 
-def _places(options: Options) -> dict[str, Path]:
-    """The file of every block, by the word in its marks."""
+def _places(options: Options, subjects: list[str]) -> dict[str, Path]:
+    """The file of every block of the `subjects`, by the word in its marks."""
     summary, tables = options.update
-    return {SUMMARY: summary, COUNTS: tables, LIST: tables}
+    places = {NETWORKS: {SUMMARY: summary, COUNTS: tables, LIST: tables}, PAIR: {PORTS: tables}}
+    return {mark: file for subject in subjects for mark, file in places[subject].items()}
+
+
+def _of_networks(options: Options, console: Console) -> tuple[list[Row], list[Row]]:
+    dataset = data.load_auto(None, console.say)[0]
+    with Worker("torch", options.torch_python, 1) as torch, Worker("paddle", options.paddle_python, 1) as paddle:
+        pair = {"torch": torch, "paddle": paddle}
+        faults = [_fault(fault, pair, dataset) for fault in bar(FAULTS.values(), "faults")]
+        changes = [name for name, change in INNOCENT.items() if change.threads == 1]
+        return faults, [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
+
+
+def _of_transformers(options: Options) -> list[Row]:
+    pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        workers = {
+            name: stack.enter_context(ModelWorker(side, pythons[side], threads=1))
+            for name, side in edited_models.WORKERS.items()
+        }
+        return [_port(edit, workers, Path(folder)) for edit in bar((*TRANSFORMERS, *ALIKE), "changes of transformers")]
+
+
+def _port(edit: Edit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
+    found = {side: edited_models.compare_edited(edit, side, workers, folder) for side in edit.sides}
+    last = found[edit.sides[-1]]
+    complaints = (edited_models.complaint(edit, side, one) for side, one in found.items())
+    row = {"name": edit.name, "sentence": edit.sentence, "innocent": not edit.layers, "sides": edit.sides}
+    row["complaint"] = "; ".join(filter(None, complaints))
+    if isinstance(last, ModelsDiffer):
+        return row | {"found": "not matched", "cause": str(last)}
+    return row | {"found": last.first and _where(last.first), "cause": last.first and last.first.cause}
 
 
 def _fault(fault: Fault, pair: dict[str, Worker], dataset: Dataset) -> Row:
@@ -192,4 +241,26 @@ def listing(faults: list[Row]) -> str:
     for row in faults:
         cause = (row["cause"] or "").replace(ROOT, "")
         lines.append(f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {cause} |")
+    return "\n".join(lines)
+
+
+def ports_listing(rows: list[Row]) -> str:
+    """Return the tables of transformers: the mistakes, then the innocent changes."""
+    faults, alike = ([row for row in rows if row["innocent"] == innocent] for innocent in (False, True))
+    right = [sum(not row["complaint"] for row in some) for some in (faults, alike)]
+    lines = [
+        f"This check finds {right[0]} of {len(faults)} faults of transformers at their layers,",
+        f"and calls {right[1]} of {len(alike)} innocent changes equal.",
+        "",
+        "| fault | | found at | likely cause named |",
+        "|---|---|---|---|",
+        *(
+            f"| `{row['name']}` | {row['sentence']} | {row['found'] or '**missed**'} | {row['cause'] or ''} |"
+            for row in faults
+        ),
+        "",
+        "| innocent change | | made in |",
+        "|---|---|---|",
+        *(f"| `{row['name']}` | {row['sentence']} | {' and '.join(NAMES[s] for s in row['sides'])} |" for row in alike),
+    ]
     return "\n".join(lines)

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 from helpers.paths import ROOT
-from parity.cli.selftest import COUNTS, LIST, OURS, SUMMARY, headline
+from parity.cli.selftest import COUNTS, LIST, OURS, PORTS, SUMMARY, headline
 from parity.files import generated_block
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.innocent_changes import INNOCENT
+from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 
 PAGE = ROOT / "docs" / "faults.md"
 
@@ -43,6 +44,14 @@ def test_the_page_counts_every_fault_and_every_change_of_one_thread() -> None:
     assert f"({sum(change.threads == 1 for change in INNOCENT.values())} innocent changes)" in rows[-1]
     caught, alarms = totals_of_page()
     assert (caught[OURS], alarms[OURS]) == (len(FAULTS), 0)
+
+
+def test_the_page_lists_every_change_of_transformers() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| ", block(PAGE, PORTS), re.MULTILINE)
+    assert rows == [(edit.name, edit.sentence) for edit in (*TRANSFORMERS, *ALIKE)]
+    found, equal = len(TRANSFORMERS), len(ALIKE)
+    assert f"finds {found} of {found} faults of transformers" in block(PAGE, PORTS)
+    assert f"calls {equal} of {equal} innocent changes equal" in block(PAGE, PORTS)
 
 
 def test_the_headline_gives_the_range_of_the_other_criteria() -> None:
