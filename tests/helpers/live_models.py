@@ -115,9 +115,33 @@ def replaced() -> paddle.nn.Layer:
     return model
 
 
+class SimpleModule(torch.nn.Module):
+    """As in the README of PaDiff: two live models and an input, here also with a layer map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear1, self.linear2 = torch.nn.Linear(100, 100), torch.nn.Linear(100, 10)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.linear2(torch.relu(self.linear1(y)) + y)
+
+
+class SimpleLayer(paddle.nn.Layer):
+    """The port, with other names in another order. A wrong one adds before the ReLU."""
+
+    def __init__(self, right: bool = True) -> None:
+        super().__init__()
+        self.head, self.body, self.right = paddle.nn.Linear(100, 10), paddle.nn.Linear(100, 100), right
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        relu, y = paddle.nn.functional.relu, self.body(x)
+        return self.head(relu(y) + x if self.right else relu(y + x))
+
+
 def main() -> None:
     one, two = models()
-    other = replaced()
+    other, rows = replaced(), torch.rand(100, 100)
+    simple, right, wrong = SimpleModule(), SimpleLayer(), SimpleLayer(right=False)
     before = seen(one, two)
     folder = str(Path(__file__).parent)
     calls = {
@@ -143,6 +167,8 @@ def main() -> None:
             paddle_inputs={"attention": np.eye(2, 5)},
             steps=2,
         ),
+        "simple": lambda: parity.compare_models(simple, right, torch_inputs={"y": rows}, paddle_inputs={"x": rows}),
+        "wrong": lambda: parity.compare_models(simple, wrong, torch_inputs={"y": rows}, paddle_inputs={"x": rows}),
         "eps": lambda: parity.compare_models(one, lambda: pair_models_paddle.Net(eps=1e-3), [IMAGE]),
         "text": lambda: parity.compare_models(one, "pair_models_paddle.py:Net", [IMAGE], steps=2, folder=folder),
         "fails": lambda: parity.compare_models(one, two, [IMAGE[:, :1]]),
