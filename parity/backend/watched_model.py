@@ -119,6 +119,7 @@ class WatchedModel:
         With a `path`, only the layer at that path runs, and `backward` then works in inference mode, too.
         """
         graded = train or path != ""
+        self._outputs, self._inputs = {}, []  # they hold everything that the last run kept for its backward pass
         self.backend.set_default_dtype(self.dtype)  # models of several dtypes may be open in one process
         self.model.train() if train else self.model.eval()
         self._inputs = [self.backend.from_numpy(np.array(x), self._device) for x in inputs]

@@ -133,6 +133,7 @@ class Judge:
             if tensor.start is not None:
                 distances.add(tensor)
                 amplification = math.hypot(amplification, self._amplified.get(tensor.name, 0.0))
+            del tensor  # its arrays may be views of a whole run, and the next tensor may need another run
         self._drop_held()
         if step.failed and not self.outcome.first:  # a side raised an error after everything that was compared
             stage = stage_of(step.number, "update", self.outcome.asked) or self.outcome.asked[0]

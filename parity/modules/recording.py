@@ -90,6 +90,16 @@ class Watch:
         """Record the gradient of an output."""
         self.gradients[key] = array
 
+    def take_arrays(self) -> dict[str, Array]:
+        """Return the arrays and forget them: those of a run can be gigabytes."""
+        arrays, self.arrays = self.arrays, {}
+        return arrays
+
+    def take_gradients(self) -> dict[str, Array]:
+        """Return the gradients and forget them."""
+        gradients, self.gradients = self.gradients, {}
+        return gradients
+
     def draw(self, size: int, p: float) -> Array:
         """Return the factors of a dropout of `size` values: 0 with probability `p`, else 1 / (1-p)."""
         kept = self._draw(size, "uniform", p).random(size) >= p

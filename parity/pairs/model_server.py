@@ -204,13 +204,14 @@ class ModelService(Service):
         watch.begin(keys or {}, seed, bool(wanted), randomness, widened)
         with self._failing("in forward"), self._replaced.watching(watch if randomness or widened or watched else None):
             outputs = self._model.run(inputs, train, path, names)
-        return ModelRun(outputs, watch.arrays, watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
+        arrays = watch.take_arrays()
+        return ModelRun(outputs, arrays, watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
 
     def backward(self, gradients: Mapping[str, Array]) -> Record:
         """Run backward from the gradients of the outputs; return those of inputs (`input/I`) and recorded outputs (`backward/KEY`)."""
         with self._failing("in backward"):
             found = {f"input/{i}": array for i, array in self._model.backward(gradients).items()}
-        return found | {f"backward/{key}": array for key, array in self._model.watch.gradients.items()}
+        return found | {f"backward/{key}": array for key, array in self._model.watch.take_gradients().items()}
 
     def update(self, kept: Mapping[str, Array]) -> None:
         """Take one optimizer step; the 0/1 arrays of `kept` first multiply the gradients that they name."""

@@ -267,6 +267,7 @@ class ModelStep(Step):
                 continue
             self._compared = compared
             yield self.source.tensor(compared)
+            del compared  # as in `_run`
 
     def _everything(self) -> Iterator[Compared]:
         session, source, first = self.session, self.source, self.number == 1
@@ -285,7 +286,10 @@ class ModelStep(Step):
             yield from self._forward("forward", runs)
             here, there, twins = source.sides_of({name: np.array([loss]) for name, loss in losses.items()})
             yield Compared("loss/loss", None, here, there, tuple(twins))
+            runs = {side: runs[side] for side in SIDES}
+            self._evidence, self._compared = replace(self._evidence, runs=runs), None
         backs = session.backward(seeds, source.names)
+        del seeds
         if whole:
             yield from self._gradients(runs, backs)
         elif source.dtype == "float64":
@@ -317,6 +321,7 @@ class ModelStep(Step):
 
     def _run(self, train: bool, record: bool = True) -> Mapping[str, ModelRun]:
         session, moved, step = self.session, self.source.moved, self.number if train else 0
+        self._evidence, self._compared = session.evidence, None  # the arrays of the run before can be gigabytes
 
         def run(name: str) -> ModelRun:
             return session.run(name, train, record, step=step, moved=moved.get(name))
