@@ -67,7 +67,7 @@ trained = together(
     "--torch",
     metavar="MODULE:FACTORY",
     required=True,
-    help="the factory of the torch.nn.Module; FILE.py:CLASS and MODULE:FUNCTION(width=8) also work",
+    help="the factory of the torch.nn.Module; FILE.py:CLASS, MODULE:FUNCTION(width=8) and MODULE:CLASS(CONFIG(width=8)) also work",
 )
 @option("--paddle", metavar="MODULE:FACTORY", required=True, help="the factory of the paddle.nn.Layer")
 @option(

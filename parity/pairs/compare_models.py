@@ -75,8 +75,9 @@ def compare_models(
 
     Args:
         torch: A `torch.nn.Module`, a class of it, a function without arguments that returns one, or a text. The text is
-            `MODULE:FACTORY`, `FILE.py:FACTORY` or `MODULE:FACTORY(name=value, ...)` with plain values. A module that
-            imports both frameworks must import PyTorch first if Paddle is 2.6.
+            `MODULE:FACTORY`, `FILE.py:FACTORY` or `MODULE:FACTORY(name=value, ...)`. A value is plain, or the call of
+            another factory of the module: `transformers:BertModel(BertConfig(hidden_size=8))`. A module that imports
+            both frameworks must import PyTorch first if Paddle is 2.6.
         paddle: The same for a `paddle.nn.Layer`.
         inputs: An array or tensor, or a list of them in the order of the arguments of `forward`. A text is the path of
             a .npz file that holds them in this order. Dtypes: float16, float32, float64, int32, int64, uint8, bool.

@@ -6,7 +6,7 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,66 @@ from parity.errors import InputError
 FORM = "MODULE:FACTORY, FILE.py:FACTORY or MODULE:FACTORY(name=value)"
 
 
-def parse(text: str) -> tuple[str, str, list[Any], dict[str, Any]]:
-    """Parse `text` into module or file, dotted name, arguments and keyword arguments; `InputError` unless it has this form."""
+def parse(text: str) -> tuple[str, ast.expr]:
+    """Parse `text` into module or file, and a name or call; `InputError` unless it has this form.
+
+    A value is plain, or the call of another factory of the same module, as in `transformers:BertModel(BertConfig(hidden_size=8))`.
+    """
     place, colon, call = text.rpartition(":") if "(" not in text else text.partition(":")
     try:
         tree = ast.parse(call.strip(), mode="eval").body
-        name, given, named = tree, [], {}
-        if isinstance(tree, ast.Call):
-            name = tree.func
-            given = [ast.literal_eval(one) for one in tree.args]
-            named = {str(one.arg): ast.literal_eval(one.value) for one in tree.keywords}
-        dotted = ast.unparse(name)
+        for one in _calls(tree):
+            for value in _values(one):
+                if not isinstance(value, ast.Call):
+                    ast.literal_eval(value)
     except (SyntaxError, ValueError):
         raise InputError(f"{text!r} is not {FORM}, with plain values") from None
-    if not colon or not place or not all(part.isidentifier() for part in dotted.split(".")):
+    names = [_function(one) for one in (tree, *_calls(tree))]
+    if not colon or not place or not all(part.isidentifier() for name in names for part in name.split(".")):
         raise InputError(f"{text!r} is not {FORM}")
-    return place, dotted, given, named
+    return place, tree
 
 
-def load_model(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
-    """Import the module of `text`, also from `folder`; return the named object and its arguments. `InputError` where there is none.
+def _calls(tree: ast.expr) -> Iterator[ast.Call]:
+    """Yield a call, and the calls among its values."""
+    if isinstance(tree, ast.Call):
+        yield tree
+        for value in _values(tree):
+            yield from _calls(value)
 
-    This runs the module's code. `folder` is searched last, so that no file there hides an installed package.
+
+def _values(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(one.value for one in call.keywords)]
+
+
+def _function(tree: ast.expr) -> str:
+    return ast.unparse(tree.func if isinstance(tree, ast.Call) else tree)
+
+
+def load_model(text: str, folder: str) -> Any:
+    """Import the module of `text`, also from `folder`; return the named object, or a function that makes the call of `text`.
+
+    This runs the module's code. `folder` is searched last, so that no file there hides an installed package. `InputError` for a name
+    that the module does not have.
     """
-    place, dotted, given, named = parse(text)
-    found: Any = _module(place, folder)
-    for part in dotted.split("."):
-        if not hasattr(found, part):
-            where = getattr(sys.modules.get(place), "__file__", None)
-            raise InputError(f"{place}{f' ({where})' if where else ''} has no {part!r}: {text!r} should be {FORM}")
-        found = getattr(found, part)
-    return found, given, named
+    place, tree = parse(text)
+    module = _module(place, folder)
+    found = {}
+    for name in {_function(one) for one in (tree, *_calls(tree))}:
+        found[name] = module
+        for part in name.split("."):
+            if not hasattr(found[name], part):
+                where = getattr(sys.modules.get(place), "__file__", None)
+                raise InputError(f"{place}{f' ({where})' if where else ''} has no {part!r}: {text!r} should be {FORM}")
+            found[name] = getattr(found[name], part)
+
+    def value(tree: ast.expr) -> Any:
+        if not isinstance(tree, ast.Call):
+            return ast.literal_eval(tree)
+        named = {str(one.arg): value(one.value) for one in tree.keywords}
+        return found[_function(tree)](*map(value, tree.args), **named)
+
+    return (lambda: value(tree)) if isinstance(tree, ast.Call) else found[_function(tree)]
 
 
 class _Folder:

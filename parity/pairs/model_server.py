@@ -87,10 +87,7 @@ class ModelService(Service):
         """Make the model. A factory's module that imports both frameworks decides which of them comes first."""
         self.release()
         text = factories.text_of(factory)
-        if isinstance(factory, str):
-            found, given, named = self._load(factory, folder)
-        else:
-            found, given, named = factory, [], {}
+        found = self._load(factory, folder) if isinstance(factory, str) else factory
         runtime = implementation(self.framework, "runtime", self.threads)
         backend = make_backend(self.framework)
         self._replaced.enter()
@@ -100,7 +97,7 @@ class ModelService(Service):
             backend.set_default_dtype("float32")
             backend.seed(seed)
         with _told(f"the {self.framework} side: {text} cannot be made"):
-            model = found if isinstance(found, backend.MODULE) else found(*given, **named)
+            model = found if isinstance(found, backend.MODULE) else found()
             # A function may return a model that exists already.
             is_live = model is factory or (not isinstance(factory, str | type) and factory() is model)
         if not isinstance(model, backend.MODULE):
@@ -128,7 +125,7 @@ class ModelService(Service):
         """Release the model. After the last one of a process, every replaced function and setting is restored."""
         self._held.close()
 
-    def _load(self, factory: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    def _load(self, factory: str, folder: str) -> Any:
         machine.set_threads(self.threads)
         environment = getattr(machine, f"{self.framework}_environment")()
         os.environ.update({name: value for name, value in environment.items() if name not in os.environ})

@@ -370,6 +370,8 @@ def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare_pair: ComparePa
         ("Chain", "nowhere:Chain", "there is no module 'nowhere'"),
         ("no_file.py:Chain", "Chain", "there is no file .*no_file.py"),
         ("Chain(1 + x)", "Chain", "with plain values"),
+        ("Chain(list(width))", "Chain", "with plain values"),
+        ("Chain(Nothing(width=8))", "Chain", "pair_models_torch.py has no 'Nothing'"),
         ("builtins:dict", "Chain", "builtins:dict makes a dict, not a torch.nn.modules.module.Module"),
         ("Chain(width=8)", "Chain", r"Chain\(width=8\) cannot be made: TypeError"),
     ],
