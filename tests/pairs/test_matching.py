@@ -244,3 +244,11 @@ def test_layers_around_fused_ones_also_run_alone(compare_pair: ComparePair) -> N
 def test_the_outcome_of_fused_layers_is_plain_json(compare_pair: ComparePair) -> None:
     found = json.loads(json.dumps(compared(compare_pair, "Memory", "Memory", SEQUENCE, "2,7,8").to_json()))
     assert (found["mapping"]["tried"], found["mapping"]["confirmed"], found["mapping"]["notes"]) == (1, True, [])
+
+
+def test_padding_outside_a_layer_does_not_keep_values_from_confirming(compare_pair: ComparePair) -> None:
+    torch = "torch.nn:Sequential(ZeroPad2d(1), Conv2d(3, 5, 3), Conv2d(in_channels=5, out_channels=4, kernel_size=1))"
+    paddle = "paddle.nn:Sequential(Conv2D(3, 5, 3, padding=1), Conv2D(5, 4, 1))"
+    outcome = compare_pair(torch, paddle, "2,3,7,6", stages=("eval",))
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.pairing.confirmed, outcome.pairing.sentence()
