@@ -18,6 +18,7 @@ from parity.cli.options import (
 from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.outcome import Outcome
 from parity.compare.verdicts import DIFFERENT, TRAINING
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
 from parity.pairs.inputs import parse_named
 from parity.pairs.losses import LOSSES
@@ -121,6 +122,12 @@ trained = together(
     help="set an attribute before the comparison, such as BatchNorm2d.eps=1e-5; repeat the option for more",
 )
 @option("--set-paddle", multiple=True, metavar="LAYER.ATTRIBUTE=VALUE", help="the same for the Paddle model")
+@option(
+    "--widen",
+    multiple=True,
+    type=choice(SIDES),
+    help="compute in float64 where only this side's model computes in float32, to see whether anything else differs",
+)
 @option("--kinds", type=PATH, metavar="FILE", help="a JSON file that describes further kinds of layers")
 @reports_options
 @trained
@@ -152,6 +159,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             paddle_weights=options.paddle_weights,
             set_torch=options.set_torch,
             set_paddle=options.set_paddle,
+            widen=options.widen,
             say=say,
             **training(options),
         )

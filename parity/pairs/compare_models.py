@@ -57,6 +57,7 @@ def compare_models(
     isolate: bool = False,
     set_torch: Sequence[str] = (),
     set_paddle: Sequence[str] = (),
+    widen: Sequence[str] = (),
     folder: str | Path | None = None,
     torch_python: str | Path | None = None,
     paddle_python: str | Path | None = None,
@@ -118,6 +119,8 @@ def compare_models(
         set_torch: Attributes to set in the PyTorch model, as `LAYER.ATTRIBUTE=VALUE`. `LAYER` is a path, or a class for
             all its layers, as in "BatchNorm2d.eps=1e-5". It shows whether a known difference is the only one.
         set_paddle: The same for the Paddle model.
+        widen: Some of "torch" and "paddle": compute in float64 where only that side's model computes in float32. It shows
+            whether this is the only difference.
         folder: Where modules, files and factories are looked for. By default the current folder.
         torch_python: The Python interpreter for a PyTorch model that a text names. By default this one.
         paddle_python: The same for Paddle.
@@ -144,6 +147,8 @@ def compare_models(
         _check_factory(side, factory)
     if unknown := [stage for stage in stages if stage not in TRAINING]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
+    if unknown := [side for side in widen if side not in SIDES]:
+        raise InputError(f"unknown side {unknown[0]!r} to widen; known: {', '.join(SIDES)}")
     _check_numbers(stages, steps, twins, dtype)
     if weights and (torch_weights or paddle_weights):
         raise InputError("pass --weights for both models, or --torch-weights and --paddle-weights, and not all of them")
@@ -170,6 +175,7 @@ def compare_models(
         names,
         forms,
         parse_layouts(output_layouts),
+        tuple(widen),
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(

@@ -26,9 +26,9 @@ class NarrowPlaces:
     both: Mapping[str, Sequence[Place]] = field(default_factory=dict)
     alone: Mapping[str, Sequence[Place]] = field(default_factory=dict)
 
-    def widened(self, side: str) -> list[str]:
-        """The names of the places of a side that both models have."""
-        return [place["place"] for place in self.both.get(side, ())]
+    def widened(self, side: str, alone: bool = False) -> list[str]:
+        """The names of the places of a side that both models have; with `alone`, also of those that only this one has."""
+        return [place["place"] for place in (*self.both.get(side, ()), *(self.alone.get(side, ()) if alone else ()))]
 
 
 def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, ModelRun]) -> NarrowPlaces:

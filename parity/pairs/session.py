@@ -65,6 +65,7 @@ class Pair(ShortRepr):
     names: Names = field(default_factory=dict)
     forms: Mapping[int, Form] = field(default_factory=dict)
     output_forms: Mapping[str, Form] = field(default_factory=dict)
+    widen: Sequence[str] = ()
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
@@ -136,7 +137,8 @@ class Session:
                 f"batch norms that {NAMES[OTHER_SIDE[self.folds.side]]}'s model has folded into other layers, at {self.folds}: only "
                 "inference is compared, because in training a batch norm uses the statistics of the batch"
             )
-        self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=self.narrow.alone)
+        alone = {side: places for side, places in self.narrow.alone.items() if side not in self.pair.widen}
+        self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=alone)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
         """Call `act` with every worker's name: in parallel for worker processes, in sequence for this process."""
@@ -235,7 +237,7 @@ class Session:
             return
         self.narrow = narrow_dtypes.match_places(self.pairing, self.alignment(trained), seen, trained)
         for side in SIDES:
-            self.widened[side] = self.narrow.widened(side)
+            self.widened[side] = self.narrow.widened(side, alone=side in self.pair.widen)
         try:
             for train in phases if any(self.widened[side] for side in SIDES) else ():
                 self.everywhere(functools.partial(self.run, train=train), SIDES)
@@ -245,15 +247,16 @@ class Session:
 
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
+        done, cannot = "the check computes in float64 there", "the check cannot compute in float64 there"
         if both := self.narrow.both.get("torch"):
-            done = "the check computes in float64 there, on both sides"
-            done = done if self.widened["torch"] else "the check cannot compute in float64 there"
+            done_there = f"{done}, on both sides" if self.widened["torch"] else cannot
             where = causes.few(narrow_dtypes.words(both))
-            yield f"{narrow_dtypes.dtypes(both)} inside both models, at {where}: {done}"
+            yield f"{narrow_dtypes.dtypes(both)} inside both models, at {where}: {done_there}"
         for side, places in self.narrow.alone.items():
             if places:
                 where = causes.few(narrow_dtypes.words(places))
-                yield f"{narrow_dtypes.dtypes(places)} inside {NAMES[side]}'s model only, at {where}"
+                end = f": {done if self.widened[side] else cannot}" if side in self.pair.widen else ""
+                yield f"{narrow_dtypes.dtypes(places)} inside {NAMES[side]}'s model only, at {where}{end}"
 
     def _match(self, seen: Mapping[str, ModelRun]) -> None:
         """Match the layers. Where names leave a choice, values decide, in the dtype of the sides."""

@@ -212,6 +212,20 @@ def test_float32_on_one_side_is_the_cause(
     assert (first.cause or "").startswith(cause), first.cause
 
 
+@pytest.mark.parametrize(
+    ("planted", "widen", "verdict"),
+    [("", ("torch", "paddle"), "equal"), ("", ("torch",), "different"), (", times=1.000001", ("torch", "paddle"), "different")],
+)  # fmt: skip
+def test_widening_shows_whether_float32_on_one_side_is_the_only_difference(
+    compare_pair: ComparePair, planted: str, widen: tuple[str, ...], verdict: str
+) -> None:
+    models = "Islands('float32', '')", f"Islands('', 'float32'{planted})"
+    outcome = compare(compare_pair, *models, "3,4,6", widen=widen, steps=2)
+    assert outcome.verdict == verdict, outcome.sentence()
+    inside = [line for line in outcome.explained if line.startswith("float32 inside P")]
+    assert [line.endswith(": the check computes in float64 there") for line in inside] == [True, "paddle" in widen]
+
+
 def test_a_float32_comparison_has_a_float64_reference_without_float32_inside(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Islands", "Islands", "3,4,6", dtype="float32", stages=("eval", "forward"))
     assert outcome.verdict == "equal", outcome.sentence()
