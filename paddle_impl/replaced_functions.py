@@ -12,9 +12,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.autograd import PyLayer
 
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
+from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
 _SAME_SLOPE = 1e-6
@@ -166,6 +168,53 @@ def _widened(value: Any) -> Any:
     if isinstance(value, type(paddle.float32)) and value in NARROW:
         return paddle.float64
     return "float64" if isinstance(value, str) and value in ("float32", "float16", "bfloat16") else value
+
+
+def recorded(calls: FunctionCalls) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of the framework, as they are now -> the same with a record in `calls`."""
+    found: dict[Callable[..., Any], Callable[..., Any]] = {}
+    for place, module in (("paddle.nn.functional", F), ("paddle", paddle), ("paddle._C_ops", paddle._C_ops)):
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name, None)
+            if callable(value) and not isinstance(value, type) and not name.startswith("_"):
+                found.setdefault(value, calls.wrap(value, f"{place}.{name}"))
+    return found
+
+
+_OPERATORS = frozenset(
+    f"__{prefix}{word}__"
+    for word in ("add", "sub", "mul", "truediv", "div", "matmul", "pow", "mod", "floordiv", "and", "or", "xor")
+    for prefix in ("", "r", "i")
+) | {f"__{word}__" for word in ("neg", "invert", "getitem", "setitem", "eq", "ne", "lt", "le", "gt", "ge")}
+"""Methods of tensors for Python's operators."""
+
+
+@contextlib.contextmanager
+def recording(calls: FunctionCalls) -> Iterator[None]:
+    """A context in which `calls` records the functions that the framework's modules and user code call."""
+    # DIFFERS: there is no hook for all functions: methods of tensors are replaced here, and functions by `recorded`.
+    methods = {
+        name: value
+        for name, value in vars(Tensor).items()
+        if callable(value) and (name in _OPERATORS or not name.startswith("_"))
+    }
+    properties = {name: value for name in ("T", "mT") if isinstance(value := vars(Tensor).get(name), property)}
+
+    def apply(cls: Any, *given: Any, **named: Any) -> Any:
+        return calls.call(super(PyLayer, cls).apply, cls.__name__, given, named)
+
+    for name, method in methods.items():
+        setattr(Tensor, name, calls.wrap(method, f"paddle.Tensor.{name}"))
+    for name, value in properties.items():
+        assert value.fget
+        setattr(Tensor, name, property(calls.wrap(value.fget, f"paddle.Tensor.{name}.__get__")))
+    PyLayer.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        del PyLayer.apply
+        for name, value in (methods | properties).items():
+            setattr(Tensor, name, value)
 
 
 Draws = Callable[[Watch, int, Callable[[int], Any]], Array]

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.arrays import Array
+from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
 
@@ -162,6 +164,43 @@ class _Watching(TorchDispatchMode):
                 if dtype in NARROW:
                     self.watch.note_narrow(str(dtype).removeprefix("torch."))
         return result
+
+
+def recorded(calls: FunctionCalls) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of the framework, as they are now -> the same with a record in `calls`."""
+    # DIFFERS: `recording` sees all functions, except the replacements.
+    replaced = {name: value for name, value in vars(F).items() if isinstance(value, functools.partial)}
+    return {value: calls.wrap(value, f"torch.nn.functional.{name}") for name, value in replaced.items()}
+
+
+@contextlib.contextmanager
+def recording(calls: FunctionCalls) -> Iterator[None]:
+    """A context in which `calls` records the functions that the framework's modules and user code call."""
+    own = vars(torch.autograd.Function)["apply"]
+
+    def apply(cls: Any, *given: Any, **named: Any) -> Any:
+        return calls.call(own.__get__(None, cls), cls.__name__, given, named)
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        with _Recording(calls):
+            yield
+    finally:
+        torch.autograd.Function.apply = own
+
+
+class _Recording(TorchFunctionMode):
+    """Sees every function of the framework that is called with tensors, or makes them."""
+
+    def __init__(self, calls: FunctionCalls) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        spelled = resolve_name(func) or getattr(func, "__name__", "")
+        return self.calls.call(func, spelled, args, kwargs or {})
 
 
 Draws = Callable[[Watch, int, Callable[[str, Any], Any]], Array]

@@ -13,6 +13,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.modules.description import below
+from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
 
@@ -30,6 +31,7 @@ class WatchedModel:
         self.model: Module = backend.convert(model, dtype)
         self.optimizer: Stepper | None = None
         self.watch = Watch()
+        self.functions: FunctionCalls | None = None
         self._device = backend.device_of(self.model)
         self._outputs: dict[str, Tensor] = {}
         self._inputs: list[Tensor] = []
@@ -129,6 +131,9 @@ class WatchedModel:
         with contextlib.nullcontext() if graded else self.backend.no_grad():
             given = list(zip(copies, names or [""] * len(copies), strict=True))
             named = {name: tensor for tensor, name in given if name}
+            if self.functions:
+                weights = {f"weight {name}": tensor for name, tensor in self.tensors().items()}
+                self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
             model = dict(self.backend.named_modules(self.model))[path]
             result = model(*(tensor for tensor, name in given if name == ""), **named)
         self._outputs = dict(self._flatten(result))
@@ -157,12 +162,28 @@ class WatchedModel:
         if self.optimizer is not None:
             self.optimizer.step()
 
+    def origins(self) -> dict[str, str]:
+        """Return the origins of the outputs of the last `run`, while `functions` records."""
+        return self.functions.origins(self._outputs) if self.functions else {}
+
     def _before(self, path: str, module: Module, inputs: tuple[Any, ...]) -> None:
+        if self.functions:
+            self.functions.enter(path, [tensor for _, tensor in self._flatten(inputs)])
+        with self.functions.paused() if self.functions else contextlib.nullcontext():
+            self._watch_inputs(path, inputs)
+
+    def _watch_inputs(self, path: str, inputs: tuple[Any, ...]) -> None:
         self.watch.enter(path, self.backend.random_state)
         if self.watch.wants(path):
             self.watch.inputs(path, [self.backend.to_numpy(tensor) for _, tensor in self._flatten(inputs)])
 
     def _after(self, path: str, module: Module, inputs: tuple[Any, ...], result: Any) -> None:
+        if self.functions:
+            self.functions.leave(path, [tensor for _, tensor in self._flatten(result)])
+        with self.functions.paused() if self.functions else contextlib.nullcontext():
+            self._watch_outputs(path, result)
+
+    def _watch_outputs(self, path: str, result: Any) -> None:
         if self.watch.wants(path):
             outputs = [tensor for _, tensor in self._flatten(result)]
             keys = self.watch.outputs(path, [self.backend.to_numpy(tensor) for tensor in outputs])

@@ -7,7 +7,6 @@ Every comparison goes through `run`: training of our networks (`parity.compare.c
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,7 +16,7 @@ from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
 from parity.compare.noise_model import float32_differences
-from parity.compare.outcome import Outcome
+from parity.compare.outcome import Outcome, names_layer
 from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
 from parity.compare.source import Source
@@ -145,8 +144,7 @@ def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> C
     """Return why a side is far from float64: it raised an error, the settings of the layer differ, or the cause is unknown."""
     if side in source.failed:
         return failure_cause(source.failed, source.sides)
-    name = re.compile(rf"(^| ){re.escape(layer)}(,| |$)")
-    known = [text for text in outcome.differences if layer and name.search(text)]
+    known = [text for text in outcome.differences if layer and names_layer(text, layer)]
     if known:
         return Cause("; ".join(known))
     reference = spoken_name(outcome.sides[0])

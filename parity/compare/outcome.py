@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from parity.compare.relative_error import NothingCompared
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, Divergence, Stage, Verdicts, layer_rows
 from parity.short_repr import ShortRepr
+
+
+def names_layer(sentence: str, layer: str) -> bool:
+    """Whether a sentence names a layer."""
+    return re.search(rf"(^| ){re.escape(layer)}(,| |$)", sentence) is not None
 
 
 @dataclass(repr=False)
@@ -66,12 +72,21 @@ class Outcome(ShortRepr):
     def sentence(self) -> str:
         """Return the verdict in one line, with the place of the first divergence or the number of tensors."""
         if self.first:
-            return f"{DIFFERENT} at {self.first.sentence()}"
+            return "; ".join([f"{DIFFERENT} at {self.first.sentence()}", *self._largest()])
         if self.verdict == DIFFERENT:
             return f"{DIFFERENT}: {'; '.join(self.differences)}"
         steps = max([row["step"] for row in self.trajectory], default=0)
         count = sum(stage.compared for stage in self.stages.values())
         return f"{self.verdict}: {count} tensors" + (f", {steps} steps" if steps else "")
+
+    def _largest(self) -> Iterator[str]:
+        """Yield a sentence on the largest error, if it is elsewhere and much larger than that of the first divergence."""
+        largest = self.verdicts.largest
+        if largest:
+            known = [text for text in self.differences if largest.layer and names_layer(text, largest.layer)]
+            because = "; ".join(known) or largest.cause
+            place = f"the largest error is {largest.error:.2e}, at {largest.phase}/{largest.tensor}"
+            yield f"{place} ({because})" if because else place
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """Return the summary of each stage that was asked for, by stage name.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parity.compare.causes import Cause
@@ -72,6 +73,7 @@ class Divergence:
         wrong: The side that is wrong, or empty where that is not known.
         generic: Whether the cause only describes the difference, and names no mistake.
         worst: The shapes of the tensor, and the elements that differ most.
+        calls: The function calls that differ, in one sentence, where the cause does not name them already; or None.
     """
 
     step: int
@@ -85,6 +87,7 @@ class Divergence:
     wrong: str = ""
     generic: bool = False
     worst: WorstElements = field(default_factory=WorstElements)
+    calls: str | None = None
 
     def where(self) -> str:
         """Return step, place, relative error and tolerance in one line."""
@@ -94,8 +97,8 @@ class Divergence:
         return f"{place}: error {self.error:.2e}, tolerance {self.bound:.2e}"
 
     def sentence(self) -> str:
-        """Return step, place, relative error, tolerance and likely cause in one line."""
-        return self.where() + (f"; likely cause: {self.cause}" if self.cause else "")
+        """Return step, place, relative error, tolerance, likely cause and calls in one line."""
+        return self.where() + (f"; likely cause: {self.cause}" if self.cause else "") + (f"; {self.calls}" if self.calls else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the sentences as a dict; the shapes and elements of `worst` are fields."""
@@ -151,6 +154,12 @@ class Stage:
         }
 
 
+MUCH_LARGER = 1000
+"""An error that exceeds the one of the first divergence by this factor has probably another cause."""
+
+LARGER = 10
+"""Errors that differ by less than this factor are of one size: later ones are probably inherited from the first one."""
+
 Worst = dict[str, dict[str, Difference]]
 """Layer -> phase -> the tensor that used most of its tolerance, or exceeded it most. All later steps are the phase `trajectory`."""
 
@@ -185,10 +194,15 @@ def search_cause(cause: Callable[[], Cause | None]) -> Cause:
 
 @dataclass
 class Verdicts:
-    """The stages of one comparison, the first divergence, and the worst tensor by layer and phase. `partners`: layer -> the candidate's."""
+    """The stages of one comparison, the first divergence, and the worst tensor by layer and phase.
+
+    `largest` is a later tensor whose error is much larger than that of the first divergence. Among errors of one size, it is the first.
+    `partners`: layer -> the candidate's.
+    """
 
     stages: dict[str, Stage] = field(default_factory=dict)
     first: Divergence | None = None
+    largest: Divergence | None = None
     layers: Worst = field(default_factory=dict)
     partners: dict[str, str] = field(default_factory=dict)
 
@@ -209,11 +223,19 @@ class Verdicts:
         counted = self.stages.setdefault(stage, Stage(stage))
         counted.add(difference)
         counted.chaotic |= chaotic
-        if self.first is None and not difference.equal:
+        if not difference.equal:
             phase, tensor = place_of(difference.name)
-            found = search_cause(cause)
-            place, numbers = (step, phase, *layers, tensor), (difference.error, difference.bound)
-            self.first = Divergence(*place, *numbers, found.sentence, found.wrong, found.generic, worst())
+            place = Divergence(step, phase, *layers, tensor, difference.error, difference.bound)
+            if self.first is None:
+                found = search_cause(cause)
+                self.first = replace(place, cause=found.sentence, wrong=found.wrong, generic=found.generic, worst=worst())
+            elif math.isfinite(place.error) and place.error > self._much_larger():
+                self.largest = place
         phase = difference.name.partition("/")[0] if step == 1 else "trajectory"
         keep_worst(self.layers, layers[0] or MODEL, phase, difference)
         self.partners.setdefault(layers[0] or MODEL, layers[1] or MODEL)
+
+    def _much_larger(self) -> float:
+        """Return the error above which a tensor becomes `largest`."""
+        assert self.first
+        return LARGER * self.largest.error if self.largest else MUCH_LARGER * self.first.error

@@ -20,6 +20,7 @@ from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
+from parity.pairs.first_call import find_call_of_largest, find_first_call
 from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
@@ -235,8 +236,19 @@ def run_pair(
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
+            name_calls(session, outcome)
             outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
     return outcome
+
+
+def name_calls(session: Session, outcome: PairOutcome) -> None:
+    """Add the function calls that differ to the first divergence and to the largest error of `outcome`."""
+    verdicts = outcome.verdicts
+    assert verdicts.first
+    if found := find_first_call(session, verdicts.first):
+        verdicts.first = found.describe(verdicts.first)
+    if verdicts.largest and (larger := find_call_of_largest(session, verdicts.largest)):
+        verdicts.largest = larger.describe(verdicts.largest)
 
 
 def assert_models_equal(torch: Any, paddle: Any, inputs: Any = None, **arguments: Any) -> PairOutcome:

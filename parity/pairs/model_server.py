@@ -8,7 +8,7 @@ import os
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,18 @@ from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
 from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError
+from parity.modules.function_calls import FunctionCalls
 from parity.pairs import factories, replaced_functions
 from parity.recipe.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
 class ModelRun:
-    """The record of a run: `outputs` by position, and what a `parity.modules.recording.Watch` has recorded."""
+    """The record of a run: `outputs` by position, and what a `parity.modules.recording.Watch` has recorded.
+
+    `functions` and `layers` are the calls and layers of a `parity.modules.function_calls.FunctionCalls`, if there was one. `origins` are
+    those of the outputs. The values that it kept are in `arrays`, by origin.
+    """
 
     outputs: Record
     arrays: Record
@@ -37,6 +42,9 @@ class ModelRun:
     random: list[str]
     narrow: list[dict[str, Any]]
     scaled: list[dict[str, Any]]
+    functions: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
 
     @property
     def dropouts(self) -> list[dict[str, Any]]:
@@ -188,21 +196,44 @@ class ModelService(Service):
         widened: Sequence[str] = (),
         watched: bool = False,
         names: Sequence[str | None] = (),
+        functions: Sequence[str] | None = None,
     ) -> ModelRun:
         """Run forward.
 
         `names` are those of `parity.pairs.inputs.Names`. `wanted` are the layers to record, `keys` the streams of random numbers.
         `randomness` records who draws random numbers, and where a narrower dtype appears. `widened` are such places, where the model
-        computes in its own dtype. `watched`: functions other than dropout draw from the streams, too.
+        computes in its own dtype. `watched`: functions other than dropout draw from the streams, too. `functions` records the functions
+        that the model calls, and the values of the tensors of these origins.
         """
         self._replaced.running = self
         watch = self._model.watch
         watch.wanted = set(wanted)
         watch.begin(keys or {}, seed, bool(wanted), randomness, widened)
-        with self._failing("in forward"), self._replaced.watching(watch if randomness or widened or watched else None):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._failing("in forward"))
+            stack.enter_context(self._replaced.watching(watch if randomness or widened or watched else None))
+            calls = stack.enter_context(self._recording(functions))
             outputs = self._model.run(inputs, train, path, names)
-        arrays = watch.take_arrays()
-        return ModelRun(outputs, arrays, watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
+            origins = self._model.origins()
+        seen = (watch.take_arrays(), watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
+        run = ModelRun(outputs, *seen)
+        return (
+            replace(run, arrays=run.arrays | calls.arrays, functions=calls.calls, layers=calls.layers, origins=origins)
+            if calls
+            else run
+        )
+
+    @contextlib.contextmanager
+    def _recording(self, wanted: Sequence[str] | None) -> Iterator[FunctionCalls | None]:
+        """A context in which functions are recorded, and the values of the `wanted` origins; None: nothing is recorded."""
+        backend = self._model.backend
+        calls = None if wanted is None else FunctionCalls(backend.TENSOR, backend.to_numpy, wanted)
+        self._model.functions = calls
+        try:
+            with self._replaced.recording(calls):
+                yield calls
+        finally:
+            self._model.functions = None
 
     def backward(self, gradients: Mapping[str, Array]) -> Record:
         """Run backward from the gradients of the outputs; return those of inputs (`input/I`) and recorded outputs (`backward/KEY`)."""

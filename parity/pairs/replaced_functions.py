@@ -19,6 +19,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.registry import implementation
+from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
 ROUNDED: Mapping[str, tuple[str, ...]] = {
@@ -54,6 +55,21 @@ def _rounded(
         if isinstance(call.arguments.get(word), float):
             call.arguments[word] = float(np.float32(call.arguments[word]))
     return original(*call.args, **call.kwargs)
+
+
+def _replace_everywhere(functions: Functions, undo: contextlib.ExitStack) -> None:
+    """Replace functions in all loaded modules that hold them, under any name; `undo` restores them."""
+    by_identity = {id(function): substitute for function, substitute in functions.items()}
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", None)
+        if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
+            ("parity", "torch_impl", "paddle_impl")
+        ):
+            continue
+        for name, value in list(names.items()):
+            if id(value) in by_identity:
+                names[name] = by_identity[id(value)]
+                undo.callback(names.__setitem__, name, value)
 
 
 class Replaced:
@@ -94,17 +110,7 @@ class Replaced:
             functional = sys.modules[f"{self.framework}.nn.functional"]
             self._functions = own.operators(lambda: self._watch) | rounded(functional)
             self._functions |= own.replacements(self._draw, self._variance, self._scale)
-        by_identity = {id(function): substitute for function, substitute in self._functions.items()}
-        for module in list(sys.modules.values()):
-            names = getattr(module, "__dict__", None)
-            if not isinstance(names, dict) or getattr(module, "__name__", "").startswith(
-                ("parity", "torch_impl", "paddle_impl")
-            ):
-                continue
-            for name, value in list(names.items()):
-                if id(value) in by_identity:
-                    names[name] = by_identity[id(value)]
-                    self._undo.callback(names.__setitem__, name, value)
+        _replace_everywhere(self._functions, self._undo)
 
     @contextlib.contextmanager
     def watching(self, watch: Watch | None) -> Iterator[None]:
@@ -118,6 +124,18 @@ class Replaced:
                 yield
         finally:
             self._watch = None
+
+    @contextlib.contextmanager
+    def recording(self, calls: FunctionCalls | None) -> Iterator[None]:
+        """A context in which `calls` records the functions that models call; None: nothing is recorded."""
+        if calls is None:
+            yield
+            return
+        own = implementation(self.framework, "replaced_functions")
+        with contextlib.ExitStack() as undo:
+            _replace_everywhere(own.recorded(calls), undo)
+            undo.enter_context(own.recording(calls))
+            yield
 
     def leave(self) -> None:
         """Note that a model is closed; restore everything after the last one."""

@@ -410,8 +410,9 @@ class Session:
         randomness: bool = False,
         step: int = 0,
         moved: int | None = None,
+        functions: Sequence[str] | None = None,
     ) -> ModelRun:
-        """Run forward in one worker, with the dropout masks of `step`."""
+        """Run forward in one worker, with the dropout masks of `step`. For `functions` see `ModelService.run`."""
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
@@ -425,6 +426,7 @@ class Session:
             names=self.pair.names.get(side, []),
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
+            functions=functions,
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}

@@ -1,0 +1,423 @@
+"""The first function call at which two models diverge: which functions both call before the first divergence, and which one differs.
+
+Both models run again, and record their calls and which tensor feeds which. From the tensor that diverges, the calls are followed back to
+tensors that are equal on both sides. What remains is where the models differ.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
+from parity.compare.relative_error import norm, relative_l2
+from parity.compare.verdicts import Divergence
+from parity.modules.layer_kinds import SIDES, name_in
+from parity.pairs import alignment
+from parity.pairs.alignment import Alignment, Call, find_fit
+from parity.pairs.causes import few
+from parity.pairs.model_worker import ModelRun
+from parity.pairs.session import Session
+
+MOST_CALLS = 96
+"""At most this many calls of each side are followed back, and their values compared."""
+
+MOST_NAMES = 12
+"""A sentence lists at most this many calls of each side."""
+
+UNORDERED = ("add", "multiply", "maximum", "minimum", "equal", "logical_and", "logical_or")
+"""Functions whose inputs may come in any order."""
+
+IN_ORDER = ("subtract", "divide", "matmul", "concat", "stack", "power", "where")
+"""Functions that compute something else if two inputs are exchanged."""
+
+HIDDEN = re.compile(r"\$|(None|False|\?|(torch|paddle)\.\w+)$")
+"""Arguments that a sentence does not show: tensors, dtypes, and defaults of most functions."""
+
+INFINITE = re.compile(r"float\('(-?inf|nan)'\)")
+"""How a program spells these numbers."""
+
+
+@dataclass(frozen=True)
+class FirstCall:
+    """Where two models diverge: a sentence, and by side the numbers of the calls that compute different tensors from equal ones.
+
+    `runs` are the runs in which the calls have these numbers. `results` are the origins of the tensors that differ.
+    """
+
+    sentence: str
+    train: bool = False
+    runs: Mapping[str, ModelRun] = field(default_factory=dict)
+    calls: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    results: Mapping[str, str] = field(default_factory=dict)
+
+    def functions(self, side: str) -> list[dict[str, Any]]:
+        """Return the calls of a side as they were recorded."""
+        return [self.runs[side].functions[number] for number in self.calls[side]]
+
+    def describe(self, first: Divergence) -> Divergence:
+        """Return the first divergence with the function calls that differ.
+
+        They are the cause, or a part of it, unless it names a mistake already. A setting of a layer that differs says enough.
+        """
+        if first.cause and not first.generic:
+            of_a_layer = ":output" in first.tensor and first.phase != "backward"
+            return first if of_a_layer else replace(first, calls=self.sentence)
+        return replace(first, cause="; ".join(filter(None, (first.cause, self.sentence))), generic=False)
+
+
+def run_recorded(
+    session: Session, train: bool, record: bool, wanted: Mapping[str, Sequence[str]]
+) -> dict[str, ModelRun]:
+    """Run both models from the start state, record the functions that they call, and the values of the origins `wanted` by side."""
+    session.put({}, SIDES)
+
+    def run(side: str) -> ModelRun:
+        return session.run(side, train, record, step=int(train), functions=wanted[side])
+
+    return session.everywhere(run, SIDES)
+
+
+def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
+    """Return the call at which the first divergence arises; None if the first divergence is not one of a forward pass of step 1."""
+    if first.step > 1 or first.phase not in ("eval", "forward", "backward"):
+        return None
+    train = first.phase != "eval"
+    try:
+        runs = run_recorded(session, train, True, {side: [] for side in SIDES})
+        return _Search(session, first, runs, session.alignment(runs), train).find()
+    except Exception as error:  # the verdict stands without it
+        return FirstCall(f"the search for the first call that differs failed ({type(error).__name__}: {error})")
+
+
+def find_call_of_largest(session: Session, largest: Divergence) -> FirstCall | None:
+    """Return the call at which a much larger error arises than the first one. Tensors with small errors count as equal."""
+    return find_first_call(session, replace(largest, bound=largest.error / 100))
+
+
+class _Search:
+    """The search in the recorded `runs` of both models."""
+
+    def __init__(
+        self, session: Session, first: Divergence, runs: Mapping[str, ModelRun], aligned: Alignment, train: bool
+    ) -> None:
+        self.session, self.first, self.runs, self.aligned, self.train = session, first, runs, aligned, train
+        self.tolerance = first.bound
+        self.partner: dict[str, str] = {}
+        """Origin of a tensor of PyTorch -> that of its equal partner in Paddle."""
+        self.outputs: dict[str, dict[str, str]] = {side: {} for side in SIDES}
+        """By side: origin of an output of a matched layer -> the layer's name."""
+        self.inputs: dict[str, dict[str, str]] = {side: {} for side in SIDES}
+        """The same for inputs."""
+
+    def find(self) -> FirstCall | None:
+        layer, _, tensor = self.first.tensor.rpartition(":")
+        pairs = self.aligned.pairs
+        if layer:
+            place = [i for i, pair in enumerate(pairs) if (pair[0].name, pair[1].name) == self._layers()]
+            if not place:
+                return None
+            what = "inputs" if tensor.startswith("input") else "outputs"
+            number = int(tensor.removeprefix(what[:-1]) or 0)
+            if self.first.phase == "backward":
+                self._know(pairs, "all")
+                return self._backward(pairs[place[0]], number)
+            self._know(pairs[: place[0]], "all")
+            if what == "outputs":
+                self._know(pairs[place[0] : place[0] + 1], "inputs")
+            calls = dict(zip(SIDES, pairs[place[0]], strict=True))
+            starts = {side: self._event(side, call)[what][number] for side, call in calls.items()}
+            to = f"in {self.first.layer}" if what == "outputs" else self.first.layer
+        elif self.first.phase != "backward" and tensor.startswith("(output)"):
+            self._know(pairs, "all")
+            names = alignment.returned(self.runs["torch"].outputs, self.runs["paddle"].outputs, "fiub")
+            name = tensor.removeprefix("(output)").removeprefix(".")
+            other = dict(names).get(name)
+            if other is None:
+                return None
+            starts = {"torch": self.runs["torch"].origins[name], "paddle": self.runs["paddle"].origins[other]}
+            to = "the output"
+        else:
+            return None
+        return self._forward(starts, to)
+
+    def _layers(self) -> tuple[str, str]:
+        return self.first.layer, self.first.candidate_layer
+
+    def _event(self, side: str, call: Call) -> Mapping[str, Sequence[str]]:
+        """Return the recorded layer of a call, with the origins of its inputs and outputs."""
+        found: Mapping[str, Sequence[str]] = [
+            layer for layer in self.runs[side].layers if layer["path"] == call.unit.holder
+        ][call.turn]
+        return found
+
+    def _know(self, pairs: Sequence[tuple[Call, Call]], what: str) -> None:
+        """Note that the tensors of these pairs are equal."""
+        for pair in pairs:
+            events = dict(zip(SIDES, zip(pair, map(self._event, SIDES, pair), strict=True), strict=True))
+            for side, (call, event) in events.items():
+                self.inputs[side] |= dict.fromkeys(event["inputs"], call.name)
+                if what == "all":
+                    self.outputs[side] |= dict.fromkeys(event["outputs"], call.name)
+            whole = all(call.unit.layer is None and not call.unit.settings.get("activation") for call in pair)
+            for kind in ("inputs", "outputs") if what == "all" and whole else ("inputs",):
+                self.partner |= dict(zip(*(event[kind] for _, event in events.values()), strict=False))
+        for where in self.session.pairing.arrays.values():
+            self.partner[f"weight {name_in(where['torch'])}"] = f"weight {name_in(where['paddle'])}"
+        self.partner |= {f"input {i}": f"input {i}" for i in range(len(self.session.inputs))}
+
+    def _forward(self, starts: Mapping[str, str], to: str) -> FirstCall | None:
+        far = {side: self._back(side, starts[side], self.outputs[side]) for side in SIDES}
+        wanted = {side: self._tensors(side, far[side]) for side in SIDES}
+        values = {side: run.arrays for side, run in run_recorded(self.session, self.train, False, wanted).items()}
+        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
+        near = {side: self._back(side, starts[side], same.known(side)) for side in SIDES}
+        between = {
+            side: self._back(side, starts[side], self.outputs[side].keys() | self.inputs[side].keys()) for side in SIDES
+        }
+        for side, other in ((SIDES[0], SIDES[1]), (SIDES[1], SIDES[0])):
+            elsewhere = {
+                o for n in set(far[other]) - set(between[other]) for o in self.runs[other].functions[n]["outputs"]
+            }
+            between[side] = [n for n in between[side] if not self._is_elsewhere(side, n, same, elsewhere)]
+        said = self._between(between, to)
+        guilty, calls = self._guilty(near, starts, same)
+        sentence = ": ".join(text for text in (said, guilty) if text)
+        results = {
+            side: self.runs[side].functions[numbers[-1]]["outputs"][0] if (numbers := calls[side]) else starts[side]
+            for side in SIDES
+        }
+        return FirstCall(sentence, self.train, self.runs, calls, results) if sentence else None
+
+    def _back(self, side: str, start: str, stops: Collection[str]) -> list[int]:
+        """Return the numbers of the calls that make the tensor `start` from tensors of `stops`, in order; the last ones, if many."""
+        calls, found, heap = self.runs[side].functions, set[int](), list[int]()
+
+        def follow(origin: str) -> None:
+            number = _number(origin)
+            if number is not None and number not in found:
+                found.add(number)
+                heapq.heappush(heap, -number)
+
+        follow(start)
+        done: list[int] = []
+        while heap and len(done) < MOST_CALLS:
+            done.append(-heapq.heappop(heap))
+            for origin in calls[done[-1]]["inputs"]:
+                if origin not in stops:
+                    follow(origin)
+        return sorted(done)
+
+    def _is_elsewhere(self, side: str, number: int, same: _Same, elsewhere: Collection[str]) -> bool:
+        """Whether the other side makes the same tensor, too, and before the last tensors that are known to be equal."""
+        equals = [o for origin in self.runs[side].functions[number]["outputs"] for o in same.equals(side, origin)]
+        return bool(equals) and set(equals) <= set(elsewhere)
+
+    def _tensors(self, side: str, numbers: Iterable[int]) -> list[str]:
+        """Return the origins of all tensors of some calls, without weights."""
+        calls = [self.runs[side].functions[number] for number in numbers]
+        found = [origin for call in calls for origin in (*call["inputs"], *call["outputs"])]
+        return list(dict.fromkeys(origin for origin in found if not origin.startswith("weight")))
+
+    def _between(self, between: Mapping[str, Sequence[int]], to: str) -> str:
+        """List the calls of both sides, if they have different names."""
+        names = {side: [self.runs[side].functions[n]["name"] for n in between[side]] for side in SIDES}
+        if names["torch"] == names["paddle"]:
+            return ""
+        said = ""
+        if max(map(len, names.values())) <= MOST_NAMES:
+            said = " " + "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
+        if to.startswith("in "):
+            return f"{to}{said}"
+        begin = self._begin(between)
+        return f"between {begin} and {to}{said}" if begin else f"before {to}{said}"
+
+    def _begin(self, between: Mapping[str, Sequence[int]]) -> str:
+        """Name the last tensor that is equal on both sides before these calls."""
+        for side in SIDES:
+            origins = [o for n in between[side] for o in self.runs[side].functions[n]["inputs"]]
+            for known, words in ((self.outputs[side], ""), (self.inputs[side], "the input of ")):
+                if reached := [origin for origin in origins if origin in known]:
+                    last = max(reached, key=lambda origin: _number(origin) or -1)
+                    name = known[last] if side == "torch" else self._reference(known[last])
+                    return f"{words}{name}"
+        return ""
+
+    def _reference(self, name: str) -> str:
+        """Return PyTorch's name of a call of Paddle."""
+        return next((a.name for a, b in self.aligned.pairs if b.name == name), name)
+
+    def _guilty(
+        self, near: Mapping[str, Sequence[int]], starts: Mapping[str, str], same: _Same
+    ) -> tuple[str, dict[str, list[int]]]:
+        """Describe the first calls that differ, and return their numbers by side."""
+        names = [[self.runs[side].functions[n]["name"] for n in near[side]] for side in SIDES]
+        codes = difflib.SequenceMatcher(None, names[0], names[1], autojunk=False).get_opcodes()
+        if not codes:
+            return self._origin_of_start(starts), {side: [] for side in SIDES}
+        tag, i, i_end, j, j_end = codes[0]
+        if tag == "equal":
+            calls = {"torch": [near["torch"][i]], "paddle": [near["paddle"][j]]}
+            text = self._one_function(calls["torch"][0], calls["paddle"][0], same)
+            alike = len({len(self.runs[side].functions[calls[side][0]]["inputs"]) for side in SIDES}) == 1
+            return text, calls if alike else {side: list(near[side]) for side in SIDES}
+        calls = {"torch": list(near["torch"][i:i_end]), "paddle": list(near["paddle"][j:j_end])}
+        if tag == "replace":
+            text = self._replaced(calls)
+        else:
+            side = "paddle" if tag == "insert" else "torch"
+            text = f"only {NAMES[side]} calls {self._texts(side, calls[side])} in {self._paths(side, calls[side])}"
+        if tag != "replace" and len(codes) > 1:  # the next call of one name shows the difference
+            calls["torch"] += near["torch"][i_end : i_end + 1]
+            calls["paddle"] += near["paddle"][j_end : j_end + 1]
+        return text, calls
+
+    def _origin_of_start(self, starts: Mapping[str, str]) -> str:
+        """Say what the tensor is on both sides, where neither side computes it from other tensors."""
+        said = {side: self._described(side, starts[side]) for side in SIDES}
+        return f"{NAMES['torch']} uses {said['torch']}, and {NAMES['paddle']} uses {said['paddle']}"
+
+    def _one_function(self, torch: int, paddle: int, same: _Same) -> str:
+        """Say how two calls of one function differ whose tensors are equal on both sides."""
+        one, two = self.runs["torch"].functions[torch], self.runs["paddle"].functions[paddle]
+        inputs, others = list(one["inputs"]), list(two["inputs"])
+        for origin in one["inputs"]:
+            match = next((other for other in others if same(origin, other)), None)
+            if match is not None:
+                inputs.remove(origin)
+                others.remove(match)
+        at = _at(one["path"], two["path"])
+        if inputs and others:
+            said = [
+                f"{' and '.join(self._described(side, o) for o in origins)} in {NAMES[side]}"
+                for side, origins in zip(SIDES, (inputs, others), strict=True)
+            ]
+            return f"{one['name']} {at} takes {', and '.join(said)}"
+        if one["name"] in IN_ORDER and len(one["inputs"]) == len(two["inputs"]):
+            rows = zip(one["inputs"], two["inputs"], strict=True)
+            if not (inputs or others) and not all(same(*row) for row in rows):
+                return f"{one['name']} {at} takes its inputs in another order"
+        texts = [_text(call) for call in (one, two)]
+        which = (
+            texts[0] if texts[0] == texts[1] else f"{texts[0]} in {NAMES['torch']}, {texts[1]} in {NAMES['paddle']},"
+        )
+        return f"{which} {at} returns different tensors for equal ones"
+
+    def _replaced(self, calls: Mapping[str, Sequence[int]]) -> str:
+        """Say that one side calls other functions than the other."""
+        paths = {side: self._paths(side, calls[side]) for side in SIDES}
+        if paths["torch"] == paths["paddle"]:
+            said = ", and ".join(f"{NAMES[side]} calls {self._texts(side, calls[side])}" for side in SIDES)
+            return f"in {paths['torch']} {said}"
+        return ", and ".join(f"{NAMES[side]} calls {self._texts(side, calls[side])} in {paths[side]}" for side in SIDES)
+
+    def _texts(self, side: str, numbers: Sequence[int]) -> str:
+        return _listed([_text(self.runs[side].functions[number]) for number in numbers])
+
+    def _paths(self, side: str, numbers: Sequence[int]) -> str:
+        paths = dict.fromkeys(self.runs[side].functions[number]["path"] or "the model itself" for number in numbers)
+        return few(list(paths))
+
+    def _described(self, side: str, origin: str) -> str:
+        """Name a tensor: the output of a layer or of a call, an input of the model, or a weight."""
+        kind, _, name = origin.partition(" ")
+        if kind in ("weight", "input", "other"):
+            return {"weight": name, "input": f"input {self.session.label(name)} of the model", "other": "a constant"}[
+                kind
+            ]
+        for layer in self.runs[side].layers:
+            if layer["path"] and layer["outputs"] == [origin]:
+                return f"the output of {layer['path']}"
+        call = self.runs[side].functions[_number(origin) or 0]
+        return f"the output of {_text(call)} in {call['path'] or 'the model itself'}"
+
+    def _backward(self, pair: tuple[Call, Call], number: int) -> FirstCall | None:
+        """Name the calls behind an output whose gradient differs, up to the next layers."""
+        names = {}
+        for side, call in zip(SIDES, pair, strict=True):
+            reached, found = {self._event(side, call)["outputs"][number]}, []
+            for function in self.runs[side].functions:
+                if reached & set(function["inputs"]) and function["outputs"][0] not in self.outputs[side]:
+                    found.append(function["name"])
+                    reached |= set(function["outputs"]) - self.inputs[side].keys()
+            names[side] = found
+        if not any(names.values()):
+            return None
+        said = "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
+        return FirstCall(f"behind {pair[0].name} {said}")
+
+
+class _Same:
+    """Which tensors of both sides are equal: known partners, and those with equal values, in any shape."""
+
+    def __init__(self, partner: Mapping[str, str], torch: Record, paddle: Record, tolerance: float) -> None:
+        self._partner, self._values, self._tolerance = partner, (torch, paddle), tolerance
+        norms = [{origin: norm(_finite(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)]
+        self._matches: dict[str, dict[str, list[str]]] = {side: {} for side in SIDES}
+        for one, size in norms[0].items():
+            for two, other in norms[1].items():
+                if abs(size - other) <= 2 * tolerance * max(size, other) and self(one, two):
+                    self._matches["torch"].setdefault(one, []).append(two)
+                    self._matches["paddle"].setdefault(two, []).append(one)
+
+    def equals(self, side: str, origin: str) -> list[str]:
+        """Return the tensors of the other side that have the values of `origin`."""
+        return self._matches[side].get(origin, [])
+
+    def known(self, side: str) -> set[str]:
+        """Return the tensors of a side that the other one has, too."""
+        return {*self._matches[side], *(self._partner if side == "torch" else self._partner.values())}
+
+    def __call__(self, torch: str, paddle: str) -> bool:
+        if self._partner.get(torch) == paddle:
+            return True
+        a, b = self._values[0].get(torch), self._values[1].get(paddle)
+        return a is not None and b is not None and _is_same(_floats(a), _floats(b), self._tolerance)
+
+
+def _is_same(a: Array, b: Array, tolerance: float) -> bool:
+    """Whether two arrays have equal numbers, in one shape or another. Infinities, as in masks, must be at the same places."""
+    if a.size != b.size:
+        return False
+    x, y = _finite(a), _finite(b.reshape(a.shape))
+    if relative_l2(x, y) <= tolerance:
+        return bool(np.array_equal(a[a != x], b.reshape(a.shape)[a != x], equal_nan=True))
+    fit = find_fit(x, _finite(b))
+    return fit is not None and fit.whole and relative_l2(fit.torch(x), fit.paddle(_finite(b))) <= tolerance
+
+
+def _finite(array: Array) -> Array:
+    return np.where(np.isfinite(array), array, 0)
+
+
+def _floats(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _number(origin: str) -> int | None:
+    """Return the number of the call that makes a tensor; None for inputs, weights and tensors from elsewhere."""
+    return int(origin.partition(".")[0]) if origin[:1].isdigit() else None
+
+
+def _text(call: Mapping[str, Sequence[str]]) -> str:
+    """Return the name of a function with the arguments that are no tensors."""
+    shown = [text for text in call["arguments"] if not HIDDEN.search(text)]
+    return INFINITE.sub(r"\1", f"{call['name']}({', '.join(shown)})" if shown else str(call["name"]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - MOST_NAMES
+    return (", ".join(names[:MOST_NAMES]) or "nothing") + (f" and {rest} more" if rest > 0 else "")
+
+
+def _at(torch: str, paddle: str) -> str:
+    place = torch or "the model itself"
+    return f"in {place}" if torch == paddle else f"in {place} ({NAMES['paddle']}: {paddle or 'the model itself'})"

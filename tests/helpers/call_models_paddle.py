@@ -1,0 +1,114 @@
+"""The models of call_models_torch.py. `flaw` is planted in block `at`; without one, the models are equal to PyTorch's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.autograd import PyLayer
+
+
+class Unit(nn.Layer):
+    def __init__(self, width: int, flaw: str) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.conv1, self.norm1 = nn.Conv2D(width, width, 3, padding=1), nn.BatchNorm2D(width)
+        self.conv2, self.norm2 = nn.Conv2D(width, width, 3, padding=1), nn.BatchNorm2D(width)
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x, before = pair
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        if self.flaw == "scale":
+            y = y * 0.999
+        y = y + (before if self.flaw == "shortcut" else x)
+        return (F.gelu if self.flaw == "gelu" else F.relu)(y), y
+
+
+class Residual(nn.Layer):
+    def __init__(self, flaw: str = "", at: int = 0) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.conv, self.norm = nn.Conv2D(3, 6, 3), nn.BatchNorm2D(6)
+        self.units = nn.Sequential(*(Unit(6, flaw if i == at else "") for i in range(5)))
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(6 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        x, _ = self.units((x, x))
+        pool = F.avg_pool2d if self.flaw == "pool" else F.max_pool2d
+        return self.head(self.drop(pool(x, 2).flatten(1)))
+
+
+class Attention(nn.Layer):
+    def __init__(self, width: int, flaw: str) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = paddle.matmul(self.q(x), self.k(x), transpose_y=True) / (3.0 if self.flaw == "scale" else 2.0)
+        allowed = paddle.tril(paddle.ones([x.shape[1], x.shape[1]])) > 0
+        outside = paddle.full_like(scores, -2.0 if self.flaw == "mask" else float("-inf"))
+        weights = F.softmax(paddle.where(allowed.expand_as(scores), scores, outside), 1 if self.flaw == "axis" else -1)
+        return self.o(weights @ self.v(x))
+
+
+class Encoder(nn.Layer):
+    def __init__(self, flaw: str = "", at: int = 0) -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.words = nn.Embedding(20, 8)
+        self.attention = nn.LayerList([Attention(8, flaw if i == at else "") for i in range(3)])
+        self.head = nn.Linear(8, 20)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids)
+        for attention in self.attention:
+            x = x + attention(x)
+        return self.head(F.gelu(x, approximate=self.flaw == "gelu"))
+
+
+class Dropped(nn.Layer):
+    """A tiny difference of eps before a large one, in dropout that scales in inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(8, 16), nn.LayerNorm(16, epsilon=1.0001e-5)
+        self.drop, self.last = nn.Dropout(0.2, mode="downscale_in_infer"), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.drop(self.norm(self.first(x))))
+
+
+class DroppedByFunction(Dropped):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x))
+        return self.last(F.dropout(x, 0.2, training=self.training, mode="downscale_in_infer"))
+
+
+class _Square(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensor()
+        return x * gradient  # the flaw: half the gradient
+
+
+class OwnGradient(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(_Square.apply(self.first(x)))

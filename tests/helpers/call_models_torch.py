@@ -1,0 +1,99 @@
+"""Models that call functions between their layers. call_models_paddle.py has the same, with a flaw planted in one block."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Unit(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + x)
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.units = nn.Sequential(*(Unit(6) for _ in range(5)))
+        self.drop, self.head = nn.Dropout(0.2), nn.Linear(6 * 9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.units(F.relu(self.norm(self.conv(x))))
+        return self.head(self.drop(F.max_pool2d(x, 2).flatten(1)))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2) / 2.0
+        allowed = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        return self.o(scores.masked_fill(~allowed, float("-inf")).softmax(-1) @ self.v(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 8)
+        self.attention = nn.ModuleList([Attention(8) for _ in range(3)])
+        self.head = nn.Linear(8, 20)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids)
+        for attention in self.attention:
+            x = x + attention(x)
+        return self.head(F.gelu(x))
+
+
+class Dropped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.drop, self.last = (
+            nn.Linear(8, 16),
+            nn.LayerNorm(16),
+            nn.Dropout(0.2),
+            nn.Linear(16, 4),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.drop(self.norm(self.first(x))))
+
+
+class DroppedByFunction(Dropped):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.dropout(self.norm(self.first(x)), 0.2, self.training))
+
+
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+class OwnGradient(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(_Square.apply(self.first(x)))

@@ -1,0 +1,135 @@
+"""The first function call that differs: flaws planted at one call of one block are named at that call in that block."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.pair_models import ComparePair
+from parity.modules.function_names import spoken_name
+from parity.pairs.outcome import PairOutcome
+
+TORCH, PADDLE = "call_models_torch.py:", "call_models_paddle.py:"
+IMAGE, IDS = "2,3,8,8", "2,5:20"
+
+
+def compare(compare_pair: ComparePair, torch: str, paddle: str, shape: str, *stages: str) -> PairOutcome:
+    return compare_pair(TORCH + torch, PADDLE + paddle, shape, stages=stages or ("eval",))
+
+
+def cause_of(outcome: PairOutcome) -> str:
+    assert outcome.first
+    return outcome.first.sentence()
+
+
+@pytest.mark.parametrize(("model", "shape"), [("Residual", IMAGE), ("Encoder", IDS)])
+def test_models_that_spell_the_same_calls_in_other_ways_are_equal(
+    compare_pair: ComparePair, model: str, shape: str
+) -> None:
+    assert compare(compare_pair, model, model, shape).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("flaw", "at", "place", "said"),
+    [
+        (
+            "gelu",
+            3,
+            "units.4.conv1:input",
+            "between units.3.norm2 and units.4.conv1 PyTorch calls add, relu; Paddle calls add, gelu: "
+            "in units.3 PyTorch calls relu, and Paddle calls gelu",
+        ),
+        (
+            "scale",
+            2,
+            "units.3.conv1:input",
+            "between units.2.norm2 and units.3.conv1 PyTorch calls add, relu; Paddle calls multiply, add, relu: "
+            "only Paddle calls multiply(0.999) in units.2",
+        ),
+        (
+            "shortcut",
+            3,
+            "units.4.conv1:input",
+            "add in units.3 takes the output of units.2 in PyTorch, and the output of add in units.2 in Paddle",
+        ),
+        (
+            "pool",
+            0,
+            "drop:input",
+            "between units.4.norm2 and drop PyTorch calls add, relu, max_pool2d, flatten; "
+            "Paddle calls add, relu, avg_pool2d, flatten: in the model itself PyTorch calls max_pool2d",
+        ),
+    ],
+)
+def test_a_flaw_between_two_layers_is_named_at_its_call(
+    compare_pair: ComparePair, flaw: str, at: int, place: str, said: str
+) -> None:
+    outcome = compare(compare_pair, "Residual", f"Residual({flaw!r}, {at})", IMAGE)
+    assert outcome.first
+    assert outcome.first.tensor == place
+    assert said in cause_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        ("scale", "divide(2.0) in PyTorch, divide(3.0) in Paddle, in attention.1 returns different tensors"),
+        (
+            "mask",
+            "in attention.1 PyTorch calls invert, masked_fill(-inf), and Paddle calls full_like(-2.0), expand, where",
+        ),
+        ("axis", "softmax(-1) in PyTorch, softmax(1) in Paddle, in attention.1 returns different tensors"),
+        ("gelu", "gelu(approximate=True) in Paddle, in the model itself returns different tensors"),
+    ],
+)
+def test_a_flaw_in_attention_is_named_at_its_call(compare_pair: ComparePair, flaw: str, said: str) -> None:
+    outcome = compare(compare_pair, "Encoder", f"Encoder({flaw!r}, 1)", IDS)
+    assert said in cause_of(outcome)
+
+
+def test_a_flaw_in_training_only_is_found_with_the_same_dropout_masks(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Residual", "Residual('scale', 4)", IMAGE, "forward")
+    assert outcome.first
+    assert outcome.first.phase == "forward"
+    assert "only Paddle calls multiply(0.999) in units.4" in cause_of(outcome)
+
+
+def test_a_wrong_gradient_is_placed_at_the_function_that_defines_it(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "OwnGradient", "OwnGradient", "4,6", "backward")
+    assert "behind first PyTorch calls Square; Paddle calls Square" in cause_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            "Dropped",
+            "at eval/drop:output (mode of Dropout: PyTorch upscale_in_train, Paddle downscale_in_infer at drop",
+        ),
+        (
+            "DroppedByFunction",
+            "at eval/last:input (dropout(0.2) in PyTorch, dropout(0.2, mode='downscale_in_infer') in",
+        ),
+    ],
+)
+def test_the_headline_names_a_much_larger_error_behind_the_first_one(
+    compare_pair: ComparePair, model: str, said: str
+) -> None:
+    outcome = compare(compare_pair, model, model, "4,8")
+    assert outcome.first
+    assert outcome.first.tensor == "norm:output"
+    assert outcome.first.error < 1e-7
+    assert f"the largest error is 2.00e-01, {said}" in outcome.sentence()
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (("__mul__", "mul_", "__rmul__", "multiply"), "multiply"),
+        (("cat", "concat"), "concat"),
+        (("permute", "transpose", "T"), "transpose"),
+        (("relu_", "relu"), "relu"),
+        (("astype", "to", "cast"), "cast"),
+    ],
+)
+def test_both_frameworks_names_of_a_function_are_one(names: tuple[str, ...], name: str) -> None:
+    assert {spoken_name(one) for one in names} == {name}
