@@ -98,7 +98,11 @@ class Divergence:
 
     def sentence(self) -> str:
         """Return step, place, relative error, tolerance, likely cause and calls in one line."""
-        return self.where() + (f"; likely cause: {self.cause}" if self.cause else "") + (f"; {self.calls}" if self.calls else "")
+        return (
+            self.where()
+            + (f"; likely cause: {self.cause}" if self.cause else "")
+            + (f"; {self.calls}" if self.calls else "")
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the sentences as a dict; the shapes and elements of `worst` are fields."""
@@ -228,7 +232,9 @@ class Verdicts:
             place = Divergence(step, phase, *layers, tensor, difference.error, difference.bound)
             if self.first is None:
                 found = search_cause(cause)
-                self.first = replace(place, cause=found.sentence, wrong=found.wrong, generic=found.generic, worst=worst())
+                self.first = replace(
+                    place, cause=found.sentence, wrong=found.wrong, generic=found.generic, worst=worst()
+                )
             elif math.isfinite(place.error) and place.error > self._much_larger():
                 self.largest = place
         phase = difference.name.partition("/")[0] if step == 1 else "trajectory"
