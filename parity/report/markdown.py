@@ -131,15 +131,16 @@ def _map(result: dict[str, Any]) -> list[str]:
     """Return the pairs of layers whose names differ, and the layers without a partner; the others are counted."""
     reference, candidate = side_names(result)
     rows = [list(row.values()) for row in result["models"]]
-    named = [
-        [_layer(side) for side in row] for row in rows if not (row[0] and row[1] and row[0]["path"] == row[1]["path"])
-    ]
+    named = [row for row in rows if not (row[0] and row[1] and row[0]["path"] == row[1]["path"])]
+    guilty = str((result.get("first_divergence") or {}).get("layer", "")).partition("#")[0]
+    start = next((at for at, row in enumerate(named) if row[0] and row[0]["path"] == guilty), 0)
+    cells = [[_layer(side) for side in row] for row in named[start:] + named[:start]]
     same = len(rows) - len(named)
     mapping = result.get("mapping", {})
     how = f", by {_text(mapping['how'])}" if "how" in mapping else ""
     lines = [f"Map of layers{how}: {same} of {len(rows)} have one name on both sides."]
     lines += [line for note in mapping.get("notes", []) for line in ("", _text(note, LONG))]
-    return lines + (["", *_table([reference, candidate], named, MOST_ROWS, "layers")] if named else [])
+    return lines + (["", *_table([reference, candidate], cells, MOST_ROWS, "layers")] if named else [])
 
 
 def _layer(side: dict[str, Any] | None) -> str:

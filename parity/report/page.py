@@ -9,6 +9,8 @@ import base64
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from markupsafe import Markup, escape
+
 from parity.report import charts
 from parity.report.heat_map import LEVELS, heat_map, phases
 from parity.report.text import above, brief, limit, precise, ratio, readable, real, shown
@@ -151,9 +153,9 @@ def unmatched(rows: Sequence[dict[str, Any]]) -> str:
     return f"{alone} of {len(rows)} rows have a layer on one side only." if alone else "Every layer has a partner."
 
 
-def breakable(name: str) -> str:
-    """Return `name` with an invisible place for a line break after each dot."""
-    return name.replace(".", ".\u200b")
+def breakable(name: str) -> Markup:
+    """Return `name` with a place for a line break after each dot. It is no character, so that searching and copying work."""
+    return Markup("<wbr>").join(escape(part) for part in name.replace(".", ".\n").split("\n"))
 
 
 def layers_summary(result: dict[str, Any]) -> str:

@@ -53,14 +53,14 @@ def limit(value: Any) -> str:
 
 
 def precise(value: Any, other: Any) -> str:
-    """Format a number with the digits in which it differs from `other`, and four more."""
+    """Format a number with the digits in which it differs from `other`, and two more."""
     a, b = real(value), real(other)
     largest, difference = max(abs(a), abs(b)), abs(b - a)
     if math.isnan(a):
         return "NaN"
     if not (0 < difference < math.inf and largest < math.inf):
         return f"{a:.6g}"
-    digits = 4 + math.ceil(math.log10(largest / difference))
+    digits = 2 + math.ceil(math.log10(largest / difference))
     return f"{a:.{min(max(digits, 5), 17)}g}"
 
 

@@ -198,6 +198,20 @@ def test_regions_open_at_the_first_divergence_and_scroll_freely(
     assert all(free for *_, free in regions)
 
 
+def test_a_heat_map_with_long_names_fits_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    result = SAMPLES["different"]()
+    for row in result["layers"]:
+        row["layer"] = f"transformer_encoder.layers.11.{row['layer']}_of_the_attention"
+        row["candidate_layer"] = f"encoder.blocks.11.{row['layer']}"
+    result["first_divergence"]["layer"] = result["layers"][20]["layer"]
+    report.write(tmp_path, result)
+    open_page(browser, (tmp_path / "report.html").as_uri(), 390)
+    size = "const e = document.querySelector('.heat .scroll'); return [e.scrollWidth, e.clientWidth]"
+    wide, room = browser.execute_script(size)
+    assert wide <= room
+    assert browser.execute_script(CUT) == []
+
+
 def test_an_equal_report_opens_at_the_first_layer(browser: Any, tmp_path: Path) -> None:
     report.write(tmp_path, SAMPLES["equal"]())
     open_page(browser, (tmp_path / "report.html").as_uri(), 1280)

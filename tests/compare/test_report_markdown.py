@@ -77,6 +77,8 @@ def test_the_map_lists_layers_of_other_names_and_without_a_partner(tmp_path: Pat
     assert "Map of layers, by names: 1 of 3 have one name on both sides." in text
     assert "| `q` Linear | `query` Linear |\n| `act` ReLU | – |" in text
     assert "neither names nor values decide" in text
+    result["first_divergence"] = different()["first_divergence"] | {"layer": "act#2"}
+    assert "| `act` ReLU | – |\n| `q` Linear | `query` Linear |" in markdown(tmp_path, result)
 
 
 def test_it_is_short_and_says_what_is_left_out(tmp_path: Path) -> None:
