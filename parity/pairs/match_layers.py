@@ -60,7 +60,7 @@ class Problem:
         self.pool_ways: list[Rows] = []
         self._known_ways: dict[tuple[str, str], list[Rows]] = {}
         self.fixed, self.fixed_fusions = _fixed(self.models, given.get("layers", []))
-        self.owners = {side: list(model.owners()) for side, model in self.models.items()}
+        self.owners = {side: model.owners(self.models[OTHER_SIDE[side]]) for side, model in self.models.items()}
         self.pool: dict[str, list[Unit]] = {side: [] for side in SIDES}
         self.named: set[str] = set()
         taken = {side: {pair[i].path for pair in self.fixed} for i, side in enumerate(SIDES)}
@@ -463,7 +463,8 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
     )
     taken = {u.path for pair in pairs for u in pair if u.side == there}
     free = [u for u in other if u.path not in taken]
-    return ModelsDiffer(message + _remedy(side, unit, free), {side: unit, there: beside})
+    remedy = _remedy(side, unit, free) or _untied(unit, own, NAMES[there])
+    return ModelsDiffer(message + remedy, {side: unit, there: beside})
 
 
 def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
@@ -483,6 +484,14 @@ def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
         return ""
     row = json.dumps({"layers": [Fusion(side, unit, tuple(parts)).map_row()]})
     return f". If {unit.path} is fused, say so in a file for --map: {row}"
+
+
+def _untied(unit: Unit, own: Sequence[Unit], there: str) -> str:
+    """Return what to do if the other side may compute a head with the weight of an embedding."""
+    shared = [u.path for u in own if u.kind == "Embedding" and u.signature[1] == unit.signature[1]]
+    if unit.kind != "Linear" or not shared:
+        return ""
+    return f". If {there} uses the weight of {shared[0]} as its head, tie the weight of {unit.path} to it, too"
 
 
 def neighbours(problem: Problem, assignment: Assignment) -> list[tuple[str, str]]:

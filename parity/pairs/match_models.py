@@ -74,10 +74,14 @@ class ModelDescription(ShortRepr):
             for name, array in unit.arrays.items()
         }
 
-    def owners(self) -> list[Unit]:
-        """Return the units that own arrays, in the order of execution; units that are never called come last."""
+    def owners(self, other: ModelDescription) -> list[Unit]:
+        """Return the units that own arrays, in the order of execution; units that are never called come last.
+
+        A unit that shares all its arrays, such as a tied head, counts if the `other` model has its own arrays at this path.
+        """
         place = {path: i for i, path in enumerate(self.order)}
-        holding = [unit for unit in self.units if unit.owns]
+        theirs = {unit.path: unit.signature for unit in other.units if unit.owns}
+        holding = [u for u in self.units if u.owns or (u.arrays and theirs.get(u.path) == u.signature)]
         return sorted(holding, key=lambda unit: place.get(unit.holder, len(place)))
 
 

@@ -260,3 +260,15 @@ class Tailed(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.gelu(self.conv(x))).flatten(1))
+
+
+class TiedHead(nn.Layer):
+    """The head has a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body = nn.Embedding(9, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 9, bias_attr=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.words(x)))

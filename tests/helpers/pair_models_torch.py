@@ -252,3 +252,16 @@ class Tailed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.gelu(self.conv(x))).flatten(1))
+
+
+class TiedHead(nn.Module):
+    """A head without a bias, whose weight is that of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body = nn.Embedding(9, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 9, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.words(x)))

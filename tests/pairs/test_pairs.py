@@ -147,6 +147,13 @@ def test_weights_that_only_one_side_shares_are_named(compare_pair: ComparePair) 
     assert outcome.first.cause == "shared with another layer: second.weight (in PyTorch only)"
 
 
+def test_a_head_that_only_one_side_ties_is_named(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("TiedHead", "TiedHead", "4,5:9")
+    assert outcome.first
+    assert (outcome.first.phase, outcome.first.layer) == ("gradient", "head")
+    assert outcome.first.cause == "shared with another layer: head.weight (in PyTorch only)"
+
+
 def test_a_factory_may_be_an_existing_model(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("READY", "READY", "4,6"))
 
