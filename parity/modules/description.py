@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from parity.modules.layer_kinds import KINDS, Kind, Kinds, kind_of, name_in, parse_spelling, setting
@@ -23,7 +23,8 @@ class Unit:
     """A layer that is matched as one: its `arrays` by canonical name; `spellings` say where they are stored below `path`.
 
     `leaf`: it is called as a whole, and is not only a container. `note` is that of its kind. `layer` is the path of the layer that holds
-    the arrays where that is not `path`: the unit is then a part of a fused layer.
+    the arrays where that is not `path`: the unit is then a part of a fused layer. `constants` are the attributes of a class of the user
+    that hold a float.
     """
 
     side: str
@@ -36,6 +37,7 @@ class Unit:
     classes: Sequence[str]
     note: str = ""
     layer: str | None = None
+    constants: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def holder(self) -> str:
@@ -88,9 +90,14 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]], kinds: Kinds = KIN
                 kind.whole or not module["inside"],
                 module["classes"],
                 kind.note,
+                constants=_constants(module["attributes"]) if "*" in kind.arrays else {},
             )
         )
     return found
+
+
+def _constants(attributes: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in attributes.items() if isinstance(value, float) and not name.startswith("_")}
 
 
 def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, str]:

@@ -79,6 +79,9 @@ def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
             continue
         if name != "activation" and not _same(one, two):  # the other side may have a separate activation layer
             yield name, one, two
+    for name in a.constants if a.kind == b.kind else ():
+        if name in b.constants and not _same(a.constants[name], b.constants[name]):
+            yield name, a.constants[name], b.constants[name]
 
 
 def other_kinds(alignment: Alignment) -> list[str]:

@@ -43,7 +43,7 @@ class Edit:
     `torch` and `paddle` hold the replaced texts by framework; a framework without them cannot have this change.
 
     A mistake must be found at one of the `layers`, inside it, or with a cause that names it. An innocent change has none. `refused`: the
-    layers of the two models cannot be matched, and the message names the layer.
+    layers of the two models cannot be matched, and the message names the layer. The cause, or the message, must contain `cause`.
 
     `padding` says at which end sequences are padded: at the "left", the first queries see no key.
     """
@@ -54,6 +54,7 @@ class Edit:
     paddle: Lines
     layers: tuple[str, ...] = ()
     refused: bool = False
+    cause: str = ""
     padding: str = "right"
 
     @property
@@ -96,14 +97,20 @@ def complaint(edit: Edit, side: str, found: PairOutcome | ModelsDiffer) -> str:
     """Return what is wrong with what was `found` with `edit` on `side`; empty if nothing is."""
     if isinstance(found, ModelsDiffer):
         named = any(f"{NAMES[side]} has {layer} (" in str(found) for layer in edit.layers)
-        return "" if edit.refused and named else f"{edit.name} should not be refused so: {found}"
+        return (
+            ""
+            if edit.refused and named and edit.cause in str(found)
+            else f"{edit.name} should not be refused so: {found}"
+        )
     if not edit.layers:
         return "" if found.verdict == "equal" else f"{edit.name} changes nothing; it was {found.sentence()}"
     if found.first is None or edit.refused:
         return f"{edit.name} was not caught"
-    said = (found.first.cause or "").split()
-    if not any(f"{found.first.layer}.".startswith(f"{layer}.") or layer in said for layer in edit.layers):
+    cause = found.first.cause or ""
+    if not any(f"{found.first.layer}.".startswith(f"{layer}.") or layer in cause.split() for layer in edit.layers):
         return f"{edit.name} should be found at {' or '.join(edit.layers)}; it was {found.first.sentence()}"
+    if edit.cause not in cause:
+        return f"{edit.name} should be explained by {edit.cause!r}; it was {found.first.sentence()}"
     return ""
 
 
