@@ -129,6 +129,12 @@ trained = together(
     help="compute in float64 where only this side's model computes in float32, to see whether anything else differs",
 )
 @option("--kinds", type=PATH, metavar="FILE", help="a JSON file that describes further kinds of layers")
+@option(
+    "--reproducer",
+    type=PATH,
+    metavar="DIR",
+    help="write reproduce_torch.py and reproduce_paddle.py, which repeat the first call that differs without the models",
+)
 @reports_options
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
@@ -157,6 +163,7 @@ def main(options: Options, console: Console) -> dict[str, Any]:
             weights=options.weights,
             torch_weights=options.torch_weights,
             paddle_weights=options.paddle_weights,
+            reproducer=options.reproducer,
             set_torch=options.set_torch,
             set_paddle=options.set_paddle,
             widen=options.widen,
@@ -165,6 +172,8 @@ def main(options: Options, console: Console) -> dict[str, Any]:
         )
     whole = outcome.to_json() | surroundings("compare", options) | {"started": started}
     _say(outcome, console)
+    if outcome.reproducer:
+        console.say(f"  {outcome.reproducer}")
     shown = dict(plain(whole))
     write_reports(options, whole, shown, console)
     if outcome.verdict == DIFFERENT:

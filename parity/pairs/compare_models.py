@@ -20,7 +20,7 @@ from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
-from parity.pairs.first_call import find_call_of_largest, find_first_call
+from parity.pairs.first_call import FirstCall, find_call_of_largest, find_first_call
 from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
@@ -28,8 +28,10 @@ from parity.pairs.model_server import ModelService
 from parity.pairs.model_source import EXACT, ModelSource
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
+from parity.pairs.reproducer import write_reproducer
 from parity.pairs.session import RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
+from parity.training.run_folder import check_writable
 
 
 def compare_models(
@@ -56,6 +58,7 @@ def compare_models(
     torch_weights: str | Path | None = None,
     paddle_weights: str | Path | None = None,
     isolate: bool = False,
+    reproducer: str | Path | None = None,
     set_torch: Sequence[str] = (),
     set_paddle: Sequence[str] = (),
     widen: Sequence[str] = (),
@@ -117,6 +120,8 @@ def compare_models(
             own weights, nothing is copied, and the weights are compared first. Alone, it is like `weights`.
         paddle_weights: The same for the Paddle model.
         isolate: Also run every layer by itself on the input of the reference.
+        reproducer: A folder for `reproduce_torch.py` and `reproduce_paddle.py`, which repeat the first call that differs
+            without the models. Nothing is written where the models are equal.
         set_torch: Attributes to set in the PyTorch model, as `LAYER.ATTRIBUTE=VALUE`. `LAYER` is a path, or a class for
             all its layers, as in "BatchNorm2d.eps=1e-5". It shows whether a known difference is the only one.
         set_paddle: The same for the Paddle model.
@@ -157,6 +162,8 @@ def compare_models(
         raise InputError(
             "two files of weights are compared in the stages eval and forward: pass --stages with one of them"
         )
+    if reproducer:
+        check_writable(Path(reproducer), "folder")  # before minutes of work
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
     arrays, names, forms = take_inputs(input_shape, inputs, seed, by_name)
     pair = Pair(
@@ -200,7 +207,7 @@ def compare_models(
         given: dict[str, Record] = {}
         for path, owner in ((weights, None), (torch_weights, "torch"), (paddle_weights, "paddle")):
             given |= state_dict_files.read(Path(path), workers["torch"], owner) if path else {}
-        outcome = run_pair(pair, workers, dtype, say, given)
+        outcome = run_pair(pair, workers, dtype, say, given, Path(reproducer) if reproducer else None)
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
     return outcome
@@ -212,11 +219,13 @@ def run_pair(
     dtype: str = "float64",
     say: Callable[[str], None] = engine.Silent,
     start: Mapping[str, Record] | None = None,
+    reproducer: Path | None = None,
 ) -> PairOutcome:
     """Compare the models of `pair` in `dtype`.
 
     `workers` are named torch and paddle; in float32 one is named `EXACT`; all others hold twins of PyTorch's model. `start` may hold a
-    start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
+    start state: side -> arrays by that model's own names. With both sides, each model starts from its own. `reproducer` is a folder for
+    programs that repeat the first call that differs.
     """
     dtypes = dict.fromkeys(workers, dtype) | {EXACT: "float64"}
     with ThreadPoolExecutor(len(workers)) as pool:
@@ -236,19 +245,25 @@ def run_pair(
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
-            name_calls(session, outcome)
+            found = name_calls(session, outcome)
             outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
+            if reproducer:
+                outcome.reproducer = write_reproducer(reproducer, session, found, outcome.first.sentence())
+        elif reproducer:
+            outcome.reproducer = f"no reproducer: the models are {outcome.verdict}"
     return outcome
 
 
-def name_calls(session: Session, outcome: PairOutcome) -> None:
-    """Add the function calls that differ to the first divergence and to the largest error of `outcome`."""
+def name_calls(session: Session, outcome: PairOutcome) -> FirstCall | None:
+    """Add the function calls that differ to the first divergence and to the largest error of `outcome`; return those of the first."""
     verdicts = outcome.verdicts
     assert verdicts.first
-    if found := find_first_call(session, verdicts.first):
+    found = find_first_call(session, verdicts.first)
+    if found:
         verdicts.first = found.describe(verdicts.first)
     if verdicts.largest and (larger := find_call_of_largest(session, verdicts.largest)):
         verdicts.largest = larger.describe(verdicts.largest)
+    return found
 
 
 def assert_models_equal(torch: Any, paddle: Any, inputs: Any = None, **arguments: Any) -> PairOutcome:

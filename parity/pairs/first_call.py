@@ -176,13 +176,17 @@ class _Search:
 
     def _forward(self, starts: Mapping[str, str], to: str) -> FirstCall | None:
         far = {side: self._back(side, starts[side], self.outputs[side]) for side in SIDES}
-        wanted = {side: self._tensors(side, far[side]) for side in SIDES}
+        wanted = {side: [starts[side], *self._tensors(side, far[side])] for side in SIDES}
         values = {side: run.arrays for side, run in run_recorded(self.session, self.train, False, wanted).items()}
         same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
-        near = {side: self._back(side, starts[side], same.known(side)) for side in SIDES}
-        between = {
-            side: self._back(side, starts[side], self.outputs[side].keys() | self.inputs[side].keys()) for side in SIDES
+        aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
+        near = {
+            side: []
+            if starts[side] in aligned[side]
+            else self._back(side, starts[side], same.known(side) - {starts[side]})
+            for side in SIDES
         }
+        between = {side: self._back(side, starts[side], aligned[side]) for side in SIDES}
         for side, other in ((SIDES[0], SIDES[1]), (SIDES[1], SIDES[0])):
             elsewhere = {
                 o for n in set(far[other]) - set(between[other]) for o in self.runs[other].functions[n]["outputs"]
@@ -207,7 +211,8 @@ class _Search:
                 found.add(number)
                 heapq.heappush(heap, -number)
 
-        follow(start)
+        if start not in stops:
+            follow(start)
         done: list[int] = []
         while heap and len(done) < MOST_CALLS:
             done.append(-heapq.heappop(heap))

@@ -19,6 +19,8 @@ class PairOutcome(Outcome):
         lanes: Versions of the framework, Python and numpy, by side.
         pairing: Which layers and arrays were matched, and which have no partner.
         how: How the models were run: inputs, loss, optimizer, steps, seed, twins.
+        reproducer: Which files repeat the first call that differs, or why there is none, in one sentence. Empty if none was
+            asked for.
         tree: Both models as trees with the first divergence marked. Empty if there is none.
         models: The layers of both models side by side: a dict for each pair or single layer.
     """
@@ -29,6 +31,7 @@ class PairOutcome(Outcome):
     how: Mapping[str, Any] = field(kw_only=True)
     tree: str = ""
     models: list[dict[str, Any]] = field(default_factory=list)
+    reproducer: str = ""
 
     def other_differences(self) -> Collection[str]:
         """Names of layers and arrays that only one model has. They make the verdict "different"."""
@@ -60,4 +63,5 @@ class PairOutcome(Outcome):
             "mapping": mapping,
             "tree": self.tree,
             "models": self.models,
+            "reproducer": self.reproducer,
         }

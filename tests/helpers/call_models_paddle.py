@@ -19,7 +19,8 @@ class Unit(nn.Layer):
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         x, before = pair
-        y = F.relu(self.norm1(self.conv1(x)))
+        y = self.norm1(self.conv1(x))
+        y = y if self.flaw == "missing" else F.relu(y)
         y = self.norm2(self.conv2(y))
         if self.flaw == "scale":
             y = y * 0.999

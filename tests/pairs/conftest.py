@@ -31,7 +31,7 @@ def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
 
     def one(torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
         workers = more.pop("workers", pair_workers)
-        start, dtype = more.pop("start", None), more.pop("dtype", "float64")
+        start, dtype, reproducer = more.pop("start", None), more.pop("dtype", "float64"), more.pop("reproducer", None)
         if dtype == "float32":
             workers = {EXACT if name == "twin" else name: worker for name, worker in workers.items()}
         factories = [
@@ -40,6 +40,6 @@ def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
         ]
         inputs = more.pop("inputs", None) or [drawn(shape, 0, i) for i, shape in enumerate(shapes)]
         pair = Pair(*factories, inputs, folder=str(HERE), **{"steps": 3, **more})
-        return run_pair(pair, workers, dtype, start=start)
+        return run_pair(pair, workers, dtype, start=start, reproducer=reproducer)
 
     return one

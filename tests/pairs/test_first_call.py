@@ -46,6 +46,12 @@ def test_models_that_spell_the_same_calls_in_other_ways_are_equal(
             "only Paddle calls multiply(0.999) in units.2",
         ),
         (
+            "missing",
+            1,
+            "units.1.conv2:input",
+            "between units.1.norm1 and units.1.conv2 PyTorch calls relu; Paddle calls nothing: only PyTorch calls relu in units.1",
+        ),
+        (
             "shortcut",
             3,
             "units.4.conv1:input",
