@@ -15,7 +15,7 @@ from parity.backend.registry import spoken_name
 from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
-from parity.compare.noise_model import float32_differences
+from parity.compare.noise_model import rounded_differences
 from parity.compare.outcome import Outcome, names_layer
 from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
@@ -43,7 +43,7 @@ def run(
     """
     started = time.monotonic()
     if outcome.dtype == "float32":
-        _one_float32_step(source, outcome)
+        _one_rounded_step(source, outcome)
     if outcome.dtype == "float64" or {"update", "trajectory"} & set(outcome.asked):
         _train(source, outcome, say)
     outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), [*source.absent, *outcome.absent]
@@ -123,14 +123,14 @@ def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
             outcome.verdicts.add(stage, 1, error, (row["layer"], row["candidate_layer"]))
 
 
-def _one_float32_step(source: Source, outcome: Outcome) -> None:
+def _one_rounded_step(source: Source, outcome: Outcome) -> None:
     """Judge every tensor of one float32 step on both sides against the float64 one."""
     if not any(stage in outcome.asked for stage, phases in STAGES.items() if phases and stage != "onnx"):
         return
-    for tensor, side, difference in float32_differences(source):
+    for tensor, side, difference in rounded_differences(source):
         stage = stage_of(1, tensor.phase, outcome.asked)
         if stage:
-            cause = partial(_float32_cause, source, outcome, tensor.layers[0], outcome.sides[side])
+            cause = partial(_rounded_cause, source, outcome, tensor.layers[0], outcome.sides[side])
             worst = partial(worst_elements, *tensor.sides)
             outcome.verdicts.add(stage, 1, difference, tensor.layers, cause, worst=worst)
 
@@ -140,7 +140,7 @@ def _known_cause(difference: Difference) -> Cause | None:
     return difference.cause if isinstance(difference, ExplainedDifference) else None
 
 
-def _float32_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
+def _rounded_cause(source: Source, outcome: Outcome, layer: str, side: str) -> Cause:
     """Return why a side is far from float64: it raised an error, the settings of the layer differ, or the cause is unknown."""
     if side in source.failed:
         return failure_cause(source.failed, source.sides)

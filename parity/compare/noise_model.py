@@ -21,7 +21,7 @@ from parity.compare.program import parameter_of
 from parity.compare.record import input_of
 from parity.compare.relative_error import Difference, distance, norm
 from parity.compare.source import Rounded, Source
-from parity.compare.tolerances import HALF_ULP, LONG_SUMS, ZERO_GRADIENT, float32_tolerance
+from parity.compare.tolerances import HALF_ULP, LONG_SUMS, ZERO_GRADIENT, rounded_tolerance
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, GlobalAvgPool
 from parity.weights.canonical_state import State
@@ -29,12 +29,12 @@ from parity.weights.canonical_state import State
 TWINS = 3
 
 
-def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Difference]]:
+def rounded_differences(source: Source) -> Iterator[tuple[Rounded, int, Difference]]:
     """Yield (tensor, side, difference) for every tensor of one float32 step of both sides, against float64 on the reference."""
-    own = {tensor.name: tensor for tensor in source.float32_step(None)}
+    own = {tensor.name: tensor for tensor in source.rounded_step(None)}
     noise = {name: [0.0, 0.0] for name in own}
     for seed in range(TWINS):
-        for moved in source.float32_step(seed):
+        for moved in source.rounded_step(seed):
             if moved.name in own:
                 pairs = zip(own[moved.name].sides, moved.sides, strict=True)
                 noise[moved.name] = [max(n, distance(*pair)) for n, pair in zip(noise[moved.name], pairs, strict=True)]
@@ -45,7 +45,7 @@ def float32_differences(source: Source) -> Iterator[tuple[Rounded, int, Differen
             if tensor.zero is not None:
                 yield tensor, side, Difference(name, tensor.zero[side], ZERO_GRADIENT["float32"])
             elif not tensor.copied:
-                yield tensor, side, Difference(name, distance(tensor.exact, array), float32_tolerance(*allowed))
+                yield tensor, side, Difference(name, distance(tensor.exact, array), rounded_tolerance(*allowed))
             elif side:  # copied, not computed: the same bits on both sides
                 yield tensor, side, Difference(name, distance(*tensor.sides), 0.0)
 

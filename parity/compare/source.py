@@ -190,7 +190,7 @@ class Source(ABC):
         return False
 
     @abstractmethod
-    def float32_step(self, seed: int | None) -> Iterable[Rounded]:
+    def rounded_step(self, seed: int | None) -> Iterable[Rounded]:
         """Run one float32 step from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and with float64."""
 
     @abstractmethod

@@ -180,7 +180,7 @@ def pair_tolerance(tolerance: float) -> float:
     return 2 * tolerance
 
 
-def float32_tolerance(noise: float, crossed: float = 0.0, sums: float = 0.0) -> float:
+def rounded_tolerance(noise: float, crossed: float = 0.0, sums: float = 0.0) -> float:
     """Return the tolerance of a float32 tensor of a training step against the float64 one.
 
     `noise` is its change on the same side when every weight and input moves by one ULP. `crossed` is the part of the gradient in elements

@@ -105,7 +105,7 @@ class TrainingSource(Source):
         self.samples, self.batch, self.rate = made.samples, made.batch, made.rate
         return made
 
-    def float32_step(self, seed: int | None) -> Iterator[Rounded]:
+    def rounded_step(self, seed: int | None) -> Iterator[Rounded]:
         """Take one step on both sides; if `seed` is None, also in float64 on the reference."""
         exact: Record = {}
         if seed is None:

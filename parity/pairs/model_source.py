@@ -118,7 +118,7 @@ class ModelSource(Source):
             return compared.calls[0].name, compared.calls[1].name
         return self.session.owners.get(compared.name.partition("/")[2], ("", ""))
 
-    def float32_step(self, seed: int | None) -> Iterator[Rounded]:
+    def rounded_step(self, seed: int | None) -> Iterator[Rounded]:
         """Run inference and one training step on both sides, and in float64."""
         session, pair = self.session, self.pair
         moved, names = {} if seed is None else dict.fromkeys(SIDES, pair.seed * 100 + seed), [*SIDES, EXACT]

@@ -86,7 +86,7 @@ def test_the_farthest_of_several_twins_counts(three: dict[str, Worker], dataset:
     assert any(row["twin"] > alone["twin"] for row, alone in zip(more, one, strict=True))
 
 
-def test_one_float32_step_is_within_the_noise_model(three: dict[str, Worker], dataset: data.Dataset) -> None:
+def test_one_rounded_step_is_within_the_noise_model(three: dict[str, Worker], dataset: data.Dataset) -> None:
     for check in (
         subject(dataset, dtype="float32"),
         subject(dataset, "adam", dtype="float32"),

@@ -12,7 +12,7 @@ from parity import data
 from parity.backend.child_process import Record
 from parity.backend.worker import Worker
 from parity.compare import program
-from parity.compare.noise_model import float32_differences
+from parity.compare.noise_model import rounded_differences
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.step_inputs import make_run_inputs
 from parity.compare.tolerances import ZERO_GRADIENT
@@ -125,7 +125,7 @@ def test_an_update_records_every_parameter_statistic_and_slot(float64_step, fram
 
 
 @pytest.mark.parametrize(("network", "recipe"), [(f"{network}@0.25", recipe) for network, recipe in CASES])
-def test_one_float32_step_differs_only_by_rounding(
+def test_one_rounded_step_differs_only_by_rounding(
     network: str, recipe: str, framework: str, workers: dict[str, Worker], images: data.Dataset
 ) -> None:
     how = changed(presets.get_recipe(recipe), batch_size=BATCH)
@@ -135,6 +135,6 @@ def test_one_float32_step_differs_only_by_rounding(
     reference = next(name for name in workers if name != framework)
     sides = {reference: workers[reference], framework: workers[framework]}
     source = TrainingSource(sides, dict.fromkeys(sides, single), 1, program.PHASES, exact)
-    found = [difference for _, side, difference in float32_differences(source) if side]
+    found = [difference for _, side, difference in rounded_differences(source) if side]
     assert {d.name.partition("/")[0] for d in found} == set(program.PHASES) - {"fresh", *UNWATCHED.values()}
     assert not [d for d in found if not d.equal]
