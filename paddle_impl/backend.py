@@ -25,6 +25,8 @@ from parity.recipe.optimizer import Optimizer
 Handle = Any
 """What Paddle returns for a hook."""
 
+HALVES = (paddle.bfloat16, paddle.float16)
+
 SLOTS = {"velocity": "velocity", "moment1": "moment1", "moment2": "moment2"}
 """Canonical optimizer slot -> Paddle's name."""
 
@@ -47,7 +49,8 @@ class Backend:
 
     def to_numpy(self, tensor: Tensor) -> Array:
         # DIFFERS: the method numpy() already copies.
-        return tensor.detach().cpu().numpy()
+        tensor = tensor.detach().cpu()
+        return (tensor.astype("float32") if tensor.dtype in HALVES else tensor).numpy()
 
     def write(self, tensor: Tensor, array: Array) -> None:
         with paddle.no_grad():

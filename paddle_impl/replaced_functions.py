@@ -14,10 +14,12 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
+from paddle_impl.half_kernels import METHODS, rounding
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
+from parity.weights.half_precision import HALVES
 
 _SAME_SLOPE = 1e-6
 """Relative difference from 1/6 up to which the slope of a hard sigmoid is 1/6 with few digits."""
@@ -126,7 +128,7 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
 def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
     found = {name: value for name, value in vars(paddle._C_ops).items() if callable(value) and not name.startswith("_")}
-    return {value: functools.partial(_watched, watch, name, value) for name, value in found.items()} | {
+    return {value: functools.partial(_watched, watch, name, rounding(name, value)) for name, value in found.items()} | {
         paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)
     }
 
@@ -253,6 +255,16 @@ def _drawn(
     return result
 
 
+def note_rounding(dtype: str, device: str) -> str:
+    """A sentence on how the framework computes in `dtype`, "" if it does so by its own kernels."""
+    # DIFFERS: see `half_kernels`.
+    if dtype not in HALVES or device != "cpu":
+        return ""
+    return (
+        f"Paddle has few {dtype} kernels on the CPU: the check computes each operator in float32 and rounds its results"
+    )
+
+
 def prepare(model: nn.Layer) -> None:
     """Set the attributes of the modules of `model` that a comparison needs."""
     for module in model.sublayers(include_self=True):
@@ -264,17 +276,16 @@ def prepare(model: nn.Layer) -> None:
 @contextlib.contextmanager
 def prepared_process() -> Iterator[None]:
     """A context in which the process is set for comparisons, with gradients on. Afterwards everything is as before."""
-    operators = {
-        name: getattr(Tensor, name) for name in ("__add__", "__radd__", "__sub__", "__rsub__", "__pow__", "pow")
-    }
+    operators = {name: (kind, getattr(Tensor, name)) for kind, names in METHODS.items() for name in names.split()}
     dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
-    for name, operator in operators.items():
-        setattr(Tensor, name, _exactly(operator))
+    for name, (kind, operator) in operators.items():
+        exactly = _exactly if kind in ("add", "subtract", "pow") else lambda operator: operator
+        setattr(Tensor, name, exactly(rounding(kind, operator)))
     try:
         with paddle.enable_grad():
             yield
     finally:
-        for name, operator in operators.items():
+        for name, (_, operator) in operators.items():
             setattr(Tensor, name, operator)
         paddle.set_default_dtype(dtype)
         paddle.set_rng_state(states)

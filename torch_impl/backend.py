@@ -26,6 +26,8 @@ from torch_impl import layers, model
 Handle = Any
 """What PyTorch returns for a hook."""
 
+HALVES = (torch.bfloat16, torch.float16)
+
 SLOTS = {"velocity": "momentum_buffer", "moment1": "exp_avg", "moment2": "exp_avg_sq"}
 """Canonical optimizer slot -> PyTorch's name."""
 
@@ -46,7 +48,8 @@ class Backend:
         return torch.from_numpy(array).to(_place(device))
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        return tensor.detach().cpu().numpy().copy()
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype in HALVES else tensor).numpy().copy()
 
     def write(self, tensor: Tensor, array: Array) -> None:
         with torch.no_grad():

@@ -239,6 +239,11 @@ def _drawn(watch: Watch, draws: Draws, func: Any, args: tuple[Any, ...], named: 
     return result.copy_(torch.from_numpy(numbers.reshape(result.shape)))
 
 
+def note_rounding(dtype: str, device: str) -> str:
+    """A sentence on how the framework computes in `dtype`, "" if it does so by its own kernels."""
+    return ""
+
+
 def prepare(model: nn.Module) -> None:
     """Set the attributes of the modules of `model` that a comparison needs."""
 

@@ -50,7 +50,7 @@ class Backend(Protocol):
         """A tensor of `array` on `device`, in its dtype. It may share the memory of `array`."""
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        """A copy of `tensor`, in its own dtype and layout of axes."""
+        """A copy of `tensor`, in its own dtype (bfloat16 and float16 numbers in float32) and layout of axes."""
 
     def write(self, tensor: Tensor, array: Array) -> None:
         """Overwrite `tensor` with `array` of the same shape, in the tensor's dtype."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,23 +17,29 @@ from parity.modules.description import below
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
+from parity.weights.half_precision import HALVES
+
+
+def dtype_of(tensor: Tensor) -> str:
+    """Return the dtype of a tensor by the name that numpy gives it, or would give it."""
+    return str(tensor.dtype).rpartition(".")[2]
 
 
 class WatchedModel:
-    """A `model` of the framework of `backend` in `dtype`, trained with `settings`. Arrays go in and come out as numpy.
+    """A `model` of the framework of `backend`, trained with `settings`. Arrays go in and come out as numpy.
 
-    The framework's default dtype is `dtype`, too, until `close`.
+    `compute_in` sets its dtype, which is also the framework's default dtype until `close`.
     """
 
-    def __init__(self, backend: Backend, model: Module, dtype: str, settings: Optimizer) -> None:
-        self.backend, self.dtype, self.settings = backend, dtype, settings
-        self._default_dtype = backend.get_default_dtype()
-        backend.set_default_dtype(dtype)
-        self.model: Module = backend.convert(model, dtype)
+    def __init__(self, backend: Backend, model: Module, settings: Optimizer) -> None:
+        self.backend, self.settings = backend, settings
+        self.model: Module = model
+        self.dtype = self._default_dtype = backend.get_default_dtype()
+        self.rounds = ""
         self.optimizer: Stepper | None = None
         self.watch = Watch()
         self.functions: FunctionCalls | None = None
-        self._device = backend.device_of(self.model)
+        self.device = backend.device_of(self.model)
         self._outputs: dict[str, Tensor] = {}
         self._inputs: list[Tensor] = []
         self._training = [(module, module.training) for _, module in backend.named_modules(self.model)]
@@ -40,6 +47,26 @@ class WatchedModel:
         for path, module in backend.named_modules(self.model):
             self._hooks.append(backend.before_forward(module, functools.partial(self._before, path)))
             self._hooks.append(backend.after_forward(module, functools.partial(self._after, path)))
+
+    def compute_in(self, dtype: str) -> None:
+        """Convert the model to `dtype`. Inputs are rounded to it.
+
+        A model that mostly holds `dtype` already stays as it is if that is bfloat16 or float16: other dtypes inside are its own choice. The
+        default dtype is then float32, in which its code makes constants.
+        """
+        self.dtype = "float32" if dtype in HALVES else dtype
+        self.rounds = dtype if dtype in HALVES else ""
+        self.backend.set_default_dtype(self.dtype)
+        if not self.rounds or self.own_dtype() != dtype:
+            self.model = self.backend.convert(self.model, dtype)
+        self.optimizer = None
+
+    def own_dtype(self) -> str:
+        """Return the dtype of most floating-point numbers of the model, "" if it has none."""
+        sizes: dict[str, int] = {}
+        for tensor in self.tensors().values():
+            sizes[dtype_of(tensor)] = sizes.get(dtype_of(tensor), 0) + math.prod(tensor.shape)
+        return max(sizes, key=lambda dtype: sizes[dtype], default="")
 
     def close(self) -> None:
         """Remove the hooks, and restore the modules' modes and the framework's default dtype. Tensors stay as they are."""
@@ -61,6 +88,7 @@ class WatchedModel:
                 "arrays": {
                     name: {
                         "shape": list(tensor.shape),
+                        "dtype": dtype_of(tensor),
                         "trained": self.backend.is_trained(tensor),
                         "same_as": None if first[id(tensor)] == below(path, name) else first[id(tensor)],
                     }
@@ -124,7 +152,7 @@ class WatchedModel:
         self._outputs, self._inputs = {}, []  # they hold everything that the last run kept for its backward pass
         self.backend.set_default_dtype(self.dtype)  # models of several dtypes may be open in one process
         self.model.train() if train else self.model.eval()
-        self._inputs = [self.backend.from_numpy(np.array(x), self._device) for x in inputs]
+        self._inputs = [self._given(x) for x in inputs]
         for tensor in self._inputs:
             self.backend.require_gradient(tensor, graded and tensor.is_floating_point())
         copies = [tensor.clone() for tensor in self._inputs]  # the model may change its inputs in place
@@ -145,7 +173,7 @@ class WatchedModel:
             self.backend.clear_gradient(tensor)
         wanted = [name for name in gradients if self.backend.needs_gradient(self._outputs[name])]
         if wanted:
-            seeds = [self.backend.from_numpy(gradients[name], self._device) for name in wanted]
+            seeds = [self._like(self._outputs[name], gradients[name]) for name in wanted]
             self.backend.backward([self._outputs[name] for name in wanted], seeds)
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
@@ -154,7 +182,7 @@ class WatchedModel:
         tensors = self.tensors()
         for name, factors in kept.items():
             gradient = tensors[name].grad
-            self.backend.assign(gradient, gradient * self.backend.from_numpy(factors, self._device))
+            self.backend.assign(gradient, gradient * self._like(gradient, factors))
         if self.optimizer is None:
             trained = [tensor for tensor in tensors.values() if self.backend.is_trained(tensor)]
             groups = [(trained, 1.0, self.settings.weight_decay)]
@@ -165,6 +193,18 @@ class WatchedModel:
     def origins(self) -> dict[str, str]:
         """Return the origins of the outputs of the last `run`, while `functions` records."""
         return self.functions.origins(self._outputs) if self.functions else {}
+
+    def _given(self, array: Array) -> Tensor:
+        """An input of the model."""
+        tensor = self.backend.from_numpy(np.array(array), self.device)
+        rounded = self.rounds and tensor.is_floating_point()
+        return self.backend.cast(tensor, self.rounds) if rounded else tensor
+
+    def _like(self, tensor: Tensor, array: Array) -> Tensor:
+        """A tensor of `array` in the dtype of another one of its shape."""
+        found = tensor.detach().clone()
+        self.backend.write(found, array)
+        return found
 
     def _before(self, path: str, module: Module, inputs: tuple[Any, ...]) -> None:
         if self.functions:

@@ -27,13 +27,14 @@ from parity.pairs.session import RATE
 from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
 from parity.report import plain
+from parity.weights.half_precision import HALVES
 
 STEPS = 10
 """Default number of training steps."""
 
 trained = together(
     stages_option(TRAINING),
-    comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3"),
+    comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3", HALVES),
     option(
         "--loss",
         type=choice(tuple(LOSSES)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from parity import data
@@ -103,15 +103,19 @@ def stages_option(names: Iterable[str]) -> Decorator[Any]:
     )
 
 
-def comparison_options(steps: int | None, usual: str, twins: str) -> Decorator[Any]:
-    """Return the options of every comparison that trains. `usual` and `twins` describe the default numbers of steps and one-ULP twins."""
+def comparison_options(steps: int | None, usual: str, twins: str, halves: Sequence[str] = ()) -> Decorator[Any]:
+    """Return the options of every comparison that trains. `usual` and `twins` describe the default numbers of steps and one-ULP twins.
+
+    `halves` are the dtypes beside float64 and float32; with them, models choose the default, None.
+    """
+    default = "float64; bfloat16 or float16 if both models are" if halves else "float64"
     return together(
         option(
             "--dtype",
-            type=choice(("float64", "float32")),
-            default="float64",
-            help="float64 (meant for the CPU) has the strictest tolerances; float32 takes its tolerances from one-ULP twins "
-            "(default: float64)",
+            type=choice(("float64", "float32", *halves)),
+            default=None if halves else "float64",
+            help="float64 (meant for the CPU) has the strictest tolerances; other dtypes take their tolerances from one-ULP twins "
+            f"(default: {default})",
         ),
         option("--steps", type=positive, default=steps, help=f"number of training steps of the trajectory ({usual})"),
         option("--seed", type=natural, default=0, help="seed of weights, images and masks (default: 0)"),

@@ -42,7 +42,7 @@ def run(
     comparison, has judged, with their layers. `NothingCompared` if a requested stage had no tensor.
     """
     started = time.monotonic()
-    if outcome.dtype == "float32":
+    if outcome.dtype != "float64":
         _one_rounded_step(source, outcome)
     if outcome.dtype == "float64" or {"update", "trajectory"} & set(outcome.asked):
         _train(source, outcome, say)
@@ -102,7 +102,7 @@ def _judge_steps(source: Source, outcome: Outcome, say: Callable[[str], None], w
             )
             outcome.absent = [*outcome.absent, *(["trajectory"] if number == 1 else [])]
             break
-    if not outcome.first or whole or source.failed or outcome.dtype == "float32":
+    if not outcome.first or whole or source.failed or outcome.dtype != "float64":
         return True
     return max((difference.error for difference, _ in judge.diverged), default=math.inf) > MOST_ROUNDING
 
@@ -124,7 +124,7 @@ def _stop_behind_ties(source: Source, outcome: Outcome, number: int) -> None:
 
 
 def _one_rounded_step(source: Source, outcome: Outcome) -> None:
-    """Judge every tensor of one float32 step on both sides against the float64 one."""
+    """Judge every tensor of one step in the source's dtype, on both sides, against the float64 one."""
     if not any(stage in outcome.asked for stage, phases in STAGES.items() if phases and stage != "onnx"):
         return
     for tensor, side, difference in rounded_differences(source):
@@ -149,7 +149,8 @@ def _rounded_cause(source: Source, outcome: Outcome, layer: str, side: str) -> C
         return Cause("; ".join(known))
     reference = spoken_name(outcome.sides[0])
     return Cause(
-        f"{spoken_name(side)} in float32 is farther from {reference} in float64 than rounding explains", generic=True
+        f"{spoken_name(side)} in {outcome.dtype} is farther from {reference} in float64 than rounding explains",
+        generic=True,
     )
 
 

@@ -1,6 +1,6 @@
-"""Tolerances of every tensor of one float32 step, derived from what rounding alone does.
+"""Tolerances of every tensor of one step in float32, bfloat16 or float16, derived from what rounding alone does.
 
-A side's float32 tensor is compared with the float64 one. The noise is the change of the same tensor on the same side when
+A side's tensor is compared with the float64 one. The noise is the change of the same tensor on the same side when
 every weight and input moves by one unit in the last place. The tolerance is a small multiple of it. ReLU kinks and max-pool
 ties add to it: there the gradient changes by a whole element, however small the rounding is.
 
@@ -21,31 +21,35 @@ from parity.compare.program import parameter_of
 from parity.compare.record import input_of
 from parity.compare.relative_error import Difference, distance, norm
 from parity.compare.source import Rounded, Source
-from parity.compare.tolerances import HALF_ULP, LONG_SUMS, ZERO_GRADIENT, rounded_tolerance
+from parity.compare.tolerances import HALF_ULP, LONG_SUMS, rounded_tolerance, rounded_zero_tolerance
 from parity.network.network import Network
 from parity.network.nodes import BatchNorm, GlobalAvgPool
 from parity.weights.canonical_state import State
 
-TWINS = 3
+TWINS = {"float32": 3, "bfloat16": 8, "float16": 8}
+"""One-ULP twins of every side, by dtype. See `parity.compare.tolerances.FACTOR`."""
 
 
 def rounded_differences(source: Source) -> Iterator[tuple[Rounded, int, Difference]]:
-    """Yield (tensor, side, difference) for every tensor of one float32 step of both sides, against float64 on the reference."""
+    """Yield (tensor, side, difference) for every tensor of one step of both sides, against float64 on the reference."""
     own = {tensor.name: tensor for tensor in source.rounded_step(None)}
     noise = {name: [0.0, 0.0] for name in own}
-    for seed in range(TWINS):
+    for seed in range(TWINS[source.dtype]):
         for moved in source.rounded_step(seed):
             if moved.name in own:
                 pairs = zip(own[moved.name].sides, moved.sides, strict=True)
-                noise[moved.name] = [max(n, distance(*pair)) for n, pair in zip(noise[moved.name], pairs, strict=True)]
+                found = moved.zero or [distance(*pair) for pair in pairs]
+                noise[moved.name] = list(map(max, noise[moved.name], found))
     crossed = (Crossed(), Crossed())
     for name, tensor in own.items():
         for side, array in enumerate(tensor.sides):
             allowed = noise[name][side], crossed[side].part(tensor, array) * tensor.share, tensor.summed
             if tensor.zero is not None:
-                yield tensor, side, Difference(name, tensor.zero[side], ZERO_GRADIENT["float32"])
+                bound = rounded_zero_tolerance(source.dtype, noise[name][side])
+                yield tensor, side, Difference(name, tensor.zero[side], bound)
             elif not tensor.copied:
-                yield tensor, side, Difference(name, distance(tensor.exact, array), rounded_tolerance(*allowed))
+                bound = rounded_tolerance(source.dtype, *allowed)
+                yield tensor, side, Difference(name, distance(tensor.exact, array), bound)
             elif side:  # copied, not computed: the same bits on both sides
                 yield tensor, side, Difference(name, distance(*tensor.sides), 0.0)
 
@@ -93,7 +97,7 @@ def error_of_mean(numbers: Array) -> Array:
     count = numbers.shape[-1]
     alike = np.mean((numbers[..., 1:] == numbers[..., :-1]) & (numbers[..., 1:] != 0), axis=-1) if count > 1 else 0.0
     drift = ((1 - alike) * 0.33 * math.sqrt(count) + alike * count / 2) * numbers.mean(-1)
-    found: Array = HALF_ULP * np.hypot(drift, 0.41 * numbers.std(-1))
+    found: Array = HALF_ULP["float32"] * np.hypot(drift, 0.41 * numbers.std(-1))
     return found
 
 
@@ -171,7 +175,7 @@ def inference_noise(
     at least the rounding of the result.
     """
     found: dict[str, float] = {}
-    for seed in range(TWINS):
+    for seed in range(TWINS["float32"]):
         for tensor, array in predict(summed(state, seed, LONG_SUMS), move_one_ulp(pictures, seed)).items():
-            found[tensor] = max(found.get(tensor, HALF_ULP), distance(own[tensor], array))
+            found[tensor] = max(found.get(tensor, HALF_ULP["float32"]), distance(own[tensor], array))
     return found

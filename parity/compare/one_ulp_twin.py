@@ -9,11 +9,23 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.data.random_streams import stream
+from parity.weights.half_precision import widen
+
+BFLOAT16_ULP = 2**16
+"""A unit in the last place of a bfloat16 number, in those of the float32 number that holds it."""
 
 
-def move_one_ulp(arrays: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """Move every element by one unit in the last place, up or down at random; zeros, infinities and NaN stay as they are."""
-    return {name: _moved(array, _coins(seed, name, array.shape) == (array > 0)) for name, array in arrays.items()}
+def move_one_ulp(arrays: Mapping[str, Array], seed: int, dtype: str = "") -> dict[str, Array]:
+    """Move every element by one unit in the last place, up or down at random; zeros, infinities and NaN stay as they are.
+
+    The unit is that of the array's dtype, or of `dtype` if that is bfloat16 or float16: float32 arrays then hold such numbers.
+    """
+    ulps = BFLOAT16_ULP if dtype == "bfloat16" else 1
+    moved = {}
+    for name, array in arrays.items():
+        stored = array.astype(np.float16) if dtype == "float16" else array
+        moved[name] = widen(_moved(stored, _coins(seed, name, array.shape) == (array > 0), ulps))
+    return moved
 
 
 def summed(state: Mapping[str, Array], seed: int, share: float) -> dict[str, Array]:
@@ -44,7 +56,8 @@ def _coins(seed: int, name: str, shape: tuple[int, ...]) -> Array:
 def _moved(array: Array, larger: Array, ulps: int = 1) -> Array:
     """Move `array` away from zero where `larger`, elsewhere towards zero."""
     # As integers, floats of one sign are ordered by size. This is faster than np.nextafter.
-    steps = larger.astype(np.int16) * np.int16(2 * ulps) - np.int16(ulps)
+    whole = np.dtype(f"i{array.itemsize}")
+    steps = larger.astype(whole) * whole.type(2 * ulps) - whole.type(ulps)
     steps = steps * (np.isfinite(array) & (np.abs(array) >= ulps * np.finfo(array.dtype).smallest_subnormal))
-    moved: Array = (array.view(f"i{array.itemsize}") + steps).view(array.dtype)
+    moved: Array = (array.view(whole) + steps).view(array.dtype)
     return moved

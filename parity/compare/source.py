@@ -69,7 +69,7 @@ class Kink(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Rounded(ShortRepr):
-    """One tensor of one float32 step of both sides, and the reference's in float64 (None if that was not asked for).
+    """One tensor of one step of both sides in a dtype narrower than float64, and the reference's in float64 (None if not asked for).
 
     `share` is the share of a relative error of the gradients that reaches it. `behind` are the layers whose gradients it comes from (None:
     all whose gradients were computed before it). `summed` is what the rounding of sums adds. For the rest see `Tensor`.
@@ -191,7 +191,7 @@ class Source(ABC):
 
     @abstractmethod
     def rounded_step(self, seed: int | None) -> Iterable[Rounded]:
-        """Run one float32 step from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and with float64."""
+        """Run one step in `dtype` from the start on both sides, moved by one ULP drawn from `seed`; None: not moved, and with float64."""
 
     @abstractmethod
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:

@@ -12,8 +12,16 @@ from parity.recipe.optimizer import Optimizer
 
 # float64: the proof
 
-ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
-"""Tolerance of every tensor of inference and of the first step, by dtype: some thousand roundings. 2**29 is the ratio of the ULPs."""
+HALF_ULP = {"float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""The largest relative error of rounding one number, by dtype."""
+
+ONE_STEP = {"float64": 1e-12, "float32": 1e-12 * 2.0**29} | {
+    dtype: 20 * HALF_ULP[dtype] for dtype in ("bfloat16", "float16")
+}
+"""Tolerance of every tensor of inference and of the first step, by dtype: some thousand roundings. 2**29 is the ratio of the ULPs.
+
+In bfloat16 and float16 it is that of one layer alone: ten roundings of each side. Its sums are kept in float32 and rounded once.
+"""
 
 MANY_STEPS = 1e-10
 """Tolerance in float64 of every tensor of the steps after the first, up to step 100; then the step number times `ONE_STEP`."""
@@ -48,7 +56,7 @@ MULTIPLIED = 1e-11
 A deep network multiplies rounding by up to 1e4 within a step. After that, ReLUs pass elements on one side by chance, and on no twin.
 """
 
-ZERO_GRADIENT = {"float64": 1e-12, "float32": 1e-12 * 2.0**29}
+ZERO_GRADIENT = ONE_STEP
 """Tolerance of a gradient that is zero in exact arithmetic, relative to its layer's largest gradient, by dtype."""
 
 ROUNDING = 1e-6
@@ -150,16 +158,19 @@ def kink_tolerance(tolerance: float, share: float, moved: float) -> float:
     return tolerance + TWIN * share * moved
 
 
-# float32: the noise model
+# float32, bfloat16, float16: the noise model
 
-FACTOR = 10.0
-"""Tolerance over noise: twins round as the side itself does, but at other and fewer places."""
+FACTOR = {"float32": 10.0, "bfloat16": 2.0, "float16": 2.0}
+"""Tolerance over noise, by dtype: twins round as the side itself does.
+
+In float32 they do so at other and fewer places: long sums are rounded, too. In bfloat16 and float16 a side rounds the result of each
+operator once, and so does its twin, independently of it. So the twin's distance from the side holds the error of the side twice, as
+squares, beside what one ULP of every weight and input does: of a tensor of many numbers it is at least 1.4 times the error. Of a tensor of
+one number, the farthest of eight twins is nearer than half the error in less than one of 100,000 cases.
+"""
 
 SUMS = 3.0
 """Tolerance over the noise of sums: another order of addition rounds differently, and three twins are few draws."""
-
-HALF_ULP = 2.0**-24
-"""The relative error of rounding a number to float32."""
 
 
 def inference_tolerance(noise: float, pooled: float = 0.0) -> float:
@@ -168,10 +179,10 @@ def inference_tolerance(noise: float, pooled: float = 0.0) -> float:
     `noise` is its change when weights and pixels move; weights of long sums move by `LONG_SUMS` of the sum's rounding. `pooled` is the
     rounding of sums in average pools.
     """
-    return FACTOR * noise + SUMS * pooled
+    return FACTOR["float32"] * noise + SUMS * pooled
 
 
-LONG_SUMS = SUMS / FACTOR
+LONG_SUMS = SUMS / FACTOR["float32"]
 """Share of a long sum's rounding by which a twin moves the weights: the tolerance is then `SUMS` times that rounding."""
 
 
@@ -180,10 +191,15 @@ def pair_tolerance(tolerance: float) -> float:
     return 2 * tolerance
 
 
-def rounded_tolerance(noise: float, crossed: float = 0.0, sums: float = 0.0) -> float:
-    """Return the tolerance of a float32 tensor of a training step against the float64 one.
+def rounded_tolerance(dtype: str, noise: float, crossed: float = 0.0, sums: float = 0.0) -> float:
+    """Return the tolerance of a tensor of a training step in `dtype` against the float64 one.
 
     `noise` is its change on the same side when every weight and input moves by one ULP. `crossed` is the part of the gradient in elements
-    that pass only in float32 or only in float64. `sums` is the rounding of sums in batch norms.
+    that pass only in `dtype` or only in float64. `sums` is the rounding of sums in batch norms.
     """
-    return FACTOR * max(noise + crossed, HALF_ULP) + SUMS * sums
+    return FACTOR[dtype] * max(noise + crossed, HALF_ULP[dtype]) + SUMS * sums
+
+
+def rounded_zero_tolerance(dtype: str, noise: float) -> float:
+    """Return the tolerance, in `dtype`, of the size of a gradient that is zero in exact arithmetic; `noise` is the size on twins."""
+    return ZERO_GRADIENT[dtype] if dtype == "float32" else FACTOR[dtype] * max(noise, HALF_ULP[dtype])

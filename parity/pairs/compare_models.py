@@ -14,6 +14,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.check import usual_twins
+from parity.compare.noise_model import TWINS
 from parity.compare.tolerances import ONE_STEP
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
@@ -25,13 +26,14 @@ from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
 from parity.pairs.model_server import ModelService
-from parity.pairs.model_source import EXACT, ModelSource
+from parity.pairs.model_source import ModelSource
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.reproducer import write_reproducer
-from parity.pairs.session import RATE, Pair, Session, side_of
+from parity.pairs.session import EXACT, RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
 from parity.training.run_folder import check_writable
+from parity.weights.half_precision import HALVES
 
 
 def compare_models(
@@ -49,7 +51,7 @@ def compare_models(
     steps: int = 10,
     twins: int | None = None,
     seed: int = 0,
-    dtype: str = "float64",
+    dtype: str | None = None,
     stages: Sequence[str] = tuple(TRAINING),
     map_file: str | Path | None = None,
     save_map: str | Path | None = None,
@@ -72,7 +74,8 @@ def compare_models(
     """Compare a PyTorch module with a Paddle layer: inference, gradients and training, tensor by tensor.
 
     Both sides get the same weights (those of the PyTorch model, converted), inputs and dropout masks. Arrays that are
-    constant, such as fresh biases, get some noise. Both run in float64, beside one-ULP twins of the PyTorch model.
+    constant, such as fresh biases, get some noise. Both run in float64, beside one-ULP twins of the PyTorch model. Models
+    of bfloat16 or float16 run in their own dtype.
 
     A model, a class or a function is compared in this process. The comparison works on copies. It leaves weights,
     modes, hooks, gradients, random states and framework settings as they were. Hooks of a model are copied with it and
@@ -108,9 +111,11 @@ def compare_models(
         twins: One-ULP twins of the PyTorch model. The farthest one counts. By default 1, and 3 beyond ten steps. A
             float32 step has three more, one after the other.
         seed: Seed of the random inputs, labels, dropout masks and noise.
-        dtype: "float64" or "float32". In float32, both sides are compared with the float64 result. The tolerance is ten
-            times what moving every weight and input by one ULP changes. The weights of a float32 trajectory are
-            compared with those of its twin.
+        dtype: "float64", "float32", "bfloat16" or "float16". By default that of most numbers of both models if it is
+            bfloat16 or float16, and else float64. In a dtype other than float64, both sides are compared with the
+            float64 result. The tolerance is a multiple of what moving every weight and input by one ULP of the dtype
+            changes. The weights of a float32 trajectory are compared with those of its twin. bfloat16 and float16 have
+            no trajectory.
         stages: Some of "eval" (inference), "forward", "backward", "update" (the first training step), "trajectory".
         map_file: A JSON file that says which layers are pairs. It may name only some of them.
         save_map: Where to write the map that was used, for `map_file` and for converting checkpoints.
@@ -156,12 +161,8 @@ def compare_models(
     if unknown := [side for side in widen if side not in SIDES]:
         raise InputError(f"unknown side {unknown[0]!r} to widen; known: {', '.join(SIDES)}")
     _check_numbers(stages, steps, twins, dtype)
-    if weights and (torch_weights or paddle_weights):
-        raise InputError("pass --weights for both models, or --torch-weights and --paddle-weights, and not all of them")
-    if torch_weights and paddle_weights and not {"eval", "forward"} & set(stages):
-        raise InputError(
-            "two files of weights are compared in the stages eval and forward: pass --stages with one of them"
-        )
+    files = ((weights, None), (torch_weights, "torch"), (paddle_weights, "paddle"))
+    _check_weights([bool(path) for path, _ in files], stages)
     if reproducer:
         check_writable(Path(reproducer), "folder")  # before minutes of work
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
@@ -191,7 +192,7 @@ def compare_models(
         )
     usual = usual_twins(steps if "trajectory" in stages else 1)
     beside = [f"twin {number}" for number in range(1, 1 + (usual if twins is None else twins))]
-    if dtype == "float32":
+    if dtype not in (None, "float64"):
         beside = [EXACT, *beside]
     pythons = {"torch": torch_python, "paddle": paddle_python}
     factories = {"torch": torch, "paddle": paddle}
@@ -205,7 +206,7 @@ def compare_models(
                 workers[name] = ModelService(side, None, "cpu")
                 stack.callback(workers[name].release)
         given: dict[str, Record] = {}
-        for path, owner in ((weights, None), (torch_weights, "torch"), (paddle_weights, "paddle")):
+        for path, owner in files:
             given |= state_dict_files.read(Path(path), workers["torch"], owner) if path else {}
         outcome = run_pair(pair, workers, dtype, say, given, Path(reproducer) if reproducer else None)
     if save_map:
@@ -216,30 +217,27 @@ def compare_models(
 def run_pair(
     pair: Pair,
     workers: Mapping[str, ModelService],
-    dtype: str = "float64",
+    dtype: str | None = "float64",
     say: Callable[[str], None] = engine.Silent,
     start: Mapping[str, Record] | None = None,
     reproducer: Path | None = None,
 ) -> PairOutcome:
-    """Compare the models of `pair` in `dtype`.
+    """Compare the models of `pair`. For `workers`, `dtype` and `start` see `parity.pairs.session.Session`.
 
-    `workers` are named torch and paddle; in float32 one is named `EXACT`; all others hold twins of PyTorch's model. `start` may hold a
-    start state: side -> arrays by that model's own names. With both sides, each model starts from its own. `reproducer` is a folder for
-    programs that repeat the first call that differs.
+    `reproducer` is a folder for programs that repeat the first call that differs.
     """
-    dtypes = dict.fromkeys(workers, dtype) | {EXACT: "float64"}
     with ThreadPoolExecutor(len(workers)) as pool:
-        session = Session(pair, workers, dtypes, pool, start or {})
+        session = Session(pair, workers, dtype, pool, start or {})
         source = ModelSource(session)
         outcome = PairOutcome(
             source.sides,
-            dtype,
+            session.dtype,
             pair.stages,
             differences=session.differences,
             factories={"torch": text_of(pair.torch), "paddle": text_of(pair.paddle)},
             lanes=session.versions,
             pairing=session.pairing,
-            how=pair.how() | {"twins": len(source.twins)},
+            how=pair.how() | {"twins": TWINS[session.dtype] if session.dtype in HALVES else len(source.twins)},
         )
         engine.run(source, outcome, pair.isolate, say)
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
@@ -310,9 +308,9 @@ def change(text: str) -> tuple[str, str, Any]:
         ) from None
 
 
-def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: str) -> None:
+def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: str | None) -> None:
     """`InputError` for numbers that a comparison cannot use."""
-    if dtype not in ONE_STEP:
+    if dtype is not None and dtype not in ONE_STEP:
         raise InputError(f"unknown dtype {dtype!r}{suggest(dtype, ONE_STEP)}; known: {', '.join(ONE_STEP)}")
     if not stages:
         raise InputError(f"no stage is given; known: {', '.join(TRAINING)}")
@@ -320,6 +318,17 @@ def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: 
         raise InputError(f"steps must be at least 1 and twins at least 0, not {steps} and {twins}")
     if steps < 2 and list(stages) == ["trajectory"]:
         raise InputError("the stage trajectory needs at least 2 steps")
+
+
+def _check_weights(given: Sequence[bool], stages: Sequence[str]) -> None:
+    """`InputError` for files of weights that cannot be used together. `given`: for both models, for PyTorch's, for Paddle's."""
+    both, torch, paddle = given
+    if both and (torch or paddle):
+        raise InputError("pass --weights for both models, or --torch-weights and --paddle-weights, and not all of them")
+    if torch and paddle and not {"eval", "forward"} & set(stages):
+        raise InputError(
+            "two files of weights are compared in the stages eval and forward: pass --stages with one of them"
+        )
 
 
 MODEL_CLASSES = {"torch": ("torch.nn.modules.module", "Module"), "paddle": ("paddle.nn.layer.layers", "Layer")}

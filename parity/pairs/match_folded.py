@@ -164,7 +164,8 @@ class Folds:
 
 def find_folds(models: Mapping[str, ModelDescription], runs: Mapping[str, ModelRun]) -> tuple[str, list[Fold]]:
     """Return the side that has more batch norms than the other, and those that may be folded there and have no partner."""
-    norms = {side: [u for u in models[side].owners() if u.kind == NORM] for side in SIDES}
+    owners = {side: models[side].owners(models[OTHER_SIDE[side]]) for side in SIDES}
+    norms = {side: [unit for unit in owners[side] if unit.kind == NORM] for side in SIDES}
     side = max(SIDES, key=lambda one: len(norms[one]))
     surplus = len(norms[side]) - len(norms[OTHER_SIDE[side]])
     if not surplus:
@@ -173,10 +174,9 @@ def find_folds(models: Mapping[str, ModelDescription], runs: Mapping[str, ModelR
     named = {normal(unit.path) for unit in norms[OTHER_SIDE[side]]}
     alone = [unit.path for unit in norms[side] if normal(unit.path) not in named]
     if len(alone) != surplus:
-        owners, others = models[side].owners(), models[OTHER_SIDE[side]].owners()
-        keys = [u.signature for u in owners], [u.signature for u in others]
+        keys = [unit.signature for unit in owners[side]], [unit.signature for unit in owners[OTHER_SIDE[side]]]
         blocks = difflib.SequenceMatcher(None, *keys, autojunk=False).get_matching_blocks()
-        kept = {unit.path for block in blocks for unit in owners[block.a :][: block.size]}
+        kept = {unit.path for block in blocks for unit in owners[side][block.a :][: block.size]}
         alone = [unit.path for unit in norms[side] if unit.path not in kept]
     return side, [candidates[path] for path in alone if path in candidates]
 

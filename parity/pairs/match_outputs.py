@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from parity.arrays import Array
 from parity.compare.relative_error import distance
 
-AGREE = {"float64": 1e-6, "float32": 1e-3}
+AGREE = {"float64": 1e-6, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 """Largest relative error at which two tensors agree, by dtype: far below what other weights cause.
 
 Far above rounding, too: a slightly different constant in one model must not hide which layers are pairs.

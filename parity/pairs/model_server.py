@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,26 +69,25 @@ class ModelService(Service):
     def open(
         self,
         factory: Any,
-        dtype: str,
         settings: Optimizer,
         seed: int = 0,
         folder: str | None = None,
         changes: Sequence[tuple[str, str, Any]] = (),
     ) -> dict[str, Any]:
-        """Make the model of `factory`; return its `modules`, and the `versions` of the libraries.
+        """Make the model of `factory`; return its `modules`, the `versions` of the libraries, and the `dtype` of most of its numbers.
 
         `factory` is a text, see `parity.pairs.factories`. In this process it may also be a model, which is copied, or a function that
         returns one. `folder` (None: the working directory) is the folder of a text's module. `changes` are set in the model: layer (a
-        path, or a class for all of its layers), attribute, value.
+        path, or a class for all of its layers), attribute, value. It keeps its own dtype until
+        `compute_in`.
         """
         where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
-        return self.open_in(where, factory, dtype, settings, seed, changes)
+        return self.open_in(where, factory, settings, seed, changes)
 
     def open_in(
         self,
         folder: str,
         factory: Any,
-        dtype: str,
         settings: Optimizer,
         seed: int,
         changes: Sequence[tuple[str, str, Any]],
@@ -116,7 +116,7 @@ class ModelService(Service):
         if isinstance(factory, str) or backend.device_of(model) == "gpu":
             runtime.be_exact()
         with _told(f"the {self.framework} side: {text} cannot be watched"):
-            self._model = WatchedModel(backend, model, dtype, settings)
+            self._model = WatchedModel(backend, model, settings)
         self._held.callback(self._model.close)
         for layer, attribute, value in changes:
             if not self._model.change(layer, attribute, value):
@@ -127,7 +127,17 @@ class ModelService(Service):
         implementation(self.framework, "replaced_functions").prepare(self._model.model)
         self._replaced.replace()
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
-        return {"modules": modules, "versions": versions}
+        return {"modules": modules, "versions": versions, "dtype": self._model.own_dtype()}
+
+    def compute_in(self, dtype: str) -> str:
+        """Compute in `dtype` from now on; return a sentence on how, "" if nothing is special.
+
+        A model of bfloat16 or float16 that mostly holds it stays as it is.
+        """
+        with _told(f"the {self.framework} model cannot be converted to {dtype}"):
+            self._model.compute_in(dtype)
+        note: str = implementation(self.framework, "replaced_functions").note_rounding(dtype, self._model.device)
+        return note
 
     def release(self) -> None:
         """Release the model. After the last one of a process, every replaced function and setting is restored."""
@@ -265,6 +275,11 @@ class ModelService(Service):
             path = self._model.watch.stack[-1] if self._model.watch.stack else ""
             layer = f" at layer {path or 'the model itself'}" if where == "in forward" else ""
             hint = ""
+            if self._model.rounds and (kernel := re.search(r"kernel `(\w+)` is not registered", str(error))):
+                raise InputError(
+                    f"the {self.framework} model failed {where}{layer}: no kernel of `{kernel[1]}` computes in {self._model.rounds} here: "
+                    "pass --dtype float64"
+                ) from error
             if self._model.dtype == "float64" and (
                 "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
             ):

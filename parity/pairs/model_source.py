@@ -27,16 +27,13 @@ from parity.pairs.alignment import Call, Compared
 from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
-from parity.pairs.session import Session, gradients_of, tensors_of
+from parity.pairs.session import EXACT, Session, gradients_of, tensors_of
 
 LARGE = 30_000_000
 """Above this many array elements, only the first and the last step's arrays are compared; outputs are compared at every step."""
 
 FOLDED_ROUNDING = 1e-6
 """Below this relative error, folding in float32 explains the difference of two weights: it rounds some five times by 6e-8."""
-
-EXACT = "float64"
-"""The name of the worker that computes the float64 reference of a float32 step."""
 
 _Found = TypeVar("_Found")
 
@@ -49,9 +46,9 @@ class ModelSource(Source):
         self.sides = (SIDES[0], SIDES[1])
         self.twins = [name for name in session.workers if name not in (*SIDES, EXACT)]
         self.names = [*SIDES, *self.twins]
-        self.dtype, self.optimizer = session.dtypes[SIDES[1]], self.pair.optimizer
+        self.dtype, self.optimizer = session.dtype, self.pair.optimizer
         self.trains = self.pair.length > 0
-        wanted = {"update", "trajectory"} & set(self.pair.stages) if self.dtype == "float32" else self.pair.stages
+        wanted = self.pair.stages if self.dtype == "float64" else {"update", "trajectory"} & set(self.pair.stages)
         self.steps = max(1, self.pair.length) if wanted and (self.dtype == "float64" or self.twins) else 0
         self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
         self.explained = session.explained
@@ -65,8 +62,8 @@ class ModelSource(Source):
 
     @property
     def absent(self) -> Collection[str]:
-        """Stages that one step, or models without weights, cannot have. A float32 trajectory needs trained weights and a twin."""
-        alone = self.dtype == "float32" and not (self.twins and any(self.session.trained().values()))
+        """Stages that one step, or models without weights, cannot have. Without float64, a trajectory needs trained weights and a twin."""
+        alone = self.dtype != "float64" and not (self.twins and any(self.session.trained().values()))
         short = ("trajectory",) if self.pair.length < 2 or alone else ()
         short = (*short, *self.session.skipped)
         return short if self.session.pairing.arrays else ("update", *short)
@@ -139,9 +136,10 @@ class ModelSource(Source):
         yield from self._rounded(alignment.backward(session.alignment(runs), *_three(backs)))
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, names, gradients_of)
-            exact = zero_gradients([own[EXACT]], ZERO_GRADIENT["float64"]) if seed is None else {}
-            sizes = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float32"], exact)
-            self.zero |= {name: max(size) for name, size in sizes.items()}
+            exact = zero_gradients([own[EXACT]], ZERO_GRADIENT["float64"]) if seed is None else self.zero
+            known = [name for name in exact if name in chunk]
+            sizes = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT[self.dtype], known)
+            self.zero |= {} if seed is not None else {name: max(size) for name, size in sizes.items()}
             for name in [name for name in reversed(chunk) if any(name in record for record in own.values())]:
                 arrays, zero = (own["torch"].get(name), own["paddle"].get(name)), sizes.get(name)
                 of_both = (zero[0], zero[1]) if zero else None

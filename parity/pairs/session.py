@@ -13,7 +13,9 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
+from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
+from parity.compare.tolerances import FACTOR
 from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError
@@ -34,6 +36,7 @@ from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
+from parity.weights.half_precision import HALVES, round_to
 from parity.weights.state_dict_content import name_variants
 
 JITTER = 0.1
@@ -41,6 +44,9 @@ JITTER = 0.1
 
 RATE = 0.00001
 """Learning rate: small, so that ten steps hardly amplify rounding (at 0.0001 the error of resnet50 grows sevenfold a step)."""
+
+EXACT = "float64"
+"""The name of the worker that computes the float64 reference of a step in a narrower dtype."""
 
 _Answer = TypeVar("_Answer")
 
@@ -91,24 +97,23 @@ class Pair(ShortRepr):
 
 
 class Session:
-    """Workers by name: torch, paddle, and twins of the torch model. `dtypes` holds the dtype of each worker.
+    """Workers by name: torch, paddle, and twins of the torch model; in a dtype other than float64, one is named `EXACT`.
 
-    `start` may hold a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
+    The `dtype` None is bfloat16 or float16 if most numbers of both models are, and else float64. A twin is then `EXACT`. `start` may hold
+    a start state: side -> arrays by that model's own names. With both sides, each model starts from its own.
     """
 
     def __init__(
         self,
         pair: Pair,
         workers: Mapping[str, ModelService],
-        dtypes: Mapping[str, str],
+        dtype: str | None,
         pool: ThreadPoolExecutor,
         start: Mapping[str, Record],
     ) -> None:
         if pair.loss not in LOSSES:
             raise InputError(f"unknown loss {pair.loss!r}; known: {', '.join(LOSSES)}")
-        self.pair, self.workers, self.dtypes, self.pool, self.start = pair, workers, dtypes, pool, start
-        narrow = "float32" if "float32" in dtypes.values() else "float64"
-        self.inputs = [x.astype(narrow) if x.dtype.kind == "f" else x for x in pair.inputs]
+        self.pair, self.workers, self.pool, self.start = pair, workers, pool, start
         self.keys: dict[bool, dict[str, dict[int, str]]] = {
             train: {side: {} for side in SIDES} for train in (False, True)
         }
@@ -122,16 +127,22 @@ class Session:
         self._turned: dict[str, dict[str, Form]] = {}
         self._outputs: dict[str, str] = {}
         self._open()
+        self.dtype = dtype or self._own_dtype()
+        notes = self._compute()
+        self.inputs = [round_to(x, self.dtype) if x.dtype.kind == "f" else x for x in pair.inputs]
         self._describe_arrays()
         trained = self._plan()
-        self.states = {side: {n: x.astype(narrow) for n, x in state.items()} for side, state in self._states().items()}
+        self.states = {
+            side: {n: round_to(x, self.dtype) for n, x in state.items()} for side, state in self._states().items()
+        }
         self.state = self.states["torch"]
         self.single = {side: {} if self.has_own_weights else self._single(side) for side in SIDES}
         said = self._match_outputs(trained)
         aligned = self.alignment(trained)
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
-        self.explained += [*self._about_narrow(), *said]
+        self.differences += self._other_dtypes()
+        self.explained += [*notes, *self._about_narrow(), *said]
         if self.folds.folds:
             self.explained.append(
                 f"batch norms that {NAMES[OTHER_SIDE[self.folds.side]]}'s model has folded into other layers, at {self.folds}: only "
@@ -153,7 +164,6 @@ class Session:
         opened = self.everywhere(
             lambda n: self.workers[n].open(
                 factory[side_of(n)],
-                self.dtypes[n],
                 pair.optimizer,
                 pair.seed,
                 pair.folder,
@@ -163,8 +173,43 @@ class Session:
         self.modules = {side: opened[side]["modules"] for side in SIDES}
         self.channels_last = channels_last(self.modules["paddle"])
         self.versions = {side: opened[side]["versions"] for side in SIDES}
+        self.own_dtypes = {side: opened[side]["dtype"] for side in SIDES}
         self.variance = self.workers["paddle"].kernel_variance()
         self.everywhere(lambda name: self.workers[name].agree(self.variance))
+
+    def _own_dtype(self) -> str:
+        """Return the dtype in which to compare models that hold mostly numbers of `own_dtypes`."""
+        torch, paddle = (self.own_dtypes[side] for side in SIDES)
+        return torch if torch == paddle and torch in HALVES else "float64"
+
+    def _compute(self) -> list[str]:
+        """Convert all models to their dtypes; return sentences on how they compute."""
+        notes = []
+        if self.dtype in HALVES:
+            exact = next((name for name in (EXACT, *self.workers) if name in self.workers and name not in SIDES), None)
+            if exact is None:
+                raise InputError(
+                    f"a comparison in {self.dtype} needs a twin, which runs in float64: leave out --twins 0, or pass --dtype float64"
+                )
+            self.workers = {side: self.workers[side] for side in SIDES} | {EXACT: self.workers[exact]}
+            notes.append(
+                f"{self.dtype}: both models compute in it, and are compared with PyTorch's model in float64. The tolerance is "
+                f"{FACTOR[self.dtype]:.0f} times the error of the farthest of {TWINS[self.dtype]} one-ULP twins; --dtype float64 shows "
+                "smaller differences"
+            )
+        self.dtypes = dict.fromkeys(self.workers, self.dtype) | {EXACT: "float64"}
+        said = self.everywhere(lambda name: self.workers[name].compute_in(self.dtypes[name]))
+        return [*notes, *dict.fromkeys(text for text in said.values() if text)]
+
+    def _other_dtypes(self) -> Iterator[str]:
+        """Yield sentences on arrays that are bfloat16 or float16 in one model and another dtype in the other."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for name, where in self.pairing.arrays.items():
+            dtypes = tuple(self.stored[side][name_in(where[side])] for side in SIDES)
+            if len(set(dtypes)) > 1 and set(dtypes) & set(HALVES):
+                found.setdefault(dtypes, []).append(self.owners[name][0])
+        for (torch, paddle), layers in found.items():
+            yield f"dtype of weights: PyTorch {torch}, Paddle {paddle} at {causes.few(list(dict.fromkeys(layers)))}"
 
     def _plan(self) -> dict[str, ModelRun]:
         """Run both models once, record their calls and random draws, and match them."""
@@ -229,7 +274,7 @@ class Session:
         """Find where the models compute in a dtype narrower than float64, and compute in float64 where both do."""
         phases = (False, True) if self.pair.length else (False,)
         for name in (name for name, dtype in self.dtypes.items() if dtype == "float64" and name not in SIDES):
-            if self.dtypes["torch"] == "float32":
+            if self.dtype != "float64":
                 runs = [self.run(name, train, randomness=True) for train in phases]
                 self.widened[name] = [place["place"] for run in runs for place in run.narrow]
         self.narrow = NarrowPlaces()
@@ -300,6 +345,7 @@ class Session:
         }
         self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
         self.own_shapes = dict(self.shapes)
+        self.stored = {side: {n: a["dtype"] for n, a in described[side].items()} for side in SIDES}
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
 
     def _states(self) -> dict[str, Record]:
@@ -332,7 +378,8 @@ class Session:
         partly = mapping.partly_named(self.pairing, side)
         names = [name for name in self.pairing.single[side] if name in self.shapes[side] and name not in partly]
         own = self.start[side] if side in self.start else self.workers[side].tensors(names) if names else {}
-        return {name: _spread(name, own[name], self.pair.seed) for name in names if own[name].dtype.kind == "f"}
+        floats = [name for name in names if own[name].dtype.kind == "f"]
+        return {name: round_to(_spread(name, own[name], self.pair.seed), self.dtype) for name in floats}
 
     def chunks(self) -> list[list[str]]:
         """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
@@ -372,9 +419,9 @@ class Session:
 
         def one(worker: str, chunk: list[str]) -> None:
             side = side_of(worker)
-            whole = self.states[side]
-            state = {name: whole[name].astype(self.dtypes[worker]) for name in chunk if name in whole}
-            state = move_one_ulp(state, moved[worker]) if worker in moved else state
+            dtype, whole = self.dtypes[worker], self.states[side]
+            state = {name: round_to(whole[name], dtype) for name in chunk if name in whole}
+            state = move_one_ulp(state, moved[worker], dtype) if worker in moved else state
             names = {name_in(self.pairing.arrays[name][side]) for name in state}
             part = sorted(mapping.partly_named(self.pairing, side) & names)
             base = self.workers[worker].tensors(part) if part else {}
@@ -383,7 +430,7 @@ class Session:
 
         def own(worker: str) -> None:
             arrays, shapes = self.start[side_of(worker)], self.own_shapes[side_of(worker)]
-            self.workers[worker].put({name: arrays[name].astype(self.dtypes[worker]) for name in shapes})
+            self.workers[worker].put({name: round_to(arrays[name], self.dtypes[worker]) for name in shapes})
 
         if self.has_own_weights:  # also the arrays without a partner
             self.everywhere(own, names)
@@ -391,16 +438,15 @@ class Session:
             self.everywhere(functools.partial(one, chunk=chunk), names)
         for worker in names:
             if single := self.single[side_of(worker)]:
-                self.workers[worker].put({name: a.astype(self.dtypes[worker]) for name, a in single.items()})
+                self.workers[worker].put({name: round_to(a, self.dtypes[worker]) for name, a in single.items()})
 
     def given(self, name: str, moved: int | None = None) -> list[Array]:
         """Return the inputs of a worker, moved by one ULP if `moved` is a seed."""
-        found = [x.astype(self.dtypes[name]) if x.dtype.kind == "f" else x for x in self.inputs]
-        if moved is not None:
-            found = [
-                move_one_ulp({str(i): x}, moved)[str(i)] if x.dtype.kind == "f" else x for i, x in enumerate(found)
-            ]
-        return [self.pair.forms.get(i, Form()).enter(side_of(name), x) for i, x in enumerate(found)]
+        dtype = self.dtypes[name]
+        floats = {str(i): round_to(x, dtype) for i, x in enumerate(self.inputs) if x.dtype.kind == "f"}
+        floats = floats if moved is None else move_one_ulp(floats, moved, dtype)
+        given = [floats.get(str(i), x) for i, x in enumerate(self.inputs)]
+        return [self.pair.forms.get(i, Form()).enter(side_of(name), x) for i, x in enumerate(given)]
 
     def run(
         self,
@@ -464,7 +510,7 @@ class Session:
             losses[name], gradients = LOSSES[self.pair.loss](
                 {n: run.outputs[p] for n, p in place.items()}, self.pair.seed
             )
-            found[name] = {place[n]: gradient.astype(self.dtypes[name]) for n, gradient in gradients.items()}
+            found[name] = {place[n]: round_to(gradient, self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
 
     def kept(self, zero: Collection[str]) -> dict[str, Record]:

@@ -37,6 +37,14 @@ def round_to_bfloat16(array: Array) -> Array:
     return found
 
 
+def round_to(array: Array, dtype: str) -> Array:
+    """Return numbers rounded to `dtype`: in an array of that dtype, or in float32, which holds every number of `HALVES`."""
+    if dtype == "bfloat16":
+        return widen_bfloat16(round_to_bfloat16(array))
+    with np.errstate(over="ignore"):  # beyond the range of float16 they are infinite
+        return widen(array.astype(dtype, copy=False))
+
+
 def widen(array: Array) -> Array:
     """Return float16 numbers as float32, and all others unchanged."""
     return array.astype(np.float32) if array.dtype == np.float16 else array

@@ -10,6 +10,7 @@ import pytest
 from parity.compare.noise_model import inference_noise
 from parity.compare.one_ulp_twin import move_one_ulp, summed
 from parity.compare.tolerances import FACTOR, inference_tolerance
+from parity.weights.half_precision import round_to
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -24,6 +25,19 @@ def test_every_number_moves_to_a_neighbour_and_zeros_and_infinities_stay(dtype: 
     assert np.array_equal(moved[same], given[same], equal_nan=True)
     assert ((moved == up) | (moved == down))[~same].all()
     assert 400 < (moved == up)[:1000].sum() < 600
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 7), ("float16", 10)])
+def test_numbers_of_half_dtypes_in_float32_move_by_one_ulp_of_their_dtype(dtype: str, bits: int) -> None:
+    given = np.append(np.random.default_rng(0).standard_normal(1000), [0.0, np.inf, np.nan, -1.0, 2.0**-14])
+    given = round_to(given, dtype)
+    moved = move_one_ulp({"a": given}, 0, dtype)["a"]
+    assert moved.dtype == np.float32 and np.array_equal(round_to(moved, dtype), moved, equal_nan=True)
+    assert np.array_equal(moved[1000:1003], given[1000:1003], equal_nan=True)
+    finite = given[np.isfinite(given) & (given != 0)]
+    ulps = (moved[np.isfinite(given) & (given != 0)] - finite) / 2.0 ** (np.floor(np.log2(np.abs(finite))) - bits)
+    assert set(ulps) <= {-1, -0.5, 0.5, 1}  # below a power of two the distance is half as large
+    assert 400 < (ulps > 0).sum() < 600
 
 
 def test_weights_of_long_sums_move_farther_and_by_unit() -> None:
@@ -57,4 +71,4 @@ def test_the_tolerance_covers_a_float32_sum_that_is_added_one_by_one(signs: str)
     assert error <= bound <= 30 * error
     # One ULP at random underestimates this rounding.
     twin = predict(move_one_ulp(state, 0), move_one_ulp(given, 0))["scores"]
-    assert error > FACTOR * float(np.linalg.norm(twin - exact) / np.linalg.norm(exact))
+    assert error > FACTOR["float32"] * float(np.linalg.norm(twin - exact) / np.linalg.norm(exact))

@@ -10,10 +10,9 @@ import pytest
 from helpers.pair_models import HERE, MODELS, ComparePair
 from parity.pairs.compare_models import run_pair
 from parity.pairs.inputs import drawn
-from parity.pairs.model_source import EXACT
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
-from parity.pairs.session import Pair
+from parity.pairs.session import EXACT, Pair
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def compare_pair(pair_workers: dict[str, ModelWorker]) -> ComparePair:
     def one(torch: str, paddle: str, *shapes: str, **more: Any) -> PairOutcome:
         workers = more.pop("workers", pair_workers)
         start, dtype, reproducer = more.pop("start", None), more.pop("dtype", "float64"), more.pop("reproducer", None)
-        if dtype == "float32":
+        if dtype not in (None, "float64"):
             workers = {EXACT if name == "twin" else name: worker for name, worker in workers.items()}
         factories = [
             f"{MODELS[side]}:{text}" if ":" not in text else text
