@@ -115,14 +115,22 @@ class Branch(NamedTuple):
 
 
 class TreeRow(NamedTuple):
-    """A pair of layers: the lines of its trees on both sides, none where the layer has no partner."""
+    """A pair of layers: the lines of its trees on both sides, none where the layer has no partner (`alone`).
+
+    `guilty`: the first divergence is here. The table opens at the row that `opens`.
+    """
 
     sides: list[list[Branch]]
+    alone: bool
     guilty: bool
+    opens: bool
 
 
 def tree_rows(result: dict[str, Any]) -> list[TreeRow]:
-    """Return the rows of the layers of both models. `guilty` is the pair of the first divergence."""
+    """Return the rows of the layers of both models.
+
+    They open at the first divergence. If there is none although the models differ, they open at the first layer without a partner.
+    """
     first = result.get("first_divergence") or {}
     place = [str(first.get(key, "")).partition("#")[0] for key in ("layer", "candidate_layer")]
     before: list[list[str]] = [[], []]
@@ -132,7 +140,11 @@ def tree_rows(result: dict[str, Any]) -> list[TreeRow]:
         branches = [_branches(layer, before[side]) for side, layer in enumerate(layers)]
         before = [layer["path"].split(".") if layer else before[side] for side, layer in enumerate(layers)]
         paths = [layer["path"] if layer else "" for layer in layers]
-        rows.append(TreeRow(branches, any(path and path == at for path, at in zip(paths, place, strict=True))))
+        guilty = any(path and path == at for path, at in zip(paths, place, strict=True))
+        rows.append(TreeRow(branches, None in layers, guilty, guilty))
+    alone = next((at for at, row in enumerate(rows) if row.alone), None)
+    if alone is not None and not first and result["verdict"] == "different":
+        rows[alone] = rows[alone]._replace(opens=True)
     return rows
 
 

@@ -197,7 +197,12 @@ def test_a_difference_without_a_cause_or_without_a_first_divergence_says_so(tmp_
     result = different()
     result["first_divergence"]["cause"] = None
     assert "none of the known mistakes fits" in page(tmp_path, result).text
-    assert "No first divergence was recorded" in page(tmp_path, result | {"first_divergence": None}).text
+    result["first_divergence"] = None
+    assert "No first divergence was recorded" in page(tmp_path, result).text
+    found = page(tmp_path, result | {"sentence": "different: only PyTorch has drop1_1"})
+    assert "different: only PyTorch has drop1_1" in found.pieces
+    opening = [tag for tag, attributes in found.tags if "opens" in attributes.get("class", "").split()]
+    assert opening == ["td", "i"]  # both models at the first layer without a partner, and the trajectory
 
 
 def test_an_equal_page_does_not_mention_a_divergence(tmp_path: Path) -> None:
@@ -311,6 +316,7 @@ def test_both_models_are_trees_side_by_side(tmp_path: Path) -> None:
     found = page(tmp_path, different())
     assert "2 of 60 rows have a layer on one side only." in found.text
     assert found.pieces.count("classifier") == 2
+    assert len(found.styled("alone")) == found.pieces.count("no partner") == 2
     assert "Both models" not in page(tmp_path, equal()).text
 
 
