@@ -81,6 +81,12 @@ def lock_file(file: IO[bytes]) -> None:
         pass
 
 
+def release_memory() -> None:
+    """Return freed memory to the system, where the C library can: glibc keeps arrays of up to 32 MB for itself."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def enlarge_pipe(pipe: IO[bytes], size: int) -> None:
     """Give a pipe a buffer of `size` bytes, where the system can. Linux limits the sum over all pipes of a user."""
     if hasattr(_FCNTL, "F_SETPIPE_SZ"):

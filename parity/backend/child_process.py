@@ -28,6 +28,9 @@ Record = dict[str, Array]
 
 Own = TypeVar("Own", bound="Process")
 
+MUCH = 2**26
+"""After an answer of more bytes, a process returns its freed memory to the system: the caller now holds the answer."""
+
 PIPE = 2**20
 """Buffer size of a pipe to a process, in bytes. Large messages take half as long as with the system's 64 KB."""
 
@@ -171,4 +174,7 @@ def serve(make: Callable[[], Any]) -> None:
         except Exception as error:
             found, answer = _failure(error)
         send(sink, found, answer)
+        size = sum(array.nbytes for array in found.values())
         del arrays, found  # they can be gigabytes, and would be held until the next call has arrived
+        if size > MUCH:
+            machine.release_memory()

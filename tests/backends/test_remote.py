@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import platform
 import subprocess
 import sys
 import weakref
@@ -160,3 +161,22 @@ def test_a_service_in_this_process_computes_what_its_worker_does(
         assert sorted(found) == sorted(wanted)
         for name, array in wanted.items():  # a kernel may round differently for another alignment of an array
             np.testing.assert_allclose(found[name], array, 1e-10, 1e-13, err_msg=name)
+
+
+RELEASE = """
+import numpy as np, psutil
+from parity import machine
+resident = lambda: psutil.Process().memory_info().rss
+held = [np.ones(2**13) for _ in range(4000)]
+last = np.ones(2**13)  # above the others in the heap, which can only shrink from its end
+del held
+before = resident()
+machine.release_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc offers it")
+def test_freed_memory_is_returned_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", RELEASE], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) > 200e6

@@ -15,9 +15,9 @@ from helpers.paths import ROOT
 
 MODEL = "_impl.transformer:Transformer(layers=12, width=256, heads=8, groups=4, words=1000, places=128)"
 MEMORY = 6e9
-"""Bytes of all processes together. Measured: 4.7e9 with Paddle 2.6.2."""
+"""Bytes of all processes together. Measured: 4.4e9 with Paddle 2.6.2."""
 CPU_TIME = 180.0
-"""Seconds of all processes together, which does not depend on what else runs. Measured: 53 with Paddle 2.6.2."""
+"""Seconds of all processes together, which does not depend on what else runs. Measured: 62 with Paddle 2.6.2."""
 
 
 def resident(process: psutil.Process) -> int:
