@@ -199,8 +199,21 @@ class _Recording(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is F.multi_head_attention_forward:
+            return self._open(func, args, kwargs or {})
         spelled = resolve_name(func) or getattr(func, "__name__", "")
         return self.calls.call(func, spelled, args, kwargs or {})
+
+    def _open(self, func: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        """Record the calls inside a function in its place. Otherwise the function would hand itself to this mode again."""
+        names = vars(F)
+        original = names["has_torch_function"]
+        names["has_torch_function"] = lambda _: False
+        try:
+            with self:
+                return func(*args, **named)
+        finally:
+            names["has_torch_function"] = original
 
 
 Draws = Callable[[Watch, int, Callable[[str, Any], Any]], Array]

@@ -122,6 +122,8 @@ class FunctionCalls:
     def _add(
         self, name: str, spelled: str, arguments: Sequence[str], inputs: Sequence[str], outputs: Sequence[Any]
     ) -> None:
+        if name == "hardtanh" and arguments[1:3] == ["0.0", "6.0"]:
+            name = "relu6"  # the layer ReLU6 of PyTorch
         number = len(self.calls)
         path = self._open[-1][0] if self._open else ""
         call: dict[str, Any] = {"name": name, "function": spelled, "path": path, "arguments": list(arguments)}

@@ -21,7 +21,7 @@ from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
-from parity.pairs.first_call import FirstCall, find_call_of_largest, find_first_call
+from parity.pairs.first_call import FirstCall, find_call_of_largest, find_first_call, is_explained
 from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
@@ -243,7 +243,7 @@ def run_pair(
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
-            found = name_calls(session, outcome)
+            found = name_calls(session, outcome, bool(reproducer))
             outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
             if reproducer:
                 outcome.reproducer = write_reproducer(reproducer, session, found, outcome.first.sentence())
@@ -252,11 +252,14 @@ def run_pair(
     return outcome
 
 
-def name_calls(session: Session, outcome: PairOutcome) -> FirstCall | None:
-    """Add the function calls that differ to the first divergence and to the largest error of `outcome`; return those of the first."""
+def name_calls(session: Session, outcome: PairOutcome, needed: bool) -> FirstCall | None:
+    """Add the function calls that differ to the first divergence and to the largest error of `outcome`; return those of the first.
+
+    Where a setting of a layer explains the first divergence, they are searched only if they are `needed` for something else.
+    """
     verdicts = outcome.verdicts
     assert verdicts.first
-    found = find_first_call(session, verdicts.first)
+    found = find_first_call(session, verdicts.first) if needed or not is_explained(verdicts.first) else None
     if found:
         verdicts.first = found.describe(verdicts.first)
     if verdicts.largest and (larger := find_call_of_largest(session, verdicts.largest)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,9 @@ HIDDEN = re.compile(r"\$|(None|False|\?|(torch|paddle)\.\w+)$")
 INFINITE = re.compile(r"float\('(-?inf|nan)'\)")
 """How a program spells these numbers."""
 
+SLICE = re.compile(r"slice\(([^(),]+, [^(),]+, [^(),]+)\)")
+"""How a program spells a slice outside of brackets."""
+
 
 @dataclass(frozen=True)
 class FirstCall:
@@ -66,12 +70,18 @@ class FirstCall:
     def describe(self, first: Divergence) -> Divergence:
         """Return the first divergence with the function calls that differ.
 
-        They are the cause, or a part of it, unless it names a mistake already. A setting of a layer that differs says enough.
+        They are the cause, or a part of it, unless it names a mistake already.
         """
+        if is_explained(first):
+            return first
         if first.cause and not first.generic:
-            of_a_layer = ":output" in first.tensor and first.phase != "backward"
-            return first if of_a_layer else replace(first, calls=self.sentence)
+            return replace(first, calls=self.sentence)
         return replace(first, cause="; ".join(filter(None, (first.cause, self.sentence))), generic=False)
+
+
+def is_explained(first: Divergence) -> bool:
+    """Whether the cause of a difference inside a layer is known, such as a setting, so that function calls add nothing."""
+    return bool(first.cause) and not first.generic and ":output" in first.tensor and first.phase != "backward"
 
 
 def run_recorded(
@@ -163,12 +173,14 @@ class _Search:
         """Note that the tensors of these pairs are equal."""
         for pair in pairs:
             events = dict(zip(SIDES, zip(pair, map(self._event, SIDES, pair), strict=True), strict=True))
+            seen = all(call.inputs for call in pair)  # those of an attention layer that is opened were not compared
             for side, (call, event) in events.items():
-                self.inputs[side] |= dict.fromkeys(event["inputs"], call.name)
+                if seen:
+                    self.inputs[side] |= dict.fromkeys(event["inputs"], call.name)
                 if what == "all":
                     self.outputs[side] |= dict.fromkeys(event["outputs"], call.name)
             whole = all(call.unit.layer is None and not call.unit.settings.get("activation") for call in pair)
-            for kind in ("inputs", "outputs") if what == "all" and whole else ("inputs",):
+            for kind in (*(("inputs",) if seen else ()), *(("outputs",) if what == "all" and whole else ())):
                 self.partner |= dict(zip(*(event[kind] for _, event in events.values()), strict=False))
         for where in self.session.pairing.arrays.values():
             self.partner[f"weight {name_in(where['torch'])}"] = f"weight {name_in(where['paddle'])}"
@@ -275,6 +287,9 @@ class _Search:
             alike = len({len(self.runs[side].functions[calls[side][0]]["inputs"]) for side in SIDES}) == 1
             return text, calls if alike else {side: list(near[side]) for side in SIDES}
         calls = {"torch": list(near["torch"][i:i_end]), "paddle": list(near["paddle"][j:j_end])}
+        counts, extra = [Counter(side) for side in names], Counter([*names[0][i:i_end], *names[1][j:j_end]])
+        if tag != "replace" and all(counts[0][name] == counts[1][name] for name in extra):
+            tag, calls = "replace", {side: list(near[side]) for side in SIDES}  # both call them, in another order
         if tag == "replace":
             text = self._replaced(calls)
         else:
@@ -415,7 +430,14 @@ def _number(origin: str) -> int | None:
 def _text(call: Mapping[str, Sequence[str]]) -> str:
     """Return the name of a function with the arguments that are no tensors."""
     shown = [text for text in call["arguments"] if not HIDDEN.search(text)]
-    return INFINITE.sub(r"\1", f"{call['name']}({', '.join(shown)})" if shown else str(call["name"]))
+    arguments = INFINITE.sub(r"\1", SLICE.sub(_colons, ", ".join(shown)))
+    return f"{call['name']}({arguments})" if shown else str(call["name"])
+
+
+def _colons(match: re.Match[str]) -> str:
+    """Return a slice as in brackets: `1:` for `slice(1, None, None)`."""
+    start, stop, step = ("" if part == "None" else part for part in match[1].split(", "))
+    return f"{start}:{stop}:{step}" if step else f"{start}:{stop}"
 
 
 def _listed(names: Sequence[str]) -> str:

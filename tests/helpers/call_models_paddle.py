@@ -94,6 +94,29 @@ class DroppedByFunction(Dropped):
         return self.last(F.dropout(x, 0.2, training=self.training, mode="downscale_in_infer"))
 
 
+class Last(nn.Layer):
+    def __init__(self, flaw: str = "") -> None:
+        super().__init__()
+        self.flaw = flaw
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (F.relu if self.flaw == "relu" else F.relu6)(self.first(x) * 9)
+        return self.last(x[:, :-1] if self.flaw == "slice" else x[:, 1:])
+
+
+class Whole(nn.Layer):
+    def __init__(self, scale: float = 0.5) -> None:
+        super().__init__()
+        self.scale = scale
+        self.q, self.k, self.v, self.o, self.last = (nn.Linear(8, width) for width in (8, 8, 8, 8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).reshape([*x.shape[:2], 2, 4]).transpose([0, 2, 1, 3]) for f in (self.q, self.k, self.v))
+        y = F.softmax(q @ k.transpose([0, 1, 3, 2]) * self.scale) @ v
+        return self.last(self.o(y.transpose([0, 2, 1, 3]).reshape(x.shape)))
+
+
 class _Square(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

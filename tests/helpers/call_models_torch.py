@@ -78,6 +78,26 @@ class DroppedByFunction(Dropped):
         return self.last(F.dropout(self.norm(self.first(x)), 0.2, self.training))
 
 
+class Last(nn.Module):
+    """A layer where the other side has a function, and a slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Linear(8, 8), nn.ReLU6(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.act(9 * self.first(x))[:, 1:])
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0])
+
+
 class _Square(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):  # type: ignore[no-untyped-def]

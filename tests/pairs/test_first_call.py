@@ -92,6 +92,25 @@ def test_a_flaw_in_attention_is_named_at_its_call(compare_pair: ComparePair, fla
     assert said in cause_of(outcome)
 
 
+@pytest.mark.parametrize(
+    ("model", "flawed", "said"),
+    [
+        (
+            "Last",
+            "Last('relu')",
+            "between first and last PyTorch calls multiply, relu6, getitem; Paddle calls multiply, relu, getitem",
+        ),
+        ("Last", "Last('slice')", "getitem((:, 1:)) in PyTorch, getitem((:, :-1)) in Paddle, in the model itself"),
+        ("Whole", "Whole(0.4)", "PyTorch calls multiply(0.5), matmul, softmax(dim=-1), matmul"),
+    ],
+)
+def test_a_layer_on_one_side_and_functions_on_the_other_are_compared_by_their_calls(
+    compare_pair: ComparePair, model: str, flawed: str, said: str
+) -> None:
+    assert compare(compare_pair, model, model, "2,5,8").verdict == "equal"
+    assert said in cause_of(compare(compare_pair, model, flawed, "2,5,8"))
+
+
 def test_a_flaw_in_training_only_is_found_with_the_same_dropout_masks(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Residual", "Residual('scale', 4)", IMAGE, "forward")
     assert outcome.first
