@@ -59,6 +59,15 @@ def test_equal_models_leave_nothing(compare_pair: ComparePair, tmp_path: Path) -
     assert not (tmp_path / "reproducer").exists()
 
 
+def test_a_function_of_the_user_leaves_nothing_and_is_named(compare_pair: ComparePair, tmp_path: Path) -> None:
+    outcome = reproduce(compare_pair, tmp_path / "reproducer", "OwnGradient", "OwnFunction", "4,6", "eval")
+    assert "PyTorch calls Square, and Paddle calls Cube" in outcome.sentence()
+    assert outcome.reproducer == (
+        "no reproducer: a program cannot repeat the call Square of PyTorch, a function of your own"
+    )
+    assert not (tmp_path / "reproducer").exists()
+
+
 def test_a_gradient_leaves_nothing_and_says_so(compare_pair: ComparePair, tmp_path: Path) -> None:
     outcome = reproduce(compare_pair, tmp_path / "reproducer", "OwnGradient", "OwnGradient", "4,6", "backward")
     assert outcome.reproducer.startswith("no reproducer: the first divergence has no call")
