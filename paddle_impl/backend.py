@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,10 +15,12 @@ import paddle
 import paddle.distributed as dist
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
+from paddle.jit.dy2static.program_translator import ProgramTranslator, StaticFunction
 
 from paddle_impl import layers, model
 from parity.arrays import Array
 from parity.errors import InputError
+from parity.modules.description import is_below
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
@@ -184,6 +188,36 @@ class Backend:
     def named_modules(self, model: nn.Layer) -> Iterable[tuple[str, nn.Layer]]:
         return model.named_sublayers(include_self=True)
 
+    def compiled_modules(self, model: nn.Layer) -> dict[str, nn.Layer | None]:
+        found: dict[str, nn.Layer | None] = {}
+        for path, module in self.named_modules(model):
+            if isinstance(module.forward, StaticFunction) and not any(is_below(path, other) for other in found):
+                found[path] = module
+        return found
+
+    def copy_model(self, model: nn.Layer) -> nn.Layer:
+        # DIFFERS: copying a layer with a static `forward` would make the original dynamic.
+        static = {
+            path: vars(module).pop("forward")
+            for path, module in self.named_modules(model)
+            if isinstance(vars(module).get("forward"), StaticFunction)
+        }
+        try:
+            copied = copy.deepcopy(model)
+        finally:
+            for path, module in self.named_modules(model):
+                if path in static:
+                    module.forward = static[path]
+        for path, module in self.named_modules(copied):
+            if path in static:
+                own = static[path]
+                forward = types.MethodType(own.dygraph_function.__func__, module)
+                module.forward = type(own)(forward, own._input_spec, **own._kwargs)
+        return copied
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        return _dynamic()
+
     def own_tensors(self, module: nn.Layer) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in module._parameters.items():
             if tensor is not None:
@@ -251,3 +285,14 @@ class Backend:
 def _place(device: str) -> paddle.CPUPlace | paddle.CUDAPlace:
     """Paddle's name for our device name."""
     return paddle.CUDAPlace(paddle.distributed.ParallelEnv().device_id) if device == "gpu" else paddle.CPUPlace()
+
+
+@contextlib.contextmanager
+def _dynamic() -> Iterator[None]:
+    """A context in which static layers run as dynamic ones."""
+    before = ProgramTranslator().enable_to_static
+    paddle.jit.enable_to_static(False)
+    try:
+        yield
+    finally:
+        paddle.jit.enable_to_static(before)

@@ -265,6 +265,11 @@ def note_rounding(dtype: str, device: str) -> str:
     )
 
 
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that runs as it is, between two compiled parts, where a compiled model calls it."""
+    return function
+
+
 def prepare(model: nn.Layer) -> None:
     """Set the attributes of the modules of `model` that a comparison needs."""
     for module in model.sublayers(include_self=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from parity.arrays import Array
 from parity.errors import InputError
+from parity.modules.description import is_below
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
@@ -186,7 +188,26 @@ class Backend:
     # Other people's models
 
     def named_modules(self, model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-        return model.named_modules()
+        for path, module in model.named_modules():
+            if not _wraps(module):
+                yield _without_wrapper(path), module
+
+    def compiled_modules(self, model: nn.Module) -> dict[str, nn.Module | None]:
+        found: dict[str, nn.Module | None] = {}
+        for path, module in model.named_modules():
+            own = _without_wrapper(path)
+            compiled = _wraps(module) or module._compiled_call_impl is not None
+            if compiled and not any(is_below(own, other) for other in found):
+                found[own] = module if _wraps(module) else None
+        return found
+
+    def copy_model(self, model: nn.Module) -> nn.Module:
+        if any(module is None for module in self.compiled_modules(model).values()):
+            raise InputError("a copy is not compiled by Module.compile")
+        return copy.deepcopy(model)
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager")
 
     def own_tensors(self, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in module._parameters.items():
@@ -228,6 +249,16 @@ class Backend:
 
     def kernel_variance(self) -> str:
         return "unbiased"
+
+
+def _wraps(module: nn.Module) -> bool:
+    """Whether a module is what `torch.compile` returned. The class is imported only by those who compile."""
+    return "_orig_mod" in module._modules
+
+
+def _without_wrapper(path: str) -> str:
+    """The path of a module without the wrappers that `torch.compile` puts around modules."""
+    return ".".join(part for part in path.split(".") if part != "_orig_mod")
 
 
 def _place(device: str) -> torch.device:

@@ -257,6 +257,16 @@ def note_rounding(dtype: str, device: str) -> str:
     return ""
 
 
+def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that runs as it is, between two compiled parts, where a compiled model calls it."""
+
+    def call(*given: Any, **named: Any) -> Any:
+        return function(*given, **named)
+
+    substitute: Callable[..., Any] = torch.compiler.disable(call)
+    return substitute
+
+
 def prepare(model: nn.Module) -> None:
     """Set the attributes of the modules of `model` that a comparison needs."""
 

@@ -160,6 +160,18 @@ class Backend(Protocol):
     def named_modules(self, model: Module) -> Iterable[tuple[str, Module]]:
         """Every module of `model` with its path, in the order of registration; `model` itself is first, with the path ""."""
 
+    def compiled_modules(self, model: Module) -> dict[str, Module | None]:
+        """Path of each module that runs compiled as a whole -> the module whose hooks are called there, or None.
+
+        Modules inside are left out: their hooks are not called, or would change what is compiled.
+        """
+
+    def copy_model(self, model: Module) -> Module:
+        """A copy of `model` that is compiled where it is; `InputError` where a copy cannot be."""
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        """A context in which compiled modules run as they were before."""
+
     def own_tensors(self, module: Module) -> Iterator[tuple[str, Tensor]]:
         """Floating-point parameters and persistent buffers of `module` itself, without those of its submodules."""
 

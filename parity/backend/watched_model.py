@@ -13,7 +13,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
-from parity.modules.description import below
+from parity.modules.description import below, is_below
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch, plain_attributes
 from parity.recipe.optimizer import Optimizer
@@ -43,10 +43,13 @@ class WatchedModel:
         self._outputs: dict[str, Tensor] = {}
         self._inputs: list[Tensor] = []
         self._training = [(module, module.training) for _, module in backend.named_modules(self.model)]
-        self._hooks: list[Any] = []
-        for path, module in backend.named_modules(self.model):
-            self._hooks.append(backend.before_forward(module, functools.partial(self._before, path)))
-            self._hooks.append(backend.after_forward(module, functools.partial(self._after, path)))
+        self.compiled = backend.compiled_modules(self.model)
+        outer = {path: module for path, module in self.compiled.items() if module is not None}
+        modules = dict(backend.named_modules(self.model))
+        self._inside = {path: module for path, module in modules.items() if self._is_compiled(path)}
+        for path in outer:
+            self._inside.pop(path)
+        self._hooks = self._hook({path: m for path, m in modules.items() if not self._is_compiled(path)} | outer)
 
     def compute_in(self, dtype: str) -> None:
         """Convert the model to `dtype`. Inputs are rounded to it.
@@ -76,6 +79,31 @@ class WatchedModel:
             module.training = training
         self.backend.set_default_dtype(self._default_dtype)
         self._hooks, self._training, self._inputs, self._outputs = [], [], [], {}
+
+    def _is_compiled(self, path: str) -> bool:
+        return any(is_below(path, other) for other in self.compiled)
+
+    def _hook(self, modules: Mapping[str, Module]) -> list[Any]:
+        """Record the calls of modules; return what removes the hooks."""
+        found: list[Any] = []
+        for path, module in modules.items():
+            found.append(self.backend.before_forward(module, functools.partial(self._before, path)))
+            found.append(self.backend.after_forward(module, functools.partial(self._after, path)))
+        return found
+
+    @contextlib.contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """A context in which compiled modules run as they were before, and the modules inside are recorded, too."""
+        if not self.compiled:
+            yield
+            return
+        hooks = self._hook(self._inside)
+        try:
+            with self.backend.uncompiled():
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def describe(self) -> list[dict[str, Any]]:
         """Every module in the order of registration: path, classes, attributes, its own arrays, and whether it has submodules."""
@@ -162,7 +190,7 @@ class WatchedModel:
             if self.functions:
                 weights = {f"weight {name}": tensor for name, tensor in self.tensors().items()}
                 self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
-            model = dict(self.backend.named_modules(self.model))[path]
+            model = dict(self.backend.named_modules(self.model))[path] if path else self.model
             result = model(*(tensor for tensor, name in given if name == ""), **named)
         self._outputs = dict(self._flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}

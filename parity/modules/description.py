@@ -111,6 +111,11 @@ def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays:
     return found | {name: name for name in own if name not in known}
 
 
+def is_below(path: str, other: str) -> bool:
+    """Whether a module is another one or inside it, by their paths."""
+    return path == other or path.startswith(f"{other}." if other else "")
+
+
 def below(path: str, name: str) -> str:
     """Join a path, which is empty for the model itself, and a name."""
     return f"{path}.{name}" if path else name

@@ -42,13 +42,15 @@ MOST = 4
 class PairEvidence:
     """What is known when two models diverge: the pairing, the start state, and what both sides recorded in their last run.
 
-    `narrow` are the places by side where only that side computes in a dtype narrower than float64.
+    `narrow` are the places by side where only that side computes in a dtype narrower than float64. `compiled` are the paths by side of
+    the modules that run compiled.
     """
 
     pairing: Pairing
     state: Record
     runs: Mapping[str, ModelRun] = field(default_factory=dict)
     narrow: Mapping[str, Sequence[Place]] = field(default_factory=dict)
+    compiled: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def settings(
@@ -229,13 +231,20 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
     found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
-    if found is None and phase in ("eval", "forward") and (uncalled := _uncalled(evidence)):
+    return found or _general_cause(evidence, phase, compared)
+
+
+def _general_cause(evidence: PairEvidence, phase: str, compared: Compared) -> Cause | None:
+    """Return what the whole models or the size of the difference suggest."""
+    if phase in ("eval", "forward") and (uncalled := _uncalled(evidence)):
         return Cause(uncalled)
-    if found is None and phase != "start" and (rounded := _like_float32(a, b)):
+    if phase != "start" and (rounded := _like_float32(*compared.both)):
         return Cause(rounded, generic=True)
-    if found is None and phase in ("eval", "forward") and (skipped := _skipped(evidence, compared)):
+    if phase in ("eval", "forward") and (skipped := _skipped(evidence, compared)):
         return Cause(skipped, generic=True)
-    return found
+    if any(evidence.compiled.values()):
+        return Cause("unknown, inside a compiled part: compare the models uncompiled to see the layer", generic=True)
+    return None
 
 
 def _skipped(evidence: PairEvidence, compared: Compared) -> str | None:
@@ -267,7 +276,9 @@ def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:
 def _uncalled(evidence: PairEvidence) -> str | None:
     """Say which matched layers only one model calls."""
     called = {side: {note["path"] for note in run.calls} for side, run in evidence.runs.items()}
-    said = []
+    said: list[str] = []
+    if any(evidence.compiled.values()):  # layers inside are not seen
+        return None
     for i, side in enumerate(SIDES):
         alone = [
             _both(pair[0].path, pair[1].path)
@@ -440,7 +451,9 @@ def _function_of(x: Array, y: Array) -> str | None:
 
 
 def _behind(evidence: PairEvidence, compared: Compared) -> str | None:
-    """Say what each model returns, in terms of the outputs of its last layers."""
+    """Say what each model returns, in terms of the outputs of its last layers; nothing where a model shows no layers."""
+    if not all(evidence.runs[side].calls for side in SIDES):
+        return None
     said = [_made_of(evidence.runs[s], None, x) for s, x in zip(SIDES, compared.both, strict=True)]
     if not any(said) or said[0] == said[1]:
         return None

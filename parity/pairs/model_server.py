@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import re
 import sys
@@ -125,9 +124,10 @@ class ModelService(Service):
                 )
         modules = self._model.describe()
         implementation(self.framework, "replaced_functions").prepare(self._model.model)
-        self._replaced.replace()
+        self._replaced.replace(bool(self._model.compiled))
         versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
-        return {"modules": modules, "versions": versions, "dtype": self._model.own_dtype()}
+        compiled, dtype = list(self._model.compiled), self._model.own_dtype()
+        return {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype}
 
     def compute_in(self, dtype: str) -> str:
         """Compute in `dtype` from now on; return a sentence on how, "" if nothing is special.
@@ -151,14 +151,17 @@ class ModelService(Service):
             return factories.load_model(factory, folder)
 
     def _copied(self, model: Any, text: str, backend: Backend) -> Any:
+        compiled = backend.compiled_modules(model)
         for path, module in backend.named_modules(model):
-            if isinstance(vars(module).get("forward"), types.FunctionType):  # a copy would still run the original
+            if path not in compiled and isinstance(
+                vars(module).get("forward"), types.FunctionType
+            ):  # a copy would still run the original
                 raise InputError(
                     f"the {self.framework} side: {text} cannot be copied, since forward of layer {path or '(the model itself)'} was "
                     "replaced: pass a function that returns the model"
                 )
         try:
-            return copy.deepcopy(model)
+            return backend.copy_model(model)
         except Exception as error:  # a user's model may raise anything
             raise InputError(
                 f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): pass its class, or a function that returns it"
@@ -207,13 +210,15 @@ class ModelService(Service):
         watched: bool = False,
         names: Sequence[str | None] = (),
         functions: Sequence[str] | None = None,
+        uncompiled: bool = False,
     ) -> ModelRun:
         """Run forward.
 
         `names` are those of `parity.pairs.inputs.Names`. `wanted` are the layers to record, `keys` the streams of random numbers.
         `randomness` records who draws random numbers, and where a narrower dtype appears. `widened` are such places, where the model
         computes in its own dtype. `watched`: functions other than dropout draw from the streams, too. `functions` records the functions
-        that the model calls, and the values of the tensors of these origins.
+        that the model calls, and the values of the tensors of these origins. `uncompiled`: compiled modules run as they were before, with
+        the modules inside recorded.
         """
         self._replaced.running = self
         watch = self._model.watch
@@ -223,6 +228,7 @@ class ModelService(Service):
             stack.enter_context(self._failing("in forward"))
             stack.enter_context(self._replaced.watching(watch if randomness or widened or watched else None))
             calls = stack.enter_context(self._recording(functions))
+            stack.enter_context(self._model.uncompiled() if uncompiled else contextlib.nullcontext())
             outputs = self._model.run(inputs, train, path, names)
             origins = self._model.origins()
         seen = (watch.take_arrays(), watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)

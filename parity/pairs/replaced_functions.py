@@ -103,13 +103,15 @@ class Replaced:
             self._undo.enter_context(implementation(self.framework, "replaced_functions").prepared_process())
         self._models += 1
 
-    def replace(self) -> None:
-        """Replace every function in all loaded modules that hold it, under any name."""
+    def replace(self, compiled: bool = False) -> None:
+        """Replace every function in all loaded modules that hold it, under any name. `compiled`: models are, but not the substitutes."""
         if not self._functions:
             own = implementation(self.framework, "replaced_functions")
             functional = sys.modules[f"{self.framework}.nn.functional"]
             self._functions = own.operators(lambda: self._watch) | rounded(functional)
             self._functions |= own.replacements(self._draw, self._variance, self._scale)
+            if compiled:
+                self._functions = {function: own.not_compiled(new) for function, new in self._functions.items()}
         _replace_everywhere(self._functions, self._undo)
 
     @contextlib.contextmanager

@@ -122,6 +122,8 @@ class Session:
         self.pairing = Pairing([], "")
         self._splits: dict[str, Splits] = {}
         self.folds = Folds(SIDES[0], [], {})
+        self._keeping: set[str] = set()
+        """Sides whose graphs would keep the random numbers of one training run for all later ones."""
         self.skipped: tuple[str, ...] = ()
         """Stages that were asked for and that folded batch norms leave out."""
         self._turned: dict[str, dict[str, Form]] = {}
@@ -143,13 +145,20 @@ class Session:
         self.differences, self.explained = found
         self.differences += self._other_dtypes()
         self.explained += [*notes, *self._about_narrow(), *said]
+        for side, paths in self.compiled.items():
+            if paths:
+                places = causes.few([path or "the model itself" for path in paths])
+                text = "tensors inside are not compared there"
+                if side in self._keeping:
+                    text += ", and training runs uncompiled, because a static graph keeps its random numbers"
+                self.explained.append(f"compiled in {NAMES[side]}, at {places}: {text}")
         if self.folds.folds:
             self.explained.append(
                 f"batch norms that {NAMES[OTHER_SIDE[self.folds.side]]}'s model has folded into other layers, at {self.folds}: only "
                 "inference is compared, because in training a batch norm uses the statistics of the batch"
             )
         alone = {side: places for side, places in self.narrow.alone.items() if side not in self.pair.widen}
-        self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=alone)
+        self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=alone, compiled=self.compiled)
 
     def everywhere(self, act: Callable[[str], _Answer], names: Iterable[str] | None = None) -> dict[str, _Answer]:
         """Call `act` with every worker's name: in parallel for worker processes, in sequence for this process."""
@@ -171,6 +180,7 @@ class Session:
             )
         )
         self.modules = {side: opened[side]["modules"] for side in SIDES}
+        self.compiled = {side: opened[side]["compiled"] for side in SIDES}
         self.channels_last = channels_last(self.modules["paddle"])
         self.versions = {side: opened[side]["versions"] for side in SIDES}
         self.own_dtypes = {side: opened[side]["dtype"] for side in SIDES}
@@ -205,7 +215,8 @@ class Session:
         """Yield sentences on arrays that are bfloat16 or float16 in one model and another dtype in the other."""
         found: dict[tuple[str, ...], list[str]] = {}
         for name, where in self.pairing.arrays.items():
-            dtypes = tuple(self.stored[side][name_in(where[side])] for side in SIDES)
+            # A bias that only a folded layer has is not stored on the other side.
+            dtypes = tuple(filter(None, (self.stored[side].get(name_in(where[side])) for side in SIDES)))
             if len(set(dtypes)) > 1 and set(dtypes) & set(HALVES):
                 found.setdefault(dtypes, []).append(self.owners[name][0])
         for (torch, paddle), layers in found.items():
@@ -231,6 +242,8 @@ class Session:
                     "not replace: the two sides cannot use the same numbers. Remove that layer, or set its probability to 0"
                     + (", or skip training with --stages eval" if path not in seen[side].random else "")
                 )
+        if self.compiled["paddle"] and trained["paddle"].draws:
+            self._keeping = {"paddle"}
         self.models = {}
         for side in SIDES:
             called = [note["path"] for note in seen[side].calls]
@@ -312,7 +325,7 @@ class Session:
             arrays = {side: self.folds.fold(side, self.workers[side].tensors(names[side])) for side in SIDES}
             return match_values.Models(
                 lambda side, own: self.workers[side].put(self.folds.unfold(side, own)),
-                lambda side: self.run(side, False),
+                lambda side: self.run(side, False, uncompiled=True),
                 arrays,
                 lambda name, array: _spread(name, array, self.pair.seed),
                 self.aliases,
@@ -457,8 +470,12 @@ class Session:
         step: int = 0,
         moved: int | None = None,
         functions: Sequence[str] | None = None,
+        uncompiled: bool = False,
     ) -> ModelRun:
-        """Run forward in one worker, with the dropout masks of `step`. For `functions` see `ModelService.run`."""
+        """Run forward in one worker, with the dropout masks of `step`. For `functions` see `ModelService.run`.
+
+        Models are `uncompiled` while they are matched.
+        """
         side = side_of(name)
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
@@ -473,6 +490,7 @@ class Session:
             widened=self.widened.get(name, self.widened[side]),
             watched=self.watched[train],
             functions=functions,
+            uncompiled=uncompiled or randomness or (train and side in self._keeping),
         )
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}

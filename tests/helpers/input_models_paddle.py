@@ -97,3 +97,22 @@ class Heads(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> dict[str, paddle.Tensor]:
         return {"scores": self.scores(x), "boxes": self.boxes(x) * self.factor, "help": F.relu(self.help(x))}
+
+
+class Dropped(nn.Layer):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.one, self.norm, self.drop = nn.Linear(8, 8), nn.BatchNorm1D(8), nn.Dropout(0.3)
+        self.block, self.head = nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(self.block(self.drop(F.relu(self.norm(self.one(x))))) * self.factor)
+
+
+def static(how: str = "whole", factor: float = 1.0) -> nn.Layer:
+    model = Dropped(factor)
+    if how == "part":
+        model.block = paddle.jit.to_static(model.block)
+        return model
+    return paddle.jit.to_static(model, full_graph=how == "full")

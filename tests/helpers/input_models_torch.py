@@ -79,3 +79,26 @@ class Heads(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"loc": self.boxes(x), "conf": self.scores(x), "aux": F.relu(self.help(x))}
+
+
+class Dropped(nn.Module):
+    """Runs compiled, as a whole or in a part, with what a comparison replaces: a batch norm and dropouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.drop = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3)
+        self.block, self.head = nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.drop(F.relu(self.norm(self.one(x))))))
+
+
+def compiled(how: str = "whole") -> nn.Module:
+    model = Dropped()
+    if how == "whole":
+        return torch.compile(model, backend="aot_eager")
+    if how == "part":
+        model.block = torch.compile(model.block, backend="aot_eager")
+    if how == "method":
+        model.compile(backend="aot_eager")
+    return model

@@ -1,0 +1,81 @@
+"""Models that their framework has compiled are compared as they are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers import input_models_torch
+from helpers.pair_models import ComparePair
+from parity.backend.registry import make_backend
+from parity.errors import InputError
+from parity.pairs.outcome import PairOutcome
+
+TORCH, PADDLE = "input_models_torch.py:", "input_models_paddle.py:"
+
+
+def compare(compare_pair: ComparePair, torch: str, paddle: str) -> PairOutcome:
+    return compare_pair(TORCH + torch, PADDLE + paddle, "6,8")
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [
+        ("compiled()", "Dropped", "compiled in PyTorch, at the model itself: tensors inside are not compared there"),
+        ("compiled('part')", "Dropped", "compiled in PyTorch, at block: tensors inside are not compared there"),
+        ("compiled('method')", "Dropped", "compiled in PyTorch, at the model itself: tensors inside are not"),
+        (
+            "Dropped",
+            "static('part')",
+            "compiled in Paddle, at block: tensors inside are not compared there, and training",
+        ),
+        ("Dropped", "static()", "compiled in Paddle, at the model itself: tensors inside are not compared there, and"),
+        ("Dropped", "static('full')", "compiled in Paddle, at the model itself: tensors inside are not compared"),
+        (
+            "compiled()",
+            "static()",
+            "compiled in Paddle, at the model itself: tensors inside are not compared there, and",
+        ),
+    ],
+)
+def test_a_compiled_model_is_equal(compare_pair: ComparePair, torch: str, paddle: str, said: str) -> None:
+    outcome = compare(compare_pair, torch, paddle)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert any(line.startswith(said) for line in outcome.explained), outcome.explained
+    assert all(outcome.stages[stage].compared > 0 for stage in outcome.asked)
+
+
+@pytest.mark.parametrize(("torch", "paddle"), [("compiled()", "Dropped(1.001)"), ("Dropped", "static('full', 1.001)")])
+def test_a_mistake_in_a_compiled_model_is_found_in_the_output(
+    compare_pair: ComparePair, torch: str, paddle: str
+) -> None:
+    first = compare(compare_pair, torch, paddle).first
+    assert first and (first.phase, first.tensor) == ("eval", "(output)")
+    assert first.cause == "unknown, inside a compiled part: compare the models uncompiled to see the layer"
+
+
+def test_a_copy_of_a_compiled_model_is_compiled() -> None:
+    backend = make_backend("torch")
+    for how in ("whole", "part"):
+        model = input_models_torch.compiled(how)
+        paths = backend.compiled_modules(model).keys()
+        assert paths == ({""} if how == "whole" else {"block"})
+        assert backend.compiled_modules(backend.copy_model(model)).keys() == paths
+        assert backend.compiled_modules(model).keys() == paths
+    with pytest.raises(InputError, match=r"a copy is not compiled by Module\.compile"):
+        backend.copy_model(input_models_torch.compiled("method"))
+
+
+@pytest.mark.parametrize("how", ["whole", "part", "full"])
+def test_a_copy_of_a_static_layer_is_static_and_the_original_stays_so(how: str) -> None:
+    assert torch  # before Paddle
+    from helpers import input_models_paddle
+
+    backend, model = make_backend("paddle"), input_models_paddle.static(how)
+    path = "block" if how == "part" else ""
+    copied = backend.copy_model(model)
+    for one in (model, copied):
+        ((own, layer),) = backend.compiled_modules(one).items()
+        assert own == path and layer is not None and layer.forward.dygraph_function.__self__ is layer
+    assert type(copied.block.forward) is type(model.block.forward)
+    assert type(copied.forward) is type(model.forward)
