@@ -39,8 +39,18 @@ class PairOutcome(Outcome):
         return [*alone, *(name for names in self.pairing.single.values() for name in names)]
 
     def sentence(self) -> str:
-        """Return the verdict in one line, with what the matching of layers left open."""
-        return "; ".join([super().sentence(), *self.pairing.notes])
+        """Return the verdict in one line, with what the matching of layers left open, and what it lacks without twins."""
+        lacking = [] if self.how.get("twins", 1) else [f"without twins (--twins 0), {self._lacking()}"]
+        return "; ".join([super().sentence(), *self.pairing.notes, *lacking])
+
+    def _lacking(self) -> str:
+        """Return what a comparison without one-ULP twins cannot say."""
+        if self.first:
+            return "rounding that the models multiply counts as a difference"
+        if self.dtype != "float64":
+            return f"{self.dtype} training is not compared beyond its first step"
+        weights = "all weights together are not compared, and " if self.trajectory else ""
+        return f"{weights}nothing measures how rounding grows"
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as dicts, lists, numbers and texts, for `json.dumps`."""

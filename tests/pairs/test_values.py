@@ -313,3 +313,20 @@ def test_a_layer_that_takes_another_shape_does_not_run_alone(compare_pair: Compa
     rows = compare(compare_pair, name, name, shape, stages=("eval",), isolate=True).isolated
     assert rows and {row["verdict"] for row in rows} == {"equal"}
     assert "conv" not in [row["layer"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("paddle", "stages", "said"),
+    [
+        ("Places", None, "all weights together are not compared, and nothing measures how rounding grows"),
+        ("Places", ("eval",), "nothing measures how rounding grows"),
+        ("Places(first=1)", None, "rounding that the models multiply counts as a difference"),
+    ],
+)
+def test_a_verdict_without_twins_says_what_it_lacks(
+    compare_pair: ComparePair, pair_workers: dict[str, Any], paddle: str, stages: tuple[str, ...] | None, said: str
+) -> None:
+    two = {side: pair_workers[side] for side in ("torch", "paddle")}
+    more = {"stages": stages} if stages else {}
+    outcome = compare(compare_pair, "Places", paddle, "3,5,6", workers=two, **more)
+    assert outcome.sentence().endswith(f"; without twins (--twins 0), {said}")
