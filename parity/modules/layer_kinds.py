@@ -5,8 +5,8 @@ All of it is data. `KINDS` is the table; `read_kinds` returns a table with the k
 A spelling says where an array is stored on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
 `in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). `weight.T[:,1/3]` is
 a part along the second axis of the stored array, `weight[1/3 in 4]` the second third of each of four equal groups (heads), and
-`weight[0:8]` the first eight rows. A setting's spelling is an attribute of the layer: `_epsilon`, `1-momentum` (one minus it),
-`!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
+`weight[0:8]` the first eight rows (`weight[0:8 in 2]`: of each of two groups). A setting's spelling is an attribute of the layer:
+`_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
 """
 
 from __future__ import annotations
@@ -230,9 +230,9 @@ def kind_of(side: str, classes: Sequence[str], kinds: Kinds = KINDS) -> Kind:
     return Kind(classes[0].rpartition(".")[2].lower(), {}, {"*": {}})
 
 
-_PART = r"(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})(?: in (?P<groups>[0-9]{1,9}))?"
+_PART = r"(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})|(?P<first>[0-9]{1,9}):(?P<last>[0-9]{1,9})"
 _SPELLING = re.compile(
-    rf"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<second>:,)?(?:{_PART}|(?P<first>[0-9]{{1,9}}):(?P<last>[0-9]{{1,9}}))\])?"
+    rf"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<second>:,)?(?:{_PART})(?: in (?P<groups>[0-9]{{1,9}}))?\])?"
 )
 
 
@@ -240,7 +240,7 @@ _SPELLING = re.compile(
 class Spelling:
     """A parsed spelling: part number `part` of `parts` equal ones along `axis` of the array `name`, in each of `groups` equal groups.
 
-    Where `rows` is not None, it replaces the equal parts: the rows from the first number to the one before the second.
+    Where `rows` is not None, it replaces the equal parts: the rows of each group from the first number to the one before the second.
     """
 
     name: str
@@ -280,13 +280,16 @@ class Spelling:
         found = list(own)
         if not self.whole:
             self._check(own)
-            found[self.axis] = self.rows[1] - self.rows[0] if self.rows else own[self.axis] // self.parts
+            rows = self.groups * (self.rows[1] - self.rows[0]) if self.rows else own[self.axis] // self.parts
+            found[self.axis] = rows
         return tuple(reversed(found)) if self.transposed else tuple(found)
 
     def index(self, size: int) -> slice | Array:
         """Return the index of the part along an axis of `size`."""
-        if self.rows:
+        if self.rows and self.groups == 1:
             return slice(*self.rows)
+        if self.rows:
+            return np.arange(size).reshape(self.groups, -1)[:, slice(*self.rows)].ravel()
         if self.groups == 1:
             rows = size // self.parts
             return slice(self.part * rows, (self.part + 1) * rows)
@@ -298,7 +301,7 @@ class Spelling:
 
     def _check(self, own: Sequence[int]) -> None:
         size = own[self.axis] if len(own) > self.axis else 0
-        if self.rows and self.rows[1] > size:
+        if self.rows and self.rows[1] > size // self.groups:
             raise InputError(f"array {self.name!r} of shape {list(own)} has no rows {self.rows[0]}:{self.rows[1]}")
         if not size or size % (self.parts * self.groups):
             raise InputError(
@@ -338,7 +341,7 @@ def check_each_once(spellings: Iterable[str], shapes: Mapping[str, Sequence[int]
             raise InputError(f"the array {name!r} is named twice")
         if found[0].rows:
             rows = sorted(spelling.rows for spelling in found if spelling.rows)
-            end = shapes[name][found[0].axis] if shapes and name in shapes else rows[-1][1]
+            end = shapes[name][found[0].axis] // found[0].groups if shapes and name in shapes else rows[-1][1]
             _check_rows(name, [*rows, (end, end)])
         elif len(found) < found[0].parts:
             raise InputError(f"only {len(found)} of {found[0].parts} parts of the array {name!r} are named")

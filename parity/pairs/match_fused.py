@@ -78,7 +78,8 @@ class Fusion:
         sizes = [outputs_of(part) for part in self.parts]
         if len(set(sizes)) == 1:
             return Spelling("", part=number, parts=len(sizes), groups=self.heads)
-        return Spelling("", rows=(sum(sizes[:number]), sum(sizes[: number + 1])))
+        sizes = [size // self.heads for size in sizes]
+        return Spelling("", rows=(sum(sizes[:number]), sum(sizes[: number + 1])), groups=self.heads)
 
     def _spelling(self, name: str, number: int) -> Spelling:
         own, place = parse_spelling(self.whole.spellings[name]), self._place(number)

@@ -427,7 +427,7 @@ def _given_fusion(
             continue
         fits = all(part.signature[1][1:] == one.signature[1][1:] for part in parts)
         sizes = [outputs_of(part) for part in parts]
-        if fits and sum(sizes) == outputs_of(one) and (heads == 1 or (len(set(sizes)) == 1 and sizes[0] % heads == 0)):
+        if fits and sum(sizes) == outputs_of(one) and all(size % heads == 0 for size in sizes):
             return Fusion(side, one, tuple(parts), heads)
     raise InputError(
         f"the map joins {' + '.join(map(str, parts))}, whose outputs are not those of {whole}"

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -255,10 +256,7 @@ class Search:
             if _is_spelled(fusion)
             else list(itertools.islice(itertools.permutations(range(count)), MOST_ORDERS))
         )
-        sizes = {outputs_of(part) for part in fusion.parts}
-        if len(sizes) > 1:
-            return orders, [1]
-        size = sizes.pop()
+        size = math.gcd(*(outputs_of(part) for part in fusion.parts))
         stated = [n for side in SIDES for n in self.problem.models[side].heads]
         usual = [n for n in range(2, min(size, 129)) if size % n == 0]
         return orders, [1, *(n for n in dict.fromkeys([*stated, *usual]) if size % n == 0)]

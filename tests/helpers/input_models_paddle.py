@@ -77,6 +77,19 @@ class Framed(nn.Layer):
         return self.b(self.a(x))
 
 
+class Groups(nn.Layer):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(8, 12), nn.Linear(8, 6), nn.Linear(8, 6)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        key, value = self.k_proj(x), self.v_proj(x) * self.factor
+        scores = self.q_proj(x) @ paddle.concat([key, key], -1).transpose([0, 2, 1])
+        return self.head(F.softmax(scores, -1) @ paddle.concat([value, value], -1))
+
+
 class Masked(nn.Layer):
     def __init__(self, whole: bool = False) -> None:
         super().__init__()

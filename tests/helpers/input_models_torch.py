@@ -59,6 +59,20 @@ class Mixed(nn.Module):
         return self.head((query @ key.transpose(1, 2)).softmax(-1) @ value)
 
 
+class Groups(nn.Module):
+    """One layer holds, group by group, two heads of queries with one head of keys and one of values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.qkv(x).unflatten(-1, (3, 8))
+        query, key, value = (part.flatten(-2) for part in parts.split([4, 2, 2], -1))
+        scores = query @ torch.cat([key, key], -1).transpose(1, 2)
+        return self.head(scores.softmax(-1) @ torch.cat([value, value], -1))
+
+
 class Masked(nn.Module):
     """Takes integers and booleans. Its port may take the mask as integers."""
 

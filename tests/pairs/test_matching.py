@@ -103,6 +103,24 @@ def test_a_part_of_a_fused_layer_that_one_model_never_calls_is_named(compare_pai
     assert outcome.first.cause == "only PyTorch calls qkv[value] (Paddle: value)"
 
 
+def test_parts_of_different_sizes_may_be_held_group_by_group(compare_pair: ComparePair, tmp_path: Path) -> None:
+    models = "input_models_torch.py:Groups", "input_models_paddle.py:Groups"
+    outcome = compare_pair(*models, SEQUENCE)
+    assert outcome.verdict == "equal" and outcome.pairing.confirmed, outcome.sentence()
+    assert outcome.pairing.arrays["qkv[k_proj].weight"]["torch"] == "qkv.weight[4:6 in 3]"
+    mapping.save(tmp_path / "map.json", outcome.pairing)
+    saved = read_map(tmp_path / "map.json")
+    assert compare_pair(*models, SEQUENCE, given=saved).verdict == "equal"
+    random = np.random.default_rng(0)
+    start = {name: random.standard_normal(own) for name, own in outcome.pairing.shapes["torch"].items()}
+    there = state_dict_files.converted(start, "torch", "paddle", saved)
+    np.testing.assert_array_equal(there["v_proj.bias"], start["qkv.bias"].reshape(3, 8)[:, 6:].ravel())
+    back = state_dict_files.converted(there, "paddle", "torch", saved)
+    assert {name: a.tobytes() for name, a in back.items()} == {name: a.tobytes() for name, a in start.items()}
+    wrong = compare_pair(models[0], f"{models[1]}(1.001)", SEQUENCE)
+    assert wrong.first and wrong.first.tensor == "head:input"
+
+
 def test_padding_outside_a_layer_confirms_its_place(compare_pair: ComparePair) -> None:
     outcome = compare_pair("value_models_torch.py:Bordered", "input_models_paddle.py:Framed", "2,3,7,6")
     assert outcome.verdict == "equal" and outcome.pairing.tried and outcome.pairing.confirmed
