@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, mapping, match_names
 from parity.pairs.alignment import Call
 from parity.pairs.match_fused import Fusion, outputs_of
-from parity.pairs.match_layers import Assignment, Problem, neighbours
+from parity.pairs.match_layers import Assignment, Problem, neighbours, normal
 from parity.pairs.match_models import Pairing
 from parity.pairs.match_outputs import AGREE, match_outputs
 from parity.pairs.match_runs import split_run
@@ -391,9 +391,19 @@ class Search:
         partner = trial.assignment.partner
         pairs = [pair for pair in neighbours(self.problem, trial.assignment) if not agreeing & set(pair)]
         found = [f"{path} = {partner[path]}" for path in dict.fromkeys(path for pair in pairs for path in pair)]
+        if trial.failing and trial.failing[2]:
+            found += [f"{path} = {partner[path]}" for path in self._by_shape_alone(trial) if path not in found]
         fixed = set(map(str, self.problem.fixed_fusions))
         found += [str(f) for f in trial.assignment.fusions if str(f) not in fixed and not _is_spelled(f)]
         return _few(found)
+
+    def _by_shape_alone(self, trial: Trial) -> Iterator[str]:
+        """Yield layers that share their input with others and have another name than their partner: any weights agree before a mismatch."""
+        partner, shared = trial.assignment.partner, Counter(self._inputs.values())
+        for path, other in partner.items():
+            last = [normal(one).rpartition(".")[2] for one in (path, other)]
+            if last[0] != last[1] and path not in self.problem.named and shared[self._inputs.get(path, b"")] > 1:
+                yield path
 
 
 def _last_names(paths: Sequence[str]) -> tuple[str, ...]:

@@ -90,6 +90,16 @@ class Groups(nn.Layer):
         return self.head(F.softmax(scores, -1) @ paddle.concat([value, value], -1))
 
 
+class Halves(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v, self.head = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        query, key = self.qk(x).chunk(2, -1)
+        return self.head(F.softmax(query @ key.transpose([0, 2, 1]), -1) @ self.v(x))
+
+
 class Masked(nn.Layer):
     def __init__(self, whole: bool = False) -> None:
         super().__init__()

@@ -73,6 +73,18 @@ class Groups(nn.Module):
         return self.head(scores.softmax(-1) @ torch.cat([value, value], -1))
 
 
+class Halves(nn.Module):
+    """Joins key and value, where its port joins query and key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv, self.head = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        key, value = self.kv(x).chunk(2, -1)
+        return self.head((self.q(x) @ key.transpose(1, 2)).softmax(-1) @ value)
+
+
 class Masked(nn.Module):
     """Takes integers and booleans. Its port may take the mask as integers."""
 

@@ -121,6 +121,11 @@ def test_parts_of_different_sizes_may_be_held_group_by_group(compare_pair: Compa
     assert wrong.first and wrong.first.tensor == "head:input"
 
 
+def test_layers_that_only_their_shapes_match_are_named(compare_pair: ComparePair) -> None:
+    outcome = compare_pair("input_models_torch.py:Halves", "input_models_paddle.py:Halves", SEQUENCE)
+    assert outcome.pairing.notes == ["matched by order, and not confirmed by values: kv = qk, q = v"]
+
+
 def test_padding_outside_a_layer_confirms_its_place(compare_pair: ComparePair) -> None:
     outcome = compare_pair("value_models_torch.py:Bordered", "input_models_paddle.py:Framed", "2,3,7,6")
     assert outcome.verdict == "equal" and outcome.pairing.tried and outcome.pairing.confirmed
