@@ -18,7 +18,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm
 from parity.modules.description import Unit
 from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
@@ -360,6 +360,18 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 name = f"backward/{a.name}:output{i or ''}"
                 moved = tuple(twin[f"backward/{one}"] for twin in twins if f"backward/{one}" in twin)
                 yield _fitted(name, (a, b), (arrays[0], arrays[1], *moved), backward=True)
+
+
+def output_gradients(alignment: Alignment, torch: Record, paddle: Record) -> dict[str, tuple[float, float]]:
+    """Return path of a layer -> the largest norm of the gradient of its outputs, on both sides."""
+    found: dict[str, tuple[float, float]] = {}
+    for a, b in alignment.pairs:
+        for keys in zip(a.outputs, b.outputs, strict=False):
+            arrays = [side.get(f"backward/{key}") for side, key in zip((torch, paddle), keys, strict=True)]
+            one, two = (0.0 if array is None or not np.isfinite(array).all() else norm(array) for array in arrays)
+            before = found.get(a.unit.path, (0.0, 0.0))
+            found[a.unit.path] = max(before[0], one), max(before[1], two)
+    return found
 
 
 def draw_keys(pairing: Pairing, runs: Mapping[str, ModelRun], alignment: Alignment) -> dict[str, dict[int, str]]:

@@ -344,9 +344,11 @@ class ModelStep(Step):
             label = session.label(name.removeprefix("input/"))
             yield Compared(f"backward/(model):input/{label}", None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
+        outputs = alignment.output_gradients(session.alignment(runs), backs["torch"], backs["paddle"])
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)
-            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"])
+            of_outputs = outputs.get(session.owners[chunk[0]][0], ())
+            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"], of_outputs=of_outputs)
             source.zero |= {name: max(sizes) for name, sizes in zero.items()}
             for name in reversed(chunk):
                 if compare and (name in own["torch"] or name in own["paddle"]):

@@ -37,6 +37,29 @@ class Bordered(nn.Layer):
         return self.conv(self.stem(x))
 
 
+class Affine(nn.Layer):
+    """One scale and one shift for all values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
+        self.shift = self.create_parameter([1], is_bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.shift
+
+
+def without_effect() -> nn.Layer:
+    """A convolution and a batch norm behind an affine layer, which leave its parameters no effect."""
+    return nn.Sequential(
+        nn.Conv2D(3, 5, 3),
+        Affine(),
+        nn.Conv2D(5, 4, 1, bias_attr=False),
+        nn.BatchNorm2D(4, epsilon=1e-7),
+        nn.Conv2D(4, 2, 1),
+    )
+
+
 class Causal(nn.Layer):
     """Pads the beginning of a sequence only, or with `both` a part of each end."""
 

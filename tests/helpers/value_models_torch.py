@@ -36,6 +36,24 @@ class Bordered(nn.Module):
         return self.conv(F.pad(self.stem(x), (1, 1, 1, 1)))
 
 
+class Affine(nn.Module):
+    """One scale and one shift for all values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x + self.shift
+
+
+def without_effect() -> nn.Module:
+    """A convolution and a batch norm behind an affine layer, which leave its parameters no effect."""
+    return nn.Sequential(
+        nn.Conv2d(3, 5, 3), Affine(), nn.Conv2d(5, 4, 1, bias=False), nn.BatchNorm2d(4, eps=1e-7), nn.Conv2d(4, 2, 1)
+    )
+
+
 class Causal(nn.Module):
     """Pads both ends of a sequence, and cuts the end off."""
 

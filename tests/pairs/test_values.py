@@ -243,6 +243,10 @@ def test_another_slope_of_a_hard_sigmoid_is_found(compare_pair: ComparePair, slo
     assert first and (first.phase, first.tensor) == ("eval", "head:input")
 
 
+def test_zero_gradients_of_a_layer_are_judged_by_that_of_its_output(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "without_effect", "without_effect", "4,3,6,5"))
+
+
 # Inputs by name
 
 NAMED = (
