@@ -1,9 +1,10 @@
-"""`vgg-parity pairs`: compare networks of torchvision with those of paddle.vision (`parity.pairs.library_pairs`)."""
+"""`vgg-parity pairs`: compare models of PyTorch's libraries with those of Paddle's (`parity.pairs.library_pairs`)."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from parity.compare.verdicts import DIFFERENT
 from parity.errors import InputError
 from parity.files import generated_block
 from parity.files.atomic import write_atomically
+from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
-from parity.pairs.library_pairs import PAIRS, chosen
+from parity.pairs.library_environments import environments_folder, find_interpreter
+from parity.pairs.library_pairs import PAIRS, LibraryPair, chosen
 from parity.pairs.match_models import ModelsDiffer
 from parity.progress import Console, Phases
 from parity.report import plain
@@ -24,14 +27,14 @@ from parity.report.kept_results import read_pair
 from parity.report.pairs_table import TABLES
 from parity.training.run_folder import check_writable
 
-ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
+ALIKE = ("dtype", "optimizer", "steps", "seed")
 """Fields in which all rows of a table agree."""
 
 
 @command(
     "pairs",
-    "Compare networks of torchvision with those of paddle.vision, by name, or all of them.",
-    ("resnet18,vgg16", "all --report docs/pairs --update docs/pairs.md"),
+    "Compare models of PyTorch's libraries with those of Paddle's, by name, or all of them.",
+    ("resnet18,vgg16", "bert,swin", "all --report docs/pairs --update docs/pairs.md"),
 )
 @argument("names", metavar="NAME[,NAME...]|all")
 @option("--report", type=PATH, metavar="DIR", help="write the result of each pair as NAME.json")
@@ -41,6 +44,12 @@ ALIKE = ("lanes", "dtype", "optimizer", "steps", "seed")
     multiple=True,
     metavar="FILE",
     help="write the tables of all results in --report into FILE, between their marks; repeat the option for more files",
+)
+@option(
+    "--environments",
+    type=PATH,
+    metavar="DIR",
+    help="the environments that scripts/library_environments.py made (default: those in the cache)",
 )
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
@@ -60,20 +69,30 @@ def main(options: Options, console: Console) -> dict[str, Any]:
 def _compare(options: Options, console: Console, phases: Phases) -> list[dict[str, Any]]:
     """Return one result per pair; different architectures are a result, too."""
     rows = []
+    interpreters = {pair.name: _pythons(pair, options) for pair in chosen(options.names)}  # before minutes of work
     for pair in chosen(options.names):
+        pythons = interpreters[pair.name]
         phases.begin(pair.name)
         console.say(pair.name)
-        head = {"name": pair.name, "torch": pair.torch, "paddle": pair.paddle, "input_shape": list(pair.input_shape)}
-        head["set"] = [*(("PyTorch", t) for t in pair.set_torch), *(("Paddle", t) for t in pair.set_paddle)]
+        head: dict[str, Any] = {
+            "name": pair.name,
+            "torch": pair.torch,
+            "paddle": pair.paddle,
+            "input_shape": list(pair.input_shape),
+        }
+        head |= {"inputs": dict(pair.inputs), "set": pair.settings()}
+        started = time.monotonic()
         try:
             outcome = compare_models(
                 torch=pair.torch,
                 paddle=pair.paddle,
-                input_shape=pair.input_shape,
+                input_shape=pair.input_shape or None,
+                named_inputs=pair.inputs,
                 set_torch=pair.set_torch,
                 set_paddle=pair.set_paddle,
+                widen=pair.widen,
                 say=partial(_tell, phases, pair.name),
-                **training(options),
+                **training(options) | pythons,
             )
             row = outcome.to_json()
             del row["layers"], row["models"], row["tree"]  # hundreds of kilobytes in all, and the table shows the worst
@@ -86,10 +105,20 @@ def _compare(options: Options, console: Console, phases: Phases) -> list[dict[st
                 "trajectory": [],
             }
         console.say(f"  {row['sentence']}", row["verdict"])
+        row |= {"seconds": round(time.monotonic() - started, 2)}
         rows.append(dict(plain(head | row | surroundings("pairs", options))))
         if options.report:
             write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
     return rows
+
+
+def _pythons(pair: LibraryPair, options: Options) -> dict[str, Path | None]:
+    """Return the interpreters of both sides: those of the command line, or else of the pair's environments."""
+    folder, found = options.environments, dict[str, Path | None]()
+    for side, name in zip(SIDES, pair.environments, strict=True):
+        given: Path | None = getattr(options, f"{side}_python")
+        found[f"{side}_python"] = given or (find_interpreter(name, folder or environments_folder()) if name else None)
+    return found
 
 
 def _tell(phases: Phases, name: str, line: str) -> None:
@@ -118,7 +147,7 @@ def _update(file: Path, marks: Sequence[str], rows: list[dict[str, Any]]) -> Non
 def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the results of this run, and those in `folder` of earlier runs with the same settings, in the order of the pairs."""
     rows = {row["name"]: row for row in fresh}
-    alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if "lanes" in row), None)
+    alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if row["stages"]), None)
     for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
         try:
             row = read_pair(file)

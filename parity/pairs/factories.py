@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,15 @@ def _module(place: str, folder: str) -> Any:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def library_version(text: str) -> dict[str, str]:
+    """Return the name and the version of the installed package that a factory's module belongs to; empty for a file."""
+    name = parse(text)[0].partition(".")[0]
+    try:
+        return {name: importlib.metadata.version(name)}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 def text_of(factory: Any) -> str:

@@ -1,20 +1,24 @@
-"""Pairs of library models: networks of torchvision and paddle.vision, and both frameworks' transformer encoder layer.
+"""Pairs of library models: networks of torchvision and paddle.vision, of timm, transformers, diffusers and their Paddle counterparts.
 
-Inputs are small and classes few where a network allows it, so that a laptop can compare all of them. Weights are random.
+Inputs are small, classes few and models tiny where a library allows it, so that a laptop can compare all of them. Weights are random.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from parity.errors import InputError, suggest
 
 
 @dataclass(frozen=True)
 class LibraryPair:
-    """A named pair: the two factories, the shape of the input, and the attributes to set first.
+    """A named pair: the two factories, the inputs, and what to set first.
 
-    A pair that differs may have a second entry NAME-set-right. It sets the differing attributes, to show that nothing else differs.
+    `inputs` are shapes by the name of an argument, in the place of `input_shape`. `environments` are those of
+    `scripts/library_environments.py` that hold PyTorch's and Paddle's library; "" is the running one. `widen`: see `compare_models`.
+
+    A pair that differs may have a second entry NAME-set-right. It sets what differs, to show that nothing else differs.
     """
 
     name: str
@@ -23,6 +27,15 @@ class LibraryPair:
     input_shape: tuple[int, ...] = (4, 3, 64, 64)
     set_torch: tuple[str, ...] = ()
     set_paddle: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    environments: tuple[str, str] = ("", "")
+    widen: tuple[str, ...] = ()
+
+    def settings(self) -> list[tuple[str, str]]:
+        """Return what a user writes beyond the two factories and the inputs: (framework, setting)."""
+        names = {"torch": "PyTorch", "paddle": "Paddle"}
+        rows = [("PyTorch", text) for text in self.set_torch] + [("Paddle", text) for text in self.set_paddle]
+        return rows + [(names[side], f"--widen {side}") for side in self.widen]
 
 
 def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> LibraryPair:
@@ -30,8 +43,15 @@ def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", 
     return LibraryPair(name, torch, f"paddle.vision.models:{paddle or name}", shape)
 
 
-def _set_right(pair: LibraryPair, torch: tuple[str, ...], paddle: tuple[str, ...], factory: str = "") -> LibraryPair:
-    return replace(pair, name=f"{pair.name}-set-right", torch=factory or pair.torch, set_torch=torch, set_paddle=paddle)
+def _set_right(
+    pair: LibraryPair,
+    torch: tuple[str, ...] = (),
+    paddle: tuple[str, ...] = (),
+    factory: str = "",
+    widen: tuple[str, ...] = (),
+) -> LibraryPair:
+    changed = factory or pair.torch
+    return replace(pair, name=f"{pair.name}-set-right", torch=changed, set_torch=torch, set_paddle=paddle, widen=widen)
 
 
 _SMALL = (2, 3, 32, 32)
@@ -61,6 +81,75 @@ _PAIRS = [
     ),
 ]  # fmt: skip
 
+_CLAS = "paddleclas.ppcls.arch.backbone"
+_CLAS_ENVIRONMENTS, _NLP_ENVIRONMENTS = ("torch", "paddleclas"), ("torch", "paddlenlp")
+_TEXT = "num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32"
+_TOKENS = {"input_ids": "2,9:12"}
+"""So many tokens of so few kinds that each kind appears, also the padding token."""
+_MASK = {"attention_mask": "2,9:2"}
+"""Without it, BERT and ERNIE of paddlenlp mask the padding token, and those of transformers do not."""
+_T5 = "num_layers=2, d_model=16, d_kv=8, d_ff=32, num_heads=2, use_cache=False"
+_DEIT = "img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2"
+_SWIN = "img_size=64, window_size=4, embed_dim=16, depths=[2, 2], num_heads=[2, 4]"
+_UNET = (
+    "UNet2DModel(sample_size=16, layers_per_block=1, block_out_channels=[8, 16], norm_num_groups=4, attention_head_dim=4, "
+    "down_block_types=['DownBlock2D', 'AttnDownBlock2D'], up_block_types=['AttnUpBlock2D', 'UpBlock2D'])"
+)
+_RESNET26 = "{'block_type': 'BottleneckBlock', 'block_depth': [2, 2, 2, 2], 'num_channels': [64, 256, 512, 1024]}"
+
+
+def _text(name: str, torch: str, paddle: str, inputs: Mapping[str, str] | None = None) -> LibraryPair:
+    factories = f"transformers:{torch}", f"paddlenlp.transformers:{paddle}"
+    return LibraryPair(name, *factories, (), inputs=inputs or _TOKENS, environments=_NLP_ENVIRONMENTS)
+
+
+def _timm(name: str, torch: str, paddle: str, shape: tuple[int, ...] = (2, 3, 64, 64)) -> LibraryPair:
+    return LibraryPair(name, f"timm{torch}", f"{_CLAS}{paddle}", shape, environments=_CLAS_ENVIRONMENTS)
+
+
+_PAIRS += [
+    *(
+        _text(name.lower(), *(f"{name}Model({name}Config(vocab_size=12, type_vocab_size=2, {_TEXT}))",) * 2, _TOKENS | _MASK)
+        for name in ("Bert", "Ernie")
+    ),
+    _text(
+        "gpt2",
+        "GPT2Model(GPT2Config(vocab_size=12, n_positions=32, n_embd=16, n_layer=2, n_head=2))",
+        "GPTModel(GPTConfig(vocab_size=12, max_position_embeddings=32, "
+        "num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=64))",
+    ),
+    _text("t5", *(f"T5Model(T5Config(vocab_size=12, {_T5}))",) * 2, _TOKENS | {"decoder_input_ids": "2,5:12"}),
+    _text("llama", *(f"LlamaModel(LlamaConfig(vocab_size=12, {_TEXT}))",) * 2),
+    LibraryPair(
+        "unet",
+        f"diffusers:{_UNET}",
+        f"ppdiffusers:{_UNET}",
+        (),
+        inputs={"sample": "2,3,16,16", "timestep": "2:100"},
+        environments=_NLP_ENVIRONMENTS,
+    ),
+    LibraryPair(
+        "deit",
+        f"timm.models.deit:VisionTransformerDistilled({_DEIT}, num_classes=10)",
+        f"ppim.models.deit:DistilledVisionTransformer({_DEIT}, class_dim=10, qkv_bias=True, epsilon=1e-6)",
+        (2, 3, 32, 32),
+        environments=("torch", "ppim"),
+    ),
+    _timm(
+        "swin",
+        f".models.swin_transformer:SwinTransformer({_SWIN}, num_classes=10)",
+        f".legendary_models.swin_transformer:SwinTransformer({_SWIN}, class_num=10)",
+    ),
+    _timm("pp_hgnetv2", ":create_model('hgnetv2_b0', num_classes=10)", ":PPHGNetV2_B0(class_num=10)"),
+    _timm("pp_lcnet", ":create_model('lcnet_050', num_classes=10)", ":PPLCNet_x0_5(class_num=10)"),
+    _timm(
+        "resnet_vd",
+        ":create_model('resnet26d', num_classes=10)",
+        f".legendary_models.resnet:ResNet(config={_RESNET26}, version='vd', class_num=10)",
+    ),
+    _timm("mobilenet_v1", ":create_model('mobilenetv1_100', num_classes=10)", ":MobileNetV1(class_num=10)", (2, 3, 32, 32)),
+]  # fmt: skip
+
 _UPSCALE = "Dropout.mode='upscale_in_train'"
 
 _BY_NAME = {pair.name: pair for pair in _PAIRS}
@@ -73,6 +162,19 @@ _RIGHT = [
         ("BatchNorm2d.eps=1e-5", "Dropout.p=0.2"),
         (_UPSCALE,),
         "torchvision.models:inception_v3(num_classes=10, init_weights=False, aux_logits=False)",
+    ),
+    _set_right(_BY_NAME["bert"], ("embeddings.word_embeddings.padding_idx=None",)),
+    _set_right(_BY_NAME["t5"], widen=("paddle",)),
+    # The rotation of the first token is exact in float32. That of later ones is not, in tables that Paddle's model holds.
+    replace(_set_right(_BY_NAME["llama"], widen=("paddle",)), inputs={"input_ids": "9,1:12"}),
+    _set_right(_BY_NAME["unet"], widen=("paddle",)),
+    # 1 - 0.25 is exact in float32.
+    _set_right(_BY_NAME["swin"], ("DropPath.drop_prob=0.25",), ("DropPath.drop_prob=0.25",)),
+    _set_right(
+        _BY_NAME["pp_lcnet"], (), ("Dropout.p=0.0",), "timm:create_model('lcnet_050', num_classes=10, head_bias=False)"
+    ),
+    _set_right(
+        _BY_NAME["mobilenet_v1"], factory="timm:create_model('mobilenetv1_100', num_classes=10, act_layer='relu')"
     ),
 ]
 

@@ -125,7 +125,8 @@ class ModelService(Service):
         modules = self._model.describe()
         implementation(self.framework, "replaced_functions").prepare(self._model.model)
         self._replaced.replace(bool(self._model.compiled))
-        versions = runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
+        library = factories.library_version(factory) if isinstance(factory, str) else {}
+        versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         compiled, dtype = list(self._model.compiled), self._model.own_dtype()
         return {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype}
 

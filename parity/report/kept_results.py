@@ -136,14 +136,18 @@ class _Pair(TypedDict):
     trajectory: Sequence[_PairStep]
 
 
-class _Versions(TypedDict, total=False):
+class _Environment(TypedDict, total=False):
+    """Fields that not every file of a pair has."""
+
     lanes: Mapping[str, Mapping[str, str]]
+    inputs: Mapping[str, str]
+    seconds: float
 
 
 def read_pair(file: Path) -> dict[str, Any]:
     """Read the result of one pair that `vgg-parity pairs --report` wrote; `InputError` if `file` holds no result of its pair."""
     row = parse_json(read_text(file, "a result"), str(file))
-    for fields in (_Pair, _Versions):
+    for fields in (_Pair, _Environment):
         check_type(row, fields, str(file))
     if row["name"] != file.stem or any(len(one) != 2 for one in row["set"]):
         raise InputError(f"{file} holds no result of the pair {file.stem}: remove it")

@@ -9,13 +9,12 @@ from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the results as a Markdown table."""
-    found: dict[str, dict[str, str]] = next((row["lanes"] for row in rows if "lanes" in row), {})
-    lanes = ", ".join(f"{side} {versions.get(side, '?')}" for side, versions in found.items())
     lines = [
-        f"float64, random weights, {lanes}:",
+        "float64, random weights:",
         "",
-        "| pair | input | verdict | tensors | largest inference error | weight error, last step | weight change by then | what differs |",
-        "|---|---|---|---:|---:|---:|---:|---|",
+        "| pair | versions | input | verdict | tensors | largest inference error | weight error, last step "
+        "| weight change by then | minutes | lines | what differs |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         stages, steps = row["stages"], row["trajectory"]
@@ -24,21 +23,45 @@ def table(rows: list[dict[str, Any]]) -> str:
         end = steps[-1] if steps and steps[-1]["error"] is not None else None
         last = f"{float(end['error']):.1e} (step {end['step']})" if end else ""
         moved = f"{float(end['moved']):.1e}" if end else ""
-        shape = " x ".join(map(str, row["input_shape"]))
-        said = "<br>".join(row["differences"]) or (row["sentence"] if row["verdict"] == DIFFERENT else "")
+        said = "<br>".join(_causes(row))
         changed = "<br>" + "<br>".join(f"{side}: `{text}`" for side, text in row["set"]) if row["set"] else ""
         cells = [
             f"`{row['name']}`{changed}",
-            shape,
+            "<br>".join(_versions(found) for found in row.get("lanes", {}).values()),
+            _inputs(row),
             row["verdict"],
             f"{count:,}" if count else "",
             worst,
             last,
             moved,
+            f"{row['seconds'] / 60:.1f}" if "seconds" in row else "",
+            str(len(row["set"])),
             said,
         ]
         lines.append(_line(cells))
     return "\n".join(lines)
+
+
+def _versions(found: dict[str, str]) -> str:
+    """Return the versions of a side's framework and of its library."""
+    return ", ".join(f"{name} {version}" for name, version in found.items() if name not in ("cuda", "python", "numpy"))
+
+
+def _inputs(row: dict[str, Any]) -> str:
+    """Return the inputs as 4 x 3 x 64 x 64, or each by the name of its argument; integers as 2 x 9 below 12."""
+    named = {name: " below ".join(text.split(":")).replace(",", " x ") for name, text in row.get("inputs", {}).items()}
+    shape = [" x ".join(map(str, row["input_shape"]))] if row["input_shape"] else []
+    return "<br>".join(shape + [f"{name}: {text}" for name, text in named.items()])
+
+
+def _causes(row: dict[str, Any]) -> list[str]:
+    """Return what differs: the settings, and the cause of the first divergence where they do not say it; or else the sentence."""
+    first = row.get("first_divergence") or {}
+    cause = first.get("cause") if row["verdict"] == DIFFERENT else None
+    found = [*row["differences"]]
+    if cause and not any(text.partition(" at ")[0] in cause for text in found):
+        found.append(cause)
+    return found or ([row["sentence"]] if row["verdict"] == DIFFERENT else [])
 
 
 def _line(cells: list[str]) -> str:
@@ -56,8 +79,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         if row["verdict"] != DIFFERENT:
             continue
         # The row of the dropout layers says the same.
-        said = [_short(text) for text in row["differences"] if not text.startswith("dropout in training")]
-        said = said or [row["sentence"]]
+        said = [_short(text) for text in _causes(row) if not text.startswith("dropout in training")]
+        said = said or _causes(row)
         right, settings = named.get(f"{name}-set-right"), list[str]()
         if right and right["verdict"] != DIFFERENT:
             settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
