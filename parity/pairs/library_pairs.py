@@ -95,7 +95,6 @@ _UNET = (
     "UNet2DModel(sample_size=16, layers_per_block=1, block_out_channels=[8, 16], norm_num_groups=4, attention_head_dim=4, "
     "down_block_types=['DownBlock2D', 'AttnDownBlock2D'], up_block_types=['AttnUpBlock2D', 'UpBlock2D'])"
 )
-_RESNET26 = "{'block_type': 'BottleneckBlock', 'block_depth': [2, 2, 2, 2], 'num_channels': [64, 256, 512, 1024]}"
 
 
 def _text(name: str, torch: str, paddle: str, inputs: Mapping[str, str] | None = None) -> LibraryPair:
@@ -144,8 +143,8 @@ _PAIRS += [
     _timm("pp_lcnet", ":create_model('lcnet_050', num_classes=10)", ":PPLCNet_x0_5(class_num=10)"),
     _timm(
         "resnet_vd",
-        ":create_model('resnet26d', num_classes=10)",
-        f".legendary_models.resnet:ResNet(config={_RESNET26}, version='vd', class_num=10)",
+        ":create_model('resnet18d', num_classes=10)",
+        ":ResNet18_vd(class_num=10, use_first_short_conv=False)",
     ),
     _timm("mobilenet_v1", ":create_model('mobilenetv1_100', num_classes=10)", ":MobileNetV1(class_num=10)", (2, 3, 32, 32)),
 ]  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
+
+RIGHT = "-set-right"
+"""The name of a pair that repeats a different one, with what makes it equal, ends so."""
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -73,7 +77,9 @@ def summary(rows: list[dict[str, Any]]) -> str:
     named = {row["name"]: row for row in rows}
     lines = ["| pair | verdict | what differs | equal with |", "|---|---|---|---|"]
     for verdict in (EQUAL, CHAOTIC):
-        if same := [f"`{name}`" for name, row in named.items() if row["verdict"] == verdict and not row["set"]]:
+        if same := [
+            f"`{name}`" for name, row in named.items() if row["verdict"] == verdict and not name.endswith(RIGHT)
+        ]:
             lines.append(f"| {', '.join(same)} | {verdict} | | |")
     for name, row in named.items():
         if row["verdict"] != DIFFERENT:
@@ -81,10 +87,11 @@ def summary(rows: list[dict[str, Any]]) -> str:
         # The row of the dropout layers says the same.
         said = [_short(text) for text in _causes(row) if not text.startswith("dropout in training")]
         said = said or _causes(row)
-        right, settings = named.get(f"{name}-set-right"), list[str]()
+        right, settings = named.get(f"{name}{RIGHT}"), list[str]()
         if right and right["verdict"] != DIFFERENT:
             settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
             settings += [f"{side}: `{text}`" for side, text in right["set"]]
+            settings += [f"inputs {_inputs(right)}"] if _inputs(right) != _inputs(row) else []
         cells = [f"`{name}`", DIFFERENT, "; ".join(dict.fromkeys(said)), "; ".join(settings)]
         lines.append(_line(cells))
     return "\n".join(lines)
@@ -92,7 +99,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def _short(text: str) -> str:
     """Return what differs, without the places, which are in the long table."""
-    return text.partition(" at ")[0].partition("; ")[0]
+    return re.sub(r",? at .*?(?= and only |$)", "", text.partition("; ")[0])
 
 
 TABLES = {"pairs": table, "pairs-summary": summary}
