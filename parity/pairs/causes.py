@@ -240,26 +240,8 @@ def _general_cause(evidence: PairEvidence, phase: str, compared: Compared) -> Ca
         return Cause(uncalled)
     if phase != "start" and (rounded := _like_float32(*compared.both)):
         return Cause(rounded, generic=True)
-    if phase in ("eval", "forward") and (skipped := _skipped(evidence, compared)):
-        return Cause(skipped, generic=True)
     if any(evidence.compiled.values()):
         return Cause("unknown, inside a compiled part: compare the models uncompiled to see the layer", generic=True)
-    return None
-
-
-def _skipped(evidence: PairEvidence, compared: Compared) -> str | None:
-    """Name the layers with weights that only one side calls, behind the last layer that both call."""
-    called = {side: {note["path"] for note in evidence.runs[side].calls} for side in SIDES}
-    for number, side in enumerate(SIDES):
-        other, partner = SIDES[1 - number], evidence.pairing.partner(side)
-        end = compared.calls[number].number if compared.calls else None
-        found: list[str] = []
-        for path in [note["path"] for note in reversed(evidence.runs[side].calls[:end])]:
-            if path in partner and partner[path] in called[other]:
-                break
-            found += [_both(*(path, partner[path])[:: 1 - 2 * number])] if path in partner else []
-        if found:
-            return f"only {NAMES[side]} calls {few(found[::-1])}"
     return None
 
 
@@ -275,7 +257,8 @@ def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:
 
 def _uncalled(evidence: PairEvidence) -> str | None:
     """Say which matched layers only one model calls."""
-    called = {side: {note["path"] for note in run.calls} for side, run in evidence.runs.items()}
+    # A part of an attention layer, such as attention[query], has no call of its own.
+    called = {side: {_whole(note["path"]) for note in run.calls} for side, run in evidence.runs.items()}
     said: list[str] = []
     if any(evidence.compiled.values()):  # layers inside are not seen
         return None
@@ -283,10 +266,16 @@ def _uncalled(evidence: PairEvidence) -> str | None:
         alone = [
             _both(pair[0].path, pair[1].path)
             for pair in evidence.pairing.pairs
-            if pair[i].path in called.get(side, ()) and pair[1 - i].path not in called.get(SIDES[1 - i], ())
+            if _whole(pair[i].path) in called.get(side, ())
+            and _whole(pair[1 - i].path) not in called.get(SIDES[1 - i], ())
         ]
         said += [f"only {NAMES[side]} calls {few(alone)}"] if alone else []
     return " and ".join(said) or None
+
+
+def _whole(path: str) -> str:
+    """Return the path of the layer that holds a part: attention of attention[query]."""
+    return path.partition("[")[0]
 
 
 def _between_gradients(evidence: PairEvidence, one: Call, found: Cause | None) -> Cause | None:

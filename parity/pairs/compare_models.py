@@ -259,6 +259,8 @@ def name_calls(session: Session, outcome: PairOutcome, needed: bool) -> FirstCal
     """
     verdicts = outcome.verdicts
     assert verdicts.first
+    if any(session.compiled.values()):
+        return None  # the calls inside a compiled part are not seen
     found = find_first_call(session, verdicts.first) if needed or not is_explained(verdicts.first) else None
     if found:
         verdicts.first = found.describe(verdicts.first)
