@@ -593,9 +593,8 @@ def _without_prefix(arrays: Record, shapes: Mapping[str, Any]) -> Record:
 
 
 def _spread(name: str, array: Array, seed: int) -> Array:
-    """Add noise to a constant array (a positive one stays positive); return any other array unchanged."""
-    if array.size < 2 or np.ptp(array):
+    """Add noise to a constant array of floats, or one number (a positive one stays positive); return any other array unchanged."""
+    if array.dtype.kind != "f" or not array.size or np.ptp(array):
         return array
-    noise = stream(seed, "spread", name).standard_normal(array.shape) * JITTER
-    spread: Array = array * np.exp(noise) if array.flat[0] > 0 else array + noise
-    return spread
+    noise = np.asarray(stream(seed, "spread", name).standard_normal(array.shape)) * JITTER
+    return np.asarray(array * np.exp(noise) if array.flat[0] > 0 else array + noise)

@@ -60,6 +60,11 @@ def without_effect() -> nn.Layer:
     )
 
 
+def one_channel() -> nn.Layer:
+    """Without noise on the bias of the first batch norm, the mean of the last one would be zero but for rounding."""
+    return nn.Sequential(nn.BatchNorm2D(1), nn.Conv2D(1, 4, 1, bias_attr=False), nn.BatchNorm2D(4))
+
+
 class Causal(nn.Layer):
     """Pads the beginning of a sequence only, or with `both` a part of each end."""
 

@@ -54,6 +54,11 @@ def without_effect() -> nn.Module:
     )
 
 
+def one_channel() -> nn.Module:
+    """Without noise on the bias of the first batch norm, the mean of the last one would be zero but for rounding."""
+    return nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4))
+
+
 class Causal(nn.Module):
     """Pads both ends of a sequence, and cuts the end off."""
 

@@ -247,6 +247,10 @@ def test_zero_gradients_of_a_layer_are_judged_by_that_of_its_output(compare_pair
     assert_equal(compare(compare_pair, "without_effect", "without_effect", "4,3,6,5"))
 
 
+def test_batch_norms_of_one_channel_are_equal(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "one_channel", "one_channel", "4,1,6,5"))
+
+
 # Inputs by name
 
 NAMED = (
