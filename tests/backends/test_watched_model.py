@@ -37,7 +37,8 @@ def needs():
 
 before = hooks(), modes(), needs(), backend.get_default_dtype()
 assert before[3] == "float32" and modes() == [True, True, False, True]
-watched = WatchedModel(backend, model, "float64", Optimizer("momentum", 0.1))
+watched = WatchedModel(backend, model, Optimizer("momentum", 0.1))
+watched.compute_in("float64")
 watched.watch.wanted = {"0", "1", "2"}
 watched.watch.begin({}, 0)
 x = np.random.default_rng(0).standard_normal((5, 3))
