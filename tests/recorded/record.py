@@ -80,8 +80,9 @@ def checks(results: list[dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 def place(first: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The first divergence without its numbers: their last digits depend on the processor."""
-    return first and {key: value for key, value in first.items() if key not in ("error", "bound", "sentence")}
+    """The place and cause of the first divergence, without its numbers: their last digits depend on the processor."""
+    kept = ("step", "phase", "layer", "candidate_layer", "tensor", "cause", "wrong", "generic")
+    return first and {key: value for key, value in first.items() if key in kept}
 
 
 def exports(checkout: Path, versions: dict[str, dict[str, str]] | None = None) -> Any:
