@@ -147,12 +147,10 @@ def _update(file: Path, marks: Sequence[str], rows: list[dict[str, Any]]) -> Non
 def _kept(folder: Path, fresh: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the results of this run, and those in `folder` of earlier runs with the same settings, in the order of the pairs."""
     rows = {row["name"]: row for row in fresh}
-    alike = next(({key: row.get(key) for key in ALIKE} for row in fresh if row["stages"]), None)
     for file in (folder / f"{name}.json" for name in PAIRS if name not in rows):
-        try:
-            row = read_pair(file)
-        except InputError:
-            continue  # no result of a pair
-        if row["stages"] == {} or {key: row.get(key) for key in ALIKE} == alike:
-            rows[row["name"]] = row
-    return [rows[name] for name in PAIRS if name in rows]
+        with contextlib.suppress(InputError):  # no result of a pair
+            rows[file.stem] = read_pair(file)
+    # Where architectures differ, nothing was run, and no settings are known.
+    alike = next(({key: row.get(key) for key in ALIKE} for row in rows.values() if row["stages"]), None)
+    found = [rows[name] for name in PAIRS if name in rows]
+    return [row for row in found if not row["stages"] or {key: row.get(key) for key in ALIKE} == alike]

@@ -429,6 +429,12 @@ def test_a_page_gets_every_table_that_it_has_marks_for(tmp_path: Path, marks: li
         assert block in documented
 
 
+def test_a_result_of_other_architectures_keeps_all_rows() -> None:
+    results = ROOT / "docs" / "pairs"
+    kept = [pairs_command._kept(results, [read_pair(results / f"{name}.json")]) for name in ("googlenet", "vgg11")]
+    assert kept[0] == kept[1] and len(kept[0]) == len(PAIRS)
+
+
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(InputError, match="has no <!-- pairs -->"):
