@@ -18,7 +18,7 @@ from parity.compare.one_ulp_twin import move_one_ulp
 from parity.compare.tolerances import FACTOR
 from parity.compare.verdicts import TRAINING
 from parity.data.random_streams import stream
-from parity.errors import InputError
+from parity.errors import InputError, suggest
 from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
@@ -337,8 +337,15 @@ class Session:
         self.models = problem.described(self.pairing)
 
     def _match_outputs(self, trained: Mapping[str, ModelRun]) -> list[str]:
-        """Match outputs that have other names on the two sides, and say how."""
+        """Match outputs that have other names on the two sides, and say how. `InputError` for a layout of an output that is not there."""
         found = [trained[side].outputs for side in SIDES]
+        if unknown := [
+            name for name in self.pair.output_forms if name and not any(name in outputs for outputs in found)
+        ]:
+            known = [name or "(output)" for name in found[0]]
+            raise InputError(
+                f"no output {unknown[0]!r} for --output-layout{suggest(unknown[0], known)}; known: {', '.join(known)}"
+            )
         if found[0].keys() == found[1].keys() or max(map(len, found)) < 2:
             return []
         self.put({}, SIDES)

@@ -48,12 +48,8 @@ def read(path: Path, torch: ModelService, side: str | None = None) -> dict[str, 
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     check_kind(path, suffix_of(path))
-    if path.suffix == SAFETENSORS:
-        arrays, notes, verified = read_safetensors(path.read_bytes(), str(path))
-    else:
-        with contextlib.nullcontext(torch) if side == "torch" else ModelWorker("paddle") as worker:
-            arrays, notes = worker.read_arrays(path)
-        verified = is_in_state_dict(path)
+    with about(path, "take another copy", unless=SAYS_REMEDY):
+        arrays, notes, verified = _read_arrays(path, side, torch)
     if not verified:
         say_unverified(path)
     _say(path, notes)
@@ -101,11 +97,11 @@ def _sides(path: Path, destination: Path) -> tuple[str, str]:
     return here or opposite[there or ""], there or opposite[here or ""]
 
 
-def _read_arrays(path: Path, side: str) -> tuple[Record, list[str], bool]:
-    """Return the arrays of a file of `side`, what was taken off, and whether a digest verified them."""
+def _read_arrays(path: Path, side: str, torch: ModelService | None = None) -> tuple[Record, list[str], bool]:
+    """Return the arrays of a file of `side`, what was taken off, and whether a digest verified them. `torch` may read PyTorch's files."""
     if path.suffix == SAFETENSORS:
         return read_safetensors(path.read_bytes(), str(path))
-    with ModelWorker(side) as worker:
+    with contextlib.nullcontext(torch) if torch and side == "torch" else ModelWorker(side) as worker:
         arrays, notes = worker.read_arrays(path)
     return arrays, notes, is_in_state_dict(path)
 

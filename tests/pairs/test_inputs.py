@@ -111,6 +111,13 @@ def test_a_layout_without_its_input_is_refused() -> None:
         parse_layouts(["NCHW"])
 
 
+def test_a_layout_of_an_unknown_output_is_refused(compare_pair: ComparePair) -> None:
+    with pytest.raises(
+        InputError, match="no output 'lok' for --output-layout; did you mean loc; known: loc, conf, aux"
+    ):
+        compare(compare_pair, "Heads", "Heads(1.0)", "4,8", outputs=("lok=NC|CN",))
+
+
 HOW = "outputs with other names, matched by "
 
 

@@ -105,3 +105,10 @@ def test_the_command_reads_both_files(tmp_path: Path) -> None:
 )
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
     assert said in run_command(tmp_path, {}, *more)[1]
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pdparams", "a.safetensors"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(range(100)))
+    said = run_command(tmp_path, {}, f"--{'paddle' if 'pd' in name else 'torch'}-weights", str(tmp_path / name))[1]
+    assert said.startswith("error: ") and said.count("\n") == 1 and str(tmp_path / name) in said, said
