@@ -16,7 +16,7 @@ from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.isolation import isolate
 from parity.compare.judge import Judge
 from parity.compare.noise_model import rounded_differences
-from parity.compare.outcome import Outcome, names_layer
+from parity.compare.outcome import Outcome
 from parity.compare.relative_error import Difference
 from parity.compare.relu_kinks import find_crossings
 from parity.compare.source import Source
@@ -144,9 +144,8 @@ def _rounded_cause(source: Source, outcome: Outcome, layer: str, side: str) -> C
     """Return why a side is far from float64: it raised an error, the settings of the layer differ, or the cause is unknown."""
     if side in source.failed:
         return failure_cause(source.failed, source.sides)
-    known = [text for text in outcome.differences if layer and names_layer(text, layer)]
-    if known:
-        return Cause("; ".join(known))
+    if known := outcome.differences_at(layer):
+        return Cause(known)
     reference = spoken_name(outcome.sides[0])
     return Cause(
         f"{spoken_name(side)} in {outcome.dtype} is farther from {reference} in float64 than rounding explains",
@@ -165,7 +164,7 @@ def _decided_by_rounding(source: Source, outcome: Outcome, judge: Judge) -> bool
     allowed = [kink_tolerance(d.bound, found.share, moved) for d, moved in judge.diverged if moved is not None]
     if any(d.error > bound for (d, _), bound in zip(judge.diverged, allowed, strict=True)):
         return False
-    outcome.verdicts.first = None
+    outcome.verdicts.first = outcome.verdicts.largest = None
     outcome.verdicts.stages["trajectory"].excuse()
     outcome.explained += [f"{text}; later steps are not compared" for text in found.sentences]
     return True

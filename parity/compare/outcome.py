@@ -12,7 +12,7 @@ from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL, Divergence, Stage
 from parity.short_repr import ShortRepr
 
 
-def names_layer(sentence: str, layer: str) -> bool:
+def _names_layer(sentence: str, layer: str) -> bool:
     """Whether a sentence names a layer."""
     return re.search(rf"(^| ){re.escape(layer)}(,| |$)", sentence) is not None
 
@@ -23,7 +23,7 @@ class Outcome(ShortRepr):
 
     Attributes:
         sides: The names of the reference and of the candidate.
-        dtype: The dtype of the comparison, "float64" or "float32".
+        dtype: The dtype of the comparison: "float64", "float32", "bfloat16" or "float16".
         asked: The stages that were asked for.
         verdicts: The stages, the first divergence, and the worst tensors by layer and phase.
         trajectory: A dict for each step: step, learning rate, relative error of all weights together, its tolerance
@@ -79,12 +79,15 @@ class Outcome(ShortRepr):
         count = sum(stage.compared for stage in self.stages.values())
         return f"{self.verdict}: {count} tensors" + (f", {steps} steps" if steps else "")
 
+    def differences_at(self, layer: str) -> str:
+        """Return the settings that differ at `layer`, in one line. Empty if there are none, or without a layer."""
+        return "; ".join(text for text in self.differences if layer and _names_layer(text, layer))
+
     def _largest(self) -> Iterator[str]:
         """Yield a sentence on the largest error, if it is elsewhere and much larger than that of the first divergence."""
         largest = self.verdicts.largest
         if largest:
-            known = [text for text in self.differences if largest.layer and names_layer(text, largest.layer)]
-            because = "; ".join(known) or largest.cause
+            because = self.differences_at(largest.layer) or largest.cause
             place = f"the largest error is {largest.error:.2e}, at {largest.phase}/{largest.tensor}"
             yield f"{place} ({because})" if because else place
 
