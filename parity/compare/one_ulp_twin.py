@@ -56,8 +56,10 @@ def _coins(seed: int, name: str, shape: tuple[int, ...]) -> Array:
 def _moved(array: Array, larger: Array, ulps: int = 1) -> Array:
     """Move `array` away from zero where `larger`, elsewhere towards zero."""
     # As integers, floats of one sign are ordered by size. This is faster than np.nextafter.
-    whole = np.dtype(f"i{array.itemsize}")
+    whole = np.min_scalar_type(
+        -1 - 2 * ulps
+    )  # the smallest integers that hold the steps: a model may have 100 million weights
     steps = larger.astype(whole) * whole.type(2 * ulps) - whole.type(ulps)
     steps = steps * (np.isfinite(array) & (np.abs(array) >= ulps * np.finfo(array.dtype).smallest_subnormal))
-    moved: Array = (array.view(whole) + steps).view(array.dtype)
+    moved: Array = (array.view(f"i{array.itemsize}") + steps).view(array.dtype)
     return moved
