@@ -120,7 +120,7 @@ class Judge:
         """The tolerances of inference and update in the first step, by name; without twins unless one records every tensor."""
 
     def step(self, step: Step) -> None:
-        """Judge one step: every tensor in float64; in float32, all weights together."""
+        """Judge one step: every tensor in float64; in other dtypes, all weights together."""
         row = self.outcome.trajectory[-1] if self.outcome.trajectory else {"error": None, "twin": None}
         self._farther = farther_than_twin(row["error"], row["twin"])
         self.diverged, self._noise_before, self._noise, self._ties = [], self._noise, {}, {}

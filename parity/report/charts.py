@@ -157,7 +157,7 @@ def trajectory_chart(steps: Sequence[dict[str, Any]]) -> Chart:
         for name, style, key, kind in kinds
     ]
     changes, rates = _rates(steps, places, scale)
-    lines = [*scale.grid(width), *changes, Line(course(steps, "bound"), "bound b0", "tolerance")]
+    lines = [*scale.grid(width), *changes, Line(course(steps, "bound"), "bound", "tolerance")]
     lines += [Line(course(kind, key), f"line s{style}") for _, style, key, kind in kinds]
     return Chart(
         "Relative error of the weights per step, logarithmic",

@@ -55,7 +55,7 @@ class HeatMap:
 
 
 def heat_map(result: Mapping[str, Any]) -> HeatMap:
-    """Return the heat map of a result. Its layer and stage of the first divergence are marked, whatever the verdict."""
+    """Return the heat map of a result. It marks the row and the cell of the first divergence, also where rounding explains it."""
     layers, asked = result["layers"], result["stages"]
     names = phases(layers)
     groups: dict[str, list[str]] = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from parity.report.heat_map import guilty_place, phases, used, worst_phase
 from parity.report.page import framework, look, side_names, summarize, version_rows
-from parity.report.text import above, limit, readable, shown
+from parity.report.text import above, limit, markdown_row, readable, shown
 
 MOST_ROWS = 10
 """Rows of a table of layers. The rest is counted."""
@@ -154,14 +154,8 @@ def _marked(error: Any, bound: Any) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], most: int, what: str) -> list[str]:
     """Return a table of at most `most` rows, and a line that says how many of `what` are left out."""
-    lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows[:most])]
+    lines = [markdown_row(head), markdown_row(["---"] * len(head)), *map(markdown_row, rows[:most])]
     return lines + (["", f"{len(rows) - most} more {what} are left out."] if len(rows) > most else [])
-
-
-def _row(cells: Iterable[str]) -> str:
-    """Return a row. A bar inside a cell, also in code, would end the cell, so it is escaped."""
-    escaped = (cell.replace("|", r"\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
 
 
 def _short(text: str, longest: int) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from parity.compare.verdicts import CHAOTIC, DIFFERENT, EQUAL
+from parity.report.text import markdown_row
 
 RIGHT = "-set-right"
 """The name of a pair that repeats a different one, with what makes it equal, ends so."""
@@ -42,7 +43,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             str(len(row["set"])),
             said,
         ]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     return "\n".join(lines)
 
 
@@ -68,10 +69,6 @@ def _causes(row: dict[str, Any]) -> list[str]:
     return found or ([row["sentence"]] if row["verdict"] == DIFFERENT else [])
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def summary(rows: list[dict[str, Any]]) -> str:
     """Return a short table: all equal pairs in one row, then one row per different pair with the settings that make it equal."""
     named = {row["name"]: row for row in rows}
@@ -84,16 +81,16 @@ def summary(rows: list[dict[str, Any]]) -> str:
     for name, row in named.items():
         if row["verdict"] != DIFFERENT:
             continue
+        causes = _causes(row)
         # The row of the dropout layers says the same.
-        said = [_short(text) for text in _causes(row) if not text.startswith("dropout in training")]
-        said = said or _causes(row)
+        said = [_short(text) for text in causes if not text.startswith("dropout in training")] or causes
         right, settings = named.get(f"{name}{RIGHT}"), list[str]()
         if right and right["verdict"] != DIFFERENT:
             settings = [f"PyTorch: `{right['torch']}`"] if right["torch"] != row["torch"] else []
             settings += [f"{side}: `{text}`" for side, text in right["set"]]
             settings += [f"inputs {_inputs(right)}"] if _inputs(right) != _inputs(row) else []
         cells = [f"`{name}`", DIFFERENT, "; ".join(dict.fromkeys(said)), "; ".join(settings)]
-        lines.append(_line(cells))
+        lines.append(markdown_row(cells))
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # What XML forbids (control characters, halves of surrogate pairs), and what reverses the direction of reading: with it a
@@ -67,3 +68,9 @@ def precise(value: Any, other: Any) -> str:
 def ratio(a: Any, b: Any) -> str:
     """Format `a` divided by `b`."""
     return limit(real(a) / real(b)) if a is not None and b is not None and real(b) else "–"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table. A bar inside a cell, also in code, would end the cell, so it is escaped."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

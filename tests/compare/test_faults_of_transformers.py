@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.pair_models import open_workers
 from parity.pairs.model_worker import ModelWorker
-from parity.selftest.edited_models import WORKERS, Edit, compare_edited, complaint, edited
+from parity.selftest.edited_models import Edit, compare_edited, complaint, edited
 from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 
 EDITS = {edit.name: edit for edit in (*TRANSFORMERS, *ALIKE)}
@@ -26,10 +27,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[dict[str, ModelWorker]]:
-    made = {name: ModelWorker(framework, threads=1) for name, framework in WORKERS.items()}
-    yield made
-    for worker in made.values():
-        worker.close()
+    yield from open_workers()
 
 
 def test_names_and_sentences_are_unique_and_every_text_is_in_the_file() -> None:

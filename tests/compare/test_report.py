@@ -71,6 +71,10 @@ class Page(HTMLParser):
     def styled(self, style: str) -> list[dict[str, str]]:
         return [attributes for _, attributes in self.tags if style in attributes.get("class", "").split()]
 
+    def opening(self) -> list[str]:
+        """The tags at which a region opens."""
+        return [tag for tag, attributes in self.tags if "opens" in attributes.get("class", "").split()]
+
 
 def page(folder: Path, result: dict[str, Any]) -> Page:
     report.write(folder, result)
@@ -201,8 +205,7 @@ def test_a_difference_without_a_cause_or_without_a_first_divergence_says_so(tmp_
     assert "No first divergence was recorded" in page(tmp_path, result).text
     found = page(tmp_path, result | {"sentence": "different: only PyTorch has drop1_1"})
     assert "different: only PyTorch has drop1_1" in found.pieces
-    opening = [tag for tag, attributes in found.tags if "opens" in attributes.get("class", "").split()]
-    assert opening == ["td", "i"]  # both models at the first layer without a partner, and the trajectory
+    assert found.opening() == ["td", "i"]  # both models at the first layer without a partner, and the trajectory
 
 
 def test_an_equal_page_does_not_mention_a_divergence(tmp_path: Path) -> None:
@@ -259,7 +262,7 @@ def test_colours_and_signs_follow_error_over_tolerance() -> None:
     assert [name for name, cell in found.items() if cell and not cell.above] == ["eval", "forward"]
 
 
-def test_the_worst_phase_stands_for_its_stage(tmp_path: Path) -> None:
+def test_the_worst_phase_stands_for_its_stage() -> None:
     errors, bounds = {"backward": 1e-13, "gradient": 1e-14}, {"backward": 1e-12, "gradient": 1e-15}
     result = {"layers": [{"layer": "fc", "errors": errors, "bounds": bounds}], "stages": {"backward": None}}
     (cell,) = heat_map(result).rows[0].cells
@@ -270,8 +273,7 @@ def test_the_worst_phase_stands_for_its_stage(tmp_path: Path) -> None:
 def test_the_layer_of_the_first_divergence_is_marked_wherever_it_is_shown(tmp_path: Path) -> None:
     found = page(tmp_path, different())
     assert len(found.styled("guilty")) == 2
-    opening = [tag for tag, attributes in found.tags if "opens" in attributes.get("class", "").split()]
-    assert opening == ["th", "td", "i"]  # the heat map, both models, the trajectory
+    assert found.opening() == ["th", "td", "i"]  # the heat map, both models, the trajectory
     assert [cell["title"].split(":")[0] for cell in heat_cells(found) if "here" in cell["class"]] == ["bn2_1, forward"]
     assert page(tmp_path, equal()).styled("guilty") == page(tmp_path, equal()).styled("opens") == []
 
@@ -320,7 +322,7 @@ def test_both_models_are_trees_side_by_side(tmp_path: Path) -> None:
     assert "Both models" not in page(tmp_path, equal()).text
 
 
-def test_a_long_trajectory_has_points_that_do_not_touch(tmp_path: Path) -> None:
+def test_a_long_trajectory_has_points_that_do_not_touch() -> None:
     steps = [{"step": n, "rate": 0.1 / n, "error": 1e-9 * n, "twin": 2e-9, "bound": 2e-6} for n in range(1, 1001)]
     chart = trajectory_chart(steps)
     for series in chart.series:

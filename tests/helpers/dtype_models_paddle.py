@@ -6,7 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-ACTIVATIONS = {"erf": F.gelu, "tanh": lambda x: F.gelu(x, approximate=True), "relu": F.relu, "leaky": F.leaky_relu}
+ACTIVATIONS = {"erf": F.gelu, "tanh": lambda x: F.gelu(x, approximate=True), "relu": F.relu}
 
 
 class Mlp(nn.Layer):

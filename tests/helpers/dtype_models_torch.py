@@ -1,4 +1,4 @@
-"""Small models of bfloat16, float16 and float32 for PyTorch, with settings for mistakes of a port."""
+"""Small models for PyTorch, in bfloat16, float16 or float32. Their ports have settings for mistakes."""
 
 from __future__ import annotations
 
@@ -6,46 +6,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS = {"erf": F.gelu, "tanh": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu, "leaky": F.leaky_relu}
-
 
 class Mlp(nn.Module):
-    def __init__(self, act: str = "erf", factor: float = 1.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.a, self.norm, self.b = nn.Linear(16, 32), nn.LayerNorm(32), nn.Linear(32, 10)
-        self.act, self.factor = ACTIVATIONS[act], factor
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.act(self.norm(self.a(x))) * self.factor)
+        return self.b(F.gelu(self.norm(self.a(x))))
 
 
 class Conv(nn.Module):
-    def __init__(self, act: str = "relu", momentum: float = 0.1) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8, momentum=momentum)
-        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16, momentum=momentum)
-        self.pool, self.fc, self.act = nn.MaxPool2d(2), nn.Linear(16, 10), ACTIVATIONS[act]
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.pool, self.fc = nn.MaxPool2d(2), nn.Linear(16, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        return self.fc(self.act(self.bn2(self.conv2(x))).mean((2, 3)))
+        return self.fc(F.relu(self.bn2(self.conv2(x))).mean((2, 3)))
 
 
 class Block(nn.Module):
-    def __init__(self, scale: float = 8**-0.5, mask: float = -1e4, offset: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.words, self.places = nn.Embedding(50, 32), nn.Embedding(20, 32)
         self.q, self.k, self.v, self.out = (nn.Linear(32, 32) for _ in range(4))
         self.norm1, self.norm2 = nn.LayerNorm(32), nn.LayerNorm(32)
         self.up, self.down, self.head = nn.Linear(32, 64), nn.Linear(64, 32), nn.Linear(32, 50)
-        self.scale, self.mask, self.offset = scale, mask, offset
 
     def forward(self, words: Tensor) -> Tensor:
         batch, length = words.shape
-        x = self.words(words) + self.places(torch.arange(length) + self.offset)
+        x = self.words(words) + self.places(torch.arange(length))
         y = self.norm1(x)
         q, k, v = (f(y).reshape(batch, length, 4, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
-        scores = q @ k.transpose(2, 3) * self.scale + torch.full((length, length), self.mask, dtype=q.dtype).triu(1)
+        scores = q @ k.transpose(2, 3) * 8**-0.5 + torch.full((length, length), -1e4, dtype=q.dtype).triu(1)
         x = x + self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, 32))
         return self.head(x + self.down(F.gelu(self.up(self.norm2(x)))))
 
@@ -59,10 +55,7 @@ class Spaced(nn.Module):
         return self.a(x) * torch.linspace(0, 1, 5, dtype=torch.bfloat16)
 
 
-def make(name: str, dtype: str, keep: str = "", **settings: object) -> nn.Module:
-    """A model in `dtype`; layers whose names begin with `keep` stay float32."""
-    model: nn.Module = globals()[name](**settings)
-    for path, layer in model.named_children():
-        if not keep or not path.startswith(keep):
-            layer.to(getattr(torch, dtype))
-    return model
+def make(name: str, dtype: str) -> nn.Module:
+    """A model in `dtype`."""
+    model: nn.Module = globals()[name]()
+    return model.to(getattr(torch, dtype))

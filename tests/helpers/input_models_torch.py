@@ -27,10 +27,10 @@ class Images(nn.Module):
 class Norms(nn.Module):
     """Has batch norms behind its layers. Its port has folded them, all or some."""
 
-    def __init__(self, eps: float = 1e-5) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.one, self.norm1 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, eps=eps)
-        self.two, self.norm2 = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5, eps=eps)
+        self.one, self.norm1 = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.two, self.norm2 = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
         self.head, self.norm3 = nn.Linear(5, 6), nn.BatchNorm1d(6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

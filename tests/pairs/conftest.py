@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.pair_models import HERE, MODELS, ComparePair
+from helpers.pair_models import HERE, MODELS, ComparePair, open_workers
 from parity.pairs.compare_models import run_pair
 from parity.pairs.inputs import drawn
 from parity.pairs.model_worker import ModelWorker
@@ -17,11 +17,7 @@ from parity.pairs.session import EXACT, Pair
 
 @pytest.fixture(scope="module")
 def pair_workers() -> Iterator[dict[str, ModelWorker]]:
-    names = {"torch": "torch", "paddle": "paddle", "twin": "torch"}
-    made = {name: ModelWorker(framework, threads=1) for name, framework in names.items()}
-    yield made
-    for worker in made.values():
-        worker.close()
+    yield from open_workers()
 
 
 @pytest.fixture(scope="module")

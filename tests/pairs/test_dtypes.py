@@ -17,15 +17,14 @@ def compare(
     name: str,
     mistake: str = "",
     dtypes: tuple[str, str] = ("bfloat16", "bfloat16"),
-    torch: str = "",
     **more: object,
 ) -> PairOutcome:
     """Compare a model with itself, or with a `mistake` in the Paddle model; by default, the models choose the dtype."""
-    factories = [
-        f"dtype_models_{side}.py:make(name='{name}', dtype='{dtype}'{setting and ', ' + setting})"
-        for side, dtype, setting in zip(("torch", "paddle"), dtypes, (torch, mistake), strict=True)
-    ]
-    return compare_pair(*factories, SHAPES[name], **{"dtype": None, **more})
+    torch, paddle = (
+        f"dtype_models_{side}.py:make(name='{name}', dtype='{dtype}'"
+        for side, dtype in zip(("torch", "paddle"), dtypes, strict=True)
+    )
+    return compare_pair(f"{torch})", f"{paddle}{mistake and ', ' + mistake})", SHAPES[name], **{"dtype": None, **more})
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
