@@ -257,11 +257,11 @@ def _narrow(evidence: PairEvidence, a: Array, b: Array) -> str | None:
 
 def _uncalled(evidence: PairEvidence) -> str | None:
     """Say which matched layers only one model calls."""
+    if any(evidence.compiled.values()):  # layers inside are not seen
+        return None
     # A part of an attention layer, such as attention[query], has no call of its own.
     called = {side: {_whole(note["path"]) for note in run.calls} for side, run in evidence.runs.items()}
     said: list[str] = []
-    if any(evidence.compiled.values()):  # layers inside are not seen
-        return None
     for i, side in enumerate(SIDES):
         alone = [
             _both(pair[0].path, pair[1].path)
@@ -493,9 +493,9 @@ def _both(torch: str, paddle: str) -> str:
     return torch if torch == paddle else f"{torch} (Paddle: {paddle})"
 
 
-def few(places: Sequence[str]) -> str:
-    """Join the first places, and say how many more there are."""
-    rest = len(places) - MOST
-    return ", ".join(place or "(the model itself)" for place in places[:MOST]) + (
+def few(places: Sequence[str], most: int = MOST) -> str:
+    """Join the first `most` places, and say how many more there are."""
+    rest = len(places) - most
+    return ", ".join(place or "(the model itself)" for place in places[:most]) + (
         f" and {rest} more" if rest > 0 else ""
     )

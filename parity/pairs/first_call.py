@@ -21,7 +21,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.relative_error import norm, relative_l2
 from parity.compare.verdicts import Divergence
-from parity.modules.layer_kinds import SIDES, name_in
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
 from parity.pairs.causes import few
@@ -33,9 +33,6 @@ MOST_CALLS = 96
 
 MOST_NAMES = 12
 """A sentence lists at most this many calls of each side."""
-
-UNORDERED = ("add", "multiply", "maximum", "minimum", "equal", "logical_and", "logical_or")
-"""Functions whose inputs may come in any order."""
 
 IN_ORDER = ("subtract", "divide", "matmul", "concat", "stack", "power", "where")
 """Functions that compute something else if two inputs are exchanged."""
@@ -132,7 +129,11 @@ class _Search:
         layer, _, tensor = self.first.tensor.rpartition(":")
         pairs = self.aligned.pairs
         if layer:
-            place = [i for i, pair in enumerate(pairs) if (pair[0].name, pair[1].name) == self._layers()]
+            place = [
+                i
+                for i, pair in enumerate(pairs)
+                if (pair[0].name, pair[1].name) == (self.first.layer, self.first.candidate_layer)
+            ]
             if not place:
                 return None
             what = "inputs" if tensor.startswith("input") else "outputs"
@@ -158,9 +159,6 @@ class _Search:
         else:
             return None
         return self._forward(starts, to)
-
-    def _layers(self) -> tuple[str, str]:
-        return self.first.layer, self.first.candidate_layer
 
     def _event(self, side: str, call: Call) -> Mapping[str, Sequence[str]]:
         """Return the recorded layer of a call, with the origins of its inputs and outputs."""
@@ -199,7 +197,7 @@ class _Search:
             for side in SIDES
         }
         between = {side: self._back(side, starts[side], aligned[side]) for side in SIDES}
-        for side, other in ((SIDES[0], SIDES[1]), (SIDES[1], SIDES[0])):
+        for side, other in OTHER_SIDE.items():
             elsewhere = {
                 o for n in set(far[other]) - set(between[other]) for o in self.runs[other].functions[n]["outputs"]
             }
@@ -349,10 +347,12 @@ class _Search:
     def _described(self, side: str, origin: str) -> str:
         """Name a tensor: the output of a layer or of a call, an input of the model, or a weight."""
         kind, _, name = origin.partition(" ")
-        if kind in ("weight", "input", "other"):
-            return {"weight": name, "input": f"input {self.session.label(name)} of the model", "other": "a constant"}[
-                kind
-            ]
+        if kind == "weight":
+            return name
+        if kind == "input":
+            return f"input {self.session.label(name)} of the model"
+        if kind == "other":
+            return "a constant"
         for layer in self.runs[side].layers:
             if layer["path"] and layer["outputs"] == [origin]:
                 return f"the output of {layer['path']}"
@@ -419,7 +419,7 @@ def _finite(array: Array) -> Array:
 
 
 def _floats(array: Array) -> Array:
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
 
 
 def _number(origin: str) -> int | None:
@@ -441,8 +441,7 @@ def _colons(match: re.Match[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - MOST_NAMES
-    return (", ".join(names[:MOST_NAMES]) or "nothing") + (f" and {rest} more" if rest > 0 else "")
+    return few(names, MOST_NAMES) or "nothing"
 
 
 def _at(torch: str, paddle: str) -> str:

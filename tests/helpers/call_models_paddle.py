@@ -151,3 +151,15 @@ class _Cube(PyLayer):
 class OwnFunction(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(_Cube.apply(self.first(x)))
+
+
+class Exchanged(nn.Layer):
+    """Multiplies with the weight that the other side adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = self.create_parameter([6]), self.create_parameter([6])
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x * self.two + self.one)

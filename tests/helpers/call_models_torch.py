@@ -117,3 +117,15 @@ class OwnGradient(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(_Square.apply(self.first(x)))
+
+
+class Exchanged(nn.Module):
+    """Its port exchanges both weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.ones(6)), nn.Parameter(torch.ones(6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x * self.one + self.two)

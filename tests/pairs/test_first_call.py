@@ -158,3 +158,9 @@ def test_the_headline_names_a_much_larger_error_behind_the_first_one(
 )
 def test_both_frameworks_names_of_a_function_are_one(names: tuple[str, ...], name: str) -> None:
     assert {spoken_name(one) for one in names} == {name}
+
+
+def test_a_call_that_takes_another_weight_names_both(compare_pair: ComparePair) -> None:
+    names = {"torch": [""], "paddle": [""]}  # as `take_inputs` returns them
+    outcome = compare_pair(TORCH + "Exchanged", PADDLE + "Exchanged", "4,6", stages=("eval",), names=names)
+    assert "multiply in the model itself takes one in PyTorch, and two in Paddle" in cause_of(outcome)
