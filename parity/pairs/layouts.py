@@ -36,14 +36,19 @@ class Form:
         """Return PyTorch's array as the model of `side` takes it."""
         if side != SIDES[1]:
             return array
-        turned = array.transpose(self.axes) if self.axes else array
-        return np.ascontiguousarray(turned.astype(self.dtype or array.dtype))
+        turned = array.transpose(self.axes) if array.ndim == len(self.axes) else array
+        return _in_order(turned.astype(self.dtype or array.dtype))
 
     def leave(self, side: str, array: Array) -> Array:
         """Return an output of `side`, or a gradient of an input, in PyTorch's order of axes."""
         if side != SIDES[1] or array.ndim != len(self.axes):
             return array
-        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
+        return _in_order(array.transpose(np.argsort(self.axes)))
+
+
+def _in_order(array: Array) -> Array:
+    """Return an array whose numbers lie in the order of its axes. A single number stays one: `ascontiguousarray` would give it an axis."""
+    return np.asarray(array, order="C")
 
 
 def axes_between(layouts: Sequence[str], place: str) -> tuple[int, ...]:

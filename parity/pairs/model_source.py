@@ -64,8 +64,7 @@ class ModelSource(Source):
     def absent(self) -> Collection[str]:
         """Stages that one step, or models without weights, cannot have. Without float64, a trajectory needs trained weights and a twin."""
         alone = self.dtype != "float64" and not (self.twins and any(self.session.trained().values()))
-        short = ("trajectory",) if self.pair.length < 2 or alone else ()
-        short = (*short, *self.session.skipped)
+        short = (*(("trajectory",) if self.pair.length < 2 or alone else ()), *self.session.skipped)
         return short if self.session.pairing.arrays else ("update", *short)
 
     def step(self, number: int, whole: str | None) -> ModelStep:
@@ -139,7 +138,8 @@ class ModelSource(Source):
             exact = zero_gradients([own[EXACT]], ZERO_GRADIENT["float64"]) if seed is None else self.zero
             known = [name for name in exact if name in chunk]
             sizes = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT[self.dtype], known)
-            self.zero |= {} if seed is not None else {name: max(size) for name, size in sizes.items()}
+            if seed is None:
+                self.zero |= {name: max(size) for name, size in sizes.items()}
             for name in [name for name in reversed(chunk) if any(name in record for record in own.values())]:
                 arrays, zero = (own["torch"].get(name), own["paddle"].get(name)), sizes.get(name)
                 of_both = (zero[0], zero[1]) if zero else None
@@ -194,9 +194,9 @@ class ModelSource(Source):
         session = self.session
         session.put({}, SIDES)
         runs = session.everywhere(lambda side: session.run(side, False), SIDES)
+        folded = {fold.layer.path for fold in session.folds.folds}
         for a, b in session.alignment(runs).pairs:
             layers = (a.name, b.name)
-            folded = {fold.layer.path for fold in session.folds.folds}
             if a.unit.layer is not None or b.unit.layer is not None or folded & {a.unit.path, b.unit.path}:
                 continue  # a part of a fused layer cannot run alone, and a folded one is no layer
             taken = zip(a.inputs, b.inputs, strict=False)
@@ -214,19 +214,14 @@ class ModelSource(Source):
 
         form = session.channels_last.get(paths["paddle"], Form())
 
-        def turned(side: str, arrays: Sequence[Array]) -> list[Array]:
-            return [form.enter(side, x) if x.ndim == len(form.axes) else x for x in arrays]
-
         def run(side: str) -> ModelRun:
             widened = session.widened[side]
-            found = session.workers[side].run(
-                turned(side, given), False, path=paths[side], widened=widened, watched=watched
-            )
+            own = [form.enter(side, x) for x in given]
+            found = session.workers[side].run(own, False, path=paths[side], widened=widened, watched=watched)
             return replace(found, outputs={name: form.leave(side, x) for name, x in found.outputs.items()})
 
         def backward(side: str) -> Record:
-            starts = dict(zip(seeds[side], turned(side, list(seeds[side].values())), strict=True))
-            found = session.workers[side].backward(starts)
+            found = session.workers[side].backward({name: form.enter(side, x) for name, x in seeds[side].items()})
             return {name: form.leave(side, array) for name, array in found.items()}
 
         alone = session.everywhere(run, SIDES)
@@ -328,23 +323,24 @@ class ModelStep(Step):
 
     def _forward(self, phase: str, runs: Mapping[str, ModelRun]) -> Iterator[Compared]:
         self._evidence = replace(self._evidence, runs=runs)
-        for text in causes.other_kinds(self.session.alignment(runs)):
+        aligned = self.session.alignment(runs)
+        for text in causes.other_kinds(aligned):
             if text not in self.session.differences:
                 self.session.differences.append(text)
-        return alignment.forward(self.session.alignment(runs), phase, *self.source.sides_of(runs))
+        return alignment.forward(aligned, phase, *self.source.sides_of(runs))
 
     def _gradients(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> Iterator[Compared]:
         """Yield gradients of layer outputs and of the inputs, then of arrays, from the last layer to the first."""
         session, source = self.session, self.source
-        compare = "backward" in source.pair.stages
+        compare, aligned = "backward" in source.pair.stages, session.alignment(runs)
         if compare:
-            yield from alignment.backward(session.alignment(runs), *source.sides_of(backs))
+            yield from alignment.backward(aligned, *source.sides_of(backs))
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
             here, there, twins = source.sides_of({worker: record[name] for worker, record in backs.items()})
             label = session.label(name.removeprefix("input/"))
             yield Compared(f"backward/(model):input/{label}", None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
-        outputs = alignment.output_gradients(session.alignment(runs), backs["torch"], backs["paddle"])
+        outputs = alignment.output_gradients(aligned, backs["torch"], backs["paddle"])
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())

@@ -65,6 +65,17 @@ def one_channel() -> nn.Layer:
     return nn.Sequential(nn.BatchNorm2D(1), nn.Conv2D(1, 4, 1, bias_attr=False), nn.BatchNorm2D(4))
 
 
+class Mean(nn.Layer):
+    """Returns one number, as a model does that computes its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a(x) ** 2).mean()
+
+
 class Causal(nn.Layer):
     """Pads the beginning of a sequence only, or with `both` a part of each end."""
 

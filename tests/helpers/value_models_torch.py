@@ -59,6 +59,17 @@ def one_channel() -> nn.Module:
     return nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 4, 1, bias=False), nn.BatchNorm2d(4))
 
 
+class Mean(nn.Module):
+    """Returns one number, as a model does that computes its loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a(x) ** 2).mean()
+
+
 class Causal(nn.Module):
     """Pads both ends of a sequence, and cuts the end off."""
 

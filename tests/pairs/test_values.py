@@ -251,6 +251,10 @@ def test_batch_norms_of_one_channel_are_equal(compare_pair: ComparePair) -> None
     assert_equal(compare(compare_pair, "one_channel", "one_channel", "4,1,6,5"))
 
 
+def test_a_single_number_as_output_is_equal(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Mean", "Mean", "4,6"))
+
+
 # Inputs by name
 
 NAMED = (
