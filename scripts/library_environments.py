@@ -26,20 +26,26 @@ def main() -> int:
         folder = options.folder or environments_folder()
         for name in FILES if options.name == "all" else [options.name]:
             print(make(name, folder.absolute()), flush=True)
-    except (InputError, OSError, subprocess.CalledProcessError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def make(name: str, folder: Path) -> str:
     """Make the environment `name` in `folder` unless it is there, and return a sentence; `CalledProcessError` if pip fails."""
+    from parity.errors import InputError
     from parity.pairs.library_environments import LOCKED, interpreter
 
     environment, wanted = folder / name, FILES[name].read_text()
     kept = environment / LOCKED
     if kept.is_file() and kept.read_text() == wanted:
         return f"{environment} is there"
+    if environment.is_dir() and any(environment.iterdir()) and not (environment / "pyvenv.cfg").is_file():
+        raise InputError(f"{environment} exists and is no environment: pass another folder")
     subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
     # The files name every package. Some libraries state versions that contradict each other, so pip must not resolve them.
     pip = [interpreter(environment), "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]

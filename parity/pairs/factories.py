@@ -126,7 +126,10 @@ def _module(place: str, folder: str) -> Any:
 
 def library_version(text: str) -> dict[str, str]:
     """Return the name and the version of the installed package that a factory's module belongs to; empty for a file."""
-    name = parse(text)[0].partition(".")[0]
+    place = parse(text)[0]
+    if place.endswith(".py"):
+        return {}
+    name = place.partition(".")[0]
     try:
         return {name: importlib.metadata.version(name)}
     except importlib.metadata.PackageNotFoundError:

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.paths import ROOT
 from parity.cli.pairs import main as pairs
+from parity.pairs.factories import library_version
 from parity.pairs.library_environments import LOCKED, environments_folder, find_interpreter
 from parity.pairs.library_pairs import PAIRS
 
@@ -79,3 +80,17 @@ def test_an_environment_counts_once_it_is_complete(tmp_path: Path, monkeypatch: 
     assert find_interpreter("torch", environments_folder()).parts[-3] == "torch"
     done = subprocess.run([sys.executable, SCRIPT, "torch"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{folder} is there\n"
+
+
+def test_a_folder_that_is_no_environment_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "own.txt").write_text("own work")
+    done = subprocess.run([sys.executable, SCRIPT, "torch", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'torch'} exists and is no environment: pass another folder\n"
+    assert (tmp_path / "torch" / "own.txt").read_text() == "own work"
+
+
+def test_the_version_of_a_library_is_that_of_an_installed_package() -> None:
+    assert list(library_version("pytest:Class")) == ["pytest"]
+    assert library_version("./pytest.py:Class") == library_version("pytest.py:Class") == {}
