@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-HALVES = (paddle.bfloat16, paddle.float16)
+from paddle_impl.backend import HALVES
 
 OWN_KERNELS = ("cast", "assign", "assign_out_")
 """Operators with kernels for all dtypes, by which the others are computed."""
@@ -41,11 +41,14 @@ METHODS = {
 
 def rounding(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return the operator `name` with results in the dtype of its operands, computed in float32 if that is a half dtype on the CPU."""
+    if name in OWN_KERNELS:
+        return original
 
     def operator(*given: Any, **named: Any) -> Any:
-        if not _is_half([*given, *named.values()]) or name in OWN_KERNELS:
+        values = [*given, *named.values()]
+        if not _is_half(values):
             return original(*given, **named)
-        if any(isinstance(value, type(paddle.float32)) for value in [*given, *named.values()]):
+        if any(isinstance(value, type(paddle.float32)) for value in values):
             return original(*given, **named)  # it states the dtype of its result
         wide = tuple(map(_widened, given)), {word: _widened(value) for word, value in named.items()}
         result = original(*wide[0], **wide[1])
@@ -55,7 +58,7 @@ def rounding(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             if given[place].dtype in HALVES:
                 with paddle.no_grad():
                     paddle.assign(_nearest(result[place], given[place].dtype), given[place])
-        dtype = _result_dtype(name, [*given, *named.values()])
+        dtype = _result_dtype(name, values)
         if isinstance(result, list | tuple):
             return type(result)(_rounded(one, dtype) for one in result)
         return _rounded(result, dtype)

@@ -284,8 +284,8 @@ def prepared_process() -> Iterator[None]:
     operators = {name: (kind, getattr(Tensor, name)) for kind, names in METHODS.items() for name in names.split()}
     dtype, states = paddle.get_default_dtype(), paddle.get_rng_state()
     for name, (kind, operator) in operators.items():
-        exactly = _exactly if kind in ("add", "subtract", "pow") else lambda operator: operator
-        setattr(Tensor, name, exactly(rounding(kind, operator)))
+        rounded = rounding(kind, operator)
+        setattr(Tensor, name, _exactly(rounded) if kind in ("add", "subtract", "pow") else rounded)
     try:
         with paddle.enable_grad():
             yield

@@ -46,10 +46,8 @@ class WatchedModel:
         self.compiled = backend.compiled_modules(self.model)
         outer = {path: module for path, module in self.compiled.items() if module is not None}
         modules = dict(backend.named_modules(self.model))
-        self._inside = {path: module for path, module in modules.items() if self._is_compiled(path)}
-        for path in outer:
-            self._inside.pop(path)
-        self._hooks = self._hook({path: m for path, m in modules.items() if not self._is_compiled(path)} | outer)
+        self._inside = {path: m for path, m in modules.items() if self._is_compiled(path) and path not in outer}
+        self._hooks = self._hook({path: m for path, m in modules.items() if path not in self._inside} | outer)
 
     def compute_in(self, dtype: str) -> None:
         """Convert the model to `dtype`. Inputs are rounded to it.

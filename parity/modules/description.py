@@ -72,7 +72,7 @@ def units_of(side: str, modules: Sequence[Mapping[str, Any]], kinds: Kinds = KIN
     }
     for module in modules:
         path = module["path"]
-        if whole is not None and path.startswith(f"{whole}." if whole else ""):
+        if whole is not None and is_below(path, whole):
             continue
         kind = kind_of(side, module["classes"], kinds)
         whole = path if kind.whole else None

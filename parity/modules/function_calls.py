@@ -15,7 +15,7 @@ from parity.modules.function_names import PASSING, SETTING, spoken_name
 
 DTYPE = re.compile(r"(torch|paddle)\.\w+")
 
-IDLE = ("name", "inplace", "training", "_stacklevel", "data_format")
+IDLE = ("name", "inplace", "training", "_stacklevel", "data_format", "device", "place")
 """Arguments that do not change what a function computes. They are not recorded."""
 
 

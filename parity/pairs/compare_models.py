@@ -18,7 +18,7 @@ from parity.compare.noise_model import TWINS
 from parity.compare.tolerances import ONE_STEP
 from parity.compare.verdicts import DIFFERENT, TRAINING
 from parity.errors import InputError, suggest
-from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
+from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
 from parity.pairs.first_call import FirstCall, find_call_of_largest, find_first_call, is_explained
@@ -349,7 +349,7 @@ def _check_factory(side: str, factory: Any) -> None:
         (c.__module__, c.__qualname__)
         for c in getattr(factory if isinstance(factory, type) else type(factory), "__mro__", ())
     }
-    other = next(name for name in SIDES if name != side)
+    other = OTHER_SIDE[side]
     if MODEL_CLASSES[other] in kinds:
         raise InputError(
             f"the {side} side is {text_of(factory)}, a model of {NAMES[other]}: pass PyTorch's model first, then Paddle's"

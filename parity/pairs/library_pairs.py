@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from parity.backend.registry import NAMES
 from parity.errors import InputError, suggest
 
 
@@ -33,9 +34,9 @@ class LibraryPair:
 
     def settings(self) -> list[tuple[str, str]]:
         """Return what a user writes beyond the two factories and the inputs: (framework, setting)."""
-        names = {"torch": "PyTorch", "paddle": "Paddle"}
-        rows = [("PyTorch", text) for text in self.set_torch] + [("Paddle", text) for text in self.set_paddle]
-        return rows + [(names[side], f"--widen {side}") for side in self.widen]
+        changes = {"torch": self.set_torch, "paddle": self.set_paddle}
+        rows = [(NAMES[side], text) for side, texts in changes.items() for text in texts]
+        return rows + [(NAMES[side], f"--widen {side}") for side in self.widen]
 
 
 def _vision(name: str, shape: tuple[int, ...] = (4, 3, 64, 64), more: str = "", paddle: str = "") -> LibraryPair:

@@ -17,7 +17,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.modules.description import Array as Described
 from parity.modules.description import Unit, below
-from parity.modules.layer_kinds import OTHER_SIDE, SIDES, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs.match_fused import CHANNELS, outputs_of
 from parity.pairs.match_layers import normal
 from parity.pairs.match_models import ModelDescription
@@ -47,18 +47,16 @@ class Fold:
 
     def own(self, name: str) -> str:
         """Return the model's own name of the layer's weight or bias."""
-        return below(self.layer.path, parse_spelling(self.unit.spellings[name]).name)
+        return below(self.layer.path, name_in(self.unit.spellings[name]))
 
     def of_norm(self, name: str) -> str:
         """Return the model's own name of an array of the batch norm, "" if it has none."""
-        return (
-            below(self.norm.path, parse_spelling(self.norm.spellings[name]).name) if name in self.norm.spellings else ""
-        )
+        return below(self.norm.path, name_in(self.norm.spellings[name])) if name in self.norm.spellings else ""
 
     @property
     def names(self) -> set[str]:
         """The model's own names of all arrays."""
-        return {below(u.path, parse_spelling(s).name) for u in (self.layer, self.norm) for s in u.spellings.values()}
+        return {below(u.path, name_in(s)) for u in (self.layer, self.norm) for s in u.spellings.values()}
 
     def factors(self, arrays: Mapping[str, Array]) -> tuple[Array, Array, Array]:
         """Return what the batch norm multiplies by, the mean that it takes off before, and what it adds after, in float64."""

@@ -131,13 +131,13 @@ def _fitting(
 ) -> Iterator[tuple[Unit, ...]]:
     """Yield the layers that together have the outputs of `whole`, best first: those whose names its own name spells, then any others."""
     groups: dict[object, list[Unit]] = {}
-    size, shape = outputs_of(whole), whole.signature[1][1:]
-    for unit in free:
-        if unit.kind == whole.kind and unit.signature[1][1:] == shape:
-            groups.setdefault(inputs.get(unit.path, unit.layer or unit.path.rpartition(".")[0]), []).append(unit)
     beside: dict[str, list[Unit]] = {}
-    for unit in free if any(unit.holder not in inputs for unit in free) else ():  # a part may not be called
-        if unit.kind == whole.kind and unit.signature[1][1:] == shape:
+    size, shape = outputs_of(whole), whole.signature[1][1:]
+    alike = [unit for unit in free if unit.kind == whole.kind and unit.signature[1][1:] == shape]
+    for unit in alike:
+        groups.setdefault(inputs.get(unit.path, unit.layer or unit.path.rpartition(".")[0]), []).append(unit)
+    if any(unit.holder not in inputs for unit in free):  # a part may not be called
+        for unit in alike:
             beside.setdefault(unit.holder.rpartition(".")[0], []).append(unit)
     windows = [
         tuple(group[first : first + count])

@@ -77,8 +77,7 @@ class ModelService(Service):
 
         `factory` is a text, see `parity.pairs.factories`. In this process it may also be a model, which is copied, or a function that
         returns one. `folder` (None: the working directory) is the folder of a text's module. `changes` are set in the model: layer (a
-        path, or a class for all of its layers), attribute, value. It keeps its own dtype until
-        `compute_in`.
+        path, or a class for all of its layers), attribute, value. It keeps its own dtype until `compute_in`.
         """
         where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
         return self.open_in(where, factory, settings, seed, changes)
@@ -154,9 +153,8 @@ class ModelService(Service):
     def _copied(self, model: Any, text: str, backend: Backend) -> Any:
         compiled = backend.compiled_modules(model)
         for path, module in backend.named_modules(model):
-            if path not in compiled and isinstance(
-                vars(module).get("forward"), types.FunctionType
-            ):  # a copy would still run the original
+            replaced = isinstance(vars(module).get("forward"), types.FunctionType)
+            if replaced and path not in compiled:  # a copy would still run the original
                 raise InputError(
                     f"the {self.framework} side: {text} cannot be copied, since forward of layer {path or '(the model itself)'} was "
                     "replaced: pass a function that returns the model"
@@ -234,10 +232,10 @@ class ModelService(Service):
             origins = self._model.origins()
         seen = (watch.take_arrays(), watch.calls, watch.draws, watch.random, watch.narrow, watch.scaled)
         run = ModelRun(outputs, *seen)
-        return (
-            replace(run, arrays=run.arrays | calls.arrays, functions=calls.calls, layers=calls.layers, origins=origins)
-            if calls
-            else run
+        if calls is None:
+            return run
+        return replace(
+            run, arrays=run.arrays | calls.arrays, functions=calls.calls, layers=calls.layers, origins=origins
         )
 
     @contextlib.contextmanager

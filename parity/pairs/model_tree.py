@@ -26,9 +26,8 @@ def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Diverg
 def side_by_side(models: Mapping[str, ModelDescription], partner: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return a row for each pair of layers, and for each other layer: side -> path and kind, or None.
 
-    `partner`: path of the reference -> path of the candidate.
-
     The rows are in the order of registration of the reference. A layer of the candidate alone comes before the next one with a partner.
+    `partner`: path of the reference -> path of the candidate.
     """
     reference, candidate = ([unit for unit in models[side].units if unit.path] for side in SIDES)
     taken = {partner[unit.path] for unit in reference if unit.path in partner}

@@ -16,7 +16,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.files.atomic import write_atomically
 from parity.modules.function_names import SETTING
-from parity.modules.layer_kinds import SIDES
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES
 from parity.pairs.first_call import FirstCall, run_recorded
 from parity.pairs.session import Session
 
@@ -57,7 +57,7 @@ def write_reproducer(folder: Path, session: Session, found: FirstCall | None, ca
     chosen = {side: found.functions(side) for side in SIDES}
     for side, calls in chosen.items():
         for call in calls:
-            if not call["function"].startswith(f"{side}.") or "?" in call["arguments"]:
+            if not call["function"].startswith(f"{side}.") or any("?" in text for text in call["arguments"]):
                 return f"no reproducer: a program cannot repeat the call {call['name']} of {NAMES[side]}, a function of your own"
     wanted = {
         side: [*(origin for call in calls for origin in call["inputs"]), found.results[side]]
@@ -66,12 +66,11 @@ def write_reproducer(folder: Path, session: Session, found: FirstCall | None, ca
     runs = run_recorded(session, found.train, False, wanted)
     results = {side: runs[side].arrays[found.results[side]] for side in SIDES}
     paths = []
-    for side, other in ((SIDES[0], SIDES[1]), (SIDES[1], SIDES[0])):
+    for side, other in OTHER_SIDE.items():
         lines, arrays = _program(side, chosen[side], found.results[side], runs[side].arrays)
         words = {"cause": _wrapped(cause), "name": NAMES[side], "other": NAMES[other], "module": side}
         text = PROGRAM.format(**words, lines="\n".join(lines), result=_variable(found.results[side]))
         path = folder / f"reproduce_{side}.py"
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path.with_suffix(".npz"), _npz(arrays | {"other": results[other]}))
         write_atomically(path, text.encode())
         paths.append(str(path))

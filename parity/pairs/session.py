@@ -272,7 +272,7 @@ class Session:
                 f"{NAMES[OTHER_SIDE[side]]}'s model has batch norms folded into other layers ({found[0]} in {NAMES[side]}), so that only "
                 "inference can be equal: pass --stages eval"
             )
-        given = _without_prefix(self.start.get(side, {}), self.shapes[side])
+        given = self.start.get(side, {})
         names = sorted(set().union(*(fold.names for fold in found)))
         fresh = self.workers[side].tensors(names)
         base = {name: given[name] if name in given else _spread(name, fresh[name], self.pair.seed) for name in names}
@@ -286,12 +286,10 @@ class Session:
     def _widen(self, seen: Mapping[str, ModelRun], trained: Mapping[str, ModelRun]) -> None:
         """Find where the models compute in a dtype narrower than float64, and compute in float64 where both do."""
         phases = (False, True) if self.pair.length else (False,)
-        for name in (name for name, dtype in self.dtypes.items() if dtype == "float64" and name not in SIDES):
-            if self.dtype != "float64":
-                runs = [self.run(name, train, randomness=True) for train in phases]
-                self.widened[name] = [place["place"] for run in runs for place in run.narrow]
         self.narrow = NarrowPlaces()
-        if self.dtypes["torch"] != "float64":
+        if self.dtype != "float64":
+            runs = [self.run(EXACT, train, randomness=True) for train in phases]
+            self.widened[EXACT] = [place["place"] for run in runs for place in run.narrow]
             return
         self.narrow = narrow_dtypes.match_places(self.pairing, self.alignment(trained), seen, trained)
         for side in SIDES:
@@ -367,10 +365,10 @@ class Session:
         self.own_shapes = dict(self.shapes)
         self.stored = {side: {n: a["dtype"] for n, a in described[side].items()} for side in SIDES}
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
+        self.start = {side: _without_prefix(arrays, self.own_shapes[side]) for side, arrays in self.start.items()}
 
     def _states(self) -> dict[str, Record]:
         """Return the start state of each side, canonical: the reference's fresh arrays for both, or the given ones."""
-        self.start = {side: _without_prefix(arrays, self.own_shapes[side]) for side, arrays in self.start.items()}
         for side, arrays in self.start.items():
             if missing := [name for name in self.own_shapes[side] if name not in arrays]:
                 raise InputError(f"the weights for the {side} model lack {missing[0]} ({len(missing)} in all)")

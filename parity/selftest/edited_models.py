@@ -15,6 +15,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.registry import NAMES
 from parity.files.atomic import write_atomically
+from parity.modules.description import is_below
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import run_pair
 from parity.pairs.inputs import drawn
@@ -107,7 +108,7 @@ def complaint(edit: Edit, side: str, found: PairOutcome | ModelsDiffer) -> str:
     if found.first is None or edit.refused:
         return f"{edit.name} was not caught"
     cause = found.first.cause or ""
-    if not any(f"{found.first.layer}.".startswith(f"{layer}.") or layer in cause.split() for layer in edit.layers):
+    if not any(is_below(found.first.layer, layer) or layer in cause.split() for layer in edit.layers):
         return f"{edit.name} should be found at {' or '.join(edit.layers)}; it was {found.first.sentence()}"
     if edit.cause not in cause:
         return f"{edit.name} should be explained by {edit.cause!r}; it was {found.first.sentence()}"

@@ -47,7 +47,7 @@ def _fault(
 
 
 def _same(name: str, sentence: str, *lines: tuple[str, str], paddle: Lines | None = None) -> Edit:
-    return Edit(name, sentence, lines, _respelled(lines) if paddle is None else paddle)
+    return _fault(name, sentence, "", *lines, paddle=paddle)
 
 
 _BLOCK, _ATTENTION, _MLP = "blocks.0 blocks.1.norm1", "blocks.0.attention", "blocks.0.mlp"
