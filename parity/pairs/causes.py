@@ -93,7 +93,7 @@ def other_kinds(alignment: Alignment) -> list[str]:
 
 
 def _kinds_sentence(a: Unit, b: Unit) -> str:
-    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)} ({a.kind} / {b.kind})"
+    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)}"
 
 
 def _pads(padding: Any) -> bool:
@@ -228,7 +228,8 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _of_an_array(evidence, phase, tensor, a, b)
     elif phase in ("eval", "forward"):
         special = _behind(evidence, compared)
-    found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
+    what = f"gradient of {tensor}" if phase in ("backward", "gradient") else tensor
+    found = Cause(special) if special else _explained_by_tensors(a, b, what)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
     return found or _general_cause(evidence, phase, compared)

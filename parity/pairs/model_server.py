@@ -242,7 +242,10 @@ class ModelService(Service):
     def _recording(self, wanted: Sequence[str] | None) -> Iterator[FunctionCalls | None]:
         """A context in which functions are recorded, and the values of the `wanted` origins; None: nothing is recorded."""
         backend = self._model.backend
-        calls = None if wanted is None else FunctionCalls(backend.TENSOR, backend.to_numpy, wanted)
+        calls = None
+        if wanted is not None:
+            hooks = backend.needs_gradient, self._model.watch_gradient
+            calls = FunctionCalls(backend.TENSOR, backend.to_numpy, wanted, *hooks)
         self._model.functions = calls
         try:
             with self._replaced.recording(calls):
