@@ -59,14 +59,36 @@ def settings(
     """Return sentences on the settings that differ, and on what the check neutralises."""
     pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
     groups: dict[tuple[str, str, str, str, str], list[str]] = {}
+    outside: dict[tuple[str, str, str, str, str], list[str]] = {}
     for a, b in pairs.values():
         for name, one, two in differing(a, b):
-            groups.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
+            rows = outside if name == "padding" and _is_padded_outside(a, b, runs) else groups
+            rows.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
         found += list(_draws(runs))
-    return found, list(_explained(pairs.values(), runs, variance, training))
+    explained = [
+        f"{_settings_sentence(*key, places)}: the input of one model is larger by the same padding"
+        for key, places in outside.items()
+    ]
+    return found, [*explained, *_explained(pairs.values(), runs, variance, training)]
+
+
+def _is_padded_outside(a: Unit, b: Unit, runs: Mapping[str, ModelRun]) -> bool:
+    """Whether one model pads before the layer as much as the other one pads inside of it."""
+    sizes = []
+    for side, unit in zip(SIDES, (a, b), strict=True):
+        padding = unit.settings["padding"]
+        keys = [note["inputs"][0] for note in runs[side].calls if note["path"] == unit.holder and note["inputs"]]
+        if not keys or isinstance(padding, str):
+            return False
+        shape = runs[side].arrays[keys[0]].shape[2:]
+        around = padding if isinstance(padding, list | tuple) else [padding] * len(shape)
+        if len(around) != len(shape):
+            return False
+        sizes.append([size + 2 * more for size, more in zip(shape, around, strict=True)])
+    return sizes[0] == sizes[1]
 
 
 def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:

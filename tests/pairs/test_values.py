@@ -49,6 +49,14 @@ def test_an_inner_tensor_of_another_shape_is_compared_and_shown(
     assert_equal(compare(compare_pair, name, name, shape), SHAPES + inner)
 
 
+def test_padding_before_a_layer_or_inside_of_it_is_no_difference(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Bordered", "Bordered", "2,3,7,6")
+    assert_equal(
+        outcome, "padding of Conv2d: PyTorch 0, Paddle 1 at conv: the input of one model is larger by the same padding"
+    )
+    assert outcome.differences == []
+
+
 def test_axes_in_another_order_are_equal_where_they_have_one_length(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Turned", "Turned", "4,4,6")
     assert_equal(outcome, "inner tensors differ, and no output, gradient or update does: a:input (error ")
