@@ -18,6 +18,7 @@ from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
+from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
@@ -30,6 +31,9 @@ LIKE_FLOAT32 = (1e-10, 1e-6)
 
 LIKE_FLOAT16 = 1e-2
 """The largest such error of a float16 or bfloat16 rounding."""
+
+LIKE_ROUNDING = "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
+"""What an error of that size suggests, if nothing else explains it."""
 
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
@@ -241,6 +245,10 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         return explain(compared.torch, compared.paddle, SENTENCE_NAMES, tensor, ())
     a, b = compared.both
     special: str | None = None
+    if not compared.calls and phase in ("eval", "forward") and (layout := find_layout(a, b, MATCH)):
+        name = tensor.removeprefix("(output)").removeprefix(".")
+        option = f'--output-layout "{name}={layout}"' if name else f'--output-layout "{layout}"'
+        return Cause(f"the axes have another order, {layout} for PyTorch|Paddle; if that is intended, pass {option}")
     narrow = _narrow(evidence, a, b)
     if narrow and not (compared.calls and any(_own_settings(*compared.calls))):
         return Cause(narrow)
@@ -504,7 +512,7 @@ def _elsewhere(evidence: PairEvidence, one: Call, a: Array) -> str | None:
 
 def _like_float32(a: Array, b: Array) -> str | None:
     if LIKE_FLOAT32[0] < relative_l2(a, b) < LIKE_FLOAT32[1]:
-        return "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
+        return LIKE_ROUNDING
     return None
 
 

@@ -24,7 +24,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import few
+from parity.pairs.causes import LIKE_ROUNDING, few
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.session import Session
 
@@ -39,6 +39,9 @@ IN_ORDER = ("subtract", "divide", "matmul", "concat", "stack", "power", "where")
 
 OWN_FUNCTIONS = {"torch": "a torch.autograd.Function", "paddle": "a PyLayer"}
 """What a function is whose backward the user has written."""
+
+MASK = 1e6
+"""Numbers of at least this size, such as -1e9, are those that attention adds to scores that it hides."""
 
 HIDDEN = re.compile(r"\$|(None|False|\?|(torch|paddle)\.\w+)$")
 """Arguments that a sentence does not show: tensors, dtypes, and defaults of most functions."""
@@ -79,7 +82,13 @@ class FirstCall:
         if first.cause and not first.generic:
             return replace(first, calls=self.sentence)
         joined = ": " if self.backward else "; "
-        return replace(first, cause=joined.join(filter(None, (first.cause, self.sentence))), generic=False)
+        known = None if first.cause == LIKE_ROUNDING and self._other_functions() else first.cause
+        return replace(first, cause=joined.join(filter(None, (known, self.sentence))), generic=False)
+
+    def _other_functions(self) -> bool:
+        """Whether the sides call other functions, none of which changes the dtype: then no rounding is the cause."""
+        names = [{call["name"] for call in self.functions(side)} for side in SIDES if side in self.calls]
+        return len(names) == len(SIDES) and names[0] != names[1] and "cast" not in names[0] | names[1]
 
 
 def is_explained(first: Divergence) -> bool:
@@ -478,7 +487,9 @@ class _Same:
 
     def __init__(self, partner: Mapping[str, str], torch: Record, paddle: Record, tolerance: float) -> None:
         self._partner, self._values, self._tolerance = partner, (torch, paddle), tolerance
-        norms = [{origin: norm(_finite(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)]
+        norms = [
+            {origin: norm(_ordinary(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)
+        ]
         self._matches: dict[str, dict[str, list[str]]] = {side: {} for side in SIDES}
         for one, size in norms[0].items():
             for two, other in norms[1].items():
@@ -502,23 +513,33 @@ class _Same:
 
 
 def _is_same(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether two arrays have equal numbers, in one shape or another. Infinities, as in masks, must be at the same places."""
+    """Whether two arrays have equal numbers, in one shape or another."""
     if a.size != b.size:
         return False
-    x, y = _finite(a), _finite(b.reshape(a.shape))
-    if relative_l2(x, y) <= tolerance:
-        return bool(np.array_equal(a[a != x], b.reshape(a.shape)[a != x], equal_nan=True))
-    fit = find_fit(x, _finite(b))
-    return fit is not None and fit.whole and relative_l2(fit.torch(x), fit.paddle(_finite(b))) <= tolerance
+    if _agree(a, b.reshape(a.shape), tolerance):
+        return True
+    fit = find_fit(_ordinary(a), _ordinary(b))
+    return fit is not None and fit.whole and _agree(fit.torch(a), fit.paddle(b), tolerance)
+
+
+def _agree(a: Array, b: Array, tolerance: float) -> bool:
+    """Whether two arrays of one shape are equal. Numbers of masks are compared by themselves: they would hide all others."""
+    masks = ~(np.abs(a) < MASK), ~(np.abs(b) < MASK)  # NaN, too
+    return (
+        relative_l2(_ordinary(a), _ordinary(b)) <= tolerance
+        and np.array_equal(*masks)
+        and np.allclose(a[masks[0]], b[masks[1]], rtol=tolerance, atol=0, equal_nan=True)
+    )
+
+
+def _ordinary(array: Array) -> Array:
+    """Return an array with 0 for infinite numbers and those of a mask."""
+    return np.where(np.abs(array) < MASK, array, 0)
 
 
 def _is_own(side: str, call: Mapping[str, Any]) -> bool:
     """Whether the user has written the backward of a call."""
     return not call["function"].startswith(f"{side}.")
-
-
-def _finite(array: Array) -> Array:
-    return np.where(np.isfinite(array), array, 0)
 
 
 def _floats(array: Array) -> Array:
