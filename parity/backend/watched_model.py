@@ -255,8 +255,12 @@ class WatchedModel:
             keys = self.watch.outputs(path, [self.backend.to_numpy(tensor) for tensor in outputs])
             for key, tensor in zip(keys, outputs, strict=True):
                 if self.backend.needs_gradient(tensor):
-                    self.backend.on_gradient(tensor, functools.partial(self._graded, key))
+                    self.watch_gradient(key, tensor)
         self.watch.leave(path, self.backend.random_state)
+
+    def watch_gradient(self, key: str, tensor: Tensor) -> None:
+        """Record the gradient of a tensor of the last `run`, as soon as `backward` computes it."""
+        self.backend.on_gradient(tensor, functools.partial(self._graded, key))
 
     def _graded(self, key: str, gradient: Tensor) -> None:
         self.watch.gradient(key, self.backend.to_numpy(gradient))

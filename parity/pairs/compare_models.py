@@ -244,7 +244,10 @@ def run_pair(
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
             found = name_calls(session, outcome, bool(reproducer))
-            outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first)
+            functions = None
+            if found and found.backward and found.calls:
+                functions = {side: found.functions(side)[0]["name"] for side in SIDES}
+            outcome.tree = model_tree.draw(session.models, session.pairing, outcome.first, functions)
             if reproducer:
                 outcome.reproducer = write_reproducer(reproducer, session, found, outcome.first.sentence())
         elif reproducer:

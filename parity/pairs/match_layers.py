@@ -288,7 +288,9 @@ class Problem:
             found[0] |= named | dict(zip(here, there, strict=True))
             found[1] |= named | dict(zip(*registered, strict=True))
         in_order = {a.path: b.path for a, b in zip(left["torch"], left["paddle"], strict=True)}
-        if found[0] == in_order and not (self.named and not by_order):
+        if all(normal(one) == normal(other) for one, other in found[0].items()):
+            self.how = "names"
+        elif found[0] == in_order and not (self.named and not by_order):
             self.how = "order of execution"
         else:
             self.how = "order of execution, names and shapes" if by_order else "names and shapes"

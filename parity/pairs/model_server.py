@@ -21,7 +21,7 @@ from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
 from parity.backend.watched_model import WatchedModel
-from parity.errors import InputError
+from parity.errors import InputError, describe_error
 from parity.modules.function_calls import FunctionCalls
 from parity.pairs import factories, replaced_functions
 from parity.recipe.optimizer import Optimizer
@@ -162,9 +162,8 @@ class ModelService(Service):
         try:
             return backend.copy_model(model)
         except Exception as error:  # a user's model may raise anything
-            raise InputError(
-                f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): pass its class, or a function that returns it"
-            ) from error
+            said = f"the {self.framework} side: {text} cannot be copied ({describe_error(error)})"
+            raise InputError(f"{said}: pass its class, or a function that returns it") from error
 
     def kernel_variance(self) -> str:
         """Return which batch variance the framework's kernel uses for the running one: "biased" or "unbiased"."""
@@ -242,7 +241,10 @@ class ModelService(Service):
     def _recording(self, wanted: Sequence[str] | None) -> Iterator[FunctionCalls | None]:
         """A context in which functions are recorded, and the values of the `wanted` origins; None: nothing is recorded."""
         backend = self._model.backend
-        calls = None if wanted is None else FunctionCalls(backend.TENSOR, backend.to_numpy, wanted)
+        calls = None
+        if wanted is not None:
+            hooks = backend.needs_gradient, self._model.watch_gradient
+            calls = FunctionCalls(backend.TENSOR, backend.to_numpy, wanted, *hooks)
         self._model.functions = calls
         try:
             with self._replaced.recording(calls):
@@ -289,7 +291,9 @@ class ModelService(Service):
                 "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
             ):
                 hint = " (the check runs in float64: a constant created in forward may be float32)"
-            raise InputError(f"the {self.framework} model failed {where}{layer}: {_sentence(error)}{hint}") from error
+            raise InputError(
+                f"the {self.framework} model failed {where}{layer}: {describe_error(error)}{hint}"
+            ) from error
 
 
 def _is_floats(array: Any) -> bool:
@@ -303,14 +307,7 @@ def _told(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what}: {_sentence(error)}") from error
-
-
-def _sentence(error: Exception) -> str:
-    """Return the type and the first informative line of an exception; Paddle's begin with a long C++ trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = next((line for line in lines if line.startswith("(") or "Error: " in line), lines[0] if lines else "")
-    return f"{type(error).__name__}: {telling}"[:400]
+        raise InputError(f"{what}: {describe_error(error)}") from error
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def test_values_decide_where_names_say_nothing(compare_pair: ComparePair) -> Non
     assert tables.partner("torch") == {"word": "b", "kind": "a", "out": "out"}
     assert tables.notes == [] and tables.sentence().endswith("confirmed by values (2 assignments tried)")
     parts = compared(compare_pair, "Seven", "Seven", "4,6").pairing
-    assert parts.how == "order of execution, inner = z + y + x" and parts.tried > 1
+    assert parts.how == "names, inner = z + y + x" and parts.tried > 1
     assert compared(compare_pair, "Steps", "Steps", "4,6").pairing.partner("torch")["upper"] == "west"
 
 
