@@ -25,6 +25,18 @@ def dtype_of(tensor: Tensor) -> str:
     return str(tensor.dtype).rpartition(".")[2]
 
 
+def tensors_of(backend: Backend, model: Module) -> dict[str, Tensor]:
+    """Return every distinct floating-point tensor of a model by its first name."""
+    found: dict[str, Tensor] = {}
+    known = set()
+    for path, module in backend.named_modules(model):
+        for name, tensor in backend.own_tensors(module):
+            if id(tensor) not in known:
+                found[below(path, name)] = tensor
+                known.add(id(tensor))
+    return found
+
+
 class WatchedModel:
     """A `model` of the framework of `backend`, trained with `settings`. Arrays go in and come out as numpy.
 
@@ -127,14 +139,7 @@ class WatchedModel:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every distinct floating-point tensor by its first name."""
-        found: dict[str, Tensor] = {}
-        known = set()
-        for path, module in self.backend.named_modules(self.model):
-            for name, tensor in self.backend.own_tensors(module):
-                if id(tensor) not in known:
-                    found[below(path, name)] = tensor
-                    known.add(id(tensor))
-        return found
+        return tensors_of(self.backend, self.model)
 
     def state(self, names: Sequence[str]) -> dict[str, Array]:
         """Copies of the named tensors."""

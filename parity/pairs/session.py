@@ -16,8 +16,8 @@ from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
 from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.tolerances import FACTOR
-from parity.compare.verdicts import TRAINING
+from parity.compare.tolerances import FACTOR, FRESH_SEEDS
+from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules.description import below
@@ -73,6 +73,7 @@ class Pair(ShortRepr):
     forms: Mapping[int, Form] = field(default_factory=dict)
     output_forms: Mapping[str, Form] = field(default_factory=dict)
     widen: Sequence[str] = ()
+    init_seeds: int = FRESH_SEEDS
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
@@ -92,7 +93,7 @@ class Pair(ShortRepr):
     @property
     def length(self) -> int:
         """The number of training steps."""
-        if not set(self.stages) - {"eval"}:
+        if not set(self.stages) - {"eval", INIT}:
             return 0
         return self.steps if "trajectory" in self.stages else 1
 
