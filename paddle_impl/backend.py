@@ -265,6 +265,26 @@ class Backend:
         products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients, strict=True)]
         sum(products[1:], products[0]).backward()
 
+    def are_gradients_on(self) -> bool:
+        return paddle.is_grad_enabled()
+
+    def count_changes(self, tensor: Tensor) -> int:
+        return tensor.inplace_version
+
+    def without_process_wrapper(self, model: nn.Layer) -> nn.Layer:
+        return model._layers if isinstance(model, paddle.DataParallel) else model
+
+    def find_rank(self) -> tuple[int, int]:
+        return dist.get_rank(), dist.get_world_size()
+
+    def around_steps(
+        self, optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+    ) -> AbstractContextManager[Any]:
+        return _around_steps(optimizer, before, after)
+
+    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+        return _around_backward(before)
+
     def get_default_dtype(self) -> str:
         return paddle.get_default_dtype()
 
@@ -296,3 +316,53 @@ def _dynamic() -> Iterator[None]:
         yield
     finally:
         paddle.jit.enable_to_static(before)
+
+
+@contextlib.contextmanager
+def _around_steps(
+    optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+) -> Iterator[None]:
+    # DIFFERS: there are no hooks of an optimizer, and `minimize` does not call `step`.
+    originals = {name: getattr(optimizer, name) for name in ("step", "minimize")}
+    own = {name: vars(optimizer)[name] for name in originals if name in vars(optimizer)}
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any, **named: Any) -> Any:
+            before(1.0)
+            result = original(*given, **named)
+            after()
+            return result
+
+        return step
+
+    for name, original in originals.items():
+        setattr(optimizer, name, wrap(original))
+    try:
+        yield
+    finally:
+        for name in originals:
+            delattr(optimizer, name)
+        for name, value in own.items():
+            setattr(optimizer, name, value)
+
+
+@contextlib.contextmanager
+def _around_backward(before: Callable[[Tensor], None]) -> Iterator[None]:
+    original, scale = Tensor.backward, paddle.amp.GradScaler.scale
+    scaled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def backward(tensor: Tensor, *given: Any, **named: Any) -> Any:
+        _, loss = scaled.pop(id(tensor), (tensor, tensor))
+        before(loss)
+        return original(tensor, *given, **named)
+
+    def scale_loss(scaler: paddle.amp.GradScaler, loss: Tensor) -> Tensor:
+        result = scale(scaler, loss)
+        scaled[id(result)] = result, loss.detach()
+        return result
+
+    Tensor.backward, paddle.amp.GradScaler.scale = backward, scale_loss
+    try:
+        yield
+    finally:
+        Tensor.backward, paddle.amp.GradScaler.scale = original, scale

@@ -193,6 +193,29 @@ class Backend(Protocol):
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Run the backward pass from `outputs` with their `gradients`."""
 
+    def are_gradients_on(self) -> bool:
+        """Whether operations are recorded for a backward pass now."""
+
+    def count_changes(self, tensor: Tensor) -> int:
+        """How often `tensor` was changed in place."""
+
+    def without_process_wrapper(self, model: Module) -> Module:
+        """The model inside the wrapper that sums gradients over processes; `model` itself if it has none."""
+
+    def find_rank(self) -> tuple[int, int]:
+        """The rank of this process in the process group of anybody's program, and the number of processes."""
+
+    def around_steps(
+        self, optimizer: Stepper, before: Callable[[float], None], after: Callable[[], None]
+    ) -> AbstractContextManager[Any]:
+        """A context in which anybody's `optimizer` calls `before` and `after` around each step.
+
+        `before` gets the factor by which the gradients are still scaled.
+        """
+
+    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+        """A context in which `before` gets the tensor from which each backward pass starts, without the factor of a loss scaler."""
+
     def get_default_dtype(self) -> str:
         """The framework's default dtype."""
 
