@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 from paddle.jit.dy2static.program_translator import ProgramTranslator, StaticFunction
 
-from paddle_impl import layers, model
+from paddle_impl import layers, model, optimizer_description
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.modules.description import is_below
@@ -25,6 +25,7 @@ from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 
 Handle = Any
 """What Paddle returns for a hook."""
@@ -149,6 +150,14 @@ class Backend:
                 for tensor in optimizer._accumulators[key].values():
                     factors = np.full(updates + 1, beta, self.to_numpy(tensor).dtype)
                     self.write(tensor, factors.cumprod()[-1:])
+
+    def describe_optimizer(
+        self, optimizer: paddle.optimizer.Optimizer, names: Mapping[int, str]
+    ) -> OptimizerDescription:
+        return optimizer_description.describe_optimizer(optimizer, names)
+
+    def optimizer_state(self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> dict[str, Array]:
+        return optimizer_description.optimizer_state(optimizer, parameter)
 
     # Mixed precision
 

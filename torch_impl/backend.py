@@ -6,7 +6,7 @@ import contextlib
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,7 +23,8 @@ from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
-from torch_impl import layers, model
+from parity.recipe.optimizer_description import OptimizerDescription
+from torch_impl import layers, model, optimizer_description
 
 Handle = Any
 """What PyTorch returns for a hook."""
@@ -144,6 +145,12 @@ class Backend:
         if settings.kind == "adam":
             for parameter in parameters:
                 optimizer.state[parameter]["step"] = torch.tensor(float(updates))
+
+    def describe_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
+        return optimizer_description.describe_optimizer(optimizer, names)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
+        return optimizer_description.optimizer_state(optimizer, parameter)
 
     # Mixed precision
 

@@ -14,6 +14,7 @@ from parity.arrays import Array
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 from parity.weights.canonical_state import State
 
 Tensor: TypeAlias = Any
@@ -123,6 +124,15 @@ class Backend(Protocol):
 
     def set_updates(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor], updates: int) -> None:
         """Set the number of updates that the optimizer has counted so far."""
+
+    def describe_optimizer(self, optimizer: Stepper, names: Mapping[int, str]) -> OptimizerDescription:
+        """Anybody's `optimizer` as data. `names` has the name of each parameter by its `id`."""
+
+    def optimizer_state(self, optimizer: Stepper, parameter: Tensor) -> dict[str, Array]:
+        """The state of anybody's `optimizer` for `parameter`, by canonical slot; empty before the first step.
+
+        The slots are those of `parity.recipe.optimizer_description.SLOTS`, and for other optimizers those of the framework.
+        """
 
     # Mixed precision
 

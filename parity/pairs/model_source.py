@@ -28,6 +28,7 @@ from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
 from parity.pairs.session import EXACT, Session, gradients_of, tensors_of
+from parity.short_repr import few
 
 LARGE = 30_000_000
 """Above this many array elements, only the first and the last step's arrays are compared; outputs are compared at every step."""
@@ -353,7 +354,7 @@ class ModelStep(Step):
                 elif session.trained().get(name) and name not in own["torch"] and name not in own["paddle"]:
                     idle.append(name)
         if idle:
-            source.explained.append(f"no gradient on either side, since training does not use them: {causes.few(idle)}")
+            source.explained.append(f"no gradient on either side, since training does not use them: {few(idle)}")
 
     def _updates(self) -> Iterator[Compared]:
         session, source = self.session, self.source
