@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from parity.version import __version__
 
 if TYPE_CHECKING:
-    from parity.api import Network, assert_models_equal, assert_parity, build, compare_models, get_network, load
+    from parity.api import Network, assert_models_equal, assert_parity, build, compare_models, get_network, load, record
 
 __all__ = [
     "Network",
@@ -24,6 +24,7 @@ __all__ = [
     "compare_models",
     "get_network",
     "load",
+    "record",
 ]
 
 

@@ -20,6 +20,7 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import compare_through_onnx
 from parity.pairs.compare_models import assert_models_equal, compare_models
+from parity.recordings.recorder import record
 from parity.recipe import presets
 from parity.recipe.recipe import changed
 from parity.weights import canonical_state
@@ -27,7 +28,7 @@ from parity.weights.canonical_state import State
 
 DTYPES = ("float32", "float64")
 
-__all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load"]
+__all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load", "record"]
 
 
 def assert_parity(

@@ -51,7 +51,7 @@ class Backend:
         return torch.from_numpy(array).to(_place(device))
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        tensor = tensor.detach().cpu()
+        tensor = (tensor.to_dense() if tensor.is_sparse else tensor).detach().cpu()
         return (tensor.float() if tensor.dtype in HALVES else tensor).numpy().copy()
 
     def write(self, tensor: Tensor, array: Array) -> None:

@@ -166,7 +166,7 @@ def observing(
     """A context in which functions tell what they do, and change no number.
 
     `dropped(factors, p)` gets the multipliers that a dropout has used, `clips(kind, limit)` is called before gradients are clipped; the
-    kinds are those of `parity.backend.optimizer_description.Clip`.
+    kinds are those of `parity.recipe.optimizer_description.Clip`.
     """
     own = implementation(framework, "replaced_functions")
     utilities = sys.modules[f"{framework}.nn.utils"]
