@@ -20,15 +20,28 @@ from parity.network import articles
 from parity.network.network import Network
 from parity.onnx.comparison import compare_through_onnx
 from parity.pairs.compare_models import assert_models_equal, compare_models
-from parity.recordings.recorder import record
 from parity.recipe import presets
 from parity.recipe.recipe import changed
+from parity.recordings.compare_recordings import compare_recordings
+from parity.recordings.recorder import record
+from parity.recordings.replay import replay
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
 
 DTYPES = ("float32", "float64")
 
-__all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load", "record"]
+__all__ = [
+    "Network",
+    "assert_models_equal",
+    "assert_parity",
+    "build",
+    "compare_models",
+    "compare_recordings",
+    "get_network",
+    "load",
+    "record",
+    "replay",
+]
 
 
 def assert_parity(

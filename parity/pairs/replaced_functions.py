@@ -161,17 +161,18 @@ class Replaced:
 
 @contextlib.contextmanager
 def observing(
-    framework: str, dropped: Callable[[Array, float], None], clips: Callable[[str, float], None]
+    framework: str, dropped: Callable[[Array, float], None] | None, clips: Callable[[str, float], None]
 ) -> Iterator[None]:
     """A context in which functions tell what they do, and change no number.
 
-    `dropped(factors, p)` gets the multipliers that a dropout has used, `clips(kind, limit)` is called before gradients are clipped; the
-    kinds are those of `parity.recipe.optimizer_description.Clip`.
+    `dropped(factors, p)` gets the multipliers that a dropout has used; None: dropouts stay as they are. `clips(kind, limit)` is called
+    before gradients are clipped; the kinds are those of `parity.recipe.optimizer_description.Clip`.
     """
     own = implementation(framework, "replaced_functions")
     utilities = sys.modules[f"{framework}.nn.utils"]
     with contextlib.ExitStack() as undo:
-        replace_everywhere(own.observed(dropped) | _observed_clips(utilities, clips), undo)
+        dropouts: Functions = own.observed(dropped) if dropped else {}
+        replace_everywhere({**dropouts, **_observed_clips(utilities, clips)}, undo)
         yield
 
 

@@ -187,15 +187,15 @@ class Recorder:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from None
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """A context in which steps are recorded."""
+    def recording(self, dropouts: bool = True) -> Iterator[None]:
+        """A context in which steps are recorded. Without `dropouts`, who replaces them calls `note_dropout`."""
         if self.twin:
             self._move_weights()
         try:
             self._stack.enter_context(self._watching_forward())
             self._stack.enter_context(self.backend.around_steps(self.optimizer, self._before_step, self._after_step))
             self._stack.enter_context(self.backend.around_backward(self._before_backward))
-            self._stack.enter_context(observing(self.framework, self._dropped, self._clips))
+            self._stack.enter_context(observing(self.framework, self.note_dropout if dropouts else None, self._clips))
             self._stack.callback(self.model.close)
             yield
         finally:
@@ -310,7 +310,8 @@ class Recorder:
             self._write_gradients(1.0)
             self.clips.append((kind, limit))
 
-    def _dropped(self, factors: Array, p: float) -> None:
+    def note_dropout(self, factors: Array, p: float) -> None:
+        """Record the factors of a dropout."""
         if not (self._file and self.model.watch.recording):
             return
         watch, name = self.model.watch, f"mask/{len(self.model.watch.draws)}"

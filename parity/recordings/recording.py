@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -117,7 +117,7 @@ class RecordingDescription(ShortRepr):
     every: int
     weights: bool
     twin: int
-    modules: Sequence[Mapping[str, object]]
+    modules: Sequence[Mapping[str, Any]]
 
     def to_json(self) -> str:
         """Return the text of the file."""
