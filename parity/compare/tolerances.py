@@ -91,6 +91,28 @@ def calm_tolerance(dtype: str, step: int) -> float:
     return one if step == 1 else max(MANY_STEPS, one * step)
 
 
+def in_units_of(dtype: str, tolerance: float) -> float:
+    """Return a tolerance of float64 with as many roundings of `dtype`: the ratio of the tolerances of one step."""
+    return tolerance * (ONE_STEP[dtype] / ONE_STEP["float64"])
+
+
+SCALARS = HALF_ULP["float32"]
+"""Relative error of one scalar of a layer (eps, slope, 1 / (1 - p)) that a kernel holds in float32, whatever the dtype of the tensors."""
+
+KEPT_SHARE = 16.0
+"""Factor on `SCALARS` in updates: the part of an old value that is dropped, 1 - 0.9, has nine times the relative error of 0.9."""
+
+
+def recorded_tolerance(dtype: str, step: int, phase: str, layers: int, scalars: bool) -> float:
+    """Return the tolerance of a tensor of two recordings that no twin measures.
+
+    It is that of rounding alone. A recording cannot change what kernels compute: where one side's kernels hold `scalars` in float32, each
+    of the `layers` before a tensor may add their error. In float32 that is much less than the rounding of sums.
+    """
+    added = SCALARS * max(1, layers) * (KEPT_SHARE if phase in ("update", "start") else 1.0) if scalars else 0.0
+    return calm_tolerance(dtype, step) + (added * step if dtype == "float64" else 0.0)
+
+
 def tensor_tolerance(calm: float, magnification: float, amplified: float, inherited: float) -> float:
     """Return the tolerance of one tensor without chaos.
 
@@ -100,13 +122,13 @@ def tensor_tolerance(calm: float, magnification: float, amplified: float, inheri
     return calm * magnification + amplified + inherited
 
 
-def noise_of_tensor(own: float, phase: float, before: float, step: int) -> float:
+def noise_of_tensor(own: float, phase: float, before: float, step: int, dtype: str = "float64") -> float:
     """Return the rounding error of a tensor by the farthest twin: its `own`, or that of earlier tensors if larger.
 
     A twin is one random draw and may be near in one tensor by chance. In the first step the largest error in the `phase` so far counts,
     up to `INHERITED`. Later the largest error of the phase in the step `before` counts.
     """
-    return max(own, min(phase, INHERITED) if step == 1 else before)
+    return max(own, min(phase, in_units_of(dtype, INHERITED)) if step == 1 else before)
 
 
 def farther_than_twin(error: float | None, twin: float | None) -> float:

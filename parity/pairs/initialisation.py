@@ -28,9 +28,9 @@ from parity.compare.tolerances import SAME_NUMBER, statistic_level
 from parity.compare.verdicts import DIFFERENT, EQUAL, INIT, Stage
 from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES, parse_spelling
-from parity.pairs import causes
 from parity.pairs.fresh_arrays import FreshArray
 from parity.pairs.session import Session
+from parity.short_repr import few
 
 BINS = 24
 """Bins of a histogram."""
@@ -244,7 +244,7 @@ def describe_differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         name = layer if other == layer else f"{layer} (Paddle: {other})"
         groups.setdefault((differing[0]["kind"], *texts), []).append(name)
     return [
-        " ".join(filter(None, ("initialisation of", kind, causes.few(names))))
+        " ".join(filter(None, ("initialisation of", kind, few(names))))
         + ": "
         + "; ".join(f"{NAMES[side]} {text}" for side, text in zip(SIDES, texts, strict=True))
         for (kind, *texts), names in groups.items()

@@ -19,10 +19,11 @@ import numpy as np
 from parity import machine
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.observed_model import dtype_of, tensors_of
 from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
-from parity.backend.watched_model import WatchedModel, dtype_of, tensors_of
+from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError, describe_error
 from parity.modules.function_calls import FunctionCalls
 from parity.pairs import factories, replaced_functions
