@@ -10,9 +10,10 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.compare.cancelled_terms import systematic, terms_of_mean
 from parity.compare.causes import Cause
 from parity.compare.pool_ties import ties_of_pool
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
 from parity.compare.tolerances import ONE_STEP, ROUNDING, ZERO_GRADIENT
@@ -52,6 +53,8 @@ class ModelSource(Source):
         self.steps = max(1, self.pair.length) if wanted and (self.dtype == "float64" or self.twins) else 0
         self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
         self.explained = session.explained
+        self.cancelled_means: dict[str, float] = {}
+        """Running mean of a batch norm whose inputs sum to zero -> the size of the terms of its batch's mean in the first step."""
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
 
@@ -277,6 +280,7 @@ class ModelStep(Step):
         self._evidence = replace(self._evidence, runs=runs)
         if whole:
             yield from self._forward("forward", runs)
+            self._note_means(runs)
             here, there, twins = source.sides_of({name: np.array([loss]) for name, loss in losses.items()})
             yield Compared("loss/loss", None, here, there, tuple(twins))
             runs = {side: runs[side] for side in SIDES}
@@ -383,12 +387,35 @@ class ModelStep(Step):
         tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
         return tied
 
+    def cancellation(self, name: str) -> float:
+        """Return the factor on the rounding of a running mean whose terms cancel, as behind a batch norm without a shift; else 1."""
+        assert self._compared
+        terms, reference = self.source.cancelled_means.get(name), self._compared.torch
+        return 1.0 if terms is None or reference is None else systematic(terms, norm(reference))
+
+    def _note_means(self, runs: Mapping[str, ModelRun]) -> None:
+        """Note the running means whose batch's mean is zero but for rounding."""
+        arrays, layers = (
+            runs["torch"].arrays,
+            {path: name for name, (path, _) in self.session.owners.items() if _is_mean(name)},
+        )
+        for call, _ in self.session.alignment(runs).pairs:
+            name = layers.get(call.unit.path)
+            x = arrays[call.inputs[0]] if name and call.inputs else None
+            if name and x is not None and x.ndim > 1 and (terms := terms_of_mean(x)):
+                self.source.cancelled_means[f"update/{name}"] = terms
+
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return the cause that the settings or the functions between two layers explain."""
         assert self._compared
         if tensor.phase == "start" and self.session.folds.folds and distance(*self._compared.both) < FOLDED_ROUNDING:
             return Cause("one file's batch norms were folded in float32, which rounds; pass --dtype float32")
         return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)
+
+
+def _is_mean(name: str) -> bool:
+    """Whether a canonical name is that of a running mean."""
+    return place_of(f"update/{name}")[0] == "statistics" and name.endswith(".mean")
 
 
 def _max_pool(call: Call) -> MaxPool | None:
