@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.nn import init
 
+from helpers.init_models_paddle import truncated_normal
 from parity.compare.fresh_weights import Draws, compare_draws
 from parity.compare.named_initialisers import Place, fan_of, name_initialiser
 from parity.compare.tolerances import FRESH_SEEDS
@@ -85,7 +86,7 @@ PADDLE = {
     "xavier_normal": P.XavierNormal(),
     "normal(std=0.02)": P.Normal(0.0, 0.02),
     "normal(std=1)": P.Normal(),
-    "trunc_normal(std=0.02, ±2 std)": P.TruncatedNormal(0.0, 0.02),
+    "trunc_normal(std=0.02, ±2 std)": truncated_normal(0.02),
     "uniform(±0.05)": P.Uniform(-0.05, 0.05),
     "0": P.Constant(0.0),
     "0.1": P.Constant(0.1),
@@ -168,6 +169,13 @@ def test_the_embedding_of_each_framework() -> None:
     assert name_initialiser(found, Place(fan_of("paddle", (300, 16)))).name == "xavier_uniform, row 3 constant"
 
 
+def test_paddle_truncates_at_two_deviations_up_to_version_2() -> None:
+    found = name_initialiser(
+        draws(of_paddle(P.TruncatedNormal(0.0, 0.02), (64, 48))), Place(fan_of("paddle", (64, 48)))
+    ).name
+    assert found == ("trunc_normal(std=0.02, ±2 std)" if paddle.__version__.startswith("2.") else "normal(std=0.02)")
+
+
 def test_what_no_family_explains_is_measured_only() -> None:
     mixture = of_torch(lambda x: init.normal_(x).mul_(torch.where(torch.rand(x.shape) < 0.5, 0.1, 1.0)), (64, 64))
     found = name_initialiser(draws(mixture), Place())
@@ -189,7 +197,7 @@ SMALL = {
         "Conv2D(3, 4, 3).weight": lambda: paddle.nn.Conv2D(3, 4, 3).weight,
         "Embedding(20, 4).weight": lambda: paddle.nn.Embedding(20, 4, padding_idx=0).weight,
         "orthogonal": of_paddle(P.Orthogonal(), (4, 4)),
-        "truncated": of_paddle(P.TruncatedNormal(), (20,)),
+        "truncated": of_paddle(truncated_normal(1.0), (20,)),
     },
 }
 
