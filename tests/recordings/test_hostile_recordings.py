@@ -202,5 +202,5 @@ def test_a_mask_that_does_not_fit_is_refused(recorded: Path, tmp_path: Path, siz
     draw = {"path": "", "size": size, "kind": "uniform", "p": 0.5, "mask": "gradient/fc.bias", "factor": 2.0}
     set_field("draws", [draw])(tmp_path / "bad.run")
     record = read_recording(tmp_path / "bad.run")[0].step(2)
-    with pytest.raises(InputError, match="the mask 'gradient/fc.bias' is too short"):
+    with pytest.raises(InputError, match=r"the mask 'gradient/fc\.bias' is too short"):
         record.mask(record.description.draws[0])
