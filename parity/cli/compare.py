@@ -59,9 +59,34 @@ trained = together(
     ),
     option(
         "--optimizer",
-        type=choice(("momentum", "adam")),
+        type=choice(("momentum", "sgd", "adam", "adamw")),
         default="momentum",
-        help="optimizer of the training steps (default: momentum, with coefficient 0.9)",
+        help="optimizer of the training steps (default: momentum, with coefficient 0.9); adamw has the frameworks' weight decay of 0.01",
+    ),
+    option(
+        "--torch-loss",
+        metavar="MODULE:FUNCTION",
+        help="your own loss: a function (outputs, *targets), or torch.nn:CrossEntropyLoss(label_smoothing=0.1)",
+    ),
+    option("--paddle-loss", metavar="MODULE:FUNCTION", help="the same for Paddle"),
+    option(
+        "--torch-optimizer",
+        metavar="MODULE:FUNCTION",
+        help="your own optimizer: a function of the model that returns it, (optimizer, scheduler) or an object with step() and optimizer; "
+        "or torch.optim:AdamW(lr=0.001)",
+    ),
+    option("--paddle-optimizer", metavar="MODULE:FUNCTION", help="the same for Paddle"),
+    option(
+        "--batches",
+        metavar="FILE.npz",
+        help="the batches of the steps: arrays [steps, batch, ...] by name, or MODULE:FUNCTION that yields mappings of names to arrays",
+    ),
+    option(
+        "--loss-input",
+        multiple=True,
+        metavar="NAME[=N,...]",
+        help="an array of the batches that the losses get (default: target, targets, label, labels and y), or with a shape, such as "
+        "labels=8:10, a random one; repeat the option for more",
     ),
     option("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})"),
     device_option(),
@@ -239,7 +264,11 @@ def training(options: Options) -> dict[str, Any]:
     """Return the arguments of `compare_models` for the options of `trained`."""
     return {
         "loss": options.loss,
-        "optimizer": Optimizer(options.optimizer, options.rate),
+        **_optimizers(options),
+        "torch_loss": options.torch_loss,
+        "paddle_loss": options.paddle_loss,
+        "batches": options.batches,
+        "loss_inputs": dict(_name_and_shape(text) for text in options.loss_input),
         "steps": options.steps,
         "twins": options.twins,
         "seed": options.seed,
@@ -251,6 +280,26 @@ def training(options: Options) -> dict[str, Any]:
         "device": options.device,
         "threads": options.threads,
     }
+
+
+def _optimizers(options: Options) -> dict[str, Any]:
+    """Return the arguments of `compare_models` for the optimizers: ours, those of the frameworks, or the user's."""
+    own = {"torch_optimizer": options.torch_optimizer, "paddle_optimizer": options.paddle_optimizer}
+    if any(own.values()):
+        return own
+    if options.optimizer == "adamw":
+        return {
+            "torch_optimizer": f"torch.optim:AdamW(lr={options.rate!r})",
+            "paddle_optimizer": f"paddle.optimizer:AdamW(learning_rate={options.rate!r})",
+        }
+    if options.optimizer == "sgd":
+        return {"optimizer": Optimizer("momentum", options.rate, momentum=0.0)}
+    return {"optimizer": Optimizer(options.optimizer, options.rate)}
+
+
+def _name_and_shape(text: str) -> tuple[str, str | None]:
+    name, equals, shape = text.partition("=")
+    return name, shape if equals else None
 
 
 def _say(outcome: PairOutcome, console: Console, known: Collection[str] = ()) -> None:
