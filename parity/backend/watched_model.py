@@ -108,7 +108,6 @@ class WatchedModel(ObservedModel):
                 self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
             model = dict(self.backend.named_modules(self.model))[path] if path else self.model
             result = model(*(tensor for tensor, name in given if name == ""), **named)
-        self._outputs = dict(self.flatten(result))
         self._result, self._outputs = result, dict(self.flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 

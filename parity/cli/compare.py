@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from parity import machine
-from parity.cli.command import PATH, Failed, Options, choice, command, command_line, failures, option, positive
+from parity.cli import recordings
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    argument,
+    choice,
+    command,
+    command_line,
+    failures,
+    flag,
+    option,
+    positive,
+    refuse,
+)
 from parity.cli.options import (
     comparison_options,
     device_option,
@@ -19,6 +34,7 @@ from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.outcome import Outcome
 from parity.compare.tolerances import FRESH_SEEDS
 from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
+from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
 from parity.pairs.inputs import parse_named
@@ -27,6 +43,7 @@ from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import RATE
 from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
+from parity.recordings.compare_recordings import BEGAN
 from parity.report import plain
 from parity.weights.half_precision import HALVES
 
@@ -90,21 +107,30 @@ trained = together(
 
 @command(
     "compare",
-    "Compare two models of your own without changing them: inference, gradients and training, tensor by tensor.",
+    "Compare two models of your own without changing them: inference, gradients and training, tensor by tensor. Or compare two "
+    "recordings of training loops, made with parity.record.",
     (
         "--torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
         "--torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 --input-shape 2,3,64,64 --report report",
         "--torch net.py:Net --paddle net.py:PaddleNet --inputs batch.npz --save-map map.json   (for convert --map)",
         "--torch net.py:Net --paddle net.py:PaddleNet --input 'x=4,3,8,8:NCHW|NHWC' --output-layout 'NCHW|NHWC'",
+        "torch.run paddle.run   (two recordings of parity.record)",
     ),
+)
+@argument("recordings", type=PATH, nargs=-1, metavar="[A.run B.run]")
+@option(
+    "--twin",
+    type=PATH,
+    multiple=True,
+    metavar="RUN",
+    help="a recording of the reference made with twin=1, which measures rounding; repeat the option for more",
 )
 @option(
     "--torch",
     metavar="MODULE:FACTORY",
-    required=True,
     help="the factory of the torch.nn.Module; FILE.py:CLASS, MODULE:FUNCTION(width=8) and MODULE:CLASS(CONFIG(width=8)) also work",
 )
-@option("--paddle", metavar="MODULE:FACTORY", required=True, help="the factory of the paddle.nn.Layer")
+@option("--paddle", metavar="MODULE:FACTORY", help="the factory of the paddle.nn.Layer")
 @option(
     "--input-shape",
     multiple=True,
@@ -172,7 +198,13 @@ trained = together(
 @reports_options
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Compare two models; `Failed` where they differ."""
+    """Compare two models, or two recordings; `Failed` where they differ."""
+    if options.recordings:
+        return _compare_recordings(options, console)
+    for side in SIDES:
+        if not getattr(options, side):
+            raise InputError(f"missing option '--{side}': give both models, or two recordings")
+    refuse(options, ("twin",), "is for recordings: give two of them")
     check_reports(options)
     started = datetime.now().isoformat(timespec="seconds")
     with failures(), Phases(1 + options.steps) as phases:
@@ -213,6 +245,18 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     if outcome.verdict == DIFFERENT:
         raise Failed(f"the models are {outcome.sentence()}", shown)
     return shown
+
+
+def _compare_recordings(options: Options, console: Console) -> dict[str, Any]:
+    settings = main.make_context(main.name, list(map(str, options.recordings))).params
+    for name in settings.keys() - recordings.USED:
+        if getattr(options, name) != settings[name]:
+            raise InputError(f"{flag(name)} is for models: recordings are compared as they are")
+    outcome, result = recordings.compare(options, console)
+    for line in outcome.conditions:
+        console.say(f"  not alike to begin with: {line}")
+    _say(outcome, console, known=[BEGAN + line for line in outcome.conditions])
+    return recordings.finish(outcome, result, options, console)
 
 
 def surroundings(name: str, options: Options) -> dict[str, Any]:
@@ -268,12 +312,13 @@ def _name_and_shape(text: str) -> tuple[str, str | None]:
     return name, shape if equals else None
 
 
-def _say(outcome: PairOutcome, console: Console) -> None:
+def _say(outcome: PairOutcome, console: Console, known: Collection[str] = ()) -> None:
+    """Print the outcome, without the differences that are `known`."""
     pairing = outcome.pairing
     console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.sentence()}")
     say_stages(outcome, console)
-    for line in outcome.differences:
+    for line in [text for text in outcome.differences if text not in known]:
         console.say(f"  differs: {line}")
     for line in outcome.initialisation.differences if outcome.initialisation else ():
         console.say(f"  differs: {line}")
