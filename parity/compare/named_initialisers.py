@@ -64,7 +64,7 @@ def fan_of(side: str, shape: Sequence[int]) -> Fan | None:
 class Place:
     """Where an array stands, as far as an initialiser asks: its own `fan`, and that of the `fused` array of shape `stored` it is a part of.
 
-    A bias has the fan of its layer's weight in `weight`. `hidden` is the hidden size of a recurrent layer.
+    A bias has the fan of its layer's weight in `weight`. `hidden` is the hidden size of a recurrent layer, `groups` those of a convolution.
     """
 
     fan: Fan | None = None
@@ -72,6 +72,7 @@ class Place:
     stored: tuple[int, ...] = ()
     weight: Fan | None = None
     hidden: int = 0
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ def _uniform_formulas(place: Place) -> Iterator[Formula]:
 def _normal_formulas(place: Place) -> Iterator[Formula]:
     for (inputs, outputs), end in _fans(place):
         yield f"kaiming_normal{end}", math.sqrt(2 / inputs)
+        if place.groups > 1:  # Paddle's default of convolutions
+            yield f"kaiming_normal(fan_in of all groups){end}", math.sqrt(2 / (inputs * place.groups))
         yield f"kaiming_normal(fan_out){end}", math.sqrt(2 / outputs)
         yield f"xavier_normal{end}", math.sqrt(2 / (inputs + outputs))
         yield f"kaiming_normal(linear){end}", inputs**-0.5
@@ -267,7 +270,7 @@ def _round(low: float, high: float, digits: int = 2) -> str | None:
 def _uniform(fit: Fit, place: Place, rounding: float) -> str:
     unseen = min(UNSEEN / fit.count, 0.5)
     bound = max(-fit.low, fit.high)
-    if abs(fit.low + fit.high) <= 2 * unseen * fit.scale:
+    if abs(fit.low + fit.high) <= (2 * unseen + 8 * rounding) * fit.scale:
         low, high = bound * (1 - 4 * rounding), bound / (1 - unseen) * (1 + 4 * rounding)
         found = _named(_uniform_formulas(place), low, high)
         return found or f"uniform(±{_round(low, high, 3) or number(bound)})"

@@ -86,7 +86,8 @@ def compare_initialisation(session: Session, seeds: int, say: Callable[[str], No
         paths = session.owners[name]
         pair = units.get(paths[0])
         kind = pair[0].kind if pair else ""
-        places = {side: _place(session, spelled, name, side, kind) for side in SIDES}
+        groups = int((pair and pair[0].settings.get("groups")) or 1)
+        places = {side: _place(session, spelled, name, side, kind, groups) for side in SIDES}
         found.rows.append(_row(name, paths, kind, one, {side: draws[side][name] for side in SIDES}, places))
     found.differences = describe_differences(found.rows)
     return found
@@ -166,7 +167,9 @@ def _check_seeded(draws: Mapping[str, Mapping[str, Draws]], compared: Mapping[st
             )
 
 
-def _place(session: Session, spelled: Mapping[str, Mapping[str, str]], name: str, side: str, kind: str) -> Place:
+def _place(
+    session: Session, spelled: Mapping[str, Mapping[str, str]], name: str, side: str, kind: str, groups: int = 1
+) -> Place:
     """Return what an initialiser may ask of an array."""
     parsed = parse_spelling(spelled[name][side])
     own = tuple(session.own_shapes[side][parsed.name])
@@ -176,7 +179,8 @@ def _place(session: Session, spelled: Mapping[str, Mapping[str, str]], name: str
     if name.endswith("bias") and (beside := f"{name[: -len('bias')]}weight") in spelled:
         weight = _place(session, spelled, beside, side, kind).fan
     fused = None if parsed.whole else fan_of(side, own)
-    return Place(fan, fused, () if parsed.whole else own, weight, own[0] // GATES[kind] if kind in GATES else 0)
+    hidden = own[0] // GATES[kind] if kind in GATES else 0
+    return Place(fan, fused, () if parsed.whole else own, weight, hidden, groups)
 
 
 def _row(

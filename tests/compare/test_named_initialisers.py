@@ -169,6 +169,20 @@ def test_the_embedding_of_each_framework() -> None:
     assert name_initialiser(found, Place(fan_of("paddle", (300, 16)))).name == "xavier_uniform, row 3 constant"
 
 
+def test_a_grouped_convolution_of_paddle_has_the_fan_of_all_groups() -> None:
+    found = draws(lambda: paddle.nn.Conv2D(16, 32, 3, groups=4).weight)
+    assert found.shape == (32, 4, 3, 3)
+    place = Place(fan_of("paddle", found.shape), groups=4)
+    assert name_initialiser(found, place).name == "kaiming_normal(fan_in of all groups)"
+
+
+def test_numbers_of_bfloat16_are_named() -> None:
+    # Rounding takes the largest number farther than the bound, or not, on either side of zero.
+    weights = draws(lambda: torch.nn.init.xavier_uniform_(torch.empty(16, 32)).bfloat16().float())
+    found = Draws(weights.values, weights.shape, "bfloat16")
+    assert name_initialiser(found, Place(fan_of("torch", (16, 32)))).name == "xavier_uniform"
+
+
 def test_paddle_truncates_at_two_deviations_up_to_version_2() -> None:
     found = name_initialiser(
         draws(of_paddle(P.TruncatedNormal(0.0, 0.02), (64, 48))), Place(fan_of("paddle", (64, 48)))
