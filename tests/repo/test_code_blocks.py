@@ -26,6 +26,13 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_port_of_a_training_script_runs_as_written(tmp_path: Path) -> None:
+    problems = PageRun(ROOT / "docs" / "training_port.md", tmp_path).problems
+    assert not problems, "\n\n".join(problems)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_page_on_initialisation_runs_as_written(tmp_path: Path) -> None:
     problems = PageRun(ROOT / "docs" / "initialisation.md", tmp_path).problems
