@@ -51,7 +51,7 @@ class RecordingSource(Source):
         self.steps, self.trains = len(pair.numbers), True
         self.optimizer = _likeliest(pair)
         self.explained: list[str] = []
-        self.not_alike: list[str] = []
+        self.not_alike: dict[str, list[str]] = {}
         """What the first step had from elsewhere and was not equal. Then nothing that was computed is compared."""
         self.zero: dict[str, float] = {}
         self.optimizer_differences = conditions.about_optimizers(pair)
@@ -185,7 +185,10 @@ class RecordedStep(Step):
     def _of_the_start(self, tensor: Tensor, tolerance: float) -> Tensor:
         assert tensor.reference is not None and tensor.candidate is not None
         if self.is_first and not conditions.is_alike(tensor.reference, tensor.candidate, tolerance):
-            self.source.not_alike.append(tensor.name.replace("input/", "input ").replace("start/", "weight "))
+            phase, _, name = tensor.name.partition("/")
+            mask = name.removeprefix("mask of ")
+            kind = "initial weights" if phase == "start" else "inputs" if mask == name else "dropout masks"
+            self.source.not_alike.setdefault(kind, []).append(mask)
         return tensor
 
     def _computed(self) -> Iterator[Compared]:

@@ -25,6 +25,14 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     assert not problems, "\n\n".join(problems)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_page_on_recordings_runs_as_written(tmp_path: Path) -> None:
+    skipped = {"python scripts/measure_recording.py --framework torch --steps 8": "it takes minutes, and measures"}
+    problems = PageRun(ROOT / "docs" / "recordings.md", tmp_path, skips=skipped).problems
+    assert not problems, "\n\n".join(problems)
+
+
 PAGE = """
 ```python title="one.py"
 print("error 1.5e-16 of one")
