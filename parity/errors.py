@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import sys
 from collections.abc import Iterable
 from reprlib import repr as short
@@ -28,6 +29,27 @@ def how_to_install(extra: str) -> str:
     The command needs a clone, because no package index has this project.
     """
     return f'pip install -e ".[{extra}]" in a clone of this project'
+
+
+LONGEST = 400
+"""Most characters of another program's message in one of ours."""
+
+MARKS = ("[Hint", "At:", "(at ")
+"""How the lines begin in which Paddle adds a hint, Python's stack, or a place in its source."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type of an exception and what it says in one line, without traces and lists of files."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    # Some messages of Paddle begin with a C++ trace.
+    begin = next((i for i, line in enumerate(lines) if line.startswith("(") or "Error: " in line), 0)
+    said = itertools.takewhile(lambda line: line and not line.startswith(MARKS), lines[begin:])
+    return shorten(f"{type(error).__name__}: {' '.join(said)}")
+
+
+def shorten(text: str) -> str:
+    """Return a text of at most `LONGEST` characters, and three points where it is cut."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

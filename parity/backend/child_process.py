@@ -8,7 +8,6 @@ A message is eight bytes of length and a safetensors blob: arrays, with the call
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from parity import machine
 from parity.arrays import Array
 from parity.backend.launch import launch
 from parity.backend.messages import receive, send
-from parity.errors import InputError
+from parity.errors import InputError, describe_error
 
 Record = dict[str, Array]
 
@@ -147,10 +146,8 @@ def _failure(error: Exception) -> tuple[Record, dict[str, str]]:
     cause, record = (error.error, error.record) if isinstance(error, CallFailed) else (error, {})
     if isinstance(cause, InputError):
         return {}, {"input_error": str(cause)}
-    # Paddle appends hints and places in its source.
-    lines = itertools.takewhile(lambda line: not line.startswith("[Hint"), map(str.strip, str(cause).splitlines()))
     trace = "".join(traceback.format_exception(cause))
-    return record, {"error": trace, "reason": f"{type(cause).__name__}: {' '.join(filter(None, lines))}"}
+    return record, {"error": trace, "reason": describe_error(cause)}
 
 
 def serve(make: Callable[[], Any]) -> None:

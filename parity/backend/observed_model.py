@@ -21,6 +21,18 @@ def dtype_of(tensor: Tensor) -> str:
     return str(tensor.dtype).rpartition(".")[2]
 
 
+def tensors_of(backend: Backend, model: Module) -> dict[str, Tensor]:
+    """Return every distinct floating-point tensor of a model by its first name."""
+    found: dict[str, Tensor] = {}
+    known = set()
+    for path, module in backend.named_modules(model):
+        for name, tensor in backend.own_tensors(module):
+            if id(tensor) not in known:
+                found[below(path, name)] = tensor
+                known.add(id(tensor))
+    return found
+
+
 class ObservedModel:
     """A `model` of the framework of `backend`, whose layers tell `watch` what they compute, until `close`. The model stays as it is.
 
@@ -99,14 +111,7 @@ class ObservedModel:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every distinct floating-point tensor by its first name."""
-        found: dict[str, Tensor] = {}
-        known = set()
-        for path, module in self.backend.named_modules(self.model):
-            for name, tensor in self.backend.own_tensors(module):
-                if id(tensor) not in known:
-                    found[below(path, name)] = tensor
-                    known.add(id(tensor))
-        return found
+        return tensors_of(self.backend, self.model)
 
     def state(self, names: Sequence[str]) -> dict[str, Array]:
         """Copies of the named tensors."""
@@ -145,8 +150,12 @@ class ObservedModel:
             keys = self.watch.outputs(path, [self.take(tensor) for tensor in outputs])
             for key, tensor in zip(keys, outputs, strict=True):
                 if self.backend.needs_gradient(tensor):
-                    self.backend.on_gradient(tensor, functools.partial(self._graded, key))
+                    self.watch_gradient(key, tensor)
         self.watch.leave(path, self.backend.random_state)
+
+    def watch_gradient(self, key: str, tensor: Tensor) -> None:
+        """Let `watch` record the gradient of a tensor of the last call, as soon as a backward pass computes it."""
+        self.backend.on_gradient(tensor, functools.partial(self._graded, key))
 
     def _graded(self, key: str, gradient: Tensor) -> None:
         self.watch.gradient(key, self.take(gradient))

@@ -15,12 +15,10 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.registry import spoken_name
 from parity.compare.relative_error import Difference, distance
+from parity.errors import shorten
 
 MATCH = 1e-6
 """Largest relative L2 error of a prediction that counts as a match; it must also explain 99% of the difference."""
-
-LONGEST_REASON = 400
-"""Most characters of an error message in a cause: Paddle writes its stack into some."""
 
 MATCH_OF_ONE = 1e-9
 """The same for a single number, which a wrong prediction may match by chance."""
@@ -50,8 +48,7 @@ def failure_cause(failed: Mapping[str, str], sides: Sequence[str]) -> Cause:
     """Return the cause if one of the `sides` raised an error; `failed` has the error in one line."""
     ((side, reason),) = failed.items()
     (other,) = set(sides) - {side}
-    short = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
-    sentence = f"{spoken_name(side)} fails, {spoken_name(other)} does not: {short}"
+    sentence = f"{spoken_name(side)} fails, {spoken_name(other)} does not: {shorten(reason)}"
     return Cause(sentence, wrong=spoken_name(side), generic=True)
 
 

@@ -225,3 +225,48 @@ def rounded_tolerance(dtype: str, noise: float, crossed: float = 0.0, sums: floa
 def rounded_zero_tolerance(dtype: str, noise: float) -> float:
     """Return the tolerance, in `dtype`, of the size of a gradient that is zero in exact arithmetic; `noise` is the size on twins."""
     return ZERO_GRADIENT[dtype] if dtype == "float32" else FACTOR[dtype] * max(noise, HALF_ULP[dtype])
+
+
+# Fresh weights: the stage init
+
+FRESH_SEEDS = 32
+"""Fresh models of each side. A bias of ten numbers is then 320 numbers a side, and 5% of a scale show in 2,000 numbers a seed."""
+
+FRESH_NUMBERS = 2048
+"""Numbers of an array that one seed contributes: all of a small one, and else those at fixed random places.
+
+With 32 seeds, the scale of a normal array is known to 0.3% (one standard deviation), so 3% show. Arrays need no more memory than that.
+"""
+
+FALSE_ALARM = 1e-4
+"""Probability at most that the stage init calls any array of two equal initialisations different, in one comparison.
+
+It is divided by the number of arrays and of their statistics (Bonferroni), which holds whatever the dependence between them.
+"""
+
+SAME_NUMBER = 1e-3
+"""Below this difference, relative to the deviation of the numbers, two statistics count as equal.
+
+Some are no random numbers: the norm of an orthogonal matrix is the same for each seed, up to rounding, which no seed changes.
+"""
+
+GRAM = 20.0
+"""Tolerance, in half ULPs, of a Gram matrix that is a multiple of the identity: float32 decompositions of 4,096 rows were seen at 10."""
+
+
+def constant_tolerance(dtype: str) -> float:
+    """Return the tolerance, relative, of two numbers that no seed changes: each side rounds them to its dtype."""
+    return 4 * HALF_ULP.get(dtype, HALF_ULP["float32"])
+
+
+def fixed_tolerance(dtype: str) -> float:
+    """Return the tolerance of a table that no seed changes, such as sines of positions: that of one step in its dtype, float32 or narrower.
+
+    Libraries compute such tables in float32 or float64, whatever the dtype of the model.
+    """
+    return ONE_STEP.get(dtype if dtype != "float64" else "float32", ONE_STEP["float32"])
+
+
+def statistic_level(tests: int) -> float:
+    """Return the significance level of each of `tests` tests, so that all together give a false alarm with `FALSE_ALARM` at most."""
+    return FALSE_ALARM / max(tests, 1)

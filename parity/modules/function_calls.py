@@ -25,18 +25,29 @@ class FunctionCalls:
     The origin of an input is "input" with its argument's number, that of a weight "weight" with its name, and that of a tensor from
     elsewhere "other" with a number. `arrays` holds the wanted values by origin.
 
-    `calls` holds {name, function, path, arguments, inputs, outputs}: the one name of both frameworks, the name by which a program calls
-    it, the layer in whose forward it was called, the arguments as in a program (`$0` is the first tensor), and the origins of tensors.
+    `calls` holds {name, function, path, arguments, inputs, outputs, graded}: the one name of both frameworks, the name by which a
+    program calls it, the layer in whose forward it was called, the arguments as in a program (`$0` is the first tensor), the origins of
+    tensors, and whether each input gets a gradient.
     `layers` holds {path, inputs, outputs} in the order in which the layers ended, with the origins of tensors.
 
     Args:
         tensor: The class of the framework's tensors.
         to_numpy: Copies a tensor to numpy.
         wanted: The origins whose values are kept.
+        needs_gradient: Whether a tensor gets a gradient.
+        on_gradient: Is called with the origin and the tensor where a value is kept, and may watch the tensor's gradient.
     """
 
-    def __init__(self, tensor: type, to_numpy: Callable[[Any], Array], wanted: Collection[str]) -> None:
+    def __init__(
+        self,
+        tensor: type,
+        to_numpy: Callable[[Any], Array],
+        wanted: Collection[str],
+        needs_gradient: Callable[[Any], bool],
+        on_gradient: Callable[[str, Any], None],
+    ) -> None:
         self._tensor, self._to_numpy, self.wanted = tensor, to_numpy, frozenset(wanted)
+        self._needs_gradient, self._on_gradient = needs_gradient, on_gradient
         self._depth = 0
         self.begin({})
 
@@ -87,6 +98,7 @@ class FunctionCalls:
         ]
         with self.paused():
             inputs = [self._origin(tensor) for tensor in tensors]
+            graded = [self._needs_gradient(tensor) for tensor in tensors]
             result = function(*given, **named)
             outputs = [one for one in _flat(result) if isinstance(one, self._tensor)]
             if not outputs and name in SETTING:
@@ -96,7 +108,7 @@ class FunctionCalls:
             if name in PASSING and len(outputs) == 1 and inputs:
                 self._put(outputs[0], inputs[0])
             else:
-                self._add(name, spelled, arguments, inputs, outputs)
+                self._add(name, spelled, arguments, inputs, outputs, graded)
         return result
 
     def enter(self, path: str, inputs: Sequence[Any]) -> None:
@@ -120,13 +132,20 @@ class FunctionCalls:
             return {name: self._origin(tensor) for name, tensor in tensors.items()}
 
     def _add(
-        self, name: str, spelled: str, arguments: Sequence[str], inputs: Sequence[str], outputs: Sequence[Any]
+        self,
+        name: str,
+        spelled: str,
+        arguments: Sequence[str],
+        inputs: Sequence[str],
+        outputs: Sequence[Any],
+        graded: Sequence[bool] = (),
     ) -> None:
         if name == "hardtanh" and arguments[1:3] == ["0.0", "6.0"]:
             name = "relu6"  # the layer ReLU6 of PyTorch
         number = len(self.calls)
         path = self._open[-1][0] if self._open else ""
         call: dict[str, Any] = {"name": name, "function": spelled, "path": path, "arguments": list(arguments)}
+        call["graded"] = list(graded)
         for i, tensor in enumerate(outputs):
             self._put(tensor, f"{number}.{i}")
         self.calls.append(call | {"inputs": list(inputs), "outputs": [f"{number}.{i}" for i in range(len(outputs))]})
@@ -137,6 +156,8 @@ class FunctionCalls:
         if origin in self.wanted and origin not in self.arrays:
             with self.paused():
                 self.arrays[origin] = np.array(self._to_numpy(tensor))
+                if self._needs_gradient(tensor):
+                    self._on_gradient(origin, tensor)
 
     def _origin(self, tensor: Any) -> str:
         if id(tensor) not in self._origins:

@@ -18,6 +18,7 @@ from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
+from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
@@ -31,6 +32,9 @@ LIKE_FLOAT32 = (1e-10, 1e-6)
 
 LIKE_FLOAT16 = 1e-2
 """The largest such error of a float16 or bfloat16 rounding."""
+
+LIKE_ROUNDING = "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
+"""What an error of that size suggests, if nothing else explains it."""
 
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
@@ -58,14 +62,36 @@ def settings(
     """Return sentences on the settings that differ, and on what the check neutralises."""
     pairs = {(a.path, b.path): (a, b) for a, b in [*pairing.pairs, *alignment.unit_pairs()]}
     groups: dict[tuple[str, str, str, str, str], list[str]] = {}
+    outside: dict[tuple[str, str, str, str, str], list[str]] = {}
     for a, b in pairs.values():
         for name, one, two in differing(a, b):
-            groups.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
+            rows = outside if name == "padding" and _is_padded_outside(a, b, runs) else groups
+            rows.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
         found += list(_draws(runs))
-    return found, list(_explained(pairs.values(), runs, variance, training))
+    explained = [
+        f"{_settings_sentence(*key, places)}: the input of one model is larger by the same padding"
+        for key, places in outside.items()
+    ]
+    return found, [*explained, *_explained(pairs.values(), runs, variance, training)]
+
+
+def _is_padded_outside(a: Unit, b: Unit, runs: Mapping[str, ModelRun]) -> bool:
+    """Whether one model pads before the layer as much as the other one pads inside of it."""
+    sizes = []
+    for side, unit in zip(SIDES, (a, b), strict=True):
+        padding = unit.settings["padding"]
+        keys = [note["inputs"][0] for note in runs[side].calls if note["path"] == unit.holder and note["inputs"]]
+        if not keys or isinstance(padding, str):
+            return False
+        shape = runs[side].arrays[keys[0]].shape[2:]
+        around = padding if isinstance(padding, list | tuple) else [padding] * len(shape)
+        if len(around) != len(shape):
+            return False
+        sizes.append([size + 2 * more for size, more in zip(shape, around, strict=True)])
+    return sizes[0] == sizes[1]
 
 
 def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
@@ -92,7 +118,7 @@ def other_kinds(alignment: Alignment) -> list[str]:
 
 
 def _kinds_sentence(a: Unit, b: Unit) -> str:
-    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)} ({a.kind} / {b.kind})"
+    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)}"
 
 
 def _pads(padding: Any) -> bool:
@@ -218,6 +244,10 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         return explain(compared.torch, compared.paddle, SENTENCE_NAMES, tensor, ())
     a, b = compared.both
     special: str | None = None
+    if not compared.calls and phase in ("eval", "forward") and (layout := find_layout(a, b, MATCH)):
+        name = tensor.removeprefix("(output)").removeprefix(".")
+        option = f'--output-layout "{name}={layout}"' if name else f'--output-layout "{layout}"'
+        return Cause(f"the axes have another order, {layout} for PyTorch|Paddle; if that is intended, pass {option}")
     narrow = _narrow(evidence, a, b)
     if narrow and not (compared.calls and any(_own_settings(*compared.calls))):
         return Cause(narrow)
@@ -227,7 +257,8 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _of_an_array(evidence, phase, tensor, a, b)
     elif phase in ("eval", "forward"):
         special = _behind(evidence, compared)
-    found = Cause(special) if special else _explained_by_tensors(a, b, tensor)
+    what = f"gradient of {tensor}" if phase in ("backward", "gradient") else tensor
+    found = Cause(special) if special else _explained_by_tensors(a, b, what)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
     return found or _general_cause(evidence, phase, compared)
@@ -481,7 +512,7 @@ def _elsewhere(evidence: PairEvidence, one: Call, a: Array) -> str | None:
 
 def _like_float32(a: Array, b: Array) -> str | None:
     if LIKE_FLOAT32[0] < relative_l2(a, b) < LIKE_FLOAT32[1]:
-        return "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
+        return LIKE_ROUNDING
     return None
 
 

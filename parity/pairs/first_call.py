@@ -24,6 +24,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
+from parity.pairs.causes import LIKE_ROUNDING
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.session import Session
 from parity.short_repr import few
@@ -36,6 +37,12 @@ MOST_NAMES = 12
 
 IN_ORDER = ("subtract", "divide", "matmul", "concat", "stack", "power", "where")
 """Functions that compute something else if two inputs are exchanged."""
+
+OWN_FUNCTIONS = {"torch": "a torch.autograd.Function", "paddle": "a PyLayer"}
+"""What a function is whose backward the user has written."""
+
+MASK = 1e6
+"""Numbers of at least this size, such as -1e9, are those that attention adds to scores that it hides."""
 
 HIDDEN = re.compile(r"\$|(None|False|\?|(torch|paddle)\.\w+)$")
 """Arguments that a sentence does not show: tensors, dtypes, and defaults of most functions."""
@@ -51,7 +58,8 @@ SLICE = re.compile(r"slice\(([^(),]+, [^(),]+, [^(),]+)\)")
 class FirstCall:
     """Where two models diverge: a sentence, and by side the numbers of the calls that compute different tensors from equal ones.
 
-    `runs` are the runs in which the calls have these numbers. `results` are the origins of the tensors that differ.
+    `runs` are the runs in which the calls have these numbers. `results` are the origins of the tensors that differ. `backward`: these are
+    the gradients of these tensors, which the backward passes of the calls compute.
     """
 
     sentence: str
@@ -59,6 +67,7 @@ class FirstCall:
     runs: Mapping[str, ModelRun] = field(default_factory=dict)
     calls: Mapping[str, Sequence[int]] = field(default_factory=dict)
     results: Mapping[str, str] = field(default_factory=dict)
+    backward: bool = False
 
     def functions(self, side: str) -> list[dict[str, Any]]:
         """Return the calls of a side as they were recorded."""
@@ -73,7 +82,14 @@ class FirstCall:
             return first
         if first.cause and not first.generic:
             return replace(first, calls=self.sentence)
-        return replace(first, cause="; ".join(filter(None, (first.cause, self.sentence))), generic=False)
+        joined = ": " if self.backward else "; "
+        known = None if first.cause == LIKE_ROUNDING and self._other_functions() else first.cause
+        return replace(first, cause=joined.join(filter(None, (known, self.sentence))), generic=False)
+
+    def _other_functions(self) -> bool:
+        """Whether the sides call other functions, none of which changes the dtype: then no rounding is the cause."""
+        names = [{call["name"] for call in self.functions(side)} for side in SIDES if side in self.calls]
+        return len(names) == len(SIDES) and names[0] != names[1] and "cast" not in names[0] | names[1]
 
 
 def is_explained(first: Divergence) -> bool:
@@ -91,6 +107,18 @@ def run_recorded(
         return session.run(side, train, record, step=int(train), functions=wanted[side])
 
     return session.everywhere(run, SIDES)
+
+
+def run_backward(session: Session, wanted: Mapping[str, Sequence[str]]) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Run a training step in both models up to the gradients; return by side values and gradients of the origins `wanted`."""
+    runs = run_recorded(session, True, False, wanted)
+    found = session.backward(session.seeds(runs)[1], SIDES)
+    prefix = "backward/"
+    gradients = {
+        side: {key.removeprefix(prefix): array for key, array in record.items() if key.startswith(prefix)}
+        for side, record in found.items()
+    }
+    return {side: run.arrays for side, run in runs.items()}, gradients
 
 
 def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
@@ -369,10 +397,90 @@ class _Search:
                     found.append(function["name"])
                     reached |= set(function["outputs"]) - self.inputs[side].keys()
             names[side] = found
+        starts = {side: self._event(side, call)["outputs"][number] for side, call in zip(SIDES, pair, strict=True)}
+        if guilty := self._guilty_backward(starts):
+            return guilty
         if not any(names.values()):
             return None
         said = "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
         return FirstCall(f"behind {pair[0].name} {said}")
+
+    def _guilty_backward(self, starts: Mapping[str, str]) -> FirstCall | None:
+        """Return the calls, one a side, that get equal gradients of equal outputs, and whose input's gradient differs."""
+        calls = {side: self._ahead(side, starts[side]) for side in SIDES}
+        wanted = {side: [starts[side], *self._tensors(side, calls[side])] for side in SIDES}
+        values, gradients = run_backward(self.session, wanted)
+        same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
+
+        def users(side: str, origin: str) -> list[int]:
+            return [number for number in calls[side] if origin in self.runs[side].functions[number]["inputs"]]
+
+        def outputs(side: str, origin: str) -> list[str]:
+            return [o for number in users(side, origin) for o in self.runs[side].functions[number]["outputs"]]
+
+        def differ(torch: str, paddle: str) -> bool:
+            arrays = gradients["torch"].get(torch), gradients["paddle"].get(paddle)
+            if arrays[0] is None or arrays[1] is None:
+                return arrays[0] is not arrays[1]
+            return not _is_same(_floats(arrays[0]), _floats(arrays[1]), self.tolerance)
+
+        at, further = starts, True
+        while further:  # to the last tensor whose gradient differs
+            pairs = [
+                (a, b)
+                for a in outputs("torch", at["torch"])
+                for b in outputs("paddle", at["paddle"])
+                if same(a, b) and differ(a, b)
+            ]
+            further = bool(pairs)
+            at = dict(zip(SIDES, pairs[0], strict=True)) if pairs else at
+        found = {side: users(side, at[side]) for side in SIDES}
+        if any(len(numbers) > 1 for numbers in found.values()):
+            found = {
+                side: [n for n in numbers if _is_own(side, self.runs[side].functions[n])]
+                for side, numbers in found.items()
+            }
+        if any(len(numbers) != 1 for numbers in found.values()):
+            return None
+        ends = [self.runs[side].functions[found[side][0]]["outputs"] for side in SIDES]
+        if len(ends[0]) != len(ends[1]) or not all(same(*row) and not differ(*row) for row in zip(*ends, strict=True)):
+            return None
+        both = {side: self.runs[side].functions[numbers[0]] for side, numbers in found.items()}
+        if detached := self._detached(both, at):
+            return FirstCall(detached, True, backward=True)
+        return FirstCall(self._one_backward(both), True, self.runs, found, at, backward=True)
+
+    def _ahead(self, side: str, start: str) -> list[int]:
+        """Return the numbers of the calls that use the tensor `start`, up to those that make the outputs of layers that are equal."""
+        reached, found = {start}, list[int]()
+        for number, function in enumerate(self.runs[side].functions):
+            if reached & set(function["inputs"]) and len(found) < MOST_CALLS:
+                found.append(number)
+                reached |= set(function["outputs"]) - self.outputs[side].keys()
+        return found
+
+    def _detached(self, calls: Mapping[str, Mapping[str, Any]], at: Mapping[str, str]) -> str:
+        """Say which side detaches an input of two calls that the other one does not detach."""
+        graded = [
+            sum(
+                g for origin, g in zip(calls[side]["inputs"], calls[side]["graded"], strict=False) if origin == at[side]
+            )
+            for side in SIDES
+        ]
+        if graded[0] == graded[1]:
+            return ""
+        side = SIDES[graded[0] > graded[1]]
+        where = _at(calls["torch"]["path"], calls["paddle"]["path"])
+        return f"only {NAMES[side]} detaches an input of {calls[side]['name']} {where}"
+
+    def _one_backward(self, calls: Mapping[str, Mapping[str, Any]]) -> str:
+        """Say that the backward passes of two calls differ."""
+        kinds = [f"{OWN_FUNCTIONS[side]} in {NAMES[side]}" for side, call in calls.items() if _is_own(side, call)]
+        texts = list(dict.fromkeys(_text(call) for call in calls.values()))
+        which = texts[0] if len(texts) == 1 else f"{texts[0]} in {NAMES['torch']}, {texts[1]} in {NAMES['paddle']},"
+        which += f" ({', '.join(kinds)})" if kinds else ""
+        where = _at(calls["torch"]["path"], calls["paddle"]["path"])
+        return f"the backward of {which} {where} returns different gradients for equal ones"
 
 
 class _Same:
@@ -380,7 +488,9 @@ class _Same:
 
     def __init__(self, partner: Mapping[str, str], torch: Record, paddle: Record, tolerance: float) -> None:
         self._partner, self._values, self._tolerance = partner, (torch, paddle), tolerance
-        norms = [{origin: norm(_finite(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)]
+        norms = [
+            {origin: norm(_ordinary(_floats(array))) for origin, array in side.items()} for side in (torch, paddle)
+        ]
         self._matches: dict[str, dict[str, list[str]]] = {side: {} for side in SIDES}
         for one, size in norms[0].items():
             for two, other in norms[1].items():
@@ -404,18 +514,33 @@ class _Same:
 
 
 def _is_same(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether two arrays have equal numbers, in one shape or another. Infinities, as in masks, must be at the same places."""
+    """Whether two arrays have equal numbers, in one shape or another."""
     if a.size != b.size:
         return False
-    x, y = _finite(a), _finite(b.reshape(a.shape))
-    if relative_l2(x, y) <= tolerance:
-        return bool(np.array_equal(a[a != x], b.reshape(a.shape)[a != x], equal_nan=True))
-    fit = find_fit(x, _finite(b))
-    return fit is not None and fit.whole and relative_l2(fit.torch(x), fit.paddle(_finite(b))) <= tolerance
+    if _agree(a, b.reshape(a.shape), tolerance):
+        return True
+    fit = find_fit(_ordinary(a), _ordinary(b))
+    return fit is not None and fit.whole and _agree(fit.torch(a), fit.paddle(b), tolerance)
 
 
-def _finite(array: Array) -> Array:
-    return np.where(np.isfinite(array), array, 0)
+def _agree(a: Array, b: Array, tolerance: float) -> bool:
+    """Whether two arrays of one shape are equal. Numbers of masks are compared by themselves: they would hide all others."""
+    masks = ~(np.abs(a) < MASK), ~(np.abs(b) < MASK)  # NaN, too
+    return (
+        relative_l2(_ordinary(a), _ordinary(b)) <= tolerance
+        and np.array_equal(*masks)
+        and np.allclose(a[masks[0]], b[masks[1]], rtol=tolerance, atol=0, equal_nan=True)
+    )
+
+
+def _ordinary(array: Array) -> Array:
+    """Return an array with 0 for infinite numbers and those of a mask."""
+    return np.where(np.abs(array) < MASK, array, 0)
+
+
+def _is_own(side: str, call: Mapping[str, Any]) -> bool:
+    """Whether the user has written the backward of a call."""
+    return not call["function"].startswith(f"{side}.")
 
 
 def _floats(array: Array) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from parity.arrays import Array
+from parity.compare.relative_error import distance
 from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.match_values import digest
@@ -20,6 +21,9 @@ from parity.pairs.model_server import ModelRun
 
 CHANNELS_LAST = {"NLC": 3, "NHWC": 4, "NDHWC": 5}
 """Data format of a layer -> the number of axes of its arrays."""
+
+SWAPPED = (("NCHW", "NHWC"), ("NHWC", "NCHW"))
+"""The layouts of PyTorch and Paddle that images may have without a word from the user."""
 
 FORMATS = ("data_format", "_data_format")
 """The attributes of Paddle's layers that hold a data format."""
@@ -71,6 +75,15 @@ def parse_layouts(texts: Sequence[str]) -> dict[str, Form]:
             )
         found[name] = Form(axes=axes_between((first, second), f"the layout {text!r}"))
     return found
+
+
+def find_layout(torch: Array, paddle: Array, limit: float) -> str:
+    """Return the layouts, such as NCHW|NHWC, by which two arrays of images are equal up to a relative error of `limit`; "" if none."""
+    for layouts in SWAPPED if torch.ndim == paddle.ndim == len(SWAPPED[0][0]) else ():
+        turned = torch.transpose(axes_between(layouts, "an output"))
+        if turned.shape == paddle.shape and distance(turned, paddle) <= limit:
+            return "|".join(layouts)
+    return ""
 
 
 def find_form(forms: Mapping[str, Form], name: str, array: Array) -> Form:

@@ -104,8 +104,8 @@ class Pairing(ShortRepr):
     `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
     `owners`: canonical name -> the layers on both sides. `trained`: canonical name -> whether training changes the reference's array.
     `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
-    compared; 0 if no choice was left. `notes`: sentences on what values could not decide. `folded`: layers with batch norms that are
-    folded on the other side.
+    compared; 0 if no choice was left. `named`: names decide all pairs, whatever their values. `notes`: sentences on what values could not
+    decide. `folded`: layers with batch norms that are folded on the other side.
     """
 
     pairs: list[tuple[Unit, Unit]]
@@ -119,6 +119,7 @@ class Pairing(ShortRepr):
     fusions: Sequence[Fusion] = ()
     tried: int = 0
     confirmed: bool = False
+    named: bool = False
     notes: list[str] = field(default_factory=list)
     folded: Sequence[str] = ()
 
@@ -132,4 +133,6 @@ class Pairing(ShortRepr):
         if not self.tried:
             return self.how
         count = f"{self.tried} assignment{'s' if self.tried > 1 else ''} tried"
+        if self.named and not self.confirmed:
+            return f"{self.how} ({count})"
         return f"{self.how}, {f'confirmed by values ({count})' if self.confirmed else f'not confirmed by values ({count})'}"

@@ -130,8 +130,10 @@ class Search:
         finally:
             self.models.put("torch", dict(self.models.arrays["torch"]))
         found = mapping.checked(self.problem, best.assignment)
-        if not best.reach.whole and not notes and (words := self._doubtful(best)):
-            notes.append(f"matched by order, and not confirmed by values: {words}")
+        if not best.reach.whole and not notes:
+            words = self._doubtful(best)
+            found.named = not words and self.problem.how == "names"
+            notes += [f"matched by order, and not confirmed by values: {words}"] if words else []
         found.tried, found.confirmed, found.notes = len(self.tried), best.reach.whole, notes
         return found
 

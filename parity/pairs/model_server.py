@@ -6,9 +6,11 @@ import ast
 import contextlib
 import inspect
 import os
+import random
 import re
 import sys
 import types
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,14 +21,16 @@ import numpy as np
 from parity import machine
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.observed_model import dtype_of, tensors_of
 from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Kind, Service, at_caller, fields_kind, serve_service
 from parity.backend.user_program import UserProgram
 from parity.backend.watched_model import WatchedModel
-from parity.errors import InputError
+from parity.errors import InputError, describe_error
 from parity.modules.function_calls import FunctionCalls
 from parity.pairs import factories, replaced_functions
+from parity.pairs.fresh_arrays import FreshArray, sample_arrays
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.optimizer_description import OptimizerDescription
 
@@ -62,6 +66,7 @@ class ModelService(Service):
     KINDS = (
         *KINDS,
         fields_kind(ModelRun),
+        fields_kind(FreshArray),
         Kind(OptimizerDescription, OptimizerDescription.to_json, OptimizerDescription.from_json),
     )
 
@@ -71,6 +76,7 @@ class ModelService(Service):
         self._replaced = replaced_functions.Replaced.of(framework)
         self._held = contextlib.ExitStack()
         self._model: WatchedModel
+        self._fresh: weakref.ref[Any] | None = None
 
     @at_caller
     def open(
@@ -190,6 +196,56 @@ class ModelService(Service):
             return lambda model: made(*given, **named, **{backend.PARAMETERS: model.parameters()})
         return lambda model: optimizer(model, *given, **named)
 
+    @at_caller
+    def sample_fresh(
+        self, factory: Any, seed: int, spellings: Sequence[str], folder: str | None = None, closely: bool = False
+    ) -> dict[str, FreshArray]:
+        """Make the model of `factory` with the framework, numpy and Python seeded with `seed`; return numbers of its arrays, by spelling.
+
+        No model is open then. `factory` and `folder` are those of `open`, but it is no model. The model is made as the user makes it: in
+        its own dtype, with nothing replaced. For `closely` see `parity.pairs.fresh_arrays.sample_arrays`.
+        """
+        where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
+        return self.sample_fresh_in(where, factory, seed, spellings, closely)
+
+    def sample_fresh_in(
+        self, folder: str, factory: Any, seed: int, spellings: Sequence[str], closely: bool
+    ) -> dict[str, FreshArray]:
+        """Do what `sample_fresh` says, for a factory's module in `folder`."""
+        self.release()
+        text = factories.text_of(factory)
+        make = self._load(factory, folder) if isinstance(factory, str) else factory
+        runtime = implementation(self.framework, "runtime", self.threads)
+        backend = make_backend(self.framework)
+        if isinstance(make, backend.MODULE):
+            raise InputError(
+                f"the {self.framework} side: {text} is a model, and the stage init makes fresh ones: pass a class, or a function that "
+                "returns a new model"
+            )
+        self._replaced.enter()
+        try:
+            if isinstance(factory, str):
+                runtime.start(self.device, self.threads)
+                backend.set_default_dtype("float32")
+            dtype = backend.get_default_dtype()
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - user code draws from this state
+            backend.seed(seed)
+            with _told(f"the {self.framework} side: {text} cannot be made"):
+                model = make()
+            backend.set_default_dtype(dtype)
+            if self._fresh is not None and self._fresh() is model:
+                raise InputError(
+                    f"the {self.framework} side: {text} returns the same model each time: the stage init needs a function that makes a new "
+                    "one"
+                )
+            self._fresh = weakref.ref(model)
+            tensors = tensors_of(backend, model)
+            dtypes = {name: dtype_of(tensor) for name, tensor in tensors.items()}
+            return sample_arrays(lambda name: backend.to_numpy(tensors[name]), dtypes, spellings, closely)
+        finally:
+            self._replaced.leave()
+
     def compute_in(self, dtype: str) -> str:
         """Compute in `dtype` from now on; return a sentence on how, "" if nothing is special.
 
@@ -223,9 +279,8 @@ class ModelService(Service):
         try:
             return backend.copy_model(model)
         except Exception as error:  # a user's model may raise anything
-            raise InputError(
-                f"the {self.framework} side: {text} cannot be copied ({_sentence(error)}): pass its class, or a function that returns it"
-            ) from error
+            said = f"the {self.framework} side: {text} cannot be copied ({describe_error(error)})"
+            raise InputError(f"{said}: pass its class, or a function that returns it") from error
 
     def kernel_variance(self) -> str:
         """Return which batch variance the framework's kernel uses for the running one: "biased" or "unbiased"."""
@@ -303,7 +358,10 @@ class ModelService(Service):
     def _recording(self, wanted: Sequence[str] | None) -> Iterator[FunctionCalls | None]:
         """A context in which functions are recorded, and the values of the `wanted` origins; None: nothing is recorded."""
         backend = self._model.backend
-        calls = None if wanted is None else FunctionCalls(backend.TENSOR, backend.to_numpy, wanted)
+        calls = None
+        if wanted is not None:
+            hooks = backend.needs_gradient, self._model.watch_gradient
+            calls = FunctionCalls(backend.TENSOR, backend.to_numpy, wanted, *hooks)
         self._model.functions = calls
         try:
             with self._replaced.recording(calls):
@@ -379,7 +437,9 @@ class ModelService(Service):
                 "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
             ):
                 hint = " (the check runs in float64: a constant created in forward may be float32)"
-            raise InputError(f"the {self.framework} model failed {where}{layer}: {_sentence(error)}{hint}") from error
+            raise InputError(
+                f"the {self.framework} model failed {where}{layer}: {describe_error(error)}{hint}"
+            ) from error
 
 
 def _arguments_of(forward: Any) -> list[str]:
@@ -402,14 +462,7 @@ def _told(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what}: {_sentence(error)}") from error
-
-
-def _sentence(error: Exception) -> str:
-    """Return the type and the first informative line of an exception; Paddle's begin with a long C++ trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = next((line for line in lines if line.startswith("(") or "Error: " in line), lines[0] if lines else "")
-    return f"{type(error).__name__}: {telling}"[:400]
+        raise InputError(f"{what}: {describe_error(error)}") from error
 
 
 if __name__ == "__main__":

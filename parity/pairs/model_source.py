@@ -10,9 +10,10 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.compare.cancelled_terms import systematic, terms_of_mean
 from parity.compare.causes import Cause
 from parity.compare.pool_ties import ties_of_pool
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
 from parity.compare.tolerances import ONE_STEP, ROUNDING, ZERO_GRADIENT
@@ -61,6 +62,8 @@ class ModelSource(Source):
         self.steps = max(1, self.pair.length) if wanted and (self.dtype == "float64" or self.twins) else 0
         self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
         self.explained = session.explained
+        self.cancelled_means: dict[str, float] = {}
+        """Running mean of a batch norm whose inputs sum to zero -> the size of the terms of its batch's mean in the first step."""
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
 
@@ -282,6 +285,7 @@ class ModelStep(Step):
         backs: Mapping[str, Record] = {}
         if whole:
             yield from self._forward("forward", runs)
+            self._note_means(runs)
         if seeds is None:
             backs = session.backward(None, source.names)  # the gradients of the outputs show why the losses differ
             self._note_losses(runs, backs)
@@ -423,6 +427,24 @@ class ModelStep(Step):
             return None
         return find_ties(tensor.name, self._compared, self.session.alignment, self._evidence.runs, ROUNDING)
 
+    def cancellation(self, name: str) -> float:
+        """Return the factor on the rounding of a running mean whose terms cancel, as behind a batch norm without a shift; else 1."""
+        assert self._compared
+        terms, reference = self.source.cancelled_means.get(name), self._compared.torch
+        return 1.0 if terms is None or reference is None else systematic(terms, norm(reference))
+
+    def _note_means(self, runs: Mapping[str, ModelRun]) -> None:
+        """Note the running means whose batch's mean is zero but for rounding."""
+        arrays, layers = (
+            runs["torch"].arrays,
+            {path: name for name, (path, _) in self.session.owners.items() if _is_mean(name)},
+        )
+        for call, _ in self.session.alignment(runs).pairs:
+            name = layers.get(call.unit.path)
+            x = arrays[call.inputs[0]] if name and call.inputs else None
+            if name and x is not None and x.ndim > 1 and (terms := terms_of_mean(x)):
+                self.source.cancelled_means[f"update/{name}"] = terms
+
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return the cause that the settings or the functions between two layers explain."""
         assert self._compared
@@ -489,6 +511,11 @@ def find_ties(
         return None
     tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
     return tied
+
+
+def _is_mean(name: str) -> bool:
+    """Whether a canonical name is that of a running mean."""
+    return place_of(f"update/{name}")[0] == "statistics" and name.endswith(".mean")
 
 
 def _max_pool(call: Call) -> MaxPool | None:

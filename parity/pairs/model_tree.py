@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from parity.backend.registry import NAMES
@@ -15,12 +16,37 @@ AROUND = 3
 """Layers shown before and after the place within one parent; the rest is counted."""
 
 
-def draw(models: Mapping[str, ModelDescription], pairing: Pairing, place: Divergence) -> str:
-    """Draw two trees, one below the other; layers far from the place are only counted."""
+def draw(
+    models: Mapping[str, ModelDescription],
+    pairing: Pairing,
+    place: Divergence,
+    functions: Mapping[str, str] | None = None,
+) -> str:
+    """Draw two trees, one below the other; layers far from the place are only counted.
+
+    `functions` are names by side. They are marked behind the layer of the place, because it is a gradient that they return.
+    """
     found = []
+    of_gradient = place.phase == "backward" and ":output" in place.tensor
     for side, path in zip(SIDES, (place.layer, place.candidate_layer), strict=True):
-        found += [NAMES[side], *_tree(models[side], path.partition("#")[0], pairing.partner(side))]
+        mark = _Mark(path.partition("#")[0], ", in the gradient of its output" if of_gradient else "", "")
+        if functions:
+            mark = replace(mark, words="", function=functions[side])
+        found += [NAMES[side], *_tree(models[side], mark, pairing.partner(side))]
     return "\n".join(found)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What is marked: a layer, or a `function` that is called behind it; and `words` after the mark."""
+
+    layer: str
+    words: str
+    function: str
+
+    @property
+    def text(self) -> str:
+        return f"    <-- first divergence{self.words}"
 
 
 def side_by_side(models: Mapping[str, ModelDescription], partner: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -46,13 +72,13 @@ def side_by_side(models: Mapping[str, ModelDescription], partner: Mapping[str, s
     ]
 
 
-def _tree(model: ModelDescription, marked: str, partner: Mapping[str, str]) -> list[str]:
+def _tree(model: ModelDescription, marked: _Mark, partner: Mapping[str, str]) -> list[str]:
     kinds = {unit.path: unit.kind for unit in model.units}
     return _below("", [path for path in kinds if path], marked, kinds, partner, "  ")
 
 
 def _below(
-    parent: str, paths: Sequence[str], marked: str, kinds: Mapping[str, str], partner: Mapping[str, str], indent: str
+    parent: str, paths: Sequence[str], marked: _Mark, kinds: Mapping[str, str], partner: Mapping[str, str], indent: str
 ) -> list[str]:
     """Return the lines below `parent`, expanded on the path to the marked layer."""
     groups: dict[str, list[str]] = {}
@@ -60,7 +86,7 @@ def _below(
     for path in paths:
         groups.setdefault(path[start:].split(".")[0], []).append(path)
     names = list(groups)
-    here = next((i for i, n in enumerate(names) if marked in groups[n]), None)
+    here = next((i for i, n in enumerate(names) if marked.layer in groups[n]), None)
     first, last = (0, len(names)) if here is None else (max(0, here - AROUND), here + AROUND + 1)
     lines = [f"{indent}... {first} before"] if first else []
     for i, name in enumerate(names):
@@ -68,10 +94,12 @@ def _below(
             continue
         full = below(parent, name)
         inside = [path for path in groups[name] if path != full]
-        mark = "    <-- first divergence" if full == marked else ""
+        mark = marked.text if full == marked.layer and not marked.function else ""
         other = f" = {partner[full]}" if partner.get(full, full) != full else ""
         kind = f" {kinds[full]}" if full in kinds else f" ({len(inside)} layers)" if i != here else ""
         lines.append(f"{indent}{name}{kind}{other}{mark}")
         if i == here and inside:
             lines += _below(full, inside, marked, kinds, partner, indent + "  ")
+        if full == marked.layer and marked.function:
+            lines.append(f"{indent}{marked.function} (function){marked.text}")
     return lines + ([f"{indent}... {len(names) - last} more"] if last < len(names) else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,8 @@ from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
 from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.tolerances import FACTOR
-from parity.compare.verdicts import TRAINING
+from parity.compare.tolerances import FACTOR, FRESH_SEEDS
+from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules.description import below
@@ -25,7 +26,7 @@ from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
 from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
-from parity.pairs.layouts import Form, channels_first, channels_last, find_form
+from parity.pairs.layouts import SWAPPED, Form, axes_between, channels_first, channels_last, find_form
 from parity.pairs.losses import LOSSES
 from parity.pairs.match_folded import Folds, find_folds
 from parity.pairs.match_fused import ATTENTION
@@ -75,6 +76,7 @@ class Pair(ShortRepr):
     forms: Mapping[int, Form] = field(default_factory=dict)
     output_forms: Mapping[str, Form] = field(default_factory=dict)
     widen: Sequence[str] = ()
+    init_seeds: int = FRESH_SEEDS
     program: Program = field(default_factory=Program)
     batch_names: Sequence[str] = ()
 
@@ -96,7 +98,7 @@ class Pair(ShortRepr):
     @property
     def length(self) -> int:
         """The number of training steps."""
-        if not set(self.stages) - {"eval"}:
+        if not set(self.stages) - {"eval", INIT}:
             return 0
         return self.steps if "trajectory" in self.stages else 1
 
@@ -260,7 +262,10 @@ class Session:
         if opened:
             bare = {side: ModelDescription.of(side, self.modules[side], kinds=kinds, opened=True) for side in SIDES}
         self.wanted = {side: list(dict.fromkeys(unit.holder for unit in bare[side].units)) for side in SIDES}
-        seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
+        try:
+            seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
+        except InputError as error:
+            raise InputError(f"{error}{self._layout_remedy()}") from None
         trained = seen
         if self.pair.length:
             trained = self.everywhere(lambda side: self.run(side, True, randomness=True), SIDES)
@@ -290,6 +295,25 @@ class Session:
             self.watched[train] = any(draw["p"] is None for run in runs.values() for draw in run.draws)
         self._widen(seen, trained)
         return trained
+
+    def _layout_remedy(self) -> str:
+        """Return what to do if a model fails, and both run where one of them gets its images in another order of axes."""
+        pair, inputs = self.pair, self.inputs
+        images = [i for i, x in enumerate(inputs) if x.ndim == len(SWAPPED[0][0]) and i not in pair.forms]
+        for layouts, is_paddles in itertools.product(SWAPPED, (False, True)) if images else ():
+            axes = axes_between(layouts, "an input")
+            back = np.argsort(axes) if is_paddles else range(len(axes))  # the shape that was given may be Paddle's
+            self.pair = replace(pair, forms={**pair.forms, **dict.fromkeys(images, Form(axes=axes))})
+            self.inputs = [np.array(x.transpose(back), order="C") if i in images else x for i, x in enumerate(inputs)]
+            shape = ",".join(map(str, self.inputs[images[0]].shape))
+            try:
+                self.everywhere(lambda side: self.run(side, False, record=False), SIDES)
+            except InputError:
+                continue
+            finally:
+                self.pair, self.inputs = pair, inputs
+            return f'. Both models run with their own layouts: pass --input-shape "{shape}:{"|".join(layouts)}"'
+        return ""
 
     def _fold(self, seen: Mapping[str, ModelRun]) -> bool:
         """Fold batch norms that the other model has folded. Then only inference is compared."""

@@ -50,6 +50,30 @@ def test_a_mistake_is_found_at_its_layer_and_an_innocent_change_is_equal(
     assert not complaint(EDITS[name], side, compare_edited(EDITS[name], side, workers, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        (
+            "rotary_base",
+            "power(10000) in PyTorch, power(1000) in Paddle, in blocks.0.attention returns different tensors",
+        ),
+        (
+            "scale_of_width",
+            "divide(2.0) in PyTorch, divide(4.0) in Paddle, in blocks.0.attention returns different tensors",
+        ),
+        (
+            "rms_eps_outside",
+            "cause: in blocks.0.norm1 PyTorch calls multiply, mean, add, rsqrt, multiply, multiply; Paddle",
+        ),
+    ],
+)
+def test_the_call_is_named_beside_masks_of_huge_numbers_and_small_errors(
+    name: str, cause: str, workers: dict[str, ModelWorker], tmp_path: Path
+) -> None:
+    outcome = compare_edited(EDITS[name], "paddle", workers, tmp_path)
+    assert outcome.first and cause in outcome.first.sentence()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), TRIALS)
 def test_every_mistake_is_found_at_its_layer_and_every_innocent_change_is_equal(

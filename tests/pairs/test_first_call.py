@@ -118,9 +118,36 @@ def test_a_flaw_in_training_only_is_found_with_the_same_dropout_masks(compare_pa
     assert "only Paddle calls multiply(0.999) in units.4" in cause_of(outcome)
 
 
-def test_a_wrong_gradient_is_placed_at_the_function_that_defines_it(compare_pair: ComparePair) -> None:
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            "OwnGradient",
+            "Paddle's gradient of first:output is PyTorch's times 0.5; the backward passes begin to differ between first and last: "
+            "the backward of Square (a torch.autograd.Function in PyTorch, a PyLayer in Paddle) in the model itself returns different",
+        ),
+        ("Detached", "between first and last: only Paddle detaches an input of multiply in the model itself"),
+        (
+            "Kink",
+            "between first and last: the backward of leaky_relu(0.1) in the model itself returns different gradients",
+        ),
+    ],
+)
+def test_a_wrong_gradient_is_placed_at_the_function_that_computes_it(
+    compare_pair: ComparePair, model: str, said: str
+) -> None:
+    outcome = compare(compare_pair, model, model, "4,6", "forward", "backward")
+    assert [outcome.stages[stage].summary()["verdict"] for stage in ("forward", "backward")] == ["equal", "different"]
+    assert said in cause_of(outcome)
+
+
+def test_the_trees_mark_the_function_whose_gradient_is_wrong(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "OwnGradient", "OwnGradient", "4,6", "backward")
-    assert "behind first PyTorch calls Square; Paddle calls Square" in cause_of(outcome)
+    mark = "<-- first divergence"
+    model = ["  first Linear", f"  Square (function)    {mark}", "  last Linear"]
+    assert outcome.tree.splitlines() == ["PyTorch", *model, "Paddle", *model]
+    outcome = compare(compare_pair, "Detached", "Detached", "4,6", "backward")
+    assert outcome.tree.count(f"  first Linear    {mark}, in the gradient of its output") == 2
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,16 @@ def test_outputs_have_another_layout_too(compare_pair: ComparePair) -> None:
     assert found.verdict == "equal", found.sentence()
     without = compare(compare_pair, "Images(maps=True)", "Images(maps=True)", x="4,3,8,8:NCHW|NHWC")
     assert without.first and without.first.tensor == "(output)"
+    assert 'if that is intended, pass --output-layout "NCHW|NHWC"' in without.first.sentence()
+
+
+def test_a_layout_that_is_forgotten_is_named(compare_pair: ComparePair) -> None:
+    with pytest.raises(InputError, match=r"failed in forward.*: pass --input-shape \"4,3,8,8:NCHW\|NHWC\""):
+        compare(compare_pair, "Images", "Images", "4,3,8,8")
+    with pytest.raises(InputError, match=r"failed in forward.*: pass --input-shape \"4,3,8,8:NCHW\|NHWC\""):
+        compare(compare_pair, "Images", "Images", "4,8,8,3")
+    with pytest.raises(InputError, match=r"failed in forward at layer \w+: [^:]*: [^\n]*(?<!NHWC\")$"):
+        compare(compare_pair, "Images", "Images", "4,5,8,8")
 
 
 @pytest.mark.parametrize(("whole", "mask"), [(False, "2,5:bool"), (True, "2,5:bool|int64")])

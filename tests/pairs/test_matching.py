@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_values_decide_where_names_say_nothing(compare_pair: ComparePair) -> Non
     assert tables.partner("torch") == {"word": "b", "kind": "a", "out": "out"}
     assert tables.notes == [] and tables.sentence().endswith("confirmed by values (2 assignments tried)")
     parts = compared(compare_pair, "Seven", "Seven", "4,6").pairing
-    assert parts.how == "order of execution, inner = z + y + x" and parts.tried > 1
+    assert parts.how == "names, inner = z + y + x" and parts.tried > 1
     assert compared(compare_pair, "Steps", "Steps", "4,6").pairing.partner("torch")["upper"] == "west"
 
 
@@ -275,3 +276,15 @@ def test_padding_outside_a_layer_does_not_keep_values_from_confirming(compare_pa
     outcome = compare_pair(torch, paddle, "2,3,7,6", stages=("eval",))
     assert outcome.verdict == "equal", outcome.sentence()
     assert outcome.pairing.confirmed, outcome.pairing.sentence()
+
+
+def test_a_refusal_compares_a_layer_with_the_one_of_its_name(compare_pair: ComparePair) -> None:
+    said = r"where PyTorch has types \(Embedding \[2, 6\]\) and Paddle has types \(Embedding \[4, 6\]\)"
+    with pytest.raises(InputError, match=said):
+        compared(compare_pair, "Types", "Types", TOKENS)
+
+
+def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair: ComparePair) -> None:
+    found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
+    assert found.verdict == "different" and found.pairing.notes == []
+    assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())

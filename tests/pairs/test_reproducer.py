@@ -68,7 +68,25 @@ def test_a_function_of_the_user_leaves_nothing_and_is_named(compare_pair: Compar
     assert not (tmp_path / "reproducer").exists()
 
 
-def test_a_gradient_leaves_nothing_and_says_so(compare_pair: ComparePair, tmp_path: Path) -> None:
-    outcome = reproduce(compare_pair, tmp_path / "reproducer", "OwnGradient", "OwnGradient", "4,6", "backward")
-    assert outcome.reproducer.startswith("no reproducer: the first divergence has no call")
+def test_the_programs_repeat_a_difference_between_gradients(compare_pair: ComparePair, tmp_path: Path) -> None:
+    outcome = reproduce(compare_pair, tmp_path, "Kink", "Kink", "4,6", "backward")
+    assert outcome.reproducer.startswith("reproducer: ")
+    for side, call in (("torch", "torch.nn.functional.leaky_relu("), ("paddle", "paddle.nn.functional.leaky_relu(")):
+        program = tmp_path / f"reproduce_{side}.py"
+        assert call in program.read_text()
+        assert "32 of 32 numbers differ, by at most" in run_program(program)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("OwnGradient", "no reproducer: a program cannot repeat the call Square of PyTorch, a function of your own"),
+        ("Detached", "no reproducer: the first divergence has no call of a function that a program could repeat"),
+    ],
+)
+def test_a_gradient_that_no_program_can_repeat_leaves_nothing(
+    compare_pair: ComparePair, tmp_path: Path, model: str, said: str
+) -> None:
+    outcome = reproduce(compare_pair, tmp_path / "reproducer", model, model, "4,6", "backward")
+    assert outcome.reproducer == said
     assert not (tmp_path / "reproducer").exists()
