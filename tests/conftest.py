@@ -6,6 +6,7 @@
 | `backends` | each framework's layers, optimizers and model, its worker process, its process group |
 | `compare` | verdicts, tolerances, planted faults, reports |
 | `pairs` | any two models |
+| `recordings` | recordings of training loops, their comparison and their replay |
 | `onnx` | export, verification, ONNX Runtime |
 | `cli` | the other commands as users run them: train, convert, predict, evaluate, describe, bench, experiment |
 | `data` | data sets, batches, pictures, downloads |

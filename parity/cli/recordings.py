@@ -25,17 +25,13 @@ def compare(options: Options, console: Console) -> tuple[RecordingOutcome, dict[
     with failures(), Phases(1) as phases:
         phases.begin("reading")
 
-        def say(line: str) -> None:
-            console.say(f"  {line}")
-            phases.begin(line.partition(":")[0])
-
         outcome = compare_recordings(
             *_paths(options),
             twins=options.twin,
             map_file=options.map,
             save_map=options.save_map,
             kinds_file=options.kinds,
-            say=say,
+            say=phases.begin,
         )
         result = outcome.to_json()
     result |= {

@@ -353,11 +353,14 @@ class Judge:
         return rest
 
     def _behind_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
-        """Return `difference` with the tolerance of a tensor whose gradient comes through a pool with max-pool ties."""
+        """Return `difference` with the tolerance of a tensor whose gradient comes through max-pool ties or kinks."""
         if difference.equal or self.outcome.first or tensor.zero is not None or tensor.copied:
             return difference
+        if tensor.phase not in ("backward", "gradient", "update"):
+            return difference
         shares = [share for layer, share in self._ties.items() if step.comes_through(tensor.layers[0], layer)]
-        if not shares or tensor.phase not in ("backward", "gradient", "update"):
+        shares += [share] if (share := step.crossed_share(tensor)) else []
+        if not shares:
             return difference
         trained = tensor.start is not None and tensor.reference is not None
         moved = distance(tensor.reference, tensor.start) if trained else 1.0

@@ -139,6 +139,10 @@ class Step(ABC):
         """Whether the gradients of `layer` come through the output of the layer `behind`."""
         return True
 
+    def crossed_share(self, tensor: Tensor) -> float:
+        """Return the part of a gradient that goes another way at kinks where rounding decides; asked only where it matters."""
+        return 0.0
+
     def phase_noise(self, without: Collection[str]) -> Mapping[str, float]:
         """Return, by phase, the largest relative error of a twin that recorded every tensor; empty if unknown in advance.
 

@@ -45,7 +45,7 @@ class PairEvidence:
     """What is known when two models diverge: the pairing, the start state, and what both sides recorded in their last run.
 
     `narrow` are the places by side where only that side computes in a dtype narrower than float64. `compiled` are the paths by side of
-    the modules that run compiled.
+    the modules that run compiled. `dtype` is that of the comparison.
     """
 
     pairing: Pairing
@@ -53,6 +53,7 @@ class PairEvidence:
     runs: Mapping[str, ModelRun] = field(default_factory=dict)
     narrow: Mapping[str, Sequence[Place]] = field(default_factory=dict)
     compiled: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    dtype: str = "float64"
 
 
 def settings(
@@ -346,7 +347,8 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     a, b = compared.both
     if not forward or a.shape != b.shape:
         return None
-    return _dtype(a, b) or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
+    narrow = _dtype(a, b) if evidence.dtype == "float64" else None
+    return narrow or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
 
 
 def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:

@@ -172,7 +172,10 @@ def observing(
     utilities = sys.modules[f"{framework}.nn.utils"]
     with contextlib.ExitStack() as undo:
         dropouts: Functions = own.observed(dropped) if dropped else {}
-        replace_everywhere({**dropouts, **_observed_clips(utilities, clips)}, undo)
+        functions = {**dropouts, **_observed_clips(utilities, clips)}
+        # A compiler asks functions for their names.
+        named = {function: functools.update_wrapper(new, function) for function, new in functions.items()}
+        replace_everywhere(named, undo)
         yield
 
 

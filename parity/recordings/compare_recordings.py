@@ -197,9 +197,9 @@ def _compare(
     outcome.models = model_tree.side_by_side(pair.models, {**called, **pair.pairing.partner(SIDES[0])})
     if outcome.first and outcome.first.layer and not source.not_alike:
         outcome.tree = model_tree.draw(pair.models, pair.pairing, outcome.first)
-    if source.not_alike:
-        outcome.conditions.insert(0, f"not equal: {few(source.not_alike)}")
-        outcome.differences.insert(0, BEGAN + outcome.conditions[0])
+    values = [f"{kind} differ: {few(names)}" for kind, names in source.not_alike.items()]
+    outcome.conditions[:0] = values
+    outcome.differences[:0] = [BEGAN + text for text in values]
     return outcome
 
 

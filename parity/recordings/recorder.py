@@ -195,7 +195,9 @@ class Recorder:
             self._stack.enter_context(self._watching_forward())
             self._stack.enter_context(self.backend.around_steps(self.optimizer, self._before_step, self._after_step))
             self._stack.enter_context(self.backend.around_backward(self._before_backward))
-            self._stack.enter_context(observing(self.framework, self.note_dropout if dropouts else None, self._clips))
+            # What is compiled is left as it is.
+            dropped = self.note_dropout if dropouts and not self.model.compiled else None
+            self._stack.enter_context(observing(self.framework, dropped, self._clips))
             self._stack.callback(self.model.close)
             yield
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +15,16 @@ from parity.backend.child_process import Record
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance, norm
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
-from parity.compare.tolerances import HALF_ULP, ONE_STEP, ROUNDING, ZERO_GRADIENT, in_units_of, recorded_tolerance
+from parity.compare.tolerances import (
+    ADAM_SLOPE,
+    HALF_ULP,
+    ONE_STEP,
+    ROUNDING,
+    TWIN,
+    ZERO_GRADIENT,
+    in_units_of,
+    recorded_tolerance,
+)
 from parity.compare.verdicts import place_of
 from parity.compare.zero_gradients import zero_gradients
 from parity.modules.layer_kinds import SIDES
@@ -26,6 +37,7 @@ from parity.recipe.optimizer import Optimizer
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair
 from parity.recordings.recording import RankRecording, StepRecord
+from parity.short_repr import few
 
 CHANGES = 8.0
 """Roundings of a weight that its change in one step may have: of the update itself, and of both weights of the difference."""
@@ -51,9 +63,12 @@ class RecordingSource(Source):
         self.steps, self.trains = len(pair.numbers), True
         self.optimizer = _likeliest(pair)
         self.explained: list[str] = []
-        self.not_alike: list[str] = []
+        self.not_alike: dict[str, list[str]] = {}
         """What the first step had from elsewhere and was not equal. Then nothing that was computed is compared."""
         self.zero: dict[str, float] = {}
+        self.amplified: dict[str, float] = {}
+        self.left_out: dict[str, list[str]] = {}
+        """Why changes are not compared -> of which weights."""
         self.optimizer_differences = conditions.about_optimizers(pair)
         one, two = (side.description.settings.get("running variance") for side in pair.sides.values())
         self.variance_differs = one != two
@@ -147,7 +162,10 @@ class RecordedStep(Step):
                 f"what was computed is not compared, since the first step began differently: {REPLAY}"
             )
             return
+        drifting = self._drifting()
         for compared in self._computed():
+            if drifting and self._drifts(compared, drifting):
+                continue
             self._compared = compared
             phase, _, name = compared.name.partition("/")
             yield Tensor(
@@ -161,6 +179,27 @@ class RecordedStep(Step):
                 shapes=compared.shapes,
                 fitted=compared.fitted,
             )
+
+    def _drifting(self) -> set[str]:
+        """Return what weights shift whose gradient is zero in exact arithmetic, after Adam has moved them by rounding.
+
+        That are the outputs of their layers, and the running means of batch norms behind these, which take the shift off.
+        """
+        if self.is_first or self.source.optimizer.kind != "adam":
+            return set()
+        layers = {self.pair.pairing.owners[name][0] for name in self.source.zero}
+        calls = self.runs[SIDES[0]].calls
+        keys = {key for call in calls if call["path"] in layers for key in call["outputs"]}
+        means = {f"{call['path']}.mean" for call in calls if keys & set(call["inputs"])}
+        return keys | {f"update/{name}" for name in means}
+
+    @staticmethod
+    def _drifts(compared: Compared, drifting: Collection[str]) -> bool:
+        if not compared.calls:
+            return compared.name in drifting
+        what, _, number = compared.name.rpartition(":")[2].partition("put")
+        keys = getattr(compared.calls[0], f"{what}puts")
+        return compared.name.startswith("forward/") and keys[int(number or 0)] in drifting
 
     def _layers(self, compared: Compared) -> tuple[str, str]:
         if compared.calls:
@@ -185,7 +224,10 @@ class RecordedStep(Step):
     def _of_the_start(self, tensor: Tensor, tolerance: float) -> Tensor:
         assert tensor.reference is not None and tensor.candidate is not None
         if self.is_first and not conditions.is_alike(tensor.reference, tensor.candidate, tolerance):
-            self.source.not_alike.append(tensor.name.replace("input/", "input ").replace("start/", "weight "))
+            phase, _, name = tensor.name.partition("/")
+            mask = name.removeprefix("mask of ")
+            kind = "initial weights" if phase == "start" else "inputs" if mask == name else "dropout masks"
+            self.source.not_alike.setdefault(kind, []).append(mask)
         return tensor
 
     def _computed(self) -> Iterator[Compared]:
@@ -227,12 +269,14 @@ class RecordedStep(Step):
         """Yield by how much the step changed each weight: that shows what a small step does to a large weight."""
         for chunk in self.pair.chunks():
             one, two, twins = self._fetch("update", chunk)
+            rounded = chunk if self.source.optimizer.kind == "adam" else [n for n in chunk if n in self.source.zero]
+            gradients = self._fetch("gradient", rounded)[:2]
             before = [self._before(side, chunk) for side in SIDES]
             earlier = [self._before_of(twin, chunk) for twin in self.twin_records]
             for name in [name for name in one if name in two]:
                 if name in self.source.zero and self.source.optimizer.kind == "adam":
                     self._leave_out(
-                        f"changes of {name}, whose gradient is zero in exact arithmetic: Adam divides rounding by rounding"
+                        name, "whose gradient is zero in exact arithmetic: Adam divides rounding by rounding"
                     )
                     continue
                 if not (self.pair.has_weights and name in before[0] and name in before[1]):
@@ -248,25 +292,48 @@ class RecordedStep(Step):
                     if name in t and name in e
                 )
                 size = norm(changes[0])
-                self._rounded_changes[f"update/{name}"] = norm(before[0][name]) / size if size else 1.0
+                noise = CHANGES * SPACING[self.source.dtype] * norm(before[0][name])
+                noise += self._amplify(name, gradients[0].get(name), gradients[1].get(name))
+                self._rounded_changes[f"update/{name}"] = noise / size if size else 1.0
                 self._state[name] = before[0][name]
                 if name.endswith(".variance") and self.source.variance_differs:
                     made = self._in_one_convention(name, [one, two], before)
                     if made is None:
                         self._leave_out(
-                            f"running variance {name}: the frameworks have other conventions, n/(n-1), and no single n was recorded"
+                            name, "which the frameworks compute by n and by n-1, since no single n was recorded"
                         )
                         continue
-                    changes, moved = made, ()
+                    # A model may have a norm of its own, with the other framework's convention.
+                    if distance(*made) < distance(*changes):
+                        changes, moved = made, ()
                 if not changes[0].any() and not changes[1].any():
                     changes = [one[name], two[name]]  # such as weights that are not trained
                     moved = ()
                 yield Compared(f"update/{name}", None, changes[0], changes[1], moved)
 
-    def _leave_out(self, text: str) -> None:
-        sentence = f"not compared: {text}"
-        if sentence not in self.source.explained:
-            self.source.explained.append(sentence)
+    def _amplify(self, name: str, one: Array | None, two: Array | None) -> float:
+        """Return what the optimizer makes of two gradients that are equal up to rounding, as a norm, in any step so far.
+
+        Adam divides: its first step is rate * g / (|g| + eps), and averages over steps do not differ by more. With momentum, a gradient
+        that is zero in exact arithmetic adds up.
+        """
+        optimizer, amplified = self.source.optimizer, self.source.amplified
+        if one is not None and two is not None and one.shape == two.shape:
+            x, y = (array.astype(np.float64) for array in (one, two))
+            if optimizer.kind == "adam":
+                x, y = x / (np.abs(x) + optimizer.eps), y / (np.abs(y) + optimizer.eps)
+            own = self.rate * norm(x - y) / (1 - min(optimizer.momentum, 0.99))
+            amplified[name] = max(amplified.get(name, 0.0), own)
+        return ADAM_SLOPE * amplified.get(name, 0.0)
+
+    def _leave_out(self, name: str, why: str) -> None:
+        """Note that a weight's change is not compared."""
+        source, names = self.source, self.source.left_out.setdefault(why, [])
+        if name in names:
+            return
+        source.explained = [text for text in source.explained if not text.endswith(why)]
+        names.append(name)
+        source.explained.append(f"not compared: changes of {few(names)}, {why}")
 
     def _before(self, side: str, chunk: Sequence[str]) -> Mapping[str, Array]:
         """Return the weights before the step: those that it recorded, or those after the step before."""
@@ -311,7 +378,7 @@ class RecordedStep(Step):
         if name not in self._rounded_changes:
             return 1.0
         calm = self.source.calm_tolerance("update", self.number)
-        return 1.0 + CHANGES * SPACING[self.source.dtype] * self._rounded_changes[name] / calm
+        return 1.0 + self._rounded_changes[name] / calm
 
     def ties(self, tensor: Tensor) -> Array | None:
         """Return where rounding decided a maximum, in the gradient of the input of a max pool."""
@@ -323,6 +390,46 @@ class RecordedStep(Step):
             else ROUNDING
         )
         return find_ties(tensor.name, self._compared, self.pair.align, self.runs, limit)
+
+    def crossed_share(self, tensor: Tensor) -> float:
+        """Return the part of the gradient in elements that a ReLU passes on one side only, in the layers behind the tensor's.
+
+        The zeros that a ReLU makes show it, in its output or in the input of the layer behind it. Where the gradient there was not
+        recorded, it counts as evenly spread.
+        """
+        places = {call["path"]: number for number, call in reversed(list(enumerate(self.runs[SIDES[0]].calls)))}
+        path = tensor.layers[0].partition("#")[0]
+        calls = self._compared.calls if self._compared else None
+        first = calls[0].number if calls else places.get(path, 0)
+        behind = [(layer, count, share) for number, layer, count, share in self._crossings if number >= first]
+        for layer, count, _ in behind:
+            passes = "1 element passes" if count == 1 else f"{count} elements pass"
+            sentence = f"step {self.number}: ReLU kinks at {layer}: rounding decides whether {passes}"
+            if sentence not in self.source.explained:
+                self.source.explained.append(sentence)
+        return math.hypot(*(share for _, _, share in behind)) if behind else 0.0
+
+    @cached_property
+    def _crossings(self) -> list[tuple[int, str, int, float]]:
+        """Where rounding decides what a ReLU passes: the number of the call, the place, the number of elements, their share."""
+        found = []
+        for a, b in self.aligned.pairs:
+            for what in ("inputs", "outputs"):
+                for one, two in zip(getattr(a, what), getattr(b, what), strict=False):
+                    x, y = self.runs[SIDES[0]].arrays[one], self.runs[SIDES[1]].arrays[two]
+                    if x.dtype.kind != "f" or x.shape != y.shape:
+                        continue
+                    crossed = (x == 0) != (y == 0)
+                    apart = np.abs(x - y)
+                    if not crossed.any() or apart[crossed].max() > TWIN * apart[~crossed].max(initial=0.0):
+                        continue
+                    gradient = self.gradients[SIDES[0]].get(f"backward/{one}") if what == "outputs" else None
+                    count = int(crossed.sum())
+                    share = math.sqrt(count / max(1, int((x != 0).sum())))
+                    if gradient is not None and gradient.shape == x.shape:
+                        share = norm(gradient[crossed]) / (norm(gradient) or 1.0)
+                    found.append((a.number, f"the {what[:-1]} of {a.name}", count, share))
+        return found
 
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return what was recorded that explains a difference."""
@@ -342,7 +449,7 @@ class RecordedStep(Step):
             return Cause(self.pair.in_words(text))
         if self._compared is None:
             return None
-        evidence = PairEvidence(self.pair.pairing, self._state, self.runs)
+        evidence = PairEvidence(self.pair.pairing, self._state, self.runs, dtype=self.source.dtype)
         found = causes.find_cause(evidence, phase, name, self._compared)
         return replace(found, sentence=self.pair.in_words(found.sentence)) if found and found.sentence else found
 
@@ -395,4 +502,6 @@ def _likeliest(pair: RecordedPair) -> Optimizer:
     if found.kind == "adam":
         beta1, beta2, eps = settings.get("beta1", 0.9), settings.get("beta2", 0.999), settings.get("eps", 1e-8)
         return Optimizer("adam", _rate(pair, pair.numbers[0]), beta1=beta1, beta2=beta2, eps=eps)
-    return Optimizer("momentum", _rate(pair, pair.numbers[0]))
+    momentum = settings.get("momentum", 0.0)
+    usable = isinstance(momentum, int | float) and 0 <= momentum <= 1
+    return Optimizer("momentum", _rate(pair, pair.numbers[0]), momentum=momentum if usable else 0.0)

@@ -1,4 +1,4 @@
-"""The code blocks of the tutorial run as written, and print what the page shows."""
+"""The code blocks of the pages run as written, and print what the page shows."""
 
 from __future__ import annotations
 
@@ -14,28 +14,20 @@ RESNET50 = (
     'vgg-parity compare --torch "torchvision.models:resnet50(num_classes=10)" --paddle '
     '"paddle.vision.models:resnet50(num_classes=10)" --input-shape 4,3,64,64 --rate 1e-4 --twins 3'
 )
-SKIPS = {RESNET50: "it takes minutes, and which step rounding decides depends on the machine"}
-"""Command of docs/compare.md -> why it does not run here."""
+PAGES: dict[str, dict[str, str]] = {
+    "compare": {RESNET50: "it takes minutes, and which step rounding decides depends on the machine"},
+    "initialisation": {},
+    "recordings": {"python scripts/measure_recording.py --framework torch --steps 8": "it takes minutes, and measures"},
+    "training_port": {},
+}
+"""Page of docs/ -> its commands that do not run here, and why."""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
-    problems = PageRun(ROOT / "docs" / "compare.md", tmp_path, skips=SKIPS).problems
-    assert not problems, "\n\n".join(problems)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_port_of_a_training_script_runs_as_written(tmp_path: Path) -> None:
-    problems = PageRun(ROOT / "docs" / "training_port.md", tmp_path).problems
-    assert not problems, "\n\n".join(problems)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_page_on_initialisation_runs_as_written(tmp_path: Path) -> None:
-    problems = PageRun(ROOT / "docs" / "initialisation.md", tmp_path).problems
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
+    problems = PageRun(ROOT / "docs" / f"{page}.md", tmp_path, skips=PAGES[page]).problems
     assert not problems, "\n\n".join(problems)
 
 

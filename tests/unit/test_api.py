@@ -14,7 +14,18 @@ from parity import api
 from parity.network.articles import get_network
 from parity.weights import canonical_state
 
-NAMES = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load"]
+NAMES = [
+    "Network",
+    "assert_models_equal",
+    "assert_parity",
+    "build",
+    "compare_models",
+    "compare_recordings",
+    "get_network",
+    "load",
+    "record",
+    "replay",
+]
 
 
 def test_it_offers_these_names_and_the_version() -> None:

@@ -1,0 +1,256 @@
+"""Programs that are not plain loops: other optimizers, keyword arguments, loss scaling, checkpointing, attention, deep networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as PF
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+import parity
+from helpers import recorded_loop_paddle, recorded_loop_torch
+from parity.cli.main import main
+from parity.recordings.compare_recordings import RecordingOutcome
+from parity.recordings.recording import read_recording
+
+
+class TorchBiased(torch.nn.Module):
+    """A convolution with a bias before a batch norm: the gradient of the bias is zero in exact arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+        self.bn = torch.nn.BatchNorm2d(8)
+        self.fc = torch.nn.Linear(8 * 36, 5)
+
+    def forward(self, x: Any, scale: Any = None) -> Any:
+        y = self.bn(self.conv(x)).relu().flatten(1)
+        return {"scores": self.fc(y if scale is None else y * scale)}
+
+
+class PaddleBiased(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 8, 3)
+        self.bn = paddle.nn.BatchNorm2D(8)
+        self.fc = paddle.nn.Linear(8 * 36, 5)
+
+    def forward(self, x: Any, scale: Any = None) -> Any:
+        y = PF.relu(self.bn(self.conv(x))).flatten(1)
+        return {"scores": self.fc(y if scale is None else y * scale)}
+
+
+def record_torch(path: Path, model: torch.nn.Module, optimizer: Any, steps: int = 3, **options: Any) -> None:
+    with parity.record(model, optimizer, path, steps, **options) as recorder:
+        for images, labels in recorded_loop_torch.batches(steps):
+            target = torch.from_numpy(labels)
+            recorder.keep(labels=target)
+            optimizer.zero_grad()
+            out = model(torch.from_numpy(images).float(), scale=torch.tensor(0.5))
+            F.cross_entropy(out["scores"], target).backward()
+            optimizer.step()
+
+
+def replay_paddle(path: Path, output: Path, optimizer: Any, model: Any) -> RecordingOutcome:
+    with parity.replay(path, model, optimizer, output=output) as steps:
+        for step in steps:
+            out = model(*step.inputs, **step.named)
+            PF.cross_entropy(out["scores"], step.kept["labels"]).backward()
+            optimizer.step()
+            optimizer.clear_grad()
+    return parity.compare_recordings(path, output)
+
+
+@pytest.mark.parametrize("decay", [0.01, 0.02])
+def test_adam_with_gradients_that_are_rounding(tmp_path: Path, decay: float) -> None:
+    torch.manual_seed(0)
+    model = TorchBiased()
+    record_torch(tmp_path / "torch.run", model, torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.01))
+    net = PaddleBiased()
+    optimizer = paddle.optimizer.AdamW(0.01, parameters=net.parameters(), weight_decay=decay)
+    outcome = replay_paddle(tmp_path / "torch.run", tmp_path / "paddle.run", optimizer, net)
+    assert outcome.zero_gradients == ["conv.bias"]
+    assert any("changes of conv.bias, whose gradient is zero" in text for text in outcome.explained)
+    if decay == 0.01:
+        assert outcome.verdict != "different", outcome.sentence()
+    else:
+        assert outcome.verdict == "different"
+        assert "decoupled weight decay: PyTorch 0.01, Paddle 0.02 at all" in " ".join(outcome.optimizers)
+
+
+def test_arguments_by_name_and_outputs_by_name_are_recorded(tmp_path: Path) -> None:
+    model = TorchBiased()
+    record_torch(tmp_path / "torch.run", model, torch.optim.SGD(model.parameters(), 0.1), 1)
+    record = read_recording(tmp_path / "torch.run")[0].step(1)
+    assert sorted(record.named("input/0")) == ["0", "scale"]
+    assert record.named("output/0") == ["scores"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_loss_scaling_is_taken_out(tmp_path: Path, framework: str) -> None:
+    images, labels = recorded_loop_torch.batches(1)[0]
+    found = {}
+    for scaled in (False, True):
+        path = tmp_path / str(scaled)
+        if framework == "torch":
+            net: Any = recorded_loop_torch.make()
+            optimizer: Any = torch.optim.SGD(net.parameters(), 0.1)
+            scaler: Any = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+            x, y, entropy = torch.from_numpy(images).float(), torch.from_numpy(labels), F.cross_entropy
+        else:
+            net = recorded_loop_paddle.make()
+            optimizer = paddle.optimizer.SGD(0.1, net.parameters())
+            scaler = paddle.amp.GradScaler(scaled, 1024.0)
+            x, y, entropy = paddle.to_tensor(images.astype("float32")), paddle.to_tensor(labels), PF.cross_entropy
+        with parity.record(net, optimizer, path, 1):
+            scaler.scale(entropy(net(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        found[scaled] = read_recording(path)[0].step(1)
+    np.testing.assert_allclose(found[True].description.losses, found[False].description.losses, rtol=1e-6)
+    for name in found[False].named("gradient"):
+        np.testing.assert_allclose(
+            found[True][f"gradient/{name}"], found[False][f"gradient/{name}"], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_layers_that_checkpointing_runs_again_are_recorded_once(tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+
+        def forward(self, x: Any) -> Any:
+            return self.outer(checkpoint(self.inner, x, use_reentrant=False))
+
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with parity.record(net, optimizer, tmp_path / "run", 1):
+        net(torch.ones(3, 4)).sum().backward()
+        optimizer.step()
+    assert [call["path"] for call in read_recording(tmp_path / "run")[0].step(1).description.calls] == [
+        "inner",
+        "outer",
+    ]
+
+
+def test_a_forward_pass_that_fails_does_not_spoil_the_next(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with parity.record(net, optimizer, tmp_path / "run", 1):
+        with pytest.raises(RuntimeError):
+            net(torch.ones(3, 5))
+        net(torch.ones(3, 4)).sum().backward()
+        optimizer.step()
+    assert [call["path"] for call in read_recording(tmp_path / "run")[0].step(1).description.calls] == ["0", "1", "2"]
+
+
+def test_compiled_models_are_recorded_from_outside(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    compiled = torch.compile(net, backend="eager")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with parity.record(compiled, optimizer, tmp_path / "run", 1):
+        compiled(torch.ones(3, 4)).sum().backward()
+        optimizer.step()
+    record = read_recording(tmp_path / "run")[0].step(1)
+    assert record["output/0/"].shape == (3, 2) and record["gradient/0.weight"].shape == (4, 4)
+
+
+def test_attention_is_matched_with_its_projections(tmp_path: Path) -> None:
+    class Torch(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+            self.head = torch.nn.Linear(8, 5)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+    class Paddle(paddle.nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = paddle.nn.MultiHeadAttention(8, 2)
+            self.head = paddle.nn.Linear(8, 5)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.attention(x, x, x).mean(1))
+
+    net = Torch()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with parity.record(net, optimizer, tmp_path / "torch.run", 2):
+        for _ in range(2):
+            optimizer.zero_grad()
+            net(torch.linspace(-1, 1, 96).reshape(2, 6, 8)).square().sum().backward()
+            optimizer.step()
+    other = Paddle()
+    descent = paddle.optimizer.SGD(0.1, other.parameters())
+    with parity.replay(tmp_path / "torch.run", other, descent, output=tmp_path / "paddle.run") as steps:
+        for step in steps:
+            other(*step.inputs).square().sum().backward()
+            descent.step()
+            descent.clear_grad()
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert any("attention" in row["layer"] for row in outcome.layers())
+
+
+def test_a_map_file_settles_what_names_cannot(tmp_path: Path) -> None:
+    recorded_loop_torch.train(tmp_path / "torch.run")
+    recorded_loop_paddle.train(tmp_path / "paddle.run")
+    arguments = ["compare", str(tmp_path / "torch.run"), str(tmp_path / "paddle.run")]
+    assert main([*arguments, "--save-map", str(tmp_path / "map.json")]) == 0
+    assert main([*arguments, "--map", str(tmp_path / "map.json")]) == 0
+    text = (tmp_path / "map.json").read_text().replace('"paddle": "fc"', '"paddle": "fx"')
+    (tmp_path / "bad.json").write_text(text)
+    assert main([*arguments, "--map", str(tmp_path / "bad.json")]) == 2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_command_writes_reports(tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded_loop_torch.train(tmp_path / "torch.run")
+    recorded_loop_paddle.train(tmp_path / "paddle.run", seed=seed)
+    reports = ["--report", str(tmp_path / "report"), "--markdown", str(tmp_path / "pull.md"), "--json"]
+    # The order of the recordings does not matter: PyTorch is the reference.
+    code = main(["compare", str(tmp_path / "paddle.run"), str(tmp_path / "torch.run"), *reports])
+    said = capsys.readouterr()
+    assert code == seed
+    page, markdown = (tmp_path / "report/report.html").read_text(), (tmp_path / "pull.md").read_text()
+    if seed:
+        lines = said.err.splitlines()
+        assert lines[0].startswith("  not alike to begin with: initial weights differ: conv1.weight")
+        assert "to begin with, initial weights differ" in page and "initial weights differ" in markdown
+    assert "torch.run (PyTorch" in said.out and "torch.run (PyTorch" in page
+
+
+@pytest.mark.slow
+def test_a_deep_network_in_float32_is_not_called_different(tmp_path: Path) -> None:
+    import torchvision
+    from paddle.vision.models import resnet18
+
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = torchvision.models.resnet18(num_classes=5)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        images = np.random.default_rng(seed).standard_normal((16, 3, 64, 64)).astype(np.float32)
+        path, output = tmp_path / f"torch{seed}.run", tmp_path / f"paddle{seed}.run"
+        with parity.record(model, optimizer, path, 2):
+            for _ in range(2):
+                optimizer.zero_grad()
+                model(torch.from_numpy(images)).square().mean().backward()
+                optimizer.step()
+        net = resnet18(num_classes=5)
+        descent = paddle.optimizer.Momentum(0.1, 0.9, net.parameters())
+        with parity.replay(path, net, descent, output=output) as steps:
+            for step in steps:
+                net(*step.inputs).square().mean().backward()
+                descent.step()
+                descent.clear_grad()
+        outcome = parity.compare_recordings(path, output)
+        assert outcome.verdict != "different", outcome.sentence()
+        assert outcome.stages["forward"].compared > 200
