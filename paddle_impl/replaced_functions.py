@@ -197,8 +197,16 @@ def _watched(
         several = result if isinstance(result, list | tuple) else [result]
         for tensor in several:
             if isinstance(tensor, Tensor) and tensor.dtype in NARROW:
-                watcher.note_narrow(str(tensor.dtype).rpartition(".")[2].lower().replace("fp", "float"))
+                dtype = str(tensor.dtype).rpartition(".")[2].lower().replace("fp", "float")
+                watcher.note_narrow(dtype, graded=any(map(_has_gradient, (*given, *named.values()))))
     return result
+
+
+def _has_gradient(value: Any) -> bool:
+    """Whether an argument of an operator is a tensor with a gradient, or a list that holds one."""
+    if isinstance(value, list | tuple):
+        return any(map(_has_gradient, value))
+    return isinstance(value, Tensor) and not value.stop_gradient
 
 
 def _widened(value: Any) -> Any:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from parity.arrays import Array
 from parity.modules.function_calls import FunctionCalls
@@ -189,7 +190,8 @@ class _Watching(TorchDispatchMode):
             several = result if isinstance(result, list | tuple) else [result]
             for dtype in {x.dtype for x in several if isinstance(x, Tensor)}:
                 if dtype in NARROW:
-                    self.watch.note_narrow(str(dtype).removeprefix("torch."))
+                    graded = any(x.requires_grad for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor))
+                    self.watch.note_narrow(str(dtype).removeprefix("torch."), graded)
         return result
 
 

@@ -203,6 +203,49 @@ class Islands(nn.Module):
         return self.head(self.last(F.softmax(scores, -1, dtype=dtype).to(x.dtype) @ x))
 
 
+class Placed(nn.Module):
+    """Multiplies by a `table`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.out(self.fc(x) * table)
+
+
+class Rates(nn.Module):
+    """A table of positions: cosines of `rates`, which are a buffer or made in forward, in `dtype`."""
+
+    def __init__(self, dtype: torch.dtype, is_buffer: bool) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("rates", self.make() if is_buffer else None, persistent=False)
+
+    def make(self) -> Tensor:
+        return 1.0 / (100.0 ** (torch.arange(6, dtype=self.dtype) / 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rates = self.make() if self.rates is None else self.rates.to(self.dtype)
+        return torch.outer(torch.arange(x.shape[1], dtype=self.dtype), rates).cos().to(x.dtype)
+
+
+class Tables(nn.Module):
+    """Two layers that share a table of positions."""
+
+    def __init__(self, dtype: str = "float32", is_buffer: bool = False) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(5, 6), nn.ModuleList([Placed() for _ in range(2)])
+        self.table = Rates(getattr(torch, dtype), is_buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        table = self.table(x)
+        for block in self.blocks:
+            x = block(x, table)
+        return x
+
+
 class Random(nn.Module):
     """Draws by the functions that `how` names, in training or always."""
 

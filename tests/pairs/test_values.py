@@ -220,6 +220,33 @@ def test_float32_on_one_side_is_the_cause(
     assert (first.cause or "").startswith(cause), first.cause
 
 
+@pytest.mark.parametrize("stages", [("eval",), ("eval", "forward", "backward", "update")])
+def test_a_table_in_float32_may_be_computed_at_another_place(
+    compare_pair: ComparePair, stages: tuple[str, ...]
+) -> None:
+    outcome = compare(compare_pair, "Tables", "Tables", "3,4,5", stages=stages)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert (
+        "constants in float32 inside both models, at table in PyTorch: the check computes in float64 there"
+        in outcome.explained
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "cause"),
+    [
+        ("Tables", "Tables(times=1.000001)", "times 1.000001"),
+        ("Tables", "Tables('float64')", "only PyTorch computes in float32, at table"),
+        ("Tables('float64')", "Tables", "only Paddle computes in float32, at blocks.0, "),
+    ],
+)
+def test_a_small_error_beside_such_a_table_and_float32_on_one_side_are_found(
+    compare_pair: ComparePair, torch: str, paddle: str, cause: str
+) -> None:
+    first = compare(compare_pair, torch, paddle, "3,4,5", steps=2).first
+    assert first and first.tensor == "blocks.0.out:input" and cause in (first.cause or ""), first
+
+
 @pytest.mark.parametrize(
     ("planted", "widen", "verdict"),
     [("", ("torch", "paddle"), "equal"), ("", ("torch",), "different"), (", times=1.000001", ("torch", "paddle"), "different")],
