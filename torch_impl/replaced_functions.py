@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -294,10 +294,6 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     substitute: Callable[..., Any] = torch.compiler.disable(call)
     return substitute
-
-
-def prepare(model: nn.Module) -> None:
-    """Set the attributes of the modules of `model` that a comparison needs."""
 
 
 @contextlib.contextmanager

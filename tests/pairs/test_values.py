@@ -278,6 +278,41 @@ def test_another_slope_of_a_hard_sigmoid_is_found(compare_pair: ComparePair, slo
     assert first and (first.phase, first.tensor) == ("eval", "head:input")
 
 
+SCALED = (
+    "selu", "other selu", "softshrink", "softplus", "elu", "celu", "leaky_relu", "hardtanh", "hardshrink", "thresholded_relu", "rrelu",
+    "stanh", "logit", "label_smooth",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scalars_that_float32_does_not_hold_are_equal(compare_pair: ComparePair, kind: str) -> None:
+    outcome = compare(compare_pair, f"Scaled({kind!r})", f"Scaled({kind!r})", "4,6", steps=2)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize("kind", ["softshrink", "softplus"])
+def test_another_such_scalar_is_found(compare_pair: ComparePair, kind: str) -> None:
+    first = compare(compare_pair, f"Scaled({kind!r}, 0.3000003)", f"Scaled({kind!r})", "4,6", steps=2).first
+    assert first and (first.phase, first.layer) == ("eval", "act"), first
+
+
+@pytest.mark.parametrize("torch", [False, True])
+@pytest.mark.parametrize(("kind", "shape"), [("layer", "4,6"), ("group", "4,6,6"), ("instance", "4,6,6")])
+def test_a_norm_written_by_hand_is_equal_to_that_of_the_framework(
+    compare_pair: ComparePair, kind: str, shape: str, torch: bool
+) -> None:
+    models = f"Normalised({kind!r}, {torch})", f"Normalised({kind!r}, {not torch})"
+    outcome = compare(compare_pair, *models, shape, steps=3)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize("planted", ["1.001e-5", "1e-6", "1e-5, 1.000001"])
+def test_another_eps_or_factor_of_a_norm_written_by_hand_is_found(compare_pair: ComparePair, planted: str) -> None:
+    models = "Normalised('layer', False)", f"Normalised('layer', True, {planted})"
+    first = compare(compare_pair, *models, "4,6", steps=2).first
+    assert first and (first.phase, first.tensor) == ("eval", "norm:output"), first
+
+
 def test_zero_gradients_of_a_layer_are_judged_by_that_of_its_output(compare_pair: ComparePair) -> None:
     assert_equal(compare(compare_pair, "without_effect", "without_effect", "4,3,6,5"))
 
