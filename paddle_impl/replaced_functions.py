@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 from paddle.autograd import PyLayer
 from paddle.nn import clip
 
+from paddle_impl.exact_functions import exact_operator, substitutes
 from paddle_impl.half_kernels import METHODS, rounding
 from parity.arrays import Array
 from parity.modules.average_pools import repairs
@@ -50,6 +51,7 @@ def replacements(
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
         paddle.pow: _exactly(paddle.pow),
+        **substitutes(),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 
@@ -212,9 +214,10 @@ def _average(original: Callable[..., Tensor], pool: str, /, *given: Any, **named
 def operators(watch: Callable[[], Watch | None]) -> dict[Callable[..., Any], Callable[..., Any]]:
     """Operators of the framework -> their replacements, which draw from `watch()` and tell it of narrow dtypes while it is not None."""
     found = {name: value for name, value in vars(paddle._C_ops).items() if callable(value) and not name.startswith("_")}
-    return {value: functools.partial(_watched, watch, name, rounding(name, value)) for name, value in found.items()} | {
-        paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)
-    }
+    return {
+        value: functools.partial(_watched, watch, name, exact_operator(name, rounding(name, value)))
+        for name, value in found.items()
+    } | {paddle.to_tensor: functools.partial(_watched, watch, "to_tensor", paddle.to_tensor)}
 
 
 @contextlib.contextmanager
@@ -241,8 +244,16 @@ def _watched(
         several = result if isinstance(result, list | tuple) else [result]
         for tensor in several:
             if isinstance(tensor, Tensor) and tensor.dtype in NARROW:
-                watcher.note_narrow(str(tensor.dtype).rpartition(".")[2].lower().replace("fp", "float"))
+                dtype = str(tensor.dtype).rpartition(".")[2].lower().replace("fp", "float")
+                watcher.note_narrow(dtype, graded=any(map(_has_gradient, (*given, *named.values()))))
     return result
+
+
+def _has_gradient(value: Any) -> bool:
+    """Whether an argument of an operator is a tensor with a gradient, or a list that holds one."""
+    if isinstance(value, list | tuple):
+        return any(map(_has_gradient, value))
+    return isinstance(value, Tensor) and not value.stop_gradient
 
 
 def _widened(value: Any) -> Any:
@@ -352,14 +363,6 @@ def note_rounding(dtype: str, device: str) -> str:
 def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that runs as it is, between two compiled parts, where a compiled model calls it."""
     return function
-
-
-def prepare(model: nn.Layer) -> None:
-    """Set the attributes of the modules of `model` that a comparison needs."""
-    for module in model.sublayers(include_self=True):
-        # DIFFERS: the layer calls its kernel directly, with an eps that is float32 in one version and float64 in another.
-        if isinstance(module, nn.GroupNorm):
-            module._epsilon = float(np.float32(module._epsilon))
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from parity.arrays import Array
 from parity.modules.function_calls import FunctionCalls
@@ -202,7 +203,8 @@ class _Watching(TorchDispatchMode):
             several = result if isinstance(result, list | tuple) else [result]
             for dtype in {x.dtype for x in several if isinstance(x, Tensor)}:
                 if dtype in NARROW:
-                    self.watch.note_narrow(str(dtype).removeprefix("torch."))
+                    graded = any(x.requires_grad for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor))
+                    self.watch.note_narrow(str(dtype).removeprefix("torch."), graded)
         return result
 
 
@@ -305,10 +307,6 @@ def not_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     substitute: Callable[..., Any] = torch.compiler.disable(call)
     return substitute
-
-
-def prepare(model: nn.Module) -> None:
-    """Set the attributes of the modules of `model` that a comparison needs."""
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ class Watch:
 
     `calls` holds {path, inputs, outputs} in the order of execution, where inputs and outputs are keys of `arrays`; a gradient has the key
     of its output. `draws` holds {path, size, kind, p} in order: dropouts with their `p`, and other random numbers by kind, "uniform" or
-    "normal". `narrow` holds {path, after, before, dtype}: the places where a dtype narrower than the model's appears, each once.
-    `scaled` holds {path, p}: dropouts that scale in inference. `stack` are the paths of the layers that are running.
+    "normal". `narrow` holds {path, after, before, dtype, constant, graded}: the places where a dtype narrower than the model's appears,
+    each once. It appears there in tensors that are `constant`, in others that have gradients, or in both. `scaled` holds {path, p}:
+    dropouts that scale in inference. `stack` are the paths of the layers that are running.
     """
 
     def __init__(self) -> None:
@@ -146,12 +147,16 @@ class Watch:
         """Whether the model computes here in its own dtype what it would compute in a narrower one."""
         return bool(self.widened) and (self.place() in self.widened or EVERYWHERE in self.widened)
 
-    def note_narrow(self, dtype: str) -> None:
-        """Record that a tensor of a dtype narrower than the model's appears here."""
+    def note_narrow(self, dtype: str, graded: bool) -> None:
+        """Record that a tensor of a dtype narrower than the model's appears here; `graded`: it is made from one that has a gradient."""
         place = self.place()
-        if all(found["place"] != place for found in self.narrow):
+        found = next((found for found in self.narrow if found["place"] == place), None)
+        if found is None:
             path = self.stack[-1] if self.stack else ""
-            self.narrow.append({"place": place, "path": path, "after": self._entered, "before": "", "dtype": dtype})
+            found = {"place": place, "path": path, "after": self._entered, "before": "", "dtype": dtype}
+            found |= {"constant": False, "graded": False}
+            self.narrow.append(found)
+        found["graded" if graded else "constant"] = True
 
     def note_scaled(self, p: float) -> None:
         """Record a dropout that scales in inference."""

@@ -36,6 +36,9 @@ LIKE_FLOAT16 = 1e-2
 LIKE_ROUNDING = "the error is as large as float32 rounding: one side computes a part of it in float32, or with a constant of few digits"
 """What an error of that size suggests, if nothing else explains it."""
 
+EXACT_EPS = ("LayerNorm", "GroupNorm", "InstanceNorm")
+"""Kinds of layers that the check gives the exact eps in Paddle, too."""
+
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
 
@@ -227,7 +230,8 @@ def _explained(
             yield f"float32 scalars: hard sigmoids round 1/6, and the check uses 1/6 on both sides, at {few(places)}"
         else:
             words = f"{_label(name)} {value:g} of {kind} to {float(np.float32(value))!r}"
-            yield f"float32 scalars: Paddle's kernels round {words}, and the check rounds it on both sides, at {few(places)}"
+            done = f"uses {value:g}" if kind in EXACT_EPS else "rounds it"
+            yield f"float32 scalars: Paddle's kernels round {words}, and the check {done} on both sides, at {few(places)}"
     if runs["torch"].dropouts and training:
         yield f"dropout: both sides use the same masks, at {few([drop['path'] for drop in runs['torch'].dropouts])}"
     if (drawn := [draw["path"] for draw in runs["torch"].draws if draw["p"] is None]) and training:

@@ -136,7 +136,6 @@ class ModelService(Service):
                     f"the {self.framework} model has no layer {layer!r} with an attribute {attribute!r} to set"
                 )
         modules = self._model.describe()
-        implementation(self.framework, "replaced_functions").prepare(self._model.model)
         self._replaced.replace(bool(self._model.compiled))
         library = factories.library_version(factory) if isinstance(factory, str) else {}
         versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}

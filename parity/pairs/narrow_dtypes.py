@@ -1,7 +1,8 @@
 """Places where two models compute in a dtype narrower than their own, such as the float32 inside a norm of a float64 model.
 
-Where both models do, the check computes in float64 on both sides: their rounding would hide errors of up to 1e-6. Where only one does,
-that is a difference.
+Where both models do, the check computes in float64 on both sides: their rounding would hide errors of up to 1e-6. Constants may be
+computed at different places: a table of positions once in one model, and in each layer in the other. Where only one model does, that is
+a difference.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ Place = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class NarrowPlaces:
-    """The places by side that both models have, and those that only one has."""
+    """The places by side that both models have, those of constants in other places of both, and those that only one model has."""
 
     both: Mapping[str, Sequence[Place]] = field(default_factory=dict)
+    moved: Mapping[str, Sequence[Place]] = field(default_factory=dict)
     alone: Mapping[str, Sequence[Place]] = field(default_factory=dict)
 
     def widened(self, side: str, alone: bool = False) -> list[str]:
-        """The names of the places of a side that both models have; with `alone`, also of those that only this one has."""
-        return [place["place"] for place in (*self.both.get(side, ()), *(self.alone.get(side, ()) if alone else ()))]
+        """The names of the places of a side that both sides have; with `alone`, also of those that only this one has."""
+        chosen = (self.both, self.moved, *([self.alone] if alone else []))
+        return [place["place"] for places in chosen for place in places.get(side, ())]
 
 
 def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, ModelRun]) -> NarrowPlaces:
-    """Match the places that the `runs` recorded: two match if the layer that began before them, or the next one, is the same."""
+    """Match the places that the `runs` recorded: two match if the layer that began before them, or the next one, is the same.
+
+    Another place counts as moved if it computes constants only, and the other side also computes constants in its dtype. `runs` that
+    compute no gradients show all places as constants.
+    """
     partner = {b.unit.path: a.unit.path for a, b in alignment.pairs} | pairing.partner("paddle")
     found = {side: _places([run[side] for run in runs]) for side in SIDES}
 
@@ -46,7 +53,12 @@ def match_places(pairing: Pairing, alignment: Alignment, *runs: Mapping[str, Mod
     for side in SIDES:
         for place in found[side]:
             (both if names(place, side) & known[OTHER_SIDE[side]] else alone)[side].append(place)
-    return NarrowPlaces(both, alone)
+    constants = {side: {place["dtype"] for place in found[side] if place["constant"]} for side in SIDES}
+    moved = {
+        side: [p for p in alone[side] if not p["graded"] and p["dtype"] in constants[OTHER_SIDE[side]]]
+        for side in SIDES
+    }
+    return NarrowPlaces(both, moved, {side: [p for p in alone[side] if p not in moved[side]] for side in SIDES})
 
 
 def _places(runs: Sequence[ModelRun]) -> list[Place]:

@@ -1,7 +1,7 @@
 """Replace functions of a framework while two models are compared, and restore them afterwards.
 
-Paddle's kernels hold many scalars in float32, even for float64 tensors, and the set changes with the version. Both sides round them
-once, so that they agree. Dropouts and other functions draw from shared random streams.
+Paddle's kernels hold many scalars in float32, even for float64 tensors, and the set changes with the version. Paddle's functions get
+them exact, or both sides round them once, so that they agree. Dropouts and other functions draw from shared random streams.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
 ROUNDED: Mapping[str, tuple[str, ...]] = {
-    "layer_norm": ("eps", "epsilon"),
-    "group_norm": ("eps", "epsilon"),
-    "instance_norm": ("eps", "epsilon"),
-    "rms_norm": ("eps", "epsilon"),
     "leaky_relu": ("negative_slope",),
     "elu": ("alpha",),
     "celu": ("alpha",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -344,7 +345,12 @@ class Session:
             runs = [self.run(EXACT, train, randomness=True) for train in phases]
             self.widened[EXACT] = [place["place"] for run in runs for place in run.narrow]
             return
-        self.narrow = narrow_dtypes.match_places(self.pairing, self.alignment(trained), seen, trained)
+        aligned = self.alignment(trained)
+        self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, trained)
+        if any(self.narrow.moved.values()) and not self.pair.length:  # only training tells constants from other tensors
+            with contextlib.suppress(InputError):
+                graded = self.everywhere(lambda side: self.run(side, True, randomness=True), SIDES)
+                self.narrow = narrow_dtypes.match_places(self.pairing, aligned, seen, graded)
         for side in SIDES:
             self.widened[side] = self.narrow.widened(side, alone=side in self.pair.widen)
         try:
@@ -361,6 +367,11 @@ class Session:
             done_there = f"{done}, on both sides" if self.widened["torch"] else cannot
             where = few(narrow_dtypes.words(both))
             yield f"{narrow_dtypes.dtypes(both)} inside both models, at {where}: {done_there}"
+        for side, places in self.narrow.moved.items():
+            if places:
+                where = f"{few(narrow_dtypes.words(places))} in {NAMES[side]}"
+                done_there = done if self.widened[side] else cannot
+                yield f"constants in {narrow_dtypes.dtypes(places)} inside both models, at {where}: {done_there}"
         for side, places in self.narrow.alone.items():
             if places:
                 where = few(narrow_dtypes.words(places))

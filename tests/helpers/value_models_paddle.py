@@ -221,6 +221,34 @@ class Islands(nn.Layer):
         return self.head(self.last(mixed) * self.times)
 
 
+class Placed(nn.Layer):
+    """Multiplies by cosines of positions, which it computes in `dtype`, and by `times`."""
+
+    def __init__(self, dtype: str, times: float) -> None:
+        super().__init__()
+        self.dtype, self.times = dtype, times
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rates = 1.0 / (100.0 ** (paddle.arange(6, dtype=self.dtype) / 6))
+        angles = paddle.outer(paddle.arange(x.shape[1], dtype=self.dtype), rates)
+        return self.out(self.fc(x) * angles.cos().astype(x.dtype) * self.times)
+
+
+class Tables(nn.Layer):
+    """Two layers that each compute a table of positions."""
+
+    def __init__(self, dtype: str = "float32", times: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(5, 6), nn.LayerList([Placed(dtype, times) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 class Random(nn.Layer):
     """Draws by the functions that `how` names, in training or always."""
 
@@ -263,6 +291,71 @@ class Hard(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(self.hard(x) * F.hardsigmoid(2 * x, slope=self.slope))
+
+
+class Scaled(nn.Layer):
+    """A function with scalars that float32 does not hold, and the layer of its kind."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        slope = 0.2
+        made: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+            "selu": (nn.SELU(), F.selu),
+            "other selu": (nn.SELU(1.1, 1.7), lambda x: F.selu(x, 1.1, 1.7)),
+            "softshrink": (nn.Softshrink(0.3), lambda x: F.softshrink(x, 0.3)),
+            "softplus": (nn.Softplus(0.3, 2.1), lambda x: F.softplus(x, 0.3, 2.1)),
+            "elu": (nn.ELU(slope), lambda x: F.elu(x, slope)),
+            "celu": (nn.CELU(slope), lambda x: F.celu(x, slope)),
+            "leaky_relu": (nn.LeakyReLU(slope), lambda x: F.leaky_relu(x, slope)),
+            "hardtanh": (nn.Hardtanh(-0.3, 0.7), lambda x: F.hardtanh(x, -0.3, 0.7)),
+            "hardshrink": (nn.Hardshrink(0.3), lambda x: F.hardshrink(x, 0.3)),
+            "thresholded_relu": (nn.ThresholdedReLU(0.3), lambda x: F.thresholded_relu(x, 0.3)),
+            "rrelu": (nn.Identity(), lambda x: F.rrelu(x, 0.1, 0.3, training=False)),
+            "stanh": (nn.Identity(), lambda x: paddle.stanh(x, 0.67, 1.7159)),
+            "logit": (nn.Sigmoid(), lambda x: paddle.logit(F.sigmoid(x), 0.3)),
+            "label_smooth": (nn.Identity(), lambda x: F.label_smooth(x, epsilon=0.1)),
+        }
+        self.act, self.function = made[kind]
+        self.body, self.head = nn.Linear(6, 30), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(self.act(x) + self.function(2 * x))
+
+
+class ByHand(nn.Layer):
+    """A norm over all channels, in groups, or over one channel, written by hand."""
+
+    def __init__(self, kind: str, eps: float = 1e-5, times: float = 1.0) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([6], default_initializer=nn.initializer.Constant(1.0))
+        self.bias = self.create_parameter([6], is_bias=True)
+        self.kind, self.eps, self.times = kind, eps, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[0]
+        rows = x if self.kind == "layer" else x.reshape([n, 3 if self.kind == "group" else 6, -1])
+        off = rows - rows.mean(-1, keepdim=True)
+        rows = off / paddle.sqrt((off**2).mean(-1, keepdim=True) + self.eps) * self.times
+        shape = [6] if self.kind == "layer" else [6, 1]
+        return rows.reshape(x.shape) * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+
+class Normalised(nn.Layer):
+    """A norm of the framework, or one `by_hand` with `eps` and a factor."""
+
+    def __init__(self, kind: str, by_hand: bool, eps: float = 1e-5, times: float = 1.0) -> None:
+        super().__init__()
+        made = {
+            "layer": lambda: nn.LayerNorm(6),
+            "group": lambda: nn.GroupNorm(3, 6),
+            "instance": lambda: nn.InstanceNorm1D(6),
+        }
+        self.norm = ByHand(kind, eps, times) if by_hand else made[kind]()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(0.1 * self.body(x)))
 
 
 class Named(nn.Layer):

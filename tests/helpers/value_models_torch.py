@@ -203,6 +203,49 @@ class Islands(nn.Module):
         return self.head(self.last(F.softmax(scores, -1, dtype=dtype).to(x.dtype) @ x))
 
 
+class Placed(nn.Module):
+    """Multiplies by a `table`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        return self.out(self.fc(x) * table)
+
+
+class Rates(nn.Module):
+    """A table of positions: cosines of `rates`, which are a buffer or made in forward, in `dtype`."""
+
+    def __init__(self, dtype: torch.dtype, is_buffer: bool) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("rates", self.make() if is_buffer else None, persistent=False)
+
+    def make(self) -> Tensor:
+        return 1.0 / (100.0 ** (torch.arange(6, dtype=self.dtype) / 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rates = self.make() if self.rates is None else self.rates.to(self.dtype)
+        return torch.outer(torch.arange(x.shape[1], dtype=self.dtype), rates).cos().to(x.dtype)
+
+
+class Tables(nn.Module):
+    """Two layers that share a table of positions."""
+
+    def __init__(self, dtype: str = "float32", is_buffer: bool = False) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(5, 6), nn.ModuleList([Placed() for _ in range(2)])
+        self.table = Rates(getattr(torch, dtype), is_buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        table = self.table(x)
+        for block in self.blocks:
+            x = block(x, table)
+        return x
+
+
 class Random(nn.Module):
     """Draws by the functions that `how` names, in training or always."""
 
@@ -242,6 +285,76 @@ class Hard(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         return self.head(self.hard(x) * F.hardsigmoid(2 * x))
+
+
+class Scaled(nn.Module):
+    """A function with scalars that float32 does not hold, and the layer of its kind."""
+
+    def __init__(self, kind: str, softly: float = 0.3) -> None:
+        super().__init__()
+        slope = 0.2
+        made: dict[str, tuple[nn.Module, Callable[[Tensor], Tensor]]] = {
+            "selu": (nn.SELU(), F.selu),
+            "other selu": (OtherSELU(), OtherSELU()),
+            "softshrink": (nn.Softshrink(softly), lambda x: F.softshrink(x, softly)),
+            "softplus": (nn.Softplus(softly, 2.1), lambda x: F.softplus(x, softly, 2.1)),
+            "elu": (nn.ELU(slope), lambda x: F.elu(x, slope)),
+            "celu": (nn.CELU(slope), lambda x: F.celu(x, slope)),
+            "leaky_relu": (nn.LeakyReLU(slope), lambda x: F.leaky_relu(x, slope)),
+            "hardtanh": (nn.Hardtanh(-0.3, 0.7), lambda x: F.hardtanh(x, -0.3, 0.7)),
+            "hardshrink": (nn.Hardshrink(0.3), lambda x: F.hardshrink(x, 0.3)),
+            "thresholded_relu": (nn.Threshold(0.3, 0), lambda x: F.threshold(x, 0.3, 0)),
+            "rrelu": (nn.Identity(), lambda x: F.rrelu(x, 0.1, 0.3, training=False)),
+            "stanh": (nn.Identity(), lambda x: 1.7159 * torch.tanh(0.67 * x)),
+            "logit": (nn.Sigmoid(), lambda x: torch.logit(torch.sigmoid(x), 0.3)),
+            "label_smooth": (nn.Identity(), lambda x: 0.9 * x + 0.1 / 30),
+        }
+        self.act, self.function = made[kind]
+        self.body, self.head = nn.Linear(6, 30), nn.Linear(30, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(self.act(x) + self.function(2 * x))
+
+
+class OtherSELU(nn.Module):
+    """SELU with other scalars."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.1 * torch.where(x > 0, x, 1.7 * torch.expm1(x.clamp(max=0)))
+
+
+class ByHand(nn.Module):
+    """A norm over all channels, in groups, or over one channel, written by hand."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x if self.kind == "layer" else x.reshape(len(x), 3 if self.kind == "group" else 6, -1)
+        off = rows - rows.mean(-1, keepdim=True)
+        rows = off / torch.sqrt((off**2).mean(-1, keepdim=True) + 1e-5)
+        shape = (6,) if self.kind == "layer" else (6, 1)
+        return rows.reshape(x.shape) * self.weight.view(shape) + self.bias.view(shape)
+
+
+class Normalised(nn.Module):
+    """A norm of the framework, or one `by_hand`."""
+
+    def __init__(self, kind: str, by_hand: bool) -> None:
+        super().__init__()
+        made = {
+            "layer": lambda: nn.LayerNorm(6),
+            "group": lambda: nn.GroupNorm(3, 6),
+            "instance": lambda: nn.InstanceNorm1d(6, affine=True),
+        }
+        self.norm = ByHand(kind) if by_hand else made[kind]()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(0.1 * self.body(x)))
 
 
 @dataclass

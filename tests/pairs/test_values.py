@@ -234,6 +234,33 @@ def test_float32_on_one_side_is_the_cause(
     assert (first.cause or "").startswith(cause), first.cause
 
 
+@pytest.mark.parametrize("stages", [("eval",), ("eval", "forward", "backward", "update")])
+def test_a_table_in_float32_may_be_computed_at_another_place(
+    compare_pair: ComparePair, stages: tuple[str, ...]
+) -> None:
+    outcome = compare(compare_pair, "Tables", "Tables", "3,4,5", stages=stages)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert (
+        "constants in float32 inside both models, at table in PyTorch: the check computes in float64 there"
+        in outcome.explained
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "cause"),
+    [
+        ("Tables", "Tables(times=1.000001)", "times 1.000001"),
+        ("Tables", "Tables('float64')", "only PyTorch computes in float32, at table"),
+        ("Tables('float64')", "Tables", "only Paddle computes in float32, at blocks.0, "),
+    ],
+)
+def test_a_small_error_beside_such_a_table_and_float32_on_one_side_are_found(
+    compare_pair: ComparePair, torch: str, paddle: str, cause: str
+) -> None:
+    first = compare(compare_pair, torch, paddle, "3,4,5", steps=2).first
+    assert first and first.tensor == "blocks.0.out:input" and cause in (first.cause or ""), first
+
+
 @pytest.mark.parametrize(
     ("planted", "widen", "verdict"),
     [("", ("torch", "paddle"), "equal"), ("", ("torch",), "different"), (", times=1.000001", ("torch", "paddle"), "different")],
@@ -263,6 +290,41 @@ def test_a_hard_sigmoid_is_equal_in_both_spellings(compare_pair: ComparePair) ->
 def test_another_slope_of_a_hard_sigmoid_is_found(compare_pair: ComparePair, slope: float) -> None:
     first = compare(compare_pair, "Hard", f"Hard({slope})", "4,6", steps=2).first
     assert first and (first.phase, first.tensor) == ("eval", "head:input")
+
+
+SCALED = (
+    "selu", "other selu", "softshrink", "softplus", "elu", "celu", "leaky_relu", "hardtanh", "hardshrink", "thresholded_relu", "rrelu",
+    "stanh", "logit", "label_smooth",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scalars_that_float32_does_not_hold_are_equal(compare_pair: ComparePair, kind: str) -> None:
+    outcome = compare(compare_pair, f"Scaled({kind!r})", f"Scaled({kind!r})", "4,6", steps=2)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize("kind", ["softshrink", "softplus"])
+def test_another_such_scalar_is_found(compare_pair: ComparePair, kind: str) -> None:
+    first = compare(compare_pair, f"Scaled({kind!r}, 0.3000003)", f"Scaled({kind!r})", "4,6", steps=2).first
+    assert first and (first.phase, first.layer) == ("eval", "act"), first
+
+
+@pytest.mark.parametrize("torch", [False, True])
+@pytest.mark.parametrize(("kind", "shape"), [("layer", "4,6"), ("group", "4,6,6"), ("instance", "4,6,6")])
+def test_a_norm_written_by_hand_is_equal_to_that_of_the_framework(
+    compare_pair: ComparePair, kind: str, shape: str, torch: bool
+) -> None:
+    models = f"Normalised({kind!r}, {torch})", f"Normalised({kind!r}, {not torch})"
+    outcome = compare(compare_pair, *models, shape, steps=3)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
+@pytest.mark.parametrize("planted", ["1.001e-5", "1e-6", "1e-5, 1.000001"])
+def test_another_eps_or_factor_of_a_norm_written_by_hand_is_found(compare_pair: ComparePair, planted: str) -> None:
+    models = "Normalised('layer', False)", f"Normalised('layer', True, {planted})"
+    first = compare(compare_pair, *models, "4,6", steps=2).first
+    assert first and (first.phase, first.tensor) == ("eval", "norm:output"), first
 
 
 def test_zero_gradients_of_a_layer_are_judged_by_that_of_its_output(compare_pair: ComparePair) -> None:
