@@ -356,6 +356,8 @@ class Session:
 
         self.pairing = match_values.decide(problem, models)
         self.pairing.folded = [str(fold) for fold in self.folds.folds]
+        for side, names in self.pairing.single.items():
+            names[:] = [self.folds.stored(side, name) for name in names]
         self.models = problem.described(self.pairing)
 
     def _match_outputs(self, trained: Mapping[str, ModelRun]) -> list[str]:
