@@ -25,7 +25,7 @@ Rows = Mapping[str, str]
 
 def loose_shapes(unit: Unit) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a unit's arrays, in an order that does not depend on names, axes or registration."""
-    return tuple(sorted(_loose(shape) for shape in shapes_of(unit).values()))
+    return tuple(sorted(loose_shape(shape) for shape in shapes_of(unit).values()))
 
 
 def shapes_of(unit: Unit) -> dict[str, tuple[int, ...]]:
@@ -54,7 +54,8 @@ def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
     return list(itertools.islice(_ways(shapes[0], shapes[1], spellings, False), MOST_OPTIONS))
 
 
-def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
+def loose_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what must agree in the shapes of two arrays: of a matrix the sizes, in any order."""
     return tuple(sorted(shape)) if len(shape) == 2 else shape
 
 
@@ -66,9 +67,9 @@ def _ways(
 ) -> Iterator[Rows]:
     sure: dict[str, str] = {}
     unsure: list[tuple[list[str], list[list[str]]]] = []
-    for shape in dict.fromkeys(_loose(shape) for shape in here.values()):
-        ours = [name for name, own in here.items() if _loose(own) == shape]
-        theirs = [name for name, own in there.items() if _loose(own) == shape]
+    for shape in dict.fromkeys(loose_shape(shape) for shape in here.values()):
+        ours = [name for name, own in here.items() if loose_shape(own) == shape]
+        theirs = [name for name, own in there.items() if loose_shape(own) == shape]
         for name in [name for name in ours if name in theirs]:
             sure[name] = name
             ours.remove(name)

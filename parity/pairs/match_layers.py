@@ -15,9 +15,10 @@ from typing import Any
 from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.modules.description import Unit, below
-from parity.modules.layer_kinds import OTHER_SIDE, SIDES, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs import match_names
 from parity.pairs.match_arrays import Rows, loose_shapes, ways_of_pools, ways_of_units
+from parity.pairs.match_constants import find_constants, without_constants
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
 from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
 
@@ -50,12 +51,15 @@ class Problem:
     """Two models to match. `first` are the likeliest assignments; `pairing` turns one into pairs of layers and arrays.
 
     `named`: the torch paths whose partners their names decide. `exact`: all names agree. `keys`: path -> what must agree, by side.
-    `ways`: choice -> in how many ways arrays can be matched there.
+    `ways`: choice -> in how many ways arrays can be matched there. `constants`: by side the arrays that need no partner.
     """
 
     def __init__(self, torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any]) -> None:
-        self.models = {SIDES[0]: torch, SIDES[1]: paddle}
         self.rows: Mapping[str, Mapping[str, Any]] = given.get("arrays", {})
+        whole = {SIDES[0]: torch, SIDES[1]: paddle}
+        named = {side: {name_in(row[side]) for row in self.rows.values()} for side in SIDES}
+        self.constants = find_constants(whole, named)
+        self.models = {side: without_constants(whole[side], self.constants[side]) for side in SIDES}
         self.ways: dict[tuple[str, str], int] = {}
         self.pool_ways: list[Rows] = []
         self._known_ways: dict[tuple[str, str], list[Rows]] = {}
@@ -103,7 +107,7 @@ class Problem:
         pairs.sort(key=lambda pair: (pair[0].path not in fixed, order.get(pair[0].holder, len(order))))
         fused = [str(fusion) for fusion in assignment.fusions if fusion not in self.fixed_fusions]
         how = ", ".join([self.how, *fused[:2]]) + (f" and {len(fused) - 2} more" if len(fused) > 2 else "")
-        found = Pairing(pairs, how, fusions=assignment.fusions)
+        found = Pairing(pairs, how, fusions=assignment.fusions, constants=self.constants)
         for side in SIDES:
             matched = {pair[SIDES.index(side)].path for pair in pairs} | {unit.path for unit in self.pool[side]}
             matched |= {fusion.whole.path for fusion in assignment.fusions if fusion.side == side}

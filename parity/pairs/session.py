@@ -146,7 +146,7 @@ class Session:
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
         self.differences += self._other_dtypes()
-        self.explained += [*notes, *self._about_narrow(), *said]
+        self.explained += [*notes, *self._about_constants(), *self._about_narrow(), *said]
         for side, paths in self.compiled.items():
             if paths:
                 places = few([path or "the model itself" for path in paths])
@@ -325,6 +325,15 @@ class Session:
             for side in SIDES:
                 self.widened[side] = []
 
+    def _about_constants(self) -> Iterator[str]:
+        """Yield sentences on constants that only one side stores."""
+        for side, names in self.pairing.constants.items():
+            if names:
+                yield (
+                    f"arrays without a gradient that only {NAMES[side]} stores, at {few(list(names))}: they keep their values, and "
+                    f"{NAMES[OTHER_SIDE[side]]} may compute them"
+                )
+
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
         done, cannot = "the check computes in float64 there", "the check cannot compute in float64 there"
@@ -349,7 +358,9 @@ class Session:
                 lambda side, own: self.workers[side].put(self.folds.unfold(side, own)),
                 lambda side: self.run(side, False, uncompiled=True),
                 arrays,
-                lambda name, array: _spread(name, array, self.pair.seed),
+                lambda name, array: (
+                    array if name in problem.constants["torch"] else _spread(name, array, self.pair.seed)
+                ),
                 self.aliases,
                 self.dtypes["paddle"],
             )

@@ -326,3 +326,20 @@ class Bare(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj(F.relu(self.fc1(x)))
         return x if self.flaw == "no scale" else self.gamma * x
+
+
+class Masked(nn.Layer):
+    """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
+
+    def __init__(self, stored: bool = True, low: float = -100.0) -> None:
+        super().__init__()
+        self.query, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        mask = paddle.triu(paddle.full([4, 4], low), 1)
+        table = paddle.arange(24, dtype="float32").reshape([4, 6]) / 8
+        for name, value in (("mask", mask), ("table", table)):
+            self.register_buffer(name, value) if stored else setattr(self, name, value)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.table
+        scores = self.query(x) @ x.transpose([0, 2, 1]) + self.mask
+        return self.head(F.softmax(scores, -1) @ x)

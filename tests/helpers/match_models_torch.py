@@ -259,3 +259,20 @@ class Bare(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * (F.linear(x, self.w1, self.b1).relu() @ self.projection)
+
+
+class Masked(nn.Module):
+    """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
+
+    def __init__(self, stored: bool = True, low: float = -100.0) -> None:
+        super().__init__()
+        self.query, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        mask = torch.triu(torch.full((4, 4), low), 1)
+        table = torch.arange(24.0).reshape(4, 6) / 8
+        for name, value in (("mask", mask), ("table", table)):
+            self.register_buffer(name, value) if stored else setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.table
+        scores = self.query(x) @ x.transpose(1, 2) + self.mask
+        return self.head(scores.softmax(-1) @ x)

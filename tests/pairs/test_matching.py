@@ -275,3 +275,18 @@ def test_padding_outside_a_layer_does_not_keep_values_from_confirming(compare_pa
     outcome = compare_pair(torch, paddle, "2,3,7,6", stages=("eval",))
     assert outcome.verdict == "equal", outcome.sentence()
     assert outcome.pairing.confirmed, outcome.pairing.sentence()
+
+
+@pytest.mark.parametrize(("torch", "paddle"), [("Masked", "Masked(False)"), ("Masked(False)", "Masked")])
+def test_constants_that_only_one_model_stores_do_not_decide(compare_pair: ComparePair, torch: str, paddle: str) -> None:
+    outcome = compared(compare_pair, torch, paddle, "2,4,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    side = "PyTorch" if torch == "Masked" else "Paddle"
+    said = f"arrays without a gradient that only {side} stores, at mask, table: they keep their values"
+    assert [line for line in outcome.explained if line.startswith(said)] and not outcome.differences
+
+
+def test_a_constant_that_differs_from_what_the_other_model_computes_is_found(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Masked", "Masked(False, -10.0)", "2,4,6")
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "head:input")
+    assert any("only PyTorch stores, at mask, table" in line for line in outcome.explained)
