@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -154,6 +156,7 @@ def _alone(pairing: Pairing) -> Iterator[str]:
     for side, names in pairing.single.items():
         if names:
             yield f"only {NAMES[side]} has {few(names)}"
+    yield from _other_shapes(pairing)
     tied = []
     for a, b in pairing.pairs:
         for name in a.arrays:
@@ -162,6 +165,19 @@ def _alone(pairing: Pairing) -> Iterator[str]:
                 tied.append(f"{_both(a.path, b.path)}.{name} (in {NAMES[SIDES[shared.index(True)]]} only)")
     if tied:
         yield f"shared with another layer: {few(tied)}"
+
+
+def _other_shapes(pairing: Pairing) -> Iterator[str]:
+    """Yield sentences on arrays without a partner that are as large as one of the other side, which may be the same."""
+    for torch, paddle in itertools.product(*(pairing.single[side] for side in SIDES)):
+        shapes = pairing.shapes[SIDES[0]].get(torch), pairing.shapes[SIDES[1]].get(paddle)
+        if shapes[0] and shapes[1] and math.prod(shapes[0]) == math.prod(shapes[1]) > 1:
+            same = f"{paddle}.reshape({','.join(map(str, shapes[0]))})"
+            row = json.dumps({"arrays": {torch: dict(zip(SIDES, (torch, same), strict=True))}})
+            yield (
+                f"{torch} has shape {shapes[0]} in PyTorch, and {paddle} has {shapes[1]} in Paddle: if both hold the same numbers in this "
+                f"order, say so in a file for --map: {row}"
+            )
 
 
 def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:

@@ -83,7 +83,9 @@ class Fusion:
 
     def _spelling(self, name: str, number: int) -> Spelling:
         own, place = parse_spelling(self.whole.spellings[name]), self._place(number)
-        return dataclasses.replace(place, name=own.name, transposed=own.transposed, axis=int(own.transposed))
+        return dataclasses.replace(
+            place, name=own.name, transposed=own.transposed, axis=int(own.transposed), reshaped=own.reshaped
+        )
 
 
 def outputs_of(unit: Unit) -> int:

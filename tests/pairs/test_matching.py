@@ -11,6 +11,7 @@ import pytest
 
 from helpers.pair_models import ComparePair
 from parity.errors import InputError
+from parity.modules import layer_kinds
 from parity.pairs import mapping, match_values, state_dict_files
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
@@ -290,3 +291,55 @@ def test_a_constant_that_differs_from_what_the_other_model_computes_is_found(com
     outcome = compared(compare_pair, "Masked", "Masked(False, -10.0)", "2,4,6")
     assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "head:input")
     assert any("only PyTorch stores, at mask, table" in line for line in outcome.explained)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle"), [("1, 5, 6", "5, 6"), ("1, 5, 6", "6, 5"), ("5, 6", "1, 5, 6"), ("6, 5", "1, 5, 6")]
+)
+def test_a_table_with_an_axis_of_size_1_on_one_side_is_matched(
+    compare_pair: ComparePair, torch: str, paddle: str, tmp_path: Path
+) -> None:
+    outcome = compared(compare_pair, f"Placed({torch})", f"Placed({paddle})", "2,4,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    where = outcome.pairing.arrays["pos"]
+    assert sorted(".reshape(" in where[side] for side in where) == [False, True]
+    mapping.save(tmp_path / "map.json", outcome.pairing)
+    read = read_map(tmp_path / "map.json")
+    again = compared(compare_pair, f"Placed({torch})", f"Placed({paddle})", "2,4,6", given=read)
+    assert again.verdict == "equal" and again.pairing.arrays == outcome.pairing.arrays
+    other = compared(compare_pair, f"Placed({torch})", f"Placed({paddle}, factor=0.999)", "2,4,6")
+    assert other.first and other.first.tensor == "head:input"
+    assert other.first.cause and "0.999" in other.first.cause
+
+
+def test_a_table_of_another_shape_is_matched_by_the_map_that_the_verdict_proposes(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Placed(1, 5, 6)", "Placed(3, 10)", "2,4,6")
+    said = next(line for line in outcome.differences if line.startswith("pos has shape [1, 5, 6] in PyTorch"))
+    assert outcome.verdict == "different" and "pos has [3, 10] in Paddle" in said
+    given = json.loads(said[said.index("{") :])
+    assert given["arrays"]["pos"]["paddle"] == "pos.reshape(1,5,6)"
+    assert compared(compare_pair, "Placed(1, 5, 6)", "Placed(3, 10)", "2,4,6", given=given).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "shape"),
+    [
+        ("a.reshape(6,5)", (6, 5)),
+        ("a.reshape(5,6).T", (6, 5)),
+        ("a.reshape(6,5)[1/3]", (2, 5)),
+        ("a.reshape(30)", (30,)),
+    ],
+)
+def test_a_spelling_may_give_an_array_another_shape(spelling: str, shape: tuple[int, ...]) -> None:
+    array = np.arange(30.0).reshape(1, 5, 6)
+    parsed = layer_kinds.parse_spelling(spelling)
+    assert str(parsed) == spelling and parsed.shape(array.shape) == shape == parsed.view(array).shape
+    for order in ("C", "F"):
+        other = np.zeros((1, 5, 6), order=order)  # type: ignore[call-overload]
+        parsed.put(other, parsed.view(array))
+        assert np.array_equal(parsed.view(other), parsed.view(array)) and other.sum() == parsed.view(array).sum()
+
+
+def test_a_shape_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"array 'a' of shape \[1, 5, 6\] cannot be brought into \[6, 6\]"):
+        layer_kinds.parse_spelling("a.reshape(6,6)").shape([1, 5, 6])
