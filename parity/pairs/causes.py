@@ -22,6 +22,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
+from parity.pairs.match_pointwise import with_last_channels
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
 from parity.short_repr import few
@@ -228,6 +229,9 @@ def _explained(
             f"running variance: PyTorch uses the unbiased batch variance and Paddle the biased one ({span}), at "
             f"{few([a.path for a in norms])}; the check uses Paddle's convention on both sides"
         )
+    pointwise = [_both(a.path, b.path) for a, b in pairs if a.pointwise != b.pointwise]
+    if pointwise:
+        yield f"convolutions with a kernel of size 1 are matched with Linears, at {few(pointwise)}"
     rounded: dict[tuple[str, str, float], list[str]] = {}
     for a, _ in pairs:
         for name, value in a.settings.items():
@@ -503,7 +507,8 @@ def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | 
     bias = evidence.state.get(f"{path}.bias".lstrip("."), np.float64(0))
     if x is None:
         return None
-    if kind == "Linear" and weight is not None and weight.shape[0] == weight.shape[1]:
+    x = with_last_channels(one.unit, x)
+    if kind == "Linear" and weight is not None and (x.shape[-1],) * 2 == weight.shape:
         for side, made in zip(SIDES, compared.both, strict=True):
             if relative_l2(made, x @ weight + bias) <= MATCH:
                 return f"the square weight is transposed in {NAMES[side]}"

@@ -21,6 +21,7 @@ from parity.pairs.match_arrays import Rows, loose_shape, loose_shapes, ways_of_p
 from parity.pairs.match_constants import find_constants, without_constants
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
 from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
+from parity.pairs.match_pointwise import with_pointwise
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),
@@ -60,7 +61,7 @@ class Problem:
         whole = {m.side: dataclasses.replace(m, units=u) for m, u in zip((torch, paddle), units, strict=True)}
         named = {side: {name_in(row[side]) for row in self.rows.values()} for side in SIDES}
         self.constants = find_constants(whole, named)
-        self.models = {side: without_constants(whole[side], self.constants[side]) for side in SIDES}
+        self.models = with_pointwise({side: without_constants(whole[side], self.constants[side]) for side in SIDES})
         self.ways: dict[tuple[str, str], int] = {}
         self.pool_ways: list[Rows] = []
         self._known_ways: dict[tuple[str, str], list[Rows]] = {}

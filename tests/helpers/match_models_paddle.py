@@ -358,3 +358,30 @@ class Placed(nn.Layer):
         pos = self.pos.t() if tuple(self.pos.shape) == (6, 5) else self.pos.reshape([1, 5, 6])
         x = paddle.concat([self.cls.expand([x.shape[0], -1, -1]), x], 1)
         return self.head(x + self.factor * pos)
+
+
+class Pointwise(nn.Layer):
+    """A block, a gate and a sequence, of Linears or of `convolutions` with a kernel of size 1. The block is added `factor` times."""
+
+    def __init__(self, convolutions: bool = False, factor: float = 1.0, bias: bool = True) -> None:
+        super().__init__()
+        self.convolutions, self.factor = convolutions, factor
+        self.stem = nn.Conv2D(3, 4, 3, padding=1)
+        sizes = {"up": (4, 8), "down": (8, 4), "first": (4, 1), "second": (1, 4)}
+        for name, (given, made) in sizes.items():
+            has_bias = bias or name != "second"
+            attr = None if has_bias else False
+            layer = nn.Conv2D(given, made, 1, bias_attr=attr) if convolutions else nn.Linear(given, made, None, attr)
+            setattr(self, name, layer)
+        self.last = nn.Conv1D(4, 6, 1) if convolutions else nn.Linear(4, 6)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = F.relu(self.stem(x))
+        if self.convolutions:
+            x = x + self.factor * self.down(F.gelu(self.up(x)))
+            x = x * F.sigmoid(self.second(F.relu(self.first(x.mean([2, 3], keepdim=True)))))
+            return self.last(x.flatten(2)).mean(2)
+        block = self.down(F.gelu(self.up(x.transpose([0, 2, 3, 1]))))
+        x = x + self.factor * block.transpose([0, 3, 1, 2])
+        gate = F.sigmoid(self.second(F.relu(self.first(x.mean([2, 3])))))
+        return self.last((x * gate[:, :, None, None]).flatten(2).transpose([0, 2, 1])).mean(1)

@@ -291,3 +291,29 @@ class Placed(nn.Module):
         pos = self.pos.T if tuple(self.pos.shape) == (6, 5) else self.pos.reshape(1, 5, 6)
         x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
         return self.head(x + self.factor * pos)
+
+
+class Pointwise(nn.Module):
+    """A block, a gate and a sequence, of Linears or of `convolutions` with a kernel of size 1. The block is added `factor` times."""
+
+    def __init__(self, convolutions: bool = False, factor: float = 1.0, bias: bool = True) -> None:
+        super().__init__()
+        self.convolutions, self.factor = convolutions, factor
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        sizes = {"expand": (4, 8), "reduce": (8, 4), "squeeze": (4, 1), "excite": (1, 4)}
+        for name, (given, made) in sizes.items():
+            has_bias = bias or name != "excite"
+            layer = nn.Conv2d(given, made, 1, bias=has_bias) if convolutions else nn.Linear(given, made, has_bias)
+            setattr(self, name, layer)
+        self.line = nn.Conv1d(4, 6, 1) if convolutions else nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        if self.convolutions:
+            x = x + self.factor * self.reduce(F.gelu(self.expand(x)))
+            x = x * F.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+            return self.line(x.flatten(2)).mean(2)
+        block = self.reduce(F.gelu(self.expand(x.permute(0, 2, 3, 1))))
+        x = x + self.factor * block.permute(0, 3, 1, 2)
+        gate = F.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return self.line((x * gate[:, :, None, None]).flatten(2).permute(0, 2, 1)).mean(1)

@@ -343,3 +343,29 @@ def test_a_spelling_may_give_an_array_another_shape(spelling: str, shape: tuple[
 def test_a_shape_of_another_size_is_refused() -> None:
     with pytest.raises(InputError, match=r"array 'a' of shape \[1, 5, 6\] cannot be brought into \[6, 6\]"):
         layer_kinds.parse_spelling("a.reshape(6,6)").shape([1, 5, 6])
+
+
+@pytest.mark.parametrize(("torch", "paddle"), [("", "True"), ("True", ""), ("True", "True")])
+def test_convolutions_with_a_kernel_of_size_1_are_linears(
+    compare_pair: ComparePair, torch: str, paddle: str, tmp_path: Path
+) -> None:
+    def compare(paddle: str, **more: Any) -> PairOutcome:  # of the images, height, width and channels are equal
+        return compared(compare_pair, f"Pointwise({torch})", f"Pointwise({paddle})", "2,3,4,4", **more)
+
+    outcome = compare(paddle, isolate=True)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.pairing.confirmed or outcome.pairing.how == "names"
+    assert outcome.stages["eval"].compared == 13  # inputs and outputs of six layers, and the model's output
+    mixed = [line for line in outcome.explained if line.startswith("convolutions with a kernel of size 1")]
+    assert bool(mixed) == (torch != paddle)
+    mapping.save(tmp_path / "map.json", outcome.pairing)
+    again = compare(paddle, given=read_map(tmp_path / "map.json"))
+    assert again.verdict == "equal" and again.pairing.arrays == outcome.pairing.arrays
+
+    convolutions = paddle or "False"
+    other = compare(f"{convolutions}, 0.999")
+    assert other.first and other.first.tensor == "squeeze:input", other.sentence()
+    assert other.first.cause and "0.999" in other.first.cause
+    bare = compare(f"{convolutions}, bias=False")
+    assert bare.first and bare.first.tensor == "excite:output"
+    assert bare.first.cause == "only PyTorch has excite.bias"
