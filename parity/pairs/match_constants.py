@@ -44,6 +44,11 @@ def find_constants(
     return found
 
 
+def names_of_constants(model: ModelDescription) -> list[str]:
+    """Return the own names of all constants of a model."""
+    return [name for unit in model.units for _, name in _constants(model, unit)]
+
+
 def without_constants(model: ModelDescription, names: Collection[str]) -> ModelDescription:
     """Return a model without the named arrays."""
     units = [_without(unit, set(names)) for unit in model.units] if names else model.units

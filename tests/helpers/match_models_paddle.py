@@ -385,3 +385,18 @@ class Pointwise(nn.Layer):
         x = x + self.factor * block.transpose([0, 3, 1, 2])
         gate = F.sigmoid(self.second(F.relu(self.first(x.mean([2, 3])))))
         return self.last((x * gate[:, :, None, None]).flatten(2).transpose([0, 2, 1])).mean(1)
+
+
+class Shares(nn.Layer):
+    """Two parameters say themselves how they are updated."""
+
+    def __init__(self, own: bool = True) -> None:
+        super().__init__()
+        slow, decayed = (
+            paddle.ParamAttr(learning_rate=0.1),
+            paddle.ParamAttr(regularizer=paddle.regularizer.L2Decay(0.25)),
+        )
+        self.body, self.head = nn.Linear(6, 6, slow if own else None), nn.Linear(6, 3, None, decayed if own else None)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(F.relu(self.body(x)))

@@ -317,3 +317,12 @@ class Pointwise(nn.Module):
         x = x + self.factor * block.permute(0, 3, 1, 2)
         gate = F.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
         return self.line((x * gate[:, :, None, None]).flatten(2).permute(0, 2, 1)).mean(1)
+
+
+class Shares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.body(x)))

@@ -369,3 +369,25 @@ def test_convolutions_with_a_kernel_of_size_1_are_linears(
     bare = compare(f"{convolutions}, bias=False")
     assert bare.first and bare.first.tensor == "excite:output"
     assert bare.first.cause == "only PyTorch has excite.bias"
+
+
+@pytest.mark.parametrize(("low", "error"), [(-50.0, "5.00e-01"), (-100.0, "")])
+def test_a_buffer_whose_fresh_values_differ_is_named(compare_pair: ComparePair, low: float, error: str) -> None:
+    outcome = compared(compare_pair, "Masked", f"Masked(True, {low})", "2,4,6")
+    assert outcome.verdict == "equal"  # the check copies PyTorch's
+    said = [line for line in outcome.explained if line.startswith("the fresh values of")]
+    wanted = f"the fresh values of mask differ, with a relative error of {error}, and no gradient reaches them"
+    assert [line.startswith(wanted) for line in said] == ([True] if error else [])
+
+
+def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Shares", "Shares", "4,6")
+    assert outcome.verdict == "equal"
+    said = [line for line in outcome.explained if line.startswith("recipe of parameters that Paddle's model sets")]
+    assert len(said) == 1
+    assert "body.weight (learning_rate 0.1), head.bias (regularizer L2Decay coeff=0.250000)" in said[0]
+    for other in (
+        compared(compare_pair, "Shares", "Shares(own=False)", "4,6"),
+        compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
+    ):
+        assert not any("recipe of parameters" in line for line in other.explained)
