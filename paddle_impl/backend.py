@@ -259,6 +259,13 @@ class Backend:
     def is_trained(self, tensor: Tensor) -> bool:
         return not tensor.stop_gradient
 
+    def own_recipe(self, tensor: Tensor) -> dict[str, str]:
+        # DIFFERS: ParamAttr gives a parameter its own rate and regularizer.
+        share = getattr(tensor, "optimize_attr", {}).get("learning_rate", 1.0)
+        regularizer = getattr(tensor, "regularizer", None)
+        said = {} if share == 1 else {"learning_rate": f"{share:g}"}
+        return said | ({"regularizer": str(regularizer).replace(",", "")} if regularizer is not None else {})
+
     def before_forward(self, module: nn.Layer, hook: Callable[[nn.Layer, tuple[Any, ...]], None]) -> Handle:
         return module.register_forward_pre_hook(hook)
 

@@ -243,6 +243,9 @@ class Backend:
     def is_trained(self, tensor: Tensor) -> bool:
         return isinstance(tensor, nn.Parameter) and tensor.requires_grad
 
+    def own_recipe(self, tensor: Tensor) -> dict[str, str]:
+        return {}  # groups of parameters of the optimizer say it
+
     def before_forward(self, module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...]], None]) -> Handle:
         return module.register_forward_pre_hook(hook)
 

@@ -202,6 +202,9 @@ class Backend(Protocol):
     def is_trained(self, tensor: Tensor) -> bool:
         """Whether an optimizer updates `tensor`."""
 
+    def own_recipe(self, tensor: Tensor) -> dict[str, str]:
+        """What a parameter itself says of its updates, where that is not the default, such as its share of the learning rate."""
+
     def before_forward(self, module: Module, hook: Callable[[Module, tuple[Any, ...]], None]) -> Handle:
         """Make every call of `module` begin with `hook`, which gets the module and its inputs."""
 

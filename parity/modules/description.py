@@ -24,7 +24,7 @@ class Unit:
 
     `leaf`: it is called as a whole, and is not only a container. `note` is that of its kind. `layer` is the path of the layer that holds
     the arrays where that is not `path`: the unit is then a part of a fused layer. `constants` are the attributes of a class of the user
-    that hold a float.
+    that hold a float. `pointwise`: a convolution with a kernel of size 1 that is matched as a Linear. Its channels are on axis 1.
     """
 
     side: str
@@ -38,6 +38,7 @@ class Unit:
     note: str = ""
     layer: str | None = None
     constants: Mapping[str, float] = field(default_factory=dict)
+    pointwise: bool = False
 
     @property
     def holder(self) -> str:

@@ -5,7 +5,8 @@ All of it is data. `KINDS` is the table; `read_kinds` returns a table with the k
 A spelling says where an array is stored on one side: `weight`, `weight.T` (transposed: a Linear is [in, out] in Paddle),
 `in_proj_weight[1/3]` (the second of three equal parts along the first axis), `q_proj.weight.T` (in a layer inside). `weight.T[:,1/3]` is
 a part along the second axis of the stored array, `weight[1/3 in 4]` the second third of each of four equal groups (heads), and
-`weight[0:8]` the first eight rows (`weight[0:8 in 2]`: of each of two groups). A setting's spelling is an attribute of the layer:
+`weight[0:8]` the first eight rows (`weight[0:8 in 2]`: of each of two groups). `weight.reshape(8,3)` is the stored array in another
+shape, of which `weight.reshape(8,3).T[:,1/3]` takes a part. A setting's spelling is an attribute of the layer:
 `_epsilon`, `1-momentum` (one minus it), `!exclusive` (not it), `stride|ksize` (the first that is not None), or a constant, `=0.5`.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -232,7 +234,8 @@ def kind_of(side: str, classes: Sequence[str], kinds: Kinds = KINDS) -> Kind:
 
 _PART = r"(?P<part>[0-9]{1,9})/(?P<parts>[0-9]{1,9})|(?P<first>[0-9]{1,9}):(?P<last>[0-9]{1,9})"
 _SPELLING = re.compile(
-    rf"(?P<name>.+?)(?P<transposed>\.T)?(?:\[(?P<second>:,)?(?:{_PART})(?: in (?P<groups>[0-9]{{1,9}}))?\])?"
+    r"(?P<name>.+?)(?:\.reshape\((?P<shape>[0-9]{1,9}(?:,[0-9]{1,9})*)\))?"
+    rf"(?P<transposed>\.T)?(?:\[(?P<second>:,)?(?:{_PART})(?: in (?P<groups>[0-9]{{1,9}}))?\])?"
 )
 
 
@@ -241,6 +244,7 @@ class Spelling:
     """A parsed spelling: part number `part` of `parts` equal ones along `axis` of the array `name`, in each of `groups` equal groups.
 
     Where `rows` is not None, it replaces the equal parts: the rows of each group from the first number to the one before the second.
+    With `reshaped`, the array is first brought into that shape.
     """
 
     name: str
@@ -250,6 +254,7 @@ class Spelling:
     axis: int = 0
     groups: int = 1
     rows: tuple[int, int] | None = None
+    reshaped: tuple[int, ...] | None = None
 
     @property
     def whole(self) -> bool:
@@ -257,7 +262,8 @@ class Spelling:
         return self.parts == 1 and self.rows is None
 
     def __str__(self) -> str:
-        name = f"{self.name}{'.T' if self.transposed else ''}"
+        shape = f".reshape({','.join(map(str, self.reshaped))})" if self.reshaped else ""
+        name = f"{self.name}{shape}{'.T' if self.transposed else ''}"
         if self.whole:
             return name
         part = f"{self.rows[0]}:{self.rows[1]}" if self.rows else f"{self.part}/{self.parts}"
@@ -266,6 +272,7 @@ class Spelling:
 
     def view(self, array: Array) -> Array:
         """Return the canonical array of a side's own `array`. `InputError` where it cannot be divided into the parts."""
+        array = array.reshape(self._shape(array.shape))
         if not self.whole:
             array = array[self._index(array.shape)]
         return array.T if self.transposed else array
@@ -273,10 +280,15 @@ class Spelling:
     def put(self, array: Array, canonical: Array) -> None:
         """Write a canonical array to its place in a side's own `array`; raises `InputError` as `view` does."""
         own = canonical.T if self.transposed else canonical
-        array[self._index(array.shape) if not self.whole else ...] = own
+        whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        view = whole.reshape(self._shape(array.shape))
+        view[self._index(view.shape) if not self.whole else ...] = own
+        if whole is not array:
+            array[...] = whole
 
     def shape(self, own: Sequence[int]) -> tuple[int, ...]:
         """Return the shape in canonical layout of a side's own array of shape `own`; raises `InputError` as `view` does."""
+        own = self._shape(own)
         found = list(own)
         if not self.whole:
             self._check(own)
@@ -294,6 +306,14 @@ class Spelling:
             rows = size // self.parts
             return slice(self.part * rows, (self.part + 1) * rows)
         return np.arange(size).reshape(self.groups, self.parts, -1)[:, self.part].ravel()
+
+    def _shape(self, own: Sequence[int]) -> Sequence[int]:
+        """Return the shape in which the array is read; `InputError` where it does not have as many numbers as the array."""
+        if self.reshaped is None:
+            return own
+        if math.prod(self.reshaped) != math.prod(own):
+            raise InputError(f"array {self.name!r} of shape {list(own)} cannot be brought into {list(self.reshaped)}")
+        return self.reshaped
 
     def _index(self, own: Sequence[int]) -> Any:
         self._check(own)
@@ -322,7 +342,10 @@ def parse_spelling(text: str) -> Spelling:
     rows = (int(found["first"]), int(found["last"])) if found["first"] else None
     if rows and rows[0] >= rows[1]:
         raise InputError(f"{text!r} has no rows: write the first row and the row after the last one, as in weight[0:8]")
-    return Spelling(found["name"], bool(found["transposed"]), part, parts, int(bool(found["second"])), groups, rows)
+    shape = tuple(map(int, found["shape"].split(","))) if found["shape"] else None
+    return Spelling(
+        found["name"], bool(found["transposed"]), part, parts, int(bool(found["second"])), groups, rows, shape
+    )
 
 
 def check_each_once(spellings: Iterable[str], shapes: Mapping[str, Sequence[int]] | None = None) -> None:

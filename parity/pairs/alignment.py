@@ -21,6 +21,7 @@ from parity.backend.child_process import Record
 from parity.compare.relative_error import distance, norm
 from parity.modules.description import Unit
 from parity.pairs.match_models import Pairing
+from parity.pairs.match_pointwise import with_last_channels
 from parity.pairs.model_worker import ModelRun
 
 SKIPPED = ("Identity",)
@@ -203,12 +204,19 @@ def forward(
                 ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
             )
             for i, (one, two) in enumerate(zip(*keys, strict=False)):
-                arrays = torch.arrays[one], paddle.arrays[two], *(twin.arrays[one] for twin in twins)
+                arrays = _with_last_channels(
+                    a.unit, b.unit, (torch.arrays[one], paddle.arrays[two], *(twin.arrays[one] for twin in twins))
+                )
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
                     moved = tuple(act(array) for array in arrays[2:])
                     yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved))
     yield from outputs(phase, torch, paddle, twins)
+
+
+def _with_last_channels(a: Unit, b: Unit, arrays: Sequence[Array]) -> list[Array]:
+    """Return the arrays of PyTorch, Paddle and the twins with the channels of pointwise convolutions on the last axis."""
+    return [with_last_channels(b if i == 1 else a, array) for i, array in enumerate(arrays)]
 
 
 def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]) -> Iterator[Compared]:
@@ -359,7 +367,8 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
             if arrays[0] is not None and arrays[1] is not None:
                 name = f"backward/{a.name}:output{i or ''}"
                 moved = tuple(twin[f"backward/{one}"] for twin in twins if f"backward/{one}" in twin)
-                yield _fitted(name, (a, b), (arrays[0], arrays[1], *moved), backward=True)
+                own = _with_last_channels(a.unit, b.unit, (arrays[0], arrays[1], *moved))
+                yield _fitted(name, (a, b), own, backward=True)
 
 
 def output_starts(torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:

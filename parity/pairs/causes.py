@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
+from parity.pairs.match_pointwise import with_last_channels
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
 from parity.short_repr import few
@@ -158,6 +161,7 @@ def _alone(pairing: Pairing) -> Iterator[str]:
     for side, names in pairing.single.items():
         if names:
             yield f"only {NAMES[side]} has {few(names)}"
+    yield from _other_shapes(pairing)
     tied = []
     for a, b in pairing.pairs:
         for name in a.arrays:
@@ -166,6 +170,19 @@ def _alone(pairing: Pairing) -> Iterator[str]:
                 tied.append(f"{_both(a.path, b.path)}.{name} (in {NAMES[SIDES[shared.index(True)]]} only)")
     if tied:
         yield f"shared with another layer: {few(tied)}"
+
+
+def _other_shapes(pairing: Pairing) -> Iterator[str]:
+    """Yield sentences on arrays without a partner that are as large as one of the other side, which may be the same."""
+    for torch, paddle in itertools.product(*(pairing.single[side] for side in SIDES)):
+        shapes = pairing.shapes[SIDES[0]].get(torch), pairing.shapes[SIDES[1]].get(paddle)
+        if shapes[0] and shapes[1] and math.prod(shapes[0]) == math.prod(shapes[1]) > 1:
+            same = f"{paddle}.reshape({','.join(map(str, shapes[0]))})"
+            row = json.dumps({"arrays": {torch: dict(zip(SIDES, (torch, same), strict=True))}})
+            yield (
+                f"{torch} has shape {shapes[0]} in PyTorch, and {paddle} has {shapes[1]} in Paddle: if both hold the same numbers in this "
+                f"order, say so in a file for --map: {row}"
+            )
 
 
 def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
@@ -216,6 +233,9 @@ def _explained(
             f"running variance: PyTorch uses the unbiased batch variance and Paddle the biased one ({span}), at "
             f"{few([a.path for a in norms])}; the check uses Paddle's convention on both sides"
         )
+    pointwise = [_both(a.path, b.path) for a, b in pairs if a.pointwise != b.pointwise]
+    if pointwise:
+        yield f"convolutions with a kernel of size 1 are matched with Linears, at {few(pointwise)}"
     rounded: dict[tuple[str, str, float], list[str]] = {}
     for a, _ in pairs:
         for name, value in a.settings.items():
@@ -493,7 +513,8 @@ def _of_a_layer(evidence: PairEvidence, one: Call, compared: Compared) -> str | 
     bias = evidence.state.get(f"{path}.bias".lstrip("."), np.float64(0))
     if x is None:
         return None
-    if kind == "Linear" and weight is not None and weight.shape[0] == weight.shape[1]:
+    x = with_last_channels(one.unit, x)
+    if kind == "Linear" and weight is not None and (x.shape[-1],) * 2 == weight.shape:
         for side, made in zip(SIDES, compared.both, strict=True):
             if relative_l2(made, x @ weight + bias) <= MATCH:
                 return f"the square weight is transposed in {NAMES[side]}"

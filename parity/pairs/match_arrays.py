@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from parity.modules.description import Unit, below
 from parity.modules.layer_kinds import parse_spelling
@@ -25,7 +26,7 @@ Rows = Mapping[str, str]
 
 def loose_shapes(unit: Unit) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a unit's arrays, in an order that does not depend on names, axes or registration."""
-    return tuple(sorted(_loose(shape) for shape in shapes_of(unit).values()))
+    return tuple(sorted(loose_shape(shape) for shape in shapes_of(unit).values()))
 
 
 def shapes_of(unit: Unit) -> dict[str, tuple[int, ...]]:
@@ -54,7 +55,37 @@ def ways_of_pools(torch: Sequence[Unit], paddle: Sequence[Unit]) -> list[Rows]:
     return list(itertools.islice(_ways(shapes[0], shapes[1], spellings, False), MOST_OPTIONS))
 
 
-def _loose(shape: tuple[int, ...]) -> tuple[int, ...]:
+def with_one_shape(models: Sequence[Sequence[Unit]], own: Sequence[Collection[str]]) -> list[list[Unit]]:
+    """Return the units of both models with arrays of `own` kinds in the shape that they have in both, without axes of size 1.
+
+    Only shapes that one model has more often than the other are changed: a table [1, 6, 8] may be [6, 8] or [8, 6] on the other side.
+    """
+    counts = [Counter(loose_shape(shape) for unit in units for shape in shapes_of(unit).values()) for units in models]
+    more = [{_without_ones(shape) for shape in (counts[i] - counts[1 - i])} for i in (0, 1)]
+    wanted = {shape for shape in more[0] & more[1] if shape}
+    return [
+        [_reshaped(u, wanted) if u.kind in kinds else u for u in units]
+        for units, kinds in zip(models, own, strict=True)
+    ]
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    return loose_shape(tuple(size for size in shape if size != 1))
+
+
+def _reshaped(unit: Unit, wanted: Collection[tuple[int, ...]]) -> Unit:
+    """Return a unit whose arrays of the `wanted` shapes have no axes of size 1."""
+    spellings = dict(unit.spellings)
+    for name, shape in shapes_of(unit).items():
+        own = parse_spelling(unit.spellings[name])
+        if 1 in shape and own.whole and not own.transposed and _without_ones(shape) in wanted:
+            kept = tuple(size for size in shape if size != 1)
+            spellings[name] = str(dataclasses.replace(own, reshaped=kept))
+    return dataclasses.replace(unit, spellings=spellings)
+
+
+def loose_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what must agree in the shapes of two arrays: of a matrix the sizes, in any order."""
     return tuple(sorted(shape)) if len(shape) == 2 else shape
 
 
@@ -66,9 +97,9 @@ def _ways(
 ) -> Iterator[Rows]:
     sure: dict[str, str] = {}
     unsure: list[tuple[list[str], list[list[str]]]] = []
-    for shape in dict.fromkeys(_loose(shape) for shape in here.values()):
-        ours = [name for name, own in here.items() if _loose(own) == shape]
-        theirs = [name for name, own in there.items() if _loose(own) == shape]
+    for shape in dict.fromkeys(loose_shape(shape) for shape in here.values()):
+        ours = [name for name, own in here.items() if loose_shape(own) == shape]
+        theirs = [name for name, own in there.items() if loose_shape(own) == shape]
         for name in [name for name in ours if name in theirs]:
             sure[name] = name
             ours.remove(name)

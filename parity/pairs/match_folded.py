@@ -122,16 +122,25 @@ class Folds:
             if fold.own("weight") not in arrays:
                 continue
             factor, mean, shift = fold.factors(self.base)
-            weight, bias = found[fold.own("weight")], found.pop(fold.own("bias")).astype(np.float64)
+            weight, bias = found[fold.own("weight")], found.pop(fold.own("bias"), None)
             norm = {name: self.base[name] for name in fold.names if name in self.base}
             inverse = np.divide(1.0, factor, out=np.zeros_like(factor), where=factor != 0)
-            if "bias" in fold.layer.spellings:
-                norm[fold.own("bias")] = (bias - shift) * inverse + mean
+            if bias is None:  # the folded layer has lost it: the biases of `base` show that
+                pass
+            elif "bias" in fold.layer.spellings:
+                norm[fold.own("bias")] = (bias.astype(np.float64) - shift) * inverse + mean
             else:
-                norm[fold.of_norm("bias")] = bias + mean * factor
+                norm[fold.of_norm("bias")] = bias.astype(np.float64) + mean * factor
             norm[fold.own("weight")] = weight * fold.shaped(inverse, weight)
             found |= {name: array.astype(weight.dtype) for name, array in norm.items()}
         return found
+
+    def stored(self, side: str, name: str) -> str:
+        """Return the model's own name of an array of the folded model: a bias that a layer lacks is that of its batch norm."""
+        for fold in self.folds if side == self.side else ():
+            if name == fold.own("bias") and "bias" not in fold.layer.spellings:
+                return fold.of_norm("bias")
+        return name
 
     def run(self, side: str, run: ModelRun) -> ModelRun:
         """Return a run in which the outputs of a folded layer are those of its batch norm."""

@@ -65,7 +65,7 @@ class Fusion:
 
     def outputs(self, array: Array) -> list[Array]:
         """Return the parts of an output of the fused layer, or of its gradient."""
-        axis = CHANNELS[self.whole.kind] % array.ndim
+        axis = 1 if self.whole.pointwise else CHANNELS[self.whole.kind] % array.ndim
         before = (slice(None),) * axis
         return [array[(*before, self._place(number).index(array.shape[axis]))] for number, _ in enumerate(self.parts)]
 
@@ -83,7 +83,9 @@ class Fusion:
 
     def _spelling(self, name: str, number: int) -> Spelling:
         own, place = parse_spelling(self.whole.spellings[name]), self._place(number)
-        return dataclasses.replace(place, name=own.name, transposed=own.transposed, axis=int(own.transposed))
+        return dataclasses.replace(
+            place, name=own.name, transposed=own.transposed, axis=int(own.transposed), reshaped=own.reshaped
+        )
 
 
 def outputs_of(unit: Unit) -> int:

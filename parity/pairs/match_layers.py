@@ -8,18 +8,20 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from parity.backend.registry import NAMES
 from parity.errors import InputError
 from parity.modules.description import Unit, below
-from parity.modules.layer_kinds import OTHER_SIDE, SIDES, parse_spelling
+from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs import match_names
-from parity.pairs.match_arrays import Rows, loose_shapes, ways_of_pools, ways_of_units
+from parity.pairs.match_arrays import Rows, loose_shape, loose_shapes, ways_of_pools, ways_of_units, with_one_shape
+from parity.pairs.match_constants import find_constants, without_constants
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
 from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
+from parity.pairs.match_pointwise import with_pointwise
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),
@@ -53,12 +55,16 @@ class Problem:
     """Two models to match. `first` are the likeliest assignments; `pairing` turns one into pairs of layers and arrays.
 
     `named`: the torch paths whose partners their names decide. `exact`: all names agree. `keys`: path -> what must agree, by side.
-    `ways`: choice -> in how many ways arrays can be matched there.
+    `ways`: choice -> in how many ways arrays can be matched there. `constants`: by side the arrays that need no partner.
     """
 
     def __init__(self, torch: ModelDescription, paddle: ModelDescription, given: Mapping[str, Any]) -> None:
-        self.models = {SIDES[0]: torch, SIDES[1]: paddle}
         self.rows: Mapping[str, Mapping[str, Any]] = given.get("arrays", {})
+        units = with_one_shape((torch.units, paddle.units), (torch.own, paddle.own))
+        whole = {m.side: dataclasses.replace(m, units=u) for m, u in zip((torch, paddle), units, strict=True)}
+        named = {side: {name_in(row[side]) for row in self.rows.values()} for side in SIDES}
+        self.constants = find_constants(whole, named)
+        self.models = with_pointwise({side: without_constants(whole[side], self.constants[side]) for side in SIDES})
         self.ways: dict[tuple[str, str], int] = {}
         self.pool_ways: list[Rows] = []
         self._known_ways: dict[tuple[str, str], list[Rows]] = {}
@@ -106,7 +112,7 @@ class Problem:
         pairs.sort(key=lambda pair: (pair[0].path not in fixed, order.get(pair[0].holder, len(order))))
         fused = [str(fusion) for fusion in assignment.fusions if fusion not in self.fixed_fusions]
         how = ", ".join([self.how, *fused[:2]]) + (f" and {len(fused) - 2} more" if len(fused) > 2 else "")
-        found = Pairing(pairs, how, fusions=assignment.fusions)
+        found = Pairing(pairs, how, fusions=assignment.fusions, constants=self.constants)
         for side in SIDES:
             matched = {pair[SIDES.index(side)].path for pair in pairs} | {unit.path for unit in self.pool[side]}
             matched |= {fusion.whole.path for fusion in assignment.fusions if fusion.side == side}
@@ -163,16 +169,17 @@ class Problem:
         if not self.pool_ways:
             return
         rows = dict(self.pool_ways[assignment.ways.get(POOL, 0)])
-        rows |= {name: row["paddle"] for name, row in self.rows.items() if name in rows}
         holders = {
             side: {_bare(below(u.holder, u.spellings[name])): (u, name) for u in self.pool[side] for name in u.arrays}
             for side in SIDES
         }
+        rows |= {name: row["paddle"] for name, row in self.rows.items() if name in holders["torch"]}
         for name, spelling in rows.items():
             a, own = holders["torch"][name]
             # A map may name an unknown array, which is refused later.
             b = holders["paddle"].get(_bare(spelling), (a, ""))[0]
-            found.arrays[name] = {"torch": name, "paddle": spelling}
+            stored = self.rows[name]["torch"] if name in self.rows else below(a.holder, a.spellings[own])
+            found.arrays[name] = {"torch": stored, "paddle": spelling}
             found.owners[name] = (a.path, b.path)
             found.trained[name] = a.arrays[own].trained
         found.how += f", {len(rows)} parameters of containers by names and shapes"
@@ -370,8 +377,8 @@ def _choice(a: Unit, b: Unit) -> tuple[str, str]:
 
 
 def _bare(spelling: str) -> str:
-    """Return a spelling without the sign of transposition."""
-    return str(dataclasses.replace(parse_spelling(spelling), transposed=False))
+    """Return a spelling without the shape in which the array is read."""
+    return str(dataclasses.replace(parse_spelling(spelling), transposed=False, reshaped=None))
 
 
 def _surplus(units: Sequence[Unit], others: Sequence[Unit]) -> Counter[Any]:
@@ -412,7 +419,7 @@ def _fixed(models: Mapping[str, ModelDescription], rows: Sequence[Mapping[str, A
         if side is None:
             raise InputError(f"the map joins several layers on both sides: {row['torch']!r} and {row['paddle']!r}")
         fusions.append(_given_fusion(models, side, units[side][0], units[OTHER_SIDE[side]], int(row.get("heads", 1))))
-    _check_fixed(pairs, fusions)
+    _check_fixed(pairs, fusions, models[SIDES[0]].own)
     return pairs, fusions
 
 
@@ -440,7 +447,7 @@ def _given_fusion(
     )
 
 
-def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion]) -> None:
+def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion], own: Collection[str]) -> None:
     for i, side in enumerate(SIDES):
         paths = [pair[i].path for pair in pairs]
         for fusion in fusions:
@@ -449,7 +456,9 @@ def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion]) -> None:
         if twice:
             raise InputError(f"the map names the {side} layer {twice[0]!r} twice")
     for a, b in pairs:
-        if a.signature != b.signature and a.kind == b.kind:
+        # A class of the user may hold a matrix transposed on one side.
+        shapes = [tuple(map(loose_shape, unit.signature[1:])) if a.kind in own else unit.signature for unit in (a, b)]
+        if shapes[0] != shapes[1] and a.kind == b.kind:
             raise InputError(f"the map pairs {a} with {b}, whose shapes differ")
 
 

@@ -105,7 +105,8 @@ class Pairing(ShortRepr):
     `owners`: canonical name -> the layers on both sides. `trained`: canonical name -> whether training changes the reference's array.
     `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
     compared; 0 if no choice was left. `named`: names decide all pairs, whatever their values. `notes`: sentences on what values could not
-    decide. `folded`: layers with batch norms that are folded on the other side.
+    decide. `folded`: layers with batch norms that are folded on the other side. `constants`: by side the arrays that training does not
+    change and that only this side stores.
     """
 
     pairs: list[tuple[Unit, Unit]]
@@ -122,6 +123,7 @@ class Pairing(ShortRepr):
     named: bool = False
     notes: list[str] = field(default_factory=list)
     folded: Sequence[str] = ()
+    constants: Mapping[str, Sequence[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
 
     def partner(self, side: str) -> dict[str, str]:
         """Path on `side` -> path on the other."""

@@ -87,7 +87,8 @@ class ModelService(Service):
         folder: str | None = None,
         changes: Sequence[tuple[str, str, Any]] = (),
     ) -> dict[str, Any]:
-        """Make the model of `factory`; return its `modules`, the `versions` of the libraries, and the `dtype` of most of its numbers.
+        """Make the model of `factory`; return its `modules`, the `versions` of the libraries, the `dtype` of most of its numbers, the
+        paths of its `compiled` modules, and the `recipes` of parameters that have one of their own.
 
         `factory` is a text, see `parity.pairs.factories`. In this process it may also be a model, which is copied, or a function that
         returns one. `folder` (None: the working directory) is the folder of a text's module. `changes` are set in the model: layer (a
@@ -141,7 +142,9 @@ class ModelService(Service):
         versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         compiled, dtype = list(self._model.compiled), self._model.own_dtype()
         arguments = _arguments_of(self._model.model.forward)
-        return {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype, "arguments": arguments}
+        recipes = {n: said for n, t in self._model.tensors().items() if (said := backend.own_recipe(t))}
+        opened = {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype}
+        return opened | {"arguments": arguments, "recipes": recipes}
 
     @at_caller
     def take_program(self, loss: Any, optimizer: Any, folder: str | None = None) -> None:

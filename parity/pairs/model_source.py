@@ -205,6 +205,8 @@ class ModelSource(Source):
             layers = (a.name, b.name)
             if a.unit.layer is not None or b.unit.layer is not None or folded & {a.unit.path, b.unit.path}:
                 continue  # a part of a fused layer cannot run alone, and a folded one is no layer
+            if a.unit.pointwise != b.unit.pointwise:
+                continue  # a convolution does not take the input of a Linear
             taken = zip(a.inputs, b.inputs, strict=False)
             if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
                 continue  # neither layer takes the other's input, such as one that has padding around it

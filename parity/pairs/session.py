@@ -17,10 +17,12 @@ from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
 from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
+from parity.compare.relative_error import relative_l2
 from parity.compare.tolerances import FACTOR, FRESH_SEEDS
 from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
+from parity.modules import layer_kinds
 from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
@@ -29,6 +31,7 @@ from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
 from parity.pairs.layouts import SWAPPED, Form, axes_between, channels_first, channels_last, find_form
 from parity.pairs.losses import LOSSES
+from parity.pairs.match_constants import names_of_constants
 from parity.pairs.match_folded import Folds, find_folds
 from parity.pairs.match_fused import ATTENTION
 from parity.pairs.match_layers import Problem
@@ -159,7 +162,7 @@ class Session:
         found = causes.settings(self.pairing, aligned, trained, self.variance, bool(pair.length))
         self.differences, self.explained = found
         self.differences += self._other_dtypes()
-        self.explained += [*notes, *self._about_narrow(), *said]
+        self.explained += [*notes, *self._about_constants(), *self._about_recipes(), *self._about_narrow(), *said]
         for side, paths in self.compiled.items():
             if paths:
                 places = few([path or "the model itself" for path in paths])
@@ -203,6 +206,7 @@ class Session:
         )
         self.modules = {side: opened[side]["modules"] for side in SIDES}
         self.compiled = {side: opened[side]["compiled"] for side in SIDES}
+        self.recipes = {side: opened[side]["recipes"] for side in SIDES}
         self.channels_last = channels_last(self.modules["paddle"])
         program = pair.program
         if program.loss or program.optimizer:
@@ -262,6 +266,9 @@ class Session:
         opened = whole[0] != whole[1]  # one side has the projections of attention layers as layers
         if opened:
             bare = {side: ModelDescription.of(side, self.modules[side], kinds=kinds, opened=True) for side in SIDES}
+        constants = {side: names_of_constants(bare[side]) for side in SIDES}
+        # Before any run: a buffer of the user may hold running statistics.
+        self._fresh = {side: self.workers[side].tensors(constants[side]) for side in SIDES}
         self.wanted = {side: list(dict.fromkeys(unit.holder for unit in bare[side].units)) for side in SIDES}
         try:
             seen = self.everywhere(lambda side: self.run(side, False, randomness=True), SIDES)
@@ -360,6 +367,33 @@ class Session:
             for side in SIDES:
                 self.widened[side] = []
 
+    def _about_constants(self) -> Iterator[str]:
+        """Yield sentences on constants that only one side stores, and on those whose fresh values differ."""
+        for side, names in self.pairing.constants.items():
+            if names:
+                yield (
+                    f"arrays without a gradient that only {NAMES[side]} stores, at {few(list(names))}: they keep their values, and "
+                    f"{NAMES[OTHER_SIDE[side]]} may compute them"
+                )
+        for name, where in self.pairing.arrays.items() if not self.start else ():
+            if all(name_in(where[side]) in self._fresh[side] for side in SIDES):
+                torch, paddle = (layer_kinds.read(where[side], self._fresh[side]) for side in SIDES)
+                if not np.array_equal(torch, paddle, equal_nan=True):
+                    yield (
+                        f"the fresh values of {name} differ, with a relative error of {relative_l2(torch, paddle):.2e}, and no gradient "
+                        "reaches them: the check uses PyTorch's on both sides"
+                    )
+
+    def _about_recipes(self) -> Iterator[str]:
+        """Yield sentences on parameters that say themselves how an optimizer updates them."""
+        for side, recipes in self.recipes.items():
+            said = [f"{name} ({', '.join(f'{k} {v}' for k, v in own.items())})" for name, own in recipes.items()]
+            if said and self.pair.length:
+                yield (
+                    f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}: the check updates all parameters alike, with "
+                    "the optimizer of the comparison"
+                )
+
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
         done, cannot = "the check computes in float64 there", "the check cannot compute in float64 there"
@@ -389,13 +423,17 @@ class Session:
                 lambda side, own: self.workers[side].put(self.folds.unfold(side, own)),
                 lambda side: self.run(side, False, uncompiled=True),
                 arrays,
-                lambda name, array: _spread(name, array, self.pair.seed),
+                lambda name, array: (
+                    array if name in problem.constants["torch"] else _spread(name, array, self.pair.seed)
+                ),
                 self.aliases,
                 self.dtypes["paddle"],
             )
 
         self.pairing = match_values.decide(problem, models)
         self.pairing.folded = [str(fold) for fold in self.folds.folds]
+        for side, names in self.pairing.single.items():
+            names[:] = [self.folds.stored(side, name) for name in names]
         self.models = problem.described(self.pairing)
 
     def _match_outputs(self, trained: Mapping[str, ModelRun]) -> list[str]:

@@ -40,12 +40,13 @@ class Norms(nn.Layer):
 
 
 class Folded(nn.Layer):
-    """Other names, and a batch norm that is not folded where `kept` is its eps."""
+    """Other names, and a batch norm that is not folded where `kept` is its eps. Convolution number `bare` has lost its bias."""
 
-    def __init__(self, kept: float = 0.0, factor: float = 1.0) -> None:
+    def __init__(self, kept: float = 0.0, factor: float = 1.0, bare: int = 0) -> None:
         super().__init__()
         self.factor = factor
-        self.first, self.second, self.last = nn.Conv2D(3, 4, 3, padding=1), nn.Conv2D(4, 5, 3), nn.Linear(5, 6)
+        self.first = nn.Conv2D(3, 4, 3, padding=1, bias_attr=False if bare == 1 else None)
+        self.second, self.last = nn.Conv2D(4, 5, 3, bias_attr=False if bare == 2 else None), nn.Linear(5, 6)
         self.scaled = nn.BatchNorm2D(5, epsilon=kept) if kept else nn.Identity()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:

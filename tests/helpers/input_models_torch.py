@@ -39,9 +39,12 @@ class Norms(nn.Module):
 
 
 class Folded(nn.Module):
-    def __init__(self) -> None:
+    """Convolution number `bare` has lost its bias."""
+
+    def __init__(self, bare: int = 0) -> None:
         super().__init__()
-        self.one, self.two, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3), nn.Linear(5, 6)
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1, bias=bare != 1), nn.Conv2d(4, 5, 3, bias=bare != 2)
+        self.head = nn.Linear(5, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(F.relu(self.two(F.relu(self.one(x)))).mean((2, 3)))

@@ -347,3 +347,77 @@ class Joined(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
         return self.out(F.softmax(scores, -1) @ self.v(x))
+
+
+class Masked(nn.Layer):
+    """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
+
+    def __init__(self, stored: bool = True, low: float = -100.0) -> None:
+        super().__init__()
+        self.query, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        mask = paddle.triu(paddle.full([4, 4], low), 1)
+        table = paddle.arange(24, dtype="float32").reshape([4, 6]) / 8
+        for name, value in (("mask", mask), ("table", table)):
+            self.register_buffer(name, value) if stored else setattr(self, name, value)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.table
+        scores = self.query(x) @ x.transpose([0, 2, 1]) + self.mask
+        return self.head(F.softmax(scores, -1) @ x)
+
+
+class Placed(nn.Layer):
+    """A class token and a table of positions, which is stored in any `shape`."""
+
+    def __init__(self, *shape: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.pos = self.create_parameter(shape)
+        self.cls, self.head = self.create_parameter([1, 1, 6]), nn.Linear(6, 3)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        pos = self.pos.t() if tuple(self.pos.shape) == (6, 5) else self.pos.reshape([1, 5, 6])
+        x = paddle.concat([self.cls.expand([x.shape[0], -1, -1]), x], 1)
+        return self.head(x + self.factor * pos)
+
+
+class Pointwise(nn.Layer):
+    """A block, a gate and a sequence, of Linears or of `convolutions` with a kernel of size 1. The block is added `factor` times."""
+
+    def __init__(self, convolutions: bool = False, factor: float = 1.0, bias: bool = True) -> None:
+        super().__init__()
+        self.convolutions, self.factor = convolutions, factor
+        self.stem = nn.Conv2D(3, 4, 3, padding=1)
+        sizes = {"up": (4, 8), "down": (8, 4), "first": (4, 1), "second": (1, 4)}
+        for name, (given, made) in sizes.items():
+            has_bias = bias or name != "second"
+            attr = None if has_bias else False
+            layer = nn.Conv2D(given, made, 1, bias_attr=attr) if convolutions else nn.Linear(given, made, None, attr)
+            setattr(self, name, layer)
+        self.last = nn.Conv1D(4, 6, 1) if convolutions else nn.Linear(4, 6)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = F.relu(self.stem(x))
+        if self.convolutions:
+            x = x + self.factor * self.down(F.gelu(self.up(x)))
+            x = x * F.sigmoid(self.second(F.relu(self.first(x.mean([2, 3], keepdim=True)))))
+            return self.last(x.flatten(2)).mean(2)
+        block = self.down(F.gelu(self.up(x.transpose([0, 2, 3, 1]))))
+        x = x + self.factor * block.transpose([0, 3, 1, 2])
+        gate = F.sigmoid(self.second(F.relu(self.first(x.mean([2, 3])))))
+        return self.last((x * gate[:, :, None, None]).flatten(2).transpose([0, 2, 1])).mean(1)
+
+
+class Shares(nn.Layer):
+    """Two parameters say themselves how they are updated."""
+
+    def __init__(self, own: bool = True) -> None:
+        super().__init__()
+        slow, decayed = (
+            paddle.ParamAttr(learning_rate=0.1),
+            paddle.ParamAttr(regularizer=paddle.regularizer.L2Decay(0.25)),
+        )
+        self.body, self.head = nn.Linear(6, 6, slow if own else None), nn.Linear(6, 3, None, decayed if own else None)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(F.relu(self.body(x)))

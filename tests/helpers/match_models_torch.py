@@ -283,3 +283,70 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)
+
+
+class Masked(nn.Module):
+    """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
+
+    def __init__(self, stored: bool = True, low: float = -100.0) -> None:
+        super().__init__()
+        self.query, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        mask = torch.triu(torch.full((4, 4), low), 1)
+        table = torch.arange(24.0).reshape(4, 6) / 8
+        for name, value in (("mask", mask), ("table", table)):
+            self.register_buffer(name, value) if stored else setattr(self, name, value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.table
+        scores = self.query(x) @ x.transpose(1, 2) + self.mask
+        return self.head(scores.softmax(-1) @ x)
+
+
+class Placed(nn.Module):
+    """A class token and a table of positions, which is stored in any `shape`."""
+
+    def __init__(self, *shape: int, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.pos = nn.Parameter(torch.randn(shape))
+        self.cls, self.head = nn.Parameter(torch.randn(1, 1, 6)), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pos = self.pos.T if tuple(self.pos.shape) == (6, 5) else self.pos.reshape(1, 5, 6)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)
+        return self.head(x + self.factor * pos)
+
+
+class Pointwise(nn.Module):
+    """A block, a gate and a sequence, of Linears or of `convolutions` with a kernel of size 1. The block is added `factor` times."""
+
+    def __init__(self, convolutions: bool = False, factor: float = 1.0, bias: bool = True) -> None:
+        super().__init__()
+        self.convolutions, self.factor = convolutions, factor
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        sizes = {"expand": (4, 8), "reduce": (8, 4), "squeeze": (4, 1), "excite": (1, 4)}
+        for name, (given, made) in sizes.items():
+            has_bias = bias or name != "excite"
+            layer = nn.Conv2d(given, made, 1, bias=has_bias) if convolutions else nn.Linear(given, made, has_bias)
+            setattr(self, name, layer)
+        self.line = nn.Conv1d(4, 6, 1) if convolutions else nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.stem(x))
+        if self.convolutions:
+            x = x + self.factor * self.reduce(F.gelu(self.expand(x)))
+            x = x * F.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+            return self.line(x.flatten(2)).mean(2)
+        block = self.reduce(F.gelu(self.expand(x.permute(0, 2, 3, 1))))
+        x = x + self.factor * block.permute(0, 3, 1, 2)
+        gate = F.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return self.line((x * gate[:, :, None, None]).flatten(2).permute(0, 2, 1)).mean(1)
+
+
+class Shares(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.body(x)))

@@ -53,6 +53,21 @@ def test_a_mistake_behind_a_folded_layer_is_found(compare_pair: ComparePair) -> 
     assert where(compare(compare_pair, "Norms", "Folded(factor=1.000001)")) == ("eval", "two:input")
 
 
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [
+        ("Norms", "Folded(bare=1)", "only PyTorch has norm1.bias"),
+        ("Norms", "Folded(bare=2)", "only PyTorch has two.bias"),
+        ("Folded(bare=1)", "Norms", "only Paddle has norm1.bias"),
+        ("Folded(bare=2)", "Norms", "only Paddle has two.bias"),
+    ],
+)
+def test_a_folded_layer_without_a_bias_is_found(compare_pair: ComparePair, torch: str, paddle: str, said: str) -> None:
+    outcome = compare(compare_pair, torch, paddle)
+    assert where(outcome) == ("eval", "one:output" if "norm1" in said else "two:output")
+    assert outcome.differences == [said]
+
+
 def checkpoints(eps: float, dtype: str) -> dict[str, dict[str, np.ndarray]]:
     """Weights of Norms, and of Folded: those of Norms folded with `eps` in `dtype`."""
     random = np.random.default_rng(0)

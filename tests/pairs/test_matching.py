@@ -12,6 +12,7 @@ import pytest
 
 from helpers.pair_models import ComparePair
 from parity.errors import InputError
+from parity.modules import layer_kinds
 from parity.pairs import mapping, match_values, state_dict_files
 from parity.pairs.map_files import read_map
 from parity.pairs.outcome import PairOutcome
@@ -288,3 +289,118 @@ def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair
     found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
     assert found.verdict == "different" and found.pairing.notes == []
     assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())
+
+
+@pytest.mark.parametrize(("torch", "paddle"), [("Masked", "Masked(False)"), ("Masked(False)", "Masked")])
+def test_constants_that_only_one_model_stores_do_not_decide(compare_pair: ComparePair, torch: str, paddle: str) -> None:
+    outcome = compared(compare_pair, torch, paddle, "2,4,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    side = "PyTorch" if torch == "Masked" else "Paddle"
+    said = f"arrays without a gradient that only {side} stores, at mask, table: they keep their values"
+    assert [line for line in outcome.explained if line.startswith(said)] and not outcome.differences
+
+
+def test_a_constant_that_differs_from_what_the_other_model_computes_is_found(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Masked", "Masked(False, -10.0)", "2,4,6")
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "head:input")
+    assert any("only PyTorch stores, at mask, table" in line for line in outcome.explained)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle"), [("1, 5, 6", "5, 6"), ("1, 5, 6", "6, 5"), ("5, 6", "1, 5, 6"), ("6, 5", "1, 5, 6")]
+)
+def test_a_table_with_an_axis_of_size_1_on_one_side_is_matched(
+    compare_pair: ComparePair, torch: str, paddle: str, tmp_path: Path
+) -> None:
+    outcome = compared(compare_pair, f"Placed({torch})", f"Placed({paddle})", "2,4,6")
+    assert outcome.verdict == "equal", outcome.sentence()
+    where = outcome.pairing.arrays["pos"]
+    assert sorted(".reshape(" in where[side] for side in where) == [False, True]
+    mapping.save(tmp_path / "map.json", outcome.pairing)
+    read = read_map(tmp_path / "map.json")
+    again = compared(compare_pair, f"Placed({torch})", f"Placed({paddle})", "2,4,6", given=read)
+    assert again.verdict == "equal" and again.pairing.arrays == outcome.pairing.arrays
+    other = compared(compare_pair, f"Placed({torch})", f"Placed({paddle}, factor=0.999)", "2,4,6")
+    assert other.first and other.first.tensor == "head:input"
+    assert other.first.cause and "0.999" in other.first.cause
+
+
+def test_a_table_of_another_shape_is_matched_by_the_map_that_the_verdict_proposes(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Placed(1, 5, 6)", "Placed(3, 10)", "2,4,6")
+    said = next(line for line in outcome.differences if line.startswith("pos has shape [1, 5, 6] in PyTorch"))
+    assert outcome.verdict == "different" and "pos has [3, 10] in Paddle" in said
+    given = json.loads(said[said.index("{") :])
+    assert given["arrays"]["pos"]["paddle"] == "pos.reshape(1,5,6)"
+    assert compared(compare_pair, "Placed(1, 5, 6)", "Placed(3, 10)", "2,4,6", given=given).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "shape"),
+    [
+        ("a.reshape(6,5)", (6, 5)),
+        ("a.reshape(5,6).T", (6, 5)),
+        ("a.reshape(6,5)[1/3]", (2, 5)),
+        ("a.reshape(30)", (30,)),
+    ],
+)
+def test_a_spelling_may_give_an_array_another_shape(spelling: str, shape: tuple[int, ...]) -> None:
+    array = np.arange(30.0).reshape(1, 5, 6)
+    parsed = layer_kinds.parse_spelling(spelling)
+    assert str(parsed) == spelling and parsed.shape(array.shape) == shape == parsed.view(array).shape
+    for order in ("C", "F"):
+        other = np.zeros((1, 5, 6), order=order)  # type: ignore[call-overload]
+        parsed.put(other, parsed.view(array))
+        assert np.array_equal(parsed.view(other), parsed.view(array)) and other.sum() == parsed.view(array).sum()
+
+
+def test_a_shape_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"array 'a' of shape \[1, 5, 6\] cannot be brought into \[6, 6\]"):
+        layer_kinds.parse_spelling("a.reshape(6,6)").shape([1, 5, 6])
+
+
+@pytest.mark.parametrize(("torch", "paddle"), [("", "True"), ("True", ""), ("True", "True")])
+def test_convolutions_with_a_kernel_of_size_1_are_linears(
+    compare_pair: ComparePair, torch: str, paddle: str, tmp_path: Path
+) -> None:
+    def compare(paddle: str, **more: Any) -> PairOutcome:  # of the images, height, width and channels are equal
+        return compared(compare_pair, f"Pointwise({torch})", f"Pointwise({paddle})", "2,3,4,4", **more)
+
+    outcome = compare(paddle, isolate=True)
+    assert outcome.verdict == "equal", outcome.sentence()
+    assert outcome.pairing.confirmed or outcome.pairing.how == "names"
+    assert outcome.stages["eval"].compared == 13  # inputs and outputs of six layers, and the model's output
+    mixed = [line for line in outcome.explained if line.startswith("convolutions with a kernel of size 1")]
+    assert bool(mixed) == (torch != paddle)
+    mapping.save(tmp_path / "map.json", outcome.pairing)
+    again = compare(paddle, given=read_map(tmp_path / "map.json"))
+    assert again.verdict == "equal" and again.pairing.arrays == outcome.pairing.arrays
+
+    convolutions = paddle or "False"
+    other = compare(f"{convolutions}, 0.999")
+    assert other.first and other.first.tensor == "squeeze:input", other.sentence()
+    assert other.first.cause and "0.999" in other.first.cause
+    bare = compare(f"{convolutions}, bias=False")
+    assert bare.first and bare.first.tensor == "excite:output"
+    assert bare.first.cause == "only PyTorch has excite.bias"
+
+
+@pytest.mark.parametrize(("low", "error"), [(-50.0, "5.00e-01"), (-100.0, "")])
+def test_a_buffer_whose_fresh_values_differ_is_named(compare_pair: ComparePair, low: float, error: str) -> None:
+    outcome = compared(compare_pair, "Masked", f"Masked(True, {low})", "2,4,6")
+    assert outcome.verdict == "equal"  # the check copies PyTorch's
+    said = [line for line in outcome.explained if line.startswith("the fresh values of")]
+    wanted = f"the fresh values of mask differ, with a relative error of {error}, and no gradient reaches them"
+    assert [line.startswith(wanted) for line in said] == ([True] if error else [])
+
+
+def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Shares", "Shares", "4,6")
+    assert outcome.verdict == "equal"
+    said = [line for line in outcome.explained if line.startswith("recipe of parameters that Paddle's model sets")]
+    assert len(said) == 1
+    assert "body.weight (learning_rate 0.1), head.bias (regularizer L2Decay coeff=0.250000)" in said[0]
+    for other in (
+        compared(compare_pair, "Shares", "Shares(own=False)", "4,6"),
+        compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
+    ):
+        assert not any("recipe of parameters" in line for line in other.explained)
