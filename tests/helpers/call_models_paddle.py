@@ -179,3 +179,17 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class Named(nn.Layer):
+    """Returns its outputs in a tuple."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = paddle.tanh(self.first(x))
+        z = paddle.tanh(self.last(y))
+        return y, z if self.scale == 1 else z * self.scale

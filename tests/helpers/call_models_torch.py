@@ -145,3 +145,15 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class Named(nn.Module):
+    """Returns its outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = torch.tanh(self.first(x))
+        return {"hidden": y, "pooled": torch.tanh(self.last(y))}

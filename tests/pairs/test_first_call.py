@@ -191,3 +191,12 @@ def test_a_call_that_takes_another_weight_names_both(compare_pair: ComparePair) 
     names = {"torch": [""], "paddle": [""]}  # as `take_inputs` returns them
     outcome = compare_pair(TORCH + "Exchanged", PADDLE + "Exchanged", "4,6", stages=("eval",), names=names)
     assert "multiply in the model itself takes one in PyTorch, and two in Paddle" in cause_of(outcome)
+
+
+def test_a_flaw_before_an_output_with_another_name_is_named(compare_pair: ComparePair) -> None:
+    assert compare(compare_pair, "Named", "Named", "4,6").verdict == "equal"
+    outcome = compare(compare_pair, "Named", "Named(0.999)", "4,6")
+    assert "tensor (output).pooled" in cause_of(outcome)
+    assert cause_of(outcome).endswith(
+        "Paddle calls tanh, multiply: only Paddle calls multiply(0.999) in the model itself"
+    )
