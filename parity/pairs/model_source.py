@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -55,6 +56,8 @@ class ModelSource(Source):
         self.explained = session.explained
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
+        self.zero_of_one: dict[str, float] = {}
+        """The same for one that is zero on one side only. Relative to rounding, the other side's would have an error of 1e15."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -88,7 +91,7 @@ class ModelSource(Source):
             compared.paddle,
             compared.twins,
             self.layers(compared),
-            zero=self.zero.get(name) if phase == "gradient" else None,
+            zero=self.zero.get(name, self.zero_of_one.get(name)) if phase == "gradient" else None,
             start=self.session.state[name] if trained else None,
             inner=compared.calls is not None,
             shapes=compared.shapes,
@@ -338,6 +341,11 @@ class ModelStep(Step):
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())
             zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"], of_outputs=of_outputs)
             source.zero |= {name: max(sizes) for name, sizes in zero.items()}
+            sizes = zero_gradients([own[side] for side in SIDES], math.inf, of_outputs=of_outputs)
+            limit = ZERO_GRADIENT["float64"]
+            source.zero_of_one |= {
+                n: max(both) for n, both in sizes.items() if min(both) <= limit < max(both) < math.inf
+            }
             for name in reversed(chunk):
                 if compare and (name in own["torch"] or name in own["paddle"]):
                     arrays = source.sides_of({worker: record.get(name, nothing) for worker, record in own.items()})

@@ -193,3 +193,14 @@ class Named(nn.Layer):
         y = paddle.tanh(self.first(x))
         z = paddle.tanh(self.last(y))
         return y, z if self.scale == 1 else z * self.scale
+
+
+class Normed(nn.Layer):
+    """Its batch norm uses running statistics in training, so that the gradient of the first bias is not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1D(8, use_global_stats=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))

@@ -157,3 +157,14 @@ class Named(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = torch.tanh(self.first(x))
         return {"hidden": y, "pooled": torch.tanh(self.last(y))}
+
+
+class Normed(nn.Module):
+    """The gradient of the first bias is zero in exact arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))

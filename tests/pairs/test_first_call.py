@@ -200,3 +200,14 @@ def test_a_flaw_before_an_output_with_another_name_is_named(compare_pair: Compar
     assert cause_of(outcome).endswith(
         "Paddle calls tanh, multiply: only Paddle calls multiply(0.999) in the model itself"
     )
+
+
+def test_a_gradient_that_is_zero_on_one_side_is_never_the_largest_error(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Normed", "Normed", "4,6", "forward", "backward")
+    assert outcome.first
+    assert outcome.first.tensor == "norm:output"
+    assert not outcome.verdicts.largest
+    errors = {row["layer"]: row["errors"] for row in outcome.layers()}
+    assert 1e-3 < errors["first"]["gradient"] < 10
+    assert outcome.stages["backward"].worst
+    assert outcome.stages["backward"].worst.error < 10
