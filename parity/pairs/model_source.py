@@ -163,7 +163,8 @@ class ModelSource(Source):
                 continue  # the results decide
             # Integers have no twin and may depend on rounding: they are skipped.
             if (c.twins or missing) and not self.is_auxiliary(c):
-                yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
+                exact = c.twins[0] if c.twins else None
+                yield Rounded(c.name, (c.torch, c.paddle), exact, self.layers(c), inner=c.calls is not None)
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
         """Take the first `steps` steps again, with the twins, and yield the outputs of every layer with a kink."""
