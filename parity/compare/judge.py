@@ -412,6 +412,8 @@ def list_places(words: str, places: Iterable[str]) -> str:
 
 
 def _shapes_of(name: str, shapes: tuple[Sequence[int], Sequence[int]]) -> str:
+    if shapes[0] == shapes[1]:
+        return f"{name} ({list(shapes[0])}, axes in two orders)"
     return f"{name} ({list(shapes[0])} and {list(shapes[1])})"
 
 

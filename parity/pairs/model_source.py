@@ -195,9 +195,11 @@ class ModelSource(Source):
             layers = (a.name, b.name)
             if a.unit.layer is not None or b.unit.layer is not None or folded & {a.unit.path, b.unit.path}:
                 continue  # a part of a fused layer cannot run alone, and a folded one is no layer
-            taken = zip(a.inputs, b.inputs, strict=False)
-            if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
-                continue  # neither layer takes the other's input, such as one that has padding around it
+            taken = [
+                (runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in zip(a.inputs, b.inputs, strict=False)
+            ]
+            if not all(alignment.has_one_shape(x, y) and not alignment.find_turn(x, y) for x, y in taken):
+                continue  # neither layer takes the other's input, such as one with padding around it, or in NHWC
             try:
                 yield Isolated(layers, *self._alone(a, b, [runs["torch"].arrays[key] for key in a.inputs]))
             except InputError as problem:

@@ -204,3 +204,36 @@ class Normed(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.norm(self.first(x)))
+
+
+class ChannelNorm(nn.Layer):
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(4, epsilon=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+
+
+class Channels(nn.Layer):
+    """Transposes around the norm."""
+
+    def __init__(self, act: str = "relu", eps: float = 2**-20) -> None:
+        super().__init__()
+        self.act = act
+        self.first, self.norm, self.second = nn.Conv2D(3, 4, 1), ChannelNorm(eps), nn.Conv2D(4, 4, 1)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(getattr(F, self.act)(self.second(self.norm(self.first(x)))).mean((2, 3)))
+
+
+class Turned(nn.Layer):
+    """Forgets to transpose between layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))

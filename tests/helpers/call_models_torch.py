@@ -168,3 +168,41 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.norm(self.first(x)))
+
+
+class ChannelNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        y = centred / torch.sqrt((centred**2).mean(1, keepdim=True) + 2**-20)
+        return self.weight[:, None, None] * y + self.bias[:, None, None]
+
+
+class Channels(nn.Module):
+    """Its port transposes around the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second, self.last = (
+            nn.Conv2d(3, 4, 1),
+            ChannelNorm(),
+            nn.Conv2d(4, 4, 1),
+            nn.Linear(4, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.second(self.norm(self.first(x)))).mean((2, 3)))
+
+
+class Turned(nn.Module):
+    """Its port forgets to transpose between layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).transpose(1, 2))

@@ -211,3 +211,21 @@ def test_a_gradient_that_is_zero_on_one_side_is_never_the_largest_error(compare_
     assert 1e-3 < errors["first"]["gradient"] < 10
     assert outcome.stages["backward"].worst
     assert outcome.stages["backward"].worst.error < 10
+
+
+@pytest.mark.parametrize("shape", ["2,3,6,6", "2,3,4,4"])
+def test_axes_in_another_order_around_a_layer_are_no_divergence(compare_pair: ComparePair, shape: str) -> None:
+    assert compare(compare_pair, "Channels", "Channels", shape, "eval", "forward", "backward").verdict == "equal"
+    outcome = compare(compare_pair, "Channels", "Channels('gelu')", shape)
+    assert "tensor last:input" in cause_of(outcome)
+    assert "in the model itself PyTorch calls relu, and Paddle calls gelu" in cause_of(outcome)
+    outcome = compare(compare_pair, "Channels", "Channels(eps=2e-6)", shape)
+    assert "layer norm (candidate: norm.ln), tensor norm:output" in cause_of(outcome)
+    assert outcome.first
+    assert 1e-8 < outcome.first.error < 1e-4
+
+
+def test_a_transpose_that_is_forgotten_between_layers_of_one_width_is_named(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Turned", "Turned", "2,4,4")
+    assert "tensor last:input" in cause_of(outcome)
+    assert "only PyTorch calls transpose(1, 2) in the model itself" in cause_of(outcome)
