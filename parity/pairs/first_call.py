@@ -311,6 +311,13 @@ class _Search:
         """Describe the first calls that differ, and return their numbers by side."""
         names = [[self.runs[side].functions[n]["name"] for n in near[side]] for side in SIDES]
         codes = difflib.SequenceMatcher(None, names[0], names[1], autojunk=False).get_opcodes()
+        if len(names[0]) != len(names[1]):  # a call of two tensors is not that of a tensor and a number
+            taken = [
+                [(call["name"], len(call["inputs"])) for call in map(self.runs[side].functions.__getitem__, near[side])]
+                for side in SIDES
+            ]
+            exact = difflib.SequenceMatcher(None, taken[0], taken[1], autojunk=False).get_opcodes()
+            codes = codes if any(code[0] == "replace" for code in exact) else exact
         if not codes:
             return self._origin_of_start(starts), {side: [] for side in SIDES}
         tag, i, i_end, j, j_end = codes[0]

@@ -237,3 +237,29 @@ class Turned(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x))
+
+
+class RootNorm(nn.Layer):
+    def __init__(self, epsilon: float, scale: float) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([8])
+        self.epsilon, self.scale = epsilon, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * paddle.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return (y if self.scale == 1 else y * self.scale) * self.weight
+
+
+class Rooted(nn.Layer):
+    """Has another name for the class of the norm."""
+
+    def __init__(self, epsilon: float = 1e-6, scale: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), RootNorm(epsilon, scale), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class Centred(Rooted):
+    """Has a class of its own for PyTorch's layer, and does not subtract the mean."""

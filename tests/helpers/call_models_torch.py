@@ -206,3 +206,31 @@ class Turned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x).transpose(1, 2))
+
+
+class Rms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Rooted(nn.Module):
+    """Its port has another name for the class of the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), Rms(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class Centred(Rooted):
+    """Its port has a class of its own for a layer of the framework."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8, elementwise_affine=True, bias=False)  # type: ignore[assignment]

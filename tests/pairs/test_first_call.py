@@ -229,3 +229,23 @@ def test_a_transpose_that_is_forgotten_between_layers_of_one_width_is_named(comp
     outcome = compare(compare_pair, "Turned", "Turned", "2,4,4")
     assert "tensor last:input" in cause_of(outcome)
     assert "only PyTorch calls transpose(1, 2) in the model itself" in cause_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("model", "flawed", "said"),
+    [
+        ("Rooted", "Rooted(epsilon=1e-5)", "cause: add(1e-06) in PyTorch, add(1e-05) in Paddle, in norm returns"),
+        ("Rooted", "Rooted(scale=1.000001)", "only Paddle calls multiply(1.000001) in norm"),
+        (
+            "Centred",
+            "Centred",
+            "kind of layer: PyTorch LayerNorm, Paddle rootnorm at norm; in norm PyTorch calls layer_norm;",
+        ),
+    ],
+)
+def test_a_flaw_in_a_class_with_another_name_is_named_at_its_call(
+    compare_pair: ComparePair, model: str, flawed: str, said: str
+) -> None:
+    if model == "Rooted":
+        assert compare(compare_pair, model, model, "4,6").verdict == "equal"
+    assert said in cause_of(compare(compare_pair, model, flawed, "4,6"))
