@@ -14,7 +14,7 @@ from functools import partial
 from parity.backend.registry import spoken_name
 from parity.compare.causes import Cause, ExplainedDifference, failure_cause
 from parity.compare.isolation import isolate
-from parity.compare.judge import Judge
+from parity.compare.judge import HARMLESS, Judge, list_places
 from parity.compare.noise_model import rounded_differences
 from parity.compare.outcome import Outcome
 from parity.compare.relative_error import Difference
@@ -127,12 +127,25 @@ def _one_rounded_step(source: Source, outcome: Outcome) -> None:
     """Judge every tensor of one step in the source's dtype, on both sides, against the float64 one."""
     if not any(stage in outcome.asked for stage, phases in STAGES.items() if phases and stage != "onnx"):
         return
+    held: list[tuple[Difference, Callable[[], None]]] = []
     for tensor, side, difference in rounded_differences(source):
         stage = stage_of(1, tensor.phase, outcome.asked)
-        if stage:
-            cause = partial(_rounded_cause, source, outcome, tensor.layers[0], outcome.sides[side])
-            worst = partial(worst_elements, *tensor.sides)
-            outcome.verdicts.add(stage, 1, difference, tensor.layers, cause, worst=worst)
+        if not stage:
+            continue
+        cause = partial(_rounded_cause, source, outcome, tensor.layers[0], outcome.sides[side])
+        worst = partial(worst_elements, *tensor.sides)
+        add = partial(outcome.verdicts.add, stage, 1, difference, tensor.layers, cause, worst=worst)
+        if tensor.inner and not difference.equal and not source.incomplete:
+            held.append((difference, add))  # a tensor that decides shows whether it matters
+            continue
+        if not difference.equal:  # tolerances are wide: a flaw of an early stage may show only in a gradient
+            for _, add_held in held:
+                add_held()
+            held.clear()
+        add()
+    places = [f"{d.name.partition('/')[2]} (error {d.error:.1e})" for d, _ in held]
+    if places and not outcome.first:
+        outcome.explained.append(list_places(HARMLESS, places))
 
 
 def _known_cause(difference: Difference) -> Cause | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,6 +37,9 @@ from parity.compare.worst_elements import WorstElements, worst_elements
 
 MOST_PLACES = 4
 """A sentence names this many tensors and counts the rest."""
+
+HARMLESS = "inner tensors differ, and no output, gradient or update does"
+"""What is said of inner tensors that do not decide."""
 
 
 @dataclass
@@ -222,12 +225,10 @@ class Judge:
             self._count_fitted(stage)
         for words, places in (
             ("inner tensors of two shapes, compared in one shape", self._reshaped),
-            ("inner tensors differ, and no output, gradient or update does", [held.place for held in self._held]),
+            (HARMLESS, [held.place for held in self._held]),
         ):
-            once = list(dict.fromkeys(places))
-            more = f" and {len(once) - MOST_PLACES} more" if len(once) > MOST_PLACES else ""
-            if once:
-                self.outcome.explained.append(f"{words}: {', '.join(once[:MOST_PLACES])}{more}")
+            if places:
+                self.outcome.explained.append(list_places(words, places))
         self._held.clear()
         self._reshaped.clear()
 
@@ -406,7 +407,16 @@ class Judge:
         return Cause("the sides diverge faster than one of them diverges from its one-ULP twin", generic=True)
 
 
+def list_places(words: str, places: Iterable[str]) -> str:
+    """Return a sentence that names the first places."""
+    once = list(dict.fromkeys(places))
+    more = f" and {len(once) - MOST_PLACES} more" if len(once) > MOST_PLACES else ""
+    return f"{words}: {', '.join(once[:MOST_PLACES])}{more}"
+
+
 def _shapes_of(name: str, shapes: tuple[Sequence[int], Sequence[int]]) -> str:
+    if shapes[0] == shapes[1]:
+        return f"{name} ({list(shapes[0])}, axes in two orders)"
     return f"{name} ({list(shapes[0])} and {list(shapes[1])})"
 
 

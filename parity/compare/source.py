@@ -74,7 +74,7 @@ class Rounded(ShortRepr):
     """One tensor of one step of both sides in a dtype narrower than float64, and the reference's in float64 (None if not asked for).
 
     `share` is the share of a relative error of the gradients that reaches it. `behind` are the layers whose gradients it comes from (None:
-    all whose gradients were computed before it). `summed` is what the rounding of sums adds. For the rest see `Tensor`.
+    all whose gradients were computed before it). `summed` is what the rounding of sums adds. For the rest, such as `inner`, see `Tensor`.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Rounded(ShortRepr):
     share: float = 1.0
     summed: float = 0.0
     behind: Collection[str] | None = None
+    inner: bool = False
 
     @property
     def phase(self) -> str:

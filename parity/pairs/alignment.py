@@ -39,6 +39,9 @@ SAME_INPUT = 1e-9
 FAR = 0.5
 """Arrays that are farther from each other in one shape are not brought into one shape."""
 
+NEARER = 0.25
+"""Arrays of one shape are compared in another order of axes if that makes their distance smaller by at least this factor."""
+
 MOST_PLACES = 64
 """At most this many places of a smaller tensor in a larger one are tried, and as many orders of axes."""
 
@@ -210,7 +213,8 @@ def forward(
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
                     moved = tuple(act(array) for array in arrays[2:])
-                    yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved))
+                    turns = what == "outputs" or _keeps_order(a, b, torch, paddle)
+                    yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved), turns=turns)
     yield from outputs(phase, torch, paddle, twins)
 
 
@@ -241,7 +245,7 @@ def _output(phase: str, name: str) -> str:
 
 def has_one_shape(a: Array, b: Array) -> bool:
     """Whether two arrays have one shape, or would have it if neither model had flattened it."""
-    return _like(a, b).shape == a.shape
+    return a.shape == b.shape or (a.ndim != b.ndim and _like(a, b).shape == a.shape)
 
 
 def _like(a: Array, b: Array) -> Array:
@@ -280,13 +284,43 @@ def find_fit(a: Array, b: Array, backward: bool = False) -> Fit | None:
     return nearest
 
 
+def find_turn(a: Array, b: Array) -> Fit | None:
+    """Return the order of axes in which `b` is nearest to `a`, of the same shape; None if it is near as it is, or in no order."""
+    if a.shape != b.shape or a.ndim < 3 or len(set(a.shape)) == a.ndim:
+        return None
+    error = distance(a, b)
+    if error <= SAME_INPUT:
+        return None
+    most = max(2, min(MOST_PLACES, MOST_NUMBERS // a.size))
+    turns = list(itertools.islice(_turned(a, b), most))
+    found = [distance(a, turn.paddle(b)) for turn in turns]
+    nearest = min(range(len(turns)), key=found.__getitem__)
+    return turns[nearest] if found[nearest] < min(FAR, NEARER * error) else None
+
+
+def _keeps_order(a: Call, b: Call, torch: ModelRun, paddle: ModelRun) -> bool:
+    """Whether the outputs of two calls are near to each other in some order of axes.
+
+    If the inputs have two orders, then that is intended. After a transpose that was forgotten, the outputs are far from each other.
+    """
+    for keys in zip(a.outputs, b.outputs, strict=False):
+        one, two = torch.arrays[keys[0]], _like(torch.arrays[keys[0]], paddle.arrays[keys[1]])
+        if one.shape == two.shape and not distance(one, two) < FAR and not find_turn(one, two):
+            return False
+    return True
+
+
+def _turned(a: Array, b: Array) -> Iterator[Fit]:
+    orders = (order for order in itertools.permutations(range(b.ndim)) if b.transpose(order).shape == a.shape)
+    for order in orders:
+        yield Fit(_as_it_is, functools.partial(np.transpose, axes=order), True)
+
+
 def _reordered(a: Array, b: Array, most: int) -> Iterator[Fit]:
     if a.size == b.size:
         yield Fit(_as_it_is, lambda x: x.reshape(a.shape), True)
         if a.ndim == b.ndim:
-            orders = (order for order in itertools.permutations(range(b.ndim)) if b.transpose(order).shape == a.shape)
-            for order in itertools.islice(orders, most):
-                yield Fit(_as_it_is, functools.partial(np.transpose, axes=order), True)
+            yield from itertools.islice(_turned(a, b), most)
 
 
 def _broadcast(a: Array, b: Array, backward: bool) -> Iterator[Fit]:
@@ -327,11 +361,17 @@ def _crop(array: Array, starts: Sequence[int], sizes: Sequence[int]) -> Array:
     return array[tuple(slice(start, start + size) if longer > size else slice(None) for longer, start, size in rows)]
 
 
-def _fitted(name: str, calls: tuple[Call, Call], arrays: Sequence[Array], backward: bool = False) -> Compared:
-    """Return a tensor inside from the `arrays` of PyTorch, Paddle and the twins, in one shape where there is a way."""
+def _fitted(
+    name: str, calls: tuple[Call, Call], arrays: Sequence[Array], backward: bool = False, turns: bool = True
+) -> Compared:
+    """Return a tensor inside from the `arrays` of PyTorch, Paddle and the twins, in one shape where there is a way.
+
+    Arrays of one shape are compared in the order of axes in which they are nearest to each other if it `turns`.
+    """
     one, other, *twins = arrays
-    other = _like(one, other)
-    fit = find_fit(one, other, backward)
+    other = _like(one, other) if one.ndim != other.ndim else other
+    fit = find_fit(one, other, backward) or (find_turn(one, other) if turns else None)
+    other = other if fit else _like(one, other)
     if fit is None:
         return Compared(name, calls, one, other, tuple(twins))
     shapes = one.shape, other.shape

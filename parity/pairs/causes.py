@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -283,6 +283,8 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _behind(evidence, compared)
     what = f"gradient of {tensor}" if phase in ("backward", "gradient") else tensor
     found = Cause(special) if special else _explained_by_tensors(a, b, what)
+    if found and compared.calls and special in (None, _kinds_of_own(*compared.calls)):
+        found = replace(found, generic=found.generic or bool(_kinds_of_own(*compared.calls)))
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
     return found or _general_cause(evidence, phase, compared)
@@ -358,7 +360,7 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
-    if one.unit.kind != two.unit.kind:
+    if one.unit.kind != two.unit.kind and not (_is_own(one.unit) and _is_own(two.unit)):
         return _kinds_sentence(one.unit, two.unit)
     said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
@@ -373,6 +375,18 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
         return None
     narrow = _dtype(a, b) if evidence.dtype == "float64" else None
     return narrow or _of_a_layer(evidence, one, compared) or _elsewhere(evidence, one, a)
+
+
+def _kinds_of_own(one: Call, two: Call) -> str:
+    """Say that two layers have different kinds, of which one is a class of the user: its functions show what differs; else ""."""
+    own = _is_own(one.unit) or _is_own(two.unit)
+    return _kinds_sentence(one.unit, two.unit) if own and one.unit.kind != two.unit.kind else ""
+
+
+def _is_own(unit: Unit) -> bool:
+    """Whether a layer's class is neither the framework's nor one of the table of kinds."""
+    name = unit.classes[0]
+    return not name.startswith(f"{unit.side}.") and unit.kind == name.rpartition(".")[2].lower()
 
 
 def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:

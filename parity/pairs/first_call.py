@@ -218,9 +218,10 @@ class _Search:
         values = {side: run.arrays for side, run in run_recorded(self.session, self.train, False, wanted).items()}
         same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
         aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
+        ends = {side: aligned[side] | self._reached(side, starts[side], far, same) for side in SIDES}
         near = {
             side: []
-            if starts[side] in aligned[side]
+            if starts[side] in ends[side]
             else self._back(side, starts[side], same.known(side) - {starts[side]})
             for side in SIDES
         }
@@ -258,6 +259,12 @@ class _Search:
                 if origin not in stops:
                     follow(origin)
         return sorted(done)
+
+    def _reached(self, side: str, start: str, far: Mapping[str, Sequence[int]], same: _Same) -> set[str]:
+        """Return `start` if the other side computes the same tensor, too, and then changes it by further calls."""
+        other = OTHER_SIDE[side]
+        computed = {origin for number in far[other][:-1] for origin in self.runs[other].functions[number]["outputs"]}
+        return {start} if computed & set(same.equals(side, start)) else set()
 
     def _is_elsewhere(self, side: str, number: int, same: _Same, elsewhere: Collection[str]) -> bool:
         """Whether the other side makes the same tensor, too, and before the last tensors that are known to be equal."""
@@ -304,6 +311,13 @@ class _Search:
         """Describe the first calls that differ, and return their numbers by side."""
         names = [[self.runs[side].functions[n]["name"] for n in near[side]] for side in SIDES]
         codes = difflib.SequenceMatcher(None, names[0], names[1], autojunk=False).get_opcodes()
+        if len(names[0]) != len(names[1]):  # a call of two tensors is not that of a tensor and a number
+            taken = [
+                [(call["name"], len(call["inputs"])) for call in map(self.runs[side].functions.__getitem__, near[side])]
+                for side in SIDES
+            ]
+            exact = difflib.SequenceMatcher(None, taken[0], taken[1], autojunk=False).get_opcodes()
+            codes = codes if any(code[0] == "replace" for code in exact) else exact
         if not codes:
             return self._origin_of_start(starts), {side: [] for side in SIDES}
         tag, i, i_end, j, j_end = codes[0]

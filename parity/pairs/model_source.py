@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -66,6 +67,8 @@ class ModelSource(Source):
         """Running mean of a batch norm whose inputs sum to zero -> the size of the terms of its batch's mean in the first step."""
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
+        self.zero_of_one: dict[str, float] = {}
+        """The same for one that is zero on one side only. Relative to rounding, the other side's would have an error of 1e15."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -99,7 +102,7 @@ class ModelSource(Source):
             compared.paddle,
             compared.twins,
             self.layers(compared),
-            zero=self.zero.get(name) if phase == "gradient" else None,
+            zero=self.zero.get(name, self.zero_of_one.get(name)) if phase == "gradient" else None,
             start=self.session.state[name] if trained else None,
             inner=compared.calls is not None,
             shapes=compared.shapes,
@@ -174,7 +177,8 @@ class ModelSource(Source):
                 continue  # the results decide
             # Integers have no twin and may depend on rounding: they are skipped.
             if (c.twins or missing) and not self.is_auxiliary(c):
-                yield Rounded(c.name, (c.torch, c.paddle), c.twins[0] if c.twins else None, self.layers(c))
+                exact = c.twins[0] if c.twins else None
+                yield Rounded(c.name, (c.torch, c.paddle), exact, self.layers(c), inner=c.calls is not None)
 
     def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
         """Take the first `steps` steps again, with the twins, and yield the outputs of every layer with a kink."""
@@ -207,9 +211,11 @@ class ModelSource(Source):
                 continue  # a part of a fused layer cannot run alone, and a folded one is no layer
             if a.unit.pointwise != b.unit.pointwise:
                 continue  # a convolution does not take the input of a Linear
-            taken = zip(a.inputs, b.inputs, strict=False)
-            if not all(alignment.has_one_shape(runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in taken):
-                continue  # neither layer takes the other's input, such as one that has padding around it
+            taken = [
+                (runs["torch"].arrays[x], runs["paddle"].arrays[y]) for x, y in zip(a.inputs, b.inputs, strict=False)
+            ]
+            if not all(alignment.has_one_shape(x, y) and not alignment.find_turn(x, y) for x, y in taken):
+                continue  # neither layer takes the other's input, such as one with padding around it, or in NHWC
             try:
                 yield Isolated(layers, *self._alone(a, b, [runs["torch"].arrays[key] for key in a.inputs]))
             except InputError as problem:
@@ -403,6 +409,11 @@ class ModelStep(Step):
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())
             zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"], of_outputs=of_outputs)
             source.zero |= {name: max(sizes) for name, sizes in zero.items()}
+            sizes = zero_gradients([own[side] for side in SIDES], math.inf, of_outputs=of_outputs)
+            limit = ZERO_GRADIENT["float64"]
+            source.zero_of_one |= {
+                n: max(both) for n, both in sizes.items() if min(both) <= limit < max(both) < math.inf
+            }
             for name in reversed(chunk):
                 if compare and (name in own["torch"] or name in own["paddle"]):
                     arrays = source.sides_of({worker: record.get(name, nothing) for worker, record in own.items()})

@@ -626,7 +626,10 @@ class Session:
         names = self._outputs if side == SIDES[1] else {}
         outputs = {names.get(own, own): array for own, array in run.outputs.items()}
         forms = self.pair.output_forms
-        run = replace(run, outputs={n: find_form(forms, n, x).leave(side, x) for n, x in outputs.items()})
+        origins = {names.get(own, own): origin for own, origin in run.origins.items()}
+        run = replace(
+            run, outputs={n: find_form(forms, n, x).leave(side, x) for n, x in outputs.items()}, origins=origins
+        )
         run = self.folds.run(side, run)
         self._turned[name] = {}
         if side == SIDES[1] and self.channels_last:

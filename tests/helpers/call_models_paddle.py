@@ -179,3 +179,87 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class Named(nn.Layer):
+    """Returns its outputs in a tuple."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = paddle.tanh(self.first(x))
+        z = paddle.tanh(self.last(y))
+        return y, z if self.scale == 1 else z * self.scale
+
+
+class Normed(nn.Layer):
+    """Its batch norm uses running statistics in training, so that the gradient of the first bias is not zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1D(8, use_global_stats=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class ChannelNorm(nn.Layer):
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.ln = nn.LayerNorm(4, epsilon=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ln(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+
+
+class Channels(nn.Layer):
+    """Transposes around the norm."""
+
+    def __init__(self, act: str = "relu", eps: float = 2**-20) -> None:
+        super().__init__()
+        self.act = act
+        self.first, self.norm, self.second = nn.Conv2D(3, 4, 1), ChannelNorm(eps), nn.Conv2D(4, 4, 1)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(getattr(F, self.act)(self.second(self.norm(self.first(x)))).mean((2, 3)))
+
+
+class Turned(nn.Layer):
+    """Forgets to transpose between layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+class RootNorm(nn.Layer):
+    def __init__(self, epsilon: float, scale: float) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([8])
+        self.epsilon, self.scale = epsilon, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * paddle.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return (y if self.scale == 1 else y * self.scale) * self.weight
+
+
+class Rooted(nn.Layer):
+    """Has another name for the class of the norm."""
+
+    def __init__(self, epsilon: float = 1e-6, scale: float = 1.0) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), RootNorm(epsilon, scale), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class Centred(Rooted):
+    """Has a class of its own for PyTorch's layer, and does not subtract the mean."""

@@ -145,3 +145,92 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class Named(nn.Module):
+    """Returns its outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = torch.tanh(self.first(x))
+        return {"hidden": y, "pooled": torch.tanh(self.last(y))}
+
+
+class Normed(nn.Module):
+    """The gradient of the first bias is zero in exact arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class ChannelNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        y = centred / torch.sqrt((centred**2).mean(1, keepdim=True) + 2**-20)
+        return self.weight[:, None, None] * y + self.bias[:, None, None]
+
+
+class Channels(nn.Module):
+    """Its port transposes around the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second, self.last = (
+            nn.Conv2d(3, 4, 1),
+            ChannelNorm(),
+            nn.Conv2d(4, 4, 1),
+            nn.Linear(4, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.second(self.norm(self.first(x)))).mean((2, 3)))
+
+
+class Turned(nn.Module):
+    """Its port forgets to transpose between layers of one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).transpose(1, 2))
+
+
+class Rms(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Rooted(nn.Module):
+    """Its port has another name for the class of the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), Rms(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+class Centred(Rooted):
+    """Its port has a class of its own for a layer of the framework."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8, elementwise_affine=True, bias=False)  # type: ignore[assignment]

@@ -60,6 +60,18 @@ class Spaced(nn.Layer):
         return self.a(x) * paddle.linspace(0, 1, 5, dtype="bfloat16")
 
 
+class Shifted(nn.Layer):
+    """Adds a constant that the norm takes off again."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        super().__init__()
+        self.shift = shift
+        self.a, self.norm, self.b = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(F.relu(self.a(x)) + self.shift))
+
+
 def make(name: str, dtype: str, keep: str = "", **settings: object) -> nn.Layer:
     """A model in `dtype`; layers whose names begin with `keep` stay float32."""
     model: nn.Layer = globals()[name](**settings)

@@ -55,6 +55,15 @@ class Spaced(nn.Module):
         return self.a(x) * torch.linspace(0, 1, 5, dtype=torch.bfloat16)
 
 
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(F.relu(self.a(x))))
+
+
 def make(name: str, dtype: str) -> nn.Module:
     """A model in `dtype`."""
     model: nn.Module = globals()[name]()

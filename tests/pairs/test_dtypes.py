@@ -9,7 +9,7 @@ from parity.errors import InputError
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
 
-SHAPES = {"Mlp": "8,16", "Conv": "4,3,12,12", "Block": "3,9:50", "Spaced": "4,6"}
+SHAPES = {"Mlp": "8,16", "Conv": "4,3,12,12", "Block": "3,9:50", "Spaced": "4,6", "Shifted": "16,8"}
 
 
 def compare(
@@ -59,6 +59,14 @@ def test_a_mistake_larger_than_rounding_is_found_at_its_place(
     outcome = compare(compare_pair, name, mistake)
     assert (outcome.verdict, outcome.dtype) == ("different", "bfloat16")
     assert outcome.first and f"{outcome.first.phase}/{outcome.first.tensor}" == tensor
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_a_constant_that_a_norm_takes_off_again_does_not_decide(compare_pair: ComparePair, dtype: str) -> None:
+    dtypes = (dtype, dtype) if dtype != "float64" else ("float32", "float32")
+    outcome = compare(compare_pair, "Shifted", "shift=0.5", dtypes=dtypes)
+    assert (outcome.verdict, outcome.dtype) == ("equal", dtype), outcome.sentence()
+    assert any(line.startswith("inner tensors differ, and no output") for line in outcome.explained)
 
 
 def test_a_mistake_smaller_than_rounding_shows_in_float64_only(compare_pair: ComparePair) -> None:

@@ -191,3 +191,61 @@ def test_a_call_that_takes_another_weight_names_both(compare_pair: ComparePair) 
     names = {"torch": [""], "paddle": [""]}  # as `take_inputs` returns them
     outcome = compare_pair(TORCH + "Exchanged", PADDLE + "Exchanged", "4,6", stages=("eval",), names=names)
     assert "multiply in the model itself takes one in PyTorch, and two in Paddle" in cause_of(outcome)
+
+
+def test_a_flaw_before_an_output_with_another_name_is_named(compare_pair: ComparePair) -> None:
+    assert compare(compare_pair, "Named", "Named", "4,6").verdict == "equal"
+    outcome = compare(compare_pair, "Named", "Named(0.999)", "4,6")
+    assert "tensor (output).pooled" in cause_of(outcome)
+    assert cause_of(outcome).endswith(
+        "Paddle calls tanh, multiply: only Paddle calls multiply(0.999) in the model itself"
+    )
+
+
+def test_a_gradient_that_is_zero_on_one_side_is_never_the_largest_error(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Normed", "Normed", "4,6", "forward", "backward")
+    assert outcome.first
+    assert outcome.first.tensor == "norm:output"
+    assert not outcome.verdicts.largest
+    errors = {row["layer"]: row["errors"] for row in outcome.layers()}
+    assert 1e-3 < errors["first"]["gradient"] < 10
+    assert outcome.stages["backward"].worst
+    assert outcome.stages["backward"].worst.error < 10
+
+
+@pytest.mark.parametrize("shape", ["2,3,6,6", "2,3,4,4"])
+def test_axes_in_another_order_around_a_layer_are_no_divergence(compare_pair: ComparePair, shape: str) -> None:
+    assert compare(compare_pair, "Channels", "Channels", shape, "eval", "forward", "backward").verdict == "equal"
+    outcome = compare(compare_pair, "Channels", "Channels('gelu')", shape)
+    assert "tensor last:input" in cause_of(outcome)
+    assert "in the model itself PyTorch calls relu, and Paddle calls gelu" in cause_of(outcome)
+    outcome = compare(compare_pair, "Channels", "Channels(eps=2e-6)", shape)
+    assert "layer norm (candidate: norm.ln), tensor norm:output" in cause_of(outcome)
+    assert outcome.first
+    assert 1e-8 < outcome.first.error < 1e-4
+
+
+def test_a_transpose_that_is_forgotten_between_layers_of_one_width_is_named(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Turned", "Turned", "2,4,4")
+    assert "tensor last:input" in cause_of(outcome)
+    assert "only PyTorch calls transpose(1, 2) in the model itself" in cause_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("model", "flawed", "said"),
+    [
+        ("Rooted", "Rooted(epsilon=1e-5)", "cause: add(1e-06) in PyTorch, add(1e-05) in Paddle, in norm returns"),
+        ("Rooted", "Rooted(scale=1.000001)", "only Paddle calls multiply(1.000001) in norm"),
+        (
+            "Centred",
+            "Centred",
+            "kind of layer: PyTorch LayerNorm, Paddle rootnorm at norm; in norm PyTorch calls layer_norm;",
+        ),
+    ],
+)
+def test_a_flaw_in_a_class_with_another_name_is_named_at_its_call(
+    compare_pair: ComparePair, model: str, flawed: str, said: str
+) -> None:
+    if model == "Rooted":
+        assert compare(compare_pair, model, model, "4,6").verdict == "equal"
+    assert said in cause_of(compare(compare_pair, model, flawed, "4,6"))
