@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 from paddle.jit.dy2static.program_translator import ProgramTranslator, StaticFunction
 
-from paddle_impl import layers, model
+from paddle_impl import layers, model, optimizer_description
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.modules.description import is_below
@@ -25,6 +25,7 @@ from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 
 Handle = Any
 """What Paddle returns for a hook."""
@@ -150,6 +151,14 @@ class Backend:
                     factors = np.full(updates + 1, beta, self.to_numpy(tensor).dtype)
                     self.write(tensor, factors.cumprod()[-1:])
 
+    def describe_optimizer(
+        self, optimizer: paddle.optimizer.Optimizer, names: Mapping[int, str]
+    ) -> OptimizerDescription:
+        return optimizer_description.describe_optimizer(optimizer, names)
+
+    def optimizer_state(self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> dict[str, Array]:
+        return optimizer_description.optimizer_state(optimizer, parameter)
+
     # Mixed precision
 
     def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
@@ -265,6 +274,26 @@ class Backend:
         products = [(output * gradient).sum() for output, gradient in zip(outputs, gradients, strict=True)]
         sum(products[1:], products[0]).backward()
 
+    def are_gradients_on(self) -> bool:
+        return paddle.is_grad_enabled()
+
+    def count_changes(self, tensor: Tensor) -> int:
+        return tensor.inplace_version
+
+    def without_process_wrapper(self, model: nn.Layer) -> nn.Layer:
+        return model._layers if isinstance(model, paddle.DataParallel) else model
+
+    def find_rank(self) -> tuple[int, int]:
+        return dist.get_rank(), dist.get_world_size()
+
+    def around_steps(
+        self, optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+    ) -> AbstractContextManager[Any]:
+        return _around_steps(optimizer, before, after)
+
+    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+        return _around_backward(before)
+
     def get_default_dtype(self) -> str:
         return paddle.get_default_dtype()
 
@@ -296,3 +325,53 @@ def _dynamic() -> Iterator[None]:
         yield
     finally:
         paddle.jit.enable_to_static(before)
+
+
+@contextlib.contextmanager
+def _around_steps(
+    optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+) -> Iterator[None]:
+    # DIFFERS: there are no hooks of an optimizer, and `minimize` does not call `step`.
+    originals = {name: getattr(optimizer, name) for name in ("step", "minimize")}
+    own = {name: vars(optimizer)[name] for name in originals if name in vars(optimizer)}
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*given: Any, **named: Any) -> Any:
+            before(1.0)
+            result = original(*given, **named)
+            after()
+            return result
+
+        return step
+
+    for name, original in originals.items():
+        setattr(optimizer, name, wrap(original))
+    try:
+        yield
+    finally:
+        for name in originals:
+            delattr(optimizer, name)
+        for name, value in own.items():
+            setattr(optimizer, name, value)
+
+
+@contextlib.contextmanager
+def _around_backward(before: Callable[[Tensor], None]) -> Iterator[None]:
+    original, scale = Tensor.backward, paddle.amp.GradScaler.scale
+    scaled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def backward(tensor: Tensor, *given: Any, **named: Any) -> Any:
+        _, loss = scaled.pop(id(tensor), (tensor, tensor))
+        before(loss)
+        return original(tensor, *given, **named)
+
+    def scale_loss(scaler: paddle.amp.GradScaler, loss: Tensor) -> Tensor:
+        result = scale(scaler, loss)
+        scaled[id(result)] = result, loss.detach()
+        return result
+
+    Tensor.backward, paddle.amp.GradScaler.scale = backward, scale_loss
+    try:
+        yield
+    finally:
+        Tensor.backward, paddle.amp.GradScaler.scale = original, scale

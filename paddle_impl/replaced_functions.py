@@ -45,6 +45,46 @@ def replacements(
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 
+def observed(dropped: Callable[[Array, float], None]) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of the framework -> the same, which tell what they do and change no number.
+
+    `dropped(factors, p)` gets the multipliers that a dropout has used.
+    """
+    dropouts = (F.dropout, F.dropout2d, F.dropout3d)
+    return {function: functools.partial(_seen, function, dropped) for function in dropouts}
+
+
+_INSIDE: list[None] = []
+"""Is not empty within a dropout that was seen already: dropout of maps calls that of numbers."""
+
+
+def _seen(
+    original: Callable[..., Tensor], dropped: Callable[[Array, float], None], /, *given: Any, **named: Any
+) -> Tensor:
+    """A dropout, drawn a second time with the same random numbers from ones, which shows its factors."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training = (call.arguments[word] for word in ("x", "p", "training"))
+    if _INSIDE or not training or not p:
+        return original(*given, **named)
+    axis = call.arguments.get("axis")
+    if "data_format" in call.arguments:
+        axis = [0, 1] if call.arguments["data_format"].startswith("NC") else [0, x.ndim - 1]
+    axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    _INSIDE.append(None)
+    try:
+        states = paddle.get_rng_state()
+        with paddle.no_grad():
+            call.arguments["x"] = paddle.ones_like(x)
+            factors = original(*call.args, **call.kwargs)
+        paddle.set_rng_state(states)
+        place = tuple(slice(None) if i in axes else 0 for i in range(x.ndim))
+        dropped(factors[place].astype("float32").numpy(), p)
+        return original(*given, **named)
+    finally:
+        _INSIDE.pop()
+
+
 def _dropout(
     original: Callable[..., Tensor],
     draw: Callable[[int, float], Array],

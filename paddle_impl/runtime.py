@@ -118,3 +118,28 @@ def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
         (a @ a)[0, 0].item()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds) / 1e9
+
+
+def numeric_settings() -> dict[str, bool | str]:
+    """The settings of the process that change numbers: TF32 in products and convolutions, and deterministic kernels."""
+    forced = (
+        os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    )  # DIFFERS: TF32 is on unless CUDA's libraries are told otherwise
+    flags = {"FLAGS_cudnn_deterministic": False}
+    if paddle.device.is_compiled_with_cuda():
+        flags = paddle.get_flags(list(flags))
+    return {
+        "TF32 in matrix products": not forced,
+        "TF32 in convolutions": not forced,
+        "deterministic kernels": bool(flags["FLAGS_cudnn_deterministic"]),
+    }
+
+
+def initial_seed() -> int:
+    """The seed of the framework's random numbers."""
+    return int(paddle.base.core.default_cpu_generator().initial_seed())
+
+
+def count_threads() -> int:
+    """The number of CPU threads."""
+    return int(os.environ.get("OMP_NUM_THREADS") or 1)  # DIFFERS: there is no function that returns it

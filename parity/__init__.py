@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 from parity.version import __version__
 
 if TYPE_CHECKING:
-    from parity.api import Network, assert_models_equal, assert_parity, build, compare_models, get_network, load
+    from parity.api import (
+        Network,
+        assert_models_equal,
+        assert_parity,
+        build,
+        compare_models,
+        compare_recordings,
+        get_network,
+        load,
+        record,
+        replay,
+    )
 
 __all__ = [
     "Network",
@@ -22,8 +33,11 @@ __all__ = [
     "assert_parity",
     "build",
     "compare_models",
+    "compare_recordings",
     "get_network",
     "load",
+    "record",
+    "replay",
 ]
 
 

@@ -22,12 +22,26 @@ from parity.onnx.comparison import compare_through_onnx
 from parity.pairs.compare_models import assert_models_equal, compare_models
 from parity.recipe import presets
 from parity.recipe.recipe import changed
+from parity.recordings.compare_recordings import compare_recordings
+from parity.recordings.recorder import record
+from parity.recordings.replay import replay
 from parity.weights import canonical_state
 from parity.weights.canonical_state import State
 
 DTYPES = ("float32", "float64")
 
-__all__ = ["Network", "assert_models_equal", "assert_parity", "build", "compare_models", "get_network", "load"]
+__all__ = [
+    "Network",
+    "assert_models_equal",
+    "assert_parity",
+    "build",
+    "compare_models",
+    "compare_recordings",
+    "get_network",
+    "load",
+    "record",
+    "replay",
+]
 
 
 def assert_parity(

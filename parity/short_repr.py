@@ -1,9 +1,9 @@
-"""A `repr` of a few lines for large dataclasses."""
+"""Short texts for large things: the `repr` of a dataclass, and a list of places."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ LINES = 3 * 120
 
 PART = 60
 """Most characters of one field."""
+
+MOST = 4
+"""A sentence names this many places and counts the rest."""
 
 
 class ShortRepr:
@@ -46,3 +49,11 @@ def _short(value: Any) -> str:
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 5]} ...{text[-1] if text[-1] in ')>' else ''}"
+
+
+def few(places: Sequence[str], most: int = MOST) -> str:
+    """Join the first `most` places, and say how many more there are."""
+    rest = len(places) - most
+    return ", ".join(place or "(the model itself)" for place in places[:most]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

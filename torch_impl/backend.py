@@ -6,7 +6,7 @@ import contextlib
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,7 +23,8 @@ from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
-from torch_impl import layers, model
+from parity.recipe.optimizer_description import OptimizerDescription
+from torch_impl import layers, model, optimizer_description
 
 Handle = Any
 """What PyTorch returns for a hook."""
@@ -50,7 +51,7 @@ class Backend:
         return torch.from_numpy(array).to(_place(device))
 
     def to_numpy(self, tensor: Tensor) -> Array:
-        tensor = tensor.detach().cpu()
+        tensor = (tensor.to_dense() if tensor.is_sparse else tensor).detach().cpu()
         return (tensor.float() if tensor.dtype in HALVES else tensor).numpy().copy()
 
     def write(self, tensor: Tensor, array: Array) -> None:
@@ -145,6 +146,12 @@ class Backend:
             for parameter in parameters:
                 optimizer.state[parameter]["step"] = torch.tensor(float(updates))
 
+    def describe_optimizer(self, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
+        return optimizer_description.describe_optimizer(optimizer, names)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
+        return optimizer_description.optimizer_state(optimizer, parameter)
+
     # Mixed precision
 
     def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
@@ -235,6 +242,28 @@ class Backend:
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         torch.autograd.backward(list(outputs), list(gradients))
 
+    def are_gradients_on(self) -> bool:
+        return torch.is_grad_enabled()
+
+    def count_changes(self, tensor: Tensor) -> int:
+        return 0 if tensor.is_inference() else tensor._version
+
+    def without_process_wrapper(self, model: nn.Module) -> nn.Module:
+        return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+    def find_rank(self) -> tuple[int, int]:
+        if not (dist.is_available() and dist.is_initialized()):
+            return 0, 1
+        return dist.get_rank(), dist.get_world_size()
+
+    def around_steps(
+        self, optimizer: torch.optim.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+    ) -> AbstractContextManager[Any]:
+        return _around_steps(optimizer, before, after)
+
+    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+        return _around_backward(before)
+
     def get_default_dtype(self) -> str:
         return str(torch.get_default_dtype()).removeprefix("torch.")
 
@@ -264,3 +293,45 @@ def _without_wrapper(path: str) -> str:
 def _place(device: str) -> torch.device:
     """PyTorch's name for our device name."""
     return torch.device("cuda" if device == "gpu" else "cpu")
+
+
+@contextlib.contextmanager
+def _around_steps(
+    optimizer: torch.optim.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+) -> Iterator[None]:
+    def start(*_: Any) -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer divides by it
+        before(1.0 if scale is None else float(scale))
+
+    hooks = (
+        optimizer.register_step_pre_hook(start),
+        optimizer.register_step_post_hook(lambda *_: after()),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def _around_backward(before: Callable[[Tensor], None]) -> Iterator[None]:
+    original, scale = Tensor.backward, torch.amp.GradScaler.scale
+    scaled: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def backward(tensor: Tensor, *given: Any, **named: Any) -> Any:
+        _, loss = scaled.pop(id(tensor), (tensor, tensor))
+        before(loss)
+        return original(tensor, *given, **named)
+
+    def scale_loss(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
+        result = scale(scaler, outputs)
+        if isinstance(outputs, Tensor):
+            scaled[id(result)] = result, outputs.detach()
+        return result
+
+    Tensor.backward, torch.amp.GradScaler.scale = backward, scale_loss
+    try:
+        yield
+    finally:
+        Tensor.backward, torch.amp.GradScaler.scale = original, scale

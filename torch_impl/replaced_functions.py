@@ -40,6 +40,33 @@ def replacements(
     }
 
 
+def observed(dropped: Callable[[Array, float], None]) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Functions of the framework -> the same, which tell what they do and change no number.
+
+    `dropped(factors, p)` gets the multipliers that a dropout has used.
+    """
+    dropouts = {F.dropout: False, F.dropout1d: True, F.dropout2d: True, F.dropout3d: True}
+    return {function: functools.partial(_seen, function, dropped, maps) for function, maps in dropouts.items()}
+
+
+def _seen(
+    original: Callable[..., Tensor], dropped: Callable[[Array, float], None], maps: bool, /, *given: Any, **named: Any
+) -> Tensor:
+    """A dropout, drawn a second time with the same random numbers from ones, which shows its factors."""
+    call = inspect.signature(original).bind(*given, **named)
+    call.apply_defaults()
+    x, p, training = (call.arguments[word] for word in ("input", "p", "training"))
+    if not training or not p:
+        return original(*given, **named)
+    device = [x.device] if x.is_cuda else []
+    with torch.random.fork_rng(device), torch.no_grad():
+        call.arguments["input"] = torch.ones_like(x)
+        factors = original(*call.args, **call.kwargs)
+    place = (slice(None), slice(None), *[0] * (x.ndim - 2)) if maps else ...
+    dropped(factors[place].float().cpu().numpy(), p)
+    return original(*given, **named)
+
+
 def _dropout(
     original: Callable[..., Tensor], draw: Callable[[int, float], Array], /, *given: Any, **named: Any
 ) -> Tensor:
@@ -73,7 +100,7 @@ def _dropped(
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:
     """The multipliers of a dropout that draws along `axes`, and shares each number along all other axes."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
-    return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x.dtype)
+    return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x)
 
 
 def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:

@@ -91,3 +91,24 @@ def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
         (a @ a)[0, 0].item()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds) / 1e9
+
+
+def numeric_settings() -> dict[str, bool | str]:
+    """The settings of the process that change numbers: TF32 in products and convolutions, and deterministic kernels."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    forced = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    return {
+        "TF32 in matrix products": cuda.allow_tf32 and not forced,
+        "TF32 in convolutions": cudnn.allow_tf32 and not forced,
+        "deterministic kernels": torch.are_deterministic_algorithms_enabled() or cudnn.deterministic,
+    }
+
+
+def initial_seed() -> int:
+    """The seed of the framework's random numbers."""
+    return torch.initial_seed()
+
+
+def count_threads() -> int:
+    """The number of CPU threads."""
+    return torch.get_num_threads()

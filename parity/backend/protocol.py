@@ -14,6 +14,7 @@ from parity.arrays import Array
 from parity.network.network import Network
 from parity.process_group import ProcessGroup
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 from parity.weights.canonical_state import State
 
 Tensor: TypeAlias = Any
@@ -124,6 +125,15 @@ class Backend(Protocol):
     def set_updates(self, optimizer: Stepper, settings: Optimizer, parameters: Sequence[Tensor], updates: int) -> None:
         """Set the number of updates that the optimizer has counted so far."""
 
+    def describe_optimizer(self, optimizer: Stepper, names: Mapping[int, str]) -> OptimizerDescription:
+        """Anybody's `optimizer` as data. `names` has the name of each parameter by its `id`."""
+
+    def optimizer_state(self, optimizer: Stepper, parameter: Tensor) -> dict[str, Array]:
+        """The state of anybody's `optimizer` for `parameter`, by canonical slot; empty before the first step.
+
+        The slots are those of `parity.recipe.optimizer_description.SLOTS`, and for other optimizers those of the framework.
+        """
+
     # Mixed precision
 
     def autocast(self, amp: str, device: str) -> AbstractContextManager[Any]:
@@ -192,6 +202,29 @@ class Backend(Protocol):
 
     def backward(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Run the backward pass from `outputs` with their `gradients`."""
+
+    def are_gradients_on(self) -> bool:
+        """Whether operations are recorded for a backward pass now."""
+
+    def count_changes(self, tensor: Tensor) -> int:
+        """How often `tensor` was changed in place."""
+
+    def without_process_wrapper(self, model: Module) -> Module:
+        """The model inside the wrapper that sums gradients over processes; `model` itself if it has none."""
+
+    def find_rank(self) -> tuple[int, int]:
+        """The rank of this process in the process group of anybody's program, and the number of processes."""
+
+    def around_steps(
+        self, optimizer: Stepper, before: Callable[[float], None], after: Callable[[], None]
+    ) -> AbstractContextManager[Any]:
+        """A context in which anybody's `optimizer` calls `before` and `after` around each step.
+
+        `before` gets the factor by which the gradients are still scaled.
+        """
+
+    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+        """A context in which `before` gets the tensor from which each backward pass starts, without the factor of a loss scaler."""
 
     def get_default_dtype(self) -> str:
         """The framework's default dtype."""

@@ -1,53 +1,37 @@
-"""A model of a user, recorded by hooks: its modules, what each of them computes, its gradients and its updates."""
+"""A model of a user that a comparison runs and trains: its calls, its gradients and its updates."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from parity.arrays import Array
+from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
-from parity.modules.description import below, is_below
-from parity.modules.function_calls import FunctionCalls
-from parity.modules.recording import Watch, plain_attributes
+from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
 from parity.weights.half_precision import HALVES
 
 
-def dtype_of(tensor: Tensor) -> str:
-    """Return the dtype of a tensor by the name that numpy gives it, or would give it."""
-    return str(tensor.dtype).rpartition(".")[2]
-
-
-class WatchedModel:
+class WatchedModel(ObservedModel):
     """A `model` of the framework of `backend`, trained with `settings`. Arrays go in and come out as numpy.
 
     `compute_in` sets its dtype, which is also the framework's default dtype until `close`.
     """
 
     def __init__(self, backend: Backend, model: Module, settings: Optimizer) -> None:
-        self.backend, self.settings = backend, settings
-        self.model: Module = model
+        super().__init__(backend, model, Watch())
+        self.settings = settings
         self.dtype = self._default_dtype = backend.get_default_dtype()
         self.rounds = ""
         self.optimizer: Stepper | None = None
-        self.watch = Watch()
-        self.functions: FunctionCalls | None = None
         self.device = backend.device_of(self.model)
         self._outputs: dict[str, Tensor] = {}
         self._inputs: list[Tensor] = []
         self._training = [(module, module.training) for _, module in backend.named_modules(self.model)]
-        self.compiled = backend.compiled_modules(self.model)
-        outer = {path: module for path, module in self.compiled.items() if module is not None}
-        modules = dict(backend.named_modules(self.model))
-        self._inside = {path: m for path, m in modules.items() if self._is_compiled(path) and path not in outer}
-        self._hooks = self._hook({path: m for path, m in modules.items() if path not in self._inside} | outer)
 
     def compute_in(self, dtype: str) -> None:
         """Convert the model to `dtype`. Inputs are rounded to it.
@@ -62,89 +46,13 @@ class WatchedModel:
             self.model = self.backend.convert(self.model, dtype)
         self.optimizer = None
 
-    def own_dtype(self) -> str:
-        """Return the dtype of most floating-point numbers of the model, "" if it has none."""
-        sizes: dict[str, int] = {}
-        for tensor in self.tensors().values():
-            sizes[dtype_of(tensor)] = sizes.get(dtype_of(tensor), 0) + math.prod(tensor.shape)
-        return max(sizes, key=lambda dtype: sizes[dtype], default="")
-
     def close(self) -> None:
         """Remove the hooks, and restore the modules' modes and the framework's default dtype. Tensors stay as they are."""
-        for hook in self._hooks:
-            hook.remove()
+        super().close()
         for module, training in self._training:
             module.training = training
         self.backend.set_default_dtype(self._default_dtype)
-        self._hooks, self._training, self._inputs, self._outputs = [], [], [], {}
-
-    def _is_compiled(self, path: str) -> bool:
-        return any(is_below(path, other) for other in self.compiled)
-
-    def _hook(self, modules: Mapping[str, Module]) -> list[Any]:
-        """Record the calls of modules; return what removes the hooks."""
-        found: list[Any] = []
-        for path, module in modules.items():
-            found.append(self.backend.before_forward(module, functools.partial(self._before, path)))
-            found.append(self.backend.after_forward(module, functools.partial(self._after, path)))
-        return found
-
-    @contextlib.contextmanager
-    def uncompiled(self) -> Iterator[None]:
-        """A context in which compiled modules run as they were before, and the modules inside are recorded, too."""
-        if not self.compiled:
-            yield
-            return
-        hooks = self._hook(self._inside)
-        try:
-            with self.backend.uncompiled():
-                yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Every module in the order of registration: path, classes, attributes, its own arrays, and whether it has submodules."""
-        first = {id(tensor): name for name, tensor in self.tensors().items()}
-        return [
-            {
-                "path": path,
-                "classes": [f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__[:-1]],
-                "attributes": plain_attributes(vars(module)),
-                "arrays": {
-                    name: {
-                        "shape": list(tensor.shape),
-                        "dtype": dtype_of(tensor),
-                        "trained": self.backend.is_trained(tensor),
-                        "same_as": None if first[id(tensor)] == below(path, name) else first[id(tensor)],
-                    }
-                    for name, tensor in self.backend.own_tensors(module)
-                },
-                "inside": any(True for _ in module.children()),
-            }
-            for path, module in self.backend.named_modules(self.model)
-        ]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every distinct floating-point tensor by its first name."""
-        found: dict[str, Tensor] = {}
-        known = set()
-        for path, module in self.backend.named_modules(self.model):
-            for name, tensor in self.backend.own_tensors(module):
-                if id(tensor) not in known:
-                    found[below(path, name)] = tensor
-                    known.add(id(tensor))
-        return found
-
-    def state(self, names: Sequence[str]) -> dict[str, Array]:
-        """Copies of the named tensors."""
-        tensors = self.tensors()
-        return {name: self.backend.to_numpy(tensors[name]) for name in names}
-
-    def gradients(self, names: Sequence[str]) -> dict[str, Array]:
-        """Copies of the gradients of those of the named tensors that have one."""
-        tensors = self.tensors()
-        return {name: self.backend.to_numpy(tensors[name].grad) for name in names if tensors[name].grad is not None}
+        self._training, self._inputs, self._outputs = [], [], {}
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Overwrite the named tensors, and start a fresh optimizer."""
@@ -190,7 +98,7 @@ class WatchedModel:
                 self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
             model = dict(self.backend.named_modules(self.model))[path] if path else self.model
             result = model(*(tensor for tensor, name in given if name == ""), **named)
-        self._outputs = dict(self._flatten(result))
+        self._outputs = dict(self.flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 
     def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
@@ -231,53 +139,3 @@ class WatchedModel:
         found = tensor.detach().clone()
         self.backend.write(found, array)
         return found
-
-    def _before(self, path: str, module: Module, inputs: tuple[Any, ...]) -> None:
-        if self.functions:
-            self.functions.enter(path, [tensor for _, tensor in self._flatten(inputs)])
-        with self.functions.paused() if self.functions else contextlib.nullcontext():
-            self._watch_inputs(path, inputs)
-
-    def _watch_inputs(self, path: str, inputs: tuple[Any, ...]) -> None:
-        self.watch.enter(path, self.backend.random_state)
-        if self.watch.wants(path):
-            self.watch.inputs(path, [self.backend.to_numpy(tensor) for _, tensor in self._flatten(inputs)])
-
-    def _after(self, path: str, module: Module, inputs: tuple[Any, ...], result: Any) -> None:
-        if self.functions:
-            self.functions.leave(path, [tensor for _, tensor in self._flatten(result)])
-        with self.functions.paused() if self.functions else contextlib.nullcontext():
-            self._watch_outputs(path, result)
-
-    def _watch_outputs(self, path: str, result: Any) -> None:
-        if self.watch.wants(path):
-            outputs = [tensor for _, tensor in self._flatten(result)]
-            keys = self.watch.outputs(path, [self.backend.to_numpy(tensor) for tensor in outputs])
-            for key, tensor in zip(keys, outputs, strict=True):
-                if self.backend.needs_gradient(tensor):
-                    self.watch_gradient(key, tensor)
-        self.watch.leave(path, self.backend.random_state)
-
-    def watch_gradient(self, key: str, tensor: Tensor) -> None:
-        """Record the gradient of a tensor of the last `run`, as soon as `backward` computes it."""
-        self.backend.on_gradient(tensor, functools.partial(self._graded, key))
-
-    def _graded(self, key: str, gradient: Tensor) -> None:
-        self.watch.gradient(key, self.backend.to_numpy(gradient))
-
-    def _flatten(self, value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-        """The tensors in nested tuples, lists, dicts and dataclasses, by their places: "0.scores"."""
-        if isinstance(value, self.backend.TENSOR):
-            yield path, value
-        elif isinstance(value, Mapping):
-            for key, one in value.items():
-                yield from self._flatten(one, below(path, str(key)))
-        elif isinstance(value, tuple) and hasattr(value, "_fields"):
-            for name, one in zip(value._fields, value, strict=True):
-                yield from self._flatten(one, below(path, name))
-        elif isinstance(value, list | tuple):
-            for i, one in enumerate(value):
-                yield from self._flatten(one, below(path, str(i)))
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            for field in dataclasses.fields(value):
-                yield from self._flatten(getattr(value, field.name), below(path, field.name))

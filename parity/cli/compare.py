@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from parity import machine
-from parity.cli.command import PATH, Failed, Options, choice, command, command_line, failures, option
+from parity.cli.command import PATH, Failed, Options, choice, command, command_line, failures, option, positive
 from parity.cli.options import (
     comparison_options,
     device_option,
@@ -17,7 +17,8 @@ from parity.cli.options import (
 )
 from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.outcome import Outcome
-from parity.compare.verdicts import DIFFERENT, TRAINING
+from parity.compare.tolerances import FRESH_SEEDS
+from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
 from parity.pairs.inputs import parse_named
@@ -33,7 +34,14 @@ STEPS = 10
 """Default number of training steps."""
 
 trained = together(
-    stages_option(TRAINING),
+    stages_option(TRAINING, INIT),
+    option(
+        "--init-seeds",
+        type=positive,
+        default=FRESH_SEEDS,
+        metavar="N",
+        help=f"fresh models of each side in the stage init (default: {FRESH_SEEDS})",
+    ),
     comparison_options(STEPS, f"default: {STEPS}", "default: 1, beyond 10 steps 3", HALVES),
     option(
         "--loss",
@@ -201,6 +209,7 @@ def training(options: Options) -> dict[str, Any]:
         "twins": options.twins,
         "seed": options.seed,
         "dtype": options.dtype,
+        "init_seeds": options.init_seeds,
         "stages": [stage.strip() for stage in options.stages.split(",")],
         "isolate": options.isolate,
         "torch_python": options.torch_python,
@@ -216,6 +225,8 @@ def _say(outcome: PairOutcome, console: Console) -> None:
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.sentence()}")
     say_stages(outcome, console)
     for line in outcome.differences:
+        console.say(f"  differs: {line}")
+    for line in outcome.initialisation.differences if outcome.initialisation else ():
         console.say(f"  differs: {line}")
     for line in outcome.explained:
         console.say(f"  explained: {line}")
@@ -238,6 +249,10 @@ def say_stages(outcome: Outcome, console: Console) -> None:
             console.say(f"  {name:<10} not run")
             continue
         stage = found[name]
+        if name == INIT:  # its errors are distances of different kinds
+            counts = f"{stage['compared']:>6} arrays, {stage['different']} of them different"
+            console.say(f"  {name:<10} {stage['verdict']:<17} {counts}", stage["verdict"])
+            continue
         worst = f"error {stage['max_error']:.1e}, tolerance {stage['bound']:.1e}, at {stage['worst']}"
         console.say(
             f"  {name:<10} {stage['verdict']:<17} {stage['compared']:>6} tensors, worst {worst}", stage["verdict"]

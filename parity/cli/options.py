@@ -95,11 +95,15 @@ limit_options = together(
 )
 
 
-def stages_option(names: Iterable[str]) -> Decorator[Any]:
-    """Return --stages, by default all of `names`."""
+def stages_option(names: Iterable[str], *more: str) -> Decorator[Any]:
+    """Return --stages, by default all of `names`; `more` are stages that run only if they are named."""
     everything = ",".join(names)
+    default = f"all but {','.join(more)}" if more else "all"
     return option(
-        "--stages", metavar="LIST", default=everything, help=f"stages to run, some of {everything} (default: all)"
+        "--stages",
+        metavar="LIST",
+        default=everything,
+        help=f"stages to run, some of {','.join((*more, everything))} (default: {default})",
     )
 
 

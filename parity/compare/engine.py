@@ -42,9 +42,9 @@ def run(
     comparison, has judged, with their layers. `NothingCompared` if a requested stage had no tensor.
     """
     started = time.monotonic()
-    if outcome.dtype != "float64":
+    if not source.by_tensor:
         _one_rounded_step(source, outcome)
-    if outcome.dtype == "float64" or {"update", "trajectory"} & set(outcome.asked):
+    if source.by_tensor or {"update", "trajectory"} & set(outcome.asked):
         _train(source, outcome, say)
     outcome.zero_gradients, outcome.absent = sorted(source.zero_gradients), [*source.absent, *outcome.absent]
     outcome.explained = [*source.explained, *outcome.explained]

@@ -26,6 +26,7 @@ from parity.compare.tolerances import (
     calm_tolerance,
     chaotic_tolerance,
     farther_than_twin,
+    in_units_of,
     kink_tolerance,
     noise_of_tensor,
     tensor_tolerance,
@@ -128,7 +129,7 @@ class Judge:
         distances = Distances()
         amplification = 0.0
         for tensor in step.tensors():
-            if self.source.dtype == "float64":
+            if self.source.by_tensor:
                 self._tensor(step, tensor)
             if tensor.start is not None:
                 distances.add(tensor)
@@ -254,7 +255,7 @@ class Judge:
     def _calm(self, step: Step, tensor: Tensor, magnification: float) -> float:
         """Return the tolerance without chaos."""
         if tensor.copied or tensor.zero is not None:
-            return 0.0 if tensor.copied else ZERO_GRADIENT["float64"]
+            return 0.0 if tensor.copied else ZERO_GRADIENT[self.source.dtype]
         self._observe_gradient(step, tensor, magnification > 1)
         amplified = inherited = 0.0
         if tensor.phase == "update" and tensor.reference is not None:
@@ -264,7 +265,7 @@ class Judge:
             size = norm(tensor.reference) or 1.0
             amplified = self._amplified.get(tensor.name, 0.0) / size if step.number == 1 else 0.0
             inherited = self._inherited.held(tensor.name) / size
-        one = calm_tolerance("float64", step.number) * (
+        one = self.source.calm_tolerance(tensor.phase, step.number) * (
             2 if ".moment2." in tensor.name else 1
         )  # of squares of gradients
         return tensor_tolerance(one, magnification, amplified, inherited)
@@ -289,7 +290,7 @@ class Judge:
         if cancellation <= 1:
             return 0.0
         if tensor.zero is not None:
-            return ZERO_GRADIENT["float64"] * cancellation
+            return ZERO_GRADIENT[self.source.dtype] * cancellation
         magnification = step.magnification(tensor.name)
         parameter = tensor.name.removeprefix("gradient/")
         if tensor.phase == "gradient" and parameter not in self._cancelled:
@@ -297,7 +298,10 @@ class Judge:
             if magnification <= 1 and tensor.reference is not None and tensor.candidate is not None:
                 self._inherited.add(parameter, tensor.reference, tensor.candidate)
         return tensor_tolerance(
-            calm_tolerance("float64", step.number), min(LARGEST, magnification * cancellation), 0.0, 0.0
+            self.source.calm_tolerance(tensor.phase, step.number),
+            min(LARGEST, magnification * cancellation),
+            0.0,
+            0.0,
         )
 
     def _error_of_twin(self, step: Step, tensor: Tensor) -> float:
@@ -307,7 +311,7 @@ class Judge:
             return 0.0
         errors = [relative_l2(a, twin) for twin in tensor.twins if twin.shape == a.shape]
         farthest = max((error for error in errors if math.isfinite(error)), default=0.0)
-        return min(farthest, ONE_STEP_NOISE) if step.number == 1 else farthest
+        return min(farthest, in_units_of(self.source.dtype, ONE_STEP_NOISE)) if step.number == 1 else farthest
 
     def _noise_of(self, step: Step, tensor: Tensor, own: float) -> float:
         """Return the rounding error of a tensor by the twins, of which `own` is that in the tensor itself.
@@ -320,7 +324,7 @@ class Judge:
         if parameter_of(tensor.name.partition("/")[2]) not in self._cancelled:
             self._noise[tensor.phase] = max(so_far, own)
         before = max(self._noise_before.get(tensor.phase, 0.0), self._phase_noise.get(tensor.phase, 0.0))
-        return noise_of_tensor(own, so_far, before, step.number)
+        return noise_of_tensor(own, so_far, before, step.number, self.source.dtype)
 
     def _without_ties(self, step: Step, tensor: Tensor, difference: Difference) -> Difference:
         """Return `difference` without the max-pool ties of a gradient.

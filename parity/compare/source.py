@@ -1,8 +1,9 @@
 """Sources of tensors for the engine: a reference, a candidate and the reference's one-ULP twins, in the order of computation.
 
-A source is two programs that run in lock-step. Our networks with a recipe are one kind of program (`parity.compare.training_source`),
-two models of a user another (`parity.pairs.model_source`). A new source subclasses `Source` and `Step`. Rules that need a graph are
-optional methods of `Step`; a source whose twins record every tensor works without them.
+A source is two programs that run in lock-step, or two recordings of programs (`parity.recordings.recording_source`). Our networks with a
+recipe are one kind of program (`parity.compare.training_source`), two models of a user another (`parity.pairs.model_source`). A new
+source subclasses `Source` and `Step`. Rules that need a graph are optional methods of `Step`; a source whose twins record every tensor
+works without them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from types import MappingProxyType
 
 from parity.arrays import Array
 from parity.compare.causes import Cause
+from parity.compare.tolerances import calm_tolerance
 from parity.recipe.optimizer import Optimizer
 from parity.short_repr import ShortRepr
 
@@ -165,6 +167,15 @@ class Source(ABC):
     trains: bool
     explained: list[str]
     failed: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def by_tensor(self) -> bool:
+        """Whether every tensor is compared with the other side's. If not, one step is compared with float64 (`rounded_step`)."""
+        return self.dtype == "float64"
+
+    def calm_tolerance(self, phase: str, step: int) -> float:
+        """Return the tolerance of a tensor without magnification and chaos."""
+        return calm_tolerance(self.dtype, step)
 
     @property
     def absent(self) -> Collection[str]:

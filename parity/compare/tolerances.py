@@ -91,6 +91,28 @@ def calm_tolerance(dtype: str, step: int) -> float:
     return one if step == 1 else max(MANY_STEPS, one * step)
 
 
+def in_units_of(dtype: str, tolerance: float) -> float:
+    """Return a tolerance of float64 with as many roundings of `dtype`: the ratio of the tolerances of one step."""
+    return tolerance * (ONE_STEP[dtype] / ONE_STEP["float64"])
+
+
+SCALARS = HALF_ULP["float32"]
+"""Relative error of one scalar of a layer (eps, slope, 1 / (1 - p)) that a kernel holds in float32, whatever the dtype of the tensors."""
+
+KEPT_SHARE = 16.0
+"""Factor on `SCALARS` in updates: the part of an old value that is dropped, 1 - 0.9, has nine times the relative error of 0.9."""
+
+
+def recorded_tolerance(dtype: str, step: int, phase: str, layers: int, scalars: bool) -> float:
+    """Return the tolerance of a tensor of two recordings that no twin measures.
+
+    It is that of rounding alone. A recording cannot change what kernels compute: where one side's kernels hold `scalars` in float32, each
+    of the `layers` before a tensor may add their error. In float32 that is much less than the rounding of sums.
+    """
+    added = SCALARS * max(1, layers) * (KEPT_SHARE if phase in ("update", "start") else 1.0) if scalars else 0.0
+    return calm_tolerance(dtype, step) + (added * step if dtype == "float64" else 0.0)
+
+
 def tensor_tolerance(calm: float, magnification: float, amplified: float, inherited: float) -> float:
     """Return the tolerance of one tensor without chaos.
 
@@ -100,13 +122,13 @@ def tensor_tolerance(calm: float, magnification: float, amplified: float, inheri
     return calm * magnification + amplified + inherited
 
 
-def noise_of_tensor(own: float, phase: float, before: float, step: int) -> float:
+def noise_of_tensor(own: float, phase: float, before: float, step: int, dtype: str = "float64") -> float:
     """Return the rounding error of a tensor by the farthest twin: its `own`, or that of earlier tensors if larger.
 
     A twin is one random draw and may be near in one tensor by chance. In the first step the largest error in the `phase` so far counts,
     up to `INHERITED`. Later the largest error of the phase in the step `before` counts.
     """
-    return max(own, min(phase, INHERITED) if step == 1 else before)
+    return max(own, min(phase, in_units_of(dtype, INHERITED)) if step == 1 else before)
 
 
 def farther_than_twin(error: float | None, twin: float | None) -> float:
@@ -203,3 +225,48 @@ def rounded_tolerance(dtype: str, noise: float, crossed: float = 0.0, sums: floa
 def rounded_zero_tolerance(dtype: str, noise: float) -> float:
     """Return the tolerance, in `dtype`, of the size of a gradient that is zero in exact arithmetic; `noise` is the size on twins."""
     return ZERO_GRADIENT[dtype] if dtype == "float32" else FACTOR[dtype] * max(noise, HALF_ULP[dtype])
+
+
+# Fresh weights: the stage init
+
+FRESH_SEEDS = 32
+"""Fresh models of each side. A bias of ten numbers is then 320 numbers a side, and 5% of a scale show in 2,000 numbers a seed."""
+
+FRESH_NUMBERS = 2048
+"""Numbers of an array that one seed contributes: all of a small one, and else those at fixed random places.
+
+With 32 seeds, the scale of a normal array is known to 0.3% (one standard deviation), so 3% show. Arrays need no more memory than that.
+"""
+
+FALSE_ALARM = 1e-4
+"""Probability at most that the stage init calls any array of two equal initialisations different, in one comparison.
+
+It is divided by the number of arrays and of their statistics (Bonferroni), which holds whatever the dependence between them.
+"""
+
+SAME_NUMBER = 1e-3
+"""Below this difference, relative to the deviation of the numbers, two statistics count as equal.
+
+Some are no random numbers: the norm of an orthogonal matrix is the same for each seed, up to rounding, which no seed changes.
+"""
+
+GRAM = 20.0
+"""Tolerance, in half ULPs, of a Gram matrix that is a multiple of the identity: float32 decompositions of 4,096 rows were seen at 10."""
+
+
+def constant_tolerance(dtype: str) -> float:
+    """Return the tolerance, relative, of two numbers that no seed changes: each side rounds them to its dtype."""
+    return 4 * HALF_ULP.get(dtype, HALF_ULP["float32"])
+
+
+def fixed_tolerance(dtype: str) -> float:
+    """Return the tolerance of a table that no seed changes, such as sines of positions: that of one step in its dtype, float32 or narrower.
+
+    Libraries compute such tables in float32 or float64, whatever the dtype of the model.
+    """
+    return ONE_STEP.get(dtype if dtype != "float64" else "float32", ONE_STEP["float32"])
+
+
+def statistic_level(tests: int) -> float:
+    """Return the significance level of each of `tests` tests, so that all together give a false alarm with `FALSE_ALARM` at most."""
+    return FALSE_ALARM / max(tests, 1)

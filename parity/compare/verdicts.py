@@ -30,6 +30,9 @@ Every later step belongs to the trajectory.
 TRAINING = tuple(stage for stage in STAGES if stage != "onnx")
 """The stages without `onnx`."""
 
+INIT = "init"
+"""The stage of fresh weights. Only models of a user have it, and it has no phases: no model runs (`parity.compare.fresh_weights`)."""
+
 PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[stage]))
 """The phases that a step records, in order.
 

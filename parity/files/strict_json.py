@@ -73,10 +73,12 @@ def from_fields(cls: type[_Value], fields: dict[str, Any], what: str) -> _Value:
 def check_type(value: Any, hint: Any, place: str) -> None:
     """Raise `InputError` if the annotation `hint` does not allow `value`. It names the first wrong part; `place` names `value` itself.
 
-    Supported are scalars, X | None and other unions, tuple[X, ...], Sequence[X], Mapping[str, X], Literal, dataclasses, and TypedDicts,
-    which may have additional keys.
+    Supported are Any, scalars, X | None and other unions, tuple[X, ...], Sequence[X], Mapping[str, X], Literal, dataclasses, and
+    TypedDicts, which may have additional keys.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return
     if typing.is_typeddict(hint) and isinstance(value, dict):
         for key, inner in typing.get_type_hints(hint).items():
             if key in value:

@@ -22,6 +22,7 @@ from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
+from parity.short_repr import few
 
 MATCH = 1e-9
 """Largest relative L2 error at which a hypothesis counts as confirmed."""
@@ -37,9 +38,6 @@ LIKE_ROUNDING = "the error is as large as float32 rounding: one side computes a 
 
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
-
-MOST = 4
-"""A sentence names this many places and counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -522,11 +520,3 @@ def _text(value: Any) -> str:
 
 def _both(torch: str, paddle: str) -> str:
     return torch if torch == paddle else f"{torch} (Paddle: {paddle})"
-
-
-def few(places: Sequence[str], most: int = MOST) -> str:
-    """Join the first `most` places, and say how many more there are."""
-    rest = len(places) - most
-    return ", ".join(place or "(the model itself)" for place in places[:most]) + (
-        f" and {rest} more" if rest > 0 else ""
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,13 +16,14 @@ from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.check import usual_twins
 from parity.compare.noise_model import TWINS
-from parity.compare.tolerances import ONE_STEP
-from parity.compare.verdicts import DIFFERENT, TRAINING
+from parity.compare.tolerances import FRESH_SEEDS, ONE_STEP
+from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
 from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, read_kinds
 from parity.pairs import mapping, model_tree, state_dict_files
 from parity.pairs.factories import parse, text_of
 from parity.pairs.first_call import FirstCall, find_call_of_largest, find_first_call, is_explained
+from parity.pairs.initialisation import compare_initialisation
 from parity.pairs.inputs import take_inputs
 from parity.pairs.layouts import parse_layouts
 from parity.pairs.map_files import read_map
@@ -34,6 +36,9 @@ from parity.pairs.session import EXACT, RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
 from parity.training.run_folder import check_writable
 from parity.weights.half_precision import HALVES
+
+STAGES = (INIT, *TRAINING)
+"""The stages of two models of a user. `init` is only compared if it is asked for: all others start both models from the same weights."""
 
 
 def compare_models(
@@ -56,6 +61,7 @@ def compare_models(
     map_file: str | Path | None = None,
     save_map: str | Path | None = None,
     kinds_file: str | Path | None = None,
+    init_seeds: int = FRESH_SEEDS,
     weights: str | Path | None = None,
     torch_weights: str | Path | None = None,
     paddle_weights: str | Path | None = None,
@@ -116,10 +122,13 @@ def compare_models(
             float64 result. The tolerance is a multiple of what moving every weight and input by one ULP of the dtype
             changes. The weights of a float32 trajectory are compared with those of its twin. bfloat16 and float16 have
             no trajectory.
-        stages: Some of "eval" (inference), "forward", "backward", "update" (the first training step), "trajectory".
+        stages: Some of "eval" (inference), "forward", "backward", "update" (the first training step), "trajectory", and
+            "init". The stage init is not among the default ones. It makes fresh models of both sides for several seeds,
+            and compares how they are initialised. It needs a class, a function or a text on each side, and no model.
         map_file: A JSON file that says which layers are pairs. It may name only some of them.
         save_map: Where to write the map that was used, for `map_file` and for converting checkpoints.
         kinds_file: A JSON file of further kinds of layers (`parity.modules.layer_kinds.read_kinds`).
+        init_seeds: Fresh models of each side in the stage init, with the seeds `seed`, `seed + 1` and so on.
         weights: A state dict file of either model (.pt, .pth, .pdparams) to start from.
         torch_weights: A state dict file of the PyTorch model, also .safetensors. With `paddle_weights`, each model gets its
             own weights, nothing is copied, and the weights are compared first. Alone, it is like `weights`.
@@ -156,8 +165,7 @@ def compare_models(
     """
     for side, factory in (("torch", torch), ("paddle", paddle)):
         _check_factory(side, factory)
-    if unknown := [stage for stage in stages if stage not in TRAINING]:
-        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], TRAINING)}; known: {', '.join(TRAINING)}")
+    _check_stages(stages, {"torch": torch, "paddle": paddle})
     if unknown := [side for side in widen if side not in SIDES]:
         raise InputError(f"unknown side {unknown[0]!r} to widen; known: {', '.join(SIDES)}")
     _check_numbers(stages, steps, twins, dtype)
@@ -175,7 +183,7 @@ def compare_models(
         optimizer or Optimizer("momentum", RATE),
         steps,
         seed,
-        tuple(stage for stage in TRAINING if stage in stages),
+        tuple(stage for stage in STAGES if stage in stages),
         read_map(Path(map_file)) if map_file else None,
         str(folder) if folder else None,
         isolate,
@@ -185,6 +193,7 @@ def compare_models(
         forms,
         parse_layouts(output_layouts),
         tuple(widen),
+        init_seeds,
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(
@@ -192,6 +201,8 @@ def compare_models(
         )
     usual = usual_twins(steps if "trajectory" in stages else 1)
     beside = [f"twin {number}" for number in range(1, 1 + (usual if twins is None else twins))]
+    if not set(stages) - {INIT}:  # nothing is computed whose rounding a twin would show
+        beside, dtype = [], "float64"
     if dtype not in (None, "float64"):
         beside = [EXACT, *beside]
     pythons = {"torch": torch_python, "paddle": paddle_python}
@@ -232,14 +243,15 @@ def run_pair(
         outcome = PairOutcome(
             source.sides,
             session.dtype,
-            pair.stages,
+            tuple(stage for stage in pair.stages if stage != INIT),
             differences=session.differences,
             factories={"torch": text_of(pair.torch), "paddle": text_of(pair.paddle)},
             lanes=session.versions,
             pairing=session.pairing,
             how=pair.how() | {"twins": TWINS[session.dtype] if session.dtype in HALVES else len(source.twins)},
         )
-        engine.run(source, outcome, pair.isolate, say)
+        if outcome.asked:
+            engine.run(source, outcome, pair.isolate, say)
         called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
         outcome.models = model_tree.side_by_side(session.models, {**called, **session.pairing.partner(SIDES[0])})
         if outcome.first:
@@ -252,6 +264,11 @@ def run_pair(
                 outcome.reproducer = write_reproducer(reproducer, session, found, outcome.first.sentence())
         elif reproducer:
             outcome.reproducer = f"no reproducer: the models are {outcome.verdict}"
+        outcome.asked = pair.stages
+        if INIT in session.pair.stages:  # last, because it releases the models
+            started = time.monotonic()
+            outcome.initialisation = compare_initialisation(session, pair.init_seeds, say)
+            outcome.seconds += time.monotonic() - started
     return outcome
 
 
@@ -321,7 +338,7 @@ def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: 
     if dtype is not None and dtype not in ONE_STEP:
         raise InputError(f"unknown dtype {dtype!r}{suggest(dtype, ONE_STEP)}; known: {', '.join(ONE_STEP)}")
     if not stages:
-        raise InputError(f"no stage is given; known: {', '.join(TRAINING)}")
+        raise InputError(f"no stage is given; known: {', '.join(STAGES)}")
     if steps < 1 or (twins or 0) < 0:
         raise InputError(f"steps must be at least 1 and twins at least 0, not {steps} and {twins}")
     if steps < 2 and list(stages) == ["trajectory"]:
@@ -339,8 +356,26 @@ def _check_weights(given: Sequence[bool], stages: Sequence[str]) -> None:
         )
 
 
+def _check_stages(stages: Sequence[str], factories: Mapping[str, Any]) -> None:
+    """`InputError` for an unknown stage, and for a model in the stage init, which needs something that makes fresh ones."""
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
+    for side, factory in factories.items() if INIT in stages else ():
+        if not isinstance(factory, str | type) and _is_model(side, factory):
+            raise InputError(
+                f"the {side} side is a model, {text_of(factory)}, and the stage init makes fresh ones: pass its class, a function that "
+                "returns a new model, or MODULE:FACTORY"
+            )
+
+
 MODEL_CLASSES = {"torch": ("torch.nn.modules.module", "Module"), "paddle": ("paddle.nn.layer.layers", "Layer")}
 """Module and name of the base class of all models, by framework."""
+
+
+def _is_model(side: str, value: Any) -> bool:
+    """Whether `value` is a model of a framework, or a class of models."""
+    classes = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
+    return MODEL_CLASSES[side] in {(c.__module__, c.__qualname__) for c in classes}
 
 
 def _check_factory(side: str, factory: Any) -> None:
@@ -348,12 +383,8 @@ def _check_factory(side: str, factory: Any) -> None:
     if isinstance(factory, str):
         parse(factory)
         return
-    kinds = {
-        (c.__module__, c.__qualname__)
-        for c in getattr(factory if isinstance(factory, type) else type(factory), "__mro__", ())
-    }
     other = OTHER_SIDE[side]
-    if MODEL_CLASSES[other] in kinds:
+    if _is_model(other, factory):
         raise InputError(
             f"the {side} side is {text_of(factory)}, a model of {NAMES[other]}: pass PyTorch's model first, then Paddle's"
         )

@@ -24,9 +24,10 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import LIKE_ROUNDING, few
+from parity.pairs.causes import LIKE_ROUNDING
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.session import Session
+from parity.short_repr import few
 
 MOST_CALLS = 96
 """At most this many calls of each side are followed back, and their values compared."""

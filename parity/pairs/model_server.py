@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import sys
 import types
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from parity import machine
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.observed_model import dtype_of, tensors_of
 from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
 from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
@@ -24,6 +27,7 @@ from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError, describe_error
 from parity.modules.function_calls import FunctionCalls
 from parity.pairs import factories, replaced_functions
+from parity.pairs.fresh_arrays import FreshArray, sample_arrays
 from parity.recipe.optimizer import Optimizer
 
 
@@ -55,7 +59,7 @@ class ModelRun:
 class ModelService(Service):
     """Holds a `parity.backend.watched_model.WatchedModel`. Meanwhile, functions of the framework are replaced in the whole process."""
 
-    KINDS = (*KINDS, fields_kind(ModelRun))
+    KINDS = (*KINDS, fields_kind(ModelRun), fields_kind(FreshArray))
 
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
         super().__init__(framework, threads, device)
@@ -63,6 +67,7 @@ class ModelService(Service):
         self._replaced = replaced_functions.Replaced.of(framework)
         self._held = contextlib.ExitStack()
         self._model: WatchedModel
+        self._fresh: weakref.ref[Any] | None = None
 
     @at_caller
     def open(
@@ -128,6 +133,56 @@ class ModelService(Service):
         versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         compiled, dtype = list(self._model.compiled), self._model.own_dtype()
         return {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype}
+
+    @at_caller
+    def sample_fresh(
+        self, factory: Any, seed: int, spellings: Sequence[str], folder: str | None = None, closely: bool = False
+    ) -> dict[str, FreshArray]:
+        """Make the model of `factory` with the framework, numpy and Python seeded with `seed`; return numbers of its arrays, by spelling.
+
+        No model is open then. `factory` and `folder` are those of `open`, but it is no model. The model is made as the user makes it: in
+        its own dtype, with nothing replaced. For `closely` see `parity.pairs.fresh_arrays.sample_arrays`.
+        """
+        where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
+        return self.sample_fresh_in(where, factory, seed, spellings, closely)
+
+    def sample_fresh_in(
+        self, folder: str, factory: Any, seed: int, spellings: Sequence[str], closely: bool
+    ) -> dict[str, FreshArray]:
+        """Do what `sample_fresh` says, for a factory's module in `folder`."""
+        self.release()
+        text = factories.text_of(factory)
+        make = self._load(factory, folder) if isinstance(factory, str) else factory
+        runtime = implementation(self.framework, "runtime", self.threads)
+        backend = make_backend(self.framework)
+        if isinstance(make, backend.MODULE):
+            raise InputError(
+                f"the {self.framework} side: {text} is a model, and the stage init makes fresh ones: pass a class, or a function that "
+                "returns a new model"
+            )
+        self._replaced.enter()
+        try:
+            if isinstance(factory, str):
+                runtime.start(self.device, self.threads)
+                backend.set_default_dtype("float32")
+            dtype = backend.get_default_dtype()
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - user code draws from this state
+            backend.seed(seed)
+            with _told(f"the {self.framework} side: {text} cannot be made"):
+                model = make()
+            backend.set_default_dtype(dtype)
+            if self._fresh is not None and self._fresh() is model:
+                raise InputError(
+                    f"the {self.framework} side: {text} returns the same model each time: the stage init needs a function that makes a new "
+                    "one"
+                )
+            self._fresh = weakref.ref(model)
+            tensors = tensors_of(backend, model)
+            dtypes = {name: dtype_of(tensor) for name, tensor in tensors.items()}
+            return sample_arrays(lambda name: backend.to_numpy(tensors[name]), dtypes, spellings, closely)
+        finally:
+            self._replaced.leave()
 
     def compute_in(self, dtype: str) -> str:
         """Compute in `dtype` from now on; return a sentence on how, "" if nothing is special.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -24,11 +24,12 @@ from parity.modules.description import below
 from parity.modules.layer_kinds import SIDES
 from parity.network.nodes import MaxPool
 from parity.pairs import alignment, causes
-from parity.pairs.alignment import Call, Compared
+from parity.pairs.alignment import Alignment, Call, Compared
 from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
 from parity.pairs.session import EXACT, Session, gradients_of, tensors_of
+from parity.short_repr import few
 
 LARGE = 30_000_000
 """Above this many array elements, only the first and the last step's arrays are compared; outputs are compared at every step."""
@@ -177,20 +178,11 @@ class ModelSource(Source):
             runs = session.everywhere(forward, self.names)
             losses, seeds = session.seeds(runs)
             gradients = session.backward(seeds, self.names)["torch"]
-            yield {side: losses[side] for side in SIDES}, self._kinks(runs, gradients)
+            twins = [runs[name] for name in self.twins]
+            kinks = find_kinks(session.alignment(runs), runs["torch"], runs["paddle"], twins, gradients)
+            yield {side: losses[side] for side in SIDES}, kinks
             session.update(kept, self.names)
             del runs, gradients
-
-    def _kinks(self, runs: Mapping[str, ModelRun], gradients: Record) -> list[Kink]:
-        found = []
-        for a, b in self.session.alignment(runs).pairs:
-            for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():
-                twins = [twin for name in self.twins if (twin := runs[name].arrays.get(one)) is not None]
-                arrays = runs["torch"].arrays[one], runs["paddle"].arrays[two]
-                if arrays[0].shape != arrays[1].shape:
-                    continue
-                found.append(Kink(a.name, a.unit.kind, *arrays, twins, gradients.get(f"backward/{one}")))
-        return found
 
     def isolated(self) -> Iterator[Isolated]:
         """Run every matched call alone, in inference mode. Gradients are those of a random projection of the layer's outputs."""
@@ -357,7 +349,7 @@ class ModelStep(Step):
                 elif session.trained().get(name) and name not in own["torch"] and name not in own["paddle"]:
                     idle.append(name)
         if idle:
-            source.explained.append(f"no gradient on either side, since training does not use them: {causes.few(idle)}")
+            source.explained.append(f"no gradient on either side, since training does not use them: {few(idle)}")
 
     def _updates(self) -> Iterator[Compared]:
         session, source = self.session, self.source
@@ -372,20 +364,9 @@ class ModelStep(Step):
 
     def ties(self, tensor: Tensor) -> Array | None:
         """Return where rounding decided a maximum, in the gradient of the input of a max pool."""
-        compared, runs = self._compared, self._evidence.runs
-        if tensor.phase != "backward" or compared is None or compared.calls is None:
+        if self._compared is None:
             return None
-        number = int(tensor.name.rpartition(":output")[2] or 0)
-        x, y = (runs[side].arrays[call.outputs[number]] for side, call in zip(SIDES, compared.calls, strict=True))
-        pools = [
-            pool
-            for a, _ in self.session.alignment(runs).pairs
-            if (pool := _max_pool(a)) and a.inputs and np.array_equal(runs["torch"].arrays[a.inputs[0]], x)
-        ]
-        if x.shape != y.shape or not pools or distance(x, y) > ROUNDING:
-            return None
-        tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
-        return tied
+        return find_ties(tensor.name, self._compared, self.session.alignment, self._evidence.runs, ROUNDING)
 
     def cancellation(self, name: str) -> float:
         """Return the factor on the rounding of a running mean whose terms cancel, as behind a batch norm without a shift; else 1."""
@@ -416,6 +397,43 @@ class ModelStep(Step):
 def _is_mean(name: str) -> bool:
     """Whether a canonical name is that of a running mean."""
     return place_of(f"update/{name}")[0] == "statistics" and name.endswith(".mean")
+
+
+def find_kinks(
+    aligned: Alignment, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun], gradients: Mapping[str, Array]
+) -> list[Kink]:
+    """Return the outputs of all layers with kinks; `gradients` are the reference's."""
+    found = []
+    for a, b in aligned.pairs:
+        for one, two in zip(a.outputs, b.outputs, strict=False) if a.unit.kind in KINKED else ():
+            moved = [array for twin in twins if (array := twin.arrays.get(one)) is not None]
+            arrays = torch.arrays[one], paddle.arrays[two]
+            if arrays[0].shape == arrays[1].shape:
+                found.append(Kink(a.name, a.unit.kind, *arrays, moved, gradients.get(f"backward/{one}")))
+    return found
+
+
+def find_ties(
+    name: str,
+    compared: Compared,
+    align: Callable[[Mapping[str, ModelRun]], Alignment],
+    runs: Mapping[str, ModelRun],
+    limit: float,
+) -> Array | None:
+    """Return where rounding decided a maximum, in a gradient of the input of a max pool; inputs farther than `limit` differ."""
+    if not name.startswith("backward/") or compared.calls is None:
+        return None
+    number = int(name.rpartition(":output")[2] or 0)
+    x, y = (runs[side].arrays[call.outputs[number]] for side, call in zip(SIDES, compared.calls, strict=True))
+    pools = [
+        pool
+        for a, _ in align(runs).pairs
+        if (pool := _max_pool(a)) and a.inputs and np.array_equal(runs["torch"].arrays[a.inputs[0]], x)
+    ]
+    if x.shape != y.shape or not pools or distance(x, y) > limit:
+        return None
+    tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
+    return tied
 
 
 def _max_pool(call: Call) -> MaxPool | None:

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parity.compare.outcome import Outcome
+from parity.compare.verdicts import DIFFERENT, INIT, Stage
+from parity.pairs.initialisation import Initialisation
 from parity.pairs.match_models import Pairing
+
+MOST = 3
+"""So many sentences on initialisation are in the verdict."""
 
 
 @dataclass(repr=False)
@@ -22,6 +27,7 @@ class PairOutcome(Outcome):
         reproducer: Which files repeat the first call that differs, or why there is none, in one sentence. Empty if none was
             asked for.
         tree: Both models as trees with the first divergence marked. Empty if there is none.
+        initialisation: What the stage init found, or None if it was not asked for.
         models: The layers of both models side by side: a dict for each pair or single layer.
     """
 
@@ -32,16 +38,36 @@ class PairOutcome(Outcome):
     tree: str = ""
     models: list[dict[str, Any]] = field(default_factory=list)
     reproducer: str = ""
+    initialisation: Initialisation | None = None
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """Counts and worst tensor of each stage, by stage name."""
+        found = {INIT: self.initialisation.stage} if self.initialisation else {}
+        return {**found, **self.verdicts.stages}
 
     def other_differences(self) -> Collection[str]:
-        """Names of layers and arrays that only one model has. They make the verdict "different"."""
+        """Names of layers and arrays that only one model has, and what differs in fresh weights. They make the verdict "different"."""
         alone = [unit.path for units in self.pairing.alone.values() for unit in units]
-        return [*alone, *(name for names in self.pairing.single.values() for name in names)]
+        fresh = self.initialisation.differences if self.initialisation else []
+        return [*alone, *(name for names in self.pairing.single.values() for name in names), *fresh]
 
     def sentence(self) -> str:
         """Return the verdict in one line, with what the matching of layers left open, and what it lacks without twins."""
-        lacking = [] if self.how.get("twins", 1) else [f"without twins (--twins 0), {self._lacking()}"]
-        return "; ".join([super().sentence(), *self.pairing.notes, *lacking])
+        runs = set(self.asked) - {INIT}
+        lacking = [] if self.how.get("twins", 1) or not runs else [f"without twins (--twins 0), {self._lacking()}"]
+        return "; ".join([self._verdict(), *self.pairing.notes, *lacking])
+
+    def _verdict(self) -> str:
+        """Return the verdict with what differs: the first divergence, the settings, the initialisation."""
+        fresh = self.initialisation.differences if self.initialisation else []
+        if not fresh:
+            return super().sentence()
+        if self.first:
+            count = sum(row["verdict"] == DIFFERENT for row in self.initialisation.rows) if self.initialisation else 0
+            return f"{super().sentence()}; the initialisation differs, too, in {count} arrays"
+        more = [f"{len(fresh) - MOST} more kinds of layers"] if len(fresh) > MOST else []
+        return f"{DIFFERENT}: {'; '.join([*fresh[:MOST], *more, *self.differences])}"
 
     def _lacking(self) -> str:
         """Return what a comparison without one-ULP twins cannot say."""
@@ -74,4 +100,5 @@ class PairOutcome(Outcome):
             "tree": self.tree,
             "models": self.models,
             "reproducer": self.reproducer,
+            "initialisation": self.initialisation and self.initialisation.to_json(),
         }

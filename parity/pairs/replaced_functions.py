@@ -57,7 +57,7 @@ def _rounded(
     return original(*call.args, **call.kwargs)
 
 
-def _replace_everywhere(functions: Functions, undo: contextlib.ExitStack) -> None:
+def replace_everywhere(functions: Functions, undo: contextlib.ExitStack) -> None:
     """Replace functions in all loaded modules that hold them, under any name; `undo` restores them."""
     by_identity = {id(function): substitute for function, substitute in functions.items()}
     for module in list(sys.modules.values()):
@@ -112,7 +112,7 @@ class Replaced:
             self._functions |= own.replacements(self._draw, self._variance, self._scale)
             if compiled:
                 self._functions = {function: own.not_compiled(new) for function, new in self._functions.items()}
-        _replace_everywhere(self._functions, self._undo)
+        replace_everywhere(self._functions, self._undo)
 
     @contextlib.contextmanager
     def watching(self, watch: Watch | None) -> Iterator[None]:
@@ -135,7 +135,7 @@ class Replaced:
             return
         own = implementation(self.framework, "replaced_functions")
         with contextlib.ExitStack() as undo:
-            _replace_everywhere(own.recorded(calls), undo)
+            replace_everywhere(own.recorded(calls), undo)
             undo.enter_context(own.recording(calls))
             yield
 
@@ -157,6 +157,56 @@ class Replaced:
     def _variance(self) -> str:
         assert self.running
         return self.running.variance
+
+
+@contextlib.contextmanager
+def observing(
+    framework: str, dropped: Callable[[Array, float], None] | None, clips: Callable[[str, float], None]
+) -> Iterator[None]:
+    """A context in which functions tell what they do, and change no number.
+
+    `dropped(factors, p)` gets the multipliers that a dropout has used; None: dropouts stay as they are. `clips(kind, limit)` is called
+    before gradients are clipped; the kinds are those of `parity.recipe.optimizer_description.Clip`.
+    """
+    own = implementation(framework, "replaced_functions")
+    utilities = sys.modules[f"{framework}.nn.utils"]
+    with contextlib.ExitStack() as undo:
+        dropouts: Functions = own.observed(dropped) if dropped else {}
+        replace_everywhere({**dropouts, **_observed_clips(utilities, clips)}, undo)
+        yield
+
+
+def _observed_clips(utilities: ModuleType, clips: Callable[[str, float], None]) -> Functions:
+    def clip_norm(original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+        call = inspect.signature(original).bind(*given, **named)
+        call.apply_defaults()
+        order = call.arguments["norm_type"]
+        clips("global norm" if order == 2 else f"global norm of order {order}", float(call.arguments["max_norm"]))
+        return original(*given, **named)
+
+    def clip_value(original: Callable[..., Any], /, *given: Any, **named: Any) -> Any:
+        call = inspect.signature(original).bind(*given, **named)
+        clips("value", float(call.arguments["clip_value"]))
+        return original(*given, **named)
+
+    substitutes = {"clip_grad_norm_": clip_norm, "clip_grad_value_": clip_value}
+    return {
+        (own := getattr(utilities, name)): functools.partial(substitute, own)
+        for name, substitute in substitutes.items()
+    }
+
+
+@contextlib.contextmanager
+def dropping(framework: str, draw: Callable[[int, float], Array]) -> Iterator[None]:
+    """A context in which dropouts of `size` values and probability `p` multiply by `draw(size, p)`."""
+    own = implementation(framework, "replaced_functions")
+    functional = sys.modules[f"{framework}.nn.functional"]
+    functions = own.replacements(draw, lambda: "", lambda p: None)
+    with contextlib.ExitStack() as undo:
+        names = ("dropout", "dropout1d", "dropout2d", "dropout3d")
+        dropouts = [getattr(functional, name) for name in names if hasattr(functional, name)]
+        replace_everywhere({function: functions[function] for function in dropouts if function in functions}, undo)
+        yield
 
 
 class RunningModel(Protocol):

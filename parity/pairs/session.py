@@ -16,8 +16,8 @@ from parity.backend.child_process import Process, Record
 from parity.backend.registry import NAMES
 from parity.compare.noise_model import TWINS
 from parity.compare.one_ulp_twin import move_one_ulp
-from parity.compare.tolerances import FACTOR
-from parity.compare.verdicts import TRAINING
+from parity.compare.tolerances import FACTOR, FRESH_SEEDS
+from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules.description import below
@@ -36,7 +36,7 @@ from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
 from parity.recipe.optimizer import Optimizer
-from parity.short_repr import ShortRepr
+from parity.short_repr import ShortRepr, few
 from parity.weights.half_precision import HALVES, round_to
 from parity.weights.state_dict_content import name_variants
 
@@ -73,6 +73,7 @@ class Pair(ShortRepr):
     forms: Mapping[int, Form] = field(default_factory=dict)
     output_forms: Mapping[str, Form] = field(default_factory=dict)
     widen: Sequence[str] = ()
+    init_seeds: int = FRESH_SEEDS
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
@@ -92,7 +93,7 @@ class Pair(ShortRepr):
     @property
     def length(self) -> int:
         """The number of training steps."""
-        if not set(self.stages) - {"eval"}:
+        if not set(self.stages) - {"eval", INIT}:
             return 0
         return self.steps if "trajectory" in self.stages else 1
 
@@ -148,7 +149,7 @@ class Session:
         self.explained += [*notes, *self._about_narrow(), *said]
         for side, paths in self.compiled.items():
             if paths:
-                places = causes.few([path or "the model itself" for path in paths])
+                places = few([path or "the model itself" for path in paths])
                 text = "tensors inside are not compared there"
                 if side in self._keeping:
                     text += ", and training runs uncompiled, because a static graph keeps its random numbers"
@@ -221,7 +222,7 @@ class Session:
             if len(set(dtypes)) > 1 and set(dtypes) & set(HALVES):
                 found.setdefault(dtypes, []).append(self.owners[name][0])
         for (torch, paddle), layers in found.items():
-            yield f"dtype of weights: PyTorch {torch}, Paddle {paddle} at {causes.few(list(dict.fromkeys(layers)))}"
+            yield f"dtype of weights: PyTorch {torch}, Paddle {paddle} at {few(list(dict.fromkeys(layers)))}"
 
     def _plan(self) -> dict[str, ModelRun]:
         """Run both models once, record their calls and random draws, and match them."""
@@ -329,11 +330,11 @@ class Session:
         done, cannot = "the check computes in float64 there", "the check cannot compute in float64 there"
         if both := self.narrow.both.get("torch"):
             done_there = f"{done}, on both sides" if self.widened["torch"] else cannot
-            where = causes.few(narrow_dtypes.words(both))
+            where = few(narrow_dtypes.words(both))
             yield f"{narrow_dtypes.dtypes(both)} inside both models, at {where}: {done_there}"
         for side, places in self.narrow.alone.items():
             if places:
-                where = causes.few(narrow_dtypes.words(places))
+                where = few(narrow_dtypes.words(places))
                 end = f": {done if self.widened[side] else cannot}" if side in self.pair.widen else ""
                 yield f"{narrow_dtypes.dtypes(places)} inside {NAMES[side]}'s model only, at {where}{end}"
 

@@ -1,0 +1,151 @@
+"""An optimizer as data, read off a framework's own object, so that the optimizers of two frameworks can be compared.
+
+One optimizer has one description, however it is spelled: `fused` and `foreach` are left out, Paddle's `SGD` and `Momentum` and PyTorch's
+`SGD` are one kind, and weight decay is the same in a regulariser and in the optimizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from parity.short_repr import ShortRepr, few
+
+Setting: TypeAlias = "bool | int | float | str | None"
+"""The value of a setting."""
+
+Settings: TypeAlias = "Mapping[str, Setting]"
+"""The settings of one parameter by canonical name, see `LABELS`. A setting that has no effect is left out, such as a decay of 0."""
+
+LABELS = {
+    "rate": "learning rate",
+    "decay": "weight decay added to the gradient (coupled)",
+    "decoupled_decay": "decoupled weight decay",
+    "l1": "L1 decay added to the gradient",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "eps": "eps",
+    "eps_place": "place of eps",
+    "momentum": "momentum",
+    "nesterov": "Nesterov momentum",
+    "dampening": "dampening",
+    "amsgrad": "AMSGrad",
+    "maximize": "maximize",
+    "rho": "decay of the mean square (rho, alpha)",
+    "centered": "centered",
+    "rate_decay": "decay of the learning rate",
+    "gradient_factor": "factor of the gradient",
+    "unclipped": "left out of clipping",
+}
+"""Canonical setting -> its words. Settings of optimizers that are not known here keep their own names."""
+
+SLOTS = ("velocity", "moment1", "moment2", "moment2_max", "updates", "mean_square", "sum_of_squares", "infinity_norm")
+"""Canonical slots of a parameter's state. `updates` is the number of updates so far. Slots not known here keep their own names."""
+
+WHAT_CLIPS = {"global norm": "the norm of all gradients", "norm": "the norm of each gradient", "value": "each number"}
+"""Kind of clipping -> what it limits."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How gradients are clipped before they are used.
+
+    Attributes:
+        kind: One of `WHAT_CLIPS`, or the name of a class.
+        limit: The largest norm or absolute value; None if not known.
+        groups: Whether a global norm is that of one group of parameters, and not of all parameters.
+    """
+
+    kind: str
+    limit: float | None
+    groups: bool = False
+
+    def __str__(self) -> str:
+        what = WHAT_CLIPS.get(self.kind, self.kind)
+        what = "the norm of each group's gradients" if self.groups and self.kind == "global norm" else what
+        return what if self.limit is None else f"{what} to {self.limit:.10g}"
+
+
+@dataclass(frozen=True, repr=False)
+class OptimizerDescription(ShortRepr):
+    """An optimizer at one moment.
+
+    Attributes:
+        kind: The family: sgd, adam, adagrad, rmsprop, adadelta, adamax, nadam, radam, lamb, or the class in lower case. Adam and AdamW
+            are one family: their decays have different names.
+        class_name: The class of the optimizer.
+        parameters: The settings of each named parameter that it updates.
+        clip: The clipping that is part of the optimizer, or None.
+        unnamed: How many parameters it updates that no name was given for.
+    """
+
+    kind: str
+    class_name: str
+    parameters: Mapping[str, Settings] = field(default_factory=dict)
+    clip: Clip | None = None
+    unnamed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, from which `from_json` makes the description again."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> OptimizerDescription:
+        """Return the description that `to_json` wrote."""
+        clip = fields["clip"]
+        return cls(**{**fields, "clip": None if clip is None else Clip(**clip)})
+
+
+def list_differences(
+    one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str] = ("PyTorch", "Paddle")
+) -> list[str]:
+    """Return in words how the optimizers of two sides differ; empty if they are the same optimizer.
+
+    Numbers are equal if they are equal in float32, in which some kernels hold them. The parameters of both must have the same names.
+    """
+    return list(_differences(one, two, sides))
+
+
+def _differences(one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str]) -> Iterator[str]:
+    if one.kind != two.kind:
+        yield f"optimizer: {sides[0]} {one.class_name}, {sides[1]} {two.class_name}"
+    if one.clip != two.clip and not (one.clip and two.clip and _is_same_clip(one.clip, two.clip)):
+        both = [f"{side} clips {found.clip or 'nothing'}" for side, found in zip(sides, (one, two), strict=True)]
+        yield f"clipping of gradients: {', '.join(both)}"
+    for here, there, side in ((one, two, sides[0]), (two, one, sides[1])):
+        if alone := [name for name in here.parameters if name not in there.parameters]:
+            yield f"only {side}'s optimizer has the parameters {few(alone)}"
+    places: dict[tuple[str, Setting, Setting], list[str]] = {}
+    shared = [name for name in one.parameters if name in two.parameters]
+    for name in shared:
+        a, b = one.parameters[name], two.parameters[name]
+        for key in dict.fromkeys([*a, *b]):
+            if not is_same_setting(a.get(key), b.get(key)):
+                places.setdefault((key, a.get(key), b.get(key)), []).append(name)
+    for (key, here_value, there_value), names in places.items():
+        where = f"all {len(shared)} parameters" if len(names) == len(shared) > 1 else few(names)
+        values = f"{sides[0]} {_text(here_value, there_value)}, {sides[1]} {_text(there_value, here_value)}"
+        yield f"{LABELS.get(key, key)}: {values} at {where}"
+
+
+def is_same_setting(one: Setting, two: Setting) -> bool:
+    """Return whether two settings are equal; numbers are compared in float32. A setting that is left out is 0 or False."""
+    if isinstance(one, str) or isinstance(two, str):
+        return one == two
+    return bool(np.float32(one or 0) == np.float32(two or 0))
+
+
+def _is_same_clip(one: Clip, two: Clip) -> bool:
+    return (one.kind, one.groups) == (two.kind, two.groups) and is_same_setting(one.limit, two.limit)
+
+
+def _text(value: Setting, other: Setting) -> str:
+    if isinstance(value if value is not None else other, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,401 @@
+"""The source of tensors for two recordings. See `parity.compare.source`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.backend.child_process import Record
+from parity.compare.causes import Cause
+from parity.compare.relative_error import distance, norm
+from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
+from parity.compare.tolerances import HALF_ULP, ONE_STEP, ROUNDING, ZERO_GRADIENT, in_units_of, recorded_tolerance
+from parity.compare.verdicts import place_of
+from parity.compare.zero_gradients import zero_gradients
+from parity.modules.layer_kinds import SIDES
+from parity.pairs import alignment, causes
+from parity.pairs.alignment import Compared
+from parity.pairs.causes import PairEvidence
+from parity.pairs.model_server import ModelRun
+from parity.pairs.model_source import find_kinks, find_ties
+from parity.recipe.optimizer import Optimizer
+from parity.recordings import conditions
+from parity.recordings.recorded_pair import RecordedPair
+from parity.recordings.recording import RankRecording, StepRecord
+from parity.short_repr import few
+
+CHANGES = 8.0
+"""Roundings of a weight that its change in one step may have: of the update itself, and of both weights of the difference."""
+
+SPACING = {"float64": 2.0**-53} | HALF_ULP
+"""The largest relative error of rounding one number, by dtype."""
+
+REPLAY = "record one side with parity.replay of the other, which gives both the same"
+
+
+class RecordingSource(Source):
+    """The steps that both recordings of a `pair` have. `twins` are recordings of the reference's program with weights moved by one ULP."""
+
+    def __init__(self, pair: RecordedPair, twins: Sequence[RankRecording]) -> None:
+        self.pair, self.dtype = pair, pair.dtype
+        framework = pair.sides[SIDES[0]].description.framework
+        self.sides = (
+            (f"{framework} (reference)", f"{framework} (candidate)") if pair.is_of_one else (SIDES[0], SIDES[1])
+        )
+        # In float64, rounding does not grow within the few steps of a recording.
+        self.recorded_twins = list(twins) if self.dtype != "float64" else []
+        self.twins = [f"twin {number}" for number in range(1, 1 + len(self.recorded_twins))]
+        self.steps, self.trains = len(pair.numbers), True
+        self.optimizer = _likeliest(pair)
+        self.explained: list[str] = []
+        self.not_alike: list[str] = []
+        """What the first step had from elsewhere and was not equal. Then nothing that was computed is compared."""
+        self.zero: dict[str, float] = {}
+        self.optimizer_differences = conditions.about_optimizers(pair)
+        one, two = (side.description.settings.get("running variance") for side in pair.sides.values())
+        self.variance_differs = one != two
+        self.rounds_scalars = any(side.description.framework == "paddle" for side in pair.sides.values())
+        self.rounds_scalars = self.rounds_scalars and not pair.is_of_one
+
+    @property
+    def by_tensor(self) -> bool:
+        """Recordings have no float64 result of the same step."""
+        return True
+
+    def calm_tolerance(self, phase: str, step: int) -> float:
+        """Return the tolerance of a tensor without chaos."""
+        return recorded_tolerance(self.dtype, step, phase, len(self.pair.pairing.pairs), self.rounds_scalars)
+
+    @property
+    def absent(self) -> Collection[str]:
+        """Stages that the recordings cannot have."""
+        if self.not_alike:
+            return ("backward", "update", "trajectory")
+        return () if len(self.pair.numbers) > 1 else ("trajectory",)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a matched layer has an array on one side only."""
+        return any(self.pair.pairing.single.values())
+
+    @property
+    def zero_gradients(self) -> Sequence[str]:
+        """The gradients seen so far that are zero in exact arithmetic."""
+        return list(self.zero)
+
+    def step(self, number: int, whole: str | None) -> RecordedStep:
+        """Return the recorded step `number`, which counts recorded ones."""
+        return RecordedStep(self, self.pair.numbers[number - 1])
+
+    def rounded_step(self, seed: int | None) -> Iterable[Rounded]:
+        """Yield nothing: there is no float64 result."""
+        return ()
+
+    def kinks(self, steps: int) -> Iterator[tuple[Mapping[str, float], Sequence[Kink]]]:
+        """Yield the losses and the outputs of layers with a kink of the first `steps` recorded steps."""
+        for number in self.pair.numbers[:steps]:
+            step = RecordedStep(self, number)
+            step.read()
+            one, two = (step.runs[side] for side in SIDES)
+            found = find_kinks(self.pair.align(step.runs), one, two, step.twin_runs, step.gradients[SIDES[0]])
+            yield step.losses, found
+
+    def isolated(self) -> Iterator[Isolated]:
+        """Yield nothing: a recorded layer cannot run again."""
+        return iter(())
+
+
+class RecordedStep(Step):
+    """One step of both recordings."""
+
+    def __init__(self, source: RecordingSource, number: int) -> None:
+        self.source, self.pair, self.number = source, source.pair, number
+        self.records = (self.pair.record(SIDES[0], number), self.pair.record(SIDES[1], number))
+        self.twin_records = [twin.step(number) for twin in source.recorded_twins if number in twin.numbers]
+        losses = [record.description.losses for record in self.records]
+        self.losses = {side: float(np.mean(found)) for side, found in zip(source.sides, losses, strict=True) if found}
+        self.rate = float(_rate(self.pair, number))
+        self.runs: dict[str, ModelRun] = {}
+        self.twin_runs: list[ModelRun] = []
+        self.gradients: dict[str, Mapping[str, Array]] = {}
+        self._compared: Compared | None = None
+        self._rounded_changes: dict[str, float] = {}
+        self._state: dict[str, Array] = {}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first step of both recordings."""
+        return self.number == self.pair.numbers[0]
+
+    def read(self) -> None:
+        """Read which layers were called. Their arrays are read when they are compared."""
+        for side, record in zip(SIDES, self.records, strict=True):
+            self.runs[side], self.gradients[side] = self.pair.run(side, record)
+        self.twin_runs = [self.pair.run(SIDES[0], record)[0] for record in self.twin_records]
+        self._twin_gradients = [self.pair.run(SIDES[0], record)[1] for record in self.twin_records]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what the step had from elsewhere, and then everything in the order of computation."""
+        self.read()
+        self.aligned = self.pair.align(self.runs)
+        yield from self._given()
+        if self.source.not_alike:
+            self.source.explained.append(
+                f"nothing that was computed is compared, since it began differently: {few(self.source.not_alike)}; {REPLAY}"
+            )
+            return
+        for compared in self._computed():
+            self._compared = compared
+            phase, _, name = compared.name.partition("/")
+            yield Tensor(
+                compared.name,
+                compared.torch,
+                compared.paddle,
+                compared.twins,
+                self._layers(compared),
+                zero=self.source.zero.get(name) if phase == "gradient" else None,
+                inner=compared.calls is not None,
+                shapes=compared.shapes,
+                fitted=compared.fitted,
+            )
+
+    def _layers(self, compared: Compared) -> tuple[str, str]:
+        if compared.calls:
+            return compared.calls[0].name, compared.calls[1].name
+        return self.pair.pairing.owners.get(compared.name.partition("/")[2], ("", ""))
+
+    def _given(self) -> Iterator[Tensor]:
+        """Yield inputs, start weights and masks; note which of the first step are not alike."""
+        tolerance = ONE_STEP[self.source.dtype]
+        for name, a, b in conditions.inputs(self.pair, self.records):
+            yield self._of_the_start(Tensor(f"input/{name}", a, b), tolerance)
+        for chunk in self.pair.chunks():
+            both = [self.pair.fetch(s, r, "start", chunk) for s, r in zip(SIDES, self.records, strict=True)]
+            twins = [self.pair.fetch(SIDES[0], record, "start", chunk) for record in self.twin_records]
+            for name in [name for name in both[0] if name in both[1]]:
+                found = Tensor(f"start/{name}", both[0][name], both[1][name], layers=self.pair.pairing.owners[name])
+                own = tuple(twin[name] for twin in twins if name in twin)
+                yield self._of_the_start(replace(found, twins=own if not self.is_first else ()), tolerance)
+        for name, layers, a, b in conditions.masks(self.pair, self.records, self.runs, self.aligned):
+            yield self._of_the_start(Tensor(f"input/{name}", a, b, layers=layers, copied=True), 0.0)
+
+    def _of_the_start(self, tensor: Tensor, tolerance: float) -> Tensor:
+        assert tensor.reference is not None and tensor.candidate is not None
+        if self.is_first and not conditions.is_alike(tensor.reference, tensor.candidate, tolerance):
+            self.source.not_alike.append(tensor.name.replace("input/", "input ").replace("start/", "weight "))
+        return tensor
+
+    def _computed(self) -> Iterator[Compared]:
+        one, two = (self.runs[side] for side in SIDES)
+        yield from alignment.forward(self.aligned, "forward", one, two, self.twin_runs)
+        losses = [np.array(record.description.losses) for record in (*self.records, *self.twin_records)]
+        if len(losses[0]) or len(losses[1]):
+            yield Compared("loss/loss", None, losses[0], losses[1], tuple(losses[2:]))
+        back = [_as_record(self.gradients[side]) for side in SIDES]
+        yield from alignment.backward(self.aligned, back[0], back[1], list(map(_as_record, self._twin_gradients)))
+        yield from self._weight_gradients()
+        yield from self._updates()
+
+    def _fetch(
+        self, prefix: str, chunk: Sequence[str]
+    ) -> tuple[dict[str, Array], dict[str, Array], list[dict[str, Array]]]:
+        one, two = (self.pair.fetch(s, r, prefix, chunk) for s, r in zip(SIDES, self.records, strict=True))
+        return one, two, [self.pair.fetch(SIDES[0], record, prefix, chunk) for record in self.twin_records]
+
+    def _weight_gradients(self) -> Iterator[Compared]:
+        outputs = alignment.output_gradients(self.aligned, *(_as_record(self.gradients[side]) for side in SIDES))
+        nothing = np.zeros(0)
+        for chunk in reversed(self.pair.chunks()):
+            one, two, twins = self._fetch("gradient", chunk)
+            of_outputs = outputs.get(self.pair.pairing.owners[chunk[0]][0], ())
+            limit = ZERO_GRADIENT[self.source.dtype]
+            if self.is_first:
+                found = zero_gradients([one, two], limit, of_outputs=of_outputs)
+            else:
+                known = [name for name in chunk if name in self.source.zero]
+                found = zero_gradients([one, two], limit, known, of_outputs=of_outputs)
+            self.source.zero |= {name: max(sizes) for name, sizes in found.items()}
+            for name in reversed(chunk):
+                if name in one or name in two:
+                    moved = tuple(twin[name] for twin in twins if name in twin)
+                    yield Compared(f"gradient/{name}", None, one.get(name, nothing), two.get(name, nothing), moved)
+
+    def _updates(self) -> Iterator[Compared]:
+        """Yield by how much the step changed each weight: that shows what a small step does to a large weight."""
+        for chunk in self.pair.chunks():
+            one, two, twins = self._fetch("update", chunk)
+            before = [self._before(side, chunk) for side in SIDES]
+            earlier = [self._before_of(twin, chunk) for twin in self.twin_records]
+            for name in [name for name in one if name in two]:
+                if name in self.source.zero and self.source.optimizer.kind == "adam":
+                    self._leave_out(
+                        f"changes of {name}, whose gradient is zero in exact arithmetic: Adam divides rounding by rounding"
+                    )
+                    continue
+                if not (self.pair.has_weights and name in before[0] and name in before[1]):
+                    moved = tuple(twin[name] for twin in twins if name in twin)
+                    yield Compared(f"update/{name}", None, one[name], two[name], moved)
+                    continue
+                changes = [
+                    after[name].astype(np.float64) - old[name] for after, old in zip((one, two), before, strict=True)
+                ]
+                moved = tuple(
+                    t[name].astype(np.float64) - e[name]
+                    for t, e in zip(twins, earlier, strict=True)
+                    if name in t and name in e
+                )
+                size = norm(changes[0])
+                self._rounded_changes[f"update/{name}"] = norm(before[0][name]) / size if size else 1.0
+                self._state[name] = before[0][name]
+                if name.endswith(".variance") and self.source.variance_differs:
+                    made = self._in_one_convention(name, [one, two], before)
+                    if made is None:
+                        self._leave_out(
+                            f"running variance {name}: the frameworks have other conventions, n/(n-1), and n was not recorded"
+                        )
+                        continue
+                    changes, moved = made, ()
+                if not changes[0].any() and not changes[1].any():
+                    changes = [one[name], two[name]]  # such as weights that are not trained
+                    moved = ()
+                yield Compared(f"update/{name}", None, changes[0], changes[1], moved)
+
+    def _leave_out(self, text: str) -> None:
+        sentence = f"not compared: {text}"
+        if sentence not in self.source.explained:
+            self.source.explained.append(sentence)
+
+    def _before(self, side: str, chunk: Sequence[str]) -> Mapping[str, Array]:
+        """Return the weights before the step: those that it recorded, or those after the step before."""
+        record = self.records[SIDES.index(side)]
+        if found := self.pair.fetch(side, record, "start", chunk):
+            return found
+        if self.number - 1 not in self.pair.sides[side].numbers:
+            return {}
+        return self.pair.fetch(side, self.pair.record(side, self.number - 1), "update", chunk)
+
+    def _before_of(self, twin: StepRecord, chunk: Sequence[str]) -> Mapping[str, Array]:
+        if found := self.pair.fetch(SIDES[0], twin, "start", chunk):
+            return found
+        owner = next(t for t in self.source.recorded_twins if t.path == twin.path.parent)
+        if self.number - 1 not in owner.numbers:
+            return {}
+        return self.pair.fetch(SIDES[0], owner.step(self.number - 1), "update", chunk)
+
+    def _in_one_convention(
+        self, name: str, after: Sequence[Mapping[str, Array]], before: Sequence[Mapping[str, Array]]
+    ) -> list[Array] | None:
+        """Return the biased batch variances that entered a running variance on both sides; None if the batch's size is not known."""
+        path = self.pair.pairing.owners[name][0]
+        found = []
+        for i, side in enumerate(SIDES):
+            unit = next(pair[i] for pair in self.pair.pairing.pairs if pair[0].path == path)
+            calls = [call for call in self.runs[side].calls if call["path"] == unit.path and call["inputs"]]
+            decay = unit.settings.get("momentum_of_the_old")
+            if len(calls) != 1 or not isinstance(decay, float):
+                return None
+            x = self.runs[side].arrays[calls[0]["inputs"][0]]
+            count = x.size // x.shape[1] if x.ndim > 1 else 0
+            if count < 2:
+                return None
+            entered = (after[i][name].astype(np.float64) - decay * before[i][name]) / (1 - decay)
+            unbiased = self.pair.sides[side].description.settings.get("running variance") == "unbiased"
+            found.append(entered * ((count - 1) / count if unbiased else 1.0))
+        return found
+
+    def magnification(self, name: str) -> float:
+        """Return the factor for a change that is small beside its weight: it has the weight's rounding."""
+        if name not in self._rounded_changes:
+            return 1.0
+        calm = self.source.calm_tolerance("update", self.number)
+        return 1.0 + CHANGES * SPACING[self.source.dtype] * self._rounded_changes[name] / calm
+
+    def ties(self, tensor: Tensor) -> Array | None:
+        """Return where rounding decided a maximum, in the gradient of the input of a max pool."""
+        if self._compared is None:
+            return None
+        limit = (
+            min(ONE_STEP["float32"], in_units_of(self.source.dtype, ROUNDING))
+            if self.source.dtype != "float64"
+            else ROUNDING
+        )
+        return find_ties(tensor.name, self._compared, self.pair.align, self.runs, limit)
+
+    def likely_cause(self, tensor: Tensor) -> Cause | None:
+        """Return what was recorded that explains a difference."""
+        phase, name = place_of(tensor.name)
+        if phase == "start" and not self.is_first:
+            return Cause("what happened in the steps that were not recorded differs", generic=True)
+        if phase == "start":
+            return Cause(f"the recordings start from other weights; {REPLAY}", generic=True)
+        return self._of_an_input(name) if phase == "input" else self._of_computed(phase, name)
+
+    def _of_computed(self, phase: str, name: str) -> Cause | None:
+        said = self.source.optimizer_differences[self.number]
+        if phase in ("update", "statistics") and said:
+            concerning = [text for text in said if name in text] or said
+            return Cause("; ".join(concerning))
+        if phase == "loss" and (text := self._of_the_loss()):
+            return Cause(self.pair.in_words(text))
+        if self._compared is None:
+            return None
+        evidence = PairEvidence(self.pair.pairing, self._state, self.runs)
+        found = causes.find_cause(evidence, phase, name, self._compared)
+        return replace(found, sentence=self.pair.in_words(found.sentence)) if found and found.sentence else found
+
+    def _of_an_input(self, name: str) -> Cause:
+        if name.startswith("mask of "):
+            return Cause(f"the dropouts drew other numbers; {REPLAY}", generic=True)
+        if any(name in record.named("kept") for record in self.records):
+            return Cause("both programs kept other numbers under this name, such as other labels", generic=True)
+        return Cause(
+            f"the models got other inputs: other images, another order, or other preprocessing; {REPLAY}", generic=True
+        )
+
+    def _of_the_loss(self) -> str | None:
+        """Say by which factor the losses differ, although the models returned the same."""
+        one, two = (np.array(record.description.losses) for record in self.records)
+        if one.size != two.size:
+            return f"PyTorch runs {one.size} backward passes in this step, Paddle {two.size}"
+        if not one.any() or not two.any():
+            return None
+        ratio = float(np.vdot(one, two) / np.vdot(one, one))
+        if distance(two, one * ratio) > 1e-4 or not np.isfinite(ratio):
+            return None
+        sizes: dict[str, float] = {}
+        for record in self.records:
+            for what, prefix in (("label", "kept"), ("output", "output/0")):
+                for place in record.named(prefix):
+                    shape = record[f"{prefix}/{place}"].shape
+                    sizes |= {"the batch size": shape[0]} if shape else {}
+                    sizes |= {f"the number of values of the {what} {place}".rstrip(): float(np.prod(shape))}
+        sizes["the number of forward passes"] = float(max(r.description.batches for r in self.records))
+        for larger, smaller, factor in (("Paddle", "PyTorch", ratio), ("PyTorch", "Paddle", 1 / ratio)):
+            for what, size in sizes.items():
+                if size > 1 and abs(factor / size - 1) < 1e-4:
+                    return f"the loss of {larger} is {size:g} times that of {smaller}, and {size:g} is {what}: one sums, the other averages"
+        return f"the loss of Paddle is {ratio:.6g} times that of PyTorch, from the same outputs"
+
+
+def _as_record(gradients: Mapping[str, Array]) -> Record:
+    return cast(Record, gradients)
+
+
+def _rate(pair: RecordedPair, number: int) -> float:
+    parameters = pair.optimizers(number)[0].parameters
+    rates = [settings.get("rate") for settings in parameters.values()]
+    return next((float(rate) for rate in rates if isinstance(rate, int | float)), 0.0)
+
+
+def _likeliest(pair: RecordedPair) -> Optimizer:
+    """Return the reference's optimizer as far as the rules for rounding need it."""
+    found = pair.optimizers(pair.numbers[0])[0]
+    settings: Mapping[str, Any] = next(iter(found.parameters.values()), {})
+    if found.kind == "adam":
+        beta1, beta2, eps = settings.get("beta1", 0.9), settings.get("beta2", 0.999), settings.get("eps", 1e-8)
+        return Optimizer("adam", _rate(pair, pair.numbers[0]), beta1=beta1, beta2=beta2, eps=eps)
+    return Optimizer("momentum", _rate(pair, pair.numbers[0]))

@@ -1,0 +1,224 @@
+"""`replay`: give a model the weights, inputs and dropout masks of a recording, so that only the code differs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity.arrays import Array
+from parity.backend.observed_model import ObservedModel
+from parity.backend.protocol import Module, Stepper, Tensor
+from parity.backend.registry import NAMES, make_backend
+from parity.errors import InputError
+from parity.modules.description import below
+from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
+from parity.modules.recording import Watch
+from parity.pairs import mapping
+from parity.pairs.map_files import read_map
+from parity.pairs.match_models import ModelDescription, Pairing
+from parity.pairs.replaced_functions import dropping
+from parity.recordings.recorded_pair import kinds_of_one, modules_of_side
+from parity.recordings.recorder import Recorder, framework_of
+from parity.recordings.recording import DrawRow, RankRecording, StepRecord, read_recording
+from parity.short_repr import ShortRepr, few
+
+
+@dataclass(frozen=True, repr=False)
+class ReplayedBatch(ShortRepr):
+    """What the model got in one forward pass.
+
+    Attributes:
+        inputs: The positional arguments that are tensors, in order.
+        named: The keyword arguments that are tensors, and tensors inside of an argument: `0.mask` of the first one.
+    """
+
+    inputs: Sequence[Tensor]
+    named: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, repr=False)
+class ReplayedStep(ShortRepr):
+    """A recorded step.
+
+    Attributes:
+        number: The number of the step.
+        batches: The inputs of each forward pass; several with gradient accumulation.
+        kept: What the recorded program kept with `keep`, such as labels.
+    """
+
+    number: int
+    batches: Sequence[ReplayedBatch]
+    kept: Mapping[str, Tensor]
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """The positional inputs of the first forward pass."""
+        return self.batches[0].inputs if self.batches else ()
+
+    @property
+    def named(self) -> Mapping[str, Tensor]:
+        """The named inputs of the first forward pass."""
+        return self.batches[0].named if self.batches else {}
+
+
+class Replay:
+    """The replay of one recording on a model."""
+
+    def __init__(
+        self, recording: RankRecording, model: Module, map_file: str | Path | None, kinds_file: str | Path | None
+    ) -> None:
+        self.recording = recording
+        self.framework = framework_of(model)
+        self.backend = make_backend(self.framework)
+        self.model = self.backend.without_process_wrapper(model)
+        self.observed = ObservedModel(self.backend, self.model, Watch())
+        self.observed.close()
+        self.device = self.backend.device_of(self.model)
+        self.recorder: Recorder | None = None
+        self._draws: list[tuple[DrawRow, Array]] = []
+        self._match(map_file, kinds_file)
+
+    def _match(self, map_file: str | Path | None, kinds_file: str | Path | None) -> None:
+        described = self.recording.description
+        kinds = read_kinds(Path(kinds_file)) if kinds_file else KINDS
+        is_of_one = described.framework == self.framework
+        self.side = SIDES[1] if is_of_one else self.framework
+        self.other = SIDES[0] if is_of_one else described.framework
+        kinds = kinds_of_one(self.framework, kinds) if is_of_one else kinds
+        own = self.observed.describe()
+        modules = {
+            self.side: modules_of_side(self.side, self.framework, own),
+            self.other: modules_of_side(self.other, described.framework, described.modules),
+        }
+        models = [ModelDescription.of(side, modules[side], kinds=kinds) for side in SIDES]
+        self.pairing: Pairing = mapping.match(models[0], models[1], read_map(Path(map_file)) if map_file else None)
+        arrays = {below(m["path"], name): row for m in own for name, row in m["arrays"].items()}
+        self.shapes = {name: list(row["shape"]) for name, row in arrays.items()}
+        self.aliases = {name: row["same_as"] for name, row in arrays.items() if row["same_as"]}
+        if self.pairing.single[self.side]:
+            raise InputError(
+                f"the recording has no values for {few(self.pairing.single[self.side])} of the {NAMES[self.framework]} model: "
+                "pass map_file= if they have other names"
+            )
+
+    def steps(self) -> Iterator[ReplayedStep]:
+        """Yield each recorded step; before it, the model gets the recorded weights of the first one, and of each one after a gap."""
+        for number in self.recording.numbers:
+            record = self.recording.step(number)
+            if record.named("start"):
+                self._load(record)
+            self._draws = [(draw, record.mask(draw)) for draw in record.description.draws]
+            kept = {name: self._tensor(record[f"kept/{name}"]) for name in record.named("kept")}
+            if self.recorder:
+                self.recorder.number = number
+                self.recorder.keep(**kept)
+            batches = [self._batch(record, batch) for batch in range(record.description.batches)]
+            yield ReplayedStep(number, batches, kept)
+            if self.recorder and self.recorder.number == number:
+                raise InputError(
+                    f"step {number} was replayed, but the optimizer did not step: call its step() in the loop"
+                )
+
+    def _batch(self, record: StepRecord, batch: int) -> ReplayedBatch:
+        arrays = {place: self._tensor(record[f"input/{batch}/{place}"]) for place in record.named(f"input/{batch}")}
+        positional = sorted((place for place in arrays if place.isdecimal()), key=int)
+        return ReplayedBatch(
+            [arrays[place] for place in positional], {n: t for n, t in arrays.items() if n not in positional}
+        )
+
+    def _tensor(self, array: Array) -> Tensor:
+        return self.backend.from_numpy(array, self.device)
+
+    def _load(self, record: StepRecord) -> None:
+        recorded = {name: record[f"start/{name}"] for name in record.named("start")}
+        for module in self.recording.description.modules:
+            for name, row in module["arrays"].items():
+                if row["same_as"] in recorded:
+                    recorded[below(str(module["path"]), name)] = recorded[row["same_as"]]
+        state = mapping.canonical(self.pairing, self.other, recorded)
+        tensors = self.observed.tensors()
+        base = self.observed.state([n for n in mapping.partly_named(self.pairing, self.side) if n in tensors])
+        for name, array in mapping.spelled(self.pairing, self.side, state, self.shapes, base).items():
+            self.backend.write(tensors[self.aliases.get(name, name)], array)
+
+    def draw(self, size: int, p: float) -> Array:
+        """Return the factors of the next recorded dropout of this size and probability."""
+        for i, (draw, factors) in enumerate(self._draws):
+            if draw["size"] == size and abs(draw["p"] - p) < 1e-6:
+                del self._draws[i]
+                if self.recorder:
+                    self.recorder.note_dropout(factors, p)
+                return factors
+        raise InputError(
+            f"the model drops {size} numbers with p = {p:g}, and the recorded step has no such dropout left: the models have other "
+            "dropouts, or the replayed step has more forward passes"
+        )
+
+
+@contextlib.contextmanager
+def replay(
+    path: str | Path,
+    model: Module,
+    optimizer: Stepper | None = None,
+    *,
+    output: str | Path | None = None,
+    layers: Sequence[str] | None = None,
+    weights: bool = True,
+    overwrite: bool = False,
+    map_file: str | Path | None = None,
+    kinds_file: str | Path | None = None,
+) -> Iterator[Iterator[ReplayedStep]]:
+    """Run a model on the recorded weights, inputs and dropout masks of another program, and record it.
+
+    Before the first step the model gets the recorded weights, in its own names and layout. In each step, dropouts multiply
+    by the recorded masks. What remains different is the code: layers, loss, optimizer.
+
+    Args:
+        path: The folder of a recording, of either framework, with its weights. A process group replays rank by rank.
+        model: A `torch.nn.Module` or `paddle.nn.Layer` in training mode. Its weights are overwritten.
+        optimizer: The optimizer of the loop; needed for `output`. It should be fresh.
+        output: A folder for the recording of the replay, as `parity.record` writes it. By default nothing is recorded.
+        layers: As in `parity.record`.
+        weights: As in `parity.record`.
+        overwrite: As in `parity.record`.
+        map_file: A JSON file that says which layers are pairs, where names and order do not.
+        kinds_file: A JSON file of further kinds of layers.
+
+    Yields:
+        An iterator of steps. A step has `inputs` (a list of tensors), `named` (tensors by argument) and `kept` (by name). With
+            gradient accumulation, `batches` has the inputs of each forward pass.
+
+    Raises:
+        InputError: The recording is damaged or has no weights, the model cannot be matched with it, or it drops other numbers.
+
+    Examples:
+        ```python
+        with parity.replay("torch.run", model, optimizer, output="paddle.run") as steps:
+            for step in steps:
+                loss = criterion(model(*step.inputs), step.kept["labels"])
+                loss.backward()
+                optimizer.step()
+                optimizer.clear_grad()
+        ```
+    """
+    ranks = read_recording(Path(path))
+    rank, count = make_backend(framework_of(model)).find_rank()
+    if count != len(ranks):
+        raise InputError(f"{path} holds {len(ranks)} ranks, and this program has {count}: start as many processes")
+    recording = ranks[rank]
+    if not recording.description.weights:
+        raise InputError(f"{path} was recorded with weights=False: it has no weights to replay")
+    if output is not None and optimizer is None:
+        raise InputError("pass the optimizer of the loop, too: a recording ends each step with it")
+    found = Replay(recording, model, map_file, kinds_file)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(dropping(found.framework, found.draw))
+        if output is not None:
+            every = recording.description.every
+            found.recorder = Recorder(
+                model, optimizer, Path(output), len(recording.numbers), layers, every, weights, 0, overwrite
+            )
+            stack.enter_context(found.recorder.recording(dropouts=False))
+        yield found.steps()

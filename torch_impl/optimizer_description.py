@@ -1,0 +1,125 @@
+"""Reads PyTorch's optimizers as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from parity.arrays import Array
+from parity.recipe.optimizer_description import OptimizerDescription, Settings
+
+KINDS = {
+    "SGD": "sgd",
+    "Adam": "adam",
+    "AdamW": "adam",
+    "Adagrad": "adagrad",
+    "RMSprop": "rmsprop",
+    "Adadelta": "adadelta",
+    "Adamax": "adamax",
+    "NAdam": "nadam",
+    "RAdam": "radam",
+}
+"""Class of an optimizer -> its kind."""
+
+STATE = {
+    "sgd": {"momentum_buffer": "velocity"},
+    "adam": {"exp_avg": "moment1", "exp_avg_sq": "moment2", "max_exp_avg_sq": "moment2_max", "step": "updates"},
+    "adagrad": {"sum": "sum_of_squares", "step": "updates"},
+    "rmsprop": {"square_avg": "mean_square", "grad_avg": "moment1", "step": "updates"},
+    "adadelta": {"square_avg": "mean_square", "acc_delta": "mean_square_update", "step": "updates"},
+    "adamax": {"exp_avg": "moment1", "exp_inf": "infinity_norm", "step": "updates"},
+    "nadam": {"exp_avg": "moment1", "exp_avg_sq": "moment2", "step": "updates"},
+    "radam": {"exp_avg": "moment1", "exp_avg_sq": "moment2", "step": "updates"},
+}
+"""Kind -> the optimizer's name of a slot -> the canonical one."""
+
+_SPELLINGS = ("fused", "foreach", "capturable", "differentiable")
+"""Options of an optimizer that change how, not what it computes."""
+
+NAMES = {
+    "momentum": "momentum",
+    "nesterov": "nesterov",
+    "dampening": "dampening",
+    "eps": "eps",
+    "amsgrad": "amsgrad",
+    "maximize": "maximize",
+    "alpha": "rho",
+    "rho": "rho",
+    "centered": "centered",
+    "lr_decay": "rate_decay",
+    "momentum_decay": "momentum_decay",
+}
+"""Option of a group -> the canonical setting."""
+
+
+EPS_PLACES = {"rmsprop": "outside the square root", "adamax": "added to the gradient"}
+"""Kind -> where eps is added, if frameworks differ in it."""
+
+
+def describe_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
+    """Describe an optimizer of PyTorch. `names` has the name of each parameter by its `id`."""
+    name = type(optimizer).__name__
+    kind = _kind(optimizer)
+    parameters: dict[str, Settings] = {}
+    unnamed = 0
+    for group in optimizer.param_groups:
+        settings = _known_settings(kind, name, group) if kind in KINDS.values() else _plain_settings(group)
+        for parameter in group["params"]:
+            if id(parameter) in names:
+                parameters[names[id(parameter)]] = settings
+            else:
+                unnamed += 1
+    return OptimizerDescription(kind, name, parameters, None, unnamed)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
+    """Return the state of one parameter by canonical slot (`parity.recipe.optimizer_description.SLOTS`); empty before the first step."""
+    canonical, found = STATE.get(_kind(optimizer), {}), {}
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if isinstance(value, Tensor) or (isinstance(value, int | float) and key == "step"):
+            array = torch.as_tensor(value).detach().cpu()
+            array = array.double() if key == "step" else array
+            array = array.float() if array.dtype in (torch.bfloat16, torch.float16) else array
+            found[canonical.get(key, key)] = array.numpy().copy()
+    return found
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    """The kind of an optimizer. A class of somebody else may have the name of one of PyTorch's."""
+    name = type(optimizer).__name__
+    own = type(optimizer).__module__.startswith("torch.optim.")
+    return KINDS.get(name, name.lower()) if own else f"{type(optimizer).__module__}.{name}"
+
+
+def _known_settings(kind: str, name: str, group: Mapping[str, Any]) -> Settings:
+    """The settings of a group of one of the optimizers of `KINDS`."""
+    settings: dict[str, Any] = {"rate": _plain(group["lr"])}
+    settings |= {f"beta{i}": _plain(beta) for i, beta in enumerate(group.get("betas", ()), 1)}
+    settings |= {ours: _plain(group[theirs]) for theirs, ours in NAMES.items() if group.get(theirs)}
+    if group["weight_decay"]:
+        # AdamW has this option since PyTorch 2.7; before, it is a class of its own.
+        decoupled = group.get("decoupled_weight_decay", name == "AdamW")
+        settings["decoupled_decay" if decoupled else "decay"] = _plain(group["weight_decay"])
+    if kind == "sgd" and not group["momentum"]:
+        settings = {key: value for key, value in settings.items() if key not in ("nesterov", "dampening")}
+    if kind in EPS_PLACES:
+        settings["eps_place"] = EPS_PLACES[kind]
+    return settings
+
+
+def _plain_settings(group: Mapping[str, Any]) -> Settings:
+    """The settings of a group of any other optimizer, by their own names."""
+    left_out = ("params", "lr", "initial_lr", *_SPELLINGS)
+    found = {key: _plain(value) for key, value in group.items() if key not in left_out and not callable(value)}
+    rate = {"rate": _plain(group["lr"])} if "lr" in group else {}
+    return rate | {key: value for key, value in found.items() if value}
+
+
+def _plain(value: Any) -> Any:
+    """An option as a plain value."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
