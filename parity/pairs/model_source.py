@@ -58,6 +58,8 @@ class ModelSource(Source):
         """Running mean of a batch norm whose inputs sum to zero -> the size of the terms of its batch's mean in the first step."""
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
+        self.zero_outputs: dict[str, float] = {}
+        """The same for the gradients of outputs and inputs in the first step, by name of the tensor."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -91,7 +93,7 @@ class ModelSource(Source):
             compared.paddle,
             compared.twins,
             self.layers(compared),
-            zero=self.zero.get(name) if phase == "gradient" else None,
+            zero=self.zero.get(name) if phase == "gradient" else self.zero_outputs.get(compared.name),
             start=self.session.state[name] if trained else None,
             inner=compared.calls is not None,
             shapes=compared.shapes,
@@ -329,14 +331,22 @@ class ModelStep(Step):
         """Yield gradients of layer outputs and of the inputs, then of arrays, from the last layer to the first."""
         session, source = self.session, self.source
         compare, aligned = "backward" in source.pair.stages, session.alignment(runs)
+        limit = ZERO_GRADIENT["float64"]
+        cancelled = alignment.cancelled_gradients(aligned, runs["torch"], backs["torch"], backs["paddle"], limit)
         if compare:
+            source.zero_outputs = {name: gradient.left / gradient.terms for name, gradient in cancelled.items()}
             yield from alignment.backward(aligned, *source.sides_of(backs))
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
             here, there, twins = source.sides_of({worker: record[name] for worker, record in backs.items()})
-            label = session.label(name.removeprefix("input/"))
-            yield Compared(f"backward/(model):input/{label}", None, here, there, tuple(twins))
+            shown = f"backward/(model):input/{session.label(name.removeprefix('input/'))}"
+            if name in source.zero_outputs:
+                source.zero_outputs[shown] = source.zero_outputs[name]
+            yield Compared(shown, None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
         outputs = alignment.output_gradients(aligned, backs["torch"], backs["paddle"])
+        for gradient in cancelled.values():
+            one, two = outputs.get(gradient.path, (0.0, 0.0))
+            outputs[gradient.path] = max(one, gradient.terms), max(two, gradient.terms)
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())
