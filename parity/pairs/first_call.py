@@ -435,6 +435,8 @@ class _Search:
             further = bool(pairs)
             at = dict(zip(SIDES, pairs[0], strict=True)) if pairs else at
         found = {side: users(side, at[side]) for side in SIDES}
+        if detached := self._one_detached(found, at):
+            return FirstCall(detached, True, backward=True)
         if any(len(numbers) > 1 for numbers in found.values()):
             found = {
                 side: [n for n in numbers if _is_own(side, self.runs[side].functions[n])]
@@ -446,8 +448,6 @@ class _Search:
         if len(ends[0]) != len(ends[1]) or not all(same(*row) and not differ(*row) for row in zip(*ends, strict=True)):
             return None
         both = {side: self.runs[side].functions[numbers[0]] for side, numbers in found.items()}
-        if detached := self._detached(both, at):
-            return FirstCall(detached, True, backward=True)
         return FirstCall(self._one_backward(both), True, self.runs, found, at, backward=True)
 
     def _ahead(self, side: str, start: str) -> list[int]:
@@ -458,6 +458,14 @@ class _Search:
                 found.append(number)
                 reached |= set(function["outputs"]) - self.outputs[side].keys()
         return found
+
+    def _one_detached(self, found: Mapping[str, Sequence[int]], at: Mapping[str, str]) -> str:
+        """Say which of the calls that use a tensor on both sides gets it detached on one side only."""
+        users = [[self.runs[side].functions[number] for number in found[side]] for side in SIDES]
+        if [call["name"] for call in users[0]] != [call["name"] for call in users[1]]:
+            return ""
+        said = (self._detached(dict(zip(SIDES, calls, strict=True)), at) for calls in zip(*users, strict=True))
+        return next(filter(None, said), "")
 
     def _detached(self, calls: Mapping[str, Mapping[str, Any]], at: Mapping[str, str]) -> str:
         """Say which side detaches an input of two calls that the other one does not detach."""

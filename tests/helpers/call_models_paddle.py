@@ -179,3 +179,13 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class DetachedBranch(OwnGradient):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x))
+        return self.last(y + self.branch(y.detach()))

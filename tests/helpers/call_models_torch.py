@@ -145,3 +145,15 @@ class Kink(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
+
+
+class DetachedBranch(OwnGradient):
+    """Its port detaches the input of a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        return self.last(y + self.branch(y))

@@ -127,6 +127,7 @@ def test_a_flaw_in_training_only_is_found_with_the_same_dropout_masks(compare_pa
             "the backward of Square (a torch.autograd.Function in PyTorch, a PyLayer in Paddle) in the model itself returns different",
         ),
         ("Detached", "between first and last: only Paddle detaches an input of multiply in the model itself"),
+        ("DetachedBranch", "between first and branch: only Paddle detaches an input of linear in branch"),
         (
             "Kink",
             "between first and last: the backward of leaky_relu(0.1) in the model itself returns different gradients",
