@@ -189,3 +189,17 @@ class DetachedBranch(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.first(x))
         return self.last(y + self.branch(y.detach()))
+
+
+class Chance(OwnGradient):
+    def __init__(self, chance: float = 0.9, threshold: float = 0.9) -> None:
+        super().__init__()
+        self.chance, self.threshold = chance, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.training:
+            size = [len(x), 1]
+            y = y * paddle.bernoulli(paddle.full(size, self.chance, dtype=x.dtype))
+            y = y * (paddle.rand(size, dtype=x.dtype) < self.threshold).astype(x.dtype)
+        return self.last(y)

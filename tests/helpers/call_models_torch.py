@@ -157,3 +157,19 @@ class DetachedBranch(OwnGradient):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.first(x))
         return self.last(y + self.branch(y))
+
+
+class Chance(OwnGradient):
+    """Multiplies samples by random zeros and ones; its port draws more zeros, and step 1 draws only ones on both sides."""
+
+    def __init__(self, chance: float = 0.9, threshold: float = 0.9) -> None:
+        super().__init__()
+        self.chance, self.threshold = chance, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.training:
+            size = [len(x), 1]
+            y = y * torch.bernoulli(torch.full(size, self.chance, dtype=x.dtype))
+            y = y * (torch.rand(size, dtype=x.dtype) < self.threshold)
+        return self.last(y)

@@ -142,6 +142,23 @@ def test_a_wrong_gradient_is_placed_at_the_function_that_computes_it(
     assert said in cause_of(outcome)
 
 
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [
+        (
+            "Chance(0.8)",
+            "PyTorch draws at (the model itself) (bernoulli(0.9)), (the model itself) (2 uniform), Paddle draws at",
+        ),
+        ("Chance(0.9, 0.8)", "only Paddle calls less_than(0.8)"),
+    ],
+)
+def test_a_probability_that_shows_in_a_later_step_is_named(compare_pair: ComparePair, port: str, said: str) -> None:
+    assert compare_pair(TORCH + "Chance", PADDLE + "Chance", "2,6", steps=10).verdict == "equal"
+    outcome = compare_pair(TORCH + "Chance", PADDLE + port, "2,6", steps=10)
+    assert outcome.first and (outcome.first.step > 1, outcome.first.phase) == (True, "forward")
+    assert said in cause_of(outcome)
+
+
 def test_the_trees_mark_the_function_whose_gradient_is_wrong(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "OwnGradient", "OwnGradient", "4,6", "backward")
     mark = "<-- first divergence"

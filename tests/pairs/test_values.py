@@ -181,6 +181,12 @@ def test_both_sides_draw_the_same_numbers(compare_pair: ComparePair, how: str) -
     assert outcome.differences == []
 
 
+def test_a_comparison_with_a_probability_and_bernoulli_are_equal(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Random('floor')", "Random('bernoulli')", "6,6")
+    assert_equal(outcome)
+    assert outcome.differences == []
+
+
 def test_a_factor_of_its_own_and_a_dropout_are_equal(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Random('floor')", "Random('dropout')", "6,6")
     assert_equal(outcome)
