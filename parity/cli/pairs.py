@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from parity.cli.command import PATH, Options, argument, command, failures, option
@@ -106,10 +107,30 @@ def _compare(options: Options, console: Console, phases: Phases) -> list[dict[st
             }
         console.say(f"  {row['sentence']}", row["verdict"])
         row |= {"seconds": round(time.monotonic() - started, 2)}
-        rows.append(dict(plain(head | row | surroundings("pairs", options))))
+        rows.append(dict(plain(head | row | _surroundings(options))))
         if options.report:
             write_atomically(options.report / f"{pair.name}.json", json.dumps(rows[-1], indent=1).encode() + b"\n")
     return rows
+
+
+def _surroundings(options: Options) -> dict[str, Any]:
+    """Return the command line, device and machine of a row, without folders of this machine."""
+    found = surroundings("pairs", options)
+    return found | {"command": without_folders(found["command"])}
+
+
+def without_folders(command: str) -> str:
+    """Return a command line with names in place of absolute paths: that of an interpreter's environment, or the last one."""
+    return shlex.join(_name_of_path(word) for word in shlex.split(command))
+
+
+def _name_of_path(word: str) -> str:
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    path = PurePath(value)
+    if not path.is_absolute() and path.parts[:1] != ("~",):
+        return word
+    is_interpreter = path.parent.name in ("bin", "Scripts") and len(path.parts) > 3
+    return f"{option}{equals}{path.parts[-3] if is_interpreter else path.name}"
 
 
 def _pythons(pair: LibraryPair, options: Options) -> dict[str, Path | None]:

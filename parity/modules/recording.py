@@ -15,10 +15,11 @@ class Watch:
     """The record of one run; `begin` starts the next one.
 
     `calls` holds {path, inputs, outputs} in the order of execution, where inputs and outputs are keys of `arrays`; a gradient has the key
-    of its output. `draws` holds {path, size, kind, p} in order: dropouts with their `p`, and other random numbers by kind, "uniform" or
-    "normal". `narrow` holds {path, after, before, dtype, constant, graded}: the places where a dtype narrower than the model's appears,
-    each once. It appears there in tensors that are `constant`, in others that have gradients, or in both. `scaled` holds {path, p}:
-    dropouts that scale in inference. `stack` are the paths of the layers that are running.
+    of its output. `draws` holds {path, size, kind, p, chance} in order: dropouts with their `p`, and other random numbers by kind,
+    "uniform" or "normal", with the `chance` of a 1 of those that are 0 or 1. `narrow` holds {path, after, before, dtype, constant,
+    graded}: the places where a dtype narrower than the model's appears, each once. It appears there in tensors that are `constant`, in
+    others that have gradients, or in both. `scaled` holds {path, p}: dropouts that scale in inference. `stack` are the paths of the
+    layers that are running.
     """
 
     def __init__(self) -> None:
@@ -111,15 +112,17 @@ class Watch:
 
         A dropout with the same place and size would keep those of at least its p, if they are from 0 to 1.
         """
-        return np.asarray(low + (high - low) * self._draw(size, "uniform", None).random(size))
+        return np.asarray(low + (high - low) * self._draw(size, "uniform").random(size))
 
     def normal(self, size: int, mean: Number = 0.0, deviation: Number = 1.0) -> Array:
         """Return `size` random numbers of a normal distribution."""
-        return np.asarray(mean + deviation * self._draw(size, "normal", None).standard_normal(size))
+        return np.asarray(mean + deviation * self._draw(size, "normal").standard_normal(size))
 
     def bernoulli(self, size: int, p: Number) -> Array:
         """Return `size` random booleans, True with probability `p`."""
-        return np.asarray(self.uniform(size) >= 1 - p)
+        lowest, highest = np.min(p), np.max(p)
+        chance = float(lowest) if lowest == highest else None
+        return np.asarray(self._draw(size, "uniform", chance=chance).random(size) >= 1 - p)
 
     def integers(self, size: int, low: Number, high: Number) -> Array:
         """Return `size` random whole numbers from `low` to below `high`, as float64."""
@@ -133,9 +136,9 @@ class Watch:
         """Return `size` random numbers of the exponential distribution of mean 1 / `rate`."""
         return np.asarray(-np.log1p(-self.uniform(size)) / rate)
 
-    def _draw(self, size: int, kind: str, p: float | None) -> np.random.Generator:
-        number = len(self.draws)
-        self.draws.append({"path": self.stack[-1] if self.stack else "", "size": size, "kind": kind, "p": p})
+    def _draw(self, size: int, kind: str, p: float | None = None, chance: float | None = None) -> np.random.Generator:
+        number, path = len(self.draws), self.stack[-1] if self.stack else ""
+        self.draws.append({"path": path, "size": size, "kind": kind, "p": p, "chance": chance})
         return stream(self.seed, "pair dropout", self.keys.get(number, str(number)), size)
 
     def place(self) -> str:

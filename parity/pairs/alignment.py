@@ -45,6 +45,9 @@ NEARER = 0.25
 MOST_PLACES = 64
 """At most this many places of a smaller tensor in a larger one are tried, and as many orders of axes."""
 
+CENTRING = ("BatchNorm", "GroupNorm", "InstanceNorm", "LayerNorm")
+"""Kinds of layers that subtract the mean of their input. No gradient comes back through that mean."""
+
 MOST_NUMBERS = 2**25
 """Above this many numbers in all of these together, fewer are tried."""
 
@@ -434,6 +437,46 @@ def output_gradients(alignment: Alignment, torch: Record, paddle: Record) -> dic
             one, two = (0.0 if array is None or not np.isfinite(array).all() else norm(array) for array in arrays)
             before = found.get(a.unit.path, (0.0, 0.0))
             found[a.unit.path] = max(before[0], one), max(before[1], two)
+    return found
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """The size of the terms of the gradient of a call's outputs, or of the model's input, which is zero but for rounding; and its own."""
+
+    path: str
+    terms: float
+    left: float
+
+
+def cancelled_gradients(
+    alignment: Alignment, run: ModelRun, torch: Record, paddle: Record, limit: float
+) -> dict[str, Cancelled]:
+    """Return the gradients of outputs and inputs that are zero but for rounding, by name of the tensor.
+
+    If only the batch's mean of a batch norm's output is used, the gradient before the norm is zero in exact arithmetic. Its terms are
+    the gradient behind the norm times the norm's slope. If at most `limit` times their size is left on both sides, that is rounding. So
+    is every gradient before it that is as small. `run` is PyTorch's run.
+    """
+    found, behind, terms = dict[str, Cancelled](), 0.0, 0.0
+    names: list[tuple[str, Call | None, str, str]] = [
+        (f"backward/{a.name}:output{i or ''}", a, f"backward/{one}", f"backward/{two}")
+        for a, b in reversed(alignment.pairs)
+        for i, (one, two) in enumerate(zip(a.outputs, b.outputs, strict=False))
+    ]
+    names += [(name, None, name, name) for name in torch if name.startswith("input/")]
+    for name, call, one, two in names:
+        if one not in torch or two not in paddle:
+            continue
+        left = max(norm(torch[one]), norm(paddle[two]))
+        if left <= limit * behind:
+            terms = max(terms, behind)
+        if 0 < left <= limit * terms:
+            found[name] = Cancelled(call.unit.path if call else "", terms, left)
+        behind = 0.0
+        if call and call.unit.kind in CENTRING and call.inputs:
+            x, y = run.arrays[call.inputs[0]], run.arrays[call.outputs[0]]
+            behind = norm(torch[one]) * float(np.std(y)) / (float(np.std(x)) or np.inf)
     return found
 
 

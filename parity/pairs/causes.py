@@ -186,13 +186,15 @@ def _other_shapes(pairing: Pairing) -> Iterator[str]:
 
 
 def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
-    """Yield sentences on dropouts and other random numbers that only one side draws."""
+    """Yield sentences on dropouts and other random numbers that only one side draws, or with another probability."""
     for what, drawn in (
         ("dropout in training", {side: runs[side].dropouts for side in SIDES}),
         ("random numbers in training", {side: [d for d in runs[side].draws if d["p"] is None] for side in SIDES}),
     ):
         counts = [Counter((d["size"], d["kind"], d["p"]) for d in drawn[side]) for side in SIDES]
-        if counts[0] == counts[1]:
+        chances = [sorted(d["chance"] for d in drawn[side] if d.get("chance") is not None) for side in SIDES]
+        # The other side may draw uniform numbers, and compare them with the probability itself.
+        if counts[0] == counts[1] and (chances[0] == chances[1] or len(chances[0]) != len(chances[1])):
             continue
         said = []
         for side in SIDES:
@@ -203,7 +205,10 @@ def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
 
 
 def _drawn(draw: Mapping[str, Any]) -> str:
-    return f"{draw['size']} {draw['kind']}" if draw["p"] is None else f"p = {draw['p']:g}"
+    if draw["p"] is not None:
+        return f"p = {draw['p']:g}"
+    chance = draw.get("chance")
+    return f"{draw['size']} {draw['kind']}" if chance is None else f"bernoulli({chance:g})"
 
 
 def _scaled(runs: Mapping[str, ModelRun]) -> str | None:
@@ -294,6 +299,8 @@ def _general_cause(evidence: PairEvidence, phase: str, compared: Compared) -> Ca
     """Return what the whole models or the size of the difference suggest."""
     if phase in ("eval", "forward") and (uncalled := _uncalled(evidence)):
         return Cause(uncalled)
+    if phase == "forward" and (drawn := next(_draws(evidence.runs), None)):
+        return Cause(drawn, generic=True)
     if phase != "start" and (rounded := _like_float32(*compared.both)):
         return Cause(rounded, generic=True)
     if any(evidence.compiled.values()):

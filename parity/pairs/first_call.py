@@ -19,7 +19,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
-from parity.compare.relative_error import norm, relative_l2
+from parity.compare.relative_error import distance, norm, relative_l2
 from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
@@ -59,7 +59,7 @@ class FirstCall:
     """Where two models diverge: a sentence, and by side the numbers of the calls that compute different tensors from equal ones.
 
     `runs` are the runs in which the calls have these numbers. `results` are the origins of the tensors that differ. `backward`: these are
-    the gradients of these tensors, which the backward passes of the calls compute.
+    the gradients of these tensors, which the backward passes of the calls compute. `step`: the step with the calls' random numbers.
     """
 
     sentence: str
@@ -68,6 +68,7 @@ class FirstCall:
     calls: Mapping[str, Sequence[int]] = field(default_factory=dict)
     results: Mapping[str, str] = field(default_factory=dict)
     backward: bool = False
+    step: int = 1
 
     def functions(self, side: str) -> list[dict[str, Any]]:
         """Return the calls of a side as they were recorded."""
@@ -98,13 +99,16 @@ def is_explained(first: Divergence) -> bool:
 
 
 def run_recorded(
-    session: Session, train: bool, record: bool, wanted: Mapping[str, Sequence[str]]
+    session: Session, train: bool, record: bool, wanted: Mapping[str, Sequence[str]], step: int = 1
 ) -> dict[str, ModelRun]:
-    """Run both models from the start state, record the functions that they call, and the values of the origins `wanted` by side."""
+    """Run both models from the start state, record the functions that they call, and the values of the origins `wanted` by side.
+
+    In training, they get the inputs and the random numbers of `step`.
+    """
     session.put({}, SIDES)
 
     def run(side: str) -> ModelRun:
-        return session.run(side, train, record, step=int(train), functions=wanted[side])
+        return session.run(side, train, record, step=step if train else 0, functions=wanted[side])
 
     return session.everywhere(run, SIDES)
 
@@ -122,15 +126,30 @@ def run_backward(session: Session, wanted: Mapping[str, Sequence[str]]) -> tuple
 
 
 def find_first_call(session: Session, first: Divergence) -> FirstCall | None:
-    """Return the call at which the first divergence arises; None if the first divergence is not one of a forward pass of step 1."""
-    if first.step > 1 or first.phase not in ("eval", "forward", "backward"):
+    """Return the call at which the first divergence arises; None if the first divergence is not one of a forward pass.
+
+    A forward pass that diverges in a later step runs from the start state, with the inputs and random numbers of that step.
+    """
+    if first.phase not in ("eval", "forward", *(("backward",) if first.step == 1 else ())):
         return None
     train = first.phase != "eval"
     try:
-        runs = run_recorded(session, train, True, {side: [] for side in SIDES})
-        return _Search(session, first, runs, session.alignment(runs), train).find()
+        runs = run_recorded(session, train, True, {side: [] for side in SIDES}, first.step)
+        aligned = session.alignment(runs)
+        start = _first_tensor(first, aligned, runs) if first.step > 1 else first
+        return _Search(session, start, runs, aligned, train).find() if start else None
     except Exception as error:  # the verdict stands without it
         return FirstCall(f"the search for the first call that differs failed ({type(error).__name__}: {error})")
+
+
+def _first_tensor(first: Divergence, aligned: Alignment, runs: Mapping[str, ModelRun]) -> Divergence | None:
+    """Return the divergence at the first tensor of these runs that differs, where only the outputs were compared."""
+    for compared in alignment.forward(aligned, "forward", runs["torch"], runs["paddle"], ()):
+        if not compared.shapes and distance(compared.torch, compared.paddle) > first.bound:
+            layers = [call.name for call in compared.calls] if compared.calls else ["", ""]
+            tensor = compared.name.partition("/")[2]
+            return replace(first, tensor=tensor, layer=layers[0], candidate_layer=layers[1])
+    return None
 
 
 def find_call_of_largest(session: Session, largest: Divergence) -> FirstCall | None:
@@ -215,7 +234,8 @@ class _Search:
     def _forward(self, starts: Mapping[str, str], to: str) -> FirstCall | None:
         far = {side: self._back(side, starts[side], self.outputs[side]) for side in SIDES}
         wanted = {side: [starts[side], *self._tensors(side, far[side])] for side in SIDES}
-        values = {side: run.arrays for side, run in run_recorded(self.session, self.train, False, wanted).items()}
+        runs = run_recorded(self.session, self.train, False, wanted, self.first.step)
+        values = {side: run.arrays for side, run in runs.items()}
         same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
         aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
         ends = {side: aligned[side] | self._reached(side, starts[side], far, same) for side in SIDES}
@@ -238,7 +258,8 @@ class _Search:
             side: self.runs[side].functions[numbers[-1]]["outputs"][0] if (numbers := calls[side]) else starts[side]
             for side in SIDES
         }
-        return FirstCall(sentence, self.train, self.runs, calls, results) if sentence else None
+        step = self.first.step
+        return FirstCall(sentence, self.train, self.runs, calls, results, step=step) if sentence else None
 
     def _back(self, side: str, start: str, stops: Collection[str]) -> list[int]:
         """Return the numbers of the calls that make the tensor `start` from tensors of `stops`, in order; the last ones, if many."""
@@ -449,6 +470,8 @@ class _Search:
             further = bool(pairs)
             at = dict(zip(SIDES, pairs[0], strict=True)) if pairs else at
         found = {side: users(side, at[side]) for side in SIDES}
+        if detached := self._one_detached(found, at):
+            return FirstCall(detached, True, backward=True)
         if any(len(numbers) > 1 for numbers in found.values()):
             found = {
                 side: [n for n in numbers if _is_own(side, self.runs[side].functions[n])]
@@ -460,8 +483,6 @@ class _Search:
         if len(ends[0]) != len(ends[1]) or not all(same(*row) and not differ(*row) for row in zip(*ends, strict=True)):
             return None
         both = {side: self.runs[side].functions[numbers[0]] for side, numbers in found.items()}
-        if detached := self._detached(both, at):
-            return FirstCall(detached, True, backward=True)
         return FirstCall(self._one_backward(both), True, self.runs, found, at, backward=True)
 
     def _ahead(self, side: str, start: str) -> list[int]:
@@ -472,6 +493,14 @@ class _Search:
                 found.append(number)
                 reached |= set(function["outputs"]) - self.outputs[side].keys()
         return found
+
+    def _one_detached(self, found: Mapping[str, Sequence[int]], at: Mapping[str, str]) -> str:
+        """Say which of the calls that use a tensor on both sides gets it detached on one side only."""
+        users = [[self.runs[side].functions[number] for number in found[side]] for side in SIDES]
+        if [call["name"] for call in users[0]] != [call["name"] for call in users[1]]:
+            return ""
+        said = (self._detached(dict(zip(SIDES, calls, strict=True)), at) for calls in zip(*users, strict=True))
+        return next(filter(None, said), "")
 
     def _detached(self, calls: Mapping[str, Mapping[str, Any]], at: Mapping[str, str]) -> str:
         """Say which side detaches an input of two calls that the other one does not detach."""

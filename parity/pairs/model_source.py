@@ -69,6 +69,8 @@ class ModelSource(Source):
         """Gradient that is zero in exact arithmetic -> its norm."""
         self.zero_of_one: dict[str, float] = {}
         """The same for one that is zero on one side only. Relative to rounding, the other side's would have an error of 1e15."""
+        self.zero_outputs: dict[str, float] = {}
+        """The same for the gradients of outputs and inputs in the first step, by name of the tensor."""
 
     @property
     def zero_gradients(self) -> Sequence[str]:
@@ -102,7 +104,9 @@ class ModelSource(Source):
             compared.paddle,
             compared.twins,
             self.layers(compared),
-            zero=self.zero.get(name, self.zero_of_one.get(name)) if phase == "gradient" else None,
+            zero=self.zero.get(name, self.zero_of_one.get(name))
+            if phase == "gradient"
+            else self.zero_outputs.get(compared.name),
             start=self.session.state[name] if trained else None,
             inner=compared.calls is not None,
             shapes=compared.shapes,
@@ -394,16 +398,24 @@ class ModelStep(Step):
         """Yield gradients of layer outputs and of the inputs, then of arrays, from the last layer to the first."""
         session, source = self.session, self.source
         compare, aligned = "backward" in source.pair.stages, session.alignment(runs)
+        limit = ZERO_GRADIENT["float64"]
+        cancelled = alignment.cancelled_gradients(aligned, runs["torch"], backs["torch"], backs["paddle"], limit)
         if compare and session.pair.program.loss:
             yield from alignment.output_starts(*source.sides_of(backs))
         if compare:
+            source.zero_outputs = {name: gradient.left / gradient.terms for name, gradient in cancelled.items()}
             yield from alignment.backward(aligned, *source.sides_of(backs))
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
             here, there, twins = source.sides_of({worker: record[name] for worker, record in backs.items()})
-            label = session.label(name.removeprefix("input/"))
-            yield Compared(f"backward/(model):input/{label}", None, here, there, tuple(twins))
+            shown = f"backward/(model):input/{session.label(name.removeprefix('input/'))}"
+            if name in source.zero_outputs:
+                source.zero_outputs[shown] = source.zero_outputs[name]
+            yield Compared(shown, None, here, there, tuple(twins))
         idle, nothing = [], np.zeros(0)
         outputs = alignment.output_gradients(aligned, backs["torch"], backs["paddle"])
+        for gradient in cancelled.values():
+            one, two = outputs.get(gradient.path, (0.0, 0.0))
+            outputs[gradient.path] = max(one, gradient.terms), max(two, gradient.terms)
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())

@@ -97,7 +97,8 @@ def _programs(
 ) -> tuple[dict[str, Program], Record]:
     """Return by side the program, and the result that the model has there."""
     if not found.backward:
-        values = {side: run.arrays for side, run in run_recorded(session, found.train, False, wanted).items()}
+        runs = run_recorded(session, found.train, False, wanted, found.step)
+        values = {side: run.arrays for side, run in runs.items()}
         programs = {side: _program(side, chosen[side], found.results[side], values[side]) for side in SIDES}
         return programs, {side: values[side][found.results[side]] for side in SIDES}
     ends = {side: [*wanted[side], *chosen[side][0]["outputs"]] for side in SIDES}

@@ -181,6 +181,30 @@ class Kink(OwnGradient):
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
 
 
+class DetachedBranch(OwnGradient):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x))
+        return self.last(y + self.branch(y.detach()))
+
+
+class Chance(OwnGradient):
+    def __init__(self, chance: float = 0.9, threshold: float = 0.9) -> None:
+        super().__init__()
+        self.chance, self.threshold = chance, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.training:
+            size = [len(x), 1]
+            y = y * paddle.bernoulli(paddle.full(size, self.chance, dtype=x.dtype))
+            y = y * (paddle.rand(size, dtype=x.dtype) < self.threshold).astype(x.dtype)
+        return self.last(y)
+
+
 class Named(nn.Layer):
     """Returns its outputs in a tuple."""
 

@@ -147,6 +147,34 @@ class Kink(OwnGradient):
         return self.last(F.leaky_relu(y - y.detach(), 0.1))
 
 
+class DetachedBranch(OwnGradient):
+    """Its port detaches the input of a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        return self.last(y + self.branch(y))
+
+
+class Chance(OwnGradient):
+    """Multiplies samples by random zeros and ones; its port draws more zeros, and step 1 draws only ones on both sides."""
+
+    def __init__(self, chance: float = 0.9, threshold: float = 0.9) -> None:
+        super().__init__()
+        self.chance, self.threshold = chance, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        if self.training:
+            size = [len(x), 1]
+            y = y * torch.bernoulli(torch.full(size, self.chance, dtype=x.dtype))
+            y = y * (torch.rand(size, dtype=x.dtype) < self.threshold)
+        return self.last(y)
+
+
 class Named(nn.Module):
     """Returns its outputs by name."""
 

@@ -127,6 +127,7 @@ def test_a_flaw_in_training_only_is_found_with_the_same_dropout_masks(compare_pa
             "the backward of Square (a torch.autograd.Function in PyTorch, a PyLayer in Paddle) in the model itself returns different",
         ),
         ("Detached", "between first and last: only Paddle detaches an input of multiply in the model itself"),
+        ("DetachedBranch", "between first and branch: only Paddle detaches an input of linear in branch"),
         (
             "Kink",
             "between first and last: the backward of leaky_relu(0.1) in the model itself returns different gradients",
@@ -138,6 +139,23 @@ def test_a_wrong_gradient_is_placed_at_the_function_that_computes_it(
 ) -> None:
     outcome = compare(compare_pair, model, model, "4,6", "forward", "backward")
     assert [outcome.stages[stage].summary()["verdict"] for stage in ("forward", "backward")] == ["equal", "different"]
+    assert said in cause_of(outcome)
+
+
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [
+        (
+            "Chance(0.8)",
+            "PyTorch draws at (the model itself) (bernoulli(0.9)), (the model itself) (2 uniform), Paddle draws at",
+        ),
+        ("Chance(0.9, 0.8)", "only Paddle calls less_than(0.8)"),
+    ],
+)
+def test_a_probability_that_shows_in_a_later_step_is_named(compare_pair: ComparePair, port: str, said: str) -> None:
+    assert compare_pair(TORCH + "Chance", PADDLE + "Chance", "2,6", steps=10).verdict == "equal"
+    outcome = compare_pair(TORCH + "Chance", PADDLE + port, "2,6", steps=10)
+    assert outcome.first and (outcome.first.step > 1, outcome.first.phase) == (True, "forward")
     assert said in cause_of(outcome)
 
 

@@ -435,6 +435,15 @@ def test_a_result_of_other_architectures_keeps_all_rows() -> None:
     assert kept[0] == kept[1] and len(kept[0]) == len(PAIRS)
 
 
+def test_a_result_names_no_folder_of_the_machine_that_made_it() -> None:
+    made = "vgg-parity pairs bert --environments /made/here/env --report=/home/me/rows --paddle-python '~/my env/bin/python' --steps 2"
+    kept = "vgg-parity pairs bert --environments env --report=rows --paddle-python 'my env' --steps 2"
+    assert pairs_command.without_folders(made) == kept
+    for file in (ROOT / "docs" / "pairs").glob("*.json"):
+        row = read_pair(file)
+        assert not re.search(r"(^|[\s=])[/~]", row.get("command", "")), file.name
+
+
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("no marks")
     with pytest.raises(InputError, match="has no <!-- pairs -->"):

@@ -71,6 +71,16 @@ def test_a_running_mean_that_is_zero_but_for_rounding_is_no_difference(compare_p
     assert first and (first.phase, first.tensor) == ("statistics", "free.mean")
 
 
+def test_gradients_before_the_batch_mean_of_a_batch_norm_are_judged_by_their_terms(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Averaged", "Averaged", "6,3,5")
+    assert_equal(outcome)
+    assert {"first.weight", "first.bias", "free.weight", "free.bias", "second.weight", "second.bias"} <= {
+        name.replace("gamma", "weight").replace("beta", "bias") for name in outcome.zero_gradients
+    }
+    first = compare(compare_pair, "Averaged", "Averaged(1.000001)", "6,3,5").first
+    assert first and (first.phase, first.tensor) == ("backward", "norm:output")
+
+
 def test_axes_in_another_order_are_equal_where_they_have_one_length(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Turned", "Turned", "4,4,6")
     assert_equal(outcome, "inner tensors differ, and no output, gradient or update does: a:input (error ")
@@ -168,6 +178,12 @@ RANDOM = {
 def test_both_sides_draw_the_same_numbers(compare_pair: ComparePair, how: str) -> None:
     outcome = compare(compare_pair, f"Random({how!r})", f"Random({RANDOM[how]!r})", "6,6")
     assert_equal(outcome, "random numbers: both sides use the same ones, at (the model itself)")
+    assert outcome.differences == []
+
+
+def test_a_comparison_with_a_probability_and_bernoulli_are_equal(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Random('floor')", "Random('bernoulli')", "6,6")
+    assert_equal(outcome)
     assert outcome.differences == []
 
 
