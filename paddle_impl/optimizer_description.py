@@ -121,7 +121,7 @@ def _updates(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> float 
         tensors = getattr(optimizer, "_accumulators", {}).get(key, {})
         beta = getattr(optimizer, attribute, None)
         if parameter.name in tensors and isinstance(beta, float) and 0 < beta < 1:
-            power = float(tensors[parameter.name])
+            power = float(tensors[parameter.name].item())
             if power > _SMALL:
                 return float(round(math.log(power) / math.log(beta)) - 1)
     return None

@@ -22,9 +22,9 @@ def make_network() -> nn.Layer:
 
 
 def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of scores [batch, length, words]; labels [batch, length] of -100 are ignored."""
+    """Return the mean cross-entropy of scores [batch, length, words]; labels [batch, length] of 0 are ignored."""
     flat = scores.reshape([-1, scores.shape[-1]])
-    return F.cross_entropy(flat, labels.reshape([-1]), ignore_index=-100)
+    return F.cross_entropy(flat, labels.reshape([-1]), ignore_index=0)
 
 
 def image_loss(scores: Tensor, labels: Tensor) -> Tensor:

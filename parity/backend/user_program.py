@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.errors import InputError
+from parity.recipe.optimizer_description import OptimizerDescription
 
 FORMS = "an optimizer, (optimizer, scheduler), or an object with step() and the attribute optimizer"
 """What a factory of an optimizer may return."""
@@ -19,6 +20,8 @@ class UserProgram:
     `make_optimizer` returns an optimizer, a pair (optimizer, scheduler), or an object whose `step()` does everything that follows the
     backward pass, such as clipping, and whose `optimizer` is the optimizer. Such an object may have `zero_grad()`, which is called before
     each backward pass: it may keep gradients, to accumulate them. Without it, gradients are removed.
+
+    `described` is the optimizer as it was in its last step, None if the program's last step did not call it.
 
     `before` and `used` are the gradients by the `id` of their parameter, before the last step and as the optimizer used them. `used` is
     empty if the optimizer took no step.
@@ -35,6 +38,8 @@ class UserProgram:
         self.optimizer: Stepper | None = None
         self.before: dict[int, Tensor] = {}
         self.used: dict[int, Tensor] = {}
+        self.described: OptimizerDescription | None = None
+        self._names: Mapping[int, str] = {}
 
     @property
     def has_loss(self) -> bool:
@@ -51,7 +56,7 @@ class UserProgram:
         """Make a fresh optimizer of `model`. `InputError` if the factory returns something else."""
         assert self.make_optimizer
         made = self.make_optimizer(model)
-        self._schedulers, self.before, self.used = [], {}, {}
+        self._schedulers, self.before, self.used, self.described = [], {}, {}, None
         if isinstance(made, tuple | list) and len(made) == 2:
             made, scheduler = made
             self._schedulers = [scheduler]
@@ -93,9 +98,14 @@ class UserProgram:
         for parameter in parameters:
             self.backend.clear_gradient(parameter)
 
-    def step(self, parameters: Sequence[Tensor]) -> None:
+    def describe(self, names: Mapping[int, str]) -> OptimizerDescription:
+        """Return the optimizer as data, as it was in its last step; `names` has the name of each parameter by its `id`."""
+        return self.described or self.backend.describe_optimizer(self.optimizer, names)
+
+    def step(self, parameters: Mapping[str, Tensor]) -> None:
         """Do what follows a backward pass."""
-        self.before = {id(p): self._copy(p.grad) for p in parameters if p.grad is not None}
+        self._names, self.described = {id(p): name for name, p in parameters.items()}, None
+        self.before = {id(p): self._copy(p.grad) for p in parameters.values() if p.grad is not None}
         self.used = {}
         with self.backend.watch_clipping(self._note_used):
             self._made.step()
@@ -105,6 +115,7 @@ class UserProgram:
     def _step_optimizer(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """Do the optimizer's own step with its scalars rounded to float32, after its gradients have been noted."""
         assert self.optimizer is not None
+        self.described = self.backend.describe_optimizer(self.optimizer, self._names)
         for parameter in self.backend.parameters_of(self.optimizer):
             if parameter.grad is not None:
                 self._note_used(parameter, parameter.grad)

@@ -146,8 +146,7 @@ class WatchedModel(ObservedModel):
         if self.program.make_optimizer is None:
             return None
         self._start_program()
-        names = {id(tensor): name for name, tensor in self.tensors().items()}
-        return self.backend.describe_optimizer(self.program.optimizer, names)
+        return self.program.describe({id(tensor): name for name, tensor in self.tensors().items()})
 
     def optimizer_state(self, names: Sequence[str]) -> dict[str, dict[str, Array]]:
         """Return the state of the user's optimizer for the named tensors: name -> canonical slot -> array."""
@@ -170,7 +169,7 @@ class WatchedModel(ObservedModel):
         if self.program.make_optimizer:
             self.backend.set_default_dtype(self.dtype)
             self._start_program()
-            self.program.step([tensor for tensor in tensors.values() if self.backend.is_trained(tensor)])
+            self.program.step({name: tensor for name, tensor in tensors.items() if self.backend.is_trained(tensor)})
             return
         if self.optimizer is None:
             trained = [tensor for tensor in tensors.values() if self.backend.is_trained(tensor)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +34,30 @@ from parity.files import generated_block
 from parity.pairs.match_models import ModelsDiffer
 from parity.pairs.model_worker import ModelWorker
 from parity.progress import Console, bar
-from parity.selftest import edited_models, trial
+from parity.selftest import edited_models, edited_training, trial
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.edited_models import Edit
+from parity.selftest.edited_training import TrainingEdit
 from parity.selftest.fault import Fault
 from parity.selftest.innocent_changes import INNOCENT
+from parity.selftest.of_programs import PROGRAMS, SPELLED
 from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 from parity.selftest.other_criteria import CRITERIA, UNCHANGED, RecordedPair
 from parity.selftest.subject import subject
 
 OURS = "this suite"
-SUMMARY, COUNTS, LIST, PORTS = "faults-summary", "faults", "fault list", "transformer faults"
+SUMMARY, COUNTS, LIST, PORTS, TRAININGS = (
+    "faults-summary",
+    "faults",
+    "fault list",
+    "transformer faults",
+    "training faults",
+)
 """The words in the marks of the generated blocks."""
 
-NETWORKS, PAIR = "networks", "transformers"
-"""What is changed: networks of ours with their training, or one of two transformers that are compared as a user's models are."""
+NETWORKS, PAIR, TRAINING = "networks", "transformers", "training"
+"""What is changed: networks of ours with their training; one of two transformers, or one of two programs that train two models, which are
+compared as a user's are."""
 
 ROOT = f"{Path(parity.__file__).parents[1]}/"
 """The folder of this installation, which the error messages of frameworks contain and a page should not."""
@@ -70,14 +79,19 @@ Row = dict[str, Any]
     nargs=2,
     metavar="SUMMARY TABLES",
     help=f"put a summary between <!-- {SUMMARY} --> and <!-- /{SUMMARY} --> of the first file; in the second, put the counts between "
-    f"<!-- {COUNTS} --> and <!-- /{COUNTS} -->, the list of all faults between <!-- {LIST} --> and <!-- /{LIST} -->, and that of "
-    f"transformers between <!-- {PORTS} --> and <!-- /{PORTS} -->",
+    f"<!-- {COUNTS} --> and <!-- /{COUNTS} -->, the list of all faults between <!-- {LIST} --> and <!-- /{LIST} -->, that of "
+    f"transformers between <!-- {PORTS} --> and <!-- /{PORTS} -->, and that of training between <!-- {TRAININGS} --> and "
+    f"<!-- /{TRAININGS} -->",
 )
-@option("--subject", type=choice((NETWORKS, PAIR)), help="change only this (default: both); minutes for transformers")
+@option(
+    "--subject",
+    type=choice((NETWORKS, PAIR, TRAINING)),
+    help="change only this (default: all); minutes for transformers and training",
+)
 @python_options
 def main(options: Options, console: Console) -> Row:
     """Plant everything and print the tables; `Failed` if this check missed a fault or raised a false alarm."""
-    subjects = [options.subject] if options.subject else [NETWORKS, PAIR]
+    subjects = [options.subject] if options.subject else [NETWORKS, PAIR, TRAINING]
     if options.update:
         for mark, file in _places(options, subjects).items():
             generated_block.around(file, mark)  # before hours of work
@@ -94,6 +108,9 @@ def main(options: Options, console: Console) -> Row:
     if PAIR in subjects:
         result["transformers"] = ports = _of_transformers(options)
         blocks[PORTS] = ports_listing(ports)
+    if TRAINING in subjects:
+        result["training"] = trainings = _of_trainings(options)
+        blocks[TRAININGS] = ports_listing(trainings, "training by what they are")
     if options.update:
         for mark, file in _places(options, subjects).items():
             generated_block.update(file, mark, blocks[mark])
@@ -103,7 +120,10 @@ def main(options: Options, console: Console) -> Row:
         for line in "\n\n".join(blocks.values()).splitlines():
             console.say(line)
     wrong = [
-        row["complaint"] for rows in ("faults", "transformers") for row in result.get(rows, ()) if row["complaint"]
+        row["complaint"]
+        for rows in ("faults", "transformers", "training")
+        for row in result.get(rows, ())
+        if row["complaint"]
     ]
     wrong += [row["name"] for row in result.get("innocent", ()) if row["alarms"][OURS]]
     if wrong:
@@ -115,6 +135,7 @@ def _places(options: Options, subjects: list[str]) -> dict[str, Path]:
     """The file of every block of the `subjects`, by the word in its marks."""
     summary, tables = options.update
     places = {NETWORKS: {SUMMARY: summary, COUNTS: tables, LIST: tables}, PAIR: {PORTS: tables}}
+    places[TRAINING] = {TRAININGS: tables}
     return {mark: file for subject in subjects for mark, file in places[subject].items()}
 
 
@@ -128,13 +149,35 @@ def _of_networks(options: Options, console: Console) -> tuple[list[Row], list[Ro
 
 
 def _of_transformers(options: Options) -> list[Row]:
+    edits = (*TRANSFORMERS, *ALIKE)
+    with _pair_workers(options) as workers, tempfile.TemporaryDirectory() as folder:
+        return [_port(edit, workers, Path(folder)) for edit in bar(edits, "changes of transformers")]
+
+
+def _of_trainings(options: Options) -> list[Row]:
+    edits = (*PROGRAMS, *SPELLED)
+    with _pair_workers(options) as workers, tempfile.TemporaryDirectory() as folder:
+        return [_training(edit, workers, Path(folder)) for edit in bar(edits, "changes of training")]
+
+
+@contextmanager
+def _pair_workers(options: Options) -> Iterator[dict[str, ModelWorker]]:
+    """The workers that compare two models of a user."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        workers = {
+    with ExitStack() as stack:
+        yield {
             name: stack.enter_context(ModelWorker(side, pythons[side], threads=1))
             for name, side in edited_models.WORKERS.items()
         }
-        return [_port(edit, workers, Path(folder)) for edit in bar((*TRANSFORMERS, *ALIKE), "changes of transformers")]
+
+
+def _training(edit: TrainingEdit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
+    found = {side: edited_training.compare_edited(edit, side, workers, folder) for side in edit.sides}
+    first = found[edit.sides[-1]].first
+    complaints = (edited_training.complaint(edit, outcome) for outcome in found.values())
+    row = {"name": edit.name, "sentence": edit.sentence, "innocent": not edit.phase, "sides": edit.sides}
+    row["complaint"] = "; ".join(filter(None, complaints))
+    return row | {"found": first and _where(first), "cause": first and first.cause}
 
 
 def _port(edit: Edit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
@@ -244,12 +287,12 @@ def listing(faults: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def ports_listing(rows: list[Row]) -> str:
-    """Return the tables of transformers: the mistakes, then the innocent changes."""
+def ports_listing(rows: list[Row], what: str = "transformers at their layers") -> str:
+    """Return the tables of transformers, or of training: the mistakes, then the innocent changes."""
     faults, alike = ([row for row in rows if row["innocent"] == innocent] for innocent in (False, True))
     right = [sum(not row["complaint"] for row in some) for some in (faults, alike)]
     lines = [
-        f"This check finds {right[0]} of {len(faults)} faults of transformers at their layers,",
+        f"This check finds {right[0]} of {len(faults)} faults of {what},",
         f"and calls {right[1]} of {len(alike)} innocent changes equal.",
         "",
         "| fault | | found at | likely cause named |",

@@ -19,6 +19,9 @@ from parity.short_repr import few
 MATCH = 1e-9
 """Largest relative error at which two numbers or arrays count as the same."""
 
+FIT = 1e-6
+"""Largest relative error at which a cross-entropy explains a gradient."""
+
 Pair = tuple[Array, Array]
 
 
@@ -113,44 +116,84 @@ def _labels(shape: Sequence[int], targets: Sequence[Array]) -> Iterator[tuple[Ar
 
 @dataclass(frozen=True)
 class _CrossEntropy:
-    """A cross-entropy that explains a gradient: the factor of each row, 0 where it is ignored, and the label smoothing."""
+    """A cross-entropy that explains a gradient: the factor of each row, 0 where it is ignored, the labels, and the label smoothing.
+
+    `twice`: it applies a softmax to the scores before its own.
+    """
 
     factors: Array
+    labels: Array
     smoothing: float
+    twice: bool = False
 
 
 def _fit_cross_entropy(g: Array, z: Array, y: Array) -> _CrossEntropy | None:
-    """Return the cross-entropy of scores z [M,K] and labels y [M] whose gradient is g, None if none is.
+    """Return the cross-entropy of scores z [M,K] whose gradient is g, None if none is.
 
-    The gradient of a row is c * (softmax - (1 - s) * one-hot - s / K), which is linear in c and c * s.
+    The labels are y [M], or those with the smallest gradient of each row if y does not fit: a label may be shifted, or have a value that
+    only one loss ignores.
     """
-    classes = z.shape[1]
-    rows = np.flatnonzero(g.any(1))
-    factors = np.zeros(len(g))
-    if not len(rows) or classes < 3 or (y[rows] < 0).any() or (y[rows] >= classes).any():
+    if z.shape[1] < 3:
         return None
+    p, rows = _softmax(z), np.flatnonzero(g.any(1))
+    shown = np.where(g.any(1), g.argmin(1), y)
+    for labels in (np.where((y >= 0) & (y < z.shape[1]), y, shown), shown):
+        if (fit := _fit_rows(g, p, labels, rows)) is not None:
+            return _CrossEntropy(fit[0], labels, fit[1])
+    q = _softmax(p)
+    for labels in (y,) if len(rows) and (y[rows] >= 0).all() and (y[rows] < z.shape[1]).all() else ():
+        one = np.zeros_like(p)
+        one[rows, labels[rows]] = 1
+        inner = q - one
+        made = p * (inner - (p * inner).sum(1, keepdims=True))
+        made[~g.any(1)] = 0
+        ratio = _ratio(made, g)
+        if ratio and distance(g, ratio * made) <= FIT:
+            return _CrossEntropy(ratio * g.any(1), labels, 0.0, True)
+    return None
+
+
+def _softmax(z: Array) -> Array:
     p = np.exp(z.astype(np.float64) - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    smoothed = []
+    made: Array = p / p.sum(1, keepdims=True)
+    return made
+
+
+def _fit_rows(g: Array, p: Array, labels: Array, rows: Array) -> tuple[Array, float] | None:
+    """Return the factors of the rows and the label smoothing with which a cross-entropy has the gradient g; None if it has another.
+
+    The gradient of a row is c * (p - (1 - s) * one-hot - s / K), which is linear in c and c * s.
+    """
+    factors, smoothed = np.zeros(len(g)), []
     for i in rows:
-        one = np.zeros(classes)
-        one[y[i]] = 1
-        basis = np.stack([p[i] - one, one - 1 / classes], 1)
+        one = np.zeros(p.shape[1])
+        one[labels[i]] = 1
+        basis = np.stack([p[i] - one, one - 1 / p.shape[1]], 1)
         c, cs = np.linalg.lstsq(basis, g[i], rcond=None)[0]
-        if distance(g[i], basis @ np.array([c, cs])) > 1e-6 or not c:
+        if not c or distance(g[i], basis @ np.array([c, cs])) > FIT:
             return None
         factors[i] = c
         smoothed.append(cs / c)
-    smoothing = float(np.median(smoothed))
-    if np.abs(np.array(smoothed) - smoothing).max() > 1e-6:
+    if not smoothed or np.ptp(smoothed) > FIT:
         return None
-    return _CrossEntropy(factors, smoothing)
+    return factors, float(np.median(smoothed))
 
 
 def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
     """Yield how two cross-entropies differ: ignored labels, label smoothing, weights of classes, reduction."""
     fits = [_fit_cross_entropy(x, z, y) for x in g]
     if fits[0] is None or fits[1] is None:
+        return
+    if fits[0].twice != fits[1].twice:
+        yield f"only {NAMES[SIDES[fits[1].twice]]}'s loss applies a softmax to the outputs before that of the cross-entropy"
+        return
+    used = (fits[0].factors != 0) & (fits[1].factors != 0)
+    if (other := np.flatnonzero(used & (fits[0].labels != fits[1].labels))).size:
+        first = other[0]
+        yield (
+            f"labels: the losses use different ones at {len(other)} of {len(y)} places, first at place {first}: "
+            f"PyTorch {fits[0].labels[first]}, Paddle {fits[1].labels[first]}"
+        )
         return
     ignored = [sorted({int(label) for label in y[fit.factors == 0]}) for fit in fits if fit]
     if ignored[0] != ignored[1]:
@@ -290,6 +333,9 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             return Cause(
                 f"only {NAMES[other]}'s program calls its optimizer in this step; {NAMES[side]}'s does not, as if it accumulated gradients"
             )
+    for side, other in (SIDES, SIDES[::-1]):
+        if alone := [n for n in evidence.described[side].parameters if n not in evidence.described[other].parameters]:
+            return Cause(f"only {NAMES[side]}'s optimizer has the parameters {few(alone)}")
     said = []
     for side in SIDES:
         found = infer_clipping(evidence.before[side], evidence.used[side])
@@ -306,8 +352,11 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
 
 def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slot: str = "") -> Cause | None:
     """Return why the state or the update of a parameter differs, from the settings of both optimizers and from what they made."""
-    one, two = (_only(evidence.described[side], name) for side in SIDES)
-    found = [line for line in list_differences(one, two) if not line.startswith("clipping")]
+    one, two = (replace(evidence.described[side], clip=None) for side in SIDES)
+    if one.kind != two.kind:
+        return Cause(list_differences(one, two)[0])
+    own = [line.rpartition(" at ")[0] for line in list_differences(_only(one, name), _only(two, name))]
+    found = [line for line in list_differences(one, two) if line.rpartition(" at ")[0] in own]
     if found:
         return Cause("; ".join(found))
     before = [evidence.before[side].get(name) for side in SIDES]

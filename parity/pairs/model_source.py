@@ -315,9 +315,9 @@ class ModelStep(Step):
             yield from alignment.outputs("forward", *source.sides_of(runs))
         del runs, backs
         self._loss_evidence = self._compared = None
+        session.update(session.kept(source.zero), source.names)
         if session.pair.program.optimizer:
             session.describe_optimizers()
-        session.update(session.kept(source.zero), source.names)
         if session.pair.program.optimizer and source.dtype == "float64":
             yield from self._steps_of_optimizers()
         yield from self._updates()

@@ -149,7 +149,7 @@ class Session:
         notes = self._compute()
         self.inputs = [round_to(x, self.dtype) if x.dtype.kind == "f" else x for x in pair.inputs]
         self.described: dict[str, OptimizerDescription] = {}
-        """The users' optimizers of the two sides, with canonical names, as they are before the next step."""
+        """The users' optimizers of the two sides, with canonical names, as they were in the last step."""
         self._describe_arrays()
         trained = self._plan()
         self.states = {

@@ -148,4 +148,4 @@ def _text(value: Setting, other: Setting) -> str:
         return "yes" if value else "no"
     if value is None:
         return "none"
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{value:.7g}" if isinstance(value, float) else str(value)  # float32 tells no more apart

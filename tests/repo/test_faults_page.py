@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 from helpers.paths import ROOT
-from parity.cli.selftest import COUNTS, LIST, OURS, PORTS, SUMMARY, headline
+from parity.cli.selftest import COUNTS, LIST, OURS, PORTS, SUMMARY, TRAININGS, headline
 from parity.files import generated_block
 from parity.selftest.catalogue import FAULTS
 from parity.selftest.innocent_changes import INNOCENT
+from parity.selftest.of_programs import PROGRAMS, SPELLED
 from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 
 PAGE = ROOT / "docs" / "faults.md"
@@ -52,6 +53,14 @@ def test_the_page_lists_every_change_of_transformers() -> None:
     found, equal = len(TRANSFORMERS), len(ALIKE)
     assert f"finds {found} of {found} faults of transformers" in block(PAGE, PORTS)
     assert f"calls {equal} of {equal} innocent changes equal" in block(PAGE, PORTS)
+
+
+def test_the_page_lists_every_change_of_training() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| ", block(PAGE, TRAININGS), re.MULTILINE)
+    assert rows == [(edit.name, edit.sentence) for edit in (*PROGRAMS, *SPELLED)]
+    found, equal = len(PROGRAMS), len(SPELLED)
+    assert f"finds {found} of {found} faults of training" in block(PAGE, TRAININGS)
+    assert f"calls {equal} of {equal} innocent changes equal" in block(PAGE, TRAININGS)
 
 
 def test_the_headline_gives_the_range_of_the_other_criteria() -> None:
