@@ -1,9 +1,6 @@
-"""Functions of the framework whose scalars have the precision of the tensors.
+"""Functions of the framework whose scalars have the precision of the tensors, if these are float64."""
 
-DIFFERS: kernels hold many scalars in float32, whatever the dtype of their tensors. PyTorch's kernels, and formulas that a user writes, do
-not. The substitutes compute what the framework's documentation says, for tensors of float64 only.
-"""
-
+# DIFFERS: kernels hold many scalars in float32, whatever the dtype of their tensors. Formulas that a user writes do not.
 from __future__ import annotations
 
 import functools

@@ -13,6 +13,7 @@ from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.backend.user_program import UserProgram
+from parity.modules.description import below
 from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.optimizer_description import OptimizerDescription
@@ -69,6 +70,15 @@ class WatchedModel(ObservedModel):
         for name, array in arrays.items():
             self.backend.write(tensors[name], array)
         self.optimizer = self.program.optimizer = None
+
+    def buffers(self, model: Module | None = None) -> dict[str, Tensor]:
+        """Return every floating-point buffer of the model, or of another `model` of the framework, by its name."""
+        return {
+            below(path, name): tensor
+            for path, module in self.backend.named_modules(self.model if model is None else model)
+            for name, tensor in module._buffers.items()
+            if tensor is not None and tensor.is_floating_point()
+        }
 
     def change(self, layer: str, attribute: str, value: Any) -> int:
         """Set an attribute of the layer at a path, or of all layers of a class; return the number of layers changed.

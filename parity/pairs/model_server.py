@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from parity.backend.user_program import UserProgram
 from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError, describe_error
 from parity.modules.function_calls import FunctionCalls
+from parity.modules.recording import EVERYWHERE, Watch
 from parity.pairs import factories, replaced_functions
 from parity.pairs.fresh_arrays import FreshArray, sample_arrays
 from parity.recipe.optimizer import Optimizer
@@ -76,6 +77,7 @@ class ModelService(Service):
         self._replaced = replaced_functions.Replaced.of(framework)
         self._held = contextlib.ExitStack()
         self._model: WatchedModel
+        self._make: Callable[[], Any] | None = None
         self._fresh: weakref.ref[Any] | None = None
 
     @at_caller
@@ -124,6 +126,7 @@ class ModelService(Service):
         if not isinstance(model, backend.MODULE):
             wanted = f"{backend.MODULE.__module__}.{backend.MODULE.__qualname__}"
             raise InputError(f"the {self.framework} side: {text} makes a {type(model).__name__}, not a {wanted}")
+        self._make = None if is_live else found
         if is_live:
             model = self._copied(model, text, backend)
         if isinstance(factory, str) or backend.device_of(model) == "gpu":
@@ -257,6 +260,32 @@ class ModelService(Service):
             self._model.compute_in(dtype)
         note: str = implementation(self.framework, "replaced_functions").note_rounding(dtype, self._model.device)
         return note
+
+    def buffers(self, leave_out: Sequence[str]) -> Record:
+        """Return the floating-point buffers, also those that no state dict holds, without those in `leave_out`."""
+        found = self._model.buffers().items()
+        return {name: self._model.backend.to_numpy(tensor) for name, tensor in found if name not in leave_out}
+
+    def make_exact_buffers(self, names: Sequence[str]) -> Record:
+        """Make the model once more, in float64; return these buffers of it. A model that cannot be made like that has none."""
+        make, backend = self._make, self._model.backend
+        watch = Watch()
+        watch.begin({}, 0, record=False, widened=[EVERYWHERE])
+        if make is None:
+            return {}
+        try:
+            backend.set_default_dtype("float64")
+            with self._replaced.watching(watch):
+                tensors = self._model.buffers(make())
+        except Exception:  # a user's code may mix dtypes
+            return {}
+        return {name: backend.to_numpy(tensors[name]) for name in names if name in tensors}
+
+    def set_buffers(self, arrays: Mapping[str, Array]) -> None:
+        """Overwrite the named buffers."""
+        tensors = self._model.buffers()
+        for name, array in arrays.items():
+            self._model.backend.write(tensors[name], array)
 
     def release(self) -> None:
         """Release the model. After the last one of a process, every replaced function and setting is restored."""

@@ -27,6 +27,7 @@ from parity.modules.description import below
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
+from parity.pairs.exact_buffers import choose_exact
 from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
 from parity.pairs.layouts import SWAPPED, Form, axes_between, channels_first, channels_last, find_form
@@ -302,6 +303,7 @@ class Session:
             self.keys[train] = alignment.draw_keys(self.pairing, runs, self.alignment(runs))
             self.watched[train] = any(draw["p"] is None for run in runs.values() for draw in run.draws)
         self._widen(seen, trained)
+        self.exact_buffers = {side: self._take_exact_buffers(side) for side in SIDES} if self.dtype == "float64" else {}
         return trained
 
     def _layout_remedy(self) -> str:
@@ -394,6 +396,20 @@ class Session:
                     "the optimizer of the comparison"
                 )
 
+    def _take_exact_buffers(self, side: str) -> list[str]:
+        """Take the exact values of buffers that the other model computes in forward; return their names."""
+        other = OTHER_SIDE[side]
+        own = self.workers[side].buffers([name_in(where[side]) for where in self.pairing.arrays.values()])
+        if not own or any(self.compiled.values()):
+            return []
+        exact = self.workers[side].make_exact_buffers(list(own))
+        taken = choose_exact(own, exact, lambda wanted: self.run(other, False, False, functions=wanted))
+        if taken:
+            self.everywhere(
+                lambda n: self.workers[n].set_buffers(taken), [n for n in self.workers if side_of(n) == side]
+            )
+        return list(taken)
+
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
         done, cannot = "the check computes in float64 there", "the check cannot compute in float64 there"
@@ -406,6 +422,10 @@ class Session:
                 where = f"{few(narrow_dtypes.words(places))} in {NAMES[side]}"
                 done_there = done if self.widened[side] else cannot
                 yield f"constants in {narrow_dtypes.dtypes(places)} inside both models, at {where}: {done_there}"
+        for side, names in self.exact_buffers.items():
+            if names:
+                texts = f"{NAMES[side]}'s model makes {few(names)} in float32 at the start, and {NAMES[OTHER_SIDE[side]]}'s in forward"
+                yield f"constants in float32: {texts}: {done}, on both sides"
         for side, places in self.narrow.alone.items():
             if places:
                 where = few(narrow_dtypes.words(places))

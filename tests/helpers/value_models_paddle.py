@@ -224,13 +224,13 @@ class Islands(nn.Layer):
 class Placed(nn.Layer):
     """Multiplies by cosines of positions, which it computes in `dtype`, and by `times`."""
 
-    def __init__(self, dtype: str, times: float) -> None:
+    def __init__(self, dtype: str, times: float, base: float) -> None:
         super().__init__()
-        self.dtype, self.times = dtype, times
+        self.dtype, self.times, self.base = dtype, times, base
         self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        rates = 1.0 / (100.0 ** (paddle.arange(6, dtype=self.dtype) / 6))
+        rates = 1.0 / (self.base ** (paddle.arange(6, dtype=self.dtype) / 6))
         angles = paddle.outer(paddle.arange(x.shape[1], dtype=self.dtype), rates)
         return self.out(self.fc(x) * angles.cos().astype(x.dtype) * self.times)
 
@@ -238,9 +238,9 @@ class Placed(nn.Layer):
 class Tables(nn.Layer):
     """Two layers that each compute a table of positions."""
 
-    def __init__(self, dtype: str = "float32", times: float = 1.0) -> None:
+    def __init__(self, dtype: str = "float32", times: float = 1.0, base: float = 100.0) -> None:
         super().__init__()
-        self.first, self.blocks = nn.Linear(5, 6), nn.LayerList([Placed(dtype, times) for _ in range(2)])
+        self.first, self.blocks = nn.Linear(5, 6), nn.LayerList([Placed(dtype, times, base) for _ in range(2)])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

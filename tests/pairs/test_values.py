@@ -277,6 +277,18 @@ def test_a_small_error_beside_such_a_table_and_float32_on_one_side_are_found(
     assert first and first.tensor == "blocks.0.out:input" and cause in (first.cause or ""), first
 
 
+def test_a_float32_buffer_may_be_computed_in_forward_on_the_other_side(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Tables(is_buffer=True)", "Tables", "3,4,5")
+    start = "constants in float32: PyTorch's model makes table.rates in float32 at the start, and Paddle's in forward: "
+    assert_equal(outcome, start)
+
+
+@pytest.mark.parametrize("planted", ["times=1.000001", "base=100.0001"])
+def test_a_small_error_beside_such_a_buffer_is_found(compare_pair: ComparePair, planted: str) -> None:
+    first = compare(compare_pair, "Tables(is_buffer=True)", f"Tables({planted})", "3,4,5", steps=2).first
+    assert first and (first.phase, first.tensor) == ("eval", "blocks.0.out:input"), first
+
+
 @pytest.mark.parametrize(
     ("planted", "widen", "verdict"),
     [("", ("torch", "paddle"), "equal"), ("", ("torch",), "different"), (", times=1.000001", ("torch", "paddle"), "different")],
