@@ -22,7 +22,7 @@ from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
-from parity.modules.description import below
+from parity.modules.description import below, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
@@ -250,7 +250,7 @@ class Session:
         for side, found in trained.items():
             for path in {*found.random, *seen[side].random}:
                 raise InputError(
-                    f"the {side} model draws random numbers at layer {path or '(the model itself)'} by a function that the check does "
+                    f"the {side} model draws random numbers at {layer_in_words(path)} by a function that the check does "
                     "not replace: the two sides cannot use the same numbers. Remove that layer, or set its probability to 0"
                     + (", or skip training with --stages eval" if path not in seen[side].random else "")
                 )

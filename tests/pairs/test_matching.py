@@ -391,3 +391,21 @@ def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair
         compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
     ):
         assert not any("recipe of parameters" in line for line in other.explained)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "shape", "layer"),
+    [
+        ("Summed", "Summed", "2,4", "torch model failed in forward at layer w:"),
+        ("Summed", "Summed", "2,4:99", "torch model failed in forward at layer w:"),
+        ("Shares", "Summed", "4,6", "paddle model failed in forward at layer type_table:"),
+    ],
+)
+def test_indices_that_a_table_lacks_are_refused_with_its_limit(
+    compare_pair: ComparePair, torch: str, paddle: str, shape: str, layer: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        compared(compare_pair, torch, paddle, shape)
+    said = str(error.value)
+    assert layer in said and "\n" not in said
+    assert said.endswith("whole numbers below 11: write this limit behind the shape, as in --input-shape 2,5:11")
