@@ -400,3 +400,28 @@ class Shares(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.head(F.relu(self.body(x)))
+
+
+class Affine(nn.Layer):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.gain = self.create_parameter([6], default_initializer=nn.initializer.Constant(1.0))
+        self.shift = self.create_parameter([6], default_initializer=nn.initializer.Constant(0.0)) if bias else None
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.gain * x if self.shift is None else self.gain * x + self.shift
+
+
+class Gains(nn.Layer):
+    """Layers of an own class, which has another name on the other side. The one number `bare` has lost its shift."""
+
+    def __init__(self, bare: int = -1) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.gains = nn.LayerList([Affine(i != bare) for i in range(3)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.body(x)
+        for gain in self.gains:
+            x = paddle.tanh(gain(x))
+        return self.head(x)

@@ -326,3 +326,28 @@ class Shares(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(F.relu(self.body(x)))
+
+
+class Gain(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((6,), 1.0))
+        self.shift = nn.Parameter(torch.full((6,), 0.0)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * x if self.shift is None else self.gain * x + self.shift
+
+
+class Gains(nn.Module):
+    """Layers of an own class, which has another name on the other side. The one number `bare` has lost its shift."""
+
+    def __init__(self, bare: int = -1) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.gains = nn.ModuleList([Gain(i != bare) for i in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        for gain in self.gains:
+            x = torch.tanh(gain(x))
+        return self.head(x)

@@ -409,3 +409,19 @@ def test_indices_that_a_table_lacks_are_refused_with_its_limit(
     said = str(error.value)
     assert layer in said and "\n" not in said
     assert said.endswith("whole numbers below 11: write this limit behind the shape, as in --input-shape 2,5:11")
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "side"),
+    [("Gains", "Gains(1)", "PyTorch"), ("Gains(1)", "Gains", "Paddle"), ("Gains", "Gains", "")],
+)
+def test_a_lost_array_of_a_class_with_another_name_is_named(
+    compare_pair: ComparePair, torch: str, paddle: str, side: str
+) -> None:
+    outcome = compared(compare_pair, torch, paddle, "4,6")
+    assert outcome.differences == ([f"only {side} has gains.1.shift"] if side else [])
+    if not side:
+        assert outcome.verdict == "equal"
+        return
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "gains.1:output")
+    assert outcome.first.cause == f"only {side} has gains.1.shift"
