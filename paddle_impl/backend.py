@@ -17,7 +17,7 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 from paddle.jit.dy2static.program_translator import ProgramTranslator, StaticFunction
 
-from paddle_impl import layers, model, optimizer_description
+from paddle_impl import layers, model, optimizer_description, optimizer_steps
 from parity.arrays import Array
 from parity.errors import InputError
 from parity.modules.description import is_below
@@ -41,6 +41,10 @@ class Backend:
 
     TENSOR: type = Tensor
     MODULE: type = nn.Layer
+    OPTIMIZER: type = paddle.optimizer.Optimizer
+    PARAMETERS = "parameters"
+    """The argument of an optimizer's class that takes the parameters."""
+
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
     # DIFFERS: on the CPU, if one process dies within the wrapper's backward pass, all others call abort(), which no handler can stop.
@@ -158,6 +162,18 @@ class Backend:
 
     def optimizer_state(self, optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> dict[str, Array]:
         return optimizer_description.optimizer_state(optimizer, parameter)
+
+    def parameters_of(self, optimizer: paddle.optimizer.Optimizer) -> Sequence[Tensor]:
+        return optimizer_steps.parameters_of(optimizer)
+
+    def scheduler_of(self, optimizer: paddle.optimizer.Optimizer) -> Any:
+        return optimizer_steps.scheduler_of(optimizer)
+
+    def rounded_scalars(self, optimizer: paddle.optimizer.Optimizer) -> AbstractContextManager[None]:
+        return optimizer_steps.rounded_scalars(optimizer)
+
+    def watch_clipping(self, record: Callable[[Tensor, Tensor], None]) -> AbstractContextManager[None]:
+        return optimizer_steps.watch_clipping(record)
 
     # Mixed precision
 

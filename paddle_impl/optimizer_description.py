@@ -79,9 +79,11 @@ def describe_optimizer(optimizer: paddle.optimizer.Optimizer, names: Mapping[int
     groups = _groups(optimizer)
     for group in groups:
         for parameter in group["params"]:
+            if parameter.stop_gradient:
+                continue  # a step leaves it out; statistics of batch norms are among a layer's parameters
             if id(parameter) in names:
                 parameters[names[id(parameter)]] = _settings(optimizer, kind, group, parameter)
-            elif not parameter.stop_gradient:  # statistics of batch norms are among a layer's parameters
+            else:
                 unnamed += 1
     # DIFFERS: each group is clipped by itself, also by a global norm.
     clip = next((made for group in groups if (made := _clip(optimizer, group, len(groups) > 1))), None)

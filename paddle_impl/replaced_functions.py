@@ -13,6 +13,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
+from paddle.nn import clip
 
 from paddle_impl.half_kernels import METHODS, rounding
 from parity.arrays import Array
@@ -23,6 +24,10 @@ from parity.weights.half_precision import HALVES
 
 _SAME_SLOPE = 1e-6
 """Relative difference from 1/6 up to which the slope of a hard sigmoid is 1/6 with few digits."""
+
+
+_CLIP = getattr(paddle.nn.utils, "clip_grad_norm_", None)
+"""The function that clips gradients outside an optimizer."""
 
 
 def replacements(
@@ -41,6 +46,9 @@ def replacements(
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.gumbel_softmax: _gumbel_softmax,
+        F.label_smooth: functools.partial(_label_smooth, F.label_smooth),
+        clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
+        **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
         paddle.pow: _exactly(paddle.pow),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
@@ -83,6 +91,42 @@ def _seen(
         return original(*given, **named)
     finally:
         _INSIDE.pop()
+
+
+def _label_smooth(
+    original: Callable[..., Tensor],
+    label: Tensor,
+    prior_dist: Tensor | None = None,
+    epsilon: float = 0.1,
+    name: str | None = None,
+) -> Tensor:
+    """Smooth labels in the default dtype."""
+    # DIFFERS: cross_entropy smooths labels in float32, whatever the dtype of the scores.
+    if paddle.get_default_dtype() != "float64":
+        return original(label, prior_dist, epsilon, name)
+    label = label.astype("float64")
+    return label * (1 - epsilon) + epsilon * (1 / label.shape[-1] if prior_dist is None else prior_dist)
+
+
+def _clip_by_norm(original: Callable[..., Tensor], x: Tensor, max_norm: float, name: str | None = None) -> Tensor:
+    """Clip one gradient by its own norm."""
+    # DIFFERS: the kernel exists in float32 only.
+    if x.dtype != paddle.float64:
+        return original(x, max_norm, name)
+    return x * (float(max_norm) / paddle.clip(paddle.sqrt((x * x).sum()), min=float(max_norm)))
+
+
+def _clip(original: Callable[..., Tensor], parameters: Any, max_norm: float, *given: Any, **named: Any) -> Tensor:
+    """Clip by the norm of all gradients, as an optimizer does."""
+    # DIFFERS: the function divides by the norm + 1e-6, and an optimizer by the norm.
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    total = original(parameters, float("inf"), *given, **named)
+    factor = float(max_norm) / paddle.clip(total, min=float(max_norm))
+    with paddle.no_grad():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                paddle.assign(parameter.grad * factor.astype(parameter.grad.dtype), parameter.grad)
+    return total
 
 
 def _dropout(

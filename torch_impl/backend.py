@@ -24,7 +24,7 @@ from parity.process_group import ProcessGroup
 from parity.recipe import precision
 from parity.recipe.optimizer import Optimizer
 from parity.recipe.optimizer_description import OptimizerDescription
-from torch_impl import layers, model, optimizer_description
+from torch_impl import layers, model, optimizer_description, optimizer_steps
 
 Handle = Any
 """What PyTorch returns for a hook."""
@@ -40,6 +40,10 @@ class Backend:
 
     TENSOR: type = Tensor
     MODULE: type = nn.Module
+    OPTIMIZER: type = torch.optim.Optimizer
+    PARAMETERS = "params"
+    """The argument of an optimizer's class that takes the parameters."""
+
     NAMES = model.NAMES
     TRANSPOSED = model.TRANSPOSED
     OVERLAPPING: tuple[str, ...] = ("cpu", "gpu")
@@ -151,6 +155,18 @@ class Backend:
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
         return optimizer_description.optimizer_state(optimizer, parameter)
+
+    def parameters_of(self, optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
+        return optimizer_steps.parameters_of(optimizer)
+
+    def scheduler_of(self, optimizer: torch.optim.Optimizer) -> Any:
+        return optimizer_steps.scheduler_of(optimizer)
+
+    def rounded_scalars(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        return optimizer_steps.rounded_scalars(optimizer)
+
+    def watch_clipping(self, record: Callable[[Tensor, Tensor], None]) -> AbstractContextManager[None]:
+        return optimizer_steps.watch_clipping(record)
 
     # Mixed precision
 

@@ -68,6 +68,8 @@ def describe_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str
     for group in optimizer.param_groups:
         settings = _known_settings(kind, name, group) if kind in KINDS.values() else _plain_settings(group)
         for parameter in group["params"]:
+            if not parameter.requires_grad:
+                continue  # a step leaves it out
             if id(parameter) in names:
                 parameters[names[id(parameter)]] = settings
             else:

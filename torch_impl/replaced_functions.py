@@ -19,6 +19,9 @@ from parity.arrays import Array
 from parity.modules.function_calls import FunctionCalls
 from parity.modules.recording import Watch
 
+_CLIP = getattr(torch.nn.utils.clip_grad, "_clip_grads_with_norm_", None)
+"""What `clip_grad_norm_` ends with."""
+
 
 def replacements(
     draw: Callable[[int, float], Array], variance: Callable[[], str], scale: Callable[[float], None]
@@ -37,6 +40,7 @@ def replacements(
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.batch_norm: functools.partial(_batch_norm, F.batch_norm, variance),
         F.scaled_dot_product_attention: functools.partial(_attention, F.scaled_dot_product_attention),
+        **({_CLIP: _clip} if _CLIP else {}),
     }
 
 
@@ -101,6 +105,15 @@ def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequen
     """The multipliers of a dropout that draws along `axes`, and shares each number along all other axes."""
     shape = [size if i in axes else 1 for i, size in enumerate(x.shape)]
     return torch.from_numpy(draw(int(np.prod(shape)), p).reshape(shape)).to(x)
+
+
+def _clip(parameters: Any, max_norm: float, total_norm: Tensor, *_: Any, **__: Any) -> None:
+    """Clip by the norm of all gradients, as an optimizer of the other side does."""
+    # DIFFERS: the function divides by the norm + 1e-6.
+    factor = float(max_norm) / torch.clamp(total_norm, min=float(max_norm))
+    for parameter in [parameters] if isinstance(parameters, Tensor) else parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _hardsigmoid(original: Callable[..., Tensor], /, *given: Any, **named: Any) -> Tensor:

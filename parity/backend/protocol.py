@@ -41,6 +41,8 @@ class Backend(Protocol):
 
     TENSOR: type
     MODULE: type
+    OPTIMIZER: type
+    PARAMETERS: str
     NAMES: Mapping[str, str]
     TRANSPOSED: tuple[type, ...]
     OVERLAPPING: tuple[str, ...]
@@ -133,6 +135,18 @@ class Backend(Protocol):
 
         The slots are those of `parity.recipe.optimizer_description.SLOTS`, and for other optimizers those of the framework.
         """
+
+    def parameters_of(self, optimizer: Stepper) -> Sequence[Tensor]:
+        """The parameters that anybody's `optimizer` updates."""
+
+    def scheduler_of(self, optimizer: Stepper) -> Any:
+        """The schedule that anybody's `optimizer` holds and that must be stepped after it, or None."""
+
+    def rounded_scalars(self, optimizer: Stepper) -> AbstractContextManager[None]:
+        """A context in which the scalars of anybody's `optimizer` are rounded to float32, as some kernels hold them."""
+
+    def watch_clipping(self, record: Callable[[Tensor, Tensor], None]) -> AbstractContextManager[None]:
+        """A context in which `record` gets each parameter and its gradient, as an optimizer's own clipping makes it."""
 
     # Mixed precision
 

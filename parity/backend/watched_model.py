@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
+from parity.backend.user_program import UserProgram
 from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 from parity.weights.half_precision import HALVES
 
 
@@ -28,8 +31,12 @@ class WatchedModel(ObservedModel):
         self.dtype = self._default_dtype = backend.get_default_dtype()
         self.rounds = ""
         self.optimizer: Stepper | None = None
+        self.program = UserProgram(backend, None, None)
         self.device = backend.device_of(self.model)
         self._outputs: dict[str, Tensor] = {}
+        self._result: Any = None
+        self._loss: Tensor | None = None
+        self._output_gradients: dict[str, Array] = {}
         self._inputs: list[Tensor] = []
         self._training = [(module, module.training) for _, module in backend.named_modules(self.model)]
 
@@ -44,6 +51,7 @@ class WatchedModel(ObservedModel):
         self.backend.set_default_dtype(self.dtype)
         if not self.rounds or self.own_dtype() != dtype:
             self.model = self.backend.convert(self.model, dtype)
+        self.program.convert(dtype)
         self.optimizer = None
 
     def close(self) -> None:
@@ -53,13 +61,14 @@ class WatchedModel(ObservedModel):
             module.training = training
         self.backend.set_default_dtype(self._default_dtype)
         self._training, self._inputs, self._outputs = [], [], {}
+        self._result = self._loss = None
 
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Overwrite the named tensors, and start a fresh optimizer."""
         tensors = self.tensors()
         for name, array in arrays.items():
             self.backend.write(tensors[name], array)
-        self.optimizer = None
+        self.optimizer = self.program.optimizer = None
 
     def change(self, layer: str, attribute: str, value: Any) -> int:
         """Set an attribute of the layer at a path, or of all layers of a class; return the number of layers changed.
@@ -83,7 +92,8 @@ class WatchedModel(ObservedModel):
         With a `path`, only the layer at that path runs, and `backward` then works in inference mode, too.
         """
         graded = train or path != ""
-        self._outputs, self._inputs = {}, []  # they hold everything that the last run kept for its backward pass
+        # They hold everything that the last run kept for its backward pass.
+        self._outputs, self._inputs, self._result, self._loss = {}, [], None, None
         self.backend.set_default_dtype(self.dtype)  # models of several dtypes may be open in one process
         self.model.train() if train else self.model.eval()
         self._inputs = [self._given(x) for x in inputs]
@@ -98,7 +108,7 @@ class WatchedModel(ObservedModel):
                 self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
             model = dict(self.backend.named_modules(self.model))[path] if path else self.model
             result = model(*(tensor for tensor, name in given if name == ""), **named)
-        self._outputs = dict(self.flatten(result))
+        self._result, self._outputs = result, dict(self.flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
 
     def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
@@ -111,18 +121,71 @@ class WatchedModel(ObservedModel):
             self.backend.backward([self._outputs[name] for name in wanted], seeds)
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
+    def compute_loss(self, targets: Sequence[Array]) -> float:
+        """Return the user's loss of the outputs of the last `run`."""
+        self.backend.set_default_dtype(self.dtype)
+        self._output_gradients = {}
+        for name, tensor in self._outputs.items():
+            if self.backend.needs_gradient(tensor):
+                self.backend.on_gradient(tensor, functools.partial(self._note_output_gradient, name))
+        self._loss = self.program.compute_loss(self._result, [self._given(x) for x in targets])
+        return float(self.backend.to_numpy(self._loss).reshape(-1)[0])
+
+    def backward_loss(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run the backward pass of the loss; return the gradients of the inputs by their number, and of the outputs by their place."""
+        assert self._loss is not None
+        self.program.clear_gradients(list(self.tensors().values()))
+        ones = self._like(self._loss, np.ones(tuple(self._loss.shape)))
+        self.backend.backward([self._loss], [ones])
+        self._loss = None
+        inputs = {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
+        return inputs, self._output_gradients
+
+    def describe_optimizer(self) -> OptimizerDescription | None:
+        """Return the user's optimizer as data, with the model's own names; None where it is not the user's."""
+        if self.program.make_optimizer is None:
+            return None
+        self._start_program()
+        names = {id(tensor): name for name, tensor in self.tensors().items()}
+        return self.backend.describe_optimizer(self.program.optimizer, names)
+
+    def optimizer_state(self, names: Sequence[str]) -> dict[str, dict[str, Array]]:
+        """Return the state of the user's optimizer for the named tensors: name -> canonical slot -> array."""
+        tensors, optimizer = self.tensors(), self.program.optimizer
+        if optimizer is None:
+            return {}
+        return {name: self.backend.optimizer_state(optimizer, tensors[name]) for name in names}
+
+    def step_gradients(self, names: Sequence[str], used: bool) -> dict[str, Array]:
+        """Return the gradients before the last step of the user's program, or as its optimizer has `used` them."""
+        tensors, found = self.tensors(), self.program.used if used else self.program.before
+        return {n: self.backend.to_numpy(found[id(tensors[n])]) for n in names if id(tensors[n]) in found}
+
     def update(self, kept: Mapping[str, Array]) -> None:
         """Do one step of the optimizer, after the gradients named in `kept` have been multiplied by its 0/1 arrays."""
         tensors = self.tensors()
         for name, factors in kept.items():
             gradient = tensors[name].grad
             self.backend.assign(gradient, gradient * self._like(gradient, factors))
+        if self.program.make_optimizer:
+            self.backend.set_default_dtype(self.dtype)
+            self._start_program()
+            self.program.step([tensor for tensor in tensors.values() if self.backend.is_trained(tensor)])
+            return
         if self.optimizer is None:
             trained = [tensor for tensor in tensors.values() if self.backend.is_trained(tensor)]
             groups = [(trained, 1.0, self.settings.weight_decay)]
             self.optimizer = self.backend.make_optimizer(groups, self.settings) if trained else None
         if self.optimizer is not None:
             self.optimizer.step()
+
+    def _start_program(self) -> None:
+        if self.program.optimizer is None:
+            self.backend.set_default_dtype(self.dtype)
+            self.program.start(self.model)
+
+    def _note_output_gradient(self, name: str, gradient: Tensor) -> None:
+        self._output_gradients[name] = self.backend.to_numpy(gradient)
 
     def origins(self) -> dict[str, str]:
         """Return the origins of the outputs of the last `run`, while `functions` records."""

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
 from parity import machine
-from parity.cli.command import PATH, Failed, Options, choice, command, command_line, failures, option, positive
+from parity.cli import recordings
+from parity.cli.command import (
+    PATH,
+    Failed,
+    Options,
+    argument,
+    choice,
+    command,
+    command_line,
+    failures,
+    flag,
+    option,
+    positive,
+    refuse,
+)
 from parity.cli.options import (
     comparison_options,
     device_option,
@@ -19,6 +34,7 @@ from parity.cli.reports import check_reports, reports_options, write_reports
 from parity.compare.outcome import Outcome
 from parity.compare.tolerances import FRESH_SEEDS
 from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
+from parity.errors import InputError
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
 from parity.pairs.inputs import parse_named
@@ -27,6 +43,7 @@ from parity.pairs.outcome import PairOutcome
 from parity.pairs.session import RATE
 from parity.progress import Console, Phases
 from parity.recipe.optimizer import Optimizer
+from parity.recordings.compare_recordings import BEGAN
 from parity.report import plain
 from parity.weights.half_precision import HALVES
 
@@ -51,9 +68,34 @@ trained = together(
     ),
     option(
         "--optimizer",
-        type=choice(("momentum", "adam")),
+        type=choice(("momentum", "sgd", "adam", "adamw")),
         default="momentum",
-        help="optimizer of the training steps (default: momentum, with coefficient 0.9)",
+        help="optimizer of the training steps (default: momentum, with coefficient 0.9); adamw has the frameworks' weight decay of 0.01",
+    ),
+    option(
+        "--torch-loss",
+        metavar="MODULE:FUNCTION",
+        help="your own loss: a function (outputs, *targets), or torch.nn:CrossEntropyLoss(label_smoothing=0.1)",
+    ),
+    option("--paddle-loss", metavar="MODULE:FUNCTION", help="the same for Paddle"),
+    option(
+        "--torch-optimizer",
+        metavar="MODULE:FUNCTION",
+        help="your own optimizer: a function of the model that returns it, (optimizer, scheduler) or an object with step() and optimizer; "
+        "or torch.optim:AdamW(lr=0.001)",
+    ),
+    option("--paddle-optimizer", metavar="MODULE:FUNCTION", help="the same for Paddle"),
+    option(
+        "--batches",
+        metavar="FILE.npz",
+        help="the batches of the steps: arrays [steps, batch, ...] by name, or MODULE:FUNCTION that yields mappings of names to arrays",
+    ),
+    option(
+        "--loss-input",
+        multiple=True,
+        metavar="NAME[=N,...]",
+        help="an array of the batches that the losses get (default: target, targets, label, labels and y), or with a shape, such as "
+        "labels=8:10, a random one; repeat the option for more",
     ),
     option("--rate", type=float, default=RATE, metavar="LR", help=f"learning rate (default: {RATE})"),
     device_option(),
@@ -65,21 +107,30 @@ trained = together(
 
 @command(
     "compare",
-    "Compare two models of your own without changing them: inference, gradients and training, tensor by tensor.",
+    "Compare two models of your own without changing them: inference, gradients and training, tensor by tensor. Or compare two "
+    "recordings of training loops, made with parity.record.",
     (
         "--torch my_models.py:Net --paddle my_models.py:PaddleNet --input-shape 8,3,64,64",
         "--torch torchvision.models:resnet18 --paddle paddle.vision.models:resnet18 --input-shape 2,3,64,64 --report report",
         "--torch net.py:Net --paddle net.py:PaddleNet --inputs batch.npz --save-map map.json   (for convert --map)",
         "--torch net.py:Net --paddle net.py:PaddleNet --input 'x=4,3,8,8:NCHW|NHWC' --output-layout 'NCHW|NHWC'",
+        "torch.run paddle.run   (two recordings of parity.record)",
     ),
+)
+@argument("recordings", type=PATH, nargs=-1, metavar="[A.run B.run]")
+@option(
+    "--twin",
+    type=PATH,
+    multiple=True,
+    metavar="RUN",
+    help="a recording of the reference made with twin=1, which measures rounding; repeat the option for more",
 )
 @option(
     "--torch",
     metavar="MODULE:FACTORY",
-    required=True,
     help="the factory of the torch.nn.Module; FILE.py:CLASS, MODULE:FUNCTION(width=8) and MODULE:CLASS(CONFIG(width=8)) also work",
 )
-@option("--paddle", metavar="MODULE:FACTORY", required=True, help="the factory of the paddle.nn.Layer")
+@option("--paddle", metavar="MODULE:FACTORY", help="the factory of the paddle.nn.Layer")
 @option(
     "--input-shape",
     multiple=True,
@@ -147,7 +198,13 @@ trained = together(
 @reports_options
 @trained
 def main(options: Options, console: Console) -> dict[str, Any]:
-    """Compare two models; `Failed` where they differ."""
+    """Compare two models, or two recordings; `Failed` where they differ."""
+    if options.recordings:
+        return _compare_recordings(options, console)
+    for side in SIDES:
+        if not getattr(options, side):
+            raise InputError(f"missing option '--{side}': give both models, or two recordings")
+    refuse(options, ("twin",), "is for recordings: give two of them")
     check_reports(options)
     started = datetime.now().isoformat(timespec="seconds")
     with failures(), Phases(1 + options.steps) as phases:
@@ -190,6 +247,18 @@ def main(options: Options, console: Console) -> dict[str, Any]:
     return shown
 
 
+def _compare_recordings(options: Options, console: Console) -> dict[str, Any]:
+    settings = main.make_context(main.name, list(map(str, options.recordings))).params
+    for name in settings.keys() - recordings.USED:
+        if getattr(options, name) != settings[name]:
+            raise InputError(f"{flag(name)} is for models: recordings are compared as they are")
+    outcome, result = recordings.compare(options, console)
+    for line in outcome.conditions:
+        console.say(f"  not alike to begin with: {line}")
+    _say(outcome, console, known=[BEGAN + line for line in outcome.conditions])
+    return recordings.finish(outcome, result, options, console)
+
+
 def surroundings(name: str, options: Options) -> dict[str, Any]:
     """Return the command line, device and machine of the command `name`, for the JSON of a result."""
     return {
@@ -204,7 +273,11 @@ def training(options: Options) -> dict[str, Any]:
     """Return the arguments of `compare_models` for the options of `trained`."""
     return {
         "loss": options.loss,
-        "optimizer": Optimizer(options.optimizer, options.rate),
+        **_optimizers(options),
+        "torch_loss": options.torch_loss,
+        "paddle_loss": options.paddle_loss,
+        "batches": options.batches,
+        "loss_inputs": dict(_name_and_shape(text) for text in options.loss_input),
         "steps": options.steps,
         "twins": options.twins,
         "seed": options.seed,
@@ -219,12 +292,33 @@ def training(options: Options) -> dict[str, Any]:
     }
 
 
-def _say(outcome: PairOutcome, console: Console) -> None:
+def _optimizers(options: Options) -> dict[str, Any]:
+    """Return the arguments of `compare_models` for the optimizers: ours, those of the frameworks, or the user's."""
+    own = {"torch_optimizer": options.torch_optimizer, "paddle_optimizer": options.paddle_optimizer}
+    if any(own.values()):
+        return own
+    if options.optimizer == "adamw":
+        return {
+            "torch_optimizer": f"torch.optim:AdamW(lr={options.rate!r})",
+            "paddle_optimizer": f"paddle.optimizer:AdamW(learning_rate={options.rate!r})",
+        }
+    if options.optimizer == "sgd":
+        return {"optimizer": Optimizer("momentum", options.rate, momentum=0.0)}
+    return {"optimizer": Optimizer(options.optimizer, options.rate)}
+
+
+def _name_and_shape(text: str) -> tuple[str, str | None]:
+    name, equals, shape = text.partition("=")
+    return name, shape if equals else None
+
+
+def _say(outcome: PairOutcome, console: Console, known: Collection[str] = ()) -> None:
+    """Print the outcome, without the differences that are `known`."""
     pairing = outcome.pairing
     console.say(f"{outcome.factories['torch']} and {outcome.factories['paddle']}, {outcome.dtype}")
     console.say(f"  {len(pairing.pairs)} layers with weights matched by {pairing.sentence()}")
     say_stages(outcome, console)
-    for line in outcome.differences:
+    for line in [text for text in outcome.differences if text not in known]:
         console.say(f"  differs: {line}")
     for line in outcome.initialisation.differences if outcome.initialisation else ():
         console.say(f"  differs: {line}")

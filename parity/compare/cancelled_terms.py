@@ -45,10 +45,10 @@ class CancelledTerms:
         if phase in ("backward", "gradient"):
             found = self._of_output(layer)
             if parameter:
-                found *= _systematic(self._terms_of_parameter(layer, parameter), norm(self._record[name]))
+                found *= systematic(self._terms_of_parameter(layer, parameter), norm(self._record[name]))
             return min(LARGEST, ALIKE * found) if found > 1 else 1.0
         if phase == "update" and parameter == "mean":
-            return _systematic(self._terms_of_mean(layer), norm(self._record[name]))
+            return systematic(self._terms_of_mean(layer), norm(self._record[name]))
         return 1.0
 
     def _of_output(self, layer: str) -> float:
@@ -73,9 +73,9 @@ class CancelledTerms:
         known = [term for term in terms if term is not None]
         if len(following) == 1:
             sums = isinstance(self.network.layers[following[0]].node, BatchNorm | Conv | Linear | Multiply)
-            return found * (_systematic(terms[0], norm(gradient)) if sums else 1.0)
+            return found * (systematic(terms[0], norm(gradient)) if sums else 1.0)
         if len(known) == len(following):
-            return _systematic(float(np.linalg.norm(np.multiply(arriving, known))), norm(gradient))
+            return systematic(float(np.linalg.norm(np.multiply(arriving, known))), norm(gradient))
         return found
 
     def _terms_of_input(self, layer: str, source: str) -> float | None:
@@ -131,17 +131,9 @@ class CancelledTerms:
         return norm(gradient)
 
     def _terms_of_mean(self, layer: str) -> float | None:
-        """Return the same for a running mean; None unless the terms x / n of the batch's mean cancel.
-
-        A beta that a batch norm subtracts again moves all values of a channel alike, step after step. So the errors of the terms are not
-        independent: they add up to ||x|| / sqrt(n) at most (Cauchy-Schwarz), also over all steps.
-        """
+        """Return the same for a running mean, see `terms_of_mean`."""
         x = input_of(self.network, layer, self._record, "forward")
-        if x is None:
-            return None
-        by_channel = _by_channel(x)
-        size = norm(by_channel) / math.sqrt(by_channel.shape[1])
-        return size if _systematic(size, norm(by_channel.mean(1))) > 1 else None
+        return None if x is None else terms_of_mean(x)
 
     def _normalised(self, layer: str) -> tuple[Array, Array] | None:
         """Return the normalised input of a batch norm, without gamma and beta [C,n], and the root of variance + eps [C]."""
@@ -153,7 +145,18 @@ class CancelledTerms:
         return (x - x.mean(1)[:, None]) / deviation[:, None], deviation
 
 
-def _systematic(terms: float | None, size: float) -> float:
+def terms_of_mean(x: Array) -> float | None:
+    """Return the size of the terms x / n of a batch's mean for an input [N,C,...] of a batch norm; None unless they cancel.
+
+    A beta that a batch norm subtracts again moves all values of a channel alike, step after step. So the errors of the terms are not
+    independent: they add up to ||x|| / sqrt(n) at most (Cauchy-Schwarz), also over all steps.
+    """
+    values = _by_channel(x)
+    size = norm(values) / math.sqrt(values.shape[1])
+    return size if systematic(size, norm(values.mean(1))) > 1 else None
+
+
+def systematic(terms: float | None, size: float) -> float:
     """Return `terms`, the root of their summed squares, over the `size` of their sum; 1 unless the terms cancel systematically."""
     if terms is None or not np.isfinite(terms) or not np.isfinite(size) or not terms or terms < SYSTEMATIC * size:
         return 1.0
@@ -162,8 +165,8 @@ def _systematic(terms: float | None, size: float) -> float:
 
 def _by_channel(array: Array) -> Array:
     """Return an array [N,C,...] as float64 [C,n]."""
-    by_channel: Array = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
-    return by_channel.astype(np.float64, copy=False)
+    values: Array = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    return values.astype(np.float64, copy=False)
 
 
 def _terms_of_matrix(x: Array, dy: Array) -> float:

@@ -18,7 +18,7 @@ STAGES = {
     "eval": ("fresh", "start", "input", "eval", UNWATCHED["eval"]),
     "forward": ("fresh", "start", "input", "forward", "loss"),
     "backward": ("backward", "gradient"),
-    "update": ("update", UNWATCHED["update"]),
+    "update": ("clipped", "state", "update", UNWATCHED["update"]),
     "trajectory": (),
     "onnx": ("onnx",),
 }
@@ -37,6 +37,7 @@ PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[sta
 """The phases that a step records, in order.
 
 `fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` is inference before the update.
+`clipped` are the gradients as an optimizer uses them, and `state` is what it keeps for each parameter.
 """
 
 MODEL = "(model)"

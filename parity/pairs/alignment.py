@@ -371,6 +371,20 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 yield _fitted(name, (a, b), own, backward=True)
 
 
+def output_starts(torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:
+    """Yield the gradients of the outputs of the models, with which the backward passes of the users' losses begin."""
+    here, there = (
+        {n.removeprefix("output/"): x for n, x in r.items() if n.startswith("output/")} for r in (torch, paddle)
+    )
+    for one, two in returned(here, there):
+        moved = tuple(twin[f"output/{one}"] for twin in twins if f"output/{one}" in twin)
+        yield Compared(_output("backward", one), None, here[one], there[two], moved)
+    for name in here.keys() - {one for one, _ in returned(here, there)}:
+        yield Compared(_output("backward", name), None, here[name], None)
+    for name in there.keys() - {two for _, two in returned(here, there)}:
+        yield Compared(_output("backward", name), None, None, there[name])
+
+
 def output_gradients(alignment: Alignment, torch: Record, paddle: Record) -> dict[str, tuple[float, float]]:
     """Return path of a layer -> the largest norm of the gradient of its outputs, on both sides."""
     found: dict[str, tuple[float, float]] = {}

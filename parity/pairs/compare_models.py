@@ -31,6 +31,7 @@ from parity.pairs.model_server import ModelService
 from parity.pairs.model_source import ModelSource
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
+from parity.pairs.programs import Program, check_sides, split_batches, take_batches
 from parity.pairs.reproducer import write_reproducer
 from parity.pairs.session import EXACT, RATE, Pair, Session, side_of
 from parity.recipe.optimizer import Optimizer
@@ -53,6 +54,12 @@ def compare_models(
     output_layouts: Sequence[str] = (),
     loss: str = "mse",
     optimizer: Optimizer | None = None,
+    torch_loss: Any = None,
+    paddle_loss: Any = None,
+    torch_optimizer: Any = None,
+    paddle_optimizer: Any = None,
+    batches: Any = None,
+    loss_inputs: Sequence[str] | Mapping[str, Any] = (),
     steps: int = 10,
     twins: int | None = None,
     seed: int = 0,
@@ -113,6 +120,19 @@ def compare_models(
             class scores [N, K] and random labels. "projection" is linear. Several outputs are summed.
         optimizer: A `parity.recipe.optimizer.Optimizer` without groups and label smoothing. By default momentum 0.9
             with the learning rate 0.00001.
+        torch_loss: The user's loss of the PyTorch side: a function (outputs, *targets) that returns one number, a module, or a
+            text: `MODULE:FUNCTION` or the call `MODULE:CLASS(name=value)`. It gets what the model returns, and the inputs of the
+            loss in order.
+        paddle_loss: The same for Paddle. What one side has, the other needs.
+        torch_optimizer: A function of the model, or a text of one, that returns an optimizer, a pair (optimizer, scheduler), or
+            an object with `step()` and `optimizer`. Its `step()` does everything after the backward pass, such as clipping.
+            The class of an optimizer gets the model's parameters: `torch.optim:AdamW(lr=0.001)`.
+        paddle_optimizer: The same for Paddle. A schedule inside the optimizer is stepped after it.
+        batches: The batches of the steps, for both sides: a .npz file of arrays [steps, batch, ...], a text or a function that
+            returns an iterable of mappings of names to arrays, or such an iterable. Steps go through them in turn. An array is
+            passed by its name where `forward` has an argument of that name, and else in order.
+        loss_inputs: The names of the arrays that the losses get, by default target, targets, label, labels and y; or name ->
+            array or shape, such as `{"labels": "8:10"}`, for every step.
         steps: Training steps of the stage "trajectory".
         twins: One-ULP twins of the PyTorch model. The farthest one counts. By default 1, and 3 beyond ten steps. A
             float32 step has three more, one after the other.
@@ -166,15 +186,21 @@ def compare_models(
     for side, factory in (("torch", torch), ("paddle", paddle)):
         _check_factory(side, factory)
     _check_stages(stages, {"torch": torch, "paddle": paddle})
-    if unknown := [side for side in widen if side not in SIDES]:
-        raise InputError(f"unknown side {unknown[0]!r} to widen; known: {', '.join(SIDES)}")
+    _check_sides(widen)
     _check_numbers(stages, steps, twins, dtype)
     files = ((weights, None), (torch_weights, "torch"), (paddle_weights, "paddle"))
     _check_weights([bool(path) for path, _ in files], stages)
     if reproducer:
         check_writable(Path(reproducer), "folder")  # before minutes of work
+    program_loss = _of_both(torch_loss, paddle_loss)
+    program_optimizer = _of_both(torch_optimizer, paddle_optimizer)
+    check_sides(program_loss, program_optimizer, {"torch": torch, "paddle": paddle})
     by_name = {"both": named_inputs or {}, "torch": torch_inputs or {}, "paddle": paddle_inputs or {}}
-    arrays, names, forms = take_inputs(input_shape, inputs, seed, by_name)
+    found = take_batches(batches, steps, str(folder or Path.cwd()))
+    if found and (inputs is not None or input_shape is not None or any(by_name.values())):
+        raise InputError("the batches hold the inputs: leave out --inputs, --input-shape and --input")
+    batch_names, batch_inputs, targets = split_batches(found, loss_inputs, bool(program_loss), seed)
+    arrays, names, forms = (batch_inputs[0], {}, {}) if found else take_inputs(input_shape, inputs, seed, by_name)
     pair = Pair(
         torch,
         paddle,
@@ -194,6 +220,8 @@ def compare_models(
         parse_layouts(output_layouts),
         tuple(widen),
         init_seeds,
+        Program(program_loss, program_optimizer, batch_inputs, targets),
+        batch_names,
     )
     if optimizer and (optimizer.groups or optimizer.label_smoothing):
         raise InputError(
@@ -223,6 +251,11 @@ def compare_models(
     if save_map:
         mapping.save(Path(save_map), outcome.pairing)
     return outcome
+
+
+def _of_both(torch: Any, paddle: Any) -> dict[str, Any]:
+    """Return side -> what it was given, without None."""
+    return {side: given for side, given in (("torch", torch), ("paddle", paddle)) if given is not None}
 
 
 def run_pair(
@@ -331,6 +364,12 @@ def change(text: str) -> tuple[str, str, Any]:
         raise InputError(
             f"{text!r} is not LAYER.ATTRIBUTE=VALUE with a plain value, such as BatchNorm2d.eps=1e-5"
         ) from None
+
+
+def _check_sides(widen: Sequence[str]) -> None:
+    """`InputError` for sides that are not known."""
+    if unknown := [side for side in widen if side not in SIDES]:
+        raise InputError(f"unknown side {unknown[0]!r} to widen; known: {', '.join(SIDES)}")
 
 
 def _check_numbers(stages: Sequence[str], steps: int, twins: int | None, dtype: str | None) -> None:

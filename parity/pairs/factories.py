@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,21 @@ def load_model(text: str, folder: str) -> Any:
     This runs the module's code. `folder` is searched last, so that no file there hides an installed package. `InputError` for a name
     that the module does not have.
     """
+    tree, value = _load(text, folder)
+    return (lambda: value(tree)) if isinstance(tree, ast.Call) else value(tree)
+
+
+def load_call(text: str, folder: str) -> tuple[Any, list[Any], dict[str, Any]]:
+    """Import the module of `text` as `load_model` does; return the named object, and the arguments and values that `text` calls it with."""
+    tree, value = _load(text, folder)
+    if not isinstance(tree, ast.Call):
+        return value(tree), [], {}
+    named = {str(one.arg): value(one.value) for one in tree.keywords}
+    return value(tree.func), [value(one) for one in tree.args], named
+
+
+def _load(text: str, folder: str) -> tuple[ast.expr, Callable[[ast.expr], Any]]:
+    """Import the module of `text`; return the expression of `text`, and a function that evaluates a part of it."""
     place, tree = parse(text)
     module = _module(place, folder)
     found = {}
@@ -72,11 +87,11 @@ def load_model(text: str, folder: str) -> Any:
 
     def value(tree: ast.expr) -> Any:
         if not isinstance(tree, ast.Call):
-            return ast.literal_eval(tree)
+            return found[_function(tree)] if _function(tree) in found else ast.literal_eval(tree)
         named = {str(one.arg): value(one.value) for one in tree.keywords}
         return found[_function(tree)](*map(value, tree.args), **named)
 
-    return (lambda: value(tree)) if isinstance(tree, ast.Call) else found[_function(tree)]
+    return tree, value
 
 
 class _Folder:

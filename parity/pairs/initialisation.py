@@ -6,6 +6,7 @@ Each model is made as the user makes it, in its own dtype. `parity.compare.fresh
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,8 +73,7 @@ def compare_initialisation(session: Session, seeds: int, say: Callable[[str], No
         raise InputError(
             f"--init-seeds {seeds} cannot show any difference in {len(spelled)} arrays: pass {fewest} or more"
         )
-    say(f"init: {seeds} fresh models of each side")
-    draws = _draw(session, spelled, seeds)
+    draws = _draw(session, spelled, seeds, say)
     found = Initialisation(seeds, first_seed, statistic_level(len(spelled) * STATISTICS))
     reference, candidate = (draws[side] for side in SIDES)
     compared = {
@@ -107,11 +107,14 @@ def spellings(session: Session) -> dict[str, dict[str, str]]:
     return found
 
 
-def _draw(session: Session, spelled: Mapping[str, Mapping[str, str]], seeds: int) -> dict[str, dict[str, Draws]]:
-    """Return side -> canonical name -> what the seeds gave."""
+def _draw(
+    session: Session, spelled: Mapping[str, Mapping[str, str]], seeds: int, say: Callable[[str], None]
+) -> dict[str, dict[str, Draws]]:
+    """Return side -> canonical name -> what the seeds gave. After the first two models, `say` how long all of them take."""
     pair = session.pair
     factory = {"torch": pair.torch, "paddle": pair.paddle}
     kept: dict[str, dict[str, list[FreshArray]]] = {side: {name: [] for name in spelled} for side in SIDES}
+    started = time.monotonic()
     for count in range(seeds):
 
         def sample(side: str, seed: int = pair.seed + count, closely: bool = count < 2) -> Any:
@@ -121,6 +124,9 @@ def _draw(session: Session, spelled: Mapping[str, Mapping[str, str]], seeds: int
         for side, arrays in session.everywhere(sample, SIDES).items():
             for name, where in spelled.items():
                 kept[side][name].append(arrays[where[side]])
+        if count == 1:
+            left = (seeds - 2) * (time.monotonic() - started) / 2
+            say(f"init: {seeds} fresh models of each side, about {left:.0f} s")
     return {
         side: {name: _draws(found, _shape(session, spelled, name, side)) for name, found in arrays.items()}
         for side, arrays in kept.items()
@@ -239,7 +245,7 @@ def describe_differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             layers.setdefault(row["layer"], []).append(row)
     groups: dict[tuple[str, ...], list[str]] = {}
     for layer, differing in layers.items():
-        texts = tuple(", ".join(_text(row, side) for row in differing) for side in SIDES)
+        texts = tuple(_texts(differing, side) for side in SIDES)
         other = differing[0]["candidate_layer"]
         name = layer if other == layer else f"{layer} (Paddle: {other})"
         groups.setdefault((differing[0]["kind"], *texts), []).append(name)
@@ -251,9 +257,18 @@ def describe_differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _text(row: Mapping[str, Any], side: str) -> str:
-    """Return one array's initialiser; a weight needs no name, if it is not constant."""
-    found = row[side]
-    if row["array"] == "weight" and found["family"] != "constant":
+def _texts(rows: Sequence[Mapping[str, Any]], side: str) -> str:
+    """Return the initialisers of a layer's arrays on one side; arrays that both sides initialise alike stand together."""
+    alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row[one]["initialiser"] for one in SIDES), []).append(row)
+    return ", ".join(_text(found, side) for found in alike.values())
+
+
+def _text(rows: Sequence[Mapping[str, Any]], side: str) -> str:
+    """Return the initialiser of arrays. A weight needs no name, if it is not constant."""
+    found = rows[0][side]
+    names = [str(row["array"]) for row in rows]
+    if names == ["weight"] and found["family"] != "constant":
         return str(found["initialiser"])
-    return f"{row['array']} {found['initialiser']}"
+    return f"{', '.join(names)} {found['initialiser']}"

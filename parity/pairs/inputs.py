@@ -105,7 +105,7 @@ def _named(by_name: Mapping[str, Mapping[str, Any]], seed: int) -> list[tuple[Ar
 def _joined(one: Any, two: Any) -> Any:
     """Return the one input that both sides get: PyTorch's array, or what to draw; None if the two are not the same."""
     if not (isinstance(one, str) or isinstance(two, str)):
-        return one if np.array_equal(_as_array(one), _as_array(two)) else None
+        return one if np.array_equal(as_array(one), as_array(two)) else None
     if not (isinstance(one, str) and isinstance(two, str)):
         return None
     a, b = parse_shape(one), parse_shape(two)
@@ -123,7 +123,7 @@ def _taken(what: Any, seed: int, number: int | str) -> tuple[Array, Form]:
     asked = parse_shape(what) if isinstance(what, str) else what
     if isinstance(asked, Asked):
         return _draw(asked, seed, number), asked.form
-    return _check_dtype(_as_array(what), f"input {number}"), Form()
+    return check_dtype(as_array(what), f"input {number}"), Form()
 
 
 def parse_named(texts: Sequence[str]) -> dict[str, str]:
@@ -144,7 +144,7 @@ def _in_order(shapes: Any, inputs: Any, seed: int) -> list[tuple[str, Array, For
         return [(name, array, Form()) for name, array in read_inputs(Path(inputs)).items()]
     if inputs is not None:
         several = inputs if isinstance(inputs, list | tuple) else [inputs]
-        return [("", *_taken(_as_array(x), seed, number)) for number, x in enumerate(several)]
+        return [("", *_taken(as_array(x), seed, number)) for number, x in enumerate(several)]
     several = [shapes] if isinstance(shapes, str) or (shapes and isinstance(shapes[0], int)) else shapes
     return [
         ("", *_taken(shape if isinstance(shape, str) else ",".join(map(str, shape)), seed, i))
@@ -152,7 +152,7 @@ def _in_order(shapes: Any, inputs: Any, seed: int) -> list[tuple[str, Array, For
     ]
 
 
-def _as_array(x: Any) -> Array:
+def as_array(x: Any) -> Array:
     """Copy an array, a number, or a tensor of either framework."""
     for method in ("detach", "cpu", "numpy"):
         x = getattr(x, method)() if hasattr(x, method) else x
@@ -168,7 +168,7 @@ def read_inputs(path: Path) -> dict[str, Array]:
     except Exception as error:  # zipfile, its decoders and numpy raise different errors for a damaged file
         said = str(error) or "the file ends too early"
         raise InputError(f"cannot read {path}: {said}; save the inputs with numpy.savez") from None
-    return {name: _check_dtype(array, f"{path}: array {name}") for name, array in found.items()}
+    return {name: check_dtype(array, f"{path}: array {name}") for name, array in found.items()}
 
 
 def _read_members(path: Path) -> dict[str, Array]:
@@ -195,7 +195,7 @@ def _read_members(path: Path) -> dict[str, Array]:
     return found
 
 
-def _check_dtype(array: Array, place: str) -> Array:
+def check_dtype(array: Array, place: str) -> Array:
     """Return `array` in the byte order of this machine."""
     if array.dtype.name not in DTYPES:
         raise InputError(f"{place} has dtype {array.dtype}: convert it to one of {', '.join(DTYPES)}")

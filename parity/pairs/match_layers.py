@@ -35,6 +35,9 @@ RENAMES: tuple[tuple[str, str], ...] = (
 Pairs = list[tuple[Unit, Unit]]
 Key = tuple[Any, ...]
 
+BESIDE = 3
+"""Among so many layers of the other side, one of the same kind without a partner is what a layer without one is compared with."""
+
 POOL = ("", "")
 """The choice for the arrays of containers that have no partner as a whole."""
 
@@ -485,14 +488,17 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
     partner = {a.path: b for a, b in pairs} if side == "torch" else {b.path: a for a, b in pairs}
     before = [u for u in own[: own.index(unit)] if u.path in partner]
     after = other[other.index(partner[before[-1].path]) + 1 :] if before else list(other)
-    beside = after[0] if after else None
+    taken = {u.path for pair in pairs for u in pair if u.side == there}
+    free = [u for u in other if u.path not in taken]
+    alike = [u for u in free if normal(u.path) == normal(unit.path)] or [
+        u for u in free if u in after[:BESIDE] and u.kind == unit.kind
+    ]
+    beside = next(iter(alike or after), None)
     after_pair = f"after {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
     message = (
         f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
         f"{beside or 'nothing more'}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, {len(pairs)} matched"
     )
-    taken = {u.path for pair in pairs for u in pair if u.side == there}
-    free = [u for u in other if u.path not in taken]
     remedy = _remedy(side, unit, free) or _untied(unit, own, NAMES[there])
     return ModelsDiffer(message + remedy, {side: unit, there: beside})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import inspect
 import os
 import random
 import re
@@ -22,7 +24,8 @@ from parity.backend.child_process import Record
 from parity.backend.observed_model import dtype_of, tensors_of
 from parity.backend.protocol import Backend
 from parity.backend.registry import implementation, make_backend
-from parity.backend.remote import KINDS, Service, at_caller, fields_kind, serve_service
+from parity.backend.remote import KINDS, Kind, Service, at_caller, fields_kind, serve_service
+from parity.backend.user_program import UserProgram
 from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError, describe_error
 from parity.modules.description import layer_in_words
@@ -31,6 +34,7 @@ from parity.modules.layer_kinds import kind_of
 from parity.pairs import factories, replaced_functions
 from parity.pairs.fresh_arrays import FreshArray, sample_arrays
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,12 @@ class ModelRun:
 class ModelService(Service):
     """Holds a `parity.backend.watched_model.WatchedModel`. Meanwhile, functions of the framework are replaced in the whole process."""
 
-    KINDS = (*KINDS, fields_kind(ModelRun), fields_kind(FreshArray))
+    KINDS = (
+        *KINDS,
+        fields_kind(ModelRun),
+        fields_kind(FreshArray),
+        Kind(OptimizerDescription, OptimizerDescription.to_json, OptimizerDescription.from_json),
+    )
 
     def __init__(self, framework: str, threads: int | None, device: str) -> None:
         super().__init__(framework, threads, device)
@@ -135,9 +144,62 @@ class ModelService(Service):
         library = factories.library_version(factory) if isinstance(factory, str) else {}
         versions = library | runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__}
         compiled, dtype = list(self._model.compiled), self._model.own_dtype()
+        arguments = _arguments_of(self._model.model.forward)
         recipes = {n: said for n, t in self._model.tensors().items() if (said := backend.own_recipe(t))}
         opened = {"modules": modules, "versions": versions, "compiled": compiled, "dtype": dtype}
-        return opened | {"recipes": recipes}
+        return opened | {"arguments": arguments, "recipes": recipes}
+
+    @at_caller
+    def take_program(self, loss: Any, optimizer: Any, folder: str | None = None) -> None:
+        """Train with this loss and optimizer from now on. Both are texts, functions of this process, or None: see `take_program_in`."""
+        where = os.path.abspath(folder or os.getcwd())  # noqa: PTH100, PTH109
+        self.take_program_in(where, loss, optimizer)
+
+    def take_program_in(self, folder: str, loss: Any, optimizer: Any) -> None:
+        """Load the user's loss and optimizer; None is the comparison's own.
+
+        A loss is a function (outputs, *targets), a module, a class of one, or a text: the text's call returns it. An optimizer is a
+        function of the model, see `parity.backend.user_program.UserProgram`, or a text. The class of an optimizer gets the parameters.
+        """
+        backend = self._model.backend
+        found = None if loss is None else self._load_loss(loss, folder, backend)
+        make = None if optimizer is None else self._load_optimizer(optimizer, folder, backend)
+        self._model.program = UserProgram(backend, found, make)
+        self._replaced.replace(bool(self._model.compiled))  # in the modules of the program, too
+
+    def _load_loss(self, loss: Any, folder: str, backend: Backend) -> Any:
+        if isinstance(loss, str):
+            called = isinstance(factories.parse(loss)[1], ast.Call)
+            loaded = self._load(loss, folder)
+            with _told(f"the {self.framework} side: the loss {loss} cannot be made"):
+                loss = loaded() if called else loaded
+        if isinstance(loss, type):
+            loss = loss()
+        if not callable(loss):
+            raise InputError(
+                f"the {self.framework} side: the loss is of type {type(loss).__name__}, not a function (outputs, *targets)"
+            )
+        return loss
+
+    def _load_optimizer(self, optimizer: Any, folder: str, backend: Backend) -> Any:
+        given: list[Any] = []
+        named: dict[str, Any] = {}
+        if isinstance(optimizer, str):
+            with _told(f"the {self.framework} side: {optimizer} cannot be imported"):
+                optimizer, given, named = factories.load_call(optimizer, folder)
+        if isinstance(optimizer, backend.OPTIMIZER):
+            raise InputError(
+                f"the {self.framework} side: the optimizer is an object already, and the comparison works on copies of the model: pass a "
+                "function that makes it, such as lambda model: AdamW(model.parameters())"
+            )
+        if not callable(optimizer):
+            raise InputError(
+                f"the {self.framework} side: the optimizer is of type {type(optimizer).__name__}, not a function of the model"
+            )
+        if isinstance(optimizer, type) and issubclass(optimizer, backend.OPTIMIZER):
+            made = optimizer
+            return lambda model: made(*given, **named, **{backend.PARAMETERS: model.parameters()})
+        return lambda model: optimizer(model, *given, **named)
 
     @at_caller
     def sample_fresh(
@@ -320,7 +382,34 @@ class ModelService(Service):
 
     def update(self, kept: Mapping[str, Array]) -> None:
         """Take one optimizer step; the 0/1 arrays of `kept` first multiply the gradients that they name."""
-        self._model.update(kept)
+        with self._failing("in the optimizer's step"):
+            self._model.update(kept)
+
+    def compute_loss(self, targets: Sequence[Array]) -> float:
+        """Return the user's loss of the outputs of the last `run`."""
+        with self._failing("in the loss"):
+            return self._model.compute_loss(targets)
+
+    def backward_loss(self) -> Record:
+        """Run backward from the user's loss; return what `backward` returns, and the gradients of the outputs (`output/NAME`)."""
+        with self._failing("in backward"):
+            inputs, outputs = self._model.backward_loss()
+        found = {f"input/{i}": array for i, array in inputs.items()}
+        found |= {f"backward/{key}": array for key, array in self._model.watch.take_gradients().items()}
+        return found | {f"output/{name}": array for name, array in outputs.items()}
+
+    def describe_optimizer(self) -> OptimizerDescription | None:
+        """Return the user's optimizer as data, with the model's own names; None where it is not the user's."""
+        with self._failing("in the optimizer"):
+            return self._model.describe_optimizer()
+
+    def optimizer_state(self, names: Sequence[str]) -> dict[str, Record]:
+        """Return the state of the user's optimizer: the model's own name -> canonical slot -> array."""
+        return self._model.optimizer_state(names)
+
+    def step_gradients(self, names: Sequence[str], used: bool) -> Record:
+        """Return the gradients before the last step of the user's program, or as its optimizer has `used` them."""
+        return self._model.step_gradients(names, used)
 
     def read_arrays(self, path: Path) -> tuple[Record, list[str]]:
         """Read the float arrays of a state dict file of the framework, and what was taken off; half precision becomes float32."""
@@ -338,6 +427,8 @@ class ModelService(Service):
         stack.clear()
         try:
             yield
+        except InputError as error:
+            raise InputError(f"the {self.framework} side: {error}") from error
         except Exception as error:
             path = self._model.watch.stack[-1] if self._model.watch.stack else ""
             layer = f" at {layer_in_words(path)}" if where == "in forward" else ""
@@ -369,6 +460,15 @@ class ModelService(Service):
         return (
             f". It takes whole numbers below {rows}: write this limit behind the shape, as in --input-shape 2,5:{rows}"
         )
+
+
+def _arguments_of(forward: Any) -> list[str]:
+    """Return the names of the arguments of `forward` that can be passed by name; none where it does not say."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _is_floats(array: Any) -> bool:

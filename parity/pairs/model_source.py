@@ -10,9 +10,10 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.compare.cancelled_terms import systematic, terms_of_mean
 from parity.compare.causes import Cause
 from parity.compare.pool_ties import ties_of_pool
-from parity.compare.relative_error import distance
+from parity.compare.relative_error import distance, norm
 from parity.compare.relu_kinks import KINKED
 from parity.compare.source import Isolated, Kink, Rounded, Source, Step, Tensor
 from parity.compare.tolerances import ONE_STEP, ROUNDING, ZERO_GRADIENT
@@ -24,10 +25,18 @@ from parity.modules.layer_kinds import SIDES
 from parity.network.nodes import MaxPool
 from parity.pairs import alignment, causes
 from parity.pairs.alignment import Alignment, Call, Compared
+from parity.pairs.causes_of_programs import (
+    LossEvidence,
+    OptimizerEvidence,
+    find_clipping_cause,
+    find_loss_cause,
+    find_optimizer_cause,
+)
 from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
-from parity.pairs.session import EXACT, Session, gradients_of, tensors_of
+from parity.pairs.programs import is_same_array
+from parity.pairs.session import EXACT, Session, gradients_of, step_gradients_of, tensors_of, used_gradients_of
 from parity.short_repr import few
 
 LARGE = 30_000_000
@@ -53,6 +62,8 @@ class ModelSource(Source):
         self.steps = max(1, self.pair.length) if wanted and (self.dtype == "float64" or self.twins) else 0
         self.moved = {name: self.pair.seed + number for number, name in enumerate(self.twins)}
         self.explained = session.explained
+        self.cancelled_means: dict[str, float] = {}
+        """Running mean of a batch norm whose inputs sum to zero -> the size of the terms of its batch's mean in the first step."""
         self.zero: dict[str, float] = {}
         """Gradient that is zero in exact arithmetic -> its norm."""
 
@@ -113,7 +124,10 @@ class ModelSource(Source):
         """Return the layers of a tensor on both sides; empty for the model itself."""
         if compared.calls:
             return compared.calls[0].name, compared.calls[1].name
-        return self.session.owners.get(compared.name.partition("/")[2], ("", ""))
+        phase, _, name = compared.name.partition("/")
+        if phase == "state":
+            name = name.partition(".")[2]
+        return self.session.owners.get(name, ("", ""))
 
     def rounded_step(self, seed: int | None) -> Iterator[Rounded]:
         """Run inference and one training step on both sides, and in float64."""
@@ -173,7 +187,7 @@ class ModelSource(Source):
                 return session.run(name, True, True, step=step, moved=self.moved.get(name))
 
             runs = session.everywhere(forward, self.names)
-            losses, seeds = session.seeds(runs)
+            losses, seeds = session.seeds(runs, step)
             gradients = session.backward(seeds, self.names)["torch"]
             twins = [runs[name] for name in self.twins]
             kinks = find_kinks(session.alignment(runs), runs["torch"], runs["paddle"], twins, gradients)
@@ -244,6 +258,7 @@ class ModelStep(Step):
         self.source, self.session, self.number = source, source.session, number
         self.rate = source.pair.optimizer.rate
         self.losses: Mapping[str, float] = {}
+        self._loss_evidence: LossEvidence | None = None
         self._evidence = source.session.evidence
         self._compared: Compared | None = None
 
@@ -266,24 +281,70 @@ class ModelStep(Step):
             return
         whole = first and source.dtype == "float64"
         runs = self._run(True, whole)
-        losses, seeds = session.seeds(runs)
+        losses, seeds = session.seeds(runs, self.number)
         self.losses = {side: losses[side] for side in SIDES}
         self._evidence = replace(self._evidence, runs=runs)
+        backs: Mapping[str, Record] = {}
         if whole:
             yield from self._forward("forward", runs)
+            self._note_means(runs)
+        if seeds is None:
+            backs = session.backward(None, source.names)  # the gradients of the outputs show why the losses differ
+            self._note_losses(runs, backs)
+        if whole or (seeds is None and source.dtype == "float64"):
             here, there, twins = source.sides_of({name: np.array([loss]) for name, loss in losses.items()})
             yield Compared("loss/loss", None, here, there, tuple(twins))
+        if whole:
             runs = {side: runs[side] for side in SIDES}
             self._evidence, self._compared = replace(self._evidence, runs=runs), None
-        backs = session.backward(seeds, source.names)
+        backs = backs or session.backward(seeds, source.names)
         del seeds
         if whole:
             yield from self._gradients(runs, backs)
         elif source.dtype == "float64":
             yield from alignment.outputs("forward", *source.sides_of(runs))
         del runs, backs
+        self._loss_evidence = self._compared = None
+        if session.pair.program.optimizer:
+            session.describe_optimizers()
         session.update(session.kept(source.zero), source.names)
+        if session.pair.program.optimizer and source.dtype == "float64":
+            yield from self._steps_of_optimizers()
         yield from self._updates()
+
+    def _note_losses(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> None:
+        """Keep what the losses may differ in."""
+        starts = {
+            side: {n.removeprefix("output/"): x for n, x in backs[side].items() if n.startswith("output/")}
+            for side in SIDES
+        }
+        place = {two: one for one, two in alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)}
+        starts["paddle"] = {place.get(n, n): x for n, x in starts["paddle"].items()}
+        targets = self.session.pair.program.targets_of(self.number)
+        self._loss_evidence = LossEvidence(self.losses, runs["torch"].outputs, starts, targets)
+
+    def _steps_of_optimizers(self) -> Iterator[Compared]:
+        """Yield gradients that clipping has changed on one side at least, and the state that the users' optimizers keep."""
+        session, source = self.session, self.source
+        for chunk in session.chunks():
+            used = session.fetch(chunk, source.names, used_gradients_of)
+            before = session.fetch(chunk, SIDES, step_gradients_of)
+            for name in chunk:
+                if all(is_same_array(before[side].get(name), used[side].get(name)) for side in SIDES):
+                    continue
+                arrays = source.sides_of({worker: record.get(name) for worker, record in used.items()})
+                if arrays[0] is not None or arrays[1] is not None:
+                    twins = [twin for twin in arrays[2] if twin is not None]
+                    yield Compared(f"clipped/{name}", None, arrays[0], arrays[1], tuple(twins))
+        for chunk in session.chunks():
+            states = session.fetch_states(chunk, source.names)
+            for name in chunk:
+                slots = {worker: state.get(name, {}) for worker, state in states.items()}
+                for slot in slots["torch"]:
+                    if slot in slots["paddle"]:
+                        arrays = source.sides_of({worker: found.get(slot) for worker, found in slots.items()})
+                        twins = [twin for twin in arrays[2] if twin is not None]
+                        yield Compared(f"state/{slot}.{name}", None, arrays[0], arrays[1], tuple(twins))
 
     def _weights(self) -> Iterator[Compared]:
         """Yield the weights that each side has of its own, and note how many differ and what that does to the outputs."""
@@ -327,6 +388,8 @@ class ModelStep(Step):
         """Yield gradients of layer outputs and of the inputs, then of arrays, from the last layer to the first."""
         session, source = self.session, self.source
         compare, aligned = "backward" in source.pair.stages, session.alignment(runs)
+        if compare and session.pair.program.loss:
+            yield from alignment.output_starts(*source.sides_of(backs))
         if compare:
             yield from alignment.backward(aligned, *source.sides_of(backs))
         for name in sorted(n for n in backs["torch"] if compare and n.startswith("input/") and n in backs["paddle"]):
@@ -366,12 +429,53 @@ class ModelStep(Step):
             return None
         return find_ties(tensor.name, self._compared, self.session.alignment, self._evidence.runs, ROUNDING)
 
+    def cancellation(self, name: str) -> float:
+        """Return the factor on the rounding of a running mean whose terms cancel, as behind a batch norm without a shift; else 1."""
+        assert self._compared
+        terms, reference = self.source.cancelled_means.get(name), self._compared.torch
+        return 1.0 if terms is None or reference is None else systematic(terms, norm(reference))
+
+    def _note_means(self, runs: Mapping[str, ModelRun]) -> None:
+        """Note the running means whose batch's mean is zero but for rounding."""
+        arrays, layers = (
+            runs["torch"].arrays,
+            {path: name for name, (path, _) in self.session.owners.items() if _is_mean(name)},
+        )
+        for call, _ in self.session.alignment(runs).pairs:
+            name = layers.get(call.unit.path)
+            x = arrays[call.inputs[0]] if name and call.inputs else None
+            if name and x is not None and x.ndim > 1 and (terms := terms_of_mean(x)):
+                self.source.cancelled_means[f"update/{name}"] = terms
+
     def likely_cause(self, tensor: Tensor) -> Cause | None:
         """Return the cause that the settings or the functions between two layers explain."""
         assert self._compared
         if tensor.phase == "start" and self.session.folds.folds and distance(*self._compared.both) < FOLDED_ROUNDING:
             return Cause("one file's batch norms were folded in float32, which rounds; pass --dtype float32")
-        return causes.find_cause(self._evidence, *place_of(tensor.name), self._compared)
+        return self._cause_of_program(tensor) or causes.find_cause(
+            self._evidence, *place_of(tensor.name), self._compared
+        )
+
+    def _cause_of_program(self, tensor: Tensor) -> Cause | None:
+        """Return the cause of a difference that a user's loss or optimizer makes."""
+        phase, _, name = tensor.name.partition("/")
+        if self._loss_evidence and (phase == "loss" or (phase == "backward" and name.startswith("(output)"))):
+            return find_loss_cause(self._loss_evidence)
+        if not self.session.described or phase not in ("clipped", "state", "update"):
+            return None
+        slot, name = name.split(".", 1) if phase == "state" else ("", name)
+        names = list(self.session.pairing.arrays) if phase == "clipped" else [name]
+        evidence = OptimizerEvidence(
+            self.session.described,
+            self.session.fetch(names, SIDES, step_gradients_of),
+            self.session.fetch(names, SIDES, used_gradients_of),
+            self.session.state if self.number == 1 else {},
+            self.session.fetch([name], SIDES, tensors_of),
+            self.session.fetch_states([name], SIDES),
+        )
+        if phase == "clipped":
+            return find_clipping_cause(evidence, name)
+        return find_optimizer_cause(evidence, phase, name, slot)
 
 
 def find_kinks(
@@ -409,6 +513,11 @@ def find_ties(
         return None
     tied: Array = np.logical_or.reduce([ties_of_pool(pool, x, y) for pool in pools])
     return tied
+
+
+def _is_mean(name: str) -> bool:
+    """Whether a canonical name is that of a running mean."""
+    return place_of(f"update/{name}")[0] == "statistics" and name.endswith(".mean")
 
 
 def _max_pool(call: Call) -> MaxPool | None:

@@ -26,6 +26,7 @@ from parity.modules.description import below, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
+from parity.pairs.factories import text_of
 from parity.pairs.inputs import Names
 from parity.pairs.layouts import SWAPPED, Form, axes_between, channels_first, channels_last, find_form
 from parity.pairs.losses import LOSSES
@@ -38,7 +39,9 @@ from parity.pairs.match_outputs import match_outputs
 from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.narrow_dtypes import NarrowPlaces
+from parity.pairs.programs import Program, find_names, settings_like
 from parity.recipe.optimizer import Optimizer
+from parity.recipe.optimizer_description import OptimizerDescription, list_differences
 from parity.short_repr import ShortRepr, few
 from parity.weights.half_precision import HALVES, round_to
 from parity.weights.state_dict_content import name_variants
@@ -77,15 +80,17 @@ class Pair(ShortRepr):
     output_forms: Mapping[str, Form] = field(default_factory=dict)
     widen: Sequence[str] = ()
     init_seeds: int = FRESH_SEEDS
+    program: Program = field(default_factory=Program)
+    batch_names: Sequence[str] = ()
 
     def how(self) -> dict[str, Any]:
         """Return how the pair is run, for the report."""
-        settings = self.optimizer
+        settings, program = self.optimizer, self.program
         beta = (
             {"betas": [settings.beta1, settings.beta2]} if settings.kind == "adam" else {"momentum": settings.momentum}
         )
         return {
-            "recipe": f"{self.loss}, {settings.kind}",
+            "recipe": ", ".join([_spoken(program.loss) or self.loss, _spoken(program.optimizer) or settings.kind]),
             "optimizer": {"kind": settings.kind, "rate": settings.rate, **beta, "nesterov": settings.nesterov},
             "data": "inputs of " + " and ".join(" x ".join(map(str, x.shape)) for x in self.inputs),
             "steps": self.length,
@@ -99,6 +104,11 @@ class Pair(ShortRepr):
         if not set(self.stages) - {"eval", INIT}:
             return 0
         return self.steps if "trajectory" in self.stages else 1
+
+
+def _spoken(given: Mapping[str, Any]) -> str:
+    """Return the names of what each side was given, "" for nothing."""
+    return " and ".join(text_of(given[side]) for side in SIDES if given.get(side) is not None)
 
 
 class Session:
@@ -137,6 +147,8 @@ class Session:
         self.dtype = dtype or self._own_dtype()
         notes = self._compute()
         self.inputs = [round_to(x, self.dtype) if x.dtype.kind == "f" else x for x in pair.inputs]
+        self.described: dict[str, OptimizerDescription] = {}
+        """The users' optimizers of the two sides, with canonical names, as they are before the next step."""
         self._describe_arrays()
         trained = self._plan()
         self.states = {
@@ -162,6 +174,13 @@ class Session:
                 f"batch norms that {NAMES[OTHER_SIDE[self.folds.side]]}'s model has folded into other layers, at {self.folds}: only "
                 "inference is compared, because in training a batch norm uses the statistics of the batch"
             )
+        if pair.program.optimizer and pair.length:
+            self.put({}, SIDES)
+            self.describe_optimizers()
+            # PyTorch's programs clip outside the optimizer: a step shows how.
+            here, there = (replace(self.described[side], clip=None) for side in SIDES)
+            self.differences += list_differences(here, there)
+            self.pair = replace(self.pair, optimizer=settings_like(self.described["torch"], pair.optimizer))
         alone = {side: places for side, places in self.narrow.alone.items() if side not in self.pair.widen}
         self.evidence = causes.PairEvidence(self.pairing, self.state, narrow=alone, compiled=self.compiled)
 
@@ -188,6 +207,16 @@ class Session:
         self.compiled = {side: opened[side]["compiled"] for side in SIDES}
         self.recipes = {side: opened[side]["recipes"] for side in SIDES}
         self.channels_last = channels_last(self.modules["paddle"])
+        program = pair.program
+        if program.loss or program.optimizer:
+            self.everywhere(
+                lambda n: self.workers[n].take_program(
+                    program.loss.get(side_of(n)), program.optimizer.get(side_of(n)), pair.folder
+                )
+            )
+        if pair.batch_names:
+            names = find_names(pair.batch_names, {side: opened[side]["arguments"] for side in SIDES})
+            self.pair = replace(pair, names=names)
         self.versions = {side: opened[side]["versions"] for side in SIDES}
         self.own_dtypes = {side: opened[side]["dtype"] for side in SIDES}
         self.variance = self.workers["paddle"].kernel_variance()
@@ -354,10 +383,12 @@ class Session:
         for side, recipes in self.recipes.items():
             said = [f"{name} ({', '.join(f'{k} {v}' for k, v in own.items())})" for name, own in recipes.items()]
             if said and self.pair.length:
-                yield (
-                    f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}: the check updates all parameters alike, with "
-                    "the optimizer of the comparison"
+                end = (
+                    ""
+                    if self.pair.program.optimizer
+                    else ": the optimizer of the comparison updates all parameters alike"
                 )
+                yield f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}{end}"
 
     def _about_narrow(self) -> Iterator[str]:
         """Yield sentences on where the models compute in a dtype narrower than float64."""
@@ -489,6 +520,30 @@ class Session:
 
         return self.everywhere(one, workers)
 
+    def fetch_states(self, names: Sequence[str], workers: Iterable[str]) -> dict[str, dict[str, Record]]:
+        """Return the state of each worker's optimizer under canonical names: name -> slot -> array, in the layout of the weight."""
+
+        def one(worker: str) -> dict[str, Record]:
+            side = side_of(worker)
+            own = {name_in(self.pairing.arrays[name][side]) for name in names}
+            own = {self.aliases[side].get(name, name) for name in own}
+            states = self.workers[worker].optimizer_state(self.folds.sources(side, sorted(own)))
+            found: dict[str, Record] = {name: {} for name in names}
+            for slot in dict.fromkeys(slot for state in states.values() for slot in state):
+                shapes = self.shapes[side]
+                arrays = {n: state[slot] for n, state in states.items() if slot in state}
+                whole = {n: array for n, array in arrays.items() if list(array.shape) == shapes[n]}
+                for name, array in self.canonical(side, whole, names).items():
+                    found[name][slot] = array
+                for name in names:  # a count belongs to no axis
+                    spelled = name_in(self.pairing.arrays[name][side])
+                    single = arrays.get(self.aliases[side].get(spelled, spelled))
+                    if slot not in found[name] and single is not None and single.size == 1:
+                        found[name][slot] = single.reshape(())
+            return found
+
+        return self.everywhere(one, workers)
+
     def canonical(self, side: str, arrays: Record, names: Iterable[str] | None = None) -> Record:
         """Return a side's arrays in canonical names and layout; a shared array appears under all its names."""
         shared = {name: arrays[first] for name, first in self.aliases[side].items() if first in arrays}
@@ -520,12 +575,12 @@ class Session:
             if single := self.single[side_of(worker)]:
                 self.workers[worker].put({name: round_to(a, self.dtypes[worker]) for name, a in single.items()})
 
-    def given(self, name: str, moved: int | None = None) -> list[Array]:
-        """Return the inputs of a worker, moved by one ULP if `moved` is a seed."""
-        dtype = self.dtypes[name]
-        floats = {str(i): round_to(x, dtype) for i, x in enumerate(self.inputs) if x.dtype.kind == "f"}
+    def given(self, name: str, moved: int | None = None, step: int = 0) -> list[Array]:
+        """Return the inputs of a worker in a step, moved by one ULP if `moved` is a seed."""
+        dtype, inputs = self.dtypes[name], self.pair.program.inputs_of(step, self.inputs)
+        floats = {str(i): round_to(round_to(x, self.dtype), dtype) for i, x in enumerate(inputs) if x.dtype.kind == "f"}
         floats = floats if moved is None else move_one_ulp(floats, moved, dtype)
-        given = [floats.get(str(i), x) for i, x in enumerate(self.inputs)]
+        given = [floats.get(str(i), x) for i, x in enumerate(inputs)]
         return [self.pair.forms.get(i, Form()).enter(side_of(name), x) for i, x in enumerate(given)]
 
     def run(
@@ -547,7 +602,7 @@ class Session:
         wanted = self.wanted[side] if record else []
         seed = self.pair.seed * 1_000_003 + step
         run = self.workers[name].run(
-            self.given(name, moved),
+            self.given(name, moved, step),
             train,
             wanted,
             seed,
@@ -586,8 +641,10 @@ class Session:
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs["torch"], runs["paddle"])
 
-    def seeds(self, runs: Mapping[str, ModelRun]) -> tuple[dict[str, float], dict[str, Record]]:
-        """Return by worker the loss of its outputs, and the gradients from which backward starts."""
+    def seeds(self, runs: Mapping[str, ModelRun], step: int = 1) -> tuple[dict[str, float], dict[str, Record] | None]:
+        """Return by worker the loss of its outputs, and the gradients from which backward starts; None: it starts from the user's loss."""
+        if self.pair.program.loss:
+            return self.everywhere(lambda name: self.workers[name].compute_loss(self.targets(name, step)), runs), None
         names = alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)
         losses, found = {}, {}
         for name, run in runs.items():
@@ -597,6 +654,23 @@ class Session:
             )
             found[name] = {place[n]: round_to(gradient, self.dtypes[name]) for n, gradient in gradients.items()}
         return losses, found
+
+    def targets(self, name: str, step: int) -> list[Array]:
+        """Return the inputs of the loss of a worker in a step."""
+        found = self.pair.program.targets_of(step)
+        return [round_to(x, self.dtypes[name]) if x.dtype.kind == "f" else x for x in found]
+
+    def describe_optimizers(self) -> None:
+        """Read the users' optimizers of both sides, with canonical names."""
+        for side, found in self.everywhere(lambda name: self.workers[name].describe_optimizer(), SIDES).items():
+            if found is None:
+                continue
+            named = {
+                canonical: found.parameters[own]
+                for canonical, where in self.pairing.arrays.items()
+                if (own := self.aliases[side].get(name := name_in(where[side]), name)) in found.parameters
+            }
+            self.described[side] = replace(found, parameters=named)
 
     def kept(self, zero: Collection[str]) -> dict[str, Record]:
         """Return by side 0/1 arrays that multiply gradients; the arrays named in `zero` are zero in exact arithmetic."""
@@ -614,18 +688,26 @@ class Session:
             found[side] = mapping.spelled(self.pairing, side, ones, self.shapes[side], whole)
         return found
 
-    def backward(self, seeds: Mapping[str, Record], names: Iterable[str] | None = None) -> dict[str, Record]:
-        """Run backward after the last run, in all workers or those in `names`, from the `seeds` of each."""
+    def backward(self, seeds: Mapping[str, Record] | None, names: Iterable[str] | None = None) -> dict[str, Record]:
+        """Run backward after the last run, in all workers or those in `names`, from the `seeds` of each; None: from the user's loss."""
 
         def one(name: str) -> Record:
             side = side_of(name)
             own = {n: o for o, n in self._outputs.items()} if side == SIDES[1] else {}
             outputs = self.pair.output_forms
-            starts = {own.get(n, n): find_form(outputs, n, x).enter(side, x) for n, x in seeds[name].items()}
-            found = self.workers[name].backward(starts)
+            if seeds is None:
+                found = self.workers[name].backward_loss()
+            else:
+                starts = {own.get(n, n): find_form(outputs, n, x).enter(side, x) for n, x in seeds[name].items()}
+                found = self.workers[name].backward(starts)
             forms = {f"input/{i}": form for i, form in self.pair.forms.items()}
             forms |= {f"backward/{key}": form for key, form in self._turned[name].items()}
             found = {key: forms.get(key, Form()).leave(side, array) for key, array in found.items()}
+            if seeds is None:
+                back = {o: n for n, o in own.items()}
+                named = {k.removeprefix("output/"): found.pop(k) for k in list(found) if k.startswith("output/")}
+                named = {back.get(n, n): array for n, array in named.items()}
+                found |= {f"output/{n}": find_form(outputs, n, x).leave(side, x) for n, x in named.items()}
             return split_gradients(found, self._splits[name])
 
         return self.everywhere(one, names)
@@ -652,6 +734,16 @@ def gradients_of(model: ModelService, names: Sequence[str]) -> Record:
 def side_of(name: str) -> str:
     """Return the side whose model a worker holds."""
     return name if name in SIDES else "torch"
+
+
+def used_gradients_of(model: ModelService, names: Sequence[str]) -> Record:
+    """Return the gradients as the user's optimizer has used them, for `Session.fetch`."""
+    return model.step_gradients(names, True)
+
+
+def step_gradients_of(model: ModelService, names: Sequence[str]) -> Record:
+    """Return the gradients before the last step of the user's program, for `Session.fetch`."""
+    return model.step_gradients(names, False)
 
 
 def _without_prefix(arrays: Record, shapes: Mapping[str, Any]) -> Record:

@@ -74,7 +74,9 @@ class Optimizer(ShortRepr):
 
     def __post_init__(self) -> None:
         if self.kind not in ("momentum", "adam"):
-            raise InputError(f"optimizer must be momentum or adam, not {self.kind!r}")
+            raise InputError(
+                f"optimizer must be momentum or adam, not {self.kind!r}; compare takes others by --torch-optimizer and --paddle-optimizer"
+            )
         for field in ("rate", "momentum", "weight_decay", "beta1", "beta2", "eps", "label_smoothing"):
             object.__setattr__(self, field, float32(getattr(self, field)))
         for field in ("rate", "weight_decay", "eps"):

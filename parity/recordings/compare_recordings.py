@@ -26,6 +26,12 @@ from parity.short_repr import few
 WIDTH = ("bfloat16", "float16", "float32", "float64")
 """Dtypes, the one with the fewest digits first."""
 
+BEGAN = "to begin with, "
+"""Begins the sentences among the differences of an outcome that are conditions."""
+
+MULTIPLIED = 1000
+"""Within a step, models multiply rounding by less than this factor more than the tolerance allows for."""
+
 STAGES = tuple(stage for stage in TRAINING if stage != "eval")
 
 
@@ -51,9 +57,11 @@ class RecordingOutcome(PairOutcome):
         return "; ".join([found, *self.pairing.notes, *self._untold()])
 
     def _untold(self) -> Iterator[str]:
-        if self.first and self.first.phase not in ("start", "input") and not self.how["twins"]:
+        first = self.first
+        unexplained = first and first.phase not in ("start", "input") and (first.cause is None or first.generic)
+        if first and unexplained and first.error < MULTIPLIED * first.bound and not self.how["twins"]:
             yield "no twin was given, so rounding that the models multiply counts as a difference (parity.record(..., twin=1), --twin)"
-        elif not self.first and self.dtype != "float64":
+        elif not first and self.dtype != "float64":
             yield f"in {self.dtype}, differences below {ONE_STEP[self.dtype]:.0e} of a tensor do not show"
 
     def to_json(self) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def _compare(
         pair.dtype,
         STAGES,
         differences=[
-            *(f"to begin with, {text}" for text in [*began, *optimizers]),
+            *(BEGAN + text for text in [*began, *optimizers]),
             *map(pair.in_words, [*settings, *causes.other_kinds(aligned)]),
         ],
         factories={
@@ -177,6 +185,8 @@ def _compare(
             "steps": len(pair.numbers),
             "batch_size": len(outputs) if outputs is not None and outputs.ndim else 1,
             "seed": descriptions[0].seed,
+            "device": descriptions[0].device,
+            "threads": descriptions[0].threads,
             "twins": len(source.twins) if pair.dtype != "float64" else 1,
         },
         conditions=[*began, *optimizers],
@@ -185,11 +195,11 @@ def _compare(
     engine.run(source, outcome, False, say)
     called = {a.partition("#")[0]: b.partition("#")[0] for a, b in outcome.verdicts.partners.items()}
     outcome.models = model_tree.side_by_side(pair.models, {**called, **pair.pairing.partner(SIDES[0])})
-    if outcome.first and outcome.first.layer:
+    if outcome.first and outcome.first.layer and not source.not_alike:
         outcome.tree = model_tree.draw(pair.models, pair.pairing, outcome.first)
     if source.not_alike:
         outcome.conditions.insert(0, f"not equal: {few(source.not_alike)}")
-        outcome.differences.insert(0, f"to begin with, {outcome.conditions[0]}")
+        outcome.differences.insert(0, BEGAN + outcome.conditions[0])
     return outcome
 
 

@@ -180,6 +180,8 @@ class StepRecord(Mapping[str, Array]):
         named = [key for call in step.calls for key in (*call["inputs"], *call["outputs"])]
         if missing := [key for key in [*named, *(draw["mask"] for draw in step.draws)] if key not in self._names]:
             raise InputError(f"{self.path} is damaged: it has no tensor {missing[0]!r}; remove it, or record again")
+        if not 0 <= step.batches <= len(self._names):
+            raise InputError(f"{self.path} is damaged: it cannot have {step.batches} forward passes; record again")
         try:
             assert isinstance(step.described_optimizer.parameters, dict)
         except (TypeError, KeyError, AttributeError, AssertionError):
@@ -207,7 +209,8 @@ class StepRecord(Mapping[str, Array]):
 
     def mask(self, draw: DrawRow) -> Array:
         """Return the factors of a dropout, as float64 of the shape [size]."""
-        bits = np.unpackbits(self[draw["mask"]])
+        packed = self[draw["mask"]]
+        bits = np.unpackbits(packed) if packed.dtype == np.uint8 else np.zeros(0, np.uint8)
         if bits.size < draw["size"] or draw["size"] < 0:
             raise InputError(f"{self.path} is damaged: the mask {draw['mask']!r} is too short; record again")
         return np.asarray(bits[: draw["size"]] * np.float64(draw["factor"]))

@@ -26,7 +26,6 @@ from parity.recipe.optimizer import Optimizer
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair
 from parity.recordings.recording import RankRecording, StepRecord
-from parity.short_repr import few
 
 CHANGES = 8.0
 """Roundings of a weight that its change in one step may have: of the update itself, and of both weights of the difference."""
@@ -145,7 +144,7 @@ class RecordedStep(Step):
         yield from self._given()
         if self.source.not_alike:
             self.source.explained.append(
-                f"nothing that was computed is compared, since it began differently: {few(self.source.not_alike)}; {REPLAY}"
+                f"what was computed is not compared, since the first step began differently: {REPLAY}"
             )
             return
         for compared in self._computed():
@@ -255,7 +254,7 @@ class RecordedStep(Step):
                     made = self._in_one_convention(name, [one, two], before)
                     if made is None:
                         self._leave_out(
-                            f"running variance {name}: the frameworks have other conventions, n/(n-1), and n was not recorded"
+                            f"running variance {name}: the frameworks have other conventions, n/(n-1), and no single n was recorded"
                         )
                         continue
                     changes, moved = made, ()
@@ -331,7 +330,7 @@ class RecordedStep(Step):
         if phase == "start" and not self.is_first:
             return Cause("what happened in the steps that were not recorded differs", generic=True)
         if phase == "start":
-            return Cause(f"the recordings start from other weights; {REPLAY}", generic=True)
+            return Cause("the recordings start from other weights", generic=True)
         return self._of_an_input(name) if phase == "input" else self._of_computed(phase, name)
 
     def _of_computed(self, phase: str, name: str) -> Cause | None:
@@ -349,12 +348,10 @@ class RecordedStep(Step):
 
     def _of_an_input(self, name: str) -> Cause:
         if name.startswith("mask of "):
-            return Cause(f"the dropouts drew other numbers; {REPLAY}", generic=True)
+            return Cause("the dropouts drew other numbers", generic=True)
         if any(name in record.named("kept") for record in self.records):
             return Cause("both programs kept other numbers under this name, such as other labels", generic=True)
-        return Cause(
-            f"the models got other inputs: other images, another order, or other preprocessing; {REPLAY}", generic=True
-        )
+        return Cause("the models got other inputs: other data, another order, or other preprocessing", generic=True)
 
     def _of_the_loss(self) -> str | None:
         """Say by which factor the losses differ, although the models returned the same."""

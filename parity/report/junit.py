@@ -6,6 +6,7 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from parity.compare.verdicts import INIT
 from parity.report.text import limit, readable, shown
 
 PASSING = ("equal", "chaotic but equal")
@@ -37,7 +38,7 @@ def _suite(result: dict[str, Any]) -> Element:
     excused = result["verdict"] == "chaotic but equal"
     for stage, found in stages.items():
         case = SubElement(suite, "testcase", classname=name, name=stage, time=_seconds(seconds / len(stages)))
-        numbers = _numbers(stage, found)
+        numbers = _numbers(stage, found) if stage != INIT else _arrays(found, result["initialisation"])
         if found["verdict"] in PASSING or excused:
             SubElement(case, "system-out").text = numbers
         else:
@@ -69,6 +70,14 @@ def _numbers(name: str, stage: dict[str, Any]) -> str:
         f"error {shown(stage['max_error'])}, tolerance {limit(stage['bound'])}, "
         f"smallest tolerance that passes {shown(stage['smallest_bound_that_passes'])}"
     )
+
+
+def _arrays(stage: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return what the stage init found."""
+    count = (
+        f"{INIT}: {stage['verdict']}, {stage['different']} of {stage['compared']} arrays over {found['seeds']} seeds"
+    )
+    return "; ".join([count, *found["differences"]])
 
 
 def _add_failure(case: Element, result: dict[str, Any], numbers: str) -> None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from parity.compare.verdicts import INIT
+from parity.report import initialisers
 from parity.report.heat_map import guilty_place, phases, used, worst_phase
 from parity.report.page import framework, look, side_names, summarize, version_rows
 from parity.report.text import above, limit, markdown_row, readable, shown
@@ -60,6 +62,8 @@ def _about(result: dict[str, Any]) -> list[str]:
     elif result.get("sentence"):
         lines += [_text(result["sentence"], LONG), ""]
     lines += [*_stages(result), "", *_layers(result)]
+    if result.get("initialisation"):
+        lines += ["", *_initialisation(result)]
     if result.get("models"):
         lines += ["", *_map(result)]
     for title, found in (("Settings that differ", result.get("differences")), ("Explained", result.get("explained"))):
@@ -88,8 +92,7 @@ def _stages(result: dict[str, Any]) -> list[str]:
             _text(name),
             stage["verdict"],
             str(stage["compared"]),
-            _marked(stage["max_error"], stage["bound"]),
-            limit(stage["bound"]),
+            *(["", ""] if name == INIT else [_marked(stage["max_error"], stage["bound"]), limit(stage["bound"])]),
             _code(stage["worst"]),
         ]
         for name, stage in result["stages"].items()
@@ -125,6 +128,18 @@ def _layers(result: dict[str, Any]) -> list[str]:
         for layer, phase in worst
     ]
     return [f"{title}:", "", *_table(["layer", "worst phase", "worst error", "tolerance"], rows, MOST_ROWS, "layers")]
+
+
+def _initialisation(result: dict[str, Any]) -> list[str]:
+    """Return the arrays of fresh models whose initialisation differs."""
+    found = result["initialisation"]
+    rows = [
+        [_code(initialisers.place_of(row)), *(_text(row[side]["initialiser"]) for side in ("torch", "paddle"))]
+        for row in initialisers.differing(found["rows"])
+    ]
+    count = f"{len(rows) or 'none'} of {len(found['rows'])} arrays"
+    lines = [f"Initialisation, over {found['seeds']} seeds: {count} differ beyond sampling."]
+    return lines + (["", *_table(["array", *side_names(result)], rows, MOST_ROWS, "arrays")] if rows else [])
 
 
 def _map(result: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from parity.report import charts
+from parity.report import charts, initialisers
 from parity.report.heat_map import LEVELS, heat_map, phases
 from parity.report.text import above, brief, limit, precise, ratio, readable, real, shown
 
@@ -52,6 +52,7 @@ def document(results: list[dict[str, Any]], verdict: str) -> bytes:
     texts = (about, above, bounds_of, layers_summary, loss_columns, loss_of, ratio, side_names, sides, unmatched)
     functions = (*texts, *drawings, summarize, version_rows)
     environment.globals |= {function.__name__: function for function in functions} | {"levels": list(LEVELS)}
+    environment.globals |= {"initialisers": initialisers}
     numbers = {function.__name__: function for function in (brief, limit, precise, shown)}
     environment.filters |= {**numbers, "framework": framework, "base64": base64_of, "breakable": breakable}
     page = environment.get_template("report.html").render(results=results, verdict=verdict)

@@ -104,7 +104,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.quit()
 
 
-@pytest.fixture(params=["equal", "different", "chaotic", "edges", "hostile", "several"])
+@pytest.fixture(params=["equal", "different", "chaotic", "edges", "hostile", "several", "initialised"])
 def page(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of each sample's page."""
     report.write(tmp_path, SAMPLES[request.param]())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import paddle
@@ -21,6 +22,12 @@ FAULTS = {
 """A fault of `gpt(fault=...)` -> the first layer that its sentence names, and what the sentence says of Paddle."""
 
 
+def truncated_normal(std: float):
+    """Return the initialiser that truncates at two deviations: Paddle 2.6 always does, and Paddle 3 truncates at numbers."""
+    numbers = {"a": -2 * std, "b": 2 * std} if "a" in inspect.signature(init.TruncatedNormal).parameters else {}
+    return init.TruncatedNormal(0.0, std, **numbers)
+
+
 def gpt(layers: int = 2, fault: str = "") -> Transformer:
     """The small transformer, initialised as GPT-2, or with a fault."""
     model = Transformer(layers)
@@ -28,7 +35,7 @@ def gpt(layers: int = 2, fault: str = "") -> Transformer:
         if isinstance(module, nn.Linear) and fault != "left at the defaults":
             ends = name.endswith((".out", ".down")) and fault != "residual branches not scaled"
             std = 0.02 / math.sqrt(2 * layers) if ends else 0.02
-            (init.TruncatedNormal if fault == "truncated" else init.Normal)(0.0, std)(module.weight)
+            (truncated_normal(std) if fault == "truncated" else init.Normal(0.0, std))(module.weight)
             init.Constant(0.0)(module.bias)
             if fault == "wrong fan" and name.endswith("mlp.up"):
                 init.XavierNormal()(module.weight)

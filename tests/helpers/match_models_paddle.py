@@ -425,3 +425,24 @@ class Gains(nn.Layer):
         for gain in self.gains:
             x = paddle.tanh(gain(x))
         return self.head(x)
+
+
+class Types(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(4, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.words(x) + self.places(paddle.arange(x.shape[1])) + self.types(x * 0))
+
+
+class Joined(nn.Layer):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
+        return self.out(F.softmax(scores, -1) @ self.v(x))

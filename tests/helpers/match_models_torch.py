@@ -351,3 +351,27 @@ class Gains(nn.Module):
         for gain in self.gains:
             x = torch.tanh(gain(x))
         return self.head(x)
+
+
+class Types(nn.Module):
+    """The tables of a BERT; its port has more types, and adds the places first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(2, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.words(x) + self.types(x * 0) + self.places(torch.arange(x.shape[1])))
+
+
+class Joined(nn.Module):
+    """Its port has the parts, with names that say which is which, and no scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)

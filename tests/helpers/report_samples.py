@@ -213,6 +213,49 @@ def several() -> dict[str, Any]:
     return {"results": results, "verdict": "different"}
 
 
+def fresh(layer: str, array: str, torch: str, paddle: str, families: tuple[str, str], what: str) -> dict[str, Any]:
+    """One array of fresh models."""
+    names = {"torch": torch, "paddle": paddle}
+    sides = {
+        side: {
+            "family": family,
+            "initialiser": names[side],
+            "mean": 1e-5,
+            "deviation": 0.144,
+            "low": -0.25,
+            "high": 0.25,
+        }
+        for side, family in zip(names, families, strict=True)
+    }
+    error, bound = (math.inf if "constant" in families else 6.87, 4.6) if what else (0.0, 4.6)
+    row = {
+        "layer": layer, "candidate_layer": layer if what else f"backbone.{layer}", "kind": "Linear", "array": array, "shape": [10, 512],
+        "verdict": "different" if what else "equal", "what": what, "error": error, "bound": bound, **sides,
+    }  # fmt: skip
+    shares = {"torch": [1 / 24] * 24, "paddle": [0.0] * 12 + [1.0] + [0.0] * 11}
+    return row | ({"histogram": {"low": -0.25, "high": 0.25, **shares}} if what else {})
+
+
+def initialised() -> dict[str, Any]:
+    """Equal weights compute the same, and fresh weights are not equal."""
+    default, families = "kaiming_uniform(a=sqrt 5)", ("uniform", "constant")
+    rows = [
+        fresh("fc3", "weight", default, "xavier_uniform", ("uniform", "uniform"), "the deviation"),
+        fresh("fc3", "bias", "uniform(±1/sqrt(fan_in))", "0", families, "no seed changes the numbers on one side"),
+        fresh("fc2", "weight", "normal(std=0.02)", "normal(std=0.02)", ("normal", "normal"), ""),
+        fresh("fc2", "bias", "0", "0", ("constant", "constant"), ""),
+    ]
+    sentence = (
+        f"initialisation of Linear fc3: PyTorch {default}, bias uniform(±1/sqrt(fan_in)); Paddle xavier_uniform, bias 0"
+    )
+    result = equal("net_torch.py:Net and net_paddle.py:Net")
+    return result | {
+        "verdict": "different", "sentence": f"different: {sentence}",
+        "stages": {"init": stage(math.inf, "init/fc3.bias", 4, 2, 4.6)} | result["stages"],
+        "initialisation": {"seeds": 32, "first_seed": 0, "level": 2.8e-6, "rows": rows, "differences": [sentence]},
+    }  # fmt: skip
+
+
 SAMPLES = {
     "equal": equal,
     "different": different,
@@ -220,6 +263,7 @@ SAMPLES = {
     "edges": edges,
     "hostile": hostile,
     "several": several,
+    "initialised": initialised,
 }
 
 if __name__ == "__main__":

@@ -276,3 +276,19 @@ class Named(nn.Layer):
     def forward(self, ids: Tensor, *, attention: Tensor, shift: Tensor) -> dict[str, Tensor]:
         hidden = (self.words(ids) + shift * self.times) * attention.unsqueeze(-1).astype(shift.dtype)
         return {"last_hidden": hidden, "scores": self.head(hidden)}
+
+
+class Centred(nn.Layer):
+    """The batch's mean of the second batch norm is zero in exact arithmetic."""
+
+    def __init__(self, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.first, self.free = (
+            nn.Linear(6, 8),
+            nn.BatchNorm1D(8, weight_attr=False, bias_attr=False, momentum=momentum),
+        )
+        self.turn, self.norm = nn.Linear(8, 8, bias_attr=False), nn.BatchNorm1D(8, momentum=momentum)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.turn(self.free(self.first(x)))))

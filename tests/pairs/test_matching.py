@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -425,3 +426,15 @@ def test_a_lost_array_of_a_class_with_another_name_is_named(
         return
     assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "gains.1:output")
     assert outcome.first.cause == f"only {side} has gains.1.shift"
+
+
+def test_a_refusal_compares_a_layer_with_the_one_of_its_name(compare_pair: ComparePair) -> None:
+    said = r"where PyTorch has types \(Embedding \[2, 6\]\) and Paddle has types \(Embedding \[4, 6\]\)"
+    with pytest.raises(InputError, match=said):
+        compared(compare_pair, "Types", "Types", TOKENS)
+
+
+def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair: ComparePair) -> None:
+    found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
+    assert found.verdict == "different" and found.pairing.notes == []
+    assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())

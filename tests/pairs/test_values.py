@@ -57,6 +57,20 @@ def test_padding_before_a_layer_or_inside_of_it_is_no_difference(compare_pair: C
     assert outcome.differences == []
 
 
+def test_a_running_mean_that_is_zero_but_for_rounding_is_no_difference(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Centred", "Centred", "6,6"))
+    shapes = {"first.weight": (8, 6), "first.bias": 8, "turn.weight": (8, 8), "last.weight": (3, 8), "last.bias": 3}
+    shapes |= {f"{norm}.running_{what}": 8 for norm in ("free", "norm") for what in ("mean", "var")}
+    shapes |= {f"norm.{what}": 8 for what in ("weight", "bias")}
+    draw = np.random.default_rng(0)
+    state = {name: draw.uniform(0.5, 1.5, shape) * draw.choice([-1, 1], shape) for name, shape in shapes.items()}
+    state |= {name: abs(array) for name, array in state.items() if name.endswith("var")}
+    state["norm.running_mean"] *= 1e-17  # what training leaves there
+    assert_equal(compare_pair(TORCH + "Centred", PADDLE + "Centred", "6,6", start={"torch": state}))
+    first = compare_pair(TORCH + "Centred", PADDLE + "Centred(0.1)", "6,6", start={"torch": state}).first
+    assert first and (first.phase, first.tensor) == ("statistics", "free.mean")
+
+
 def test_axes_in_another_order_are_equal_where_they_have_one_length(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Turned", "Turned", "4,4,6")
     assert_equal(outcome, "inner tensors differ, and no output, gradient or update does: a:input (error ")

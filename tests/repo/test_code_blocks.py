@@ -25,6 +25,13 @@ def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     assert not problems, "\n\n".join(problems)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_page_on_initialisation_runs_as_written(tmp_path: Path) -> None:
+    problems = PageRun(ROOT / "docs" / "initialisation.md", tmp_path).problems
+    assert not problems, "\n\n".join(problems)
+
+
 PAGE = """
 ```python title="one.py"
 print("error 1.5e-16 of one")

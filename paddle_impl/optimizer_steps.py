@@ -1,0 +1,89 @@
+"""What surrounds a step of Paddle's optimizers during a comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.nn.clip import ClipGradBase
+from paddle.optimizer.lr import LRScheduler
+
+_SCALARS = (
+    "_beta1",
+    "_beta2",
+    "_epsilon",
+    "_rho",
+    "_momentum",
+    "_weight_decay",
+    "_regularization_coeff",
+    "_rescale_grad",
+    "_momentum_decay",
+    "_lamb_weight_decay",
+    "_learning_rate",
+)
+"""Attributes of optimizers that hold scalars."""
+
+
+def parameters_of(optimizer: paddle.optimizer.Optimizer) -> Sequence[Tensor]:
+    """Return the parameters that an optimizer updates."""
+    groups = getattr(optimizer, "_param_groups", None) or []
+    if groups and isinstance(groups[0], dict):
+        groups = [parameter for group in groups for parameter in group["params"]]
+    return [parameter for parameter in groups if not parameter.stop_gradient]
+
+
+def scheduler_of(optimizer: paddle.optimizer.Optimizer) -> Any:
+    """Return the schedule that an optimizer holds and that must be stepped after it, or None."""
+    found = getattr(optimizer, "_learning_rate", None)
+    return found if isinstance(found, LRScheduler) else None
+
+
+@contextlib.contextmanager
+def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
+    """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
+    holders: list[dict[str, Any]] = [vars(optimizer)]
+    holders += [vars(found) for p in parameters_of(optimizer) if (found := getattr(p, "regularizer", None)) is not None]
+    if getattr(optimizer, "regularization", None) is not None:
+        holders.append(vars(optimizer.regularization))
+    for holder in holders:
+        for key in (*_SCALARS, "_coeff"):
+            if isinstance(holder.get(key), float):
+                holder[key] = float(np.float32(holder[key]))
+    groups = [group for group in getattr(optimizer, "_param_groups", None) or [] if isinstance(group, dict)]
+    for group in (getattr(optimizer, "_default_dict", {}), *groups):
+        group.update({key: float(np.float32(value)) for key, value in group.items() if isinstance(value, float)})
+    scheduler = scheduler_of(optimizer)
+    rate = None if scheduler is None else scheduler.last_lr
+    if scheduler is not None:
+        scheduler.last_lr = float(np.float32(rate))  # a chained schedule continues from the number before
+    try:
+        yield
+    finally:
+        if scheduler is not None:
+            scheduler.last_lr = rate
+
+
+@contextlib.contextmanager
+def watch_clipping(record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """A context in which `record` gets each parameter and its gradient, as an optimizer's own clipping makes it."""
+    # DIFFERS: an optimizer clips in its step, and leaves the gradients as they are.
+    original = ClipGradBase.__call__
+
+    @functools.wraps(original)
+    def clip(self: ClipGradBase, pairs: Any) -> Any:
+        clipped = original(self, pairs)
+        for parameter, gradient in clipped:
+            if gradient is not None:
+                record(parameter, gradient)
+        return clipped
+
+    ClipGradBase.__call__ = clip
+    try:
+        yield
+    finally:
+        ClipGradBase.__call__ = original

@@ -1,0 +1,389 @@
+"""Why the losses or the optimizers of two users' programs differ: what their gradients, their clipping and their settings show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from parity.arrays import Array
+from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
+from parity.compare.causes import Cause
+from parity.compare.relative_error import distance
+from parity.modules.layer_kinds import SIDES
+from parity.recipe.optimizer_description import Clip, OptimizerDescription, list_differences
+from parity.short_repr import few
+
+MATCH = 1e-9
+"""Largest relative error at which two numbers or arrays count as the same."""
+
+Pair = tuple[Array, Array]
+
+
+@dataclass(frozen=True)
+class LossEvidence:
+    """What is known about two losses: their values, the outputs and their gradients by place, and the inputs of the losses."""
+
+    losses: Mapping[str, float]
+    outputs: Record
+    gradients: Mapping[str, Record]
+    targets: Sequence[Array]
+
+
+@dataclass(frozen=True)
+class OptimizerEvidence:
+    """What is known about a step of two optimizers, by side: their descriptions, and the gradients before the step and as they used them.
+
+    `start` are the weights before the step, where known, `weights` and `states` those after it.
+    """
+
+    described: Mapping[str, OptimizerDescription]
+    before: Mapping[str, Record]
+    used: Mapping[str, Record]
+    start: Record = field(default_factory=dict)
+    weights: Mapping[str, Record] = field(default_factory=dict)
+    states: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
+
+
+# Losses
+
+
+def find_loss_cause(evidence: LossEvidence) -> Cause | None:
+    """Return why two losses of equal outputs differ, from the gradients of the outputs."""
+    said: list[str] = []
+    names = dict.fromkeys(name for side in SIDES for name in evidence.gradients[side])
+    for name in names:
+        g = [evidence.gradients[side].get(name) for side in SIDES]
+        if g[0] is None or g[1] is None:
+            side = SIDES[0] if g[1] is None else SIDES[1]
+            said.append(f"only {NAMES[side]}'s loss uses the output {name or 'of the model'}")
+            continue
+        if g[0].shape != g[1].shape or distance(g[0], g[1]) <= MATCH:
+            continue
+        z = evidence.outputs.get(name)
+        said += list(_of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence))
+    a, b = (evidence.losses[side] for side in SIDES)
+    is_same_value = abs(a - b) <= MATCH * max(abs(a), abs(b))
+    if not said and not is_same_value:
+        if all(evidence.gradients[side] for side in SIDES) and all(
+            distance(evidence.gradients["torch"][n], evidence.gradients["paddle"].get(n)) <= MATCH for n in names
+        ):
+            return Cause(f"the losses differ by {b - a:.7g}, which depends on no output: their gradients are equal")
+        return None
+    words = "the values of the losses are equal, their gradients are not: " if is_same_value and said else ""
+    return Cause(words + "; ".join(dict.fromkeys(said))) if said else None
+
+
+def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[str]:
+    """Yield how the gradients of one output differ."""
+    for labels, axis in _labels(g[0].shape, evidence.targets):
+        if z is None:
+            break
+        rows = [np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) for x in (*g, z)]
+        found = list(_of_labels((rows[0], rows[1]), rows[2], labels, g[0].shape[0]))
+        if found:
+            yield from found
+            return
+    ratio = _ratio(*g)
+    if ratio and distance(g[1], ratio * g[0]) <= MATCH:
+        a, b = (evidence.losses[side] for side in SIDES)
+        value = abs(b - ratio * a) <= MATCH * abs(b)
+        what = "loss and its gradient are" if value else "gradient of the loss is"
+        yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape)}"
+        return
+    zero = [set(np.flatnonzero(~x.reshape(len(x), -1).any(1)).tolist()) if x.ndim else set() for x in g]
+    if zero[0] != zero[1]:
+        for side, own, other in zip(SIDES, zero, zero[::-1], strict=True):
+            if alone := [str(i) for i in sorted(own - other)]:
+                yield f"only {NAMES[side]}'s loss ignores the samples {few(alone)}"
+
+
+def _labels(shape: Sequence[int], targets: Sequence[Array]) -> Iterator[tuple[Array, int]]:
+    """Yield inputs of the loss that may be labels of an output of this shape, flat, and the axis of the classes."""
+    for target in targets:
+        if target.dtype.kind not in "iu" or len(shape) < 2:
+            continue
+        y = target[..., 0] if target.ndim == len(shape) and target.shape[-1] == 1 else target
+        for axis in dict.fromkeys((len(shape) - 1, 1)):
+            if y.shape == tuple(size for i, size in enumerate(shape) if i != axis):
+                yield y.reshape(-1), axis
+
+
+@dataclass(frozen=True)
+class _CrossEntropy:
+    """A cross-entropy that explains a gradient: the factor of each row, 0 where it is ignored, and the label smoothing."""
+
+    factors: Array
+    smoothing: float
+
+
+def _fit_cross_entropy(g: Array, z: Array, y: Array) -> _CrossEntropy | None:
+    """Return the cross-entropy of scores z [M,K] and labels y [M] whose gradient is g, None if none is.
+
+    The gradient of a row is c * (softmax - (1 - s) * one-hot - s / K), which is linear in c and c * s.
+    """
+    classes = z.shape[1]
+    rows = np.flatnonzero(g.any(1))
+    factors = np.zeros(len(g))
+    if not len(rows) or classes < 3 or (y[rows] < 0).any() or (y[rows] >= classes).any():
+        return None
+    p = np.exp(z.astype(np.float64) - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    smoothed = []
+    for i in rows:
+        one = np.zeros(classes)
+        one[y[i]] = 1
+        basis = np.stack([p[i] - one, one - 1 / classes], 1)
+        c, cs = np.linalg.lstsq(basis, g[i], rcond=None)[0]
+        if distance(g[i], basis @ np.array([c, cs])) > 1e-6 or not c:
+            return None
+        factors[i] = c
+        smoothed.append(cs / c)
+    smoothing = float(np.median(smoothed))
+    if np.abs(np.array(smoothed) - smoothing).max() > 1e-6:
+        return None
+    return _CrossEntropy(factors, smoothing)
+
+
+def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
+    """Yield how two cross-entropies differ: ignored labels, label smoothing, weights of classes, reduction."""
+    fits = [_fit_cross_entropy(x, z, y) for x in g]
+    if fits[0] is None or fits[1] is None:
+        return
+    ignored = [sorted({int(label) for label in y[fit.factors == 0]}) for fit in fits if fit]
+    if ignored[0] != ignored[1]:
+        words = [
+            f"{NAMES[side]} ignores {'label ' + few([str(label) for label in labels]) if labels else 'no label'}"
+            for side, labels in zip(SIDES, ignored, strict=True)
+        ]
+        yield f"ignore_index of the loss: {', '.join(words)}"
+    smoothing = [round(fit.smoothing, 6) + 0.0 for fit in fits if fit]
+    if smoothing[0] != smoothing[1]:
+        yield f"label smoothing: PyTorch {smoothing[0]:.6g}, Paddle {smoothing[1]:.6g}"
+    both = (fits[0].factors != 0) & (fits[1].factors != 0)
+    if not both.any():
+        return
+    ratios = fits[1].factors[both] / fits[0].factors[both]
+    if np.ptp(ratios) > 1e-6 * np.abs(ratios).max():
+        weights = []
+        for fit in (fits[0], fits[1]):
+            # The weights of the classes, relative to that of the first label.
+            own = {int(label): fit.factors[both][y[both] == label] for label in sorted(set(y[both].tolist()))}
+            first = next(iter(own.values()))[0]
+            flat = all(np.ptp(factors) <= 1e-6 * abs(first) for factors in own.values())
+            weights.append({label: f"{factors[0] / first:.4g}" for label, factors in own.items()} if flat else None)
+        if all(weights):
+            said = [
+                f"{NAMES[side]} {'equal' if set(own.values()) == {'1'} else few([f'{k}: {v}' for k, v in own.items()])}"
+                for side, own in zip(SIDES, weights, strict=True)
+                if own
+            ]
+            yield f"weights of the classes (relative to the first): {', '.join(said)}"
+        else:
+            yield "the losses weigh samples differently"
+    elif abs(ratios[0] - 1) > 1e-6:
+        valid = [int((fit.factors != 0).sum()) for fit in fits if fit]
+        said = [
+            f"{NAMES[side]} {_reduction(fit.factors[both][0], len(y), count, samples)}"
+            for side, fit, count in zip(SIDES, fits, valid, strict=True)
+            if fit
+        ]
+        yield f"reduction of the loss: {', '.join(said)}"
+
+
+def _reduction(factor: float, labels: int, valid: int, samples: int) -> str:
+    for words, count in (
+        ("sums over the labels", 1),
+        (
+            f"averages over the {valid} labels that are not ignored"
+            if valid != labels
+            else f"averages over all {labels} labels",
+            valid,
+        ),
+        (f"divides by all {labels} labels", labels),
+        (f"sums over positions and averages over the {samples} samples", samples),
+    ):
+        if abs(factor * count - 1) <= 1e-6:
+            return words
+    return f"multiplies the sum over the labels by {factor:.6g}"
+
+
+def _name_factor(ratio: float, shape: Sequence[int]) -> str:
+    """Say what a factor between two gradients is the number of."""
+    size = int(np.prod(shape))
+    counts = {"the number of samples": shape[0] if shape else 1, "the size of the output": size}
+    if len(shape) > 1:
+        counts |= {"the size of one sample": size // shape[0], "the last axis": shape[-1]}
+    for words, count in counts.items():
+        if count > 1 and abs(ratio / count - 1) <= 1e-6:
+            return f", {words}: reduction"
+        if count > 1 and abs(ratio * count - 1) <= 1e-6:
+            return f", 1 over {words}: reduction"
+    return ""
+
+
+def _ratio(a: Array, b: Array) -> float:
+    size = float(np.vdot(a, a))
+    return float(np.vdot(a, b)) / size if size else 0.0
+
+
+# Clipping
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How the gradients of a step were changed before they were used, and the parameters that were left out of it."""
+
+    clip: Clip | None
+    left_out: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        if self.clip is None:
+            return "clips nothing"
+        rest = f", except {few(list(self.left_out))}" if self.left_out else ""
+        return f"clips {self.clip}{rest}"
+
+
+def infer_clipping(before: Record, used: Record) -> Clipping | None:
+    """Return the clipping that turns the gradients `before` into those `used`; None if it is no known one."""
+    names = [name for name in before if name in used]
+    ratios = {name: _ratio(before[name], used[name]) if before[name].any() else 1.0 for name in names}
+    if any(distance(ratios[n] * before[n], used[n]) > MATCH for n in names if before[n].any()):
+        limit = max(float(np.abs(used[name]).max(initial=0)) for name in names)
+        values = all(distance(np.clip(before[n], -limit, limit), used[n]) <= MATCH for n in names if before[n].any())
+        return Clipping(Clip("value", _round(limit))) if values else None
+    moved = [name for name in names if abs(ratios[name] - 1) > MATCH]
+    if not moved:
+        return Clipping(None)
+    norms = {name: float(np.linalg.norm(before[name])) for name in names}
+    own = {name: ratios[name] * norms[name] for name in moved}
+    same_ratio = [name for name in names if abs(ratios[name] / ratios[moved[0]] - 1) <= MATCH]
+    kept = [name for name in names if name not in moved and norms[name]]
+    if len(same_ratio) == len(moved):
+        alone = ratios[moved[0]] * float(np.linalg.norm([norms[name] for name in moved]))
+        if len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
+            return Clipping(Clip("global norm", _round(alone)), kept)
+    limit = own[moved[0]]
+    if all(abs(size / limit - 1) <= MATCH for size in own.values()):
+        return Clipping(Clip("norm", _round(limit)), [name for name in kept if norms[name] > limit * (1 + MATCH)])
+    groups: dict[float, list[str]] = {}
+    for name in moved:
+        groups.setdefault(next((r for r in groups if abs(ratios[name] / r - 1) <= MATCH), ratios[name]), []).append(
+            name
+        )
+    sizes = [ratio * float(np.linalg.norm([norms[name] for name in group])) for ratio, group in groups.items()]
+    if all(abs(size / sizes[0] - 1) <= MATCH for size in sizes):
+        return Clipping(Clip("global norm", _round(sizes[0]), True))
+    return None
+
+
+def _round(limit: float) -> float:
+    return float(f"{limit:.6g}")
+
+
+def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Return why the gradient of a parameter is used differently by two optimizers."""
+    for side, other in (SIDES, SIDES[::-1]):
+        if name in evidence.before[side] and not evidence.used[side] and evidence.used[other]:
+            return Cause(
+                f"only {NAMES[other]}'s program calls its optimizer in this step; {NAMES[side]}'s does not, as if it accumulated gradients"
+            )
+    said = []
+    for side in SIDES:
+        found = infer_clipping(evidence.before[side], evidence.used[side])
+        said.append(str(found) if found else "changes them in a way that is not known here")
+    if said[0] != said[1]:
+        return Cause(
+            "clipping of gradients: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True))
+        )
+    return None
+
+
+# Optimizers
+
+
+def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slot: str = "") -> Cause | None:
+    """Return why the state or the update of a parameter differs, from the settings of both optimizers and from what they made."""
+    one, two = (_only(evidence.described[side], name) for side in SIDES)
+    found = [line for line in list_differences(one, two) if not line.startswith("clipping")]
+    if found:
+        return Cause("; ".join(found))
+    before = [evidence.before[side].get(name) for side in SIDES]
+    if before[0] is not None and before[1] is not None and distance(before[0], before[1]) > MATCH:
+        ratio = _ratio(before[0], before[1])
+        times = distance(before[1], ratio * before[0]) <= MATCH
+        how = (
+            f"Paddle's are PyTorch's times {ratio:.7g}" if times else "one program may keep gradients of earlier steps"
+        )
+        return Cause(f"the gradients before the step differ already, although the backward passes are alike: {how}")
+    if phase == "state" and slot == "velocity":
+        return _of_velocity(evidence, name)
+    return _of_rules(evidence, name) if phase == "update" else None
+
+
+def _only(description: OptimizerDescription, name: str) -> OptimizerDescription:
+    kept = {name: description.parameters[name]} if name in description.parameters else {}
+    return replace(description, parameters=kept)
+
+
+def _of_velocity(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Say if the velocity of one side contains the learning rate."""
+    a, b = (evidence.states[side].get(name, {}).get("velocity") for side in SIDES)
+    rate = evidence.described["torch"].parameters.get(name, {}).get("rate")
+    if a is None or b is None or not isinstance(rate, float) or not rate:
+        return None
+    for side, ratio in ((SIDES[1], rate), (SIDES[0], 1 / rate)):
+        for sign in (1, -1):
+            if distance(b, sign * ratio * a) <= 1e-6:
+                return Cause(
+                    f"the velocity of {NAMES[side]} contains the learning rate, that of the other side does not"
+                )
+    return None
+
+
+RULES = (
+    "Adam",
+    "Adam without bias correction",
+    "Adam with bias correction of the first moment only",
+    "Adam with eps inside the square root",
+    "Adam with eps scaled by the bias correction",
+)
+"""Known steps of Adam, in words."""
+
+
+def _of_rules(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Say which step of Adam each side takes, from its moments."""
+    said = []
+    for side in SIDES:
+        settings = evidence.described[side].parameters.get(name, {})
+        state, after = evidence.states[side].get(name, {}), evidence.weights[side].get(name)
+        start = evidence.start.get(name)
+        if start is None or after is None or not {"moment1", "moment2"} <= set(state):
+            return None
+        known = {key: value for key, value in settings.items() if isinstance(value, float)}
+        said.append(_rule(start - after, start, state, known))
+    if said[0] and said[1] and said[0] != said[1]:
+        return Cause(f"the step: PyTorch takes that of {said[0]}, Paddle that of {said[1]}")
+    return None
+
+
+def _rule(moved: Array, start: Array, state: Record, settings: Mapping[str, float]) -> str | None:
+    """Return the step that explains how far a weight moved in the first update, None if none does."""
+    rate, eps = settings.get("rate", 0.0), settings.get("eps", 1e-8)
+    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
+    m, v = state["moment1"], state["moment2"]
+    c1, c2 = 1 - beta1, 1 - beta2
+    made = (
+        rate * (m / c1) / (np.sqrt(v / c2) + eps),
+        rate * m / (np.sqrt(v) + eps),
+        rate * (m / c1) / (np.sqrt(v) + eps),
+        rate * (m / c1) / np.sqrt(v / c2 + eps),
+        rate * (m / c1) / (np.sqrt(v / c2) + eps / np.sqrt(c2)),
+    )
+    decay = settings.get("decoupled_decay", 0.0) * rate * start
+    for words, step in zip(RULES, made, strict=True):
+        if distance(moved, step + decay) <= 1e-7:
+            return words
+    return None

@@ -1,0 +1,46 @@
+"""What surrounds a step of PyTorch's optimizers during a comparison."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
+    """Return the parameters that an optimizer updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def scheduler_of(optimizer: torch.optim.Optimizer) -> Any:
+    """Return the schedule that an optimizer holds and that must be stepped after it, or None."""
+    return None
+
+
+@contextlib.contextmanager
+def rounded_scalars(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
+    before = [dict(group) for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update({key: _rounded(value) for key, value in group.items() if key not in ("params", "initial_lr")})
+    try:
+        yield
+    finally:
+        for group, old in zip(optimizer.param_groups, before, strict=True):
+            group.update({key: value for key, value in old.items() if isinstance(value, float | tuple)})
+
+
+@contextlib.contextmanager
+def watch_clipping(record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """A context in which `record` gets each parameter and its gradient, as an optimizer's own clipping makes it."""
+    yield
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(np.float32(value))
+    return tuple(map(_rounded, value)) if isinstance(value, tuple) else value
