@@ -43,6 +43,8 @@ def read_text(path: Path, what: str) -> str:
     """Return the text in `path`. `InputError`, which says that the file should hold `what`, if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"cannot read {path}: no such file. Give a file that holds {what}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): give a file that holds {what}") from None
 

@@ -120,3 +120,8 @@ def is_below(path: str, other: str) -> bool:
 def below(path: str, name: str) -> str:
     """Join a path, which is empty for the model itself, and a name."""
     return f"{path}.{name}" if path else name
+
+
+def layer_in_words(path: str) -> str:
+    """Return how a sentence names the layer at a path."""
+    return f"layer {path}" if path else "the model itself"

@@ -173,8 +173,9 @@ def read_kinds(path: Path) -> Kinds:
     {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS. A kind replaces a built-in one of
     the same name.
     """
+    text = read_text(path, "kinds of layers")
     try:
-        rows = parse_any_json(read_text(path, "kinds of layers"), "kinds")
+        rows = parse_any_json(text, "kinds")
         if not isinstance(rows, list):
             raise InputError(f"expected a list, not {type(rows).__name__}")
         added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]

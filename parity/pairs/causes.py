@@ -367,12 +367,12 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
-    if one.unit.kind != two.unit.kind and not (_is_own(one.unit) and _is_own(two.unit)):
-        return _kinds_sentence(one.unit, two.unit)
     said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
         own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.holder]
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
+    if one.unit.kind != two.unit.kind and not said and not (_is_own(one.unit) and _is_own(two.unit)):
+        return _kinds_sentence(one.unit, two.unit)
     if said:
         return "; ".join(said)
     if forward and (numbers := _whole_numbers(evidence, one, two)):

@@ -63,8 +63,9 @@ class MapFile(TypedDict, total=False):
 
 def read_map(path: Path) -> MapFile:
     """Read a map file; `InputError` where a field has a wrong type, a key is unknown or an array is named twice."""
+    text = read_text(path, "a map")
     try:
-        found: MapFile = parse_json(read_text(path, "a map"), "map")  # type: ignore[assignment]
+        found: MapFile = parse_json(text, "map")  # type: ignore[assignment]
         check_type(found, MapFile, "the map")
         rows: list[tuple[Mapping[str, Any], type]] = [(found, MapFile)]
         rows += [(row, LayerRow) for row in found.get("layers", ())]

@@ -243,6 +243,7 @@ class Problem:
                         free[known] -= 1
                         more[key] -= 1
                         break
+        _join_parts(left, keys)
         return keys
 
     def _find_pool(self, left: dict[str, list[Unit]]) -> None:
@@ -379,6 +380,24 @@ def _choice(a: Unit, b: Unit) -> tuple[str, str]:
 def _bare(spelling: str) -> str:
     """Return a spelling without the shape in which the array is read."""
     return str(dataclasses.replace(parse_spelling(spelling), transposed=False, reshaped=None))
+
+
+def _join_parts(left: Mapping[str, Sequence[Unit]], keys: Mapping[str, dict[str, Key]]) -> None:
+    """Give layers of own classes one key where one of them has lost some arrays of the other, such as a bias."""
+    counts = {side: Counter(keys[side].values()) for side in SIDES}
+    more = counts["torch"] - counts["paddle"]
+    free = counts["paddle"] - counts["torch"]
+    for a in left["torch"]:
+        key, shapes = keys["torch"][a.path], Counter(loose_shapes(a))
+        if key[0] != "own" or more[key] < 1 or not a.leaf:
+            continue
+        for b in sorted(left["paddle"], key=lambda unit: normal(unit.path) != normal(a.path)):
+            other, theirs = keys["paddle"][b.path], Counter(loose_shapes(b))
+            if other[0] == "own" and free[other] > 0 and b.leaf and (shapes <= theirs or theirs <= shapes):
+                keys["paddle"][b.path] = key
+                more[key] -= 1
+                free[other] -= 1
+                break
 
 
 def _surplus(units: Sequence[Unit], others: Sequence[Unit]) -> Counter[Any]:

@@ -28,7 +28,9 @@ from parity.backend.remote import KINDS, Kind, Service, at_caller, fields_kind, 
 from parity.backend.user_program import UserProgram
 from parity.backend.watched_model import WatchedModel
 from parity.errors import InputError, describe_error
+from parity.modules.description import layer_in_words
 from parity.modules.function_calls import FunctionCalls
+from parity.modules.layer_kinds import kind_of
 from parity.modules.recording import EVERYWHERE, Watch
 from parity.pairs import factories, replaced_functions
 from parity.pairs.fresh_arrays import FreshArray, sample_arrays
@@ -304,7 +306,7 @@ class ModelService(Service):
             replaced = isinstance(vars(module).get("forward"), types.FunctionType)
             if replaced and path not in compiled:  # a copy would still run the original
                 raise InputError(
-                    f"the {self.framework} side: {text} cannot be copied, since forward of layer {path or '(the model itself)'} was "
+                    f"the {self.framework} side: {text} cannot be copied, since forward of {layer_in_words(path)} was "
                     "replaced: pass a function that returns the model"
                 )
         try:
@@ -457,20 +459,35 @@ class ModelService(Service):
             raise InputError(f"the {self.framework} side: {error}") from error
         except Exception as error:
             path = self._model.watch.stack[-1] if self._model.watch.stack else ""
-            layer = f" at layer {path or 'the model itself'}" if where == "in forward" else ""
-            hint = ""
+            layer = f" at {layer_in_words(path)}" if where == "in forward" else ""
+            hint = self._limit_of_indices(path) if layer else ""
             if self._model.rounds and (kernel := re.search(r"kernel `(\w+)` is not registered", str(error))):
                 raise InputError(
                     f"the {self.framework} model failed {where}{layer}: no kernel of `{kernel[1]}` computes in {self._model.rounds} here: "
                     "pass --dtype float64"
                 ) from error
-            if self._model.dtype == "float64" and (
-                "dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error)
+            if (
+                not hint
+                and self._model.dtype == "float64"
+                and ("dtype" in str(error).lower() or "data type" in str(error).lower() or "Float" in str(error))
             ):
                 hint = " (the check runs in float64: a constant created in forward may be float32)"
             raise InputError(
                 f"the {self.framework} model failed {where}{layer}: {describe_error(error)}{hint}"
             ) from error
+
+    def _limit_of_indices(self, path: str) -> str:
+        """Return how to give indices to an embedding, "" for another layer."""
+        module = dict(self._model.backend.named_modules(self._model.model)).get(path)
+        if module is None:
+            return ""
+        classes = [f"{c.__module__}.{c.__qualname__}" for c in type(module).__mro__[:-1]]
+        if kind_of(self.framework, classes).name != "Embedding":
+            return ""
+        rows = module.weight.shape[0]
+        return (
+            f". It takes whole numbers below {rows}: write this limit behind the shape, as in --input-shape 2,5:{rows}"
+        )
 
 
 def _arguments_of(forward: Any) -> list[str]:

@@ -23,7 +23,7 @@ from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
-from parity.modules.description import below
+from parity.modules.description import below, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
@@ -281,7 +281,7 @@ class Session:
         for side, found in trained.items():
             for path in {*found.random, *seen[side].random}:
                 raise InputError(
-                    f"the {side} model draws random numbers at layer {path or '(the model itself)'} by a function that the check does "
+                    f"the {side} model draws random numbers at {layer_in_words(path)} by a function that the check does "
                     "not replace: the two sides cannot use the same numbers. Remove that layer, or set its probability to 0"
                     + (", or skip training with --stages eval" if path not in seen[side].random else "")
                 )
@@ -391,10 +391,12 @@ class Session:
         for side, recipes in self.recipes.items():
             said = [f"{name} ({', '.join(f'{k} {v}' for k, v in own.items())})" for name, own in recipes.items()]
             if said and self.pair.length:
-                yield (
-                    f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}: the check updates all parameters alike, with "
-                    "the optimizer of the comparison"
+                end = (
+                    ""
+                    if self.pair.program.optimizer
+                    else ": the optimizer of the comparison updates all parameters alike"
                 )
+                yield f"recipe of parameters that {NAMES[side]}'s model sets, at {few(said)}{end}"
 
     def _take_exact_buffers(self, side: str) -> list[str]:
         """Take the exact values of buffers that the other model computes in forward; return their names."""

@@ -328,27 +328,6 @@ class Bare(nn.Layer):
         return x if self.flaw == "no scale" else self.gamma * x
 
 
-class Types(nn.Layer):
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(4, 6)
-        self.out = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.words(x) + self.places(paddle.arange(x.shape[1])) + self.types(x * 0))
-
-
-class Joined(nn.Layer):
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
-        return self.out(F.softmax(scores, -1) @ self.v(x))
-
-
 class Masked(nn.Layer):
     """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
 
@@ -421,3 +400,49 @@ class Shares(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.head(F.relu(self.body(x)))
+
+
+class Affine(nn.Layer):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.gain = self.create_parameter([6], default_initializer=nn.initializer.Constant(1.0))
+        self.shift = self.create_parameter([6], default_initializer=nn.initializer.Constant(0.0)) if bias else None
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.gain * x if self.shift is None else self.gain * x + self.shift
+
+
+class Gains(nn.Layer):
+    """Layers of an own class, which has another name on the other side. The one number `bare` has lost its shift."""
+
+    def __init__(self, bare: int = -1) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.gains = nn.LayerList([Affine(i != bare) for i in range(3)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = self.body(x)
+        for gain in self.gains:
+            x = paddle.tanh(gain(x))
+        return self.head(x)
+
+
+class Types(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(4, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.words(x) + self.places(paddle.arange(x.shape[1])) + self.types(x * 0))
+
+
+class Joined(nn.Layer):
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
+        return self.out(F.softmax(scores, -1) @ self.v(x))

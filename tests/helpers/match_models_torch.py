@@ -261,30 +261,6 @@ class Bare(nn.Module):
         return self.scale * (F.linear(x, self.w1, self.b1).relu() @ self.projection)
 
 
-class Types(nn.Module):
-    """The tables of a BERT; its port has more types, and adds the places first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(2, 6)
-        self.out = nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.words(x) + self.types(x * 0) + self.places(torch.arange(x.shape[1])))
-
-
-class Joined(nn.Module):
-    """Its port has the parts, with names that say which is which, and no scale."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, -1)
-        return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)
-
-
 class Masked(nn.Module):
     """A mask and a table of positions are stored, or are only attributes. `low` is the number that masks."""
 
@@ -350,3 +326,52 @@ class Shares(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(F.relu(self.body(x)))
+
+
+class Gain(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((6,), 1.0))
+        self.shift = nn.Parameter(torch.full((6,), 0.0)) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * x if self.shift is None else self.gain * x + self.shift
+
+
+class Gains(nn.Module):
+    """Layers of an own class, which has another name on the other side. The one number `bare` has lost its shift."""
+
+    def __init__(self, bare: int = -1) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.gains = nn.ModuleList([Gain(i != bare) for i in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        for gain in self.gains:
+            x = torch.tanh(gain(x))
+        return self.head(x)
+
+
+class Types(nn.Module):
+    """The tables of a BERT; its port has more types, and adds the places first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.types = nn.Embedding(11, 6), nn.Embedding(7, 6), nn.Embedding(2, 6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.words(x) + self.types(x * 0) + self.places(torch.arange(x.shape[1])))
+
+
+class Joined(nn.Module):
+    """Its port has the parts, with names that say which is which, and no scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)

@@ -105,9 +105,7 @@ def test_layers_alone_are_compared_in_the_dtype_of_the_models(compare_pair: Comp
 
 
 def test_a_kernel_that_is_missing_is_named(compare_pair: ComparePair) -> None:
-    said = (
-        "in forward at layer the model itself: no kernel of `linspace` computes in bfloat16 here: pass --dtype float64"
-    )
+    said = "in forward at the model itself: no kernel of `linspace` computes in bfloat16 here: pass --dtype float64"
     with pytest.raises(InputError, match=said):
         compare(compare_pair, "Spaced")
 

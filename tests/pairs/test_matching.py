@@ -279,18 +279,6 @@ def test_padding_outside_a_layer_does_not_keep_values_from_confirming(compare_pa
     assert outcome.pairing.confirmed, outcome.pairing.sentence()
 
 
-def test_a_refusal_compares_a_layer_with_the_one_of_its_name(compare_pair: ComparePair) -> None:
-    said = r"where PyTorch has types \(Embedding \[2, 6\]\) and Paddle has types \(Embedding \[4, 6\]\)"
-    with pytest.raises(InputError, match=said):
-        compared(compare_pair, "Types", "Types", TOKENS)
-
-
-def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair: ComparePair) -> None:
-    found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
-    assert found.verdict == "different" and found.pairing.notes == []
-    assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())
-
-
 @pytest.mark.parametrize(("torch", "paddle"), [("Masked", "Masked(False)"), ("Masked(False)", "Masked")])
 def test_constants_that_only_one_model_stores_do_not_decide(compare_pair: ComparePair, torch: str, paddle: str) -> None:
     outcome = compared(compare_pair, torch, paddle, "2,4,6")
@@ -404,3 +392,49 @@ def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair
         compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
     ):
         assert not any("recipe of parameters" in line for line in other.explained)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "shape", "layer"),
+    [
+        ("Summed", "Summed", "2,4", "torch model failed in forward at layer w:"),
+        ("Summed", "Summed", "2,4:99", "torch model failed in forward at layer w:"),
+        ("Shares", "Summed", "4,6", "paddle model failed in forward at layer type_table:"),
+    ],
+)
+def test_indices_that_a_table_lacks_are_refused_with_its_limit(
+    compare_pair: ComparePair, torch: str, paddle: str, shape: str, layer: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        compared(compare_pair, torch, paddle, shape)
+    said = str(error.value)
+    assert layer in said and "\n" not in said
+    assert said.endswith("whole numbers below 11: write this limit behind the shape, as in --input-shape 2,5:11")
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "side"),
+    [("Gains", "Gains(1)", "PyTorch"), ("Gains(1)", "Gains", "Paddle"), ("Gains", "Gains", "")],
+)
+def test_a_lost_array_of_a_class_with_another_name_is_named(
+    compare_pair: ComparePair, torch: str, paddle: str, side: str
+) -> None:
+    outcome = compared(compare_pair, torch, paddle, "4,6")
+    assert outcome.differences == ([f"only {side} has gains.1.shift"] if side else [])
+    if not side:
+        assert outcome.verdict == "equal"
+        return
+    assert outcome.first and (outcome.first.phase, outcome.first.tensor) == ("eval", "gains.1:output")
+    assert outcome.first.cause == f"only {side} has gains.1.shift"
+
+
+def test_a_refusal_compares_a_layer_with_the_one_of_its_name(compare_pair: ComparePair) -> None:
+    said = r"where PyTorch has types \(Embedding \[2, 6\]\) and Paddle has types \(Embedding \[4, 6\]\)"
+    with pytest.raises(InputError, match=said):
+        compared(compare_pair, "Types", "Types", TOKENS)
+
+
+def test_a_fused_layer_whose_parts_names_decide_is_matched_by_names(compare_pair: ComparePair) -> None:
+    found = compared(compare_pair, "Joined", "Joined", SEQUENCE, stages=("eval",))
+    assert found.verdict == "different" and found.pairing.notes == []
+    assert re.fullmatch(r"names, qkv = q \+ k \+ v \(\d+ assignments tried\)", found.pairing.sentence())

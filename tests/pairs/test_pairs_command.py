@@ -252,7 +252,7 @@ def test_different_models_end_with_1_the_place_and_both_trees(tmp_path: Path) ->
         (("--torch", "a:b(c)", "--paddle", "c:d", "--input-shape", "4"), "with plain values"),
         (
             ("--torch", "a:b", "--paddle", "c:d", "--input-shape", "4", "--map", "no.json"),
-            "no.json is no map of layers",
+            "cannot read no.json: no such file",
         ),
         (("--torch", "a:b", "--paddle", "c:d", "--input-shape", "4", "--stages", "onnx"), "unknown stage 'onnx'"),
         (

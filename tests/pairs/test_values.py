@@ -409,7 +409,7 @@ def test_an_error_in_an_input_by_name_is_found() -> None:
         ((*NAMED, "--input", "mask=2,5:2"), "'mask' is given twice"),
         ((*NAMED, "--input", "2,5"), "has no name: write NAME=SHAPE"),
         ((*NAMED, "--input", "a b=2,5"), "'a b' is no name of an argument"),
-        (NAMED[:4], "the torch model failed in forward at layer the model itself: TypeError"),
+        (NAMED[:4], "the torch model failed in forward at the model itself: TypeError"),
         ((), "and --input NAME=4,7 for each argument by name"),
     ],
 )
