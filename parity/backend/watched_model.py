@@ -115,11 +115,21 @@ class WatchedModel(ObservedModel):
             named = {name: tensor for tensor, name in given if name}
             if self.functions:
                 weights = {f"weight {name}": tensor for name, tensor in self.tensors().items()}
-                self.functions.begin(weights | {f"input {i}": tensor for i, tensor in enumerate(copies)})
+                taken = {f"input {i}": tensor for i, tensor in enumerate(copies)}
+                self.functions.begin(self._constants() | weights | taken)
             model = dict(self.backend.named_modules(self.model))[path] if path else self.model
             result = model(*(tensor for tensor, name in given if name == ""), **named)
         self._result, self._outputs = result, dict(self.flatten(result))
         return {name: self.backend.to_numpy(tensor) for name, tensor in self._outputs.items()}
+
+    def _constants(self) -> dict[str, Any]:
+        """Return the tensors that modules hold beside their parameters and saved buffers, by their origins in a record of calls."""
+        found: dict[str, Any] = {}
+        for path, module in self.backend.named_modules(self.model):
+            held = {**vars(module), **getattr(module, "_buffers", {})}
+            named = {name: value for name, value in held.items() if isinstance(value, self.backend.TENSOR)}
+            found |= {f"other {path}.{name}".replace(" .", " "): tensor for name, tensor in named.items()}
+        return found
 
     def backward(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Run the backward pass from the `gradients` of the last `run`'s outputs; return the inputs' gradients, by their number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from parity.backend.registry import NAMES
 from parity.compare.causes import Cause, Hypothesis, explain, tensor_hypotheses
 from parity.compare.relative_error import relative_l2
 from parity.modules.description import Unit
-from parity.modules.layer_kinds import SIDES
+from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.layouts import find_layout
 from parity.pairs.match_models import Pairing
@@ -369,7 +370,11 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
         return _between(evidence, one, two, compared)
     said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
-        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] == unit.holder]
+        # The output projection of an attention layer holds out_proj.bias.
+        holders = {unit.holder} | {
+            f"{unit.holder}.{name_in(spelling)}".lstrip(".").rpartition(".")[0] for spelling in unit.spellings.values()
+        }
+        own = [name for name in evidence.pairing.single[side] if name.rpartition(".")[0] in holders]
         said += [f"only {NAMES[side]} has {few(own)}"] if own else []
     if one.unit.kind != two.unit.kind and not said and not (_is_own(one.unit) and _is_own(two.unit)):
         return _kinds_sentence(one.unit, two.unit)
@@ -404,6 +409,11 @@ def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:
             continue
         if way := find_fit(x, y):
             x, y = way.torch(x), way.paddle(y)
+        elif x.size == y.size:
+            y = y.reshape(x.shape)
+        else:
+            with contextlib.suppress(ValueError):  # positions may lack the axis of the batch
+                x, y = np.broadcast_arrays(x, y)
         if x.shape == y.shape and (differ := np.argwhere(x != y)).size:
             place = tuple(int(i) for i in differ[0])
             numbers = f"{x[place]} in PyTorch, {y[place]} in Paddle at {list(place)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,6 +38,15 @@ MOST_NAMES = 12
 
 IN_ORDER = ("subtract", "divide", "matmul", "concat", "stack", "power", "where")
 """Functions that compute something else if two inputs are exchanged."""
+
+LAYOUTS = ("reshape", "transpose", "unsqueeze", "squeeze", "flatten", "getitem", "cast", "contiguous", "moveaxis")
+"""Functions that return the numbers of their input, in another shape or dtype. `getitem` is one if it leaves nothing out."""
+
+CONSTANTS = ("to_tensor", "tensor", "as_tensor", "from_numpy")
+"""Functions that return a constant."""
+
+SAME_FACTOR = 1e-12
+"""Largest relative error of a factor between two tensors in float64."""
 
 OWN_FUNCTIONS = {"torch": "a torch.autograd.Function", "paddle": "a PyLayer"}
 """What a function is whose backward the user has written."""
@@ -238,11 +248,14 @@ class _Search:
         values = {side: run.arrays for side, run in runs.items()}
         same = _Same(self.partner, values["torch"], values["paddle"], self.tolerance)
         aligned = {side: self.outputs[side].keys() | self.inputs[side].keys() for side in SIDES}
-        ends = {side: aligned[side] | self._reached(side, starts[side], far, same) for side in SIDES}
+        place, after, only = self._deepest(starts, same, aligned)
+        ends = {side: aligned[side] | self._reached(side, place, same) for side in SIDES}
         near = {
-            side: []
-            if starts[side] in ends[side]
-            else self._back(side, starts[side], same.known(side) - {starts[side]})
+            side: [_number(place[side]) or 0]
+            if only
+            else []
+            if place[side] in ends[side]
+            else self._back(side, place[side], same.known(side) - {place[side]})
             for side in SIDES
         }
         between = {side: self._back(side, starts[side], aligned[side]) for side in SIDES}
@@ -252,10 +265,10 @@ class _Search:
             }
             between[side] = [n for n in between[side] if not self._is_elsewhere(side, n, same, elsewhere)]
         said = self._between(between, to)
-        guilty, calls = self._guilty(near, starts, same)
+        guilty, calls = self._guilty(near, place, after, same)
         sentence = ": ".join(text for text in (said, guilty) if text)
         results = {
-            side: self.runs[side].functions[numbers[-1]]["outputs"][0] if (numbers := calls[side]) else starts[side]
+            side: self.runs[side].functions[numbers[-1]]["outputs"][0] if (numbers := calls[side]) else place[side]
             for side in SIDES
         }
         step = self.first.step
@@ -281,11 +294,84 @@ class _Search:
                     follow(origin)
         return sorted(done)
 
-    def _reached(self, side: str, start: str, far: Mapping[str, Sequence[int]], same: _Same) -> set[str]:
-        """Return `start` if the other side computes the same tensor, too, and then changes it by further calls."""
+    def _reached(self, side: str, place: Mapping[str, str], same: _Same) -> set[str]:
+        """Return the tensor of `place` if the other side computes the same one, too, and then changes it by further calls."""
         other = OTHER_SIDE[side]
-        computed = {origin for number in far[other][:-1] for origin in self.runs[other].functions[number]["outputs"]}
-        return {start} if computed & set(same.equals(side, start)) else set()
+        numbers = self._back(other, place[other], self.outputs[other])
+        computed = {origin for number in numbers[:-1] for origin in self.runs[other].functions[number]["outputs"]}
+        return {place[side]} if computed & set(same.equals(side, place[side])) else set()
+
+    def _deepest(
+        self, starts: Mapping[str, str], same: _Same, stops: Mapping[str, Collection[str]]
+    ) -> tuple[dict[str, str], dict[str, int], bool]:
+        """Return the earliest tensors, one a side, that differ and from which both sides compute `starts` by the same functions.
+
+        Also return the next calls, one a side, that both have one name, or {}; and whether it is known that the tensors differ because the
+        calls that make them take other tensors.
+        """
+        place, after = dict(starts), dict[str, int]()
+        for _ in range(MOST_CALLS):
+            numbers = {side: _number(place[side]) for side in SIDES}
+            known = {side: place[side] in same.known(side) and place[side] != starts[side] for side in SIDES}
+            if any(n is None or known[side] or place[side] in stops[side] for side, n in numbers.items()):
+                break
+            one, two = (self.runs[side].functions[numbers[side] or 0] for side in SIDES)
+            rest = _unmatched(one, two, same)
+            if one["name"] == two["name"] and len(one["inputs"]) == len(two["inputs"]):
+                if len(rest[0]) != 1 or len(rest[1]) != 1:
+                    break
+                below = {"torch": rest[0][0], "paddle": rest[1][0]}
+                if all(self._is_source(side, o) or o in same.known(side) for side, o in below.items()):
+                    return place, after, True
+                sources = {side: self._behind_layouts(side, o, same) for side, o in below.items()}
+                if all(self._is_source(*row) for row in sources.items()):
+                    return place, after, not same(sources["torch"], sources["paddle"])
+                place, after = below, {side: number or 0 for side, number in numbers.items()}
+                continue
+            moved = self._without_layout(place, same) or self._without_factor(place, same)
+            if moved is None:
+                break
+            place = moved
+        return place, after, False
+
+    def _is_source(self, side: str, origin: str) -> bool:
+        """Whether no call makes a tensor from others: an input, a weight, or a constant, such as an array of numpy."""
+        number = _number(origin)
+        return number is None or self.runs[side].functions[number]["name"] in CONSTANTS
+
+    def _without_layout(self, place: Mapping[str, str], same: _Same) -> dict[str, str] | None:
+        """Return `place` before a call of one side that only brings a tensor into another shape; None if that call is the difference."""
+        for side in SIDES:
+            before = self._before_layout(side, place[side], same)
+            moved = {**place, side: before or ""}
+            if before and not same(moved["torch"], moved["paddle"]):
+                return moved
+        return None
+
+    def _without_factor(self, place: Mapping[str, str], same: _Same) -> dict[str, str] | None:
+        """Return `place` before two calls that multiply by one number, such as multiply(0.5) and divide(2); None for other calls."""
+        calls = {side: self.runs[side].functions[_number(origin) or 0] for side, origin in place.items()}
+        if any(len(call["inputs"]) != 1 for call in calls.values()):
+            return None
+        before: dict[str, str] = {side: call["inputs"][0] for side, call in calls.items()}
+        factors = [same.factor(side, before[side], place[side]) for side in SIDES]
+        if None in factors or not math.isclose(factors[0] or 0, factors[1] or 0, rel_tol=SAME_FACTOR):
+            return None
+        return None if same(before["torch"], before["paddle"]) else before
+
+    def _before_layout(self, side: str, origin: str, same: _Same) -> str | None:
+        """Return the tensor of which `origin` has all numbers, in another shape; None if it is made in another way."""
+        number = _number(origin)
+        call = self.runs[side].functions[number] if number is not None else {}
+        if call.get("name") not in LAYOUTS or len(call["inputs"]) != 1:
+            return None
+        sizes = [same.size(side, o) for o in (origin, call["inputs"][0])]
+        return call["inputs"][0] if sizes[0] == sizes[1] is not None else None
+
+    def _behind_layouts(self, side: str, origin: str, same: _Same) -> str:
+        while before := self._before_layout(side, origin, same):
+            origin = before
+        return origin
 
     def _is_elsewhere(self, side: str, number: int, same: _Same, elsewhere: Collection[str]) -> bool:
         """Whether the other side makes the same tensor, too, and before the last tensors that are known to be equal."""
@@ -327,9 +413,9 @@ class _Search:
         return next((a.name for a, b in self.aligned.pairs if b.name == name), name)
 
     def _guilty(
-        self, near: Mapping[str, Sequence[int]], starts: Mapping[str, str], same: _Same
+        self, near: Mapping[str, Sequence[int]], starts: Mapping[str, str], after: Mapping[str, int], same: _Same
     ) -> tuple[str, dict[str, list[int]]]:
-        """Describe the first calls that differ, and return their numbers by side."""
+        """Describe the first calls that differ, and return their numbers by side. `after` are the next calls that both sides have."""
         names = [[self.runs[side].functions[n]["name"] for n in near[side]] for side in SIDES]
         codes = difflib.SequenceMatcher(None, names[0], names[1], autojunk=False).get_opcodes()
         if len(names[0]) != len(names[1]):  # a call of two tensors is not that of a tensor and a number
@@ -351,14 +437,19 @@ class _Search:
         counts, extra = [Counter(side) for side in names], Counter([*names[0][i:i_end], *names[1][j:j_end]])
         if tag != "replace" and all(counts[0][name] == counts[1][name] for name in extra):
             tag, calls = "replace", {side: list(near[side]) for side in SIDES}  # both call them, in another order
+        if (
+            len({code[0] for code in codes} - {"equal"}) > 1
+        ):  # both sides have calls of their own, and any of them may differ
+            tag, calls = "replace", {side: list(near[side]) for side in SIDES}
         if tag == "replace":
             text = self._replaced(calls)
         else:
             side = "paddle" if tag == "insert" else "torch"
             text = f"only {NAMES[side]} calls {self._texts(side, calls[side])} in {self._paths(side, calls[side])}"
-        if tag != "replace" and len(codes) > 1:  # the next call of one name shows the difference
-            calls["torch"] += near["torch"][i_end : i_end + 1]
-            calls["paddle"] += near["paddle"][j_end : j_end + 1]
+        if tag != "replace" and (len(codes) > 1 or after):  # the next call of one name shows the difference
+            following = {"torch": near["torch"][i_end : i_end + 1], "paddle": near["paddle"][j_end : j_end + 1]}
+            for side, numbers in following.items():
+                calls[side] += numbers if len(codes) > 1 else [after[side]]
         return text, calls
 
     def _origin_of_start(self, starts: Mapping[str, str]) -> str:
@@ -369,19 +460,24 @@ class _Search:
     def _one_function(self, torch: int, paddle: int, same: _Same) -> str:
         """Say how two calls of one function differ whose tensors are equal on both sides."""
         one, two = self.runs["torch"].functions[torch], self.runs["paddle"].functions[paddle]
-        inputs, others = list(one["inputs"]), list(two["inputs"])
-        for origin in one["inputs"]:
-            match = next((other for other in others if same(origin, other)), None)
-            if match is not None:
-                inputs.remove(origin)
-                others.remove(match)
+        inputs, others = _unmatched(one, two, same)
         at = _at(one["path"], two["path"])
         if inputs and others:
+            taken = dict(zip(SIDES, (inputs, others), strict=True))
+            behind = {s: [self._behind_layouts(s, origin, same) for origin in origins] for s, origins in taken.items()}
+            are_sources = all(self._is_source(s, origin) for s, origins in behind.items() for origin in origins)
+            shown = behind if are_sources else taken
             said = [
                 f"{' and '.join(self._described(side, o) for o in origins)} in {NAMES[side]}"
-                for side, origins in zip(SIDES, (inputs, others), strict=True)
+                for side, origins in shown.items()
             ]
-            return f"{one['name']} {at} takes {', and '.join(said)}"
+            alone = are_sources and len(inputs) == len(others) == 1
+            which = same.first_difference(inputs[0], others[0]) if alone else ""
+            return f"{one['name']} {at} takes {', and '.join(said)}{which}"
+        if inputs or others:
+            side = SIDES[bool(others)]
+            more = " and ".join(self._described(side, o) for o in inputs or others)
+            return f"{one['name']} {at} takes {more} only in {NAMES[side]}"
         if one["name"] in IN_ORDER and len(one["inputs"]) == len(two["inputs"]):
             rows = zip(one["inputs"], two["inputs"], strict=True)
             if not (inputs or others) and not all(same(*row) for row in rows):
@@ -415,11 +511,13 @@ class _Search:
         if kind == "input":
             return f"input {self.session.label(name)} of the model"
         if kind == "other":
-            return "a constant"
+            return "a constant" if name.isdigit() else f"the constant {name}"
         for layer in self.runs[side].layers:
             if layer["path"] and layer["outputs"] == [origin]:
                 return f"the output of {layer['path']}"
         call = self.runs[side].functions[_number(origin) or 0]
+        if call["name"] in CONSTANTS:
+            return "a constant"
         return f"the output of {_text(call)} in {call['path'] or 'the model itself'}"
 
     def _backward(self, pair: tuple[Call, Call], number: int) -> FirstCall | None:
@@ -545,6 +643,33 @@ class _Same:
         """Return the tensors of the other side that have the values of `origin`."""
         return self._matches[side].get(origin, [])
 
+    def first_difference(self, torch: str, paddle: str) -> str:
+        """Say at how many places two constants differ, and show the first one; "" if they have no values in one shape."""
+        a, b = self._values[0].get(torch), self._values[1].get(paddle)
+        if a is None or b is None or a.size != b.size:
+            return ""
+        a, b = _floats(a), _floats(b).reshape(a.shape)
+        differ = np.argwhere(~np.isclose(a, b, rtol=self._tolerance, atol=0, equal_nan=True))
+        if not len(differ):
+            return ""
+        place = tuple(int(i) for i in differ[0])
+        numbers = f"{a[place]:.6g} in {NAMES['torch']}, {b[place]:.6g} in {NAMES['paddle']} at {list(place)}"
+        return f", which differ at {len(differ)} of {a.size} places: {numbers}"
+
+    def factor(self, side: str, before: str, after: str) -> float | None:
+        """Return the number that makes one tensor of a side another one; None if there is none."""
+        arrays = [self._values[SIDES.index(side)].get(origin) for origin in (before, after)]
+        if arrays[0] is None or arrays[1] is None or arrays[0].size != arrays[1].size:
+            return None
+        a, b = (_ordinary(_floats(array)).ravel() for array in arrays if array is not None)
+        found = float(a @ b) / float(a @ a) if a.any() else 0.0
+        return found if found and relative_l2(b, found * a) <= SAME_FACTOR else None
+
+    def size(self, side: str, origin: str) -> int | None:
+        """Return how many numbers a tensor has; None if its value is not known."""
+        array = self._values[SIDES.index(side)].get(origin)
+        return None if array is None else array.size
+
     def known(self, side: str) -> set[str]:
         """Return the tensors of a side that the other one has, too."""
         return {*self._matches[side], *(self._partner if side == "torch" else self._partner.values())}
@@ -554,6 +679,17 @@ class _Same:
             return True
         a, b = self._values[0].get(torch), self._values[1].get(paddle)
         return a is not None and b is not None and _is_same(_floats(a), _floats(b), self._tolerance)
+
+
+def _unmatched(one: Mapping[str, Any], two: Mapping[str, Any], same: _Same) -> tuple[list[str], list[str]]:
+    """Return the inputs of two calls that the other one does not take."""
+    inputs, others = list(one["inputs"]), list(two["inputs"])
+    for origin in one["inputs"]:
+        match = next((other for other in others if same(origin, other)), None)
+        if match is not None:
+            inputs.remove(origin)
+            others.remove(match)
+    return inputs, others
 
 
 def _is_same(a: Array, b: Array, tolerance: float) -> bool:

@@ -114,7 +114,10 @@ def _layers(result: dict[str, Any]) -> list[str]:
         worst.sort(key=lambda one: -used(one[0]["errors"][one[1]], one[0]["bounds"].get(one[1])))
         title = "The layers nearest to their tolerance, or farthest beyond it"
     else:
-        worst = worst[start:] + worst[:start]
+        phase = str((result.get("first_divergence") or {}).get("phase"))
+        worst = (
+            worst[start::-1] if phase in ("backward", "gradient") else worst[start:]
+        )  # backward runs from the last layer
         title = "The layers from the first divergence on"
     if not worst:
         return []

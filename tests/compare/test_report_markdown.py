@@ -52,7 +52,18 @@ def test_the_first_row_of_layers_is_that_of_the_first_divergence(tmp_path: Path)
     rows = next(table for table in tables(text) if table[0][0].strip() == "layer")[2:]
     assert rows[0][0].strip() == "`bn2_1`" and rows[1][0].strip() == "`relu2_1`"
     assert len(rows) == MOST_ROWS
-    assert f"{len(different()['layers']) - MOST_ROWS} more layers are left out." in text
+    names = [layer["layer"] for layer in different()["layers"]]
+    later = len(names) - names.index("bn2_1")
+    assert f"{later - MOST_ROWS} more layers are left out." in text
+
+
+def test_no_layer_before_the_first_divergence_is_listed(tmp_path: Path) -> None:
+    result = different()
+    names = [layer["layer"] for layer in result["layers"]]
+    for phase, expected in (("forward", names[-3:]), ("backward", names[-3::-1][:MOST_ROWS])):
+        result["first_divergence"] |= {"layer": names[-3], "phase": phase}
+        rows = next(table for table in tables(markdown(tmp_path, result)) if table[0][0].strip() == "layer")[2:]
+        assert [row[0].strip(" `") for row in rows] == expected
 
 
 def test_equal_sides_show_the_layers_nearest_to_their_tolerance(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -287,3 +288,46 @@ class Rooted(nn.Layer):
 
 class Centred(Rooted):
     """Has a class of its own for PyTorch's layer, and does not subtract the mean."""
+
+
+class Biased(nn.Layer):
+    """Holds a table as an array of numpy, multiplies and divides in another order, and may have a flaw."""
+
+    def __init__(self, hidden: float = -9.0, scale: float = 2.0) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.table, self.scale = np.array([0, hidden, 0, 0, hidden, 0]), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.first(x) * self.scale + paddle.to_tensor(self.table, dtype=x.dtype).unsqueeze(0)
+        return self.last(F.softmax(scores) / 2)
+
+
+class Positions(nn.Layer):
+    """Expands its positions, and may begin with another one."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.start = start
+        self.table, self.last = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = paddle.arange(self.start, self.start + x.shape[1]).unsqueeze(0).expand([x.shape[0], x.shape[1]])
+        return self.last(x + self.table(places))
+
+
+class Projected(nn.Layer):
+    """Has no bias behind the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.o, self.last = nn.Linear(8, 8, bias_attr=False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        def heads(y: Tensor) -> Tensor:
+            return y.reshape([y.shape[0], y.shape[1], 2, 4]).transpose([0, 2, 1, 3])
+
+        scores = heads(self.q(x)) @ heads(self.k(x)).transpose([0, 1, 3, 2]) * 0.5
+        y = F.softmax(scores) @ heads(self.v(x))
+        return self.last(self.o(y.transpose([0, 2, 1, 3]).reshape(x.shape)))

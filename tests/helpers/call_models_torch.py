@@ -262,3 +262,38 @@ class Centred(Rooted):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(8, elementwise_affine=True, bias=False)  # type: ignore[assignment]
+
+
+class Biased(nn.Module):
+    """Adds a table of its own to scores; its port holds the table as an array of numpy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.tensor([[0.0, -9, 0, 0, -9, 0]]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(torch.softmax(2 * y + self.mask, -1) * 0.5)
+
+
+class Positions(nn.Module):
+    """Its positions have no axis of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.table(torch.arange(x.shape[1])[None]))
+
+
+class Projected(nn.Module):
+    """Its port has no bias behind the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.attention(x, x, x)[0])

@@ -101,7 +101,11 @@ def test_a_flaw_in_attention_is_named_at_its_call(compare_pair: ComparePair, fla
             "between first and last PyTorch calls multiply, relu6, getitem; Paddle calls multiply, relu, getitem",
         ),
         ("Last", "Last('slice')", "getitem((:, 1:)) in PyTorch, getitem((:, :-1)) in Paddle, in the model itself"),
-        ("Whole", "Whole(0.4)", "PyTorch calls multiply(0.5), matmul, softmax(dim=-1), matmul"),
+        (
+            "Whole",
+            "Whole(0.4)",
+            "PyTorch calls multiply(0.5), matmul in attention, and Paddle calls matmul, multiply(0.4)",
+        ),
     ],
 )
 def test_a_layer_on_one_side_and_functions_on_the_other_are_compared_by_their_calls(
@@ -267,3 +271,36 @@ def test_a_flaw_in_a_class_with_another_name_is_named_at_its_call(
     if model == "Rooted":
         assert compare(compare_pair, model, model, "4,6").verdict == "equal"
     assert said in cause_of(compare(compare_pair, model, flawed, "4,6"))
+
+
+@pytest.mark.parametrize(
+    ("model", "flawed", "shape", "said"),
+    [
+        (
+            "Biased",
+            "Biased(hidden=9.0)",
+            "4,6",
+            "add in the model itself takes the constant mask in PyTorch, and a constant in Paddle, which differ at 2 of 6 places: "
+            "-9 in PyTorch, 9 in Paddle at [0, 1]",
+        ),
+        (
+            "Biased",
+            "Biased(scale=3.0)",
+            "4,6",
+            "multiply(2) in PyTorch, multiply(3.0) in Paddle, in the model itself returns",
+        ),
+        (
+            "Positions",
+            "Positions(3)",
+            "2,5,6",
+            "the whole numbers that go into table differ at 10 of 10 places: 0 in PyTorch, 3 in Paddle at [0, 0]",
+        ),
+        ("", "Projected", "2,5,8", "likely cause: only PyTorch has attention.out_proj.bias"),
+    ],
+)
+def test_the_call_that_is_named_takes_equal_inputs_unless_it_says_which_differ(
+    compare_pair: ComparePair, model: str, flawed: str, shape: str, said: str
+) -> None:
+    if model:
+        assert compare(compare_pair, model, model, shape).verdict == "equal"
+    assert said in cause_of(compare(compare_pair, flawed.partition("(")[0], flawed, shape))
