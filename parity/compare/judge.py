@@ -216,8 +216,9 @@ class Judge:
                 continue  # the layer's own output shows the difference
             self._held.remove(held)
             known, worst = partial(_known, held), partial(_known_worst, held)
-            self.outcome.verdicts.add(held.stage, held.step, held.difference, held.tensor.layers, known, worst=worst)
-            self.diverged.append((held.difference, None))
+            difference = held.fitted if held.fitted and not held.fitted.equal else held.difference
+            self.outcome.verdicts.add(held.stage, held.step, difference, held.tensor.layers, known, worst=worst)
+            self.diverged.append((difference, None))
 
     def _drop_held(self) -> None:
         """At the end of a step, name the inner tensors that differ although everything that decides is equal."""

@@ -358,6 +358,15 @@ def _cropped(a: Array, b: Array, most: int) -> Iterator[Fit]:
         yield Fit(crop, crop, False)
 
 
+def _middle(a: Array, b: Array) -> Fit | None:
+    """Return how to leave out the ends of axes from the third one on, which only one model has padded; None if other axes differ."""
+    if a.ndim != b.ndim or a.shape == b.shape or a.shape[:2] != b.shape[:2]:
+        return None
+    starts = [abs(one - two) // 2 for one, two in zip(a.shape, b.shape, strict=True)]
+    crop = functools.partial(_crop, starts=starts, sizes=[min(sizes) for sizes in zip(a.shape, b.shape, strict=True)])
+    return Fit(crop, crop, False)
+
+
 def _crop(array: Array, starts: Sequence[int], sizes: Sequence[int]) -> Array:
     """Return the part of `sizes` that begins at `starts`, along the axes that are longer."""
     rows = zip(array.shape, starts, sizes, strict=True)
@@ -373,7 +382,7 @@ def _fitted(
     """
     one, other, *twins = arrays
     other = _like(one, other) if one.ndim != other.ndim else other
-    fit = find_fit(one, other, backward) or (find_turn(one, other) if turns else None)
+    fit = find_fit(one, other, backward) or (find_turn(one, other) if turns else None) or _middle(one, other)
     other = other if fit else _like(one, other)
     if fit is None:
         return Compared(name, calls, one, other, tuple(twins))

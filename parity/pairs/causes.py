@@ -26,6 +26,7 @@ from parity.pairs.match_models import Pairing
 from parity.pairs.match_pointwise import with_last_channels
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.narrow_dtypes import Place, dtypes, words
+from parity.pairs.outer_padding import PADDING, padding_of
 from parity.short_repr import few
 
 MATCH = 1e-9
@@ -72,33 +73,26 @@ def settings(
     outside: dict[tuple[str, str, str, str, str], list[str]] = {}
     for a, b in pairs.values():
         for name, one, two in differing(a, b):
-            rows = outside if name == "padding" and _is_padded_outside(a, b, runs) else groups
+            rows = outside if name == "padding" and _padding_of_inputs(a, b, runs) is not None else groups
             rows.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
         found += list(_draws(runs))
     explained = [
-        f"{_settings_sentence(*key, places)}: the input of one model is larger by the same padding"
+        f"{_settings_sentence(*key, places)}: the input of one model is larger by as much"
         for key, places in outside.items()
     ]
     return found, [*explained, *_explained(pairs.values(), runs, variance, training)]
 
 
-def _is_padded_outside(a: Unit, b: Unit, runs: Mapping[str, ModelRun]) -> bool:
-    """Whether one model pads before the layer as much as the other one pads inside of it."""
-    sizes = []
+def _padding_of_inputs(a: Unit, b: Unit, runs: Mapping[str, ModelRun]) -> str | None:
+    """Do `padding_of` for the inputs of the first calls of two layers."""
+    inputs = []
     for side, unit in zip(SIDES, (a, b), strict=True):
-        padding = unit.settings["padding"]
         keys = [note["inputs"][0] for note in runs[side].calls if note["path"] == unit.holder and note["inputs"]]
-        if not keys or isinstance(padding, str):
-            return False
-        shape = runs[side].arrays[keys[0]].shape[2:]
-        around = padding if isinstance(padding, list | tuple) else [padding] * len(shape)
-        if len(around) != len(shape):
-            return False
-        sizes.append([size + 2 * more for size, more in zip(shape, around, strict=True)])
-    return sizes[0] == sizes[1]
+        inputs += [runs[side].arrays[keys[0]]] if keys else []
+    return padding_of(a, b, inputs[0], inputs[1]) if len(inputs) == 2 else None
 
 
 def differing(a: Unit, b: Unit) -> Iterator[tuple[str, Any, Any]]:
@@ -368,7 +362,14 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
     forward = phase in ("eval", "forward")
     if forward and ":input" in tensor:
         return _between(evidence, one, two, compared)
-    said = [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in _own_settings(one, two)]
+    rows, around = list(_own_settings(one, two)), None
+    if one.inputs and two.inputs:
+        x, y = evidence.runs["torch"].arrays[one.inputs[0]], evidence.runs["paddle"].arrays[two.inputs[0]]
+        around = padding_of(one.unit, two.unit, x, y)
+    if around is not None:
+        rows = [row for row in rows if row[0] not in PADDING]
+    said = [around] if around else []
+    said += [_settings_sentence(one.unit.kind, one.unit.note, *row) for row in rows]
     for side, unit in zip(SIDES, (one.unit, two.unit), strict=True):
         # The output projection of an attention layer holds out_proj.bias.
         holders = {unit.holder} | {

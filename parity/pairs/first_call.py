@@ -27,6 +27,7 @@ from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
 from parity.pairs.causes import LIKE_ROUNDING
 from parity.pairs.model_worker import ModelRun
+from parity.pairs.outer_padding import padding_of
 from parity.pairs.session import Session
 from parity.short_repr import few
 
@@ -203,6 +204,8 @@ class _Search:
                 self._know(pairs[place[0] : place[0] + 1], "inputs")
             calls = dict(zip(SIDES, pairs[place[0]], strict=True))
             starts = {side: self._event(side, call)[what][number] for side, call in calls.items()}
+            if what == "inputs":
+                starts = {side: self._before_padding(side, starts[side], *calls.values()) for side in SIDES}
             to = f"in {self.first.layer}" if what == "outputs" else self.first.layer
         elif self.first.phase != "backward" and tensor.startswith("(output)"):
             self._know(pairs, "all")
@@ -216,6 +219,15 @@ class _Search:
         else:
             return None
         return self._forward(starts, to)
+
+    def _before_padding(self, side: str, start: str, one: Call, two: Call) -> str:
+        """Return the tensor that becomes `start` by the padding which the other side's layer does inside."""
+        arrays = [self.runs[side].arrays[call.inputs[0]] for side, call in zip(SIDES, (one, two), strict=True)]
+        number = _number(start)
+        if number is None or padding_of(one.unit, two.unit, *arrays) is None:
+            return start
+        call = self.runs[side].functions[number]
+        return str(call["inputs"][0]) if call["name"] == "pad" and call["inputs"] else start
 
     def _event(self, side: str, call: Call) -> Mapping[str, Sequence[str]]:
         """Return the recorded layer of a call, with the origins of its inputs and outputs."""

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.compare.relative_error import distance
@@ -38,6 +40,9 @@ MOST_DIGESTED = 100_000
 
 MOST_ORDERS = 24
 """This many orders of the parts of a fused layer are tried at most."""
+
+MOST_LAYOUTS = 36
+"""Of at most this many layouts of a fused layer, the function calls behind it are compared."""
 
 MOST_CYCLED = 5
 """The partners of more than two layers with the same input are changed together for at most this many layers."""
@@ -85,12 +90,15 @@ def inputs_of(run: ModelRun) -> dict[str, bytes]:
 
 
 class Models:
-    """Both models of a comparison: `put` loads own arrays into one side, `run` runs it in inference. `arrays` are the fresh ones."""
+    """Both models of a comparison: `put` loads own arrays into one side, `run` runs it in inference. `arrays` are the fresh ones.
+
+    `run` records the functions that the side calls, and the values of some origins, if it gets a list of these.
+    """
 
     def __init__(
         self,
         put: Callable[[str, Record], None],
-        run: Callable[[str], ModelRun],
+        run: Callable[..., ModelRun],
         arrays: Mapping[str, Record],
         spread: Callable[[str, Array], Array],
         aliases: Mapping[str, Mapping[str, str]],
@@ -117,6 +125,8 @@ class Search:
     def __init__(self, problem: Problem, models: Models) -> None:
         self.problem, self.models = problem, models
         self.tried: dict[str, Trial] = {}
+        self.laid_out: set[str] = set()
+        """The fused layers whose layout the function calls behind them decide."""
         models.put("torch", {name: array for name, array in models.spread.items() if name in models.shapes["torch"]})
         self.torch = models.run("torch")
         self._inputs = inputs_of(self.torch)
@@ -125,7 +135,7 @@ class Search:
         """Return the pairing; both models get their arrays back."""
         try:
             best = max((self.attempt(one) for one in self._first()), key=lambda trial: trial.reach)
-            best = self._improve(best)
+            best = self._by_calls(self._improve(best))
             notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
         finally:
             self.models.put("torch", dict(self.models.arrays["torch"]))
@@ -200,6 +210,51 @@ class Search:
                 return best
             best = better
         return best
+
+    def _by_calls(self, best: Trial) -> Trial:
+        """Return, of the layouts of fused layers whose tensors agree as far, the one whose function calls agree farthest.
+
+        Behind a fused layer, the tensors of layers agree by any layout up to the first one that mixes its parts. The functions in
+        between, such as the one that takes the parts out, do not.
+        """
+        place = best.failing[0].unit.path.rpartition(".")[0] if best.failing else ""
+        fused = [f for f in best.assignment.fusions if f.whole.path.rpartition(".")[0] == place]
+        fixed = set(map(str, self.problem.fixed_fusions))
+        if best.reach.whole or not best.failing or len(fused) != 1 or str(fused[0]) in fixed:
+            return best
+        alike = [f for f in best.assignment.fusions if str(f) not in fixed and len(f.parts) == len(fused[0].parts)]
+        layouts = itertools.product(*self._layouts(fused[0]))
+        found: dict[int, list[Assignment]] = defaultdict(list)
+        for order, heads in itertools.islice(layouts, MOST_LAYOUTS):
+            changed = [_reordered(f, order, heads) if f in alike else f for f in best.assignment.fusions]
+            one = dataclasses.replace(best.assignment, fusions=tuple(changed))
+            if self.attempt(one).reach == best.reach:
+                found[self._agreeing_calls(one, fused[0])].append(one)
+        if not found or len(found) == 1:
+            return best
+        likeliest = found[max(found)]
+        if len(likeliest) == 1:
+            self.laid_out = set(map(str, likeliest[0].fusions))
+        return self.attempt(likeliest[0])
+
+    def _agreeing_calls(self, assignment: Assignment, fused: Fusion) -> int:
+        """Return how many results of functions behind a fused layer Paddle's functions compute too, in any order of their numbers."""
+        pairing = self.problem.pairing(assignment)
+        state, shapes = mapping.canonical(pairing, "torch", self.models.spread), self.models.shapes["paddle"]
+        self.models.put("paddle", mapping.spelled(pairing, "paddle", state, shapes, self.models.arrays["paddle"]))
+        results = []
+        for side, path in zip(SIDES, (fused.whole.path, fused.parts[0].path), strict=True):
+            place = path.rpartition(".")[0]
+            calls = [call for call in self.models.run(side, []).functions if call["path"] == place]
+            wanted = [origin for call in calls for origin in call["outputs"]]
+            arrays = self.models.run(side, wanted).arrays
+            results.append(
+                [np.sort(arrays[o], None) for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
+            )
+        return sum(
+            any(x.shape == y.shape and distance(x, y) <= AGREE[self.models.dtype] for y in results[1])
+            for x in results[0]
+        )
 
     def _changes(self, trial: Trial) -> Iterator[Assignment]:
         """Yield changed assignments, the likeliest first."""
@@ -396,7 +451,12 @@ class Search:
         if trial.failing and trial.failing[2]:
             found += [f"{path} = {partner[path]}" for path in self._by_shape_alone(trial) if path not in found]
         fixed = set(map(str, self.problem.fixed_fusions))
-        found += [str(f) for f in trial.assignment.fusions if str(f) not in fixed and not _is_spelled(f)]
+        known = fixed | self.laid_out
+        found += [
+            str(f)
+            for f in trial.assignment.fusions
+            if str(f) not in known and not (_is_spelled(f) and len(self._layouts(f)[1]) == 1)
+        ]
         return _few(found)
 
     def _by_shape_alone(self, trial: Trial) -> Iterator[str]:

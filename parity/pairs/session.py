@@ -443,7 +443,7 @@ class Session:
             arrays = {side: self.folds.fold(side, self.workers[side].tensors(names[side])) for side in SIDES}
             return match_values.Models(
                 lambda side, own: self.workers[side].put(self.folds.unfold(side, own)),
-                lambda side: self.run(side, False, uncompiled=True),
+                lambda side, functions=None: self.run(side, False, functions=functions, uncompiled=True),
                 arrays,
                 lambda name, array: (
                     array if name in problem.constants["torch"] else _spread(name, array, self.pair.seed)

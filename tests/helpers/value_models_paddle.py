@@ -29,12 +29,14 @@ class Places(nn.Layer):
 class Bordered(nn.Layer):
     """Has the padding in the convolution."""
 
-    def __init__(self, mode: str = "zeros") -> None:
+    def __init__(self, mode: str = "zeros", factor: float = 1.0, kinked: bool = False) -> None:
         super().__init__()
         self.stem, self.conv = nn.Conv2D(3, 5, 1), nn.Conv2D(5, 4, 3, padding=1, padding_mode=mode)
+        self.factor, self.kinked = factor, kinked
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.stem(x))
+        x = self.stem(x) if self.factor == 1 else self.stem(x) * self.factor
+        return self.conv(F.relu(x) if self.kinked else x)
 
 
 class Affine(nn.Layer):

@@ -5,7 +5,7 @@ The faults are planted in the Paddle models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,13 @@ class Places(nn.Module):
 class Bordered(nn.Module):
     """Pads before the convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, pads: Sequence[int] = (1, 1, 1, 1), mode: str = "constant", value: float = 0.0) -> None:
         super().__init__()
+        self.pads, self.mode, self.value = tuple(pads), mode, value
         self.stem, self.conv = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(self.stem(x), (1, 1, 1, 1)))
+        return self.conv(F.pad(self.stem(x), self.pads, self.mode, self.value))
 
 
 class Affine(nn.Module):

@@ -51,10 +51,49 @@ def test_an_inner_tensor_of_another_shape_is_compared_and_shown(
 
 def test_padding_before_a_layer_or_inside_of_it_is_no_difference(compare_pair: ComparePair) -> None:
     outcome = compare(compare_pair, "Bordered", "Bordered", "2,3,7,6")
-    assert_equal(
-        outcome, "padding of Conv2d: PyTorch 0, Paddle 1 at conv: the input of one model is larger by the same padding"
-    )
+    assert_equal(outcome, "padding of Conv2d: PyTorch 0, Paddle 1 at conv: the input of one model is larger by as much")
     assert outcome.differences == []
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [
+        ("mode='reflect'", "", "PyTorch pads by reflect before conv, and Paddle by zeros inside of it"),
+        ("mode='replicate'", "", "PyTorch pads by replicate before conv, and Paddle by zeros inside of it"),
+        ("value=0.001", "", "PyTorch pads by the value 0.001 before conv, and Paddle by zeros inside of it"),
+        (
+            "pads=[0, 2, 1, 1]",
+            "",
+            "PyTorch pads by zeros (1 and 1, 0 and 2 at the ends of its axes) before conv, and Paddle by",
+        ),
+        ("", "mode='reflect'", "PyTorch pads by zeros before conv, and Paddle by reflect inside of it"),
+    ],
+)
+def test_padding_by_other_numbers_before_a_layer_is_named(
+    compare_pair: ComparePair, torch: str, paddle: str, said: str
+) -> None:
+    first = compare(compare_pair, f"Bordered({torch})", f"Bordered({paddle})", "2,3,7,6", stages=("eval",)).first
+    assert first and first.tensor == "conv:output" and said in str(first.cause)
+    assert "padding of Conv2d: PyTorch 0" not in first.sentence()
+
+
+def test_the_same_padding_of_another_mode_before_a_layer_is_equal(compare_pair: ComparePair) -> None:
+    assert_equal(compare(compare_pair, "Bordered(mode='reflect')", "Bordered('reflect')", "2,3,7,6"))
+
+
+@pytest.mark.parametrize(
+    ("flaw", "error", "said"),
+    [
+        ("factor=1.000001", 1e-6, "only Paddle calls multiply(1.000001) in the model itself"),
+        ("kinked=True", 0.5, "only Paddle calls relu in the model itself"),
+    ],
+)
+def test_a_flaw_before_a_padded_layer_is_not_lost_behind_the_padding(
+    compare_pair: ComparePair, flaw: str, error: float, said: str
+) -> None:
+    first = compare(compare_pair, "Bordered", f"Bordered({flaw})", "2,3,7,6", stages=("eval",)).first
+    assert first and first.tensor == "conv:input" and said in first.sentence()
+    assert error / 3 < first.error < error * 3
 
 
 def test_a_running_mean_that_is_zero_but_for_rounding_is_no_difference(compare_pair: ComparePair) -> None:
@@ -121,7 +160,7 @@ PLANTED: dict[str, tuple[str, str, str, str, str, str | None]] = {
         "the whole numbers that go into places differ at 15 of 15 places: 0 in PyTorch, 1 in Paddle at [0, 0]",
     ),
     "padding mode": ("Bordered", "Bordered('reflect')", "2,3,7,6", "eval", "conv:output",
-        "padding of Conv2d: PyTorch 0, Paddle 1 at conv; padding mode of Conv2d: PyTorch zeros, Paddle reflect",
+        "padding of Conv2d: PyTorch pads by zeros before conv, and Paddle by reflect inside of it",
     ),
     "padding": ("Causal", "Causal(True)", "2,3,9", "eval", "conv:input", "conv:input has shape [2, 3, 11] in Paddle"),
     "scale": ("Turned", "Turned(1.0000001)", "2,5,6", "eval", "b:input", None),
