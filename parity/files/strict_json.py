@@ -39,12 +39,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+class MissingFile(InputError):
+    """There is no such file."""
+
+
 def read_text(path: Path, what: str) -> str:
-    """Return the text in `path`. `InputError`, which says that the file should hold `what`, if it cannot be read."""
+    """Return the text in `path`. `InputError`, which says that the file should hold `what`, if it cannot be read.
+
+    It is a `MissingFile` where there is no file.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"cannot read {path}: no such file. Give a file that holds {what}") from None
+        raise MissingFile(f"cannot read {path}: no such file. Give a file that holds {what}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): give a file that holds {what}") from None
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.errors import InputError
-from parity.files.strict_json import from_fields, parse_any_json, read_text
+from parity.files.strict_json import MissingFile, from_fields, parse_any_json, read_text
 
 SIDES = ("torch", "paddle")
 """The sides of a pair, the reference first."""
@@ -173,9 +173,8 @@ def read_kinds(path: Path) -> Kinds:
     {NAME: {torch: SPELLING, paddle: SPELLING}}, whole, note. A class of your own is named MODULE.CLASS. A kind replaces a built-in one of
     the same name.
     """
-    text = read_text(path, "kinds of layers")
     try:
-        rows = parse_any_json(text, "kinds")
+        rows = parse_any_json(read_text(path, "kinds of layers"), "kinds")
         if not isinstance(rows, list):
             raise InputError(f"expected a list, not {type(rows).__name__}")
         added = [_checked(from_fields(Kind, row, f"kind {number}")) for number, row in enumerate(rows, start=1)]
@@ -183,6 +182,8 @@ def read_kinds(path: Path) -> Kinds:
             raise InputError(f"the kind {twice[0]} appears twice")
         kinds = {**KINDS, **{kind.name: kind for kind in added}}
         _check_classes(kinds)
+    except MissingFile:
+        raise
     except InputError as error:
         raise InputError(f"{path} holds no kinds of layers ({error}): see parity/modules/layer_kinds.py") from None
     return kinds

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from parity.errors import InputError
-from parity.files.strict_json import check_type, parse_json, read_text
+from parity.files.strict_json import MissingFile, check_type, parse_json, read_text
 from parity.modules.layer_kinds import SIDES, check_each_once, parse_spelling
 
 
@@ -63,9 +63,8 @@ class MapFile(TypedDict, total=False):
 
 def read_map(path: Path) -> MapFile:
     """Read a map file; `InputError` where a field has a wrong type, a key is unknown or an array is named twice."""
-    text = read_text(path, "a map")
     try:
-        found: MapFile = parse_json(text, "map")  # type: ignore[assignment]
+        found: MapFile = parse_json(read_text(path, "a map"), "map")  # type: ignore[assignment]
         check_type(found, MapFile, "the map")
         rows: list[tuple[Mapping[str, Any], type]] = [(found, MapFile)]
         rows += [(row, LayerRow) for row in found.get("layers", ())]
@@ -76,6 +75,8 @@ def read_map(path: Path) -> MapFile:
         for side in SIDES:
             for row in found.get("arrays", {}).values():
                 parse_spelling(row[side])  # type: ignore[literal-required]
+    except MissingFile:
+        raise
     except InputError as error:
         raise InputError(f"{path} is no map of layers ({error}): vgg-parity compare --save-map writes one") from None
     return found
