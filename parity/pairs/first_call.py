@@ -270,6 +270,9 @@ class _Search:
             else self._back(side, place[side], same.known(side) - {place[side]})
             for side in SIDES
         }
+        for side, other in OTHER_SIDE.items():
+            if near[side] and not near[other]:
+                near[side] = self._with_layouts(side, near[side], place[other], same)
         between = {side: self._back(side, starts[side], aligned[side]) for side in SIDES}
         for side, other in OTHER_SIDE.items():
             elsewhere = {
@@ -345,6 +348,17 @@ class _Search:
                 break
             place = moved
         return place, after, False
+
+    def _with_layouts(self, side: str, numbers: Sequence[int], end: str, same: _Same) -> list[int]:
+        """Return calls that only change a shape with those before them, up to the tensor that has the other side's numbers in order."""
+        found = list(numbers)
+        while (call := self.runs[side].functions[found[0]])["name"] in LAYOUTS and call["inputs"]:
+            before = call["inputs"][0]
+            number = _number(before)
+            if number is None or before in self.outputs[side] or same.has_order(side, before, end):
+                break
+            found.insert(0, number)
+        return found if self.runs[side].functions[found[0]]["name"] in LAYOUTS else list(numbers)
 
     def _is_source(self, side: str, origin: str) -> bool:
         """Whether no call makes a tensor from others: an input, a weight, or a constant, such as an array of numpy."""
@@ -667,6 +681,17 @@ class _Same:
         place = tuple(int(i) for i in differ[0])
         numbers = f"{a[place]:.6g} in {NAMES['torch']}, {b[place]:.6g} in {NAMES['paddle']} at {list(place)}"
         return f", which differ at {len(differ)} of {a.size} places: {numbers}"
+
+    def has_order(self, side: str, origin: str, other: str) -> bool:
+        """Whether a tensor of a side and one of the other side have equal numbers in one order, in whatever shapes."""
+        values = self._values if side == "torch" else self._values[::-1]
+        a, b = values[0].get(origin), values[1].get(other)
+        return (
+            a is not None
+            and b is not None
+            and a.size == b.size
+            and _agree(_floats(a).ravel(), _floats(b).ravel(), self._tolerance)
+        )
 
     def factor(self, side: str, before: str, after: str) -> float | None:
         """Return the number that makes one tensor of a side another one; None if there is none."""
