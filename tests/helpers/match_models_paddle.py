@@ -82,6 +82,7 @@ class Interleaved(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = [heads_of(layer(x), self.heads) for layer in (self.query, self.key, self.value)]
+        parts[0] = parts[0] * 0.5 if self.flaw == "halved" else parts[0]
         return self.dense(joined(attend(*exchanged(parts, self.flaw))))
 
 

@@ -99,6 +99,12 @@ def test_a_planted_flaw_is_found_at_its_layer(compare_pair: ComparePair, case: s
     assert not outcome.pairing.confirmed
 
 
+def test_the_layout_of_a_fused_layer_is_right_behind_a_flaw_of_attention(compare_pair: ComparePair) -> None:
+    first = compared(compare_pair, "Interleaved", "Interleaved(flaw='halved')", SEQUENCE).first
+    assert first and first.tensor == "dense:input"
+    assert "only Paddle calls multiply(0.5)" in first.sentence() and "takes query_key_value" not in first.sentence()
+
+
 def test_a_part_of_a_fused_layer_that_one_model_never_calls_is_named(compare_pair: ComparePair) -> None:
     outcome = compare_pair("input_models_torch.py:Mixed", "input_models_paddle.py:Mixed", SEQUENCE)
     assert outcome.first and outcome.first.tensor == "head:input", outcome.sentence()
