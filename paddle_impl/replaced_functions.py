@@ -40,6 +40,7 @@ def replacements(
     scales in inference. Numbers that one framework's functions round to float32 are rounded for both:
     `parity.pairs.replaced_functions` lists them.
     """
+    exact = substitutes()
     pools = {name: getattr(F, name) for axes in (1, 2, 3) for name in (f"avg_pool{axes}d", f"adaptive_avg_pool{axes}d")}
     return {
         F.dropout: functools.partial(_dropout, F.dropout, draw, scale),
@@ -47,11 +48,11 @@ def replacements(
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.gumbel_softmax: _gumbel_softmax,
-        F.label_smooth: functools.partial(_label_smooth, F.label_smooth),
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
         paddle.pow: _exactly(paddle.pow),
-        **substitutes(),
+        **exact,
+        F.label_smooth: functools.partial(_label_smooth, exact[F.label_smooth]),
     } | {function: functools.partial(_average, function, name) for name, function in pools.items()}
 
 
@@ -104,10 +105,8 @@ def _label_smooth(
 ) -> Tensor:
     """Smooth labels in the default dtype."""
     # DIFFERS: cross_entropy smooths labels in float32, whatever the dtype of the scores.
-    if paddle.get_default_dtype() != "float64":
-        return original(label, prior_dist, epsilon, name)
-    label = label.astype("float64")
-    return label * (1 - epsilon) + epsilon * (1 / label.shape[-1] if prior_dist is None else prior_dist)
+    label = label.astype("float64") if paddle.get_default_dtype() == "float64" else label
+    return original(label, prior_dist, epsilon, name)
 
 
 def _clip_by_norm(original: Callable[..., Tensor], x: Tensor, max_norm: float, name: str | None = None) -> Tensor:

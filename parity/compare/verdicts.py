@@ -33,11 +33,14 @@ TRAINING = tuple(stage for stage in STAGES if stage != "onnx")
 INIT = "init"
 """The stage of fresh weights. Only models of a user have it, and it has no phases: no model runs (`parity.compare.fresh_weights`)."""
 
+OF_OPTIMIZERS = ("clipped", "state")
+"""The phases that only the optimizers of a user's training have."""
+
 PHASES = tuple(dict.fromkeys(phase for stage in TRAINING for phase in STAGES[stage]))
 """The phases that a step records, in order.
 
 `fresh` are the weights that a side builds from the seed, `start` is the state before step 1, `eval` is inference before the update.
-`clipped` are the gradients as an optimizer uses them, and `state` is what it keeps for each parameter.
+`clipped` are the gradients as a user's optimizer uses them, and `state` is what it keeps for each parameter.
 """
 
 MODEL = "(model)"

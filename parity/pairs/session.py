@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -190,7 +190,10 @@ class Session:
         """Call `act` with every worker's name: in parallel for worker processes, in sequence for this process."""
         chosen = list(names or self.workers)
         jobs = {n: self.pool.submit(act, n) for n in chosen if isinstance(self.workers[n], Process)}
-        here = {name: act(name) for name in chosen if name not in jobs}
+        try:
+            here = {name: act(name) for name in chosen if name not in jobs}
+        finally:  # if one raises an error, the others must not be in the middle of a call: two calls would mix their messages
+            wait(jobs.values())
         return {name: jobs[name].result() if name in jobs else here[name] for name in chosen}
 
     def _open(self) -> None:

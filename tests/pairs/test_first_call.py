@@ -153,7 +153,7 @@ def test_a_wrong_gradient_is_placed_at_the_function_that_computes_it(
             "Chance(0.8)",
             "PyTorch draws at (the model itself) (bernoulli(0.9)), (the model itself) (2 uniform), Paddle draws at",
         ),
-        ("Chance(0.9, 0.8)", "only Paddle calls less_than(0.8)"),
+        ("Chance(0.9, 0.8)", "less_than(0.9) in PyTorch, less_than(0.8) in Paddle"),
     ],
 )
 def test_a_probability_that_shows_in_a_later_step_is_named(compare_pair: ComparePair, port: str, said: str) -> None:

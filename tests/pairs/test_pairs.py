@@ -369,7 +369,7 @@ def test_in_float32_an_eps_of_1e_4_is_more_than_rounding(compare_pair: ComparePa
         (
             "value_models_torch.py:Random('poisson')",
             "value_models_paddle.py:Random('poisson')",
-            r"model draws random numbers at layer \(the model itself\) by a function that the check does not replace",
+            r"model draws random numbers at the model itself by a function that the check does not replace",
         ),
         ("Chain", "Renamed", "the paddle model failed in forward at layer _conv_a: "),
         ("Auxiliary", "Chain", "different architectures: they diverge at the beginning, where PyTorch has body"),
