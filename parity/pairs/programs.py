@@ -138,7 +138,16 @@ def _taken(what: Any, seed: int, name: str) -> Array:
 
 
 def find_names(names: Sequence[str], arguments: Mapping[str, Sequence[str]]) -> Names:
-    """Return the arguments that the arrays of a batch are for: by name where `forward` has an argument of that name, else in order."""
+    """Return the arguments that the arrays of a batch are for: by name where `forward` has an argument of that name, else in order.
+
+    `InputError` for an array that no model knows by name, where both know another one so.
+    """
+    known = [name for name in names if all(name in arguments[side] for side in SIDES)]
+    if unknown := [name for name in names if known and not any(name in arguments[side] for side in SIDES)]:
+        raise InputError(
+            f"the batches have {unknown[0]!r}, and no model has an argument of that name. If it is for the loss, pass --torch-loss, "
+            f"--paddle-loss and --loss-input {unknown[0]}; else leave it out"
+        )
     return {side: [name if name in arguments[side] else "" for name in names] for side in SIDES}
 
 

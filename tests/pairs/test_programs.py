@@ -93,6 +93,10 @@ def test_a_program_is_compared_in_float32(compare_pair: ComparePair, dtype: str)
         ({"batches": [], "input_shape": None}, "there are no batches: pass FILE.npz"),
         ({"batches": [IMAGES], "input_shape": None}, "batch 0 is of type ndarray: it should map names to arrays"),
         ({"batches": [{"x": IMAGES}, {"y": IMAGES}], "input_shape": None}, "batch 1 has the arrays y, and batch 0 x"),
+        (
+            {"batches": [{"x": IMAGES, "labels": LABELS}], "input_shape": None},
+            "the batches have 'labels', and no model has an argument of that name. If it is for the loss, pass --torch-loss",
+        ),
         ({"batches": 3, "input_shape": None}, "the batches are of type int: pass FILE.npz"),
     ],
 )
