@@ -21,7 +21,9 @@ from parity.cli.scripts import SCRIPTS, translate
 from parity.version import __version__
 
 EXECUTABLE = str(Path(sys.executable).with_name("vgg-parity"))
-COMMAND_FILES = {"bench_accuracy", "command", "entry", "main", "options", "reports", "scripts", "train_options"}
+COMMAND_FILES = {
+    "bench_accuracy", "command", "entry", "main", "options", "recordings", "reports", "scripts", "train_options",
+}  # fmt: skip
 """Files of `parity/cli` that are not commands."""
 
 
@@ -63,7 +65,7 @@ def test_every_script_works_from_another_folder(script: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"Usage: vgg-parity {SCRIPTS[script].command} ")
     files = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert files == {*SCRIPTS, "library_environments"}  # which is no command: it makes environments
+    assert files == {*SCRIPTS, "library_environments", "measure_recording"}  # no commands: one makes environments, one measures
 
 
 # Near names

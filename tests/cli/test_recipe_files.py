@@ -91,7 +91,7 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     for name in ("none.json", "folder.json", "bytes.json"):
-        with pytest.raises(InputError, match=f"cannot read .*{name}.*: give a file that holds a recipe's JSON"):
+        with pytest.raises(InputError, match=f"cannot read .*{name}.*[.:] [Gg]ive a file that holds a recipe's JSON"):
             presets.get_recipe(str(tmp_path / name))
 
 
