@@ -122,7 +122,8 @@ def test_a_worker_forwards_every_public_method_and_runs_no_other_in_its_own_proc
     assert len(forwarded) > 8
     assert all(vars(proxy)[name].__wrapped__ is method for name, method in forwarded.items())
     own = {name for name in vars(service) if not name.startswith("_")} - {"KINDS", *forwarded}
-    assert own == {Worker: {"step"}, ModelWorker: {"open", "draw", "note_scaled", "sample_fresh", "take_program"}}[proxy]
+    of_models = {"open", "draw", "note_scaled", "sample_fresh", "take_program"}
+    assert own == {Worker: {"step"}, ModelWorker: of_models}[proxy]
 
 
 @pytest.mark.parametrize("method", ["_make_room", "__init__", "step", "KINDS", "quit"])

@@ -26,6 +26,9 @@ COMMAND_FILES = {
 }  # fmt: skip
 """Files of `parity/cli` that are not commands."""
 
+OTHER_SCRIPTS = {"library_environments", "measure_recording"}
+"""Scripts that stand for no command: one makes environments, the other measures what a recording costs."""
+
 
 def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=200, check=False)
@@ -65,7 +68,7 @@ def test_every_script_works_from_another_folder(script: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"Usage: vgg-parity {SCRIPTS[script].command} ")
     files = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert files == {*SCRIPTS, "library_environments", "measure_recording"}  # no commands: one makes environments, one measures
+    assert files == {*SCRIPTS, *OTHER_SCRIPTS}
 
 
 # Near names
