@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,10 @@ from parity.files import generated_block
 from parity.pairs.match_models import ModelsDiffer
 from parity.pairs.model_worker import ModelWorker
 from parity.progress import Console, bar
-from parity.selftest import edited_models, edited_training, trial
+from parity.selftest import trial
 from parity.selftest.catalogue import FAULTS
-from parity.selftest.edited_models import Edit
-from parity.selftest.edited_training import TrainingEdit
 from parity.selftest.fault import Fault
+from parity.selftest.file_edit import WORKERS, FileEdit
 from parity.selftest.innocent_changes import INNOCENT
 from parity.selftest.of_programs import PROGRAMS, SPELLED
 from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
@@ -106,11 +105,11 @@ def main(options: Options, console: Console) -> Row:
             LIST: f"{causes(faults)}\n\n{listing(faults)}",
         }
     if PAIR in subjects:
-        result["transformers"] = ports = _of_transformers(options)
-        blocks[PORTS] = ports_listing(ports)
+        result["transformers"] = ports = _of_edits((*TRANSFORMERS, *ALIKE), PAIR, options)
+        blocks[PORTS] = edits_listing(ports, "transformers at their layers")
     if TRAINING in subjects:
-        result["training"] = trainings = _of_trainings(options)
-        blocks[TRAININGS] = ports_listing(trainings, "training by what they are")
+        result["training"] = trainings = _of_edits((*PROGRAMS, *SPELLED), TRAINING, options)
+        blocks[TRAININGS] = edits_listing(trainings, "training by what they are")
     if options.update:
         for mark, file in _places(options, subjects).items():
             generated_block.update(file, mark, blocks[mark])
@@ -119,12 +118,8 @@ def main(options: Options, console: Console) -> Row:
     else:
         for line in "\n\n".join(blocks.values()).splitlines():
             console.say(line)
-    wrong = [
-        row["complaint"]
-        for rows in ("faults", "transformers", "training")
-        for row in result.get(rows, ())
-        if row["complaint"]
-    ]
+    planted = [row for rows in ("faults", PAIR, TRAINING) for row in result.get(rows, ())]
+    wrong = [row["complaint"] for row in planted if row["complaint"]]
     wrong += [row["name"] for row in result.get("innocent", ()) if row["alarms"][OURS]]
     if wrong:
         raise Failed(f"this suite is wrong about {len(wrong)}: {'; '.join(wrong)}", result)
@@ -134,8 +129,11 @@ def main(options: Options, console: Console) -> Row:
 def _places(options: Options, subjects: list[str]) -> dict[str, Path]:
     """The file of every block of the `subjects`, by the word in its marks."""
     summary, tables = options.update
-    places = {NETWORKS: {SUMMARY: summary, COUNTS: tables, LIST: tables}, PAIR: {PORTS: tables}}
-    places[TRAINING] = {TRAININGS: tables}
+    places = {
+        NETWORKS: {SUMMARY: summary, COUNTS: tables, LIST: tables},
+        PAIR: {PORTS: tables},
+        TRAINING: {TRAININGS: tables},
+    }
     return {mark: file for subject in subjects for mark, file in places[subject].items()}
 
 
@@ -148,43 +146,21 @@ def _of_networks(options: Options, console: Console) -> tuple[list[Row], list[Ro
         return faults, [_innocent(name, pair, dataset) for name in bar(changes, "innocent changes")]
 
 
-def _of_transformers(options: Options) -> list[Row]:
-    edits = (*TRANSFORMERS, *ALIKE)
-    with _pair_workers(options) as workers, tempfile.TemporaryDirectory() as folder:
-        return [_port(edit, workers, Path(folder)) for edit in bar(edits, "changes of transformers")]
-
-
-def _of_trainings(options: Options) -> list[Row]:
-    edits = (*PROGRAMS, *SPELLED)
-    with _pair_workers(options) as workers, tempfile.TemporaryDirectory() as folder:
-        return [_training(edit, workers, Path(folder)) for edit in bar(edits, "changes of training")]
-
-
-@contextmanager
-def _pair_workers(options: Options) -> Iterator[dict[str, ModelWorker]]:
-    """The workers that compare two models of a user."""
+def _of_edits(edits: Sequence[FileEdit], what: str, options: Options) -> list[Row]:
+    """Make every change of a file, and compare each changed file with its twin in the other framework."""
     pythons = {"torch": options.torch_python, "paddle": options.paddle_python}
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(ModelWorker(side, pythons[side], threads=1))
-            for name, side in edited_models.WORKERS.items()
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        workers = {
+            name: stack.enter_context(ModelWorker(side, pythons[side], threads=1)) for name, side in WORKERS.items()
         }
+        return [_edit(edit, workers, Path(folder)) for edit in bar(edits, f"changes of {what}")]
 
 
-def _training(edit: TrainingEdit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
-    found = {side: edited_training.compare_edited(edit, side, workers, folder) for side in edit.sides}
-    first = found[edit.sides[-1]].first
-    complaints = (edited_training.complaint(edit, outcome) for outcome in found.values())
-    row = {"name": edit.name, "sentence": edit.sentence, "innocent": not edit.phase, "sides": edit.sides}
-    row["complaint"] = "; ".join(filter(None, complaints))
-    return row | {"found": first and _where(first), "cause": first and first.cause}
-
-
-def _port(edit: Edit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
-    found = {side: edited_models.compare_edited(edit, side, workers, folder) for side in edit.sides}
+def _edit(edit: FileEdit, workers: Mapping[str, ModelWorker], folder: Path) -> Row:
+    found = {side: edit.compare(side, workers, folder) for side in edit.sides}
     last = found[edit.sides[-1]]
-    complaints = (edited_models.complaint(edit, side, one) for side, one in found.items())
-    row = {"name": edit.name, "sentence": edit.sentence, "innocent": not edit.layers, "sides": edit.sides}
+    complaints = (edit.complaint(side, one) for side, one in found.items())
+    row = {"name": edit.name, "sentence": edit.sentence, "innocent": edit.is_innocent, "sides": edit.sides}
     row["complaint"] = "; ".join(filter(None, complaints))
     if isinstance(last, ModelsDiffer):
         return row | {"found": "not matched", "cause": str(last)}
@@ -287,7 +263,7 @@ def listing(faults: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def ports_listing(rows: list[Row], what: str = "transformers at their layers") -> str:
+def edits_listing(rows: list[Row], what: str) -> str:
     """Return the tables of transformers, or of training: the mistakes, then the innocent changes."""
     faults, alike = ([row for row in rows if row["innocent"] == innocent] for innocent in (False, True))
     right = [sum(not row["complaint"] for row in some) for some in (faults, alike)]

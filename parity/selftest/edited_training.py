@@ -1,4 +1,4 @@
-"""A mistake or another spelling in the training of one side, as other lines of its file, and the comparison of both sides with it.
+"""A mistake or another spelling in the training of one side, and the comparison of both sides with it.
 
 The files are `torch_impl/training.py` and `paddle_impl/training.py`: the same training, once for each framework, of the small transformer
 of `parity.selftest.edited_models` and of a small network of convolutions. They are compared as a user's programs are.
@@ -15,15 +15,15 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.data.random_streams import stream
-from parity.files.atomic import write_atomically
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import run_pair
+from parity.pairs.match_models import ModelsDiffer
 from parity.pairs.model_server import ModelService
 from parity.pairs.outcome import PairOutcome
 from parity.pairs.programs import Program
 from parity.pairs.session import Pair
 from parity.selftest import edited_models
-from parity.selftest.edited_models import ROOT, Lines
+from parity.selftest.file_edit import ROOT, FileEdit
 
 IMAGES = 6
 """The number of images of a batch."""
@@ -44,74 +44,54 @@ class Subject:
     optimizer: str
 
 
-TRANSFORMER = Subject(
-    {side: f"{ROOT}/{side}_impl/transformer.py:Transformer" for side in SIDES}, "token_loss", "Training"
-)
+TRANSFORMER = Subject(edited_models.TRANSFORMER, "token_loss", "Training")
 NETWORK = Subject({side: f"{side}_impl.training:make_network" for side in SIDES}, "image_loss", "make_momentum")
 
 
 @dataclass(frozen=True)
-class TrainingEdit:
-    """A change of the training of one framework: `torch` and `paddle` hold the replaced texts by framework.
+class TrainingEdit(FileEdit):
+    """A change of the training of one framework.
 
     A mistake must be found first in `phase`, in `step`, with a cause that contains `cause`. An innocent change has no phase.
     """
 
-    name: str
-    sentence: str
     subject: Subject
-    torch: Lines
-    paddle: Lines
     phase: str = ""
     cause: str = ""
     step: int = 1
 
     @property
-    def sides(self) -> list[str]:
-        """The frameworks that can have this change."""
-        return [side for side in SIDES if self.lines(side)]
+    def is_innocent(self) -> bool:
+        """Whether the change must not change the verdict."""
+        return not self.phase
 
-    def lines(self, side: str) -> Lines:
-        """Return the replaced texts of one framework."""
-        return self.torch if side == "torch" else self.paddle
+    def file(self, side: str) -> Path:
+        """Return the file of the training of one framework."""
+        return ROOT / f"{side}_impl" / "training.py"
 
+    def compare(self, side: str, workers: Mapping[str, ModelService], folder: Path) -> PairOutcome:
+        """Compare both trainings with the change in that of `side`, see `FileEdit.compare`."""
+        place = {one: f"{one}_impl.training" for one in SIDES} | {side: str(self.write(side, folder))}
+        model, names = self.subject.model, (self.subject.loss, self.subject.optimizer)
+        loss, optimizer = ({one: f"{place[one]}:{name}" for one in SIDES} for name in names)
+        inputs, labels = batch(self.subject is TRANSFORMER)
+        program = Program(loss, optimizer, targets=[[labels]])
+        return run_pair(Pair(model["torch"], model["paddle"], inputs, steps=STEPS, program=program), workers)
 
-def edited(edit: TrainingEdit, side: str) -> str:
-    """Return the file of `side` with the lines of `edit`; `ValueError` unless it contains each of the old texts exactly once."""
-    file = ROOT / f"{side}_impl" / "training.py"
-    text = file.read_text(encoding="utf-8")
-    for old, new in edit.lines(side):
-        if text.count(old) != 1:
-            raise ValueError(f"{edit.name}: {file} contains {old!r} {text.count(old)} times")
-        text = text.replace(old, new)
-    return text
-
-
-def compare_edited(edit: TrainingEdit, side: str, workers: Mapping[str, ModelService], folder: Path) -> PairOutcome:
-    """Compare both trainings with `edit` in that of `side`; `folder` takes the edited file. `workers` are those of `edited_models`."""
-    file = folder / f"training_{edit.name}_{side}.py"
-    write_atomically(file, edited(edit, side).encode())
-    place = {one: str(file) if one == side else f"{one}_impl.training" for one in SIDES}
-    subject = edit.subject
-    loss, optimizer = ({one: f"{place[one]}:{name}" for one in SIDES} for name in (subject.loss, subject.optimizer))
-    inputs, labels = batch(subject is TRANSFORMER)
-    program = Program(loss, optimizer, targets=[[labels]])
-    pair = Pair(subject.model["torch"], subject.model["paddle"], inputs, steps=STEPS, program=program)
-    return run_pair(pair, workers)
-
-
-def complaint(edit: TrainingEdit, outcome: PairOutcome) -> str:
-    """Return what is wrong with the outcome of `edit`; empty if nothing is."""
-    if not edit.phase:
-        return "" if outcome.verdict == "equal" else f"{edit.name} changes nothing; it was {outcome.sentence()}"
-    first = outcome.first
-    if first is None:
-        return f"{edit.name} was not caught"
-    if (first.phase, first.step) != (edit.phase, edit.step):
-        return f"{edit.name} should be found in {edit.phase} of step {edit.step}; it was {outcome.sentence()}"
-    if edit.cause not in (first.cause or ""):
-        return f"{edit.name} should be explained by {edit.cause!r}; it was {outcome.sentence()}"
-    return ""
+    def complaint(self, side: str, found: PairOutcome | ModelsDiffer) -> str:
+        """Return what is wrong with what was `found` with the change on `side`; empty if nothing is."""
+        if isinstance(found, ModelsDiffer):
+            return f"{self.name} should not be refused: {found}"
+        if self.is_innocent:
+            return "" if found.verdict == "equal" else f"{self.name} changes nothing; it was {found.sentence()}"
+        first = found.first
+        if first is None:
+            return f"{self.name} was not caught"
+        if (first.phase, first.step) != (self.phase, self.step):
+            return f"{self.name} should be found in {self.phase} of step {self.step}; it was {found.sentence()}"
+        if self.cause not in (first.cause or ""):
+            return f"{self.name} should be explained by {self.cause!r}; it was {found.sentence()}"
+        return ""
 
 
 @cache

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
-from parity.selftest.edited_models import Lines
-from parity.selftest.edited_training import NETWORK, TRANSFORMER, TrainingEdit
+from parity.selftest.edited_training import NETWORK, TRANSFORMER, Subject, TrainingEdit
+from parity.selftest.file_edit import Lines
 
 _CLIP, _PADDLE_CLIP = "nn.utils.clip_grad_norm_(self.parameters, 0.5)", "paddle.nn.ClipGradByGlobalNorm(0.5)"
 _DECAYED = "apply_decay_param_fun=lambda name: name in decayed,"
@@ -26,24 +26,28 @@ def _line(old: str, new: str) -> Lines:
 
 
 def _fault(
-    name: str, sentence: str, phase: str, cause: str, torch: Lines = (), paddle: Lines | None = None, **more: Any
+    name: str,
+    sentence: str,
+    phase: str,
+    cause: str,
+    torch: Lines = (),
+    paddle: Lines | None = None,
+    subject: Subject = TRANSFORMER,
+    step: int = 1,
 ) -> TrainingEdit:
-    """Return a mistake in the training of the transformer; `paddle` is by default the same text as `torch`."""
-    return TrainingEdit(name, sentence, TRANSFORMER, torch, torch if paddle is None else paddle, phase, cause, **more)
+    """Return a mistake in the training of a `subject`; `paddle` is by default the same text as `torch`."""
+    return TrainingEdit(name, sentence, torch, torch if paddle is None else paddle, subject, phase, cause, step)
 
 
-def _of_network(
-    name: str, sentence: str, phase: str, cause: str, torch: Lines = (), paddle: Lines | None = None, **more: Any
-) -> TrainingEdit:
-    """Return a mistake in the training of the network of convolutions."""
-    return TrainingEdit(name, sentence, NETWORK, torch, torch if paddle is None else paddle, phase, cause, **more)
+_of_network = functools.partial(_fault, subject=NETWORK)
+"""Returns a mistake in the training of the network of convolutions."""
 
 
 def _same(
     name: str, sentence: str, torch: Lines = (), paddle: Lines | None = None, network: bool = False
 ) -> TrainingEdit:
-    paddle = torch if paddle is None else paddle
-    return TrainingEdit(name, sentence, NETWORK if network else TRANSFORMER, torch, paddle)
+    """Return another spelling of the training."""
+    return _fault(name, sentence, "", "", torch, paddle, NETWORK if network else TRANSFORMER)
 
 
 PROGRAMS = (

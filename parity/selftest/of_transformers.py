@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from parity.selftest.edited_models import Edit, Lines
+from parity.selftest.edited_models import ModelEdit
+from parity.selftest.file_edit import Lines
 
 SPELLING = {
     "torch.cat(": "paddle.concat(",
@@ -42,11 +43,13 @@ def _fault(
     *lines: tuple[str, str],
     paddle: Lines | None = None,
     **more: Any,
-) -> Edit:
-    return Edit(name, sentence, lines, _respelled(lines) if paddle is None else paddle, tuple(layers.split()), **more)
+) -> ModelEdit:
+    return ModelEdit(
+        name, sentence, lines, _respelled(lines) if paddle is None else paddle, tuple(layers.split()), **more
+    )
 
 
-def _same(name: str, sentence: str, *lines: tuple[str, str], paddle: Lines | None = None) -> Edit:
+def _same(name: str, sentence: str, *lines: tuple[str, str], paddle: Lines | None = None) -> ModelEdit:
     return _fault(name, sentence, "", *lines, paddle=paddle)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.pair_models import open_workers
 from parity.pairs.model_worker import ModelWorker
-from parity.selftest.edited_training import NETWORK, TrainingEdit, compare_edited, complaint, edited
+from parity.selftest.edited_training import NETWORK, TrainingEdit
 from parity.selftest.of_programs import PROGRAMS, SPELLED
 
 EDITS = {edit.name: edit for edit in (*PROGRAMS, *SPELLED)}
@@ -36,19 +36,19 @@ def test_names_and_sentences_are_unique_and_every_text_is_in_the_file() -> None:
     assert all(edit.phase and edit.cause for edit in PROGRAMS)
     assert not any(edit.phase for edit in SPELLED)
     for name, side in TRIALS:
-        compile(edited(EDITS[name], side), name, "exec")
+        compile(EDITS[name].edited(side), name, "exec")
 
 
 def test_a_text_that_is_not_in_the_file_is_an_error() -> None:
     with pytest.raises(ValueError, match="contains 'nowhere' 0 times"):
-        edited(TrainingEdit("name", "sentence", NETWORK, (("nowhere", ""),), ()), "torch")
+        TrainingEdit("name", "sentence", (("nowhere", ""),), (), NETWORK).edited("torch")
 
 
 @pytest.mark.parametrize(("name", "side"), QUICK.items())
 def test_a_mistake_is_found_as_what_it_is_and_another_spelling_is_equal(
     name: str, side: str, workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
-    assert not complaint(EDITS[name], compare_edited(EDITS[name], side, workers, tmp_path))
+    assert not EDITS[name].complaint(side, EDITS[name].compare(side, workers, tmp_path))
 
 
 @pytest.mark.slow
@@ -56,4 +56,4 @@ def test_a_mistake_is_found_as_what_it_is_and_another_spelling_is_equal(
 def test_every_mistake_is_found_and_every_other_spelling_is_equal(
     name: str, side: str, workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
-    assert not complaint(EDITS[name], compare_edited(EDITS[name], side, workers, tmp_path))
+    assert not EDITS[name].complaint(side, EDITS[name].compare(side, workers, tmp_path))

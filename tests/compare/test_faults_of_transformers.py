@@ -9,7 +9,7 @@ import pytest
 
 from helpers.pair_models import open_workers
 from parity.pairs.model_worker import ModelWorker
-from parity.selftest.edited_models import Edit, compare_edited, complaint, edited
+from parity.selftest.edited_models import ModelEdit
 from parity.selftest.of_transformers import ALIKE, TRANSFORMERS
 
 EDITS = {edit.name: edit for edit in (*TRANSFORMERS, *ALIKE)}
@@ -35,19 +35,19 @@ def test_names_and_sentences_are_unique_and_every_text_is_in_the_file() -> None:
     assert len(TRANSFORMERS) >= 48
     assert len(ALIKE) >= 26
     for name, side in TRIALS:
-        compile(edited(EDITS[name], side), name, "exec")
+        compile(EDITS[name].edited(side), name, "exec")
 
 
 def test_a_text_that_is_not_in_the_file_is_an_error() -> None:
     with pytest.raises(ValueError, match="contains 'nowhere' 0 times"):
-        edited(Edit("name", "sentence", (("nowhere", ""),), ()), "torch")
+        ModelEdit("name", "sentence", (("nowhere", ""),), ()).edited("torch")
 
 
 @pytest.mark.parametrize(("name", "side"), QUICK.items())
 def test_a_mistake_is_found_at_its_layer_and_an_innocent_change_is_equal(
     name: str, side: str, workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
-    assert not complaint(EDITS[name], side, compare_edited(EDITS[name], side, workers, tmp_path))
+    assert not EDITS[name].complaint(side, EDITS[name].compare(side, workers, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_mistake_is_found_at_its_layer_and_an_innocent_change_is_equal(
 def test_the_call_is_named_beside_masks_of_huge_numbers_and_small_errors(
     name: str, cause: str, workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
-    outcome = compare_edited(EDITS[name], "paddle", workers, tmp_path)
+    outcome = EDITS[name].compare("paddle", workers, tmp_path)
     assert outcome.first and cause in outcome.first.sentence()
 
 
@@ -79,4 +79,4 @@ def test_the_call_is_named_beside_masks_of_huge_numbers_and_small_errors(
 def test_every_mistake_is_found_at_its_layer_and_every_innocent_change_is_equal(
     name: str, side: str, workers: dict[str, ModelWorker], tmp_path: Path
 ) -> None:
-    assert not complaint(EDITS[name], side, compare_edited(EDITS[name], side, workers, tmp_path))
+    assert not EDITS[name].complaint(side, EDITS[name].compare(side, workers, tmp_path))

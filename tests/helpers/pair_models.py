@@ -8,7 +8,7 @@ from pathlib import Path
 
 from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
-from parity.selftest.edited_models import WORKERS
+from parity.selftest.file_edit import WORKERS
 
 HERE = Path(__file__).parent
 MODELS = {"torch": "pair_models_torch.py", "paddle": "pair_models_paddle.py"}
