@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,17 @@ import paddle
 from paddle import Tensor
 from paddle.regularizer import L1Decay, L2Decay
 
+from paddle_impl.optimizer_steps import groups_of, trained
 from parity.arrays import Array
-from parity.recipe.optimizer_description import Clip, OptimizerDescription, Settings
-
-KINDS = {
-    "SGD": "sgd",
-    "Momentum": "sgd",
-    "Adam": "adam",
-    "AdamW": "adam",
-    "Adagrad": "adagrad",
-    "RMSProp": "rmsprop",
-    "Adadelta": "adadelta",
-    "Adamax": "adamax",
-    "NAdam": "nadam",
-    "RAdam": "radam",
-}
-"""Class of an optimizer -> its kind."""
+from parity.recipe.optimizer_description import (
+    Clip,
+    OptimizerDescription,
+    Settings,
+    kind_of,
+    name_settings,
+    plain_setting,
+    without_effect,
+)
 
 STATE = {
     "sgd": {"velocity": "velocity"},
@@ -72,22 +67,14 @@ EPS_PLACES = {"rmsprop": "inside the square root", "adamax": "added to the infin
 
 def describe_optimizer(optimizer: paddle.optimizer.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
     """Describe an optimizer of Paddle. `names` has the name of each parameter by its `id`."""
-    name = type(optimizer).__name__
-    kind = _kind(optimizer)
-    parameters: dict[str, Settings] = {}
-    unnamed = 0
-    groups = _groups(optimizer)
-    for group in groups:
-        for parameter in group["params"]:
-            if parameter.stop_gradient:
-                continue  # a step leaves it out; statistics of batch norms are among a layer's parameters
-            if id(parameter) in names:
-                parameters[names[id(parameter)]] = _settings(optimizer, kind, group, parameter)
-            else:
-                unnamed += 1
+    name, kind, groups = type(optimizer).__name__, _kind(optimizer), groups_of(optimizer)
+    pairs = (
+        (parameter, _settings(optimizer, kind, group, parameter)) for group in groups for parameter in trained(group)
+    )
+    parameters = name_settings(pairs, names)
     # DIFFERS: each group is clipped by itself, also by a global norm.
     clip = next((made for group in groups if (made := _clip(optimizer, group, len(groups) > 1))), None)
-    return OptimizerDescription(kind, name, parameters, clip, unnamed)
+    return OptimizerDescription(kind, name, parameters, clip)
 
 
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> dict[str, Array]:
@@ -108,10 +95,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) ->
 
 
 def _kind(optimizer: paddle.optimizer.Optimizer) -> str:
-    """The kind of an optimizer. A class of somebody else may have the name of one of Paddle's."""
-    name = type(optimizer).__name__
-    own = type(optimizer).__module__.startswith("paddle.optimizer.")
-    return KINDS.get(name, name.lower()) if own else f"{type(optimizer).__module__}.{name}"
+    return kind_of(optimizer, "paddle.optimizer")
 
 
 def _updates(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> float | None:
@@ -127,30 +111,24 @@ def _updates(optimizer: paddle.optimizer.Optimizer, parameter: Tensor) -> float 
     return None
 
 
-def _groups(optimizer: paddle.optimizer.Optimizer) -> Sequence[Mapping[str, Any]]:
-    groups = getattr(optimizer, "_param_groups", None) or []
-    return groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
-
-
 def _settings(
     optimizer: paddle.optimizer.Optimizer, kind: str, group: Mapping[str, Any], parameter: Tensor
 ) -> Settings:
     rate = float(optimizer.get_lr()) * float(getattr(parameter, "optimize_attr", {}).get("learning_rate", 1.0))
     ratio = getattr(optimizer, "_lr_ratio", None)
     settings: dict[str, Any] = {"rate": rate if ratio is None else rate * float(ratio(parameter))}
-    if kind not in KINDS.values():
+    if kind not in STATE:
         default = getattr(optimizer, "_default_dict", {})
-        found = {key: _plain(group.get(key, value)) for key, value in default.items() if key != "grad_clip"}
+        found = {key: plain_setting(group.get(key, value)) for key, value in default.items() if key != "grad_clip"}
         settings |= {key: value for key, value in found.items() if value}
     for attribute, name in NAMES.items():
         key = _IN_GROUPS.get(attribute, attribute.removeprefix("_"))
-        if hasattr(optimizer, attribute) and (value := _plain(group.get(key, getattr(optimizer, attribute)))):
+        if hasattr(optimizer, attribute) and (value := plain_setting(group.get(key, getattr(optimizer, attribute)))):
             settings[name] = value
     settings |= _decays(optimizer, group, parameter)
     if settings.get("gradient_factor") == 1:
         del settings["gradient_factor"]
-    if kind == "sgd" and not settings.get("momentum"):
-        settings.pop("nesterov", None)
+    settings = {key: value for key, value in settings.items() if key not in without_effect(kind, settings)}
     if kind in EPS_PLACES:
         settings["eps_place"] = EPS_PLACES[kind]
     if _clip(optimizer, group, False) and getattr(parameter, "need_clip", True) is False:
@@ -161,17 +139,16 @@ def _settings(
 def _decays(optimizer: paddle.optimizer.Optimizer, group: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
     """The weight decays of a parameter: its own regulariser, or that of its group, or that of the optimizer."""
     own = getattr(parameter, "regularizer", None)
-    if (
-        type(optimizer).__name__ == "AdamW"
-    ):  # its decay is decoupled, and a parameter's own regulariser is added to the gradient
+    # AdamW's decay is decoupled, and a parameter's own regulariser is added to the gradient.
+    if type(optimizer).__name__ == "AdamW":
         chosen = getattr(optimizer, "_apply_decay_param_fun", None)
-        decay = _plain(group.get("weight_decay", optimizer._weight_decay))
+        decay = plain_setting(group.get("weight_decay", optimizer._weight_decay))
         decay = decay if chosen is None or chosen(parameter.name) else 0
         return _regularizer(own) | ({"decoupled_decay": decay} if decay else {})
     if own is not None:
         return _regularizer(own)
     if hasattr(optimizer, "_regularization_coeff"):  # Momentum's own kernel adds an L2 decay
-        coefficient = _plain(group.get("regularization_coeff", optimizer._regularization_coeff))
+        coefficient = plain_setting(group.get("regularization_coeff", optimizer._regularization_coeff))
         if coefficient:
             return {"decay": coefficient}
     return _regularizer(getattr(optimizer, "regularization", None))
@@ -191,10 +168,3 @@ def _clip(optimizer: paddle.optimizer.Optimizer, group: Mapping[str, Any], sever
     limit = getattr(clip, "clip_norm", getattr(clip, "max", None))
     kind = _CLIPS.get(type(clip).__name__, type(clip).__name__)
     return Clip(kind, None if limit is None else float(limit), several and kind == "global norm")
-
-
-def _plain(value: Any) -> Any:
-    """An option as a plain value."""
-    if isinstance(value, Tensor) and value.size == 1:
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

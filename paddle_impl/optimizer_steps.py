@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,21 @@ _SCALARS = (
 """Attributes of optimizers that hold scalars."""
 
 
+def groups_of(optimizer: paddle.optimizer.Optimizer) -> Sequence[dict[str, Any]]:
+    """Return the groups of parameters of an optimizer."""
+    groups = getattr(optimizer, "_param_groups", None) or []
+    return groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def trained(group: Mapping[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that a step updates."""
+    # DIFFERS: the statistics of batch norms are among a layer's parameters.
+    return [parameter for parameter in group["params"] if not parameter.stop_gradient]
+
+
 def parameters_of(optimizer: paddle.optimizer.Optimizer) -> Sequence[Tensor]:
     """Return the parameters that an optimizer updates."""
-    groups = getattr(optimizer, "_param_groups", None) or []
-    if groups and isinstance(groups[0], dict):
-        groups = [parameter for group in groups for parameter in group["params"]]
-    return [parameter for parameter in groups if not parameter.stop_gradient]
+    return [parameter for group in groups_of(optimizer) for parameter in trained(group)]
 
 
 def scheduler_of(optimizer: paddle.optimizer.Optimizer) -> Any:
@@ -46,6 +55,7 @@ def scheduler_of(optimizer: paddle.optimizer.Optimizer) -> Any:
 @contextlib.contextmanager
 def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
     """A context in which the scalars of an optimizer are rounded to float32, as some kernels hold them."""
+    # Only the schedule needs its number back.
     holders: list[dict[str, Any]] = [vars(optimizer)]
     holders += [vars(found) for p in parameters_of(optimizer) if (found := getattr(p, "regularizer", None)) is not None]
     if getattr(optimizer, "regularization", None) is not None:
@@ -54,8 +64,7 @@ def rounded_scalars(optimizer: paddle.optimizer.Optimizer) -> Iterator[None]:
         for key in (*_SCALARS, "_coeff"):
             if isinstance(holder.get(key), float):
                 holder[key] = float(np.float32(holder[key]))
-    groups = [group for group in getattr(optimizer, "_param_groups", None) or [] if isinstance(group, dict)]
-    for group in (getattr(optimizer, "_default_dict", {}), *groups):
+    for group in (getattr(optimizer, "_default_dict", {}), *groups_of(optimizer)):
         group.update({key: float(np.float32(value)) for key, value in group.items() if isinstance(value, float)})
     scheduler = scheduler_of(optimizer)
     rate = None if scheduler is None else scheduler.last_lr

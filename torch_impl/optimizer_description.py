@@ -9,20 +9,15 @@ import torch
 from torch import Tensor
 
 from parity.arrays import Array
-from parity.recipe.optimizer_description import OptimizerDescription, Settings
-
-KINDS = {
-    "SGD": "sgd",
-    "Adam": "adam",
-    "AdamW": "adam",
-    "Adagrad": "adagrad",
-    "RMSprop": "rmsprop",
-    "Adadelta": "adadelta",
-    "Adamax": "adamax",
-    "NAdam": "nadam",
-    "RAdam": "radam",
-}
-"""Class of an optimizer -> its kind."""
+from parity.recipe.optimizer_description import (
+    OptimizerDescription,
+    Settings,
+    kind_of,
+    name_settings,
+    plain_setting,
+    without_effect,
+)
+from torch_impl.optimizer_steps import groups_of, trained
 
 STATE = {
     "sgd": {"momentum_buffer": "velocity"},
@@ -54,27 +49,20 @@ NAMES = {
 }
 """Option of a group -> the canonical setting."""
 
-
 EPS_PLACES = {"rmsprop": "outside the square root", "adamax": "added to the gradient"}
 """Kind -> where eps is added, if frameworks differ in it."""
 
 
 def describe_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> OptimizerDescription:
     """Describe an optimizer of PyTorch. `names` has the name of each parameter by its `id`."""
-    name = type(optimizer).__name__
-    kind = _kind(optimizer)
-    parameters: dict[str, Settings] = {}
-    unnamed = 0
-    for group in optimizer.param_groups:
-        settings = _known_settings(kind, name, group) if kind in KINDS.values() else _plain_settings(group)
-        for parameter in group["params"]:
-            if not parameter.requires_grad:
-                continue  # a step leaves it out
-            if id(parameter) in names:
-                parameters[names[id(parameter)]] = settings
-            else:
-                unnamed += 1
-    return OptimizerDescription(kind, name, parameters, None, unnamed)
+    name, kind = type(optimizer).__name__, _kind(optimizer)
+    pairs = (
+        (parameter, _known_settings(kind, name, group) if kind in STATE else _plain_settings(group))
+        for group in groups_of(optimizer)
+        for parameter in trained(group)
+    )
+    parameters = name_settings(pairs, names)
+    return OptimizerDescription(kind, name, parameters)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Array]:
@@ -90,23 +78,19 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """The kind of an optimizer. A class of somebody else may have the name of one of PyTorch's."""
-    name = type(optimizer).__name__
-    own = type(optimizer).__module__.startswith("torch.optim.")
-    return KINDS.get(name, name.lower()) if own else f"{type(optimizer).__module__}.{name}"
+    return kind_of(optimizer, "torch.optim")
 
 
 def _known_settings(kind: str, name: str, group: Mapping[str, Any]) -> Settings:
     """The settings of a group of one of the optimizers of `KINDS`."""
-    settings: dict[str, Any] = {"rate": _plain(group["lr"])}
-    settings |= {f"beta{i}": _plain(beta) for i, beta in enumerate(group.get("betas", ()), 1)}
-    settings |= {ours: _plain(group[theirs]) for theirs, ours in NAMES.items() if group.get(theirs)}
+    settings: dict[str, Any] = {"rate": plain_setting(group["lr"])}
+    settings |= {f"beta{i}": plain_setting(beta) for i, beta in enumerate(group.get("betas", ()), 1)}
+    settings |= {ours: plain_setting(group[theirs]) for theirs, ours in NAMES.items() if group.get(theirs)}
     if group["weight_decay"]:
         # AdamW has this option since PyTorch 2.7; before, it is a class of its own.
         decoupled = group.get("decoupled_weight_decay", name == "AdamW")
-        settings["decoupled_decay" if decoupled else "decay"] = _plain(group["weight_decay"])
-    if kind == "sgd" and not group["momentum"]:
-        settings = {key: value for key, value in settings.items() if key not in ("nesterov", "dampening")}
+        settings["decoupled_decay" if decoupled else "decay"] = plain_setting(group["weight_decay"])
+    settings = {key: value for key, value in settings.items() if key not in without_effect(kind, settings)}
     if kind in EPS_PLACES:
         settings["eps_place"] = EPS_PLACES[kind]
     return settings
@@ -115,13 +99,6 @@ def _known_settings(kind: str, name: str, group: Mapping[str, Any]) -> Settings:
 def _plain_settings(group: Mapping[str, Any]) -> Settings:
     """The settings of a group of any other optimizer, by their own names."""
     left_out = ("params", "lr", "initial_lr", *_SPELLINGS)
-    found = {key: _plain(value) for key, value in group.items() if key not in left_out and not callable(value)}
-    rate = {"rate": _plain(group["lr"])} if "lr" in group else {}
+    found = {key: plain_setting(value) for key, value in group.items() if key not in left_out and not callable(value)}
+    rate = {"rate": plain_setting(group["lr"])} if "lr" in group else {}
     return rate | {key: value for key, value in found.items() if value}
-
-
-def _plain(value: Any) -> Any:
-    """An option as a plain value."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 
+def groups_of(optimizer: torch.optim.Optimizer) -> Sequence[dict[str, Any]]:
+    """Return the groups of parameters of an optimizer."""
+    return optimizer.param_groups
+
+
+def trained(group: Mapping[str, Any]) -> list[Tensor]:
+    """Return the parameters of a group that a step updates."""
+    return [parameter for parameter in group["params"] if parameter.requires_grad]
+
+
 def parameters_of(optimizer: torch.optim.Optimizer) -> Sequence[Tensor]:
     """Return the parameters that an optimizer updates."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return [parameter for group in groups_of(optimizer) for parameter in trained(group)]
 
 
 def scheduler_of(optimizer: torch.optim.Optimizer) -> Any:

@@ -13,7 +13,13 @@ from parity.backend.registry import NAMES
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
-from parity.recipe.optimizer_description import Clip, OptimizerDescription, list_differences
+from parity.recipe.optimizer_description import (
+    Clip,
+    OptimizerDescription,
+    list_differences,
+    list_settings,
+    list_unshared,
+)
 from parity.short_repr import few
 
 MATCH = 1e-9
@@ -181,41 +187,41 @@ def _fit_rows(g: Array, p: Array, labels: Array, rows: Array) -> tuple[Array, fl
 
 def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
     """Yield how two cross-entropies differ: ignored labels, label smoothing, weights of classes, reduction."""
-    fits = [_fit_cross_entropy(x, z, y) for x in g]
-    if fits[0] is None or fits[1] is None:
+    one, two = (_fit_cross_entropy(x, z, y) for x in g)
+    if one is None or two is None:
         return
-    if fits[0].twice != fits[1].twice:
-        yield f"only {NAMES[SIDES[fits[1].twice]]}'s loss applies a softmax to the outputs before that of the cross-entropy"
+    fits = one, two
+    if one.twice != two.twice:
+        yield f"only {NAMES[SIDES[two.twice]]}'s loss applies a softmax to the outputs before that of the cross-entropy"
         return
-    used = (fits[0].factors != 0) & (fits[1].factors != 0)
-    if (other := np.flatnonzero(used & (fits[0].labels != fits[1].labels))).size:
+    used = (one.factors != 0) & (two.factors != 0)
+    if (other := np.flatnonzero(used & (one.labels != two.labels))).size:
         first = other[0]
         yield (
             f"labels: the losses use different ones at {len(other)} of {len(y)} places, first at place {first}: "
-            f"PyTorch {fits[0].labels[first]}, Paddle {fits[1].labels[first]}"
+            f"PyTorch {one.labels[first]}, Paddle {two.labels[first]}"
         )
         return
-    ignored = [sorted({int(label) for label in y[fit.factors == 0]}) for fit in fits if fit]
+    ignored = [sorted({int(label) for label in y[fit.factors == 0]}) for fit in fits]
     if ignored[0] != ignored[1]:
         words = [
             f"{NAMES[side]} ignores {'label ' + few([str(label) for label in labels]) if labels else 'no label'}"
             for side, labels in zip(SIDES, ignored, strict=True)
         ]
         yield f"ignore_index of the loss: {', '.join(words)}"
-    smoothing = [round(fit.smoothing, 6) + 0.0 for fit in fits if fit]
+    smoothing = [round(fit.smoothing, 6) + 0.0 for fit in fits]
     if smoothing[0] != smoothing[1]:
         yield f"label smoothing: PyTorch {smoothing[0]:.6g}, Paddle {smoothing[1]:.6g}"
-    both = (fits[0].factors != 0) & (fits[1].factors != 0)
-    if not both.any():
+    if not used.any():
         return
-    ratios = fits[1].factors[both] / fits[0].factors[both]
-    if np.ptp(ratios) > 1e-6 * np.abs(ratios).max():
+    ratios = two.factors[used] / one.factors[used]
+    if np.ptp(ratios) > FIT * np.abs(ratios).max():
         weights = []
-        for fit in (fits[0], fits[1]):
+        for fit in fits:
             # The weights of the classes, relative to that of the first label.
-            own = {int(label): fit.factors[both][y[both] == label] for label in sorted(set(y[both].tolist()))}
+            own = {int(label): fit.factors[used][y[used] == label] for label in sorted(set(y[used].tolist()))}
             first = next(iter(own.values()))[0]
-            flat = all(np.ptp(factors) <= 1e-6 * abs(first) for factors in own.values())
+            flat = all(np.ptp(factors) <= FIT * abs(first) for factors in own.values())
             weights.append({label: f"{factors[0] / first:.4g}" for label, factors in own.items()} if flat else None)
         if all(weights):
             said = [
@@ -226,12 +232,11 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
             yield f"weights of the classes (relative to the first): {', '.join(said)}"
         else:
             yield "the losses weigh samples differently"
-    elif abs(ratios[0] - 1) > 1e-6:
-        valid = [int((fit.factors != 0).sum()) for fit in fits if fit]
+    elif abs(ratios[0] - 1) > FIT:
+        valid = [int((fit.factors != 0).sum()) for fit in fits]
         said = [
-            f"{NAMES[side]} {_reduction(fit.factors[both][0], len(y), count, samples)}"
+            f"{NAMES[side]} {_reduction(fit.factors[used][0], len(y), count, samples)}"
             for side, fit, count in zip(SIDES, fits, valid, strict=True)
-            if fit
         ]
         yield f"reduction of the loss: {', '.join(said)}"
 
@@ -248,7 +253,7 @@ def _reduction(factor: float, labels: int, valid: int, samples: int) -> str:
         (f"divides by all {labels} labels", labels),
         (f"sums over positions and averages over the {samples} samples", samples),
     ):
-        if abs(factor * count - 1) <= 1e-6:
+        if abs(factor * count - 1) <= FIT:
             return words
     return f"multiplies the sum over the labels by {factor:.6g}"
 
@@ -333,9 +338,8 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             return Cause(
                 f"only {NAMES[other]}'s program calls its optimizer in this step; {NAMES[side]}'s does not, as if it accumulated gradients"
             )
-    for side, other in (SIDES, SIDES[::-1]):
-        if alone := [n for n in evidence.described[side].parameters if n not in evidence.described[other].parameters]:
-            return Cause(f"only {NAMES[side]}'s optimizer has the parameters {few(alone)}")
+    if unshared := list_unshared(evidence.described["torch"], evidence.described["paddle"]):
+        return Cause(unshared[0])
     said = []
     for side in SIDES:
         found = infer_clipping(evidence.before[side], evidence.used[side])
@@ -355,9 +359,8 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     one, two = (replace(evidence.described[side], clip=None) for side in SIDES)
     if one.kind != two.kind:
         return Cause(list_differences(one, two)[0])
-    own = [line.rpartition(" at ")[0] for line in list_differences(_only(one, name), _only(two, name))]
-    found = [line for line in list_differences(one, two) if line.rpartition(" at ")[0] in own]
-    if found:
+    shared = name in one.parameters and name in two.parameters
+    if found := list_settings(one, two, at=name) if shared else list_unshared(one, two):
         return Cause("; ".join(found))
     before = [evidence.before[side].get(name) for side in SIDES]
     if before[0] is not None and before[1] is not None and distance(before[0], before[1]) > MATCH:
@@ -370,11 +373,6 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     if phase == "state" and slot == "velocity":
         return _of_velocity(evidence, name)
     return _of_rules(evidence, name) if phase == "update" else None
-
-
-def _only(description: OptimizerDescription, name: str) -> OptimizerDescription:
-    kept = {name: description.parameters[name]} if name in description.parameters else {}
-    return replace(description, parameters=kept)
 
 
 def _of_velocity(evidence: OptimizerEvidence, name: str) -> Cause | None:

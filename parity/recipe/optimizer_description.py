@@ -7,7 +7,8 @@ One optimizer has one description, however it is spelled: `fused` and `foreach` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -80,14 +81,12 @@ class OptimizerDescription(ShortRepr):
         class_name: The class of the optimizer.
         parameters: The settings of each named parameter that it updates.
         clip: The clipping that is part of the optimizer, or None.
-        unnamed: How many parameters it updates that no name was given for.
     """
 
     kind: str
     class_name: str
     parameters: Mapping[str, Settings] = field(default_factory=dict)
     clip: Clip | None = None
-    unnamed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, from which `from_json` makes the description again."""
@@ -100,14 +99,71 @@ class OptimizerDescription(ShortRepr):
         return cls(**{**fields, "clip": None if clip is None else Clip(**clip)})
 
 
-def list_differences(
-    one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str] = ("PyTorch", "Paddle")
-) -> list[str]:
+FAMILIES = {"AdamW": "adam", "Momentum": "sgd"}
+"""Class of an optimizer -> its kind, if that is not the name of the class in lower case."""
+
+
+def kind_of(optimizer: object, package: str) -> str:
+    """Return the kind of an optimizer of the `package` of a framework. A class of somebody else may have one of its names."""
+    name, module = type(optimizer).__name__, type(optimizer).__module__
+    return FAMILIES.get(name, name.lower()) if module.startswith(f"{package}.") else f"{module}.{name}"
+
+
+def name_settings(pairs: Iterable[tuple[Any, Settings]], names: Mapping[int, str]) -> dict[str, Settings]:
+    """Return the settings of each parameter that `names` has by its `id`."""
+    return {names[id(parameter)]: settings for parameter, settings in pairs if id(parameter) in names}
+
+
+def without_effect(kind: str, settings: Settings) -> set[str]:
+    """Return the settings that change nothing: those of a momentum that is 0."""
+    return {"nesterov", "dampening"} if kind == "sgd" and not settings.get("momentum") else set()
+
+
+def plain_setting(value: Any) -> Setting:
+    """Return an option of an optimizer as a plain value. A tensor of one number is that number."""
+    if hasattr(value, "item") and math.prod(value.shape) == 1:
+        number: Setting = value.item()
+        return number
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+BOTH = ("PyTorch", "Paddle")
+"""How sentences name the two sides."""
+
+
+def list_differences(one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str] = BOTH) -> list[str]:
     """Return in words how the optimizers of two sides differ; empty if they are the same optimizer.
 
     Numbers are equal if they are equal in float32, in which some kernels hold them. The parameters of both must have the same names.
     """
     return list(_differences(one, two, sides))
+
+
+def list_unshared(one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str] = BOTH) -> list[str]:
+    """Return in words which parameters only one side's optimizer updates."""
+    rows = ((one, two, sides[0]), (two, one, sides[1]))
+    alone = [([name for name in here.parameters if name not in there.parameters], side) for here, there, side in rows]
+    return [f"only {side}'s optimizer has the parameters {few(names)}" for names, side in alone if names]
+
+
+def list_settings(
+    one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str] = BOTH, at: str | None = None
+) -> list[str]:
+    """Return in words which settings of shared parameters differ, and where; only those that differ at the parameter `at`, if given."""
+    places: dict[tuple[str, Setting, Setting], list[str]] = {}
+    shared = [name for name in one.parameters if name in two.parameters]
+    for name in shared:
+        a, b = one.parameters[name], two.parameters[name]
+        for key in dict.fromkeys([*a, *b]):
+            if not is_same_setting(a.get(key), b.get(key)):
+                places.setdefault((key, a.get(key), b.get(key)), []).append(name)
+    found = []
+    for (key, here, there), names in places.items():
+        if at is None or at in names:
+            where = f"all {len(shared)} parameters" if len(names) == len(shared) > 1 else few(names)
+            values = f"{sides[0]} {_text(here, there)}, {sides[1]} {_text(there, here)}"
+            found.append(f"{LABELS.get(key, key)}: {values} at {where}")
+    return found
 
 
 def _differences(one: OptimizerDescription, two: OptimizerDescription, sides: tuple[str, str]) -> Iterator[str]:
@@ -116,20 +172,8 @@ def _differences(one: OptimizerDescription, two: OptimizerDescription, sides: tu
     if one.clip != two.clip and not (one.clip and two.clip and _is_same_clip(one.clip, two.clip)):
         both = [f"{side} clips {found.clip or 'nothing'}" for side, found in zip(sides, (one, two), strict=True)]
         yield f"clipping of gradients: {', '.join(both)}"
-    for here, there, side in ((one, two, sides[0]), (two, one, sides[1])):
-        if alone := [name for name in here.parameters if name not in there.parameters]:
-            yield f"only {side}'s optimizer has the parameters {few(alone)}"
-    places: dict[tuple[str, Setting, Setting], list[str]] = {}
-    shared = [name for name in one.parameters if name in two.parameters]
-    for name in shared:
-        a, b = one.parameters[name], two.parameters[name]
-        for key in dict.fromkeys([*a, *b]):
-            if not is_same_setting(a.get(key), b.get(key)):
-                places.setdefault((key, a.get(key), b.get(key)), []).append(name)
-    for (key, here_value, there_value), names in places.items():
-        where = f"all {len(shared)} parameters" if len(names) == len(shared) > 1 else few(names)
-        values = f"{sides[0]} {_text(here_value, there_value)}, {sides[1]} {_text(there_value, here_value)}"
-        yield f"{LABELS.get(key, key)}: {values} at {where}"
+    yield from list_unshared(one, two, sides)
+    yield from list_settings(one, two, sides)
 
 
 def is_same_setting(one: Setting, two: Setting) -> bool:
