@@ -1,6 +1,6 @@
 """Functions of the framework whose scalars have the precision of the tensors, if these are float64."""
 
-# DIFFERS: kernels hold many scalars in float32, whatever the dtype of their tensors. Formulas that a user writes do not.
+# DIFFERS: kernels hold many scalars in float32 for tensors of every dtype. Formulas that a user writes do not.
 from __future__ import annotations
 
 import functools

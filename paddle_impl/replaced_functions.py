@@ -104,7 +104,7 @@ def _label_smooth(
     name: str | None = None,
 ) -> Tensor:
     """Smooth labels in the default dtype."""
-    # DIFFERS: cross_entropy smooths labels in float32, whatever the dtype of the scores.
+    # DIFFERS: cross_entropy smooths labels in float32 for scores of every dtype.
     label = label.astype("float64") if paddle.get_default_dtype() == "float64" else label
     return original(label, prior_dist, epsilon, name)
 

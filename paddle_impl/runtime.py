@@ -122,9 +122,8 @@ def multiply_peak(device: str, size: int = 2048, times: int = 8) -> float:
 
 def numeric_settings() -> dict[str, bool | str]:
     """The settings of the process that change numbers: TF32 in products and convolutions, and deterministic kernels."""
-    forced = (
-        os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
-    )  # DIFFERS: TF32 is on unless CUDA's libraries are told otherwise
+    # DIFFERS: CUDA's libraries use TF32 by default, and a variable switches it off.
+    forced = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
     flags = {"FLAGS_cudnn_deterministic": False}
     if paddle.device.is_compiled_with_cuda():
         flags = paddle.get_flags(list(flags))

@@ -97,7 +97,7 @@ def in_units_of(dtype: str, tolerance: float) -> float:
 
 
 SCALARS = HALF_ULP["float32"]
-"""Relative error of one scalar of a layer (eps, slope, 1 / (1 - p)) that a kernel holds in float32, whatever the dtype of the tensors."""
+"""Relative error of one scalar of a layer (eps, slope, 1 / (1 - p)) that a kernel holds in float32 for tensors of every dtype."""
 
 KEPT_SHARE = 16.0
 """Factor on `SCALARS` in updates: the part of an old value that is dropped, 1 - 0.9, has nine times the relative error of 0.9."""
@@ -241,7 +241,7 @@ With 32 seeds, the scale of a normal array is known to 0.3% (one standard deviat
 FALSE_ALARM = 1e-4
 """Probability at most that the stage init calls any array of two equal initialisations different, in one comparison.
 
-It is divided by the number of arrays and of their statistics (Bonferroni), which holds whatever the dependence between them.
+It is divided by the number of arrays and of their statistics (Bonferroni), which also holds if they depend on each other.
 """
 
 SAME_NUMBER = 1e-3
@@ -262,7 +262,7 @@ def constant_tolerance(dtype: str) -> float:
 def fixed_tolerance(dtype: str) -> float:
     """Return the tolerance of a table that no seed changes, such as sines of positions: that of one step in its dtype, float32 or narrower.
 
-    Libraries compute such tables in float32 or float64, whatever the dtype of the model.
+    Libraries compute such tables in float32 or float64, also for models of another dtype.
     """
     return ONE_STEP.get(dtype if dtype != "float64" else "float32", ONE_STEP["float32"])
 

@@ -382,7 +382,7 @@ def record(
 
     The loop stays as it is, and computes the same numbers. A step ends when the optimizer has stepped; with gradient
     accumulation it has several forward passes. Forward passes without gradients are not recorded. In a process group each rank
-    writes its own folder. A step is in the folder as soon as it ends, whatever happens to the program later.
+    writes its own folder. A step is in the folder as soon as it ends. If the program dies later, the step stays.
 
     Args:
         model: A `torch.nn.Module` or `paddle.nn.Layer`, also in its wrapper for several processes.
@@ -393,7 +393,7 @@ def record(
             `()` records none, which costs the least time and space. Weights, gradients, loss, inputs and outputs of the
             model are recorded in any case.
         every: Record one in so many steps: with 10, the steps 1, 11, 21, ...
-        weights: False leaves weights, their gradients and updates out, for what may not leave the house. Only four norms of
+        weights: False leaves weights, their gradients and updates out, for weights that you may not share. Only four norms of
             each are recorded, which show a difference of size, but not of order. Inputs, outputs and layers are recorded:
             leave layers out with `layers=()`.
         twin: A number from 1 makes this run a one-ULP twin: every weight is moved by its last digit before the first step.
