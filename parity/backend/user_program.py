@@ -41,11 +41,6 @@ class UserProgram:
         self.described: OptimizerDescription | None = None
         self._names: Mapping[int, str] = {}
 
-    @property
-    def has_loss(self) -> bool:
-        """Whether the loss is the user's."""
-        return self._given_loss is not None
-
     def convert(self, dtype: str) -> None:
         """Compute in `dtype` from now on: a loss may hold tensors, such as the weights of classes."""
         if isinstance(self._given_loss, self.backend.MODULE):

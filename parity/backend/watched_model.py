@@ -139,6 +139,9 @@ class WatchedModel(ObservedModel):
         if wanted:
             seeds = [self._like(self._outputs[name], gradients[name]) for name in wanted]
             self.backend.backward([self._outputs[name] for name in wanted], seeds)
+        return self._input_gradients()
+
+    def _input_gradients(self) -> dict[str, Array]:
         return {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
 
     def compute_loss(self, targets: Sequence[Array]) -> float:
@@ -158,8 +161,7 @@ class WatchedModel(ObservedModel):
         ones = self._like(self._loss, np.ones(tuple(self._loss.shape)))
         self.backend.backward([self._loss], [ones])
         self._loss = None
-        inputs = {f"{i}": self.backend.to_numpy(t.grad) for i, t in enumerate(self._inputs) if t.grad is not None}
-        return inputs, self._output_gradients
+        return self._input_gradients(), self._output_gradients
 
     def describe_optimizer(self) -> OptimizerDescription | None:
         """Return the user's optimizer as data, with the model's own names; None where it is not the user's."""

@@ -35,6 +35,7 @@ from parity.compare.outcome import Outcome
 from parity.compare.tolerances import FRESH_SEEDS
 from parity.compare.verdicts import DIFFERENT, INIT, TRAINING
 from parity.errors import InputError
+from parity.modules.description import both_paths
 from parity.modules.layer_kinds import SIDES
 from parity.pairs.compare_models import compare_models
 from parity.pairs.inputs import parse_named
@@ -326,8 +327,7 @@ def _say(outcome: PairOutcome, console: Console, known: Collection[str] = ()) ->
         console.say(f"  explained: {line}")
     for row in outcome.isolated or []:
         if row["verdict"] == DIFFERENT:
-            place, other = row["layer"], row["candidate_layer"]
-            where = place if other == place else f"{place} (Paddle: {other})"
+            where = both_paths(row["layer"], row["candidate_layer"])
             console.say(f"  alone: {where}: {row.get('why') or _errors_alone(row)}")
     if outcome.tree:
         for line in outcome.tree.splitlines():

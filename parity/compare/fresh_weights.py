@@ -2,7 +2,7 @@
 
 Seeds are independent, and numbers of one seed need not be: an orthogonal matrix, or rows that are copies. So each seed gives one value of
 each statistic, and the values of both sides are compared by their ranks. If both initialisations are equal, every order of the 2N values
-has the same probability, whatever the distribution: the exact distribution of the rank sum is that of Mann and Whitney (1947).
+has the same probability, for every distribution of the values. So the rank sum has the exact distribution of Mann and Whitney (1947).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -112,15 +112,7 @@ def _side_by_side(reference: Draws, candidate: Draws) -> tuple[Draws, Draws]:
     """Return both sides with equally many columns: a constant array has one."""
     count = max(reference.values.shape[1], candidate.values.shape[1])
     found = [
-        Draws(
-            np.broadcast_to(side.values, (len(side.values), count)),
-            side.shape,
-            side.dtype,
-            side.rows,
-            side.gain,
-            side.whole_gain,
-        )
-        for side in (reference, candidate)
+        replace(side, values=np.broadcast_to(side.values, (len(side.values), count))) for side in (reference, candidate)
     ]
     return found[0], found[1]
 

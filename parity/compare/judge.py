@@ -34,12 +34,10 @@ from parity.compare.tolerances import (
 )
 from parity.compare.verdicts import UNWATCHED, search_cause, stage_of
 from parity.compare.worst_elements import WorstElements, worst_elements
-
-MOST_PLACES = 4
-"""A sentence names this many tensors and counts the rest."""
+from parity.short_repr import few
 
 HARMLESS = "inner tensors differ, and no output, gradient or update does"
-"""What is said of inner tensors that do not decide."""
+"""The sentence on inner tensors that differ and do not decide the verdict."""
 
 
 @dataclass
@@ -410,9 +408,7 @@ class Judge:
 
 def list_places(words: str, places: Iterable[str]) -> str:
     """Return a sentence that names the first places."""
-    once = list(dict.fromkeys(places))
-    more = f" and {len(once) - MOST_PLACES} more" if len(once) > MOST_PLACES else ""
-    return f"{words}: {', '.join(once[:MOST_PLACES])}{more}"
+    return f"{words}: {few(list(dict.fromkeys(places)))}"
 
 
 def _shapes_of(name: str, shapes: tuple[Sequence[int], Sequence[int]]) -> str:

@@ -122,6 +122,11 @@ def below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def both_paths(torch: str, paddle: str) -> str:
+    """Return how a sentence names a layer by its paths on both sides."""
+    return torch if torch == paddle else f"{torch} (Paddle: {paddle})"
+
+
 def layer_in_words(path: str) -> str:
     """Return how a sentence names the layer at a path."""
     return f"layer {path}" if path else "the model itself"

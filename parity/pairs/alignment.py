@@ -205,6 +205,7 @@ def forward(
     """Yield the inputs and outputs of all matched calls in order, and then the outputs of the models."""
     for a, b in alignment.pairs:
         for what in ("inputs", "outputs"):
+            keeps_order = functools.partial(_keeps_order, a, b, torch, paddle) if what == "inputs" else None
             keys = getattr(a, what), getattr(b, what)
             act = (
                 ACTIVATIONS.get(b.unit.settings.get("activation") or "", _as_it_is) if what == "outputs" else _as_it_is
@@ -216,9 +217,8 @@ def forward(
                 if all(array.dtype.kind == "f" for array in arrays):
                     name = f"{phase}/{a.name}:{what[:-1]}{i or ''}"
                     moved = tuple(act(array) for array in arrays[2:])
-                    turns = what == "outputs" or _keeps_order(a, b, torch, paddle)
-                    yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved), turns=turns)
-    yield from outputs(phase, torch, paddle, twins)
+                    yield _fitted(name, (a, b), (act(arrays[0]), arrays[1], *moved), keeps_order=keeps_order)
+    yield from outputs(phase, torch.outputs, paddle.outputs, [twin.outputs for twin in twins])
 
 
 def _with_last_channels(a: Unit, b: Unit, arrays: Sequence[Array]) -> list[Array]:
@@ -226,20 +226,25 @@ def _with_last_channels(a: Unit, b: Unit, arrays: Sequence[Array]) -> list[Array
     return [with_last_channels(b if i == 1 else a, array) for i, array in enumerate(arrays)]
 
 
-def outputs(phase: str, torch: ModelRun, paddle: ModelRun, twins: Sequence[ModelRun]) -> Iterator[Compared]:
-    """Yield the outputs of the models. Integers have no twin: they must be equal.
+def outputs(phase: str, torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:
+    """Yield the outputs of the models, or their gradients, by name. Integers have no twin: they must be equal.
 
     An output of one model only has None on the other side.
     """
-    matched = returned(torch.outputs, paddle.outputs, "fiub")
+    matched = returned(torch, paddle, "fiub")
     for one, two in matched:
-        a = torch.outputs[one]
-        moved = tuple(t.outputs[one] for t in twins if one in t.outputs) if a.dtype.kind == "f" else ()
-        yield Compared(_output(phase, one), None, a, paddle.outputs[two], moved)
-    for name in torch.outputs.keys() - {one for one, _ in matched}:
-        yield Compared(_output(phase, name), None, torch.outputs[name], None)
-    for name in paddle.outputs.keys() - {two for _, two in matched}:
-        yield Compared(_output(phase, name), None, None, paddle.outputs[name])
+        a = torch[one]
+        moved = tuple(twin[one] for twin in twins if one in twin) if a.dtype.kind == "f" else ()
+        yield Compared(_output(phase, one), None, a, paddle[two], moved)
+    for name in torch.keys() - {one for one, _ in matched}:
+        yield Compared(_output(phase, name), None, torch[name], None)
+    for name in paddle.keys() - {two for _, two in matched}:
+        yield Compared(_output(phase, name), None, None, paddle[name])
+
+
+def starts_of(record: Record) -> Record:
+    """Return the gradients of a model's outputs, with which the backward pass of a user's loss begins, by name of the output."""
+    return {name.removeprefix("output/"): array for name, array in record.items() if name.startswith("output/")}
 
 
 def _output(phase: str, name: str) -> str:
@@ -374,15 +379,23 @@ def _crop(array: Array, starts: Sequence[int], sizes: Sequence[int]) -> Array:
 
 
 def _fitted(
-    name: str, calls: tuple[Call, Call], arrays: Sequence[Array], backward: bool = False, turns: bool = True
+    name: str,
+    calls: tuple[Call, Call],
+    arrays: Sequence[Array],
+    backward: bool = False,
+    keeps_order: Callable[[], bool] | None = None,
 ) -> Compared:
     """Return a tensor inside from the `arrays` of PyTorch, Paddle and the twins, in one shape where there is a way.
 
-    Arrays of one shape are compared in the order of axes in which they are nearest to each other if it `turns`.
+    Arrays of one shape are compared in the order of axes in which they are nearest to each other. If `keeps_order` is given, they are so
+    only if it returns True.
     """
     one, other, *twins = arrays
     other = _like(one, other) if one.ndim != other.ndim else other
-    fit = find_fit(one, other, backward) or (find_turn(one, other) if turns else None) or _middle(one, other)
+    fit = find_fit(one, other, backward)
+    if fit is None and (turn := find_turn(one, other)) and (keeps_order is None or keeps_order()):
+        fit = turn
+    fit = fit or _middle(one, other)
     other = other if fit else _like(one, other)
     if fit is None:
         return Compared(name, calls, one, other, tuple(twins))
@@ -421,20 +434,6 @@ def backward(alignment: Alignment, torch: Record, paddle: Record, twins: Sequenc
                 moved = tuple(twin[f"backward/{one}"] for twin in twins if f"backward/{one}" in twin)
                 own = _with_last_channels(a.unit, b.unit, (arrays[0], arrays[1], *moved))
                 yield _fitted(name, (a, b), own, backward=True)
-
-
-def output_starts(torch: Record, paddle: Record, twins: Sequence[Record]) -> Iterator[Compared]:
-    """Yield the gradients of the outputs of the models, with which the backward passes of the users' losses begin."""
-    here, there = (
-        {n.removeprefix("output/"): x for n, x in r.items() if n.startswith("output/")} for r in (torch, paddle)
-    )
-    for one, two in returned(here, there):
-        moved = tuple(twin[f"output/{one}"] for twin in twins if f"output/{one}" in twin)
-        yield Compared(_output("backward", one), None, here[one], there[two], moved)
-    for name in here.keys() - {one for one, _ in returned(here, there)}:
-        yield Compared(_output("backward", name), None, here[name], None)
-    for name in there.keys() - {two for _, two in returned(here, there)}:
-        yield Compared(_output("backward", name), None, None, there[name])
 
 
 def output_gradients(alignment: Alignment, torch: Record, paddle: Record) -> dict[str, tuple[float, float]]:

@@ -18,7 +18,7 @@ from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.compare.causes import Cause, Hypothesis, explain, tensor_hypotheses
 from parity.compare.relative_error import relative_l2
-from parity.modules.description import Unit
+from parity.modules.description import Unit, both_paths
 from parity.modules.layer_kinds import SIDES, name_in
 from parity.pairs.alignment import Alignment, Call, Compared, find_fit
 from parity.pairs.layouts import find_layout
@@ -74,7 +74,7 @@ def settings(
     for a, b in pairs.values():
         for name, one, two in differing(a, b):
             rows = outside if name == "padding" and _padding_of_inputs(a, b, runs) is not None else groups
-            rows.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(_both(a.path, b.path))
+            rows.setdefault((a.kind, a.note, name, _text(one), _text(two)), []).append(both_paths(a.path, b.path))
     found = [_settings_sentence(*key, places) for key, places in groups.items()]
     found += list(_alone(pairing))
     if training:
@@ -119,7 +119,7 @@ def other_kinds(alignment: Alignment) -> list[str]:
 
 
 def _kinds_sentence(a: Unit, b: Unit) -> str:
-    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {_both(a.path, b.path)}"
+    return f"kind of layer: PyTorch {a.kind}, Paddle {b.kind} at {both_paths(a.path, b.path)}"
 
 
 def _pads(padding: Any) -> bool:
@@ -162,7 +162,7 @@ def _alone(pairing: Pairing) -> Iterator[str]:
         for name in a.arrays:
             shared = [unit.arrays[name].same_as is not None for unit in (a, b) if name in unit.arrays]
             if len(set(shared)) == 2:
-                tied.append(f"{_both(a.path, b.path)}.{name} (in {NAMES[SIDES[shared.index(True)]]} only)")
+                tied.append(f"{both_paths(a.path, b.path)}.{name} (in {NAMES[SIDES[shared.index(True)]]} only)")
     if tied:
         yield f"shared with another layer: {few(tied)}"
 
@@ -233,7 +233,7 @@ def _explained(
             f"running variance: PyTorch uses the unbiased batch variance and Paddle the biased one ({span}), at "
             f"{few([a.path for a in norms])}; the check uses Paddle's convention on both sides"
         )
-    pointwise = [_both(a.path, b.path) for a, b in pairs if a.pointwise != b.pointwise]
+    pointwise = [both_paths(a.path, b.path) for a, b in pairs if a.pointwise != b.pointwise]
     if pointwise:
         yield f"convolutions with a kernel of size 1 are matched with Linears, at {few(pointwise)}"
     rounded: dict[tuple[str, str, float], list[str]] = {}
@@ -283,8 +283,9 @@ def find_cause(evidence: PairEvidence, phase: str, tensor: str, compared: Compar
         special = _behind(evidence, compared)
     what = f"gradient of {tensor}" if phase in ("backward", "gradient") else tensor
     found = Cause(special) if special else _explained_by_tensors(a, b, what)
-    if found and compared.calls and special in (None, _kinds_of_own(*compared.calls)):
-        found = replace(found, generic=found.generic or bool(_kinds_of_own(*compared.calls)))
+    own = _kinds_of_own(*compared.calls) if compared.calls else ""
+    if found and own and special in (None, own):
+        found = replace(found, generic=True)
     if phase == "backward" and compared.calls and not special:
         found = _between_gradients(evidence, compared.calls[0], found)
     return found or _general_cause(evidence, phase, compared)
@@ -322,7 +323,7 @@ def _uncalled(evidence: PairEvidence) -> str | None:
     said: list[str] = []
     for i, side in enumerate(SIDES):
         alone = [
-            _both(pair[0].path, pair[1].path)
+            both_paths(pair[0].path, pair[1].path)
             for pair in evidence.pairing.pairs
             if _whole(pair[i].path) in called.get(side, ())
             and _whole(pair[1 - i].path) not in called.get(SIDES[1 - i], ())
@@ -415,11 +416,17 @@ def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:
         else:
             with contextlib.suppress(ValueError):  # positions may lack the axis of the batch
                 x, y = np.broadcast_arrays(x, y)
-        if x.shape == y.shape and (differ := np.argwhere(x != y)).size:
-            place = tuple(int(i) for i in differ[0])
-            numbers = f"{x[place]} in PyTorch, {y[place]} in Paddle at {list(place)}"
-            return f"the whole numbers that go into {one.name} differ at {len(differ)} of {x.size} places: {numbers}"
+        if x.shape == y.shape and (differ := x != y).any():
+            return f"the whole numbers that go into {one.name} {describe_places(x, y, differ)}"
     return None
+
+
+def describe_places(torch: Array, paddle: Array, differ: Array, form: str = "") -> str:
+    """Say at how many places two arrays differ, and show the first one; `differ` are booleans, and `form` the format of a number."""
+    places = np.argwhere(differ)
+    first = tuple(int(i) for i in places[0])
+    numbers = f"{torch[first]:{form}} in {NAMES['torch']}, {paddle[first]:{form}} in {NAMES['paddle']} at {list(first)}"
+    return f"differ at {len(places)} of {torch.size} places: {numbers}"
 
 
 def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: Array) -> str | None:
@@ -430,7 +437,7 @@ def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: A
         return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
     for one, two in evidence.pairing.pairs if phase == "statistics" else ():
         if tensor.rpartition(".")[0] in _names((one, two)):
-            places = [_both(one.path, two.path)]
+            places = [both_paths(one.path, two.path)]
             rows = [
                 _settings_sentence(one.kind, one.note, n, _text(x), _text(y), places) for n, x, y in differing(one, two)
             ]
@@ -444,7 +451,7 @@ def _names(pair: tuple[Unit, Unit]) -> set[str]:
 
 def _own_settings(one: Call, two: Call) -> Iterator[tuple[str, str, str, list[str]]]:
     for name, x, y in differing(one.unit, two.unit):
-        yield name, _text(x), _text(y), [_both(one.unit.path, two.unit.path)]
+        yield name, _text(x), _text(y), [both_paths(one.unit.path, two.unit.path)]
 
 
 def _dtype(a: Array, b: Array) -> str | None:
@@ -575,7 +582,3 @@ def _like_float32(a: Array, b: Array) -> str | None:
 
 def _text(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _both(torch: str, paddle: str) -> str:
-    return torch if torch == paddle else f"{torch} (Paddle: {paddle})"

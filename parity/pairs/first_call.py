@@ -25,7 +25,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import LIKE_ROUNDING
+from parity.pairs.causes import LIKE_ROUNDING, describe_places
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.outer_padding import padding_of
 from parity.pairs.session import Session
@@ -461,11 +461,9 @@ class _Search:
             return text, calls if alike else {side: list(near[side]) for side in SIDES}
         calls = {"torch": list(near["torch"][i:i_end]), "paddle": list(near["paddle"][j:j_end])}
         counts, extra = [Counter(side) for side in names], Counter([*names[0][i:i_end], *names[1][j:j_end]])
-        if tag != "replace" and all(counts[0][name] == counts[1][name] for name in extra):
-            tag, calls = "replace", {side: list(near[side]) for side in SIDES}  # both call them, in another order
-        if (
-            len({code[0] for code in codes} - {"equal"}) > 1
-        ):  # both sides have calls of their own, and any of them may differ
+        in_another_order = tag != "replace" and all(counts[0][name] == counts[1][name] for name in extra)
+        # If both sides have calls of their own, any of them may differ.
+        if in_another_order or len({code[0] for code in codes} - {"equal"}) > 1:
             tag, calls = "replace", {side: list(near[side]) for side in SIDES}
         if tag == "replace":
             text = self._replaced(calls)
@@ -504,15 +502,9 @@ class _Search:
             side = SIDES[bool(others)]
             more = " and ".join(self._described(side, o) for o in inputs or others)
             return f"{one['name']} {at} takes {more} only in {NAMES[side]}"
-        if one["name"] in IN_ORDER and len(one["inputs"]) == len(two["inputs"]):
-            rows = zip(one["inputs"], two["inputs"], strict=True)
-            if not (inputs or others) and not all(same(*row) for row in rows):
-                return f"{one['name']} {at} takes its inputs in another order"
-        texts = [_text(call) for call in (one, two)]
-        which = (
-            texts[0] if texts[0] == texts[1] else f"{texts[0]} in {NAMES['torch']}, {texts[1]} in {NAMES['paddle']},"
-        )
-        return f"{which} {at} returns different tensors for equal ones"
+        if one["name"] in IN_ORDER and not all(map(same, one["inputs"], two["inputs"])):
+            return f"{one['name']} {at} takes its inputs in another order"
+        return f"{_text_of_both(one, two)} {at} returns different tensors for equal ones"
 
     def _replaced(self, calls: Mapping[str, Sequence[int]]) -> str:
         """Say that one side calls other functions than the other."""
@@ -548,17 +540,17 @@ class _Search:
 
     def _backward(self, pair: tuple[Call, Call], number: int) -> FirstCall | None:
         """Name the calls behind an output whose gradient differs, up to the next layers."""
+        starts = {side: self._event(side, call)["outputs"][number] for side, call in zip(SIDES, pair, strict=True)}
+        if guilty := self._guilty_backward(starts):
+            return guilty
         names = {}
-        for side, call in zip(SIDES, pair, strict=True):
-            reached, found = {self._event(side, call)["outputs"][number]}, []
+        for side in SIDES:
+            reached, found = {starts[side]}, []
             for function in self.runs[side].functions:
                 if reached & set(function["inputs"]) and function["outputs"][0] not in self.outputs[side]:
                     found.append(function["name"])
                     reached |= set(function["outputs"]) - self.inputs[side].keys()
             names[side] = found
-        starts = {side: self._event(side, call)["outputs"][number] for side, call in zip(SIDES, pair, strict=True)}
-        if guilty := self._guilty_backward(starts):
-            return guilty
         if not any(names.values()):
             return None
         said = "; ".join(f"{NAMES[side]} calls {_listed(names[side])}" for side in SIDES)
@@ -643,8 +635,7 @@ class _Search:
     def _one_backward(self, calls: Mapping[str, Mapping[str, Any]]) -> str:
         """Say that the backward passes of two calls differ."""
         kinds = [f"{OWN_FUNCTIONS[side]} in {NAMES[side]}" for side, call in calls.items() if _is_own(side, call)]
-        texts = list(dict.fromkeys(_text(call) for call in calls.values()))
-        which = texts[0] if len(texts) == 1 else f"{texts[0]} in {NAMES['torch']}, {texts[1]} in {NAMES['paddle']},"
+        which = _text_of_both(*(calls[side] for side in SIDES))
         which += f" ({', '.join(kinds)})" if kinds else ""
         where = _at(calls["torch"]["path"], calls["paddle"]["path"])
         return f"the backward of {which} {where} returns different gradients for equal ones"
@@ -675,15 +666,11 @@ class _Same:
         if a is None or b is None or a.size != b.size:
             return ""
         a, b = _floats(a), _floats(b).reshape(a.shape)
-        differ = np.argwhere(~np.isclose(a, b, rtol=self._tolerance, atol=0, equal_nan=True))
-        if not len(differ):
-            return ""
-        place = tuple(int(i) for i in differ[0])
-        numbers = f"{a[place]:.6g} in {NAMES['torch']}, {b[place]:.6g} in {NAMES['paddle']} at {list(place)}"
-        return f", which differ at {len(differ)} of {a.size} places: {numbers}"
+        differ = ~np.isclose(a, b, rtol=self._tolerance, atol=0, equal_nan=True)
+        return f", which {describe_places(a, b, differ, '.6g')}" if differ.any() else ""
 
     def has_order(self, side: str, origin: str, other: str) -> bool:
-        """Whether a tensor of a side and one of the other side have equal numbers in one order, in whatever shapes."""
+        """Whether a tensor of a side and one of the other side have equal numbers in the same order. Their shapes may differ."""
         values = self._values if side == "torch" else self._values[::-1]
         a, b = values[0].get(origin), values[1].get(other)
         return (
@@ -773,6 +760,12 @@ def _text(call: Mapping[str, Sequence[str]]) -> str:
     shown = [text for text in call["arguments"] if not HIDDEN.search(text)]
     arguments = INFINITE.sub(r"\1", SLICE.sub(_colons, ", ".join(shown)))
     return f"{call['name']}({arguments})" if shown else str(call["name"])
+
+
+def _text_of_both(torch: Mapping[str, Any], paddle: Mapping[str, Any]) -> str:
+    """Return the text of a call on both sides; one text if they are alike."""
+    one, two = _text(torch), _text(paddle)
+    return one if one == two else f"{one} in {NAMES['torch']}, {two} in {NAMES['paddle']},"
 
 
 def _colons(match: re.Match[str]) -> str:

@@ -28,6 +28,7 @@ from parity.compare.named_initialisers import GATES, Named, Place, fan_of, name_
 from parity.compare.tolerances import SAME_NUMBER, statistic_level
 from parity.compare.verdicts import DIFFERENT, EQUAL, INIT, Stage
 from parity.errors import InputError
+from parity.modules.description import both_paths
 from parity.modules.layer_kinds import SIDES, parse_spelling
 from parity.pairs.fresh_arrays import FreshArray
 from parity.pairs.session import Session
@@ -250,8 +251,7 @@ def describe_differences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     groups: dict[tuple[str, ...], list[str]] = {}
     for layer, differing in layers.items():
         texts = tuple(_texts(differing, side) for side in SIDES)
-        other = differing[0]["candidate_layer"]
-        name = layer if other == layer else f"{layer} (Paddle: {other})"
+        name = both_paths(layer, differing[0]["candidate_layer"])
         groups.setdefault((differing[0]["kind"], *texts), []).append(name)
     return [
         " ".join(filter(None, ("initialisation of", kind, few(names))))

@@ -24,10 +24,12 @@ def find_constants(
     `named` are by side the own names of arrays that a map names: they stay. Those whose name the other model has, too, stay first.
     """
     found: dict[str, list[str]] = {}
-    counts = {side: Counter(shape for unit in models[side].units for shape, _ in _arrays(unit)) for side in SIDES}
+    counts = {
+        side: Counter(shape for unit in models[side].units for shape, _ in _arrays(unit, unit.arrays)) for side in SIDES
+    }
     for side in SIDES:
         there = OTHER_SIDE[side]
-        theirs = {name.rpartition(".")[2] for unit in models[there].units for _, name in _arrays(unit)}
+        theirs = {name.rpartition(".")[2] for unit in models[there].units for _, name in _arrays(unit, unit.arrays)}
         more = counts[side] - counts[there]
         own = [
             (shape, name)
@@ -66,12 +68,12 @@ def _without(unit: Unit, names: Collection[str]) -> Unit:
     )
 
 
-def _arrays(unit: Unit) -> list[tuple[tuple[int, ...], str]]:
-    """Return the shape and the own name of every array that the unit holds."""
+def _arrays(unit: Unit, names: Collection[str]) -> list[tuple[tuple[int, ...], str]]:
+    """Return the shape and the own name of those of the arrays `names` that the unit itself holds."""
     return [
         (loose_shape(shape), below(unit.holder, name_in(unit.spellings[name])))
         for name, shape in shapes_of(unit).items()
-        if unit.arrays[name].same_as is None
+        if name in names and unit.arrays[name].same_as is None
     ]
 
 
@@ -80,9 +82,4 @@ def _constants(model: ModelDescription, unit: Unit) -> list[tuple[tuple[int, ...
     if (kind is None and unit.kind not in model.own) or (kind is not None and "*" in kind.arrays):
         return []  # all its arrays are in a table
     listed = set(kind.arrays) if kind else set()
-    names = {
-        below(unit.holder, name_in(spelling))
-        for name, spelling in unit.spellings.items()
-        if name not in listed and not unit.arrays[name].trained
-    }
-    return [(shape, name) for shape, name in _arrays(unit) if name in names]
+    return _arrays(unit, [name for name in unit.spellings if name not in listed and not unit.arrays[name].trained])

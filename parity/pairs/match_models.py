@@ -104,7 +104,7 @@ class Pairing(ShortRepr):
     `single`: arrays that only one side of a pair has, by side. `shapes`: the shape of every array of either model, by side and own name.
     `owners`: canonical name -> the layers on both sides. `trained`: canonical name -> whether training changes the reference's array.
     `fusions`: fused layers whose parts are separate layers on the other side. `tried`: the number of assignments whose values were
-    compared; 0 if no choice was left. `named`: names decide all pairs, whatever their values. `notes`: sentences on what values could not
+    compared; 0 if no choice was left. `named`: names decide all pairs, and values none. `notes`: sentences on what values could not
     decide. `folded`: layers with batch norms that are folded on the other side. `constants`: by side the arrays that training does not
     change and that only this side stores.
     """

@@ -225,36 +225,37 @@ class Search:
         alike = [f for f in best.assignment.fusions if str(f) not in fixed and len(f.parts) == len(fused[0].parts)]
         layouts = itertools.product(*self._layouts(fused[0]))
         found: dict[int, list[Assignment]] = defaultdict(list)
+        results: list[Array] | None = None
         for order, heads in itertools.islice(layouts, MOST_LAYOUTS):
             changed = [_reordered(f, order, heads) if f in alike else f for f in best.assignment.fusions]
             one = dataclasses.replace(best.assignment, fusions=tuple(changed))
             if self.attempt(one).reach == best.reach:
-                found[self._agreeing_calls(one, fused[0])].append(one)
-        if not found or len(found) == 1:
+                if results is None:  # PyTorch's model has the same weights by every layout
+                    results = self._results_of_calls("torch", fused[0].whole.path)
+                found[self._agreeing_calls(one, fused[0], results)].append(one)
+        if len(found) < 2:
             return best
         likeliest = found[max(found)]
         if len(likeliest) == 1:
             self.laid_out = set(map(str, likeliest[0].fusions))
         return self.attempt(likeliest[0])
 
-    def _agreeing_calls(self, assignment: Assignment, fused: Fusion) -> int:
-        """Return how many results of functions behind a fused layer Paddle's functions compute too, in any order of their numbers."""
+    def _agreeing_calls(self, assignment: Assignment, fused: Fusion, results: Sequence[Array]) -> int:
+        """Return how many of the `results` of PyTorch's functions behind a fused layer Paddle's functions compute, too."""
         pairing = self.problem.pairing(assignment)
         state, shapes = mapping.canonical(pairing, "torch", self.models.spread), self.models.shapes["paddle"]
         self.models.put("paddle", mapping.spelled(pairing, "paddle", state, shapes, self.models.arrays["paddle"]))
-        results = []
-        for side, path in zip(SIDES, (fused.whole.path, fused.parts[0].path), strict=True):
-            place = path.rpartition(".")[0]
-            calls = [call for call in self.models.run(side, []).functions if call["path"] == place]
-            wanted = [origin for call in calls for origin in call["outputs"]]
-            arrays = self.models.run(side, wanted).arrays
-            results.append(
-                [np.sort(arrays[o], None) for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
-            )
-        return sum(
-            any(x.shape == y.shape and distance(x, y) <= AGREE[self.models.dtype] for y in results[1])
-            for x in results[0]
-        )
+        others = self._results_of_calls("paddle", fused.parts[0].path)
+        limit = AGREE[self.models.dtype]
+        return sum(any(x.shape == y.shape and distance(x, y) <= limit for y in others) for x in results)
+
+    def _results_of_calls(self, side: str, path: str) -> list[Array]:
+        """Return the results of the functions that the layer around the one at `path` calls, each with its numbers in order of size."""
+        place = path.rpartition(".")[0]
+        calls = [call for call in self.models.run(side, []).functions if call["path"] == place]
+        wanted = [origin for call in calls for origin in call["outputs"]]
+        arrays = self.models.run(side, wanted).arrays
+        return [np.sort(arrays[o], None) for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
 
     def _changes(self, trial: Trial) -> Iterator[Assignment]:
         """Yield changed assignments, the likeliest first."""

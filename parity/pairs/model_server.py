@@ -164,12 +164,12 @@ class ModelService(Service):
         function of the model, see `parity.backend.user_program.UserProgram`, or a text. The class of an optimizer gets the parameters.
         """
         backend = self._model.backend
-        found = None if loss is None else self._load_loss(loss, folder, backend)
+        found = None if loss is None else self._load_loss(loss, folder)
         make = None if optimizer is None else self._load_optimizer(optimizer, folder, backend)
         self._model.program = UserProgram(backend, found, make)
         self._replaced.replace(bool(self._model.compiled))  # in the modules of the program, too
 
-    def _load_loss(self, loss: Any, folder: str, backend: Backend) -> Any:
+    def _load_loss(self, loss: Any, folder: str) -> Any:
         if isinstance(loss, str):
             called = isinstance(factories.parse(loss)[1], ast.Call)
             loaded = self._load(loss, folder)
@@ -405,7 +405,11 @@ class ModelService(Service):
     def backward(self, gradients: Mapping[str, Array]) -> Record:
         """Run backward from the gradients of the outputs; return those of inputs (`input/I`) and recorded outputs (`backward/KEY`)."""
         with self._failing("in backward"):
-            found = {f"input/{i}": array for i, array in self._model.backward(gradients).items()}
+            return self._gradients(self._model.backward(gradients))
+
+    def _gradients(self, inputs: Record) -> Record:
+        """The gradients of inputs and of recorded outputs, by the names that `backward` returns."""
+        found = {f"input/{i}": array for i, array in inputs.items()}
         return found | {f"backward/{key}": array for key, array in self._model.watch.take_gradients().items()}
 
     def update(self, kept: Mapping[str, Array]) -> None:
@@ -422,9 +426,7 @@ class ModelService(Service):
         """Run backward from the user's loss; return what `backward` returns, and the gradients of the outputs (`output/NAME`)."""
         with self._failing("in backward"):
             inputs, outputs = self._model.backward_loss()
-        found = {f"input/{i}": array for i, array in inputs.items()}
-        found |= {f"backward/{key}": array for key, array in self._model.watch.take_gradients().items()}
-        return found | {f"output/{name}": array for name, array in outputs.items()}
+        return self._gradients(inputs) | {f"output/{name}": array for name, array in outputs.items()}
 
     def describe_optimizer(self) -> OptimizerDescription | None:
         """Return the user's optimizer as data, with the model's own names; None where it is not the user's."""

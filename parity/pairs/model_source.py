@@ -36,7 +36,6 @@ from parity.pairs.causes_of_programs import (
 from parity.pairs.layouts import Form
 from parity.pairs.losses import projection
 from parity.pairs.model_server import ModelRun
-from parity.pairs.programs import is_same_array
 from parity.pairs.session import EXACT, Session, gradients_of, step_gradients_of, tensors_of, used_gradients_of
 from parity.short_repr import few
 
@@ -47,6 +46,11 @@ FOLDED_ROUNDING = 1e-6
 """Below this relative error, folding in float32 explains the difference of two weights: it rounds some five times by 6e-8."""
 
 _Found = TypeVar("_Found")
+
+
+def _compared(name: str, arrays: tuple[Array | None, Array | None, Sequence[Array | None]]) -> Compared:
+    """Return a tensor of both sides and of the twins that have it."""
+    return Compared(name, None, arrays[0], arrays[1], tuple(twin for twin in arrays[2] if twin is not None))
 
 
 class ModelSource(Source):
@@ -312,7 +316,7 @@ class ModelStep(Step):
         if whole:
             yield from self._gradients(runs, backs)
         elif source.dtype == "float64":
-            yield from alignment.outputs("forward", *source.sides_of(runs))
+            yield from alignment.outputs("forward", *source.sides_of({name: run.outputs for name, run in runs.items()}))
         del runs, backs
         self._loss_evidence = self._compared = None
         session.update(session.kept(source.zero), source.names)
@@ -323,11 +327,8 @@ class ModelStep(Step):
         yield from self._updates()
 
     def _note_losses(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> None:
-        """Keep what the losses may differ in."""
-        starts = {
-            side: {n.removeprefix("output/"): x for n, x in backs[side].items() if n.startswith("output/")}
-            for side in SIDES
-        }
+        """Keep the losses, the outputs and their gradients, and the targets, in which a cause is searched."""
+        starts = {side: alignment.starts_of(backs[side]) for side in SIDES}
         place = {two: one for one, two in alignment.returned(runs["torch"].outputs, runs["paddle"].outputs)}
         starts["paddle"] = {place.get(n, n): x for n, x in starts["paddle"].items()}
         targets = self.session.pair.program.targets_of(self.number)
@@ -338,14 +339,15 @@ class ModelStep(Step):
         session, source = self.session, self.source
         for chunk in session.chunks():
             used = session.fetch(chunk, source.names, used_gradients_of)
-            before = session.fetch(chunk, SIDES, step_gradients_of)
+            fetched = session.fetch(chunk, SIDES, step_gradients_of)
+            before = [fetched[side] for side in SIDES]
             for name in chunk:
-                if all(is_same_array(before[side].get(name), used[side].get(name)) for side in SIDES):
-                    continue
                 arrays = source.sides_of({worker: record.get(name) for worker, record in used.items()})
-                if arrays[0] is not None or arrays[1] is not None:
-                    twins = [twin for twin in arrays[2] if twin is not None]
-                    yield Compared(f"clipped/{name}", None, arrays[0], arrays[1], tuple(twins))
+                if arrays[0] is None and arrays[1] is None:
+                    continue
+                both = [(record.get(name), array) for record, array in zip(before, arrays[:2], strict=True)]
+                if not all(a is not None and b is not None and np.array_equal(a, b) for a, b in both):
+                    yield _compared(f"clipped/{name}", arrays)
         for chunk in session.chunks():
             states = session.fetch_states(chunk, source.names)
             for name in chunk:
@@ -353,8 +355,7 @@ class ModelStep(Step):
                 for slot in slots["torch"]:
                     if slot in slots["paddle"]:
                         arrays = source.sides_of({worker: found.get(slot) for worker, found in slots.items()})
-                        twins = [twin for twin in arrays[2] if twin is not None]
-                        yield Compared(f"state/{slot}.{name}", None, arrays[0], arrays[1], tuple(twins))
+                        yield _compared(f"state/{slot}.{name}", arrays)
 
     def _weights(self) -> Iterator[Compared]:
         """Yield the weights that each side has of its own, and note how many differ and what that does to the outputs."""
@@ -401,7 +402,8 @@ class ModelStep(Step):
         limit = ZERO_GRADIENT["float64"]
         cancelled = alignment.cancelled_gradients(aligned, runs["torch"], backs["torch"], backs["paddle"], limit)
         if compare and session.pair.program.loss:
-            yield from alignment.output_starts(*source.sides_of(backs))
+            starts = {worker: alignment.starts_of(record) for worker, record in backs.items()}
+            yield from alignment.outputs("backward", *source.sides_of(starts))
         if compare:
             source.zero_outputs = {name: gradient.left / gradient.terms for name, gradient in cancelled.items()}
             yield from alignment.backward(aligned, *source.sides_of(backs))
@@ -419,10 +421,8 @@ class ModelStep(Step):
         for chunk in reversed(session.chunks()):
             own = session.fetch(chunk, source.names, gradients_of)
             of_outputs = outputs.get(session.owners[chunk[0]][0], ())
-            zero = zero_gradients([own[side] for side in SIDES], ZERO_GRADIENT["float64"], of_outputs=of_outputs)
-            source.zero |= {name: max(sizes) for name, sizes in zero.items()}
             sizes = zero_gradients([own[side] for side in SIDES], math.inf, of_outputs=of_outputs)
-            limit = ZERO_GRADIENT["float64"]
+            source.zero |= {n: max(both) for n, both in sizes.items() if max(both) <= limit}
             source.zero_of_one |= {
                 n: max(both) for n, both in sizes.items() if min(both) <= limit < max(both) < math.inf
             }

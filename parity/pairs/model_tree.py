@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from parity.backend.registry import NAMES
@@ -29,24 +29,20 @@ def draw(
     found = []
     of_gradient = place.phase == "backward" and ":output" in place.tensor
     for side, path in zip(SIDES, (place.layer, place.candidate_layer), strict=True):
-        mark = _Mark(path.partition("#")[0], ", in the gradient of its output" if of_gradient else "", "")
-        if functions:
-            mark = replace(mark, words="", function=functions[side])
+        function = functions[side] if functions else ""
+        words = ", in the gradient of its output" if of_gradient and not functions else ""
+        mark = _Mark(path.partition("#")[0], f"    <-- first divergence{words}", function)
         found += [NAMES[side], *_tree(models[side], mark, pairing.partner(side))]
     return "\n".join(found)
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """What is marked: a layer, or a `function` that is called behind it; and `words` after the mark."""
+    """What is marked: a layer, or a `function` that is called behind it; and the `text` of the mark."""
 
     layer: str
-    words: str
+    text: str
     function: str
-
-    @property
-    def text(self) -> str:
-        return f"    <-- first divergence{self.words}"
 
 
 def side_by_side(models: Mapping[str, ModelDescription], partner: Mapping[str, str]) -> list[dict[str, Any]]:

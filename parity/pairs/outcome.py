@@ -61,10 +61,10 @@ class PairOutcome(Outcome):
     def _verdict(self) -> str:
         """Return the verdict with what differs: the first divergence, the settings, the initialisation."""
         fresh = self.initialisation.differences if self.initialisation else []
-        if not fresh:
+        if not self.initialisation or not fresh:
             return super().sentence()
         if self.first:
-            count = sum(row["verdict"] == DIFFERENT for row in self.initialisation.rows) if self.initialisation else 0
+            count = self.initialisation.stage.different
             return f"{super().sentence()}; the initialisation differs, too, in {count} arrays"
         more = [f"{len(fresh) - MOST} more kinds of layers"] if len(fresh) > MOST else []
         return f"{DIFFERENT}: {'; '.join([*fresh[:MOST], *more, *self.differences])}"

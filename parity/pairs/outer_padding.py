@@ -78,7 +78,6 @@ def _way(small: Array, large: Array, pads: Sequence[int]) -> str:
             rows = ", ".join(f"{one} and {two}" for one, two in ends)
             uneven = "" if ends == even else f" ({rows} at the ends of its axes)"
             return f"{'zeros' if not value else f'the value {value:g}'}{uneven}"
-    middle = large
-    for axis, pad in enumerate(pads, 2):
-        middle = np.take(middle, range(pad, large.shape[axis] - pad), axis)
-    return "other numbers" if distance(small, middle) <= MATCH else ""
+    whole = (slice(None), slice(None))
+    middle = [slice(pad, size - pad) for pad, size in zip(pads, large.shape[2:], strict=True)]
+    return "other numbers" if distance(small, large[(*whole, *middle)]) <= MATCH else ""

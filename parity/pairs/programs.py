@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from parity.arrays import Array
 from parity.errors import InputError, suggest
 from parity.modules.layer_kinds import SIDES
@@ -161,8 +159,3 @@ def settings_like(description: OptimizerDescription, otherwise: Optimizer) -> Op
         )
     momentum = float(first.get("momentum", 0.0))
     return Optimizer("momentum", rate, momentum if 0 <= momentum <= 1 else 0.9)
-
-
-def is_same_array(one: Array | None, two: Array | None) -> bool:
-    """Return whether two gradients are the same numbers."""
-    return one is not None and two is not None and one.shape == two.shape and bool(np.array_equal(one, two))

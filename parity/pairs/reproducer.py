@@ -126,10 +126,9 @@ def _backward_program(
     """Return the program of a call and of its backward pass from the gradients of its outputs."""
     lines, arrays = _program(side, calls, calls[0]["outputs"][0], values)
     lines.insert(len(arrays), NEEDS_GRADIENT[side].format(_variable(start)))
-    ends = [_variable(origin) for origin in calls[0]["outputs"] if origin in gradients]
-    seeds = {
-        f"{_variable(origin)}_gradient": gradients[origin] for origin in calls[0]["outputs"] if origin in gradients
-    }
+    origins = [origin for origin in calls[0]["outputs"] if origin in gradients]
+    ends = [_variable(origin) for origin in origins]
+    seeds = {f"{_variable(origin)}_gradient": gradients[origin] for origin in origins}
     lines += [f"{name} = {TENSOR[side].format(name)}" for name in seeds]
     lists = ", ".join(f"[{', '.join(names)}]" for names in (ends, [_variable(start)], seeds))
     lines.append(f"({GRADIENT_NAME},) = {GRADIENT[side]}({lists})")

@@ -540,6 +540,12 @@ class Session:
         """Canonical name of an array -> the layers on both sides that hold it."""
         return self.pairing.owners
 
+    def own_name(self, side: str, name: str) -> str:
+        """Return the first name that a side's own model gives the array with a canonical name."""
+        spelled = name_in(self.pairing.arrays[name][side])
+        first: str = self.aliases[side].get(spelled, spelled)
+        return first
+
     def fetch(
         self, names: Sequence[str], workers: Iterable[str], what: Callable[[ModelService, list[str]], Record]
     ) -> dict[str, Record]:
@@ -547,8 +553,7 @@ class Session:
 
         def one(worker: str) -> Record:
             side = side_of(worker)
-            own = {name_in(self.pairing.arrays[name][side]) for name in names}
-            own = {self.aliases[side].get(name, name) for name in own}
+            own = {self.own_name(side, name) for name in names}
             arrays = what(self.workers[worker], self.folds.sources(side, sorted(own)))
             return self.canonical(side, self.folds.fold(side, arrays), names)
 
@@ -559,19 +564,17 @@ class Session:
 
         def one(worker: str) -> dict[str, Record]:
             side = side_of(worker)
-            own = {name_in(self.pairing.arrays[name][side]) for name in names}
-            own = {self.aliases[side].get(name, name) for name in own}
+            own = {self.own_name(side, name) for name in names}
             states = self.workers[worker].optimizer_state(self.folds.sources(side, sorted(own)))
             found: dict[str, Record] = {name: {} for name in names}
+            shapes = self.shapes[side]
             for slot in dict.fromkeys(slot for state in states.values() for slot in state):
-                shapes = self.shapes[side]
                 arrays = {n: state[slot] for n, state in states.items() if slot in state}
                 whole = {n: array for n, array in arrays.items() if list(array.shape) == shapes[n]}
                 for name, array in self.canonical(side, whole, names).items():
                     found[name][slot] = array
                 for name in names:  # a count belongs to no axis
-                    spelled = name_in(self.pairing.arrays[name][side])
-                    single = arrays.get(self.aliases[side].get(spelled, spelled))
+                    single = arrays.get(self.own_name(side, name))
                     if slot not in found[name] and single is not None and single.size == 1:
                         found[name][slot] = single.reshape(())
             return found
@@ -703,9 +706,9 @@ class Session:
             if found is None:
                 continue
             named = {
-                canonical: found.parameters[own]
-                for canonical, where in self.pairing.arrays.items()
-                if (own := self.aliases[side].get(name := name_in(where[side]), name)) in found.parameters
+                name: found.parameters[own]
+                for name in self.pairing.arrays
+                if (own := self.own_name(side, name)) in found.parameters
             }
             self.described[side] = replace(found, parameters=named)
 

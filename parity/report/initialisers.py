@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from parity.modules.description import below
 from parity.report.text import real
 
 WIDTH, HEIGHT = 280, 84
@@ -33,7 +34,7 @@ def differing(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def place_of(row: Mapping[str, Any]) -> str:
     """Return the name of an array in its layer."""
-    return f"{row['layer']}.{row['array']}" if row["layer"] else str(row["array"])
+    return below(row["layer"], row["array"])
 
 
 def measured(side: Mapping[str, Any]) -> str:
