@@ -203,6 +203,8 @@ def replay(
                 optimizer.clear_grad()
         ```
     """
+    if output is not None and Path(output).resolve() == Path(path).resolve():
+        raise InputError(f"{output} is the recording that is replayed: choose another folder for output=")
     ranks = read_recording(Path(path))
     rank, count = make_backend(framework_of(model)).find_rank()
     if count != len(ranks):

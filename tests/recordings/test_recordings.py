@@ -269,3 +269,12 @@ def test_a_replay_that_cannot_be_is_refused(tmp_path: Path) -> None:
         parity.replay(tmp_path / "one", net, output=tmp_path / "x"),
     ):
         pass
+
+
+def test_a_replay_does_not_overwrite_what_it_replays(tmp_path: Path) -> None:
+    recorded_loop_torch.train(tmp_path / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    for output in ("one", "link", "other/../one"):
+        with pytest.raises(InputError, match="is the recording that is replayed: choose another folder for output="):
+            recorded_loop_torch.replay(tmp_path / "one", tmp_path / output, overwrite=True)
+    assert list(read_recording(tmp_path / "one")[0].numbers) == [1, 2, 3]
