@@ -19,7 +19,7 @@ from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.backend.registry import implementation, make_backend
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.errors import InputError
-from parity.files.atomic import write_atomically
+from parity.files.atomic import TEMPORARY, write_atomically
 from parity.modules.description import is_below
 from parity.modules.layer_kinds import KINDS
 from parity.modules.recording import Watch
@@ -135,28 +135,37 @@ class Recorder:
         self._root = model
         rank, ranks = self.backend.find_rank()
         self.folder = folder / f"rank{rank}"
-        self._prepare(overwrite)
         self.id = secrets.token_hex(8)
-        self.model = RecordedModel(self.backend, model)
-        modules = self.model.describe()
-        leaves = dict.fromkeys(unit.holder for unit in ModelDescription.of(framework, modules, kinds=KINDS).units)
-        self.model.watch.wanted = set(choose_layers(layers, list(leaves)))
         self.number, self.recorded, self.batches = 1, 0, 0
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
         self._file: TensorWriter | None = None
-        self._room = ROOM + 400 * sum(len(module["arrays"]) for module in modules)
         self._last = 0
-        self._stack = contextlib.ExitStack()
-        runtime = implementation(framework, "runtime")
-        description = RecordingDescription(
+        with contextlib.ExitStack() as undo:
+            self.model = RecordedModel(self.backend, model)
+            undo.callback(self.model.close)
+            modules, dtype = self.model.describe(), self.model.own_dtype()
+            if twin and dtype in HALVES:
+                raise InputError(f"a twin of a model in {dtype} cannot be recorded: convert it to float32 or float64")
+            leaves = dict.fromkeys(unit.holder for unit in ModelDescription.of(framework, modules, kinds=KINDS).units)
+            self.model.watch.wanted = set(choose_layers(layers, list(leaves)))
+            self._room = ROOM + 400 * sum(len(module["arrays"]) for module in modules)
+            description = self._describe(rank, ranks, modules, dtype)
+            # An older recording is removed after everything that may be refused.
+            self._prepare(overwrite)
+            write_atomically(self.folder / DESCRIPTION, description.to_json().encode())
+            self._stack = undo.pop_all()
+
+    def _describe(self, rank: int, ranks: int, modules: list[dict[str, Any]], dtype: str) -> RecordingDescription:
+        model, runtime = self._root, implementation(self.framework, "runtime")
+        return RecordingDescription(
             FORMAT,
             self.id,
-            framework,
+            self.framework,
             rank,
             ranks,
             f"{type(model).__module__}.{type(model).__qualname__}",
-            self.model.own_dtype(),
+            dtype,
             self.backend.device_of(model),
             self.backend.get_default_dtype(),
             runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__},
@@ -164,24 +173,25 @@ class Recorder:
             str(runtime.initial_seed()),
             runtime.count_threads(),
             sorted(self.model.watch.wanted),
-            every,
-            weights,
-            twin,
+            self.every,
+            self.weights,
+            self.twin,
             modules,
         )
-        write_atomically(self.folder / DESCRIPTION, description.to_json().encode())
 
     def _prepare(self, overwrite: bool) -> None:
-        """Make the folder. `InputError` if it holds a recording that may not be overwritten."""
-        if self.folder.exists() and any(self.folder.iterdir() if self.folder.is_dir() else [self.folder]):
-            own = (self.folder / DESCRIPTION).is_file()
-            if not own or not overwrite:
-                hint = "remove it, choose another folder, or pass overwrite=True" if own else "choose another folder"
-                raise InputError(f"{self.folder} exists already: {hint}")
-            for path in [*self.folder.iterdir()]:
-                if STEP.fullmatch(path.name) or path.name == DESCRIPTION:
-                    path.unlink()
+        """Make the folder, without an older recording. `InputError` if it cannot be made, or holds what may not be overwritten."""
         try:
+            if self.folder.exists() and any(self.folder.iterdir() if self.folder.is_dir() else [self.folder]):
+                own = (self.folder / DESCRIPTION).is_file()
+                if not own or not overwrite:
+                    hint = (
+                        "remove it, choose another folder, or pass overwrite=True" if own else "choose another folder"
+                    )
+                    raise InputError(f"{self.folder} exists already: {hint}")
+                for path in [*self.folder.iterdir()]:
+                    if STEP.fullmatch(path.name) or path.name == DESCRIPTION or path.name.endswith(TEMPORARY):
+                        path.unlink()
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from None
@@ -189,16 +199,15 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self, dropouts: bool = True) -> Iterator[None]:
         """A context in which steps are recorded. Without `dropouts`, who replaces them calls `note_dropout`."""
-        if self.twin:
-            self._move_weights()
         try:
+            if self.twin:
+                self._move_weights()
             self._stack.enter_context(self._watching_forward())
             self._stack.enter_context(self.backend.around_steps(self.optimizer, self._before_step, self._after_step))
             self._stack.enter_context(self.backend.around_backward(self._before_backward))
             # What is compiled is left as it is.
             dropped = self.note_dropout if dropouts and not self.model.compiled else None
             self._stack.enter_context(observing(self.framework, dropped, self._clips))
-            self._stack.callback(self.model.close)
             yield
         finally:
             self._finish()
@@ -235,10 +244,8 @@ class Recorder:
 
     def _move_weights(self) -> None:
         tensors = {name: t for name, t in self.model.tensors().items() if self.backend.is_trained(t)}
-        dtype = self.model.own_dtype()
-        if dtype in HALVES:
-            raise InputError(f"a twin of a model in {dtype} cannot be recorded: convert it to float32 or float64")
-        moved = move_one_ulp({n: self.backend.to_numpy(t) for n, t in tensors.items()}, self.twin, dtype)
+        arrays = {name: self.backend.to_numpy(tensor) for name, tensor in tensors.items()}
+        moved = move_one_ulp(arrays, self.twin, self.model.own_dtype())
         for name, tensor in tensors.items():
             self.backend.write(tensor, moved[name])
 
