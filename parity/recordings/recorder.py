@@ -16,14 +16,14 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel, dtype_of
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
-from parity.backend.registry import implementation, make_backend
+from parity.backend.registry import FRAMEWORKS, implementation, make_backend
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.errors import InputError
 from parity.files.atomic import TEMPORARY, write_atomically
 from parity.modules.description import is_below
 from parity.modules.layer_kinds import KINDS
 from parity.modules.recording import Watch
-from parity.pairs.compare_models import MODEL_CLASSES
+from parity.pairs.compare_models import is_model
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.replaced_functions import observing
 from parity.recordings.recording import (
@@ -35,6 +35,7 @@ from parity.recordings.recording import (
     step_name,
 )
 from parity.recordings.tensor_file import ROOM, TensorWriter
+from parity.short_repr import few
 from parity.weights.half_precision import HALVES
 
 
@@ -436,9 +437,8 @@ def record(
 
 def framework_of(model: Any) -> str:
     """Return the framework of a model; `InputError` for anything else."""
-    classes = {(c.__module__, c.__qualname__) for c in type(model).__mro__}
-    for framework, base in MODEL_CLASSES.items():
-        if base in classes:
+    for framework in FRAMEWORKS:
+        if not isinstance(model, type) and is_model(framework, model):
             return framework
     raise InputError(f"the model is a {type(model).__name__}: pass a torch.nn.Module or a paddle.nn.Layer")
 
@@ -463,9 +463,6 @@ def choose_layers(patterns: Sequence[str] | None, paths: Sequence[str]) -> list[
     for pattern in patterns:
         chosen = [path for path in paths if is_below(path, pattern) or fnmatch.fnmatchcase(path, pattern)]
         if not chosen:
-            raise InputError(
-                f"no layer {pattern!r} to record; the model has {', '.join(filter(None, paths[:6]))}"
-                + (", ..." if len(paths) > 6 else "")
-            )
+            raise InputError(f"no layer {pattern!r} to record; the model has {few(paths)}")
         found += chosen
     return list(dict.fromkeys(found))

@@ -23,7 +23,7 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError
 from parity.files.strict_json import check_type, from_fields, parse_json, read_text
-from parity.modules.description import below
+from parity.modules.description import arrays_of
 from parity.recipe.optimizer_description import OptimizerDescription
 from parity.short_repr import ShortRepr
 
@@ -226,9 +226,8 @@ class StepRecord(Mapping[str, Array]):
     def _check_weights(self, recording: RecordingDescription) -> None:
         """`InputError` if a tensor has another shape than the weight of its name."""
         shapes = {
-            below(module["path"], name): list(array["shape"]) if recording.weights else [len(NORMS)]
-            for module in recording.modules
-            for name, array in module["arrays"].items()
+            name: list(array["shape"]) if recording.weights else [len(NORMS)]
+            for name, array in arrays_of(recording.modules).items()
         }
         for prefix in PREFIXES:
             for name in self.named(prefix):
@@ -280,20 +279,20 @@ class RankRecording(ShortRepr):
     path: Path
     description: RecordingDescription
     numbers: Sequence[int]
+    _open: dict[int, StepRecord] = field(default_factory=dict, init=False, compare=False)
 
     def step(self, number: int) -> StepRecord:
-        """Return one of the steps `numbers`."""
-        return StepRecord(self.path / step_name(number), self.description, number)
+        """Return one of the steps `numbers`. Its file, and that of the step before, stay open until later steps are read."""
+        if number not in self._open:
+            for old in [one for one in self._open if one < number - 1]:
+                del self._open[old]
+            self._open[number] = StepRecord(self.path / step_name(number), self.description, number)
+        return self._open[number]
 
 
 def step_name(number: int) -> str:
     """Return the name of the file of a step."""
     return f"step_{number:06d}.safetensors"
-
-
-def is_recording(path: Path) -> bool:
-    """Whether a path is the folder of a recording."""
-    return (path / "rank0" / DESCRIPTION).is_file()
 
 
 def read_recording(path: Path) -> list[RankRecording]:
