@@ -204,7 +204,8 @@ class Recorder:
             if self.twin:
                 self._move_weights()
             self._stack.enter_context(self._watching_forward())
-            self._stack.enter_context(self.backend.around_steps(self.optimizer, self._before_step, self._after_step))
+            callbacks = self._before_step, self._after_step, self._skip_step
+            self._stack.enter_context(self.backend.around_steps(self.optimizer, *callbacks))
             self._stack.enter_context(self.backend.around_backward(self._before_backward))
             # What is compiled is left as it is.
             dropped = self.note_dropout if dropouts and not self.model.compiled else None
@@ -239,6 +240,10 @@ class Recorder:
     def _finish(self) -> None:
         """Remove all hooks, and what was written of a step that has not ended."""
         self._stack.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        """Remove what was written of the current step."""
         if self._file:
             self._file.discard()
             self._file = self.model.file = None
@@ -353,6 +358,12 @@ class Recorder:
             self.recorded += 1
             self._last = self.number
         self.number += 1
+
+    def _skip_step(self) -> None:
+        """Remove what was written of a step that a loss scaler skips. It has changed running statistics: the next step begins with them."""
+        if self._file:
+            self._discard()
+            self._last = 0
 
     def _close(self) -> None:
         assert self._file

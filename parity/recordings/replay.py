@@ -118,7 +118,8 @@ class Replay:
             yield ReplayedStep(number, batches, kept)
             if self.recorder and self.recorder.number == number:
                 raise InputError(
-                    f"step {number} was replayed, but the optimizer did not step: call its step() in the loop"
+                    f"step {number} was replayed, but the optimizer did not step: call its step() in the loop; if a loss scaler skipped "
+                    "it, give the scaler a smaller scale"
                 )
 
     def _batch(self, record: StepRecord, batch: int) -> ReplayedBatch:
