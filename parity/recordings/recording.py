@@ -326,6 +326,8 @@ def _read_rank(path: Path, rank: int) -> RankRecording:
         raise InputError(f"{place}: the format is {str(fields.get('format'))[:40]!r}, expected {FORMAT!r}")
     description = from_fields(RecordingDescription, fields, str(place))
     check_type(list(description.modules), Sequence[ModuleRow], f"{place}: modules")
+    if unknown := [module["path"] for module in description.modules if not module["classes"]]:
+        raise InputError(f"{place}: the module {unknown[0][:40]!r} has no class: record again")
     if description.framework not in FRAMEWORKS:
         raise InputError(f"{place}: unknown framework {description.framework[:40]!r}")
     if description.rank != rank:

@@ -236,7 +236,7 @@ class RecordedStep(Step):
     def _computed(self) -> Iterator[Compared]:
         one, two = (self.runs[side] for side in SIDES)
         yield from alignment.forward(self.aligned, "forward", one, two, self.twin_runs)
-        losses = [np.array(record.description.losses) for record in (*self.records, *self.twin_records)]
+        losses = [np.array(record.description.losses, np.float64) for record in (*self.records, *self.twin_records)]
         if len(losses[0]) or len(losses[1]):
             yield Compared("loss/loss", None, losses[0], losses[1], tuple(losses[2:]))
         back = [_as_record(self.gradients[side]) for side in SIDES]
@@ -459,7 +459,7 @@ class RecordedStep(Step):
 
     def _of_the_loss(self) -> str | None:
         """Say by which factor the losses differ, although the models returned the same."""
-        one, two = (np.array(record.description.losses) for record in self.records)
+        one, two = (np.array(record.description.losses, np.float64) for record in self.records)
         if one.size != two.size:
             return f"PyTorch runs {one.size} backward passes in this step, Paddle {two.size}"
         if not one.any() or not two.any():

@@ -73,6 +73,22 @@ def lose_tensor(folder: Path) -> None:
     save_file({name: array for name, array in arrays.items() if name != lost}, folder / STEP, {"step": step})
 
 
+def set_in_modules(name: str, part: str, value: Any) -> Callable[[Path], None]:
+    """Return what sets a part of a module of the description, such as an attribute `attributes.padding`."""
+
+    def change(folder: Path) -> None:
+        modules = json.loads((folder / DESCRIPTION).read_text())["modules"]
+        place = next(module for module in modules if module["path"] == name)
+        *outer, last = part.split(".")
+        for key in outer:
+            place = place[key]
+        assert last in place
+        place[last] = value
+        describe(folder, modules=modules)
+
+    return change
+
+
 def set_in_optimizer(name: str, value: Any) -> Callable[[Path], None]:
     return lambda folder: rewrite(folder / STEP, lambda fields: fields["optimizer"].__setitem__(name, value))
 
@@ -134,6 +150,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown field": (lambda folder: describe(folder, more=1), "unknown field 'more'"),
     "wrong type": (lambda folder: describe(folder, every="1"), "every = '1' is not of type"),
     "modules of numbers": (lambda folder: describe(folder, modules=[1]), "modules = .* is not of type"),
+    "no class": (set_in_modules("fc", "classes", []), "the module 'fc' has no class"),
     "unknown framework": (lambda folder: describe(folder, framework="os"), "unknown framework 'os'"),
     "no JSON": (lambda folder: (folder / DESCRIPTION).write_text("{"), "recording.json JSON"),
     "deep JSON": (lambda folder: (folder / DESCRIPTION).write_text("[" * 10**5), "recording.json JSON"),
@@ -172,6 +189,24 @@ def test_a_hostile_recording_is_refused(
     assert len(errors) == 1 and len(errors[0]) < 1000, lines
     with pytest.raises(InputError, match=words):
         raise InputError(errors[0])
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "padding by nothing": (set_in_modules("conv2", "attributes.padding", [None, 1]), "equal", "padding of Conv2d"),
+    "padding by a text": (set_in_modules("conv2", "attributes.padding", ["x", 1]), "equal", "padding of Conv2d"),
+    "huge loss": (set_field("losses", [10**30]), "different", "step 2, loss"),
+}
+
+
+@pytest.mark.parametrize(("damage", "verdict", "words"), ODD.values(), ids=ODD)
+def test_odd_values_are_compared(
+    recorded: Path, tmp_path: Path, damage: Callable[[Path], Any], verdict: str, words: str
+) -> None:
+    shutil.copytree(recorded, tmp_path / "odd.run")
+    damage(tmp_path / "odd.run")
+    outcome = parity.compare_recordings(recorded, tmp_path / "odd.run")
+    assert outcome.verdict == verdict
+    assert any(words in text for text in [outcome.sentence(), *outcome.differences]), outcome.differences
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file", "empty"])
