@@ -310,9 +310,13 @@ class Backend:
         return dist.get_rank(), dist.get_world_size()
 
     def around_steps(
-        self, optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+        self,
+        optimizer: paddle.optimizer.Optimizer,
+        before: Callable[[float], None],
+        after: Callable[[], None],
+        skipped: Callable[[], None],
     ) -> AbstractContextManager[Any]:
-        return _around_steps(optimizer, before, after)
+        return _around_steps(optimizer, before, after, skipped)
 
     def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
         return _around_backward(before)
@@ -352,7 +356,10 @@ def _dynamic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _around_steps(
-    optimizer: paddle.optimizer.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+    optimizer: paddle.optimizer.Optimizer,
+    before: Callable[[float], None],
+    after: Callable[[], None],
+    skipped: Callable[[], None],
 ) -> Iterator[None]:
     # DIFFERS: there are no hooks of an optimizer, and `minimize` does not call `step`.
     originals = {name: getattr(optimizer, name) for name in ("step", "minimize")}
@@ -362,7 +369,9 @@ def _around_steps(
         def step(*given: Any, **named: Any) -> Any:
             before(1.0)
             result = original(*given, **named)
-            after()
+            # DIFFERS: a loss scaler calls the optimizer all the same, and says so there.
+            found = getattr(optimizer, "_get_auxiliary_var", None)
+            (skipped if found and found("found_inf") else after)()
             return result
 
         return step

@@ -276,9 +276,13 @@ class Backend:
         return dist.get_rank(), dist.get_world_size()
 
     def around_steps(
-        self, optimizer: torch.optim.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+        self,
+        optimizer: torch.optim.Optimizer,
+        before: Callable[[float], None],
+        after: Callable[[], None],
+        skipped: Callable[[], None],
     ) -> AbstractContextManager[Any]:
-        return _around_steps(optimizer, before, after)
+        return _around_steps(optimizer, before, after, skipped)
 
     def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
         return _around_backward(before)
@@ -316,19 +320,36 @@ def _place(device: str) -> torch.device:
 
 @contextlib.contextmanager
 def _around_steps(
-    optimizer: torch.optim.Optimizer, before: Callable[[float], None], after: Callable[[], None]
+    optimizer: torch.optim.Optimizer,
+    before: Callable[[float], None],
+    after: Callable[[], None],
+    skipped: Callable[[], None],
 ) -> Iterator[None]:
+    original, steps = torch.amp.GradScaler.step, 0
+
     def start(*_: Any) -> None:
         scale = getattr(optimizer, "grad_scale", None)  # a fused optimizer divides by it
         before(1.0 if scale is None else float(scale))
 
-    hooks = (
-        optimizer.register_step_pre_hook(start),
-        optimizer.register_step_post_hook(lambda *_: after()),
-    )
+    def end(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        # A fused optimizer is called all the same.
+        (skipped if getattr(optimizer, "found_inf", None) else after)()
+
+    def scaled_step(scaler: torch.amp.GradScaler, stepping: Any, *given: Any, **named: Any) -> Any:
+        earlier = steps
+        result = original(scaler, stepping, *given, **named)
+        if stepping is optimizer and steps == earlier:
+            skipped()
+        return result
+
+    hooks = (optimizer.register_step_pre_hook(start), optimizer.register_step_post_hook(end))
+    torch.amp.GradScaler.step = scaled_step
     try:
         yield
     finally:
+        torch.amp.GradScaler.step = original
         for hook in hooks:
             hook.remove()
 

@@ -233,11 +233,16 @@ class Backend(Protocol):
         """The rank of this process in the process group of anybody's program, and the number of processes."""
 
     def around_steps(
-        self, optimizer: Stepper, before: Callable[[float], None], after: Callable[[], None]
+        self,
+        optimizer: Stepper,
+        before: Callable[[float], None],
+        after: Callable[[], None],
+        skipped: Callable[[], None],
     ) -> AbstractContextManager[Any]:
         """A context in which anybody's `optimizer` calls `before` and `after` around each step.
 
-        `before` gets the factor by which the gradients are still scaled.
+        `before` gets the factor by which the gradients are still scaled. `skipped` is called, and not `after`, where a loss scaler has
+        found gradients that are not finite, so that nothing is updated.
         """
 
     def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:

@@ -253,7 +253,7 @@ def _compare_recordings(options: Options, console: Console) -> dict[str, Any]:
     for name in settings.keys() - recordings.USED:
         if getattr(options, name) != settings[name]:
             raise InputError(f"{flag(name)} is for models: recordings are compared as they are")
-    outcome, result = recordings.compare(options, console)
+    outcome, result = recordings.compare(options)
     for line in outcome.conditions:
         console.say(f"  not alike to begin with: {line}")
     _say(outcome, console, known=[BEGAN + line for line in outcome.conditions])

@@ -19,12 +19,12 @@ USED = {"recordings", "twin", "map", "save_map", "kinds", "report", "markdown", 
 """The options that a comparison of recordings takes."""
 
 
-def compare(options: Options, console: Console) -> tuple[RecordingOutcome, dict[str, Any]]:
+def compare(options: Options) -> tuple[RecordingOutcome, dict[str, Any]]:
     """Compare the two recordings of `options`; return the outcome, and the result for the reports."""
+    check_reports(options)
     started = datetime.now().isoformat(timespec="seconds")
     with failures(), Phases(1) as phases:
         phases.begin("reading")
-
         outcome = compare_recordings(
             *_paths(options),
             twins=options.twin,
@@ -59,6 +59,5 @@ def _paths(options: Options) -> tuple[Path, Path]:
         raise InputError(
             f"{count} recording{'s are' if count > 1 else ' is'} given: give two, such as torch.run paddle.run"
         )
-    check_reports(options)
     one, two = options.recordings
     return one, two

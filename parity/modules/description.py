@@ -66,11 +66,7 @@ class Unit:
 def units_of(side: str, modules: Sequence[Mapping[str, Any]], kinds: Kinds = KINDS) -> list[Unit]:
     """Return the units of a model, whose layers are of these `kinds`, in the order of registration."""
     found, whole = [], None
-    arrays = {
-        below(module["path"], name): Array(tuple(a["shape"]), a["trained"], a["same_as"])
-        for module in modules
-        for name, a in module["arrays"].items()
-    }
+    arrays = {name: Array(tuple(a["shape"]), a["trained"], a["same_as"]) for name, a in arrays_of(modules).items()}
     for module in modules:
         path = module["path"]
         if whole is not None and is_below(path, whole):
@@ -110,6 +106,11 @@ def _spellings(side: str, kind: Kind, path: str, own: Mapping[str, Any], arrays:
     }
     known = {name_in(spelling) for spelling in found.values()}
     return found | {name: name for name in own if name not in known}
+
+
+def arrays_of(modules: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return what `modules` say of every parameter and buffer, by its name in the model."""
+    return {below(module["path"], name): row for module in modules for name, row in module["arrays"].items()}
 
 
 def is_below(path: str, other: str) -> bool:

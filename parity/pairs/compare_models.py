@@ -400,7 +400,7 @@ def _check_stages(stages: Sequence[str], factories: Mapping[str, Any]) -> None:
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise InputError(f"unknown stage {unknown[0]!r}{suggest(unknown[0], STAGES)}; known: {', '.join(STAGES)}")
     for side, factory in factories.items() if INIT in stages else ():
-        if not isinstance(factory, str | type) and _is_model(side, factory):
+        if not isinstance(factory, str | type) and is_model(side, factory):
             raise InputError(
                 f"the {side} side is a model, {text_of(factory)}, and the stage init makes fresh ones: pass its class, a function that "
                 "returns a new model, or MODULE:FACTORY"
@@ -411,7 +411,7 @@ MODEL_CLASSES = {"torch": ("torch.nn.modules.module", "Module"), "paddle": ("pad
 """Module and name of the base class of all models, by framework."""
 
 
-def _is_model(side: str, value: Any) -> bool:
+def is_model(side: str, value: Any) -> bool:
     """Whether `value` is a model of a framework, or a class of models."""
     classes = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
     return MODEL_CLASSES[side] in {(c.__module__, c.__qualname__) for c in classes}
@@ -423,7 +423,7 @@ def _check_factory(side: str, factory: Any) -> None:
         parse(factory)
         return
     other = OTHER_SIDE[side]
-    if _is_model(other, factory):
+    if is_model(other, factory):
         raise InputError(
             f"the {side} side is {text_of(factory)}, a model of {NAMES[other]}: pass PyTorch's model first, then Paddle's"
         )

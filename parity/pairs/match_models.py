@@ -130,6 +130,15 @@ class Pairing(ShortRepr):
         here, there = (0, 1) if side == SIDES[0] else (1, 0)
         return {pair[here].path: pair[there].path for pair in self.pairs}
 
+    def chunks(self) -> list[list[str]]:
+        """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
+        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairs if a.layer or b.layer}
+        named: dict[str, list[str]] = {}
+        for name in self.arrays:
+            owner = self.owners[name][0]
+            named.setdefault(fused.get(owner, owner), []).append(name)
+        return list(named.values())
+
     def sentence(self) -> str:
         """Return how the pairs were found, and what their values said."""
         if not self.tried:

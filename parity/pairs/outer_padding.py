@@ -60,7 +60,8 @@ def _around(unit: Unit, array: Array) -> list[int] | None:
     padding, axes = unit.settings.get("padding"), array.ndim - 2
     if isinstance(padding, int):
         return [padding] * axes
-    return list(padding) if isinstance(padding, list | tuple) and len(padding) == axes else None
+    sizes = list(padding) if isinstance(padding, list | tuple) else []
+    return sizes if len(sizes) == axes and all(isinstance(size, int) for size in sizes) else None
 
 
 def _way(small: Array, large: Array, pads: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from parity.compare.verdicts import INIT, TRAINING
 from parity.data.random_streams import stream
 from parity.errors import InputError, suggest
 from parity.modules import layer_kinds
-from parity.modules.description import below, layer_in_words
+from parity.modules.description import arrays_of, layer_in_words
 from parity.modules.layer_kinds import KINDS, OTHER_SIDE, SIDES, Kinds, name_in
 from parity.pairs import alignment, causes, mapping, match_values, narrow_dtypes
 from parity.pairs.alignment import Alignment
@@ -484,10 +484,7 @@ class Session:
 
     def _describe_arrays(self) -> None:
         """Set the shapes of the arrays of both models, and which are shared: own name -> the first name."""
-        described = {
-            side: {below(m["path"], name): array for m in self.modules[side] for name, array in m["arrays"].items()}
-            for side in SIDES
-        }
+        described = {side: arrays_of(self.modules[side]) for side in SIDES}
         self.shapes = {side: {n: a["shape"] for n, a in described[side].items() if not a["same_as"]} for side in SIDES}
         self.own_shapes = dict(self.shapes)
         self.stored = {side: {n: a["dtype"] for n, a in described[side].items()} for side in SIDES}
@@ -527,13 +524,8 @@ class Session:
         return {name: round_to(_spread(name, own[name], self.pair.seed), self.dtype) for name in floats}
 
     def chunks(self) -> list[list[str]]:
-        """Return the canonical names layer by layer: one layer's arrays are in memory at a time. Fused layers stay whole."""
-        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairing.pairs if a.layer or b.layer}
-        named: dict[str, list[str]] = {}
-        for name in self.pairing.arrays:
-            owner = self.owners[name][0]
-            named.setdefault(fused.get(owner, owner), []).append(name)
-        return list(named.values())
+        """Return the canonical names layer by layer, see `Pairing.chunks`."""
+        return self.pairing.chunks()
 
     @property
     def owners(self) -> dict[str, tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from parity.backend.registry import NAMES
 from parity.compare import engine
 from parity.compare.outcome import Outcome
-from parity.compare.tolerances import ONE_STEP
+from parity.compare.tolerances import MOST_MAGNIFIED, ONE_STEP
 from parity.compare.verdicts import TRAINING
 from parity.errors import InputError
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
@@ -28,9 +28,6 @@ WIDTH = ("bfloat16", "float16", "float32", "float64")
 
 BEGAN = "to begin with, "
 """Begins the sentences among the differences of an outcome that are conditions."""
-
-MULTIPLIED = 1000
-"""Within a step, models multiply rounding by less than this factor more than the tolerance allows for."""
 
 STAGES = tuple(stage for stage in TRAINING if stage != "eval")
 
@@ -59,7 +56,7 @@ class RecordingOutcome(PairOutcome):
     def _untold(self) -> Iterator[str]:
         first = self.first
         unexplained = first and first.phase not in ("start", "input") and (first.cause is None or first.generic)
-        if first and unexplained and first.error < MULTIPLIED * first.bound and not self.how["twins"]:
+        if first and unexplained and first.error < MOST_MAGNIFIED * first.bound and not self.how["twins"]:
             yield "no twin was given, so rounding that the models multiply counts as a difference (parity.record(..., twin=1), --twin)"
         elif not first and self.dtype != "float64":
             yield f"in {self.dtype}, differences below {ONE_STEP[self.dtype]:.0e} of a tensor do not show"
@@ -126,14 +123,14 @@ def compare_recordings(
     outcomes = []
     for rank in range(count):
         sides = (found[0][rank], found[1][rank])
-        pair = RecordedPair(sides, given, kinds, dtype_of(sides))
+        pair = RecordedPair(sides, given, kinds, find_narrowest_dtype(sides))
         outcomes.append(_compare(pair, paths, [ranks[rank] for ranks in beside if rank < len(ranks)], say))
         if save_map and not rank:
             mapping.save(Path(save_map), pair.pairing)
     return _together(outcomes)
 
 
-def dtype_of(sides: Sequence[RankRecording]) -> str:
+def find_narrowest_dtype(sides: Sequence[RankRecording]) -> str:
     """Return the dtype with the fewest digits among those of both recordings."""
     dtypes = {side.description.dtype for side in sides}
     dtypes |= {dtype for side in sides for dtype in side.step(side.numbers[0]).description.dtypes}
@@ -154,7 +151,7 @@ def _compare(
     runs = {side: pair.run(side, record)[0] for side, record in zip(SIDES, first, strict=True)}
     aligned = pair.align(runs)
     settings, _ = causes.settings(pair.pairing, aligned, runs, "unbiased", True)
-    parameters = pair.optimizers(pair.numbers[0])[0].parameters
+    optimizer, _ = pair.optimizers(pair.numbers[0])
     outputs = next(iter(run_of(first[0]).outputs.values()), None)
     outcome = RecordingOutcome(
         source.sides,
@@ -173,11 +170,11 @@ def _compare(
         how={
             "recipe": "recorded",
             "optimizer": {
-                "kind": pair.optimizers(pair.numbers[0])[0].kind,
-                "rate": source.step(1, None).rate,
+                "kind": optimizer.kind,
+                "rate": source.optimizer.rate,
                 **{
                     name: value
-                    for name, value in next(iter(parameters.values()), {}).items()
+                    for name, value in next(iter(optimizer.parameters.values()), {}).items()
                     if name in ("momentum", "nesterov")
                 },
             },

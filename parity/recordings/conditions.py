@@ -13,7 +13,7 @@ from parity.pairs.model_server import ModelRun
 from parity.recipe.optimizer_description import list_differences
 from parity.recordings.recorded_pair import RecordedPair
 from parity.recordings.recording import RecordingDescription, StepRecord
-from parity.short_repr import few
+from parity.short_repr import steps_in_words
 
 
 def about_programs(pair: RecordedPair) -> Iterator[str]:
@@ -62,10 +62,7 @@ def in_steps(found: dict[int, list[str]]) -> list[str]:
         for text in sentences:
             places.setdefault(text, []).append(number)
     return [
-        text
-        if len(numbers) == len(found)
-        else f"step{'s' if len(numbers) > 1 else ''} {few(list(map(str, numbers)))}: {text}"
-        for text, numbers in places.items()
+        text if len(numbers) == len(found) else f"{steps_in_words(numbers)}: {text}" for text, numbers in places.items()
     ]
 
 

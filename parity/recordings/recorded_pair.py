@@ -13,7 +13,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
 from parity.errors import InputError
-from parity.modules.description import below
+from parity.modules.description import arrays_of
 from parity.modules.layer_kinds import KINDS, SIDES, Kinds, name_in, parse_spelling
 from parity.pairs import alignment, mapping, match_values
 from parity.pairs.alignment import Alignment
@@ -26,6 +26,7 @@ from parity.pairs.match_runs import Splits, split_gradients, split_run
 from parity.pairs.model_server import ModelRun
 from parity.recipe.optimizer_description import Clip, OptimizerDescription
 from parity.recordings.recording import RankRecording, StepRecord, norms
+from parity.short_repr import steps_in_words
 
 
 def kinds_of_one(framework: str, kinds: Kinds = KINDS) -> Kinds:
@@ -70,8 +71,8 @@ class RecordedPair:
         self.numbers = sorted(set(sides[0].numbers) & set(sides[1].numbers))
         if not self.numbers:
             raise InputError(
-                f"no step is in both recordings: {sides[0].path} has {_few(sides[0].numbers)}, {sides[1].path} has "
-                f"{_few(sides[1].numbers)}; record both with the same every="
+                f"no step is in both recordings: {sides[0].path} has {steps_in_words(sides[0].numbers)}, {sides[1].path} "
+                f"has {steps_in_words(sides[1].numbers)}; record both with the same every="
             )
         self.modules = {
             side: modules_of_side(side, one.description.framework, one.description.modules)
@@ -79,23 +80,16 @@ class RecordedPair:
         }
         self._channels_last = {} if self.is_of_one else channels_last(self.modules[SIDES[1]])
         self._passing = {m["path"] for m in self.modules[SIDES[1]] if not m["arrays"]} - set(self._channels_last)
-        described = {
-            side: {below(m["path"], name): array for m in self.modules[side] for name, array in m["arrays"].items()}
-            for side in SIDES
-        }
+        described = {side: arrays_of(self.modules[side]) for side in SIDES}
         self.shapes = {side: {n: list(a["shape"]) for n, a in described[side].items()} for side in SIDES}
         self.aliases = {side: {n: a["same_as"] for n, a in described[side].items() if a["same_as"]} for side in SIDES}
         self.has_weights = all(one.description.weights for one in sides)
         self._outputs: dict[str, str] = {}
-        self._open: dict[tuple[str, int], StepRecord] = {}
         self._match(given or {}, kinds)
 
     def record(self, side: str, number: int) -> StepRecord:
         """Return what a side has of a step."""
-        if (side, number) not in self._open:
-            self._open = {key: one for key, one in self._open.items() if key[1] >= number - 1}
-            self._open[side, number] = self.sides[side].step(number)
-        return self._open[side, number]
+        return self.sides[side].step(number)
 
     def _match(self, given: Mapping[str, Any], kinds: Kinds) -> None:
         first = {side: self.record(side, self.numbers[0]) for side in SIDES}
@@ -150,15 +144,6 @@ class RecordedPair:
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
         aligned = alignment.align(self.pairing, *calls)
         return alignment.without_other_inputs(aligned, runs[SIDES[0]], runs[SIDES[1]])
-
-    def chunks(self) -> list[list[str]]:
-        """Return the canonical names layer by layer. Fused layers stay whole."""
-        fused = {a.path: f"{a.layer} {b.layer}" for a, b in self.pairing.pairs if a.layer or b.layer}
-        named: dict[str, list[str]] = {}
-        for name in self.pairing.arrays:
-            owner = self.pairing.owners[name][0]
-            named.setdefault(fused.get(owner, owner), []).append(name)
-        return list(named.values())
 
     def fetch(self, side: str, record: Mapping[str, Array], prefix: str, names: Iterable[str]) -> Record:
         """Return arrays of a side by canonical name, of those it recorded: in canonical layout, or their norms if weights are private.
@@ -233,8 +218,3 @@ def _gradients(record: StepRecord, splits: Splits, axes: Mapping[str, Sequence[i
         return found
     whole = {f"backward/{key}" for key in splits}
     return ChainMap(split_gradients({key: found[key] for key in whole if key in found}, splits), cast(Record, found))
-
-
-def _few(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:4]))
-    return f"step{'s' if len(numbers) > 1 else ''} {shown}{', ...' if len(numbers) > 4 else ''}"

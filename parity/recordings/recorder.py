@@ -16,14 +16,14 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel, dtype_of
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
-from parity.backend.registry import implementation, make_backend
+from parity.backend.registry import FRAMEWORKS, implementation, make_backend
 from parity.compare.one_ulp_twin import move_one_ulp
 from parity.errors import InputError
-from parity.files.atomic import write_atomically
+from parity.files.atomic import TEMPORARY, write_atomically
 from parity.modules.description import is_below
 from parity.modules.layer_kinds import KINDS
 from parity.modules.recording import Watch
-from parity.pairs.compare_models import MODEL_CLASSES
+from parity.pairs.compare_models import is_model
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.replaced_functions import observing
 from parity.recordings.recording import (
@@ -35,6 +35,7 @@ from parity.recordings.recording import (
     step_name,
 )
 from parity.recordings.tensor_file import ROOM, TensorWriter
+from parity.short_repr import few
 from parity.weights.half_precision import HALVES
 
 
@@ -135,28 +136,37 @@ class Recorder:
         self._root = model
         rank, ranks = self.backend.find_rank()
         self.folder = folder / f"rank{rank}"
-        self._prepare(overwrite)
         self.id = secrets.token_hex(8)
-        self.model = RecordedModel(self.backend, model)
-        modules = self.model.describe()
-        leaves = dict.fromkeys(unit.holder for unit in ModelDescription.of(framework, modules, kinds=KINDS).units)
-        self.model.watch.wanted = set(choose_layers(layers, list(leaves)))
         self.number, self.recorded, self.batches = 1, 0, 0
         self.losses: list[float] = []
         self.clips: list[tuple[str, float]] = []
         self._file: TensorWriter | None = None
-        self._room = ROOM + 400 * sum(len(module["arrays"]) for module in modules)
         self._last = 0
-        self._stack = contextlib.ExitStack()
-        runtime = implementation(framework, "runtime")
-        description = RecordingDescription(
+        with contextlib.ExitStack() as undo:
+            self.model = RecordedModel(self.backend, model)
+            undo.callback(self.model.close)
+            modules, dtype = self.model.describe(), self.model.own_dtype()
+            if twin and dtype in HALVES:
+                raise InputError(f"a twin of a model in {dtype} cannot be recorded: convert it to float32 or float64")
+            leaves = dict.fromkeys(unit.holder for unit in ModelDescription.of(framework, modules, kinds=KINDS).units)
+            self.model.watch.wanted = set(choose_layers(layers, list(leaves)))
+            self._room = ROOM + 400 * sum(len(module["arrays"]) for module in modules)
+            description = self._describe(rank, ranks, modules, dtype)
+            # An older recording is removed after everything that may be refused.
+            self._prepare(overwrite)
+            write_atomically(self.folder / DESCRIPTION, description.to_json().encode())
+            self._stack = undo.pop_all()
+
+    def _describe(self, rank: int, ranks: int, modules: list[dict[str, Any]], dtype: str) -> RecordingDescription:
+        model, runtime = self._root, implementation(self.framework, "runtime")
+        return RecordingDescription(
             FORMAT,
             self.id,
-            framework,
+            self.framework,
             rank,
             ranks,
             f"{type(model).__module__}.{type(model).__qualname__}",
-            self.model.own_dtype(),
+            dtype,
             self.backend.device_of(model),
             self.backend.get_default_dtype(),
             runtime.versions() | {"python": sys.version.split()[0], "numpy": np.__version__},
@@ -164,24 +174,25 @@ class Recorder:
             str(runtime.initial_seed()),
             runtime.count_threads(),
             sorted(self.model.watch.wanted),
-            every,
-            weights,
-            twin,
+            self.every,
+            self.weights,
+            self.twin,
             modules,
         )
-        write_atomically(self.folder / DESCRIPTION, description.to_json().encode())
 
     def _prepare(self, overwrite: bool) -> None:
-        """Make the folder. `InputError` if it holds a recording that may not be overwritten."""
-        if self.folder.exists() and any(self.folder.iterdir() if self.folder.is_dir() else [self.folder]):
-            own = (self.folder / DESCRIPTION).is_file()
-            if not own or not overwrite:
-                hint = "remove it, choose another folder, or pass overwrite=True" if own else "choose another folder"
-                raise InputError(f"{self.folder} exists already: {hint}")
-            for path in [*self.folder.iterdir()]:
-                if STEP.fullmatch(path.name) or path.name == DESCRIPTION:
-                    path.unlink()
+        """Make the folder, without an older recording. `InputError` if it cannot be made, or holds what may not be overwritten."""
         try:
+            if self.folder.exists() and any(self.folder.iterdir() if self.folder.is_dir() else [self.folder]):
+                own = (self.folder / DESCRIPTION).is_file()
+                if not own or not overwrite:
+                    hint = (
+                        "remove it, choose another folder, or pass overwrite=True" if own else "choose another folder"
+                    )
+                    raise InputError(f"{self.folder} exists already: {hint}")
+                for path in [*self.folder.iterdir()]:
+                    if STEP.fullmatch(path.name) or path.name == DESCRIPTION or path.name.endswith(TEMPORARY):
+                        path.unlink()
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {self.folder}: {error.strerror}") from None
@@ -189,16 +200,16 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self, dropouts: bool = True) -> Iterator[None]:
         """A context in which steps are recorded. Without `dropouts`, who replaces them calls `note_dropout`."""
-        if self.twin:
-            self._move_weights()
         try:
+            if self.twin:
+                self._move_weights()
             self._stack.enter_context(self._watching_forward())
-            self._stack.enter_context(self.backend.around_steps(self.optimizer, self._before_step, self._after_step))
+            callbacks = self._before_step, self._after_step, self._skip_step
+            self._stack.enter_context(self.backend.around_steps(self.optimizer, *callbacks))
             self._stack.enter_context(self.backend.around_backward(self._before_backward))
             # What is compiled is left as it is.
             dropped = self.note_dropout if dropouts and not self.model.compiled else None
             self._stack.enter_context(observing(self.framework, dropped, self._clips))
-            self._stack.callback(self.model.close)
             yield
         finally:
             self._finish()
@@ -229,16 +240,18 @@ class Recorder:
     def _finish(self) -> None:
         """Remove all hooks, and what was written of a step that has not ended."""
         self._stack.close()
+        self._discard()
+
+    def _discard(self) -> None:
+        """Remove what was written of the current step."""
         if self._file:
             self._file.discard()
             self._file = self.model.file = None
 
     def _move_weights(self) -> None:
         tensors = {name: t for name, t in self.model.tensors().items() if self.backend.is_trained(t)}
-        dtype = self.model.own_dtype()
-        if dtype in HALVES:
-            raise InputError(f"a twin of a model in {dtype} cannot be recorded: convert it to float32 or float64")
-        moved = move_one_ulp({n: self.backend.to_numpy(t) for n, t in tensors.items()}, self.twin, dtype)
+        arrays = {name: self.backend.to_numpy(tensor) for name, tensor in tensors.items()}
+        moved = move_one_ulp(arrays, self.twin, self.model.own_dtype())
         for name, tensor in tensors.items():
             self.backend.write(tensor, moved[name])
 
@@ -346,6 +359,12 @@ class Recorder:
             self._last = self.number
         self.number += 1
 
+    def _skip_step(self) -> None:
+        """Remove what was written of a step that a loss scaler skips. It has changed running statistics: the next step begins with them."""
+        if self._file:
+            self._discard()
+            self._last = 0
+
     def _close(self) -> None:
         assert self._file
         watch = self.model.watch
@@ -429,9 +448,8 @@ def record(
 
 def framework_of(model: Any) -> str:
     """Return the framework of a model; `InputError` for anything else."""
-    classes = {(c.__module__, c.__qualname__) for c in type(model).__mro__}
-    for framework, base in MODEL_CLASSES.items():
-        if base in classes:
+    for framework in FRAMEWORKS:
+        if not isinstance(model, type) and is_model(framework, model):
             return framework
     raise InputError(f"the model is a {type(model).__name__}: pass a torch.nn.Module or a paddle.nn.Layer")
 
@@ -456,9 +474,6 @@ def choose_layers(patterns: Sequence[str] | None, paths: Sequence[str]) -> list[
     for pattern in patterns:
         chosen = [path for path in paths if is_below(path, pattern) or fnmatch.fnmatchcase(path, pattern)]
         if not chosen:
-            raise InputError(
-                f"no layer {pattern!r} to record; the model has {', '.join(filter(None, paths[:6]))}"
-                + (", ..." if len(paths) > 6 else "")
-            )
+            raise InputError(f"no layer {pattern!r} to record; the model has {few(paths)}")
         found += chosen
     return list(dict.fromkeys(found))

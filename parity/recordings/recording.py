@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from parity.arrays import Array
 from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError
 from parity.files.strict_json import check_type, from_fields, parse_json, read_text
+from parity.modules.description import arrays_of
 from parity.recipe.optimizer_description import OptimizerDescription
 from parity.short_repr import ShortRepr
 
@@ -35,6 +36,12 @@ STEP = re.compile(r"step_(\d{6,})\.safetensors")
 
 PREFIXES = ("start", "gradient", "update")
 """The tensors of a step that are those of weights."""
+
+NORMS = ("sum of absolute values", "L2 norm", "L4 norm", "largest absolute value")
+"""What `norms` returns."""
+
+UNREADABLE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError)
+"""What safetensors raises for a damaged file, or for a dtype that numpy does not have."""
 
 
 class ArrayRow(TypedDict):
@@ -62,6 +69,24 @@ class CallRow(TypedDict):
     path: str
     inputs: Sequence[str]
     outputs: Sequence[str]
+
+
+class ClipRow(TypedDict):
+    """The clipping of an optimizer, see `parity.recipe.optimizer_description.Clip`."""
+
+    kind: str
+    limit: float | None
+    groups: bool
+
+
+class OptimizerRow(TypedDict):
+    """An optimizer, see `parity.recipe.optimizer_description.OptimizerDescription`."""
+
+    kind: str
+    class_name: str
+    parameters: Mapping[str, Mapping[str, bool | float | str | None]]
+    clip: ClipRow | None
+    unnamed: int
 
 
 class DrawRow(TypedDict):
@@ -162,10 +187,10 @@ class StepRecord(Mapping[str, Array]):
     def __init__(self, path: Path, recording: RecordingDescription, number: int) -> None:
         self.path = path
         try:
-            with safe_open(path, framework="numpy") as file:
-                self._names, metadata = dict.fromkeys(file.keys()), file.metadata() or {}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged ({error}): remove it, or record again") from None
+            self._file = cast(Any, safe_open(path, framework="numpy"))
+            self._names, metadata = dict.fromkeys(self._file.keys()), self._file.metadata() or {}
+        except UNREADABLE as error:
+            raise self._damaged(str(error)) from None
         fields = parse_json(metadata.get("step", ""), f"{path}: the metadata")
         self.description = from_fields(StepDescription, fields, str(path))
         if self.description.id != recording.id:
@@ -173,6 +198,10 @@ class StepRecord(Mapping[str, Array]):
         if self.description.number != number:
             raise InputError(f"{path} holds step {self.description.number}: do not rename the files of a recording")
         self._check()
+        self._check_weights(recording)
+
+    def _damaged(self, why: str) -> InputError:
+        return InputError(f"{self.path} is damaged ({why}): remove it, or record again")
 
     def _check(self) -> None:
         """`InputError` if the description names a tensor that is not there, or the optimizer cannot be understood."""
@@ -183,18 +212,45 @@ class StepRecord(Mapping[str, Array]):
         if not 0 <= step.batches <= len(self._names):
             raise InputError(f"{self.path} is damaged: it cannot have {step.batches} forward passes; record again")
         try:
-            assert isinstance(step.described_optimizer.parameters, dict)
-        except (TypeError, KeyError, AttributeError, AssertionError):
+            check_type(step.optimizer, OptimizerRow, "optimizer")
+            OptimizerDescription.from_json(step.optimizer)
+        except (InputError, TypeError):
             raise InputError(f"{self.path} is damaged: it describes no optimizer; remove it, or record again") from None
+        try:
+            for kind, limit in step.clips:
+                check_type(kind, str, "clips")
+                check_type(limit, float, "clips")
+        except ValueError:
+            raise InputError(f"{self.path} is damaged: it describes no clipping; remove it, or record again") from None
+
+    def _check_weights(self, recording: RecordingDescription) -> None:
+        """`InputError` if a tensor has another shape than the weight of its name."""
+        shapes = {
+            name: list(array["shape"]) if recording.weights else [len(NORMS)]
+            for name, array in arrays_of(recording.modules).items()
+        }
+        for prefix in PREFIXES:
+            for name in self.named(prefix):
+                found = self._shape(f"{prefix}/{name}")
+                if found != shapes.get(name, found):
+                    raise InputError(
+                        f"{self.path} is damaged: {prefix}/{name} has the shape {found}, expected {shapes[name]}; remove it, or record "
+                        "again"
+                    )
+
+    def _shape(self, name: str) -> list[int]:
+        try:
+            return list(self._file.get_slice(name).get_shape())
+        except UNREADABLE as error:
+            raise self._damaged(str(error)) from None
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:
             raise KeyError(name)
         try:
-            with safe_open(self.path, framework="numpy") as file:
-                array: Array = file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{self.path} is damaged ({error}): remove it, or record again") from None
+            array: Array = self._file.get_tensor(name)
+        except UNREADABLE as error:
+            raise self._damaged(str(error)) from None
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -223,20 +279,20 @@ class RankRecording(ShortRepr):
     path: Path
     description: RecordingDescription
     numbers: Sequence[int]
+    _open: dict[int, StepRecord] = field(default_factory=dict, init=False, compare=False)
 
     def step(self, number: int) -> StepRecord:
-        """Return one of the steps `numbers`."""
-        return StepRecord(self.path / step_name(number), self.description, number)
+        """Return one of the steps `numbers`. Its file, and that of the step before, stay open until later steps are read."""
+        if number not in self._open:
+            for old in [one for one in self._open if one < number - 1]:
+                del self._open[old]
+            self._open[number] = StepRecord(self.path / step_name(number), self.description, number)
+        return self._open[number]
 
 
 def step_name(number: int) -> str:
     """Return the name of the file of a step."""
     return f"step_{number:06d}.safetensors"
-
-
-def is_recording(path: Path) -> bool:
-    """Whether a path is the folder of a recording."""
-    return (path / "rank0" / DESCRIPTION).is_file()
 
 
 def read_recording(path: Path) -> list[RankRecording]:
@@ -251,7 +307,12 @@ def read_recording(path: Path) -> list[RankRecording]:
     for one in ranks:
         if one.description.framework != first.framework or one.description.modules != first.modules:
             raise InputError(f"{one.path} and {ranks[0].path} hold different models: do not mix two recordings")
-        if one.description.ranks != len(ranks):
+        if one.description.ranks < len(ranks):
+            raise InputError(
+                f"{path} holds {len(ranks)} ranks, and {one.path} is one of {one.description.ranks}: remove the folders of an earlier "
+                "recording"
+            )
+        if one.description.ranks > len(ranks):
             raise InputError(
                 f"{path} holds {len(ranks)} of {one.description.ranks} ranks: copy all folders rank0, rank1, ... into it"
             )
@@ -265,6 +326,8 @@ def _read_rank(path: Path, rank: int) -> RankRecording:
         raise InputError(f"{place}: the format is {str(fields.get('format'))[:40]!r}, expected {FORMAT!r}")
     description = from_fields(RecordingDescription, fields, str(place))
     check_type(list(description.modules), Sequence[ModuleRow], f"{place}: modules")
+    if unknown := [module["path"] for module in description.modules if not module["classes"]]:
+        raise InputError(f"{place}: the module {unknown[0][:40]!r} has no class: record again")
     if description.framework not in FRAMEWORKS:
         raise InputError(f"{place}: unknown framework {description.framework[:40]!r}")
     if description.rank != rank:
@@ -279,7 +342,7 @@ def norms(array: Array) -> Array:
     """Return the sum of absolute values, the L2 and L4 norms and the largest absolute value: the same for any order of the numbers."""
     size = np.abs(array.astype(np.float64)).ravel()
     if not size.size:
-        return np.zeros(4)
+        return np.zeros(len(NORMS))
     largest = float(size.max())
     scaled = size / (largest or 1.0)
     fourth = float((scaled**4).sum()) ** 0.25 * largest

@@ -36,7 +36,7 @@ from parity.pairs.model_source import find_kinks, find_ties
 from parity.recipe.optimizer import Optimizer
 from parity.recordings import conditions
 from parity.recordings.recorded_pair import RecordedPair
-from parity.recordings.recording import RankRecording, StepRecord
+from parity.recordings.recording import RankRecording
 from parity.short_repr import few
 
 CHANGES = 8.0
@@ -129,7 +129,8 @@ class RecordedStep(Step):
     def __init__(self, source: RecordingSource, number: int) -> None:
         self.source, self.pair, self.number = source, source.pair, number
         self.records = (self.pair.record(SIDES[0], number), self.pair.record(SIDES[1], number))
-        self.twin_records = [twin.step(number) for twin in source.recorded_twins if number in twin.numbers]
+        self.twins = [twin for twin in source.recorded_twins if number in twin.numbers]
+        self.twin_records = [twin.step(number) for twin in self.twins]
         losses = [record.description.losses for record in self.records]
         self.losses = {side: float(np.mean(found)) for side, found in zip(source.sides, losses, strict=True) if found}
         self.rate = float(_rate(self.pair, number))
@@ -149,8 +150,9 @@ class RecordedStep(Step):
         """Read which layers were called. Their arrays are read when they are compared."""
         for side, record in zip(SIDES, self.records, strict=True):
             self.runs[side], self.gradients[side] = self.pair.run(side, record)
-        self.twin_runs = [self.pair.run(SIDES[0], record)[0] for record in self.twin_records]
-        self._twin_gradients = [self.pair.run(SIDES[0], record)[1] for record in self.twin_records]
+        twins = [self.pair.run(SIDES[0], record) for record in self.twin_records]
+        self.twin_runs = [run for run, _ in twins]
+        self._twin_gradients = [gradients for _, gradients in twins]
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield what the step had from elsewhere, and then everything in the order of computation."""
@@ -181,9 +183,10 @@ class RecordedStep(Step):
             )
 
     def _drifting(self) -> set[str]:
-        """Return what weights shift whose gradient is zero in exact arithmetic, after Adam has moved them by rounding.
+        """Return the names of tensors that shift because Adam moved weights by rounding.
 
-        That are the outputs of their layers, and the running means of batch norms behind these, which take the shift off.
+        The weights are those whose gradient is zero in exact arithmetic. The tensors are the outputs of their layers, and the running means
+        of the batch norms that follow, which subtract the shift.
         """
         if self.is_first or self.source.optimizer.kind != "adam":
             return set()
@@ -211,11 +214,11 @@ class RecordedStep(Step):
         tolerance = ONE_STEP[self.source.dtype]
         for name, a, b in conditions.inputs(self.pair, self.records):
             yield self._of_the_start(Tensor(f"input/{name}", a, b), tolerance)
-        for chunk in self.pair.chunks():
-            both = [self.pair.fetch(s, r, "start", chunk) for s, r in zip(SIDES, self.records, strict=True)]
-            twins = [self.pair.fetch(SIDES[0], record, "start", chunk) for record in self.twin_records]
-            for name in [name for name in both[0] if name in both[1]]:
-                found = Tensor(f"start/{name}", both[0][name], both[1][name], layers=self.pair.pairing.owners[name])
+        for chunk in self.pair.pairing.chunks():
+            one, two = self._fetch("start", chunk)
+            twins = self._fetch_twins("start", chunk)
+            for name in [name for name in one if name in two]:
+                found = Tensor(f"start/{name}", one[name], two[name], layers=self.pair.pairing.owners[name])
                 own = tuple(twin[name] for twin in twins if name in twin)
                 yield self._of_the_start(replace(found, twins=own if not self.is_first else ()), tolerance)
         for name, layers, a, b in conditions.masks(self.pair, self.records, self.runs, self.aligned):
@@ -233,7 +236,7 @@ class RecordedStep(Step):
     def _computed(self) -> Iterator[Compared]:
         one, two = (self.runs[side] for side in SIDES)
         yield from alignment.forward(self.aligned, "forward", one, two, self.twin_runs)
-        losses = [np.array(record.description.losses) for record in (*self.records, *self.twin_records)]
+        losses = [np.array(record.description.losses, np.float64) for record in (*self.records, *self.twin_records)]
         if len(losses[0]) or len(losses[1]):
             yield Compared("loss/loss", None, losses[0], losses[1], tuple(losses[2:]))
         back = [_as_record(self.gradients[side]) for side in SIDES]
@@ -241,17 +244,19 @@ class RecordedStep(Step):
         yield from self._weight_gradients()
         yield from self._updates()
 
-    def _fetch(
-        self, prefix: str, chunk: Sequence[str]
-    ) -> tuple[dict[str, Array], dict[str, Array], list[dict[str, Array]]]:
+    def _fetch(self, prefix: str, chunk: Sequence[str]) -> tuple[Record, Record]:
         one, two = (self.pair.fetch(s, r, prefix, chunk) for s, r in zip(SIDES, self.records, strict=True))
-        return one, two, [self.pair.fetch(SIDES[0], record, prefix, chunk) for record in self.twin_records]
+        return one, two
+
+    def _fetch_twins(self, prefix: str, chunk: Sequence[str]) -> list[Record]:
+        return [self.pair.fetch(SIDES[0], record, prefix, chunk) for record in self.twin_records]
 
     def _weight_gradients(self) -> Iterator[Compared]:
         outputs = alignment.output_gradients(self.aligned, *(_as_record(self.gradients[side]) for side in SIDES))
         nothing = np.zeros(0)
-        for chunk in reversed(self.pair.chunks()):
-            one, two, twins = self._fetch("gradient", chunk)
+        for chunk in reversed(self.pair.pairing.chunks()):
+            one, two = self._fetch("gradient", chunk)
+            twins = self._fetch_twins("gradient", chunk)
             of_outputs = outputs.get(self.pair.pairing.owners[chunk[0]][0], ())
             limit = ZERO_GRADIENT[self.source.dtype]
             if self.is_first:
@@ -267,12 +272,13 @@ class RecordedStep(Step):
 
     def _updates(self) -> Iterator[Compared]:
         """Yield by how much the step changed each weight: that shows what a small step does to a large weight."""
-        for chunk in self.pair.chunks():
-            one, two, twins = self._fetch("update", chunk)
+        for chunk in self.pair.pairing.chunks():
+            one, two = self._fetch("update", chunk)
+            twins = self._fetch_twins("update", chunk)
             rounded = chunk if self.source.optimizer.kind == "adam" else [n for n in chunk if n in self.source.zero]
-            gradients = self._fetch("gradient", rounded)[:2]
-            before = [self._before(side, chunk) for side in SIDES]
-            earlier = [self._before_of(twin, chunk) for twin in self.twin_records]
+            gradients = self._fetch("gradient", rounded)
+            before = [self._before(side, self.pair.sides[side], chunk) for side in SIDES]
+            earlier = [self._before(SIDES[0], twin, chunk) for twin in self.twins]
             for name in [name for name in one if name in two]:
                 if name in self.source.zero and self.source.optimizer.kind == "adam":
                     self._leave_out(
@@ -335,22 +341,13 @@ class RecordedStep(Step):
         names.append(name)
         source.explained.append(f"not compared: changes of {few(names)}, {why}")
 
-    def _before(self, side: str, chunk: Sequence[str]) -> Mapping[str, Array]:
-        """Return the weights before the step: those that it recorded, or those after the step before."""
-        record = self.records[SIDES.index(side)]
-        if found := self.pair.fetch(side, record, "start", chunk):
+    def _before(self, side: str, recording: RankRecording, chunk: Sequence[str]) -> Record:
+        """Return the weights of a recording by the `side`'s program before the step: recorded in it, or after the step before."""
+        if found := self.pair.fetch(side, recording.step(self.number), "start", chunk):
             return found
-        if self.number - 1 not in self.pair.sides[side].numbers:
+        if self.number - 1 not in recording.numbers:
             return {}
-        return self.pair.fetch(side, self.pair.record(side, self.number - 1), "update", chunk)
-
-    def _before_of(self, twin: StepRecord, chunk: Sequence[str]) -> Mapping[str, Array]:
-        if found := self.pair.fetch(SIDES[0], twin, "start", chunk):
-            return found
-        owner = next(t for t in self.source.recorded_twins if t.path == twin.path.parent)
-        if self.number - 1 not in owner.numbers:
-            return {}
-        return self.pair.fetch(SIDES[0], owner.step(self.number - 1), "update", chunk)
+        return self.pair.fetch(side, recording.step(self.number - 1), "update", chunk)
 
     def _in_one_convention(
         self, name: str, after: Sequence[Mapping[str, Array]], before: Sequence[Mapping[str, Array]]
@@ -389,7 +386,7 @@ class RecordedStep(Step):
             if self.source.dtype != "float64"
             else ROUNDING
         )
-        return find_ties(tensor.name, self._compared, self.pair.align, self.runs, limit)
+        return find_ties(tensor.name, self._compared, lambda _: self.aligned, self.runs, limit)
 
     def crossed_share(self, tensor: Tensor) -> float:
         """Return the part of the gradient in elements that a ReLU passes on one side only, in the layers behind the tensor's.
@@ -462,7 +459,7 @@ class RecordedStep(Step):
 
     def _of_the_loss(self) -> str | None:
         """Say by which factor the losses differ, although the models returned the same."""
-        one, two = (np.array(record.description.losses) for record in self.records)
+        one, two = (np.array(record.description.losses, np.float64) for record in self.records)
         if one.size != two.size:
             return f"PyTorch runs {one.size} backward passes in this step, Paddle {two.size}"
         if not one.any() or not two.any():

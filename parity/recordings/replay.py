@@ -12,7 +12,7 @@ from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Module, Stepper, Tensor
 from parity.backend.registry import NAMES, make_backend
 from parity.errors import InputError
-from parity.modules.description import below
+from parity.modules.description import arrays_of
 from parity.modules.layer_kinds import KINDS, SIDES, read_kinds
 from parity.modules.recording import Watch
 from parity.pairs import mapping
@@ -94,7 +94,7 @@ class Replay:
         }
         models = [ModelDescription.of(side, modules[side], kinds=kinds) for side in SIDES]
         self.pairing: Pairing = mapping.match(models[0], models[1], read_map(Path(map_file)) if map_file else None)
-        arrays = {below(m["path"], name): row for m in own for name, row in m["arrays"].items()}
+        arrays = arrays_of(own)
         self.shapes = {name: list(row["shape"]) for name, row in arrays.items()}
         self.aliases = {name: row["same_as"] for name, row in arrays.items() if row["same_as"]}
         if self.pairing.single[self.side]:
@@ -118,7 +118,8 @@ class Replay:
             yield ReplayedStep(number, batches, kept)
             if self.recorder and self.recorder.number == number:
                 raise InputError(
-                    f"step {number} was replayed, but the optimizer did not step: call its step() in the loop"
+                    f"step {number} was replayed, but the optimizer did not step: call its step() in the loop; if a loss scaler skipped "
+                    "it, give the scaler a smaller scale"
                 )
 
     def _batch(self, record: StepRecord, batch: int) -> ReplayedBatch:
@@ -133,10 +134,9 @@ class Replay:
 
     def _load(self, record: StepRecord) -> None:
         recorded = {name: record[f"start/{name}"] for name in record.named("start")}
-        for module in self.recording.description.modules:
-            for name, row in module["arrays"].items():
-                if row["same_as"] in recorded:
-                    recorded[below(str(module["path"]), name)] = recorded[row["same_as"]]
+        for name, row in arrays_of(self.recording.description.modules).items():
+            if row["same_as"] in recorded:
+                recorded[name] = recorded[row["same_as"]]
         state = mapping.canonical(self.pairing, self.other, recorded)
         tensors = self.observed.tensors()
         base = self.observed.state([n for n in mapping.partly_named(self.pairing, self.side) if n in tensors])
@@ -203,6 +203,8 @@ def replay(
                 optimizer.clear_grad()
         ```
     """
+    if output is not None and Path(output).resolve() == Path(path).resolve():
+        raise InputError(f"{output} is the recording that is replayed: choose another folder for output=")
     ranks = read_recording(Path(path))
     rank, count = make_backend(framework_of(model)).find_rank()
     if count != len(ranks):

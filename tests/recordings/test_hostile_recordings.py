@@ -73,12 +73,61 @@ def lose_tensor(folder: Path) -> None:
     save_file({name: array for name, array in arrays.items() if name != lost}, folder / STEP, {"step": step})
 
 
+def set_in_modules(name: str, part: str, value: Any) -> Callable[[Path], None]:
+    """Return what sets a part of a module of the description, such as an attribute `attributes.padding`."""
+
+    def change(folder: Path) -> None:
+        modules = json.loads((folder / DESCRIPTION).read_text())["modules"]
+        place = next(module for module in modules if module["path"] == name)
+        *outer, last = part.split(".")
+        for key in outer:
+            place = place[key]
+        assert last in place
+        place[last] = value
+        describe(folder, modules=modules)
+
+    return change
+
+
+def set_in_optimizer(name: str, value: Any) -> Callable[[Path], None]:
+    return lambda folder: rewrite(folder / STEP, lambda fields: fields["optimizer"].__setitem__(name, value))
+
+
+def set_tensor(file: str, name: str, array: np.ndarray) -> Callable[[Path], None]:
+    """Return what replaces a tensor of a step."""
+
+    def change(folder: Path) -> None:
+        raw = (folder / file).read_bytes()
+        step = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["step"]
+        arrays = load_file(folder / file)
+        assert name in arrays
+        save_file({**arrays, name: array}, folder / file, {"step": step})
+
+    return change
+
+
+def set_dtype(folder: Path) -> None:
+    """Give a tensor a dtype that numpy does not have."""
+    set_tensor(STEP, "update/fc.bias", np.zeros(5, np.uint8))(folder)
+    raw = (folder / STEP).read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = raw[8:end].rstrip().replace(b'"U8"', b'"F8_E4M3"')
+    (folder / STEP).write_bytes(len(header).to_bytes(8, "little") + header + raw[end:])
+
+
 def huge_header(folder: Path) -> None:
     (folder / STEP).write_bytes((2**62).to_bytes(8, "little") + b"{}")
 
 
 def add_rank(folder: Path) -> None:
     shutil.copytree(folder / "rank0", folder / "rank1")
+
+
+def leave_rank(folder: Path) -> None:
+    """Leave the second rank of an earlier recording by two processes."""
+    shutil.copytree(folder / "rank0", folder / "rank1")
+    file = folder / "rank1" / "recording.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rank": 1, "ranks": 2}))
 
 
 def remove_steps(folder: Path) -> None:
@@ -95,16 +144,32 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "no steps": (remove_steps, "holds no whole step"),
     "rank copied": (add_rank, "is that of rank 0: do not rename"),
     "rank missing": (lambda folder: describe(folder, ranks=4), "holds 1 of 4 ranks"),
+    "rank left": (leave_rank, r"holds 2 ranks, and .*rank0 is one of 1: remove the folders of an earlier recording"),
     "other format": (lambda folder: describe(folder, format="x" * 10**6), "the format is 'xxxx"),
     "field missing": (lambda folder: describe(folder, modules=None), "missing field 'modules'"),
     "unknown field": (lambda folder: describe(folder, more=1), "unknown field 'more'"),
     "wrong type": (lambda folder: describe(folder, every="1"), "every = '1' is not of type"),
     "modules of numbers": (lambda folder: describe(folder, modules=[1]), "modules = .* is not of type"),
+    "no class": (set_in_modules("fc", "classes", []), "the module 'fc' has no class"),
     "unknown framework": (lambda folder: describe(folder, framework="os"), "unknown framework 'os'"),
     "no JSON": (lambda folder: (folder / DESCRIPTION).write_text("{"), "recording.json JSON"),
     "deep JSON": (lambda folder: (folder / DESCRIPTION).write_text("[" * 10**5), "recording.json JSON"),
     "no description": (lambda folder: (folder / DESCRIPTION).unlink(), "cannot read"),
     "optimizer": (set_field("optimizer", {"kind": "sgd"}), "it describes no optimizer"),
+    "settings": (set_in_optimizer("parameters", {"w": 3}), "it describes no optimizer"),
+    "huge setting": (set_in_optimizer("parameters", {"fc.bias": {"rate": 10**400}}), "it describes no optimizer"),
+    "clipping inside": (set_in_optimizer("clip", {"kind": "a", "limit": "x"}), "it describes no optimizer"),
+    "clipping without limit": (set_field("clips", [["norm"]]), "it describes no clipping"),
+    "clipping to a text": (set_field("clips", [["norm", "x"]]), "it describes no clipping"),
+    "start": (
+        set_tensor("rank0/step_000001.safetensors", "start/fc.weight", np.zeros(3)),
+        r"start/fc\.weight has the shape \[3\], expected \[5, 32\]",
+    ),
+    "update": (
+        set_tensor(STEP, "update/fc.bias", np.zeros((5, 2))),
+        r"update/fc\.bias has the shape \[5, 2\], expected \[5\]",
+    ),
+    "dtype": (set_dtype, "step_000002.safetensors is damaged"),
     "calls": (set_field("calls", [{"path": 1}]), "is not of type"),
     "batches": (set_field("batches", 10**18), "it cannot have 1000000000000000000 forward passes"),
 }
@@ -124,6 +189,24 @@ def test_a_hostile_recording_is_refused(
     assert len(errors) == 1 and len(errors[0]) < 1000, lines
     with pytest.raises(InputError, match=words):
         raise InputError(errors[0])
+
+
+ODD: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "padding by nothing": (set_in_modules("conv2", "attributes.padding", [None, 1]), "equal", "padding of Conv2d"),
+    "padding by a text": (set_in_modules("conv2", "attributes.padding", ["x", 1]), "equal", "padding of Conv2d"),
+    "huge loss": (set_field("losses", [10**30]), "different", "step 2, loss"),
+}
+
+
+@pytest.mark.parametrize(("damage", "verdict", "words"), ODD.values(), ids=ODD)
+def test_odd_values_are_compared(
+    recorded: Path, tmp_path: Path, damage: Callable[[Path], Any], verdict: str, words: str
+) -> None:
+    shutil.copytree(recorded, tmp_path / "odd.run")
+    damage(tmp_path / "odd.run")
+    outcome = parity.compare_recordings(recorded, tmp_path / "odd.run")
+    assert outcome.verdict == verdict
+    assert any(words in text for text in [outcome.sentence(), *outcome.differences]), outcome.differences
 
 
 @pytest.mark.parametrize("path", ["nowhere", "file", "empty"])

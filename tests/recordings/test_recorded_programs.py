@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,43 @@ def test_loss_scaling_is_taken_out(tmp_path: Path, framework: str) -> None:
         np.testing.assert_allclose(
             found[True][f"gradient/{name}"], found[False][f"gradient/{name}"], rtol=1e-4, atol=1e-6
         )
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_a_step_that_a_loss_scaler_skips_is_no_step(tmp_path: Path, fused: bool) -> None:
+    for framework, loop in (("torch", recorded_loop_torch), ("paddle", recorded_loop_paddle)):
+        net: Any = loop.make()
+        if framework == "torch":
+            optimizer: Any = torch.optim.SGD(net.parameters(), 0.1, fused=fused)
+            scaler: Any = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            tensor, entropy, clip = torch.from_numpy, F.cross_entropy, torch.nn.utils.clip_grad_norm_
+        else:
+            optimizer = paddle.optimizer.SGD(0.1, net.parameters())
+            scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0)
+            tensor, entropy, clip = paddle.to_tensor, PF.cross_entropy, paddle.nn.utils.clip_grad_norm_
+        with parity.record(net, optimizer, tmp_path / framework, 2) as recorder:
+            for number, (images, labels) in enumerate(recorded_loop_torch.batches(3)):
+                target = tensor(labels)
+                recorder.keep(labels=target)
+                loss = entropy(net(tensor(images.astype("float32"))), target) * (math.inf if number == 1 else 1.0)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                clip(net.parameters(), 0.5)
+                if framework == "paddle":
+                    optimizer._set_auxiliary_var("found_inf", number == 1)  # as its scaler does, which is off on a CPU
+                before = net.fc.weight.detach().clone()
+                scaler.step(optimizer)
+                scaler.update()
+                assert bool((net.fc.weight == before).all()) == (number == 1)
+                optimizer.zero_grad() if framework == "torch" else optimizer.clear_grad()
+        (recording,) = read_recording(tmp_path / framework)
+        assert list(recording.numbers) == [1, 2]
+        step = recording.step(2)
+        assert step.description.batches == len(step.description.losses) == 1
+        np.testing.assert_array_equal(step["kept/labels"], recorded_loop_torch.batches(3)[2][1])
+        assert all(np.isfinite(step[f"gradient/{name}"]).all() for name in step.named("gradient"))
+    outcome = parity.compare_recordings(tmp_path / "torch", tmp_path / "paddle")
+    assert outcome.verdict == "equal" and not outcome.conditions, outcome.sentence()
 
 
 def test_layers_that_checkpointing_runs_again_are_recorded_once(tmp_path: Path) -> None:

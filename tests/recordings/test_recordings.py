@@ -20,6 +20,7 @@ from helpers import launchers, recorded_loop_paddle, recorded_loop_torch
 from helpers.paths import ROOT
 from parity.backend.registry import FRAMEWORKS
 from parity.errors import InputError
+from parity.files.atomic import temporary_name
 from parity.recordings.compare_recordings import RecordingOutcome
 from parity.recordings.recording import read_recording
 
@@ -221,6 +222,42 @@ def test_a_recording_is_only_overwritten_on_demand(tmp_path: Path, framework: st
         loop.train(tmp_path / "mine", overwrite=True)
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_refused_recording_leaves_the_old_one_and_no_hook(tmp_path: Path, framework: str) -> None:
+    loop, folder = LOOPS[framework], tmp_path / "run"
+    loop.train(folder)
+    net, half = loop.make(), loop.make()
+    half = half.bfloat16() if framework == "torch" else half.to(dtype="bfloat16")
+    for model, options, words in (
+        (net, {"layers": ["convx"]}, "no layer 'convx'"),
+        (half, {"twin": 1}, "a twin of a model in bfloat16 cannot be recorded"),
+        (net, {"overwrite": False}, "exists already"),
+    ):
+        optimizer = loop.make_optimizer(model)
+        with (
+            pytest.raises(InputError, match=words),
+            parity.record(model, optimizer, folder, **{"overwrite": True, **options}),
+        ):
+            pass
+        after = "_forward_hooks" if framework == "torch" else "_forward_post_hooks"
+        for module in (model, *model.children()):
+            assert not module._forward_pre_hooks and not getattr(module, after)
+    assert list(read_recording(folder)[0].numbers) == [1, 2, 3]
+
+
+def test_overwriting_removes_leftovers_and_nothing_else(tmp_path: Path) -> None:
+    recorded_loop_torch.train(tmp_path / "run")
+    folder = tmp_path / "run" / "rank0"
+    leftover, own = temporary_name(folder / "step_000002.safetensors"), folder / "notes.txt"
+    for file in (leftover, own):
+        file.write_text("")
+    recorded_loop_torch.train(tmp_path / "run", overwrite=True, steps=1)
+    assert not leftover.exists() and own.exists()
+    (folder / "step_000009.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"cannot make the folder .*rank0: "):
+        recorded_loop_torch.train(tmp_path / "run", overwrite=True)
+
+
 def test_only_models_and_optimizers_are_recorded(tmp_path: Path) -> None:
     net = recorded_loop_torch.make()
     with pytest.raises(InputError, match="the model is a list"), parity.record([], None, tmp_path / "run"):
@@ -269,3 +306,12 @@ def test_a_replay_that_cannot_be_is_refused(tmp_path: Path) -> None:
         parity.replay(tmp_path / "one", net, output=tmp_path / "x"),
     ):
         pass
+
+
+def test_a_replay_does_not_overwrite_what_it_replays(tmp_path: Path) -> None:
+    recorded_loop_torch.train(tmp_path / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "one")
+    for output in ("one", "link", "other/../one"):
+        with pytest.raises(InputError, match="is the recording that is replayed: choose another folder for output="):
+            recorded_loop_torch.replay(tmp_path / "one", tmp_path / output, overwrite=True)
+    assert list(read_recording(tmp_path / "one")[0].numbers) == [1, 2, 3]
