@@ -86,7 +86,6 @@ class OptimizerRow(TypedDict):
     class_name: str
     parameters: Mapping[str, Mapping[str, bool | float | str | None]]
     clip: ClipRow | None
-    unnamed: int
 
 
 class DrawRow(TypedDict):
