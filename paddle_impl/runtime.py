@@ -34,6 +34,9 @@ def start(device: str = "auto", threads: int | None = None) -> str:
 
     `device` is auto, cpu or gpu; `InputError` if it is gpu and there is none.
     """
+    # DIFFERS: Paddle's handlers of crashes need memory, and wait for ever if the heap is damaged.
+    paddle.disable_signal_handler()
+    machine.end_at_crashes()
     if threads:
         use_threads(threads)
     found = _has_gpu()

@@ -18,6 +18,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,23 @@ def end_after(seconds: float) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True)
     else:
         faulthandler.cancel_dump_traceback_later()
+
+
+def end_at_crashes() -> None:
+    """After a crash, write Python's stack to stderr and let the system end this process.
+
+    Call it after a framework has installed or removed handlers of its own.
+    """
+    restore_sigterm()
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)
+
+
+def restore_sigterm() -> None:
+    """Install Python's handler of SIGTERM again, if there is one: a framework replaces it without Python's knowledge."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def limit_memory(size: int) -> None:

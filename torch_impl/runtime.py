@@ -19,6 +19,7 @@ def start(device: str = "auto", threads: int | None = None) -> str:
 
     `device` is auto, cpu or gpu; `InputError` if it is gpu and there is none.
     """
+    machine.end_at_crashes()
     if threads:
         use_threads(threads)
     found = _has_gpu()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from parity import machine
 from parity.arrays import Array
+from parity.backend.child_main import PACKAGES, ROOT
 from parity.backend.launch import launch
 from parity.backend.messages import receive, send
 from parity.errors import InputError, describe_error
@@ -131,14 +133,31 @@ class Process:
                 self._process.wait(timeout=10)
             self._process.kill()
             self._errors.seek(0)
-            lines = self._errors.read().decode(errors="replace").splitlines()[-15:]
-            reason = "\n".join(lines) or "it wrote nothing"
-            raise WorkerFailed(f"the {self.name} died (exit code {self._process.returncode}):\n{reason}") from None
+            reason = _last_words(self._errors.read().decode(errors="replace"))
+            raise WorkerFailed(f"the {self.name} died (exit code {self._process.returncode}){reason}") from None
         if "input_error" in answer:
             raise InputError(answer["input_error"])
         if "error" in answer:
             raise WorkerFailed(f"the {self.name} failed:\n{answer['error']}", answer["reason"], found)
         return found, answer["result"]
+
+
+CRASH = "Fatal Python error: "
+"""Begins what a process writes at a crash, see `parity.machine.end_at_crashes`. The lines of its stack match `PLACE`."""
+
+PLACE = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+
+
+def _last_words(text: str) -> str:
+    """The end of a message on a process that wrote `text` on stderr before it died: the crash and its place outside of this project."""
+    _, crashed, stack = text.rpartition(CRASH)
+    if not crashed:
+        return ":\n" + ("\n".join(text.splitlines()[-15:]) or "it wrote nothing")
+    own = ("<frozen ", *(f"{ROOT}{os.sep}{package}{os.sep}" for package in PACKAGES))
+    places = PLACE.findall(stack)
+    outside = [place for place in places if not place[0].startswith(own)]
+    where = "".join(f" in {name} ({file}, line {line})" for file, line, name in (outside or places)[:1])
+    return f": {stack.splitlines()[0]}{where}"
 
 
 def _failure(error: Exception) -> tuple[Record, dict[str, str]]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -62,22 +60,18 @@ def implementation(framework: str, part: str, threads: int | None = None) -> Mod
 @contextlib.contextmanager
 def _own_handlers() -> Iterator[None]:
     """Keep Python's handler of SIGTERM. Paddle replaces it early in its import, so restore it at each further import and at the end."""
-    if not callable(signal.getsignal(signal.SIGTERM)) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     class Finder:
         @staticmethod
         def find_spec(*_: object) -> None:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+            machine.restore_sigterm()
 
     sys.meta_path.insert(0, Finder)
     try:
         yield
     finally:
         sys.meta_path.remove(Finder)
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        machine.restore_sigterm()
 
 
 def installed() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import platform
+import re
 import subprocess
 import sys
 import weakref
@@ -25,6 +26,8 @@ from parity.pairs.model_server import ModelRun, ModelService
 from parity.pairs.model_worker import ModelWorker
 from parity.recipe import presets
 from parity.weights.canonical_state import initialise
+
+OPTIMIZER = presets.get_recipe("article").optimizer
 
 
 def travelled(value: Any, kinds: Any = KINDS) -> Any:
@@ -130,6 +133,32 @@ def test_a_worker_forwards_every_public_method_and_runs_no_other_in_its_own_proc
 def test_a_process_refuses_methods_that_its_service_does_not_offer(method: str, workers: dict[str, Worker]) -> None:
     with pytest.raises(WorkerFailed, match=f"TrainerService offers no method '{method}'"):
         workers["torch"].call("invoke", method=method, arguments=encode(((), {}))[1])
+
+
+CRASHES = """
+import ctypes
+C = ctypes.CDLL(None)
+C.malloc.restype = ctypes.c_void_p
+def read_null():
+    C.strlen(None)
+def free_twice():
+    block, _ = C.malloc(5000), C.malloc(5000)
+    for _ in range(2):
+        C.free(ctypes.c_void_p(block))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc ends a process that frees twice")
+@pytest.mark.parametrize(
+    ("crash", "line", "said"),
+    [("read_null", 6, r"-11\): Segmentation fault"), ("free_twice", 10, r"-6\): Aborted")],
+)
+def test_a_crash_of_a_worker_is_one_line(framework: str, crash: str, line: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    with ModelWorker(framework, threads=1) as worker, pytest.raises(WorkerFailed) as failed:
+        worker.open(f"crashes.py:{crash}", OPTIMIZER, folder=str(tmp_path))
+    place = rf"{tmp_path}/crashes\.py, line {line}"
+    assert re.fullmatch(rf"the {framework} worker died \(exit code {said} in {crash} \({place}\)", str(failed.value))
 
 
 IN_PROCESS = """
