@@ -48,6 +48,7 @@ def replacements(
         F.dropout3d: functools.partial(_dropout_maps, F.dropout3d, draw),
         F.hardsigmoid: functools.partial(_hardsigmoid, F.hardsigmoid),
         F.gumbel_softmax: _gumbel_softmax,
+        F.nll_loss: functools.partial(_nll_loss, F.nll_loss),
         clip.clip_by_norm: functools.partial(_clip_by_norm, clip.clip_by_norm),
         **({_CLIP: functools.partial(_clip, _CLIP)} if _CLIP else {}),
         paddle.pow: _exactly(paddle.pow),
@@ -186,6 +187,31 @@ def _gumbel_softmax(
         return soft
     largest = (soft == soft.max(axis, keepdim=True)).astype(x.dtype)
     return largest - soft.detach() + soft
+
+
+def _nll_loss(
+    original: Callable[..., Tensor],
+    input: Tensor,
+    label: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    name: str | None = None,
+) -> Tensor:
+    """Negative log-likelihood, reduced outside of the kernel."""
+    # DIFFERS: a kernel that reduces writes a 0 behind the end of its result for each label that it ignores, which damages the heap.
+    if reduction not in ("mean", "sum"):
+        return original(input, label, weight, ignore_index, reduction, name)
+    total = original(input, label, weight, ignore_index, "none", name).sum()
+    if reduction == "sum":
+        return total
+    is_used = label != ignore_index
+    used = is_used.astype(input.dtype)
+    if weight is not None:
+        chosen = paddle.where(is_used, label, paddle.zeros_like(label)).flatten()
+        used = used * paddle.gather(weight, chosen).reshape(label.shape)
+    size = used.sum()
+    return total / paddle.where(size == 0, paddle.ones_like(size), size)
 
 
 def _mask(draw: Callable[[int, float], Array], x: Tensor, p: float, axes: Sequence[int]) -> Tensor:

@@ -151,7 +151,7 @@ SPELLED = (
         _line("StepDecay(RATE, step_size=2, gamma=0.5)", "MultiStepDecay(RATE, [2, 4], gamma=0.5)")),
     _same("loss_as_layer", "the loss is a layer", _line(_TOKENS, "nn.CrossEntropyLoss(ignore_index=0)(flat, labels.reshape([-1]))")),
     _same("loss_of_logarithms", "the loss is taken of logarithms of probabilities",
-        _line(_TOKENS, "F.nll_loss(F.log_softmax(flat, -1), labels.reshape([-1]), ignore_index=0)"), ()),
+        _line(_TOKENS, "F.nll_loss(F.log_softmax(flat, -1), labels.reshape([-1]), ignore_index=0)")),
     _same("loss_of_chosen", "labels that are ignored are removed first",
         _line(_TOKENS, "F.cross_entropy(flat[labels.reshape([-1]) != 0], labels.reshape([-1])[labels.reshape([-1]) != 0])")),
     _same("rate_of_float32", "the learning rate is rounded to float32", _line("lr=0.05", "lr=0.05000000074505806"),

@@ -45,6 +45,32 @@ def test_the_same_program_in_both_frameworks_is_equal(compare_pair: ComparePair,
     assert len(set(losses)) == 4
 
 
+LOSS = """
+import numpy as np
+import {side} as framework
+from {side}.nn.functional import nll_loss
+weights = framework.to_tensor(np.arange(1.0, 11.0)) if "{side}" == "paddle" else framework.arange(1.0, 11.0, dtype=framework.float64)
+def loss(scores, labels):
+    return nll_loss(scores, labels, {arguments})
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["ignore_index=1", "ignore_index=1, reduction='sum'", "ignore_index=1, weight=weights"]
+)
+def test_labels_that_a_negative_log_likelihood_ignores_do_no_harm(
+    compare_pair: ComparePair, arguments: str, tmp_path: Path
+) -> None:
+    losses = {}
+    for side in SIDES:
+        (tmp_path / f"loss_{side}.py").write_text(LOSS.format(side=side, arguments=arguments))
+        losses[side] = f"{tmp_path}/loss_{side}.py:loss"
+    labels = np.array([1, 1, 2, 3, 1, 4])
+    given = Program(losses, program().optimizer, targets=[[labels]])
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=4, program=given)
+    assert outcome.verdict == "equal", outcome.sentence()
+
+
 def test_steps_go_through_the_batches_in_turn(compare_pair: ComparePair) -> None:
     still = {"torch": "torch.optim:SGD(lr=0.0)", "paddle": "paddle.optimizer:SGD(learning_rate=0.0)"}
     batches = [[IMAGES], [IMAGES * 2]]
