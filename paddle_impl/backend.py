@@ -318,7 +318,7 @@ class Backend:
     ) -> AbstractContextManager[Any]:
         return _around_steps(optimizer, before, after, skipped)
 
-    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+    def around_backward(self, before: Callable[[Tensor, float], None]) -> AbstractContextManager[Any]:
         return _around_backward(before)
 
     def get_default_dtype(self) -> str:
@@ -388,18 +388,18 @@ def _around_steps(
 
 
 @contextlib.contextmanager
-def _around_backward(before: Callable[[Tensor], None]) -> Iterator[None]:
+def _around_backward(before: Callable[[Tensor, float], None]) -> Iterator[None]:
     original, scale = Tensor.backward, paddle.amp.GradScaler.scale
-    scaled: dict[int, tuple[Tensor, Tensor]] = {}
+    scaled: dict[int, tuple[Tensor, Tensor, paddle.amp.GradScaler | None]] = {}
 
     def backward(tensor: Tensor, *given: Any, **named: Any) -> Any:
-        _, loss = scaled.pop(id(tensor), (tensor, tensor))
-        before(loss)
+        _, loss, scaler = scaled.pop(id(tensor), (tensor, tensor, None))
+        before(loss, float(scaler._scale) if scaler and scaler.is_enable() else 1.0)
         return original(tensor, *given, **named)
 
     def scale_loss(scaler: paddle.amp.GradScaler, loss: Tensor) -> Tensor:
         result = scale(scaler, loss)
-        scaled[id(result)] = result, loss.detach()
+        scaled[id(result)] = result, loss.detach(), scaler
         return result
 
     Tensor.backward, paddle.amp.GradScaler.scale = backward, scale_loss

@@ -284,7 +284,7 @@ class Backend:
     ) -> AbstractContextManager[Any]:
         return _around_steps(optimizer, before, after, skipped)
 
-    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
+    def around_backward(self, before: Callable[[Tensor, float], None]) -> AbstractContextManager[Any]:
         return _around_backward(before)
 
     def get_default_dtype(self) -> str:
@@ -355,19 +355,19 @@ def _around_steps(
 
 
 @contextlib.contextmanager
-def _around_backward(before: Callable[[Tensor], None]) -> Iterator[None]:
+def _around_backward(before: Callable[[Tensor, float], None]) -> Iterator[None]:
     original, scale = Tensor.backward, torch.amp.GradScaler.scale
-    scaled: dict[int, tuple[Tensor, Tensor]] = {}
+    scaled: dict[int, tuple[Tensor, Tensor, torch.amp.GradScaler | None]] = {}
 
     def backward(tensor: Tensor, *given: Any, **named: Any) -> Any:
-        _, loss = scaled.pop(id(tensor), (tensor, tensor))
-        before(loss)
+        _, loss, scaler = scaled.pop(id(tensor), (tensor, tensor, None))
+        before(loss, scaler.get_scale() if scaler and scaler.is_enabled() else 1.0)
         return original(tensor, *given, **named)
 
     def scale_loss(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
         result = scale(scaler, outputs)
         if isinstance(outputs, Tensor):
-            scaled[id(result)] = result, outputs.detach()
+            scaled[id(result)] = result, outputs.detach(), scaler
         return result
 
     Tensor.backward, torch.amp.GradScaler.scale = backward, scale_loss

@@ -245,8 +245,8 @@ class Backend(Protocol):
         found gradients that are not finite, so that nothing is updated.
         """
 
-    def around_backward(self, before: Callable[[Tensor], None]) -> AbstractContextManager[Any]:
-        """A context in which `before` gets the tensor from which each backward pass starts, without the factor of a loss scaler."""
+    def around_backward(self, before: Callable[[Tensor, float], None]) -> AbstractContextManager[Any]:
+        """A context in which `before` gets the tensor from which each backward pass starts, and the factor of a loss scaler on it."""
 
     def get_default_dtype(self) -> str:
         """The framework's default dtype."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,17 +29,34 @@ MATCH = 1e-9
 FIT = 1e-6
 """Largest relative error at which a cross-entropy explains a gradient."""
 
+WEAK = 1e-3
+"""A sample whose gradient is smaller than this, relative to the largest, does not show its factor: rounding decides it."""
+
 Pair = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
 class LossEvidence:
-    """What is known about two losses: their values, the outputs and their gradients by place, and the inputs of the losses."""
+    """What is known about two losses: their values, the outputs and their gradients by place, and the inputs of the losses.
+
+    `rounding` is the relative error that outputs and gradients have anyway.
+    """
 
     losses: Mapping[str, float]
     outputs: Record
     gradients: Mapping[str, Record]
     targets: Sequence[Array]
+    rounding: float = 0.0
+
+    @property
+    def match(self) -> float:
+        """The largest relative error at which two numbers or arrays count as the same."""
+        return max(MATCH, self.rounding)
+
+    @property
+    def fit(self) -> float:
+        """The largest relative error at which a cross-entropy explains a gradient."""
+        return max(FIT, self.rounding)
 
 
 @dataclass(frozen=True)
@@ -69,15 +87,16 @@ def find_loss_cause(evidence: LossEvidence) -> Cause | None:
             side = SIDES[0] if g[1] is None else SIDES[1]
             said.append(f"only {NAMES[side]}'s loss uses the output {name or 'of the model'}")
             continue
-        if g[0].shape != g[1].shape or distance(g[0], g[1]) <= MATCH:
+        if g[0].shape != g[1].shape or distance(g[0], g[1]) <= evidence.match:
             continue
         z = evidence.outputs.get(name)
         said += list(_of_an_output((g[0].astype(np.float64), g[1].astype(np.float64)), z, evidence))
     a, b = (evidence.losses[side] for side in SIDES)
-    is_same_value = abs(a - b) <= MATCH * max(abs(a), abs(b))
+    is_same_value = abs(a - b) <= evidence.match * max(abs(a), abs(b))
     if not said and not is_same_value:
         if all(evidence.gradients[side] for side in SIDES) and all(
-            distance(evidence.gradients["torch"][n], evidence.gradients["paddle"].get(n)) <= MATCH for n in names
+            distance(evidence.gradients["torch"][n], evidence.gradients["paddle"].get(n)) <= evidence.match
+            for n in names
         ):
             return Cause(f"the losses differ by {b - a:.7g}, which depends on no output: their gradients are equal")
         return None
@@ -91,16 +110,16 @@ def _of_an_output(g: Pair, z: Array | None, evidence: LossEvidence) -> Iterator[
         if z is None:
             break
         rows = [np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]) for x in (*g, z)]
-        found = list(_of_labels((rows[0], rows[1]), rows[2], labels, g[0].shape[0]))
+        found = list(_of_labels((rows[0], rows[1]), rows[2], labels, g[0].shape[0], evidence.fit))
         if found:
             yield from found
             return
     ratio = _ratio(*g)
-    if ratio and distance(g[1], ratio * g[0]) <= MATCH:
+    if ratio and distance(g[1], ratio * g[0]) <= evidence.match:
         a, b = (evidence.losses[side] for side in SIDES)
-        value = abs(b - ratio * a) <= MATCH * abs(b)
+        value = abs(b - ratio * a) <= evidence.match * abs(b)
         what = "loss and its gradient are" if value else "gradient of the loss is"
-        yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape)}"
+        yield f"Paddle's {what} PyTorch's times {ratio:.7g}{_name_factor(ratio, g[0].shape, evidence.fit)}"
         return
     zero = [set(np.flatnonzero(~x.reshape(len(x), -1).any(1)).tolist()) if x.ndim else set() for x in g]
     if zero[0] != zero[1]:
@@ -133,7 +152,7 @@ class _CrossEntropy:
     twice: bool = False
 
 
-def _fit_cross_entropy(g: Array, z: Array, y: Array) -> _CrossEntropy | None:
+def _fit_cross_entropy(g: Array, z: Array, y: Array, tolerance: float) -> _CrossEntropy | None:
     """Return the cross-entropy of scores z [M,K] whose gradient is g, None if none is.
 
     The labels are y [M], or those with the smallest gradient of each row if y does not fit: a label may be shifted, or have a value that
@@ -144,7 +163,7 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array) -> _CrossEntropy | None:
     p, rows = _softmax(z), np.flatnonzero(g.any(1))
     shown = np.where(g.any(1), g.argmin(1), y)
     for labels in (np.where((y >= 0) & (y < z.shape[1]), y, shown), shown):
-        if (fit := _fit_rows(g, p, labels, rows)) is not None:
+        if (fit := _fit_rows(g, p, labels, rows, tolerance)) is not None:
             return _CrossEntropy(fit[0], labels, fit[1])
     q = _softmax(p)
     for labels in (y,) if len(rows) and (y[rows] >= 0).all() and (y[rows] < z.shape[1]).all() else ():
@@ -154,7 +173,7 @@ def _fit_cross_entropy(g: Array, z: Array, y: Array) -> _CrossEntropy | None:
         made = p * (inner - (p * inner).sum(1, keepdims=True))
         made[~g.any(1)] = 0
         ratio = _ratio(made, g)
-        if ratio and distance(g, ratio * made) <= FIT:
+        if ratio and distance(g, ratio * made) <= tolerance:
             return _CrossEntropy(ratio * g.any(1), labels, 0.0, True)
     return None
 
@@ -165,36 +184,46 @@ def _softmax(z: Array) -> Array:
     return made
 
 
-def _fit_rows(g: Array, p: Array, labels: Array, rows: Array) -> tuple[Array, float] | None:
+def _fit_rows(g: Array, p: Array, labels: Array, rows: Array, tolerance: float) -> tuple[Array, float] | None:
     """Return the factors of the rows and the label smoothing with which a cross-entropy has the gradient g; None if it has another.
 
-    The gradient of a row is c * (p - (1 - s) * one-hot - s / K), which is linear in c and c * s.
+    The gradient of a row is c * (p - (1 - s) * one-hot - s / K), which is linear in c and c * s. Without the part along the first vector,
+    p - one-hot, the second one shows s. Rows in which little is left of it count little.
     """
-    factors, smoothed = np.zeros(len(g)), []
-    for i in rows:
-        one = np.zeros(p.shape[1])
-        one[labels[i]] = 1
-        basis = np.stack([p[i] - one, one - 1 / p.shape[1]], 1)
-        c, cs = np.linalg.lstsq(basis, g[i], rcond=None)[0]
-        if not c or distance(g[i], basis @ np.array([c, cs])) > FIT:
-            return None
-        factors[i] = c
-        smoothed.append(cs / c)
-    if not smoothed or np.ptp(smoothed) > FIT:
+    if not len(rows):
         return None
-    return factors, float(np.median(smoothed))
+    one = np.zeros_like(p[rows])
+    one[np.arange(len(rows)), labels[rows]] = 1
+    first, second = p[rows] - one, one - 1 / p.shape[1]
+    left = second - first * _along(second, first)[:, None]
+    cs = _along(g[rows], left)
+    c = _along(g[rows] - cs[:, None] * second, first)
+    weight = (left * left).sum(1) * c**2
+    smoothing = float((weight * cs / np.where(c, c, 1)).sum() / (weight.sum() or 1))
+    basis = first + smoothing * second
+    factors = np.zeros(len(g))
+    factors[rows] = _along(g[rows], basis)
+    return None if distance(g[rows], factors[rows, None] * basis) > tolerance else (factors, smoothing)
 
 
-def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
+def _along(a: Array, b: Array) -> Array:
+    """Return the factors [M] by which the rows of b [M,K] are nearest to those of a."""
+    return np.asarray((a * b).sum(1) / np.maximum((b * b).sum(1), np.finfo(float).tiny))
+
+
+def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> Iterator[str]:
     """Yield how two cross-entropies differ: ignored labels, label smoothing, weights of classes, reduction."""
-    one, two = (_fit_cross_entropy(x, z, y) for x in g)
+    one, two = (_fit_cross_entropy(x, z, y, tolerance) for x in g)
     if one is None or two is None:
         return
-    fits = one, two
+    fits, digits = (one, two), round(-math.log10(tolerance))
     if one.twice != two.twice:
         yield f"only {NAMES[SIDES[two.twice]]}'s loss applies a softmax to the outputs before that of the cross-entropy"
         return
     used = (one.factors != 0) & (two.factors != 0)
+    for x in g:
+        sizes = np.linalg.norm(x, axis=1)
+        used &= sizes > WEAK * sizes.max()
     if (other := np.flatnonzero(used & (one.labels != two.labels))).size:
         first = other[0]
         yield (
@@ -209,20 +238,22 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
             for side, labels in zip(SIDES, ignored, strict=True)
         ]
         yield f"ignore_index of the loss: {', '.join(words)}"
-    smoothing = [round(fit.smoothing, 6) + 0.0 for fit in fits]
-    if smoothing[0] != smoothing[1]:
+    smoothing = [round(fit.smoothing, digits) + 0.0 for fit in fits]
+    if abs(one.smoothing - two.smoothing) > tolerance:
         yield f"label smoothing: PyTorch {smoothing[0]:.6g}, Paddle {smoothing[1]:.6g}"
     if not used.any():
         return
     ratios = two.factors[used] / one.factors[used]
-    if np.ptp(ratios) > FIT * np.abs(ratios).max():
+    if np.ptp(ratios) > tolerance * np.abs(ratios).max():
         weights = []
         for fit in fits:
             # The weights of the classes, relative to that of the first label.
             own = {int(label): fit.factors[used][y[used] == label] for label in sorted(set(y[used].tolist()))}
             first = next(iter(own.values()))[0]
-            flat = all(np.ptp(factors) <= FIT * abs(first) for factors in own.values())
-            weights.append({label: f"{factors[0] / first:.4g}" for label, factors in own.items()} if flat else None)
+            flat = all(np.ptp(factors) <= tolerance * abs(first) for factors in own.values())
+            weights.append(
+                {label: f"{factors[0] / first:.{min(4, digits)}g}" for label, factors in own.items()} if flat else None
+            )
         if all(weights):
             said = [
                 f"{NAMES[side]} {'equal' if set(own.values()) == {'1'} else few([f'{k}: {v}' for k, v in own.items()])}"
@@ -232,16 +263,16 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int) -> Iterator[str]:
             yield f"weights of the classes (relative to the first): {', '.join(said)}"
         else:
             yield "the losses weigh samples differently"
-    elif abs(ratios[0] - 1) > FIT:
+    elif abs(ratios[0] - 1) > tolerance:
         valid = [int((fit.factors != 0).sum()) for fit in fits]
         said = [
-            f"{NAMES[side]} {_reduction(fit.factors[used][0], len(y), count, samples)}"
+            f"{NAMES[side]} {_reduction(np.median(fit.factors[used]), len(y), count, samples, tolerance)}"
             for side, fit, count in zip(SIDES, fits, valid, strict=True)
         ]
         yield f"reduction of the loss: {', '.join(said)}"
 
 
-def _reduction(factor: float, labels: int, valid: int, samples: int) -> str:
+def _reduction(factor: float, labels: int, valid: int, samples: int, tolerance: float) -> str:
     for words, count in (
         ("sums over the labels", 1),
         (
@@ -253,21 +284,21 @@ def _reduction(factor: float, labels: int, valid: int, samples: int) -> str:
         (f"divides by all {labels} labels", labels),
         (f"sums over positions and averages over the {samples} samples", samples),
     ):
-        if abs(factor * count - 1) <= FIT:
+        if abs(factor * count - 1) <= tolerance:
             return words
     return f"multiplies the sum over the labels by {factor:.6g}"
 
 
-def _name_factor(ratio: float, shape: Sequence[int]) -> str:
+def _name_factor(ratio: float, shape: Sequence[int], tolerance: float) -> str:
     """Say what a factor between two gradients is the number of."""
     size = int(np.prod(shape))
     counts = {"the number of samples": shape[0] if shape else 1, "the size of the output": size}
     if len(shape) > 1:
         counts |= {"the size of one sample": size // shape[0], "the last axis": shape[-1]}
     for words, count in counts.items():
-        if count > 1 and abs(ratio / count - 1) <= 1e-6:
+        if count > 1 and abs(ratio / count - 1) <= tolerance:
             return f", {words}: reduction"
-        if count > 1 and abs(ratio * count - 1) <= 1e-6:
+        if count > 1 and abs(ratio * count - 1) <= tolerance:
             return f", 1 over {words}: reduction"
     return ""
 

@@ -139,6 +139,20 @@ class RecordedPair:
         found, splits = split_run(run, side, self.pairing)
         return found, _gradients(record, splits, {key: form.axes for key, form in forms.items()})
 
+    def output_gradients(self, side: str, record: StepRecord) -> Record:
+        """Return the gradients of what the model of a side returned, where they were recorded, by the name of the output."""
+        last = {key: record[key] for call in record.description.calls for key in call["outputs"]}
+        found: Record = {}
+        for name, key in _output_keys(record).items():
+            output = record[key]
+            layers = [
+                one for one, array in last.items() if array.shape == output.shape and np.array_equal(array, output)
+            ]
+            known = [f"backward/{one}" for one in (key, *reversed(layers)) if f"backward/{one}" in record]
+            if known:
+                found[self._outputs.get(name, name) if side == SIDES[1] else name] = record[known[0]]
+        return found
+
     def align(self, runs: Mapping[str, ModelRun]) -> Alignment:
         """Match the calls of two runs."""
         calls = [alignment.calls_of(self.models[side].units, runs[side].calls) for side in SIDES]
@@ -198,13 +212,18 @@ def modules_of_side(side: str, framework: str, modules: Sequence[Mapping[str, An
 
 def run_of(record: StepRecord) -> ModelRun:
     """Return a recorded step as the run of a model. With several forward passes, the outputs of the second end with `@2`."""
-    step = record.description
-    outputs: Record = {}
-    for batch in range(step.batches):
-        for place in record.named(f"output/{batch}"):
-            outputs[place + (f"@{batch + 1}" if batch else "")] = record[f"output/{batch}/{place}"]
-    arrays = cast(Record, record)
+    step, arrays = record.description, cast(Record, record)
+    outputs = {name: record[key] for name, key in _output_keys(record).items()}
     return ModelRun(outputs, arrays, list(map(dict, step.calls)), list(map(dict, step.draws)), [], [], [])
+
+
+def _output_keys(record: StepRecord) -> dict[str, str]:
+    """Return the name of each output of the model -> that of its array."""
+    return {
+        place + (f"@{batch + 1}" if batch else ""): f"output/{batch}/{place}"
+        for batch in range(record.description.batches)
+        for place in record.named(f"output/{batch}")
+    }
 
 
 def _gradients(record: StepRecord, splits: Splits, axes: Mapping[str, Sequence[int]]) -> Mapping[str, Array]:

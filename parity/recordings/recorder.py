@@ -69,6 +69,9 @@ class RecordedModel(ObservedModel):
         self.file: TensorWriter | None = None
         self.dtypes: set[str] = set()
         self._written: dict[int, tuple[Tensor, int, str]] = {}
+        self._watched: set[int] = set()
+        self.scale = 1.0
+        """The factor of a loss scaler in the current backward pass."""
 
     def begin(self, file: TensorWriter) -> None:
         """Begin a step."""
@@ -83,6 +86,7 @@ class RecordedModel(ObservedModel):
         """End a forward pass, and let go of its tensors."""
         self.watch.recording = False
         self._written.clear()
+        self._watched.clear()
 
     def take(self, tensor: Tensor) -> str:
         """Write a tensor, and return its name."""
@@ -100,17 +104,26 @@ class RecordedModel(ObservedModel):
         self.add(name, tensor)
         return name
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Write a tensor under a name."""
+    def add(self, name: str, tensor: Tensor, scale: float = 1.0) -> None:
+        """Write a tensor, divided by `scale`, under a name."""
         assert self.file
         if tensor.is_floating_point():
             self.dtypes.add(dtype_of(tensor))
-        self.file.add(name, self.backend.to_numpy(tensor))
+        array = self.backend.to_numpy(tensor)
+        self.file.add(
+            name, array if scale == 1 else array / np.float64(scale).astype(np.result_type(array, np.float32))
+        )
+
+    def watch_gradient(self, key: str, tensor: Tensor) -> None:
+        """Record the gradient of a tensor of the current pass, once: what the model returns may be the output of a layer."""
+        if id(tensor) not in self._watched:
+            self._watched.add(id(tensor))
+            super().watch_gradient(key, tensor)
 
     def _graded(self, key: str, gradient: Tensor) -> None:
         name = f"backward/{key}"
         if self.file and name not in self.file:
-            self.add(name, gradient)
+            self.add(name, gradient, self.scale)
 
 
 class Recorder:
@@ -287,7 +300,9 @@ class Recorder:
 
         def write(what: str, value: Any) -> None:
             for place, tensor in model.flatten(value):
-                model.put(f"{what}/{batch}/{place}", tensor)
+                key = model.put(f"{what}/{batch}/{place}", tensor)
+                if what == "output" and self.backend.needs_gradient(tensor):
+                    model.watch_gradient(key, tensor)
 
         # An outer hook of the root has run already; those of the layers inside follow.
         write("input", {**{str(i): one for i, one in enumerate(given)}, **named})
@@ -315,7 +330,8 @@ class Recorder:
         assert self._file
         self._file.add(name, array if self.weights else norms(array))
 
-    def _before_backward(self, loss: Tensor) -> None:
+    def _before_backward(self, loss: Tensor, scale: float) -> None:
+        self.model.scale = scale
         if self.is_wanted and self._file:
             value = self.backend.to_numpy(loss)
             self.losses.append(float(value.sum()) if value.size else 0.0)

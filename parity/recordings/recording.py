@@ -3,7 +3,7 @@
 Names in the file of a step: `start/NAME`, `gradient/NAME` and `update/NAME` are a weight before the step, its gradient before clipping,
 and the weight after the step; `layer/N` an input or output of a layer, `backward/layer/N` its gradient; `input/BATCH/PLACE` and
 `output/BATCH/PLACE` what the model got and returned, for each forward pass of the step; `mask/N` which numbers a dropout kept, one bit
-each; `kept/NAME` what the program added. Where weights stay private, `start`, `gradient` and `update` hold `norms` of the arrays.
+each; `kept/NAME` what the program added. An output that no recorded layer returns has its gradient in `backward/output/BATCH/PLACE`.
 """
 
 from __future__ import annotations

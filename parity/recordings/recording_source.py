@@ -31,6 +31,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, causes
 from parity.pairs.alignment import Compared
 from parity.pairs.causes import PairEvidence
+from parity.pairs.causes_of_programs import LossEvidence, find_loss_cause
 from parity.pairs.model_server import ModelRun
 from parity.pairs.model_source import find_kinks, find_ties
 from parity.recipe.optimizer import Optimizer
@@ -239,6 +240,10 @@ class RecordedStep(Step):
         losses = [np.array(record.description.losses, np.float64) for record in (*self.records, *self.twin_records)]
         if len(losses[0]) or len(losses[1]):
             yield Compared("loss/loss", None, losses[0], losses[1], tuple(losses[2:]))
+        starts = [self.pair.output_gradients(side, record) for side, record in zip(SIDES, self.records, strict=True)]
+        starts = [{name: found[name] for name in found if all(name in one for one in starts)} for found in starts]
+        moved = [self.pair.output_gradients(SIDES[0], record) for record in self.twin_records]
+        yield from alignment.outputs("backward", starts[0], starts[1], moved)
         back = [_as_record(self.gradients[side]) for side in SIDES]
         yield from alignment.backward(self.aligned, back[0], back[1], list(map(_as_record, self._twin_gradients)))
         yield from self._weight_gradients()
@@ -442,8 +447,8 @@ class RecordedStep(Step):
         if phase in ("update", "statistics") and said:
             concerning = [text for text in said if name in text] or said
             return Cause("; ".join(concerning))
-        if phase == "loss" and (text := self._of_the_loss()):
-            return Cause(self.pair.in_words(text))
+        if phase == "loss" or (phase == "backward" and name.startswith("(output)")):
+            return self._of_the_loss()
         if self._compared is None:
             return None
         evidence = PairEvidence(self.pair.pairing, self._state, self.runs, dtype=self.source.dtype)
@@ -457,7 +462,20 @@ class RecordedStep(Step):
             return Cause("both programs kept other numbers under this name, such as other labels", generic=True)
         return Cause("the models got other inputs: other data, another order, or other preprocessing", generic=True)
 
-    def _of_the_loss(self) -> str | None:
+    def _of_the_loss(self) -> Cause | None:
+        """Return why the losses differ: what the gradients of the outputs show, or else by which factor."""
+        gradients = {s: self.pair.output_gradients(s, record) for s, record in zip(SIDES, self.records, strict=True)}
+        one = self.records[0]
+        inputs = [f"input/{batch}" for batch in range(one.description.batches)]
+        targets = [one[f"{prefix}/{place}"] for prefix in ("kept", *inputs) for place in one.named(prefix)]
+        losses = {s: math.fsum(r.description.losses) for s, r in zip(SIDES, self.records, strict=True)}
+        rounding = self.source.calm_tolerance("loss", self.number)
+        evidence = LossEvidence(losses, self.runs[SIDES[0]].outputs, gradients, targets, rounding)
+        found = find_loss_cause(evidence)
+        text = found.sentence if found else self._factor_of_the_loss()
+        return Cause(self.pair.in_words(text)) if text else None
+
+    def _factor_of_the_loss(self) -> str | None:
         """Say by which factor the losses differ, although the models returned the same."""
         one, two = (np.array(record.description.losses, np.float64) for record in self.records)
         if one.size != two.size:

@@ -88,6 +88,8 @@ def train(
     clip: float | None = 0.5,
     clip_groups: float | None = None,
     reduction: str = "mean",
+    ignored: int = -100,
+    smoothing: float = 0.0,
     accumulate: int = 1,
     drop: float = 0.0,
     killed_in: int = 0,
@@ -108,7 +110,8 @@ def train(
             for part in np.array_split(np.arange(8), accumulate):
                 target = paddle.to_tensor(labels[part])
                 output = net(paddle.to_tensor(images[part].astype(dtype)))
-                loss = F.cross_entropy(output, target, reduction=reduction) / accumulate
+                how = {"ignore_index": ignored, "reduction": reduction, "label_smoothing": smoothing}
+                loss = F.cross_entropy(output, target, **how) / accumulate
                 loss.backward()
                 if killed_in == step + 1:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -83,6 +83,8 @@ def train(
     of_norms: bool = False,
     clip: float | None = 0.5,
     reduction: str = "mean",
+    ignored: int = -100,
+    smoothing: float = 0.0,
     accumulate: int = 1,
     drop: float = 0.0,
     killed_in: int = 0,
@@ -104,7 +106,8 @@ def train(
             for part in np.array_split(np.arange(8), accumulate):
                 target = torch.from_numpy(labels[part])
                 output = net(torch.from_numpy(images[part]).to(getattr(torch, dtype)))
-                loss = F.cross_entropy(output, target, reduction=reduction) / accumulate
+                how = {"ignore_index": ignored, "reduction": reduction, "label_smoothing": smoothing}
+                loss = F.cross_entropy(output, target, **how) / accumulate
                 loss.backward()
                 if killed_in == step + 1:
                     os.kill(os.getpid(), signal.SIGKILL)
