@@ -6,9 +6,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from parity.backend.observed_model import tensors_of
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
 from parity.errors import InputError
 from parity.recipe.optimizer_description import OptimizerDescription
+
+AVERAGE = "average"
+"""The name of the average of a weight, among what a program keeps for each parameter."""
 
 FORMS = "an optimizer, (optimizer, scheduler), or an object with step() and the attribute optimizer"
 """What a factory of an optimizer may return."""
@@ -19,7 +23,8 @@ class UserProgram:
 
     `make_optimizer` returns an optimizer, a pair (optimizer, scheduler), or an object whose `step()` does everything that follows the
     backward pass, such as clipping, and whose `optimizer` is the optimizer. Such an object may have `zero_grad()`, which is called before
-    each backward pass: it may keep gradients, to accumulate them. Without it, gradients are removed.
+    each backward pass: it may keep gradients, to accumulate them. Without it, gradients are removed. It may have `averages` of the weights:
+    a mapping by the names of the parameters, or a copy of the model.
 
     `described` is the optimizer as it was in its last step, None if the program's last step did not call it.
 
@@ -106,6 +111,13 @@ class UserProgram:
             self._made.step()
         for scheduler in self._schedulers:
             scheduler.step()
+
+    def averages(self) -> Mapping[str, Tensor]:
+        """Return the averages of weights that the program keeps, by the names of the parameters; empty if it keeps none."""
+        found = getattr(self._made, "averages", None)
+        if found is None or isinstance(found, Mapping):
+            return found or {}
+        return tensors_of(self.backend, getattr(found, "module", found))
 
     def _step_optimizer(self, step: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """Do the optimizer's own step with its scalars rounded to float32, after its gradients have been noted."""

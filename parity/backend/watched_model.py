@@ -12,7 +12,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.observed_model import ObservedModel
 from parity.backend.protocol import Backend, Module, Stepper, Tensor
-from parity.backend.user_program import UserProgram
+from parity.backend.user_program import AVERAGE, UserProgram
 from parity.modules.description import below
 from parity.modules.recording import Watch
 from parity.recipe.optimizer import Optimizer
@@ -171,11 +171,19 @@ class WatchedModel(ObservedModel):
         return self.program.describe({id(tensor): name for name, tensor in self.tensors().items()})
 
     def optimizer_state(self, names: Sequence[str]) -> dict[str, dict[str, Array]]:
-        """Return the state of the user's optimizer for the named tensors: name -> canonical slot -> array."""
+        """Return the state of the user's optimizer for the named tensors: name -> canonical slot -> array.
+
+        The slot `AVERAGE` has the average of a weight that the program keeps.
+        """
         tensors, optimizer = self.tensors(), self.program.optimizer
         if optimizer is None:
             return {}
-        return {name: self.backend.optimizer_state(optimizer, tensors[name]) for name in names}
+        averages = self.program.averages()
+        return {
+            name: self.backend.optimizer_state(optimizer, tensors[name])
+            | ({AVERAGE: self.backend.to_numpy(averages[name])} if name in averages else {})
+            for name in names
+        }
 
     def step_gradients(self, names: Sequence[str], used: bool) -> dict[str, Array]:
         """Return the gradients before the last step of the user's program, or as its optimizer has `used` them."""

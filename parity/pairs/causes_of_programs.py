@@ -11,6 +11,7 @@ import numpy as np
 from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.registry import NAMES
+from parity.backend.user_program import AVERAGE
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
@@ -404,6 +405,21 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     if phase == "state" and slot == "velocity":
         return _of_velocity(evidence, name)
     return _of_rules(evidence, name) if phase == "update" else None
+
+
+def find_average_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Return how much of the old average of a weight each program keeps in the first step, if that explains the averages."""
+    start, kept = evidence.start.get(name), []
+    for side in SIDES:
+        after, average = evidence.weights[side].get(name), evidence.states[side].get(name, {}).get(AVERAGE)
+        if start is None or after is None or average is None:
+            return None
+        kept.append(_ratio(start - after, average - after))
+        if distance(average - after, kept[-1] * (start - after)) > FIT:
+            return None
+    if abs(kept[0] - kept[1]) <= FIT:
+        return None
+    return Cause(f"the average of weights keeps {kept[0]:.6g} of its old value in PyTorch, {kept[1]:.6g} in Paddle")
 
 
 def _of_velocity(evidence: OptimizerEvidence, name: str) -> Cause | None:

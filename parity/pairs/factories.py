@@ -127,8 +127,8 @@ def _module(place: str, folder: str) -> Any:
         raise InputError(f"there is no file {path}")
     _search_last(str(path.parent))
     name = path.stem
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
-        name = f"file_{name}"  # a package of this name is loaded, as for a file copy.py
+    while name in sys.modules and getattr(sys.modules[name], "__file__", None) != str(path):
+        name = f"file_{name}"  # a package or another file of this name is loaded, as for a file copy.py
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -11,6 +11,8 @@ import numpy as np
 
 from parity.arrays import Array
 from parity.backend.child_process import Record
+from parity.backend.registry import NAMES
+from parity.backend.user_program import AVERAGE
 from parity.compare.cancelled_terms import systematic, terms_of_mean
 from parity.compare.causes import Cause
 from parity.compare.pool_ties import ties_of_pool
@@ -29,6 +31,7 @@ from parity.pairs.alignment import Alignment, Call, Compared
 from parity.pairs.causes_of_programs import (
     LossEvidence,
     OptimizerEvidence,
+    find_average_cause,
     find_clipping_cause,
     find_loss_cause,
     find_optimizer_cause,
@@ -322,9 +325,12 @@ class ModelStep(Step):
         session.update(session.kept(source.zero), source.names)
         if session.pair.program.optimizer:
             session.describe_optimizers()
-        if session.pair.program.optimizer and source.dtype == "float64":
+        is_compared = session.pair.program.optimizer and source.dtype == "float64"
+        if is_compared:
             yield from self._steps_of_optimizers()
         yield from self._updates()
+        if is_compared:
+            yield from self._averages()
 
     def _note_losses(self, runs: Mapping[str, ModelRun], backs: Mapping[str, Record]) -> None:
         """Keep the losses, the outputs and their gradients, and the targets, in which a cause is searched."""
@@ -353,9 +359,27 @@ class ModelStep(Step):
             for name in chunk:
                 slots = {worker: state.get(name, {}) for worker, state in states.items()}
                 for slot in slots["torch"]:
-                    if slot in slots["paddle"]:
+                    if slot in slots["paddle"] and slot != AVERAGE:
                         arrays = source.sides_of({worker: found.get(slot) for worker, found in slots.items()})
                         yield _compared(f"state/{slot}.{name}", arrays)
+
+    def _averages(self) -> Iterator[Compared]:
+        """Yield the averages of weights that the users' programs keep, and note those that only one has."""
+        session, source = self.session, self.source
+        alone: dict[str, list[str]] = {}
+        for chunk in session.chunks():
+            states = session.fetch_states(chunk, source.names)
+            for name in chunk:
+                having = [side for side in SIDES if AVERAGE in states[side].get(name, {})]
+                if len(having) == 1:
+                    alone.setdefault(NAMES[having[0]], []).append(name)
+                elif having:
+                    found = {worker: state.get(name, {}).get(AVERAGE) for worker, state in states.items()}
+                    yield _compared(f"state/{AVERAGE}.{name}", source.sides_of(found))
+        for side, names in alone.items():
+            text = f"averages of weights: only {side}'s program has those of {few(names)}"
+            if text not in session.differences:
+                session.differences.append(text)
 
     def _weights(self) -> Iterator[Compared]:
         """Yield the weights that each side has of its own, and note how many differ and what that does to the outputs."""
@@ -498,6 +522,8 @@ class ModelStep(Step):
         )
         if phase == "clipped":
             return find_clipping_cause(evidence, name)
+        if slot == AVERAGE:
+            return find_average_cause(evidence, name)
         return find_optimizer_cause(evidence, phase, name, slot)
 
 

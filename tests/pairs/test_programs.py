@@ -13,6 +13,7 @@ from helpers.pair_models import ComparePair
 from parity.errors import InputError
 from parity.pairs.causes_of_programs import LossEvidence, find_loss_cause, infer_clipping
 from parity.pairs.compare_models import compare_models
+from parity.pairs.outcome import PairOutcome
 from parity.pairs.programs import Program, find_names, split_batches, take_batches
 from parity.recipe.optimizer_description import Clip
 
@@ -69,6 +70,67 @@ def test_labels_that_a_negative_log_likelihood_ignores_do_no_harm(
     given = Program(losses, program().optimizer, targets=[[labels]])
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=4, program=given)
     assert outcome.verdict == "equal", outcome.sentence()
+
+
+AVERAGED = {
+    "torch": """
+import torch
+class Training:
+    def __init__(self, model):
+        self.model, self.optimizer = model, torch.optim.AdamW(model.parameters(), 0.01)
+        self.averages = {{name: weight.detach().clone() for name, weight in model.named_parameters()}}
+    def step(self):
+        self.optimizer.step()
+        for name, weight in self.model.named_parameters():
+            self.averages[name].mul_({kept}).add_(weight.detach(), alpha=1 - {kept})
+""",
+    "paddle": """
+import copy
+import paddle
+class Training:
+    def __init__(self, model):
+        self.model, self.optimizer = model, paddle.optimizer.AdamW(0.01, parameters=model.parameters())
+        self.averages = copy.deepcopy(model)
+    @paddle.no_grad()
+    def step(self):
+        self.optimizer.step()
+        for average, weight in zip(self.averages.parameters(), self.model.parameters()):
+            average.set_value({kept} * average + (1 - {kept}) * weight)
+""",
+}
+
+
+def compare_training(
+    compare_pair: ComparePair, folder: Path, texts: dict[str, str], **program: Any
+) -> tuple[PairOutcome, str]:
+    """Compare the trainings of two files; return the first divergence as well, "" if there is none."""
+    optimizers = {}
+    for side, text in texts.items():
+        (folder / f"training_{side}.py").write_text(text)
+        optimizers[side] = f"{folder}/training_{side}.py:Training"
+    given = Program({side: f"{side}_impl.training:image_loss" for side in SIDES}, optimizers, **program)
+    outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=4, program=given)
+    return outcome, outcome.first.sentence() if outcome.first else ""
+
+
+@pytest.mark.parametrize("kept", [0.9, 0.99])
+def test_averages_of_weights_are_compared(compare_pair: ComparePair, kept: float, tmp_path: Path) -> None:
+    texts = {"torch": AVERAGED["torch"].format(kept=0.9), "paddle": AVERAGED["paddle"].format(kept=kept)}
+    outcome, first = compare_training(compare_pair, tmp_path, texts, targets=[[LABELS]])
+    if kept == 0.9:
+        assert outcome.verdict == "equal" and not outcome.differences, outcome.sentence()
+        # Of each of 8 parameters: weight, two moments, count, average. And all weights together.
+        assert outcome.verdicts.stages["update"].compared == 41
+    else:
+        assert first.startswith("step 1, state, layer conv1, tensor average.conv1.weight"), first
+        assert "the average of weights keeps 0.9 of its old value in PyTorch, 0.99 in Paddle" in first
+
+
+def test_averages_that_only_one_program_has_are_named(compare_pair: ComparePair, tmp_path: Path) -> None:
+    texts = {"torch": AVERAGED["torch"].format(kept=0.9), "paddle": AVERAGED["paddle"].format(kept=0.9)}
+    texts["paddle"] = texts["paddle"].replace("self.averages", "self.shadow")
+    outcome, _ = compare_training(compare_pair, tmp_path, texts, targets=[[LABELS]])
+    assert outcome.differences[0].startswith("averages of weights: only PyTorch's program has those of conv1.weight")
 
 
 def test_steps_go_through_the_batches_in_turn(compare_pair: ComparePair) -> None:
