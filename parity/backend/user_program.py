@@ -14,6 +14,9 @@ from parity.recipe.optimizer_description import OptimizerDescription
 AVERAGE = "average"
 """The name of the average of a weight, among what a program keeps for each parameter."""
 
+CLEARS = ("zero_grad", "clear_grad")
+"""The methods of a program that remove gradients, by the names of both frameworks."""
+
 FORMS = "an optimizer, (optimizer, scheduler), or an object with step() and the attribute optimizer"
 """What a factory of an optimizer may return."""
 
@@ -22,9 +25,9 @@ class UserProgram:
     """A `loss(outputs, *targets)` and a `make_optimizer(model)`; either is None where the comparison's own is used.
 
     `make_optimizer` returns an optimizer, a pair (optimizer, scheduler), or an object whose `step()` does everything that follows the
-    backward pass, such as clipping, and whose `optimizer` is the optimizer. Such an object may have `zero_grad()`, which is called before
-    each backward pass: it may keep gradients, to accumulate them. Without it, gradients are removed. It may have `averages` of the weights:
-    a mapping by the names of the parameters, or a copy of the model.
+    backward pass, such as clipping, and whose `optimizer` is the optimizer. Such an object may have `zero_grad()` or `clear_grad()`, which
+    is called before each backward pass: it may keep gradients, to accumulate them. Without it, they are removed. It may have `averages`
+    of the weights: a mapping by the names of the parameters, or a copy of the model.
 
     `described` is the optimizer as it was in its last step, None if the program's last step did not call it.
 
@@ -92,8 +95,9 @@ class UserProgram:
 
     def clear_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Remove the gradients of the last step, as the user's program does."""
-        if self._made is not None and self._made is not self.optimizer and hasattr(self._made, "zero_grad"):
-            self._made.zero_grad()
+        clear = next((getattr(self._made, name) for name in CLEARS if hasattr(self._made, name)), None)
+        if clear and self._made is not self.optimizer:
+            clear()
             return
         for parameter in parameters:
             self.backend.clear_gradient(parameter)

@@ -30,6 +30,9 @@ MATCH = 1e-9
 FIT = 1e-6
 """Largest relative error at which a cross-entropy explains a gradient."""
 
+MOST_STEPS = 64
+"""The largest number of steps of a gradient accumulation by which a factor is explained."""
+
 WEAK = 1e-3
 """A sample whose gradient is smaller than this, relative to the largest, does not show its factor: rounding decides it."""
 
@@ -274,19 +277,20 @@ def _of_labels(g: Pair, z: Array, y: Array, samples: int, tolerance: float) -> I
 
 
 def _reduction(factor: float, labels: int, valid: int, samples: int, tolerance: float) -> str:
-    for words, count in (
-        ("sums over the labels", 1),
-        (
-            f"averages over the {valid} labels that are not ignored"
-            if valid != labels
-            else f"averages over all {labels} labels",
-            valid,
-        ),
-        (f"divides by all {labels} labels", labels),
-        (f"sums over positions and averages over the {samples} samples", samples),
-    ):
+    counts = {
+        "sums over the labels": 1,
+        f"averages over the {valid} labels that are not ignored"
+        if valid != labels
+        else f"averages over all {labels} labels": valid,
+        f"divides by all {labels} labels": labels,
+        f"sums over positions and averages over the {samples} samples": samples,
+    }
+    for words, count in counts.items():
         if abs(factor * count - 1) <= tolerance:
             return words
+    for words, count in counts.items():
+        if count > 1 and (steps := _count_steps(factor * count, tolerance)):
+            return f"{words}, and divides by {steps}"
     return f"multiplies the sum over the labels by {factor:.6g}"
 
 
@@ -304,6 +308,12 @@ def _name_factor(ratio: float, shape: Sequence[int], tolerance: float) -> str:
     return ""
 
 
+def _count_steps(factor: float, tolerance: float) -> int:
+    """Return the number of steps of a gradient accumulation of which a factor is the inverse; 0 if it is of none."""
+    steps = round(1 / factor) if factor > 1 / (MOST_STEPS + 1) else 0
+    return steps if steps > 1 and abs(factor * steps - 1) <= tolerance else 0
+
+
 def _ratio(a: Array, b: Array) -> float:
     size = float(np.vdot(a, a))
     return float(np.vdot(a, b)) / size if size else 0.0
@@ -314,12 +324,18 @@ def _ratio(a: Array, b: Array) -> float:
 
 @dataclass(frozen=True)
 class Clipping:
-    """How the gradients of a step were changed before they were used, and the parameters that were left out of it."""
+    """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
+
+    `divisor` is the number of steps by which all were divided.
+    """
 
     clip: Clip | None
     left_out: Sequence[str] = ()
+    divisor: int = 1
 
     def __str__(self) -> str:
+        if self.divisor > 1:
+            return f"divides all gradients by {self.divisor}"
         if self.clip is None:
             return "clips nothing"
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
@@ -327,7 +343,7 @@ class Clipping:
 
 
 def infer_clipping(before: Record, used: Record) -> Clipping | None:
-    """Return the clipping that turns the gradients `before` into those `used`; None if it is no known one."""
+    """Return the clipping, or division, that turns the gradients `before` into those `used`; None if it is no known one."""
     names = [name for name in before if name in used]
     ratios = {name: _ratio(before[name], used[name]) if before[name].any() else 1.0 for name in names}
     if any(distance(ratios[n] * before[n], used[n]) > MATCH for n in names if before[n].any()):
@@ -342,12 +358,19 @@ def infer_clipping(before: Record, used: Record) -> Clipping | None:
     same_ratio = [name for name in names if abs(ratios[name] / ratios[moved[0]] - 1) <= MATCH]
     kept = [name for name in names if name not in moved and norms[name]]
     if len(same_ratio) == len(moved):
+        if not kept and (steps := _count_steps(ratios[moved[0]], MATCH)):
+            return Clipping(None, divisor=steps)
         alone = ratios[moved[0]] * float(np.linalg.norm([norms[name] for name in moved]))
         if len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
             return Clipping(Clip("global norm", _round(alone)), kept)
     limit = own[moved[0]]
     if all(abs(size / limit - 1) <= MATCH for size in own.values()):
         return Clipping(Clip("norm", _round(limit)), [name for name in kept if norms[name] > limit * (1 + MATCH)])
+    return _infer_groups(moved, ratios, norms)
+
+
+def _infer_groups(moved: Sequence[str], ratios: Mapping[str, float], norms: Mapping[str, float]) -> Clipping | None:
+    """Return the clipping of each group of parameters by itself; None if the gradients `moved` have not one norm in each group."""
     groups: dict[float, list[str]] = {}
     for name in moved:
         groups.setdefault(next((r for r in groups if abs(ratios[name] / r - 1) <= MATCH), ratios[name]), []).append(
@@ -372,10 +395,13 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
             )
     if unshared := list_unshared(evidence.described["torch"], evidence.described["paddle"]):
         return Cause(unshared[0])
-    said = []
-    for side in SIDES:
-        found = infer_clipping(evidence.before[side], evidence.used[side])
-        said.append(str(found) if found else "changes them in a way that is not known here")
+    found = [infer_clipping(evidence.before[side], evidence.used[side]) for side in SIDES]
+    divisors = [one.divisor if one and one.clip is None else 0 for one in found]
+    if all(divisors) and divisors[0] != divisors[1]:
+        return Cause(
+            f"PyTorch divides the gradients by {divisors[0]}, Paddle by {divisors[1]}, as by the steps of a gradient accumulation"
+        )
+    said = [str(one) if one else "changes them in a way that is not known here" for one in found]
     if said[0] != said[1]:
         return Cause(
             "clipping of gradients: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True))

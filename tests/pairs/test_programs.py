@@ -101,14 +101,14 @@ class Training:
 
 
 def compare_training(
-    compare_pair: ComparePair, folder: Path, texts: dict[str, str], **program: Any
+    compare_pair: ComparePair, folder: Path, texts: dict[str, str], losses: dict[str, str] | None = None, **program: Any
 ) -> tuple[PairOutcome, str]:
     """Compare the trainings of two files; return the first divergence as well, "" if there is none."""
     optimizers = {}
     for side, text in texts.items():
         (folder / f"training_{side}.py").write_text(text)
         optimizers[side] = f"{folder}/training_{side}.py:Training"
-    given = Program({side: f"{side}_impl.training:image_loss" for side in SIDES}, optimizers, **program)
+    given = Program(losses or {side: f"{side}_impl.training:image_loss" for side in SIDES}, optimizers, **program)
     outcome = compare_pair(*NETWORK.values(), inputs=[IMAGES], steps=4, program=given)
     return outcome, outcome.first.sentence() if outcome.first else ""
 
@@ -124,6 +124,76 @@ def test_averages_of_weights_are_compared(compare_pair: ComparePair, kept: float
     else:
         assert first.startswith("step 1, state, layer conv1, tensor average.conv1.weight"), first
         assert "the average of weights keeps 0.9 of its old value in PyTorch, 0.99 in Paddle" in first
+
+
+ACCUMULATED = {
+    "torch": """
+import torch
+class Training:
+    def __init__(self, model):
+        self.optimizer, self.done = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), 0
+        self.parameters = list(model.parameters())
+    def zero_grad(self):
+        if self.done % 2 == 0:
+            self.optimizer.zero_grad()
+    def step(self):
+        self.done += 1
+        if self.done % 2 == 0:
+            for parameter in self.parameters:
+                parameter.grad /= 2
+            self.optimizer.step()
+""",
+    "paddle": """
+import paddle
+class Training:
+    def __init__(self, model):
+        self.optimizer, self.done = paddle.optimizer.Momentum(0.05, 0.9, parameters=model.parameters()), 0
+    def clear_grad(self):
+        if self.done % 2 == 0:
+            self.optimizer.clear_grad()
+    def step(self):
+        self.done += 1
+        if self.done % 2 == 0:
+            for parameter in self.optimizer._parameter_list:
+                paddle.assign(parameter.grad / 2, parameter.grad)
+            self.optimizer.step()
+""",
+}
+
+
+@pytest.mark.parametrize("fault", [None, *SIDES])
+def test_gradients_are_accumulated_over_two_steps(compare_pair: ComparePair, fault: str | None, tmp_path: Path) -> None:
+    texts, batches = dict(ACCUMULATED), {"inputs": [[IMAGES], [IMAGES[::-1]]], "targets": [[LABELS], [LABELS]]}
+    if fault:
+        texts[fault] = texts[fault].replace("grad / 2", "grad").replace("grad /= 2", "grad /= 1")
+    outcome, first = compare_training(compare_pair, tmp_path, texts, **batches)
+    if not fault:
+        assert outcome.verdict == "equal" and not outcome.differences, outcome.sentence()
+        losses = [row["loss"]["torch"] for row in outcome.trajectory]
+        assert losses[0] != losses[2] and losses[1] != losses[3]  # the weights have moved after two steps
+    else:
+        by = {side: 1 if side == fault else 2 for side in SIDES}
+        assert first.startswith("step 2, clipped, layer conv1"), first
+        assert f"PyTorch divides the gradients by {by['torch']}, Paddle by {by['paddle']}, as by the steps" in first
+
+
+@pytest.mark.parametrize("fault", SIDES)
+def test_a_loss_without_the_steps_of_an_accumulation_is_named(
+    compare_pair: ComparePair, fault: str, tmp_path: Path
+) -> None:
+    texts, losses = dict(ACCUMULATED), {}
+    for side in SIDES:
+        texts[side] = texts[side].replace("grad / 2", "grad").replace("grad /= 2", "grad /= 1")
+        divided = "" if side == fault else " / 2"
+        (tmp_path / f"halved_{side}.py").write_text(
+            f"from {side}_impl.training import image_loss\ndef loss(*given): return image_loss(*given){divided}\n"
+        )
+        losses[side] = f"{tmp_path}/halved_{side}.py:loss"
+    _, first = compare_training(compare_pair, tmp_path, texts, losses, targets=[[LABELS]])
+    said = {side: "" if side == fault else ", and divides by 2" for side in SIDES}
+    whole = "averages over all 6 labels"
+    assert first.startswith("step 1, loss")
+    assert f"reduction of the loss: PyTorch {whole}{said['torch']}, Paddle {whole}{said['paddle']}" in first
 
 
 def test_averages_that_only_one_program_has_are_named(compare_pair: ComparePair, tmp_path: Path) -> None:
@@ -301,7 +371,7 @@ CLASS_WEIGHTS = np.array([1.0, 2.0, 3.0, 1.0, 1.0])[CLASSES]
         (gradient(SCORES, CLASSES, (CLASSES != 0) / 6), "ignore_index of the loss: PyTorch ignores no label, Paddle ignores label 0; "
             "reduction of the loss: PyTorch averages over all 8 labels, Paddle averages over the 6 labels that are not ignored"),
         (gradient(SCORES, CLASSES, CLASS_WEIGHTS / 13), "(relative to the first): PyTorch equal, Paddle 0: 1, 1: 2, 2: 3, 3: 1"),
-        (gradient(SCORES, CLASSES, MEAN) * 0.5, "multiplies the sum over the labels by 0.0625"),
+        (gradient(SCORES, CLASSES, MEAN) * 0.5, "Paddle averages over all 8 labels, and divides by 2"),
         (None, "only PyTorch's loss uses the output of the model"),
     ],
 )  # fmt: skip
