@@ -137,7 +137,7 @@ class Problem:
         """Fill in where every array of two units is stored on both sides."""
         if self._is_open(a, b):
             ways = self._ways_of(a, b)
-            rows = dict(ways[assignment.ways.get(_choice(a, b), 0) % len(ways)]) if ways else {}
+            rows = dict(ways[assignment.ways.get(choice_of(a, b), 0) % len(ways)]) if ways else {}
         else:
             rows = {name: b.spellings[name] for name in a.spellings if name in b.spellings}
         theirs = set(rows.values())
@@ -348,7 +348,7 @@ class Problem:
             for one, two in assignment.partner.items():
                 a, b = self.unit("torch", one), self.unit("paddle", two)
                 if self._is_open(a, b):
-                    self.ways[_choice(a, b)] = max(self.ways.get(_choice(a, b), 0), len(self._ways_of(a, b)))
+                    self.ways[choice_of(a, b)] = max(self.ways.get(choice_of(a, b), 0), len(self._ways_of(a, b)))
         if all(self.pool.values()):
             self.pool_ways = ways_of_pools(self.pool["torch"], self.pool["paddle"])
             self.ways[POOL] = len(self.pool_ways)
@@ -372,7 +372,7 @@ def normal(path: str) -> str:
     return ".".join(parts)
 
 
-def _choice(a: Unit, b: Unit) -> tuple[str, str]:
+def choice_of(a: Unit, b: Unit) -> tuple[str, str]:
     """All pairs of two classes match their arrays in the same way."""
     return f"{a.classes[0]} {loose_shapes(a) if not a.leaf else ''}", b.classes[0]
 

@@ -225,6 +225,29 @@ class Tokens(nn.Module):
         return self.head(F.gelu(self.gamma * (tokens + self.pos_embed)))
 
 
+class Held(nn.Module):
+    """A layer inside holds everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Projections()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+class Graded(nn.Module):
+    """Two parameters of one shape, which only the functions of the model itself take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.randn(5, 6))
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((x + self.one) * self.two)
+
+
 class Seven(nn.Module):
     """A fused layer whose parts nothing describes."""
 
