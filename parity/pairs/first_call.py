@@ -25,7 +25,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import LIKE_ROUNDING, describe_places
+from parity.pairs.causes import LIKE_ROUNDING, OTHER_CHANCE, describe_places
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.outer_padding import padding_of
 from parity.pairs.session import Session
@@ -105,8 +105,10 @@ class FirstCall:
 
 
 def is_explained(first: Divergence) -> bool:
-    """Whether the cause of a difference inside a layer is known, such as a setting, so that function calls add nothing."""
-    return bool(first.cause) and not first.generic and ":output" in first.tensor and first.phase != "backward"
+    """Whether the cause of a difference is known, such as a setting of a layer, so that function calls add nothing."""
+    if not first.cause or first.generic or first.phase == "backward":
+        return False
+    return ":output" in first.tensor or first.cause.startswith(OTHER_CHANCE)
 
 
 def run_recorded(

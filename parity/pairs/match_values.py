@@ -158,9 +158,7 @@ class Search:
 
     def attempt(self, assignment: Assignment) -> Trial:
         """Return the trial of an assignment, which runs only once."""
-        key = repr(
-            (sorted(assignment.partner.items()), list(map(str, assignment.fusions)), sorted(assignment.ways.items()))
-        )
+        key = _key_of(assignment)
         if key not in self.tried:
             trial = self._try(assignment)
             self.tried[key] = dataclasses.replace(trial, paddle=None)  # the tensors of all trials do not fit in memory
@@ -231,14 +229,14 @@ class Search:
                 if str(f) not in fixed and len(f.parts) == len(fused.parts)
             ]
             layouts = list(itertools.product(*self._layouts(fused)))
-            groups = [alike] if alike == numbers[:1] else [alike, numbers[:1]]
-            likeliest = self._likeliest(best, self._laid_out(best.assignment, groups, layouts), places)
+            changes = self._laid_out(best.assignment, [alike, numbers[:1]], layouts)
+            likeliest = self._likeliest(best, changes, places)
             if len(likeliest) == 1:
                 self.laid_out = set(map(str, likeliest[0].fusions))
             best = self.attempt(likeliest[0])
         for choice, places in self._places_of_ways(best.assignment).items():
-            changes = [best.assignment, *self._by_ways(best.assignment, [choice])]
-            likeliest = self._likeliest(best, iter(changes), places)
+            changes = itertools.chain([best.assignment], self._by_ways(best.assignment, [choice]))
+            likeliest = self._likeliest(best, changes, places)
             if len(likeliest) > 1:
                 self.unsure |= self._differing_arrays(likeliest)
             best = self.attempt(likeliest[0])
@@ -248,30 +246,38 @@ class Search:
         self, best: Trial, changes: Iterator[Assignment], places: Mapping[str, Collection[str]]
     ) -> list[Assignment]:
         """Return, of the assignments whose tensors agree as far, the ones whose calls in `places` have most results in common."""
-        found: dict[int, list[Assignment]] = defaultdict(list)
+        found: dict[tuple[int, int], list[Assignment]] = defaultdict(list)
         results: list[Array] | None = None
-        for one in itertools.islice(changes, MOST_LAYOUTS):
+        for one in {_key_of(one): one for one in itertools.islice(changes, MOST_LAYOUTS)}.values():
             if self.attempt(one).reach == best.reach:
                 if results is None:  # PyTorch's model has the same weights by every assignment
                     results = self._results_of_calls("torch", places["torch"])
                 found[self._agreeing_calls(one, places["paddle"], results)].append(one)
         return found[max(found)] if len(found) > 1 else [*found.values(), [best.assignment]][0]
 
-    def _agreeing_calls(self, assignment: Assignment, places: Collection[str], results: Sequence[Array]) -> int:
-        """Return how many of the `results` of PyTorch's functions Paddle's functions in these `places` compute, too."""
+    def _agreeing_calls(
+        self, assignment: Assignment, places: Collection[str], results: Sequence[Array]
+    ) -> tuple[int, int]:
+        """Return how many of the `results` of PyTorch's functions Paddle's functions in these `places` compute, too.
+
+        First, numbers in any order count, since one side may transpose; then those in the same order.
+        """
         pairing = self.problem.pairing(assignment)
         state, shapes = mapping.canonical(pairing, "torch", self.models.spread), self.models.shapes["paddle"]
         self.models.put("paddle", mapping.spelled(pairing, "paddle", state, shapes, self.models.arrays["paddle"]))
-        others = self._results_of_calls("paddle", places)
-        limit = AGREE[self.models.dtype]
-        return sum(any(x.shape == y.shape and distance(x, y) <= limit for y in others) for x in results)
+        others, limit = self._results_of_calls("paddle", places), AGREE[self.models.dtype]
+
+        def count(torch: Sequence[Array], paddle: Sequence[Array]) -> int:
+            return sum(any(x.shape == y.shape and distance(x, y) <= limit for y in paddle) for x in torch)
+
+        return count([np.sort(x) for x in results], [np.sort(x) for x in others]), count(results, others)
 
     def _results_of_calls(self, side: str, places: Collection[str]) -> list[Array]:
-        """Return the results of the functions that the layers `places` call themselves, each with its numbers in order of size."""
+        """Return the results of the functions that the layers `places` call themselves, flat."""
         calls = [call for call in self.models.run(side, []).functions if call["path"] in places]
         wanted = [origin for call in calls for origin in call["outputs"]]
         arrays = self.models.run(side, wanted).arrays
-        return [np.sort(arrays[o], None) for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
+        return [arrays[o].ravel() for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
 
     def _places_of_ways(self, assignment: Assignment) -> dict[tuple[str, str], dict[str, set[str]]]:
         """Return choice -> side -> the containers whose functions take arrays that can be matched in several ways."""
@@ -545,6 +551,12 @@ def _few(words: Sequence[str]) -> str:
     """Join the first words, and say how many more there are."""
     rest = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
     return ", ".join(words[:MOST_NAMED]) + rest
+
+
+def _key_of(assignment: Assignment) -> str:
+    """Return a text that is equal for equal assignments."""
+    partner, ways = sorted(assignment.partner.items()), sorted(assignment.ways.items())
+    return repr((partner, list(map(str, assignment.fusions)), ways))
 
 
 def _path_of(fusion: Fusion, side: str) -> str:

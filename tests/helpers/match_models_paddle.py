@@ -479,3 +479,14 @@ class Joined(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
         return self.out(F.softmax(scores, -1) @ self.v(x))
+
+
+class Hidden(nn.Layer):
+    """A layer whose name is that of a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.apply = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply(x)

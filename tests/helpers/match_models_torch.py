@@ -398,3 +398,14 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)
+
+
+class Hidden(nn.Module):
+    """A layer whose name is that of a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.type = nn.Linear(6, 3)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.type(x)

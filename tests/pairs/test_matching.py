@@ -425,6 +425,28 @@ def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair
         assert not any("recipe of parameters" in line for line in other.explained)
 
 
+def test_a_refusal_names_all_layers_that_one_side_lacks(compare_pair: ComparePair) -> None:
+    torch = "torch.nn:Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), Conv2d(8, 4, 1))"
+    paddle = "paddle.nn:Sequential(Conv2D(3, 8, 3), BatchNorm2D(8), Conv2D(8, 8, 1), BatchNorm2D(8), Conv2D(8, 4, 1))"
+    with pytest.raises(InputError) as error:
+        compare_pair(torch, paddle, "2,3,7,6")
+    assert "after 1 (BatchNorm [8]) = 1 (BatchNorm [8]), where Paddle has 2 (Conv2d [8, 8, 1, 1])" in str(error.value)
+    assert "PyTorch has nothing like it; only Paddle has 2 (Conv2d [8, 8, 1, 1]), 3 (BatchNorm [8])" in str(error.value)
+    assert "3 and 5 layers" in str(error.value) and "fold" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [("Hidden", "Shares", r"PyTorch 2\.\S+ has a method Module.type"), ("Shares", "Hidden", r"Paddle \S+ has a method Layer.apply")],
+)  # fmt: skip
+def test_a_layer_that_a_method_of_the_framework_hides_is_named(
+    compare_pair: ComparePair, torch: str, paddle: str, said: str
+) -> None:
+    name = said.rpartition(".")[2]
+    with pytest.raises(InputError, match=f"{said}, which hides the layer {name}: give it another name"):
+        compared(compare_pair, torch, paddle, "4,6")
+
+
 @pytest.mark.parametrize(
     ("torch", "paddle", "shape", "layer"),
     [
