@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -372,6 +373,13 @@ def _middle(a: Array, b: Array) -> Fit | None:
     return Fit(crop, crop, False)
 
 
+def _of_any_batch(a: Array, b: Array, backward: bool) -> Fit | None:
+    """Return how to give both arrays the first axis that only one has, or that has size 1 in one; None if other axes differ."""
+    small, large = sorted((a.shape, b.shape), key=lambda shape: (len(shape), math.prod(shape)))
+    alone = len(small) > 1 and small in (large[1:], (1, *large[1:])) and small != large
+    return next(_broadcast(a, b, backward), None) if alone else None
+
+
 def _crop(array: Array, starts: Sequence[int], sizes: Sequence[int]) -> Array:
     """Return the part of `sizes` that begins at `starts`, along the axes that are longer."""
     rows = zip(array.shape, starts, sizes, strict=True)
@@ -395,7 +403,7 @@ def _fitted(
     fit = find_fit(one, other, backward)
     if fit is None and (turn := find_turn(one, other)) and (keeps_order is None or keeps_order()):
         fit = turn
-    fit = fit or _middle(one, other)
+    fit = fit or _middle(one, other) or _of_any_batch(one, other, backward)
     other = other if fit else _like(one, other)
     if fit is None:
         return Compared(name, calls, one, other, tuple(twins))

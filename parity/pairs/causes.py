@@ -180,6 +180,10 @@ def _other_shapes(pairing: Pairing) -> Iterator[str]:
             )
 
 
+OTHER_CHANCE = "probability of bernoulli in training: "
+"""How a sentence begins that names the probabilities of two draws. It says all about what differs there."""
+
+
 def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
     """Yield sentences on dropouts and other random numbers that only one side draws, or with another probability."""
     for what, drawn in (
@@ -191,12 +195,22 @@ def _draws(runs: Mapping[str, ModelRun]) -> Iterator[str]:
         # The other side may draw uniform numbers, and compare them with the probability itself.
         if counts[0] == counts[1] and (chances[0] == chances[1] or len(chances[0]) != len(chances[1])):
             continue
+        if counts[0] == counts[1]:
+            yield OTHER_CHANCE + ", ".join(
+                f"{NAMES[side]} {few([f'{chance:g}' for chance in both])} at {few(_places(drawn[side]))}"
+                for side, both in zip(SIDES, chances, strict=True)
+            )
+            continue
         said = []
         for side in SIDES:
             places = [f"{d['path'] or '(the model itself)'} ({_drawn(d)})" for d in drawn[side]]
             verb, nothing = ("drops", "drops nothing") if what.startswith("dropout") else ("draws", "draws none")
             said.append(f"{NAMES[side]} {verb} at {few(places)}" if places else f"{NAMES[side]} {nothing}")
         yield f"{what}: {', '.join(said)}"
+
+
+def _places(draws: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(draw["path"] or "(the model itself)" for draw in draws if draw.get("chance") is not None))
 
 
 def _drawn(draw: Mapping[str, Any]) -> str:
@@ -296,7 +310,7 @@ def _general_cause(evidence: PairEvidence, phase: str, compared: Compared) -> Ca
     if phase in ("eval", "forward") and (uncalled := _uncalled(evidence)):
         return Cause(uncalled)
     if phase == "forward" and (drawn := next(_draws(evidence.runs), None)):
-        return Cause(drawn, generic=True)
+        return Cause(drawn, generic=not drawn.startswith(OTHER_CHANCE))
     if phase != "start" and (rounded := _like_float32(*compared.both)):
         return Cause(rounded, generic=True)
     if any(evidence.compiled.values()):
@@ -382,8 +396,8 @@ def _of_calls(evidence: PairEvidence, phase: str, tensor: str, compared: Compare
         return _kinds_sentence(one.unit, two.unit)
     if said:
         return "; ".join(said)
-    if forward and (numbers := _whole_numbers(evidence, one, two)):
-        return numbers
+    if forward and (found := _whole_numbers(evidence, one, two) or _turned_input(evidence, one, two)):
+        return found
     a, b = compared.both
     if not forward or a.shape != b.shape:
         return None
@@ -418,6 +432,19 @@ def _whole_numbers(evidence: PairEvidence, one: Call, two: Call) -> str | None:
                 x, y = np.broadcast_arrays(x, y)
         if x.shape == y.shape and (differ := x != y).any():
             return f"the whole numbers that go into {one.name} {describe_places(x, y, differ)}"
+    return None
+
+
+def _turned_input(evidence: PairEvidence, one: Call, two: Call) -> str | None:
+    """Say that a layer gets the same input on both sides, with axes in another order: it does not treat all axes alike."""
+    for key, other in zip(one.inputs[:1], two.inputs[:1], strict=False):
+        x, y = evidence.runs["torch"].arrays[key], evidence.runs["paddle"].arrays[other]
+        if x.shape != y.shape and sorted(x.shape) == sorted(y.shape) and (way := find_fit(x, y)):
+            if relative_l2(way.torch(x), way.paddle(y)) > MATCH:
+                return None
+            first = one.unit.settings.get("batch_first")
+            both = f", and batch first is {first} on both sides" if first is not None else ""
+            return f"the input of {one.name} has its axes in another order: {list(x.shape)} in PyTorch, {list(y.shape)} in Paddle{both}"
     return None
 
 
@@ -487,7 +514,9 @@ FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
 
 
 def _between(evidence: PairEvidence, one: Call, two: Call, compared: Compared) -> str | None:
-    """Say what the input of a layer is on each side, in terms of earlier outputs."""
+    """Say what the input of a layer is on each side, in terms of earlier outputs; None where its shapes say more."""
+    if compared.both[0].size != compared.both[1].size:
+        return None
     said = [
         _made_of(evidence.runs[side], call, array)
         for side, call, array in zip(SIDES, (one, two), compared.both, strict=True)

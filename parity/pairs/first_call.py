@@ -25,7 +25,7 @@ from parity.compare.verdicts import Divergence
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in
 from parity.pairs import alignment
 from parity.pairs.alignment import Alignment, Call, find_fit
-from parity.pairs.causes import LIKE_ROUNDING, describe_places
+from parity.pairs.causes import LIKE_ROUNDING, OTHER_CHANCE, describe_places
 from parity.pairs.model_worker import ModelRun
 from parity.pairs.outer_padding import padding_of
 from parity.pairs.session import Session
@@ -105,8 +105,10 @@ class FirstCall:
 
 
 def is_explained(first: Divergence) -> bool:
-    """Whether the cause of a difference inside a layer is known, such as a setting, so that function calls add nothing."""
-    return bool(first.cause) and not first.generic and ":output" in first.tensor and first.phase != "backward"
+    """Whether the cause of a difference is known, such as a setting of a layer, so that function calls add nothing."""
+    if not first.cause or first.generic or first.phase == "backward":
+        return False
+    return ":output" in first.tensor or first.cause.startswith(OTHER_CHANCE)
 
 
 def run_recorded(
@@ -490,7 +492,8 @@ class _Search:
             taken = dict(zip(SIDES, (inputs, others), strict=True))
             behind = {s: [self._behind_layouts(s, origin, same) for origin in origins] for s, origins in taken.items()}
             are_sources = all(self._is_source(s, origin) for s, origins in behind.items() for origin in origins)
-            shown = behind if are_sources else taken
+            are_layouts = all(behind[s] != taken[s] for s in SIDES)
+            shown = behind if are_sources or are_layouts else taken
             said = [
                 f"{' and '.join(self._described(side, o) for o in origins)} in {NAMES[side]}"
                 for side, origins in shown.items()
@@ -536,7 +539,8 @@ class _Search:
         call = self.runs[side].functions[_number(origin) or 0]
         if call["name"] in CONSTANTS:
             return "a constant"
-        return f"the output of {_text(call)} in {call['path'] or 'the model itself'}"
+        number = f"output {call['outputs'].index(origin) + 1}" if len(call["outputs"]) > 1 else "the output"
+        return f"{number} of {_text(call)} in {call['path'] or 'the model itself'}"
 
     def _backward(self, pair: tuple[Call, Call], number: int) -> FirstCall | None:
         """Name the calls behind an output whose gradient differs, up to the next layers."""
@@ -686,7 +690,8 @@ class _Same:
         if arrays[0] is None or arrays[1] is None or arrays[0].size != arrays[1].size:
             return None
         a, b = (_ordinary(_floats(array)).ravel() for array in arrays if array is not None)
-        found = float(a @ b) / float(a @ a) if a.any() else 0.0
+        size = float(a @ a)  # 0 for numbers as small as 1e-200, too
+        found = float(a @ b) / size if size else 0.0
         return found if found and relative_l2(b, found * a) <= SAME_FACTOR else None
 
     def size(self, side: str, origin: str) -> int | None:

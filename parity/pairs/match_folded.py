@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,10 @@ from parity.modules.description import Array as Described
 from parity.modules.description import Unit, below
 from parity.modules.layer_kinds import OTHER_SIDE, SIDES, name_in, parse_spelling
 from parity.pairs.match_fused import CHANNELS, outputs_of
-from parity.pairs.match_layers import normal
+from parity.pairs.match_layers import NORM, normal
 from parity.pairs.match_models import ModelDescription
 from parity.pairs.match_values import digest
 from parity.pairs.model_server import ModelRun
-
-NORM = "BatchNorm"
 
 
 @dataclass(frozen=True)
@@ -174,8 +173,11 @@ def find_folds(models: Mapping[str, ModelDescription], runs: Mapping[str, ModelR
     owners = {side: models[side].owners(models[OTHER_SIDE[side]]) for side in SIDES}
     norms = {side: [unit for unit in owners[side] if unit.kind == NORM] for side in SIDES}
     side = max(SIDES, key=lambda one: len(norms[one]))
+    # A layer that the other side lacks has taken its batch norm with it: that one is not folded.
+    more = Counter(u.signature for u in owners[side]) - Counter(u.signature for u in owners[OTHER_SIDE[side]])
+    lost = sum(count for (kind, *_), count in more.items() if kind in CHANNELS)
     surplus = len(norms[side]) - len(norms[OTHER_SIDE[side]])
-    if not surplus:
+    if surplus <= lost:
         return side, []
     candidates = {fold.norm.path: fold for fold in _candidates(models[side], runs[side])}
     named = {normal(unit.path) for unit in norms[OTHER_SIDE[side]]}

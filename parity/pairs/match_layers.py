@@ -22,6 +22,7 @@ from parity.pairs.match_constants import find_constants, without_constants
 from parity.pairs.match_fused import Fusion, as_linear, find_fusions, may_be_fused, outputs_of
 from parity.pairs.match_models import ModelDescription, ModelsDiffer, Pairing
 from parity.pairs.match_pointwise import with_pointwise
+from parity.short_repr import few
 
 RENAMES: tuple[tuple[str, str], ...] = (
     (r"^_+", ""),
@@ -37,6 +38,9 @@ Key = tuple[Any, ...]
 
 BESIDE = 3
 """Among so many layers of the other side, one of the same kind without a partner is what a layer without one is compared with."""
+
+NORM = "BatchNorm"
+"""The kind of layer that may be folded into the one before it."""
 
 POOL = ("", "")
 """The choice for the arrays of containers that have no partner as a whole."""
@@ -137,7 +141,7 @@ class Problem:
         """Fill in where every array of two units is stored on both sides."""
         if self._is_open(a, b):
             ways = self._ways_of(a, b)
-            rows = dict(ways[assignment.ways.get(_choice(a, b), 0) % len(ways)]) if ways else {}
+            rows = dict(ways[assignment.ways.get(choice_of(a, b), 0) % len(ways)]) if ways else {}
         else:
             rows = {name: b.spellings[name] for name in a.spellings if name in b.spellings}
         theirs = set(rows.values())
@@ -334,6 +338,8 @@ class Problem:
             moved += [*named, *zip(*rest, strict=False)]
         self.how = "order of execution" + (", names and shapes" if moved else "")
         pairs += moved
+        for i, side in enumerate(SIDES):
+            pairs = _with_norms_behind(left[side], self.keys[side], pairs, i)
         done = {a.path for a, _ in pairs}, {b.path for _, b in pairs}
         for i, side in enumerate(SIDES):
             model = self.models[side]
@@ -348,7 +354,7 @@ class Problem:
             for one, two in assignment.partner.items():
                 a, b = self.unit("torch", one), self.unit("paddle", two)
                 if self._is_open(a, b):
-                    self.ways[_choice(a, b)] = max(self.ways.get(_choice(a, b), 0), len(self._ways_of(a, b)))
+                    self.ways[choice_of(a, b)] = max(self.ways.get(choice_of(a, b), 0), len(self._ways_of(a, b)))
         if all(self.pool.values()):
             self.pool_ways = ways_of_pools(self.pool["torch"], self.pool["paddle"])
             self.ways[POOL] = len(self.pool_ways)
@@ -372,7 +378,7 @@ def normal(path: str) -> str:
     return ".".join(parts)
 
 
-def _choice(a: Unit, b: Unit) -> tuple[str, str]:
+def choice_of(a: Unit, b: Unit) -> tuple[str, str]:
     """All pairs of two classes match their arrays in the same way."""
     return f"{a.classes[0]} {loose_shapes(a) if not a.leaf else ''}", b.classes[0]
 
@@ -481,6 +487,20 @@ def _check_fixed(pairs: Pairs, fusions: Sequence[Fusion], own: Collection[str]) 
             raise InputError(f"the map pairs {a} with {b}, whose shapes differ")
 
 
+def _with_norms_behind(units: Sequence[Unit], keys: Mapping[str, Key], pairs: Pairs, i: int) -> Pairs:
+    """Let a run of units without a partner on side `i` end with a batch norm rather than begin with one: it belongs to the layer before."""
+    matched = {pair[i].path: pair for pair in pairs}
+    for start, unit in enumerate(units):
+        rest = [n for n in range(start + 1, len(units)) if units[n].path in matched]
+        if unit.kind != NORM or unit.path in matched or not rest or rest[0] == start + 1:
+            continue
+        last = units[rest[0]]
+        if keys[last.path] == keys[unit.path]:
+            a, b = matched.pop(last.path)
+            matched[unit.path] = (unit, b) if i == 0 else (a, unit)
+    return list(matched.values())
+
+
 def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pairs: Pairs) -> ModelsDiffer:
     """Say where two architectures diverge: the first unit without a partner, and what the other side has there."""
     there = OTHER_SIDE[side]
@@ -493,19 +513,27 @@ def _models_differ(left: Mapping[str, Sequence[Unit]], side: str, unit: Unit, pa
     alike = [u for u in free if normal(u.path) == normal(unit.path)] or [
         u for u in free if u in after[:BESIDE] and u.kind == unit.kind
     ]
-    beside = next(iter(alike or after), None)
+    beside = next(iter(alike or [u for u in after if u in free]), "nothing like it" if after else "nothing more")
     after_pair = f"after {before[-1]} = {partner[before[-1].path]}" if before else "at the beginning"
     message = (
         f"the models have different architectures: they diverge {after_pair}, where {NAMES[side]} has {unit} and {NAMES[there]} has "
-        f"{beside or 'nothing more'}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, {len(pairs)} matched"
+        f"{beside}{_lacking(left, pairs)}; {len(left['torch'])} and {len(left['paddle'])} layers with weights, {len(pairs)} matched"
     )
     remedy = _remedy(side, unit, free) or _untied(unit, own, NAMES[there])
-    return ModelsDiffer(message + remedy, {side: unit, there: beside})
+    return ModelsDiffer(message + remedy, {side: unit, there: beside if isinstance(beside, Unit) else None})
+
+
+def _lacking(left: Mapping[str, Sequence[Unit]], pairs: Pairs) -> str:
+    """List the units of the side that alone has units without a partner, if there are several."""
+    matched = {side: {pair[i].path for pair in pairs} for i, side in enumerate(SIDES)}
+    alone = {side: [str(u) for u in left[side] if u.path not in matched[side]] for side in SIDES}
+    said = [f"; only {NAMES[side]} has {few(alone[side])}" for side in SIDES if alone[side]]
+    return said[0] if len(said) == 1 and any(len(units) > 1 for units in alone.values()) else ""
 
 
 def _remedy(side: str, unit: Unit, free: Sequence[Unit]) -> str:
     """Return what to do: the line of a map if layers without a partner could be its parts, or to fold a batch norm."""
-    if unit.kind == "BatchNorm":
+    if unit.kind == NORM:
         return (
             ". If the other side has it folded into a convolution, fold it here, too, as torch.nn.utils.fusion.fuse_conv_bn_eval does, and "
             "compare inference only (--stages eval)"

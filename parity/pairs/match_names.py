@@ -86,8 +86,8 @@ def pairs_by_words(torch: Sequence[str], paddle: Sequence[str]) -> dict[str, str
     if [len(group) for _, group in sides[0]] != [len(group) for _, group in sides[1]]:
         return {}
     found: dict[str, str] = {}
-    for (_, here), (_, there) in zip(*sides, strict=True):
-        if len(here) > 1:
+    for (one, here), (two, there) in zip(*sides, strict=True):
+        if len(here) > 1 or one == two:
             found |= _unique_pairs(here, there)
     return found
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from parity.modules.layer_kinds import SIDES
 from parity.pairs import alignment, mapping, match_names
 from parity.pairs.alignment import Call
 from parity.pairs.match_fused import Fusion, outputs_of
-from parity.pairs.match_layers import Assignment, Problem, neighbours, normal
+from parity.pairs.match_layers import POOL, Assignment, Problem, choice_of, neighbours, normal
 from parity.pairs.match_models import Pairing
 from parity.pairs.match_outputs import AGREE, match_outputs
 from parity.pairs.match_runs import split_run
@@ -127,6 +127,8 @@ class Search:
         self.tried: dict[str, Trial] = {}
         self.laid_out: set[str] = set()
         """The fused layers whose layout the function calls behind them decide."""
+        self.unsure: dict[str, str] = {}
+        """Array of PyTorch -> Paddle's, for arrays of containers that no function call decides."""
         models.put("torch", {name: array for name, array in models.spread.items() if name in models.shapes["torch"]})
         self.torch = models.run("torch")
         self._inputs = inputs_of(self.torch)
@@ -135,7 +137,7 @@ class Search:
         """Return the pairing; both models get their arrays back."""
         try:
             best = max((self.attempt(one) for one in self._first()), key=lambda trial: trial.reach)
-            best = self._by_calls(self._improve(best))
+            best = self._by_calls(self._improve(best, self._changes))
             notes = self._undecided(best) if best.reach.whole else self._exchanged(best)
         finally:
             self.models.put("torch", dict(self.models.arrays["torch"]))
@@ -156,9 +158,7 @@ class Search:
 
     def attempt(self, assignment: Assignment) -> Trial:
         """Return the trial of an assignment, which runs only once."""
-        key = repr(
-            (sorted(assignment.partner.items()), list(map(str, assignment.fusions)), sorted(assignment.ways.items()))
-        )
+        key = _key_of(assignment)
         if key not in self.tried:
             trial = self._try(assignment)
             self.tried[key] = dataclasses.replace(trial, paddle=None)  # the tensors of all trials do not fit in memory
@@ -195,11 +195,11 @@ class Search:
         whole = failing is None and outputs
         return Trial(assignment, Reach(whole, outputs, call, count), failing, runs["paddle"])
 
-    def _improve(self, best: Trial) -> Trial:
+    def _improve(self, best: Trial, changes: Callable[[Trial], Iterator[Assignment]]) -> Trial:
         """Change the assignment as long as its tensors agree farther."""
         while not best.reach.whole:
             better = None
-            for change in self._changes(best):
+            for change in changes(best):
                 if len(self.tried) >= MOST_TRIED:
                     return best
                 trial = self.attempt(change)
@@ -212,57 +212,103 @@ class Search:
         return best
 
     def _by_calls(self, best: Trial) -> Trial:
-        """Return, of the layouts of fused layers whose tensors agree as far, the one whose function calls agree farthest.
+        """Return, of the assignments whose tensors agree as far, the one whose function calls agree farthest.
 
         Behind a fused layer, the tensors of layers agree by any layout up to the first one that mixes its parts. The functions in
-        between, such as the one that takes the parts out, do not.
+        between, such as the one that takes the parts out, do not. Parameters of a container are only taken by its functions.
         """
-        place = best.failing[0].unit.path.rpartition(".")[0] if best.failing else ""
-        fused = [f for f in best.assignment.fusions if f.whole.path.rpartition(".")[0] == place]
+        if best.reach.whole:
+            return best
+        numbers = self._before(best, range(len(best.assignment.fusions)))
         fixed = set(map(str, self.problem.fixed_fusions))
-        if best.reach.whole or not best.failing or len(fused) != 1 or str(fused[0]) in fixed:
-            return best
-        alike = [f for f in best.assignment.fusions if str(f) not in fixed and len(f.parts) == len(fused[0].parts)]
-        layouts = itertools.product(*self._layouts(fused[0]))
-        found: dict[int, list[Assignment]] = defaultdict(list)
-        results: list[Array] | None = None
-        for order, heads in itertools.islice(layouts, MOST_LAYOUTS):
-            changed = [_reordered(f, order, heads) if f in alike else f for f in best.assignment.fusions]
-            one = dataclasses.replace(best.assignment, fusions=tuple(changed))
-            if self.attempt(one).reach == best.reach:
-                if results is None:  # PyTorch's model has the same weights by every layout
-                    results = self._results_of_calls("torch", fused[0].whole.path)
-                found[self._agreeing_calls(one, fused[0], results)].append(one)
-        if len(found) < 2:
-            return best
-        likeliest = found[max(found)]
-        if len(likeliest) == 1:
-            self.laid_out = set(map(str, likeliest[0].fusions))
-        return self.attempt(likeliest[0])
+        if numbers and str(fused := best.assignment.fusions[numbers[0]]) not in fixed:
+            places = {side: {_path_of(fused, side).rpartition(".")[0]} for side in SIDES}
+            alike = [
+                i
+                for i, f in enumerate(best.assignment.fusions)
+                if str(f) not in fixed and len(f.parts) == len(fused.parts)
+            ]
+            layouts = list(itertools.product(*self._layouts(fused)))
+            changes = self._laid_out(best.assignment, [alike, numbers[:1]], layouts)
+            likeliest = self._likeliest(best, changes, places)
+            if len(likeliest) == 1:
+                self.laid_out = set(map(str, likeliest[0].fusions))
+            best = self.attempt(likeliest[0])
+        for choice, places in self._places_of_ways(best.assignment).items():
+            changes = itertools.chain([best.assignment], self._by_ways(best.assignment, [choice]))
+            likeliest = self._likeliest(best, changes, places)
+            if len(likeliest) > 1:
+                self.unsure |= self._differing_arrays(likeliest)
+            best = self.attempt(likeliest[0])
+        return best
 
-    def _agreeing_calls(self, assignment: Assignment, fused: Fusion, results: Sequence[Array]) -> int:
-        """Return how many of the `results` of PyTorch's functions behind a fused layer Paddle's functions compute, too."""
+    def _likeliest(
+        self, best: Trial, changes: Iterator[Assignment], places: Mapping[str, Collection[str]]
+    ) -> list[Assignment]:
+        """Return, of the assignments whose tensors agree as far, the ones whose calls in `places` have most results in common."""
+        found: dict[tuple[int, int], list[Assignment]] = defaultdict(list)
+        results: list[Array] | None = None
+        for one in {_key_of(one): one for one in itertools.islice(changes, MOST_LAYOUTS)}.values():
+            if self.attempt(one).reach == best.reach:
+                if results is None:  # PyTorch's model has the same weights by every assignment
+                    results = self._results_of_calls("torch", places["torch"])
+                found[self._agreeing_calls(one, places["paddle"], results)].append(one)
+        return found[max(found)] if len(found) > 1 else [*found.values(), [best.assignment]][0]
+
+    def _agreeing_calls(
+        self, assignment: Assignment, places: Collection[str], results: Sequence[Array]
+    ) -> tuple[int, int]:
+        """Return how many of the `results` of PyTorch's functions Paddle's functions in these `places` compute, too.
+
+        First, numbers in any order count, since one side may transpose; then those in the same order.
+        """
         pairing = self.problem.pairing(assignment)
         state, shapes = mapping.canonical(pairing, "torch", self.models.spread), self.models.shapes["paddle"]
         self.models.put("paddle", mapping.spelled(pairing, "paddle", state, shapes, self.models.arrays["paddle"]))
-        others = self._results_of_calls("paddle", fused.parts[0].path)
-        limit = AGREE[self.models.dtype]
-        return sum(any(x.shape == y.shape and distance(x, y) <= limit for y in others) for x in results)
+        others, limit = self._results_of_calls("paddle", places), AGREE[self.models.dtype]
 
-    def _results_of_calls(self, side: str, path: str) -> list[Array]:
-        """Return the results of the functions that the layer around the one at `path` calls, each with its numbers in order of size."""
-        place = path.rpartition(".")[0]
-        calls = [call for call in self.models.run(side, []).functions if call["path"] == place]
+        def count(torch: Sequence[Array], paddle: Sequence[Array]) -> int:
+            return sum(any(x.shape == y.shape and distance(x, y) <= limit for y in paddle) for x in torch)
+
+        return count([np.sort(x) for x in results], [np.sort(x) for x in others]), count(results, others)
+
+    def _results_of_calls(self, side: str, places: Collection[str]) -> list[Array]:
+        """Return the results of the functions that the layers `places` call themselves, flat."""
+        calls = [call for call in self.models.run(side, []).functions if call["path"] in places]
         wanted = [origin for call in calls for origin in call["outputs"]]
         arrays = self.models.run(side, wanted).arrays
-        return [np.sort(arrays[o], None) for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
+        return [arrays[o].ravel() for o in wanted if o in arrays and arrays[o].size <= MOST_DIGESTED]
+
+    def _places_of_ways(self, assignment: Assignment) -> dict[tuple[str, str], dict[str, set[str]]]:
+        """Return choice -> side -> the containers whose functions take arrays that can be matched in several ways."""
+        units = {side: {unit.path: unit for unit in self.problem.owners[side]} for side in SIDES}
+        pairs = [(units["torch"][a], units["paddle"][b]) for a, b in assignment.partner.items()]
+        found: dict[tuple[str, str], dict[str, set[str]]] = {}
+        for choice, ways in self.problem.ways.items():
+            if choice == POOL:
+                holders = [{unit.holder for unit in self.problem.pool[side] if not unit.leaf} for side in SIDES]
+            else:
+                own = [pair for pair in pairs if choice_of(*pair) == choice and not (pair[0].leaf and pair[1].leaf)]
+                holders = [{pair[i].path for pair in own} for i in range(len(SIDES))]
+            if ways > 1 and any(holders):
+                found[choice] = dict(zip(SIDES, holders, strict=True))
+        return found
+
+    def _differing_arrays(self, assignments: Sequence[Assignment]) -> dict[str, str]:
+        """Return array of PyTorch -> Paddle's by the first assignment, for those that the others match in another way."""
+        first, *others = (self.problem.pairing(one).arrays for one in assignments)
+        return {
+            name: where["paddle"]
+            for name, where in first.items()
+            if any(other.get(name, where)["paddle"] != where["paddle"] for other in others)
+        }
 
     def _changes(self, trial: Trial) -> Iterator[Assignment]:
         """Yield changed assignments, the likeliest first."""
         yield from self._by_data_flow(trial)
         if trial.failing and not trial.failing[2] and trial.failing[0].unit.kind != trial.failing[1].unit.kind:
             yield from self._by_ways(trial.assignment)
-        yield from self._by_fusions(trial.assignment)
+        yield from self._by_fusions(trial)
         yield from self._by_ways(trial.assignment)
         yield from self._by_exchange(trial, neighbours(self.problem, trial.assignment))
 
@@ -286,25 +332,52 @@ class Search:
                 if other and other != path and other not in self.problem.named:
                     yield _exchange(trial.assignment, [(path, other)])
 
-    def _by_fusions(self, assignment: Assignment) -> Iterator[Assignment]:
-        """Change the order of the parts of fused layers and their layout: of all in the same way, and then of one."""
+    def _by_fusions(self, trial: Trial) -> Iterator[Assignment]:
+        """Change the order of the parts of fused layers and their layout."""
         fixed = set(map(str, self.problem.fixed_fusions))
         groups: dict[Any, list[int]] = defaultdict(list)
-        for i, fusion in enumerate(assignment.fusions):
+        for i, fusion in enumerate(trial.assignment.fusions):
             if str(fusion) not in fixed:
                 groups[len(fusion.parts), fusion.whole.kind, fusion.whole.classes[0]].append(i)
         for numbers in groups.values():
-            orders, heads = self._layouts(assignment.fusions[numbers[0]])
-            for order, head in itertools.product(orders, heads):
-                changed = list(assignment.fusions)
-                for i in numbers:
-                    changed[i] = _reordered(changed[i], order, head)
-                yield dataclasses.replace(assignment, fusions=tuple(changed))
-            for i in numbers if len(numbers) > 1 else ():
-                for order, head in itertools.product(orders, heads):
-                    changed = list(assignment.fusions)
-                    changed[i] = _reordered(changed[i], order, head)
-                    yield dataclasses.replace(assignment, fusions=tuple(changed))
+            layouts = list(itertools.product(*self._layouts(trial.assignment.fusions[numbers[0]])))
+            yield from self._in_turn(trial, numbers, layouts)
+
+    def _in_turn(
+        self, trial: Trial, numbers: Sequence[int], layouts: Sequence[tuple[tuple[int, ...], int]]
+    ) -> Iterator[Assignment]:
+        """Change the layouts of fused layers: of all in the same way, and then of one, from the last one before the first mismatch."""
+        known = [self._layout_of(i, trial.assignment.fusions[i]) for i in numbers]
+        together = [numbers] if len(set(known)) == 1 else []
+        alone = [[i] for i in self._before(trial, numbers)] if len(numbers) > 1 else []
+        likely = sorted(layouts, key=lambda layout: layout not in known)  # what another block has, too
+        yield from self._laid_out(trial.assignment, [*together, *alone], likely)
+
+    def _laid_out(
+        self,
+        assignment: Assignment,
+        groups: Sequence[Sequence[int]],
+        layouts: Sequence[tuple[tuple[int, ...], int]],
+    ) -> Iterator[Assignment]:
+        """Yield the assignment with the fused layers of each group in each layout."""
+        for group, (order, heads) in itertools.product(groups, layouts):
+            fusions = [
+                _reordered(first, order, heads) if i in group else now
+                for i, (first, now) in enumerate(zip(self.problem.fusions, assignment.fusions, strict=True))
+            ]
+            yield dataclasses.replace(assignment, fusions=tuple(fusions))
+
+    def _layout_of(self, number: int, fusion: Fusion) -> tuple[tuple[int, ...], int]:
+        """Return the order of the parts of a fused layer, and its heads, as `_laid_out` takes them."""
+        first = [part.path for part in self.problem.fusions[number].parts]
+        return tuple(first.index(part.path) for part in fusion.parts), fusion.heads
+
+    def _before(self, trial: Trial, numbers: Sequence[int]) -> list[int]:
+        """Return the fused layers that are called before the first mismatch, from the last one."""
+        called = {note["path"]: i for i, note in reversed(list(enumerate(self.torch.calls)))}
+        until = trial.failing[0].number if trial.failing else len(self.torch.calls)
+        places = {i: called.get(_path_of(trial.assignment.fusions[i], "torch"), -1) for i in numbers}
+        return sorted((i for i in numbers if places[i] < until), key=lambda i: -places[i])
 
     def _layouts(self, fusion: Fusion) -> tuple[list[tuple[int, ...]], list[int]]:
         """Return the orders of the parts that names leave open, and the numbers of heads that are possible."""
@@ -319,11 +392,11 @@ class Search:
         usual = [n for n in range(2, min(size, 129)) if size % n == 0]
         return orders, [1, *(n for n in dict.fromkeys([*stated, *usual]) if size % n == 0)]
 
-    def _by_ways(self, assignment: Assignment) -> Iterator[Assignment]:
-        """Match the arrays of own classes in another way."""
-        for choice, ways in self.problem.ways.items():
+    def _by_ways(self, assignment: Assignment, choices: Collection[tuple[str, str]] = ()) -> Iterator[Assignment]:
+        """Match the arrays of own classes in another way: by all `choices`, or those given."""
+        for choice in choices or self.problem.ways:
             now = assignment.ways.get(choice, 0)
-            for number in range(ways):
+            for number in range(self.problem.ways[choice]):
                 if number != now:
                     yield dataclasses.replace(assignment, ways={**assignment.ways, choice: number})
 
@@ -409,20 +482,21 @@ class Search:
 
     def _exchanged(self, best: Trial) -> list[str]:
         """Return a sentence on an exchange of layers, against their names, that makes all tensors agree."""
-        before = best.assignment
-        for change in self._against_names(best):
-            if len(self.tried) >= MOST_TRIED:
-                break
-            if not self.attempt(change).reach.whole:
-                continue
-            changed = [path for path in change.partner if change.partner[path] != before.partner[path]]
-            fusions = [new for old, new in zip(before.fusions, change.fusions, strict=True) if str(old) != str(new)]
-            rows = [*_rows(change.partner, changed), *(fusion.map_row() for fusion in fusions)]
-            words = [*(f"{path} = {change.partner[path]}" for path in changed), *map(str, fusions)]
-            return [
-                f"with {_few(words)}, against the names, all tensors agree; if that is intended, pass --map with {_map_text(rows)}"
-            ]
-        return []
+        before, found = best.assignment, self._improve(best, self._against_names)
+        if not found.reach.whole:
+            return []
+        after = found.assignment
+        changed = [path for path in after.partner if after.partner[path] != before.partner[path]]
+        fusions = [(a, b) for a, b in zip(before.fusions, after.fusions, strict=True) if str(a) != str(b)]
+        moved = [" and ".join(changed)] if changed else []
+        for one, two in fusions:
+            moved.append(" and ".join(a.path for a, b in zip(one.parts, two.parts, strict=True) if a.path != b.path))
+        rows = [*_rows(after.partner, changed), *(fusion.map_row() for _, fusion in fusions)]
+        words = [*(f"{path} = {after.partner[path]}" for path in changed), *(str(fusion) for _, fusion in fusions)]
+        return [
+            f"{_few(moved)} are exchanged: with {_few(words)}, against the names, all tensors agree; if that is intended, "
+            f"pass --map with {_map_text(rows)}"
+        ]
 
     def _against_names(self, trial: Trial) -> Iterator[Assignment]:
         """Yield the assignment with layers, or parts of fused layers, exchanged against their names."""
@@ -434,12 +508,10 @@ class Search:
         ]
         yield from self._by_exchange(trial, pairs)
         fusions = trial.assignment.fusions
-        for count in dict.fromkeys(len(fusion.parts) for fusion in fusions):
-            numbers = [i for i, fusion in enumerate(fusions) if len(fusion.parts) == count]
-            for chosen in [numbers, *([i] for i in numbers if len(numbers) > 1)]:
-                for order in itertools.islice(itertools.permutations(range(count)), 1, MOST_ORDERS):
-                    changed = [_reordered(f, order, f.heads) if i in chosen else f for i, f in enumerate(fusions)]
-                    yield dataclasses.replace(trial.assignment, fusions=tuple(changed))
+        for count, heads in dict.fromkeys((len(fusion.parts), fusion.heads) for fusion in fusions):
+            numbers = [i for i, fusion in enumerate(fusions) if (len(fusion.parts), fusion.heads) == (count, heads)]
+            orders = itertools.islice(itertools.permutations(range(count)), MOST_ORDERS)
+            yield from self._in_turn(trial, numbers, [(order, heads) for order in orders])
 
     def _doubtful(self, trial: Trial) -> str:
         """Return the pairs that neither names nor agreeing tensors decide."""
@@ -458,6 +530,7 @@ class Search:
             for f in trial.assignment.fusions
             if str(f) not in known and not (_is_spelled(f) and len(self._layouts(f)[1]) == 1)
         ]
+        found += [f"{name} = {other}" for name, other in self.unsure.items()]
         return _few(found)
 
     def _by_shape_alone(self, trial: Trial) -> Iterator[str]:
@@ -478,6 +551,17 @@ def _few(words: Sequence[str]) -> str:
     """Join the first words, and say how many more there are."""
     rest = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
     return ", ".join(words[:MOST_NAMED]) + rest
+
+
+def _key_of(assignment: Assignment) -> str:
+    """Return a text that is equal for equal assignments."""
+    partner, ways = sorted(assignment.partner.items()), sorted(assignment.ways.items())
+    return repr((partner, list(map(str, assignment.fusions)), ways))
+
+
+def _path_of(fusion: Fusion, side: str) -> str:
+    """Return the path of a fused layer on a side, or there of its first part."""
+    return fusion.whole.path if fusion.side == side else fusion.parts[0].path
 
 
 def _is_spelled(fusion: Fusion) -> bool:

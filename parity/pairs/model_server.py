@@ -23,7 +23,7 @@ from parity.arrays import Array
 from parity.backend.child_process import Record
 from parity.backend.observed_model import dtype_of, tensors_of
 from parity.backend.protocol import Backend
-from parity.backend.registry import implementation, make_backend
+from parity.backend.registry import NAMES, implementation, make_backend
 from parity.backend.remote import KINDS, Kind, Service, at_caller, fields_kind, serve_service
 from parity.backend.user_program import UserProgram
 from parity.backend.watched_model import WatchedModel
@@ -462,6 +462,9 @@ class ModelService(Service):
         except Exception as error:
             path = self._model.watch.stack[-1] if self._model.watch.stack else ""
             layer = f" at {layer_in_words(path)}" if where == "in forward" else ""
+            if layer and (hidden := self._hidden_layer(path)):
+                said = f"{hidden} ({describe_error(error)})"
+                raise InputError(f"the {self.framework} model failed {where}{layer}: {said}") from error
             hint = self._limit_of_indices(path) if layer else ""
             if self._model.rounds and (kernel := re.search(r"kernel `(\w+)` is not registered", str(error))):
                 raise InputError(
@@ -477,6 +480,17 @@ class ModelService(Service):
             raise InputError(
                 f"the {self.framework} model failed {where}{layer}: {describe_error(error)}{hint}"
             ) from error
+
+    def _hidden_layer(self, path: str) -> str:
+        """Return which layer inside the one at `path` is hidden by a method of the framework with its name; "" if there is none."""
+        modules = dict(self._model.backend.named_modules(self._model.model))
+        inside = [own for own in modules if own and own.rpartition(".")[0] == path]
+        hidden = [own for own in inside if hasattr(type(modules[path]), own.rpartition(".")[2])]
+        if not hidden:
+            return ""
+        version = implementation(self.framework, "runtime", self.threads).versions()[self.framework]
+        method = f"{self._model.backend.MODULE.__name__}.{hidden[0].rpartition('.')[2]}"
+        return f"{NAMES[self.framework]} {version} has a method {method}, which hides the layer {hidden[0]}: give it another name"
 
     def _limit_of_indices(self, path: str) -> str:
         """Return how to give indices to an embedding, "" for another layer."""

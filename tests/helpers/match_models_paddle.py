@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -25,11 +27,13 @@ def exchanged(parts: list[Tensor], flaw: str) -> list[Tensor]:
 
 
 class Encoder(nn.Layer):
-    """Three layers for query, key and value, registered and called in another order. The block number `at` has the flaw."""
+    """Three layers for query, key and value, registered and called in another order. The blocks of the numbers `at` have the flaw."""
 
-    def __init__(self, width: int = 12, depth: int = 3, heads: int = 3, flaw: str = "", at: int = 1) -> None:
+    def __init__(
+        self, width: int = 12, depth: int = 3, heads: int = 3, flaw: str = "", at: Sequence[int] = (1,)
+    ) -> None:
         super().__init__()
-        self.layers = nn.LayerList([EncoderBlock(width, heads, flaw if i == at else "") for i in range(depth)])
+        self.layers = nn.LayerList([EncoderBlock(width, heads, flaw if i in at else "") for i in range(depth)])
         self.final_norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, width)
 
@@ -163,15 +167,43 @@ class Unnamed(nn.Layer):
 
 
 class Fused(nn.Layer):
-    """The fused layer is Paddle's; its weight is stored [in, out]."""
+    """The fused layer is Paddle's; its weight is stored [in, out], and perhaps each of two heads holds its parts in sequence."""
 
-    def __init__(self) -> None:
+    def __init__(self, interleaved: bool = False, factor: float = 1.0) -> None:
         super().__init__()
         self.qkv, self.proj, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.interleaved, self.factor = interleaved, factor
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = (heads_of(part, 2) for part in self.qkv(x).chunk(3, -1))
-        return self.head(self.proj(joined(attend(*parts))))
+        if self.interleaved:
+            parts = self.qkv(x).reshape([*x.shape[:2], 2, 3, -1]).transpose([0, 2, 1, 3, 4]).unbind(3)
+        else:
+            parts = [heads_of(part, 2) for part in self.qkv(x).chunk(3, -1)]
+        q, k, v = parts
+        return self.head(self.proj(joined(attend(self.factor * q, k, v))))
+
+
+class Held(nn.Layer):
+    """A layer inside holds everything, under another name."""
+
+    def __init__(self, interleaved: bool, factor: float) -> None:
+        super().__init__()
+        self.core = Fused(interleaved, factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.core(x)
+
+
+class Graded(nn.Layer):
+    """Registers its parameters in another order. Their names say nothing."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.v, self.u = self.create_parameter([5, 6]), self.create_parameter([5, 6])
+        self.out, self.factor = nn.Linear(6, 3), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.factor * ((x + self.u) * self.v))
 
 
 class Tables(nn.Layer):
@@ -447,3 +479,14 @@ class Joined(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         scores = self.q(x) @ self.k(x).transpose([0, 2, 1]) * self.scale
         return self.out(F.softmax(scores, -1) @ self.v(x))
+
+
+class Hidden(nn.Layer):
+    """A layer whose name is that of a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.apply = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply(x)

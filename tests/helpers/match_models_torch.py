@@ -225,6 +225,29 @@ class Tokens(nn.Module):
         return self.head(F.gelu(self.gamma * (tokens + self.pos_embed)))
 
 
+class Held(nn.Module):
+    """A layer inside holds everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Projections()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+class Graded(nn.Module):
+    """Two parameters of one shape, which only the functions of the model itself take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.randn(5, 6))
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((x + self.one) * self.two)
+
+
 class Seven(nn.Module):
     """A fused layer whose parts nothing describes."""
 
@@ -375,3 +398,14 @@ class Joined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         return self.out((q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v)
+
+
+class Hidden(nn.Module):
+    """A layer whose name is that of a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.type = nn.Linear(6, 3)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.type(x)

@@ -29,9 +29,9 @@ class Places(nn.Layer):
 class Bordered(nn.Layer):
     """Has the padding in the convolution."""
 
-    def __init__(self, mode: str = "zeros", factor: float = 1.0, kinked: bool = False) -> None:
+    def __init__(self, mode: str = "zeros", factor: float = 1.0, kinked: bool = False, padding: int = 1) -> None:
         super().__init__()
-        self.stem, self.conv = nn.Conv2D(3, 5, 1), nn.Conv2D(5, 4, 3, padding=1, padding_mode=mode)
+        self.stem, self.conv = nn.Conv2D(3, 5, 1), nn.Conv2D(5, 4, 3, padding=padding, padding_mode=mode)
         self.factor, self.kinked = factor, kinked
 
     def forward(self, x: Tensor) -> Tensor:
@@ -272,6 +272,7 @@ class Random(nn.Layer):
             "wider": lambda: paddle.floor(0.79 + paddle.rand(size, **like)) / 0.75,  # keeps too much
             "unscaled": lambda: paddle.floor(0.75 + paddle.rand(size, **like)),
             "bernoulli": lambda: paddle.bernoulli(paddle.full(size, 0.75, **like)) / 0.75,
+            "rarer": lambda: paddle.bernoulli(paddle.full(size, 0.5, **like)) / 0.5,
             "dropout": lambda: F.dropout(paddle.ones(size, **like), 0.25),
             "like": lambda: paddle.uniform(x.shape, min=0, max=1, **like) + paddle.randn(x.shape, **like),
             "range": lambda: paddle.uniform(size, min=-1, max=2, **like) + paddle.normal(1.0, 3.0, size),
@@ -400,3 +401,15 @@ class Averaged(nn.Layer):
         x = F.relu(self.free(self.first(x)))
         y = self.norm(self.second(x))
         return self.last((y + (self.factor - 1) * (y - y.detach())).mean((0, 2)))
+
+
+class Attended(nn.Layer):
+    """Attention along the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.attend, self.head = nn.Linear(8, 8), nn.MultiHeadAttention(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.head(self.attend(x, x, x))

@@ -403,3 +403,18 @@ class Averaged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.free(self.first(x)))
         return self.last(self.norm(self.second(x)).mean((0, 2)))
+
+
+class Attended(nn.Module):
+    """Attention along the second axis, or the first one where the axes are `turned` around it or it is not `batch_first`."""
+
+    def __init__(self, turned: bool, batch_first: bool = True) -> None:
+        super().__init__()
+        self.body, self.head, self.turned = nn.Linear(8, 8), nn.Linear(8, 3), turned
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        x = x.transpose(0, 1) if self.turned else x
+        x = self.attend(x, x, x)[0]
+        return self.head(x.transpose(0, 1) if self.turned else x)

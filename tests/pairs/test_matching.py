@@ -39,6 +39,8 @@ EQUAL = {
     "attention of Paddle opened": ("Projections", "Attention", [SEQUENCE]),
     "unnamed": ("Projections", "Unnamed", [SEQUENCE]),
     "fused in Paddle": ("Projections", "Fused", [SEQUENCE]),
+    "interleaved in Paddle": ("Projections", "Fused(True)", [SEQUENCE]),
+    "parameters of one shape": ("Graded", "Graded", ["2,5,6"]),
     "attention and fused": ("Attention", "Fused", [SEQUENCE]),
     "tables": ("Tables", "Tables", [TOKENS, TOKENS]),
     "unnamed tables": ("Tables", "Tables(unnamed=True)", [TOKENS, TOKENS]),
@@ -70,7 +72,7 @@ FLAWS = {
     "query and key": ("Encoder", "Encoder(flaw='exchanged')", ["2,5,12"], "blocks.1.proj", "blocks.1.proj:input"),
     "no bias": (
         "Encoder",
-        "Encoder(flaw='no bias', at=2)",
+        "Encoder(flaw='no bias', at=[2])",
         ["2,5,12"],
         "blocks.2.qkv[key]",
         "blocks.2.qkv[key]:output",
@@ -103,6 +105,26 @@ def test_the_layout_of_a_fused_layer_is_right_behind_a_flaw_of_attention(compare
     first = compared(compare_pair, "Interleaved", "Interleaved(flaw='halved')", SEQUENCE).first
     assert first and first.tensor == "dense:input"
     assert "only Paddle calls multiply(0.5)" in first.sentence() and "takes query_key_value" not in first.sentence()
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "shape"),
+    [("Held", "Held(True, 0.6)", SEQUENCE), ("Graded", "Graded(0.6)", "2,5,6")],
+    ids=["fused in Paddle", "parameters of one shape"],
+)
+def test_function_calls_decide_what_no_tensor_of_a_layer_does(
+    compare_pair: ComparePair, torch: str, paddle: str, shape: str
+) -> None:
+    outcome = compared(compare_pair, torch, paddle, shape, stages=("eval",))
+    assert outcome.first and "only Paddle calls multiply(0.6)" in outcome.first.sentence(), outcome.sentence()
+    assert outcome.pairing.notes == []
+
+
+def test_parts_exchanged_in_some_blocks_are_named(compare_pair: ComparePair) -> None:
+    outcome = compared(compare_pair, "Encoder(depth=5)", "Encoder(depth=5, flaw='exchanged', at=[1, 3])", "2,5,12")
+    (note,) = outcome.pairing.notes
+    assert note.startswith("layers.1.query and layers.1.key, layers.3.query and layers.3.key are exchanged: with ")
+    assert outcome.pairing.tried < 50
 
 
 def test_a_part_of_a_fused_layer_that_one_model_never_calls_is_named(compare_pair: ComparePair) -> None:
@@ -145,7 +167,10 @@ def test_an_exchange_against_the_names_is_named_with_the_map_that_allows_it(
     outcome = compared(compare_pair, "Encoder", "Encoder(flaw='exchanged')", "2,5,12")
     (note,) = outcome.pairing.notes
     said, _, row = note.partition("pass --map with ")
-    assert said.startswith("with blocks.1.qkv = layers.1.key + layers.1.query + layers.1.value, against the names")
+    assert said.startswith(
+        "layers.1.query and layers.1.key are exchanged: with blocks.1.qkv = layers.1.key + layers.1.query + layers.1.value, "
+        "against the names"
+    )
     assert note in outcome.sentence()
     (tmp_path / "map.json").write_text(row)
     allowed = compared(
@@ -156,7 +181,7 @@ def test_an_exchange_against_the_names_is_named_with_the_map_that_allows_it(
 
 
 def test_a_lost_bias_of_a_part_is_the_cause_and_the_other_parts_keep_theirs(compare_pair: ComparePair) -> None:
-    outcome = compared(compare_pair, "Encoder", "Encoder(flaw='no bias', at=0)", "2,5,12")
+    outcome = compared(compare_pair, "Encoder", "Encoder(flaw='no bias', at=[0])", "2,5,12")
     assert outcome.first and outcome.first.cause == "only PyTorch has blocks.0.qkv.bias[1/3]"
     assert outcome.pairing.single == {"torch": ["blocks.0.qkv.bias[1/3]"], "paddle": []}
 
@@ -398,6 +423,28 @@ def test_a_parameter_with_a_recipe_of_its_own_is_named(compare_pair: ComparePair
         compared(compare_pair, "Shares", "Shares", "4,6", stages=("eval",)),
     ):
         assert not any("recipe of parameters" in line for line in other.explained)
+
+
+def test_a_refusal_names_all_layers_that_one_side_lacks(compare_pair: ComparePair) -> None:
+    torch = "torch.nn:Sequential(Conv2d(3, 8, 3), BatchNorm2d(8), Conv2d(8, 4, 1))"
+    paddle = "paddle.nn:Sequential(Conv2D(3, 8, 3), BatchNorm2D(8), Conv2D(8, 8, 1), BatchNorm2D(8), Conv2D(8, 4, 1))"
+    with pytest.raises(InputError) as error:
+        compare_pair(torch, paddle, "2,3,7,6")
+    assert "after 1 (BatchNorm [8]) = 1 (BatchNorm [8]), where Paddle has 2 (Conv2d [8, 8, 1, 1])" in str(error.value)
+    assert "PyTorch has nothing like it; only Paddle has 2 (Conv2d [8, 8, 1, 1]), 3 (BatchNorm [8])" in str(error.value)
+    assert "3 and 5 layers" in str(error.value) and "fold" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("torch", "paddle", "said"),
+    [("Hidden", "Shares", r"PyTorch 2\.\S+ has a method Module.type"), ("Shares", "Hidden", r"Paddle \S+ has a method Layer.apply")],
+)  # fmt: skip
+def test_a_layer_that_a_method_of_the_framework_hides_is_named(
+    compare_pair: ComparePair, torch: str, paddle: str, said: str
+) -> None:
+    name = said.rpartition(".")[2]
+    with pytest.raises(InputError, match=f"{said}, which hides the layer {name}: give it another name"):
+        compared(compare_pair, torch, paddle, "4,6")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,9 @@ def test_names_that_say_something() -> None:
         "key": "k"
     }  # by synonyms, not by first letters
     assert pairs_by_words(["attention", "x"], ["a", "b"]) == {}
+    here, there = ["h.0.ln_1", "h.0.fc_2", "ln_f"], ["layers.0.norm1", "layers.0.up2", "norm"]
+    assert pairs_by_words(here, there) == {"h.0.ln_1": "layers.0.norm1", "ln_f": "norm"}  # by equal numbers and words
+    assert pairs_by_words(["ln_1", "ln_2", "x"], ["norm2", "norm3", "y"]) == {}
 
 
 def test_the_name_of_a_fused_layer_spells_its_parts() -> None:

@@ -201,6 +201,31 @@ def test_a_planted_error_is_found_and_named(compare_pair: ComparePair, fault: st
     assert cause is None or (first.cause or "").startswith(cause), first.sentence()
 
 
+@pytest.mark.parametrize(
+    ("torch", "said"),
+    [
+        ("True", "the input of attend has its axes in another order: [5, 3, 8] in PyTorch, [3, 5, 8] in Paddle, and batch first is True"),
+        ("False, False", "batch first of MultiheadAttention: PyTorch False, Paddle True at attend"),
+    ],
+)  # fmt: skip
+def test_attention_along_another_axis_is_named(compare_pair: ComparePair, torch: str, said: str) -> None:
+    first = compare(compare_pair, f"Attended({torch})", "Attended", "3,5,8", stages=("eval",)).first
+    assert first and first.tensor == "attend:output" and (first.cause or "").startswith(said), first
+    assert_equal(compare(compare_pair, "Attended(True, False)", "Attended", "3,5,8"))
+
+
+def test_tensors_without_the_axis_of_the_batch_are_compared_also_where_they_differ(compare_pair: ComparePair) -> None:
+    first = compare(compare_pair, "Places", "Places(1)", "3,5,6", stages=("eval",)).first
+    assert first and first.tensor == "places:output" and 0.1 < first.error < 10
+
+
+def test_shapes_of_an_input_that_only_one_side_pads_are_shown(compare_pair: ComparePair) -> None:
+    first = compare(compare_pair, "Bordered", "Bordered(padding=0)", "2,3,7,6", stages=("eval",)).first
+    assert first and first.tensor == "conv:input"
+    assert "conv:input has shape [2, 5, 7, 6] in Paddle, [2, 5, 9, 8] in PyTorch" in first.sentence()
+    assert "only PyTorch calls pad" in first.sentence()
+
+
 # Random numbers
 
 RANDOM = {
@@ -236,6 +261,13 @@ def test_a_factor_of_its_own_and_a_dropout_are_equal(compare_pair: ComparePair) 
 
 def test_inference_draws_the_same_numbers_too(compare_pair: ComparePair) -> None:
     assert_equal(compare(compare_pair, "Random('like', True)", "Random('like', True)", "6,6"))
+
+
+def test_another_probability_is_named_and_no_call_beside_it(compare_pair: ComparePair) -> None:
+    outcome = compare(compare_pair, "Random('bernoulli')", "Random('rarer')", "40,6", steps=2)
+    said = "probability of bernoulli in training: PyTorch 0.75 at (the model itself), Paddle 0.5 at (the model itself)"
+    assert outcome.differences == [said] and outcome.first and outcome.first.phase == "forward"
+    assert outcome.sentence().endswith(said)
 
 
 @pytest.mark.parametrize(("wrong", "cause"), [("wider", None), ("unscaled", "the input of head is ")])
