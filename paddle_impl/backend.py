@@ -90,7 +90,8 @@ class Backend:
         tensor.stop_gradient = not required
 
     def on_gradient(self, tensor: Tensor, hook: Callable[[Tensor], None]) -> None:
-        tensor.register_hook(hook)
+        # DIFFERS: an output of an operator that has no gradient, such as the saved mean of a batch norm, has an undefined one.
+        tensor.register_hook(lambda gradient: hook(gradient) if gradient._is_initialized() else None)
 
     def clear_gradient(self, tensor: Tensor) -> None:
         tensor.clear_gradient(set_to_zero=False)

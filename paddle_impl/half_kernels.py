@@ -71,17 +71,18 @@ def _is_half(values: Any) -> bool:
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors among the arguments of an operator. A list may hold numbers beside them, such as a shape."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-            yield from value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _widened(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _Widen.apply(value) if value.dtype in HALVES else value
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
+    if isinstance(value, list | tuple) and any(isinstance(one, Tensor) for one in value):
         return [_widened(one) for one in value]
     return value
 

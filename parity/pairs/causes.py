@@ -44,6 +44,9 @@ LIKE_ROUNDING = "the error is as large as float32 rounding: one side computes a 
 EXACT_EPS = ("LayerNorm", "GroupNorm", "InstanceNorm")
 """Kinds of layers that the check gives the exact eps in Paddle, too."""
 
+OF_GRADIENTS = ("padding_idx",)
+"""Settings that PyTorch's forward pass ignores: they change gradients only."""
+
 SENTENCE_NAMES = (NAMES[SIDES[0]], NAMES[SIDES[1]])
 """The names of the sides in sentences."""
 
@@ -462,11 +465,13 @@ def _of_an_array(evidence: PairEvidence, phase: str, tensor: str, a: Array, b: A
         return tied[0]
     if not a.size or not b.size:
         return f"no gradient in {NAMES[SIDES[bool(a.size)]]}: it is not used there, or not trained"
-    for one, two in evidence.pairing.pairs if phase == "statistics" else ():
+    for one, two in evidence.pairing.pairs:
         if tensor.rpartition(".")[0] in _names((one, two)):
             places = [both_paths(one.path, two.path)]
             rows = [
-                _settings_sentence(one.kind, one.note, n, _text(x), _text(y), places) for n, x, y in differing(one, two)
+                _settings_sentence(one.kind, one.note, n, _text(x), _text(y), places)
+                for n, x, y in differing(one, two)
+                if phase == "statistics" or n in OF_GRADIENTS
             ]
             return "; ".join(rows) or None
     return None

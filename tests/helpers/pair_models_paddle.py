@@ -69,6 +69,17 @@ class OneKind(nn.Layer):
         return self.layer(x)
 
 
+class Words(nn.Layer):
+    """An embedding, and a layer behind it."""
+
+    def __init__(self, padding: int | None = None) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(5, 4, padding_idx=padding), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
 class Attention(nn.Layer):
     """Multi-head attention with dropout on its weights, a shift by a parameter of the model's own, and a constant behind it."""
 
@@ -164,6 +175,18 @@ class Numbers(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(x).abs() + 1.1
         return self.out(paddle.pow(x, 0.3) + x**0.7 - 0.3 + (0.2 - x) * 0.1 + x.pow(1.3) / 0.7)
+
+
+class ClassToken(nn.Layer):
+    """A token before the input. In Paddle, its shape holds a tensor beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.fc = self.create_parameter([1, 1, 6]), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand((paddle.shape(x)[0], -1, -1))
+        return paddle.concat([token, self.fc(x)], 1)
 
 
 class Renamed(nn.Layer):

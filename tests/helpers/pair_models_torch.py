@@ -69,6 +69,17 @@ class OneKind(nn.Module):
         return self.layer(x)
 
 
+class Words(nn.Module):
+    """An embedding, and a layer behind it."""
+
+    def __init__(self, padding: int | None = None) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Embedding(5, 4, padding_idx=padding), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
 class Attention(nn.Module):
     """Multi-head attention with dropout on its weights, a shift by a parameter of the model's own, and a constant behind it."""
 
@@ -164,6 +175,18 @@ class Numbers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(x).abs() + 1.1
         return self.out(torch.pow(x, 0.3) + x**0.7 - 0.3 + (0.2 - x) * 0.1 + x.pow(1.3) / 0.7)
+
+
+class ClassToken(nn.Module):
+    """A token before the input. In Paddle, its shape holds a tensor beside numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.fc = nn.Parameter(torch.zeros(1, 1, 6)), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        token = self.token.expand(x.shape[0], -1, -1)
+        return torch.cat([token, self.fc(x)], 1)
 
 
 class Renamed(nn.Module):

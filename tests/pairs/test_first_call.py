@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from helpers.pair_models import ComparePair
 from parity.modules.function_names import spoken_name
+from parity.pairs.model_worker import ModelWorker
 from parity.pairs.outcome import PairOutcome
+from parity.recipe.optimizer import Optimizer
 
 TORCH, PADDLE = "call_models_torch.py:", "call_models_paddle.py:"
 IMAGE, IDS = "2,3,8,8", "2,5:20"
@@ -73,6 +76,17 @@ def test_a_flaw_between_two_layers_is_named_at_its_call(
     assert outcome.first
     assert outcome.first.tensor == place
     assert said in cause_of(outcome)
+
+
+def test_a_result_without_a_gradient_is_recorded(pair_workers: dict[str, ModelWorker]) -> None:
+    worker, x = pair_workers["paddle"], np.random.default_rng(0).standard_normal((4, 3))
+    worker.open("paddle.nn:BatchNorm(3)", Optimizer("momentum", 0.1), 0, "", ())
+    worker.compute_in("float64")
+    results = [origin for call in worker.run([x], True, functions=[]).functions for origin in call["outputs"]]
+    outputs = worker.run([x], True, functions=results).outputs
+    gradients = worker.backward({name: np.ones_like(array) for name, array in outputs.items()})
+    assert len(results) > 1
+    assert set(gradients) == {"input/0", f"backward/{results[0]}"}
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,10 @@ def test_numbers_in_forward_have_the_precision_of_their_tensors(compare_pair: Co
     assert_equal(compare_pair("Numbers", "Numbers", "4,6"))
 
 
+def test_a_shape_may_hold_tensors_beside_numbers(compare_pair: ComparePair) -> None:
+    assert_equal(compare_pair("ClassToken", "ClassToken", "4,3,6"))
+
+
 def test_shared_weights_are_equal(compare_pair: ComparePair) -> None:
     assert_equal(compare_pair("Tied", "Tied", "4,6"))
 
@@ -270,6 +274,10 @@ PLANTED = {
     "detached": (
         "Chain", "Chain(detached=True)", "gradient", "a", "a.bias", "no gradient in Paddle: it is not used there, or not trained",
     ),
+    "padding index": (
+        "Words(0)", "Words(None)", "gradient", "embed", "embed.weight",
+        "padding idx of Embedding: PyTorch 0, Paddle -1 at embed",
+    ),
     "float32": (
         "Single", "Single", "eval", "out", "out:input",
         "only Paddle computes in float32, at the model itself after fc",
@@ -280,7 +288,7 @@ PLANTED = {
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_error_is_found_at_its_layer_with_its_cause(compare_pair: ComparePair, fault: str) -> None:
     torch, paddle, phase, layer, tensor, cause = PLANTED[fault]
-    outcome = compare_pair(torch, paddle, IMAGE if torch == "Net" else "4,6")
+    outcome = compare_pair(torch, paddle, {"Net": IMAGE, "Words(0)": "4,6:5"}.get(torch, "4,6"))
     first = outcome.first
     assert outcome.verdict == "different"
     assert first is not None
