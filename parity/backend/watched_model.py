@@ -69,7 +69,8 @@ class WatchedModel(ObservedModel):
         tensors = self.tensors()
         for name, array in arrays.items():
             self.backend.write(tensors[name], array)
-        self.optimizer = self.program.optimizer = None
+        self.optimizer = None
+        self.program.reset()
 
     def buffers(self, model: Module | None = None) -> dict[str, Tensor]:
         """Return every floating-point buffer of the model, or of another `model` of the framework, by its name."""
@@ -172,10 +173,8 @@ class WatchedModel(ObservedModel):
 
     def optimizer_state(self, names: Sequence[str]) -> dict[str, dict[str, Array]]:
         """Return the state of the user's optimizer for the named tensors: name -> canonical slot -> array."""
-        tensors, optimizer = self.tensors(), self.program.optimizer
-        if optimizer is None:
-            return {}
-        return {name: self.backend.optimizer_state(optimizer, tensors[name]) for name in names}
+        tensors = self.tensors()
+        return {name: self.program.state_of(tensors[name]) for name in names} if self.program.optimizers else {}
 
     def step_gradients(self, names: Sequence[str], used: bool) -> dict[str, Array]:
         """Return the gradients before the last step of the user's program, or as its optimizer has `used` them."""
@@ -201,7 +200,7 @@ class WatchedModel(ObservedModel):
             self.optimizer.step()
 
     def _start_program(self) -> None:
-        if self.program.optimizer is None:
+        if not self.program.optimizers:
             self.backend.set_default_dtype(self.dtype)
             self.program.start(self.model)
 

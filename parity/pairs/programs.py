@@ -153,7 +153,7 @@ def settings_like(description: OptimizerDescription, otherwise: Optimizer) -> Op
     """Return our settings nearest to an optimizer: tolerances depend on them. Adam amplifies rounding, and momentum keeps it."""
     first: Mapping[str, Any] = next(iter(description.parameters.values()), {})
     rate = float(first.get("rate", otherwise.rate))
-    if description.kind in ("adam", "nadam", "radam"):
+    if {"adam", "nadam", "radam"} & set(description.kind.split("+")):
         return Optimizer(
             "adam", rate, beta1=first.get("beta1", 0.9), beta2=first.get("beta2", 0.999), eps=first.get("eps", 1e-8)
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -97,6 +97,17 @@ class OptimizerDescription(ShortRepr):
         """Return the description that `to_json` wrote."""
         clip = fields["clip"]
         return cls(**{**fields, "clip": None if clip is None else Clip(**clip)})
+
+
+def join_descriptions(found: Sequence[OptimizerDescription]) -> OptimizerDescription:
+    """Return the optimizers of one program as one; kinds and classes that differ are joined."""
+    kinds = sorted({description.kind for description in found})
+    classes = dict.fromkeys(description.class_name for description in found)
+    clip = next((description.clip for description in found if description.clip), None)
+    if clip and len(found) > 1:
+        clip = dataclasses.replace(clip, groups=clip.kind == "global norm")
+    parameters = {name: settings for description in found for name, settings in description.parameters.items()}
+    return OptimizerDescription("+".join(kinds), " and ".join(classes), parameters, clip)
 
 
 FAMILIES = {"AdamW": "adam", "Momentum": "sgd"}
