@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -282,14 +283,18 @@ def _ratio(a: Array, b: Array) -> float:
 
 @dataclass(frozen=True)
 class Clipping:
-    """How the gradients of a step were changed before they were used, and the parameters that were left out of it."""
+    """How the gradients of a step were changed before they were used, and the parameters that were left out of it.
+
+    A `factor` that all gradients were multiplied by is no clipping: loss scaling, or an average of accumulated gradients.
+    """
 
     clip: Clip | None
     left_out: Sequence[str] = ()
+    factor: float = 1.0
 
     def __str__(self) -> str:
         if self.clip is None:
-            return "clips nothing"
+            return "clips nothing" if self.factor == 1 else f"multiplies all by {self.factor:.6g}"
         rest = f", except {few(list(self.left_out))}" if self.left_out else ""
         return f"clips {self.clip}{rest}"
 
@@ -311,8 +316,9 @@ def infer_clipping(before: Record, used: Record) -> Clipping | None:
     kept = [name for name in names if name not in moved and norms[name]]
     if len(same_ratio) == len(moved):
         alone = ratios[moved[0]] * float(np.linalg.norm([norms[name] for name in moved]))
-        if len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
-            return Clipping(Clip("global norm", _round(alone)), kept)
+        named = None if kept else _of_all(before, ratios[moved[0]], alone)
+        if named or len(moved) > 1 or not kept or norms[kept[0]] > alone * (1 + MATCH):
+            return named or Clipping(Clip("global norm", _round(alone)), kept)
     limit = own[moved[0]]
     if all(abs(size / limit - 1) <= MATCH for size in own.values()):
         return Clipping(Clip("norm", _round(limit)), [name for name in kept if norms[name] > limit * (1 + MATCH)])
@@ -325,6 +331,27 @@ def infer_clipping(before: Record, used: Record) -> Clipping | None:
     if all(abs(size / sizes[0] - 1) <= MATCH for size in sizes):
         return Clipping(Clip("global norm", _round(sizes[0]), True))
     return None
+
+
+def _of_all(before: Record, ratio: float, limit: float) -> Clipping | None:
+    """Return what multiplies all gradients by `ratio`, if it is no limit of their norm: a limit and a factor are short numbers."""
+    arrays = [array for array in before.values() if array.size]
+    sizes = {
+        "global norm": limit / ratio,
+        "largest number": max(float(np.abs(array).max()) for array in arrays),
+        "sum": math.fsum(float(np.abs(array).sum()) for array in arrays),
+    }
+    for kind, size in sizes.items():
+        if ratio < 1 and _is_short(ratio * size):
+            return Clipping(Clip(kind, _round(ratio * size)))
+    if ratio > 1 or _is_short(ratio) or _is_short(1 / ratio):
+        return Clipping(None, factor=_round(ratio))
+    return None
+
+
+def _is_short(number: float) -> bool:
+    """Whether a number has at most three digits but for rounding, as a number that somebody has written."""
+    return abs(number / float(f"{number:.3g}") - 1) <= MATCH
 
 
 def _round(limit: float) -> float:
@@ -341,13 +368,23 @@ def find_clipping_cause(evidence: OptimizerEvidence, name: str) -> Cause | None:
     if unshared := list_unshared(evidence.described["torch"], evidence.described["paddle"]):
         return Cause(unshared[0])
     said = []
+    is_scaled = False
     for side in SIDES:
-        found = infer_clipping(evidence.before[side], evidence.used[side])
+        found, own = infer_clipping(evidence.before[side], evidence.used[side]), evidence.described[side].clip
+        if (
+            found
+            and found.clip
+            and own
+            and own.groups
+            and found.left_out
+            and found.clip.limit == _round(own.limit or 0)
+        ):
+            found = Clipping(own)  # the norms of the other groups are below the limit
+        is_scaled |= found is not None and found.factor != 1
         said.append(str(found) if found else "changes them in a way that is not known here")
     if said[0] != said[1]:
-        return Cause(
-            "clipping of gradients: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True))
-        )
+        what = "the gradients are changed before the step" if is_scaled else "clipping of gradients"
+        return Cause(f"{what}: " + ", ".join(f"{NAMES[s]} {text}" for s, text in zip(SIDES, said, strict=True)))
     return None
 
 

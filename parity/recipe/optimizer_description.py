@@ -47,7 +47,13 @@ LABELS = {
 SLOTS = ("velocity", "moment1", "moment2", "moment2_max", "updates", "mean_square", "sum_of_squares", "infinity_norm")
 """Canonical slots of a parameter's state. `updates` is the number of updates so far. Slots not known here keep their own names."""
 
-WHAT_CLIPS = {"global norm": "the norm of all gradients", "norm": "the norm of each gradient", "value": "each number"}
+WHAT_CLIPS = {
+    "global norm": "the norm of all gradients",
+    "largest number": "the largest number of all gradients",
+    "sum": "the sum of the absolute values of all gradients",
+    "norm": "the norm of each gradient",
+    "value": "each number",
+}
 """Kind of clipping -> what it limits."""
 
 

@@ -177,6 +177,10 @@ BEFORE = {"a": np.array([2.4, 1.8]), "b": np.array([0.0, 4.0]), "c": np.array([0
         ),
         (lambda g: {n: np.clip(x, -1, 1) for n, x in g.items()}, "clips each number to 1"),
         (lambda g: {"a": g["a"] / 5, "b": g["b"] / 5, "c": g["c"]}, "clips the norm of all gradients to 1, except c"),
+        (lambda g: {n: x / 7 for n, x in g.items()}, "multiplies all by 0.142857"),
+        (lambda g: {n: x * 1024 for n, x in g.items()}, "multiplies all by 1024"),
+        (lambda g: {n: x / 8.3 for n, x in g.items()}, "clips the sum of the absolute values of all gradients to 1"),
+        (lambda g: {n: x / 7.3 * 1.4 for n, x in g.items()}, "clips the norm of all gradients to 0.959096"),
         (
             lambda g: {"a": g["a"] / np.sqrt(9.01), "b": g["b"] / 4, "c": g["c"] / np.sqrt(9.01)},
             "clips the norm of each group's gradients to 1",
