@@ -98,6 +98,8 @@ def test_a_program_is_compared_in_float32(compare_pair: ComparePair, dtype: str)
             "the batches have 'labels', and no model has an argument of that name. If it is for the loss, pass --torch-loss",
         ),
         ({"batches": 3, "input_shape": None}, "the batches are of type int: pass FILE.npz"),
+        ({"batches": np.zeros, "input_shape": None}, "the batches cannot be made: TypeError: "),
+        ({"batches": (1 // n for n in [0]), "input_shape": None}, "the batches cannot be made: ZeroDivisionError: "),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(arguments: dict[str, Any], message: str) -> None:
