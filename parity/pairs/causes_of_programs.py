@@ -14,9 +14,12 @@ from parity.backend.registry import NAMES
 from parity.compare.causes import Cause
 from parity.compare.relative_error import distance
 from parity.modules.layer_kinds import SIDES
+from parity.pairs.named_steps import name_step
 from parity.recipe.optimizer_description import (
     Clip,
     OptimizerDescription,
+    Setting,
+    is_own,
     list_differences,
     list_settings,
     list_unshared,
@@ -395,7 +398,11 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
     """Return why the state or the update of a parameter differs, from the settings of both optimizers and from what they made."""
     one, two = (replace(evidence.described[side], clip=None) for side in SIDES)
     if one.kind != two.kind:
-        return Cause(list_differences(one, two)[0])
+        found = [list_differences(one, two)[0], *list_settings(one, two, at=name)]
+        if is_own(one) or is_own(two):
+            steps = _of_velocity(evidence, name) or (_of_steps(evidence, name) if phase == "update" else None)
+            found += [steps.sentence] if steps and steps.sentence else []
+        return Cause("; ".join(found))
     shared = name in one.parameters and name in two.parameters
     if found := list_settings(one, two, at=name) if shared else list_unshared(one, two):
         return Cause("; ".join(found))
@@ -409,65 +416,55 @@ def find_optimizer_cause(evidence: OptimizerEvidence, phase: str, name: str, slo
         return Cause(f"the gradients before the step differ already, although the backward passes are alike: {how}")
     if phase == "state" and slot == "velocity":
         return _of_velocity(evidence, name)
-    return _of_rules(evidence, name) if phase == "update" else None
+    return _of_steps(evidence, name) if phase == "update" else None
 
 
 def _of_velocity(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Say if the velocity of one side contains the learning rate."""
-    a, b = (evidence.states[side].get(name, {}).get("velocity") for side in SIDES)
-    rate = evidence.described["torch"].parameters.get(name, {}).get("rate")
-    if a is None or b is None or not isinstance(rate, float) or not rate:
-        return None
-    for side, ratio in ((SIDES[1], rate), (SIDES[0], 1 / rate)):
+    """Say if the velocity of one side contains the learning rate: v = momentum * v + rate * gradient.
+
+    Then it is the other side's velocity times the last rate, plus the gradient times the change of the rate.
+    """
+    for side, other in (SIDES, SIDES[::-1]):
+        own, plain = (_velocity(evidence.states[s].get(name, {})) for s in (side, other))
+        gradient, after = evidence.used[side].get(name), evidence.weights[side].get(name)
+        settings = evidence.described[side].parameters.get(name, {})
+        rate, decay = settings.get("rate"), settings.get("decay") or settings.get("weight_decay") or 0.0
+        if own is None or plain is None or gradient is None or after is None or not isinstance(rate, float) or not rate:
+            continue
         for sign in (1, -1):
-            if distance(b, sign * ratio * a) <= 1e-6:
+            basis = np.stack([plain.ravel(), (gradient + float(decay) * (after + sign * own)).ravel()], 1)
+            factors = np.linalg.lstsq(basis, own.ravel(), rcond=1e-9)[0]
+            made = (basis @ factors).reshape(own.shape)
+            if abs(sign * factors.sum() / rate - 1) <= FIT and abs(rate - 1) > FIT and distance(own, made) <= FIT:
                 return Cause(
-                    f"the velocity of {NAMES[side]} contains the learning rate, that of the other side does not"
+                    f"the velocity of {NAMES[side]} contains the learning rate, that of {NAMES[other]} does not: after a change of the "
+                    "rate they are not the same"
                 )
     return None
 
 
-RULES = (
-    "Adam",
-    "Adam without bias correction",
-    "Adam with bias correction of the first moment only",
-    "Adam with eps inside the square root",
-    "Adam with eps scaled by the bias correction",
-)
-"""Known steps of Adam, in words."""
+def _velocity(state: Record) -> Array | None:
+    """The velocity of a state, also of an optimizer that somebody wrote."""
+    return next((state[key] for key in ("velocity", "momentum_buffer") if key in state), None)
 
 
-def _of_rules(evidence: OptimizerEvidence, name: str) -> Cause | None:
-    """Say which step of Adam each side takes, from its moments."""
-    said = []
+def _of_steps(evidence: OptimizerEvidence, name: str) -> Cause | None:
+    """Say which known step each side takes, from the first update."""
+    said, both = [], dict[str, Setting]()
     for side in SIDES:
-        settings = evidence.described[side].parameters.get(name, {})
-        state, after = evidence.states[side].get(name, {}), evidence.weights[side].get(name)
-        start = evidence.start.get(name)
-        if start is None or after is None or not {"moment1", "moment2"} <= set(state):
+        both |= dict(evidence.described[side].parameters.get(name, {}))
+    for side in SIDES:
+        settings = both | dict(evidence.described[side].parameters.get(name, {}))
+        start, after, gradient = (
+            evidence.start.get(name),
+            evidence.weights[side].get(name),
+            evidence.used[side].get(name),
+        )
+        if start is None or after is None or gradient is None:
             return None
         known = {key: value for key, value in settings.items() if isinstance(value, float)}
-        said.append(_rule(start - after, start, state, known))
-    if said[0] and said[1] and said[0] != said[1]:
-        return Cause(f"the step: PyTorch takes that of {said[0]}, Paddle that of {said[1]}")
-    return None
-
-
-def _rule(moved: Array, start: Array, state: Record, settings: Mapping[str, float]) -> str | None:
-    """Return the step that explains how far a weight moved in the first update, None if none does."""
-    rate, eps = settings.get("rate", 0.0), settings.get("eps", 1e-8)
-    beta1, beta2 = settings.get("beta1", 0.9), settings.get("beta2", 0.999)
-    m, v = state["moment1"], state["moment2"]
-    c1, c2 = 1 - beta1, 1 - beta2
-    made = (
-        rate * (m / c1) / (np.sqrt(v / c2) + eps),
-        rate * m / (np.sqrt(v) + eps),
-        rate * (m / c1) / (np.sqrt(v) + eps),
-        rate * (m / c1) / np.sqrt(v / c2 + eps),
-        rate * (m / c1) / (np.sqrt(v / c2) + eps / np.sqrt(c2)),
-    )
-    decay = settings.get("decoupled_decay", 0.0) * rate * start
-    for words, step in zip(RULES, made, strict=True):
-        if distance(moved, step + decay) <= 1e-7:
-            return words
-    return None
+        said.append(name_step(start - after, start, gradient, known))
+    if said[0] == said[1] or not any(said):
+        return None
+    words = [f"that of {text}" if text else "another one" for text in said]
+    return Cause(f"the step: PyTorch takes {words[0]}, Paddle {words[1]}")

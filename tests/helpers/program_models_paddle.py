@@ -66,3 +66,8 @@ class Idle:
 def plateau(model: nn.Layer) -> Any:
     rate = paddle.optimizer.lr.ReduceOnPlateau(0.02, "max", factor=0.1, patience=0)
     return paddle.optimizer.Momentum(rate, 0.9, model.parameters())
+
+
+def decayed_with_schedule(model: nn.Layer) -> Any:
+    rate = paddle.optimizer.lr.StepDecay(0.02, 2, 0.5)
+    return paddle.optimizer.Momentum(rate, 0.9, model.parameters(), weight_decay=0.01)

@@ -66,3 +66,40 @@ def plateau(model: nn.Module) -> Any:
 
 def nothing(model: nn.Module) -> Any:
     return model
+
+
+class Renamed(torch.optim.AdamW):
+    """Another name for the same step."""
+
+
+def renamed(model: nn.Module) -> Any:
+    return Renamed(model.parameters(), 0.002, weight_decay=0.05)
+
+
+class Uncorrected(torch.optim.Adam):
+    """The first step of Adam without bias correction."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            (one, two), eps, rate = group["betas"], group["eps"], group["lr"]
+            for p in group["params"]:
+                p.sub_(rate * (1 - one) * p.grad / (((1 - two) * p.grad**2).sqrt() + eps))
+
+
+def uncorrected(model: nn.Module) -> Any:
+    return Uncorrected(model.parameters(), 0.002)
+
+
+class RateInVelocity(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                velocity = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                p.sub_(velocity.mul_(group["momentum"]).add_(p.grad + group["weight_decay"] * p, alpha=group["lr"]))
+
+
+def rate_in_velocity(model: nn.Module) -> Any:
+    optimizer = RateInVelocity(model.parameters(), 0.02, 0.9, weight_decay=0.01)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)

@@ -32,6 +32,7 @@ def compare(compare_pair: ComparePair, torch: str, paddle: str = "", steps: int 
         ("two_with_schedules", ""),
         ("TwoInAnObject", ""),
         ("plateau", ""),
+        ("renamed", "adam"),
     ],
 )
 def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle: str) -> None:
@@ -46,6 +47,22 @@ def test_other_spellings_are_equal(compare_pair: ComparePair, torch: str, paddle
     [
         ("two_with_schedules", "TwoInAnObject", "optimizer: PyTorch AdamW and SGD, Paddle AdamW"),
         ("plateau", "momentum", "learning rate: PyTorch 0.002, Paddle 0.02 at all 4 parameters"),
+        (
+            "uncorrected",
+            "adam",
+            "optimizer: PyTorch Uncorrected, Paddle AdamW; the step: PyTorch takes that of Adam without bias correction, Paddle that of "
+            "Adam, with decoupled weight decay",
+        ),
+        (
+            "rate_in_velocity",
+            "decayed_with_schedule",
+            "different at step 3, update, layer inner, tensor inner.weight: ",
+        ),
+        (
+            "rate_in_velocity",
+            "decayed_with_schedule",
+            "optimizer: PyTorch RateInVelocity, Paddle Momentum; the velocity of PyTorch contains the learning rate, that of Paddle",
+        ),
     ],
 )
 def test_other_programs_are_named(compare_pair: ComparePair, torch: str, paddle: str, text: str) -> None:
