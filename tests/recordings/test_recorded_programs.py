@@ -108,6 +108,23 @@ def test_an_optimizer_that_somebody_wrote_is_judged_by_its_updates(tmp_path: Pat
     assert outcome.optimizers == ([] if rate == 0.1 else ["learning rate: PyTorch 0.1, Paddle 0.2 at all 6 parameters"])
 
 
+def test_gradients_that_are_not_removed_are_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TorchBiased()
+    record_torch(tmp_path / "torch.run", model, torch.optim.SGD(model.parameters(), 0.01))
+    net = PaddleBiased()
+    optimizer = paddle.optimizer.SGD(0.01, net.parameters())
+    with parity.replay(tmp_path / "torch.run", net, optimizer, output=tmp_path / "paddle.run") as steps:
+        for step in steps:
+            PF.cross_entropy(net(*step.inputs, **step.named)["scores"], step.kept["labels"]).backward()
+            optimizer.step()
+    outcome = parity.compare_recordings(tmp_path / "torch.run", tmp_path / "paddle.run")
+    assert outcome.first and (outcome.first.phase, outcome.first.step) == ("gradient", 2)
+    assert (
+        "Paddle's gradient is that of step 2 plus that of step 1: it is not removed after a step" in outcome.sentence()
+    )
+
+
 def test_arguments_by_name_and_outputs_by_name_are_recorded(tmp_path: Path) -> None:
     model = TorchBiased()
     record_torch(tmp_path / "torch.run", model, torch.optim.SGD(model.parameters(), 0.1), 1)
